@@ -1,0 +1,122 @@
+"""What an ELM says of itself: `card.json`, and a model card for people made from it."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from btm.errors import UserError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Parent:
+    """One parent of a branch: `weight` is its share of the average, `raw` what the estimator gave."""
+
+    weight: float
+    raw: float
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """The provenance of one ELM. Losses are nats per token on the valid split of its own domain."""
+
+    name: str
+    domains: list[str]  # what it was trained on itself; several for a seed
+    sha256: str  # of the weights
+    tokenizer_sha256: str
+    parents: dict[str, Parent] = field(default_factory=dict)
+    branch_method: str = "none"  # copy, uniform, argmax, posterior, weights; none: a root
+    estimator: str = ""  # how the parents' weights were found
+    steps: int = 0  # of its own training
+    tokens: int = 0  # of its own training
+    flops: float = 0.0  # 6 N a token, attention included
+    parameters: int = 0
+    data: dict[str, str] = field(default_factory=dict)  # domain: sha256 of the training shard
+    valid_nats: float | None = None  # of the expert
+    parent_valid_nats: dict[str, float] = field(default_factory=dict)
+    forced: bool = False  # merged although worse than a parent
+    exact: bool = True  # bit-for-bit what an unbroken run gives
+    notes: list[str] = field(default_factory=list)  # why not exact, what was carried over, …
+    source: str = ""  # an imported model's folder
+    created: str = ""  # UTC, ISO 8601
+    versions: dict[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    @property
+    def is_expert(self) -> bool:
+        """Whether it was trained on one domain, and so belongs to the ensemble."""
+        return len(self.domains) == 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the card as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, file: Path) -> "Card":
+        """Return the card in `file`; `UserError` if it is none."""
+        try:
+            values = json.loads(file.read_bytes())
+            if values.get("schema", 0) > SCHEMA:
+                raise UserError(
+                    f"{file}: written by a newer btm (schema {values['schema']}); this one reads {SCHEMA}"
+                )
+            known = {f.name for f in fields(cls)}
+            values = {key: value for key, value in values.items() if key in known}
+            values["parents"] = {name: Parent(**parent) for name, parent in values.get("parents", {}).items()}
+            return cls(**values)
+        except FileNotFoundError:
+            raise UserError(f"{file}: no such card: the folder is no ELM") from None
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise UserError(f"{file}: not a valid card: {error}") from None
+
+    def readme(self) -> str:
+        """Return the model card: Hugging Face metadata, then what a person would ask first."""
+        parents = "\n".join(
+            f"| {name} | {p.weight:.4f} | `{p.sha256[:12]}` |" for name, p in self.parents.items()
+        )
+        lineage = (
+            f"| parent | weight | sha256 |\n|---|---|---|\n{parents}"
+            if parents
+            else "A root: it has no parents."
+        )
+        loss = "" if self.valid_nats is None else f"{self.valid_nats:.4f} nats/token on its own valid split"
+        facts = {
+            "domains": ", ".join(self.domains) or "none of its own",
+            "training": f"{self.steps:,} steps, {self.tokens:,} tokens" if self.steps else "none of its own",
+            "loss": loss,
+            "parameters": f"{self.parameters:,}",
+            "weights": f"sha256 `{self.sha256}`",
+            "tokenizer": f"sha256 `{self.tokenizer_sha256}`",
+            "notes": "; ".join(self.notes),
+        }
+        rows = "\n".join(f"- **{key}**: {value}" for key, value in facts.items() if value)
+        return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+- branch-train-merge
+- expert-language-model
+---
+
+# {self.name}
+
+An expert language model (ELM) of a Branch-Train-Merge forest (arXiv 2208.03306).
+
+{rows}
+
+## Lineage
+
+{lineage}
+
+## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/to/{self.name}")
+tokenizer = AutoTokenizer.from_pretrained("path/to/{self.name}")
+```
+"""

@@ -1,0 +1,96 @@
+"""What a training needs to go on: parameters, optimizer moments and the step, in one published folder."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from btm import durable
+from btm.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+MOMENTS = "optimizer.safetensors"
+_KEYS = ("exp_avg", "exp_avg_sq")
+
+
+def save(
+    folder: Path, model: "torch.nn.Module", optimizer: "torch.optim.Optimizer", state: dict[str, Any]
+) -> Path:
+    """Publish ``folder/checkpoint-<step>`` and delete the ones before it."""
+    target = folder / f"checkpoint-{state['step']:08d}"
+    if target.exists():
+        return target
+    from safetensors.torch import save_file
+
+    with durable.publish_folder(target) as scratch:
+        save_file(parameters(model), scratch / "parameters.safetensors")
+        save_file(moments(model, optimizer), scratch / MOMENTS)
+        (scratch / "state.json").write_text(json.dumps(state, indent=1, allow_nan=False))
+    for older in folder.glob("checkpoint-*"):
+        if older.name < target.name:
+            shutil.rmtree(older)
+    return target
+
+
+def latest(folder: Path) -> Path | None:
+    """Return the newest checkpoint in `folder`, or None."""
+    return max(folder.glob("checkpoint-*"), default=None)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """Return the state that `save` was given."""
+    try:
+        return json.loads((checkpoint / "state.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{checkpoint}: not readable ({error}): delete it to start this training again"
+        ) from None
+
+
+def load(checkpoint: Path, model: "torch.nn.Module", optimizer: "torch.optim.Optimizer") -> None:
+    """Put the parameters and moments of `checkpoint` into `model` and `optimizer`."""
+    import torch
+    from safetensors.torch import load_file
+
+    stored = load_file(checkpoint / "parameters.safetensors")
+    with torch.no_grad():
+        for name, parameter in parameters(model).items():
+            parameter.copy_(stored[name])
+    load_moments(checkpoint / MOMENTS, model, optimizer)
+
+
+def parameters(model: "torch.nn.Module") -> "dict[str, Tensor]":
+    """Return the parameters by name; a tied one appears once."""
+    return {name: parameter.data for name, parameter in model.named_parameters()}
+
+
+def moments(model: "torch.nn.Module", optimizer: "torch.optim.Optimizer") -> "dict[str, Tensor]":
+    """Return Adam's moments and step counts by ``<moment>.<parameter>``."""
+    found: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        state = optimizer.state.get(parameter, {})
+        found |= {f"{key}.{name}": state[key] for key in (*_KEYS, "step") if key in state}
+    return found
+
+
+def save_moments(file: Path, model: "torch.nn.Module", optimizer: "torch.optim.Optimizer") -> None:
+    """Publish the optimizer's moments as one file, for trainings that continue this one."""
+    from safetensors.torch import save
+
+    with durable.publish_file(file) as handle:
+        handle.write(save(moments(model, optimizer)))
+
+
+def load_moments(file: Path, model: "torch.nn.Module", optimizer: "torch.optim.Optimizer") -> None:
+    """Put the moments that stand in `file` into `optimizer`, on each parameter's device."""
+    from safetensors.torch import load_file
+
+    stored = load_file(file)
+    for name, parameter in model.named_parameters():
+        if f"exp_avg.{name}" not in stored:
+            continue
+        state = {key: stored[f"{key}.{name}"].to(parameter.device) for key in _KEYS}
+        optimizer.state[parameter] = {"step": stored[f"step.{name}"], **state}

@@ -1,0 +1,201 @@
+"""The command line: ``btm <verb> [key=value …]``, a thin shell over `btm.steps`.
+
+hydra composes the configuration and is used nowhere else. `btm --help` imports neither hydra nor torch.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from btm.config import Config
+from btm.errors import UserError, unknown
+
+# `from` is a word of Python, so no dataclass can have a field of that name.
+_ALIASES = {"seed.from": "seed.source"}
+_FLAGS = ("--dry-run", "--json", "--debug", "--help", "-h")
+
+_HELP = """btm: Branch-Train-Merge, forests of expert language models
+
+usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
+
+  prepare   text -> token shards             btm prepare data=folder data.root=texts data.name=mine
+  seed      train or import the first ELM    btm seed data=folder data.name=mine model=tiny
+  branch    initialise a new ELM             btm branch expert=law branch=posterior
+  train     train it on its domain           btm train expert=law trainer.lr=2e-4
+  merge     check it and add it to the set   btm merge expert=law
+  score     cache token log-probabilities    btm score score.splits=[test]
+  eval      ensemble against every ELM       btm eval ensemble.prior=cached ensemble.top_k=4
+  average   several ELMs into one model      btm average weights='{law: 0.7, med: 0.3}'
+  run       all of it                        btm run experiment=demo
+  ls        the ELMs of a forest             btm ls forest=experts/demo
+  show      one ELM's card                   btm show expert=law --json
+  doctor    what this machine offers         btm doctor
+
+  --dry-run   say what would be done, write nothing
+  --json      print results as JSON
+  --debug     show tracebacks
+  btm <verb> --help lists every key with its default
+
+Start with: btm run experiment=demo
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 2 for a mistake of the user, 130 after Ctrl-C."""
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_HELP, end="")
+        return 0
+    if words[0] == "--version":
+        from btm import __version__
+
+        print(__version__)
+        return 0
+    try:
+        return _command(words[0], words[1:])
+    except UserError as error:
+        if "--debug" in words:
+            raise
+        print("btm: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except OSError as error:
+        if "--debug" in words:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"btm: {place}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("btm: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def _command(verb: str, words: list[str]) -> int:
+    from btm import verbs
+
+    if verb not in verbs.VERBS:
+        raise unknown("verb", verb, verbs.VERBS)
+    flags = [word for word in words if word.startswith("-")]
+    for flag in flags:
+        if flag not in _FLAGS:
+            raise unknown("flag", flag, _FLAGS)
+    if "--help" in flags or "-h" in flags:
+        print(_verb_help(verb, verbs.VERBS[verb].__doc__ or ""))
+        return 0
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    config = compose([word for word in words if not word.startswith("-")])
+    output = verbs.Output(as_json="--json" in flags, stdout=sys.stdout, stderr=sys.stderr)
+    if "--dry-run" in flags:
+        from btm.plan import plan
+
+        output.rows(plan(verb, config), "would do")
+        return 0
+    return verbs.VERBS[verb](config, output) or 0
+
+
+def compose(overrides: list[str]) -> Config:
+    """Return the configuration of `conf/` with `overrides`, validated; a `UserError` names the wrong key."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    ConfigStore.instance().store(name="schema", node=Config)
+    checked = [_known(override) for override in overrides]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(config_dir=str(conf_folder()), version_base="1.3"):
+            composed = hydra_compose("config", checked)
+        config: Any = OmegaConf.to_object(composed)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_reason(error)) from None
+    return config.validate()
+
+
+def conf_folder() -> Path:
+    """Return `conf/`: beside the code in an installed wheel, at the top of the repository otherwise."""
+    package = Path(__file__).resolve().parent
+    return next(folder for folder in (package / "conf", package.parent / "conf") if folder.is_dir())
+
+
+def _known(override: str) -> str:
+    """Return an override with its alias resolved; `UserError` if its key does not exist."""
+    key, equals, value = override.partition("=")
+    bare = key.lstrip("+~")
+    if not equals and not key.startswith("~"):
+        raise UserError(f"{override!r} is no setting: wanted key=value, as in trainer.lr=2e-4")
+    if bare in _ALIASES:
+        return key.replace(bare, _ALIASES[bare]) + equals + value
+    groups = [folder.name for folder in conf_folder().iterdir() if folder.is_dir()]
+    if bare in groups:
+        options = sorted(file.stem for file in (conf_folder() / bare).glob("*.yaml"))
+        if value not in options:
+            raise unknown(bare, value, options)
+        return override
+    keys = _keys()
+    if bare not in keys and not bare.startswith("model.config."):
+        raise (
+            unknown("key", bare, [*keys, *groups, *_ALIASES])
+            if "." not in bare
+            else _unknown_below(bare, keys)
+        )
+    return "++" + override.lstrip("+") if bare.startswith("model.config.") else override
+
+
+def _unknown_below(key: str, keys: dict[str, Any]) -> UserError:
+    """Return the error for an unknown dotted key; it lists the keys beside it."""
+    section = key.rpartition(".")[0]
+    near = [known for known in [*keys, *_ALIASES] if known.rpartition(".")[0] == section]
+    return unknown("key", key, near or list(keys))
+
+
+def _keys() -> dict[str, Any]:
+    """Return every key of the configuration with its default."""
+    from dataclasses import fields, is_dataclass
+
+    def walk(node: Any, prefix: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for field in fields(node):
+            value = getattr(node, field.name)
+            found |= (
+                walk(value, f"{prefix}{field.name}.") if is_dataclass(value) else {prefix + field.name: value}
+            )
+        return found
+
+    return walk(Config(), "")
+
+
+def _reason(error: Exception) -> str:
+    """Return the part of a hydra or omegaconf error that helps: its cause, and the key."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
+    message = lines[0] if lines else type(error).__name__
+    if "missing" in message.lower() and "data.root" in str(error):
+        message = "data=folder needs data.root=DIR, the folder that holds your domains"
+        key = ""
+    return f"{key}: {message}" if key else message
+
+
+def _verb_help(verb: str, doc: str) -> str:
+    groups = {
+        folder.name: ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        for folder in sorted(conf_folder().iterdir())
+        if folder.is_dir()
+    }
+    names = {source: alias for alias, source in _ALIASES.items()}
+    lines = [f"btm {verb} [key=value ...]", "", doc.strip(), "", "bundles:"]
+    lines += [f"  {name}={{{options}}}" for name, options in groups.items()]
+    lines += ["", "keys and defaults:"]
+    lines += [
+        f"  {names.get(key, key)}={'null' if value is None else value}" for key, value in _keys().items()
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,314 @@
+"""Every setting there is, as dataclasses; `conf/` gives them values and the CLI overrides those.
+
+A value of the wrong type is refused when the configuration is composed; `validate` refuses values
+that make no sense, naming the key. Nothing here imports hydra, omegaconf or torch.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from btm.errors import UserError, nearest
+
+NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
+BRANCH_METHODS = ("copy", "uniform", "argmax", "posterior")
+AVERAGE_WEIGHTS = ("uniform", "argmax", "posterior")
+PRIORS = ("uniform", "updating", "cached", "em")
+DECAYS = ("constant", "cosine", "linear", "polynomial")
+CARRY = ("auto", "continue", "fresh")
+PRECISIONS = ("auto", "fp32", "bf16")
+MIRRORS = ("tensorboard", "wandb", "mlflow")
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass
+class DataConfig:
+    """Where text comes from and how it becomes tokens."""
+
+    name: str = "demo"  # the suite: data/<name>/
+    root: str | None = None  # a folder of domains; null: the suite that ships with btm
+    out: str = "data"  # where prepared suites live
+    tokenizer: str | None = None  # a Hugging Face tokenizer folder; null: train one on the suite
+    vocab_size: int = 8192  # of the tokenizer that is trained
+    tokenizer_bytes: int = 20_000_000  # how much text, balanced over domains, it is trained on
+    text_column: str = "text"  # of JSON lines and of parquet
+    valid_fraction: float = 0.05  # of the documents, where the source has no splits of its own
+    test_fraction: float = 0.05
+    workers: int = 0  # processes that tokenize; 0: one per core
+
+
+@dataclass
+class ModelConfig:
+    """An architecture of `transformers`: the fields of its config.json."""
+
+    name: str = "pico"
+    file: str | None = None  # a config.json; overrides `config`
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class TrainerConfig:
+    """How one ELM is trained. A step is one optimizer update."""
+
+    steps: int = 1000
+    batch_size: int = 16  # sequences per step
+    micro_batch_size: int = 0  # sequences per forward pass (gradient accumulation); 0: all of them
+    seq_len: int = 256  # tokens per sequence
+    lr: float = 5e-4
+    warmup: float = 0.08  # fraction of the steps of the schedule
+    decay: str = "cosine"  # constant | cosine | linear | polynomial
+    decay_power: float = 1.0  # of polynomial
+    final_lr: float = 0.1  # fraction of lr at the end of the schedule
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    weight_decay: float = 0.1
+    clip: float = 1.0  # norm of the gradient; 0: no clipping
+    carry: str = "auto"  # continue the parent's optimizer and schedule | start fresh | auto
+    precision: str = "auto"  # auto | fp32 | bf16 (autocast; weights stay float32)
+    device: str = "auto"  # auto | cpu | cuda | cuda:1 …
+    threads: int = 0  # CPU threads; 0: as torch finds them
+    seed: int = 0  # of initialisation and data order
+    valid_every: int = 0  # steps between validations; 0: at the end only
+    valid_tokens: int = 16_384  # tokens of the valid split that a validation reads
+    checkpoint_every: int = 200  # steps
+    log_every: int = 10  # steps
+    mirrors: list[str] = field(default_factory=list)  # tensorboard | wandb | mlflow
+
+
+@dataclass
+class SeedConfig:
+    """The seed phase: what every expert descends from."""
+
+    name: str = "seed"
+    source: str | None = None  # `seed.from=DIR`: a Hugging Face model folder instead of training
+    domains: list[str] = field(default_factory=list)  # of the mix; empty: all training domains
+    steps: int | None = None  # null: trainer.steps
+    lr: float | None = None  # null: trainer.lr
+
+
+@dataclass
+class MergeConfig:
+    """When an expert may enter the forest."""
+
+    force: bool = False  # also when it is worse than its parents on its own valid split
+
+
+@dataclass
+class ScoreConfig:
+    """How token log-probabilities are computed."""
+
+    window: int = 0  # tokens of context; 0: trainer.seq_len
+    batch_size: int = 32  # windows per forward pass
+    max_tokens: int = 0  # whole documents up to this many tokens of a shard; 0: all
+    domains: list[str] = field(default_factory=list)  # empty: every prepared domain
+    splits: list[str] = field(default_factory=lambda: ["valid", "test"])
+    experts: list[str] = field(default_factory=list)  # empty: every ELM
+
+
+@dataclass
+class EnsembleConfig:
+    """The domain posterior: its prior, and how many experts it keeps."""
+
+    prior: str = "cached"  # uniform | updating | cached | em
+    decay: float = 0.3  # λ of the moving average behind `cached` and `updating`
+    top_k: int = 0  # experts kept, by prior; 0: all
+    experts: list[str] = field(default_factory=list)  # empty: every ELM trained on one domain
+    prior_sequences: int = 100  # valid sequences that the prior is fitted on; 0: all
+
+
+@dataclass
+class EvalConfig:
+    """Which shards are evaluated, and the name of the result."""
+
+    name: str | None = None  # null: the forest's
+    split: str = "test"
+    domains: list[str] = field(default_factory=list)  # empty: every prepared domain
+
+
+@dataclass
+class AverageConfig:
+    """The name of an average; its weights are the top-level `weights`."""
+
+    name: str | None = None  # null: made of the weights and the domain
+    experts: list[str] = field(default_factory=list)  # empty: every ELM trained on one domain
+
+
+@dataclass
+class RunConfig:
+    """A whole cycle: the seed, then rounds of experts, then evaluation and averages."""
+
+    domains: list[str] = field(default_factory=list)  # one round; empty: all training domains
+    rounds: list[list[str]] = field(default_factory=list)  # several; a later round sees the earlier
+    average: bool = True  # a uniform average of the experts at the end
+
+
+@dataclass
+class Config:
+    """The whole of `conf/`, composed."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    seed: SeedConfig = field(default_factory=SeedConfig)
+    merge: MergeConfig = field(default_factory=MergeConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    average: AverageConfig = field(default_factory=AverageConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    forest: str | None = None  # its folder; null: experts/<data.name>
+    expert: str | None = None  # the ELM to branch, train, merge or show
+    domain: str | None = None  # its domain; null: the expert's name
+    branch: str = "posterior"  # copy | uniform | argmax | posterior
+    weights: Any = None  # {elm: weight} for branch; also uniform | argmax | posterior for average
+    parent: str | None = None  # of branch=copy; null: the seed
+
+    @property
+    def forest_root(self) -> str:
+        """The forest's folder."""
+        return self.forest or f"experts/{self.data.name}"
+
+    @property
+    def window(self) -> int:
+        """Tokens of context when scoring."""
+        return self.score.window or self.trainer.seq_len
+
+    def validate(self) -> "Config":
+        """Return self, or raise `UserError` naming the first key whose value makes no sense."""
+        _validate_names(self)
+        _validate_numbers(self)
+        _validate_choices(self)
+        return self
+
+
+def check_name(name: str, key: str) -> str:
+    """Return `name`, or raise `UserError` if it cannot name a folder of a forest."""
+    if not NAME.match(name):
+        raise UserError(
+            f"{key}={name!r} is no valid name: 1 to 63 of a-z 0-9 . _ - that start with a letter or digit"
+        )
+    return name
+
+
+def check_choice(value: str, key: str, choices: tuple[str, ...]) -> str:
+    """Return `value`, or raise `UserError` if it is none of `choices`."""
+    if value not in choices:
+        raise UserError(f"{key}={value!r}: choose one of {', '.join(choices)}{nearest(value, choices)}")
+    return value
+
+
+def check_weights(weights: Any, key: str = "weights") -> dict[str, float]:
+    """Return `weights` as {name: weight}, or raise `UserError` if they are no usable weights."""
+    if not isinstance(weights, dict) or not weights:
+        raise UserError(
+            f"{key}={weights!r}: wanted {{name: weight, …}}, as in {key}='{{law: 0.7, med: 0.3}}'"
+        )
+    for name, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+            raise UserError(f"{key}.{name}={weight!r}: wanted a finite number that is not negative")
+    if sum(weights.values()) <= 0:
+        raise UserError(f"{key}: all weights are 0; at least one must be positive")
+    return {str(name): float(weight) for name, weight in weights.items()}
+
+
+def _validate_names(config: Config) -> None:
+    check_name(config.data.name, "data.name")
+    check_name(config.seed.name, "seed.name")
+    optional = {
+        "expert": config.expert,
+        "domain": config.domain,
+        "parent": config.parent,
+        "eval.name": config.eval.name,
+        "average.name": config.average.name,
+    }
+    for key, name in optional.items():
+        if name is not None:
+            check_name(name, key)
+    lists = {
+        "run.domains": config.run.domains,
+        "seed.domains": config.seed.domains,
+        "score.domains": config.score.domains,
+        "score.experts": config.score.experts,
+        "eval.domains": config.eval.domains,
+        "ensemble.experts": config.ensemble.experts,
+        "average.experts": config.average.experts,
+        **{f"run.rounds[{i}]": names for i, names in enumerate(config.run.rounds)},
+    }
+    for key, names in lists.items():
+        for name in names:
+            check_name(name, key)
+        if len(set(names)) < len(names):
+            raise UserError(f"{key}={names}: a name stands there twice")
+
+
+def _validate_numbers(config: Config) -> None:
+    trainer, data, score, ensemble = config.trainer, config.data, config.score, config.ensemble
+    at_least_1 = {
+        "trainer.steps": trainer.steps,
+        "trainer.batch_size": trainer.batch_size,
+        "trainer.checkpoint_every": trainer.checkpoint_every,
+        "trainer.log_every": trainer.log_every,
+        "trainer.valid_tokens": trainer.valid_tokens,
+        "score.batch_size": score.batch_size,
+        "data.tokenizer_bytes": data.tokenizer_bytes,
+        **({} if config.seed.steps is None else {"seed.steps": config.seed.steps}),
+    }
+    not_negative = {
+        "trainer.micro_batch_size": trainer.micro_batch_size,
+        "trainer.weight_decay": trainer.weight_decay,
+        "trainer.clip": trainer.clip,
+        "trainer.threads": trainer.threads,
+        "trainer.seed": trainer.seed,
+        "trainer.valid_every": trainer.valid_every,
+        "score.window": score.window,
+        "score.max_tokens": score.max_tokens,
+        "ensemble.top_k": ensemble.top_k,
+        "ensemble.prior_sequences": ensemble.prior_sequences,
+        "data.workers": data.workers,
+    }
+    fractions = {
+        "trainer.warmup": trainer.warmup,
+        "trainer.final_lr": trainer.final_lr,
+        "data.valid_fraction": data.valid_fraction,
+        "data.test_fraction": data.test_fraction,
+        **{f"trainer.betas[{i}]": beta for i, beta in enumerate(trainer.betas)},
+    }
+    for key, value in at_least_1.items():
+        _require(value >= 1, key, value, "wanted 1 or more")
+    for key, number in not_negative.items():
+        _require(0 <= number < float("inf"), key, number, "wanted 0 or more")
+    for key, number in fractions.items():
+        _require(0 <= number < 1 or (key == "trainer.final_lr" and number == 1), key, number, "wanted [0, 1)")
+    for key, rate in {"trainer.lr": trainer.lr, "seed.lr": config.seed.lr}.items():
+        _require(rate is None or 0 < rate < 1000, key, rate, "wanted a positive number")
+    _require(trainer.seq_len >= 2, "trainer.seq_len", trainer.seq_len, "wanted 2 or more")
+    _require(score.window != 1, "score.window", score.window, "wanted 2 or more, or 0 for trainer.seq_len")
+    _require(len(trainer.betas) == 2, "trainer.betas", trainer.betas, "wanted two numbers")
+    _require(0 < ensemble.decay <= 1, "ensemble.decay", ensemble.decay, "wanted (0, 1]")
+    _require(data.vocab_size >= 300, "data.vocab_size", data.vocab_size, "wanted 300 or more (256 are bytes)")
+    held_out = data.valid_fraction + data.test_fraction
+    _require(held_out <= 0.9, "data.valid_fraction + data.test_fraction", held_out, "wanted at most 0.9")
+
+
+def _validate_choices(config: Config) -> None:
+    check_choice(config.branch, "branch", BRANCH_METHODS)
+    check_choice(config.ensemble.prior, "ensemble.prior", PRIORS)
+    check_choice(config.trainer.decay, "trainer.decay", DECAYS)
+    check_choice(config.trainer.carry, "trainer.carry", CARRY)
+    check_choice(config.trainer.precision, "trainer.precision", PRECISIONS)
+    check_choice(config.eval.split, "eval.split", SPLITS)
+    for mirror in config.trainer.mirrors:
+        check_choice(mirror, "trainer.mirrors", MIRRORS)
+    for split in config.score.splits:
+        check_choice(split, "score.splits", SPLITS)
+    if isinstance(config.weights, str):
+        check_choice(config.weights, "weights", AVERAGE_WEIGHTS)
+    elif config.weights is not None:
+        check_weights(config.weights)
+    device = config.trainer.device
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", device):
+        raise UserError(f"trainer.device={device!r}: choose one of auto, cpu, cuda, cuda:<index>, mps")
+
+
+def _require(true: bool, key: str, value: object, wanted: str) -> None:
+    if not true:
+        raise UserError(f"{key}={value}: {wanted}")

@@ -1,0 +1,185 @@
+"""Publish files and folders so that neither a crash nor a power cut can show half of one.
+
+The recipe is always the same: write under a temporary name in the same folder, fsync, rename, fsync
+the folder. A temporary name starts with ``.tmp-`` and carries the host and process id of its writer,
+so that `sweep` can tell the orphan of a dead process from the work of a live one.
+"""
+
+import errno
+import json
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+_PREFIX = ".tmp-"
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the entries of `folder` to disk, so that a rename within it survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_folder(folder: Path) -> Path:
+    """Create `folder` and its parents, each durably, and return it."""
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+    return folder
+
+
+def _writer() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-"
+
+
+@contextmanager
+def publish_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a binary handle whose content appears at `path`, whole, when the block ends without error."""
+    make_folder(path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=_PREFIX + _writer(), dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            yield handle
+            handle.flush()
+            os.fchmod(handle.fileno(), 0o666 & ~_umask())
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+@contextmanager
+def publish_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty folder that becomes `path` when the block ends without error.
+
+    Raises `FileExistsError`, with nothing changed, if `path` exists and `replace` is false. With
+    `replace`, readers may for an instant find no folder there, but never a mixture of two.
+    """
+    make_folder(path.parent)
+    temporary = scratch_folder(path.parent)
+    try:
+        yield temporary
+        sync_tree(temporary)
+        if replace and path.exists():
+            remove_folder(path)
+        rename_folder(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def scratch_folder(parent: Path) -> Path:
+    """Create a folder in `parent` that `sweep` deletes once this process is gone."""
+    temporary = Path(tempfile.mkdtemp(prefix=_PREFIX + _writer(), dir=parent))
+    temporary.chmod(0o777 & ~_umask())
+    return temporary
+
+
+def rename_folder(source: Path, target: Path) -> None:
+    """Move the synced folder `source` to `target` in one step; `FileExistsError` if `target` exists.
+
+    rename(2) refuses a target that holds anything, so of two racing writers exactly one wins. It would
+    replace an *empty* folder: that is why nothing in btm ever creates a target before its content.
+    """
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise FileExistsError(f"{target} exists already") from None
+        raise
+    sync_folder(target.parent)
+    if source.parent != target.parent:
+        sync_folder(source.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder: out of sight in one rename first, so that a crash never leaves a partial one."""
+    doomed = scratch_folder(path.parent)
+    path.rename(doomed / path.name)
+    sync_folder(path.parent)
+    shutil.rmtree(doomed)
+
+
+def sync_tree(folder: Path) -> None:
+    """fsync every file and every folder below `folder`, deepest first, giving files the usual mode."""
+    for place, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            handle = os.open(Path(place) / name, os.O_RDONLY)
+            try:
+                os.fchmod(handle, 0o666 & ~_umask())
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        sync_folder(Path(place))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Publish `value` as indented JSON; NaN and infinity are refused, as JSON has neither."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    with publish_file(path) as handle:
+        handle.write(text.encode() + b"\n")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line with a single write(2); a torn last line (no newline) is cut off first."""
+    with path.open("a+b") as handle:
+        size = handle.seek(0, os.SEEK_END)
+        if size:
+            handle.seek(-1, os.SEEK_END)
+            if handle.read(1) != b"\n":
+                handle.seek(0)
+                handle.truncate(handle.read().rfind(b"\n") + 1)
+        handle.write(line.encode() + b"\n")
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Delete what dead writers of this host left in `folder`; return what was deleted."""
+    if not folder.is_dir():
+        return []
+    orphans = [path for path in folder.glob(_PREFIX + "*") if not _alive(path.name)]
+    for path in orphans:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return orphans
+
+
+def require_space(folder: Path, wanted: int) -> None:
+    """Raise `OSError` (ENOSPC) unless the disk that holds `folder` has `wanted` bytes free."""
+    free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+    if free < wanted:
+        raise OSError(errno.ENOSPC, f"{wanted:,} bytes are needed and {free:,} are free", str(folder))
+
+
+def _alive(name: str) -> bool:
+    """Tell whether the writer named in a temporary file's name may still be at work."""
+    host, _, rest = name.removeprefix(_PREFIX).rpartition("-")[0].rpartition("-")
+    if host != socket.gethostname() or not rest.isdigit():
+        return True
+    try:
+        os.kill(int(rest), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _umask() -> int:
+    """Return the process's umask; it can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,382 @@
+"""The registry on disk. A forest is a folder; an ELM exists if and only if its folder is in ``elms/``.
+
+Nothing in ``elms/`` is ever modified, and a folder arrives there whole by one rename. So any number of
+processes may branch, train and merge at once, and be killed at any instruction.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from btm import average as averaging
+from btm import durable, models, weights
+from btm.card import Card, Parent
+from btm.config import check_name
+from btm.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+SCHEMA = 1
+# What a card takes over from trained.json, the result of the training.
+_FROM_RESULT = ("steps", "tokens", "flops", "data", "valid_nats", "parent_valid_nats", "exact", "notes")
+# What travels with weights so that `AutoTokenizer` and `AutoModelForCausalLM` load a folder.
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
+
+
+@dataclass(frozen=True)
+class ELM:
+    """One expert language model of a forest: a Hugging Face model folder with a card."""
+
+    path: Path
+    card: Card
+
+    @property
+    def name(self) -> str:
+        """Its name in the forest."""
+        return self.path.name
+
+    def load(self, device: "str | torch.device" = "cpu") -> "PreTrainedModel":
+        """Return the model, in evaluation mode."""
+        return models.load_model(self.path, device)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """An ELM in the making: a model folder in ``branches/`` with its origin and, once trained, its result."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The name its ELM will have."""
+        return self.path.name
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What `Forest.branch` or `Forest.root_branch` wrote: domains, parents, method, estimator."""
+        return _read(self.path / "branch.json")
+
+    @property
+    def domains(self) -> list[str]:
+        """The domains it trains on."""
+        return list(self.origin["domains"])
+
+    @property
+    def parents(self) -> dict[str, Parent]:
+        """Its parents with their weights; empty for a root."""
+        return {name: Parent(**parent) for name, parent in self.origin["parents"].items()}
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What the training left when it was complete, or None."""
+        file = self.path / "trained.json"
+        return _read(file) if file.exists() else None
+
+
+@dataclass(frozen=True)
+class Forest:
+    """The ELMs under one root, and everything that is made of them."""
+
+    root: Path
+
+    def __init__(self, root: str | Path) -> None:
+        """Open the forest at `root`; `UserError` if there is none."""
+        object.__setattr__(self, "root", Path(root))
+        if not (self.root / "forest.json").is_file():
+            raise UserError(f"no forest in {self.root}; plant one with: btm seed (or btm run)")
+        if self.facts.get("schema", 0) > SCHEMA:
+            raise UserError(f"{self.root}: written by a newer btm (schema {self.facts['schema']})")
+
+    @classmethod
+    def create(
+        cls, root: str | Path, config: dict[str, Any], tokenizer: Path, tokenizer_sha256: str
+    ) -> "Forest":
+        """Plant a forest for one architecture (`config`, a config.json) and one tokenizer, or open it.
+
+        Raises `UserError` if another architecture or tokenizer already grows there.
+        """
+        root = Path(root)
+        fingerprint = models.architecture(config)
+        if not (root / "forest.json").exists():
+            if not (root / "tokenizer").exists():
+                with durable.publish_folder(root / "tokenizer") as folder:
+                    copy_tokenizer(tokenizer, folder)
+            facts = {
+                "schema": SCHEMA,
+                "architecture": fingerprint,
+                "model_type": config["model_type"],
+                "tokenizer_sha256": tokenizer_sha256,
+            }
+            durable.write_json(root / "forest.json", facts)
+        forest = cls(root)
+        forest.require(fingerprint, tokenizer_sha256, "what was asked for")
+        return forest
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What forest.json says: schema, architecture, tokenizer_sha256."""
+        return _read(self.root / "forest.json")
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer that all its ELMs share."""
+        return self.root / "tokenizer"
+
+    def names(self) -> list[str]:
+        """Return the names of the ELMs, sorted."""
+        folder = self.root / "elms"
+        return (
+            sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
+        )
+
+    def elms(self) -> list[ELM]:
+        """Return every ELM, by name."""
+        return [self[name] for name in self.names()]
+
+    def experts(self, names: list[str] | None = None) -> list[ELM]:
+        """Return the ELMs called `names`, or else every ELM trained on one domain, or else every ELM."""
+        if names:
+            return [self[name] for name in names]
+        elms = self.elms()
+        return [elm for elm in elms if elm.card.is_expert] or elms
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and (self.root / "elms" / name / "card.json").is_file()
+
+    def __getitem__(self, name: str) -> ELM:
+        """Return one ELM; the `UserError` for a name that is not there lists those that are."""
+        if name not in self:
+            raise unknown("ELM", name, self.names(), str(self.root))
+        path = self.root / "elms" / name
+        return ELM(path, Card.read(path / "card.json"))
+
+    def branches(self) -> list[Branch]:
+        """Return the ELMs in the making, by name."""
+        folder = self.root / "branches"
+        found = sorted(p for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
+        return [Branch(path) for path in found]
+
+    def get_branch(self, name: str) -> Branch:
+        """Return the branch `name`; the `UserError` for one that is not there lists those that are."""
+        path = self.root / "branches" / name
+        if not (path / "branch.json").is_file():
+            raise unknown("branch", name, [b.name for b in self.branches()], str(self.root))
+        return Branch(path)
+
+    def branch(
+        self,
+        name: str,
+        domain: str,
+        parents: Mapping[str, float],
+        *,
+        method: str = "weights",
+        estimator: str = "given",
+    ) -> Branch:
+        """Initialise a new ELM as the weighted average of its `parents` {ELM: weight} (BTM, section 2.3)."""
+        self.require_free(name)
+        for parent in parents:
+            self[parent]
+        shares = averaging.normalise(parents)
+        origin = {
+            "domains": [domain],
+            "method": method,
+            "estimator": estimator,
+            "parents": {
+                parent: {"weight": share, "raw": float(parents[parent]), "sha256": self[parent].card.sha256}
+                for parent, share in shares.items()
+            },
+        }
+        with self._new_branch(name, origin) as folder:
+            averaging.average({self[parent].path: share for parent, share in shares.items()}, folder)
+            copy_model_files(self[next(iter(shares))].path, folder)
+        return self.get_branch(name)
+
+    def root_branch(
+        self, name: str, domains: list[str], model: "PreTrainedModel", *, source: str = ""
+    ) -> Branch:
+        """Begin an ELM without parents from `model`: new parameters, or an imported model's (`source`)."""
+        self.require_free(name)
+        origin = {"domains": domains, "method": "none", "estimator": "", "parents": {}, "source": source}
+        with self._new_branch(name, origin) as folder:
+            model.save_pretrained(folder, max_shard_size="5GB")
+            copy_tokenizer(self.tokenizer, folder)
+        return self.get_branch(name)
+
+    def merge(self, branch: Branch, *, force: bool = False) -> ELM:
+        """Check and seal a trained branch and move it into ``elms/`` with one rename.
+
+        Refuses, with a `UserError`: a branch that is not trained, an expert worse than a parent on its own
+        valid split (unless `force`), tensors that are not finite, another architecture or tokenizer, a
+        model that does not load, and a name that is taken.
+        """
+        if branch.name in self:
+            raise UserError(f"{self.root} has an ELM {branch.name!r} already; ELMs are never replaced")
+        result = branch.result
+        if result is None:
+            raise UserError(f"branch {branch.name!r} is not trained yet: btm train expert={branch.name}")
+        forced = _worse_than_parents(branch.name, result, force)
+        self._check(branch)
+        card = _card(branch, result, self.facts["tokenizer_sha256"], forced)
+        durable.write_json(branch.path / "card.json", card.to_json())
+        with durable.publish_file(branch.path / "README.md") as handle:
+            handle.write(card.readme().encode())
+        for leftover in [*branch.path.glob("checkpoint-*"), *branch.path.glob(".tmp-*")]:
+            shutil.rmtree(leftover, ignore_errors=True)
+        durable.sync_tree(branch.path)
+        durable.make_folder(self.root / "elms")
+        try:
+            durable.rename_folder(branch.path, self.root / "elms" / branch.name)
+        except FileExistsError:
+            raise UserError(f"{self.root}: another process merged {branch.name!r} first") from None
+        return self[branch.name]
+
+    def average(self, name: str, parents: Mapping[str, float], *, method: str = "weights") -> Path:
+        """Publish the weighted average of ELMs as a deployable model in ``averages/``; return its folder."""
+        check_name(name, "average.name")
+        for parent in parents:
+            self[parent]
+        shares = averaging.normalise(parents)
+        target = self.root / "averages" / name
+        card = Card(
+            name=name,
+            domains=sorted({domain for parent in shares for domain in self[parent].card.domains}),
+            sha256="",
+            tokenizer_sha256=self.facts["tokenizer_sha256"],
+            parents={n: Parent(share, float(parents[n]), self[n].card.sha256) for n, share in shares.items()},
+            branch_method=method,
+            parameters=self[next(iter(shares))].card.parameters,
+        )
+        if (target / "card.json").exists() and Card.read(target / "card.json").parents == card.parents:
+            return target
+        with durable.publish_folder(target, replace=True) as folder:
+            averaging.average({self[parent].path: share for parent, share in shares.items()}, folder)
+            copy_model_files(self[next(iter(shares))].path, folder)
+            card = replace(card, sha256=weights.sha256(folder))
+            (folder / "card.json").write_text(json.dumps(card.to_json(), indent=1))
+            (folder / "README.md").write_text(card.readme())
+        return target
+
+    def require(self, architecture: str, tokenizer_sha256: str, what: str) -> None:
+        """Raise `UserError` unless an architecture and a tokenizer are those of this forest."""
+        if tokenizer_sha256 != self.facts["tokenizer_sha256"]:
+            raise UserError(
+                f"{what} has another tokenizer than the forest {self.root} "
+                f"({tokenizer_sha256[:12]} against {self.facts['tokenizer_sha256'][:12]}): give another forest=DIR"
+            )
+        if architecture != self.facts["architecture"]:
+            raise UserError(
+                f"{what} has another architecture than the forest {self.root}: "
+                "give the model= it was planted with, or another forest=DIR"
+            )
+
+    def sweep(self) -> None:
+        """Delete what killed processes left behind; never an ELM, a branch or a result."""
+        for folder in (self.root, *(p for p in self.root.glob("*") if p.is_dir()), *self.root.glob("*/*")):
+            if folder.is_dir() and not folder.name.startswith("."):
+                durable.sweep(folder)
+
+    def require_free(self, name: str) -> None:
+        """Raise `UserError` unless `name` is valid and neither an ELM nor a branch has it."""
+        check_name(name, "expert")
+        if name in self:
+            raise UserError(f"{self.root} has an ELM {name!r} already; give another expert=NAME")
+        if (self.root / "branches" / name).exists():
+            raise UserError(
+                f"{self.root} has a branch {name!r} already: btm train expert={name}, or delete its folder"
+            )
+
+    @contextmanager
+    def _new_branch(self, name: str, origin: dict[str, Any]) -> Iterator[Path]:
+        with durable.publish_folder(self.root / "branches" / name) as folder:
+            (folder / "branch.json").write_text(json.dumps(origin, indent=1))
+            yield folder
+
+    def _check(self, branch: Branch) -> None:
+        bad = weights.first_not_finite(branch.path)
+        if bad is not None:
+            raise UserError(f"branch {branch.name!r} has a NaN or an infinity in tensor {bad!r}: not merged")
+        from btm.data.tokenizer import tokenizer_sha256
+
+        config = models.read_config(branch.path / "config.json")
+        self.require(models.architecture(config), tokenizer_sha256(branch.path), f"branch {branch.name!r}")
+        for parent in branch.parents:
+            if parent in self:
+                averaging.require_same_tensors(self[parent].path, branch.path)
+        models.load_model(branch.path)
+
+
+def _worse_than_parents(name: str, result: dict[str, Any], force: bool) -> bool:
+    """Tell whether a forced expert is worse than its best parent; unforced, that is a `UserError`."""
+    ours, parents = result.get("valid_nats"), result.get("parent_valid_nats") or {}
+    if ours is None or not parents:
+        return False
+    best = min(parents, key=lambda parent: parents[parent])
+    worse = not ours <= parents[best]
+    if worse and not force:
+        raise UserError(
+            f"branch {name!r} is worse than its parent {best!r} on its own valid split ({ours:.4f} against "
+            f"{parents[best]:.4f} nats/token): train it longer or with another trainer.lr, or merge.force=true"
+        )
+    return worse
+
+
+def _card(branch: Branch, result: dict[str, Any], tokenizer_sha256: str, forced: bool) -> Card:
+    known = {field: result[field] for field in _FROM_RESULT if field in result}
+    return Card(
+        name=branch.name,
+        domains=branch.domains,
+        sha256=weights.sha256(branch.path),
+        tokenizer_sha256=tokenizer_sha256,
+        parents=branch.parents,
+        branch_method=branch.origin["method"],
+        estimator=branch.origin["estimator"],
+        source=branch.origin.get("source", ""),
+        parameters=weights.parameters(branch.path),
+        forced=forced,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions={package: version(package) for package in ("btm", "torch", "transformers")},
+        **known,
+    )
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer files that stand in `source` into the unpublished folder `target`."""
+    for name in _TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def copy_model_files(source: Path, target: Path) -> None:
+    """Copy everything that makes weights a loadable model: configs and tokenizer."""
+    for name in ("config.json", "generation_config.json"):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    copy_tokenizer(source, target)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: not readable: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{file}: wanted a JSON object")
+    return value

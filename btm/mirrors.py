@@ -1,0 +1,69 @@
+"""Copies of the metrics in TensorBoard, W&B or MLflow; a mirror that fails is dropped with a warning."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Log = Callable[[dict[str, float], int], None]
+
+
+class Mirrors:
+    """The mirrors named in trainer.mirrors, for one training in `folder`. metrics.jsonl stays the record."""
+
+    def __init__(self, names: list[str], folder: Path) -> None:
+        self.loggers: dict[str, tuple[Log, Callable[[], None]]] = {}
+        for name in names:
+            self._guard(name, lambda name=name: self.loggers.__setitem__(name, _OPEN[name](folder)))
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        """Send the numbers among `values` to every mirror that still works."""
+        numbers = {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
+        for name, (log, _) in list(self.loggers.items()):
+            self._guard(name, lambda log=log: log(numbers, step))
+
+    def close(self) -> None:
+        """Flush and close every mirror."""
+        for name, (_, close) in list(self.loggers.items()):
+            self._guard(name, close)
+
+    def _guard(self, name: str, action: Callable[[], Any]) -> None:
+        # A training of days must outlive an expired token or a server that is away, whatever it raises.
+        try:
+            action()
+        except Exception as error:
+            self.loggers.pop(name, None)
+            warnings.warn(
+                f"{name} stopped mirroring: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=3
+            )
+
+
+def _tensorboard(folder: Path) -> tuple[Log, Callable[[], None]]:
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(folder / "tensorboard")
+    return (
+        lambda values, step: [writer.add_scalar(k, v, step) for k, v in values.items()] and None,
+        writer.close,
+    )
+
+
+def _wandb(folder: Path) -> tuple[Log, Callable[[], None]]:
+    import wandb
+
+    run = wandb.init(project="btm", name=folder.name, dir=str(folder), resume="allow")
+    return lambda values, step: run.log(values, step=step), run.finish
+
+
+def _mlflow(folder: Path) -> tuple[Log, Callable[[], None]]:
+    import mlflow
+
+    mlflow.start_run(run_name=folder.name)
+    return lambda values, step: mlflow.log_metrics(values, step=step), mlflow.end_run
+
+
+_OPEN: dict[str, Callable[[Path], tuple[Log, Callable[[], None]]]] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+}

@@ -1,0 +1,150 @@
+"""Causal LMs of `transformers`: made from a config, loaded from a folder; never remote code."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from btm import weights
+from btm.config import ModelConfig
+from btm.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel
+
+# Fields of a config.json that say nothing of the function the parameters stand for.
+_VOLATILE = {
+    "_name_or_path",
+    "architectures",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "use_cache",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+}
+
+
+def make_config(model: ModelConfig, vocab_size: int, eos: int) -> "PretrainedConfig":
+    """Return the `transformers` config of `model` with the vocabulary of a tokenizer."""
+    values = dict(model.config)
+    if model.file is not None:
+        values = read_config(Path(model.file))
+    model_type = values.pop("model_type", None)
+    if model_type is None:
+        raise UserError(f"model {model.name!r} has no model_type: give model=pico or model.file=config.json")
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, AutoConfig
+
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or model_type not in CONFIG_MAPPING:
+        close = nearest(str(model_type), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+        raise UserError(f"model_type {model_type!r} is no causal LM of transformers{close}")
+    values |= {"vocab_size": vocab_size, "bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos}
+    try:
+        return AutoConfig.for_model(model_type, **values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"model {model.name!r}: {str(error).splitlines()[0]}") from None
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """Return a config.json as a dict; `UserError` if it is none, or asks for remote code."""
+    try:
+        values = json.loads(file.read_bytes())
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{file}: not valid JSON: {error}") from None
+    if not isinstance(values, dict) or "model_type" not in values:
+        raise UserError(f"{file}: no model_type: not the config.json of a transformers model")
+    if "auto_map" in values:
+        raise UserError(f"{file}: it asks for code of its own (auto_map), which is never run")
+    return values
+
+
+def architecture(config: dict[str, Any]) -> str:
+    """Return a fingerprint of what two models must share to be averaged."""
+    kept = {key: value for key, value in config.items() if key not in _VOLATILE}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def new_model(config: "PretrainedConfig", seed: int) -> "PreTrainedModel":
+    """Return a float32 model with random parameters, a function of `seed` alone."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def load_model(folder: Path, device: "str | torch.device" = "cpu", *, dtype: Any = None) -> "PreTrainedModel":
+    """Return the model in `folder`, in evaluation mode; `UserError` if it is not whole."""
+    read_config(folder / "config.json")
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype or "auto",
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder}: does not load: {str(error).splitlines()[0]}") from None
+    wrong = {
+        kind: sorted(map(str, keys))[:3] for kind, keys in info.items() if keys and kind != "unexpected_keys"
+    }
+    if wrong:
+        raise UserError(f"{folder}: does not load: {wrong}")
+    return model.to(device).eval()
+
+
+def stored_dtype(folder: Path) -> str:
+    """Return torch's name of the float type that most parameters in `folder` are stored in."""
+    names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    sizes = dict.fromkeys(names, 0)
+    for tensor in weights.tensors(folder).values():
+        if tensor.is_float:
+            sizes[tensor.dtype] += tensor.size
+    return names[max(sizes, key=lambda dtype: sizes[dtype])]
+
+
+def token_logp(model: "PreTrainedModel", inputs: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+    """Return log p(target | inputs so far) in nats, float32, of the same shape (rows, tokens) as `targets`."""
+    import torch.nn.functional as F  # noqa: N812
+
+    logits = model(input_ids=inputs, use_cache=False).logits.float()
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    return -loss.view_as(targets)
+
+
+def context_limit(config: dict[str, Any]) -> int | None:
+    """Return the longest sequence the model has positions for, or None where there is no limit."""
+    for key in ("max_position_embeddings", "n_positions", "max_sequence_length"):
+        if isinstance(config.get(key), int):
+            return config[key]
+    return None
+
+
+def pick_device(name: str) -> str:
+    """Return the torch device that `name` stands for; `auto` is the first GPU or the CPU."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"trainer.device={name}: no GPU is visible here; use trainer.device=cpu")
+    return name
+
+
+def train_flops(model: "PreTrainedModel", tokens: int, seq_len: int) -> float:
+    """Return the FLOPs of training on `tokens`: 6 N + 12 · layers · width · sequence each (PaLM, appendix B)."""
+    config = model.config
+    layers = getattr(config, "num_hidden_layers", 0)
+    width = getattr(config, "hidden_size", 0)
+    return float(tokens) * (6 * model.num_parameters() + 12 * layers * width * seq_len)

@@ -1,0 +1,170 @@
+"""What a command would do, for --dry-run: reads the same folders as the steps, writes nothing."""
+
+from pathlib import Path
+from typing import Any
+
+from btm import checkpoint
+from btm.config import AVERAGE_WEIGHTS, Config, check_weights
+from btm.data import prepare as preparation
+from btm.data.shards import Suite
+from btm.errors import UserError
+from btm.forest import Forest
+
+Row = dict[str, Any]
+
+
+def plan(verb: str, config: Config) -> list[Row]:
+    """Return one row for each thing that ``btm <verb>`` would do with `config`."""
+    return _PLANS.get(verb, _reads)(config)
+
+
+def _reads(config: Config) -> list[Row]:
+    return [_row("nothing", "", "this verb only reads")]
+
+
+def _prepare(config: Config) -> list[Row]:
+    return list(preparation.plan(config.data))
+
+
+def _seed(config: Config) -> list[Row]:
+    forest = _forest(config)
+    name = config.seed.name
+    if forest and name in forest:
+        return [_row("seed", name, "nothing: it stands there")]
+    if config.seed.source:
+        return [_row("seed", name, f"import {config.seed.source}")]
+    return [_row("seed", name, _training(config, forest, name, config.seed.steps or config.trainer.steps))]
+
+
+def _branch(config: Config) -> list[Row]:
+    name = _named(config)
+    forest = Forest(config.forest_root)
+    forest.require_free(name)
+    if config.weights is not None:
+        weights = check_weights(config.weights)
+        return [
+            _row(
+                "branch", name, f"average {', '.join(forest[p].name for p in weights)} with the given weights"
+            )
+        ]
+    return [_row("branch", name, _origin(config, [elm.name for elm in forest.experts()]))]
+
+
+def _train(config: Config) -> list[Row]:
+    name = _named(config)
+    forest = Forest(config.forest_root)
+    made = forest.get_branch(name)
+    if made.result:
+        return [_row("train", name, "nothing: it is trained")]
+    return [_row("train", name, _training(config, forest, name, config.trainer.steps))]
+
+
+def _merge(config: Config) -> list[Row]:
+    forest = Forest(config.forest_root)
+    made = forest.get_branch(_named(config))
+    if made.result is None:
+        raise UserError(f"branch {made.name!r} is not trained yet: btm train expert={made.name}")
+    return [_row("merge", made.name, f"check {made.path} and move it to {forest.root / 'elms'}")]
+
+
+def _score(config: Config) -> list[Row]:
+    forest, suite = Forest(config.forest_root), _suite(config)
+    domains = config.score.domains or suite.domains()
+    shards = [suite.shard(domain, split) for domain in domains for split in config.score.splits]
+    tokens = sum(shard.head(config.score.max_tokens)[0] for shard in shards)
+    elms = [forest[name].name for name in config.score.experts] or forest.names()
+    return [_row("score", elm, f"{len(shards)} shards, {tokens:,} tokens, where missing") for elm in elms]
+
+
+def _evaluate(config: Config) -> list[Row]:
+    forest, suite = Forest(config.forest_root), _suite(config)
+    target = forest.root / "evals" / f"{config.eval.name or forest.root.name}.json"
+    shards = [suite.shard(domain, config.eval.split) for domain in config.eval.domains or suite.domains()]
+    what = f"{len(forest.elms())} ELMs on {len(shards)} shards, prior {config.ensemble.prior}"
+    return [_row("eval", target.stem, f"{what}; writes {target}")]
+
+
+def _average(config: Config) -> list[Row]:
+    forest = Forest(config.forest_root)
+    chosen = config.weights or "uniform"
+    elms = list(check_weights(chosen)) if chosen not in AVERAGE_WEIGHTS else config.average.experts
+    names = [elm.name for elm in forest.experts(elms)]
+    how = chosen if isinstance(chosen, str) else "given"
+    return [_row("average", config.average.name or "", f"{how} weights over {', '.join(names)}")]
+
+
+def _run(config: Config) -> list[Row]:
+    rows = _prepare(config) + _seed(config)
+    forest = _forest(config)
+    earlier: list[str] = []
+    for number, domains in enumerate(_rounds(config), 1):
+        for domain in domains:
+            done = forest is not None and domain in forest
+            how = _origin(config, earlier or [config.seed.name])
+            work = _training(config, forest, domain, config.trainer.steps)
+            rows.append(
+                _row(
+                    f"expert, round {number}",
+                    domain,
+                    "nothing: it stands there" if done else f"{how}; {work}",
+                )
+            )
+        earlier += domains
+    if config.run.average:
+        rows.append(_row("average", "uniform", f"the experts, into {config.forest_root}/averages/uniform"))
+    return [
+        *rows,
+        _row("eval", config.eval.name or Path(config.forest_root).name, f"prior {config.ensemble.prior}"),
+    ]
+
+
+def _rounds(config: Config) -> list[list[str]]:
+    """Return the domains of each round, from the plan of the data where no suite is prepared yet."""
+    if config.run.rounds:
+        return config.run.rounds
+    return [config.run.domains or preparation.training_domains(config.data)]
+
+
+def _origin(config: Config, candidates: list[str]) -> str:
+    if config.branch == "copy" or len(candidates) == 1:
+        return f"copy {config.parent or candidates[0]}"
+    return f"{config.branch} of {', '.join(candidates)}"
+
+
+def _training(config: Config, forest: Forest | None, name: str, steps: int) -> str:
+    trainer = config.trainer
+    text = f"train {steps:,} steps, {steps * trainer.batch_size * trainer.seq_len:,} tokens"
+    begun = checkpoint.latest(forest.root / "branches" / name) if forest else None
+    return f"{text}, from {begun.name}" if begun else text
+
+
+def _forest(config: Config) -> Forest | None:
+    root = Path(config.forest_root)
+    return Forest(root) if (root / "forest.json").exists() else None
+
+
+def _suite(config: Config) -> Suite:
+    return Suite.open(Path(config.data.out) / config.data.name)
+
+
+def _named(config: Config) -> str:
+    if config.expert is None:
+        raise UserError("which one? give expert=NAME")
+    return config.expert
+
+
+def _row(step: str, name: str, what: str) -> Row:
+    return {"step": step, "name": name, "what": what}
+
+
+_PLANS = {
+    "prepare": _prepare,
+    "seed": _seed,
+    "branch": _branch,
+    "train": _train,
+    "merge": _merge,
+    "score": _score,
+    "eval": _evaluate,
+    "average": _average,
+    "run": _run,
+}

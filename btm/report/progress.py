@@ -1,0 +1,144 @@
+"""Progress of long work: a bar on a terminal, a line every few seconds in a log."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One line of metrics.jsonl. Losses are nats per token; `lr` is that of the step just done."""
+
+    step: int
+    steps: int
+    loss: float
+    lr: float
+    grad_norm: float
+    tokens: int
+    tokens_per_second: float
+    eta_seconds: float
+    valid_nats: float | None = None
+
+
+class Reporter:
+    """Where the steps report to. This one is silent."""
+
+    def line(self, text: str) -> None:
+        """Say one thing that was done."""
+
+    @contextmanager
+    def training(self, name: str) -> Iterator[Callable[[Progress], None]]:
+        """Give the function that a training of `name` reports to."""
+        yield lambda progress: None
+
+    @contextmanager
+    def scoring(self, name: str, tokens: int) -> Iterator[Callable[[int], None]]:
+        """Give the function that a scoring by `name` of `tokens` in all tells how many more are done."""
+        yield lambda tokens: None
+
+
+quiet = Reporter()
+
+
+class ConsoleReporter(Reporter):
+    """Reports to a stream: rewrites one line on a terminal, prints a line every `every` seconds elsewhere."""
+
+    def __init__(self, stream: IO[str], every: float = 5.0) -> None:
+        self.stream, self.every = stream, every
+        self.live = stream.isatty()
+        self.width = 0
+        self.printed = 0.0
+
+    def line(self, text: str) -> None:
+        """Print one line of its own."""
+        self._clear()
+        self.stream.write(f"{text}\n")
+        self.stream.flush()
+
+    @contextmanager
+    def training(self, name: str) -> Iterator[Callable[[Progress], None]]:
+        """Show step, loss, speed and what is left, then one line that sums it up."""
+        last: list[Progress] = []
+
+        def report(p: Progress) -> None:
+            last[:] = [p]
+            nats = "" if p.valid_nats is None else f"  valid {p.valid_nats:.3f}"
+            self._status(
+                f"train {name:<14} step {p.step:>6}/{p.steps}  loss {p.loss:.3f}{nats}  "
+                f"{p.tokens_per_second:,.0f} tokens/s  {_duration(p.eta_seconds)} left",
+                p.step / p.steps,
+            )
+
+        begun = time.monotonic()
+        yield report
+        if last:
+            p, spent = last[0], _duration(time.monotonic() - begun)
+            rate = f"{p.tokens_per_second:,.0f} tokens/s"
+            self.line(f"trained {name}: {p.step:,} steps in {spent}, loss {p.loss:.3f}, {rate}")
+
+    @contextmanager
+    def scoring(self, name: str, tokens: int) -> Iterator[Callable[[int], None]]:
+        """Show speed, then one line that sums it up."""
+        begun, done = time.monotonic(), 0
+
+        def report(more: int) -> None:
+            nonlocal done
+            done += more
+            rate = done / max(time.monotonic() - begun, 1e-9)
+            self._status(f"score {name:<14} {rate:,.0f} tokens/s", done / max(tokens, 1))
+
+        yield report
+        self.line(f"scored {name}: {tokens:,} tokens in {_duration(time.monotonic() - begun)}")
+
+    def _status(self, text: str, fraction: float) -> None:
+        if self.live:
+            filled = round(20 * min(fraction, 1.0))
+            bar = f"\r{'█' * filled}{'░' * (20 - filled)} {text}"
+            self.stream.write(bar.ljust(self.width))
+            self.width = len(bar)
+            self.stream.flush()
+        elif time.monotonic() - self.printed >= self.every:
+            self.printed = time.monotonic()
+            self.line(text)
+
+    def _clear(self) -> None:
+        if self.width:
+            self.stream.write("\r" + " " * self.width + "\r")
+            self.width = 0
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def bytes_text(count: float) -> str:
+    """Return a count of bytes as people write it."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def cell(value: Any) -> str:
+    """Return a table cell: counts with separators, reals with three decimals, lists by commas."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {cell(item)}" for key, item in value.items())
+    return str(value)

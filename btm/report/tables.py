@@ -1,0 +1,49 @@
+"""Tables for a terminal or a log, from rows as dicts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from btm.report.progress import cell
+
+
+def table(rows: Sequence[Mapping[str, Any]], title: str = "") -> str:
+    """Return `rows` as aligned text under their keys; numbers stand to the right."""
+    if not rows:
+        return f"{title}: none" if title else "none"
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for key in rows[0]:
+        numeric = all(isinstance(row.get(key), int | float | None) for row in rows)
+        drawn.add_column(key, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(cell(row.get(key)) for key in rows[0]))
+    console = Console(width=200, markup=False, highlight=False, color_system=None)
+    with console.capture() as captured:
+        console.print(drawn)
+    return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
+
+
+def eval_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return one row a shard of an evaluation: perplexities of the ensemble and of what it is compared with."""
+    rows = []
+    for name, shard in result["shards"].items():
+        experts = {expert: numbers["perplexity"] for expert, numbers in shard["experts"].items()}
+        roots = [expert for expert in experts if expert not in shard["prior"]]
+        best = min(experts, key=lambda expert: experts[expert])
+        rows.append(
+            {
+                "shard": name,
+                "kind": "novel" if shard["novel"] else "trained",
+                "tokens": shard["tokens"],
+                **{f"{root} ppl": experts[root] for root in roots},
+                "best ELM": best,
+                "best ppl": experts[best],
+                "ensemble ppl": shard["ensemble"]["perplexity"],
+                "bits/byte": shard["ensemble"]["bits_per_byte"],
+                "believes in": max(shard["mean_posterior"], key=lambda e: shard["mean_posterior"][e]),
+            }
+        )
+    return rows

@@ -1,0 +1,52 @@
+"""The learning rate as a pure function of the step, so that a resumed run needs no scheduler state."""
+
+import math
+from dataclasses import dataclass
+
+from btm.config import TrainerConfig
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Warm-up, then decay, over `horizon` steps, of which a training runs from step `offset` on.
+
+    A fresh schedule has offset 0 and its own steps as horizon. One that continues a seed phase has the
+    seed's steps as offset and both phases' steps as horizon, as in the BTM paper (section 3.1).
+    """
+
+    peak: float
+    horizon: int
+    offset: int = 0
+    warmup_steps: int = 0
+    decay: str = "cosine"
+    power: float = 1.0
+    final: float = 0.1
+
+    @classmethod
+    def of(
+        cls, trainer: TrainerConfig, *, horizon: int, offset: int = 0, lr: float | None = None
+    ) -> "Schedule":
+        """Return the schedule that `trainer` describes over `horizon` steps."""
+        return cls(
+            peak=trainer.lr if lr is None else lr,
+            horizon=horizon,
+            offset=offset,
+            warmup_steps=round(trainer.warmup * horizon),
+            decay=trainer.decay,
+            power=trainer.decay_power,
+            final=trainer.final_lr,
+        )
+
+    def lr(self, step: int) -> float:
+        """Return the learning rate of the training's own step `step`, counted from 0."""
+        position = self.offset + step
+        if position < self.warmup_steps:
+            return self.peak * (position + 1) / self.warmup_steps
+        remaining = 1 - min(1.0, (position - self.warmup_steps) / max(1, self.horizon - self.warmup_steps))
+        shape = {
+            "constant": 1.0,
+            "cosine": 0.5 * (1 - math.cos(math.pi * remaining)),
+            "linear": remaining,
+            "polynomial": remaining**self.power,
+        }[self.decay]
+        return self.peak * (self.final + (1 - self.final) * shape)

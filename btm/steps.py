@@ -1,0 +1,403 @@
+"""The algorithm, one function a verb, read top to bottom (Branch-Train-Merge, arXiv 2208.03306).
+
+Every step takes the configuration and reads all else from the forest and the suite on disk; each is
+idempotent: what stands there already is not made again.
+"""
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from btm import checkpoint, durable, evaluate, models
+from btm import score as scoring
+from btm import train as training
+from btm.config import Config, ModelConfig, check_weights
+from btm.data import prepare as preparation
+from btm.data.batches import Batches, windows
+from btm.data.shards import Shard, Suite
+from btm.data.tokenizer import tokenizer_sha256
+from btm.errors import UserError
+from btm.forest import ELM, Branch, Forest
+from btm.report import Reporter, heatmap, quiet
+from btm.schedule import Schedule
+
+NEGLIGIBLE = 1e-3  # a smaller share of an average is dropped: such a parent would leave a debt and no trace
+
+
+def prepare(config: Config, reporter: Reporter = quiet) -> Suite:
+    """Turn text into token shards, unless they stand there already."""
+    return preparation.prepare(config.data, reporter.line)
+
+
+def open_suite(config: Config) -> Suite:
+    """Return the prepared suite that `config` names."""
+    return Suite.open(Path(config.data.out) / config.data.name)
+
+
+def seed(config: Config, reporter: Reporter = quiet) -> ELM:
+    """Grow the ELM that all others descend from: train it on the balanced mix, or import it."""
+    suite = open_suite(config)
+    name = config.seed.name
+    forest, model = _plant(config, suite)
+    if name in forest:
+        return forest[name]
+    if not (forest.root / "branches" / name).exists():
+        model = model or models.new_model(_model_config(config, suite), config.trainer.seed)
+        domains = [] if config.seed.source else config.seed.domains or suite.training_domains()
+        forest.root_branch(name, domains, model, source=config.seed.source or "")
+    del model
+    train(config, name, reporter)
+    return merge(config, name, reporter)
+
+
+def branch(
+    config: Config,
+    name: str,
+    domain: str,
+    *,
+    among: list[str] | None = None,
+    reporter: Reporter = quiet,
+) -> Branch:
+    """Initialise a new ELM for `domain` from those in the forest (or in `among`)."""
+    forest, suite = Forest(config.forest_root), open_suite(config)
+    forest.require_free(name)
+    suite.shard(domain, "train")
+    candidates = forest.experts(among)
+    if config.weights is not None:
+        return forest.branch(name, domain, check_weights(config.weights), method="weights", estimator="given")
+    if config.branch == "copy":
+        return forest.branch(name, domain, {_copied(config, forest): 1.0}, method="copy", estimator="given")
+    weights, estimator = domain_weights(config, forest, suite, domain, candidates, config.branch, reporter)
+    return forest.branch(name, domain, weights, method=config.branch, estimator=estimator)
+
+
+def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
+    """Train a branch on its own domain alone, from wherever an earlier attempt stopped."""
+    forest, suite = Forest(config.forest_root), open_suite(config)
+    branch = forest.get_branch(name)
+    if branch.result is not None:
+        return branch
+    shards = [suite.shard(domain, "train") for domain in branch.domains]
+    result: dict[str, Any] = {"steps": 0, "tokens": 0}
+    if shards:
+        result = _train(config, forest, branch, shards, suite, reporter)
+    if branch.parents:
+        result |= _valid_nats(config, forest, branch, suite, reporter)
+    durable.write_json(branch.path / "trained.json", result)
+    return branch
+
+
+def merge(config: Config, name: str, reporter: Reporter = quiet) -> ELM:
+    """Move a trained branch into the forest, if it passes the checks."""
+    forest = Forest(config.forest_root)
+    if name in forest and not (forest.root / "branches" / name).exists():
+        return forest[name]
+    elm = forest.merge(forest.get_branch(name), force=config.merge.force)
+    reporter.line(f"merged {elm.path}")
+    return elm
+
+
+def score(config: Config, reporter: Reporter = quiet) -> list[Path]:
+    """Compute the token log-probabilities that are missing, ELM by ELM."""
+    forest, suite = Forest(config.forest_root), open_suite(config)
+    elms = [forest[name] for name in config.score.experts] or forest.elms()
+    shards = _shards(suite, config.score.domains, config.score.splits)
+    return [
+        path for elm in elms for path in _score(config, forest, elm.path, elm.card.sha256, shards, reporter)
+    ]
+
+
+def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
+    """Evaluate the ensemble and every ELM alone; write ``evals/<name>.json`` and its heat map."""
+    forest, suite = Forest(config.forest_root), open_suite(config)
+    if config.eval.split == "valid" and config.ensemble.prior in ("cached", "em"):
+        raise UserError(
+            f"ensemble.prior={config.ensemble.prior} is fitted on the valid split, so eval.split=valid would "
+            "measure it on its own data: give eval.split=test, or ensemble.prior=uniform or updating"
+        )
+    elms = forest.elms()
+    members = forest.experts(config.ensemble.experts)
+    domains = config.eval.domains or suite.domains()
+    shards = [suite.shard(domain, config.eval.split) for domain in domains]
+    valid = [suite.shard(domain, "valid") for domain in domains]
+    for elm in elms:
+        needed = [*shards, *valid] if elm in members else shards
+        _score(config, forest, elm.path, elm.card.sha256, needed, reporter)
+
+    trained_on = {domain for elm in elms for domain in elm.card.domains}
+    scores = _scores(config, forest)
+    entries = {}
+    for shard, valid_shard in zip(shards, valid, strict=True):
+        entry = evaluate.shard_result(
+            [elm.name for elm in elms],
+            _stack(scores, shard, elms),
+            [elm.name for elm in members],
+            _stack(scores, valid_shard, members),
+            config.ensemble,
+            shard.head(config.score.max_tokens),
+        )
+        entries[f"{shard.domain}/{shard.split}"] = {"novel": shard.domain not in trained_on, **entry}
+    result = {
+        "schema": 1,
+        "forest": str(forest.root),
+        "suite": suite.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "window": config.window,
+        "ensemble": asdict(config.ensemble) | {"experts": [elm.name for elm in members]},
+        "elms": {elm.name: elm.card.sha256 for elm in elms},
+        "shards": entries,
+    }
+    target = forest.root / "evals" / f"{config.eval.name or forest.root.name}.json"
+    durable.write_json(target, result)
+    heatmap(result, target.with_suffix(".png"))
+    return result
+
+
+def average(config: Config, reporter: Reporter = quiet) -> Path:
+    """Average ELMs into one deployable LM in ``averages/``."""
+    forest = Forest(config.forest_root)
+    method = config.weights or "uniform"
+    elms = forest.experts(config.average.experts)
+    if not isinstance(method, str):
+        weights, method = check_weights(method), "weights"
+    elif method == "uniform":
+        weights = {elm.name: 1.0 for elm in elms}
+    else:
+        if config.domain is None:
+            raise UserError(f"weights={method} needs the domain they are found for: give domain=NAME")
+        suite = open_suite(config)
+        weights, _ = domain_weights(config, forest, suite, config.domain, elms, method, reporter)
+    name = config.average.name or (f"{method}-{config.domain}" if config.domain else method)
+    return forest.average(name, weights, method=method)
+
+
+def run(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
+    """Grow a whole forest: seed, then rounds of branch, train and merge, then averages and evaluation.
+
+    Within a round every branch sees the same forest, that of the rounds before, so the order of siblings
+    and the place where an earlier run was killed make no difference.
+    """
+    suite = prepare(config, reporter)
+    seed(config, reporter)
+    forest = Forest(config.forest_root)
+    forest.sweep()
+    earlier: list[str] = []
+    for domains in rounds(config, suite):
+        for domain in domains:
+            if domain not in forest:
+                if not (forest.root / "branches" / domain).exists():
+                    branch(config, domain, domain, among=earlier or [config.seed.name], reporter=reporter)
+                train(config, domain, reporter)
+                merge(config, domain, reporter)
+        earlier += domains
+    if config.run.average:
+        reporter.line(f"averaged into {average(config, reporter)}")
+    return eval_forest(config, reporter)
+
+
+def rounds(config: Config, suite: Suite) -> list[list[str]]:
+    """Return the domains of each round; an unknown or repeated one is a `UserError`."""
+    planned = config.run.rounds or [config.run.domains or suite.training_domains()]
+    flat = [domain for domains in planned for domain in domains]
+    for domain in flat:
+        suite.shard(domain, "train")
+    if len(set(flat)) < len(flat):
+        raise UserError(f"run.rounds={planned}: a domain stands there twice")
+    return planned
+
+
+def domain_weights(
+    config: Config,
+    forest: Forest,
+    suite: Suite,
+    domain: str,
+    candidates: list[ELM],
+    method: str,
+    reporter: Reporter = quiet,
+) -> tuple[dict[str, float], str]:
+    """Return {ELM: weight} for parameters meant for `domain`, and the estimator they came from.
+
+    posterior: the prior fitted on the domain's valid split (BTM, section 2.3: its best); argmax: its
+    likeliest expert alone; uniform: all alike.
+    """
+    names = [elm.name for elm in candidates]
+    if method == "uniform" or len(names) == 1:
+        return dict.fromkeys(names, 1.0), "given"
+    valid = suite.shard(domain, "valid")
+    for elm in candidates:
+        _score(config, forest, elm.path, elm.card.sha256, [valid], reporter)
+    fitted = config.ensemble if config.ensemble.prior == "em" else _as_cached(config)
+    prior = np.exp(evaluate.fit_prior(_stack(_scores(config, forest), valid, candidates), fitted))
+    estimator = f"{fitted.prior} prior on {domain}/valid ({valid.sha256[:16]})"
+    if method == "argmax":
+        return {names[int(prior.argmax())]: 1.0}, estimator
+    return {name: float(p) for name, p in zip(names, prior, strict=True) if p >= NEGLIGIBLE}, estimator
+
+
+def _as_cached(config: Config) -> Any:
+    from dataclasses import replace
+
+    return replace(config.ensemble, prior="cached")
+
+
+def _plant(config: Config, suite: Suite) -> tuple[Forest, Any]:
+    """Return the forest, planted if need be, and the imported model that its architecture comes from."""
+    if config.seed.source is None:
+        values = _model_config(config, suite).to_dict()
+        _check_context(config, values)
+        return Forest.create(config.forest_root, values, suite.tokenizer, suite.tokenizer_sha256), None
+    source = Path(config.seed.source)
+    if not source.is_dir():
+        raise UserError(f"seed.from={source}: no such folder")
+    if tokenizer_sha256(source) != suite.tokenizer_sha256:
+        raise UserError(
+            f"seed.from={source} has another tokenizer than the suite {suite.name!r}: prepare the text with its own "
+            f"(btm prepare data.tokenizer={source} data.name=NAME …)"
+        )
+    model = models.load_model(source)
+    values = model.config.to_dict()
+    _check_context(config, values)
+    return Forest.create(config.forest_root, values, suite.tokenizer, suite.tokenizer_sha256), model
+
+
+def _model_config(config: Config, suite: Suite) -> Any:
+    chosen: ModelConfig = config.model
+    return models.make_config(chosen, suite.vocab_size, suite.eos)
+
+
+def _check_context(config: Config, model: dict[str, Any]) -> None:
+    limit = models.context_limit(model)
+    for key, length in (("trainer.seq_len", config.trainer.seq_len), ("score.window", config.window)):
+        if limit is not None and length > limit:
+            raise UserError(f"{key}={length}: the model has positions for {limit} tokens")
+
+
+def _copied(config: Config, forest: Forest) -> str:
+    """Return the one parent of branch=copy."""
+    if config.parent:
+        return forest[config.parent].name
+    if config.seed.name in forest:
+        return config.seed.name
+    raise UserError(f"branch=copy needs parent=NAME; have: {', '.join(forest.names()) or 'none'}")
+
+
+def _train(
+    config: Config, forest: Forest, branch: Branch, shards: list[Shard], suite: Suite, reporter: Reporter
+) -> dict[str, Any]:
+    """Train with the schedule and the optimizer state that the policy trainer.carry gives."""
+    trainer = config.trainer
+    _check_context(config, models.read_config(branch.path / "config.json"))
+    is_root = not branch.parents
+    steps = (config.seed.steps or trainer.steps) if is_root else trainer.steps
+    continued = None if is_root else _continued(config, forest, branch)
+    if is_root:
+        # The seed phase is the first part of a longer schedule, unless experts begin theirs anew.
+        horizon = steps + (0 if trainer.carry == "fresh" else trainer.steps)
+        schedule = Schedule.of(trainer, horizon=horizon, lr=config.seed.lr)
+    elif continued is not None:
+        offset = continued.card.steps
+        schedule = Schedule.of(trainer, horizon=offset + steps, offset=offset)
+    else:
+        schedule = Schedule.of(trainer, horizon=steps)
+    valid = None
+    if len(shards) == 1:
+        valid = windows(suite.shard(shards[0].domain, "valid"), trainer.seq_len, trainer.valid_tokens)
+    with reporter.training(branch.name) as report:
+        result = training.train(
+            branch.path,
+            Batches(shards, trainer.seq_len, trainer.batch_size, trainer.seed),
+            trainer,
+            schedule,
+            steps,
+            valid=valid,
+            moments=continued.path / checkpoint.MOMENTS if continued else None,
+            keep_moments=is_root and trainer.carry != "fresh",
+            report=report,
+        )
+    if continued:
+        result["notes"] = [*result["notes"], f"continues the optimizer and schedule of {continued.name}"]
+    return result | {"data": {shard.domain: shard.sha256 for shard in shards}}
+
+
+def _continued(config: Config, forest: Forest, branch: Branch) -> ELM | None:
+    """Return the parent whose optimizer and schedule the branch continues, as trainer.carry says, or None."""
+    if config.trainer.carry == "fresh":
+        return None
+    names = list(branch.parents)
+    if len(names) == 1 and (forest[names[0]].path / checkpoint.MOMENTS).is_file():
+        return forest[names[0]]
+    if config.trainer.carry == "continue":
+        why = "it has several parents" if len(names) > 1 else f"{names[0]!r} kept no optimizer state"
+        raise UserError(
+            f"trainer.carry=continue: branch {branch.name!r} cannot, for {why}; use auto or fresh"
+        )
+    return None
+
+
+def _valid_nats(
+    config: Config, forest: Forest, branch: Branch, suite: Suite, reporter: Reporter
+) -> dict[str, Any]:
+    """Return the losses that decide a merge: the branch's and its parents', on the branch's valid split."""
+    from btm import weights
+
+    valid = suite.shard(branch.domains[0], "valid")
+    scores = _scores(config, forest)
+    tokens, _ = valid.head(config.score.max_tokens)
+    sha256 = weights.sha256(branch.path)
+    _score(config, forest, branch.path, sha256, [valid], reporter)
+    nats = {}
+    for name in branch.parents:
+        parent = forest[name]
+        _score(config, forest, parent.path, parent.card.sha256, [valid], reporter)
+        nats[name] = scoring.mean_nats(_read(scores, valid, parent.card.sha256), tokens)
+    ours = scoring.mean_nats(_read(scores, valid, sha256), tokens)
+    return {"valid_nats": ours, "parent_valid_nats": nats}
+
+
+def _shards(suite: Suite, domains: list[str], splits: list[str]) -> list[Shard]:
+    return [suite.shard(domain, split) for domain in domains or suite.domains() for split in splits]
+
+
+def _scores(config: Config, forest: Forest) -> scoring.Scores:
+    return scoring.Scores(forest.root / "scores", config.window, config.score.max_tokens)
+
+
+def _score(
+    config: Config, forest: Forest, folder: Path, sha256: str, shards: list[Shard], reporter: Reporter
+) -> list[Path]:
+    """Score the model in `folder` on those of `shards` where its scores are missing."""
+    scores = _scores(config, forest)
+    missing = [shard for shard in shards if scores.read(shard, sha256) is None]
+    if not missing:
+        return []
+    import torch
+
+    device = models.pick_device(config.trainer.device)
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    _check_context(config, models.read_config(folder / "config.json"))
+    model = models.load_model(folder, device, dtype=torch.float32)
+    total = sum(shard.head(config.score.max_tokens)[0] for shard in missing)
+    paths = []
+    with reporter.scoring(folder.name, total) as report:
+        for shard in missing:
+            paths.append(
+                scoring.score(model, shard, scores, sha256, batch_size=config.score.batch_size, report=report)
+            )
+    return paths
+
+
+def _stack(scores: scoring.Scores, shard: Shard, elms: list[ELM]) -> NDArray[np.float32]:
+    """Return the scores of several ELMs, shape (E, S, T)."""
+    return np.stack([_read(scores, shard, elm.card.sha256) for elm in elms])
+
+
+def _read(scores: scoring.Scores, shard: Shard, sha256: str) -> NDArray[np.float32]:
+    logp = scores.read(shard, sha256)
+    if logp is None:
+        raise UserError(f"{scores.path(shard, sha256)} vanished while it was needed; run the command again")
+    return logp

@@ -1,0 +1,284 @@
+"""The training loop of one ELM: next-token loss on its own data, talking to nobody.
+
+Everything random is a function of (trainer.seed, step), and the batches are too, so the step and the
+tensors are the whole state: a run that was killed and resumed gives the same bytes as one that was not,
+on the same thread count, torch version and instruction set.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from btm import checkpoint, durable, models
+from btm.config import TrainerConfig
+from btm.data.batches import Batches, Windows
+from btm.errors import UserError
+from btm.mirrors import Mirrors
+from btm.report import Progress
+from btm.schedule import Schedule
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+# What may change between the parts of one training without changing its result.
+_FREE = {"threads", "checkpoint_every", "log_every", "mirrors", "device", "steps", "lr"}
+
+
+class TrainingFailedError(UserError):
+    """The loss or the gradient is no longer finite; the last good checkpoint stands."""
+
+
+Report = Callable[[Progress], None]
+
+
+def train(
+    folder: Path,
+    batches: Batches,
+    trainer: TrainerConfig,
+    schedule: Schedule,
+    steps: int,
+    *,
+    valid: Windows | None = None,
+    moments: Path | None = None,
+    keep_moments: bool = False,
+    report: Report | None = None,
+) -> dict[str, Any]:
+    """Train the model in `folder` for `steps`, in place, and return what its card should say.
+
+    Resumes from the newest checkpoint in `folder`. `moments` is an optimizer.safetensors to begin with
+    (the policy `continue`), which `keep_moments` leaves for others. Raises `TrainingFailedError` where
+    the loss stops being finite, and `UserError` if the checkpoint belongs to other settings.
+    """
+    import torch
+
+    if trainer.threads:
+        torch.set_num_threads(trainer.threads)
+    device = models.pick_device(trainer.device)
+    model = models.load_model(folder, device, dtype=torch.float32).train()
+    stored_dtype = models.stored_dtype(folder)
+    optimizer = make_optimizer(model, trainer)
+    settings = (
+        {k: v for k, v in asdict(trainer).items() if k not in _FREE} | asdict(schedule) | {"steps": steps}
+    )
+    precision = pick_precision(trainer.precision, device)
+    state = _resume(folder, model, optimizer, settings, _environment(precision))
+    if state["step"] == 0 and moments is not None:
+        checkpoint.load_moments(moments, model, optimizer)
+
+    metrics = _Metrics(folder / "metrics.jsonl", state["step"], steps, trainer, report)
+    for step in range(state["step"], steps):
+        lr = schedule.lr(step)
+        torch.manual_seed(trainer.seed * 1_000_003 + step)
+        loss, norm = _update(model, optimizer, batches.batch(step), trainer, lr, precision, device)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            kept = checkpoint.latest(folder)
+            raise TrainingFailedError(
+                f"training of {folder.name!r} stopped at step {step + 1}: loss {loss}, gradient norm {norm}; "
+                f"last good state: {kept.name if kept else 'the branch itself'}. "
+                f"Lower trainer.lr (it was {lr:g}), delete {folder} and branch again"
+            )
+        done = step + 1
+        nats = None
+        if valid is not None and trainer.valid_every and done % trainer.valid_every == 0:
+            nats = validate(model, valid)
+        metrics.add(done, loss, lr, norm, nats)
+        if done % trainer.checkpoint_every == 0 or done == steps:
+            checkpoint.save(folder, model, optimizer, state | {"step": done})
+    metrics.close()
+    if keep_moments:
+        checkpoint.save_moments(folder / checkpoint.MOMENTS, model, optimizer)
+    _write_model(folder, model, stored_dtype)
+    tokens = steps * trainer.batch_size * trainer.seq_len
+    return {
+        "steps": steps,
+        "tokens": tokens,
+        "flops": models.train_flops(model, tokens, trainer.seq_len),
+        "exact": state["exact"],
+        "notes": state["notes"],
+        "loss": metrics.last_loss,
+        "precision": precision,
+        "schedule": asdict(schedule),
+    }
+
+
+def validate(model: "PreTrainedModel", windows: Windows, rows: int = 32) -> float:
+    """Return the mean nats per token of `model` on `windows`."""
+    import torch
+
+    was_training = model.training
+    model.eval()
+    total, counted = 0.0, 0
+    with torch.inference_mode():
+        for start in range(0, windows.n_windows, rows):
+            stop = min(start + rows, windows.n_windows)
+            inputs, targets = (torch.from_numpy(a(start, stop)) for a in (windows.inputs, windows.targets))
+            logp = models.token_logp(model, inputs.to(model.device), targets.to(model.device))
+            flat = logp.flatten()[: windows.n_tokens - counted]
+            total -= float(flat.double().sum())
+            counted += len(flat)
+    model.train(was_training)
+    return total / windows.n_tokens
+
+
+def make_optimizer(model: "torch.nn.Module", trainer: TrainerConfig) -> "torch.optim.Optimizer":
+    """Return AdamW, fused; biases and gains of norms are not decayed."""
+    import torch
+
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": trainer.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    beta1, beta2 = trainer.betas
+    return torch.optim.AdamW(groups, lr=trainer.lr, betas=(beta1, beta2), fused=True)
+
+
+def pick_precision(name: str, device: str) -> str:
+    """Return fp32 or bf16; `auto` takes bf16 where the hardware multiplies it natively.
+
+    Without such instructions bf16 autocast is emulated: ten times slower than fp32 on an AVX2 CPU.
+    """
+    import torch
+
+    if name != "auto":
+        return name
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if device == "cpu" and native else "fp32"
+
+
+def _update(
+    model: "PreTrainedModel",
+    optimizer: "torch.optim.Optimizer",
+    tokens: Any,
+    trainer: TrainerConfig,
+    lr: float,
+    precision: str,
+    device: str,
+) -> tuple[float, float]:
+    """Do one optimizer step on `tokens` (batch, seq_len + 1); return the loss and the gradient's norm."""
+    import torch
+
+    batch: Tensor = torch.from_numpy(tokens).to(device)
+    micro = trainer.micro_batch_size or len(batch)
+    kind = device.split(":")[0]
+    loss_sum = 0.0
+    for part in batch.split(micro):
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            logp = models.token_logp(model, part[:, :-1], part[:, 1:])
+        loss = -logp.mean() * (len(part) / len(batch))
+        loss.backward()
+        loss_sum += float(loss)
+    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), trainer.clip or math.inf))
+    if math.isfinite(loss_sum) and math.isfinite(norm):
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss_sum, norm
+
+
+def _environment(precision: str) -> dict[str, Any]:
+    import torch
+
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "precision": precision,
+    }
+
+
+def _resume(
+    folder: Path,
+    model: "torch.nn.Module",
+    optimizer: "torch.optim.Optimizer",
+    settings: dict[str, Any],
+    environment: dict[str, Any],
+) -> dict[str, Any]:
+    """Load the newest checkpoint into `model` and `optimizer`; return the state, at step 0 if there is none."""
+    found = checkpoint.latest(folder)
+    if found is None:
+        return {"step": 0, "settings": settings, "environment": environment, "exact": True, "notes": []}
+    state = checkpoint.read_state(found)
+    changed = sorted(key for key in settings if state["settings"].get(key) != settings[key])
+    if changed:
+        was = ", ".join(f"{key} was {state['settings'].get(key)}, now {settings[key]}" for key in changed)
+        raise UserError(
+            f"{folder.name!r} is half trained with other settings ({was}): restore them, or delete {found}"
+        )
+    different = {key: value for key, value in environment.items() if state["environment"].get(key) != value}
+    for key, value in different.items():
+        note = (
+            f"resumed at step {state['step']} with {key} {value}, begun with {state['environment'].get(key)}"
+        )
+        state = state | {"exact": False, "notes": [*state["notes"], note]}
+    checkpoint.load(found, model, optimizer)
+    return state | {"environment": environment}
+
+
+def _write_model(folder: Path, model: "PreTrainedModel", dtype: str) -> None:
+    """Replace the weights in `folder`, file by file, each durably, in the dtype the branch came with."""
+    import torch
+
+    scratch = durable.scratch_folder(folder)
+    model.to(getattr(torch, dtype)).save_pretrained(scratch, max_shard_size="5GB")
+    durable.sync_tree(scratch)
+    for file in sorted(scratch.iterdir()):
+        file.replace(folder / file.name)
+    scratch.rmdir()
+    durable.sync_folder(folder)
+
+
+class _Metrics:
+    """metrics.jsonl, the mirrors and the live report, every `log_every` steps."""
+
+    def __init__(
+        self, file: Path, step: int, steps: int, trainer: TrainerConfig, report: Report | None
+    ) -> None:
+        self.file, self.steps, self.trainer, self.report = file, steps, trainer, report
+        self.begun, self.first = time.monotonic(), step
+        self.last_loss: float | None = None
+        kept = _lines_up_to(file, step)
+        with durable.publish_file(file) as handle:
+            handle.writelines(kept)
+        if kept:
+            self.last_loss = json.loads(kept[-1])["loss"]
+        self.mirrors = Mirrors(trainer.mirrors, file.parent)
+
+    def add(self, step: int, loss: float, lr: float, norm: float, valid_nats: float | None) -> None:
+        self.last_loss = loss
+        if step % self.trainer.log_every and step not in (1, self.steps) and valid_nats is None:
+            return
+        per_step = self.trainer.batch_size * self.trainer.seq_len
+        seconds = max(time.monotonic() - self.begun, 1e-9)
+        rate = (step - self.first) * per_step / seconds
+        eta = (self.steps - step) * per_step / rate
+        progress = Progress(step, self.steps, loss, lr, norm, step * per_step, rate, eta, valid_nats)
+        durable.append_line(self.file, json.dumps(asdict(progress)))
+        self.mirrors.log(asdict(progress), step)
+        if self.report:
+            self.report(progress)
+
+    def close(self) -> None:
+        self.mirrors.close()
+
+
+def _lines_up_to(file: Path, step: int) -> list[bytes]:
+    """Return the lines of an earlier part of this training that its checkpoint still stands for."""
+    kept = []
+    for line in file.read_bytes().splitlines(keepends=True) if file.exists() else []:
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError):
+            break  # a torn line is the last one
+    return kept

@@ -1,0 +1,239 @@
+"""What each verb of the command line does: call a step, then show what came of it."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from btm.config import Config
+from btm.errors import UserError
+
+
+@dataclass
+class Output:
+    """Where results (stdout, as tables or JSON) and progress (stderr) go."""
+
+    as_json: bool
+    stdout: IO[str]
+    stderr: IO[str]
+
+    @property
+    def reporter(self) -> Any:
+        """The progress of long work."""
+        from btm.report import ConsoleReporter
+
+        return ConsoleReporter(self.stderr)
+
+    def line(self, text: str, value: Any) -> None:
+        """Print a sentence, or `value` as JSON."""
+        print(json.dumps(value, indent=1) if self.as_json else text, file=self.stdout)
+
+    def rows(self, rows: Sequence[Mapping[str, Any]], title: str) -> None:
+        """Print a table, or its rows as JSON."""
+        if self.as_json:
+            return self.line("", list(rows))
+        from btm.report.tables import table
+
+        print(table(rows, title), file=self.stdout)
+
+
+def prepare(config: Config, out: Output) -> None:
+    """Turn text into token shards under data/<data.name>/.
+
+    example: btm prepare data=folder data.root=texts data.name=mine
+    """
+    from btm import steps
+    from btm.data.prepare import table
+
+    suite = steps.prepare(config, out.reporter)
+    out.rows(table(suite), f"suite {suite.name} in {suite.path}")
+
+
+def seed(config: Config, out: Output) -> None:
+    """Train the ELM that all others descend from, or import one with seed.from=DIR.
+
+    example: btm seed data=folder data.root=texts data.name=mine model=tiny trainer.steps=2000
+    """
+    from btm import steps
+
+    _elm(steps.seed(config, out.reporter), out)
+
+
+def branch(config: Config, out: Output) -> None:
+    """Initialise a new ELM from a weighted average of those in the forest.
+
+    branch=posterior (weights from the domain's valid split), argmax, uniform or copy; or weights='{…}'.
+
+    example: btm branch expert=law weights='{law: 0.7, med: 0.3}' domain=contracts
+    """
+    from btm import steps
+
+    name = _expert(config)
+    made = steps.branch(config, name, config.domain or name, reporter=out.reporter)
+    rows = [{"parent": parent, "weight": p.weight, "raw": p.raw} for parent, p in made.parents.items()]
+    out.rows(rows, f"branched {made.path} ({made.origin['method']})")
+
+
+def train(config: Config, out: Output) -> None:
+    """Train a branch on its own domain, or go on where it stopped.
+
+    example: btm train expert=law trainer.lr=2e-4 trainer.steps=500
+    """
+    from btm import steps
+
+    made = steps.train(config, _expert(config), out.reporter)
+    out.line(f"trained {made.path}; next: btm merge expert={made.name}", made.result)
+
+
+def merge(config: Config, out: Output) -> None:
+    """Check a trained branch and move it into the forest.
+
+    Refused if it is worse than a parent on its own valid split, unless merge.force=true.
+
+    example: btm merge expert=law
+    """
+    from btm import steps
+
+    _elm(steps.merge(config, _expert(config), out.reporter), out)
+
+
+def score(config: Config, out: Output) -> None:
+    """Compute the token log-probabilities that are missing from the forest's cache.
+
+    example: btm score score.splits=[test] score.domains=[law,med]
+    """
+    from btm import steps
+
+    paths = steps.score(config, out.reporter)
+    out.line(f"{len(paths)} score files written; the others stood there", [str(path) for path in paths])
+
+
+def evaluate(config: Config, out: Output) -> None:
+    """Evaluate the ensemble and every ELM on every domain; writes evals/<name>.json and a heat map.
+
+    example: btm eval experiment=demo ensemble.prior=em ensemble.top_k=2 eval.name=demo-em
+    """
+    from btm import steps
+
+    _result(config, steps.eval_forest(config, out.reporter), out)
+
+
+def average(config: Config, out: Output) -> None:
+    """Average ELMs into one deployable model in averages/.
+
+    weights=uniform, argmax or posterior (both with domain=NAME), or weights='{law: 0.7, med: 0.3}'.
+
+    example: btm average experiment=demo weights=posterior domain=novels
+    """
+    from btm import steps
+
+    path = steps.average(config, out.reporter)
+    out.line(f"averaged into {path}", {"path": str(path)})
+
+
+def run(config: Config, out: Output) -> None:
+    """Grow a whole forest: prepare, seed, branch, train and merge every expert, average, evaluate.
+
+    The same command again finishes what is missing and does nothing twice.
+
+    example: btm run experiment=demo
+    """
+    from btm import steps
+
+    _result(config, steps.run(config, out.reporter), out)
+
+
+def ls(config: Config, out: Output) -> None:
+    """List the ELMs of a forest, and the branches in the making.
+
+    example: btm ls forest=experts/demo --json
+    """
+    from btm.forest import Forest
+
+    forest = Forest(config.forest_root)
+    rows: list[dict[str, Any]] = [
+        {
+            "name": elm.name,
+            "state": "ELM",
+            "domains": elm.card.domains,
+            "parents": {name: round(parent.weight, 4) for name, parent in elm.card.parents.items()},
+            "tokens": elm.card.tokens,
+            "valid nats": elm.card.valid_nats,
+            "sha256": elm.card.sha256[:12],
+        }
+        for elm in forest.elms()
+    ]
+    rows += [
+        {
+            "name": made.name,
+            "state": "trained branch" if made.result else "branch",
+            "domains": made.domains,
+            "parents": {name: round(parent.weight, 4) for name, parent in made.parents.items()},
+            "tokens": None,
+            "valid nats": None,
+            "sha256": "",
+        }
+        for made in forest.branches()
+    ]
+    out.rows(rows, f"forest {forest.root}")
+
+
+def show(config: Config, out: Output) -> None:
+    """Show what an ELM's card says.
+
+    example: btm show experiment=demo expert=bible
+    """
+    from btm.forest import Forest
+
+    _elm(Forest(config.forest_root)[_expert(config)], out)
+
+
+def doctor(config: Config, out: Output) -> None:
+    """Say what this machine offers and what is missing.
+
+    example: btm doctor --json
+    """
+    from btm.doctor import findings
+
+    out.rows(findings(config), "btm doctor")
+
+
+VERBS: dict[str, Callable[[Config, Output], int | None]] = {
+    "prepare": prepare,
+    "seed": seed,
+    "branch": branch,
+    "train": train,
+    "merge": merge,
+    "score": score,
+    "eval": evaluate,
+    "average": average,
+    "run": run,
+    "ls": ls,
+    "show": show,
+    "doctor": doctor,
+}
+
+
+def _expert(config: Config) -> str:
+    if config.expert is None:
+        raise UserError("which one? give expert=NAME")
+    return config.expert
+
+
+def _elm(elm: Any, out: Output) -> None:
+    card = asdict(elm.card)
+    if out.as_json:
+        return out.line("", card)
+    rows = [{"of": key, elm.name: value} for key, value in card.items() if value not in ("", None, [], {})]
+    out.rows(rows, str(elm.path))
+
+
+def _result(config: Config, result: dict[str, Any], out: Output) -> None:
+    from btm.report.tables import eval_rows
+
+    if out.as_json:
+        return out.line("", result)
+    out.rows(eval_rows(result), f"perplexity by shard, prior {result['ensemble']['prior']}")
+    file = Path(result["forest"]) / "evals" / f"{config.eval.name or Path(result['forest']).name}.json"
+    out.line(f"numbers: {file}\npicture: {file.with_suffix('.png')}", None)
