@@ -35,7 +35,8 @@ def make_config(model: ModelConfig, vocab_size: int, eos: int) -> "PretrainedCon
     model_type = values.pop("model_type", None)
     if model_type is None:
         raise UserError(f"model {model.name!r} has no model_type: give model=pico or model.file=config.json")
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or model_type not in CONFIG_MAPPING:
         close = nearest(str(model_type), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)

@@ -9,11 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from btm import checkpoint, durable, evaluate, models
-from btm import score as scoring
+from btm import checkpoint, durable, ensemble, evaluate, models
 from btm import train as training
 from btm.config import Config, ModelConfig, check_weights
 from btm.data import prepare as preparation
@@ -24,8 +20,6 @@ from btm.errors import UserError
 from btm.forest import ELM, Branch, Forest
 from btm.report import Reporter, heatmap, quiet
 from btm.schedule import Schedule
-
-NEGLIGIBLE = 1e-3  # a smaller share of an average is dropped: such a parent would leave a debt and no trace
 
 
 def prepare(config: Config, reporter: Reporter = quiet) -> Suite:
@@ -71,7 +65,9 @@ def branch(
         return forest.branch(name, domain, check_weights(config.weights), method="weights", estimator="given")
     if config.branch == "copy":
         return forest.branch(name, domain, {_copied(config, forest): 1.0}, method="copy", estimator="given")
-    weights, estimator = domain_weights(config, forest, suite, domain, candidates, config.branch, reporter)
+    weights, estimator = ensemble.domain_weights(
+        config, forest, suite, domain, candidates, config.branch, reporter
+    )
     return forest.branch(name, domain, weights, method=config.branch, estimator=estimator)
 
 
@@ -86,7 +82,7 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
     if shards:
         result = _train(config, forest, branch, shards, suite, reporter)
     if branch.parents:
-        result |= _valid_nats(config, forest, branch, suite, reporter)
+        result |= ensemble.valid_nats(config, forest, branch, suite, reporter)
     durable.write_json(branch.path / "trained.json", result)
     return branch
 
@@ -107,7 +103,9 @@ def score(config: Config, reporter: Reporter = quiet) -> list[Path]:
     elms = [forest[name] for name in config.score.experts] or forest.elms()
     shards = _shards(suite, config.score.domains, config.score.splits)
     return [
-        path for elm in elms for path in _score(config, forest, elm.path, elm.card.sha256, shards, reporter)
+        path
+        for elm in elms
+        for path in ensemble.score_missing(config, forest, elm.path, elm.card.sha256, shards, reporter)
     ]
 
 
@@ -126,17 +124,17 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     valid = [suite.shard(domain, "valid") for domain in domains]
     for elm in elms:
         needed = [*shards, *valid] if elm in members else shards
-        _score(config, forest, elm.path, elm.card.sha256, needed, reporter)
+        ensemble.score_missing(config, forest, elm.path, elm.card.sha256, needed, reporter)
 
     trained_on = {domain for elm in elms for domain in elm.card.domains}
-    scores = _scores(config, forest)
+    scores = ensemble.scores_of(config, forest)
     entries = {}
     for shard, valid_shard in zip(shards, valid, strict=True):
         entry = evaluate.shard_result(
             [elm.name for elm in elms],
-            _stack(scores, shard, elms),
+            ensemble.stack(scores, shard, elms),
             [elm.name for elm in members],
-            _stack(scores, valid_shard, members),
+            ensemble.stack(scores, valid_shard, members),
             config.ensemble,
             shard.head(config.score.max_tokens),
         )
@@ -170,7 +168,7 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
         if config.domain is None:
             raise UserError(f"weights={method} needs the domain they are found for: give domain=NAME")
         suite = open_suite(config)
-        weights, _ = domain_weights(config, forest, suite, config.domain, elms, method, reporter)
+        weights, _ = ensemble.domain_weights(config, forest, suite, config.domain, elms, method, reporter)
     name = config.average.name or (f"{method}-{config.domain}" if config.domain else method)
     return forest.average(name, weights, method=method)
 
@@ -210,45 +208,11 @@ def rounds(config: Config, suite: Suite) -> list[list[str]]:
     return planned
 
 
-def domain_weights(
-    config: Config,
-    forest: Forest,
-    suite: Suite,
-    domain: str,
-    candidates: list[ELM],
-    method: str,
-    reporter: Reporter = quiet,
-) -> tuple[dict[str, float], str]:
-    """Return {ELM: weight} for parameters meant for `domain`, and the estimator they came from.
-
-    posterior: the prior fitted on the domain's valid split (BTM, section 2.3: its best); argmax: its
-    likeliest expert alone; uniform: all alike.
-    """
-    names = [elm.name for elm in candidates]
-    if method == "uniform" or len(names) == 1:
-        return dict.fromkeys(names, 1.0), "given"
-    valid = suite.shard(domain, "valid")
-    for elm in candidates:
-        _score(config, forest, elm.path, elm.card.sha256, [valid], reporter)
-    fitted = config.ensemble if config.ensemble.prior == "em" else _as_cached(config)
-    prior = np.exp(evaluate.fit_prior(_stack(_scores(config, forest), valid, candidates), fitted))
-    estimator = f"{fitted.prior} prior on {domain}/valid ({valid.sha256[:16]})"
-    if method == "argmax":
-        return {names[int(prior.argmax())]: 1.0}, estimator
-    return {name: float(p) for name, p in zip(names, prior, strict=True) if p >= NEGLIGIBLE}, estimator
-
-
-def _as_cached(config: Config) -> Any:
-    from dataclasses import replace
-
-    return replace(config.ensemble, prior="cached")
-
-
 def _plant(config: Config, suite: Suite) -> tuple[Forest, Any]:
     """Return the forest, planted if need be, and the imported model that its architecture comes from."""
     if config.seed.source is None:
         values = _model_config(config, suite).to_dict()
-        _check_context(config, values)
+        ensemble.check_context(config, values)
         return Forest.create(config.forest_root, values, suite.tokenizer, suite.tokenizer_sha256), None
     source = Path(config.seed.source)
     if not source.is_dir():
@@ -260,20 +224,13 @@ def _plant(config: Config, suite: Suite) -> tuple[Forest, Any]:
         )
     model = models.load_model(source)
     values = model.config.to_dict()
-    _check_context(config, values)
+    ensemble.check_context(config, values)
     return Forest.create(config.forest_root, values, suite.tokenizer, suite.tokenizer_sha256), model
 
 
 def _model_config(config: Config, suite: Suite) -> Any:
     chosen: ModelConfig = config.model
     return models.make_config(chosen, suite.vocab_size, suite.eos)
-
-
-def _check_context(config: Config, model: dict[str, Any]) -> None:
-    limit = models.context_limit(model)
-    for key, length in (("trainer.seq_len", config.trainer.seq_len), ("score.window", config.window)):
-        if limit is not None and length > limit:
-            raise UserError(f"{key}={length}: the model has positions for {limit} tokens")
 
 
 def _copied(config: Config, forest: Forest) -> str:
@@ -290,7 +247,7 @@ def _train(
 ) -> dict[str, Any]:
     """Train with the schedule and the optimizer state that the policy trainer.carry gives."""
     trainer = config.trainer
-    _check_context(config, models.read_config(branch.path / "config.json"))
+    ensemble.check_context(config, models.read_config(branch.path / "config.json"))
     is_root = not branch.parents
     steps = (config.seed.steps or trainer.steps) if is_root else trainer.steps
     continued = None if is_root else _continued(config, forest, branch)
@@ -338,66 +295,5 @@ def _continued(config: Config, forest: Forest, branch: Branch) -> ELM | None:
     return None
 
 
-def _valid_nats(
-    config: Config, forest: Forest, branch: Branch, suite: Suite, reporter: Reporter
-) -> dict[str, Any]:
-    """Return the losses that decide a merge: the branch's and its parents', on the branch's valid split."""
-    from btm import weights
-
-    valid = suite.shard(branch.domains[0], "valid")
-    scores = _scores(config, forest)
-    tokens, _ = valid.head(config.score.max_tokens)
-    sha256 = weights.sha256(branch.path)
-    _score(config, forest, branch.path, sha256, [valid], reporter)
-    nats = {}
-    for name in branch.parents:
-        parent = forest[name]
-        _score(config, forest, parent.path, parent.card.sha256, [valid], reporter)
-        nats[name] = scoring.mean_nats(_read(scores, valid, parent.card.sha256), tokens)
-    ours = scoring.mean_nats(_read(scores, valid, sha256), tokens)
-    return {"valid_nats": ours, "parent_valid_nats": nats}
-
-
 def _shards(suite: Suite, domains: list[str], splits: list[str]) -> list[Shard]:
     return [suite.shard(domain, split) for domain in domains or suite.domains() for split in splits]
-
-
-def _scores(config: Config, forest: Forest) -> scoring.Scores:
-    return scoring.Scores(forest.root / "scores", config.window, config.score.max_tokens)
-
-
-def _score(
-    config: Config, forest: Forest, folder: Path, sha256: str, shards: list[Shard], reporter: Reporter
-) -> list[Path]:
-    """Score the model in `folder` on those of `shards` where its scores are missing."""
-    scores = _scores(config, forest)
-    missing = [shard for shard in shards if scores.read(shard, sha256) is None]
-    if not missing:
-        return []
-    import torch
-
-    device = models.pick_device(config.trainer.device)
-    if config.trainer.threads:
-        torch.set_num_threads(config.trainer.threads)
-    _check_context(config, models.read_config(folder / "config.json"))
-    model = models.load_model(folder, device, dtype=torch.float32)
-    total = sum(shard.head(config.score.max_tokens)[0] for shard in missing)
-    paths = []
-    with reporter.scoring(folder.name, total) as report:
-        for shard in missing:
-            paths.append(
-                scoring.score(model, shard, scores, sha256, batch_size=config.score.batch_size, report=report)
-            )
-    return paths
-
-
-def _stack(scores: scoring.Scores, shard: Shard, elms: list[ELM]) -> NDArray[np.float32]:
-    """Return the scores of several ELMs, shape (E, S, T)."""
-    return np.stack([_read(scores, shard, elm.card.sha256) for elm in elms])
-
-
-def _read(scores: scoring.Scores, shard: Shard, sha256: str) -> NDArray[np.float32]:
-    logp = scores.read(shard, sha256)
-    if logp is None:
-        raise UserError(f"{scores.path(shard, sha256)} vanished while it was needed; run the command again")
-    return logp

@@ -1,0 +1,114 @@
+"""From a forest to what its experts believe: scores where they are missing, and weights for a domain."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from btm import evaluate, models, weights
+from btm import score as scoring
+from btm.config import Config
+from btm.data.shards import Shard, Suite
+from btm.errors import UserError
+from btm.forest import ELM, Branch, Forest
+from btm.report import Reporter, quiet
+
+NEGLIGIBLE = 1e-3  # a smaller share of an average is dropped: such a parent would leave a debt and no trace
+
+
+def domain_weights(
+    config: Config,
+    forest: Forest,
+    suite: Suite,
+    domain: str,
+    candidates: list[ELM],
+    method: str,
+    reporter: Reporter = quiet,
+) -> tuple[dict[str, float], str]:
+    """Return {ELM: weight} for parameters meant for `domain`, and the estimator they came from.
+
+    posterior: the prior fitted on the domain's valid split (BTM, section 2.3: its best); argmax: its
+    likeliest expert alone; uniform: all alike.
+    """
+    names = [elm.name for elm in candidates]
+    if method == "uniform" or len(names) == 1:
+        return dict.fromkeys(names, 1.0), "given"
+    valid = suite.shard(domain, "valid")
+    for elm in candidates:
+        score_missing(config, forest, elm.path, elm.card.sha256, [valid], reporter)
+    fitted = config.ensemble if config.ensemble.prior == "em" else replace(config.ensemble, prior="cached")
+    prior = np.exp(evaluate.fit_prior(stack(scores_of(config, forest), valid, candidates), fitted))
+    estimator = f"{fitted.prior} prior on {domain}/valid ({valid.sha256[:16]})"
+    if method == "argmax":
+        return {names[int(prior.argmax())]: 1.0}, estimator
+    return {name: float(p) for name, p in zip(names, prior, strict=True) if p >= NEGLIGIBLE}, estimator
+
+
+def check_context(config: Config, model: dict[str, Any]) -> None:
+    """Raise `UserError` if a model (its config.json) has no positions for the sequences asked for."""
+    limit = models.context_limit(model)
+    for key, length in (("trainer.seq_len", config.trainer.seq_len), ("score.window", config.window)):
+        if limit is not None and length > limit:
+            raise UserError(f"{key}={length}: the model has positions for {limit} tokens")
+
+
+def valid_nats(
+    config: Config, forest: Forest, branch: Branch, suite: Suite, reporter: Reporter
+) -> dict[str, Any]:
+    """Return the losses that decide a merge: the branch's and its parents', on the branch's valid split."""
+    valid = suite.shard(branch.domains[0], "valid")
+    scores = scores_of(config, forest)
+    tokens, _ = valid.head(config.score.max_tokens)
+    sha256 = weights.sha256(branch.path)
+    score_missing(config, forest, branch.path, sha256, [valid], reporter)
+    nats = {}
+    for name in branch.parents:
+        parent = forest[name]
+        score_missing(config, forest, parent.path, parent.card.sha256, [valid], reporter)
+        nats[name] = scoring.mean_nats(_read(scores, valid, parent.card.sha256), tokens)
+    ours = scoring.mean_nats(_read(scores, valid, sha256), tokens)
+    return {"valid_nats": ours, "parent_valid_nats": nats}
+
+
+def scores_of(config: Config, forest: Forest) -> scoring.Scores:
+    """Return the forest's score cache for the window and the head of shards that `config` asks for."""
+    return scoring.Scores(forest.root / "scores", config.window, config.score.max_tokens)
+
+
+def score_missing(
+    config: Config, forest: Forest, folder: Path, sha256: str, shards: list[Shard], reporter: Reporter
+) -> list[Path]:
+    """Score the model in `folder` on those of `shards` where its scores are missing."""
+    scores = scores_of(config, forest)
+    missing = [shard for shard in shards if scores.read(shard, sha256) is None]
+    if not missing:
+        return []
+    import torch
+
+    device = models.pick_device(config.trainer.device)
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    check_context(config, models.read_config(folder / "config.json"))
+    model = models.load_model(folder, device, dtype=torch.float32)
+    total = sum(shard.head(config.score.max_tokens)[0] for shard in missing)
+    paths = []
+    with reporter.scoring(folder.name, total) as report:
+        for shard in missing:
+            paths.append(
+                scoring.score(model, shard, scores, sha256, batch_size=config.score.batch_size, report=report)
+            )
+    return paths
+
+
+def stack(scores: scoring.Scores, shard: Shard, elms: list[ELM]) -> NDArray[np.float32]:
+    """Return the scores of several ELMs, shape (E, S, T)."""
+    return np.stack([_read(scores, shard, elm.card.sha256) for elm in elms])
+
+
+def _read(scores: scoring.Scores, shard: Shard, sha256: str) -> NDArray[np.float32]:
+    logp = scores.read(shard, sha256)
+    if logp is None:
+        raise UserError(f"{scores.path(shard, sha256)} vanished while it was needed; run the command again")
+    return logp
