@@ -22,7 +22,7 @@ from btm.errors import UserError, unknown
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 SCHEMA = 1
 # What a card takes over from trained.json, the result of the training.
@@ -107,9 +107,9 @@ class Forest:
 
     @classmethod
     def create(
-        cls, root: str | Path, config: dict[str, Any], tokenizer: Path, tokenizer_sha256: str
+        cls, root: str | Path, config: "PretrainedConfig", tokenizer: Path, tokenizer_sha256: str
     ) -> "Forest":
-        """Plant a forest for one architecture (`config`, a config.json) and one tokenizer, or open it.
+        """Plant a forest for one architecture and one tokenizer (a folder and its fingerprint), or open it.
 
         Raises `UserError` if another architecture or tokenizer already grows there.
         """
@@ -122,7 +122,7 @@ class Forest:
             facts = {
                 "schema": SCHEMA,
                 "architecture": fingerprint,
-                "model_type": config["model_type"],
+                "model_type": config.model_type,
                 "tokenizer_sha256": tokenizer_sha256,
             }
             durable.write_json(root / "forest.json", facts)
@@ -315,8 +315,8 @@ class Forest:
             raise UserError(f"branch {branch.name!r} has a NaN or an infinity in tensor {bad!r}: not merged")
         from btm.data.tokenizer import tokenizer_sha256
 
-        config = models.read_config(branch.path / "config.json")
-        self.require(models.architecture(config), tokenizer_sha256(branch.path), f"branch {branch.name!r}")
+        fingerprint = models.architecture(models.load_config(branch.path))
+        self.require(fingerprint, tokenizer_sha256(branch.path), f"branch {branch.name!r}")
         for parent in branch.parents:
             if parent in self:
                 averaging.require_same_tensors(self[parent].path, branch.path)

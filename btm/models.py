@@ -63,17 +63,33 @@ def read_config(file: Path) -> dict[str, Any]:
     return values
 
 
-def architecture(config: dict[str, Any]) -> str:
-    """Return a fingerprint of what two models must share to be averaged."""
-    kept = {key: value for key, value in config.items() if key not in _VOLATILE}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+def load_config(folder: Path) -> "PretrainedConfig":
+    """Return the `transformers` config of a model folder; `UserError` if it is none."""
+    read_config(folder / "config.json")
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder / 'config.json'}: {str(error).splitlines()[0]}") from None
+
+
+def architecture(config: "PretrainedConfig") -> str:
+    """Return a fingerprint of what two models must share to be averaged.
+
+    Only fields that differ from the defaults count: a newer transformers may add fields, not change those.
+    """
+    kept = {key: value for key, value in config.to_diff_dict().items() if key not in _VOLATILE}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def new_model(config: "PretrainedConfig", seed: int) -> "PreTrainedModel":
     """Return a float32 model with random parameters, a function of `seed` alone."""
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -82,6 +98,7 @@ def new_model(config: "PretrainedConfig", seed: int) -> "PreTrainedModel":
 def load_model(folder: Path, device: "str | torch.device" = "cpu", *, dtype: Any = None) -> "PreTrainedModel":
     """Return the model in `folder`, in evaluation mode; `UserError` if it is not whole."""
     read_config(folder / "config.json")
+    weights.tensors(folder)
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from btm import checkpoint, durable, ensemble, evaluate, models
 from btm import train as training
-from btm.config import Config, ModelConfig, check_weights
+from btm.config import Config, check_weights
 from btm.data import prepare as preparation
 from btm.data.batches import Batches, windows
 from btm.data.shards import Shard, Suite
@@ -40,7 +40,9 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
     if name in forest:
         return forest[name]
     if not (forest.root / "branches" / name).exists():
-        model = model or models.new_model(_model_config(config, suite), config.trainer.seed)
+        model = model or models.new_model(
+            models.make_config(config.model, suite.vocab_size, suite.eos), config.trainer.seed
+        )
         domains = [] if config.seed.source else config.seed.domains or suite.training_domains()
         forest.root_branch(name, domains, model, source=config.seed.source or "")
     del model
@@ -211,9 +213,9 @@ def rounds(config: Config, suite: Suite) -> list[list[str]]:
 def _plant(config: Config, suite: Suite) -> tuple[Forest, Any]:
     """Return the forest, planted if need be, and the imported model that its architecture comes from."""
     if config.seed.source is None:
-        values = _model_config(config, suite).to_dict()
-        ensemble.check_context(config, values)
-        return Forest.create(config.forest_root, values, suite.tokenizer, suite.tokenizer_sha256), None
+        wanted = models.make_config(config.model, suite.vocab_size, suite.eos)
+        ensemble.check_context(config, wanted.to_dict())
+        return Forest.create(config.forest_root, wanted, suite.tokenizer, suite.tokenizer_sha256), None
     source = Path(config.seed.source)
     if not source.is_dir():
         raise UserError(f"seed.from={source}: no such folder")
@@ -223,14 +225,10 @@ def _plant(config: Config, suite: Suite) -> tuple[Forest, Any]:
             f"(btm prepare data.tokenizer={source} data.name=NAME …)"
         )
     model = models.load_model(source)
-    values = model.config.to_dict()
-    ensemble.check_context(config, values)
-    return Forest.create(config.forest_root, values, suite.tokenizer, suite.tokenizer_sha256), model
-
-
-def _model_config(config: Config, suite: Suite) -> Any:
-    chosen: ModelConfig = config.model
-    return models.make_config(chosen, suite.vocab_size, suite.eos)
+    ensemble.check_context(config, model.config.to_dict())
+    return Forest.create(
+        config.forest_root, models.load_config(source), suite.tokenizer, suite.tokenizer_sha256
+    ), model
 
 
 def _copied(config: Config, forest: Forest) -> str:

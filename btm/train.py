@@ -176,7 +176,7 @@ def _update(
             logp = models.token_logp(model, part[:, :-1], part[:, 1:])
         loss = -logp.mean() * (len(part) / len(batch))
         loss.backward()
-        loss_sum += float(loss)
+        loss_sum += float(loss.detach())
     norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), trainer.clip or math.inf))
     if math.isfinite(loss_sum) and math.isfinite(norm):
         for group in optimizer.param_groups:

@@ -1,6 +1,6 @@
 """What people look at: live progress, tables and pictures."""
 
 from btm.report.heatmap import heatmap
-from btm.report.progress import ConsoleReporter, Reporter, quiet
+from btm.report.progress import ConsoleReporter, Progress, Reporter, quiet
 
-__all__ = ["ConsoleReporter", "Reporter", "heatmap", "quiet"]
+__all__ = ["ConsoleReporter", "Progress", "Reporter", "heatmap", "quiet"]

@@ -1,0 +1,100 @@
+"""Shards to arrays of token ids: batches to train on, windows to score.
+
+A training batch is a pure function of (seed, step): resuming needs no state but the step. B is the
+batch size, L the tokens of a sequence.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from btm.data.shards import Shard
+from btm.errors import UserError
+
+
+class Batches:
+    """An endless, exactly balanced mix of shards, each of them in ever new epochs.
+
+    An epoch of a shard visits its windows of L tokens once each, in an order of its own and cut from an
+    offset of its own, so fewer than 2 L tokens at the ends sit an epoch out.
+    """
+
+    def __init__(self, shards: Sequence[Shard], seq_len: int, batch_size: int, seed: int) -> None:
+        """`UserError` if a shard is too short for one sequence and its targets."""
+        if not shards:
+            raise UserError("no shard to train on; name a domain")
+        for shard in shards:
+            if shard.n_tokens < seq_len + 1:
+                raise UserError(
+                    f"{shard.folder}: {shard.split} has {shard.n_tokens:,} tokens; "
+                    f"trainer.seq_len={seq_len} needs {seq_len + 1:,}: add text or shorten it"
+                )
+        self.shards, self.seq_len, self.batch_size, self.seed = tuple(shards), seq_len, batch_size, seed
+        self._epochs: dict[int, tuple[int, int, np.ndarray]] = {}
+
+    def batch(self, step: int) -> np.ndarray:
+        """Return the sequences of a step, int64 (B, L + 1): inputs, and one on, their targets."""
+        first = step * self.batch_size
+        return np.stack([self._sample(first + row) for row in range(self.batch_size)])
+
+    def _sample(self, g: int) -> np.ndarray:
+        """Return sample `g` of the endless sequence: shards take turns."""
+        n, index = divmod(g, len(self.shards))
+        shard, L = self.shards[index], self.seq_len
+        epoch, i = divmod(n, _n_windows(shard, L))
+        offset, order = self._epoch(index, epoch)
+        start = offset + int(order[i]) * L
+        return shard.tokens[start : start + L + 1].astype(np.int64)
+
+    def _epoch(self, index: int, epoch: int) -> tuple[int, np.ndarray]:
+        """Return (offset, order of windows) of a shard's epoch; the latest epoch of each is kept."""
+        known = self._epochs.get(index)
+        if known is None or known[0] != epoch:
+            shard, L = self.shards[index], self.seq_len
+            n = _n_windows(shard, L)
+            rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, index, epoch])))
+            offset = int(rng.integers(min(L, shard.n_tokens - n * L)))
+            known = self._epochs[index] = (epoch, offset, rng.permutation(n))
+        return known[1], known[2]
+
+
+def _n_windows(shard: Shard, L: int) -> int:
+    """Windows of an epoch: as many as fit at every offset, which makes epochs equally long."""
+    return max(1, (shard.n_tokens - L) // L)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The head of a shard in windows of L tokens; as targets, every token stands in exactly one.
+
+    The text is read as one stream that starts with EOS; the last window is filled up with EOS.
+    """
+
+    shard: Shard
+    L: int
+    n_tokens: int  # that count: targets of the last window beyond these are filling
+    n_bytes: int
+
+    @property
+    def n_windows(self) -> int:
+        """How many windows there are."""
+        return -(-self.n_tokens // self.L)
+
+    def inputs(self, i: int, j: int) -> np.ndarray:
+        """Return what windows i to j - 1 show a model, int64 (j - i, L): the targets, one earlier."""
+        targets = self.targets(i, j)
+        before = self.shard.tokens[i * self.L - 1] if i else self.shard.eos
+        return np.concatenate([[before], targets.reshape(-1)[:-1]]).astype(np.int64).reshape(targets.shape)
+
+    def targets(self, i: int, j: int) -> np.ndarray:
+        """Return what windows i to j - 1 ask of a model, int64 (j - i, L)."""
+        tokens = self.shard.tokens[i * self.L : min(j * self.L, self.n_tokens)]
+        filled = np.full((j - i) * self.L, self.shard.eos, np.int64)
+        filled[: len(tokens)] = tokens
+        return filled.reshape(j - i, self.L)
+
+
+def windows(shard: Shard, window: int, max_tokens: int = 0) -> Windows:
+    """Cut the first whole documents of up to `max_tokens` tokens (0: all) into windows for scoring."""
+    return Windows(shard, window, *shard.head(max_tokens))

@@ -1,0 +1,260 @@
+"""`btm prepare`: text to token shards, domain by domain, each published whole or not at all.
+
+Everything that will be read is validated before anything is written. A domain whose text, settings and
+tokenizer are those of its folder is left alone, so a run that was interrupted is simply run again.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from btm.config import SPLITS, DataConfig, check_name
+from btm.data.documents import Source, find
+from btm.data.encode import EncodeAll, Encoder, cores, encoding
+from btm.data.pack import pack
+from btm.data.shards import META, SCHEMA, TOKENIZER, Suite, read_meta
+from btm.data.splits import Survey, fingerprint, survey
+from btm.data.tokenizer import (
+    copy_tokenizer,
+    read_origin,
+    tokenizer_sha256,
+    train_tokenizer,
+    training_texts,
+)
+from btm.durable import publish_folder, require_space, sweep, write_json
+from btm.errors import UserError, unknown
+
+Progress = Callable[[str], None]
+_DEMO = Path(__file__).parent / "demo"
+_SAMPLE_CHARS = 20_000  # of each domain, on which the fast tokenizer must agree with the other
+_WORTH_A_PROCESS = 8_000_000  # bytes of text; less is tokenized before a process has started
+# What sets tokenizers apart: blanks, contractions, scripts, marks, controls and a spelt-out EOS.
+_NASTY = "I'll  we've\t\r\n \n x\u00a0\u3000 y'S 12½٣ e\u0301😀 \u200d日本語<|endoftext|>\0\x1c\x85 \ufeff  "
+
+
+@dataclass(frozen=True)
+class _Domain:
+    """A domain of the source, and whether what is prepared of it still holds."""
+
+    source: Source
+    novel: bool
+    settings: dict[str, Any]  # all that decides the bytes on disk, but for the tokenizer
+    files: list[dict[str, Any]]
+    why: str  # it must be packed; empty: it need not
+
+
+def prepare(config: DataConfig, progress: Progress = lambda line: None) -> Suite:
+    """Bring the suite `config.out`/`config.name` up to date with its source and return it.
+
+    Raises `UserError`, with nothing written, if any text that must be read is broken.
+    """
+    folder = Path(config.out) / config.name
+    sweep(folder)
+    domains = _examine(config, folder)
+    surveys: dict[str, Survey] = {}
+    for domain in (d for d in domains if d.why):
+        progress(f"{domain.source.domain}: reading ({domain.why})")
+        surveys[domain.source.domain] = survey(domain.source, config)
+    if surveys:
+        require_space(folder, sum(_n_bytes(each) for each in surveys.values()))
+    _ensure_tokenizer(config, folder, domains, surveys, progress)
+    _pack_all(config, folder, [d for d in domains if d.why], surveys, progress)
+    return Suite.open(folder)
+
+
+def plan(config: DataConfig) -> list[dict[str, Any]]:
+    """Return what `prepare` would do, a row a domain: domain, novel, action, why, files, bytes."""
+    return [
+        {
+            "domain": domain.source.domain,
+            "novel": domain.novel,
+            "action": "pack" if domain.why else "keep",
+            "why": domain.why or "unchanged",
+            "files": len(domain.files),
+            "bytes": sum(file["bytes"] for file in domain.files),
+        }
+        for domain in _examine(config, Path(config.out) / config.name)
+    ]
+
+
+def training_domains(config: DataConfig) -> list[str]:
+    """Return the training domains of the source, without reading any text."""
+    sources, novel = _sources(config)
+    return [source.domain for source in sources if source.domain not in novel]
+
+
+def table(suite: Suite) -> list[dict[str, Any]]:
+    """Return a row a domain: domain, novel, documents, tokens and bytes by split, and summary figures."""
+    rows = []
+    for name in suite.domains():
+        splits = suite.metas[name]["splits"]
+        row: dict[str, Any] = {"domain": name, "novel": suite.novel(name)}
+        for key in ("documents", "tokens", "bytes"):
+            row |= {f"{split}_{key}": splits[split][key] for split in SPLITS}
+        tokens, size = (sum(splits[split][key] for split in SPLITS) for key in ("tokens", "bytes"))
+        row["bytes_per_token"] = size / tokens
+        row["duplicates_dropped"] = sum(splits[split]["duplicates_dropped"] for split in SPLITS)
+        rows.append(row)
+    return rows
+
+
+def _examine(config: DataConfig, folder: Path) -> list[_Domain]:
+    """Compare the source with what is prepared; reads files for their hashes and writes nothing."""
+    check_name(config.name, "data.name")
+    sources, novel = _sources(config)
+    tokenizer = _kept_tokenizer(config, folder)
+    return [_compare(config, folder, source, source.domain in novel, tokenizer) for source in sources]
+
+
+def _sources(config: DataConfig) -> tuple[list[Source], set[str]]:
+    """Return the domains of the source, and the names of those that are novel."""
+    root = Path(config.root) if config.root else _DEMO
+    sources = find(root)
+    names = [source.domain for source in sources]
+    if TOKENIZER in names:
+        raise UserError(f"{root}: no domain can be called {TOKENIZER!r}, which is the tokenizer's folder")
+    return sources, _novel(root, names)
+
+
+def _novel(root: Path, domains: list[str]) -> set[str]:
+    """Return the domains that ROOT/suite.json keeps from training."""
+    path = root / "suite.json"
+    try:
+        listed = json.loads(path.read_bytes())["domains"] if path.exists() else {}
+        novel = {name for name, about in listed.items() if about.get("novel", False)}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f'{path}: wanted {{"domains": {{name: {{"novel": true}}}}}}') from None
+    for name in listed:
+        if name not in domains:
+            raise unknown("domain", name, domains, f"{root}, though suite.json lists it")
+    return novel
+
+
+def _kept_tokenizer(config: DataConfig, folder: Path) -> str | None:
+    """Return the fingerprint of the suite's tokenizer, None if it has none; `UserError` if another is asked."""
+    asked = None
+    if config.tokenizer:
+        if not Path(config.tokenizer).is_dir():
+            raise UserError(
+                f"data.tokenizer={config.tokenizer}: no such folder; wanted a Hugging Face tokenizer"
+            )
+        asked = tokenizer_sha256(Path(config.tokenizer))
+    origin = read_origin(folder / TOKENIZER)
+    if not origin:
+        return None
+    kept = tokenizer_sha256(folder / TOKENIZER)
+    remedy = "a suite keeps its tokenizer: use another data.name, or leave data.tokenizer as it was"
+    if asked and asked not in (kept, origin.get("copied", {}).get("sha256")):
+        raise UserError(f"{folder} has another tokenizer than data.tokenizer={config.tokenizer}; {remedy}")
+    size = origin.get("trained", {}).get("vocab_size", config.vocab_size)
+    if not asked and size != config.vocab_size:
+        raise UserError(
+            f"{folder} has a tokenizer trained with data.vocab_size={size}, not {config.vocab_size}; "
+            "a suite keeps its tokenizer: use another data.name"
+        )
+    return kept
+
+
+def _compare(config: DataConfig, folder: Path, source: Source, novel: bool, tokenizer: str | None) -> _Domain:
+    sha256, files = fingerprint(source)
+    settings: dict[str, Any] = {
+        "schema": SCHEMA,
+        "novel": novel,
+        "source_sha256": sha256,
+        "text_column": config.text_column,
+    }
+    if source.pooled:
+        settings |= {"valid_fraction": config.valid_fraction, "test_fraction": config.test_fraction}
+    meta = read_meta(folder / source.domain)
+    if meta is None:
+        why = "new"
+    elif tokenizer is None or meta["tokenizer_sha256"] != tokenizer:
+        why = "another tokenizer"
+    else:
+        # A setting that the source now has and had not, or the reverse, is a change as well.
+        changed = [
+            key for key in {**settings, **meta["settings"]} if meta["settings"].get(key) != settings.get(key)
+        ]
+        why = f"changed: {', '.join(changed)}" if changed else ""
+    return _Domain(source, novel, settings, files, why)
+
+
+def _ensure_tokenizer(
+    config: DataConfig, folder: Path, domains: list[_Domain], surveys: dict[str, Survey], progress: Progress
+) -> None:
+    """Train or copy the suite's tokenizer unless it is there."""
+    if read_origin(folder / TOKENIZER):
+        return
+    if config.tokenizer:
+        progress(f"tokenizer: copying {config.tokenizer}")
+        copy_tokenizer(Path(config.tokenizer), folder / TOKENIZER)
+        return
+    training = [surveys[d.source.domain] for d in domains if not d.novel]
+    if not training:
+        raise UserError(
+            f"every domain of {config.root} is novel; a tokenizer is trained on those that are not"
+        )
+    progress(f"tokenizer: training one of {config.vocab_size:,} tokens on {len(training)} domains")
+    texts = training_texts(training, config.text_column, config.tokenizer_bytes)
+    train_tokenizer(texts, folder / TOKENIZER, config.vocab_size)
+
+
+def _pack_all(
+    config: DataConfig, folder: Path, domains: list[_Domain], surveys: dict[str, Survey], progress: Progress
+) -> None:
+    if not domains:
+        return
+    samples = [_sample(surveys[d.source.domain], config.text_column) for d in domains]
+    encoder = Encoder.open(folder / TOKENIZER, [_NASTY, *(text for sample in samples for text in sample)])
+    size = sum(_n_bytes(each) for each in surveys.values())
+    workers = (config.workers or cores()) if size >= _WORTH_A_PROCESS else 1
+    with encoding(encoder, workers) as encode_all:
+        for domain in domains:
+            _pack_one(config, folder, domain, surveys[domain.source.domain], encoder, encode_all)
+            progress(f"{domain.source.domain}: packed {_n_bytes(surveys[domain.source.domain]):,} bytes")
+
+
+def _pack_one(
+    config: DataConfig, folder: Path, domain: _Domain, seen: Survey, encoder: Encoder, encode_all: EncodeAll
+) -> None:
+    """Publish data/<suite>/<domain>/, replacing what was there in one step."""
+    with publish_folder(folder / seen.source.domain, replace=True) as temporary:
+        packed = pack(seen.documents(config.text_column), temporary, encoder, encode_all)
+        if fingerprint(seen.source)[0] != domain.settings["source_sha256"]:
+            raise UserError(f"{seen.source.domain}: its files changed while they were read; run it again")
+        splits = {
+            split: packed[split] | {"duplicates_dropped": seen.splits[split].duplicates_dropped}
+            for split in SPLITS
+        }
+        meta = {
+            "schema": SCHEMA,
+            "domain": seen.source.domain,
+            "novel": domain.novel,
+            "dtype": encoder.dtype.name,
+            "eos": encoder.eos,
+            "vocab_size": encoder.vocab_size,
+            "tokenizer_sha256": tokenizer_sha256(folder / TOKENIZER),
+            "source_sha256": domain.settings["source_sha256"],
+            "source_files": domain.files,
+            "settings": domain.settings,
+            "splits": splits,
+        }
+        write_json(temporary / META, meta)
+
+
+def _sample(seen: Survey, column: str) -> list[str]:
+    """Return the first documents of a domain, as far as a check needs them."""
+    texts: list[str] = []
+    chars = 0
+    for _, text in seen.documents(column):
+        texts.append(text[:_SAMPLE_CHARS])
+        chars += len(texts[-1])
+        if chars >= _SAMPLE_CHARS:
+            break
+    return texts
+
+
+def _n_bytes(seen: Survey) -> int:
+    return sum(count.bytes for count in seen.splits.values())

@@ -1,0 +1,189 @@
+"""Prepared text on disk: a suite is a folder of domains, a shard is one split of one domain.
+
+data/<suite>/tokenizer/                    one for all domains
+data/<suite>/<domain>/{train,valid,test}.bin   token ids, uint16 or uint32; EOS ends each document
+data/<suite>/<domain>/{train,valid,test}.idx   (tokens, bytes) of each document, uint32
+data/<suite>/<domain>/meta.json
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from btm.config import SPLITS, check_choice
+from btm.data.tokenizer import ORIGIN, read_origin, tokenizer_sha256
+from btm.errors import UserError, unknown
+
+META = "meta.json"
+TOKENIZER = "tokenizer"
+SCHEMA = 1  # of meta.json and of how text becomes documents; a new one packs every domain again
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One split of one domain; the arrays are memory maps and cost nothing until they are read."""
+
+    folder: Path
+    split: str
+    meta: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path, split: str) -> "Shard":
+        """Open a split of a domain's folder; `UserError` if a file does not have the size it should."""
+        check_choice(split, "split", SPLITS)
+        meta = read_meta(folder)
+        if meta is None:
+            raise UserError(f"no prepared domain in {folder}; run: btm prepare")
+        shard = cls(folder, split, meta)
+        shard._check_size("bin", shard.n_tokens * shard.dtype.itemsize)
+        shard._check_size("idx", shard.n_documents * 8)
+        return shard
+
+    @property
+    def domain(self) -> str:
+        """The domain's name."""
+        return self.meta["domain"]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of a token id on disk."""
+        return np.dtype(self.meta["dtype"])
+
+    @property
+    def eos(self) -> int:
+        """The id that ends each document."""
+        return self.meta["eos"]
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the token file."""
+        return self.meta["splits"][self.split]["sha256"]
+
+    @property
+    def n_documents(self) -> int:
+        """How many documents there are."""
+        return self.meta["splits"][self.split]["documents"]
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens there are, the EOS of each document included."""
+        return self.meta["splits"][self.split]["tokens"]
+
+    @property
+    def n_bytes(self) -> int:
+        """How many bytes of UTF-8 the text had."""
+        return self.meta["splits"][self.split]["bytes"]
+
+    @cached_property
+    def tokens(self) -> np.memmap:
+        """All token ids, (n_tokens,)."""
+        return np.memmap(self._path("bin"), self.dtype, "r")
+
+    @cached_property
+    def documents(self) -> np.memmap:
+        """(tokens with EOS, bytes of UTF-8) of each document, (n_documents, 2)."""
+        return np.memmap(self._path("idx"), np.uint32, "r", shape=(self.n_documents, 2))
+
+    def head(self, max_tokens: int) -> tuple[int, int]:
+        """Return (tokens, bytes) of the first whole documents of at most `max_tokens` tokens.
+
+        One document is always taken; 0 takes everything.
+        """
+        if not 0 < max_tokens < self.n_tokens:
+            return self.n_tokens, self.n_bytes
+        # A document has a token at least, so no more than max_tokens of them can be wanted.
+        ends_D2 = np.cumsum(self.documents[:max_tokens], axis=0, dtype=np.int64)
+        last = max(1, int(np.searchsorted(ends_D2[:, 0], max_tokens, side="right"))) - 1
+        return int(ends_D2[last, 0]), int(ends_D2[last, 1])
+
+    def _path(self, ending: str) -> Path:
+        return self.folder / f"{self.split}.{ending}"
+
+    def _check_size(self, ending: str, wanted: int) -> None:
+        path = self._path(ending)
+        found = path.stat().st_size if path.exists() else 0
+        if found != wanted:
+            raise UserError(
+                f"{path}: {found:,} bytes, but {META} says {wanted:,}; "
+                f"remove {self.folder} and run btm prepare again"
+            )
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A folder of prepared domains that share a tokenizer."""
+
+    path: Path
+    metas: dict[str, dict[str, Any]]
+
+    @classmethod
+    def open(cls, folder: Path) -> "Suite":
+        """Open a prepared suite; `UserError` if there is none."""
+        children = sorted(folder.iterdir()) if folder.is_dir() else []
+        found = {child.name: read_meta(child) for child in children if not child.name.startswith(".")}
+        metas = {name: meta for name, meta in found.items() if meta is not None}
+        if not metas or not (folder / TOKENIZER / ORIGIN).is_file():
+            data = "demo" if folder.name == "demo" else f"folder data.root=DIR data.name={folder.name}"
+            raise UserError(f"no prepared suite in {folder}; run: btm prepare data={data}")
+        return cls(folder, metas)
+
+    @property
+    def name(self) -> str:
+        """The suite's name."""
+        return self.path.name
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder of the Hugging Face tokenizer."""
+        return self.path / TOKENIZER
+
+    @cached_property
+    def tokenizer_sha256(self) -> str:
+        """The tokenizer's fingerprint."""
+        return tokenizer_sha256(self.tokenizer)
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids there are."""
+        return read_origin(self.tokenizer)["vocab_size"]
+
+    @property
+    def eos(self) -> int:
+        """The id that ends each document."""
+        return read_origin(self.tokenizer)["eos"]
+
+    def domains(self) -> list[str]:
+        """Return the names of all domains, sorted."""
+        return sorted(self.metas)
+
+    def training_domains(self) -> list[str]:
+        """Return the names of the domains that experts are trained on."""
+        return [name for name in self.domains() if not self.metas[name]["novel"]]
+
+    def novel(self, domain: str) -> bool:
+        """Tell whether a domain is kept from training, to evaluate on."""
+        return self._meta(domain)["novel"]
+
+    def shard(self, domain: str, split: str) -> Shard:
+        """Open one split of a domain."""
+        self._meta(domain)
+        return Shard.open(self.path / domain, split)
+
+    def _meta(self, domain: str) -> dict[str, Any]:
+        if domain not in self.metas:
+            raise unknown("domain", domain, self.metas, str(self.path))
+        return self.metas[domain]
+
+
+def read_meta(folder: Path) -> dict[str, Any] | None:
+    """Return a prepared domain's meta.json, or None if `folder` is no prepared domain."""
+    try:
+        return json.loads((folder / META).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        raise UserError(f"{folder / META}: no JSON; remove {folder} and run btm prepare again") from None

@@ -1,0 +1,73 @@
+"""Files as streams of bytes, packed or not; what a damaged one raises is in `CORRUPT`."""
+
+import gzip
+import io
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+_PACKED = 1 << 13  # packed bytes that are unpacked at once: few, as each may become 32,000
+_BUFFER = 1 << 18
+
+
+class DamagedError(Exception):
+    """A packed file that cannot be unpacked."""
+
+
+# A gzip that ends early is an EOFError; pyarrow's errors are ValueErrors.
+CORRUPT = (DamagedError, zlib.error, EOFError, OSError, ValueError)
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """Open a plain, .gz or .zst file for reading its unpacked bytes."""
+    if path.name.endswith(".gz"):
+        return cast(BinaryIO, gzip.open(path))
+    if path.name.endswith(".zst"):
+        return cast(BinaryIO, io.BufferedReader(_Zstandard(path), _BUFFER))
+    return path.open("rb")
+
+
+class _Zstandard(io.RawIOBase):
+    """The unpacked bytes of a zstandard file; unlike the library's reader it notices a missing end."""
+
+    def __init__(self, path: Path) -> None:
+        import zstandard
+
+        self._file = path.open("rb")
+        self._error = zstandard.ZstdError
+        self._unpacker = zstandard.ZstdDecompressor(max_window_size=2**31)
+        self._frame: Any = None  # the frame that is being unpacked
+        self._packed = b""  # read and not yet unpacked
+        self._ready = memoryview(b"")  # unpacked and not yet handed out
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while not self._ready and self._unpack():
+            pass
+        n = min(len(buffer), len(self._ready))
+        buffer[:n], self._ready = self._ready[:n], self._ready[n:]
+        return n
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def _unpack(self) -> bool:
+        """Unpack some more into `_ready`; False at the end of the file."""
+        self._packed = self._packed or self._file.read(_PACKED)
+        if not self._packed:
+            if self._frame is not None:
+                raise DamagedError("the file ends in the middle of a zstandard frame")
+            return False
+        if self._frame is None:
+            self._frame = self._unpacker.decompressobj()
+        try:
+            self._ready = memoryview(self._frame.decompress(self._packed))
+        except self._error as error:
+            raise DamagedError(str(error)) from None
+        self._packed = self._frame.unused_data if self._frame.eof else b""
+        if self._frame.eof:
+            self._frame = None
+        return True

@@ -1,0 +1,183 @@
+"""The tokenizer of a suite: trained on its text, or a copy of one that the user has.
+
+Every domain of a suite, and so every expert of a forest, shares one tokenizer; `tokenizer_sha256` is
+how the rest of btm tells two of them apart.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from btm.data.splits import Survey
+from btm.durable import publish_folder, write_json
+from btm.errors import UserError
+
+EOS = "<|endoftext|>"
+ORIGIN = "origin.json"  # beside the tokenizer's own files: where it came from, its size and its EOS
+_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+)
+
+
+def train_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int) -> None:
+    """Train a byte-level BPE on `texts` and publish it at `folder` as a Hugging Face tokenizer.
+
+    It splits words as GPT-2 does, normalizes nothing, and so gives back any text exactly. The
+    vocabulary comes out smaller than `vocab_size` where the text has too little to merge.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[EOS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), EOS),
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 1_000_000_000,
+    }
+    origin = {
+        "trained": {"vocab_size": vocab_size},
+        "eos": tokenizer.token_to_id(EOS),
+        "vocab_size": tokenizer.get_vocab_size(),
+    }
+    with publish_folder(folder) as temporary:
+        tokenizer.save(str(temporary / "tokenizer.json"))
+        write_json(temporary / "tokenizer_config.json", settings)
+        write_json(temporary / ORIGIN, origin)
+
+
+def training_texts(surveys: Iterable[Survey], column: str, budget: int) -> Iterator[str]:
+    """Yield about `budget` bytes of train documents: as much of each domain, spread evenly over it."""
+    by_name = {survey.source.domain: survey for survey in surveys}
+    quotas = _quotas({name: survey.splits["train"].bytes for name, survey in by_name.items()}, budget)
+    for name, survey in by_name.items():
+        size, seen, taken = survey.splits["train"].bytes, 0, 0
+        for split, text in survey.documents(column):
+            # A document is taken whenever the share taken has fallen behind the share seen.
+            if split == "train":
+                if taken * size <= seen * quotas[name] and taken < quotas[name]:
+                    taken += len(text.encode())
+                    yield text
+                seen += len(text.encode())
+
+
+def _quotas(sizes: Mapping[str, int], budget: int) -> dict[str, int]:
+    """Share `budget` out equally; what a small domain cannot use goes to the larger ones."""
+    quotas: dict[str, int] = {}
+    for name in sorted(sizes, key=lambda name: sizes[name]):
+        quotas[name] = min(sizes[name], budget // (len(sizes) - len(quotas)))
+        budget -= quotas[name]
+    return quotas
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load a Hugging Face tokenizer folder, running none of its code; `UserError` if it is unusable."""
+    if not folder.is_dir():
+        raise UserError(f"data.tokenizer={folder}: no such folder; wanted a Hugging Face tokenizer")
+    for name, remote in (("tokenizer_config.json", None), ("config.json", "AutoTokenizer")):
+        auto_map = _read_json(folder / name).get("auto_map")
+        if auto_map and (remote is None or remote in auto_map):
+            raise UserError(
+                f"data.tokenizer={folder}: {name} asks for code of its own (auto_map); btm runs none"
+            )
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # each kind of tokenizer fails in its own way
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"data.tokenizer={folder}: does not load: {why}") from None
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise UserError(f"data.tokenizer={folder}: has no fast form; wanted a tokenizer.json")
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"data.tokenizer={folder}: has no eos_token; set one in tokenizer_config.json")
+    return tokenizer
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Publish a copy of the tokenizer in `source` at `folder`, byte for byte where that is enough."""
+    tokenizer = load_tokenizer(source)
+    settings = _read_json(source / "tokenizer_config.json")
+    # A model folder may name the class, and so the end of text, in config.json alone.
+    settings.setdefault("tokenizer_class", type(tokenizer).__name__)
+    settings.setdefault("eos_token", tokenizer.eos_token)
+    origin = {
+        "copied": {"name": source.resolve().name, "sha256": tokenizer_sha256(source)},
+        "eos": tokenizer.eos_token_id,
+        "vocab_size": max(len(tokenizer), 1 + max(tokenizer.get_vocab().values())),
+    }
+    with publish_folder(folder) as temporary:
+        for path in tokenizer_files(source):
+            (temporary / path.name).write_bytes(path.read_bytes())
+        if not (temporary / "tokenizer.json").exists():
+            tokenizer.backend_tokenizer.save(str(temporary / "tokenizer.json"))
+        write_json(temporary / "tokenizer_config.json", settings)
+        write_json(temporary / ORIGIN, origin)
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """Return the files of `folder` that make up its tokenizer."""
+    names = [folder / name for name in _FILES if (folder / name).is_file()]
+    return names + sorted(path for path in folder.glob("*.model") if path.is_file())
+
+
+def tokenizer_sha256(folder: Path) -> str:
+    """Return the fingerprint of a tokenizer: of what tokenizer.json says, however it is laid out.
+
+    `save_pretrained` re-indents that file and stores padding and truncation, which change no token, so
+    neither counts. Without a tokenizer.json all tokenizer files count, byte for byte.
+    """
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        content = _read_json(path)
+        content.pop("padding", None)
+        content.pop("truncation", None)
+        _plain_merges(content.get("model", {}))
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    files = tokenizer_files(folder)
+    if not files:
+        raise UserError(f"no tokenizer in {folder}; wanted a tokenizer.json")
+    whole = hashlib.sha256()
+    for path in files:
+        whole.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+def read_origin(folder: Path) -> dict[str, Any]:
+    """Return {"trained" or "copied", "eos", "vocab_size"} of a suite's tokenizer; {} if there is none."""
+    return _read_json(folder / ORIGIN)
+
+
+def _plain_merges(model: dict[str, Any]) -> None:
+    """Write merges in the newer way, as pairs; older files have "a b"."""
+    merges = model.get("merges", [])
+    model["merges"] = [m.split(" ", 1) if isinstance(m, str) else m for m in merges]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return the object in `path`, {} if there is no such file."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no JSON: {str(error).splitlines()[0]}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: wanted a JSON object")
+    return value
