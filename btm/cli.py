@@ -175,9 +175,6 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
     message = lines[0] if lines else type(error).__name__
-    if "missing" in message.lower() and "data.root" in str(error):
-        message = "data=folder needs data.root=DIR, the folder that holds your domains"
-        key = ""
     return f"{key}: {message}" if key else message
 
 

@@ -211,6 +211,10 @@ def check_weights(weights: Any, key: str = "weights") -> dict[str, float]:
 
 
 def _validate_names(config: Config) -> None:
+    if config.data.root == "":
+        raise UserError(
+            "data.root is missing: data=folder needs data.root=DIR, the folder that holds your domains"
+        )
     check_name(config.data.name, "data.name")
     check_name(config.seed.name, "seed.name")
     optional = {

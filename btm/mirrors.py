@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,21 @@ class Mirrors:
     def __init__(self, names: list[str], folder: Path) -> None:
         self.loggers: dict[str, tuple[Log, Callable[[], None]]] = {}
         for name in names:
-            self._guard(name, lambda name=name: self.loggers.__setitem__(name, _OPEN[name](folder)))
+            self._guard(name, partial(self._open, name, folder))
 
     def log(self, values: dict[str, Any], step: int) -> None:
         """Send the numbers among `values` to every mirror that still works."""
         numbers = {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
         for name, (log, _) in list(self.loggers.items()):
-            self._guard(name, lambda log=log: log(numbers, step))
+            self._guard(name, partial(log, numbers, step))
 
     def close(self) -> None:
         """Flush and close every mirror."""
         for name, (_, close) in list(self.loggers.items()):
             self._guard(name, close)
+
+    def _open(self, name: str, folder: Path) -> None:
+        self.loggers[name] = _OPEN[name](folder)
 
     def _guard(self, name: str, action: Callable[[], Any]) -> None:
         # A training of days must outlive an expired token or a server that is away, whatever it raises.

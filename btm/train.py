@@ -77,18 +77,15 @@ def train(
         torch.manual_seed(trainer.seed * 1_000_003 + step)
         loss, norm = _update(model, optimizer, batches.batch(step), trainer, lr, precision, device)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            kept = checkpoint.latest(folder)
-            raise TrainingFailedError(
-                f"training of {folder.name!r} stopped at step {step + 1}: loss {loss}, gradient norm {norm}; "
-                f"last good state: {kept.name if kept else 'the branch itself'}. "
-                f"Lower trainer.lr (it was {lr:g}), delete {folder} and branch again"
-            )
+            raise _failed(folder, step + 1, f"loss {loss}, gradient norm {norm}", lr)
         done = step + 1
         nats = None
         if valid is not None and trainer.valid_every and done % trainer.valid_every == 0:
             nats = validate(model, valid)
         metrics.add(done, loss, lr, norm, nats)
         if done % trainer.checkpoint_every == 0 or done == steps:
+            if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+                raise _failed(folder, done, "parameters that are not finite", lr)
             checkpoint.save(folder, model, optimizer, state | {"step": done})
     metrics.close()
     if keep_moments:
@@ -102,9 +99,19 @@ def train(
         "exact": state["exact"],
         "notes": state["notes"],
         "loss": metrics.last_loss,
+        "trainer": asdict(trainer),
         "precision": precision,
         "schedule": asdict(schedule),
     }
+
+
+def _failed(folder: Path, step: int, found: str, lr: float) -> TrainingFailedError:
+    kept = checkpoint.latest(folder)
+    return TrainingFailedError(
+        f"training of {folder.name!r} stopped at step {step}: {found}; "
+        f"last good state: {kept.name if kept else 'the branch itself'}. "
+        f"Lower trainer.lr (it was {lr:g}), delete {folder} and branch again"
+    )
 
 
 def validate(model: "PreTrainedModel", windows: Windows, rows: int = 32) -> float:

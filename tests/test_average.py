@@ -63,7 +63,9 @@ def test_average_of_copies_is_the_copy(name, dtype, tmp_path):
         copies.append(tmp_path / f"copy{i}")
     (tmp_path / "mean").mkdir()
     average.average(dict(zip(copies, [0.1, 0.7, 1 / 3], strict=True)), tmp_path / "mean")
-    assert (tmp_path / "mean" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert (tmp_path / "mean" / "model.safetensors").read_bytes() == (
+        folder / "model.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -126,7 +128,9 @@ def test_different_models_are_refused(tmp_path):
         average.average({one: 1, tmp_path / "wide": 1}, tmp_path)
 
 
-@pytest.mark.parametrize("shares", [{"a": -1.0, "b": 2.0}, {"a": 0.0}, {"a": float("nan")}, {"a": float("inf")}])
+@pytest.mark.parametrize(
+    "shares", [{"a": -1.0, "b": 2.0}, {"a": 0.0}, {"a": float("nan")}, {"a": float("inf")}]
+)
 def test_weights_that_cannot_be_normalised(shares):
     with pytest.raises(UserError, match="cannot be normalised"):
         average.normalise(shares)

@@ -18,7 +18,18 @@ FLOORS = [
     ["verbs"],
     ["cli"],
 ]
-NO_TORCH = {"errors", "durable", "posterior", "schedule", "weights", "config", "card", "report", "average", "evaluate"}
+NO_TORCH = {
+    "errors",
+    "durable",
+    "posterior",
+    "schedule",
+    "weights",
+    "config",
+    "card",
+    "report",
+    "average",
+    "evaluate",
+}
 
 
 def modules():
@@ -40,7 +51,11 @@ def imports(path, *, annotations_too=False):
     skipped = set()
     if not annotations_too:
         for node in ast.walk(tree):
-            if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            if (
+                isinstance(node, ast.If)
+                and isinstance(node.test, ast.Name)
+                and node.test.id == "TYPE_CHECKING"
+            ):
                 skipped |= {id(child) for child in ast.walk(node)}
     for node in ast.walk(tree):
         if id(node) in skipped:
@@ -56,10 +71,14 @@ def imports(path, *, annotations_too=False):
 
 
 def inside_btm(path):
-    return {name.split(".")[1] for name in imports(path) if name.startswith("btm.") and name != "btm.__version__"}
+    return {
+        name.split(".")[1] for name in imports(path) if name.startswith("btm.") and name != "btm.__version__"
+    }
 
 
-@pytest.mark.parametrize("path", [p for p in modules() if p.name != "__init__.py" or p.parent != PACKAGE], ids=str)
+@pytest.mark.parametrize(
+    "path", [p for p in modules() if p.name != "__init__.py" or p.parent != PACKAGE], ids=str
+)
 def test_imports_come_from_lower_floors(path):
     own = floor_of(home(path))
     for name in inside_btm(path) - {home(path)}:

@@ -23,7 +23,9 @@ def brute_force(logp_ET, log_prior_E):
     experts, tokens = logp_ET.shape
     belief, mixed = np.zeros((experts, tokens)), np.zeros(tokens)
     for t in range(tokens):
-        joint = [math.exp(log_prior_E[j]) * math.prod(math.exp(x) for x in logp_ET[j, :t]) for j in range(experts)]
+        joint = [
+            math.exp(log_prior_E[j]) * math.prod(math.exp(x) for x in logp_ET[j, :t]) for j in range(experts)
+        ]
         belief[:, t] = [p / sum(joint) for p in joint]
         mixed[t] = sum(belief[j, t] * math.exp(logp_ET[j, t]) for j in range(experts))
     return belief, mixed

@@ -84,7 +84,8 @@ class Encoder:
         text = _END.join(documents) + _END
         if _CUT in text or text.count(_END) > len(documents):
             return self._encode_apart(documents)
-        ids = np.array(self._fast(_mark(text)), self.dtype)
+        found = self._fast(_mark(text))
+        ids = np.fromiter(found, self.dtype, len(found))
         ids = ids[ids != self._cut]
         ends = np.flatnonzero(ids == self._end)
         ids[ends] = self.eos

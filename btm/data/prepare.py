@@ -64,19 +64,18 @@ def prepare(config: DataConfig, progress: Progress = lambda line: None) -> Suite
     return Suite.open(folder)
 
 
-def plan(config: DataConfig) -> list[dict[str, Any]]:
-    """Return what `prepare` would do, a row a domain: domain, novel, action, why, files, bytes."""
-    return [
-        {
-            "domain": domain.source.domain,
-            "novel": domain.novel,
-            "action": "pack" if domain.why else "keep",
-            "why": domain.why or "unchanged",
-            "files": len(domain.files),
-            "bytes": sum(file["bytes"] for file in domain.files),
-        }
-        for domain in _examine(config, Path(config.out) / config.name)
-    ]
+def plan(config: DataConfig) -> list[dict[str, str]]:
+    """Return what `prepare` would do, a row {step, name, what} for each domain; writes nothing."""
+    rows = []
+    for domain in _examine(config, Path(config.out) / config.name):
+        size = sum(file["bytes"] for file in domain.files)
+        what = (
+            f"pack {len(domain.files)} files, {size:,} bytes ({domain.why})"
+            if domain.why
+            else "nothing: unchanged"
+        )
+        rows.append({"step": "prepare", "name": domain.source.domain, "what": what})
+    return rows
 
 
 def training_domains(config: DataConfig) -> list[str]:
@@ -212,8 +211,9 @@ def _pack_all(
     workers = (config.workers or cores()) if size >= _WORTH_A_PROCESS else 1
     with encoding(encoder, workers) as encode_all:
         for domain in domains:
-            _pack_one(config, folder, domain, surveys[domain.source.domain], encoder, encode_all)
-            progress(f"{domain.source.domain}: packed {_n_bytes(surveys[domain.source.domain]):,} bytes")
+            seen = surveys[domain.source.domain]
+            progress(f"{seen.source.domain}: packing {_n_bytes(seen):,} bytes")
+            _pack_one(config, folder, domain, seen, encoder, encode_all)
 
 
 def _pack_one(

@@ -125,8 +125,10 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
     with publish_folder(folder) as temporary:
         for path in tokenizer_files(source):
             (temporary / path.name).write_bytes(path.read_bytes())
-        if not (temporary / "tokenizer.json").exists():
-            tokenizer.backend_tokenizer.save(str(temporary / "tokenizer.json"))
+        # Some classes of transformers build a tokenizer of their own; what loads is what shall be packed.
+        loaded = tokenizer.backend_tokenizer.to_str()
+        if tokenizer_sha256(temporary) != _fingerprint(json.loads(loaded)):
+            (temporary / "tokenizer.json").write_text(loaded, encoding="utf-8")
         write_json(temporary / "tokenizer_config.json", settings)
         write_json(temporary / ORIGIN, origin)
 
@@ -138,18 +140,14 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
 
 def tokenizer_sha256(folder: Path) -> str:
-    """Return the fingerprint of a tokenizer: of what tokenizer.json says, however it is laid out.
+    """Return the fingerprint of a tokenizer: of all in tokenizer.json that decides a text's ids.
 
-    `save_pretrained` re-indents that file and stores padding and truncation, which change no token, so
-    neither counts. Without a tokenizer.json all tokenizer files count, byte for byte.
+    So a copy that `save_pretrained` has written counts as the same tokenizer, though that lays the file
+    out anew and adds a post-processor. Without a tokenizer.json all files count, byte for byte.
     """
     path = folder / "tokenizer.json"
     if path.is_file():
-        content = _read_json(path)
-        content.pop("padding", None)
-        content.pop("truncation", None)
-        _plain_merges(content.get("model", {}))
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return _fingerprint(_read_json(path))
     files = tokenizer_files(folder)
     if not files:
         raise UserError(f"no tokenizer in {folder}; wanted a tokenizer.json")
@@ -164,10 +162,13 @@ def read_origin(folder: Path) -> dict[str, Any]:
     return _read_json(folder / ORIGIN)
 
 
-def _plain_merges(model: dict[str, Any]) -> None:
-    """Write merges in the newer way, as pairs; older files have "a b"."""
-    merges = model.get("merges", [])
-    model["merges"] = [m.split(" ", 1) if isinstance(m, str) else m for m in merges]
+def _fingerprint(content: dict[str, Any]) -> str:
+    """Hash what decides ids, written in one way: unset is unset, be it null, "" or absent."""
+    model = {key: value for key, value in content.get("model", {}).items() if value}
+    if "merges" in model:  # older files have "a b", newer ones ["a", "b"]
+        model["merges"] = [m.split(" ", 1) if isinstance(m, str) else m for m in model["merges"]]
+    decisive = {key: content.get(key) for key in ("added_tokens", "normalizer", "pre_tokenizer")}
+    return hashlib.sha256(json.dumps([model, decisive], sort_keys=True).encode()).hexdigest()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -20,7 +20,8 @@ def heatmap(result: Mapping[str, Any], path: Path) -> Path:
     from matplotlib.figure import Figure
 
     shards: dict[str, Any] = dict(sorted(result["shards"].items(), key=lambda item: item[1]["novel"]))
-    elms = list(next(iter(shards.values()))["experts"])
+    first = next(iter(shards.values()))
+    elms = sorted(first["experts"], key=lambda elm: (elm in first["prior"], elm))
     columns = ["ensemble", *elms]
     values = np.array(
         [
@@ -40,9 +41,21 @@ def heatmap(result: Mapping[str, Any], path: Path) -> Path:
     axes.set_yticks(
         range(len(shards)), [f"{name}{' (novel)' if s['novel'] else ''}" for name, s in shards.items()]
     )
+
+    def ink(row: int, column: int) -> str:
+        return "white" if abs(relative[row, column]) > 0.75 else "black"
+
     for row, line in enumerate(values):
         for column, value in enumerate(line):
-            axes.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=7)
+            axes.text(
+                column,
+                row,
+                f"{value:.0f}" if value >= 100 else f"{value:.3g}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color=ink(row, column),
+            )
     axes.axvline(0.5, color="black", linewidth=1.5)
     axes.set_title(
         f"Perplexity in {result['forest']}: each ELM and the {result['ensemble']['prior']}-prior ensemble"

@@ -90,7 +90,8 @@ class ConsoleReporter(Reporter):
             self._status(f"score {name:<14} {rate:,.0f} tokens/s", done / max(tokens, 1))
 
         yield report
-        self.line(f"scored {name}: {tokens:,} tokens in {_duration(time.monotonic() - begun)}")
+        if self.live or time.monotonic() - begun >= 1:
+            self.line(f"scored {name}: {tokens:,} tokens in {_duration(time.monotonic() - begun)}")
 
     def _status(self, text: str, fraction: float) -> None:
         if self.live:

@@ -29,7 +29,7 @@ def table(rows: Sequence[Mapping[str, Any]], title: str = "") -> str:
 def eval_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return one row a shard of an evaluation: perplexities of the ensemble and of what it is compared with."""
     rows = []
-    for name, shard in result["shards"].items():
+    for name, shard in sorted(result["shards"].items(), key=lambda item: item[1]["novel"]):
         experts = {expert: numbers["perplexity"] for expert, numbers in shard["experts"].items()}
         roots = [expert for expert in experts if expert not in shard["prior"]]
         best = min(experts, key=lambda expert: experts[expert])

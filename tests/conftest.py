@@ -1,0 +1,75 @@
+"""A real forest of pico models on real text, grown once and shared by the tests that only read it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from btm import steps
+from btm.cli import compose
+from btm.data import prepare as preparation
+from btm.forest import Forest
+
+DEMO = Path(preparation.__file__).parent / "demo"
+DOMAINS = ["bible", "code_python", "speeches", "novels"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def two_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory):
+    """Four domains of the embedded suite, one of them novel, as a folder of the user's own text would lie."""
+    root = tmp_path_factory.mktemp("texts")
+    for domain in DOMAINS:
+        shutil.copytree(DEMO / domain, root / domain)
+    (root / "suite.json").write_text(json.dumps({"domains": {"novels": {"novel": True}}}))
+    return root
+
+
+@pytest.fixture(scope="session")
+def workspace(texts, tmp_path_factory):
+    """Overrides that put the smoke experiment on these texts, in a folder of its own."""
+    root = tmp_path_factory.mktemp("work")
+    return [
+        "experiment=smoke",
+        f"data.root={texts}",
+        f"data.out={root / 'data'}",
+        f"forest={root / 'forest'}",
+        "trainer.steps=12",
+        "seed.steps=24",
+        "trainer.checkpoint_every=4",
+        "trainer.log_every=1",
+        "trainer.valid_tokens=512",
+        "score.max_tokens=1024",
+    ]
+
+
+@pytest.fixture(scope="session")
+def grown(workspace):
+    """The configuration and the result of a whole run: seed, two experts, a third from those two."""
+    config = compose(workspace)
+    return config, steps.run(config)
+
+
+@pytest.fixture
+def forest(grown):
+    """The shared forest; tests that change it work on `copy`."""
+    return Forest(grown[0].forest_root)
+
+
+@pytest.fixture
+def copy(grown, workspace, tmp_path):
+    """A function from overrides to a configuration whose forest is this test's own copy."""
+    shutil.copytree(grown[0].forest_root, tmp_path / "forest")
+    return lambda *overrides: compose([*workspace, f"forest={tmp_path / 'forest'}", *overrides])
+
+
+def tree(folder):
+    """Every file below a folder with its size and time of change: equal trees were not touched."""
+    stats = {p: p.stat() for p in sorted(Path(folder).rglob("*"))}
+    return {str(p): (s.st_size, s.st_mtime_ns) for p, s in stats.items() if p.is_file()}

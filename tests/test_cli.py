@@ -1,0 +1,247 @@
+"""The command line: what it prints, what it refuses, and that a mistake changes nothing."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import tree
+
+from btm import cli
+
+
+def run(capsys, *words):
+    code = cli.main(list(words))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def words(workspace, grown, tmp_path):
+    """Overrides for a copy of the forest that a test may change."""
+    shutil.copytree(grown[0].forest_root, tmp_path / "forest")
+    return [*workspace, f"forest={tmp_path / 'forest'}"]
+
+
+def test_help_is_fast_and_names_every_verb():
+    begun = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", "btm.cli", "--help"], capture_output=True, text=True)
+    seconds = time.monotonic() - begun
+    from btm.verbs import VERBS
+
+    assert done.returncode == 0
+    assert all(f"  {verb} " in done.stdout for verb in VERBS)
+    assert seconds < 2  # the aim is 0.3 s; this only catches an import of torch on a busy machine
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys; from btm.cli import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not {"torch", "hydra", "numpy", "transformers", "omegaconf"} & set(done.stderr.split())
+
+
+def test_every_verb_has_help_with_an_example(capsys):
+    from btm.verbs import VERBS
+
+    for verb in VERBS:
+        code, out, _ = run(capsys, verb, "--help")
+        assert code == 0
+        assert "example: btm " in out
+        assert "trainer.lr=" in out
+        assert "seed.from=null" in out
+
+
+def test_version(capsys):
+    code, out, _ = run(capsys, "--version")
+    assert (code, out) == (0, "0.1.0\n")
+
+
+def test_ls_and_show(capsys, words):
+    code, out, _ = run(capsys, "ls", *words)
+    assert code == 0
+    assert "code_python" in out
+    code, out, _ = run(capsys, "ls", "--json", *words)
+    assert [row["name"] for row in json.loads(out)] == ["bible", "code_python", "seed", "speeches"]
+    code, out, _ = run(capsys, "show", "expert=bible", *words)
+    assert "sha256" in out
+    code, out, _ = run(capsys, "show", "expert=bible", "--json", *words)
+    assert json.loads(out)["domains"] == ["bible"]
+
+
+def test_doctor(capsys, words):
+    code, out, _ = run(capsys, "doctor", "--json", *words)
+    assert code == 0
+    assert {"torch", "cores", "trainer.precision=auto"} <= {row["what"] for row in json.loads(out)}
+
+
+def test_the_verbs_one_by_one(capsys, words):
+    common = [*words, "expert=tales", "domain=novels", "trainer.steps=2", "merge.force=true"]
+    for verb, said in [("branch", "parent"), ("train", "next: btm merge"), ("merge", "elms/tales")]:
+        code, out, err = run(capsys, verb, *common)
+        assert code == 0, err
+        assert said in out
+        if verb == "branch":
+            assert "branch" in run(capsys, "ls", *words)[1]
+    assert run(capsys, "merge", *common)[0] == 0
+    code, out, _ = run(capsys, "score", *words, "score.experts=[tales]")
+    assert "score files written" in out
+    code, out, _ = run(capsys, "average", *words, "weights={tales: 1, bible: 2}", "average.name=mine")
+    assert "averages/mine" in out
+    code, out, _ = run(capsys, "eval", *words, "eval.name=after")
+    assert "novels/test" in out
+    assert "after.png" in out
+    code, out, _ = run(capsys, "eval", "--json", *words, "eval.domains=[bible]")
+    assert set(json.loads(out)["shards"]) == {"bible/test"}
+    code, out, _ = run(capsys, "prepare", *words)
+    assert "novels" in out
+
+
+@pytest.mark.parametrize(
+    ("verb", "more", "said"),
+    [
+        ("prepare", [], "unchanged"),
+        ("seed", [], "it stands there"),
+        ("branch", ["expert=new"], "posterior of bible"),
+        ("branch", ["expert=new", "weights={bible: 1}"], "given weights"),
+        ("score", [], "shards"),
+        ("eval", [], "writes"),
+        ("average", [], "uniform weights over bible"),
+        ("average", ["weights={bible: 2}"], "given weights over bible"),
+        ("run", [], "expert, round 2"),
+        ("run", ["run.rounds=[]"], "expert, round 1"),
+        ("ls", [], "only reads"),
+        ("seed", ["forest=/nowhere/forest"], "24 steps, 12,288 tokens"),
+        ("seed", ["forest=/nowhere/forest", "seed.from=/nowhere"], "import /nowhere"),
+        ("run", ["forest=/nowhere/forest"], "copy seed; train 12 steps"),
+    ],
+)
+def test_dry_run_says_it_and_writes_nothing(capsys, words, tmp_path, grown, verb, more, said):
+    before = tree(tmp_path) | tree(grown[0].data.out)
+    code, out, err = run(capsys, verb, "--dry-run", *words, *more)
+    assert code == 0, err
+    assert said in out
+    assert tree(tmp_path) | tree(grown[0].data.out) == before
+
+
+def test_dry_run_of_a_branch_in_the_making(capsys, words):
+    assert run(capsys, "branch", *words, "expert=new", "domain=bible", "branch=copy")[0] == 0
+    assert "12 steps" in run(capsys, "train", "--dry-run", *words, "expert=new")[1]
+    assert run(capsys, "merge", "--dry-run", *words, "expert=new")[0] == 2
+    assert run(capsys, "train", *words, "expert=new")[0] == 0
+    assert "it is trained" in run(capsys, "train", "--dry-run", *words, "expert=new")[1]
+    assert "move it to" in run(capsys, "merge", "--dry-run", *words, "expert=new")[1]
+
+
+def text_files(**files):
+    """Make a folder of domains from {path with __ for /: content}."""
+
+    def build(root):
+        for name, content in files.items():
+            path = root / name.replace("__", "/").replace("_dot_", ".")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+    return build
+
+
+GOOD = b'{"text": "a"}\n{"text": "b"}\n{"text": "c"}\n'
+BAD_INPUT = {
+    "unknown verb": (["trian"], "did you mean 'train'?"),
+    "unknown flag": (["ls", "--jsno"], "did you mean '--json'?"),
+    "unknown key": (["ls", "trainer.lrr=1"], "did you mean 'trainer.lr'?"),
+    "unknown section": (["ls", "trainr.lr=1"], "no key 'trainr.lr'"),
+    "not key=value": (["ls", "law"], "wanted key=value"),
+    "unknown bundle": (["ls", "model=picco"], "did you mean 'pico'?"),
+    "unknown experiment": (["run", "experiment=dmo"], "did you mean 'demo'?"),
+    "wrong type": (["ls", "trainer.lr=fast"], "trainer.lr: Value 'fast'"),
+    "not a whole number": (["ls", "trainer.steps=1.5"], "trainer.steps"),
+    "negative rate": (["ls", "trainer.lr=-1"], "trainer.lr=-1.0: wanted a positive number"),
+    "no steps": (["ls", "trainer.steps=0"], "wanted 1 or more"),
+    "fraction over 1": (["ls", "trainer.warmup=2"], "trainer.warmup"),
+    "held out everything": (["ls", "data.valid_fraction=0.8", "data.test_fraction=0.8"], "at most 0.9"),
+    "unknown prior": (["eval", "ensemble.prior=cache"], "did you mean 'cached'?"),
+    "unknown branch": (["branch", "expert=x", "branch=posterio"], "did you mean 'posterior'?"),
+    "unknown weights": (["average", "weights=unifrom"], "did you mean 'uniform'?"),
+    "negative weight": (["average", "weights={bible: -1}"], "weights.bible=-1"),
+    "zero weights": (["average", "weights={bible: 0}"], "all weights are 0"),
+    "weights of a stranger": (["average", "weights={bibel: 1}"], "no ELM 'bibel'"),
+    "bad syntax": (["average", "weights={bible:"], "btm: "),
+    "bad name": (["branch", "expert=../law"], "is no valid name"),
+    "no expert": (["train"], "give expert=NAME"),
+    "unknown expert": (["show", "expert=bibel"], "did you mean 'bible'?"),
+    "unknown branch folder": (["train", "expert=law"], "no branch 'law'"),
+    "no forest": (["ls", "forest=/nowhere"], "plant one with: btm seed"),
+    "unknown domain": (["branch", "expert=x", "domain=bibel"], "no domain 'bibel'"),
+    "no suite": (["seed", "data.name=other"], "btm prepare"),
+    "repeated domain": (["run", "run.rounds=[[bible],[bible]]"], "stands there twice"),
+    "context too long": (["eval", "score.window=5000"], "positions for 1024"),
+    "no such model": (["seed", "seed.from=/nowhere"], "no such folder"),
+    "not a causal LM": (["seed", "forest=NEW", "model.config.model_type=lama"], "did you mean"),
+    "missing config": (["seed", "forest=NEW", "model.file=/nowhere.json"], "No such file"),
+    "no such GPU": (["train", "expert=x", "trainer.device=gpu"], "choose one of auto, cpu"),
+    "another vocabulary": (["prepare", "data.vocab_size=600"], "data.name"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_one_line_and_changes_nothing(case, capsys, words, tmp_path, grown):
+    command, said = BAD_INPUT[case]
+    command = [word.replace("NEW", str(tmp_path / "new")) for word in command]
+    before = tree(tmp_path) | tree(grown[0].data.out)
+    code, out, err = run(capsys, command[0], *words, *command[1:])
+    assert code == 2
+    assert said in err
+    assert err.count("\n") == 1
+    assert err.startswith("btm: ")
+    assert out == ""
+    assert tree(tmp_path) | tree(grown[0].data.out) == before
+
+
+BAD_TEXT = {
+    "no folder": (lambda root: None, "data.root"),
+    "no domains": (lambda root: root.mkdir(), "no domain"),
+    "not JSON": (text_files(law__train_dot_jsonl=GOOD + b"oops\n", law__valid_dot_jsonl=GOOD), "jsonl"),
+    "missing split": (text_files(law__train_dot_jsonl=GOOD, law__test_dot_jsonl=GOOD), "valid"),
+    "broken UTF-8": (text_files(law_dot_txt=b"good\n\nbad \xff\xfe\n"), "law.txt"),
+    "broken line": (text_files(law_dot_jsonl=GOOD + b'{"text": 1}\n'), "law.jsonl:4"),
+    "empty domain": (text_files(law_dot_txt=b"  \n"), "law"),
+    "bad gzip": (text_files(**{"law_dot_jsonl_dot_gz": b"\x1f\x8bnonsense"}), "law.jsonl.gz"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TEXT)
+def test_bad_text_is_one_line_and_writes_nothing(case, capsys, tmp_path):
+    build, said = BAD_TEXT[case]
+    build(tmp_path / "texts")
+    words = [
+        "data=folder",
+        "data.name=mine",
+        f"data.root={tmp_path / 'texts'}",
+        f"data.out={tmp_path / 'data'}",
+    ]
+    code, _, err = run(capsys, "prepare", *words)
+    assert code == 2, err
+    assert said in err
+    assert err.strip().splitlines()[-1].startswith("btm: ")
+    assert not [p for p in (tmp_path / "data").rglob("*") if p.is_file()]
+
+
+def test_folder_needs_a_root(capsys):
+    code, _, err = run(capsys, "prepare", "data=folder")
+    assert code == 2
+    assert "data.root" in err
+
+
+def test_debug_shows_the_traceback(words):
+    from btm.errors import UserError
+
+    with pytest.raises(UserError):
+        cli.main(["show", *words, "expert=none", "--debug"])
+
+
+def test_no_room_is_one_line(capsys, words, monkeypatch, tmp_path):
+    code, _, err = run(capsys, "ls", f"forest={tmp_path / ('x' * 300)}")
+    assert code in (1, 2)
+    assert err.count("\n") == 1

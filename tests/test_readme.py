@@ -1,0 +1,93 @@
+"""What the README promises: its commands are valid, and the user's own text goes through in every format."""
+
+import gzip
+import io
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import zstandard
+from conftest import DEMO
+
+from btm import cli
+from btm.verbs import VERBS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"^    btm (.+)$", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_are_valid(command):
+    verb, *overrides = shlex.split(command)
+    assert verb in VERBS
+    cli.compose(overrides)
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\(((?!http)[^)#]+)\)", README))
+def test_links_lead_somewhere(path):
+    assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("name", re.findall(r"^    {1,8}(\w+\.py|\w+/) ", README, re.MULTILINE))
+def test_the_file_tree_is_true(name):
+    assert list(ROOT.glob(f"{name}*" if name.endswith("/") else f"btm/**/{name}"))
+
+
+def documents(domain, split="train", limit=40):
+    with (DEMO / domain / f"{split}.jsonl.zst").open("rb") as file:
+        lines = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8")
+        return [json.loads(line)["text"] for line in lines][:limit]
+
+
+def as_lines(texts):
+    return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+
+
+def as_parquet(texts):
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(pa.table({"text": texts}), sink)
+    return sink.getvalue()
+
+
+def write_texts(root):
+    """One domain for each arrangement that the README lists."""
+    splits = ("train", "valid", "test")
+    files = {f"speeches/{s}.jsonl": as_lines(documents("speeches", s)) for s in splits}
+    files |= {f"bible/{s}.jsonl.gz": gzip.compress(as_lines(documents("bible", s))) for s in splits}
+    files |= {f"novels/{s}.parquet": as_parquet(documents("novels", s)) for s in splits}
+    files |= {f"wikipedia/{i}.txt": text.encode() for i, text in enumerate(documents("wikipedia"))}
+    files["wordnet.txt"] = "\n\n".join(documents("wordnet")).encode()
+    files["code_python.jsonl.zst"] = zstandard.compress(as_lines(documents("code_python")))
+    files["jargon.jsonl"] = as_lines(documents("jargon"))
+    files["factbook.parquet"] = as_parquet(documents("factbook"))
+    files["code_go/part.parquet"] = as_parquet(documents("code_go"))
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return {name.partition("/")[0].partition(".")[0] for name in files}
+
+
+def test_own_text_in_every_format(tmp_path, monkeypatch, capsys):
+    domains = write_texts(tmp_path / "texts")
+    monkeypatch.chdir(tmp_path)
+    own = ["data=folder", "data.root=texts", "data.name=mine", "data.vocab_size=512", "score.max_tokens=256"]
+    small = [
+        "trainer.steps=2",
+        "seed.steps=2",
+        "trainer.seq_len=32",
+        "trainer.batch_size=4",
+        "merge.force=true",
+    ]
+    for command in (["prepare"], ["run"], ["eval"], ["average", "average.name=deploy"]):
+        assert cli.main([*command, *own, *small]) == 0, capsys.readouterr().err
+    forest = tmp_path / "experts" / "mine"
+    assert {path.name for path in (forest / "elms").iterdir()} == {"seed", *domains}
+    result = json.loads((forest / "evals" / "mine.json").read_text())
+    assert set(result["shards"]) == {f"{domain}/test" for domain in domains}
+    assert (forest / "averages" / "deploy" / "model.safetensors").is_file()

@@ -1,0 +1,284 @@
+"""Whole cycles of pico models: what a forest holds, how branches begin, what may be merged."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import tree
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from btm import models, posterior, steps, weights
+from btm.cli import compose
+from btm.errors import UserError
+from btm.forest import Forest
+
+IDS = torch.arange(3 * 40).view(3, 40)
+
+
+def test_a_run_grows_every_expert(grown, forest):
+    assert forest.names() == ["bible", "code_python", "seed", "speeches"]
+    assert not forest.branches()
+    assert [elm.name for elm in forest.experts()] == ["bible", "code_python", "speeches"]
+    assert (forest.root / "averages" / "uniform" / "model.safetensors").is_file()
+
+
+def test_the_result_has_every_number(grown, forest):
+    _, result = grown
+    assert json.loads((forest.root / "evals" / "forest.json").read_text()) == result
+    assert (forest.root / "evals" / "forest.png").read_bytes().startswith(b"\x89PNG")
+    assert set(result["shards"]) == {f"{d}/test" for d in ("bible", "code_python", "speeches", "novels")}
+    assert result["elms"] == {elm.name: elm.card.sha256 for elm in forest.elms()}
+    for name, shard in result["shards"].items():
+        assert shard["novel"] == (name == "novels/test")
+        assert set(shard["experts"]) == set(forest.names())
+        assert sum(shard["prior"].values()) == pytest.approx(1)
+        assert sum(shard["mean_posterior"].values()) == pytest.approx(1)
+        for numbers in [shard["ensemble"], *shard["experts"].values()]:
+            assert numbers["perplexity"] == pytest.approx(np.exp(numbers["nats_per_token"]))
+            nats = numbers["nats_per_token"] * shard["tokens"]
+            assert numbers["bits_per_byte"] == pytest.approx(nats / np.log(2) / shard["bytes"])
+
+
+def test_experts_are_better_than_the_seed_at_home(grown):
+    for domain in ("bible", "code_python", "speeches"):
+        shard = grown[1]["shards"][f"{domain}/test"]
+        assert shard["experts"][domain]["perplexity"] < shard["experts"]["seed"]["perplexity"]
+        assert shard["ensemble"]["perplexity"] < shard["experts"]["seed"]["perplexity"]
+
+
+def test_running_again_does_nothing(grown):
+    config, result = grown
+    before = tree(config.forest_root)
+    again = steps.run(config)
+    assert again["shards"] == result["shards"]
+    changed = {path for path, stat in tree(config.forest_root).items() if before.get(path) != stat}
+    assert {path.rpartition("/")[2] for path in changed} <= {"forest.json", "forest.png"}
+    assert not any("/elms/" in path or "/scores/" in path for path in changed)
+
+
+def test_a_later_round_branches_from_the_earlier_experts(forest):
+    card = forest["speeches"].card
+    assert set(card.parents) <= {"bible", "code_python"}
+    assert card.branch_method == "posterior"
+    assert "cached prior on speeches/valid" in card.estimator
+    assert sum(parent.weight for parent in card.parents.values()) == pytest.approx(1)
+    for name, parent in card.parents.items():
+        assert parent.sha256 == forest[name].card.sha256
+    assert set(forest["bible"].card.parents) == {"seed"}
+
+
+def test_an_elm_folder_needs_no_code_of_ours(forest):
+    for elm in forest.elms():
+        theirs = AutoModelForCausalLM.from_pretrained(elm.path).eval()
+        with torch.no_grad():
+            assert torch.equal(theirs(IDS).logits, elm.load()(IDS).logits)
+        tokenizer = AutoTokenizer.from_pretrained(elm.path)
+        assert tokenizer.decode(tokenizer("In the beginning é").input_ids) == "In the beginning é"
+        assert elm.card.sha256 == weights.sha256(elm.path)
+        assert (elm.path / "README.md").read_text().startswith("---\nlibrary_name: transformers")
+
+
+def test_posterior_weights_are_the_cached_prior(grown, forest):
+    config, _ = grown
+    suite = steps.open_suite(config)
+    experts = [forest[name] for name in ("bible", "code_python")]
+    made, _ = steps.ensemble.domain_weights(config, forest, suite, "speeches", experts, "posterior")
+    scores = steps.ensemble.scores_of(config, forest)
+    logp_EST = np.stack([scores.read(suite.shard("speeches", "valid"), e.card.sha256) for e in experts])
+    prior = np.exp(posterior.cached_prior(logp_EST[:, :100].swapaxes(0, 1), 0.3))
+    for name, weight in made.items():
+        assert weight == pytest.approx(prior[["bible", "code_python"].index(name)])
+    assert forest["speeches"].card.parents.keys() == made.keys()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parents"),
+    [
+        (["branch=copy"], {"seed": 1.0}),
+        (["branch=copy", "parent=bible"], {"bible": 1.0}),
+        (["branch=uniform"], {"bible": 1 / 3, "code_python": 1 / 3, "speeches": 1 / 3}),
+        (["weights={seed: 1, bible: 3, code_python: 0}"], {"seed": 0.25, "bible": 0.75}),
+    ],
+)
+def test_branch_is_the_closed_form(copy, overrides, parents):
+    config = copy(*overrides)
+    forest = Forest(config.forest_root)
+    made = steps.branch(config, "new", "novels")
+    assert {name: p.weight for name, p in made.parents.items()} == pytest.approx(parents)
+    found = load_file(made.path / "model.safetensors")
+    parts = {name: load_file(forest[name].path / "model.safetensors") for name in parents}
+    for key, tensor in found.items():
+        exact = sum(weight * parts[name][key].double() for name, weight in parents.items())
+        torch.testing.assert_close(tensor.double(), exact, rtol=2**-23, atol=1e-45)
+    assert made.origin["parents"].keys() == parents.keys()
+
+
+def test_branch_argmax_copies_the_likeliest(copy):
+    config = copy("branch=argmax")
+    made = steps.branch(config, "new", "novels")
+    assert len(made.parents) == 1
+    (name,) = made.parents
+    source = Forest(config.forest_root)[name]
+    assert weights.sha256(made.path) == source.card.sha256
+
+
+def test_average_for_a_domain(copy):
+    config = copy("weights=posterior", "domain=bible")
+    path = steps.average(config)
+    assert path.name == "posterior-bible"
+    before = tree(path)
+    assert steps.average(config) == path
+    assert tree(path) == before
+    argmax = steps.average(replace(config, weights="argmax"))
+    assert weights.sha256(argmax) == Forest(config.forest_root)["bible"].card.sha256
+    given = steps.average(replace(config, weights={"bible": 1, "speeches": 1}, domain=None))
+    assert models.load_model(given)
+    with pytest.raises(UserError, match="give domain=NAME"):
+        steps.average(replace(config, weights="argmax", domain=None))
+
+
+def test_an_expert_worse_than_its_parent_is_refused(copy):
+    config = copy(
+        "trainer.lr=0.5", "trainer.steps=3", "weights={bible: 1}", "trainer.warmup=0", "trainer.carry=fresh"
+    )
+    forest = Forest(config.forest_root)
+    steps.branch(config, "worse", "bible")
+    steps.train(config, "worse")
+    with pytest.raises(UserError, match="worse than its parent 'bible'"):
+        steps.merge(config, "worse")
+    assert "worse" not in forest
+    assert forest.get_branch("worse").result is not None
+    config.merge.force = True
+    card = steps.merge(config, "worse").card
+    assert card.forced
+    assert card.valid_nats > card.parent_valid_nats["bible"]
+
+
+def trained_branch(config, name="new"):
+    steps.branch(config, name, "bible")
+    return steps.train(config, name)
+
+
+def test_merge_refuses_nan_and_strangers(copy):
+    config = copy("weights={bible: 1}", "trainer.steps=2", "merge.force=true")
+    forest = Forest(config.forest_root)
+    made = trained_branch(config)
+    file = made.path / "model.safetensors"
+    whole = file.read_bytes()
+
+    tensors = load_file(file)
+    tensors["model.norm.weight"][3] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="NaN or an infinity in tensor"):
+        forest.merge(made, force=True)
+
+    file.write_bytes(whole)
+    settings = json.loads((made.path / "config.json").read_text())
+    (made.path / "config.json").write_text(json.dumps(settings | {"rms_norm_eps": 0.1}))
+    with pytest.raises(UserError, match="another architecture"):
+        forest.merge(made, force=True)
+
+    (made.path / "config.json").write_text(json.dumps(settings))
+    tokenizer = (made.path / "tokenizer.json").read_text()
+    (made.path / "tokenizer.json").write_text(
+        tokenizer.replace('"ĠGod"', '"ĠG0d"').replace('"Ġthe"', '"Ġthé"')
+    )
+    with pytest.raises(UserError, match="another tokenizer"):
+        forest.merge(made, force=True)
+
+    (made.path / "tokenizer.json").write_text(tokenizer)
+    assert forest.merge(made, force=True).name == "new"
+    assert not list((forest["new"].path).glob("checkpoint-*"))
+
+
+def test_merge_wants_training_and_a_free_name(copy):
+    config = copy("branch=copy")
+    forest = Forest(config.forest_root)
+    made = steps.branch(config, "new", "bible")
+    with pytest.raises(UserError, match="not trained yet: btm train expert=new"):
+        forest.merge(made)
+    with pytest.raises(UserError, match="has a branch 'new' already"):
+        steps.branch(config, "new", "bible")
+    with pytest.raises(UserError, match="has an ELM 'bible' already"):
+        steps.branch(config, "bible", "bible")
+    made.path.rename(made.path.parent / "speeches")
+    with pytest.raises(UserError, match="never replaced"):
+        forest.merge(forest.get_branch("speeches"))
+
+
+def test_a_forest_has_one_architecture_and_one_tokenizer(copy):
+    config = copy("model.config.hidden_size=32")
+    with pytest.raises(UserError, match="another architecture"):
+        steps.seed(config)
+
+
+def test_the_prior_is_never_fitted_on_what_is_evaluated(copy):
+    with pytest.raises(UserError, match="on its own data"):
+        steps.eval_forest(copy("eval.split=valid"))
+    result = steps.eval_forest(copy("eval.split=valid", "ensemble.prior=uniform", "eval.name=v"))
+    assert set(result["shards"]) >= {"bible/valid"}
+
+
+@pytest.mark.parametrize("prior", ["uniform", "updating", "cached", "em"])
+def test_every_prior_and_top_k(copy, prior):
+    config = copy(f"ensemble.prior={prior}", "ensemble.top_k=2", "eval.name=x", "eval.domains=[bible,novels]")
+    shards = steps.eval_forest(config)["shards"]
+    for shard in shards.values():
+        if prior != "updating":
+            assert sum(p > 0 for p in shard["prior"].values()) == 2
+        best = min(n["nats_per_token"] for n in shard["experts"].values())
+        assert shard["ensemble"]["nats_per_token"] < best + 1
+
+
+def test_the_ensemble_is_the_posterior_of_the_scores(grown, forest):
+    config, result = grown
+    suite = steps.open_suite(config)
+    scores = steps.ensemble.scores_of(config, forest)
+    shard = suite.shard("novels", "test")
+    tokens, utf8_bytes = shard.head(config.score.max_tokens)
+    logp_EST = np.stack([scores.read(shard, elm.card.sha256) for elm in forest.experts()])
+    entry = result["shards"]["novels/test"]
+    prior = np.log(list(entry["prior"].values()))
+    nats = sum(posterior.mixture(logp_EST[:, s], prior).sum() for s in range(logp_EST.shape[1] - 1))
+    rest = tokens - (logp_EST.shape[1] - 1) * config.window
+    nats += posterior.mixture(logp_EST[:, -1, :rest], prior).sum()
+    assert (entry["tokens"], entry["bytes"]) == (tokens, utf8_bytes)
+    assert -nats / tokens == pytest.approx(entry["ensemble"]["nats_per_token"])
+
+
+def test_importing_a_hugging_face_model(grown, workspace, forest, tmp_path):
+    source = forest["bible"]
+    config = compose([*workspace, f"forest={tmp_path / 'forest'}", f"seed.from={source.path}"])
+    elm = steps.seed(config)
+    with torch.no_grad():
+        assert torch.equal(elm.load()(IDS).logits, source.load()(IDS).logits)
+    assert elm.card.source == str(source.path)
+    assert elm.card.tokens == 0
+    made = steps.branch(config, "bible", "bible")
+    steps.train(config, "bible")
+    assert made.result["notes"] == []
+
+
+def test_importing_refuses_what_does_not_fit(workspace, tmp_path, forest):
+    def attempt(source):
+        return compose([*workspace, f"forest={tmp_path / 'forest'}", f"seed.from={source}"])
+
+    with pytest.raises(UserError, match="no such folder"):
+        steps.seed(attempt(tmp_path / "none"))
+    other = tmp_path / "other"
+    forest["bible"].load().save_pretrained(other)
+    with pytest.raises(UserError, match="tokenizer"):
+        steps.seed(attempt(other))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (other / name).write_bytes((forest["bible"].path / name).read_bytes())
+    settings = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(settings | {"auto_map": {"AutoModel": "x.Y"}}))
+    with pytest.raises(UserError, match="never run"):
+        steps.seed(attempt(other))
+    (other / "config.json").write_text(json.dumps(settings))
+    (other / "model.safetensors").rename(other / "pytorch_model.bin")
+    with pytest.raises(UserError, match="never loaded"):
+        steps.seed(attempt(other))

@@ -1,0 +1,292 @@
+"""The loop: exact resume, schedules, the policy for optimizer state, and how it fails."""
+
+import itertools
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from btm import checkpoint, models, schedule, steps, train, weights
+from btm.cli import compose
+from btm.config import TrainerConfig
+from btm.errors import UserError
+from btm.forest import Forest
+from btm.mirrors import Mirrors
+
+BTM = [sys.executable, "-m", "btm.cli"]
+
+
+def shell(*words):
+    return subprocess.run([*BTM, *words], capture_output=True, text=True, timeout=120)
+
+
+def training_words(workspace, forest):
+    return [
+        *workspace,
+        f"forest={forest}",
+        "trainer.steps=16",
+        "trainer.checkpoint_every=3",
+        "trainer.threads=2",
+    ]
+
+
+@pytest.fixture
+def half_grown(grown, tmp_path):
+    """Two copies of the forest, each with the same untrained branch."""
+    import shutil
+
+    roots = [tmp_path / "killed", tmp_path / "unbroken"]
+    for root in roots:
+        shutil.copytree(grown[0].forest_root, root)
+    return roots
+
+
+def test_killed_three_times_equals_unbroken(workspace, half_grown):
+    killed, unbroken = half_grown
+    for root in half_grown:
+        done = shell("branch", "expert=new", "domain=bible", "branch=copy", *training_words(workspace, root))
+        assert done.returncode == 0, done.stderr
+    assert shell("train", "expert=new", *training_words(workspace, unbroken)).returncode == 0
+
+    chance = random.Random(0)
+    metrics = killed / "branches" / "new" / "metrics.jsonl"
+    for at in sorted(chance.sample(range(2, 15), 3)):
+        process = subprocess.Popen(
+            [*BTM, "train", "expert=new", *training_words(workspace, killed)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 90
+        while not reached(metrics, at):
+            assert process.poll() is None, "it ended before it was killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (killed / "branches" / "new" / "trained.json").exists()
+    done = shell("train", "expert=new", *training_words(workspace, killed))
+    assert done.returncode == 0, done.stderr
+
+    def content(root, name):
+        return (root / "branches" / "new" / name).read_bytes()
+
+    assert content(killed, "model.safetensors") == content(unbroken, "model.safetensors")
+    losses = [
+        [json.loads(line)["loss"] for line in content(r, "metrics.jsonl").splitlines()] for r in half_grown
+    ]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 16
+    last = "checkpoint-00000016/optimizer.safetensors"
+    assert content(killed, last) == content(unbroken, last)
+    assert json.loads(content(killed, "trained.json"))["exact"]
+
+
+def reached(metrics, step):
+    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    return bool(lines) and lines[-1].endswith("}") and json.loads(lines[-1])["step"] >= step
+
+
+def batches_of(config, domain="bible"):
+    suite = steps.open_suite(config)
+    t = config.trainer
+    return train.Batches([suite.shard(domain, "train")], t.seq_len, t.batch_size, t.seed)
+
+
+def run_training(config, folder, n=4, **changes):
+    trainer = replace(config.trainer, **changes)
+    plan = schedule.Schedule.of(trainer, horizon=n)
+    return train.train(folder, batches_of(config), trainer, plan, n)
+
+
+def test_gradient_accumulation_is_the_whole_batch(copy):
+    config = copy("branch=copy")
+    whole = steps.branch(config, "whole", "bible").path
+    parts = steps.branch(config, "parts", "bible").path
+    run_training(config, whole)
+    run_training(config, parts, micro_batch_size=3)
+    for a, b in zip(
+        models.load_model(whole).parameters(), models.load_model(parts).parameters(), strict=True
+    ):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
+
+
+def test_other_settings_do_not_resume(copy):
+    config = copy("branch=copy")
+    made = steps.branch(config, "new", "bible").path
+    run_training(config, made, checkpoint_every=2)
+    with pytest.raises(
+        UserError, match=r"half trained with other settings \(.*weight_decay was 0.1, now 0.0"
+    ):
+        run_training(config, made, weight_decay=0.0)
+
+
+def test_another_thread_count_is_said_in_the_card(copy):
+    config = copy("branch=copy")
+    made = steps.branch(config, "new", "bible").path
+    run_training(config, made)
+    try:
+        result = run_training(config, made, threads=1)
+    finally:
+        torch.set_num_threads(2)
+    assert not result["exact"]
+    assert "threads 1, begun with 2" in result["notes"][0]
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(copy):
+    config = copy("branch=copy", "trainer.clip=0")
+    made = steps.branch(config, "new", "bible").path
+    trainer = replace(config.trainer, warmup=0.0, checkpoint_every=1)
+    rising = schedule.Schedule(peak=1e-3, horizon=200, decay="constant")
+    object.__setattr__(rising, "lr", lambda step: 1e-3 if step < 3 else 1e30)
+    with pytest.raises(train.TrainingFailedError, match=r"stopped at step [45]: .* Lower trainer.lr"):
+        train.train(made, batches_of(config), trainer, rising, 200)
+    kept = checkpoint.latest(made)
+    assert checkpoint.read_state(kept)["step"] == 3
+    assert all(torch.isfinite(t).all() for t in load_file(kept / "parameters.safetensors").values())
+    assert weights.first_not_finite(made) is None
+
+
+def test_the_seed_optimizer_is_continued(copy):
+    config = copy("branch=copy", "trainer.steps=2")
+    forest = Forest(config.forest_root)
+    assert (forest["seed"].path / checkpoint.MOMENTS).is_file()
+    steps.branch(config, "new", "bible")
+    made = steps.train(config, "new")
+    assert made.result["schedule"]["offset"] == forest["seed"].card.steps
+    assert made.result["schedule"]["horizon"] == forest["seed"].card.steps + 2
+    assert "continues the optimizer and schedule of seed" in made.result["notes"][0]
+
+    config.trainer.carry = "fresh"
+    steps.branch(config, "fresh", "bible")
+    assert steps.train(config, "fresh").result["schedule"]["offset"] == 0
+
+
+def test_a_branch_from_several_parents_cannot_continue(copy):
+    config = copy("branch=uniform", "trainer.carry=continue")
+    steps.branch(config, "new", "novels")
+    with pytest.raises(UserError, match="it has several parents; use auto or fresh"):
+        steps.train(config, "new")
+    config.parent, config.branch = "bible", "copy"
+    steps.branch(config, "one", "novels")
+    with pytest.raises(UserError, match="'bible' kept no optimizer state"):
+        steps.train(config, "one")
+
+
+@pytest.mark.parametrize("decay", ["constant", "cosine", "linear", "polynomial"])
+def test_schedules_warm_up_and_end_where_they_should(decay):
+    trainer = TrainerConfig(lr=1.0, warmup=0.1, decay=decay, decay_power=2.0, final_lr=0.1)
+    rates = [schedule.Schedule.of(trainer, horizon=100).lr(step) for step in range(101)]
+    assert rates[:10] == pytest.approx(np.arange(1, 11) / 10)
+    assert rates[100] == pytest.approx(1.0 if decay == "constant" else 0.1)
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+    middle = {"constant": 1.0, "cosine": 0.55, "linear": 0.55, "polynomial": 0.1 + 0.9 * 0.25}[decay]
+    assert rates[55] == pytest.approx(middle)
+
+
+def test_a_continued_schedule_is_the_rest_of_the_whole():
+    trainer = TrainerConfig(lr=1.0, warmup=0.08)
+    whole = schedule.Schedule.of(trainer, horizon=50)
+    rest = schedule.Schedule.of(trainer, horizon=50, offset=30)
+    assert [rest.lr(step) for step in range(20)] == [whole.lr(30 + step) for step in range(20)]
+
+
+def test_norms_and_biases_are_not_decayed():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
+    groups = train.make_optimizer(model, TrainerConfig()).param_groups
+    assert [p.ndim for p in groups[0]["params"]] == [2]
+    assert groups[1]["weight_decay"] == 0
+    assert len(groups[1]["params"]) == 3
+
+
+def test_precision_follows_the_hardware():
+    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    assert train.pick_precision("auto", "cpu") == ("bf16" if native else "fp32")
+    assert train.pick_precision("bf16", "cpu") == "bf16"
+
+
+def test_bf16_autocast_trains_float32_weights(copy):
+    config = copy("branch=copy")
+    made = steps.branch(config, "new", "bible").path
+    result = run_training(config, made, n=2, precision="bf16")
+    assert result["precision"] == "bf16"
+    assert models.stored_dtype(made) == "float32"
+    assert math.isfinite(result["loss"])
+
+
+def test_validation_during_training(copy):
+    config = copy("branch=copy", "trainer.steps=4", "trainer.valid_every=2", "trainer.log_every=100")
+    made = steps.branch(config, "new", "bible")
+    steps.train(config, "new")
+    lines = [json.loads(line) for line in (made.path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["valid_nats"]] == [2, 4]
+
+
+def test_a_broken_mirror_does_not_stop_training(copy, monkeypatch):
+    config = copy("branch=copy")
+    made = steps.branch(config, "new", "bible").path
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.warns(RuntimeWarning, match="wandb stopped mirroring: ModuleNotFoundError"):
+        assert run_training(config, made, n=2, mirrors=["wandb"])["steps"] == 2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_gets_the_metrics(tmp_path):
+    pytest.importorskip("tensorboard")
+    mirrors = Mirrors(["tensorboard"], tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        mirrors.log({"loss": 1.5, "valid_nats": None}, 1)
+        mirrors.close()
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("pico", 1.05), ("tiny", 6.8), ("125m", 123.5), ("1b3", 1318)]
+)
+def test_sizes_are_those_of_the_paper(name, millions):
+    values = yaml.safe_load((Path(__file__).parent.parent / "conf" / "model" / f"{name}.yaml").read_text())
+    vocabulary = {"pico": 2048, "tiny": 8192}.get(name, 50257)
+    from transformers import AutoModelForCausalLM
+
+    from btm.config import ModelConfig
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(models.make_config(ModelConfig(**values), vocabulary, 0))
+    assert model.num_parameters() / 1e6 == pytest.approx(millions, rel=0.05)
+
+
+@pytest.mark.parametrize("model", ["gpt2", "gpt_neox", "opt", "bloom"])
+def test_every_architecture_runs_the_cycle(model, workspace, tmp_path):
+    config = compose(
+        [
+            *(word for word in workspace if not word.startswith("experiment")),
+            f"model={model}",
+            f"forest={tmp_path / 'forest'}",
+            "data.name=smoke",
+            "data.vocab_size=512",
+            "data.tokenizer_bytes=500000",
+            "trainer.steps=2",
+            "seed.steps=2",
+            "trainer.seq_len=32",
+            "trainer.batch_size=4",
+            "score.max_tokens=64",
+            "run.domains=[bible]",
+            "merge.force=true",
+        ]
+    )
+    result = steps.run(config)
+    assert set(result["elms"]) == {"seed", "bible"}
+    assert Forest(config.forest_root)["bible"].load().config.model_type == model
