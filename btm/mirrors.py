@@ -46,10 +46,12 @@ def _tensorboard(folder: Path) -> tuple[Log, Callable[[], None]]:
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(folder / "tensorboard")
-    return (
-        lambda values, step: [writer.add_scalar(k, v, step) for k, v in values.items()] and None,
-        writer.close,
-    )
+
+    def log(values: dict[str, float], step: int) -> None:
+        for key, value in values.items():
+            writer.add_scalar(key, value, step)
+
+    return log, writer.close
 
 
 def _wandb(folder: Path) -> tuple[Log, Callable[[], None]]:

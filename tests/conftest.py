@@ -2,17 +2,15 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
+from folders import DEMO
 
 from btm import steps
 from btm.cli import compose
-from btm.data import prepare as preparation
 from btm.forest import Forest
 
-DEMO = Path(preparation.__file__).parent / "demo"
 DOMAINS = ["bible", "code_python", "speeches", "novels"]
 
 
@@ -67,9 +65,3 @@ def copy(grown, workspace, tmp_path):
     """A function from overrides to a configuration whose forest is this test's own copy."""
     shutil.copytree(grown[0].forest_root, tmp_path / "forest")
     return lambda *overrides: compose([*workspace, f"forest={tmp_path / 'forest'}", *overrides])
-
-
-def tree(folder):
-    """Every file below a folder with its size and time of change: equal trees were not touched."""
-    stats = {p: p.stat() for p in sorted(Path(folder).rglob("*"))}
-    return {str(p): (s.st_size, s.st_mtime_ns) for p, s in stats.items() if p.is_file()}

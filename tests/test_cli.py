@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from conftest import tree
+from folders import tree
 
 from btm import cli
 

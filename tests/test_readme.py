@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from conftest import DEMO
+from folders import DEMO
 
 from btm import cli
 from btm.verbs import VERBS

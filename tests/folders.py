@@ -1,0 +1,13 @@
+"""What tests look at: the embedded suite, and whether a folder was touched."""
+
+from pathlib import Path
+
+import btm
+
+DEMO = Path(btm.__file__).parent / "data" / "demo"
+
+
+def tree(folder):
+    """Every file below a folder with its size and time of change: equal trees were not touched."""
+    stats = {p: p.stat() for p in sorted(Path(folder).rglob("*"))}
+    return {str(p): (s.st_size, s.st_mtime_ns) for p, s in stats.items() if p.is_file()}
