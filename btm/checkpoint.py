@@ -1,7 +1,6 @@
 """What a training needs to go on: parameters, optimizer moments and the step, in one published folder."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,10 @@ _KEYS = ("exp_avg", "exp_avg_sq")
 def save(
     folder: Path, model: "torch.nn.Module", optimizer: "torch.optim.Optimizer", state: dict[str, Any]
 ) -> Path:
-    """Publish ``folder/checkpoint-<step>`` and delete the ones before it."""
+    """Publish ``folder/checkpoint-<step>`` and delete all before it but the newest.
+
+    One older checkpoint stays because the new one is proven good only by the step after it: see `drop`.
+    """
     target = folder / f"checkpoint-{state['step']:08d}"
     if target.exists():
         return target
@@ -29,10 +31,15 @@ def save(
         save_file(parameters(model), scratch / "parameters.safetensors")
         save_file(moments(model, optimizer), scratch / MOMENTS)
         (scratch / "state.json").write_text(json.dumps(state, indent=1, allow_nan=False))
-    for older in folder.glob("checkpoint-*"):
-        if older.name < target.name:
-            shutil.rmtree(older)
+    for older in sorted(folder.glob("checkpoint-*"))[:-2]:
+        durable.remove_folder(older)
     return target
+
+
+def drop(folder: Path, step: int) -> None:
+    """Delete the checkpoint of `step`, whose parameters gave a loss that is not finite, if there is one."""
+    if (found := folder / f"checkpoint-{step:08d}").exists():
+        durable.remove_folder(found)
 
 
 def latest(folder: Path) -> Path | None:

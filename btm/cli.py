@@ -170,7 +170,10 @@ def _keys() -> dict[str, Any]:
 
 def _reason(error: Exception) -> str:
     """Return the part of a hydra or omegaconf error that helps: its cause, and the key."""
-    while isinstance(error.__cause__, Exception):
+    from omegaconf.errors import OmegaConfBaseException
+
+    # Under a debugger omegaconf also chains its own errors, whose causes are templates nobody should read.
+    while isinstance(error.__cause__, Exception) and not isinstance(error, OmegaConfBaseException):
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")

@@ -77,6 +77,7 @@ def train(
         torch.manual_seed(trainer.seed * 1_000_003 + step)
         loss, norm = _update(model, optimizer, batches.batch(step), trainer, lr, precision, device)
         if not (math.isfinite(loss) and math.isfinite(norm)):
+            checkpoint.drop(folder, step)
             raise _failed(folder, step + 1, f"loss {loss}, gradient norm {norm}", lr)
         done = step + 1
         nats = None

@@ -31,9 +31,19 @@ def test_links_lead_somewhere(path):
     assert (ROOT / path).exists()
 
 
-@pytest.mark.parametrize("name", re.findall(r"^    {1,8}(\w+\.py|\w+/) ", README, re.MULTILINE))
-def test_the_file_tree_is_true(name):
-    assert list(ROOT.glob(f"{name}*" if name.endswith("/") else f"btm/**/{name}"))
+def tree_of_the_readme():
+    """Every path in the section on files; an indented name lies in the folder above it."""
+    folder = ""
+    section = README.partition("## Where things are")[2]
+    for indent, names in re.findall(r"^    ( {0,2})(\S+(?:, \S+)*) ", section, re.MULTILINE):
+        if not indent:
+            folder = names
+        yield folder + names if indent else names
+
+
+@pytest.mark.parametrize("path", list(tree_of_the_readme()))
+def test_the_file_tree_is_true(path):
+    assert (ROOT / path).exists()
 
 
 def documents(domain, split="train", limit=40):
