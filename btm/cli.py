@@ -13,7 +13,7 @@ from btm.errors import UserError, unknown
 
 # `from` is a word of Python, so no dataclass can have a field of that name.
 _ALIASES = {"seed.from": "seed.source"}
-_FLAGS = ("--dry-run", "--json", "--debug", "--help", "-h")
+_FLAGS = ("--dry-run", "--json", "--debug", "--help", "-h", "--detach", "--retry-failed", "-f")
 
 _HELP = """btm: Branch-Train-Merge, forests of expert language models
 
@@ -27,7 +27,10 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   score     cache token log-probabilities    btm score score.splits=[test]
   eval      ensemble against every ELM       btm eval ensemble.prior=cached ensemble.top_k=4
   average   several ELMs into one model      btm average weights='{law: 0.7, med: 0.3}'
-  run       all of it                        btm run experiment=demo
+  run       all of it, as jobs               btm run experiment=demo cluster=slurm
+  status    the jobs of a cycle              btm status forest=experts/demo
+  logs      what a job says                  btm logs -f expert=law
+  cancel    stop a cycle, or one job         btm cancel expert=law
   ls        the ELMs of a forest             btm ls forest=experts/demo
   show      one ELM's card                   btm show expert=law --json
   doctor    what this machine offers         btm doctor
@@ -35,6 +38,7 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   --dry-run   say what would be done, write nothing
   --json      print results as JSON
   --debug     show tracebacks
+  --detach    run: start and return          --retry-failed   run: try again what failed
   btm <verb> --help lists every key with its default
 
 Start with: btm run experiment=demo
@@ -84,7 +88,7 @@ def _command(verb: str, words: list[str]) -> int:
         return 0
     warnings.filterwarnings("ignore", category=FutureWarning)
     config = compose([word for word in words if not word.startswith("-")])
-    output = verbs.Output(as_json="--json" in flags, stdout=sys.stdout, stderr=sys.stderr)
+    output = verbs.Output(as_json="--json" in flags, stdout=sys.stdout, stderr=sys.stderr, flags=flags)
     if "--dry-run" in flags:
         from btm.plan import plan
 

@@ -5,7 +5,7 @@ that make no sense, naming the key. Nothing here imports hydra, omegaconf or tor
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from btm.errors import UserError, nearest
@@ -18,6 +18,7 @@ DECAYS = ("constant", "cosine", "linear", "polynomial")
 CARRY = ("auto", "continue", "fresh")
 PRECISIONS = ("auto", "fp32", "bf16")
 MIRRORS = ("tensorboard", "wandb", "mlflow")
+CLUSTERS = ("debug", "local", "slurm")
 SPLITS = ("train", "valid", "test")
 
 
@@ -142,6 +143,49 @@ class RunConfig:
 
 
 @dataclass
+class JobConfig:
+    """What one job gets; null: what `cluster` says."""
+
+    cpus: int | None = None
+    gpus: int | None = None
+    memory_gb: float | None = None
+    time_min: int | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    nodes: int | None = None
+    parallel: int | None = None
+
+
+@dataclass
+class ClusterConfig:
+    """Where the jobs of a cycle run, what each gets, and what happens when one dies."""
+
+    kind: str = "local"  # debug: in this process, one after another | local: this machine | slurm
+    cpus: int = 0  # threads of a job; 0: local measures which number is fastest, slurm takes 1
+    gpus: int = 0  # of a job; local gives each job cards of its own
+    cards: int | None = None  # GPUs of this machine that local may use; null: as found
+    memory_gb: float = 0.0  # of a job, which is killed above it; 0: no bound
+    time_min: int = 0  # minutes; 0: the partition's limit
+    nodes: int = 1
+    parallel: int = 0  # jobs at once; 0: as many as the machine, or the queue, carries
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    setup: list[str] = field(default_factory=list)  # shell lines before the job: modules, variables
+    extra: dict[str, Any] = field(default_factory=dict)  # other options of sbatch, {reservation: x}
+    seed: JobConfig = field(default_factory=JobConfig)
+    train: JobConfig = field(default_factory=JobConfig)
+    score: JobConfig = field(default_factory=JobConfig)
+    finish: JobConfig = field(default_factory=JobConfig)
+    retries: int = 3  # of a job that died for no fault of its own, and gained nothing since it last died
+    backoff: float = 5.0  # seconds before the first of them; doubles
+    hang_after: float = 600.0  # seconds without a sign of life after which a job is killed
+    poll: float = 10.0  # seconds between questions to slurm
+    warn_before: int = 90  # seconds before its time limit at which slurm tells a job to save and requeue
+
+
+@dataclass
 class Config:
     """The whole of `conf/`, composed."""
 
@@ -155,6 +199,7 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
     average: AverageConfig = field(default_factory=AverageConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     forest: str | None = None  # its folder; null: experts/<data.name>
     expert: str | None = None  # the ELM to branch, train, merge or show
     domain: str | None = None  # its domain; null: the expert's name
@@ -178,6 +223,21 @@ class Config:
         _validate_numbers(self)
         _validate_choices(self)
         return self
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Config":
+        """Return the configuration that `dataclasses.asdict` made `values` of; unknown keys are an error."""
+        return _fill(cls(), values, "").validate()
+
+
+def _fill(node: Any, values: dict[str, Any], prefix: str) -> Any:
+    known = {item.name for item in fields(node)}
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"no key {prefix + key!r} in this version of btm")
+        inner = getattr(node, key)
+        setattr(node, key, _fill(inner, value, f"{prefix}{key}.") if is_dataclass(inner) else value)
+    return node
 
 
 def check_name(name: str, key: str) -> str:
@@ -284,6 +344,21 @@ def _validate_numbers(config: Config) -> None:
         _require(0 <= number < 1 or (key == "trainer.final_lr" and number == 1), key, number, "wanted [0, 1)")
     for key, rate in {"trainer.lr": trainer.lr, "seed.lr": config.seed.lr}.items():
         _require(rate is None or 0 < rate < 1000, key, rate, "wanted a positive number")
+    cluster = config.cluster
+    for key in ("cpus", "gpus", "memory_gb", "time_min", "parallel", "retries", "backoff"):
+        _require(
+            0 <= getattr(cluster, key) < float("inf"),
+            f"cluster.{key}",
+            getattr(cluster, key),
+            "wanted 0 or more",
+        )
+    for key in ("nodes", "hang_after", "poll", "warn_before"):
+        _require(
+            0 < getattr(cluster, key) < float("inf"),
+            f"cluster.{key}",
+            getattr(cluster, key),
+            "wanted more than 0",
+        )
     _require(trainer.seq_len >= 2, "trainer.seq_len", trainer.seq_len, "wanted 2 or more")
     _require(score.window != 1, "score.window", score.window, "wanted 2 or more, or 0 for trainer.seq_len")
     _require(len(trainer.betas) == 2, "trainer.betas", trainer.betas, "wanted two numbers")
@@ -300,6 +375,7 @@ def _validate_choices(config: Config) -> None:
     check_choice(config.trainer.carry, "trainer.carry", CARRY)
     check_choice(config.trainer.precision, "trainer.precision", PRECISIONS)
     check_choice(config.eval.split, "eval.split", SPLITS)
+    check_choice(config.cluster.kind, "cluster.kind", CLUSTERS)
     for mirror in config.trainer.mirrors:
         check_choice(mirror, "trainer.mirrors", MIRRORS)
     for split in config.score.splits:

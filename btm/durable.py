@@ -32,20 +32,18 @@ def make_folder(folder: Path) -> Path:
     """Create `folder` and its parents, each durably, and return it."""
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     for path in reversed(missing):
+        if "~" in path.name:  # a folder held under a lease: it is renamed into being, and was lost
+            raise FileNotFoundError(errno.ENOENT, "taken over by another process", str(path))
         path.mkdir(exist_ok=True)
         sync_folder(path.parent)
     return folder
-
-
-def _writer() -> str:
-    return f"{socket.gethostname()}-{os.getpid()}-"
 
 
 @contextmanager
 def publish_file(path: Path) -> Iterator[BinaryIO]:
     """Yield a binary handle whose content appears at `path`, whole, when the block ends without error."""
     make_folder(path.parent)
-    descriptor, name = tempfile.mkstemp(prefix=_PREFIX + _writer(), dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f"{_PREFIX}{writer()}-", dir=path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as handle:
@@ -82,7 +80,7 @@ def publish_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 def scratch_folder(parent: Path) -> Path:
     """Create a folder in `parent` that `sweep` deletes once this process is gone."""
-    temporary = Path(tempfile.mkdtemp(prefix=_PREFIX + _writer(), dir=parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{writer()}-", dir=parent))
     temporary.chmod(0o777 & ~_umask())
     return temporary
 
@@ -164,18 +162,49 @@ def require_space(folder: Path, wanted: int) -> None:
         raise OSError(errno.ENOSPC, f"{wanted:,} bytes are needed and {free:,} are free", str(folder))
 
 
+def writer() -> str:
+    """Return the identity of this process: no other, on any machine or after any reboot, has it too."""
+    return f"{_machine()}-{os.getpid()}-{_born(os.getpid()) or 0}"
+
+
+def is_alive(identity: str) -> bool | None:
+    """Tell whether the process with an identity (`writer`) still runs; None if it is of another machine."""
+    machine, _, rest = identity.rpartition("-")[0].rpartition("-")
+    if machine != _machine() or not rest.isdigit():
+        return None
+    return _born(int(rest)) == int(identity.rpartition("-")[2])
+
+
+def _machine() -> str:
+    """Return what names this machine since it was started: containers can share a host name."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        namespace = str(Path("/proc/self/ns/pid").stat().st_ino)
+    except OSError:
+        boot, namespace = "0", "0"
+    return f"{socket.gethostname()}-{boot}-{namespace}"
+
+
+def _born(pid: int) -> int | None:
+    """Return when a process began, in ticks since boot (0 where that cannot be known); None if there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        if Path("/proc/self/stat").exists():
+            return None
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            pass
+        return 0
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
 def _alive(name: str) -> bool:
     """Tell whether the writer named in a temporary file's name may still be at work."""
-    host, _, rest = name.removeprefix(_PREFIX).rpartition("-")[0].rpartition("-")
-    if host != socket.gethostname() or not rest.isdigit():
-        return True
-    try:
-        os.kill(int(rest), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+    return is_alive(name.removeprefix(_PREFIX).rpartition("-")[0]) is not False
 
 
 def _umask() -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from btm import evaluate, models, weights
+from btm import evaluate, lease, models, weights
 from btm import score as scoring
 from btm.config import Config
 from btm.data.shards import Shard, Suite
@@ -94,7 +94,7 @@ def score_missing(
     model = models.load_model(folder, device, dtype=torch.float32)
     total = sum(shard.head(config.score.max_tokens)[0] for shard in missing)
     paths = []
-    with reporter.scoring(folder.name, total) as report:
+    with reporter.scoring(lease.name_of(folder), total) as report:
         for shard in missing:
             paths.append(
                 scoring.score(model, shard, scores, sha256, batch_size=config.score.batch_size, report=report)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from btm import average as averaging
-from btm import durable, models, weights
+from btm import durable, lease, models, weights
 from btm.card import Card, Parent
 from btm.config import check_name
 from btm.errors import UserError, unknown
@@ -27,18 +27,6 @@ if TYPE_CHECKING:
 SCHEMA = 1
 # What a card takes over from trained.json, the result of the training.
 _FROM_RESULT = ("steps", "tokens", "flops", "data", "valid_nats", "parent_valid_nats", "exact", "notes")
-# What travels with weights so that `AutoTokenizer` and `AutoModelForCausalLM` load a folder.
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-)
 
 
 @dataclass(frozen=True)
@@ -67,7 +55,7 @@ class Branch:
     @property
     def name(self) -> str:
         """The name its ELM will have."""
-        return self.path.name
+        return lease.name_of(self.path)
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -118,7 +106,7 @@ class Forest:
         if not (root / "forest.json").exists():
             if not (root / "tokenizer").exists():
                 with durable.publish_folder(root / "tokenizer") as folder:
-                    copy_tokenizer(tokenizer, folder)
+                    models.copy_tokenizer(tokenizer, folder)
             facts = {
                 "schema": SCHEMA,
                 "architecture": fingerprint,
@@ -174,12 +162,34 @@ class Forest:
         found = sorted(p for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
         return [Branch(path) for path in found]
 
+    def has_branch(self, name: str) -> bool:
+        """Tell whether an ELM called `name` is in the making."""
+        return lease.find(self.root / "branches" / name) is not None
+
     def get_branch(self, name: str) -> Branch:
         """Return the branch `name`; the `UserError` for one that is not there lists those that are."""
-        path = self.root / "branches" / name
-        if not (path / "branch.json").is_file():
+        path = lease.find(self.root / "branches" / name)
+        if path is None:
             raise unknown("branch", name, [b.name for b in self.branches()], str(self.root))
         return Branch(path)
+
+    @contextmanager
+    def hold(self, name: str) -> Iterator[tuple[Branch, lease.Lease]]:
+        """Yield the branch `name` with the sole right to work on it; `lease.HeldError` if another has that."""
+        self.get_branch(name)
+        try:
+            taken = lease.take(self.root / "branches" / name)
+        except FileNotFoundError:
+            raise UserError(f"branch {name!r} was merged or deleted just now") from None
+        try:
+            durable.sweep(taken.path)
+            yield Branch(taken.path), taken
+        except Exception as error:
+            if taken.path.is_dir() or isinstance(error, lease.LostError | FileExistsError | UserError):
+                raise
+            raise lease.LostError(f"branch {name!r} was taken over by another process") from error
+        finally:
+            taken.release()
 
     def branch(
         self,
@@ -206,7 +216,7 @@ class Forest:
         }
         with self._new_branch(name, origin) as folder:
             averaging.average({self[parent].path: share for parent, share in shares.items()}, folder)
-            copy_model_files(self[next(iter(shares))].path, folder)
+            models.copy_files(self[next(iter(shares))].path, folder)
         return self.get_branch(name)
 
     def root_branch(
@@ -217,18 +227,22 @@ class Forest:
         origin = {"domains": domains, "method": "none", "estimator": "", "parents": {}, "source": source}
         with self._new_branch(name, origin) as folder:
             model.save_pretrained(folder, max_shard_size="5GB")
-            copy_tokenizer(self.tokenizer, folder)
+            models.copy_tokenizer(self.tokenizer, folder)
         return self.get_branch(name)
 
     def merge(self, branch: Branch, *, force: bool = False) -> ELM:
         """Check and seal a trained branch and move it into ``elms/`` with one rename.
 
-        Refuses, with a `UserError`: a branch that is not trained, an expert worse than a parent on its own
-        valid split (unless `force`), tensors that are not finite, another architecture or tokenizer, a
-        model that does not load, and a name that is taken.
+        Raises `UserError` if it is not trained, has a tensor that is not finite, another architecture or
+        tokenizer than the forest, does not load, or is worse than its best parent on its own valid split
+        and `force` is false. Nothing changes then.
         """
         if branch.name in self:
             raise UserError(f"{self.root} has an ELM {branch.name!r} already; ELMs are never replaced")
+        with self.hold(branch.name) as (held, _):
+            return self._merge(held, force)
+
+    def _merge(self, branch: Branch, force: bool) -> ELM:
         result = branch.result
         if result is None:
             raise UserError(f"branch {branch.name!r} is not trained yet: btm train expert={branch.name}")
@@ -246,6 +260,8 @@ class Forest:
             durable.rename_folder(branch.path, self.root / "elms" / branch.name)
         except FileExistsError:
             raise UserError(f"{self.root}: another process merged {branch.name!r} first") from None
+        except FileNotFoundError:
+            raise lease.LostError(f"{branch.name!r} was taken over by another process") from None
         return self[branch.name]
 
     def average(self, name: str, parents: Mapping[str, float], *, method: str = "weights") -> Path:
@@ -268,7 +284,7 @@ class Forest:
             return target
         with durable.publish_folder(target, replace=True) as folder:
             averaging.average({self[parent].path: share for parent, share in shares.items()}, folder)
-            copy_model_files(self[next(iter(shares))].path, folder)
+            models.copy_files(self[next(iter(shares))].path, folder)
             card = replace(card, sha256=weights.sha256(folder))
             (folder / "card.json").write_text(json.dumps(card.to_json(), indent=1))
             (folder / "README.md").write_text(card.readme())
@@ -288,17 +304,21 @@ class Forest:
             )
 
     def sweep(self) -> None:
-        """Delete what killed processes left behind; never an ELM, a branch or a result."""
+        """Delete what killed processes left behind; never an ELM, a result, or a branch that can become one."""
         for folder in (self.root, *(p for p in self.root.glob("*") if p.is_dir()), *self.root.glob("*/*")):
             if folder.is_dir() and not folder.name.startswith("."):
                 durable.sweep(folder)
+        for made in self.branches():
+            home = made.path.with_name(made.name)
+            if made.name in self and not lease.held(home):
+                shutil.rmtree(made.path)  # a twin that lost the race to become this ELM
 
     def require_free(self, name: str) -> None:
         """Raise `UserError` unless `name` is valid and neither an ELM nor a branch has it."""
         check_name(name, "expert")
         if name in self:
             raise UserError(f"{self.root} has an ELM {name!r} already; give another expert=NAME")
-        if (self.root / "branches" / name).exists():
+        if self.has_branch(name):
             raise UserError(
                 f"{self.root} has a branch {name!r} already: btm train expert={name}, or delete its folder"
             )
@@ -308,6 +328,7 @@ class Forest:
         with durable.publish_folder(self.root / "branches" / name) as folder:
             (folder / "branch.json").write_text(json.dumps(origin, indent=1))
             yield folder
+            self.require_free(name)  # another process may have begun it meanwhile
 
     def _check(self, branch: Branch) -> None:
         bad = weights.first_not_finite(branch.path)
@@ -355,21 +376,6 @@ def _card(branch: Branch, result: dict[str, Any], tokenizer_sha256: str, forced:
         versions={package: version(package) for package in ("btm", "torch", "transformers")},
         **known,
     )
-
-
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy the tokenizer files that stand in `source` into the unpublished folder `target`."""
-    for name in _TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
-
-
-def copy_model_files(source: Path, target: Path) -> None:
-    """Copy everything that makes weights a loadable model: configs and tokenizer."""
-    for name in ("config.json", "generation_config.json"):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
-    copy_tokenizer(source, target)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from btm.lease import name_of
+
 Log = Callable[[dict[str, float], int], None]
 
 
@@ -57,14 +59,14 @@ def _tensorboard(folder: Path) -> tuple[Log, Callable[[], None]]:
 def _wandb(folder: Path) -> tuple[Log, Callable[[], None]]:
     import wandb
 
-    run = wandb.init(project="btm", name=folder.name, dir=str(folder), resume="allow")
+    run = wandb.init(project="btm", name=name_of(folder), dir=str(folder), resume="allow")
     return lambda values, step: run.log(values, step=step), run.finish
 
 
 def _mlflow(folder: Path) -> tuple[Log, Callable[[], None]]:
     import mlflow
 
-    mlflow.start_run(run_name=folder.name)
+    mlflow.start_run(run_name=name_of(folder))
     return lambda values, step: mlflow.log_metrics(values, step=step), mlflow.end_run
 
 

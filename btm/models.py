@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,18 @@ _VOLATILE = {
     "eos_token_id",
     "pad_token_id",
 }
+# What travels with weights so that `AutoTokenizer` and `AutoModelForCausalLM` load a folder.
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
 
 
 def make_config(model: ModelConfig, vocab_size: int, eos: int) -> "PretrainedConfig":
@@ -166,3 +179,18 @@ def train_flops(model: "PreTrainedModel", tokens: int, seq_len: int) -> float:
     layers = getattr(config, "num_hidden_layers", 0)
     width = getattr(config, "hidden_size", 0)
     return float(tokens) * (6 * model.num_parameters() + 12 * layers * width * seq_len)
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer files that stand in `source` into the unpublished folder `target`."""
+    for name in _TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copy everything that makes weights a loadable model: configs and tokenizer."""
+    for name in ("config.json", "generation_config.json"):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    copy_tokenizer(source, target)

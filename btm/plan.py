@@ -134,7 +134,7 @@ def _origin(config: Config, candidates: list[str]) -> str:
 def _training(config: Config, forest: Forest | None, name: str, steps: int) -> str:
     trainer = config.trainer
     text = f"train {steps:,} steps, {steps * trainer.batch_size * trainer.seq_len:,} tokens"
-    begun = checkpoint.latest(forest.root / "branches" / name) if forest else None
+    begun = checkpoint.latest(forest.get_branch(name).path) if forest and forest.has_branch(name) else None
     return f"{text}, from {begun.name}" if begun else text
 
 

@@ -39,7 +39,7 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
     forest, model = _plant(config, suite)
     if name in forest:
         return forest[name]
-    if not (forest.root / "branches" / name).exists():
+    if not forest.has_branch(name):
         model = model or models.new_model(
             models.make_config(config.model, suite.vocab_size, suite.eos), config.trainer.seed
         )
@@ -76,27 +76,43 @@ def branch(
 def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
     """Train a branch on its own domain alone, from wherever an earlier attempt stopped."""
     forest, suite = Forest(config.forest_root), open_suite(config)
-    branch = forest.get_branch(name)
-    if branch.result is not None:
-        return branch
-    shards = [suite.shard(domain, "train") for domain in branch.domains]
-    result: dict[str, Any] = {"steps": 0, "tokens": 0}
-    if shards:
-        result = _train(config, forest, branch, shards, suite, reporter)
-    if branch.parents:
-        result |= ensemble.valid_nats(config, forest, branch, suite, reporter)
-    durable.write_json(branch.path / "trained.json", result)
-    return branch
+    if (trained := forest.get_branch(name)).result is not None:
+        return trained
+    with forest.hold(name) as (branch, held):
+
+        def pulse(step: int) -> bool:
+            held.beat()
+            return reporter.pulse(step)
+
+        shards = [suite.shard(domain, "train") for domain in branch.domains]
+        result: dict[str, Any] = {"steps": 0, "tokens": 0}
+        if shards:
+            result = _train(config, forest, branch, shards, suite, reporter, pulse)
+        if branch.parents:
+            result |= ensemble.valid_nats(config, forest, branch, suite, reporter)
+        durable.write_json(branch.path / "trained.json", result)
+    return forest.get_branch(name)
 
 
 def merge(config: Config, name: str, reporter: Reporter = quiet) -> ELM:
     """Move a trained branch into the forest, if it passes the checks."""
     forest = Forest(config.forest_root)
-    if name in forest and not (forest.root / "branches" / name).exists():
+    if name in forest:
         return forest[name]
     elm = forest.merge(forest.get_branch(name), force=config.merge.force)
     reporter.line(f"merged {elm.path}")
     return elm
+
+
+def grow(config: Config, domain: str, among: list[str], reporter: Reporter = quiet) -> ELM:
+    """Branch, train and merge the expert of one domain, from wherever an earlier attempt stopped."""
+    forest = Forest(config.forest_root)
+    if domain in forest:
+        return forest[domain]
+    if not forest.has_branch(domain):
+        branch(config, domain, domain, among=among, reporter=reporter)
+    train(config, domain, reporter)
+    return merge(config, domain, reporter)
 
 
 def score(config: Config, reporter: Reporter = quiet) -> list[Path]:
@@ -121,13 +137,9 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
         )
     elms = forest.elms()
     members = forest.experts(config.ensemble.experts)
-    domains = config.eval.domains or suite.domains()
-    shards = [suite.shard(domain, config.eval.split) for domain in domains]
-    valid = [suite.shard(domain, "valid") for domain in domains]
     for elm in elms:
-        needed = [*shards, *valid] if elm in members else shards
-        ensemble.score_missing(config, forest, elm.path, elm.card.sha256, needed, reporter)
-
+        _score_for_eval(config, forest, suite, elm, members, reporter)
+    shards, valid = _evaluated(config, suite)
     trained_on = {domain for elm in elms for domain in elm.card.domains}
     scores = ensemble.scores_of(config, forest)
     entries = {}
@@ -157,6 +169,13 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     return result
 
 
+def score_for_eval(config: Config, name: str, reporter: Reporter = quiet) -> None:
+    """Compute what `eval_forest` will need of one ELM, so that many machines can share that work."""
+    forest = Forest(config.forest_root)
+    members = forest.experts(config.ensemble.experts)
+    _score_for_eval(config, forest, open_suite(config), forest[name], members, reporter)
+
+
 def average(config: Config, reporter: Reporter = quiet) -> Path:
     """Average ELMs into one deployable LM in ``averages/``."""
     forest = Forest(config.forest_root)
@@ -183,17 +202,17 @@ def run(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     """
     suite = prepare(config, reporter)
     seed(config, reporter)
-    forest = Forest(config.forest_root)
-    forest.sweep()
+    Forest(config.forest_root).sweep()
     earlier: list[str] = []
     for domains in rounds(config, suite):
         for domain in domains:
-            if domain not in forest:
-                if not (forest.root / "branches" / domain).exists():
-                    branch(config, domain, domain, among=earlier or [config.seed.name], reporter=reporter)
-                train(config, domain, reporter)
-                merge(config, domain, reporter)
+            grow(config, domain, earlier or [config.seed.name], reporter)
         earlier += domains
+    return finish(config, reporter)
+
+
+def finish(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
+    """End a cycle: the uniform average of the experts, if asked for, and the evaluation."""
     if config.run.average:
         reporter.line(f"averaged into {average(config, reporter)}")
     return eval_forest(config, reporter)
@@ -241,7 +260,13 @@ def _copied(config: Config, forest: Forest) -> str:
 
 
 def _train(
-    config: Config, forest: Forest, branch: Branch, shards: list[Shard], suite: Suite, reporter: Reporter
+    config: Config,
+    forest: Forest,
+    branch: Branch,
+    shards: list[Shard],
+    suite: Suite,
+    reporter: Reporter,
+    pulse: training.Pulse,
 ) -> dict[str, Any]:
     """Train with the schedule and the optimizer state that the policy trainer.carry gives."""
     trainer = config.trainer
@@ -272,6 +297,7 @@ def _train(
             moments=continued.path / checkpoint.MOMENTS if continued else None,
             keep_moments=is_root and trainer.carry != "fresh",
             report=report,
+            pulse=pulse,
         )
     if continued:
         result["notes"] = [*result["notes"], f"continues the optimizer and schedule of {continued.name}"]
@@ -291,6 +317,21 @@ def _continued(config: Config, forest: Forest, branch: Branch) -> ELM | None:
             f"trainer.carry=continue: branch {branch.name!r} cannot, for {why}; use auto or fresh"
         )
     return None
+
+
+def _evaluated(config: Config, suite: Suite) -> tuple[list[Shard], list[Shard]]:
+    """Return the shards that an evaluation reports on, and those their priors are fitted on."""
+    domains = config.eval.domains or suite.domains()
+    return [suite.shard(d, config.eval.split) for d in domains], [suite.shard(d, "valid") for d in domains]
+
+
+def _score_for_eval(
+    config: Config, forest: Forest, suite: Suite, elm: ELM, members: list[ELM], reporter: Reporter
+) -> None:
+    shards, valid = _evaluated(config, suite)
+    is_member = elm.name in {member.name for member in members}
+    needed = [*shards, *valid] if is_member else shards
+    ensemble.score_missing(config, forest, elm.path, elm.card.sha256, needed, reporter)
 
 
 def _shards(suite: Suite, domains: list[str], splits: list[str]) -> list[Shard]:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btm import checkpoint, durable, models
+from btm import checkpoint, durable, lease, models
 from btm.config import TrainerConfig
 from btm.data.batches import Batches, Windows
 from btm.errors import UserError
@@ -34,7 +34,12 @@ class TrainingFailedError(UserError):
     """The loss or the gradient is no longer finite; the last good checkpoint stands."""
 
 
+class TrainingStoppedError(Exception):
+    """The training was asked to stop, and did so after a checkpoint; the same call goes on from there."""
+
+
 Report = Callable[[Progress], None]
+Pulse = Callable[[int], bool]  # told of every step; returns whether the training should stop
 
 
 def train(
@@ -48,12 +53,14 @@ def train(
     moments: Path | None = None,
     keep_moments: bool = False,
     report: Report | None = None,
+    pulse: Pulse = lambda step: False,
 ) -> dict[str, Any]:
     """Train the model in `folder` for `steps`, in place, and return what its card should say.
 
     Resumes from the newest checkpoint in `folder`. `moments` is an optimizer.safetensors to begin with
     (the policy `continue`), which `keep_moments` leaves for others. Raises `TrainingFailedError` where
-    the loss stops being finite, and `UserError` if the checkpoint belongs to other settings.
+    the loss stops being finite, `UserError` if the checkpoint belongs to other settings, and
+    `TrainingStoppedError`, after a checkpoint, when `pulse` says so.
     """
     import torch
 
@@ -75,7 +82,7 @@ def train(
     for step in range(state["step"], steps):
         lr = schedule.lr(step)
         torch.manual_seed(trainer.seed * 1_000_003 + step)
-        loss, norm = _update(model, optimizer, batches.batch(step), trainer, lr, precision, device)
+        loss, norm = update(model, optimizer, batches.batch(step), trainer, lr, precision, device)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             checkpoint.drop(folder, step)
             raise _failed(folder, step + 1, f"loss {loss}, gradient norm {norm}", lr)
@@ -84,10 +91,14 @@ def train(
         if valid is not None and trainer.valid_every and done % trainer.valid_every == 0:
             nats = validate(model, valid)
         metrics.add(done, loss, lr, norm, nats)
-        if done % trainer.checkpoint_every == 0 or done == steps:
+        stop = pulse(done)
+        if stop or done % trainer.checkpoint_every == 0 or done == steps:
             if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
                 raise _failed(folder, done, "parameters that are not finite", lr)
             checkpoint.save(folder, model, optimizer, state | {"step": done})
+        if stop and done < steps:
+            metrics.close()
+            raise TrainingStoppedError(f"stopped after step {done}")
     metrics.close()
     if keep_moments:
         checkpoint.save_moments(folder / checkpoint.MOMENTS, model, optimizer)
@@ -109,9 +120,9 @@ def train(
 def _failed(folder: Path, step: int, found: str, lr: float) -> TrainingFailedError:
     kept = checkpoint.latest(folder)
     return TrainingFailedError(
-        f"training of {folder.name!r} stopped at step {step}: {found}; "
+        f"training of {lease.name_of(folder)!r} stopped at step {step}: {found}; "
         f"last good state: {kept.name if kept else 'the branch itself'}. "
-        f"Lower trainer.lr (it was {lr:g}), delete {folder} and branch again"
+        f"Lower trainer.lr (it was {lr:g}), delete {folder.with_name(lease.name_of(folder))} and branch again"
     )
 
 
@@ -163,7 +174,7 @@ def pick_precision(name: str, device: str) -> str:
     return "bf16" if device == "cpu" and native else "fp32"
 
 
-def _update(
+def update(
     model: "PreTrainedModel",
     optimizer: "torch.optim.Optimizer",
     tokens: Any,
@@ -221,7 +232,7 @@ def _resume(
     if changed:
         was = ", ".join(f"{key} was {state['settings'].get(key)}, now {settings[key]}" for key in changed)
         raise UserError(
-            f"{folder.name!r} is half trained with other settings ({was}): restore them, or delete {found}"
+            f"{lease.name_of(folder)!r} is half trained with other settings ({was}): restore them, or delete {found}"
         )
     different = {key: value for key, value in environment.items() if state["environment"].get(key) != value}
     for key, value in different.items():

@@ -1,7 +1,7 @@
 """What each verb of the command line does: call a step, then show what came of it."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +17,7 @@ class Output:
     as_json: bool
     stdout: IO[str]
     stderr: IO[str]
+    flags: Collection[str] = ()
 
     @property
     def reporter(self) -> Any:
@@ -132,16 +133,66 @@ def average(config: Config, out: Output) -> None:
     out.line(f"averaged into {path}", {"path": str(path)})
 
 
-def run(config: Config, out: Output) -> None:
+def run(config: Config, out: Output) -> int:
     """Grow a whole forest: prepare, seed, branch, train and merge every expert, average, evaluate.
 
-    The same command again finishes what is missing and does nothing twice.
+    cluster=local runs the jobs on this machine, cluster=slurm on a cluster, cluster=debug in this process.
+    The same command again goes on where the last one stopped, or watches it if it is still at work, and does
+    nothing twice. Ctrl-C leaves the jobs running; btm status shows them, btm cancel stops them.
+
+    --detach        start and return
+    --retry-failed  try again what failed
 
     example: btm run experiment=demo
     """
     from btm import steps
 
-    _result(config, steps.run(config, out.reporter), out)
+    if config.cluster.kind == "debug":
+        _result(config, steps.run(config, out.reporter), out)
+        return 0
+    from btm.launch import cycles
+
+    done = cycles.run(config, out.stderr, detach="--detach" in out.flags, retry="--retry-failed" in out.flags)
+    if done is None:
+        out.line("started; btm status shows it, btm run with the same words watches it", {"started": True})
+        return 0
+    result = _evaluation(config)
+    if result is not None:
+        _result(config, result, out)
+    return 0 if done else 1
+
+
+def status(config: Config, out: Output) -> None:
+    """Show the jobs of a forest's cycle: what is done, at work, waiting or failed, and why.
+
+    example: btm status forest=experts/demo
+    """
+    from btm.launch import cycles
+
+    rows, title = cycles.status(config)
+    out.rows(rows, title)
+
+
+def logs(config: Config, out: Output) -> None:
+    """Print what the job of an expert has said; -f goes on as it says more, until it ends.
+
+    example: btm logs -f expert=law
+    """
+    from btm.launch import cycles
+
+    for text in cycles.log_lines(config, _expert(config), follow="-f" in out.flags):
+        print(text, end="", file=out.stdout, flush=True)
+
+
+def cancel(config: Config, out: Output) -> None:
+    """Stop the cycle of a forest, or the job of one expert, after a checkpoint; btm run goes on from there.
+
+    example: btm cancel forest=experts/demo expert=law
+    """
+    from btm.launch import cycles
+
+    said = cycles.cancel(config)
+    out.line(said, {"said": said})
 
 
 def ls(config: Config, out: Output) -> None:
@@ -209,6 +260,9 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "eval": evaluate,
     "average": average,
     "run": run,
+    "status": status,
+    "logs": logs,
+    "cancel": cancel,
     "ls": ls,
     "show": show,
     "doctor": doctor,
@@ -227,6 +281,11 @@ def _elm(elm: Any, out: Output) -> None:
         return out.line("", card)
     rows = [{"of": key, elm.name: value} for key, value in card.items() if value not in ("", None, [], {})]
     out.rows(rows, str(elm.path))
+
+
+def _evaluation(config: Config) -> dict[str, Any] | None:
+    file = Path(config.forest_root) / "evals" / f"{config.eval.name or Path(config.forest_root).name}.json"
+    return json.loads(file.read_bytes()) if file.exists() else None
 
 
 def _result(config: Config, result: dict[str, Any], out: Output) -> None:

@@ -8,6 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "btm"
 FLOORS = [
     ["errors", "durable", "posterior"],
+    ["lease"],
     ["config", "weights", "report", "mirrors"],
     ["card", "schedule", "average", "data", "models", "evaluate"],
     ["forest", "checkpoint"],
@@ -21,6 +22,7 @@ FLOORS = [
 NO_TORCH = {
     "errors",
     "durable",
+    "lease",
     "posterior",
     "schedule",
     "weights",

@@ -28,6 +28,10 @@ class Reporter:
     def line(self, text: str) -> None:
         """Say one thing that was done."""
 
+    def pulse(self, step: int) -> bool:
+        """Hear of every training step, and tell whether to stop there."""
+        return False
+
     @contextmanager
     def training(self, name: str) -> Iterator[Callable[[Progress], None]]:
         """Give the function that a training of `name` reports to."""
@@ -67,14 +71,14 @@ class ConsoleReporter(Reporter):
             nats = "" if p.valid_nats is None else f"  valid {p.valid_nats:.3f}"
             self._status(
                 f"train {name:<14} step {p.step:>6}/{p.steps}  loss {p.loss:.3f}{nats}  "
-                f"{p.tokens_per_second:,.0f} tokens/s  {_duration(p.eta_seconds)} left",
+                f"{p.tokens_per_second:,.0f} tokens/s  {duration(p.eta_seconds)} left",
                 p.step / p.steps,
             )
 
         begun = time.monotonic()
         yield report
         if last:
-            p, spent = last[0], _duration(time.monotonic() - begun)
+            p, spent = last[0], duration(time.monotonic() - begun)
             rate = f"{p.tokens_per_second:,.0f} tokens/s"
             self.line(f"trained {name}: {p.step:,} steps in {spent}, loss {p.loss:.3f}, {rate}")
 
@@ -91,7 +95,7 @@ class ConsoleReporter(Reporter):
 
         yield report
         if self.live or time.monotonic() - begun >= 1:
-            self.line(f"scored {name}: {tokens:,} tokens in {_duration(time.monotonic() - begun)}")
+            self.line(f"scored {name}: {tokens:,} tokens in {duration(time.monotonic() - begun)}")
 
     def _status(self, text: str, fraction: float) -> None:
         if self.live:
@@ -110,7 +114,8 @@ class ConsoleReporter(Reporter):
             self.width = 0
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time span as people write it."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -1,0 +1,94 @@
+"""Start a cycle, watch it, leave it, come back: what `btm run`, `btm status` and `btm cancel` stand on."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from btm import durable, lease
+from btm.errors import UserError
+from btm.launch.drive import Driver
+from btm.launch.records import Cycle, Records, read_shown
+
+_DRIVER = "driver"  # the folder whose lease the driver holds
+_LOOK_EVERY = 0.1  # seconds
+_STARTS_WITHIN = 20.0  # seconds that a driver may take to take its lease
+_RESTARTS = 5
+
+
+def driver_runs(records: Records) -> bool:
+    """Tell whether a driver of this forest is alive."""
+    return lease.held(records.root / _DRIVER)
+
+
+def drive(records: Records, make: Callable[[], Driver]) -> bool:
+    """Drive a cycle in this process as the forest's only driver; return whether every job is done.
+
+    Raises `lease.HeldError` if another driver is at work.
+    """
+    durable.make_folder(records.root)
+    if lease.find(records.root / _DRIVER) is None:
+        (records.root / _DRIVER).mkdir(exist_ok=True)
+    held = lease.take(records.root / _DRIVER)
+    try:
+        for folder in records.root.iterdir():
+            durable.sweep(folder)
+        driver = make()
+        while not driver.tick():
+            held.beat()
+            driver.engine.wait(driver.cluster.poll)
+        return all(task.state == "done" for task in driver.tasks.values())
+    finally:
+        held.release()
+
+
+def start(records: Records, cycle: Cycle) -> None:
+    """Start a driver of `cycle` on this machine, in a process and a session of its own."""
+    shutil.rmtree(records.root / "cancel", ignore_errors=True)
+    (records.root / "state.json").unlink(missing_ok=True)
+    durable.make_folder(records.root / "logs")
+    with (records.root / "logs" / "driver.log").open("ab") as output:
+        subprocess.Popen(
+            [sys.executable, "-m", "btm.launch", str(records.forest), cycle.id],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+
+
+def watch(records: Records, cycle: Cycle, show: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Show a cycle until it is finished, and return its last state; a driver that died is replaced.
+
+    Raises `UserError` if another cycle is at work in the forest.
+    """
+    running = read_shown(records.root / "state.json") or {}
+    if not driver_runs(records):
+        start(records, cycle)
+    elif running.get("cycle", cycle.id) != cycle.id:
+        raise UserError(
+            f"{records.forest}: a cycle with other settings is at work; wait for it (btm status), or btm cancel"
+        )
+    begun, restarts = time.monotonic(), 0
+    while True:
+        state = read_shown(records.root / "state.json")
+        if state:
+            show(state)
+            if state["finished"]:
+                return state
+        if not driver_runs(records) and time.monotonic() - begun > _STARTS_WITHIN:
+            if restarts == _RESTARTS:
+                raise UserError(f"the driver died {restarts} times; see {records.root}/logs/driver.log")
+            restarts, begun = restarts + 1, time.monotonic()
+            start(records, cycle)
+        time.sleep(_LOOK_EVERY)
+
+
+def request_cancel(records: Records, name: str = "all") -> None:
+    """Ask the driver to cancel a job, or all of them."""
+    folder = durable.make_folder(records.root / "cancel")
+    (folder / name).touch()

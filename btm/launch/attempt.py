@@ -1,0 +1,169 @@
+"""One try at one job in a child process: forked, watched, and its end named."""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from btm.launch import worker
+from btm.launch.records import Kind, Outcome, Records, Spec, read_shown
+
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+class Attempt:
+    """A child process that works on a spec.
+
+    A fork of a process that has imported torch and transformers starts to work within milliseconds. The
+    parent must not have run any parallel torch code, for thread pools do not survive a fork.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        threads: int = 0,
+        gpus: Sequence[int] | None = None,
+        memory_bytes: int = 0,
+        hang_after: float = 600.0,
+    ) -> None:
+        """Fork the child. `gpus` are the only cards it sees; above `memory_bytes` (0: no bound) it is killed."""
+        self.spec, self.memory_bytes, self.hang_after = spec, memory_bytes, hang_after
+        self.records = Records(Path(spec.forest))
+        self.begun, self._wall = time.monotonic(), time.time()
+        self._doom: Kind | None = None
+        self._ooms = _kernel_ooms()
+        log = self.records.log(spec.job.name, spec.attempt)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        parent = os.getpid()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if not self.pid:
+            _child(spec, log, parent, threads, gpus)
+        self.handle = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else -1
+
+    def poll(self) -> Outcome | None:
+        """Return how the try ended, or None while it goes on; kills a child that hangs or takes too much."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if not pid:
+            self._watch()
+            return None
+        if self.handle >= 0:
+            os.close(self.handle)
+        written = self.records.outcome(self.spec.job.name, self.spec.attempt)
+        if written is not None and written.ended >= self._wall and self._doom is None:
+            return written
+        outcome = self._name_death(status)
+        self.records.write_outcome(outcome)
+        return outcome
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Ask the child to save and stop (SIGTERM, SIGUSR2), or kill it."""
+        os.kill(self.pid, number)
+
+    def _watch(self) -> None:
+        """Kill the child if it gave no sign of life for long, or holds more memory than it may."""
+        if self._doom:
+            return
+        if self.memory_bytes and _resident_bytes(self.pid) > self.memory_bytes:
+            self._kill("oom")
+        file = self.records.progress(self.spec.job.name, self.spec.attempt)
+        seen = file.stat().st_mtime if file.exists() else self._wall
+        if time.time() - max(seen, self._wall) > self.hang_after:
+            self._kill("hang")
+
+    def _kill(self, doom: Kind) -> None:
+        self._doom = doom
+        os.kill(self.pid, signal.SIGKILL)
+
+    def _name_death(self, status: int) -> Outcome:
+        kind: Kind = self._doom or "killed"
+        shown = read_shown(self.records.progress(self.spec.job.name, self.spec.attempt)) or {}
+        where = f" at step {shown['step']}" if "step" in shown else ""
+        if self._doom == "hang":
+            message = f"no sign of life for {self.hang_after:g} s{where}; killed"
+        elif self._doom == "oom":
+            message = f"held more than cluster.memory_gb={self.memory_bytes / 1e9:g}{where}; killed"
+        elif os.WIFSIGNALED(status):
+            name = signal.Signals(os.WTERMSIG(status)).name
+            if name == "SIGKILL" and _kernel_ooms() > self._ooms:
+                kind, message = "oom", f"killed by the kernel for want of memory{where}"
+            else:
+                message = f"killed by {name}{where}"
+        else:
+            message = f"ended with exit code {os.WEXITSTATUS(status)} and said nothing{where}"
+        spec = self.spec
+        saved = self.records.saved(spec.job)
+        return Outcome(
+            spec.cycle,
+            spec.job.name,
+            spec.attempt,
+            kind,
+            message,
+            saved,
+            time.monotonic() - self.begun,
+            time.time(),
+        )
+
+
+def preload(model_type: str | None) -> None:
+    """Import what every worker needs, so that forks begin with it; runs no torch code."""
+    import torch  # noqa: F401
+    import transformers  # noqa: F401
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+
+    from btm import steps  # noqa: F401
+
+    if model_type:
+        import importlib
+
+        importlib.import_module(f"transformers.models.{model_type}.modeling_{model_type}")
+
+
+def _child(spec: Spec, log: Path, parent: int, threads: int, gpus: Sequence[int] | None) -> None:
+    """Become the worker; never returns."""
+    code = 1
+    try:
+        _die_with_parent(parent)
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if gpus is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+        worker.work(spec, threads=threads)
+        sys.stdout.flush()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _die_with_parent(parent: int) -> None:
+    """Have this process told to stop when its parent dies, so that no worker runs unwatched."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+def _kernel_ooms() -> int:
+    """Return how many processes the kernel has killed for want of memory."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

@@ -1,0 +1,75 @@
+"""The jobs of a cycle and what each waits for."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Verb = Literal["seed", "train", "score", "finish"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job: a step of the cycle on one ELM. Its name is its identity in every record."""
+
+    name: str
+    verb: Verb
+    elm: str = ""
+    needs: tuple[str, ...] = ()  # jobs that must be done before; siblings share one tuple
+    among: tuple[str, ...] = ()  # train: the ELMs it may branch from
+    round: int = 0
+
+
+def cycle(seed: str, rounds: Sequence[Sequence[str]], *, score_seed: bool = True) -> list[Job]:
+    """Return the jobs of a cycle, in an order in which each stands after those it needs.
+
+    An expert needs the seed, or every expert of the rounds before its own; so siblings never wait for one
+    another. Each ELM is scored as soon as it stands.
+    """
+    jobs = [Job("seed", "seed", seed)]
+    needs: tuple[str, ...] = ("seed",)
+    among: tuple[str, ...] = (seed,)
+    earlier: list[str] = []
+    for number, domains in enumerate(rounds, 1):
+        jobs += [Job(f"train-{domain}", "train", domain, needs, among, number) for domain in domains]
+        earlier += domains
+        among, needs = tuple(earlier), tuple(f"train-{domain}" for domain in earlier)
+    scored = [seed, *earlier] if score_seed else earlier
+    scores = [
+        Job(f"score-{elm}", "score", elm, ("seed" if elm == seed else f"train-{elm}",)) for elm in scored
+    ]
+    return [*jobs, *scores, Job("finish", "finish", "", tuple(job.name for job in scores))]
+
+
+class Waiting:
+    """Which jobs may start: counts, for each distinct set of needs, those that are not done."""
+
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self._open: dict[tuple[str, ...], set[str]] = {}
+        self._jobs: dict[tuple[str, ...], list[Job]] = {}
+        self._groups_of: dict[str, list[tuple[str, ...]]] = {}
+        by_id: dict[int, tuple[str, ...]] = {}
+        for job in jobs:
+            needs = by_id.setdefault(id(job.needs), job.needs)
+            if needs not in self._jobs:
+                self._jobs[needs], self._open[needs] = [], set(needs)
+                for name in needs:
+                    self._groups_of.setdefault(name, []).append(needs)
+            self._jobs[needs].append(job)
+
+    def start(self) -> list[Job]:
+        """Return the jobs that need nothing."""
+        return list(self._jobs.get((), []))
+
+    def done(self, name: str) -> list[Job]:
+        """Note that a job is done; return the jobs that may start now."""
+        ready = []
+        for needs in self._groups_of.get(name, []):
+            if name in self._open[needs]:
+                self._open[needs].remove(name)
+                if not self._open[needs]:
+                    ready += self._jobs[needs]
+        return ready
+
+    def behind(self, name: str) -> list[Job]:
+        """Return the jobs that need `name` directly."""
+        return [job for needs in self._groups_of.get(name, []) for job in self._jobs[needs]]

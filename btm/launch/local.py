@@ -1,0 +1,189 @@
+"""This machine as an engine: never more jobs at once than its cores, memory and cards carry.
+
+Workers are forked from the driver's own process, which has imported all they need, so a job starts within
+milliseconds. They stop, after a checkpoint, when the driver dies.
+"""
+
+import os
+import select
+import shutil
+import subprocess
+import time
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from btm import weights
+from btm.config import Config
+from btm.errors import UserError
+from btm.launch import throughput
+from btm.launch.attempt import Attempt
+from btm.launch.engine import Resources, Status
+from btm.launch.records import Spec
+
+_TRAIN_BYTES_PER_PARAMETER = 16  # float32 weights, gradients and AdamW's two moments
+_WORKER_BYTES = 500_000_000  # what a process with torch takes of its own
+_MEMORY_SHARE = 0.9  # of what is available
+
+
+@dataclass
+class _Running:
+    attempt: Attempt
+    cpus: int
+    memory: float
+    cards: list[int]
+
+
+class LocalEngine:
+    """A queue in front of forked workers."""
+
+    def __init__(self, config: Config, cores: int | None = None) -> None:
+        """Look at the machine; `cores` may not be more than it has."""
+        self.config, self.cluster = config, config.cluster
+        self.cores = cores or len(os.sched_getaffinity(0))
+        self.cards = list(range(count_cards() if config.cluster.cards is None else config.cluster.cards))
+        self.memory = _MEMORY_SHARE * available_bytes()
+        self.queue: deque[tuple[str, Spec, Resources]] = deque()
+        self.running: dict[str, _Running] = {}
+        self.ended: dict[str, str] = {}
+        self._measured: int | None = None
+
+    def submit(self, specs: Sequence[Spec], resources: Resources) -> list[str]:
+        """Put tries into the queue; `UserError` for one that this machine could never run."""
+        if resources.gpus > len(self.cards):
+            raise UserError(f"cluster.gpus={resources.gpus}: this machine has {len(self.cards)}")
+        if resources.memory_gb * 1e9 > self.memory:
+            raise UserError(
+                f"cluster.memory_gb={resources.memory_gb:g}: this machine has {self.memory / 1e9:.1f} GB to give"
+            )
+        ids = [f"{spec.job.name}.{spec.attempt}" for spec in specs]
+        self.queue.extend(zip(ids, specs, [resources] * len(specs), strict=True))
+        self._start()
+        return ids
+
+    def poll(self, ids: Collection[str]) -> dict[str, Status]:
+        """Reap what has ended, start what fits, and tell."""
+        for id, running in list(self.running.items()):
+            outcome = running.attempt.poll()
+            if outcome is not None:
+                self.ended[id] = outcome.message
+                del self.running[id]
+        self._start()
+        queued = {id for id, _, _ in self.queue}
+        return {
+            id: Status("running")
+            if id in self.running
+            else Status("queued")
+            if id in queued
+            else Status("ended", self.ended.get(id, "not of this driver"))
+            for id in ids
+        }
+
+    def cancel(self, ids: Collection[str]) -> None:
+        """Drop queued tries and tell running ones to save and stop."""
+        for item in [item for item in self.queue if item[0] in ids]:
+            self.queue.remove(item)
+            self.ended[item[0]] = "cancelled before it started"
+        for id in ids:
+            if id in self.running:
+                self.running[id].attempt.stop()
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until a worker ends, at most a second, since hangs and requests are looked for too."""
+        handles = [running.attempt.handle for running in self.running.values()]
+        if handles and min(handles) >= 0:
+            select.select(handles, [], [], min(seconds, 1.0))
+        else:
+            time.sleep(min(seconds, 0.05 if handles else 0.2))
+
+    def close(self) -> None:
+        """Tell every worker to save and stop, and wait until they have."""
+        self.queue.clear()
+        for running in self.running.values():
+            running.attempt.stop()
+        while self.running:
+            self.poll([])
+            self.wait(1.0)
+
+    def _start(self) -> None:
+        while self.queue:
+            id, spec, resources = self.queue[0]
+            cpus = self._cpus(spec, resources)
+            memory = self._bytes(resources)
+            if self.running and not self._fits(cpus, memory, resources):
+                return
+            self.queue.popleft()
+            cards = self._free_cards()[: self._cards_of(spec, resources)]
+            attempt = Attempt(
+                spec,
+                threads=cpus,
+                gpus=cards if self.cards else None,
+                memory_bytes=round(resources.memory_gb * 1e9),
+                hang_after=self.cluster.hang_after,
+            )
+            self.running[id] = _Running(attempt, cpus, memory, cards)
+
+    def _fits(self, cpus: int, memory: float, resources: Resources) -> bool:
+        used = list(self.running.values())
+        return (
+            (not resources.parallel or len(used) < resources.parallel)
+            and sum(running.cpus for running in used) + cpus <= self.cores
+            and sum(running.memory for running in used) + memory <= self.memory
+            and len(self._free_cards()) >= (max(1, resources.gpus) if self.cards else 0)
+        )
+
+    def _cards_of(self, spec: Spec, resources: Resources) -> int:
+        """Return how many cards a job gets: one unless told otherwise, so that each sees only its own."""
+        return resources.gpus or (0 if spec.job.verb == "finish" else 1)
+
+    def _free_cards(self) -> list[int]:
+        taken = {card for running in self.running.values() for card in running.cards}
+        return [card for card in self.cards if card not in taken]
+
+    def _cpus(self, spec: Spec, resources: Resources) -> int:
+        """Return a job's threads: as told, or all for a job that runs alone, or what was measured best."""
+        told = resources.cpus or self.config.trainer.threads
+        if told:
+            return min(told, self.cores)
+        siblings = sum(other.job.verb == spec.job.verb for _, other, _ in self.queue)
+        if spec.job.verb in ("seed", "finish") or (siblings < 2 and not self.running):
+            return self.cores
+        if self._measured is None:
+            parts = self.cores if not self.cards else max(1, len(self.cards))
+            self._measured = (
+                max(1, self.cores // parts)
+                if self.cards
+                else throughput.best_threads(self.config, Path(spec.forest), self.cores)
+            )
+        return self._measured
+
+    def _bytes(self, resources: Resources) -> float:
+        """Return the memory to set aside for a job: as told, or what a training of this model needs."""
+        if resources.memory_gb:
+            return resources.memory_gb * 1e9
+        seed = Path(self.config.forest_root) / "elms" / self.config.seed.name
+        count = weights.parameters(seed) if seed.is_dir() else 0
+        return _WORKER_BYTES + count * _TRAIN_BYTES_PER_PARAMETER
+
+
+def count_cards() -> int:
+    """Return how many GPUs this process may use, without touching them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([card for card in visible.split(",") if card.strip()])
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return len(listed.stdout.splitlines()) if listed.returncode == 0 else 0
+
+
+def available_bytes() -> int:
+    """Return the memory that can be had without swapping."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

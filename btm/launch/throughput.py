@@ -1,0 +1,76 @@
+"""How many threads a training should have: measured, since neither one job per core nor one job wins always."""
+
+import os
+import time
+from pathlib import Path
+
+from btm import durable
+from btm.config import Config
+from btm.launch.records import read_shown
+
+_SECONDS = 1.5  # of training, for each choice
+
+
+def best_threads(config: Config, forest: Path, cores: int) -> int:
+    """Return the threads per job that give all jobs together the most tokens per second on this machine.
+
+    Measured once for a model, a batch and a number of cores, by as many forked processes at once as would
+    run; the figures are kept in ``jobs/throughput.json``.
+    """
+    if cores == 1:
+        return 1
+    file = forest / "jobs" / "throughput.json"
+    t = config.trainer
+    facts = (forest / "forest.json").read_text()
+    key = (
+        f"{facts} {cores} cores, batch {t.batch_size}x{t.seq_len}, micro {t.micro_batch_size}, {t.precision}"
+    )
+    known = read_shown(file) or {}
+    if known.get("key") != key:
+        choices = [threads for threads in range(1, cores + 1) if cores % threads == 0]
+        rates = {str(threads): _rate(config, forest, threads, cores // threads) for threads in choices}
+        known = {"key": key, "tokens_per_second": rates, "cores": cores}
+        durable.write_json(file, known)
+    rates = known["tokens_per_second"]
+    return int(max(rates, key=lambda threads: rates[threads]))
+
+
+def _rate(config: Config, forest: Path, threads: int, jobs: int) -> float:
+    """Return the tokens per second of `jobs` processes that train at once with `threads` each."""
+    reading, writing = os.pipe()
+    children = []
+    for _ in range(jobs):
+        pid = os.fork()
+        if not pid:
+            try:
+                os.write(writing, f"{_train_briefly(config, forest, threads)}\n".encode())
+            finally:
+                os._exit(0)
+        children.append(pid)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        rates = [float(line) for line in pipe]
+    for pid in children:
+        os.waitpid(pid, 0)
+    return sum(rates)
+
+
+def _train_briefly(config: Config, forest: Path, threads: int) -> float:
+    import numpy as np
+    import torch
+
+    from btm import models, train
+
+    torch.set_num_threads(threads)
+    trainer, device = config.trainer, models.pick_device(config.trainer.device)
+    model = models.load_model(forest / "elms" / config.seed.name, device, dtype=torch.float32).train()
+    optimizer = train.make_optimizer(model, trainer)
+    precision = train.pick_precision(trainer.precision, device)
+    shape = (trainer.batch_size, trainer.seq_len + 1)
+    tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, shape)
+    train.update(model, optimizer, tokens, trainer, 0.0, precision, device)
+    begun, steps = time.monotonic(), 0
+    while time.monotonic() - begun < _SECONDS:
+        train.update(model, optimizer, tokens, trainer, 0.0, precision, device)
+        steps += 1
+    return steps * trainer.batch_size * trainer.seq_len / (time.monotonic() - begun)

@@ -1,0 +1,170 @@
+"""One try at one job, in this process: read everything again from disk, do the step, say how it ended."""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from btm import lease, steps
+from btm.config import Config
+from btm.errors import UserError
+from btm.forest import Forest
+from btm.launch.jobs import Job
+from btm.launch.records import Kind, Outcome, Records, Spec, show_file
+from btm.report import Progress, Reporter
+from btm.train import TrainingFailedError, TrainingStoppedError
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+_BEAT_EVERY = 0.5  # seconds
+_WAIT = 0.5  # seconds between looks at a folder that another process holds
+
+
+class BlockedError(Exception):
+    """What the job is made of does not stand in the forest."""
+
+
+class JobReporter(Reporter):
+    """Keeps the sign of life that others watch, and learns from signals that the job should stop."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.stopping = False
+        self.shown: dict[str, object] = {"pid": os.getpid()}
+        self._beaten = -1e9
+
+    def listen(self) -> None:
+        """Stop at the next step once a stop signal comes."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._stop)
+
+    def _stop(self, *_: object) -> None:
+        self.stopping = True
+
+    def beat(self, *, always: bool = False, **news: object) -> None:
+        """Show a sign of life, and `news` for the table."""
+        self.shown |= news
+        now = time.monotonic()
+        if always or now - self._beaten >= _BEAT_EVERY:
+            self._beaten = now
+            show_file(self.file, self.shown)
+
+    def line(self, text: str) -> None:
+        """Print a line into the job's log."""
+        print(text, flush=True)
+        self.beat(always=True)
+
+    def pulse(self, step: int) -> bool:
+        """Note a training step."""
+        self.beat(step=step)
+        return self.stopping
+
+    @contextlib.contextmanager
+    def training(self, name: str) -> Iterator[Callable[[Progress], None]]:
+        """Show the training's progress and log each of its lines."""
+
+        def report(p: Progress) -> None:
+            nats = "" if p.valid_nats is None else f"  valid {p.valid_nats:.3f}"
+            rate = f"{p.tokens_per_second:,.0f} tokens/s"
+            print(f"step {p.step}/{p.steps}  loss {p.loss:.3f}{nats}  {rate}", flush=True)
+            self.beat(always=True, **asdict(p))
+
+        yield report
+
+    @contextlib.contextmanager
+    def scoring(self, name: str, tokens: int) -> Iterator[Callable[[int], None]]:
+        """Show how many tokens are scored."""
+        done = 0
+
+        def report(more: int) -> None:
+            nonlocal done
+            done += more
+            self.beat(scored=done, to_score=tokens)
+            if self.stopping:
+                raise TrainingStoppedError(f"stopped after {done:,} scored tokens")
+
+        yield report
+
+
+def work(spec: Spec, *, threads: int = 0) -> Outcome:
+    """Do one try at a job in this process, record how it ended, and return that."""
+    records = Records(Path(spec.forest))
+    reporter = JobReporter(records.progress(spec.job.name, spec.attempt))
+    reporter.listen()
+    reporter.beat(always=True, started=time.time())
+    begun = time.monotonic()
+    kind: Kind
+    try:
+        config = records.read_cycle(spec.cycle).config
+        if threads:
+            config.trainer.threads = threads
+        _until_free(config, spec.job, reporter)
+        kind, message = "done", ""
+    except TrainingStoppedError as error:
+        kind, message = "stopped", str(error)
+    except TrainingFailedError as error:
+        kind, message = "nan", str(error)
+    except BlockedError as error:
+        kind, message = "blocked", str(error)
+    except UserError as error:
+        kind, message = "mistake", str(error)
+    except (OSError, MemoryError) as error:
+        traceback.print_exc()
+        kind, message = "fault", _one_line(error)
+    except Exception as error:
+        traceback.print_exc()
+        kind, message = ("oom" if _is_out_of_memory(error) else "mistake"), _one_line(error)
+    if message:
+        print(f"{kind}: {message}", file=sys.stderr, flush=True)
+    saved = records.saved(spec.job)
+    outcome = Outcome(
+        spec.cycle, spec.job.name, spec.attempt, kind, message, saved, time.monotonic() - begun, time.time()
+    )
+    records.write_outcome(outcome)
+    return outcome
+
+
+def perform(config: Config, job: Job, reporter: Reporter) -> None:
+    """Do the step that a job stands for; raises `BlockedError` if its parents are not there."""
+    if job.verb == "seed":
+        steps.seed(config, reporter)
+        return
+    forest = Forest(config.forest_root)
+    wanted = job.among if job.verb == "train" else (job.elm,) if job.verb == "score" else ()
+    missing = [name for name in wanted if name not in forest]
+    if missing:
+        raise BlockedError(f"{', '.join(missing)}: not in {forest.root}, and {job.name} is made of it")
+    if job.verb == "train":
+        steps.grow(config, job.elm, list(job.among), reporter)
+    elif job.verb == "score":
+        steps.score_for_eval(config, job.elm, reporter)
+    else:
+        steps.finish(config, reporter)
+
+
+def _until_free(config: Config, job: Job, reporter: JobReporter) -> None:
+    """Perform the job; while another process holds its branch, wait for that to finish it or to die."""
+    told = False
+    while True:
+        try:
+            return perform(config, job, reporter)
+        except (lease.HeldError, lease.LostError) as error:
+            if not told:
+                reporter.line(f"waiting: {error}")
+                told = True
+            reporter.beat()
+            if reporter.stopping:
+                raise TrainingStoppedError("stopped while waiting") from None
+            time.sleep(_WAIT)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
