@@ -15,6 +15,7 @@ FLOORS = [
     ["train", "score"],
     ["ensemble"],
     ["steps"],
+    ["launch"],
     ["plan", "doctor"],
     ["verbs"],
     ["cli"],

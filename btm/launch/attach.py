@@ -24,8 +24,10 @@ def driver_runs(records: Records) -> bool:
     return lease.held(records.root / _DRIVER)
 
 
-def drive(records: Records, make: Callable[[], Driver]) -> bool:
-    """Drive a cycle in this process as the forest's only driver; return whether every job is done.
+def drive(
+    records: Records, make: Callable[[], Driver], show: Callable[[dict[str, Any]], None] = lambda state: None
+) -> dict[str, Any]:
+    """Drive a cycle in this process as the forest's only driver, until it is finished; return its last state.
 
     Raises `lease.HeldError` if another driver is at work.
     """
@@ -39,8 +41,10 @@ def drive(records: Records, make: Callable[[], Driver]) -> bool:
         driver = make()
         while not driver.tick():
             held.beat()
+            show(driver.snapshot())
             driver.engine.wait(driver.cluster.poll)
-        return all(task.state == "done" for task in driver.tasks.values())
+        show(driver.snapshot())
+        return driver.snapshot()
     finally:
         held.release()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from btm.launch import worker
 from btm.launch.records import Kind, Outcome, Records, Spec, read_shown
 
+_STOPPED = 75  # exit code EX_TEMPFAIL of sysexits.h
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -30,8 +31,12 @@ class Attempt:
         gpus: Sequence[int] | None = None,
         memory_bytes: int = 0,
         hang_after: float = 600.0,
+        keep_stops: bool = True,
     ) -> None:
-        """Fork the child. `gpus` are the only cards it sees; above `memory_bytes` (0: no bound) it is killed."""
+        """Fork the child. `gpus` are the only cards it sees; above `memory_bytes` (0: no bound) it is killed.
+
+        Without `keep_stops` the outcome of a child that was asked to stop is returned but not recorded.
+        """
         self.spec, self.memory_bytes, self.hang_after = spec, memory_bytes, hang_after
         self.records = Records(Path(spec.forest))
         self.begun, self._wall = time.monotonic(), time.time()
@@ -44,7 +49,7 @@ class Attempt:
         sys.stderr.flush()
         self.pid = os.fork()
         if not self.pid:
-            _child(spec, log, parent, threads, gpus)
+            _child(spec, log, parent, threads, gpus, keep_stops)
         self.handle = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else -1
 
     def poll(self) -> Outcome | None:
@@ -59,6 +64,8 @@ class Attempt:
         if written is not None and written.ended >= self._wall and self._doom is None:
             return written
         outcome = self._name_death(status)
+        if outcome.kind == "stopped":
+            return outcome
         self.records.write_outcome(outcome)
         return outcome
 
@@ -89,6 +96,8 @@ class Attempt:
             message = f"no sign of life for {self.hang_after:g} s{where}; killed"
         elif self._doom == "oom":
             message = f"held more than cluster.memory_gb={self.memory_bytes / 1e9:g}{where}; killed"
+        elif os.WIFEXITED(status) and os.WEXITSTATUS(status) == _STOPPED:
+            kind, message = "stopped", f"asked to stop{where}"
         elif os.WIFSIGNALED(status):
             name = signal.Signals(os.WTERMSIG(status)).name
             if name == "SIGKILL" and _kernel_ooms() > self._ooms:
@@ -125,7 +134,9 @@ def preload(model_type: str | None) -> None:
         importlib.import_module(f"transformers.models.{model_type}.modeling_{model_type}")
 
 
-def _child(spec: Spec, log: Path, parent: int, threads: int, gpus: Sequence[int] | None) -> None:
+def _child(
+    spec: Spec, log: Path, parent: int, threads: int, gpus: Sequence[int] | None, keep_stops: bool
+) -> None:
     """Become the worker; never returns."""
     code = 1
     try:
@@ -136,9 +147,9 @@ def _child(spec: Spec, log: Path, parent: int, threads: int, gpus: Sequence[int]
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if gpus is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
-        worker.work(spec, threads=threads)
+        outcome = worker.work(spec, threads=threads, keep_stops=keep_stops)
         sys.stdout.flush()
-        code = 0
+        code = _STOPPED if outcome.kind == "stopped" and not keep_stops else 0
     except BaseException:
         traceback.print_exc()
     finally:

@@ -42,7 +42,7 @@ class Board:
             self.printed = time.monotonic()
             for name, job in state["jobs"].items():
                 if job["state"] == "running":
-                    self._print(f"{name:<22} {self._progress(name, job)}")
+                    self.say(f"{name:<22} {self._progress(name, job)}")
 
     def close(self) -> None:
         """End the live table."""
@@ -58,9 +58,10 @@ class Board:
             text += f" (try {job['try']})"
         if job["state"] == "done":
             text += self._summary(name, job)
-        self._print(f"{text}{': ' if job['message'] else ''}{job['message']}")
+        self.say(f"{text}{': ' if job['message'] else ''}{job['message']}")
 
-    def _print(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Print a line above the table."""
         clock = duration(time.monotonic() - self.begun)
         line = f"[{clock:>12}] {text}"
         if self._live is not None:

@@ -1,16 +1,20 @@
 """What the command line does with cycles: run, status, logs, cancel."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from btm import steps
+from btm import lease, steps
 from btm.config import Config
 from btm.errors import UserError, unknown
 from btm.launch import attach
 from btm.launch.board import Board
-from btm.launch.records import Cycle, Records, read_shown
+from btm.launch.drive import Driver
+from btm.launch.engine import Resources
+from btm.launch.jobs import Job
+from btm.launch.records import Cycle, Records, Spec, read_shown, show_file
 from btm.report import ConsoleReporter
 
 
@@ -20,25 +24,94 @@ def run(config: Config, stream: IO[str], *, detach: bool = False, retry: bool = 
     if retry:
         records.forgive(cycle.id)
     if detach:
-        if not attach.driver_runs(records):
-            attach.start(records, cycle)
+        _detach(cycle, records, stream)
         return None
     board = Board(stream, records)
     try:
-        state = attach.watch(records, cycle, board.show)
+        state = _drive_slurm(cycle, records, board) if config.cluster.kind == "slurm" else None
+        state = state or attach.watch(records, cycle, board.show)
     except KeyboardInterrupt:
-        board.close()
-        say = "the jobs go on: the same command watches them again, btm status shows them, btm cancel stops them"
-        print(f"\n{say}", file=stream)
+        board.say("the jobs go on: the same command watches them again; btm status, btm logs, btm cancel")
         raise
-    board.close()
+    finally:
+        board.close()
     for name, job in state["jobs"].items():
         if job["state"] in ("failed", "blocked"):
             print(f"{name} {job['state']}: {job['message']}", file=stream)
-    failed = [job for job in state["jobs"].values() if job["state"] == "failed"]
-    if failed:
-        print(f"{len(failed)} failed; mend the cause, then the same command with --retry-failed", file=stream)
+    if state["counts"].get("failed"):
+        failed = state["counts"]["failed"]
+        print(f"{failed} failed; mend the cause, then the same command with --retry-failed", file=stream)
     return all(job["state"] == "done" for job in state["jobs"].values())
+
+
+def _drive_slurm(cycle: Cycle, records: Records, board: Board) -> dict[str, Any] | None:
+    """Drive a cycle on Slurm from this process; None if another process does that already."""
+    from btm.launch.slurm import SlurmEngine
+
+    engine = SlurmEngine(records, cycle.config.cluster, say=board.say)
+
+    def make() -> Driver:
+        driver = Driver(cycle, engine, say=board.say)
+        driver.adopt(_in_flight(engine, driver.cluster.poll))
+        return driver
+
+    shutil.rmtree(records.root / "cancel", ignore_errors=True)
+    try:
+        return attach.drive(records, make, board.show)
+    except lease.HeldError:
+        return None
+
+
+def _in_flight(engine: Any, poll: float) -> dict[str, tuple[str, int]]:
+    """Return what runs already, as soon as Slurm answers: guessing would submit it twice."""
+    from btm.launch.slurm import AwayError
+
+    while True:
+        try:
+            return engine.in_flight()
+        except AwayError as error:
+            engine.say(f"Slurm does not answer ({error}); waiting")
+            engine.sleep(poll)
+
+
+def _detach(cycle: Cycle, records: Records, stream: IO[str]) -> None:
+    """Start a cycle and leave it: on Slurm everything is submitted with its dependencies, and nothing stays."""
+    if attach.driver_runs(records):
+        return
+    if cycle.config.cluster.kind == "local":
+        return attach.start(records, cycle)
+    from btm.launch.slurm import SlurmEngine
+
+    def say(text: str) -> None:
+        print(text, file=stream, flush=True)
+
+    engine = SlurmEngine(records, cycle.config.cluster, say=say)
+    driver = Driver(cycle, engine, say=say)
+    running = _in_flight(engine, driver.cluster.poll)
+    driver.adopt(running)
+    after: list[str] = []
+    for stage in stages(cycle):
+        flying = [running[job.name][0] for job in stage if job.name in running]
+        new = [job for job in stage if job.name not in running and driver.tasks[job.name].state != "done"]
+        specs = [Spec(str(records.forest), cycle.id, job, driver.tasks[job.name].attempt + 1) for job in new]
+        ids: list[str] = []
+        if specs:
+            resources = Resources.of(cycle.config.cluster, new[0].verb)
+            ids = engine.submit(specs, resources, after, detached=True)
+            say(f"submitted {len(ids)} x {new[0].verb}")
+        driver.adopt({spec.job.name: (id, spec.attempt) for spec, id in zip(specs, ids, strict=False)})
+        if len(ids) < len(specs):
+            raise UserError("Slurm does not answer; what it took will run, the same command submits the rest")
+        after = sorted({id.partition("_")[0] for id in [*flying, *ids]}) or after
+    show_file(records.root / "state.json", driver.snapshot())
+
+
+def stages(cycle: Cycle) -> list[list[Job]]:
+    """Return the jobs of a cycle in groups that run one after another: seed, each round, scores, the end."""
+    groups: dict[tuple[str, int], list[Job]] = {}
+    for job in cycle.jobs:
+        groups.setdefault((job.verb, job.round), []).append(job)
+    return list(groups.values())
 
 
 def plan(config: Config, stream: IO[str]) -> tuple[Cycle, Records]:
@@ -51,9 +124,7 @@ def plan(config: Config, stream: IO[str]) -> tuple[Cycle, Records]:
 def status(config: Config) -> tuple[list[dict[str, Any]], str]:
     """Return a row for each job of the forest's last cycle, and a title."""
     records = Records(Path(config.forest_root))
-    state = read_shown(records.root / "state.json")
-    if state is None:
-        raise UserError(f"no cycle has run in {records.forest}; start one with: btm run")
+    state = _state(records)
     rows = []
     for name, job in state["jobs"].items():
         shown = read_shown(records.progress(name, job["try"])) or {} if job["state"] == "running" else {}
@@ -71,6 +142,23 @@ def status(config: Config) -> tuple[list[dict[str, Any]], str]:
     alive = "at work" if attach.driver_runs(records) else "finished" if state["finished"] else "stopped"
     counts = ", ".join(f"{count} {state}" for state, count in sorted(state["counts"].items()))
     return rows, f"cycle {state['cycle']} in {records.forest}: {alive}; {counts}"
+
+
+def _state(records: Records) -> dict[str, Any]:
+    """Return what the driver last saw; where jobs run without one, look for ourselves."""
+    state = read_shown(records.root / "state.json")
+    if state is None:
+        raise UserError(f"no cycle has run in {records.forest}; start one with: btm run")
+    cycle = records.read_cycle(state["cycle"])
+    if attach.driver_runs(records) or cycle.config.cluster.kind != "slurm":
+        return state
+    from btm.launch.slurm import SlurmEngine
+
+    engine = SlurmEngine(records, cycle.config.cluster)
+    driver = Driver(cycle, engine)
+    driver.adopt(_in_flight(engine, driver.cluster.poll))
+    driver.look()
+    return driver.snapshot()
 
 
 def log_lines(config: Config, elm: str, *, follow: bool) -> Iterator[str]:
@@ -100,9 +188,9 @@ def log_lines(config: Config, elm: str, *, follow: bool) -> Iterator[str]:
 def cancel(config: Config) -> str:
     """Ask for the end of the forest's cycle, or of one expert's job, and wait until it is so."""
     records = Records(Path(config.forest_root))
-    state = read_shown(records.root / "state.json")
-    if state is None or not attach.driver_runs(records):
-        raise UserError(f"no cycle is at work in {records.forest}")
+    state = _state(records)
+    if not attach.driver_runs(records):
+        return _cancel_detached(records, state, config.expert)
     if config.expert is None:
         attach.request_cancel(records)
         while attach.driver_runs(records):
@@ -113,3 +201,17 @@ def cancel(config: Config) -> str:
         raise unknown("job", config.expert, state["jobs"], str(records.root))
     attach.request_cancel(records, name)
     return f"cancelling {name}; btm run --retry-failed tries it again"
+
+
+def _cancel_detached(records: Records, state: dict[str, Any], elm: str | None) -> str:
+    """Cancel what runs on Slurm without a driver."""
+    names = [elm, f"train-{elm}"] if elm else list(state["jobs"])
+    at_work = ("queued", "running")
+    ids = [job["id"] for name, job in state["jobs"].items() if name in names and job["state"] in at_work]
+    if not ids:
+        raise UserError(f"no cycle is at work in {records.forest}")
+    from btm.launch.slurm import SlurmEngine
+
+    cluster = records.read_cycle(state["cycle"]).config.cluster
+    SlurmEngine(records, cluster).cancel(ids)
+    return f"cancelled {len(ids)} jobs; btm run goes on from what they saved"

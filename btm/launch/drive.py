@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from btm.config import ClusterConfig
 from btm.errors import UserError
@@ -91,8 +91,7 @@ class Driver:
         for name, attempt in self.records.attempts().items():
             if name in self.tasks:
                 self.tasks[name].attempt = attempt
-        self._shown = (0.0, "")
-        self._started = now()
+        self._shown = 0.0
         self._enter(jobs)
 
     def adopt(self, running: dict[str, tuple[str, int]]) -> None:
@@ -104,16 +103,10 @@ class Driver:
                 self.ready.pop(name, None)
                 self.active[name] = task
 
-    def run(self) -> bool:
-        """Drive until every job is final; return whether all are done."""
-        while not self.tick():
-            self.engine.wait(self.cluster.poll)
-        return all(task.state == "done" for task in self.tasks.values())
-
     def tick(self) -> bool:
         """Look at everything once and start what may start; return whether nothing is left to do."""
         self._requests()
-        self._look()
+        self.look()
         self._submit()
         finished = not self.active and not self.ready
         self._show(finished)
@@ -144,7 +137,7 @@ class Driver:
     def _elms(self) -> set[str]:
         return set(Forest(self.root).names()) if (self.root / "forest.json").exists() else set()
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """See which submitted tries have ended, and how."""
         if not self.active:
             return
@@ -301,16 +294,8 @@ class Driver:
                 task.message = ""
                 self.active[task.job.name] = task
 
-    def _show(self, finished: bool) -> None:
-        """Keep state.json true for those who watch."""
-        now = time.time()
-        counts = dict(self.counts())
-        every = _SHOW_EVERY + len(self.tasks) / 500
-        running = sorted((name, task.engine_state) for name, task in self.active.items())
-        summary = f"{sorted(counts.items())} {running}"
-        if not finished and (now - self._shown[0] < every or summary == self._shown[1]):
-            return
-        self._shown = (now, summary)
+    def snapshot(self) -> dict[str, Any]:
+        """Return what is known of every job, for those who watch."""
         rows = {
             name: {
                 "state": task.engine_state if task.state == "submitted" else task.state,
@@ -320,14 +305,18 @@ class Driver:
             }
             for name, task in self.tasks.items()
         }
-        show_file(
-            self.records.root / "state.json",
-            {
-                "cycle": self.cycle.id,
-                "finished": finished,
-                "cancelled": self._cancelled,
-                "started": self._started,
-                "counts": counts,
-                "jobs": rows,
-            },
-        )
+        return {
+            "cycle": self.cycle.id,
+            "finished": not self.active and not self.ready,
+            "counts": dict(self.counts()),
+            "jobs": rows,
+        }
+
+    def _show(self, finished: bool) -> None:
+        """Keep state.json true for those who watch."""
+        now = time.time()
+        every = _SHOW_EVERY + len(self.tasks) / 500
+        if not finished and now - self._shown < every:
+            return
+        self._shown = now
+        show_file(self.records.root / "state.json", self.snapshot())

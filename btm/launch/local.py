@@ -4,6 +4,7 @@ Workers are forked from the driver's own process, which has imported all they ne
 milliseconds. They stop, after a checkpoint, when the driver dies.
 """
 
+import gc
 import os
 import select
 import shutil
@@ -18,7 +19,7 @@ from btm import weights
 from btm.config import Config
 from btm.errors import UserError
 from btm.launch import throughput
-from btm.launch.attempt import Attempt
+from btm.launch.attempt import Attempt, preload
 from btm.launch.engine import Resources, Status
 from btm.launch.records import Spec
 
@@ -48,6 +49,7 @@ class LocalEngine:
         self.running: dict[str, _Running] = {}
         self.ended: dict[str, str] = {}
         self._measured: int | None = None
+        self._preloaded = False
 
     def submit(self, specs: Sequence[Spec], resources: Resources) -> list[str]:
         """Put tries into the queue; `UserError` for one that this machine could never run."""
@@ -107,6 +109,10 @@ class LocalEngine:
             self.wait(1.0)
 
     def _start(self) -> None:
+        if self.queue and not self._preloaded:
+            preload(self.config.model.config.get("model_type"))
+            gc.freeze()  # forks share what is imported by now; a collection would copy it into each
+            self._preloaded = True
         while self.queue:
             id, spec, resources = self.queue[0]
             cpus = self._cpus(spec, resources)
@@ -149,13 +155,10 @@ class LocalEngine:
         siblings = sum(other.job.verb == spec.job.verb for _, other, _ in self.queue)
         if spec.job.verb in ("seed", "finish") or (siblings < 2 and not self.running):
             return self.cores
+        if self.cards:
+            return max(1, self.cores // len(self.cards))
         if self._measured is None:
-            parts = self.cores if not self.cards else max(1, len(self.cards))
-            self._measured = (
-                max(1, self.cores // parts)
-                if self.cards
-                else throughput.best_threads(self.config, Path(spec.forest), self.cores)
-            )
+            self._measured = throughput.best_threads(self.config, Path(spec.forest), self.cores)
         return self._measured
 
     def _bytes(self, resources: Resources) -> float:

@@ -102,7 +102,7 @@ class Records:
 
     def read_cycle(self, cycle_id: str) -> Cycle:
         """Return a cycle that `write_cycle` recorded."""
-        values = _read(self.root / "cycles" / f"{cycle_id}.json")
+        values = read_json(self.root / "cycles" / f"{cycle_id}.json")
         return Cycle(cycle_id, Config.from_dict(values["config"]), values["rounds"])
 
     def write_outcome(self, outcome: Outcome) -> None:
@@ -121,7 +121,7 @@ class Records:
     def outcome(self, job: str, attempt: int) -> Outcome | None:
         """Return how one try ended, or None if it has not, as far as the disk knows."""
         file = self.root / "outcomes" / f"{job}.{attempt}.json"
-        return Outcome(**_read(file)) if file.exists() else None
+        return Outcome(**read_json(file)) if file.exists() else None
 
     def ended(self) -> set[tuple[str, int]]:
         """Return the (job, try) pairs that have an outcome: one look at one folder."""
@@ -188,7 +188,8 @@ def read_shown(path: Path) -> Any:
         return None
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """Return a record; `UserError` if it is not there or no JSON."""
     try:
         return json.loads(file.read_bytes())
     except (OSError, ValueError) as error:

@@ -19,7 +19,7 @@ from btm.launch.records import Kind, Outcome, Records, Spec, show_file
 from btm.report import Progress, Reporter
 from btm.train import TrainingFailedError, TrainingStoppedError
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _BEAT_EVERY = 0.5  # seconds
 _WAIT = 0.5  # seconds between looks at a folder that another process holds
 
@@ -90,8 +90,11 @@ class JobReporter(Reporter):
         yield report
 
 
-def work(spec: Spec, *, threads: int = 0) -> Outcome:
-    """Do one try at a job in this process, record how it ended, and return that."""
+def work(spec: Spec, *, threads: int = 0, keep_stops: bool = True) -> Outcome:
+    """Do one try at a job in this process, record how it ended, and return that.
+
+    Without `keep_stops` a try that was asked to stop is not recorded: whoever asked will go on with it.
+    """
     records = Records(Path(spec.forest))
     reporter = JobReporter(records.progress(spec.job.name, spec.attempt))
     reporter.listen()
@@ -124,7 +127,8 @@ def work(spec: Spec, *, threads: int = 0) -> Outcome:
     outcome = Outcome(
         spec.cycle, spec.job.name, spec.attempt, kind, message, saved, time.monotonic() - begun, time.time()
     )
-    records.write_outcome(outcome)
+    if keep_stops or kind != "stopped":
+        records.write_outcome(outcome)
     return outcome
 
 

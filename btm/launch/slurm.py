@@ -1,0 +1,306 @@
+"""A Slurm cluster as an engine; submitit writes the batch scripts, and is asked for nothing else.
+
+submitit's own bookkeeping is not used, for it was seen to take a requeued job for a dead one, to return the
+result of an older job under a reused id, and to wait for ever where accounting is off (docs/design.md,
+decision 11). Here a submission is a manifest of ours, written before sbatch is called and completed after;
+what runs is asked of squeue, once for all jobs; how a try ended is what it wrote itself.
+"""
+
+import getpass
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from btm import durable
+from btm.config import ClusterConfig
+from btm.errors import UserError
+from btm.launch.engine import Resources, Status
+from btm.launch.records import Records, Spec, read_json
+
+Run = Callable[[list[str]], str]  # a command of Slurm; returns what it printed
+
+_TIMEOUT = 60.0  # seconds that a command of Slurm may take
+_DOUBT = (
+    60.0  # seconds for which NODE_FAIL or PREEMPTED must stand before it is the end: a requeue shows both
+)
+_ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
+_DOUBTFUL = {"NODE_FAIL", "PREEMPTED"}
+_RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"}
+# What sbatch says when asking again later may help; all else it refuses for good.
+_AWAY = re.compile(
+    r"unable to contact|timed out|timeout|connection|communication|try again|temporarily|"
+    r"zero bytes|not responding|controller|resource temporarily|AssocMaxSubmit|QOSMaxSubmit|job limit",
+    re.IGNORECASE,
+)
+
+
+class AwayError(Exception):
+    """Slurm does not answer, or not now."""
+
+
+class SlurmEngine:
+    """Submits arrays of tries and follows them with squeue alone; accounting (sacct) is not needed."""
+
+    def __init__(
+        self,
+        records: Records,
+        cluster: ClusterConfig,
+        *,
+        run: Run | None = None,
+        now: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Use the Slurm that this machine's commands reach (SLURM_CONF)."""
+        if run is None and shutil.which("sbatch") is None:
+            raise UserError(
+                "cluster=slurm: no sbatch here; log in to a machine of the cluster, or cluster=local"
+            )
+        self.records, self.cluster = records, cluster
+        self.run, self.now, self.sleep, self.say = run or run_command, now, sleep, say
+        self.folder = records.root / "submissions"
+        self._names: dict[str, str] = {}  # id of an array -> the name it was submitted under
+        self._doubted: dict[str, float] = {}
+        self._away_since = 0.0
+        self._limit: int | None = None
+
+    def submit(
+        self,
+        specs: Sequence[Spec],
+        resources: Resources,
+        after: Sequence[str] = (),
+        *,
+        detached: bool = False,
+    ) -> list[str]:
+        """Submit tries as arrays; return the ids of as many as Slurm took, which is none while it is away.
+
+        `after` are ids of arrays that must have ended, well or not, before these start.
+        """
+        ids: list[str] = []
+        try:
+            size = self.array_limit()
+            for start in range(0, len(specs), size):
+                ids += self._submit_array(list(specs[start : start + size]), resources, after, detached)
+        except AwayError as error:
+            self._say_away(str(error))
+        return ids
+
+    def poll(self, ids: Collection[str]) -> dict[str, Status]:
+        """Ask squeue once; an id that it does not list has ended, unless it did not answer."""
+        try:
+            rows = dict(self._queue())
+        except AwayError as error:
+            self._say_away(str(error))
+            return dict.fromkeys(ids, Status("unknown"))
+        self._away_since = 0.0
+        return {id: self._status(id, rows.get(id)) for id in ids}
+
+    def cancel(self, ids: Collection[str]) -> None:
+        """Send SIGTERM, and SIGKILL after Slurm's KillWait, to running tries; drop pending ones."""
+        for part in _parts(sorted(ids), 500):
+            self._patiently(["scancel", *part])
+
+    def wait(self, seconds: float) -> None:
+        """Sleep."""
+        self.sleep(seconds)
+
+    def in_flight(self) -> dict[str, tuple[str, int]]:
+        """Return {job: (id, try)} of what earlier drivers submitted and has no outcome yet.
+
+        A submission whose id was never written down is looked for by its name: sbatch may have been
+        interrupted before or after Slurm took it. Raises `AwayError` if Slurm does not answer.
+        """
+        found: dict[str, tuple[str, int]] = {}
+        ended = self.records.ended()
+        names: dict[str, str] | None = None
+        for file in sorted(self.folder.glob("*.json")):
+            manifest = read_json(file)
+            open_jobs = list(map(Spec.from_json, manifest["specs"]))
+            if all((spec.job.name, spec.attempt) in ended for spec in open_jobs):
+                self._forget(file)
+                continue
+            if manifest["id"] is None:
+                if names is None:
+                    names = {name: id.partition("_")[0] for id, (name, _, _) in self._queue()}
+                id = names.get(manifest["name"])
+                if id is None:
+                    self._forget(file)
+                    continue
+                manifest["id"] = id
+                durable.write_json(file, manifest)
+            self._names[manifest["id"]] = manifest["name"]
+            for index, spec in enumerate(open_jobs):
+                if (spec.job.name, spec.attempt) not in ended:
+                    found[spec.job.name] = (f"{manifest['id']}_{index}", spec.attempt)
+        return found
+
+    def array_limit(self) -> int:
+        """Return how many tasks an array may have."""
+        if self._limit is None:
+            text = self.run(["scontrol", "show", "config"])
+            match = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
+            self._limit = max(1, int(match.group(1)) - 1) if match else 1000
+        return self._limit
+
+    def _submit_array(
+        self, specs: list[Spec], resources: Resources, after: Sequence[str], detached: bool
+    ) -> list[str]:
+        sid = uuid.uuid4().hex[:12]
+        manifest: dict[str, Any] = {
+            "name": f"btm-{sid}",
+            "id": None,
+            "detached": detached,
+            "cpus": resources.cpus,
+            "specs": [spec.to_json() for spec in specs],
+        }
+        file = self.folder / f"{sid}.json"
+        durable.write_json(file, manifest)
+        try:
+            manifest["id"] = self._sbatch(file, manifest["name"], len(specs), resources, after)
+        except UserError:
+            self._forget(file)
+            raise
+        durable.write_json(file, manifest)
+        self._names[manifest["id"]] = manifest["name"]
+        return [f"{manifest['id']}_{index}" for index in range(len(specs))]
+
+    def _sbatch(self, file: Path, name: str, count: int, resources: Resources, after: Sequence[str]) -> str:
+        executor = _Executor(file.with_suffix(""), python=shlex.quote(sys.executable))
+        executor.update_parameters(**self._parameters(name, resources, after))
+        executor.parameters["map_count"] = count
+        command = f"{executor.python} -u -m btm.launch.slurm_task {shlex.quote(str(file.resolve()))}"
+        script = file.with_suffix("") / "batch.sh"
+        script.parent.mkdir(parents=True, exist_ok=True)
+        script.write_text(executor.script(command))
+        try:
+            said = self.run(["sbatch", str(script)])
+        except AwayError:
+            # It may have taken the job all the same: ask, before anybody submits that again.
+            id = next((id for id, (known, _, _) in self._queue() if known == name), None)
+            if id is None:
+                self._forget(file)
+                raise
+            return id.partition("_")[0]
+        return executor.id_in(said)
+
+    def _parameters(self, name: str, resources: Resources, after: Sequence[str]) -> dict[str, Any]:
+        given = {
+            "job_name": name,
+            "comment": f"btm {self.records.forest.name}",
+            "partition": resources.partition,
+            "account": resources.account,
+            "qos": resources.qos,
+            "time": resources.time_min or None,
+            "nodes": resources.nodes,
+            "cpus_per_task": resources.cpus or 1,
+            "gpus_per_node": resources.gpus or None,
+            "mem": f"{resources.memory_gb:g}GB" if resources.memory_gb else None,
+            "array_parallelism": resources.parallel or 100_000,
+            "signal_delay_s": self.cluster.warn_before,
+            "setup": list(self.cluster.setup) or None,
+            "dependency": f"afterany:{':'.join(after)}" if after else None,
+            "additional_parameters": {"requeue": True, "open-mode": "append", **self.cluster.extra},
+            "stderr_to_stdout": True,
+        }
+        return {key: value for key, value in given.items() if value is not None}
+
+    def _queue(self) -> Iterator[tuple[str, tuple[str, str, str]]]:
+        """Yield (id, (name, state, reason)) of every task of this user that Slurm still knows."""
+        user = getpass.getuser()
+        text = self.run(
+            ["squeue", "--noheader", "--array", "--states=all", f"--user={user}", "--format=%i|%j|%T|%r"]
+        )
+        for line in text.splitlines():
+            parts = line.strip().split("|", 3)
+            if len(parts) == 4:
+                yield parts[0], (parts[1], parts[2], parts[3])
+
+    def _status(self, id: str, row: tuple[str, str, str] | None) -> Status:
+        if row is None or row[0] != self._names.get(id.partition("_")[0], row[0]):
+            return Status("ended", "not in Slurm's queue any more")
+        _, state, reason = row
+        said = state if reason in ("None", "") else f"{state}, {reason}"
+        if state in _DOUBTFUL:
+            since = self._doubted.setdefault(id, self.now())
+            return Status("ended", said) if self.now() - since >= _DOUBT else Status("unknown")
+        self._doubted.pop(id, None)
+        if state in _ENDED:
+            return Status("ended", said)
+        if state in _RUNNING:
+            return Status("running")
+        if "DependencyNeverSatisfied" in reason:
+            self.cancel([id])
+            return Status("ended", said)
+        if "held" in reason.lower():
+            self._patiently(["scontrol", "release", id])
+        return Status("queued", "" if reason in ("None", "Priority", "Resources", "Dependency") else reason)
+
+    def _patiently(self, command: list[str]) -> None:
+        """Run a command whose failure changes nothing: it is asked again at the next poll."""
+        try:
+            self.run(command)
+        except (AwayError, UserError) as error:
+            self.say(f"{command[0]}: {error}")
+
+    def _say_away(self, why: str) -> None:
+        if not self._away_since:
+            self._away_since = self.now()
+            self.say(f"Slurm does not answer ({why}); what runs goes on, and so do we once it is back")
+
+    def _forget(self, file: Path) -> None:
+        """Delete a submission that nobody waits for: the script first, so that a crash leaves the manifest."""
+        shutil.rmtree(file.with_suffix(""), ignore_errors=True)
+        file.unlink(missing_ok=True)
+
+
+class _Executor(submitit.SlurmExecutor):
+    """submitit's knowledge of batch scripts, without its pickles."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 2
+
+    def script(self, command: str) -> str:
+        return self._make_submission_file_text(command, "")
+
+    def id_in(self, said: str) -> str:
+        return self._get_job_id_from_submission_command(said)
+
+
+def run_command(command: list[str]) -> str:
+    """Run a command of Slurm; `AwayError` if Slurm does not answer, `UserError` if it refuses for good.
+
+    What Slurm set for a job that this process itself runs in is kept from the new one.
+    """
+    inherited = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("SLURM_", "SBATCH_", "SRUN_")) or key == "SLURM_CONF"
+    }
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_TIMEOUT, env=inherited, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise AwayError(f"{command[0]} took more than {_TIMEOUT:g} s") from None
+    if done.returncode == 0:
+        return done.stdout
+    said = " ".join((done.stderr or done.stdout).split())
+    if _AWAY.search(said):
+        raise AwayError(said)
+    raise UserError(f"{command[0]}: {said or f'exit code {done.returncode}'}")
+
+
+def _parts(items: list[str], size: int) -> Iterator[list[str]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
