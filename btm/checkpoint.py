@@ -42,6 +42,11 @@ def drop(folder: Path, step: int) -> None:
         durable.remove_folder(found)
 
 
+def disk_bytes(model: "torch.nn.Module") -> int:
+    """Return what the checkpoints of a training take at most: two, and one that is being written."""
+    return 3 * (1 + len(_KEYS)) * sum(p.numel() * p.element_size() for p in model.parameters())
+
+
 def latest(folder: Path) -> Path | None:
     """Return the newest checkpoint in `folder`, or None."""
     return max(folder.glob("checkpoint-*"), default=None)

@@ -94,28 +94,11 @@ def _average(config: Config) -> list[Row]:
 
 
 def _run(config: Config) -> list[Row]:
-    rows = _prepare(config) + _seed(config)
-    forest = _forest(config)
-    earlier: list[str] = []
-    for number, domains in enumerate(_rounds(config), 1):
-        for domain in domains:
-            done = forest is not None and domain in forest
-            how = _origin(config, earlier or [config.seed.name])
-            work = _training(config, forest, domain, config.trainer.steps)
-            rows.append(
-                _row(
-                    f"expert, round {number}",
-                    domain,
-                    "nothing: it stands there" if done else f"{how}; {work}",
-                )
-            )
-        earlier += domains
-    if config.run.average:
-        rows.append(_row("average", "uniform", f"the experts, into {config.forest_root}/averages/uniform"))
-    return [
-        *rows,
-        _row("eval", config.eval.name or Path(config.forest_root).name, f"prior {config.ensemble.prior}"),
-    ]
+    from btm.launch.forecast import forecast
+
+    rows = forecast(config, _rounds(config))
+    prepares = [{"job": f"prepare {row['name']}", "what": row["what"]} for row in _prepare(config)]
+    return [dict.fromkeys(rows[0]) | row for row in prepares] + rows
 
 
 def _rounds(config: Config) -> list[list[str]]:

@@ -78,6 +78,8 @@ def train(
     if state["step"] == 0 and moments is not None:
         checkpoint.load_moments(moments, model, optimizer)
 
+    if state["step"] < steps:
+        durable.require_space(folder, checkpoint.disk_bytes(model))
     metrics = _Metrics(folder / "metrics.jsonl", state["step"], steps, trainer, report)
     for step in range(state["step"], steps):
         lr = schedule.lr(step)

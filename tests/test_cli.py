@@ -109,12 +109,12 @@ def test_the_verbs_one_by_one(capsys, words):
         ("eval", [], "writes"),
         ("average", [], "uniform weights over bible"),
         ("average", ["weights={bible: 2}"], "given weights over bible"),
-        ("run", [], "expert, round 2"),
-        ("run", ["run.rounds=[]"], "expert, round 1"),
+        ("run", [], "train-speeches"),
+        ("run", ["run.rounds=[]"], "score-bible"),
         ("ls", [], "only reads"),
         ("seed", ["forest=/nowhere/forest"], "24 steps, 12,288 tokens"),
         ("seed", ["forest=/nowhere/forest", "seed.from=/nowhere"], "import /nowhere"),
-        ("run", ["forest=/nowhere/forest"], "copy seed; train 12 steps"),
+        ("run", ["forest=/nowhere/forest"], "posterior of bible, code_python"),
     ],
 )
 def test_dry_run_says_it_and_writes_nothing(capsys, words, tmp_path, grown, verb, more, said):

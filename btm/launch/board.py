@@ -41,8 +41,8 @@ class Board:
         elif time.monotonic() - self.printed >= _LINES_EVERY:
             self.printed = time.monotonic()
             for name, job in state["jobs"].items():
-                if job["state"] == "running":
-                    self.say(f"{name:<22} {self._progress(name, job)}")
+                if job["state"] == "running" and (progress := self._progress(name, job)):
+                    self.say(f"{name:<22} {progress}")
 
     def close(self) -> None:
         """End the live table."""
@@ -81,7 +81,7 @@ class Board:
         if "to_score" in shown:
             return f"scored {shown['scored']:,} of {shown['to_score']:,} tokens"
         if "steps" not in shown:
-            return "begins"
+            return ""
         rate = f"{shown['tokens_per_second']:,.0f} tokens/s"
         left = duration(shown["eta_seconds"])
         step = max(shown["step"], 0)

@@ -83,7 +83,7 @@ class JobReporter(Reporter):
         def report(more: int) -> None:
             nonlocal done
             done += more
-            self.beat(scored=done, to_score=tokens)
+            self.beat(always=done == tokens, scored=done, to_score=tokens)
             if self.stopping:
                 raise TrainingStoppedError(f"stopped after {done:,} scored tokens")
 

@@ -134,7 +134,7 @@ def bytes_text(count: float) -> str:
 
 
 def cell(value: Any) -> str:
-    """Return a table cell: counts with separators, reals with three decimals, lists by commas."""
+    """Return a table cell: counts with separators, reals with three decimals or in powers of ten, lists by commas."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -142,7 +142,7 @@ def cell(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:.3f}"
+        return f"{value:.3f}" if abs(value) < 1e6 else f"{value:.2e}"
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     if isinstance(value, dict):

@@ -1,0 +1,121 @@
+"""What a cycle will take before it is started: jobs, parents and weights, tokens, FLOPs, disk and time."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from btm import models, weights
+from btm.config import Config
+from btm.data.shards import Suite
+from btm.forest import Forest
+from btm.launch.jobs import Job, cycle
+from btm.launch.records import read_shown
+
+_CHECKPOINTS = 3  # the newest, the one before it, and the one being written
+_BYTES = 4  # of a float32
+_MOMENTS = 2  # of AdamW
+_NAMES = 4  # of parents that are listed one by one
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one ELM of a forest costs."""
+
+    parameters: int
+    flops_per_token: float
+    tokens_per_second: float | None  # of all jobs of this machine together; None: not measured yet
+
+    @classmethod
+    def of(cls, config: Config) -> "Costs":
+        """Take them from the seed if it stands, else from the architecture."""
+        root = Path(config.forest_root)
+        seed = root / "elms" / config.seed.name
+        if (seed / "config.json").is_file():
+            count, facts = weights.parameters(seed), models.read_config(seed / "config.json")
+        elif config.seed.source:
+            source = Path(config.seed.source)
+            count, facts = weights.parameters(source), models.read_config(source / "config.json")
+        else:
+            folder = Path(config.data.out) / config.data.name
+            prepared = Suite.open(folder).vocab_size if folder.is_dir() else config.data.vocab_size
+            made = models.make_config(config.model, prepared, 0)
+            count, facts = models.count_parameters(made), made.to_dict()
+        rates = (read_shown(root / "jobs" / "throughput.json") or {}).get("tokens_per_second", {})
+        per_token = models.flops_per_token(count, facts, config.trainer.seq_len)
+        return cls(count, per_token, max(rates.values(), default=None))
+
+    @property
+    def elm_bytes(self) -> int:
+        """The weights of one ELM on disk."""
+        return self.parameters * _BYTES
+
+    @property
+    def training_bytes(self) -> int:
+        """The checkpoints of one training on disk, at most."""
+        return self.parameters * _BYTES * (1 + _MOMENTS) * _CHECKPOINTS
+
+
+def forecast(config: Config, rounds: list[list[str]]) -> list[dict[str, Any]]:
+    """Return a row for each job of the cycle and one for the sum."""
+    costs = Costs.of(config)
+    root = Path(config.forest_root)
+    forest = Forest(root) if (root / "forest.json").exists() else None
+    done = set(forest.names()) if forest else set()
+    rows = [_row(job, config, costs, forest, done) for job in cycle(config.seed.name, rounds)]
+    total = {key: sum(row[key] or 0 for row in rows) for key in ("tokens", "flops", "disk bytes")}
+    seconds = None if costs.tokens_per_second is None else total["tokens"] / costs.tokens_per_second
+    return [*rows, {"job": "all", "round": None, "what": "", "parents": "", **total, "seconds": seconds}]
+
+
+def disk_bytes(config: Config, rounds: list[list[str]], at_once: int) -> int:
+    """Return the bytes that the missing part of a cycle will need at most, with `at_once` trainings at once."""
+    rows = forecast(config, rounds)
+    missing = sum(row["tokens"] is not None for row in rows[:-1])
+    return rows[-1]["disk bytes"] + min(missing, at_once) * Costs.of(config).training_bytes
+
+
+def _row(job: Job, config: Config, costs: Costs, forest: Forest | None, done: set[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {"job": job.name, "round": job.round or None, "what": "", "parents": ""}
+    empty = {"tokens": None, "flops": None, "disk bytes": None, "seconds": None}
+    trainer = config.trainer
+    if job.verb == "score":
+        return row | {"what": "token log-probabilities, where missing"} | empty
+    if job.verb == "finish":
+        average = "average, " if config.run.average else ""
+        size = costs.elm_bytes if config.run.average else 0
+        return (
+            row | {"what": f"{average}evaluate, prior {config.ensemble.prior}"} | empty | {"disk bytes": size}
+        )
+    if job.elm in done:
+        return row | {"what": "nothing: it stands there"} | empty
+    if job.verb == "seed" and config.seed.source:
+        return row | {"what": f"import {config.seed.source}"} | empty | {"disk bytes": costs.elm_bytes}
+    steps = (config.seed.steps or trainer.steps) if job.verb == "seed" else trainer.steps
+    tokens = steps * trainer.batch_size * trainer.seq_len
+    kept = _MOMENTS if job.verb == "seed" and trainer.carry != "fresh" else 0
+    return row | {
+        "what": f"train {steps:,} steps",
+        "parents": "" if job.verb == "seed" else _parents(job, config, forest),
+        "tokens": tokens,
+        "flops": tokens * costs.flops_per_token,
+        "disk bytes": costs.elm_bytes * (1 + kept),
+        "seconds": None if costs.tokens_per_second is None else tokens / costs.tokens_per_second,
+    }
+
+
+def _parents(job: Job, config: Config, forest: Forest | None) -> str:
+    """Return parents with their weights where those are known, else how they will be found."""
+    if forest is not None and forest.has_branch(job.elm):
+        return ", ".join(
+            f"{name} {parent.weight:.3f}" for name, parent in forest.get_branch(job.elm).parents.items()
+        )
+    if isinstance(config.weights, dict):
+        return ", ".join(f"{name} {weight:g}" for name, weight in config.weights.items())
+    if config.branch == "copy":
+        return f"{config.parent or config.seed.name} 1"
+    if len(job.among) == 1:
+        return f"{job.among[0]} 1"
+    if config.branch == "uniform" and len(job.among) <= _NAMES:
+        return ", ".join(f"{name} {1 / len(job.among):.3f}" for name in job.among)
+    more = f" and {len(job.among) - _NAMES} more" if len(job.among) > _NAMES else ""
+    return f"{config.branch} of {', '.join(job.among[:_NAMES])}{more}"
