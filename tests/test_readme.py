@@ -21,9 +21,10 @@ COMMANDS = re.findall(r"^    btm (.+)$", README, re.MULTILINE)
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_are_valid(command):
-    verb, *overrides = shlex.split(command)
+    verb, *words = shlex.split(command, comments=True)
     assert verb in VERBS
-    cli.compose(overrides)
+    assert {word for word in words if word.startswith("-")} <= set(cli._FLAGS)
+    cli.compose([word for word in words if not word.startswith("-")])
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(((?!http)[^)#]+)\)", README))
