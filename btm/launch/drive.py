@@ -56,7 +56,8 @@ def retry_after(tries: Sequence[Outcome], cluster: ClusterConfig) -> float | Non
     for before, after in zip([None, *tries[:-1]], tries, strict=True):
         gained = before is not None and after.saved > before.saved
         in_vain = 0 if after.kind == "stopped" else 1 if gained else in_vain + 1
-    if in_vain > (1 if last.kind == "nan" else cluster.retries):
+    nan_again = in_vain > 1 and last.kind == tries[-2].kind == "nan"
+    if nan_again or in_vain > cluster.retries:
         return None
     return min(cluster.backoff * 2 ** (in_vain - 1), _LONGEST_BACKOFF)
 
@@ -105,8 +106,9 @@ class Driver:
 
     def tick(self) -> bool:
         """Look at everything once and start what may start; return whether nothing is left to do."""
-        self._requests()
         self.look()
+        self._requests()
+        self._show(False)  # to submit may take a while: an engine begins, Slurm is away
         self._submit()
         finished = not self.active and not self.ready
         self._show(finished)
@@ -222,9 +224,12 @@ class Driver:
             for job in self.waiting.behind(failed):
                 task = self.tasks[job.name]
                 if job.verb == "finish":
-                    for freed in self.waiting.done(failed):
-                        self._make_ready(self.tasks[freed.name])
-                elif task.state in ("waiting", "ready"):
+                    if not self.waiting.done(failed):
+                        continue  # other scores are still to come
+                    if any(self.tasks[need].state == "done" for need in job.needs):
+                        self._make_ready(task)
+                        continue
+                if task.state in ("waiting", "ready"):
                     self._leave(task)
                     task.state, task.message = "blocked", f"needs {failed}"
                     stack.append(job.name)
@@ -252,7 +257,7 @@ class Driver:
             if name in self.ready:
                 self._leave(task)
                 task.state, task.message = "cancelled", "cancelled"
-            elif task.message != "cancelling":
+            else:  # at every look: Slurm may have been away at the last
                 self.engine.cancel([task.id])
                 task.message = "cancelling"
         if "all" not in names:
