@@ -23,14 +23,13 @@ def save(
     One older checkpoint stays because the new one is proven good only by the step after it: see `drop`.
     """
     target = folder / f"checkpoint-{state['step']:08d}"
-    if target.exists():
-        return target
-    from safetensors.torch import save_file
+    if not target.exists():
+        from safetensors.torch import save_file
 
-    with durable.publish_folder(target) as scratch:
-        save_file(parameters(model), scratch / "parameters.safetensors")
-        save_file(moments(model, optimizer), scratch / MOMENTS)
-        (scratch / "state.json").write_text(json.dumps(state, indent=1, allow_nan=False))
+        with durable.publish_folder(target) as scratch:
+            save_file(parameters(model), scratch / "parameters.safetensors")
+            save_file(moments(model, optimizer), scratch / MOMENTS)
+            (scratch / "state.json").write_text(json.dumps(state, indent=1, allow_nan=False))
     for older in sorted(folder.glob("checkpoint-*"))[:-2]:
         durable.remove_folder(older)
     return target

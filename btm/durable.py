@@ -5,9 +5,11 @@ the folder. A temporary name starts with ``.tmp-`` and carries the host and proc
 so that `sweep` can tell the orphan of a dead process from the work of a live one.
 """
 
+import ctypes
 import errno
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -17,13 +19,35 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 _PREFIX = ".tmp-"
+_EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE of renameat2(2) and AT_FDCWD
+_CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give what the disk refuses within the block the form of an `OSError` that names a path, `path` if need be.
+
+    write(2) and fsync(2) know no path, and libraries written in Rust raise errors of their own.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+    except Exception as error:
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
 def sync_folder(folder: Path) -> None:
     """Flush the entries of `folder` to disk, so that a rename within it survives a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(handle)
+        with naming(folder):
+            os.fsync(handle)
     finally:
         os.close(handle)
 
@@ -46,7 +70,7 @@ def publish_file(path: Path) -> Iterator[BinaryIO]:
     descriptor, name = tempfile.mkstemp(prefix=f"{_PREFIX}{writer()}-", dir=path.parent)
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as handle:
+        with naming(path), os.fdopen(descriptor, "wb") as handle:
             yield handle
             handle.flush()
             os.fchmod(handle.fileno(), 0o666 & ~_umask())
@@ -63,14 +87,20 @@ def publish_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder that becomes `path` when the block ends without error.
 
     Raises `FileExistsError`, with nothing changed, if `path` exists and `replace` is false. With
-    `replace`, readers may for an instant find no folder there, but never a mixture of two.
+    `replace`, readers find the old folder or the new one, never a mixture of two; where the file system
+    cannot exchange two folders in one step, they may for an instant find none.
     """
     make_folder(path.parent)
     temporary = scratch_folder(path.parent)
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
         sync_tree(temporary)
         if replace and path.exists():
+            if _exchange(temporary, path):
+                sync_folder(path.parent)
+                shutil.rmtree(temporary)
+                return
             remove_folder(path)
         rename_folder(temporary, path)
     except BaseException:
@@ -110,14 +140,28 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(doomed)
 
 
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step; False where that cannot be done (NFS, or not Linux)."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _CANNOT_EXCHANGE:
+        return False
+    raise OSError(code, os.strerror(code), str(other))
+
+
 def sync_tree(folder: Path) -> None:
     """fsync every file and every folder below `folder`, deepest first, giving files the usual mode."""
     for place, _, files in os.walk(folder, topdown=False):
         for name in files:
             handle = os.open(Path(place) / name, os.O_RDONLY)
             try:
-                os.fchmod(handle, 0o666 & ~_umask())
-                os.fsync(handle)
+                with naming(Path(place) / name):
+                    os.fchmod(handle, 0o666 & ~_umask())
+                    os.fsync(handle)
             finally:
                 os.close(handle)
         sync_folder(Path(place))
@@ -132,7 +176,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def append_line(path: Path, line: str) -> None:
     """Append one line with a single write(2); a torn last line (no newline) is cut off first."""
-    with path.open("a+b") as handle:
+    with naming(path), path.open("a+b") as handle:
         size = handle.seek(0, os.SEEK_END)
         if size:
             handle.seek(-1, os.SEEK_END)

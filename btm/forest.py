@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from btm import average as averaging
 from btm import durable, lease, models, weights
 from btm.card import Card, Parent
-from btm.config import check_name
+from btm.checks import check_name
 from btm.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -185,7 +185,8 @@ class Forest:
             durable.sweep(taken.path)
             yield Branch(taken.path), taken
         except Exception as error:
-            if taken.path.is_dir() or isinstance(error, lease.LostError | FileExistsError | UserError):
+            of_the_disk = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+            if taken.path.is_dir() or of_the_disk or isinstance(error, UserError):
                 raise
             raise lease.LostError(f"branch {name!r} was taken over by another process") from error
         finally:
@@ -253,7 +254,8 @@ class Forest:
         with durable.publish_file(branch.path / "README.md") as handle:
             handle.write(card.readme().encode())
         for leftover in [*branch.path.glob("checkpoint-*"), *branch.path.glob(".tmp-*")]:
-            shutil.rmtree(leftover, ignore_errors=True)
+            # One that cannot be deleted stops the merge: it would be part of the ELM for ever.
+            durable.remove_folder(leftover) if leftover.is_dir() else leftover.unlink()
         durable.sync_tree(branch.path)
         durable.make_folder(self.root / "elms")
         try:

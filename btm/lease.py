@@ -48,7 +48,8 @@ class Lease:
             return
         self._beaten = now
         try:
-            os.utime(self.path)
+            with durable.naming(self.path):
+                os.utime(self.path)
         except FileNotFoundError:
             raise LostError(f"{self.home} was taken over by another process; this one stops") from None
 
@@ -74,7 +75,8 @@ def take(home: Path, expiry: float = EXPIRY) -> Lease:
         if current != home and not _abandoned(current, expiry):
             raise HeldError(f"{home} is at work in another process ({holder(current)})")
         try:
-            os.utime(current)  # a lease is born fresh, whatever the age of the folder
+            with durable.naming(current):
+                os.utime(current)  # a lease is born fresh, whatever the age of the folder
             durable.rename_folder(current, mine)
         except FileNotFoundError:
             continue  # another was faster; look again

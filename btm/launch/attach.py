@@ -10,6 +10,7 @@ from typing import Any
 
 from btm import durable, lease
 from btm.errors import UserError
+from btm.forest import Forest
 from btm.launch.drive import Driver
 from btm.launch.records import Cycle, Records, read_shown
 
@@ -36,17 +37,25 @@ def drive(
         (records.root / _DRIVER).mkdir(exist_ok=True)
     held = lease.take(records.root / _DRIVER)
     try:
-        for folder in records.root.iterdir():
-            durable.sweep(folder)
+        _sweep(records)
         driver = make()
         while not driver.tick():
             held.beat()
             show(driver.snapshot())
             driver.engine.wait(driver.cluster.poll)
         show(driver.snapshot())
+        _sweep(records)  # what was killed meanwhile has left something too
         return driver.snapshot()
     finally:
         held.release()
+
+
+def _sweep(records: Records) -> None:
+    """Delete what killed processes left in the records and, once it is planted, in the forest."""
+    for folder in (records.root, *records.root.iterdir()):
+        durable.sweep(folder)
+    if (records.forest / "forest.json").exists():
+        Forest(records.forest).sweep()
 
 
 def start(records: Records, cycle: Cycle) -> None:

@@ -59,7 +59,8 @@ def retry_after(tries: Sequence[Outcome], cluster: ClusterConfig) -> float | Non
     nan_again = in_vain > 1 and last.kind == tries[-2].kind == "nan"
     if nan_again or in_vain > cluster.retries:
         return None
-    return min(cluster.backoff * 2 ** (in_vain - 1), _LONGEST_BACKOFF)
+    doublings = min(in_vain - 1, 20)  # more would overflow a float in the end
+    return min(cluster.backoff * 2**doublings, _LONGEST_BACKOFF)
 
 
 class Driver:

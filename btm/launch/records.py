@@ -13,7 +13,6 @@ finished: what is done is what stands in the forest.
 
 import hashlib
 import json
-import os
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -175,7 +174,7 @@ class Records:
 def show_file(path: Path, value: Any) -> None:
     """Replace a file that people watch: never half of it, but not durable, for nothing depends on it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".tmp-{durable.writer()}-shown")  # a name that `durable.sweep` knows
     temporary.write_text(json.dumps(value))
     temporary.replace(path)
 
