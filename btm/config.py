@@ -8,11 +8,13 @@ import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from btm.errors import UserError, nearest
+from btm.checks import check_choice, check_name, check_weights, require
+from btm.errors import UserError
 
-NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
 BRANCH_METHODS = ("copy", "uniform", "argmax", "posterior")
 AVERAGE_WEIGHTS = ("uniform", "argmax", "posterior")
+RULES = ("bayes", "simple", "last_token", "fixed_share", "tracking")
+FITS = ("domain", "forest")
 PRIORS = ("uniform", "updating", "cached", "em")
 DECAYS = ("constant", "cosine", "linear", "polynomial")
 CARRY = ("auto", "continue", "fresh")
@@ -107,8 +109,12 @@ class ScoreConfig:
 
 @dataclass
 class EnsembleConfig:
-    """The domain posterior: its prior, and how many experts it keeps."""
+    """How the experts are weighed: a rule (btm/filters.py), its prior, and how many experts are kept."""
 
+    rule: str = "bayes"  # bayes | simple | last_token | fixed_share | tracking
+    alpha: float | None = None  # of tracking and fixed_share: share of the prior in each step; null: fitted
+    beta: float | None = None  # of tracking: power of the weights in each step; null: fitted
+    fit: str = "domain"  # alpha and beta on the shard's own valid split | forest: the training domains', once
     prior: str = "cached"  # uniform | updating | cached | em
     decay: float = 0.3  # λ of the moving average behind `cached` and `updating`
     top_k: int = 0  # experts kept, by prior; 0: all
@@ -240,36 +246,6 @@ def _fill(node: Any, values: dict[str, Any], prefix: str) -> Any:
     return node
 
 
-def check_name(name: str, key: str) -> str:
-    """Return `name`, or raise `UserError` if it cannot name a folder of a forest."""
-    if not NAME.match(name):
-        raise UserError(
-            f"{key}={name!r} is no valid name: 1 to 63 of a-z 0-9 . _ - that start with a letter or digit"
-        )
-    return name
-
-
-def check_choice(value: str, key: str, choices: tuple[str, ...]) -> str:
-    """Return `value`, or raise `UserError` if it is none of `choices`."""
-    if value not in choices:
-        raise UserError(f"{key}={value!r}: choose one of {', '.join(choices)}{nearest(value, choices)}")
-    return value
-
-
-def check_weights(weights: Any, key: str = "weights") -> dict[str, float]:
-    """Return `weights` as {name: weight}, or raise `UserError` if they are no usable weights."""
-    if not isinstance(weights, dict) or not weights:
-        raise UserError(
-            f"{key}={weights!r}: wanted {{name: weight, …}}, as in {key}='{{law: 0.7, med: 0.3}}'"
-        )
-    for name, weight in weights.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-            raise UserError(f"{key}.{name}={weight!r}: wanted a finite number that is not negative")
-    if sum(weights.values()) <= 0:
-        raise UserError(f"{key}: all weights are 0; at least one must be positive")
-    return {str(name): float(weight) for name, weight in weights.items()}
-
-
 def _validate_names(config: Config) -> None:
     if config.data.root == "":
         raise UserError(
@@ -337,40 +313,45 @@ def _validate_numbers(config: Config) -> None:
         **{f"trainer.betas[{i}]": beta for i, beta in enumerate(trainer.betas)},
     }
     for key, value in at_least_1.items():
-        _require(value >= 1, key, value, "wanted 1 or more")
+        require(value >= 1, key, value, "wanted 1 or more")
     for key, number in not_negative.items():
-        _require(0 <= number < float("inf"), key, number, "wanted 0 or more")
+        require(0 <= number < float("inf"), key, number, "wanted 0 or more")
     for key, number in fractions.items():
-        _require(0 <= number < 1 or (key == "trainer.final_lr" and number == 1), key, number, "wanted [0, 1)")
+        require(0 <= number < 1 or (key == "trainer.final_lr" and number == 1), key, number, "wanted [0, 1)")
     for key, rate in {"trainer.lr": trainer.lr, "seed.lr": config.seed.lr}.items():
-        _require(rate is None or 0 < rate < 1000, key, rate, "wanted a positive number")
+        require(rate is None or 0 < rate < 1000, key, rate, "wanted a positive number")
     cluster = config.cluster
     for key in ("cpus", "gpus", "memory_gb", "time_min", "parallel", "retries", "backoff"):
-        _require(
+        require(
             0 <= getattr(cluster, key) < float("inf"),
             f"cluster.{key}",
             getattr(cluster, key),
             "wanted 0 or more",
         )
     for key in ("nodes", "hang_after", "poll", "warn_before"):
-        _require(
+        require(
             0 < getattr(cluster, key) < float("inf"),
             f"cluster.{key}",
             getattr(cluster, key),
             "wanted more than 0",
         )
-    _require(trainer.seq_len >= 2, "trainer.seq_len", trainer.seq_len, "wanted 2 or more")
-    _require(score.window != 1, "score.window", score.window, "wanted 2 or more, or 0 for trainer.seq_len")
-    _require(len(trainer.betas) == 2, "trainer.betas", trainer.betas, "wanted two numbers")
-    _require(0 < ensemble.decay <= 1, "ensemble.decay", ensemble.decay, "wanted (0, 1]")
-    _require(data.vocab_size >= 300, "data.vocab_size", data.vocab_size, "wanted 300 or more (256 are bytes)")
+    require(trainer.seq_len >= 2, "trainer.seq_len", trainer.seq_len, "wanted 2 or more")
+    require(score.window != 1, "score.window", score.window, "wanted 2 or more, or 0 for trainer.seq_len")
+    require(len(trainer.betas) == 2, "trainer.betas", trainer.betas, "wanted two numbers")
+    for key in ("alpha", "beta"):
+        value = getattr(ensemble, key)
+        require(value is None or 0 <= value <= 1, f"ensemble.{key}", value, "wanted [0, 1], or null")
+    require(0 < ensemble.decay <= 1, "ensemble.decay", ensemble.decay, "wanted (0, 1]")
+    require(data.vocab_size >= 300, "data.vocab_size", data.vocab_size, "wanted 300 or more (256 are bytes)")
     held_out = data.valid_fraction + data.test_fraction
-    _require(held_out <= 0.9, "data.valid_fraction + data.test_fraction", held_out, "wanted at most 0.9")
+    require(held_out <= 0.9, "data.valid_fraction + data.test_fraction", held_out, "wanted at most 0.9")
 
 
 def _validate_choices(config: Config) -> None:
     check_choice(config.branch, "branch", BRANCH_METHODS)
     check_choice(config.ensemble.prior, "ensemble.prior", PRIORS)
+    check_choice(config.ensemble.rule, "ensemble.rule", RULES)
+    check_choice(config.ensemble.fit, "ensemble.fit", FITS)
     check_choice(config.trainer.decay, "trainer.decay", DECAYS)
     check_choice(config.trainer.carry, "trainer.carry", CARRY)
     check_choice(config.trainer.precision, "trainer.precision", PRECISIONS)
@@ -387,8 +368,3 @@ def _validate_choices(config: Config) -> None:
     device = config.trainer.device
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", device):
         raise UserError(f"trainer.device={device!r}: choose one of auto, cpu, cuda, cuda:<index>, mps")
-
-
-def _require(true: bool, key: str, value: object, wanted: str) -> None:
-    if not true:
-        raise UserError(f"{key}={value}: {wanted}")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from btm import evaluate, lease, models, weights
 from btm import score as scoring
-from btm.config import Config
+from btm.config import Config, EnsembleConfig
 from btm.data.shards import Shard, Suite
 from btm.errors import UserError
 from btm.forest import ELM, Branch, Forest
@@ -44,6 +44,28 @@ def domain_weights(
     if method == "argmax":
         return {names[int(prior.argmax())]: 1.0}, estimator
     return {name: float(p) for name, p in zip(names, prior, strict=True) if p >= NEGLIGIBLE}, estimator
+
+
+def fit_on_training_domains(
+    config: Config,
+    forest: Forest,
+    suite: Suite,
+    members: list[ELM],
+    domains: set[str],
+    reporter: Reporter = quiet,
+) -> EnsembleConfig:
+    """Return the ensemble with its α and β fitted once, on the valid splits of the domains trained on.
+
+    So nothing of a novel domain is used but the prior of its own.
+    """
+    scores = scores_of(config, forest)
+    shards = [suite.shard(domain, "valid") for domain in sorted(domains)]
+    for elm in members:
+        score_missing(config, forest, elm.path, elm.card.sha256, shards, reporter)
+    valid = [stack(scores, shard, members) for shard in shards]
+    priors = [evaluate.fit_prior(scores_EST, config.ensemble) for scores_EST in valid]
+    tokens = [shard.head(config.score.max_tokens)[0] for shard in shards]
+    return evaluate.fit_rule(valid, priors, config.ensemble, tokens)
 
 
 def check_context(config: Config, model: dict[str, Any]) -> None:

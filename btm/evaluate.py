@@ -4,16 +4,19 @@ A shard is S windows of T tokens scored by E experts: ``logp_EST``. Each window 
 the posterior begins anew from the prior, as in the paper, whose blocks are the model's context.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from btm import posterior
+from btm import filters, posterior
 from btm.config import EnsembleConfig
 from btm.posterior import Array
+
+ALPHAS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.2)  # tried when α is fitted
+BETAS = (0.8, 0.9, 0.95, 0.98, 1.0)  # tried when β is fitted
+_BLOCK = 4_000_000  # scores that are mixed at once
 
 
 def fit_prior(valid_EST: NDArray[np.float32], ensemble: EnsembleConfig) -> Array:
@@ -40,25 +43,50 @@ class Mixed:
 
 def mix(logp_EST: NDArray[np.float32], log_prior_E: Array, ensemble: EnsembleConfig, tokens: int) -> Mixed:
     """Return the ensemble's result on a shard whose first `tokens` scores are real (the rest is padding)."""
-    nats, weights_E, counted = 0.0, np.zeros(len(logp_EST)), 0
-    for logp_ET, prior_E in zip(
-        logp_EST.swapaxes(0, 1), _priors(logp_EST, log_prior_E, ensemble), strict=False
-    ):
-        logp_ET = logp_ET[:, : tokens - counted]
-        belief_ET = posterior.domain_posterior(logp_ET, prior_E)
-        nats -= float(posterior.mixture(logp_ET, prior_E).sum())
-        weights_E += np.exp(belief_ET).sum(axis=1)
-        counted += logp_ET.shape[1]
-    return Mixed(nats, counted, weights_E / counted)
+    experts, n_windows, window = logp_EST.shape
+    rule = filters.RULES[ensemble.rule]
+    log_prior_ES = _priors(logp_EST, log_prior_E, ensemble)
+    rows = max(1, _BLOCK // (experts * window))
+    nats, weights_E = 0.0, np.zeros(experts)
+    for start in range(0, n_windows, rows):
+        stop = min(start + rows, n_windows)
+        logp_ST, weights_EST = rule(
+            logp_EST[:, start:stop], log_prior_ES[:, start:stop], ensemble.alpha or 0.0, ensemble.beta or 1.0
+        )
+        real = min(logp_ST.size, tokens - start * window)
+        nats -= float(logp_ST.reshape(-1)[:real].sum())
+        weights_E += weights_EST.reshape(experts, -1)[:, :real].sum(axis=1)
+    return Mixed(nats, tokens, weights_E / tokens)
 
 
-def _priors(logp_EST: NDArray[np.float32], log_prior_E: Array, ensemble: EnsembleConfig) -> Iterator[Array]:
-    """Yield the log prior to begin each window with: always the same, unless the prior is `updating`."""
+def _priors(logp_EST: NDArray[np.float32], log_prior_E: Array, ensemble: EnsembleConfig) -> Array:
+    """Return the log prior to begin each window with, shape (E, S): one for all, unless it is `updating`."""
     if ensemble.prior != "updating":
-        yield from (log_prior_E for _ in range(logp_EST.shape[1]))
-        return
-    for prior_E in posterior.moving_priors(logp_EST.swapaxes(0, 1), ensemble.decay):
-        yield posterior.top_k(prior_E, ensemble.top_k)
+        return np.broadcast_to(log_prior_E[:, None], logp_EST.shape[:2])
+    moving = posterior.moving_priors(logp_EST.swapaxes(0, 1), ensemble.decay)
+    return np.stack([posterior.top_k(prior_E, ensemble.top_k) for prior_E in moving][:-1], axis=1)
+
+
+def fit_rule(
+    valid: list[NDArray[np.float32]], log_priors: list[Array], ensemble: EnsembleConfig, tokens: list[int]
+) -> EnsembleConfig:
+    """Return `ensemble` with those of α and β that it leaves open set to what does best on valid shards.
+
+    One shard, the domain's own, or several: then every domain counts the same, whatever its length.
+    """
+    alphas = (ensemble.alpha,) if ensemble.alpha is not None else ALPHAS
+    betas = (ensemble.beta,) if ensemble.beta is not None else BETAS
+    if ensemble.rule == "fixed_share":
+        betas = (1.0,)
+    if ensemble.rule not in ("tracking", "fixed_share"):
+        return ensemble
+    choices = [replace(ensemble, alpha=alpha, beta=beta) for alpha in alphas for beta in betas]
+
+    def loss(choice: EnsembleConfig) -> float:
+        shards = zip(valid, log_priors, tokens, strict=True)
+        return sum(mix(scores, prior, choice, count).nats / count for scores, prior, count in shards)
+
+    return min(choices, key=loss)
 
 
 def numbers(nats: float, tokens: int, utf8_bytes: int) -> dict[str, float]:
@@ -77,15 +105,17 @@ def shard_result(
     valid_EST: NDArray[np.float32],
     ensemble: EnsembleConfig,
     size: tuple[int, int],
+    valid_tokens: int,
 ) -> dict[str, Any]:
     """Return the entry of evals/<name>.json for one shard of `size` (tokens, UTF-8 bytes).
 
     `names` are the ELMs of `logp_EST`, every one of them reported alone; `members` are those of the
-    ensemble, and of `valid_EST`, on which its prior is fitted.
+    ensemble, and of `valid_EST`, on which its prior and what else `ensemble` leaves open are fitted.
     """
     tokens, utf8_bytes = size
     rows = [names.index(member) for member in members]
     prior_E = fit_prior(valid_EST, ensemble)
+    ensemble = fit_rule([valid_EST], [prior_E], ensemble, [valid_tokens])
     mixed = mix(logp_EST[rows], prior_E, ensemble, tokens)
     alone = -logp_EST.reshape(len(names), -1)[:, :tokens].sum(axis=1, dtype=np.float64)
     return {
@@ -93,6 +123,7 @@ def shard_result(
         "bytes": utf8_bytes,
         "ensemble": numbers(mixed.nats, tokens, utf8_bytes),
         "experts": {n: numbers(float(x), tokens, utf8_bytes) for n, x in zip(names, alone, strict=True)},
+        **({} if ensemble.alpha is None else {"alpha": ensemble.alpha, "beta": ensemble.beta}),
         "prior": {n: float(p) for n, p in zip(members, np.exp(prior_E), strict=True)},
         "mean_posterior": {n: float(p) for n, p in zip(members, mixed.mean_posterior, strict=True)},
     }

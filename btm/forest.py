@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from btm import average as averaging
 from btm import durable, lease, models, weights
 from btm.card import Card, Parent
-from btm.config import check_name
+from btm.checks import check_name
 from btm.errors import UserError, unknown
 
 if TYPE_CHECKING:

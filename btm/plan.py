@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from btm import checkpoint
-from btm.config import AVERAGE_WEIGHTS, Config, check_weights
+from btm.checks import check_weights
+from btm.config import AVERAGE_WEIGHTS, Config
 from btm.data import prepare as preparation
 from btm.data.shards import Suite
 from btm.errors import UserError

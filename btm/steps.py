@@ -11,7 +11,8 @@ from typing import Any
 
 from btm import checkpoint, durable, ensemble, evaluate, models
 from btm import train as training
-from btm.config import Config, check_weights
+from btm.checks import check_weights
+from btm.config import Config
 from btm.data import prepare as preparation
 from btm.data.batches import Batches, windows
 from btm.data.shards import Shard, Suite
@@ -130,10 +131,12 @@ def score(config: Config, reporter: Reporter = quiet) -> list[Path]:
 def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     """Evaluate the ensemble and every ELM alone; write ``evals/<name>.json`` and its heat map."""
     forest, suite = Forest(config.forest_root), open_suite(config)
-    if config.eval.split == "valid" and config.ensemble.prior in ("cached", "em"):
+    fitted = config.ensemble.prior in ("cached", "em") or config.ensemble.rule in ("fixed_share", "tracking")
+    if config.eval.split == "valid" and fitted:
         raise UserError(
-            f"ensemble.prior={config.ensemble.prior} is fitted on the valid split, so eval.split=valid would "
-            "measure it on its own data: give eval.split=test, or ensemble.prior=uniform or updating"
+            f"ensemble.prior={config.ensemble.prior} and ensemble.rule={config.ensemble.rule} are fitted on the "
+            "valid split, so eval.split=valid would measure them on their own data: give eval.split=test, or "
+            "ensemble=uniform or ensemble=updating"
         )
     elms = forest.elms()
     members = forest.experts(config.ensemble.experts)
@@ -142,6 +145,9 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     shards, valid = _evaluated(config, suite)
     trained_on = {domain for elm in elms for domain in elm.card.domains}
     scores = ensemble.scores_of(config, forest)
+    chosen = config.ensemble
+    if chosen.fit == "forest":
+        chosen = ensemble.fit_on_training_domains(config, forest, suite, members, trained_on, reporter)
     entries = {}
     for shard, valid_shard in zip(shards, valid, strict=True):
         entry = evaluate.shard_result(
@@ -149,8 +155,9 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
             ensemble.stack(scores, shard, elms),
             [elm.name for elm in members],
             ensemble.stack(scores, valid_shard, members),
-            config.ensemble,
+            chosen,
             shard.head(config.score.max_tokens),
+            valid_shard.head(config.score.max_tokens)[0],
         )
         entries[f"{shard.domain}/{shard.split}"] = {"novel": shard.domain not in trained_on, **entry}
     result = {

@@ -293,6 +293,9 @@ def _result(config: Config, result: dict[str, Any], out: Output) -> None:
 
     if out.as_json:
         return out.line("", result)
-    out.rows(eval_rows(result), f"perplexity by shard, prior {result['ensemble']['prior']}")
+    out.rows(
+        eval_rows(result),
+        f"perplexity by shard, {result['ensemble']['rule']} under the {result['ensemble']['prior']} prior",
+    )
     file = Path(result["forest"]) / "evals" / f"{config.eval.name or Path(result['forest']).name}.json"
     out.line(f"numbers: {file}\npicture: {file.with_suffix('.png')}", None)

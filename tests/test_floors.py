@@ -7,8 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "btm"
 FLOORS = [
-    ["errors", "durable", "posterior"],
-    ["lease"],
+    ["errors", "durable", "posterior", "filters"],
+    ["lease", "checks"],
     ["config", "weights", "report", "mirrors"],
     ["card", "schedule", "average", "data", "models", "evaluate"],
     ["forest", "checkpoint"],
@@ -24,7 +24,9 @@ NO_TORCH = {
     "errors",
     "durable",
     "lease",
+    "checks",
     "posterior",
+    "filters",
     "schedule",
     "weights",
     "config",

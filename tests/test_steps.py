@@ -216,9 +216,10 @@ def test_a_forest_has_one_architecture_and_one_tokenizer(copy):
 
 
 def test_the_prior_is_never_fitted_on_what_is_evaluated(copy):
-    with pytest.raises(UserError, match="on its own data"):
-        steps.eval_forest(copy("eval.split=valid"))
-    result = steps.eval_forest(copy("eval.split=valid", "ensemble.prior=uniform", "eval.name=v"))
+    for fitted in ("cached", "em", "tracking", "fixed_share", "last_token"):
+        with pytest.raises(UserError, match="on their own data"):
+            steps.eval_forest(copy("eval.split=valid", f"ensemble={fitted}"))
+    result = steps.eval_forest(copy("eval.split=valid", "ensemble=uniform", "eval.name=v"))
     assert set(result["shards"]) >= {"bible/valid"}
 
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from btm.config import SPLITS, check_name
+from btm.checks import check_name
+from btm.config import SPLITS
 from btm.data.streams import CORRUPT, open_bytes
 from btm.errors import UserError
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from btm.config import SPLITS, DataConfig, check_name
+from btm.checks import check_name
+from btm.config import SPLITS, DataConfig
 from btm.data.documents import Source, find
 from btm.data.encode import EncodeAll, Encoder, cores, encoding
 from btm.data.pack import pack

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from btm.config import SPLITS, check_choice
+from btm.checks import check_choice
+from btm.config import SPLITS
 from btm.data.tokenizer import ORIGIN, read_origin, tokenizer_sha256
 from btm.errors import UserError, unknown
 

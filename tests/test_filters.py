@@ -1,0 +1,127 @@
+"""Every rule against its equation, token by token in plain Python; and what the rules promise."""
+
+import math
+
+import numpy as np
+import pytest
+
+from btm import evaluate, filters, posterior
+from btm.config import EnsembleConfig
+
+
+def scores(seed, experts=4, sequences=3, tokens=20, scale=1.0):
+    return -np.random.default_rng(seed).exponential(scale, (experts, sequences, tokens))
+
+
+def prior(seed, experts=4):
+    return np.log(np.random.default_rng(seed).dirichlet(np.ones(experts)))
+
+
+def normalise(values):
+    total = sum(values)
+    return [value / total for value in values]
+
+
+def weights_by_hand(rule, logp_ET, pi, alpha, beta):
+    """The weights before each token of one sequence, from the equations in the docstrings."""
+    experts, tokens = logp_ET.shape
+    p = np.exp(logp_ET)
+    rows = []
+    w = list(pi)
+    for t in range(tokens):
+        if rule == "bayes":
+            w = normalise([pi[j] * math.prod(p[j, :t]) for j in range(experts)])
+        elif rule == "last_token":
+            w = normalise([pi[j] * p[j, t - 1] if t else 1.0 for j in range(experts)])
+        elif rule in ("tracking", "fixed_share") and t:
+            power = beta if rule == "tracking" else 1.0
+            seen = normalise([w[j] ** power * p[j, t - 1] for j in range(experts)])
+            w = [(1 - alpha) * seen[j] + alpha * pi[j] for j in range(experts)]
+        rows.append(w)
+    return np.array(rows).T
+
+
+@pytest.mark.parametrize("rule", filters.RULES)
+@pytest.mark.parametrize("seed", range(5))
+def test_rules_equal_their_equations(rule, seed):
+    logp, log_prior = scores(seed), prior(seed)
+    mixed, weights = filters.RULES[rule](logp, log_prior, 0.1, 0.9)
+    for s in range(logp.shape[1]):
+        by_hand = weights_by_hand(rule, logp[:, s], np.exp(log_prior), 0.1, 0.9)
+        np.testing.assert_allclose(weights[:, s], by_hand, atol=1e-9)
+        np.testing.assert_allclose(mixed[s], np.log((by_hand * np.exp(logp[:, s])).sum(axis=0)), atol=1e-6)
+
+
+def test_bayes_is_the_papers_posterior():
+    logp, log_prior = scores(1, 6, 4, 50, 4.0), prior(1, 6)
+    mixed, weights = filters.bayes(logp, log_prior)
+    for s in range(4):
+        np.testing.assert_allclose(mixed[s], posterior.mixture(logp[:, s], log_prior), atol=1e-9)
+        np.testing.assert_allclose(
+            weights[:, s], np.exp(posterior.domain_posterior(logp[:, s], log_prior)), atol=1e-9
+        )
+
+
+def test_tracking_without_switches_or_forgetting_is_bayes():
+    logp, log_prior = scores(2, 5, 3, 60, 3.0), prior(2, 5)
+    np.testing.assert_allclose(
+        filters.tracking(logp, log_prior, 0.0, 1.0)[0], filters.bayes(logp, log_prior)[0], atol=1e-8
+    )
+
+
+@pytest.mark.parametrize("rule", filters.RULES)
+def test_far_below_float_range(rule):
+    logp = np.full((3, 2, 40), -10_000.0)
+    logp[1] += 1
+    mixed, weights = filters.RULES[rule](logp, posterior.uniform_prior(3), 0.01, 0.9)
+    assert np.isfinite(mixed).all()
+    np.testing.assert_allclose(weights.sum(axis=0), 1.0)
+    assert (mixed <= -9_999.0 + 1e-6).all()
+
+
+@pytest.mark.parametrize("rule", filters.RULES)
+def test_a_left_out_expert_has_no_weight(rule):
+    log_prior = posterior.top_k(prior(3), 2)
+    _, weights = filters.RULES[rule](scores(3), log_prior, 0.1, 0.9)
+    left_out = np.isneginf(log_prior)
+    start = 1 if rule == "last_token" else 0
+    assert (weights[left_out, :, start:] == 0).all()
+
+
+@pytest.mark.parametrize("switches", [0, 1, 4])
+def test_fixed_share_is_bounded_against_the_best_sequence_of_experts(switches):
+    """Herbster and Warmuth: regret ≤ log E + m log(E / α') + (T - 1 - m) log(1 / (1 - α)), m switches."""
+    experts, tokens, alpha = 3, 200, 0.05
+    rng = np.random.default_rng(switches)
+    logp = -rng.exponential(3.0, (experts, 1, tokens))
+    best = np.repeat(rng.permutation(switches + 1) % experts, -(-tokens // (switches + 1)))[:tokens]
+    logp[best, 0, np.arange(tokens)] = -0.1
+    moved = int((np.diff(best) != 0).sum())
+    loss = -filters.fixed_share(logp, posterior.uniform_prior(experts), alpha)[0].sum()
+    bound = math.log(experts) + moved * math.log(experts / alpha) - (tokens - 1 - moved) * math.log(1 - alpha)
+    assert loss <= 0.1 * tokens + bound
+
+
+def test_the_fit_takes_what_is_best_on_valid():
+    rng = np.random.default_rng(0)
+    turns = np.repeat(rng.integers(0, 4, 40), 8)
+    logp = -rng.exponential(4.0, (4, 10, 32))
+    logp[turns.reshape(10, 32)[None] == np.arange(4)[:, None, None]] = -0.2
+    uniform, count = posterior.uniform_prior(4), logp.shape[1] * logp.shape[2]
+    chosen = evaluate.fit_rule([logp], [uniform], EnsembleConfig(rule="tracking", prior="em"), [count])
+    losses = {
+        (alpha, beta): -filters.tracking(logp, uniform, alpha, beta)[0].sum()
+        for alpha in evaluate.ALPHAS
+        for beta in evaluate.BETAS
+    }
+    assert (chosen.alpha, chosen.beta) == min(losses, key=losses.get)
+    assert chosen.alpha > 0
+    kept = EnsembleConfig(rule="tracking", alpha=0.5, beta=0.5)
+    assert evaluate.fit_rule([logp], [uniform], kept, [count]) == kept
+
+
+def test_wrong_shapes_are_refused():
+    with pytest.raises(ValueError, match="wanted"):
+        filters.bayes(np.zeros((2, 3)), np.zeros(2))
+    with pytest.raises(ValueError, match="the prior has shape"):
+        filters.bayes(np.zeros((2, 3, 4)), np.zeros(3))
