@@ -47,9 +47,13 @@ class Attempt:
         parent = os.getpid()
         sys.stdout.flush()
         sys.stderr.flush()
+        # Until the worker listens, a signal to stop is held back: it must neither be lost nor do in the
+        # child what it would do here.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, worker.STOP_SIGNALS)
         self.pid = os.fork()
         if not self.pid:
             _child(spec, log, parent, threads, gpus, keep_stops)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.handle = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else -1
 
     def poll(self) -> Outcome | None:

@@ -38,9 +38,10 @@ class JobReporter(Reporter):
         self._beaten = -1e9
 
     def listen(self) -> None:
-        """Stop at the next step once a stop signal comes."""
+        """Stop at the next step once a stop signal comes, or if one has been held back until now."""
         for number in STOP_SIGNALS:
             signal.signal(number, self._stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def _stop(self, *_: object) -> None:
         self.stopping = True
