@@ -1,0 +1,38 @@
+"""Forests in which only the seed stands, and processes that may fork workers."""
+
+import multiprocessing
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from btm.cli import compose
+from btm.launch.records import Records
+
+_PRELOAD = ["btm.steps", "btm.launch.local", "transformers.models.llama.modeling_llama"]
+
+
+@pytest.fixture
+def plant(grown, workspace, tmp_path):
+    """A function that records a cycle in a forest of its own, in which the seed stands already."""
+    source = Path(grown[0].forest_root)
+
+    def make(*overrides, name="forest"):
+        root = tmp_path / name
+        shutil.copytree(source / "tokenizer", root / "tokenizer")
+        shutil.copytree(source / "elms" / "seed", root / "elms" / "seed")
+        shutil.copy(source / "forest.json", root)
+        config = compose([*workspace, f"forest={root}", *overrides])
+        return Records(root).write_cycle(config, config.run.rounds)
+
+    return make
+
+
+@pytest.fixture
+def fresh():
+    """Call a function in a process that has imported torch and run none of it; gives a future."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOAD)
+    with ProcessPoolExecutor(1, context) as pool:
+        yield pool.submit

@@ -1,0 +1,46 @@
+"""Commands as a user runs them, and what can be seen of them from outside."""
+
+import json
+import subprocess
+import sys
+import time
+
+
+def btm(*words):
+    """Start a command of btm."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "btm.cli", *words], stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True
+    )
+
+
+def finish(process, seconds=120, code=0):
+    """Wait for a command, and return what it said."""
+    with process:
+        said, _ = process.communicate(timeout=seconds)
+    assert process.returncode == code, said
+    return said
+
+
+def until(true, seconds=60, every=0.05):
+    """Wait until a condition holds, and return what it gave."""
+    end = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(every)
+    return found
+
+
+def sign_of_life(forest, job, attempt=1):
+    """What a try shows of itself: its pid, its step."""
+    try:
+        return json.loads((forest / f"jobs/progress/{job}.{attempt}.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def state(forest):
+    """What the driver last saw."""
+    try:
+        return json.loads((forest / "jobs/state.json").read_text())
+    except (OSError, ValueError):
+        return {}
