@@ -28,7 +28,7 @@ class Attempt:
         spec: Spec,
         *,
         threads: int = 0,
-        gpus: Sequence[int] | None = None,
+        gpus: Sequence[str] | None = None,
         memory_bytes: int = 0,
         hang_after: float = 600.0,
         keep_stops: bool = True,
@@ -139,7 +139,7 @@ def preload(model_type: str | None) -> None:
 
 
 def _child(
-    spec: Spec, log: Path, parent: int, threads: int, gpus: Sequence[int] | None, keep_stops: bool
+    spec: Spec, log: Path, parent: int, threads: int, gpus: Sequence[str] | None, keep_stops: bool
 ) -> None:
     """Become the worker; never returns."""
     code = 1
@@ -150,7 +150,7 @@ def _child(
         os.dup2(output, 2)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if gpus is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         outcome = worker.work(spec, threads=threads, keep_stops=keep_stops)
         sys.stdout.flush()
         code = _STOPPED if outcome.kind == "stopped" and not keep_stops else 0

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from btm import weights
@@ -33,7 +34,7 @@ class _Running:
     attempt: Attempt
     cpus: int
     memory: float
-    cards: list[int]
+    cards: list[str]
 
 
 class LocalEngine:
@@ -43,7 +44,7 @@ class LocalEngine:
         """Look at the machine; `cores` may not be more than it has."""
         self.config, self.cluster = config, config.cluster
         self.cores = cores or len(os.sched_getaffinity(0))
-        self.cards = list(range(count_cards() if config.cluster.cards is None else config.cluster.cards))
+        self.cards = find_cards(config.cluster.cards)
         self.memory = _MEMORY_SHARE * available_bytes()
         self.queue: deque[tuple[str, Spec, Resources]] = deque()
         self.running: dict[str, _Running] = {}
@@ -124,7 +125,7 @@ class LocalEngine:
             attempt = Attempt(
                 spec,
                 threads=cpus,
-                gpus=cards if self.cards else None,
+                gpus=cards if self.cards or self.cluster.cards == 0 else None,
                 memory_bytes=round(resources.memory_gb * 1e9),
                 hang_after=self.cluster.hang_after,
             )
@@ -143,7 +144,7 @@ class LocalEngine:
         """Return how many cards a job gets: one unless told otherwise, so that each sees only its own."""
         return resources.gpus or (0 if spec.job.verb == "finish" else 1)
 
-    def _free_cards(self) -> list[int]:
+    def _free_cards(self) -> list[str]:
         taken = {card for running in self.running.values() for card in running.cards}
         return [card for card in self.cards if card not in taken]
 
@@ -170,15 +171,21 @@ class LocalEngine:
         return _WORKER_BYTES + count * _TRAIN_BYTES_PER_PARAMETER
 
 
-def count_cards() -> int:
-    """Return how many GPUs this process may use, without touching them."""
+def find_cards(most: int | None = None) -> list[str]:
+    """Return the GPUs this process may use, as CUDA_VISIBLE_DEVICES calls them, without touching them.
+
+    `most` takes that many of them, or stands for as many where none can be listed.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return len([card for card in visible.split(",") if card.strip()])
-    if shutil.which("nvidia-smi") is None:
-        return 0
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return len(listed.stdout.splitlines()) if listed.returncode == 0 else 0
+        names = [name.strip() for name in visible.split(",") if name.strip()]
+        found = list(takewhile(lambda name: not name.startswith("-"), names))  # -1 hides what follows
+    elif shutil.which("nvidia-smi") is None:
+        found = []
+    else:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+        found = [str(i) for i in range(len(listed.stdout.splitlines()))] if listed.returncode == 0 else []
+    return (found or [str(i) for i in range(most or 0)])[:most]
 
 
 def available_bytes() -> int:
