@@ -20,6 +20,7 @@ _HELP = """btm: Branch-Train-Merge, forests of expert language models
 usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
 
   prepare   text -> token shards             btm prepare data=folder data.root=texts data.name=mine
+  discover  unlabelled text -> domains       btm discover data=folder data.root=texts discover.k=8
   seed      train or import the first ELM    btm seed data=folder data.name=mine model=tiny
   branch    initialise a new ELM             btm branch expert=law branch=posterior
   train     train it on its domain           btm train expert=law trainer.lr=2e-4

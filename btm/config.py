@@ -140,6 +140,18 @@ class AverageConfig:
 
 
 @dataclass
+class DiscoverConfig:
+    """Domains found by clustering: how many, and how documents are told apart."""
+
+    k: int = 8  # clusters
+    out: str | None = None  # the folder that is written; null: discovered/<data.name>
+    sample: int = 100_000  # documents that features and centres are fitted on
+    features: int = 100  # dimensions of the truncated SVD
+    temperature: float = 0.1  # of the router's softmax
+    seed: int = 0
+
+
+@dataclass
 class RunConfig:
     """A whole cycle: the seed, then rounds of experts, then evaluation and averages."""
 
@@ -204,6 +216,7 @@ class Config:
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     average: AverageConfig = field(default_factory=AverageConfig)
+    discover: DiscoverConfig = field(default_factory=DiscoverConfig)
     run: RunConfig = field(default_factory=RunConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     forest: str | None = None  # its folder; null: experts/<data.name>
@@ -290,6 +303,9 @@ def _validate_numbers(config: Config) -> None:
         "trainer.valid_tokens": trainer.valid_tokens,
         "score.batch_size": score.batch_size,
         "data.tokenizer_bytes": data.tokenizer_bytes,
+        "discover.k": config.discover.k,
+        "discover.sample": config.discover.sample,
+        "discover.features": config.discover.features,
         **({} if config.seed.steps is None else {"seed.steps": config.seed.steps}),
     }
     not_negative = {
@@ -341,6 +357,8 @@ def _validate_numbers(config: Config) -> None:
     for key in ("alpha", "beta"):
         value = getattr(ensemble, key)
         require(value is None or 0 <= value <= 1, f"ensemble.{key}", value, "wanted [0, 1], or null")
+    temperature = config.discover.temperature
+    require(temperature > 0, "discover.temperature", temperature, "wanted more than 0")
     require(0 < ensemble.decay <= 1, "ensemble.decay", ensemble.decay, "wanted (0, 1]")
     require(data.vocab_size >= 300, "data.vocab_size", data.vocab_size, "wanted 300 or more (256 are bytes)")
     held_out = data.valid_fraction + data.test_fraction

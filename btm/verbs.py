@@ -51,6 +51,20 @@ def prepare(config: Config, out: Output) -> None:
     out.rows(table(suite), f"suite {suite.name} in {suite.path}")
 
 
+def discover(config: Config, out: Output) -> None:
+    """Cluster documents without labels into balanced domains, as a folder that prepare takes.
+
+    example: btm discover data=folder data.root=texts discover.k=8 discover.out=found
+    """
+    from btm.discover.corpus import discover as cluster
+
+    target = Path(config.discover.out or f"discovered/{config.data.name}")
+    if target.exists():
+        raise UserError(f"{target} stands there already; give another discover.out=DIR, or delete it")
+    rows = cluster(config.data, config.discover, target, out.reporter.line)
+    out.rows(rows, f"domains in {target}; next: btm run data=folder data.root={target} data.name=NAME")
+
+
 def seed(config: Config, out: Output) -> None:
     """Train the ELM that all others descend from, or import one with seed.from=DIR.
 
@@ -252,6 +266,7 @@ def doctor(config: Config, out: Output) -> None:
 
 VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "prepare": prepare,
+    "discover": discover,
     "seed": seed,
     "branch": branch,
     "train": train,

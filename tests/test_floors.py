@@ -16,7 +16,7 @@ FLOORS = [
     ["ensemble"],
     ["steps"],
     ["launch"],
-    ["plan", "doctor"],
+    ["plan", "doctor", "discover"],
     ["verbs"],
     ["cli"],
 ]

@@ -1,0 +1,112 @@
+"""From text of any kind to a folder of balanced domains, in bounded memory."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from btm import durable
+from btm.config import SPLITS, DataConfig, DiscoverConfig
+from btm.data.documents import find
+from btm.data.splits import survey
+from btm.discover.assign import balanced_assignment
+from btm.discover.cluster import balanced_kmeans
+from btm.discover.router import Router
+from btm.errors import UserError
+
+ROUTER = "router"  # the folder beside the domains that holds the router
+_BLOCK = 8_192  # documents that are balanced together when a corpus is streamed
+
+Say = Callable[[str], None]
+
+
+def discover(data: DataConfig, config: DiscoverConfig, target: Path, say: Say) -> list[dict[str, Any]]:
+    """Cluster the documents of `data.root` into `target`; return a row for each cluster.
+
+    The features and centres are fitted on a sample of the train split; then every split is streamed in blocks,
+    each balanced by itself, so that the clusters of any corpus hold the same number of documents within a few.
+    """
+    if data.root is None:
+        raise UserError("data.root is missing: discovery needs data=folder data.root=DIR")
+    surveys = [survey(source, data) for source in find(Path(data.root))]
+    total = sum(each.splits["train"].documents for each in surveys)
+    if config.k > total // 2:
+        raise UserError(f"discover.k={config.k}: {total:,} documents for training are too few")
+
+    def documents() -> Iterator[tuple[str, str]]:
+        for each in surveys:
+            yield from each.documents(data.text_column)
+
+    say(f"reading a sample of {min(total, config.sample):,} of {total:,} documents")
+    sample = _sample((text for split, text in documents() if split == "train"), total, config)
+    router, features = Router.fit(sample, config.features, config.seed)
+    say(f"{len(router.terms):,} terms, {features.shape[1]} features; {config.k} balanced clusters")
+    router.centres, _ = balanced_kmeans(features, config.k, config.seed)
+    router.temperature = config.temperature
+    with durable.publish_folder(target) as folder:
+        counts = _write(router, documents(), folder, say)
+        (folder / f".{ROUTER}").mkdir()
+        router.save(folder / f".{ROUTER}")
+    return [
+        {"domain": _name(k)}
+        | {split: int(counts[k, i]) for i, split in enumerate(SPLITS)}
+        | {"marked by": router.describe(k)}
+        for k in range(config.k)
+    ]
+
+
+def _sample(texts: Iterator[str], total: int, config: DiscoverConfig) -> list[str]:
+    """Return `config.sample` of `total` texts, drawn evenly by seed; all of them if they are fewer."""
+    if total <= config.sample:
+        return list(texts)
+    kept = np.zeros(total, bool)
+    kept[np.random.default_rng(config.seed).choice(total, config.sample, replace=False)] = True
+    return [text for text, keep in zip(texts, kept, strict=True) if keep]
+
+
+def _write(router: Router, documents: Iterator[tuple[str, str]], folder: Path, say: Say) -> np.ndarray:
+    """Stream documents into their clusters' files; return how many went where, (clusters, splits)."""
+    import zstandard
+
+    K = len(router.centres)
+    counts = np.zeros((K, len(SPLITS)), np.int64)
+    blocks: dict[str, list[str]] = {split: [] for split in SPLITS}
+    with ExitStack() as stack:
+        files: dict[tuple[int, str], Any] = {}
+        for k in range(K):
+            (folder / _name(k)).mkdir()
+            for split in SPLITS:
+                handle = stack.enter_context((folder / _name(k) / f"{split}.jsonl.zst").open("wb"))
+                files[k, split] = stack.enter_context(zstandard.ZstdCompressor().stream_writer(handle))
+
+        def flush(split: str) -> None:
+            texts = blocks[split]
+            if not texts:
+                return
+            for text, k in zip(texts, _balanced(router, texts, counts[:, SPLITS.index(split)]), strict=True):
+                files[k, split].write(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n")
+                counts[k, SPLITS.index(split)] += 1
+            blocks[split] = []
+            say(f"assigned {counts.sum():,} documents")
+
+        for split, text in documents:
+            blocks[split].append(text)
+            if len(blocks[split]) == _BLOCK:
+                flush(split)
+        for split in SPLITS:
+            flush(split)
+    return counts
+
+
+def _balanced(router: Router, texts: list[str], so_far_K: np.ndarray) -> list[int]:
+    """Return a cluster for each text; those that have the fewest so far get what cannot be shared evenly."""
+    order = np.argsort(so_far_K, kind="stable")
+    scores = router.similarity(router.features(texts))[:, order]
+    return [int(order[k]) for k in balanced_assignment(scores)]
+
+
+def _name(k: int) -> str:
+    return f"cluster{k:02}"

@@ -1,0 +1,149 @@
+"""The router: text → TF-IDF → truncated SVD → distances to cluster centres → weights of the experts."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from btm import durable
+from btm.errors import UserError
+
+Array = NDArray[np.float32]
+
+CHARS = 5_000  # of a document that are looked at
+_WORD = re.compile(r"\b\w\w+\b")
+_NUMBER = "#number"
+_TERMS = 50_000  # of the vocabulary, at most
+_RAREST = 3  # documents that a term must stand in
+_ITERATIONS = 4  # of the randomised SVD
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a document's beginning in lower case; every number is the same word."""
+    found = _WORD.findall(text[:CHARS].lower())
+    return [_NUMBER if word[0].isdigit() else word for word in found]
+
+
+@dataclass
+class Router:
+    """What turns a context into weights of clusters: V terms, F features, K clusters."""
+
+    terms: list[str]
+    idf: Array  # (V,)
+    components: Array  # (F, V)
+    centres: Array  # (K, F)
+    temperature: float = 0.1
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], features: int, seed: int) -> tuple["Router", Array]:
+        """Learn the features of `texts`; return a router without centres yet, and the features (D, F)."""
+        _require_sklearn()
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
+
+        counts = CountVectorizer(
+            analyzer=words,
+            min_df=min(_RAREST, max(1, len(texts) // 100)),
+            max_features=_TERMS,
+            dtype=np.float32,
+        )
+        try:
+            counts_DV = counts.fit_transform(texts)
+        except ValueError as error:
+            raise UserError(f"no words to tell documents apart by: {error}") from None
+        common = [
+            i for i, term in enumerate(counts.get_feature_names_out()) if term not in ENGLISH_STOP_WORDS
+        ]
+        terms = counts.get_feature_names_out()[common].tolist()
+        counts_DV = counts_DV[:, common]
+        in_documents = np.asarray((counts_DV > 0).sum(axis=0)).ravel()
+        idf_V = (np.log((1 + len(texts)) / (1 + in_documents)) + 1).astype(np.float32)
+        width = min(features, len(terms) - 1, len(texts) - 1)
+        if width < 1:
+            raise UserError(f"{len(texts)} documents with {len(terms)} terms are too few to tell apart")
+        svd = TruncatedSVD(width, n_iter=_ITERATIONS, random_state=seed)
+        svd.fit(_weigh(counts_DV, idf_V))
+        router = cls(terms, idf_V, svd.components_.astype(np.float32), np.zeros((0, width), np.float32))
+        return router, router._project(counts_DV)
+
+    def features(self, texts: Iterable[str]) -> Array:
+        """Return the features of texts, of length 1 each, shape (D, F); all 0 for a text without known words."""
+        _require_sklearn()
+        from sklearn.feature_extraction.text import CountVectorizer
+
+        counts = CountVectorizer(analyzer=words, vocabulary=self.terms, dtype=np.float32)
+        return self._project(counts.transform(texts))
+
+    def similarity(self, features_DF: Array) -> Array:
+        """Return −‖x − c‖² of documents and centres, shape (D, K)."""
+        squares = (features_DF**2).sum(axis=1)[:, None] + (self.centres**2).sum(axis=1)
+        return 2 * features_DF @ self.centres.T - squares
+
+    def log_prior(self, texts: Iterable[str], top_k: int = 0) -> NDArray[np.float64]:
+        """Return log p(cluster | context), shape (K, D): softmax(−dist² / T), only the top k (c-BTM, section 2.3)."""
+        from btm import posterior
+
+        logits = self.similarity(self.features(texts)).astype(np.float64) / self.temperature
+        return np.stack([posterior.top_k(row, top_k) for row in logits], axis=1)
+
+    def save(self, folder: Path) -> None:
+        """Write the router into the unpublished `folder`: JSON and safetensors, nothing pickled."""
+        from safetensors.numpy import save
+
+        tensors = {"idf": self.idf, "components": self.components, "centres": self.centres}
+        # safetensors writes the memory as it lies, whatever the order of its axes.
+        tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+        with durable.publish_file(folder / "router.safetensors") as handle:
+            handle.write(save(tensors))
+        durable.write_json(folder / "router.json", {"temperature": self.temperature, "terms": self.terms})
+
+    @classmethod
+    def load(cls, folder: Path) -> "Router":
+        """Read what `save` wrote; `UserError` if it is not whole."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            facts = json.loads((folder / "router.json").read_bytes())
+            tensors = load_file(folder / "router.safetensors")
+            made = cls(
+                facts["terms"],
+                tensors["idf"],
+                tensors["components"],
+                tensors["centres"],
+                facts["temperature"],
+            )
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise UserError(f"{folder}: no router there: {error}") from None
+        V, F = len(made.terms), made.components.shape[0]
+        if made.idf.shape != (V,) or made.components.shape != (F, V) or made.centres.shape[1:] != (F,):
+            raise UserError(f"{folder}: the router's tensors do not fit each other")
+        return made
+
+    def describe(self, k: int, count: int = 6) -> str:
+        """Return the terms that mark a cluster most."""
+        weights_V = self.centres[k] @ self.components
+        return ", ".join(self.terms[v] for v in np.argsort(-weights_V)[:count])
+
+    def _project(self, counts_DV: Any) -> Array:
+        features = np.asarray(_weigh(counts_DV, self.idf) @ self.components.T)
+        return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
+def _weigh(counts_DV: Any, idf_V: Array) -> Any:
+    """Return TF-IDF rows of length 1."""
+    weighed = counts_DV.multiply(idf_V).tocsr()
+    norms = np.sqrt(np.asarray(weighed.multiply(weighed).sum(axis=1)).ravel())
+    return weighed.multiply(1 / np.maximum(norms, 1e-12)[:, None]).tocsr().astype(np.float32)
+
+
+def _require_sklearn() -> None:
+    """Raise `UserError` if the extra is missing."""
+    if find_spec("sklearn") is None:
+        raise UserError("discovery needs scikit-learn; run: pip install 'btm[discover]'")

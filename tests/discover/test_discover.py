@@ -1,0 +1,132 @@
+"""Clusters of the embedded suite's documents, without their labels."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from folders import DEMO
+
+from btm import cli
+from btm.config import DataConfig, DiscoverConfig
+from btm.data.documents import find
+from btm.discover import corpus
+from btm.discover.cluster import balanced_kmeans
+from btm.discover.router import Router
+from btm.errors import UserError
+
+DOMAINS = ["bible", "code_python", "metamath", "speeches"]
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """Four domains with as many documents each, so that balanced clusters can be the domains."""
+    root = tmp_path_factory.mktemp("texts")
+    for source in find(DEMO):
+        if source.domain not in DOMAINS:
+            continue
+        (root / source.domain).mkdir()
+        kept = {"train": 120, "valid": 12, "test": 12}
+        for split, text in source.documents("text"):
+            if kept[split]:
+                kept[split] -= 1
+                with (root / source.domain / f"{split}.jsonl").open("a") as file:
+                    file.write(json.dumps({"text": text}) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def found(texts, tmp_path_factory):
+    target = tmp_path_factory.mktemp("found") / "domains"
+    rows = corpus.discover(
+        DataConfig(root=str(texts)), DiscoverConfig(k=4, sample=600), target, lambda text: None
+    )
+    return target, rows
+
+
+def labelled(texts):
+    """Every training document with the domain that discovery was not told."""
+    return {
+        text: source.domain
+        for source in find(texts)
+        for split, text in source.documents("text")
+        if split == "train"
+    }
+
+
+def test_clusters_are_balanced_and_are_the_domains(texts, found):
+    target, rows = found
+    for split in ("train", "valid", "test"):
+        sizes = [row[split] for row in rows]
+        assert max(sizes) - min(sizes) <= 1 + 0.01 * min(sizes)
+    label = labelled(texts)
+    pure = total = 0
+    for source in find(target):
+        names = [label[text] for split, text in source.documents("text") if split == "train"]
+        total += len(names)
+        pure += max(names.count(domain) for domain in DOMAINS)
+    assert total == len(label)
+    assert pure / total > 0.8
+
+
+def test_blocks_of_a_stream_stay_balanced(texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "_BLOCK", 50)
+    rows = corpus.discover(
+        DataConfig(root=str(texts)), DiscoverConfig(k=4, sample=300), tmp_path / "found", lambda text: None
+    )
+    sizes = [row["train"] for row in rows]
+    assert max(sizes) - min(sizes) <= 0.01 * sum(sizes) / 4 + 1
+
+
+def test_the_router_survives_the_disk_and_knows_the_clusters(found):
+    target, _ = found
+    router = Router.load(target / ".router")
+    right = []
+    for k, source in enumerate(find(target)):
+        held_out = [text for split, text in source.documents("text") if split == "test"][:40]
+        log_prior = router.log_prior(held_out)
+        np.testing.assert_allclose(np.exp(log_prior).sum(axis=0), 1.0)
+        right.append((log_prior.argmax(axis=0) == k).mean())
+        top = router.log_prior(held_out, top_k=2)
+        assert (np.isfinite(top).sum(axis=0) == 2).all()
+    assert np.mean(right) > 0.8
+    assert np.isfinite(router.log_prior(["", "zzzz qqqq"])).all()
+
+
+def test_a_broken_router_is_refused(found, tmp_path):
+    shutil.copytree(found[0] / ".router", tmp_path / "router")
+    (tmp_path / "router/router.json").write_text(json.dumps({"terms": ["a"], "temperature": 0.1}))
+    with pytest.raises(UserError, match="do not fit"):
+        Router.load(tmp_path / "router")
+    (tmp_path / "router/router.safetensors").write_bytes(b"x")
+    with pytest.raises(UserError, match="no router there"):
+        Router.load(tmp_path / "router")
+
+
+def test_the_same_seed_gives_the_same_clusters():
+    features = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    first, second = (balanced_kmeans(features, 5, seed=3) for _ in range(2))
+    np.testing.assert_array_equal(first[1], second[1])
+    with pytest.raises(ValueError, match="cannot make"):
+        balanced_kmeans(features[:3], 5, seed=0)
+
+
+def test_command_line_to_prepared_data(texts, tmp_path, capsys):
+    words = [
+        f"data.root={texts}",
+        f"discover.out={tmp_path / 'found'}",
+        "discover.k=3",
+        "discover.sample=300",
+    ]
+    assert cli.main(["discover", "data=folder", *words, "--json"]) == 0
+    assert [row["domain"] for row in json.loads(capsys.readouterr().out)] == [
+        "cluster00",
+        "cluster01",
+        "cluster02",
+    ]
+    assert cli.main(["discover", "data=folder", *words]) == 2
+    assert "stands there already" in capsys.readouterr().err
+    prepare = ["prepare", "data=folder", f"data.root={tmp_path / 'found'}", f"data.out={tmp_path / 'data'}"]
+    assert cli.main([*prepare, "data.name=found", "data.vocab_size=400"]) == 0
+    assert (tmp_path / "data/found/cluster02/train.bin").is_file()
