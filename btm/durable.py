@@ -135,8 +135,7 @@ def rename_folder(source: Path, target: Path) -> None:
 def remove_folder(path: Path) -> None:
     """Delete a folder: out of sight in one rename first, so that a crash never leaves a partial one."""
     doomed = scratch_folder(path.parent)
-    path.rename(doomed / path.name)
-    sync_folder(path.parent)
+    rename_folder(path, doomed / path.name)
     shutil.rmtree(doomed)
 
 
@@ -175,7 +174,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line with a single write(2); a torn last line (no newline) is cut off first."""
+    """Append one line with a single write(2); a torn last line (no newline) is cut off first.
+
+    Not synced: a power cut may take the last lines, but never an earlier one.
+    """
     with naming(path), path.open("a+b") as handle:
         size = handle.seek(0, os.SEEK_END)
         if size:
