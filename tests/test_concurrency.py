@@ -1,0 +1,67 @@
+"""Many processes at one forest: every merge is accounted for, none is lost."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from btm import steps, weights
+from btm.card import Card
+from btm.forest import Forest
+
+NAMES = 1_000
+MERGING = Path(__file__).with_name("merging.py")
+
+
+@pytest.fixture
+def branches(copy):
+    """A forest with a thousand trained branches, copies of one that was really trained."""
+    config = copy("branch=copy", "trainer.steps=2", "trainer.checkpoint_every=1")
+    steps.branch(config, "new", "bible")
+    trained = steps.train(config, "new").path
+    forest = Forest(config.forest_root)
+    for number in range(NAMES):
+        target = trained.with_name(f"new{number:04}")
+        shutil.copytree(trained, target, copy_function=lambda source, to: Path(to).hardlink_to(source))
+    shutil.rmtree(trained)
+    return forest
+
+
+@pytest.mark.timeout(600)
+def test_sixty_four_processes_merge_a_thousand_names(branches, tmp_path):
+    earlier = set(branches.names())
+    results = tmp_path / "results"
+    results.mkdir()
+    done = subprocess.run(
+        [sys.executable, MERGING, branches.root, results, "0"], capture_output=True, text=True, check=True
+    )
+    codes = Counter(json.loads(done.stdout))
+    assert set(codes) <= {0, -9}, done.stderr
+    assert codes[-9] > 0
+
+    answers = [json.loads(line) for file in results.iterdir() for line in file.read_text().splitlines()]
+    won = Counter(name for name, answer in answers if name == answer)
+    assert won.most_common(1)[0][1] == 1, "two processes both say that they merged it"
+    refused = {answer.partition(":")[2] for name, answer in answers if name != answer}
+    clear = ("already", "merged", "another process", "no branch")
+    assert all(any(word in reason for word in clear) for reason in refused), refused
+    in_forest = set(branches.names()) - earlier
+    assert set(won) <= in_forest, "a merge was reported, and lost"
+
+    branches.sweep()  # and what the killed ones held is merged by the next command
+    for branch in branches.branches():
+        branches.merge(branch)
+    branches.sweep()
+    assert set(branches.names()) - earlier == {f"new{number:04}" for number in range(NAMES)}
+    assert not list((branches.root / "branches").iterdir())
+    assert not list(branches.root.rglob(".tmp-*"))
+    sha256 = Card.read(branches.root / "elms/new0000/card.json").sha256
+    for name in in_forest:
+        folder = branches.root / "elms" / name
+        assert Card.read(folder / "card.json").sha256 == sha256
+        assert not list(folder.glob("checkpoint-*"))
+    assert weights.sha256(branches.root / "elms/new0999") == sha256
