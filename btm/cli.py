@@ -26,7 +26,7 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   train     train it on its domain           btm train expert=law trainer.lr=2e-4
   merge     check it and add it to the set   btm merge expert=law
   score     cache token log-probabilities    btm score score.splits=[test]
-  eval      ensemble against every ELM       btm eval ensemble.prior=cached ensemble.top_k=4
+  eval      ensemble against every ELM       btm eval ensemble=tracking ensemble.top_k=4
   average   several ELMs into one model      btm average weights='{law: 0.7, med: 0.3}'
   run       all of it, as jobs               btm run experiment=demo cluster=slurm
   status    the jobs of a cycle              btm status forest=experts/demo
