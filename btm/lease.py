@@ -85,11 +85,17 @@ def take(home: Path, expiry: float = EXPIRY) -> Lease:
 
 def find(home: Path) -> Path | None:
     """Return where the folder `home` is now: at rest, held, or None if there is none."""
+    prefix = home.name + MARK
     for _ in range(3):  # a rename between two looks can hide the folder from both
         if home.is_dir():
             return home
-        for path in home.parent.glob(f"{home.name}{MARK}*"):
-            return path
+        try:
+            with os.scandir(home.parent) as entries:  # there may be thousands
+                held = next((entry.name for entry in entries if entry.name.startswith(prefix)), None)
+        except FileNotFoundError:
+            return None
+        if held:
+            return home.with_name(held)
     return None
 
 
