@@ -5,7 +5,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from btm import durable, lease
@@ -25,6 +26,19 @@ def driver_runs(records: Records) -> bool:
     return lease.held(records.root / _DRIVER)
 
 
+@contextmanager
+def sole_driver(records: Records) -> Iterator[lease.Lease]:
+    """Be the forest's only driver; raises `lease.HeldError` if another is at work."""
+    durable.make_folder(records.root)
+    if lease.find(records.root / _DRIVER) is None:
+        (records.root / _DRIVER).mkdir(exist_ok=True)
+    held = lease.take(records.root / _DRIVER)
+    try:
+        yield held
+    finally:
+        held.release()
+
+
 def drive(
     records: Records, make: Callable[[], Driver], show: Callable[[dict[str, Any]], None] = lambda state: None
 ) -> dict[str, Any]:
@@ -32,11 +46,7 @@ def drive(
 
     Raises `lease.HeldError` if another driver is at work.
     """
-    durable.make_folder(records.root)
-    if lease.find(records.root / _DRIVER) is None:
-        (records.root / _DRIVER).mkdir(exist_ok=True)
-    held = lease.take(records.root / _DRIVER)
-    try:
+    with sole_driver(records) as held:
         _sweep(records)
         driver = make()
         while not driver.tick():
@@ -46,8 +56,6 @@ def drive(
         show(driver.snapshot())
         _sweep(records)  # what was killed meanwhile has left something too
         return driver.snapshot()
-    finally:
-        held.release()
 
 
 def _sweep(records: Records) -> None:
@@ -74,31 +82,62 @@ def start(records: Records, cycle: Cycle) -> None:
         )
 
 
+def start_and_leave(records: Records, cycle: Cycle) -> None:
+    """Start a driver, and return once it has something to show; `UserError` if it has nothing for long."""
+    start(records, cycle)
+    begun = time.monotonic()
+    while not (records.root / "state.json").exists():
+        if time.monotonic() - begun > _STARTS_WITHIN:
+            raise UserError(f"the driver did not start; see {records.root}/logs/driver.log")
+        time.sleep(_LOOK_EVERY)
+
+
 def watch(records: Records, cycle: Cycle, show: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Show a cycle until it is finished, and return its last state; a driver that died is replaced.
 
     Raises `UserError` if another cycle is at work in the forest.
     """
-    running = read_shown(records.root / "state.json") or {}
     if not driver_runs(records):
         start(records, cycle)
-    elif running.get("cycle", cycle.id) != cycle.id:
-        raise UserError(
-            f"{records.forest}: a cycle with other settings is at work; wait for it (btm status), or btm cancel"
-        )
     begun, restarts = time.monotonic(), 0
     while True:
-        state = read_shown(records.root / "state.json")
-        if state:
-            show(state)
-            if state["finished"]:
-                return state
+        state = _look(records, cycle, show)
+        if state and state["finished"] and not driver_runs(records):
+            return state
         if not driver_runs(records) and time.monotonic() - begun > _STARTS_WITHIN:
             if restarts == _RESTARTS:
                 raise UserError(f"the driver died {restarts} times; see {records.root}/logs/driver.log")
             restarts, begun = restarts + 1, time.monotonic()
             start(records, cycle)
         time.sleep(_LOOK_EVERY)
+
+
+def follow(records: Records, cycle: Cycle, show: Callable[[dict[str, Any]], None]) -> None:
+    """Show what the driver in another process does, until that process is gone.
+
+    Raises `UserError` if it drives another cycle.
+    """
+    while driver_runs(records):
+        _look(records, cycle, show)
+        time.sleep(_LOOK_EVERY)
+
+
+def require_same(records: Records, cycle: Cycle) -> None:
+    """Raise `UserError` if what is at work in the forest is another cycle."""
+    _look(records, cycle, lambda state: None)
+
+
+def _look(records: Records, cycle: Cycle, show: Callable[[dict[str, Any]], None]) -> dict[str, Any] | None:
+    """Show and return what the driver last saw, if it has looked yet."""
+    state = read_shown(records.root / "state.json")
+    if state is None:
+        return None
+    if state["cycle"] != cycle.id:
+        raise UserError(
+            f"{records.forest}: a cycle with other settings is at work; wait for it (btm status), or btm cancel"
+        )
+    show(state)
+    return state
 
 
 def request_cancel(records: Records, name: str = "all") -> None:

@@ -12,7 +12,7 @@ from btm.config import Config
 from btm.errors import UserError, unknown
 from btm.launch import attach
 from btm.launch.board import Board
-from btm.launch.drive import Driver
+from btm.launch.drive import FINAL, Driver
 from btm.launch.engine import Resources
 from btm.launch.forecast import disk_bytes
 from btm.launch.jobs import Job
@@ -30,8 +30,10 @@ def run(config: Config, stream: IO[str], *, detach: bool = False, retry: bool = 
         return None
     board = Board(stream, records)
     try:
-        state = _drive_slurm(cycle, records, board) if config.cluster.kind == "slurm" else None
-        state = state or attach.watch(records, cycle, board.show)
+        if config.cluster.kind == "slurm":
+            state = _drive_slurm(cycle, records, board)
+        else:
+            state = attach.watch(records, cycle, board.show)
     except KeyboardInterrupt:
         board.say("the jobs go on: the same command watches them again; btm status, btm logs, btm cancel")
         raise
@@ -46,8 +48,8 @@ def run(config: Config, stream: IO[str], *, detach: bool = False, retry: bool = 
     return all(job["state"] == "done" for job in state["jobs"].values())
 
 
-def _drive_slurm(cycle: Cycle, records: Records, board: Board) -> dict[str, Any] | None:
-    """Drive a cycle on Slurm from this process; None if another process does that already."""
+def _drive_slurm(cycle: Cycle, records: Records, board: Board) -> dict[str, Any]:
+    """Drive a cycle on Slurm from this process, as soon as no other does; return its last state."""
     from btm.launch.slurm import SlurmEngine
 
     engine = SlurmEngine(records, cycle.config.cluster, say=board.say)
@@ -58,10 +60,11 @@ def _drive_slurm(cycle: Cycle, records: Records, board: Board) -> dict[str, Any]
         return driver
 
     shutil.rmtree(records.root / "cancel", ignore_errors=True)
-    try:
-        return attach.drive(records, make, board.show)
-    except lease.HeldError:
-        return None
+    while True:
+        try:
+            return attach.drive(records, make, board.show)
+        except lease.HeldError:
+            attach.follow(records, cycle, board.show)
 
 
 def _in_flight(engine: Any, poll: float) -> dict[str, tuple[str, int]]:
@@ -79,9 +82,18 @@ def _in_flight(engine: Any, poll: float) -> dict[str, tuple[str, int]]:
 def _detach(cycle: Cycle, records: Records, stream: IO[str]) -> None:
     """Start a cycle and leave it: on Slurm everything is submitted with its dependencies, and nothing stays."""
     if attach.driver_runs(records):
-        return
+        return attach.require_same(records, cycle)
     if cycle.config.cluster.kind == "local":
-        return attach.start(records, cycle)
+        return attach.start_and_leave(records, cycle)
+    try:
+        with attach.sole_driver(records):
+            _submit_all(cycle, records, stream)
+    except lease.HeldError:
+        attach.require_same(records, cycle)
+
+
+def _submit_all(cycle: Cycle, records: Records, stream: IO[str]) -> None:
+    """Submit to Slurm what is neither done, nor failed, nor in flight; each stage after the one before."""
     from btm.launch.slurm import SlurmEngine
 
     def say(text: str) -> None:
@@ -94,7 +106,7 @@ def _detach(cycle: Cycle, records: Records, stream: IO[str]) -> None:
     after: list[str] = []
     for stage in stages(cycle):
         flying = [running[job.name][0] for job in stage if job.name in running]
-        new = [job for job in stage if job.name not in running and driver.tasks[job.name].state != "done"]
+        new = [job for job in stage if job.name not in running and driver.tasks[job.name].state not in FINAL]
         specs = [Spec(str(records.forest), cycle.id, job, driver.tasks[job.name].attempt + 1) for job in new]
         ids: list[str] = []
         if specs:
@@ -180,17 +192,21 @@ def log_lines(config: Config, elm: str, *, follow: bool) -> Iterator[str]:
         known = [name.removeprefix("train-") for name in state["jobs"]]
         raise unknown("job", elm, known, str(records.root))
     name = names[0]
+    read: Path | None = None
     position = 0
     while True:
         state = read_shown(records.root / "state.json") or state
         job = state["jobs"][name]
-        file = records.log(name, job["try"])
-        if file.exists():
+        logs = [records.log(name, attempt) for attempt in range(job["try"], 0, -1)]
+        file = next((log for log in logs if log.exists()), None)  # what was never begun said nothing
+        if file != read:
+            read, position = file, 0
+        if file is not None:
             with file.open(errors="replace") as handle:
                 handle.seek(position)
                 yield handle.read()
                 position = handle.tell()
-        if not follow or state["finished"] or job["state"] not in ("queued", "running", "ready", "waiting"):
+        if not follow or state["finished"] or job["state"] in FINAL:
             return
         time.sleep(0.3)
 
@@ -218,10 +234,10 @@ def _cancel_detached(records: Records, state: dict[str, Any], elm: str | None) -
     names = [elm, f"train-{elm}"] if elm else list(state["jobs"])
     at_work = ("queued", "running")
     ids = [job["id"] for name, job in state["jobs"].items() if name in names and job["state"] in at_work]
-    if not ids:
+    cluster = records.read_cycle(state["cycle"]).config.cluster
+    if not ids or cluster.kind != "slurm":
         raise UserError(f"no cycle is at work in {records.forest}")
     from btm.launch.slurm import SlurmEngine
 
-    cluster = records.read_cycle(state["cycle"]).config.cluster
     SlurmEngine(records, cluster).cancel(ids)
     return f"cancelled {len(ids)} jobs; btm run goes on from what they saved"

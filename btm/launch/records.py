@@ -127,10 +127,13 @@ class Records:
         return set(self._named("outcomes"))
 
     def forgive(self, cycle_id: str) -> list[str]:
-        """Set aside the outcomes of jobs that failed, so that they are tried again; return the jobs."""
+        """Set aside the outcomes of jobs that failed, so that they are tried again; return the jobs.
+
+        The end of the cycle is then done again too, for it was done without them.
+        """
         failed = [job for job, tries in self.outcomes(cycle_id).items() if tries[-1].kind != "done"]
-        for job, attempt in self._named("outcomes"):
-            if job in failed:
+        for job, attempt in sorted(self._named("outcomes"), key=lambda found: found[0] != "finish"):
+            if failed and (job in failed or job == "finish"):
                 file = self.root / "outcomes" / f"{job}.{attempt}.json"
                 durable.make_folder(self.root / "forgiven")
                 file.replace(self.root / "forgiven" / file.name)
