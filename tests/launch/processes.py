@@ -14,10 +14,10 @@ def btm(*words):
 
 
 def finish(process, seconds=120, code=0):
-    """Wait for a command, and return what it said."""
+    """Wait for a command to end with an exit code (None: any), and return what it said."""
     with process:
         said, _ = process.communicate(timeout=seconds)
-    assert process.returncode == code, said
+    assert code is None or process.returncode == code, said
     return said
 
 
@@ -30,11 +30,14 @@ def until(true, seconds=60, every=0.05):
     return found
 
 
-def sign_of_life(forest, job, attempt=1):
-    """What a try shows of itself: its pid, its step."""
+def sign_of_life(forest, job):
+    """What the last try at a job shows of itself: its pid, its step."""
+    tries = sorted(
+        (forest / "jobs/progress").glob(f"{job}.*.json"), key=lambda path: int(path.stem.rpartition(".")[2])
+    )
     try:
-        return json.loads((forest / f"jobs/progress/{job}.{attempt}.json").read_text())
-    except (OSError, ValueError):
+        return json.loads(tries[-1].read_text())
+    except (OSError, ValueError, IndexError):
         return {}
 
 

@@ -26,11 +26,11 @@ def root(cycle):
     return Path(cycle.config.forest_root)
 
 
-def at_step(cycle, step, attempt=1):
+def at_step(cycle, step):
     """Wait until a worker has come to a step; return its pid."""
 
     def pid():
-        shown = sign_of_life(root(cycle), "train-bible", attempt)
+        shown = sign_of_life(root(cycle), "train-bible")
         return shown["pid"] if shown.get("step", 0) >= step else None
 
     return until(pid)

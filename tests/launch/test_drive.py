@@ -216,6 +216,7 @@ def test_a_failure_stays_one_for_the_next_driver_until_it_is_forgiven(planted):
     } == {"done"}
     assert ("train-law", 2) in planted.machine.submitted  # a try has a number of its own for ever
     assert planted.machine.submitted.count(("train-med", 1)) == 1
+    assert ("finish", 2) in planted.machine.submitted  # the first was without them
 
 
 def test_done_without_an_elm_is_lost(planted):
