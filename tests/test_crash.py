@@ -14,7 +14,7 @@ from btm import durable
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "bench" / "crash.py"
 SEED = 7
-CALLS, KILLS = 45, 15
+CALLS, KILLS = 48, 12
 
 
 @pytest.fixture(scope="module")
