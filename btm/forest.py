@@ -313,7 +313,7 @@ class Forest:
         for made in self.branches():
             home = made.path.with_name(made.name)
             if made.name in self and not lease.held(home):
-                shutil.rmtree(made.path)  # a twin that lost the race to become this ELM
+                shutil.rmtree(made.path, ignore_errors=True)  # a twin that lost the race to become this ELM
 
     def require_free(self, name: str) -> None:
         """Raise `UserError` unless `name` is valid and neither an ELM nor a branch has it."""

@@ -251,7 +251,8 @@ def _write_model(folder: Path, model: "PreTrainedModel", dtype: str) -> None:
     import torch
 
     scratch = durable.scratch_folder(folder)
-    model.to(getattr(torch, dtype)).save_pretrained(scratch, max_shard_size="5GB")
+    with durable.naming(folder):
+        model.to(getattr(torch, dtype)).save_pretrained(scratch, max_shard_size="5GB")
     durable.sync_tree(scratch)
     for file in sorted(scratch.iterdir()):
         file.replace(folder / file.name)

@@ -85,6 +85,7 @@ def branch(config: Config, out: Output) -> None:
     from btm import steps
 
     name = _expert(config)
+    _sweep(config)
     made = steps.branch(config, name, config.domain or name, reporter=out.reporter)
     rows = [{"parent": parent, "weight": p.weight, "raw": p.raw} for parent, p in made.parents.items()]
     out.rows(rows, f"branched {made.path} ({made.origin['method']})")
@@ -97,6 +98,7 @@ def train(config: Config, out: Output) -> None:
     """
     from btm import steps
 
+    _sweep(config)
     made = steps.train(config, _expert(config), out.reporter)
     out.line(f"trained {made.path}; next: btm merge expert={made.name}", made.result)
 
@@ -110,6 +112,7 @@ def merge(config: Config, out: Output) -> None:
     """
     from btm import steps
 
+    _sweep(config)
     _elm(steps.merge(config, _expert(config), out.reporter), out)
 
 
@@ -120,6 +123,7 @@ def score(config: Config, out: Output) -> None:
     """
     from btm import steps
 
+    _sweep(config)
     paths = steps.score(config, out.reporter)
     out.line(f"{len(paths)} score files written; the others stood there", [str(path) for path in paths])
 
@@ -143,6 +147,7 @@ def average(config: Config, out: Output) -> None:
     """
     from btm import steps
 
+    _sweep(config)
     path = steps.average(config, out.reporter)
     out.line(f"averaged into {path}", {"path": str(path)})
 
@@ -282,6 +287,13 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "show": show,
     "doctor": doctor,
 }
+
+
+def _sweep(config: Config) -> None:
+    """Delete what killed commands left in the forest; a cycle's driver does that itself."""
+    from btm.forest import Forest
+
+    Forest(config.forest_root).sweep()
 
 
 def _expert(config: Config) -> str:

@@ -1,5 +1,6 @@
 """The driver of a cycle on this machine: ``python -m btm.launch FOREST CYCLE``, started by `btm run`."""
 
+import os
 import signal
 import sys
 import warnings
@@ -31,4 +32,6 @@ def main(forest: str, cycle_id: str) -> int:
 
 
 if __name__ == "__main__":
+    if os.fork():
+        os._exit(0)  # who started it need not wait, and does not leave a zombie
     sys.exit(main(*sys.argv[1:]))
