@@ -1,21 +1,23 @@
 """A real Slurm (scripts/slurm: three emulated nodes, accounting off), and everything that goes wrong on one."""
 
-import json
 import os
 import shutil
+import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from folders import DEMO
+from launch.processes import btm, finish, sign_of_life, state, until
 
 from btm.forest import Forest
+from btm.launch.records import Records
 
 ROOT = Path(__file__).parent.parent
 EXPERTS = ["bible", "code_python", "commentary", "metamath", "speeches", "wordnet"]
 NODES = 3
+pytestmark = pytest.mark.timeout(900)
 
 if shutil.which("slurmctld") is None and not os.environ.get("CI"):
     pytest.skip("no Slurm here: scripts/slurm install", allow_module_level=True)
@@ -25,7 +27,9 @@ if shutil.which("slurmctld") is None and not os.environ.get("CI"):
 def slurm(tmp_path_factory):
     """The commands of a Slurm of our own, without accounting."""
     prefix = tmp_path_factory.mktemp("slurm")
-    knobs = {"PREFIX": str(prefix), "NODES": str(NODES), "ACCT": "none", "GRACE": "10"}
+    port = 20_000 + os.getpid() % 10_000  # another Slurm may run here
+    ports = {"CTLD_PORT": str(port), "BASE_PORT": str(port + 10_000)}
+    knobs = {"PREFIX": str(prefix), "NODES": str(NODES), "ACCT": "none", "GRACE": "10", **ports}
     environment = os.environ | knobs
 
     def script(*words):
@@ -53,7 +57,7 @@ def words(tmp_path_factory):
         f"data.root={texts}",
         f"data.out={root / 'data'}",
         f"run.rounds=[[{','.join(EXPERTS)}]]",
-        "trainer.steps=700",
+        "trainer.steps=500",
         "trainer.checkpoint_every=25",
         "trainer.valid_tokens=512",
         "score.max_tokens=512",
@@ -65,51 +69,46 @@ def words(tmp_path_factory):
 def undisturbed(words, tmp_path_factory):
     """The weights of the same cycle, grown in peace."""
     forest = tmp_path_factory.mktemp("undisturbed") / "forest"
-    finish(btm("run", *words, f"forest={forest}"))
+    finish(btm("run", *words, f"forest={forest}"), 200)
     return {elm.name: elm.card.sha256 for elm in Forest(forest).elms()}
 
 
-def btm(*words):
-    return subprocess.Popen(
-        [sys.executable, "-m", "btm.cli", *words], stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True
-    )
+@pytest.fixture(scope="module")
+def small(words):
+    """Overrides for two experts of some seconds each, on the same text."""
+    return [*words, "run.rounds=[[bible,code_python]]", "trainer.steps=150"]
 
 
-def finish(process, seconds=400, code=0):
-    """Wait for a command, and return what it said."""
-    with process:
-        said, _ = process.communicate(timeout=seconds)
-    assert process.returncode == code, said
-    return said
+@pytest.fixture(scope="module")
+def reference(small, tmp_path_factory):
+    """The forest that these two give in peace."""
+    root = tmp_path_factory.mktemp("reference") / "forest"
+    finish(btm("run", *small, f"forest={root}"))
+    return Forest(root)
+
+
+@pytest.fixture
+def forest(reference, tmp_path):
+    """Where a forest grows whose seed stands; Slurm knows it by its name, so that is unique."""
+    root = tmp_path / tmp_path.name
+    shutil.copytree(reference.root / "elms" / "seed", root / "elms" / "seed")
+    shutil.copytree(reference.tokenizer, root / "tokenizer")
+    shutil.copy(reference.root / "forest.json", root)
+    return root
 
 
 def command(*words):
     return subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
-def until(true, seconds=120, every=0.5):
-    end = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(every)
-    return found
-
-
 def jobs(forest):
     """What the driver last saw of each expert's job."""
-    try:
-        state = json.loads((forest / "jobs/state.json").read_text())["jobs"]
-    except (OSError, ValueError):
-        return {}
-    return {name.removeprefix("train-"): job for name, job in state.items() if name.startswith("train-")}
+    found = state(forest).get("jobs", {})
+    return {name.removeprefix("train-"): job for name, job in found.items() if name.startswith("train-")}
 
 
 def steps_done(forest, expert):
-    try:
-        tries = sorted((forest / "jobs/progress").glob(f"train-{expert}.*.json"))
-        return json.loads(tries[-1].read_text()).get("step", 0)
-    except (OSError, ValueError, IndexError):
-        return 0
+    return sign_of_life(forest, f"train-{expert}").get("step", 0)
 
 
 def node_of(job):
@@ -130,22 +129,22 @@ def check(forest, undisturbed):
     assert {name: log.count("merged ") for name, log in logs.items()} == dict.fromkeys(EXPERTS, 1)
 
 
+CLUSTER = [
+    "cluster=slurm",
+    "cluster.partition=main",
+    "cluster.cpus=1",
+    "cluster.memory_gb=1",
+    "cluster.time_min=10",
+    "cluster.poll=1",
+    "cluster.warn_before=10",
+    "cluster.backoff=1",
+]
+
+
 def test_a_cycle_survives_everything(slurm, words, undisturbed, tmp_path):
     forest = tmp_path / "forest"
-    cluster = [
-        "cluster=slurm",
-        "cluster.partition=main",
-        "cluster.train.partition=scavenge",
-        "cluster.time_min=10",
-    ]
-    small = [
-        "cluster.cpus=1",
-        "cluster.memory_gb=1",
-        "cluster.poll=1",
-        "cluster.warn_before=10",
-        "cluster.backoff=1",
-    ]
-    driver = btm("run", *words, *cluster, *small, f"forest={forest}")
+    cluster = [*CLUSTER, "cluster.train.partition=scavenge"]
+    driver = btm("run", *words, *cluster, f"forest={forest}")
     cancelled, requeued, timed_out, on_dead_node, preempted, _ = EXPERTS
     until(lambda: all(steps_done(forest, expert) > 30 for expert in EXPERTS), 200)
     ids = {expert: jobs(forest)[expert]["id"] for expert in EXPERTS}
@@ -158,8 +157,8 @@ def test_a_cycle_survives_everything(slurm, words, undisturbed, tmp_path):
     slurm("kill-ctld")
     time.sleep(5)
     slurm("start-ctld")
-    until(lambda: jobs(forest)[preempted]["state"] == "running")
-    node = until(lambda: node_of(jobs(forest)[preempted]["id"]))
+    until(lambda: jobs(forest)[preempted]["state"] == "running", 120)
+    node = until(lambda: node_of(jobs(forest)[preempted]["id"]), 120, 0.5)
     urgent = command(
         "sbatch",
         "--partition=main",
@@ -171,10 +170,156 @@ def test_a_cycle_survives_everything(slurm, words, undisturbed, tmp_path):
     assert "Submitted" in urgent
     time.sleep(30)
     slurm("start-node", dead)
-    said = finish(driver)
-    print(said)
+    finish(driver, 400)
     check(forest, undisturbed)
 
 
-def test_ctrl_c_leaves_the_jobs_and_the_same_command_finds_them(slurm, words, undisturbed, tmp_path):
-    pass
+def sha256s(forest):
+    return {elm.name: elm.card.sha256 for elm in Forest(forest).elms()}
+
+
+def queued(forest, *states):
+    """The tasks of a forest that Slurm knows, by id: (state, what it depends on)."""
+    form = "--format=%i|%T|%E|%k"
+    rows = command("squeue", "--noheader", "--array", "--states=all", form).splitlines()
+    found = {}
+    for row in rows:
+        id, state, after, comment = row.split("|", 3)
+        if comment == f"btm {forest.name}" and (not states or state in states):
+            found[id] = state, after
+    return found
+
+
+def processes(*words):
+    """The pids of processes whose command line holds all of some words."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            said = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if all(word in said for word in words):
+            found.append(int(place.name))
+    return found
+
+
+def test_a_detached_cycle_needs_nobody(slurm, small, reference, tmp_path):
+    forest = tmp_path / "detached"
+    words = ["run", *small, *CLUSTER, f"forest={forest}"]
+    begun = time.monotonic()
+    said = finish(btm(*words, "--detach"))
+    assert time.monotonic() - begun < 20
+    assert [line for line in said.splitlines() if line.startswith("submitted")] == [
+        "submitted 1 x seed",
+        "submitted 2 x train",
+        "submitted 3 x score",
+        "submitted 1 x finish",
+    ]
+    assert not processes("btm.cli", str(forest))
+    assert not processes("btm.launch ", str(forest))
+    waiting = [after for _, after in queued(forest, "PENDING").values() if "afterany:" in after]
+    assert len(waiting) == 6
+    assert "at work; 7 submitted" in finish(btm("status", *words[1:]))
+    assert "submitted" not in finish(btm(*words, "--detach"))
+    other = finish(btm(*words, "--detach", "trainer.lr=1e-4"), code=2)
+    assert "a cycle with other settings is at work" in other
+    assert len(queued(forest)) == 7
+
+    until(lambda: steps_done(forest, "bible") > 30, 120)
+    os.kill(sign_of_life(forest, "train-bible")["pid"], signal.SIGKILL)
+    log = finish(btm("logs", "-f", "expert=bible", *words[1:]))
+    assert f"merged {forest}/elms/bible" in log  # by the same task, which noticed and tried again
+
+    until(lambda: (forest / f"evals/{forest.name}.json").exists(), 120)
+    until(lambda: not queued(forest, "PENDING", "RUNNING", "COMPLETING"), 30)
+    assert "perplexity by shard" in finish(btm(*words))
+    assert len(queued(forest)) == 7
+    assert set(Records(forest).attempts().values()) == {1}
+    assert sha256s(forest) == sha256s(reference.root)
+    assert all(elm.card.exact for elm in Forest(forest).elms())
+
+
+def test_ctrl_c_leaves_the_jobs_and_whoever_comes_takes_them_over(slurm, small, reference, forest):
+    words = ["run", *small, *CLUSTER, f"forest={forest}"]
+    first = btm(*words)
+    until(lambda: min(steps_done(forest, expert) for expert in ("bible", "code_python")) > 5, 120)
+    training = set(queued(forest, "RUNNING"))
+    first.send_signal(signal.SIGINT)
+    assert "the jobs go on" in finish(first, code=130)
+    assert training & set(queued(forest, "RUNNING"))
+
+    second = btm(*words)
+    until(lambda: list((forest / "jobs").glob("driver~*")))
+    third = btm(*words)  # it watches the second, and takes over when that one leaves
+    until(lambda: third.stdout.readline())
+    second.send_signal(signal.SIGINT)
+    finish(second, code=130)
+    assert "perplexity by shard" in finish(third)
+    assert not processes("btm.launch ", str(forest))  # nothing was driven, or trained, on this machine itself
+    assert len(queued(forest)) == 6
+    assert set(Records(forest).attempts().values()) == {1}
+    assert sha256s(forest) == sha256s(reference.root)
+
+
+def test_a_worker_that_slurm_lost_and_its_double_register_one_expert(slurm, small, reference, forest):
+    """Slurm takes the job of a slurmstepd that was killed for dead; its worker lives on."""
+    words = [*small, *CLUSTER, f"forest={forest}", "run.rounds=[[bible]]"]
+    finish(btm("run", *words, "--detach"))
+    until(lambda: steps_done(forest, "bible") > 5, 120)
+    orphan = sign_of_life(forest, "train-bible")["pid"]
+    (job,) = queued(forest, "RUNNING")
+    daemons = f"slurmstepd: [{job.partition('_')[0]}."
+    assert len(processes(daemons)) == 2  # one for the batch script, one for its step
+    for daemon in processes(daemons):
+        os.kill(daemon, signal.SIGKILL)
+    until(lambda: not processes(daemons))  # else the kernel would hang up on what is stopped
+    os.kill(orphan, signal.SIGSTOP)  # so that it still works when its double begins
+    log = Records(forest).log("train-bible", 1)
+    until(lambda: "is at work in another process" in log.read_text(), 200)  # Slurm looks once a minute
+    os.kill(orphan, signal.SIGCONT)
+    until(lambda: (forest / "elms/bible").exists())
+    until(lambda: queued(forest)[job][0] == "COMPLETED", 60)
+    assert log.read_text().count("merged ") == 1
+    wanted = sha256s(reference.root)
+    assert sha256s(forest) == {name: wanted[name] for name in ("bible", "seed")}
+    assert Records(forest).outcome("train-bible", 1).kind == "done"
+
+    assert "cancelled " in finish(btm("cancel", *words))
+    until(lambda: not queued(forest, "PENDING", "RUNNING", "COMPLETING"))
+
+
+def test_a_partition_that_does_not_exist_is_one_clear_line(slurm, small, forest):
+    words = ["run", *small, *CLUSTER, "cluster.partition=nowhere", f"forest={forest}"]
+    said = finish(btm(*words, "--detach"), code=2)
+    assert said.startswith("btm: sbatch: invalid partition specified: nowhere")
+    assert said.count("\n") == 1
+    said = finish(btm(*words), code=1)
+    assert "train-bible failed: mistake: sbatch: invalid partition specified: nowhere" in said
+    assert not list((forest / "jobs/submissions").iterdir())
+    assert not queued(forest)
+
+
+def test_the_children_of_a_failed_expert_are_blocked_and_nothing_waits_for_ever(slurm, small, forest):
+    words = ["run", *small, *CLUSTER, f"forest={forest}", "run.rounds=[[bible],[speeches]]"]
+    Forest(forest).branch("bible", "nowhere", {"seed": 1.0})  # somebody began it on a domain that is none
+    finish(btm(*words, "--detach"))
+    until(lambda: (forest / f"evals/{forest.name}.json").exists(), 150)
+    until(lambda: not queued(forest, "PENDING", "RUNNING", "COMPLETING"), 30)
+    kinds = {name: tries[-1].kind for name, tries in Records(forest).outcomes(cycle_of(forest)).items()}
+    assert kinds == {
+        "train-bible": "mistake",
+        "train-speeches": "blocked",
+        "score-seed": "done",
+        "score-bible": "blocked",
+        "score-speeches": "blocked",
+        "finish": "done",
+    }
+    before = queued(forest)
+    said = finish(btm(*words), code=1).splitlines()
+    assert "train-speeches blocked: needs train-bible" in said
+    assert any(line.startswith("train-bible failed: mistake: ") for line in said)
+    assert queued(forest) == before
+
+
+def cycle_of(forest):
+    return state(forest)["cycle"]

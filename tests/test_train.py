@@ -19,7 +19,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from btm import checkpoint, models, schedule, steps, train, weights
+from btm import checkpoint, lease, models, schedule, steps, train, weights
 from btm.cli import compose
 from btm.config import TrainerConfig
 from btm.errors import UserError
@@ -62,7 +62,7 @@ def test_killed_three_times_equals_unbroken(workspace, half_grown):
     assert shell("train", "expert=new", *training_words(workspace, unbroken)).returncode == 0
 
     chance = random.Random(0)
-    metrics = killed / "branches" / "new" / "metrics.jsonl"
+    home = killed / "branches" / "new"
     for at in sorted(chance.sample(range(2, 15), 3)):
         process = subprocess.Popen(
             [*BTM, "train", "expert=new", *training_words(workspace, killed)],
@@ -70,13 +70,13 @@ def test_killed_three_times_equals_unbroken(workspace, half_grown):
             stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 90
-        while not reached(metrics, at):
+        while not reached(home, at):
             assert process.poll() is None, "it ended before it was killed"
             assert time.monotonic() < deadline
             time.sleep(0.002)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        assert not (killed / "branches" / "new" / "trained.json").exists()
+        assert not (lease.find(home) / "trained.json").exists()
     done = shell("train", "expert=new", *training_words(workspace, killed))
     assert done.returncode == 0, done.stderr
 
@@ -94,8 +94,11 @@ def test_killed_three_times_equals_unbroken(workspace, half_grown):
     assert json.loads(content(killed, "trained.json"))["exact"]
 
 
-def reached(metrics, step):
-    lines = metrics.read_text().splitlines() if metrics.exists() else []
+def reached(home, step):
+    try:
+        lines = (lease.find(home) / "metrics.jsonl").read_text().splitlines()
+    except FileNotFoundError:
+        return False
     return bool(lines) and lines[-1].endswith("}") and json.loads(lines[-1])["step"] >= step
 
 

@@ -72,13 +72,14 @@ def start(records: Records, cycle: Cycle) -> None:
     (records.root / "state.json").unlink(missing_ok=True)
     durable.make_folder(records.root / "logs")
     with (records.root / "logs" / "driver.log").open("ab") as output:
-        subprocess.Popen(
+        subprocess.run(
             [sys.executable, "-m", "btm.launch", str(records.forest), cycle.id],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            check=True,
         )
 
 
@@ -127,15 +128,20 @@ def require_same(records: Records, cycle: Cycle) -> None:
     _look(records, cycle, lambda state: None)
 
 
+def other_at_work(records: Records) -> UserError:
+    """Return the error for a forest in which another cycle is at work."""
+    return UserError(
+        f"{records.forest}: a cycle with other settings is at work; wait for it (btm status), or btm cancel"
+    )
+
+
 def _look(records: Records, cycle: Cycle, show: Callable[[dict[str, Any]], None]) -> dict[str, Any] | None:
     """Show and return what the driver last saw, if it has looked yet."""
     state = read_shown(records.root / "state.json")
     if state is None:
         return None
     if state["cycle"] != cycle.id:
-        raise UserError(
-            f"{records.forest}: a cycle with other settings is at work; wait for it (btm status), or btm cancel"
-        )
+        raise other_at_work(records)
     show(state)
     return state
 

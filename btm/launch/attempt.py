@@ -1,5 +1,6 @@
 """One try at one job in a child process: forked, watched, and its end named."""
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -75,7 +76,8 @@ class Attempt:
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """Ask the child to save and stop (SIGTERM, SIGUSR2), or kill it."""
-        os.kill(self.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it has ended just now
+            os.kill(self.pid, number)
 
     def _watch(self) -> None:
         """Kill the child if it gave no sign of life for long, or holds more memory than it may."""

@@ -56,7 +56,7 @@ def _drive_slurm(cycle: Cycle, records: Records, board: Board) -> dict[str, Any]
 
     def make() -> Driver:
         driver = Driver(cycle, engine, say=board.say)
-        driver.adopt(_in_flight(engine, driver.cluster.poll))
+        _adopt(driver, engine)
         return driver
 
     shutil.rmtree(records.root / "cancel", ignore_errors=True)
@@ -67,16 +67,24 @@ def _drive_slurm(cycle: Cycle, records: Records, board: Board) -> dict[str, Any]
             attach.follow(records, cycle, board.show)
 
 
-def _in_flight(engine: Any, poll: float) -> dict[str, tuple[str, int]]:
-    """Return what runs already, as soon as Slurm answers: guessing would submit it twice."""
+def _adopt(driver: Driver, engine: Any, *, alone: bool = True) -> dict[str, tuple[str, int]]:
+    """Let `driver` take over what runs, as soon as Slurm answers: guessing would submit it twice.
+
+    Raises `UserError` if another cycle runs and this one is to be alone.
+    """
     from btm.launch.slurm import AwayError
 
     while True:
         try:
-            return engine.in_flight()
+            if alone and engine.has_others(driver.cycle.id):
+                raise attach.other_at_work(driver.records)
+            running = engine.in_flight(driver.cycle.id)
         except AwayError as error:
             engine.say(f"Slurm does not answer ({error}); waiting")
-            engine.sleep(poll)
+            engine.sleep(driver.cluster.poll)
+        else:
+            driver.adopt(running)
+            return running
 
 
 def _detach(cycle: Cycle, records: Records, stream: IO[str]) -> None:
@@ -101,8 +109,7 @@ def _submit_all(cycle: Cycle, records: Records, stream: IO[str]) -> None:
 
     engine = SlurmEngine(records, cycle.config.cluster, say=say)
     driver = Driver(cycle, engine, say=say)
-    running = _in_flight(engine, driver.cluster.poll)
-    driver.adopt(running)
+    running = _adopt(driver, engine)
     after: list[str] = []
     for stage in stages(cycle):
         flying = [running[job.name][0] for job in stage if job.name in running]
@@ -161,9 +168,15 @@ def status(config: Config) -> tuple[list[dict[str, Any]], str]:
                 "why": job["message"],
             }
         )
-    alive = "at work" if attach.driver_runs(records) else "finished" if state["finished"] else "stopped"
+    alive = "finished" if state["finished"] else "at work" if _at_work(records, state) else "stopped"
     counts = ", ".join(f"{count} {state}" for state, count in sorted(state["counts"].items()))
     return rows, f"cycle {state['cycle']} in {records.forest}: {alive}; {counts}"
+
+
+def _at_work(records: Records, state: dict[str, Any]) -> bool:
+    """Tell whether a driver, or Slurm without one, still does something for the forest."""
+    on_slurm = records.read_cycle(state["cycle"]).config.cluster.kind == "slurm"
+    return attach.driver_runs(records) or (on_slurm and bool(state["counts"].get("submitted")))
 
 
 def _state(records: Records) -> dict[str, Any]:
@@ -178,7 +191,7 @@ def _state(records: Records) -> dict[str, Any]:
 
     engine = SlurmEngine(records, cycle.config.cluster)
     driver = Driver(cycle, engine)
-    driver.adopt(_in_flight(engine, driver.cluster.poll))
+    _adopt(driver, engine, alone=False)
     driver.look()
     return driver.snapshot()
 
@@ -186,16 +199,13 @@ def _state(records: Records) -> dict[str, Any]:
 def log_lines(config: Config, elm: str, *, follow: bool) -> Iterator[str]:
     """Yield what the last try of an ELM's job has printed, and what it goes on to print."""
     records = Records(Path(config.forest_root))
-    state = read_shown(records.root / "state.json") or {"jobs": {}}
-    names = [name for name in (elm, f"train-{elm}") if name in state["jobs"]]
-    if not names:
-        known = [name.removeprefix("train-") for name in state["jobs"]]
-        raise unknown("job", elm, known, str(records.root))
-    name = names[0]
+    state = _state(records)
+    name = _job(records, state, elm)
+    # Without a driver, to know how the job is means to ask Slurm, which is not done so often.
+    poll = records.read_cycle(state["cycle"]).config.cluster.poll
     read: Path | None = None
     position = 0
     while True:
-        state = read_shown(records.root / "state.json") or state
         job = state["jobs"][name]
         logs = [records.log(name, attempt) for attempt in range(job["try"], 0, -1)]
         file = next((log for log in logs if log.exists()), None)  # what was never begun said nothing
@@ -208,7 +218,16 @@ def log_lines(config: Config, elm: str, *, follow: bool) -> Iterator[str]:
                 position = handle.tell()
         if not follow or state["finished"] or job["state"] in FINAL:
             return
-        time.sleep(0.3)
+        time.sleep(0.3 if attach.driver_runs(records) else poll)
+        state = _state(records)
+
+
+def _job(records: Records, state: dict[str, Any], name: str) -> str:
+    """Return the job that is called `name`, or that trains the ELM of that name."""
+    for job in (name, f"train-{name}"):
+        if job in state["jobs"]:
+            return job
+    raise unknown("job", name, [job.removeprefix("train-") for job in state["jobs"]], str(records.root))
 
 
 def cancel(config: Config) -> str:
@@ -222,16 +241,14 @@ def cancel(config: Config) -> str:
         while attach.driver_runs(records):
             time.sleep(0.1)
         return f"cancelled; what was trained is saved, and btm run goes on from there ({records.forest})"
-    name = next((n for n in (config.expert, f"train-{config.expert}") if n in state["jobs"]), None)
-    if name is None:
-        raise unknown("job", config.expert, state["jobs"], str(records.root))
+    name = _job(records, state, config.expert)
     attach.request_cancel(records, name)
     return f"cancelling {name}; btm run --retry-failed tries it again"
 
 
 def _cancel_detached(records: Records, state: dict[str, Any], elm: str | None) -> str:
     """Cancel what runs on Slurm without a driver."""
-    names = [elm, f"train-{elm}"] if elm else list(state["jobs"])
+    names = [_job(records, state, elm)] if elm else list(state["jobs"])
     at_work = ("queued", "running")
     ids = [job["id"] for name, job in state["jobs"].items() if name in names and job["state"] in at_work]
     cluster = records.read_cycle(state["cycle"]).config.cluster

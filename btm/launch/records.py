@@ -108,6 +108,10 @@ class Records:
         """Record how a try ended."""
         durable.write_json(self.root / "outcomes" / f"{outcome.job}.{outcome.attempt}.json", asdict(outcome))
 
+    def take_back(self, outcome: Outcome) -> None:
+        """Undo `write_outcome`: the try goes on after all."""
+        (self.root / "outcomes" / f"{outcome.job}.{outcome.attempt}.json").unlink(missing_ok=True)
+
     def outcomes(self, cycle_id: str) -> dict[str, list[Outcome]]:
         """Return how the tries at each job of one cycle ended, in order."""
         found: dict[str, list[Outcome]] = {}

@@ -114,8 +114,8 @@ class SlurmEngine:
         """Sleep."""
         self.sleep(seconds)
 
-    def in_flight(self) -> dict[str, tuple[str, int]]:
-        """Return {job: (id, try)} of what earlier drivers submitted and has no outcome yet.
+    def in_flight(self, cycle_id: str | None = None) -> dict[str, tuple[str, int]]:
+        """Return {job: (id, try)} of what earlier drivers (of one cycle) submitted and has no outcome yet.
 
         A submission whose id was never written down is looked for by its name: sbatch may have been
         interrupted before or after Slurm took it. Raises `AwayError` if Slurm does not answer.
@@ -140,9 +140,17 @@ class SlurmEngine:
                 durable.write_json(file, manifest)
             self._names[manifest["id"]] = manifest["name"]
             for index, spec in enumerate(open_jobs):
-                if (spec.job.name, spec.attempt) not in ended:
+                mine = cycle_id in (None, spec.cycle)
+                if mine and (spec.job.name, spec.attempt) not in ended:
                     found[spec.job.name] = (f"{manifest['id']}_{index}", spec.attempt)
         return found
+
+    def has_others(self, cycle_id: str) -> bool:
+        """Tell whether jobs of another cycle are queued or running; raises `AwayError`."""
+        manifests = map(read_json, self.folder.glob("*.json"))
+        names = {m["name"] for m in manifests if any(spec["cycle"] != cycle_id for spec in m["specs"])}
+        at_work = (name for name, state, _ in dict(self._queue()).values() if state not in _ENDED)
+        return bool(names) and not names.isdisjoint(at_work)
 
     def array_limit(self) -> int:
         """Return how many tasks an array may have."""
@@ -295,7 +303,8 @@ def run_command(command: list[str]) -> str:
         raise AwayError(f"{command[0]} took more than {_TIMEOUT:g} s") from None
     if done.returncode == 0:
         return done.stdout
-    said = " ".join((done.stderr or done.stdout).split())
+    lines = (done.stderr or done.stdout).splitlines()
+    said = "; ".join(line.strip().removeprefix(f"{command[0]}: error: ") for line in lines if line.strip())
     if _AWAY.search(said):
         raise AwayError(said)
     raise UserError(f"{command[0]}: {said or f'exit code {done.returncode}'}")

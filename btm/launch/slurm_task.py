@@ -35,6 +35,7 @@ class Task:
         self.id = f"{os.environ.get('SLURM_ARRAY_JOB_ID', '0')}_{index}"
         self.signals: set[int] = set()
         self.attempt: Attempt | None = None
+        self.tries: list[Outcome] = []
 
     def run(self) -> int:
         """Try until done, failed or told to stop; return the exit code."""
@@ -49,12 +50,12 @@ class Task:
                 return self._stopped(outcome)
             if not self.detached:
                 return 1
-            tries = self.records.outcomes(self.spec.cycle)[self.spec.job.name]
-            delay = retry_after(tries, self.cluster)
+            self.tries.append(outcome)
+            delay = retry_after(self.tries, self.cluster)
             if delay is None:
                 return 1
-            time.sleep(delay)
-            self.spec = Spec(self.spec.forest, self.spec.cycle, self.spec.job, self.spec.attempt + 1)
+            self.records.take_back(outcome)  # this task goes on, so for everybody else its try is not over
+            self._wait(delay)
 
     def _try(self) -> Outcome:
         self.attempt = Attempt(
@@ -64,7 +65,14 @@ class Task:
             self.attempt.stop(signal.SIGTERM)
         while (outcome := self.attempt.poll()) is None:
             time.sleep(_LOOK_EVERY)
+        self.attempt = None
         return outcome
+
+    def _wait(self, seconds: float) -> None:
+        """Sleep, but not through what Slurm wants."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self.signals:
+            time.sleep(_LOOK_EVERY)
 
     def _note(self, number: int, _: object) -> None:
         """Pass a signal on; Slurm may send it to this process alone or to all of the job."""
