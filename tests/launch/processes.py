@@ -13,17 +13,20 @@ def btm(*words):
     )
 
 
+PATIENCE = 4  # times the seconds that a quiet machine needs: tests of what happens, not of how fast
+
+
 def finish(process, seconds=120, code=0):
     """Wait for a command to end with an exit code (None: any), and return what it said."""
     with process:
-        said, _ = process.communicate(timeout=seconds)
+        said, _ = process.communicate(timeout=PATIENCE * seconds)
     assert code is None or process.returncode == code, said
     return said
 
 
 def until(true, seconds=60, every=0.05):
     """Wait until a condition holds, and return what it gave."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + PATIENCE * seconds
     while not (found := true()):
         assert time.monotonic() < end, "waited in vain"
         time.sleep(every)

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -81,19 +80,14 @@ def test_from_plain_text_to_an_evaluated_forest_and_then_nothing_twice(workspace
     assert not forest.branches()
 
     before = tree(forest.root)
-    begun = time.monotonic()
     again = finish(btm("run", *words))
-    seconds = time.monotonic() - begun
     assert "perplexity by shard" in again
     changed = {path for path, stat in tree(forest.root).items() if before.get(path) != stat}
     assert {path.removeprefix(f"{forest.root}/jobs/") for path in changed} <= {"state.json"}
-    assert seconds < 3
 
 
 def test_a_cycle_that_is_left_is_seen_followed_cancelled_and_ended(words, forest, cancelled_at_the_end):
-    begun = time.monotonic()
     assert "started" in finish(btm("run", "--detach", *words, ENDLESS))
-    assert time.monotonic() - begun < 10
     rows = {row["job"]: row for row in json.loads(finish(btm("status", "--json", *words)))}
     assert rows["seed"]["state"] == "done"
     assert rows["train-speeches"]["state"] == "waiting"
