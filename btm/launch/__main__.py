@@ -34,4 +34,5 @@ def main(forest: str, cycle_id: str) -> int:
 if __name__ == "__main__":
     if os.fork():
         os._exit(0)  # who started it need not wait, and does not leave a zombie
+    os.setsid()  # the driver leads a session, its workers are those in it that do not
     sys.exit(main(*sys.argv[1:]))

@@ -497,7 +497,10 @@ def kills(place: Workplace, args: argparse.Namespace) -> list[str]:
     while tally.kills < args.count:
         begun = time.monotonic()
         rng = random.Random(f"{args.seed} {tally.cycles}")
+        before = tally.kills
         cycle(place, rng, tally, args.count)
+        if tally.kills == before:
+            raise RuntimeError("a whole cycle went by and nothing was found to kill")
         tally.seconds += time.monotonic() - begun
         place.keep("kills", vars(tally))
         print(f"cycle {tally.cycles}: {tally.kills} kills, {len(tally.wrong)} wrong", flush=True)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 
 
@@ -18,8 +19,12 @@ PATIENCE = 4  # times the seconds that a quiet machine needs: tests of what happ
 
 def finish(process, seconds=120, code=0):
     """Wait for a command to end with an exit code (None: any), and return what it said."""
+    # Not communicate(): that passes over what readline() has already taken from the pipe.
+    patience = threading.Timer(PATIENCE * seconds, process.kill)
+    patience.start()
     with process:
-        said, _ = process.communicate(timeout=PATIENCE * seconds)
+        said = process.stdout.read()
+    patience.cancel()
     assert code is None or process.returncode == code, said
     return said
 
