@@ -105,7 +105,9 @@ def from_float64(values: NDArray[np.float64], dtype: str) -> NDArray[Any]:
     if dtype != "BF16":
         return values.astype(FLOATS[dtype])
     single = values.astype(np.float32)
-    bits = single.view(np.uint32)
+    # Rounded to odd here, so that the rounding to bfloat16 is the only one: two in a row may miss a tie.
+    bits = single.view(np.uint32) - (np.abs(single.astype(np.float64)) > np.abs(values))
+    bits = bits.astype(np.uint32) | (single != values)
     rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
     return np.where(np.isnan(single), np.uint16(0x7FC0), rounded)
 

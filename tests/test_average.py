@@ -90,6 +90,13 @@ def test_bfloat16_rounds_to_nearest_even():
     np.testing.assert_array_equal(back, torch.from_numpy(theirs).view(torch.bfloat16).double().numpy())
 
 
+def test_bfloat16_is_rounded_once():
+    tie, little = 1 + 2**-8, 2**-40  # float32 cannot tell them apart, and then the tie goes to even
+    values = np.array([tie, tie + little, tie - little, -tie - little, tie + 2**-7 - little])
+    exact = [1.0, 1.0078125, 1.0, -1.0078125, 1.0078125]
+    np.testing.assert_array_equal(weights.to_float64(weights.from_float64(values, "BF16"), "BF16"), exact)
+
+
 def test_shards_are_read_and_written(tmp_path):
     model = models.new_model(small_config("pico"), 0)
     model.save_pretrained(tmp_path / "whole")
