@@ -54,23 +54,27 @@ def latest(folder: Path) -> Path | None:
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """Return the state that `save` was given."""
     try:
-        return json.loads((checkpoint / "state.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{checkpoint}: not readable ({error}): delete it to start this training again"
-        ) from None
+        state = json.loads((checkpoint / "state.json").read_bytes())
+        for key, kind in {"step": int, "settings": dict, "environment": dict, "notes": list}.items():
+            if not isinstance(state[key], kind):
+                raise TypeError(f"no {key}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{checkpoint}: not readable ({error}): {_remedy(checkpoint)}") from None
+    return state
 
 
 def load(checkpoint: Path, model: "torch.nn.Module", optimizer: "torch.optim.Optimizer") -> None:
     """Put the parameters and moments of `checkpoint` into `model` and `optimizer`."""
     import torch
-    from safetensors.torch import load_file
 
-    stored = load_file(checkpoint / "parameters.safetensors")
+    stored = _tensors(checkpoint / "parameters.safetensors", _remedy(checkpoint))
     with torch.no_grad():
         for name, parameter in parameters(model).items():
+            if name not in stored or stored[name].shape != parameter.shape:
+                found = f"no tensor {name!r} of shape {list(parameter.shape)}"
+                raise UserError(f"{checkpoint}: {found}: {_remedy(checkpoint)}")
             parameter.copy_(stored[name])
-    load_moments(checkpoint / MOMENTS, model, optimizer)
+    load_moments(checkpoint / MOMENTS, model, optimizer, _remedy(checkpoint))
 
 
 def parameters(model: "torch.nn.Module") -> "dict[str, Tensor]":
@@ -95,13 +99,31 @@ def save_moments(file: Path, model: "torch.nn.Module", optimizer: "torch.optim.O
         handle.write(save(moments(model, optimizer)))
 
 
-def load_moments(file: Path, model: "torch.nn.Module", optimizer: "torch.optim.Optimizer") -> None:
+def load_moments(
+    file: Path,
+    model: "torch.nn.Module",
+    optimizer: "torch.optim.Optimizer",
+    remedy: str = "trainer.carry=fresh does without it",
+) -> None:
     """Put the moments that stand in `file` into `optimizer`, on each parameter's device."""
-    from safetensors.torch import load_file
-
-    stored = load_file(file)
+    stored = _tensors(file, remedy)
     for name, parameter in model.named_parameters():
         if f"exp_avg.{name}" not in stored:
             continue
         state = {key: stored[f"{key}.{name}"].to(parameter.device) for key in _KEYS}
         optimizer.state[parameter] = {"step": stored[f"step.{name}"], **state}
+
+
+def _remedy(checkpoint: Path) -> str:
+    return f"delete {checkpoint.name} to go on from the one before it, or else from the start"
+
+
+def _tensors(file: Path, remedy: str) -> "dict[str, Tensor]":
+    """Return the tensors of a safetensors file; `UserError` with the `remedy` if it is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise UserError(f"{file}: not readable ({error}): {remedy}") from None

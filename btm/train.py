@@ -71,7 +71,9 @@ def train(
     stored_dtype = models.stored_dtype(folder)
     optimizer = make_optimizer(model, trainer)
     settings = (
-        {k: v for k, v in asdict(trainer).items() if k not in _FREE} | asdict(schedule) | {"steps": steps}
+        {k: v for k, v in asdict(trainer).items() if k not in _FREE}
+        | asdict(schedule)
+        | {"steps": steps, "data": {shard.domain: shard.sha256[:16] for shard in batches.shards}}
     )
     precision = pick_precision(trainer.precision, device)
     state = _resume(folder, model, optimizer, settings, _environment(precision))

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,41 @@ def test_other_settings_do_not_resume(copy):
         UserError, match=r"half trained with other settings \(.*weight_decay was 0.1, now 0.0"
     ):
         run_training(config, made, weight_decay=0.0)
+
+
+def test_other_text_does_not_resume(copy):
+    config = copy("branch=copy")
+    made = steps.branch(config, "new", "bible").path
+    run_training(config, made, checkpoint_every=2)
+    plan = schedule.Schedule.of(config.trainer, horizon=4)
+    with pytest.raises(
+        UserError, match=r"half trained with other settings \(data was {'bible': .* now {'novels':"
+    ):
+        train.train(made, batches_of(config, "novels"), config.trainer, plan, 4)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("parameters.safetensors", None),
+        ("parameters.safetensors", b"x" * 100),
+        ("optimizer.safetensors", b""),
+        ("state.json", b"{}"),
+        ("state.json", b"[]"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_with_what_to_do(copy, file, content):
+    config = copy("branch=copy")
+    made = steps.branch(config, "new", "bible").path
+    run_training(config, made, checkpoint_every=2)
+    damaged = checkpoint.latest(made)
+    (damaged / file).unlink()
+    if content is not None:
+        (damaged / file).write_bytes(content)
+    with pytest.raises(UserError, match=f"{damaged.name}.*not readable .*: delete {damaged.name} to go on"):
+        run_training(config, made, checkpoint_every=2)
+    shutil.rmtree(damaged)
+    assert run_training(config, made, checkpoint_every=2)["exact"]
 
 
 def test_another_thread_count_is_said_in_the_card(copy):
