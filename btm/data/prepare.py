@@ -54,6 +54,8 @@ def prepare(config: DataConfig, progress: Progress = lambda line: None) -> Suite
     folder = Path(config.out) / config.name
     sweep(folder)
     domains = _examine(config, folder)
+    for name in _left_over(folder, domains):
+        progress(f"{name}: its source is gone; its shards stay in use until you delete {folder / name}")
     surveys: dict[str, Survey] = {}
     for domain in (d for d in domains if d.why):
         progress(f"{domain.source.domain}: reading ({domain.why})")
@@ -106,6 +108,13 @@ def _examine(config: DataConfig, folder: Path) -> list[_Domain]:
     sources, novel = _sources(config)
     tokenizer = _kept_tokenizer(config, folder)
     return [_compare(config, folder, source, source.domain in novel, tokenizer) for source in sources]
+
+
+def _left_over(folder: Path, domains: list[_Domain]) -> list[str]:
+    """Return the prepared domains that the source no longer has."""
+    known = {domain.source.domain for domain in domains}
+    children = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [child.name for child in children if (child / META).is_file() and child.name not in known]
 
 
 def _sources(config: DataConfig) -> tuple[list[Source], set[str]]:

@@ -21,6 +21,16 @@ from btm.errors import UserError, unknown
 
 META = "meta.json"
 TOKENIZER = "tokenizer"
+# What of meta.json is read again, and its types.
+_WANTED = {
+    "domain": str,
+    "novel": bool,
+    "dtype": str,
+    "eos": int,
+    "tokenizer_sha256": str,
+    "settings": dict,
+    "splits": dict,
+}
 SCHEMA = 1  # of meta.json and of how text becomes documents; a new one packs every domain again
 
 
@@ -182,9 +192,14 @@ class Suite:
 
 def read_meta(folder: Path) -> dict[str, Any] | None:
     """Return a prepared domain's meta.json, or None if `folder` is no prepared domain."""
+    remedy = f"remove {folder} and run btm prepare again"
     try:
-        return json.loads((folder / META).read_bytes())
+        meta = json.loads((folder / META).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
-        raise UserError(f"{folder / META}: no JSON; remove {folder} and run btm prepare again") from None
+        raise UserError(f"{folder / META}: no JSON; {remedy}") from None
+    for key, kind in _WANTED.items():
+        if not isinstance(meta, dict) or not isinstance(meta.get(key), kind):
+            raise UserError(f"{folder / META}: no {key!r} that is a {kind.__name__}; {remedy}")
+    return meta

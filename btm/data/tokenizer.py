@@ -159,7 +159,12 @@ def tokenizer_sha256(folder: Path) -> str:
 
 def read_origin(folder: Path) -> dict[str, Any]:
     """Return {"trained" or "copied", "eos", "vocab_size"} of a suite's tokenizer; {} if there is none."""
-    return _read_json(folder / ORIGIN)
+    path = folder / ORIGIN
+    origin = _read_json(path)
+    whole = isinstance(origin.get("eos"), int) and isinstance(origin.get("vocab_size"), int)
+    if path.exists() and not (whole and (folder / "tokenizer.json").is_file()):
+        raise UserError(f"{folder}: a damaged tokenizer; remove {folder.parent} and run btm prepare again")
+    return origin
 
 
 def _fingerprint(content: dict[str, Any]) -> str:

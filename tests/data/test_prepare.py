@@ -67,6 +67,17 @@ def test_a_second_run_touches_nothing(config):
     assert {row["what"] for row in plan(config)} == {"nothing: unchanged"}
 
 
+def test_a_domain_whose_source_is_gone_is_named(config, root):
+    prepare(config)
+    gone = next(path for path in root.iterdir() if path.name.startswith("verses"))
+    gone.rename(root.parent / gone.name)
+    said = []
+    assert "verses" in prepare(config, said.append).domains()
+    assert said == [
+        f"verses: its source is gone; its shards stay in use until you delete {config.out}/{config.name}/verses"
+    ]
+
+
 def test_a_new_domain_keeps_the_tokenizer_and_the_others(config, root, code, jsonl):
     before = stamps(prepare(config).path)
     jsonl(root / "more.jsonl.zst", code[:20])
@@ -188,6 +199,17 @@ def test_an_interrupted_run_leaves_no_half_and_is_finished_by_the_next(config):
     after = stamps(prepare(config).path)
     assert {name: after[name] for name in before} == before
     assert "verses/meta.json" in after
+
+
+@pytest.mark.parametrize("damage", [("origin.json", b"{}"), ("tokenizer.json", None)])
+def test_a_damaged_tokenizer_is_named(config, damage):
+    file, content = damage
+    suite = prepare(config)
+    (suite.tokenizer / file).unlink()
+    if content is not None:
+        (suite.tokenizer / file).write_bytes(content)
+    with pytest.raises(UserError, match="a damaged tokenizer; remove"):
+        prepare(config)
 
 
 def test_a_tokenizer_folder_that_was_lost_packs_everything_again(config):
