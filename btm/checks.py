@@ -1,16 +1,24 @@
-"""Checks of single values from outside; each `UserError` names the key, what was found and what was wanted."""
+"""Checks of what comes from outside; each `UserError` names the key, what was found and what was wanted."""
 
+import json
 import re
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from btm.errors import UserError, nearest
 
-NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+def is_name(name: str) -> bool:
+    """Tell whether `name` can name a folder of a forest; one that leads out of its folder cannot."""
+    return NAME.fullmatch(name) is not None
 
 
 def check_name(name: str, key: str) -> str:
     """Return `name`, or raise `UserError` if it cannot name a folder of a forest."""
-    if not NAME.match(name):
+    if not is_name(name):
         raise UserError(
             f"{key}={name!r} is no valid name: 1 to 63 of a-z 0-9 . _ - that start with a letter or digit"
         )
@@ -42,3 +50,44 @@ def require(true: bool, key: str, value: object, wanted: str) -> None:
     """Raise `UserError` unless `true`."""
     if not true:
         raise UserError(f"{key}={value}: {wanted}")
+
+
+def check_cluster(cluster: Any) -> None:
+    """Raise `UserError` if a number of the `ClusterConfig` makes no sense."""
+    for key in ("cpus", "gpus", "memory_gb", "time_min", "parallel", "retries", "backoff"):
+        require(
+            0 <= getattr(cluster, key) < float("inf"),
+            f"cluster.{key}",
+            getattr(cluster, key),
+            "wanted 0 or more",
+        )
+    for key in ("nodes", "hang_after", "poll", "warn_before"):
+        require(
+            0 < getattr(cluster, key) < float("inf"),
+            f"cluster.{key}",
+            getattr(cluster, key),
+            "wanted more than 0",
+        )
+    for verb in ("seed", "train", "score", "finish"):
+        job = getattr(cluster, verb)
+        for item in fields(job):
+            value = getattr(job, item.name)
+            if isinstance(value, int | float):
+                low = 1 if item.name == "nodes" else 0
+                require(
+                    low <= value < float("inf"), f"cluster.{verb}.{item.name}", value, f"wanted {low} or more"
+                )
+
+
+def read_object(file: Path, **wanted: type) -> dict[str, Any]:
+    """Return the JSON object in `file`; `UserError` unless it has the keys and types that are `wanted`."""
+    try:
+        value = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: not readable: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{file}: wanted a JSON object")
+    for key, kind in wanted.items():
+        if not isinstance(value.get(key), kind):
+            raise UserError(f"{file}: no {key} that is a {kind.__name__}: damaged, restore it from a copy")
+    return value

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from btm import average as averaging
 from btm import durable, lease, models, weights
 from btm.card import Card, Parent
-from btm.checks import check_name
+from btm.checks import check_name, is_name, read_object
 from btm.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Branch:
     @property
     def origin(self) -> dict[str, Any]:
         """What `Forest.branch` or `Forest.root_branch` wrote: domains, parents, method, estimator."""
-        return _read(self.path / "branch.json")
+        return read_object(self.path / "branch.json", domains=list, parents=dict, method=str, estimator=str)
 
     @property
     def domains(self) -> list[str]:
@@ -76,7 +76,7 @@ class Branch:
     def result(self) -> dict[str, Any] | None:
         """What the training left when it was complete, or None."""
         file = self.path / "trained.json"
-        return _read(file) if file.exists() else None
+        return read_object(file) if file.exists() else None
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,15 @@ class Forest:
     def __init__(self, root: str | Path) -> None:
         """Open the forest at `root`; `UserError` if there is none."""
         object.__setattr__(self, "root", Path(root))
-        if not (self.root / "forest.json").is_file():
+        if not self.stands(root):
             raise UserError(f"no forest in {self.root}; plant one with: btm seed (or btm run)")
-        if self.facts.get("schema", 0) > SCHEMA:
+        if self.facts["schema"] > SCHEMA:
             raise UserError(f"{self.root}: written by a newer btm (schema {self.facts['schema']})")
+
+    @staticmethod
+    def stands(root: str | Path) -> bool:
+        """Tell whether there is a forest at `root`."""
+        return (Path(root) / "forest.json").is_file()
 
     @classmethod
     def create(
@@ -103,7 +108,7 @@ class Forest:
         """
         root = Path(root)
         fingerprint = models.architecture(config)
-        if not (root / "forest.json").exists():
+        if not cls.stands(root):
             if not (root / "tokenizer").exists():
                 with durable.publish_folder(root / "tokenizer") as folder:
                     models.copy_tokenizer(tokenizer, folder)
@@ -121,7 +126,7 @@ class Forest:
     @property
     def facts(self) -> dict[str, Any]:
         """What forest.json says: schema, architecture, tokenizer_sha256."""
-        return _read(self.root / "forest.json")
+        return read_object(self.root / "forest.json", schema=int, architecture=str, tokenizer_sha256=str)
 
     @property
     def tokenizer(self) -> Path:
@@ -129,11 +134,9 @@ class Forest:
         return self.root / "tokenizer"
 
     def names(self) -> list[str]:
-        """Return the names of the ELMs, sorted."""
+        """Return the names of the ELMs, sorted; what else lies in ``elms/`` is none of ours."""
         folder = self.root / "elms"
-        return (
-            sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
-        )
+        return sorted(p.name for p in folder.iterdir() if p.name in self) if folder.is_dir() else []
 
     def elms(self) -> list[ELM]:
         """Return every ELM, by name."""
@@ -147,7 +150,9 @@ class Forest:
         return [elm for elm in elms if elm.card.is_expert] or elms
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and (self.root / "elms" / name / "card.json").is_file()
+        if not (isinstance(name, str) and is_name(name)):
+            return False
+        return (self.root / "elms" / name / "card.json").is_file()
 
     def __getitem__(self, name: str) -> ELM:
         """Return one ELM; the `UserError` for a name that is not there lists those that are."""
@@ -160,7 +165,7 @@ class Forest:
         """Return the ELMs in the making, by name."""
         folder = self.root / "branches"
         found = sorted(p for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
-        return [Branch(path) for path in found]
+        return [Branch(path) for path in found if (path / "branch.json").is_file()]
 
     def has_branch(self, name: str) -> bool:
         """Tell whether an ELM called `name` is in the making."""
@@ -169,6 +174,10 @@ class Forest:
     def get_branch(self, name: str) -> Branch:
         """Return the branch `name`; the `UserError` for one that is not there lists those that are."""
         path = lease.find(self.root / "branches" / name)
+        if path is None and name in self:
+            raise UserError(
+                f"{name!r} is an ELM of {self.root}, and ELMs never change: give another expert=NAME"
+            )
         if path is None:
             raise unknown("branch", name, [b.name for b in self.branches()], str(self.root))
         return Branch(path)
@@ -378,13 +387,3 @@ def _card(branch: Branch, result: dict[str, Any], tokenizer_sha256: str, forced:
         versions={package: version(package) for package in ("btm", "torch", "transformers")},
         **known,
     )
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: not readable: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{file}: wanted a JSON object")
-    return value
