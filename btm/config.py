@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from btm.checks import check_choice, check_name, check_weights, require
+from btm.checks import check_choice, check_cluster, check_name, check_weights, require
 from btm.errors import UserError
 
 BRANCH_METHODS = ("copy", "uniform", "argmax", "posterior")
@@ -232,6 +232,11 @@ class Config:
         return self.forest or f"experts/{self.data.name}"
 
     @property
+    def discover_target(self) -> str:
+        """The folder that discovery writes."""
+        return self.discover.out or f"discovered/{self.data.name}"
+
+    @property
     def window(self) -> int:
         """Tokens of context when scoring."""
         return self.score.window or self.trainer.seq_len
@@ -264,6 +269,16 @@ def _validate_names(config: Config) -> None:
         raise UserError(
             "data.root is missing: data=folder needs data.root=DIR, the folder that holds your domains"
         )
+    paths = {
+        "forest": config.forest,
+        "data.out": config.data.out,
+        "data.tokenizer": config.data.tokenizer,
+        "discover.out": config.discover.out,
+        "model.file": config.model.file,
+        "seed.from": config.seed.source,
+    }
+    for key, path in paths.items():
+        require(path != "", key, repr(path), "wanted a path, or null")
     check_name(config.data.name, "data.name")
     check_name(config.seed.name, "seed.name")
     optional = {
@@ -313,7 +328,6 @@ def _validate_numbers(config: Config) -> None:
         "trainer.weight_decay": trainer.weight_decay,
         "trainer.clip": trainer.clip,
         "trainer.threads": trainer.threads,
-        "trainer.seed": trainer.seed,
         "trainer.valid_every": trainer.valid_every,
         "score.window": score.window,
         "score.max_tokens": score.max_tokens,
@@ -336,33 +350,29 @@ def _validate_numbers(config: Config) -> None:
         require(0 <= number < 1 or (key == "trainer.final_lr" and number == 1), key, number, "wanted [0, 1)")
     for key, rate in {"trainer.lr": trainer.lr, "seed.lr": config.seed.lr}.items():
         require(rate is None or 0 < rate < 1000, key, rate, "wanted a positive number")
-    cluster = config.cluster
-    for key in ("cpus", "gpus", "memory_gb", "time_min", "parallel", "retries", "backoff"):
-        require(
-            0 <= getattr(cluster, key) < float("inf"),
-            f"cluster.{key}",
-            getattr(cluster, key),
-            "wanted 0 or more",
-        )
-    for key in ("nodes", "hang_after", "poll", "warn_before"):
-        require(
-            0 < getattr(cluster, key) < float("inf"),
-            f"cluster.{key}",
-            getattr(cluster, key),
-            "wanted more than 0",
-        )
+    # Beyond this torch cannot seed a step with trainer.seed * 1_000_003 + step.
+    for key, seed in {"trainer.seed": trainer.seed, "discover.seed": config.discover.seed}.items():
+        require(0 <= seed < 2**32, key, seed, "wanted 0 to 2³² - 1")
+    require(
+        0 < trainer.decay_power < 1000, "trainer.decay_power", trainer.decay_power, "wanted a positive number"
+    )
+    require(trainer.threads <= 1024, "trainer.threads", trainer.threads, "wanted at most 1,024, or 0")
+    check_cluster(config.cluster)
     require(trainer.seq_len >= 2, "trainer.seq_len", trainer.seq_len, "wanted 2 or more")
     require(score.window != 1, "score.window", score.window, "wanted 2 or more, or 0 for trainer.seq_len")
     require(len(trainer.betas) == 2, "trainer.betas", trainer.betas, "wanted two numbers")
-    for key in ("alpha", "beta"):
-        value = getattr(ensemble, key)
-        require(value is None or 0 <= value <= 1, f"ensemble.{key}", value, "wanted [0, 1], or null")
+    alpha, beta = ensemble.alpha, ensemble.beta
+    require(alpha is None or 0 <= alpha <= 1, "ensemble.alpha", alpha, "wanted [0, 1], or null")
+    # β = 0 would give all weight back to experts that top_k left out.
+    require(beta is None or 0 < beta <= 1, "ensemble.beta", beta, "wanted (0, 1], or null")
     temperature = config.discover.temperature
     require(temperature > 0, "discover.temperature", temperature, "wanted more than 0")
     require(0 < ensemble.decay <= 1, "ensemble.decay", ensemble.decay, "wanted (0, 1]")
     require(data.vocab_size >= 300, "data.vocab_size", data.vocab_size, "wanted 300 or more (256 are bytes)")
     held_out = data.valid_fraction + data.test_fraction
     require(held_out <= 0.9, "data.valid_fraction + data.test_fraction", held_out, "wanted at most 0.9")
+    for i, names in enumerate(config.run.rounds):
+        require(bool(names), f"run.rounds[{i}]", names, "wanted a domain or more")
 
 
 def _validate_choices(config: Config) -> None:

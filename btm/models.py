@@ -57,8 +57,8 @@ def make_config(model: ModelConfig, vocab_size: int, eos: int) -> "PretrainedCon
     values |= {"vocab_size": vocab_size, "bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos}
     try:
         return AutoConfig.for_model(model_type, **values)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"model {model.name!r}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # each architecture refuses values in its own way
+        raise UserError(f"model {model.name!r}: {_why(error)}") from None
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -97,7 +97,10 @@ def architecture(config: "PretrainedConfig") -> str:
 
 
 def new_model(config: "PretrainedConfig", seed: int) -> "PreTrainedModel":
-    """Return a float32 model with random parameters, a function of `seed` alone."""
+    """Return a float32 model with random parameters, a function of `seed` alone.
+
+    Raises `UserError` if the architecture's code cannot make a model of `config`.
+    """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -105,7 +108,20 @@ def new_model(config: "PretrainedConfig", seed: int) -> "PreTrainedModel":
     logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        try:
+            return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        except MemoryError:
+            raise
+        except Exception as error:  # sizes that do not fit show as whatever the arithmetic raises
+            raise UserError(
+                f"no {config.model_type} model can be made of this config: {_why(error)}"
+            ) from None
+
+
+def _why(error: Exception) -> str:
+    """Return the cause of an error of transformers in one line."""
+    cause = error.__cause__ or error
+    return (str(cause).strip() or type(cause).__name__).splitlines()[0]
 
 
 def load_model(folder: Path, device: "str | torch.device" = "cpu", *, dtype: Any = None) -> "PreTrainedModel":
@@ -170,6 +186,12 @@ def pick_device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"trainer.device={name}: no GPU is visible here; use trainer.device=cpu")
+    if name.startswith("cuda:") and int(name[5:]) >= torch.cuda.device_count():
+        raise UserError(
+            f"trainer.device={name}: GPUs here are cuda:0 to cuda:{torch.cuda.device_count() - 1}"
+        )
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError("trainer.device=mps: this is no Mac with a GPU; use trainer.device=cpu")
     return name
 
 

@@ -37,14 +37,15 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
     """Grow the ELM that all others descend from: train it on the balanced mix, or import it."""
     suite = open_suite(config)
     name = config.seed.name
+    domains = [] if config.seed.source else config.seed.domains or suite.training_domains()
+    for domain in domains:
+        suite.shard(domain, "train")
+    models.pick_device(config.trainer.device)
     forest, model = _plant(config, suite)
     if name in forest:
         return forest[name]
     if not forest.has_branch(name):
-        model = model or models.new_model(
-            models.make_config(config.model, suite.vocab_size, suite.eos), config.trainer.seed
-        )
-        domains = [] if config.seed.source else config.seed.domains or suite.training_domains()
+        model = model or _new_model(config, suite)
         forest.root_branch(name, domains, model, source=config.seed.source or "")
     del model
     train(config, name, reporter)
@@ -67,7 +68,7 @@ def branch(
     if config.weights is not None:
         return forest.branch(name, domain, check_weights(config.weights), method="weights", estimator="given")
     if config.branch == "copy":
-        return forest.branch(name, domain, {_copied(config, forest): 1.0}, method="copy", estimator="given")
+        return forest.branch(name, domain, {copied(config, forest): 1.0}, method="copy", estimator="given")
     weights, estimator = ensemble.domain_weights(
         config, forest, suite, domain, candidates, config.branch, reporter
     )
@@ -186,19 +187,26 @@ def score_for_eval(config: Config, name: str, reporter: Reporter = quiet) -> Non
 def average(config: Config, reporter: Reporter = quiet) -> Path:
     """Average ELMs into one deployable LM in ``averages/``."""
     forest = Forest(config.forest_root)
-    method = config.weights or "uniform"
+    method, name = average_of(config)
     elms = forest.experts(config.average.experts)
-    if not isinstance(method, str):
-        weights, method = check_weights(method), "weights"
+    if method == "weights":
+        weights = check_weights(config.weights)
     elif method == "uniform":
         weights = {elm.name: 1.0 for elm in elms}
     else:
-        if config.domain is None:
-            raise UserError(f"weights={method} needs the domain they are found for: give domain=NAME")
-        suite = open_suite(config)
-        weights, _ = ensemble.domain_weights(config, forest, suite, config.domain, elms, method, reporter)
-    name = config.average.name or (f"{method}-{config.domain}" if config.domain else method)
+        suite, domain = open_suite(config), str(config.domain)
+        weights, _ = ensemble.domain_weights(config, forest, suite, domain, elms, method, reporter)
     return forest.average(name, weights, method=method)
+
+
+def average_of(config: Config) -> tuple[str, str]:
+    """Return how the weights of an average are found, and its name."""
+    method = "uniform" if config.weights is None else config.weights
+    if not isinstance(method, str):
+        method = "weights"
+    elif method != "uniform" and config.domain is None:
+        raise UserError(f"weights={method} needs the domain they are found for: give domain=NAME")
+    return method, config.average.name or (f"{method}-{config.domain}" if config.domain else method)
 
 
 def run(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
@@ -237,11 +245,15 @@ def rounds(config: Config, suite: Suite) -> list[list[str]]:
 
 
 def _plant(config: Config, suite: Suite) -> tuple[Forest, Any]:
-    """Return the forest, planted if need be, and the imported model that its architecture comes from."""
+    """Return the forest, planted if need be, and the model that its architecture comes from, if one was made.
+
+    A model that cannot be made plants nothing: a forest never gets another architecture.
+    """
     if config.seed.source is None:
         wanted = models.make_config(config.model, suite.vocab_size, suite.eos)
         ensemble.check_context(config, wanted.to_dict())
-        return Forest.create(config.forest_root, wanted, suite.tokenizer, suite.tokenizer_sha256), None
+        model = None if Forest.stands(config.forest_root) else _new_model(config, suite)
+        return Forest.create(config.forest_root, wanted, suite.tokenizer, suite.tokenizer_sha256), model
     source = Path(config.seed.source)
     if not source.is_dir():
         raise UserError(f"seed.from={source}: no such folder")
@@ -252,12 +264,23 @@ def _plant(config: Config, suite: Suite) -> tuple[Forest, Any]:
         )
     model = models.load_model(source)
     ensemble.check_context(config, model.config.to_dict())
+    if (rows := model.get_input_embeddings().num_embeddings) < suite.vocab_size:
+        raise UserError(
+            f"seed.from={source} has embeddings for {rows:,} tokens, its tokenizer {suite.vocab_size:,}: "
+            "resize the model (resize_token_embeddings) or give it the tokenizer it was trained with"
+        )
     return Forest.create(
         config.forest_root, models.load_config(source), suite.tokenizer, suite.tokenizer_sha256
     ), model
 
 
-def _copied(config: Config, forest: Forest) -> str:
+def _new_model(config: Config, suite: Suite) -> Any:
+    """Return the model that the seed phase begins with."""
+    wanted = models.make_config(config.model, suite.vocab_size, suite.eos)
+    return models.new_model(wanted, config.trainer.seed)
+
+
+def copied(config: Config, forest: Forest) -> str:
     """Return the one parent of branch=copy."""
     if config.parent:
         return forest[config.parent].name
