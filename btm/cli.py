@@ -13,7 +13,8 @@ from btm.errors import UserError, unknown
 
 # `from` is a word of Python, so no dataclass can have a field of that name.
 _ALIASES = {"seed.from": "seed.source"}
-_FLAGS = ("--dry-run", "--json", "--debug", "--help", "-h", "--detach", "--retry-failed", "-f")
+_FLAGS = ("--dry-run", "--json", "--debug", "--help", "-h")
+_FLAGS_OF = {"run": ("--detach", "--retry-failed"), "logs": ("-f",)}  # what one verb takes beyond these
 
 _HELP = """btm: Branch-Train-Merge, forests of expert language models
 
@@ -78,12 +79,15 @@ def main(argv: list[str] | None = None) -> int:
 def _command(verb: str, words: list[str]) -> int:
     from btm import verbs
 
+    if verb.startswith("-"):
+        raise UserError(f"{verb} stands before the verb: wanted btm <verb> [key=value …] {verb}")
     if verb not in verbs.VERBS:
         raise unknown("verb", verb, verbs.VERBS)
     flags = [word for word in words if word.startswith("-")]
+    known = [*_FLAGS, *_FLAGS_OF.get(verb, ())]
     for flag in flags:
-        if flag not in _FLAGS:
-            raise unknown("flag", flag, _FLAGS)
+        if flag not in known:
+            raise unknown("flag", flag, known, f"btm {verb}")
     if "--help" in flags or "-h" in flags:
         print(_verb_help(verb, verbs.VERBS[verb].__doc__ or ""))
         return 0
@@ -104,7 +108,7 @@ def compose(overrides: list[str]) -> Config:
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, OverrideParseException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -115,6 +119,11 @@ def compose(overrides: list[str]) -> Config:
         with initialize_config_dir(config_dir=str(conf_folder()), version_base="1.3"):
             composed = hydra_compose("config", checked)
         config: Any = OmegaConf.to_object(composed)
+    except OverrideParseException as error:
+        key = error.override.partition("=")[0]
+        raise UserError(
+            f"{error.override!r}: {_reason(error)}; quote a value with special characters twice: {key}='\"…\"'"
+        ) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_reason(error)) from None
     return config.validate()

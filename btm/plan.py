@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from btm import checkpoint
+from btm import checkpoint, steps
 from btm.checks import check_weights
-from btm.config import AVERAGE_WEIGHTS, Config
+from btm.config import Config
 from btm.data import prepare as preparation
+from btm.data.documents import find
 from btm.data.shards import Suite
-from btm.errors import UserError
+from btm.errors import UserError, unknown
 from btm.forest import Forest
 
 Row = dict[str, Any]
@@ -34,13 +35,15 @@ def _seed(config: Config) -> list[Row]:
         return [_row("seed", name, "nothing: it stands there")]
     if config.seed.source:
         return [_row("seed", name, f"import {config.seed.source}")]
-    return [_row("seed", name, _training(config, forest, name, config.seed.steps or config.trainer.steps))]
+    n_steps = config.seed.steps or config.trainer.steps
+    return [_row("seed", name, _training(config, forest, name, n_steps))]
 
 
 def _branch(config: Config) -> list[Row]:
     name = _named(config)
-    forest = Forest(config.forest_root)
+    forest, suite = Forest(config.forest_root), _suite(config)
     forest.require_free(name)
+    suite.shard(config.domain or name, "train")
     if config.weights is not None:
         weights = check_weights(config.weights)
         return [
@@ -48,6 +51,8 @@ def _branch(config: Config) -> list[Row]:
                 "branch", name, f"average {', '.join(forest[p].name for p in weights)} with the given weights"
             )
         ]
+    if config.branch == "copy":
+        return [_row("branch", name, f"copy {steps.copied(config, forest)}")]
     return [_row("branch", name, _origin(config, [elm.name for elm in forest.experts()]))]
 
 
@@ -61,8 +66,10 @@ def _train(config: Config) -> list[Row]:
 
 
 def _merge(config: Config) -> list[Row]:
-    forest = Forest(config.forest_root)
-    made = forest.get_branch(_named(config))
+    forest, name = Forest(config.forest_root), _named(config)
+    if name in forest:
+        return [_row("merge", name, "nothing: it stands there")]
+    made = forest.get_branch(name)
     if made.result is None:
         raise UserError(f"branch {made.name!r} is not trained yet: btm train expert={made.name}")
     return [_row("merge", made.name, f"check {made.path} and move it to {forest.root / 'elms'}")]
@@ -87,11 +94,29 @@ def _evaluate(config: Config) -> list[Row]:
 
 def _average(config: Config) -> list[Row]:
     forest = Forest(config.forest_root)
-    chosen = config.weights or "uniform"
-    elms = list(check_weights(chosen)) if chosen not in AVERAGE_WEIGHTS else config.average.experts
-    names = [elm.name for elm in forest.experts(elms)]
-    how = chosen if isinstance(chosen, str) else "given"
-    return [_row("average", config.average.name or "", f"{how} weights over {', '.join(names)}")]
+    method, name = steps.average_of(config)
+    given = list(check_weights(config.weights)) if method == "weights" else config.average.experts
+    names = [elm.name for elm in forest.experts(given)]
+    if method in ("argmax", "posterior"):
+        _suite(config).shard(str(config.domain), "valid")
+    how = "given" if method == "weights" else method
+    return [_row("average", name, f"{how} weights over {', '.join(names)}")]
+
+
+def _discover(config: Config) -> list[Row]:
+    if config.data.root is None:
+        raise UserError("data.root is missing: discovery needs data=folder data.root=DIR")
+    sources = find(Path(config.data.root))
+    if Path(config.discover_target).exists():
+        raise UserError(f"{config.discover_target} stands there already; give another discover.out=DIR")
+    what = f"cluster the documents of {len(sources)} sources in {config.data.root} into {config.discover.k} domains"
+    return [_row("discover", config.discover_target, what)]
+
+
+def _cancel(config: Config) -> list[Row]:
+    Forest(config.forest_root)
+    what = f"the job of {config.expert}" if config.expert else "the cycle"
+    return [_row("cancel", config.forest_root, f"stop {what} after a checkpoint, if it is at work")]
 
 
 def _run(config: Config) -> list[Row]:
@@ -103,21 +128,24 @@ def _run(config: Config) -> list[Row]:
 
 
 def _rounds(config: Config) -> list[list[str]]:
-    """Return the domains of each round, from the plan of the data where no suite is prepared yet."""
-    if config.run.rounds:
-        return config.run.rounds
-    return [config.run.domains or preparation.training_domains(config.data)]
+    """Return the domains of each round, from the source of the data: there may be no suite yet."""
+    known = [row["name"] for row in preparation.plan(config.data)]
+    planned = config.run.rounds or [config.run.domains or preparation.training_domains(config.data)]
+    for domain in (domain for domains in planned for domain in domains):
+        if domain not in known:
+            raise unknown("domain", domain, known, str(config.data.root or "the demo suite"))
+    return planned
 
 
 def _origin(config: Config, candidates: list[str]) -> str:
-    if config.branch == "copy" or len(candidates) == 1:
-        return f"copy {config.parent or candidates[0]}"
+    if len(candidates) == 1:
+        return f"copy {candidates[0]}"
     return f"{config.branch} of {', '.join(candidates)}"
 
 
-def _training(config: Config, forest: Forest | None, name: str, steps: int) -> str:
+def _training(config: Config, forest: Forest | None, name: str, n_steps: int) -> str:
     trainer = config.trainer
-    text = f"train {steps:,} steps, {steps * trainer.batch_size * trainer.seq_len:,} tokens"
+    text = f"train {n_steps:,} steps, {n_steps * trainer.batch_size * trainer.seq_len:,} tokens"
     begun = checkpoint.latest(forest.get_branch(name).path) if forest and forest.has_branch(name) else None
     return f"{text}, from {begun.name}" if begun else text
 
@@ -151,4 +179,6 @@ _PLANS = {
     "eval": _evaluate,
     "average": _average,
     "run": _run,
+    "discover": _discover,
+    "cancel": _cancel,
 }

@@ -58,7 +58,7 @@ def discover(config: Config, out: Output) -> None:
     """
     from btm.discover.corpus import discover as cluster
 
-    target = Path(config.discover.out or f"discovered/{config.data.name}")
+    target = Path(config.discover_target)
     if target.exists():
         raise UserError(f"{target} stands there already; give another discover.out=DIR, or delete it")
     rows = cluster(config.data, config.discover, target, out.reporter.line)
@@ -167,6 +167,8 @@ def run(config: Config, out: Output) -> int:
     from btm import steps
 
     if config.cluster.kind == "debug":
+        if "--detach" in out.flags:
+            raise UserError("--detach: cluster=debug runs in this process; give cluster=local or slurm")
         _result(config, steps.run(config, out.reporter), out)
         return 0
     from btm.launch import cycles
@@ -199,7 +201,10 @@ def logs(config: Config, out: Output) -> None:
     """
     from btm.launch import cycles
 
-    for text in cycles.log_lines(config, _expert(config), follow="-f" in out.flags):
+    said = cycles.log_lines(config, _expert(config), follow="-f" in out.flags)
+    if out.as_json:
+        return out.line("", "".join(said).splitlines())
+    for text in said:
         print(text, end="", file=out.stdout, flush=True)
 
 

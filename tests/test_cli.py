@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+import torch
 from folders import tree
 
 from btm import cli
@@ -103,8 +104,13 @@ def test_the_verbs_one_by_one(capsys, words):
     [
         ("prepare", [], "unchanged"),
         ("seed", [], "it stands there"),
-        ("branch", ["expert=new"], "posterior of bible"),
-        ("branch", ["expert=new", "weights={bible: 1}"], "given weights"),
+        ("branch", ["expert=new", "domain=novels"], "posterior of bible"),
+        ("branch", ["expert=new", "domain=novels", "weights={bible: 1}"], "given weights"),
+        ("branch", ["expert=new", "domain=novels", "branch=copy"], "copy seed"),
+        ("merge", ["expert=bible"], "it stands there"),
+        ("average", ["weights=argmax", "domain=novels"], "argmax-novels"),
+        ("discover", ["discover.k=3"], "4 sources"),
+        ("cancel", ["expert=bible"], "stop the job of bible"),
         ("score", [], "shards"),
         ("eval", [], "writes"),
         ("average", [], "uniform weights over bible"),
@@ -181,6 +187,34 @@ BAD_INPUT = {
     "not a causal LM": (["seed", "forest=NEW", "model.config.model_type=lama"], "did you mean"),
     "missing config": (["seed", "forest=NEW", "model.file=/nowhere.json"], "No such file"),
     "no such GPU": (["train", "expert=x", "trainer.device=gpu"], "choose one of auto, cpu"),
+    "a flag of another verb": (["prepare", "--detach"], "no flag '--detach' in btm prepare"),
+    "a flag before the verb": (["--json", "ls"], "wanted btm <verb>"),
+    "detached in this process": (["run", "cluster=debug", "--detach"], "cluster=local or slurm"),
+    "a path that is not quoted": (["ls", "forest=a(1)"], "quote a value with special characters"),
+    "an empty path": (["ls", "forest="], "forest='': wanted a path"),
+    "a sweep": (["ls", "trainer.lr=1e-4,2e-4"], "trainer.lr"),
+    "a deleted key": (["ls", "~trainer.lr"], "trainer.lr"),
+    "an ELM outside the forest": (["average", "weights={../averages/uniform: 1}"], "btm: "),
+    "an ELM as a branch": (["train", "expert=bible"], "ELMs never change"),
+    "a seed of unknown domains": (["seed", "forest=NEW", "seed.domains=[bibel]"], "did you mean 'bible'?"),
+    "heads that do not fit": (["seed", "forest=NEW", "model.config.num_attention_heads=3"], "multiple"),
+    "a width of text": (["seed", "forest=NEW", "model.config.hidden_size=abc"], "expected int"),
+    "no width": (["seed", "forest=NEW", "model.config.hidden_size=0"], "can be made of this config"),
+    "another's device": (["seed", "forest=NEW", "trainer.device=mps"], "trainer.device=cpu"),
+    "a huge seed": (["ls", "trainer.seed=99999999999999999999"], "wanted 0 to 2³² - 1"),
+    "a negative power": (["ls", "trainer.decay_power=-1"], "wanted a positive number"),
+    "thousands of threads": (["ls", "trainer.threads=100000"], "at most 1,024"),
+    "a weight that forgets all": (["ls", "ensemble.beta=0"], "wanted (0, 1]"),
+    "GPUs below zero": (["ls", "cluster.train.gpus=-1"], "cluster.train.gpus=-1: wanted 0 or more"),
+    "a job of no nodes": (["ls", "cluster.seed.nodes=0"], "cluster.seed.nodes=0: wanted 1 or more"),
+    "a round of nothing": (["run", "run.rounds=[[bible],[]]"], "run.rounds[1]=[]: wanted a domain"),
+    "a planned stranger": (["run", "--dry-run", "run.rounds=[[bibel]]"], "did you mean 'bible'?"),
+    "a planned branch of no domain": (["branch", "--dry-run", "expert=x"], "no domain 'x'"),
+    "a planned copy of none": (
+        ["branch", "--dry-run", "expert=x", "domain=bible", "branch=copy", "parent=bibel"],
+        "no ELM 'bibel'",
+    ),
+    "a planned average for nothing": (["average", "--dry-run", "weights=posterior"], "give domain=NAME"),
     "another vocabulary": (["prepare", "data.vocab_size=600"], "data.name"),
 }
 
@@ -189,6 +223,8 @@ BAD_INPUT = {
 def test_bad_input_is_one_line_and_changes_nothing(case, capsys, words, tmp_path, grown):
     command, said = BAD_INPUT[case]
     command = [word.replace("NEW", str(tmp_path / "new")) for word in command]
+    if "mps" in "".join(command) and torch.backends.mps.is_available():
+        pytest.skip("this machine has it")
     before = tree(tmp_path) | tree(grown[0].data.out)
     code, out, err = run(capsys, command[0], *words, *command[1:])
     assert code == 2
@@ -245,3 +281,44 @@ def test_no_room_is_one_line(capsys, words, monkeypatch, tmp_path):
     code, _, err = run(capsys, "ls", f"forest={tmp_path / ('x' * 300)}")
     assert code in (1, 2)
     assert err.count("\n") == 1
+
+
+DAMAGE = {
+    "forest.json": ("forest/forest.json", "{}", ["ls"]),
+    "a forest.json of another kind": ("forest/forest.json", '{"schema": "x"}', ["ls"]),
+    "a card": ("forest/elms/bible/card.json", "{}", ["ls"]),
+    "meta.json": ("data/smoke/bible/meta.json", "{}", ["eval"]),
+    "meta.json, prepared again": ("data/smoke/bible/meta.json", "[1]", ["prepare"]),
+    "origin.json": ("data/smoke/tokenizer/origin.json", "{}", ["prepare"]),
+    "branch.json": ("forest/branches/x/branch.json", "{}", ["ls"]),
+    "trained.json": ("forest/branches/x/trained.json", "[]", ["merge", "expert=x"]),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_file_is_named_in_one_line(case, capsys, words, tmp_path, grown):
+    file, content, command = DAMAGE[case]
+    shutil.copytree(grown[0].data.out, tmp_path / "data")
+    (tmp_path / "forest/branches/x").mkdir(parents=True)
+    origin = {"domains": ["bible"], "parents": {}, "method": "none", "estimator": ""}
+    (tmp_path / "forest/branches/x/branch.json").write_text(json.dumps(origin))
+    (tmp_path / file).write_text(content)
+    code, _, err = run(capsys, command[0], *words, f"data.out={tmp_path / 'data'}", *command[1:])
+    assert code == 2
+    assert err.count("\n") == 1
+    assert (tmp_path / file).parent.name in err
+
+
+def test_strangers_in_the_forest_are_no_elms(capsys, words, tmp_path):
+    (tmp_path / "forest/elms/notes.txt").touch()
+    (tmp_path / "forest/elms/empty").mkdir()
+    (tmp_path / "forest/branches/empty").mkdir(parents=True)
+    code, out, err = run(capsys, "ls", *words)
+    assert (code, err) == (0, "")
+    assert "notes" not in out and "empty" not in out
+
+
+def test_a_name_that_leads_elsewhere_is_no_elm(forest):
+    forest.average("elsewhere", {"bible": 1.0})
+    assert "../averages/elsewhere" not in forest
+    assert "bible\n" not in forest
