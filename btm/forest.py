@@ -126,7 +126,12 @@ class Forest:
     @property
     def facts(self) -> dict[str, Any]:
         """What forest.json says: schema, architecture, tokenizer_sha256."""
-        return read_object(self.root / "forest.json", schema=int, architecture=str, tokenizer_sha256=str)
+        return read_object(self.root / "forest.json", schema=int)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What all its ELMs share: architecture and tokenizer_sha256, as forest.json says."""
+        return read_object(self.root / "forest.json", architecture=str, tokenizer_sha256=str)
 
     @property
     def tokenizer(self) -> Path:
@@ -136,11 +141,12 @@ class Forest:
     def names(self) -> list[str]:
         """Return the names of the ELMs, sorted; what else lies in ``elms/`` is none of ours."""
         folder = self.root / "elms"
-        return sorted(p.name for p in folder.iterdir() if p.name in self) if folder.is_dir() else []
+        found = folder.iterdir() if folder.is_dir() else ()
+        return sorted(p.name for p in found if is_name(p.name) and p.is_dir())
 
     def elms(self) -> list[ELM]:
         """Return every ELM, by name."""
-        return [self[name] for name in self.names()]
+        return [self[name] for name in self.names() if name in self]
 
     def experts(self, names: list[str] | None = None) -> list[ELM]:
         """Return the ELMs called `names`, or else every ELM trained on one domain, or else every ELM."""
@@ -258,7 +264,7 @@ class Forest:
             raise UserError(f"branch {branch.name!r} is not trained yet: btm train expert={branch.name}")
         forced = _worse_than_parents(branch.name, result, force)
         self._check(branch)
-        card = _card(branch, result, self.facts["tokenizer_sha256"], forced)
+        card = _card(branch, result, self.identity["tokenizer_sha256"], forced)
         durable.write_json(branch.path / "card.json", card.to_json())
         with durable.publish_file(branch.path / "README.md") as handle:
             handle.write(card.readme().encode())
@@ -286,7 +292,7 @@ class Forest:
             name=name,
             domains=sorted({domain for parent in shares for domain in self[parent].card.domains}),
             sha256="",
-            tokenizer_sha256=self.facts["tokenizer_sha256"],
+            tokenizer_sha256=self.identity["tokenizer_sha256"],
             parents={n: Parent(share, float(parents[n]), self[n].card.sha256) for n, share in shares.items()},
             branch_method=method,
             parameters=self[next(iter(shares))].card.parameters,
@@ -303,12 +309,12 @@ class Forest:
 
     def require(self, architecture: str, tokenizer_sha256: str, what: str) -> None:
         """Raise `UserError` unless an architecture and a tokenizer are those of this forest."""
-        if tokenizer_sha256 != self.facts["tokenizer_sha256"]:
+        if tokenizer_sha256 != self.identity["tokenizer_sha256"]:
             raise UserError(
                 f"{what} has another tokenizer than the forest {self.root} "
-                f"({tokenizer_sha256[:12]} against {self.facts['tokenizer_sha256'][:12]}): give another forest=DIR"
+                f"({tokenizer_sha256[:12]} against {self.identity['tokenizer_sha256'][:12]}): give another forest=DIR"
             )
-        if architecture != self.facts["architecture"]:
+        if architecture != self.identity["architecture"]:
             raise UserError(
                 f"{what} has another architecture than the forest {self.root}: "
                 "give the model= it was planted with, or another forest=DIR"
