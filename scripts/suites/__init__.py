@@ -1,0 +1,1 @@
+"""What the builders of text suites share: packages, text out of their files, documents and splits."""
