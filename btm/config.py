@@ -30,6 +30,7 @@ class DataConfig:
 
     name: str = "demo"  # the suite: data/<name>/
     root: str | None = None  # a folder of domains; null: the suite that ships with btm
+    made_by: str = ""  # the command that builds `root`, named where that folder is missing
     out: str = "data"  # where prepared suites live
     tokenizer: str | None = None  # a Hugging Face tokenizer folder; null: train one on the suite
     vocab_size: int = 8192  # of the tokenizer that is trained

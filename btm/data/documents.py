@@ -53,10 +53,14 @@ class Source:
                 yield split, text
 
 
-def find(root: Path) -> list[Source]:
-    """Return the domains below `root` by name; `UserError` if there are none or one is ambiguous."""
+def find(root: Path, made_by: str = "") -> list[Source]:
+    """Return the domains below `root` by name; `UserError` if there are none or one is ambiguous.
+
+    `made_by` is the command that builds `root`, if there is one: the remedy where it is missing.
+    """
     if not root.is_dir():
-        raise UserError(f"no folder {root}; data.root must be a folder of domains")
+        remedy = f"build it: {made_by} --out {root}" if made_by else "data.root must be a folder of domains"
+        raise UserError(f"no folder {root}; {remedy}")
     sources: dict[str, Source] = {}
     for entry in sorted(root.iterdir()):
         name = entry.name if entry.is_dir() else _stem(entry)

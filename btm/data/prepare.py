@@ -120,7 +120,7 @@ def _left_over(folder: Path, domains: list[_Domain]) -> list[str]:
 def _sources(config: DataConfig) -> tuple[list[Source], set[str]]:
     """Return the domains of the source, and the names of those that are novel."""
     root = Path(config.root) if config.root else _DEMO
-    sources = find(root)
+    sources = find(root, config.made_by)
     names = [source.domain for source in sources]
     if TOKENIZER in names:
         raise UserError(f"{root}: no domain can be called {TOKENIZER!r}, which is the tokenizer's folder")

@@ -32,6 +32,7 @@ _WANTED = {
     "splits": dict,
 }
 SCHEMA = 1  # of meta.json and of how text becomes documents; a new one packs every domain again
+_BUNDLES = ("demo", "btm16", "d64")  # suites that conf/data/ has by their own names
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Suite:
         found = {child.name: read_meta(child) for child in children if not child.name.startswith(".")}
         metas = {name: meta for name, meta in found.items() if meta is not None}
         if not metas or not (folder / TOKENIZER / ORIGIN).is_file():
-            data = "demo" if folder.name == "demo" else f"folder data.root=DIR data.name={folder.name}"
+            data = folder.name if folder.name in _BUNDLES else f"folder data.root=DIR data.name={folder.name}"
             raise UserError(f"no prepared suite in {folder}; run: btm prepare data={data}")
         return cls(folder, metas)
 

@@ -31,7 +31,7 @@ def discover(data: DataConfig, config: DiscoverConfig, target: Path, say: Say) -
     """
     if data.root is None:
         raise UserError("data.root is missing: discovery needs data=folder data.root=DIR")
-    surveys = [survey(source, data) for source in find(Path(data.root))]
+    surveys = [survey(source, data) for source in find(Path(data.root), data.made_by)]
     total = sum(each.splits["train"].documents for each in surveys)
     if config.k > total // 2:
         raise UserError(f"discover.k={config.k}: {total:,} documents for training are too few")
