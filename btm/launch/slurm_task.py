@@ -6,10 +6,12 @@ is up or it is preempted.
 """
 
 import os
+import re
 import signal
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 from btm.errors import UserError
 from btm.launch.attempt import Attempt
@@ -19,6 +21,7 @@ from btm.launch.slurm import AwayError, run_command
 
 _REQUEUE_SIGNAL = signal.SIGUSR2  # what submitit asks Slurm to send before a time limit or a preemption
 _LOOK_EVERY = 0.2
+_ENDS_WITHIN = 60.0  # seconds in which Slurm ends a task that it is about to start again
 
 
 class Task:
@@ -33,6 +36,7 @@ class Task:
         self.records = Records(Path(self.spec.forest))
         self.cluster = self.records.read_cycle(self.spec.cycle).config.cluster
         self.id = f"{os.environ.get('SLURM_ARRAY_JOB_ID', '0')}_{index}"
+        self.restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         self.signals: set[int] = set()
         self.attempt: Attempt | None = None
         self.tries: list[Outcome] = []
@@ -42,6 +46,8 @@ class Task:
         for number in (_REQUEUE_SIGNAL, signal.SIGTERM):
             signal.signal(number, self._note)
         signal.signal(signal.SIGCONT, signal.SIG_IGN)
+        if self._decided():
+            return 0
         while True:
             outcome = self._try()
             if outcome.kind == "done":
@@ -56,6 +62,22 @@ class Task:
                 return 1
             self.records.take_back(outcome)  # this task goes on, so for everybody else its try is not over
             self._wait(delay)
+
+    def _decided(self) -> bool:
+        """Tell whether this try has ended for everybody else: Slurm starts again what it took for dead.
+
+        Where nobody drives the cycle, a try that this task itself would do again goes on. `lost` is what a
+        driver says, and it has begun another.
+        """
+        written = self.records.outcome(self.spec.job.name, self.spec.attempt)
+        if written is None:
+            return False
+        again = written.kind not in ("done", "lost") and retry_after([written], self.cluster) is not None
+        if self.detached and again:
+            self.records.take_back(written)
+            return False
+        print(f"this try has ended already ({written.kind}): nothing to do", flush=True)
+        return True
 
     def _try(self) -> Outcome:
         self.attempt = Attempt(
@@ -81,19 +103,32 @@ class Task:
             self.attempt.stop(signal.SIGTERM)
 
     def _stopped(self, outcome: Outcome) -> int:
-        """Have the job requeued, unless it was cancelled; if that fails, leave it to the driver."""
+        """Have the job requeued if that is left to us; if it was cancelled, or that fails, record the end."""
         try:
-            if _REQUEUE_SIGNAL in self.signals or not self._cancelled():
+            said = run_command(["scontrol", "--oneliner", "show", "job", self.id])
+            what = fate(said, self.restarts, warned=_REQUEUE_SIGNAL in self.signals)
+            if what == "requeue":
                 run_command(["scontrol", "requeue", self.id])
-                time.sleep(60)  # Slurm ends this process
+            if what != "end":
+                time.sleep(_ENDS_WITHIN)
+                return 1  # the try goes on with the next start
         except (AwayError, UserError) as error:
             print(f"not requeued: {error}", file=sys.stderr, flush=True)
         self.records.write_outcome(outcome)
         return 1
 
-    def _cancelled(self) -> bool:
-        said = run_command(["squeue", "--noheader", "--states=all", f"--jobs={self.id}", "--format=%T"])
-        return "CANCELLED" in said
+
+def fate(said: str, restarts: int, *, warned: bool) -> Literal["requeue", "restart", "end"]:
+    """Return what becomes of a job that was told to stop, from what ``scontrol show job`` says of it.
+
+    `restart`: somebody had it requeued, which has raised its count of restarts, so Slurm starts it again by
+    itself. `requeue`: it still runs, so that was a warning (preemption, time limit), or there was one before
+    (`warned`). `end`: it was cancelled. Its state alone does not tell, for in both cases that is COMPLETING.
+    """
+    found = dict(re.findall(r"\b(JobState|Restarts)=(\S+)", said))
+    if int(found.get("Restarts", 0)) > restarts:
+        return "restart"
+    return "requeue" if warned or found.get("JobState") == "RUNNING" else "end"
 
 
 def main(manifest: str) -> int:
