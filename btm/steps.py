@@ -112,7 +112,13 @@ def grow(config: Config, domain: str, among: list[str], reporter: Reporter = qui
     if domain in forest:
         return forest[domain]
     if not forest.has_branch(domain):
-        branch(config, domain, domain, among=among, reporter=reporter)
+        try:
+            branch(config, domain, domain, among=among, reporter=reporter)
+        except (UserError, FileExistsError):
+            if domain not in forest and not forest.has_branch(domain):
+                raise  # else a twin of this process was faster, and its branch is as good
+    if domain in forest:
+        return forest[domain]
     train(config, domain, reporter)
     return merge(config, domain, reporter)
 

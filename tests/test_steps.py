@@ -1,7 +1,9 @@
 """Whole cycles of pico models: what a forest holds, how branches begin, what may be merged."""
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -283,3 +285,16 @@ def test_importing_refuses_what_does_not_fit(workspace, tmp_path, forest):
     (other / "model.safetensors").rename(other / "pytorch_model.bin")
     with pytest.raises(UserError, match="never loaded"):
         steps.seed(attempt(other))
+
+
+def test_a_twin_that_branches_first_is_no_mistake(copy, monkeypatch):
+    """Slurm may start a job twice; both find no branch, and one is slower."""
+    config, branch = copy("trainer.steps=2", "merge.force=true"), steps.branch
+    shutil.rmtree(Path(config.forest_root) / "elms/bible")
+
+    def both(*arguments, **more):
+        branch(*arguments, **more)
+        return branch(*arguments, **more)
+
+    monkeypatch.setattr(steps, "branch", both)
+    assert steps.grow(config, "bible", ["seed"]).name == "bible"
