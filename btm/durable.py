@@ -13,13 +13,15 @@ import re
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 _PREFIX = ".tmp-"
 _EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE of renameat2(2) and AT_FDCWD
+_FORGOTTEN = 86_400.0  # seconds without a write after which a writer of another machine is gone
 _CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
@@ -189,10 +191,14 @@ def append_line(path: Path, line: str) -> None:
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Delete what dead writers of this host left in `folder`; return what was deleted."""
+    """Delete what dead writers left in `folder`; return what was deleted.
+
+    Whether a writer of another machine, or from before this one was started, lives cannot be known: it is
+    dead if it has written nothing for a day.
+    """
     if not folder.is_dir():
         return []
-    orphans = [path for path in folder.glob(_PREFIX + "*") if not _alive(path.name)]
+    orphans = [path for path in folder.glob(_PREFIX + "*") if not _alive(path)]
     for path in orphans:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -248,9 +254,20 @@ def _born(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def _alive(name: str) -> bool:
-    """Tell whether the writer named in a temporary file's name may still be at work."""
-    return is_alive(name.removeprefix(_PREFIX).rpartition("-")[0]) is not False
+def _alive(path: Path) -> bool:
+    """Tell whether the writer of a temporary file or folder, which its name tells, may still be at work."""
+    alive = is_alive(path.name.removeprefix(_PREFIX).rpartition("-")[0])
+    return time.time() - _written(path) < _FORGOTTEN if alive is None else alive
+
+
+def _written(path: Path) -> float:
+    """Return when a file, or anything in a folder, was last written."""
+    last = float("inf")  # it has gone meanwhile
+    with suppress(FileNotFoundError):
+        last = path.stat().st_mtime
+        for place, folders, files in os.walk(path):
+            last = max(last, *(os.lstat(Path(place) / name).st_mtime for name in [".", *folders, *files]))
+    return last
 
 
 def _umask() -> int:

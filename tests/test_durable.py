@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import stat
+import time
 
 import pytest
 
@@ -86,3 +87,15 @@ def test_no_space_is_said_before_the_work(tmp_path):
     with pytest.raises(OSError, match="needed") as caught:
         durable.require_space(tmp_path, 10**18)
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_sweep_takes_what_another_machine_has_not_written_to_for_a_day(tmp_path):
+    name = durable.scratch_folder(tmp_path).name.replace(socket.gethostname(), "elsewhere")
+    old, fresh = tmp_path / f"{name}-old", tmp_path / f"{name}-fresh"
+    for folder in (old, fresh):
+        (folder / "deep").mkdir(parents=True)
+        (folder / "deep/file").write_text("")
+    day_ago = time.time() - 90_000
+    for path in (old / "deep/file", old / "deep", old, fresh / "deep", fresh):
+        os.utime(path, (day_ago, day_ago))
+    assert durable.sweep(tmp_path) == [old]
