@@ -8,7 +8,7 @@ from btm.report.progress import duration
 
 _LINES_EVERY = 5.0  # seconds between progress lines where nothing can be redrawn
 _ROWS = 20  # of a live table
-_ORDER = ("running", "failed", "queued", "ready", "cancelled", "blocked", "waiting", "done")
+_ORDER = ("running", "ended", "failed", "queued", "ready", "cancelled", "blocked", "waiting", "done")
 
 
 class Board:
