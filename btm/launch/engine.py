@@ -46,7 +46,10 @@ class Engine(Protocol):
     """What runs jobs. It may lose, delay or repeat them; the driver and the leases keep the result exact."""
 
     def submit(self, specs: Sequence[Spec], resources: Resources) -> list[str]:
-        """Hand over tries; return an id for each. Raises `UserError` for what can never run."""
+        """Hand over tries; return an id for each, "" or none for what is not taken now.
+
+        Raises `UserError` for what can never run.
+        """
         ...
 
     def poll(self, ids: Collection[str]) -> dict[str, Status]:

@@ -38,14 +38,23 @@ _DOUBTFUL = {"NODE_FAIL", "PREEMPTED"}
 _RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"}
 # What sbatch says when asking again later may help; all else it refuses for good.
 _AWAY = re.compile(
-    r"unable to contact|timed out|timeout|connection|communication|try again|temporarily|"
-    r"zero bytes|not responding|controller|resource temporarily|AssocMaxSubmit|QOSMaxSubmit|job limit",
+    r"unable to contact|timed out|timeout|connection|not connected|communication|try again|temporarily|"
+    r"zero bytes|not responding|controller|authentication|munge",
     re.IGNORECASE,
 )
+# What it says when the user has as many jobs as he may have.
+_FULL = re.compile(r"(Assoc|QOS)(Max|Grp)Submit|MaxJobCount|job limit", re.IGNORECASE)
+_FULL_FOR = 60.0  # seconds until that is tried again
+_QUESTIONS = ("squeue", "scontrol")  # no user had a say in what these are asked
+_HELD = re.compile(r"requeued held|requeued in held|JobHoldMaxRequeue")  # by Slurm: not by a person
 
 
 class AwayError(Exception):
     """Slurm does not answer, or not now."""
+
+
+class FullError(AwayError):
+    """Slurm takes no more jobs, or not so many at once."""
 
 
 class SlurmEngine:
@@ -72,6 +81,9 @@ class SlurmEngine:
         self._names: dict[str, str] = {}  # id of an array -> the name it was submitted under
         self._doubted: dict[str, float] = {}
         self._away_since = 0.0
+        self._full_until = 0.0
+        self._in_doubt: list[Path] = []  # submissions that Slurm may have taken
+        self._found: dict[tuple[str, int], str] = {}  # tries of such that it did take -> their ids
         self._limit: int | None = None
 
     def submit(
@@ -82,18 +94,29 @@ class SlurmEngine:
         *,
         detached: bool = False,
     ) -> list[str]:
-        """Submit tries as arrays; return the ids of as many as Slurm took, which is none while it is away.
+        """Submit tries as arrays; return their ids, "" for those that Slurm did not take, [] if it took none.
 
-        `after` are ids of arrays that must have ended, well or not, before these start.
+        `after` are ids of arrays that must have ended, well or not, before these start. Where a user may
+        have few jobs, arrays get smaller, and the rest waits. Raises `UserError` if the first is refused.
         """
-        ids: list[str] = []
+        taken: dict[tuple[str, int], str] = {}
         try:
-            size = self.array_limit()
-            for start in range(0, len(specs), size):
-                ids += self._submit_array(list(specs[start : start + size]), resources, after, detached)
+            self._settle_doubts()
+            taken = {_key(spec): self._found.pop(_key(spec)) for spec in specs if _key(spec) in self._found}
+            for spec, id in self._arrays(
+                [s for s in specs if _key(s) not in taken], resources, after, detached
+            ):
+                taken[_key(spec)] = id
+        except FullError as error:
+            self._full_until = self.now() + _FULL_FOR
+            self.say(f"Slurm takes no more jobs now ({error}); the others wait")
         except AwayError as error:
             self._say_away(str(error))
-        return ids
+        except UserError:
+            if not taken:
+                raise  # else it is said when the rest is submitted again
+        ids = [taken.get(_key(spec), "") for spec in specs]
+        return ids if taken else []
 
     def poll(self, ids: Collection[str]) -> dict[str, Status]:
         """Ask squeue once; an id that it does not list has ended, unless it did not answer."""
@@ -114,11 +137,13 @@ class SlurmEngine:
         """Sleep."""
         self.sleep(seconds)
 
-    def in_flight(self, cycle_id: str | None = None) -> dict[str, tuple[str, int]]:
+    def in_flight(self, cycle_id: str | None = None, *, mend: bool = True) -> dict[str, tuple[str, int]]:
         """Return {job: (id, try)} of what earlier drivers (of one cycle) submitted and has no outcome yet.
 
         A submission whose id was never written down is looked for by its name: sbatch may have been
-        interrupted before or after Slurm took it. Raises `AwayError` if Slurm does not answer.
+        interrupted before or after Slurm took it. Without `mend`, for those who only watch, nothing is
+        written or forgotten: another process may be about to submit. Raises `AwayError` if Slurm does not
+        answer.
         """
         found: dict[str, tuple[str, int]] = {}
         ended = self.records.ended()
@@ -126,22 +151,25 @@ class SlurmEngine:
         for file in sorted(self.folder.glob("*.json")):
             manifest = read_json(file)
             open_jobs = list(map(Spec.from_json, manifest["specs"]))
-            if all((spec.job.name, spec.attempt) in ended for spec in open_jobs):
-                self._forget(file)
+            if all(_key(spec) in ended for spec in open_jobs):
+                if mend:
+                    self._forget(file)
                 continue
             if manifest["id"] is None:
                 if names is None:
                     names = {name: id.partition("_")[0] for id, (name, _, _) in self._queue()}
                 id = names.get(manifest["name"])
                 if id is None:
-                    self._forget(file)
+                    if mend:
+                        self._forget(file)
                     continue
                 manifest["id"] = id
-                durable.write_json(file, manifest)
+                if mend:
+                    durable.write_json(file, manifest)
             self._names[manifest["id"]] = manifest["name"]
             for index, spec in enumerate(open_jobs):
                 mine = cycle_id in (None, spec.cycle)
-                if mine and (spec.job.name, spec.attempt) not in ended:
+                if mine and _key(spec) not in ended:
                     found[spec.job.name] = (f"{manifest['id']}_{index}", spec.attempt)
         return found
 
@@ -159,6 +187,25 @@ class SlurmEngine:
             match = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
             self._limit = max(1, int(match.group(1)) - 1) if match else 1000
         return self._limit
+
+    def _arrays(
+        self, specs: list[Spec], resources: Resources, after: Sequence[str], detached: bool
+    ) -> Iterator[tuple[Spec, str]]:
+        """Submit tries as arrays that are as large as Slurm takes; yield each with its id."""
+        if not specs or self.now() < self._full_until:
+            return
+        size, start = self.array_limit(), 0
+        while start < len(specs):
+            part = specs[start : start + size]
+            try:
+                ids = self._submit_array(part, resources, after, detached)
+            except FullError:
+                size = len(part) // 2
+                if not size:
+                    raise
+                continue
+            yield from zip(part, ids, strict=True)
+            start += len(part)
 
     def _submit_array(
         self, specs: list[Spec], resources: Resources, after: Sequence[str], detached: bool
@@ -194,12 +241,37 @@ class SlurmEngine:
             said = self.run(["sbatch", str(script)])
         except AwayError:
             # It may have taken the job all the same: ask, before anybody submits that again.
-            id = next((id for id, (known, _, _) in self._queue() if known == name), None)
+            self._in_doubt.append(file)
+            id = self._named(name)
+            self._in_doubt.remove(file)
             if id is None:
                 self._forget(file)
                 raise
-            return id.partition("_")[0]
+            return id
         return executor.id_in(said)
+
+    def _named(self, name: str) -> str | None:
+        """Return the id of the array that was submitted under a name, if Slurm has it."""
+        found = next((id for id, (known, _, _) in self._queue() if known == name), None)
+        return found and found.partition("_")[0]
+
+    def _settle_doubts(self) -> None:
+        """Find out which of the submissions that Slurm may have taken it has; forget the others.
+
+        Raises `AwayError` as long as Slurm does not say.
+        """
+        while self._in_doubt:
+            file = self._in_doubt[-1]
+            manifest = read_json(file)
+            manifest["id"] = self._named(manifest["name"])
+            if manifest["id"] is None:
+                self._forget(file)  # a task that starts all the same finds no spec, and ends
+            else:
+                durable.write_json(file, manifest)
+                self._names[manifest["id"]] = manifest["name"]
+                keys = map(_key, map(Spec.from_json, manifest["specs"]))
+                self._found |= {key: f"{manifest['id']}_{index}" for index, key in enumerate(keys)}
+            self._in_doubt.pop()
 
     def _parameters(self, name: str, resources: Resources, after: Sequence[str]) -> dict[str, Any]:
         given = {
@@ -212,7 +284,7 @@ class SlurmEngine:
             "nodes": resources.nodes,
             "cpus_per_task": resources.cpus or 1,
             "gpus_per_node": resources.gpus or None,
-            "mem": f"{resources.memory_gb:g}GB" if resources.memory_gb else None,
+            "mem": f"{round(resources.memory_gb * 1024)}M" if resources.memory_gb else None,  # no fractions
             "array_parallelism": resources.parallel or 100_000,
             "signal_delay_s": self.cluster.warn_before,
             "setup": list(self.cluster.setup) or None,
@@ -249,7 +321,7 @@ class SlurmEngine:
         if "DependencyNeverSatisfied" in reason:
             self.cancel([id])
             return Status("ended", said)
-        if "held" in reason.lower():
+        if _HELD.search(reason):
             self._patiently(["scontrol", "release", id])
         return Status("queued", "" if reason in ("None", "Priority", "Resources", "Dependency") else reason)
 
@@ -301,13 +373,21 @@ def run_command(command: list[str]) -> str:
         )
     except subprocess.TimeoutExpired:
         raise AwayError(f"{command[0]} took more than {_TIMEOUT:g} s") from None
+    except OSError as error:  # no memory, no processes, no disk under the commands: not for ever
+        raise AwayError(f"{command[0]}: {error.strerror}") from None
     if done.returncode == 0:
         return done.stdout
     lines = (done.stderr or done.stdout).splitlines()
     said = "; ".join(line.strip().removeprefix(f"{command[0]}: error: ") for line in lines if line.strip())
-    if _AWAY.search(said):
+    if _FULL.search(said):
+        raise FullError(said)
+    if command[0] in _QUESTIONS or _AWAY.search(said):
         raise AwayError(said)
     raise UserError(f"{command[0]}: {said or f'exit code {done.returncode}'}")
+
+
+def _key(spec: Spec) -> tuple[str, int]:
+    return spec.job.name, spec.attempt
 
 
 def _parts(items: list[str], size: int) -> Iterator[list[str]]:

@@ -1,16 +1,21 @@
 """How the engine talks to Slurm: what it passes on, what it makes of refusals, and what it leaves behind."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from btm.cli import compose
 from btm.config import Config
 from btm.errors import UserError
 from btm.launch.engine import Resources
 from btm.launch.jobs import Job
-from btm.launch.records import Records, Spec
-from btm.launch.slurm import AwayError, SlurmEngine, run_command
+from btm.launch.records import Outcome, Records, Spec
+from btm.launch.slurm import AwayError, FullError, SlurmEngine, run_command
+from btm.launch.slurm_task import fate
 
 
 @pytest.fixture
@@ -152,3 +157,176 @@ def test_what_would_wait_for_ever_is_moved_on(tmp_path, reason, command):
     slurm = engine(tmp_path, answers)
     slurm.poll(["1_0"])
     assert command in slurm.asked
+
+
+def test_a_hold_by_a_person_stays(tmp_path):
+    slurm = engine(tmp_path, {"squeue": lambda command: "1_0|x|PENDING|JobHeldUser\n"})
+    assert slurm.poll(["1_0"])["1_0"].state == "queued"
+    assert [words[0] for words in slurm.asked] == ["squeue"]
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", None])
+def test_whatever_slurm_calls_an_end_and_what_it_forgot_has_ended(tmp_path, state):
+    """Not more than that: COMPLETED is also what it says of a worker that left no outcome."""
+    slurm = engine(tmp_path, {"squeue": lambda command: f"1_0|x|{state}|None\n" if state else ""})
+    assert slurm.poll(["1_0"])["1_0"].state == "ended"
+
+
+def test_one_question_for_all_jobs(tmp_path):
+    slurm = engine(tmp_path, {"squeue": lambda command: ""})
+    slurm.poll([f"{array}_{index}" for array in range(10) for index in range(100)])
+    assert len(slurm.asked) == 1
+
+
+def test_what_no_user_can_mend_is_waited_for(tmp_path):
+    """Only what sbatch refuses is the user's; questions that fail are asked again."""
+    for words in (["squeue"], ["scontrol", "show", "config"]):
+        script = tmp_path / words[0]
+        script.write_text("#!/bin/sh\necho 'slurm_load: Invalid something' >&2; exit 1\n")
+        script.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": ":".join(sys.path)}
+    code = (
+        "from btm.launch.slurm import *\n"
+        "for words in (['squeue'], ['scontrol', 'show', 'config'], ['no-such-command']):\n"
+        "    try: run_command(words)\n"
+        "    except AwayError as error: print(error)\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert len(said.stdout.splitlines()) == 3
+
+
+def test_a_submission_in_doubt_is_settled_before_the_next(tmp_path, specs):
+    """sbatch and squeue are both away, and Slurm has taken the array all the same."""
+    away = [True]
+
+    def queue(command):
+        if away[0]:
+            raise AwayError("away")
+        script = next(slurm.folder.glob("*/batch.sh")).read_text()
+        return f"55_0|{re.search(r'--job-name=(.*)', script).group(1)}|PENDING|None\n"
+
+    slurm = engine(tmp_path, CONFIG | {"sbatch": refuse(AwayError("timed out")), "squeue": queue})
+    assert slurm.submit(specs[:2], Resources()) == []
+    assert slurm.submit(specs[:2], Resources()) == []
+    assert [words[0] for words in slurm.asked].count("sbatch") == 1
+    away[0] = False
+    assert slurm.submit([specs[1], specs[0]], Resources()) == ["55_1", "55_0"]
+    assert [words[0] for words in slurm.asked].count("sbatch") == 1
+
+
+def test_a_submission_in_doubt_that_was_not_taken_is_made_again(tmp_path, specs):
+    answers = [refuse(AwayError("timed out")), lambda command: "Submitted batch job 56\n"]
+    queues = [refuse(AwayError("away")), lambda command: ""]
+    slurm = engine(
+        tmp_path,
+        CONFIG | {"sbatch": lambda c: answers.pop(0)(c), "squeue": lambda c: queues.pop(0)(c)},
+    )
+    assert slurm.submit(specs[:2], Resources()) == []
+    assert slurm.submit(specs[:2], Resources()) == ["56_0", "56_1"]
+    assert len(list(slurm.folder.glob("*.json"))) == 1
+
+
+def test_what_slurm_took_before_it_refused_the_rest_is_followed(tmp_path, specs):
+    answers = [lambda command: "Submitted batch job 7\n", refuse(UserError("sbatch: no more"))]
+    slurm = engine(tmp_path, CONFIG | {"sbatch": lambda command: answers.pop(0)(command)})
+    assert slurm.submit(specs, Resources()) == ["7_0", "7_1", ""]
+
+
+def test_arrays_shrink_to_what_a_user_may_have(tmp_path, specs):
+    taken = []
+
+    def sbatch(command):
+        count = int(re.search(r"--array=0-(\d+)", Path(command[1]).read_text()).group(1)) + 1
+        if sum(taken) + count > 2:
+            raise FullError("QOSMaxSubmitJobPerUserLimit")
+        taken.append(count)
+        return f"Submitted batch job {100 + len(taken)}\n"
+
+    answers = {"scontrol": lambda c: "MaxArraySize = 1001\n", "sbatch": sbatch, "squeue": lambda c: ""}
+    slurm = engine(tmp_path, answers)
+    clock = [0.0]
+    slurm.now = lambda: clock[0]
+    assert slurm.submit(specs, Resources()) == ["101_0", "102_0", ""]
+    asked = len(slurm.asked)
+    assert slurm.submit(specs[2:], Resources()) == []
+    assert len(slurm.asked) == asked  # not at every look
+    taken.pop()
+    clock[0] = 61.0
+    assert slurm.submit(specs[2:], Resources()) == ["102_0"]
+
+
+def test_whoever_watches_changes_nothing(tmp_path, specs):
+    slurm = engine(tmp_path, CONFIG | {"sbatch": refuse(OSError("killed here")), "squeue": lambda c: ""})
+    with pytest.raises(OSError, match="killed here"):
+        slurm.submit(specs[:1], Resources())
+    before = sorted(slurm.folder.rglob("*"))
+    assert slurm.in_flight(mend=False) == {}
+    assert sorted(slurm.folder.rglob("*")) == before
+    assert slurm.in_flight() == {}
+    assert not list(slurm.folder.iterdir())
+
+
+def test_what_is_passed_to_sbatch(tmp_path, specs):
+    slurm = engine(
+        tmp_path,
+        CONFIG | {"sbatch": lambda command: "Submitted batch job 9\n"},
+        setup=["module load cuda"],
+        extra={"reservation": "night"},
+        partition="gpu",
+        memory_gb=1.5,
+    )
+    slurm.cluster.train.gpus, slurm.cluster.train.time_min = 8, 600
+    slurm.submit(specs, Resources.of(slurm.cluster, "train"), ["3", "4"])
+    text = Path(next(words[1] for words in slurm.asked if words[0] == "sbatch")).read_text()
+    options = ["partition=gpu", "mem=1536M", "gpus-per-node=8", "time=600", "reservation=night", "requeue"]
+    assert [option for option in options if f"#SBATCH --{option}\n" not in text] == []
+    assert "module load cuda\n" in text
+    # Not afterok: on an unknown id that runs at once, on a failed parent it waits for ever.
+    assert "#SBATCH --dependency=afterany:3:4\n" in text
+
+
+RUNNING, COMPLETING = "JobState=RUNNING Requeue=1 Restarts={}", "JobState=COMPLETING Requeue=1 Restarts={}"
+
+
+@pytest.mark.parametrize(
+    ("said", "restarts", "warned", "what"),
+    [
+        (RUNNING.format(0), 0, True, "requeue"),
+        (RUNNING.format(50), 50, True, "requeue"),  # warnings are not counted, whatever the time limit
+        (RUNNING.format(0), 0, False, "requeue"),
+        (COMPLETING.format(0), 0, False, "end"),  # scancel
+        (COMPLETING.format(1), 0, False, "restart"),  # scontrol requeue
+        (COMPLETING.format(2), 1, True, "restart"),  # preempted, after a warning
+        ("", 0, False, "end"),
+    ],
+)
+def test_a_task_that_is_told_to_stop_learns_why(said, restarts, warned, what):
+    assert fate(said, restarts, warned=warned) == what
+
+
+@pytest.mark.parametrize(("kind", "detached"), [("stopped", False), ("lost", True), ("done", True)])
+def test_a_try_that_has_ended_does_nothing_when_slurm_starts_it_again(tmp_path, specs, kind, detached):
+    slurm = engine(tmp_path, CONFIG | {"sbatch": lambda command: "Submitted batch job 9\n"})
+    cycle = slurm.records.write_cycle(Config(forest=str(tmp_path)), [["a"]])
+    spec = Spec(str(tmp_path), cycle.id, specs[0].job, 1)
+    slurm.submit([spec], Resources(), detached=detached)
+    outcome = Outcome(cycle.id, "train-a", 1, kind)
+    slurm.records.write_outcome(outcome)
+    environment = os.environ | {"SLURM_ARRAY_TASK_ID": "0", "PYTHONPATH": ":".join(sys.path)}
+    words = [sys.executable, "-m", "btm.launch.slurm_task", str(next(slurm.folder.glob("*.json")))]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"this try has ended already ({kind}): nothing to do\n"
+    assert slurm.records.outcome("train-a", 1) == outcome
+
+
+def test_a_verb_has_what_the_cluster_says_unless_it_is_told_its_own():
+    cluster = compose(
+        ["cluster=slurm", "cluster.gpus=1", "cluster.train.gpus=8", "cluster.score.partition=short"]
+    )
+    gpus = {verb: Resources.of(cluster.cluster, verb).gpus for verb in ("seed", "train", "score", "finish")}
+    assert gpus == {"seed": 1, "train": 8, "score": 1, "finish": 1}
+    assert Resources.of(cluster.cluster, "score").partition == "short"
+    with pytest.raises(UserError, match=r"cluster\.train\.gpus=-1: wanted 0 or more"):
+        compose(["cluster.train.gpus=-1"])
