@@ -84,16 +84,20 @@ class Driver:
         self.root = Path(cycle.config.forest_root)
         self.records = records or Records(self.root)
         self.cluster = cycle.config.cluster
-        jobs = cycle.jobs
+        self._shown, self._cancelled = 0.0, False
+        self._read()
+
+    def _read(self) -> None:
+        """Learn from the disk what is done and what has failed."""
+        jobs = self.cycle.jobs
         self.tasks = {job.name: Task(job) for job in jobs}
         self.waiting = Waiting(jobs)
         self.active: dict[str, Task] = {}
         self.ready: dict[str, Task] = {}
-        self.tries = self.records.outcomes(cycle.id)
+        self.tries = self.records.outcomes(self.cycle.id)
         for name, attempt in self.records.attempts().items():
             if name in self.tasks:
                 self.tasks[name].attempt = attempt
-        self._shown = 0.0
         self._enter(jobs)
 
     def adopt(self, running: dict[str, tuple[str, int]]) -> None:
@@ -101,13 +105,14 @@ class Driver:
         for name, (id, attempt) in running.items():
             task = self.tasks.get(name)
             if task is not None and task.state not in ("done", "submitted"):
-                task.state, task.id, task.attempt = "submitted", id, attempt
+                task.state, task.id, task.attempt, task.engine_state = "submitted", id, attempt, "queued"
                 self.ready.pop(name, None)
                 self.active[name] = task
 
     def tick(self) -> bool:
         """Look at everything once and start what may start; return whether nothing is left to do."""
         self.look()
+        self._retry()
         self._requests()
         self._show(False)  # to submit may take a while: an engine begins, Slurm is away
         self._submit()
@@ -171,7 +176,7 @@ class Driver:
             self.cycle.id,
             task.job.name,
             task.attempt,
-            "lost",
+            "stopped" if self._cancelled else "lost",
             f"the job ended and left no outcome ({reason or 'no reason given'})",
             self.records.saved(task.job),
             ended=now,
@@ -197,6 +202,8 @@ class Driver:
             task.state, task.message = "cancelled", "cancelled"
         elif delay is None:
             self._fail(task, outcome)
+        elif self.waiting.waits(task.job):  # it was submitted ahead, by a detached cycle
+            task.state, task.message = "waiting", f"{outcome.kind}: {outcome.message}"
         else:
             self.say(f"{name}: {outcome.kind}: {outcome.message}; next try in {delay:g} s")
             self._make_ready(task, self.now() + delay)
@@ -227,6 +234,8 @@ class Driver:
                 if job.verb == "finish":
                     if not self.waiting.done(failed):
                         continue  # other scores are still to come
+                    if task.state == "submitted":
+                        continue
                     if any(self.tasks[need].state == "done" for need in job.needs):
                         self._make_ready(task)
                         continue
@@ -243,7 +252,20 @@ class Driver:
         self.active.pop(task.job.name, None)
         self.ready.pop(task.job.name, None)
 
-    _cancelled = False
+    def cancel_all(self) -> None:
+        """Stop what runs, after a checkpoint; a try that ends now, however, counts as stopped."""
+        self._cancelled = True
+        self.engine.cancel([task.id for task in self.active.values()])
+
+    def _retry(self) -> None:
+        """Obey `btm run --retry-failed`, which leaves a file: what failed is tried again, what runs goes on."""
+        file = self.records.root / "retry"
+        if file.exists():
+            running = {name: (task.id, task.attempt) for name, task in self.active.items()}
+            self.records.forgive(self.cycle.id)
+            self._read()
+            self.adopt(running)
+            file.unlink(missing_ok=True)
 
     def _requests(self) -> None:
         """Obey `btm cancel`, which leaves a file named after a job, or `all`."""
@@ -295,6 +317,8 @@ class Driver:
                     self._fail(task, outcome)
                 continue
             for task, spec, id in zip(tasks, specs, ids, strict=False):
+                if not id:
+                    continue
                 del self.ready[task.job.name]
                 task.state, task.id, task.attempt, task.engine_state = "submitted", id, spec.attempt, "queued"
                 task.message = ""

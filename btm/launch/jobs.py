@@ -70,6 +70,10 @@ class Waiting:
                     ready += self._jobs[needs]
         return ready
 
+    def waits(self, job: Job) -> bool:
+        """Tell whether something that a job needs is still to come."""
+        return bool(self._open[job.needs])
+
     def behind(self, name: str) -> list[Job]:
         """Return the jobs that need `name` directly."""
         return [job for needs in self._groups_of.get(name, []) for job in self._jobs[needs]]

@@ -8,7 +8,7 @@ from btm.config import ClusterConfig, Config
 from btm.errors import UserError
 from btm.launch.drive import Driver, retry_after
 from btm.launch.engine import Status
-from btm.launch.records import Outcome, Records
+from btm.launch.records import Outcome, Records, Spec
 
 ROUNDS = [["law", "med"], ["biolaw"]]
 
@@ -112,11 +112,11 @@ class Machine:
 class Stage:
     """A cycle on an empty forest, its machine, and a clock."""
 
-    def __init__(self, root):
+    def __init__(self, root, rounds=ROUNDS):
         root.mkdir()
         (root / "forest.json").write_text(json.dumps({"schema": 1}))
         self.records = Records(root)
-        self.cycle = self.records.write_cycle(Config(forest=str(root)), ROUNDS)
+        self.cycle = self.records.write_cycle(Config(forest=str(root)), rounds)
         self.machine = Machine(self.records)
         self.clock, self.said = 1e9, []
         self.driver = self.new_driver()
@@ -357,3 +357,84 @@ def test_to_cancel_one_expert_lets_its_siblings_go_on(planted):
     planted.end_all()
     assert set(planted.states().values()) == {"done"}
     assert ("train-law", 3) in planted.machine.submitted
+
+
+def test_many_that_ended_and_said_nothing_are_waited_for_together(tmp_path):
+    stage = Stage(tmp_path / "forest", [[f"e{i:02}" for i in range(64)]])
+    stage.tick()
+    stage.end("seed")
+    for name in stage.machine.running():
+        stage.machine.end(name, elm=False, says=False)
+    stage.tick()
+    stage.tick(10)  # once the time in which an outcome may arrive, not once for each
+    assert sum("left no outcome" in task.message for task in stage.driver.tasks.values()) == 65
+
+
+def test_what_is_stopped_by_a_cancellation_and_says_nothing_is_no_failed_try(planted):
+    ask_to_cancel(planted, "all")
+    planted.tick()
+    for name in planted.machine.running():
+        planted.machine.end(name, elm=False, says=False)
+    planted.tick()
+    assert planted.tick(10)
+    assert planted.states()["train-law"] == "cancelled"
+    assert planted.records.outcome("train-law", 1).kind == "stopped"
+
+
+def test_what_failed_is_tried_again_while_others_run(planted):
+    planted.end("train-law", "mistake", "worse")
+    planted.end("score-seed")
+    assert planted.states()["score-law"] == "blocked"
+    (planted.records.root / "retry").touch()
+    planted.tick()
+    assert set(planted.machine.running()) == {"train-law", "train-med"}
+    assert planted.machine.submitted.count(("train-med", 1)) == 1
+    assert ("train-law", 2) in planted.machine.submitted
+    assert not (planted.records.root / "retry").exists()
+    planted.end("train-med")
+    assert planted.states()["finish"] == "waiting"  # it is not done without what is tried again
+    planted.end_all()
+    assert set(planted.states().values()) == {"done"}
+    assert planted.machine.submitted.count(("finish", 1)) == 1
+
+
+def submit_ahead(stage):
+    """Submit every job at once, as a detached cycle does."""
+    specs = [Spec(str(stage.records.forest), stage.cycle.id, job, 1) for job in stage.cycle.jobs]
+    ids = stage.machine.submit(specs, None)
+    stage.driver.adopt({spec.job.name: (id, 1) for spec, id in zip(specs, ids, strict=True)})
+
+
+def test_what_was_submitted_ahead_and_lost_waits_for_what_it_needs(stage):
+    submit_ahead(stage)
+    stage.machine.end("train-biolaw", elm=False, says=False)
+    stage.tick()
+    stage.tick(10)
+    assert stage.states()["train-biolaw"] == "waiting"
+    for name in ("seed", "train-law", "train-med"):
+        stage.end(name)
+    assert ("train-biolaw", 2) in stage.machine.submitted
+    stage.end_all()
+    assert set(stage.states().values()) == {"done"}
+
+
+def test_an_end_that_was_submitted_ahead_is_not_submitted_again_when_experts_fail(stage):
+    submit_ahead(stage)
+    stage.end("seed")
+    for name in ("train-law", "train-med", "train-biolaw"):
+        stage.end(name, "mistake")
+    for name in ("score-law", "score-med", "score-biolaw"):
+        stage.end(name, "blocked")
+    stage.end("score-seed")
+    stage.end("finish")
+    assert stage.states()["finish"] == "done"
+    assert [name for name, _ in stage.machine.submitted].count("finish") == 1
+
+
+def test_a_driver_that_takes_over_while_nothing_is_known_shows_the_tries_as_queued(planted):
+    running = planted.machine.running()
+    for id in list(planted.machine.statuses):
+        planted.machine.statuses[id] = Status("unknown")
+    planted.new_driver().adopt(running)
+    planted.tick()
+    assert planted.driver.snapshot()["jobs"]["train-law"]["state"] == "queued"
