@@ -146,6 +146,11 @@ def _look(records: Records, cycle: Cycle, show: Callable[[dict[str, Any]], None]
     return state
 
 
+def request_retry(records: Records) -> None:
+    """Ask the driver to try again what failed."""
+    (durable.make_folder(records.root) / "retry").touch()
+
+
 def request_cancel(records: Records, name: str = "all") -> None:
     """Ask the driver to cancel a job, or all of them."""
     folder = durable.make_folder(records.root / "cancel")

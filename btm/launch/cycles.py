@@ -23,7 +23,9 @@ from btm.report import ConsoleReporter
 def run(config: Config, stream: IO[str], *, detach: bool = False, retry: bool = False) -> bool | None:
     """Run a cycle, or watch it if it runs; return whether all was done, or None if detached."""
     cycle, records = plan(config, stream)
-    if retry:
+    if retry and attach.driver_runs(records):
+        attach.request_retry(records)
+    elif retry:
         records.forgive(cycle.id)
     if detach:
         _detach(cycle, records, stream)
@@ -59,7 +61,8 @@ def _drive_slurm(cycle: Cycle, records: Records, board: Board) -> dict[str, Any]
         _adopt(driver, engine)
         return driver
 
-    shutil.rmtree(records.root / "cancel", ignore_errors=True)
+    if not attach.driver_runs(records):  # else the request is for that one
+        shutil.rmtree(records.root / "cancel", ignore_errors=True)
     while True:
         try:
             return attach.drive(records, make, board.show)
@@ -67,24 +70,23 @@ def _drive_slurm(cycle: Cycle, records: Records, board: Board) -> dict[str, Any]
             attach.follow(records, cycle, board.show)
 
 
-def _adopt(driver: Driver, engine: Any, *, alone: bool = True) -> dict[str, tuple[str, int]]:
+def _adopt(driver: Driver, engine: Any) -> None:
     """Let `driver` take over what runs, as soon as Slurm answers: guessing would submit it twice.
 
-    Raises `UserError` if another cycle runs and this one is to be alone.
+    Raises `UserError` if another cycle runs.
     """
     from btm.launch.slurm import AwayError
 
     while True:
         try:
-            if alone and engine.has_others(driver.cycle.id):
+            if engine.has_others(driver.cycle.id):
                 raise attach.other_at_work(driver.records)
             running = engine.in_flight(driver.cycle.id)
         except AwayError as error:
             engine.say(f"Slurm does not answer ({error}); waiting")
             engine.sleep(driver.cluster.poll)
         else:
-            driver.adopt(running)
-            return running
+            return driver.adopt(running)
 
 
 def _detach(cycle: Cycle, records: Records, stream: IO[str]) -> None:
@@ -109,7 +111,9 @@ def _submit_all(cycle: Cycle, records: Records, stream: IO[str]) -> None:
 
     engine = SlurmEngine(records, cycle.config.cluster, say=say)
     driver = Driver(cycle, engine, say=say)
-    running = _adopt(driver, engine)
+    _adopt(driver, engine)
+    _until_settled(driver)
+    running = {name: (task.id, task.attempt) for name, task in driver.active.items()}
     after: list[str] = []
     for stage in stages(cycle):
         flying = [running[job.name][0] for job in stage if job.name in running]
@@ -119,12 +123,24 @@ def _submit_all(cycle: Cycle, records: Records, stream: IO[str]) -> None:
         if specs:
             resources = Resources.of(cycle.config.cluster, new[0].verb)
             ids = engine.submit(specs, resources, after, detached=True)
-            say(f"submitted {len(ids)} x {new[0].verb}")
-        driver.adopt({spec.job.name: (id, spec.attempt) for spec, id in zip(specs, ids, strict=False)})
-        if len(ids) < len(specs):
-            raise UserError("Slurm does not answer; what it took will run, the same command submits the rest")
-        after = sorted({id.partition("_")[0] for id in [*flying, *ids]}) or after
+        taken = {spec.job.name: (id, spec.attempt) for spec, id in zip(specs, ids, strict=False) if id}
+        if specs:
+            say(f"submitted {len(taken)} x {new[0].verb}")
+        driver.adopt(taken)
+        if len(taken) < len(specs):
+            raise UserError(
+                "Slurm takes no more now; what it took will run, the same command submits the rest"
+            )
+        after = sorted({id.partition("_")[0] for id in [*flying, *ids] if id}) or after
     show_file(records.root / "state.json", driver.snapshot())
+
+
+def _until_settled(driver: Driver) -> None:
+    """Look until each try that Slurm says has ended (cancelled, or its node lost) has had time to say how."""
+    driver.look()
+    while any(task.missing_since for task in driver.active.values()):
+        driver.engine.wait(1.0)
+        driver.look()
 
 
 def stages(cycle: Cycle) -> list[list[Job]]:
@@ -180,20 +196,31 @@ def _at_work(records: Records, state: dict[str, Any]) -> bool:
 
 
 def _state(records: Records) -> dict[str, Any]:
-    """Return what the driver last saw; where jobs run without one, look for ourselves."""
+    """Return what the driver last saw; where jobs run without one, look for ourselves, if Slurm answers."""
     state = read_shown(records.root / "state.json")
     if state is None:
         raise UserError(f"no cycle has run in {records.forest}; start one with: btm run")
     cycle = records.read_cycle(state["cycle"])
     if attach.driver_runs(records) or cycle.config.cluster.kind != "slurm":
         return state
-    from btm.launch.slurm import SlurmEngine
+    driver = _watcher(records, cycle)
+    if driver is None:
+        return state
+    driver.look()
+    return driver.snapshot()
+
+
+def _watcher(records: Records, cycle: Cycle) -> Driver | None:
+    """Return a driver that knows what runs on Slurm, for those who submit nothing; None if Slurm is away."""
+    from btm.launch.slurm import AwayError, SlurmEngine
 
     engine = SlurmEngine(records, cycle.config.cluster)
     driver = Driver(cycle, engine)
-    _adopt(driver, engine, alone=False)
-    driver.look()
-    return driver.snapshot()
+    try:
+        driver.adopt(engine.in_flight(cycle.id, mend=False))
+    except AwayError:
+        return None
+    return driver
 
 
 def log_lines(config: Config, elm: str, *, follow: bool) -> Iterator[str]:
@@ -247,14 +274,22 @@ def cancel(config: Config) -> str:
 
 
 def _cancel_detached(records: Records, state: dict[str, Any], elm: str | None) -> str:
-    """Cancel what runs on Slurm without a driver."""
+    """Cancel what runs on Slurm without a driver, and wait until it has ended."""
     names = [_job(records, state, elm)] if elm else list(state["jobs"])
-    at_work = ("queued", "running")
-    ids = [job["id"] for name, job in state["jobs"].items() if name in names and job["state"] in at_work]
-    cluster = records.read_cycle(state["cycle"]).config.cluster
-    if not ids or cluster.kind != "slurm":
+    cycle = records.read_cycle(state["cycle"])
+    if cycle.config.cluster.kind != "slurm":
         raise UserError(f"no cycle is at work in {records.forest}")
-    from btm.launch.slurm import SlurmEngine
-
-    SlurmEngine(records, cluster).cancel(ids)
+    driver = _watcher(records, cycle)
+    if driver is None:
+        raise UserError("Slurm does not answer: nothing is cancelled; try again")
+    driver.look()
+    for name in driver.active.keys() - names:
+        del driver.active[name]
+    ids = [task.id for task in driver.active.values() if task.engine_state in ("queued", "running")]
+    if not ids:
+        raise UserError(f"no cycle is at work in {records.forest}")
+    while driver.active:
+        driver.cancel_all()  # at every look: Slurm may have been away at the last
+        driver.engine.wait(1.0)
+        driver.look()
     return f"cancelled {len(ids)} jobs; btm run goes on from what they saved"
