@@ -42,6 +42,7 @@ class Attempt:
         self.records = Records(Path(spec.forest))
         self.begun, self._wall = time.monotonic(), time.time()
         self._doom: Kind | None = None
+        self._seen, self._lived = 0, self.begun  # the last sign of life, and when by our own clock it was new
         self._ooms = _kernel_ooms()
         log = self.records.log(spec.job.name, spec.attempt)
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -86,8 +87,10 @@ class Attempt:
         if self.memory_bytes and _resident_bytes(self.pid) > self.memory_bytes:
             self._kill("oom")
         file = self.records.progress(self.spec.job.name, self.spec.attempt)
-        seen = file.stat().st_mtime if file.exists() else self._wall
-        if time.time() - max(seen, self._wall) > self.hang_after:
+        seen = file.stat().st_mtime_ns if file.exists() else 0
+        if seen != self._seen:  # two clocks, or one across a suspension, are not to be compared
+            self._seen, self._lived = seen, time.monotonic()
+        if time.monotonic() - self._lived > self.hang_after:
             self._kill("hang")
 
     def _kill(self, doom: Kind) -> None:

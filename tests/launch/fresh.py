@@ -3,6 +3,7 @@
 Thread pools do not survive a fork, so the process of the tests itself, which trains, cannot fork workers.
 """
 
+import itertools
 import os
 import sys
 import time
@@ -38,6 +39,12 @@ def library_that_raises_system_exit():
     import torch
 
     torch.optim.AdamW.step = lambda *_: sys.exit(0)
+
+
+def clock_that_jumps():
+    """Let an hour pass with every look at the clock on the wall."""
+    hours = itertools.count(time.time(), 3600.0)
+    time.time = lambda: next(hours)
 
 
 def mirror_that_tells_the_cards():

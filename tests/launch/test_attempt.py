@@ -187,3 +187,10 @@ def test_a_worker_sees_the_cards_it_was_given(plant, fresh, cards, seen):
     prepare = calls.mirror_that_tells_the_cards
     assert fresh(calls.attempt, spec(cycle), prepare=prepare, gpus=cards).result(60).kind == "done"
     assert f"bible sees [{seen}]\n" in Records(root(cycle)).log("train-bible", 1).read_text()
+
+
+def test_a_clock_that_jumps_is_no_hang(plant, fresh):
+    """After a laptop slept for a night, or on a disk whose server has another time."""
+    cycle = plant(*LONG)
+    prepare = calls.clock_that_jumps
+    assert fresh(calls.attempt, spec(cycle), prepare=prepare, hang_after=30.0).result(60).kind == "done"
