@@ -322,3 +322,18 @@ def test_a_name_that_leads_elsewhere_is_no_elm(forest):
     forest.average("elsewhere", {"bible": 1.0})
     assert "../averages/elsewhere" not in forest
     assert "bible\n" not in forest
+
+
+def test_dry_run_of_a_cycle_tells_what_it_takes(capsys, words):
+    more = ["run.rounds=[[novels],[tales,psalms]]", "trainer.steps=10", "branch=uniform"]
+    code, out, _ = run(capsys, "run", "--dry-run", "--json", *words, *more)
+    assert code == 0
+    rows = {row["job"]: row for row in json.loads(out)}
+    train = rows["train-novels"]
+    assert train["parents"] == "seed 1"
+    assert train["tokens"] > 0 < train["flops"]
+    assert train["seconds"] > 0 < train["disk bytes"]  # nothing was measured yet, but the seed was trained
+    assert rows["all"]["tokens"] == 3 * train["tokens"]
+    assert rows["all"]["seconds"] == pytest.approx(3 * train["seconds"])
+    out = run(capsys, "run", "--dry-run", "--json", *words, *more, "cluster=slurm", "cluster.parallel=3")[1]
+    assert json.loads(out)[-1]["seconds"] == pytest.approx(train["seconds"])

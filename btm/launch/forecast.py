@@ -1,5 +1,6 @@
 """What a cycle will take before it is started: jobs, parents and weights, tokens, FLOPs, disk and time."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ class Costs:
 
     parameters: int
     flops_per_token: float
-    tokens_per_second: float | None  # of all jobs of this machine together; None: not measured yet
+    tokens_per_second: float | None  # of all jobs of a machine together; None: not known yet
 
     @classmethod
     def of(cls, config: Config) -> "Costs":
@@ -40,9 +41,8 @@ class Costs:
             prepared = Suite.open(folder).vocab_size if folder.is_dir() else config.data.vocab_size
             made = models.make_config(config.model, prepared, 0)
             count, facts = models.count_parameters(made), made.to_dict()
-        rates = (read_shown(root / "jobs" / "throughput.json") or {}).get("tokens_per_second", {})
         per_token = models.flops_per_token(count, facts, config.trainer.seq_len)
-        return cls(count, per_token, max(rates.values(), default=None))
+        return cls(count, per_token, _rate(config, root))
 
     @property
     def elm_bytes(self) -> int:
@@ -55,6 +55,18 @@ class Costs:
         return self.parameters * _BYTES * (1 + _MOMENTS) * _CHECKPOINTS
 
 
+def _rate(config: Config, root: Path) -> float | None:
+    """Return tokens per second: as measured on this machine with all jobs together, or as the seed had."""
+    known = (read_shown(root / "jobs" / "throughput.json") or {}).get("tokens_per_second", {})
+    if known and config.cluster.kind != "slurm":
+        return max(known.values())
+    metrics = root / "elms" / config.seed.name / "metrics.jsonl"
+    lines = metrics.read_text().splitlines() if metrics.is_file() else []
+    if not lines:
+        return None
+    return json.loads(lines[-1])["tokens_per_second"]
+
+
 def forecast(config: Config, rounds: list[list[str]]) -> list[dict[str, Any]]:
     """Return a row for each job of the cycle and one for the sum."""
     costs = Costs.of(config)
@@ -64,6 +76,8 @@ def forecast(config: Config, rounds: list[list[str]]) -> list[dict[str, Any]]:
     rows = [_row(job, config, costs, forest, done) for job in cycle(config.seed.name, rounds)]
     total = {key: sum(row[key] or 0 for row in rows) for key in ("tokens", "flops", "disk bytes")}
     seconds = None if costs.tokens_per_second is None else total["tokens"] / costs.tokens_per_second
+    if seconds and config.cluster.kind == "slurm":
+        seconds /= config.cluster.train.parallel or config.cluster.parallel or max(map(len, rounds))
     return [*rows, {"job": "all", "round": None, "what": "", "parents": "", **total, "seconds": seconds}]
 
 
