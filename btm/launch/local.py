@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from btm import weights
+from btm import checkpoint, lease, weights
 from btm.config import Config
 from btm.errors import UserError
 from btm.launch import throughput
@@ -149,8 +149,11 @@ class LocalEngine:
         return [card for card in self.cards if card not in taken]
 
     def _cpus(self, spec: Spec, resources: Resources) -> int:
-        """Return a job's threads: as told, or all for a job that runs alone, or what was measured best."""
-        told = resources.cpus or self.config.trainer.threads
+        """Return a job's threads: as told, or what its training began with, for then it resumes exactly.
+
+        Else all for a job that runs alone, or what was measured best.
+        """
+        told = resources.cpus or self.config.trainer.threads or _begun_with(spec)
         if told:
             return min(told, self.cores)
         siblings = sum(other.job.verb == spec.job.verb for _, other, _ in self.queue)
@@ -169,6 +172,16 @@ class LocalEngine:
         seed = Path(self.config.forest_root) / "elms" / self.config.seed.name
         count = weights.parameters(seed) if seed.is_dir() else 0
         return _WORKER_BYTES + count * _TRAIN_BYTES_PER_PARAMETER
+
+
+def _begun_with(spec: Spec) -> int:
+    """Return the threads of a training that has a checkpoint, else 0."""
+    branch = lease.find(Path(spec.forest) / "branches" / spec.job.elm) if spec.job.elm else None
+    newest = checkpoint.latest(branch) if branch else None
+    try:
+        return int(checkpoint.read_state(newest)["environment"]["threads"]) if newest else 0
+    except (UserError, KeyError):
+        return 0  # the job itself will say what is wrong with it
 
 
 def find_cards(most: int | None = None) -> list[str]:

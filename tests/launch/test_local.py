@@ -164,3 +164,12 @@ def test_what_is_cancelled_never_starts_and_the_end_of_the_engine_saves_what_run
 def test_only_the_cards_that_this_process_may_use_are_given_away(monkeypatch, visible, most, cards):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert find_cards(most) == cards
+
+
+def test_a_training_goes_on_with_the_threads_it_began_with(plant, fresh):
+    cycle = plant(*SIBLINGS, "run.rounds=[[bible]]", "trainer.steps=40")
+    [spec] = specs(cycle)
+    assert fresh(calls.attempt, spec, threads=1, stop=True).result(60).kind == "stopped"
+    _, looks = fresh(calls.work_off, cycle.config, [spec], 2).result(60)
+    assert {cpus for look in looks for cpus, _, _ in look} == {1}
+    assert Forest(cycle.config.forest_root)["bible"].card.exact
