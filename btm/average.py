@@ -4,7 +4,7 @@
 is the closed form rounded once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,11 +24,12 @@ def normalise(weights: Mapping[str, float]) -> dict[str, float]:
     return {name: weight / total for name, weight in weights.items() if weight > 0}
 
 
-def average(sources: Mapping[Path, float], target: Path) -> None:
+def average(sources: Mapping[Path, float], target: Path, alive: Callable[[], None] = lambda: None) -> None:
     """Write the average of the model folders `sources` (folder: weight) as weight files into `target`.
 
     The layout (files, tensor order, dtypes) is that of the first source. Tensors of integers must agree.
-    Raises `UserError` if the models have different tensors or shapes. The caller publishes `target`.
+    Raises `UserError` if the models have different tensors or shapes. The caller publishes `target`, and is
+    told at every tensor that this is `alive`.
     """
     shares = {
         Path(path): weight for path, weight in normalise({str(p): w for p, w in sources.items()}).items()
@@ -44,6 +45,7 @@ def average(sources: Mapping[Path, float], target: Path) -> None:
             for tensor in layout:
                 parts = [(models[path][tensor.name], share) for path, share in shares.items()]
                 _write_mean(parts, out)
+                alive()
     for index in first.glob("model*.safetensors.index.json"):
         (target / index.name).write_bytes(index.read_bytes())
 

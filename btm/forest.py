@@ -6,7 +6,7 @@ processes may branch, train and merge at once, and be killed at any instruction.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -215,6 +215,7 @@ class Forest:
         *,
         method: str = "weights",
         estimator: str = "given",
+        alive: Callable[[], None] = lambda: None,
     ) -> Branch:
         """Initialise a new ELM as the weighted average of its `parents` {ELM: weight} (BTM, section 2.3)."""
         self.require_free(name)
@@ -231,7 +232,7 @@ class Forest:
             },
         }
         with self._new_branch(name, origin) as folder:
-            averaging.average({self[parent].path: share for parent, share in shares.items()}, folder)
+            averaging.average({self[parent].path: share for parent, share in shares.items()}, folder, alive)
             models.copy_files(self[next(iter(shares))].path, folder)
         return self.get_branch(name)
 
@@ -281,7 +282,14 @@ class Forest:
             raise lease.LostError(f"{branch.name!r} was taken over by another process") from None
         return self[branch.name]
 
-    def average(self, name: str, parents: Mapping[str, float], *, method: str = "weights") -> Path:
+    def average(
+        self,
+        name: str,
+        parents: Mapping[str, float],
+        *,
+        method: str = "weights",
+        alive: Callable[[], None] = lambda: None,
+    ) -> Path:
         """Publish the weighted average of ELMs as a deployable model in ``averages/``; return its folder."""
         check_name(name, "average.name")
         for parent in parents:
@@ -300,7 +308,7 @@ class Forest:
         if (target / "card.json").exists() and Card.read(target / "card.json").parents == card.parents:
             return target
         with durable.publish_folder(target, replace=True) as folder:
-            averaging.average({self[parent].path: share for parent, share in shares.items()}, folder)
+            averaging.average({self[parent].path: share for parent, share in shares.items()}, folder, alive)
             models.copy_files(self[next(iter(shares))].path, folder)
             card = replace(card, sha256=weights.sha256(folder))
             (folder / "card.json").write_text(json.dumps(card.to_json(), indent=1))

@@ -66,13 +66,23 @@ def branch(
     suite.shard(domain, "train")
     candidates = forest.experts(among)
     if config.weights is not None:
-        return forest.branch(name, domain, check_weights(config.weights), method="weights", estimator="given")
+        return forest.branch(
+            name,
+            domain,
+            check_weights(config.weights),
+            method="weights",
+            estimator="given",
+            alive=reporter.alive,
+        )
     if config.branch == "copy":
-        return forest.branch(name, domain, {copied(config, forest): 1.0}, method="copy", estimator="given")
+        parents = {copied(config, forest): 1.0}
+        return forest.branch(name, domain, parents, method="copy", estimator="given", alive=reporter.alive)
     weights, estimator = ensemble.domain_weights(
         config, forest, suite, domain, candidates, config.branch, reporter
     )
-    return forest.branch(name, domain, weights, method=config.branch, estimator=estimator)
+    return forest.branch(
+        name, domain, weights, method=config.branch, estimator=estimator, alive=reporter.alive
+    )
 
 
 def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
@@ -202,7 +212,7 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
     else:
         suite, domain = open_suite(config), str(config.domain)
         weights, _ = ensemble.domain_weights(config, forest, suite, domain, elms, method, reporter)
-    return forest.average(name, weights, method=method)
+    return forest.average(name, weights, method=method, alive=reporter.alive)
 
 
 def average_of(config: Config) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from btm import models, posterior, steps, weights
 from btm.cli import compose
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.report import Reporter
 
 IDS = torch.arange(3 * 40).view(3, 40)
 
@@ -298,3 +299,21 @@ def test_a_twin_that_branches_first_is_no_mistake(copy, monkeypatch):
 
     monkeypatch.setattr(steps, "branch", both)
     assert steps.grow(config, "bible", ["seed"]).name == "bible"
+
+
+def test_a_long_average_and_a_branch_show_that_they_live(copy):
+    """Else a job that averages many large ELMs would be taken for hung."""
+
+    class Watcher(Reporter):
+        signs = 0
+
+        def alive(self):
+            self.signs += 1
+
+    watcher = Watcher()
+    config = copy("average.name=live", "branch=uniform")
+    steps.average(config, watcher)
+    averaged = watcher.signs
+    assert averaged > 10  # once a tensor
+    steps.branch(config, "live", "novels", reporter=watcher)
+    assert watcher.signs > averaged

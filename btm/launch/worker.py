@@ -59,6 +59,10 @@ class JobReporter(Reporter):
         print(text, flush=True)
         self.beat(always=True)
 
+    def alive(self) -> None:
+        """Show a sign of life."""
+        self.beat()
+
     def pulse(self, step: int) -> bool:
         """Note a training step."""
         self.beat(step=step)

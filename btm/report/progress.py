@@ -28,6 +28,9 @@ class Reporter:
     def line(self, text: str) -> None:
         """Say one thing that was done."""
 
+    def alive(self) -> None:
+        """Hear that long work without steps goes on."""
+
     def pulse(self, step: int) -> bool:
         """Hear of every training step, and tell whether to stop there."""
         return False
