@@ -141,9 +141,14 @@ def group(
 
 def split(groups: Groups, cap: int) -> dict[str, list[Document]]:
     """Deal the groups to test, valid and train: a twentieth each for the first two, of small domains a tenth."""
-    total = min(cap, sum(document.size for documents in groups.values() for document in documents))
+    sizes = [sum(document.size for document in documents) for documents in groups.values()]
+    total = min(cap, sum(sizes))
     held_out = int(max(min(total * HELD_OUT, HELD_OUT_AT_MOST), min(total * SMALL_HELD_OUT, SMALL_AT_MOST)))
-    return fill(groups, {"train": cap, "valid": held_out, "test": held_out}, held_out / 2)
+    small = sum(size for size in sizes if size <= held_out / 2)
+    largest = (
+        held_out / 2 if small >= 2 * held_out else float("inf")
+    )  # a domain of few, large groups has no choice
+    return fill(groups, {"train": cap, "valid": held_out, "test": held_out}, largest)
 
 
 def write_documents(path: Path, documents: list[Document]) -> None:

@@ -16,11 +16,11 @@ from btm.data.prepare import prepare
 from btm.data.shards import Suite
 from btm.errors import UserError
 from suites.audit import audit
-from suites.documents import SPLITS, mark
+from suites.documents import SPLITS, Document, mark
 from suites.domains import DOMAINS, SUITES, Domain
 from suites.extract import plain
 from suites.packages import DEBIAN, NPM, Source, fetch
-from suites.reading import read
+from suites.reading import read, split
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -94,6 +94,14 @@ def test_held_out_text_that_is_trained_on_elsewhere_is_dropped(reads, tmp_path):
     content = build_corpora.publish("btm16", reads, out)
     assert content["domains"]["novels"]["dropped"]["test_leaks"] == 1
     assert not any(stolen in text for text in documents(out / "novels")["test"])
+
+
+def test_a_domain_of_few_large_groups_still_has_three_splits(real):
+    groups = {
+        str(i): [Document(f"{i}.{j}", text) for j, text in enumerate(real["novels"][10 * i : 10 * i + 10])]
+        for i in range(6)
+    }
+    assert all(split(groups, 10**6).values())
 
 
 def test_the_audit_believes_nobody(reads, tmp_path):
