@@ -76,7 +76,7 @@ def undisturbed(words, tmp_path_factory):
 @pytest.fixture(scope="module")
 def small(words):
     """Overrides for two experts of some seconds each, on the same text."""
-    return [*words, "run.rounds=[[bible,code_python]]", "trainer.steps=150"]
+    return [*words, "run.rounds=[[bible,code_python]]", "trainer.steps=500"]
 
 
 @pytest.fixture(scope="module")

@@ -120,7 +120,7 @@ def test_a_cycle_that_is_left_is_seen_followed_cancelled_and_ended(words, forest
 
 
 def test_ctrl_c_leaves_the_jobs_and_a_driver_that_is_killed_is_replaced(words, forest):
-    command = ["run", *words, "trainer.steps=120"]
+    command = ["run", *words, "trainer.steps=800", "trainer.checkpoint_every=20"]  # some time of work
     watched = btm(*command)
     worker = at_step(forest, "train-bible", 5)
     watched.send_signal(signal.SIGINT)
