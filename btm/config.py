@@ -85,7 +85,7 @@ class SeedConfig:
     name: str = "seed"
     source: str | None = None  # `seed.from=DIR`: a Hugging Face model folder instead of training
     domains: list[str] = field(default_factory=list)  # of the mix; empty: all training domains
-    steps: int | None = None  # null: trainer.steps
+    steps: int | None = None  # null: trainer.steps; 0: no seed phase, experts branch from random parameters
     lr: float | None = None  # null: trainer.lr
 
 
@@ -238,6 +238,11 @@ class Config:
         return self.discover.out or f"discovered/{self.data.name}"
 
     @property
+    def seed_steps(self) -> int:
+        """Steps of the seed phase."""
+        return self.trainer.steps if self.seed.steps is None else self.seed.steps
+
+    @property
     def window(self) -> int:
         """Tokens of context when scoring."""
         return self.score.window or self.trainer.seq_len
@@ -322,7 +327,6 @@ def _validate_numbers(config: Config) -> None:
         "discover.k": config.discover.k,
         "discover.sample": config.discover.sample,
         "discover.features": config.discover.features,
-        **({} if config.seed.steps is None else {"seed.steps": config.seed.steps}),
     }
     not_negative = {
         "trainer.micro_batch_size": trainer.micro_batch_size,
@@ -335,6 +339,7 @@ def _validate_numbers(config: Config) -> None:
         "ensemble.top_k": ensemble.top_k,
         "ensemble.prior_sequences": ensemble.prior_sequences,
         "data.workers": data.workers,
+        **({} if config.seed.steps is None else {"seed.steps": config.seed.steps}),
     }
     fractions = {
         "trainer.warmup": trainer.warmup,

@@ -35,8 +35,9 @@ def _seed(config: Config) -> list[Row]:
         return [_row("seed", name, "nothing: it stands there")]
     if config.seed.source:
         return [_row("seed", name, f"import {config.seed.source}")]
-    n_steps = config.seed.steps or config.trainer.steps
-    return [_row("seed", name, _training(config, forest, name, n_steps))]
+    if config.seed_steps == 0:
+        return [_row("seed", name, "random parameters, untrained")]
+    return [_row("seed", name, _training(config, forest, name, config.seed_steps))]
 
 
 def _branch(config: Config) -> list[Row]:

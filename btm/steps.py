@@ -34,10 +34,14 @@ def open_suite(config: Config) -> Suite:
 
 
 def seed(config: Config, reporter: Reporter = quiet) -> ELM:
-    """Grow the ELM that all others descend from: train it on the balanced mix, or import it."""
+    """Grow the ELM that all others descend from: train it on the balanced mix, or import it.
+
+    With ``seed.steps=0`` it keeps its random parameters: the paper's seed phase of 0 %.
+    """
     suite = open_suite(config)
     name = config.seed.name
-    domains = [] if config.seed.source else config.seed.domains or suite.training_domains()
+    untrained = config.seed.source is not None or config.seed_steps == 0
+    domains = [] if untrained else config.seed.domains or suite.training_domains()
     for domain in domains:
         suite.shard(domain, "train")
     models.pick_device(config.trainer.device)
@@ -318,7 +322,7 @@ def _train(
     trainer = config.trainer
     ensemble.check_context(config, models.read_config(branch.path / "config.json"))
     is_root = not branch.parents
-    steps = (config.seed.steps or trainer.steps) if is_root else trainer.steps
+    steps = config.seed_steps if is_root else trainer.steps
     continued = None if is_root else _continued(config, forest, branch)
     if is_root:
         # The seed phase is the first part of a longer schedule, unless experts begin theirs anew.

@@ -317,3 +317,23 @@ def test_a_long_average_and_a_branch_show_that_they_live(copy):
     assert averaged > 10  # once a tensor
     steps.branch(config, "live", "novels", reporter=watcher)
     assert watcher.signs > averaged
+
+
+def test_without_a_seed_phase_experts_branch_from_random_parameters(workspace, tmp_path):
+    config = compose(
+        [
+            *workspace,
+            f"forest={tmp_path / 'forest'}",
+            "seed.steps=0",
+            "trainer.steps=3",
+            "run.rounds=[[bible]]",
+        ]
+    )
+    steps.run(config)
+    forest = Forest(config.forest_root)
+    seed, bible = forest["seed"], forest["bible"]
+    made = models.new_model(seed.load().config, config.trainer.seed)
+    assert all(torch.equal(a, b) for a, b in zip(seed.load().parameters(), made.parameters(), strict=True))
+    assert (seed.card.steps, seed.card.domains) == (0, [])
+    assert (bible.card.steps, list(bible.card.parents)) == (3, ["seed"])
+    assert json.loads((forest.root / "evals/forest.json").read_text())["shards"]["bible/test"]

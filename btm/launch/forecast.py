@@ -104,11 +104,11 @@ def _row(job: Job, config: Config, costs: Costs, forest: Forest | None, done: se
         return row | {"what": "nothing: it stands there"} | empty
     if job.verb == "seed" and config.seed.source:
         return row | {"what": f"import {config.seed.source}"} | empty | {"disk bytes": costs.elm_bytes}
-    steps = (config.seed.steps or trainer.steps) if job.verb == "seed" else trainer.steps
+    steps = config.seed_steps if job.verb == "seed" else trainer.steps
     tokens = steps * trainer.batch_size * trainer.seq_len
-    kept = _MOMENTS if job.verb == "seed" and trainer.carry != "fresh" else 0
+    kept = _MOMENTS if job.verb == "seed" and steps and trainer.carry != "fresh" else 0
     return row | {
-        "what": f"train {steps:,} steps",
+        "what": f"train {steps:,} steps" if steps else "random parameters, untrained",
         "parents": "" if job.verb == "seed" else _parents(job, config, forest),
         "tokens": tokens,
         "flops": tokens * costs.flops_per_token,
