@@ -1,6 +1,7 @@
 """What a training needs to go on: parameters, optimizer moments and the step, in one published folder."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,14 +105,20 @@ def load_moments(
     model: "torch.nn.Module",
     optimizer: "torch.optim.Optimizer",
     remedy: str = "trainer.carry=fresh does without it",
+    stored_name: Callable[[str], str] = str,
 ) -> None:
-    """Put the moments that stand in `file` into `optimizer`, on each parameter's device."""
+    """Put the moments that stand in `file` into `optimizer`, on each parameter's device.
+
+    `stored_name` gives the name that a parameter's moments have in the file; several may share one.
+    """
     stored = _tensors(file, remedy)
-    for name, parameter in model.named_parameters():
+    for own_name, parameter in model.named_parameters():
+        name = stored_name(own_name)
         if f"exp_avg.{name}" not in stored:
             continue
-        state = {key: stored[f"{key}.{name}"].to(parameter.device) for key in _KEYS}
-        optimizer.state[parameter] = {"step": stored[f"step.{name}"], **state}
+        copy = name != own_name
+        state = {key: stored[f"{key}.{name}"].to(parameter.device, copy=copy) for key in _KEYS}
+        optimizer.state[parameter] = {"step": stored[f"step.{name}"].to("cpu", copy=copy), **state}
 
 
 def _remedy(checkpoint: Path) -> str:

@@ -151,6 +151,13 @@ def load_model(folder: Path, device: "str | torch.device" = "cpu", *, dtype: Any
     return model.to(device).eval()
 
 
+def load_trainable(folder: Path, device: str) -> "PreTrainedModel":
+    """Return the model in `folder`, in float32 and in training mode, on the device that trainer.device names."""
+    import torch
+
+    return load_model(folder, pick_device(device), dtype=torch.float32).train()
+
+
 def stored_dtype(folder: Path) -> str:
     """Return torch's name of the float type that most parameters in `folder` are stored in."""
     names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}

@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,34 +62,102 @@ def train(
     the loss stops being finite, `UserError` if the checkpoint belongs to other settings, and
     `TrainingStoppedError`, after a checkpoint, when `pulse` says so.
     """
+    trainee = Trainee(models.load_trainable(folder, trainer.device), batches)
+    return loop(
+        folder,
+        trainee,
+        trainer,
+        schedule,
+        steps,
+        valid=valid,
+        moments=moments,
+        keep_moments=keep_moments,
+        report=report,
+        pulse=pulse,
+    )
+
+
+@dataclass
+class Trainee:
+    """What `loop` trains: a model on the batches of one mix. The DEMix baseline overrides what it does otherwise."""
+
+    model: "PreTrainedModel"
+    batches: Batches
+
+    def backward(self, step: int, trainer: TrainerConfig, precision: str) -> float:
+        """Add the gradient of a step's loss; return the loss in nats per token."""
+        return backward(self.model, self.batches.batch(step), trainer, precision)
+
+    def clip(self, bound: float) -> float:
+        """Scale the gradients down to a norm of `bound`; return what their norm was."""
+        import torch
+
+        return float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), bound))
+
+    def load_moments(self, file: Path, optimizer: "torch.optim.Optimizer") -> None:
+        """Begin with the moments of the parent."""
+        checkpoint.load_moments(file, self.model, optimizer)
+
+    def tokens(self, steps: int) -> int:
+        """Return the tokens of the first `steps` steps."""
+        return self.batches.tokens(steps)
+
+    def flops(self, steps: int) -> float:
+        """Return the FLOPs of the first `steps` steps."""
+        return models.train_flops(self.model, self.tokens(steps), self.batches.seq_len)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a resumed training must have in common with its first part, beside the trainer's settings."""
+        growth = self.batches.growth
+        return {} if growth.factor == 1 else {"growth": asdict(growth)}
+
+    def write(self, folder: Path, dtype: str) -> None:
+        """Replace the weights in `folder` by the trained ones, stored as `dtype`."""
+        write_model(folder, self.model, dtype)
+
+
+def loop(
+    folder: Path,
+    trainee: Trainee,
+    trainer: TrainerConfig,
+    schedule: Schedule,
+    steps: int,
+    *,
+    valid: Windows | None = None,
+    moments: Path | None = None,
+    keep_moments: bool = False,
+    report: Report | None = None,
+    pulse: Pulse = lambda step: False,
+) -> dict[str, Any]:
+    """Train `trainee`, whose model came from `folder`; all else is as `train` says."""
     import torch
 
     if trainer.threads:
         torch.set_num_threads(trainer.threads)
-    device = models.pick_device(trainer.device)
-    model = models.load_model(folder, device, dtype=torch.float32).train()
-    stored_dtype = models.stored_dtype(folder)
+    model, stored_dtype = trainee.model, models.stored_dtype(folder)
     optimizer = make_optimizer(model, trainer)
     settings = (
         {k: v for k, v in asdict(trainer).items() if k not in _FREE}
         | asdict(schedule)
         | {"steps": steps, "data": {shard.domain: shard.sha256[:16] for shard in batches.shards}}
     )
-    precision = pick_precision(trainer.precision, device)
-    state = _resume(folder, model, optimizer, settings, _environment(precision))
+    precision = pick_precision(trainer.precision, str(model.device))
+    state = _resume(folder, model, optimizer, settings | trainee.settings(), _environment(precision))
     if state["step"] == 0 and moments is not None:
-        checkpoint.load_moments(moments, model, optimizer)
+        trainee.load_moments(moments, optimizer)
 
     if state["step"] < steps:
         durable.require_space(folder, checkpoint.disk_bytes(model))
-    metrics = _Metrics(folder / "metrics.jsonl", state["step"], steps, trainer, report)
+    metrics = _Metrics(folder / "metrics.jsonl", state["step"], steps, trainer, trainee.tokens, report)
     for step in range(state["step"], steps):
         lr = schedule.lr(step)
         torch.manual_seed(trainer.seed * 1_000_003 + step)
-        loss, norm = update(model, optimizer, batches.batch(step), trainer, lr, precision, device)
+        loss = trainee.backward(step, trainer, precision)
+        norm = trainee.clip(trainer.clip or math.inf)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             checkpoint.drop(folder, step)
             raise _failed(folder, step + 1, f"loss {loss}, gradient norm {norm}", lr)
+        apply(optimizer, lr)
         done = step + 1
         nats = None
         if valid is not None and trainer.valid_every and done % trainer.valid_every == 0:
@@ -106,12 +174,11 @@ def train(
     metrics.close()
     if keep_moments:
         checkpoint.save_moments(folder / checkpoint.MOMENTS, model, optimizer)
-    _write_model(folder, model, stored_dtype)
-    tokens = steps * trainer.batch_size * trainer.seq_len
+    trainee.write(folder, stored_dtype)
     return {
         "steps": steps,
-        "tokens": tokens,
-        "flops": models.train_flops(model, tokens, trainer.seq_len),
+        "tokens": trainee.tokens(steps),
+        "flops": trainee.flops(steps),
         "exact": state["exact"],
         "notes": state["notes"],
         "loss": metrics.last_loss,
@@ -178,35 +245,28 @@ def pick_precision(name: str, device: str) -> str:
     return "bf16" if device == "cpu" and native else "fp32"
 
 
-def update(
-    model: "PreTrainedModel",
-    optimizer: "torch.optim.Optimizer",
-    tokens: Any,
-    trainer: TrainerConfig,
-    lr: float,
-    precision: str,
-    device: str,
-) -> tuple[float, float]:
-    """Do one optimizer step on `tokens` (batch, seq_len + 1); return the loss and the gradient's norm."""
+def backward(model: "PreTrainedModel", tokens: Any, trainer: TrainerConfig, precision: str) -> float:
+    """Add the gradient of the mean loss on `tokens` (batch, seq_len + 1); return that loss in nats per token."""
     import torch
 
-    batch: Tensor = torch.from_numpy(tokens).to(device)
+    batch: Tensor = torch.from_numpy(tokens).to(model.device)
     micro = trainer.micro_batch_size or len(batch)
-    kind = device.split(":")[0]
     loss_sum = 0.0
     for part in batch.split(micro):
-        with torch.autocast(kind, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
             logp = models.token_logp(model, part[:, :-1], part[:, 1:])
         loss = -logp.mean() * (len(part) / len(batch))
         loss.backward()
         loss_sum += float(loss.detach())
-    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), trainer.clip or math.inf))
-    if math.isfinite(loss_sum) and math.isfinite(norm):
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.step()
+    return loss_sum
+
+
+def apply(optimizer: "torch.optim.Optimizer", lr: float) -> None:
+    """Do the optimizer's step with the gradients that stand there, and clear them."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return loss_sum, norm
 
 
 def _environment(precision: str) -> dict[str, Any]:
@@ -248,7 +308,7 @@ def _resume(
     return state | {"environment": environment}
 
 
-def _write_model(folder: Path, model: "PreTrainedModel", dtype: str) -> None:
+def write_model(folder: Path, model: "PreTrainedModel", dtype: str) -> None:
     """Replace the weights in `folder`, file by file, each durably, in the dtype the branch came with."""
     import torch
 
@@ -266,9 +326,15 @@ class _Metrics:
     """metrics.jsonl, the mirrors and the live report, every `log_every` steps."""
 
     def __init__(
-        self, file: Path, step: int, steps: int, trainer: TrainerConfig, report: Report | None
+        self,
+        file: Path,
+        step: int,
+        steps: int,
+        trainer: TrainerConfig,
+        tokens: Callable[[int], int],
+        report: Report | None,
     ) -> None:
-        self.file, self.steps, self.trainer, self.report = file, steps, trainer, report
+        self.file, self.steps, self.trainer, self.tokens, self.report = file, steps, trainer, tokens, report
         self.begun, self.first = time.monotonic(), step
         self.last_loss: float | None = None
         kept = _lines_up_to(file, step)
@@ -282,11 +348,10 @@ class _Metrics:
         self.last_loss = loss
         if step % self.trainer.log_every and step not in (1, self.steps) and valid_nats is None:
             return
-        per_step = self.trainer.batch_size * self.trainer.seq_len
-        seconds = max(time.monotonic() - self.begun, 1e-9)
-        rate = (step - self.first) * per_step / seconds
-        eta = (self.steps - step) * per_step / rate
-        progress = Progress(step, self.steps, loss, lr, norm, step * per_step, rate, eta, valid_nats)
+        seconds, done = max(time.monotonic() - self.begun, 1e-9), self.tokens(step)
+        rate = (done - self.tokens(self.first)) / seconds
+        eta = (self.tokens(self.steps) - done) / rate
+        progress = Progress(step, self.steps, loss, lr, norm, done, rate, eta, valid_nats)
         durable.append_line(self.file, json.dumps(asdict(progress)))
         self.mirrors.log(asdict(progress), step)
         if self.report:

@@ -9,8 +9,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from btm.data.shards import Shard
+from btm.data.shards import Piece, Shard
 from btm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Growth:
+    """From step `after` on, a step has `factor` times as many sequences."""
+
+    factor: int = 1
+    after: int = 0
+
+    def before(self, step: int, size: int) -> int:
+        """Return the sequences of all steps before `step`, where a usual one has `size`."""
+        return size * (step + (self.factor - 1) * max(0, step - self.after))
 
 
 class Batches:
@@ -20,7 +32,14 @@ class Batches:
     offset of its own, so fewer than 2 L tokens at the ends sit an epoch out.
     """
 
-    def __init__(self, shards: Sequence[Shard], seq_len: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        shards: Sequence[Shard | Piece],
+        seq_len: int,
+        batch_size: int,
+        seed: int,
+        growth: Growth = Growth(),
+    ) -> None:
         """`UserError` if a shard is too short for one sequence and its targets."""
         if not shards:
             raise UserError("no shard to train on; name a domain")
@@ -31,12 +50,17 @@ class Batches:
                     f"trainer.seq_len={seq_len} needs {seq_len + 1:,}: add text or shorten it"
                 )
         self.shards, self.seq_len, self.batch_size, self.seed = tuple(shards), seq_len, batch_size, seed
+        self.growth = growth
         self._epochs: dict[int, tuple[int, int, np.ndarray]] = {}
 
     def batch(self, step: int) -> np.ndarray:
         """Return the sequences of a step, int64 (B, L + 1): inputs, and one on, their targets."""
-        first = step * self.batch_size
-        return np.stack([self._sample(first + row) for row in range(self.batch_size)])
+        first, end = (self.growth.before(s, self.batch_size) for s in (step, step + 1))
+        return np.stack([self._sample(g) for g in range(first, end)])
+
+    def tokens(self, steps: int) -> int:
+        """Return how many tokens the first `steps` steps train on."""
+        return self.growth.before(steps, self.batch_size) * self.seq_len
 
     def _sample(self, g: int) -> np.ndarray:
         """Return sample `g` of the endless sequence: shards take turns."""
@@ -59,7 +83,7 @@ class Batches:
         return known[1], known[2]
 
 
-def _n_windows(shard: Shard, L: int) -> int:
+def _n_windows(shard: Shard | Piece, L: int) -> int:
     """Windows of an epoch: as many as fit at every offset, which makes epochs equally long."""
     return max(1, (shard.n_tokens - L) // L)
 

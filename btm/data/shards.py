@@ -6,6 +6,7 @@ data/<suite>/<domain>/{train,valid,test}.idx   (tokens, bytes) of each document,
 data/<suite>/<domain>/meta.json
 """
 
+import itertools
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -112,6 +113,21 @@ class Shard:
         last = max(1, int(np.searchsorted(ends_D2[:, 0], max_tokens, side="right"))) - 1
         return int(ends_D2[last, 0]), int(ends_D2[last, 1])
 
+    def pieces(self, least: int) -> "list[Shard | Piece]":
+        """Return what a balanced mix takes turns of: the shard, or the runs its meta.json says it consists of.
+
+        A run of fewer than `least` tokens goes with those after it, the last ones with those before.
+        """
+        ends, begin = [], 0
+        for end in np.cumsum(self.meta["splits"][self.split].get("runs", [self.n_tokens])).tolist():
+            if end - begin >= least:
+                ends.append(end)
+                begin = end
+        if len(ends) < 2:
+            return [self]
+        ends[-1] = self.n_tokens
+        return [Piece(self, a, b) for a, b in itertools.pairwise([0, *ends])]
+
     def _path(self, ending: str) -> Path:
         return self.folder / f"{self.split}.{ending}"
 
@@ -123,6 +139,35 @@ class Shard:
                 f"{path}: {found:,} bytes, but {META} says {wanted:,}; "
                 f"remove {self.folder} and run btm prepare again"
             )
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Tokens `begin` to `end` of a shard."""
+
+    shard: Shard
+    begin: int
+    end: int
+
+    @property
+    def folder(self) -> Path:
+        """The shard's folder."""
+        return self.shard.folder
+
+    @property
+    def split(self) -> str:
+        """The shard's split."""
+        return self.shard.split
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens there are."""
+        return self.end - self.begin
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """Its token ids, (n_tokens,)."""
+        return self.shard.tokens[self.begin : self.end]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """How many threads a training should have: measured, since neither one job per core nor one job wins always."""
 
+import itertools
+import math
 import os
 import time
 from pathlib import Path
@@ -62,15 +64,18 @@ def _train_briefly(config: Config, forest: Path, threads: int) -> float:
     from btm import models, train
 
     torch.set_num_threads(threads)
-    trainer, device = config.trainer, models.pick_device(config.trainer.device)
-    model = models.load_model(forest / "elms" / config.seed.name, device, dtype=torch.float32).train()
+    trainer = config.trainer
+    model = models.load_trainable(forest / "elms" / config.seed.name, trainer.device)
     optimizer = train.make_optimizer(model, trainer)
-    precision = train.pick_precision(trainer.precision, device)
+    precision = train.pick_precision(trainer.precision, str(model.device))
     shape = (trainer.batch_size, trainer.seq_len + 1)
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, shape)
-    train.update(model, optimizer, tokens, trainer, 0.0, precision, device)
-    begun, steps = time.monotonic(), 0
-    while time.monotonic() - begun < _SECONDS:
-        train.update(model, optimizer, tokens, trainer, 0.0, precision, device)
-        steps += 1
+    begun = time.monotonic()  # of the second step on: the first one warms up
+    for steps in itertools.count():
+        train.backward(model, tokens, trainer, precision)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), trainer.clip or math.inf)
+        train.apply(optimizer, 0.0)
+        begun = begun if steps else time.monotonic()
+        if time.monotonic() - begun >= _SECONDS:
+            break
     return steps * trainer.batch_size * trainer.seq_len / (time.monotonic() - begun)
