@@ -30,6 +30,7 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   eval      ensemble against every ELM       btm eval ensemble=tracking ensemble.top_k=4
   average   several ELMs into one model      btm average weights='{law: 0.7, med: 0.3}'
   run       all of it, as jobs               btm run experiment=demo cluster=slurm
+            or what it is compared with      btm run experiment=demo baseline=dense
   status    the jobs of a cycle              btm status forest=experts/demo
   logs      what a job says                  btm logs -f expert=law
   cancel    stop a cycle, or one job         btm cancel expert=law
@@ -93,6 +94,7 @@ def _command(verb: str, words: list[str]) -> int:
         return 0
     warnings.filterwarnings("ignore", category=FutureWarning)
     config = compose([word for word in words if not word.startswith("-")])
+    verbs.check_baseline(verb, config)
     output = verbs.Output(as_json="--json" in flags, stdout=sys.stdout, stderr=sys.stderr, flags=flags)
     if "--dry-run" in flags:
         from btm.plan import plan

@@ -20,6 +20,7 @@ DECAYS = ("constant", "cosine", "linear", "polynomial")
 CARRY = ("auto", "continue", "fresh")
 PRECISIONS = ("auto", "fp32", "bf16")
 MIRRORS = ("tensorboard", "wandb", "mlflow")
+BASELINES = ("dense", "dense_large_batch", "random_split", "demix")
 CLUSTERS = ("debug", "local", "slurm")
 SPLITS = ("train", "valid", "test")
 
@@ -87,6 +88,8 @@ class SeedConfig:
     domains: list[str] = field(default_factory=list)  # of the mix; empty: all training domains
     steps: int | None = None  # null: trainer.steps; 0: no seed phase, experts branch from random parameters
     lr: float | None = None  # null: trainer.lr
+    grow_batch: int = 1  # a step after seed.grow_after has so many times trainer.batch_size sequences
+    grow_after: int = 0  # steps
 
 
 @dataclass
@@ -221,6 +224,7 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     forest: str | None = None  # its folder; null: experts/<data.name>
+    baseline: str | None = None  # dense | dense_large_batch | random_split | demix, in <forest>-<baseline>
     expert: str | None = None  # the ELM to branch, train, merge or show
     domain: str | None = None  # its domain; null: the expert's name
     branch: str = "posterior"  # copy | uniform | argmax | posterior
@@ -228,14 +232,19 @@ class Config:
     parent: str | None = None  # of branch=copy; null: the seed
 
     @property
-    def forest_root(self) -> str:
-        """The forest's folder."""
+    def base_root(self) -> str:
+        """The folder of the forest that a baseline is compared with."""
         return self.forest or f"experts/{self.data.name}"
 
     @property
     def discover_target(self) -> str:
         """The folder that discovery writes."""
         return self.discover.out or f"discovered/{self.data.name}"
+
+    @property
+    def forest_root(self) -> str:
+        """The forest's folder; a baseline's is beside it."""
+        return f"{self.base_root}-{self.baseline}" if self.baseline else self.base_root
 
     @property
     def seed_steps(self) -> int:
@@ -327,6 +336,7 @@ def _validate_numbers(config: Config) -> None:
         "discover.k": config.discover.k,
         "discover.sample": config.discover.sample,
         "discover.features": config.discover.features,
+        "seed.grow_batch": config.seed.grow_batch,
     }
     not_negative = {
         "trainer.micro_batch_size": trainer.micro_batch_size,
@@ -339,6 +349,7 @@ def _validate_numbers(config: Config) -> None:
         "ensemble.top_k": ensemble.top_k,
         "ensemble.prior_sequences": ensemble.prior_sequences,
         "data.workers": data.workers,
+        "seed.grow_after": config.seed.grow_after,
         **({} if config.seed.steps is None else {"seed.steps": config.seed.steps}),
     }
     fractions = {
@@ -391,6 +402,8 @@ def _validate_choices(config: Config) -> None:
     check_choice(config.trainer.precision, "trainer.precision", PRECISIONS)
     check_choice(config.eval.split, "eval.split", SPLITS)
     check_choice(config.cluster.kind, "cluster.kind", CLUSTERS)
+    if config.baseline is not None:
+        check_choice(config.baseline, "baseline", BASELINES)
     for mirror in config.trainer.mirrors:
         check_choice(mirror, "trainer.mirrors", MIRRORS)
     for split in config.score.splits:

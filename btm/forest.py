@@ -237,11 +237,20 @@ class Forest:
         return self.get_branch(name)
 
     def root_branch(
-        self, name: str, domains: list[str], model: "PreTrainedModel", *, source: str = ""
+        self,
+        name: str,
+        domains: list[str],
+        model: "PreTrainedModel",
+        *,
+        source: str = "",
+        parent: str | None = None,
+        method: str = "none",
     ) -> Branch:
-        """Begin an ELM without parents from `model`: new parameters, or an imported model's (`source`)."""
+        """Begin an ELM from `model`: new parameters, an imported model's (`source`), or a `parent`'s by `method`."""
         self.require_free(name)
-        origin = {"domains": domains, "method": "none", "estimator": "", "parents": {}, "source": source}
+        origin = {"domains": domains, "method": method, "estimator": "", "parents": {}, "source": source}
+        if parent is not None:
+            origin["parents"] = {parent: {"weight": 1.0, "raw": 1.0, "sha256": self[parent].card.sha256}}
         with self._new_branch(name, origin) as folder:
             model.save_pretrained(folder, max_shard_size="5GB")
             models.copy_tokenizer(self.tokenizer, folder)

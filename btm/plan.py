@@ -121,10 +121,14 @@ def _cancel(config: Config) -> list[Row]:
 
 
 def _run(config: Config) -> list[Row]:
+    from btm.baselines import derive
     from btm.launch.forecast import forecast
 
-    rows = forecast(config, _rounds(config))
+    derived = derive(config)
+    rows = forecast(derived, _rounds(derived))
     prepares = [{"job": f"prepare {row['name']}", "what": row["what"]} for row in _prepare(config)]
+    if config.baseline == "random_split":
+        prepares.append({"job": "deal", "what": f"documents at random, where missing: {derived.data.name}"})
     return [dict.fromkeys(rows[0]) | row for row in prepares] + rows
 
 

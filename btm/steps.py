@@ -14,7 +14,7 @@ from btm import train as training
 from btm.checks import check_weights
 from btm.config import Config
 from btm.data import prepare as preparation
-from btm.data.batches import Batches, windows
+from btm.data.batches import Batches, Growth, windows
 from btm.data.shards import Shard, Suite
 from btm.data.tokenizer import tokenizer_sha256
 from btm.errors import UserError
@@ -25,6 +25,8 @@ from btm.schedule import Schedule
 
 def prepare(config: Config, reporter: Reporter = quiet) -> Suite:
     """Turn text into token shards, unless they stand there already."""
+    if config.baseline == "random_split":
+        return open_suite(config)  # dealt from another suite (btm/baselines), it has no text of its own
     return preparation.prepare(config.data, reporter.line)
 
 
@@ -319,27 +321,18 @@ def _train(
     pulse: training.Pulse,
 ) -> dict[str, Any]:
     """Train with the schedule and the optimizer state that the policy trainer.carry gives."""
-    trainer = config.trainer
+    trainer, is_root = config.trainer, not branch.parents
     ensemble.check_context(config, models.read_config(branch.path / "config.json"))
-    is_root = not branch.parents
-    steps = config.seed_steps if is_root else trainer.steps
-    continued = None if is_root else _continued(config, forest, branch)
-    if is_root:
-        # The seed phase is the first part of a longer schedule, unless experts begin theirs anew.
-        horizon = steps + (0 if trainer.carry == "fresh" else trainer.steps)
-        schedule = Schedule.of(trainer, horizon=horizon, lr=config.seed.lr)
-    elif continued is not None:
-        offset = continued.card.steps
-        schedule = Schedule.of(trainer, horizon=offset + steps, offset=offset)
-    else:
-        schedule = Schedule.of(trainer, horizon=steps)
+    steps, schedule, continued = course(config, forest, branch)
     valid = None
     if len(shards) == 1:
         valid = windows(suite.shard(shards[0].domain, "valid"), trainer.seq_len, trainer.valid_tokens)
+    growth = Growth(config.seed.grow_batch, config.seed.grow_after) if is_root else Growth()
+    pieces = [piece for shard in shards for piece in shard.pieces(trainer.seq_len + 1)]
     with reporter.training(branch.name) as report:
         result = training.train(
             branch.path,
-            Batches(shards, trainer.seq_len, trainer.batch_size, trainer.seed),
+            Batches(pieces, trainer.seq_len, trainer.batch_size, trainer.seed, growth),
             trainer,
             schedule,
             steps,
@@ -352,6 +345,19 @@ def _train(
     if continued:
         result["notes"] = [*result["notes"], f"continues the optimizer and schedule of {continued.name}"]
     return result | {"data": {shard.domain: shard.sha256 for shard in shards}}
+
+
+def course(config: Config, forest: Forest, branch: Branch) -> tuple[int, Schedule, ELM | None]:
+    """Return a branch's steps, its schedule, and the parent whose optimizer it continues, as trainer.carry says."""
+    trainer = config.trainer
+    if not branch.parents:
+        # The seed phase is the first part of a longer schedule, unless experts begin theirs anew.
+        steps = config.seed_steps
+        horizon = steps + (0 if trainer.carry == "fresh" else trainer.steps)
+        return steps, Schedule.of(trainer, horizon=horizon, lr=config.seed.lr), None
+    continued = _continued(config, forest, branch)
+    offset = continued.card.steps if continued else 0
+    return trainer.steps, Schedule.of(trainer, horizon=offset + trainer.steps, offset=offset), continued
 
 
 def _continued(config: Config, forest: Forest, branch: Branch) -> ELM | None:

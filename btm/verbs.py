@@ -159,17 +159,22 @@ def run(config: Config, out: Output) -> int:
     The same command again goes on where the last one stopped, or watches it if it is still at work, and does
     nothing twice. Ctrl-C leaves the jobs running; btm status shows them, btm cancel stops them.
 
+    baseline=X with the words of a forest grows what it is compared with at equal training tokens, beside it, in
+    <forest>-X: dense (one LM), dense_large_batch (the paper's), random_split, demix. The last two begin with the
+    forest's own seed, so grow the forest first: btm run experiment=demo baseline=demix
+
     --detach        start and return
     --retry-failed  try again what failed
 
     example: btm run experiment=demo
     """
-    from btm import steps
+    from btm import baselines
 
+    config = baselines.ready(config, out.reporter)
     if config.cluster.kind == "debug":
         if "--detach" in out.flags:
             raise UserError("--detach: cluster=debug runs in this process; give cluster=local or slurm")
-        _result(config, steps.run(config, out.reporter), out)
+        _result(config, baselines.run(config, out.reporter), out)
         return 0
     from btm.launch import cycles
 
@@ -292,6 +297,18 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "show": show,
     "doctor": doctor,
 }
+
+
+# What makes ELMs one by one; a baseline is grown by `run` alone.
+_STEP_BY_STEP = ("prepare", "discover", "seed", "branch", "train", "merge")
+
+
+def check_baseline(verb: str, config: Config) -> None:
+    """Raise `UserError` if `verb` cannot do its work for a baseline."""
+    if config.baseline is not None and verb in _STEP_BY_STEP:
+        raise UserError(
+            f"btm {verb} knows no baseline: leave out baseline={config.baseline}, or use btm run, which grows it whole"
+        )
 
 
 def _sweep(config: Config) -> None:

@@ -15,6 +15,7 @@ FLOORS = [
     ["train", "score"],
     ["ensemble"],
     ["steps"],
+    ["baselines"],
     ["launch"],
     ["plan", "doctor", "discover"],
     ["verbs"],

@@ -87,6 +87,11 @@ def training_domains(config: DataConfig) -> list[str]:
     return [source.domain for source in sources if source.domain not in novel]
 
 
+def all_domains(config: DataConfig) -> list[str]:
+    """Return every domain of the source, without reading any text."""
+    return [source.domain for source in _sources(config)[0]]
+
+
 def table(suite: Suite) -> list[dict[str, Any]]:
     """Return a row a domain: domain, novel, documents, tokens and bytes by split, and summary figures."""
     rows = []

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from btm import models, weights
+from btm.baselines import SHARES_SEED
 from btm.config import Config
+from btm.data.batches import Growth
 from btm.data.shards import Suite
 from btm.forest import Forest
-from btm.launch.jobs import Job, cycle
+from btm.launch.jobs import Job, jobs_of
 from btm.launch.records import read_shown
 
 _CHECKPOINTS = 3  # the newest, the one before it, and the one being written
@@ -30,7 +32,8 @@ class Costs:
     def of(cls, config: Config) -> "Costs":
         """Take them from the seed if it stands, else from the architecture."""
         root = Path(config.forest_root)
-        seed = root / "elms" / config.seed.name
+        seeds = [Path(place) / "elms" / config.seed.name for place in (root, config.base_root)]
+        seed = next((seed for seed in seeds if seed.is_dir()), seeds[0])
         if (seed / "config.json").is_file():
             count, facts = weights.parameters(seed), models.read_config(seed / "config.json")
         elif config.seed.source:
@@ -73,7 +76,7 @@ def forecast(config: Config, rounds: list[list[str]]) -> list[dict[str, Any]]:
     root = Path(config.forest_root)
     forest = Forest(root) if (root / "forest.json").exists() else None
     done = set(forest.names()) if forest else set()
-    rows = [_row(job, config, costs, forest, done) for job in cycle(config.seed.name, rounds)]
+    rows = [_row(job, config, costs, forest, done) for job in jobs_of(config, rounds)]
     total = {key: sum(row[key] or 0 for row in rows) for key in ("tokens", "flops", "disk bytes")}
     seconds = None if costs.tokens_per_second is None else total["tokens"] / costs.tokens_per_second
     if seconds and config.cluster.kind == "slurm":
@@ -104,21 +107,50 @@ def _row(job: Job, config: Config, costs: Costs, forest: Forest | None, done: se
         return row | {"what": "nothing: it stands there"} | empty
     if job.verb == "seed" and config.seed.source:
         return row | {"what": f"import {config.seed.source}"} | empty | {"disk bytes": costs.elm_bytes}
+    if job.verb == "seed" and config.baseline in SHARES_SEED:
+        copied = f"copy {config.base_root}/elms/{job.elm}"
+        return row | {"what": copied} | empty | {"disk bytes": costs.elm_bytes * (1 + _MOMENTS)}
     steps = config.seed_steps if job.verb == "seed" else trainer.steps
-    tokens = steps * trainer.batch_size * trainer.seq_len
+    tokens = _sequences(job, config, steps) * trainer.seq_len
     kept = _MOMENTS if job.verb == "seed" and steps and trainer.carry != "fresh" else 0
     return row | {
-        "what": f"train {steps:,} steps" if steps else "random parameters, untrained",
+        "what": _training(job, config, steps),
         "parents": "" if job.verb == "seed" else _parents(job, config, forest),
         "tokens": tokens,
         "flops": tokens * costs.flops_per_token,
-        "disk bytes": costs.elm_bytes * (1 + kept),
+        "disk bytes": costs.elm_bytes * _elms(job, config) * (1 + kept),
         "seconds": None if costs.tokens_per_second is None else tokens / costs.tokens_per_second,
     }
 
 
+def _sequences(job: Job, config: Config, steps: int) -> int:
+    """Return the sequences that a job trains on."""
+    size, seed = config.trainer.batch_size, config.seed
+    if job.verb == "seed":
+        return Growth(seed.grow_batch, seed.grow_after).before(steps, size)
+    return steps * size * (len(config.run.rounds[0]) if config.baseline == "demix" else 1)
+
+
+def _elms(job: Job, config: Config) -> int:
+    """Return how many ELMs a training makes."""
+    return len(config.run.rounds[0]) + 1 if job.verb == "train" and config.baseline == "demix" else 1
+
+
+def _training(job: Job, config: Config, steps: int) -> str:
+    """Say what a training does."""
+    if not steps:
+        return "random parameters, untrained"
+    if job.verb == "seed" and config.seed.grow_batch > 1:
+        return f"train {steps:,} steps, after {config.seed.grow_after:,} with {config.seed.grow_batch} times the batch"
+    if job.verb == "train" and config.baseline == "demix":
+        return f"train {steps:,} steps, each on a batch of {len(config.run.rounds[0])} domains"
+    return f"train {steps:,} steps"
+
+
 def _parents(job: Job, config: Config, forest: Forest | None) -> str:
     """Return parents with their weights where those are known, else how they will be found."""
+    if config.baseline == "demix":
+        return f"{config.seed.name} 1"
     if forest is not None and forest.has_branch(job.elm):
         return ", ".join(
             f"{name} {parent.weight:.3f}" for name, parent in forest.get_branch(job.elm).parents.items()

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from btm.config import Config
+
 Verb = Literal["seed", "train", "score", "finish"]
 
 
@@ -17,6 +19,22 @@ class Job:
     needs: tuple[str, ...] = ()  # jobs that must be done before; siblings share one tuple
     among: tuple[str, ...] = ()  # train: the ELMs it may branch from
     round: int = 0
+
+
+def jobs_of(config: Config, rounds: Sequence[Sequence[str]]) -> list[Job]:
+    """Return the jobs of the cycle that `config` and its rounds stand for."""
+    if config.baseline == "demix":
+        return together(config.seed.name, "demix", [domain for domains in rounds for domain in domains])
+    return cycle(config.seed.name, rounds)
+
+
+def together(seed: str, name: str, domains: Sequence[str]) -> list[Job]:
+    """Return the jobs of a cycle in which one job makes the ELMs of all domains, and last one called `name`."""
+    train = Job(f"train-{name}", "train", name, ("seed",), (seed,), 1)
+    scores = [Job(f"score-{seed}", "score", seed, ("seed",))]
+    scores += [Job(f"score-{elm}", "score", elm, (train.name,)) for elm in [*domains, name]]
+    finish = Job("finish", "finish", "", tuple(job.name for job in scores))
+    return [Job("seed", "seed", seed), train, *scores, finish]
 
 
 def cycle(seed: str, rounds: Sequence[Sequence[str]], *, score_seed: bool = True) -> list[Job]:

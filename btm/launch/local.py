@@ -171,6 +171,8 @@ class LocalEngine:
             return resources.memory_gb * 1e9
         seed = Path(self.config.forest_root) / "elms" / self.config.seed.name
         count = weights.parameters(seed) if seed.is_dir() else 0
+        if self.config.baseline == "demix":  # it trains the feed-forward layers of every domain at once
+            count *= sum(map(len, self.config.run.rounds))
         return _WORKER_BYTES + count * _TRAIN_BYTES_PER_PARAMETER
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from btm import durable, lease
 from btm.config import Config
 from btm.errors import UserError
-from btm.launch.jobs import Job, cycle
+from btm.launch.jobs import Job, jobs_of
 
 # How a try can end. `stopped` was asked to (preemption, time limit, cancel) and saved before.
 Kind = Literal[
@@ -55,7 +55,7 @@ class Cycle:
     @property
     def jobs(self) -> list[Job]:
         """All its jobs, each after those it needs."""
-        return cycle(self.config.seed.name, self.rounds)
+        return jobs_of(self.config, self.rounds)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from btm import lease, steps
+from btm.baselines import demix
 from btm.config import Config
 from btm.errors import UserError
 from btm.forest import Forest
@@ -147,7 +148,9 @@ def perform(config: Config, job: Job, reporter: Reporter) -> None:
     missing = [name for name in wanted if name not in forest]
     if missing:
         raise BlockedError(f"{', '.join(missing)}: not in {forest.root}, and {job.name} is made of it")
-    if job.verb == "train":
+    if job.verb == "train" and config.baseline == "demix":
+        demix.grow(config, reporter)
+    elif job.verb == "train":
         steps.grow(config, job.elm, list(job.among), reporter)
     elif job.verb == "score":
         steps.score_for_eval(config, job.elm, reporter)
