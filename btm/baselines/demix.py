@@ -146,7 +146,10 @@ def _train(
     reporter: Reporter,
     pulse: Callable[[int], bool],
 ) -> dict[str, Any]:
-    """Train the model in `branch` in place; return what its card says: the tokens are in those of the domains."""
+    """Train the model in `branch` in place; return what its card says: the tokens are in those of the domains.
+
+    trainer.valid_every is not looked at: there is no one valid split.
+    """
     ensemble.check_context(config, models.read_config(branch.path / "config.json"))
     n_steps, schedule, continued = steps.course(config, forest, branch)
     trainee = DemixTrainee.of(models.load_trainable(branch.path, config.trainer.device), mixes)
@@ -180,8 +183,11 @@ def _publish(
     with forest.hold(domain) as (made, _):
         if made.result is None:
             (batches,) = _mixes(config, suite, [domain]).values()
-            each, whole = (branch.result or {})["each"], branch.result or {}
-            result = each | {"tokens": batches.tokens(each["steps"]), "exact": whole["exact"]}
+            whole = branch.result or {}
+            result = whole["each"] | {
+                "tokens": batches.tokens(whole["each"]["steps"]),
+                "exact": whole["exact"],
+            }
             result |= {"data": {domain: suite.shard(domain, "train").sha256}}
             result |= ensemble.valid_nats(config, forest, made, suite, reporter)
             durable.write_json(made.path / "trained.json", result)

@@ -194,9 +194,9 @@ def tree_of(elm):
 
 def test_demix_with_one_domain_is_plain_training(beside, grown):
     words = ["run.rounds=[[bible]]", "trainer.steps=5"]
-    steps.run(beside(*words))
+    steps.grow(beside(*words), "bible", ["seed"])
     config = beside(*words, "baseline=demix")
-    grow(config)
+    demix.grow(baselines.ready(config))
     expert = Forest(config.base_root)["bible"]
     alone, mean = (Forest(config.forest_root)[name] for name in ("bible", "demix"))
     assert alone.card.sha256 == mean.card.sha256 == expert.card.sha256
@@ -242,14 +242,15 @@ class Stop(Reporter):
 
 def test_demix_stopped_and_resumed_equals_unbroken(beside, tmp_path):
     config = beside("baseline=demix", "trainer.steps=5")
-    made, _ = grow(config)
+    made = baselines.ready(config)
+    demix.grow(made)
     unbroken = {name: elm.card.sha256 for name, elm in elms(config)}
     shutil.rmtree(config.forest_root)
     baselines.ready(config)
     with pytest.raises(TrainingStoppedError):
         demix.grow(made, Stop(3))
     assert checkpoint.latest(Forest(made.forest_root).get_branch("demix").path).name == "checkpoint-00000003"
-    grow(config)
+    demix.grow(made)
     assert {name: elm.card.sha256 for name, elm in elms(config)} == unbroken
     assert all(elm.card.exact for _, elm in elms(config))
 
