@@ -9,13 +9,11 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from btm import average as averaging
-from btm import durable, lease, models, weights
+from btm import durable, lease, models, seal, weights
 from btm.card import Card, Parent
 from btm.checks import check_name, is_name, read_object
 from btm.errors import UserError, unknown
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 SCHEMA = 1
-# What a card takes over from trained.json, the result of the training.
-_FROM_RESULT = ("steps", "tokens", "flops", "data", "valid_nats", "parent_valid_nats", "exact", "notes")
 
 
 @dataclass(frozen=True)
@@ -272,9 +268,9 @@ class Forest:
         result = branch.result
         if result is None:
             raise UserError(f"branch {branch.name!r} is not trained yet: btm train expert={branch.name}")
-        forced = _worse_than_parents(branch.name, result, force)
+        forced = seal.is_worse(branch.name, result, force)
         self._check(branch)
-        card = _card(branch, result, self.identity["tokenizer_sha256"], forced)
+        card = seal.card(branch, result, self.identity["tokenizer_sha256"], forced)
         durable.write_json(branch.path / "card.json", card.to_json())
         with durable.publish_file(branch.path / "README.md") as handle:
             handle.write(card.readme().encode())
@@ -376,37 +372,3 @@ class Forest:
             if parent in self:
                 averaging.require_same_tensors(self[parent].path, branch.path)
         models.load_model(branch.path)
-
-
-def _worse_than_parents(name: str, result: dict[str, Any], force: bool) -> bool:
-    """Tell whether a forced expert is worse than its best parent; unforced, that is a `UserError`."""
-    ours, parents = result.get("valid_nats"), result.get("parent_valid_nats") or {}
-    if ours is None or not parents:
-        return False
-    best = min(parents, key=lambda parent: parents[parent])
-    worse = not ours <= parents[best]
-    if worse and not force:
-        raise UserError(
-            f"branch {name!r} is worse than its parent {best!r} on its own valid split ({ours:.4f} against "
-            f"{parents[best]:.4f} nats/token): train it longer or with another trainer.lr, or merge.force=true"
-        )
-    return worse
-
-
-def _card(branch: Branch, result: dict[str, Any], tokenizer_sha256: str, forced: bool) -> Card:
-    known = {field: result[field] for field in _FROM_RESULT if field in result}
-    return Card(
-        name=branch.name,
-        domains=branch.domains,
-        sha256=weights.sha256(branch.path),
-        tokenizer_sha256=tokenizer_sha256,
-        parents=branch.parents,
-        branch_method=branch.origin["method"],
-        estimator=branch.origin["estimator"],
-        source=branch.origin.get("source", ""),
-        parameters=weights.parameters(branch.path),
-        forced=forced,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={package: version(package) for package in ("btm", "torch", "transformers")},
-        **known,
-    )

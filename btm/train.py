@@ -109,7 +109,8 @@ class Trainee:
     def settings(self) -> dict[str, Any]:
         """Return what a resumed training must have in common with its first part, beside the trainer's settings."""
         growth = self.batches.growth
-        return {} if growth.factor == 1 else {"growth": asdict(growth)}
+        data = {"data": {shard.domain: shard.sha256[:16] for shard in self.batches.shards}}
+        return data if growth.factor == 1 else data | {"growth": asdict(growth)}
 
     def write(self, folder: Path, dtype: str) -> None:
         """Replace the weights in `folder` by the trained ones, stored as `dtype`."""
@@ -137,9 +138,7 @@ def loop(
     model, stored_dtype = trainee.model, models.stored_dtype(folder)
     optimizer = make_optimizer(model, trainer)
     settings = (
-        {k: v for k, v in asdict(trainer).items() if k not in _FREE}
-        | asdict(schedule)
-        | {"steps": steps, "data": {shard.domain: shard.sha256[:16] for shard in batches.shards}}
+        {k: v for k, v in asdict(trainer).items() if k not in _FREE} | asdict(schedule) | {"steps": steps}
     )
     precision = pick_precision(trainer.precision, str(model.device))
     state = _resume(folder, model, optimizer, settings | trainee.settings(), _environment(precision))

@@ -8,10 +8,12 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "btm"
 FLOORS = [
     ["errors", "durable", "posterior", "filters"],
-    ["lease", "checks"],
+    ["lease", "checks", "choices"],
+    ["validation"],
     ["config", "weights", "report", "mirrors"],
     ["card", "schedule", "average", "data", "models", "evaluate"],
-    ["forest", "checkpoint"],
+    ["seal", "checkpoint"],
+    ["forest"],
     ["train", "score"],
     ["ensemble"],
     ["steps"],
@@ -30,6 +32,8 @@ NO_TORCH = {
     "filters",
     "schedule",
     "weights",
+    "choices",
+    "validation",
     "config",
     "card",
     "report",

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from btm import durable
-from btm.config import SPLITS
+from btm.choices import SPLITS
 from btm.data.shards import META, TOKENIZER, Shard, Suite
 from btm.errors import UserError
 

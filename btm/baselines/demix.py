@@ -83,7 +83,7 @@ class DemixTrainee(training.Trainee):
         """Begin with the seed's moments, in every copy."""
         from btm.baselines import ffn
 
-        checkpoint.load_moments(file, self.model, optimizer, ffn.plain_name)
+        checkpoint.load_moments(file, self.model, optimizer, stored_name=ffn.plain_name)
 
     def tokens(self, steps: int) -> int:
         """Return the tokens of all domains in the first `steps` steps."""
@@ -94,8 +94,9 @@ class DemixTrainee(training.Trainee):
         return self.tokens(steps) * self.flops_per_token
 
     def settings(self) -> dict[str, Any]:
-        """Return the domains, in order."""
-        return {"domains": list(self.mixes)}
+        """Return the domains, in order, and their text."""
+        text = {domain: batches.shards[0].sha256[:16] for domain, batches in self.mixes.items()}
+        return {"domains": list(self.mixes), "data": text}
 
     def write(self, folder: Path, dtype: str) -> None:
         """Replace the weights in `folder` by the plain model with the mean of the feed-forward layers."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from btm.checks import check_name
-from btm.config import SPLITS
+from btm.choices import SPLITS
 from btm.data.streams import CORRUPT, open_bytes
 from btm.errors import UserError
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from btm.checks import check_name
-from btm.config import SPLITS, DataConfig
+from btm.choices import SPLITS
+from btm.config import DataConfig
 from btm.data.documents import Source, find
 from btm.data.encode import EncodeAll, Encoder, cores, encoding
 from btm.data.pack import pack

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from btm.checks import check_choice
-from btm.config import SPLITS
+from btm.choices import SPLITS
 from btm.data.tokenizer import ORIGIN, read_origin, tokenizer_sha256
 from btm.errors import UserError, unknown
 
@@ -153,6 +153,16 @@ class Piece:
     def folder(self) -> Path:
         """The shard's folder."""
         return self.shard.folder
+
+    @property
+    def domain(self) -> str:
+        """The shard's domain."""
+        return self.shard.domain
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the shard's token file."""
+        return self.shard.sha256
 
     @property
     def split(self) -> str:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from btm.config import SPLITS, DataConfig
+from btm.choices import SPLITS
+from btm.config import DataConfig
 from btm.data.documents import POOL, Source
 from btm.errors import UserError
 

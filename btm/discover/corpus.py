@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from btm import durable
-from btm.config import SPLITS, DataConfig, DiscoverConfig
+from btm.choices import SPLITS
+from btm.config import DataConfig, DiscoverConfig
 from btm.data.documents import find
 from btm.data.splits import survey
 from btm.discover.assign import balanced_assignment

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from btm import baselines, checkpoint, models, steps
 from btm.baselines import deal, demix, ffn
 from btm.baselines.derive import derive
+from btm.choices import SPLITS
 from btm.cli import compose, main
-from btm.config import SPLITS
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.report import Reporter

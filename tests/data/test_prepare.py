@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from btm.config import SPLITS
+from btm.choices import SPLITS
 from btm.data import prepare as preparation
 from btm.data.prepare import plan, prepare, table, training_domains
 from btm.errors import UserError

@@ -1,0 +1,50 @@
+"""What a trained branch must pass and say to become an ELM."""
+
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from btm import weights
+from btm.card import Card
+from btm.errors import UserError
+
+if TYPE_CHECKING:
+    from btm.forest import Branch
+
+# What a card takes over from trained.json, the result of the training.
+_FROM_RESULT = ("steps", "tokens", "flops", "data", "valid_nats", "parent_valid_nats", "exact", "notes")
+
+
+def is_worse(name: str, result: dict[str, Any], force: bool) -> bool:
+    """Tell whether a forced expert is worse than its best parent; unforced, that is a `UserError`."""
+    ours, parents = result.get("valid_nats"), result.get("parent_valid_nats") or {}
+    if ours is None or not parents:
+        return False
+    best = min(parents, key=lambda parent: parents[parent])
+    worse = not ours <= parents[best]
+    if worse and not force:
+        raise UserError(
+            f"branch {name!r} is worse than its parent {best!r} on its own valid split ({ours:.4f} against "
+            f"{parents[best]:.4f} nats/token): train it longer or with another trainer.lr, or merge.force=true"
+        )
+    return worse
+
+
+def card(branch: "Branch", result: dict[str, Any], tokenizer_sha256: str, forced: bool) -> Card:
+    """Return the card of the ELM that a trained branch becomes."""
+    known = {field: result[field] for field in _FROM_RESULT if field in result}
+    return Card(
+        name=branch.name,
+        domains=branch.domains,
+        sha256=weights.sha256(branch.path),
+        tokenizer_sha256=tokenizer_sha256,
+        parents=branch.parents,
+        branch_method=branch.origin["method"],
+        estimator=branch.origin["estimator"],
+        source=branch.origin.get("source", ""),
+        parameters=weights.parameters(branch.path),
+        forced=forced,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions={package: version(package) for package in ("btm", "torch", "transformers")},
+        **known,
+    )

@@ -1,0 +1,171 @@
+"""Values of settings that make no sense, refused with the key's name."""
+
+import re
+from typing import TYPE_CHECKING
+
+from btm.checks import check_choice, check_cluster, check_name, check_weights, require
+from btm.choices import (
+    AVERAGE_WEIGHTS,
+    BASELINES,
+    BRANCH_METHODS,
+    CARRY,
+    CLUSTERS,
+    DECAYS,
+    FITS,
+    MIRRORS,
+    PRECISIONS,
+    PRIORS,
+    RULES,
+    SPLITS,
+)
+from btm.errors import UserError
+
+if TYPE_CHECKING:
+    from btm.config import Config
+
+
+def validate(config: "Config") -> None:
+    """Raise `UserError` naming the first key whose value makes no sense."""
+    _validate_names(config)
+    _validate_numbers(config)
+    _validate_choices(config)
+
+
+def _validate_names(config: "Config") -> None:
+    if config.data.root == "":
+        raise UserError(
+            "data.root is missing: data=folder needs data.root=DIR, the folder that holds your domains"
+        )
+    paths = {
+        "forest": config.forest,
+        "data.out": config.data.out,
+        "data.tokenizer": config.data.tokenizer,
+        "discover.out": config.discover.out,
+        "model.file": config.model.file,
+        "seed.from": config.seed.source,
+    }
+    for key, path in paths.items():
+        require(path != "", key, repr(path), "wanted a path, or null")
+    check_name(config.data.name, "data.name")
+    check_name(config.seed.name, "seed.name")
+    optional = {
+        "expert": config.expert,
+        "domain": config.domain,
+        "parent": config.parent,
+        "eval.name": config.eval.name,
+        "average.name": config.average.name,
+    }
+    for key, name in optional.items():
+        if name is not None:
+            check_name(name, key)
+    lists = {
+        "run.domains": config.run.domains,
+        "seed.domains": config.seed.domains,
+        "score.domains": config.score.domains,
+        "score.experts": config.score.experts,
+        "eval.domains": config.eval.domains,
+        "ensemble.experts": config.ensemble.experts,
+        "average.experts": config.average.experts,
+        **{f"run.rounds[{i}]": names for i, names in enumerate(config.run.rounds)},
+    }
+    for key, names in lists.items():
+        for name in names:
+            check_name(name, key)
+        if len(set(names)) < len(names):
+            raise UserError(f"{key}={names}: a name stands there twice")
+
+
+def _validate_numbers(config: "Config") -> None:
+    trainer, data, score, ensemble = config.trainer, config.data, config.score, config.ensemble
+    at_least_1 = {
+        "trainer.steps": trainer.steps,
+        "trainer.batch_size": trainer.batch_size,
+        "trainer.checkpoint_every": trainer.checkpoint_every,
+        "trainer.log_every": trainer.log_every,
+        "trainer.valid_tokens": trainer.valid_tokens,
+        "score.batch_size": score.batch_size,
+        "data.tokenizer_bytes": data.tokenizer_bytes,
+        "discover.k": config.discover.k,
+        "discover.sample": config.discover.sample,
+        "discover.features": config.discover.features,
+        "seed.grow_batch": config.seed.grow_batch,
+    }
+    not_negative = {
+        "trainer.micro_batch_size": trainer.micro_batch_size,
+        "trainer.weight_decay": trainer.weight_decay,
+        "trainer.clip": trainer.clip,
+        "trainer.threads": trainer.threads,
+        "trainer.valid_every": trainer.valid_every,
+        "score.window": score.window,
+        "score.max_tokens": score.max_tokens,
+        "ensemble.top_k": ensemble.top_k,
+        "ensemble.prior_sequences": ensemble.prior_sequences,
+        "data.workers": data.workers,
+        "seed.grow_after": config.seed.grow_after,
+        **({} if config.seed.steps is None else {"seed.steps": config.seed.steps}),
+    }
+    fractions = {
+        "trainer.warmup": trainer.warmup,
+        "trainer.final_lr": trainer.final_lr,
+        "data.valid_fraction": data.valid_fraction,
+        "data.test_fraction": data.test_fraction,
+        **{f"trainer.betas[{i}]": beta for i, beta in enumerate(trainer.betas)},
+    }
+    for key, value in at_least_1.items():
+        require(value >= 1, key, value, "wanted 1 or more")
+    for key, number in not_negative.items():
+        require(0 <= number < float("inf"), key, number, "wanted 0 or more")
+    for key, number in fractions.items():
+        require(0 <= number < 1 or (key == "trainer.final_lr" and number == 1), key, number, "wanted [0, 1)")
+    for key, rate in {"trainer.lr": trainer.lr, "seed.lr": config.seed.lr}.items():
+        require(rate is None or 0 < rate < 1000, key, rate, "wanted a positive number")
+    # Beyond this torch cannot seed a step with trainer.seed * 1_000_003 + step.
+    for key, seed in {"trainer.seed": trainer.seed, "discover.seed": config.discover.seed}.items():
+        require(0 <= seed < 2**32, key, seed, "wanted 0 to 2³² - 1")
+    require(
+        0 < trainer.decay_power < 1000, "trainer.decay_power", trainer.decay_power, "wanted a positive number"
+    )
+    require(trainer.threads <= 1024, "trainer.threads", trainer.threads, "wanted at most 1,024, or 0")
+    check_cluster(config.cluster)
+    require(trainer.seq_len >= 2, "trainer.seq_len", trainer.seq_len, "wanted 2 or more")
+    require(score.window != 1, "score.window", score.window, "wanted 2 or more, or 0 for trainer.seq_len")
+    require(len(trainer.betas) == 2, "trainer.betas", trainer.betas, "wanted two numbers")
+    alpha, beta = ensemble.alpha, ensemble.beta
+    require(alpha is None or 0 <= alpha <= 1, "ensemble.alpha", alpha, "wanted [0, 1], or null")
+    # β = 0 would give all weight back to experts that top_k left out.
+    require(beta is None or 0 < beta <= 1, "ensemble.beta", beta, "wanted (0, 1], or null")
+    temperature = config.discover.temperature
+    require(temperature > 0, "discover.temperature", temperature, "wanted more than 0")
+    require(0 < ensemble.decay <= 1, "ensemble.decay", ensemble.decay, "wanted (0, 1]")
+    require(data.vocab_size >= 300, "data.vocab_size", data.vocab_size, "wanted 300 or more (256 are bytes)")
+    held_out = data.valid_fraction + data.test_fraction
+    require(held_out <= 0.9, "data.valid_fraction + data.test_fraction", held_out, "wanted at most 0.9")
+    for i, names in enumerate(config.run.rounds):
+        require(
+            bool(names) or config.baseline is not None, f"run.rounds[{i}]", names, "wanted a domain or more"
+        )
+
+
+def _validate_choices(config: "Config") -> None:
+    check_choice(config.branch, "branch", BRANCH_METHODS)
+    check_choice(config.ensemble.prior, "ensemble.prior", PRIORS)
+    check_choice(config.ensemble.rule, "ensemble.rule", RULES)
+    check_choice(config.ensemble.fit, "ensemble.fit", FITS)
+    check_choice(config.trainer.decay, "trainer.decay", DECAYS)
+    check_choice(config.trainer.carry, "trainer.carry", CARRY)
+    check_choice(config.trainer.precision, "trainer.precision", PRECISIONS)
+    check_choice(config.eval.split, "eval.split", SPLITS)
+    check_choice(config.cluster.kind, "cluster.kind", CLUSTERS)
+    if config.baseline is not None:
+        check_choice(config.baseline, "baseline", BASELINES)
+    for mirror in config.trainer.mirrors:
+        check_choice(mirror, "trainer.mirrors", MIRRORS)
+    for split in config.score.splits:
+        check_choice(split, "score.splits", SPLITS)
+    if isinstance(config.weights, str):
+        check_choice(config.weights, "weights", AVERAGE_WEIGHTS)
+    elif config.weights is not None:
+        check_weights(config.weights)
+    device = config.trainer.device
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", device):
+        raise UserError(f"trainer.device={device!r}: choose one of auto, cpu, cuda, cuda:<index>, mps")
