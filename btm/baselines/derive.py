@@ -68,7 +68,7 @@ def _alone(config: Config, domains: list[str]) -> None:
             "trained elsewhere on tokens that nobody counted: leave out seed.from, in the forest too"
         )
     seed = config.seed
-    seed.name, seed.lr = DENSE, None
+    seed.name = DENSE  # seed.lr stays: both begin from random parameters
     seed.domains = sorted({*seed.domains, *domains}) if seed.domains else []
     config.trainer.carry = "fresh"
     config.run.rounds, config.run.average = [[]], False
