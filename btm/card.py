@@ -20,6 +20,16 @@ class Parent:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What the training of one ELM took, without its ancestors'."""
+
+    name: str
+    sha256: str
+    tokens: int
+    flops: float
+
+
+@dataclass(frozen=True)
 class Card:
     """The provenance of one ELM. Losses are nats per token on the valid split of its own domain."""
 
@@ -32,8 +42,13 @@ class Card:
     estimator: str = ""  # how the parents' weights were found
     steps: int = 0  # of its own training
     tokens: int = 0  # of its own training
-    flops: float = 0.0  # 6 N a token, attention included
+    flops: float = 0.0  # of its own training (btm/ledger.py)
+    ancestors: list[Spent] = field(default_factory=list)  # all it descends from, each once
+    total_tokens: int = 0  # of its own training and of its ancestors'
+    total_flops: float = 0.0
     parameters: int = 0
+    matrix_parameters: int = 0  # those that take part in matrix products (btm/ledger.py)
+    attention: int = 0  # layers · width of attention
     data: dict[str, str] = field(default_factory=dict)  # domain: sha256 of the training shard
     valid_nats: float | None = None  # of the expert
     parent_valid_nats: dict[str, float] = field(default_factory=dict)
@@ -66,6 +81,7 @@ class Card:
             known = {f.name for f in fields(cls)}
             values = {key: value for key, value in values.items() if key in known}
             values["parents"] = {name: Parent(**parent) for name, parent in values.get("parents", {}).items()}
+            values["ancestors"] = [Spent(**spent) for spent in values.get("ancestors", [])]
             return cls(**values)
         except FileNotFoundError:
             raise UserError(f"{file}: no such card: the folder is no ELM") from None
@@ -86,6 +102,9 @@ class Card:
         facts = {
             "domains": ", ".join(self.domains) or "none of its own",
             "training": f"{self.steps:,} steps, {self.tokens:,} tokens" if self.steps else "none of its own",
+            "training, ancestors included": f"{self.total_tokens:,} tokens, {self.total_flops:.3g} FLOPs"
+            if self.total_tokens
+            else "",
             "loss": loss,
             "parameters": f"{self.parameters:,}",
             "weights": f"sha256 `{self.sha256}`",

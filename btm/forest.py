@@ -8,12 +8,12 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from btm import average as averaging
-from btm import durable, lease, models, seal, weights
+from btm import durable, lease, ledger, models, seal, weights
 from btm.card import Card, Parent
 from btm.checks import check_name, is_name, read_object
 from btm.errors import UserError, unknown
@@ -226,6 +226,7 @@ class Forest:
                 parent: {"weight": share, "raw": float(parents[parent]), "sha256": self[parent].card.sha256}
                 for parent, share in shares.items()
             },
+            "ancestors": [asdict(spent) for spent in ledger.lineage(self[p].card for p in shares)],
         }
         with self._new_branch(name, origin) as folder:
             averaging.average({self[parent].path: share for parent, share in shares.items()}, folder, alive)
@@ -244,8 +245,15 @@ class Forest:
     ) -> Branch:
         """Begin an ELM from `model`: new parameters, an imported model's (`source`), or a `parent`'s by `method`."""
         self.require_free(name)
-        origin = {"domains": domains, "method": method, "estimator": "", "parents": {}, "source": source}
+        origin: dict[str, Any] = {
+            "domains": domains,
+            "method": method,
+            "estimator": "",
+            "parents": {},
+            "source": source,
+        }
         if parent is not None:
+            origin["ancestors"] = [asdict(spent) for spent in ledger.lineage([self[parent].card])]
             origin["parents"] = {parent: {"weight": 1.0, "raw": 1.0, "sha256": self[parent].card.sha256}}
         with self._new_branch(name, origin) as folder:
             model.save_pretrained(folder, max_shard_size="5GB")
@@ -269,8 +277,8 @@ class Forest:
         if result is None:
             raise UserError(f"branch {branch.name!r} is not trained yet: btm train expert={branch.name}")
         forced = seal.is_worse(branch.name, result, force)
-        self._check(branch)
-        card = seal.card(branch, result, self.identity["tokenizer_sha256"], forced)
+        shape = self._check(branch)
+        card = replace(seal.card(branch, result, self.identity["tokenizer_sha256"], shape), forced=forced)
         durable.write_json(branch.path / "card.json", card.to_json())
         with durable.publish_file(branch.path / "README.md") as handle:
             handle.write(card.readme().encode())
@@ -301,6 +309,7 @@ class Forest:
             self[parent]
         shares = averaging.normalise(parents)
         target = self.root / "averages" / name
+        like = self[next(iter(shares))].card
         card = Card(
             name=name,
             domains=sorted({domain for parent in shares for domain in self[parent].card.domains}),
@@ -308,14 +317,17 @@ class Forest:
             tokenizer_sha256=self.identity["tokenizer_sha256"],
             parents={n: Parent(share, float(parents[n]), self[n].card.sha256) for n, share in shares.items()},
             branch_method=method,
-            parameters=self[next(iter(shares))].card.parameters,
+            ancestors=ledger.lineage(self[parent].card for parent in shares),
+            parameters=like.parameters,
+            matrix_parameters=like.matrix_parameters,
+            attention=like.attention,
         )
         if (target / "card.json").exists() and Card.read(target / "card.json").parents == card.parents:
             return target
         with durable.publish_folder(target, replace=True) as folder:
             averaging.average({self[parent].path: share for parent, share in shares.items()}, folder, alive)
             models.copy_files(self[next(iter(shares))].path, folder)
-            card = replace(card, sha256=weights.sha256(folder))
+            card = ledger.summed(replace(card, sha256=weights.sha256(folder)))
             (folder / "card.json").write_text(json.dumps(card.to_json(), indent=1))
             (folder / "README.md").write_text(card.readme())
         return target
@@ -360,7 +372,8 @@ class Forest:
             yield folder
             self.require_free(name)  # another process may have begun it meanwhile
 
-    def _check(self, branch: Branch) -> None:
+    def _check(self, branch: Branch) -> ledger.Shape:
+        """Return the shape of a branch that may be merged; a `UserError` says why one may not."""
         bad = weights.first_not_finite(branch.path)
         if bad is not None:
             raise UserError(f"branch {branch.name!r} has a NaN or an infinity in tensor {bad!r}: not merged")
@@ -371,4 +384,4 @@ class Forest:
         for parent in branch.parents:
             if parent in self:
                 averaging.require_same_tensors(self[parent].path, branch.path)
-        models.load_model(branch.path)
+        return ledger.Shape.of(models.load_model(branch.path))

@@ -202,18 +202,6 @@ def pick_device(name: str) -> str:
     return name
 
 
-def train_flops(model: "PreTrainedModel", tokens: int, seq_len: int) -> float:
-    """Return the FLOPs of training on `tokens`."""
-    return tokens * flops_per_token(model.num_parameters(), model.config.to_dict(), seq_len)
-
-
-def flops_per_token(parameters: int, config: dict[str, Any], seq_len: int) -> float:
-    """Return training's FLOPs per token: 6 N + 12 · layers · width · sequence (PaLM, appendix B)."""
-    layers = config.get("num_hidden_layers") or config.get("n_layer") or 0
-    width = config.get("hidden_size") or config.get("n_embd") or 0
-    return float(6 * parameters + 12 * layers * width * seq_len)
-
-
 def count_parameters(config: "PretrainedConfig") -> int:
     """Return the parameters of an architecture, without making any."""
     import torch

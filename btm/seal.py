@@ -1,11 +1,12 @@
 """What a trained branch must pass and say to become an ELM."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from btm import weights
-from btm.card import Card
+from btm import ledger, weights
+from btm.card import Card, Spent
 from btm.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,10 +31,10 @@ def is_worse(name: str, result: dict[str, Any], force: bool) -> bool:
     return worse
 
 
-def card(branch: "Branch", result: dict[str, Any], tokenizer_sha256: str, forced: bool) -> Card:
+def card(branch: "Branch", result: dict[str, Any], tokenizer_sha256: str, shape: ledger.Shape) -> Card:
     """Return the card of the ELM that a trained branch becomes."""
     known = {field: result[field] for field in _FROM_RESULT if field in result}
-    return Card(
+    made = Card(
         name=branch.name,
         domains=branch.domains,
         sha256=weights.sha256(branch.path),
@@ -42,9 +43,11 @@ def card(branch: "Branch", result: dict[str, Any], tokenizer_sha256: str, forced
         branch_method=branch.origin["method"],
         estimator=branch.origin["estimator"],
         source=branch.origin.get("source", ""),
+        ancestors=[Spent(**spent) for spent in branch.origin.get("ancestors", [])],
         parameters=weights.parameters(branch.path),
-        forced=forced,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={package: version(package) for package in ("btm", "torch", "transformers")},
+        **asdict(shape),
         **known,
     )
+    return ledger.summed(made)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from btm import checkpoint, durable, ensemble, evaluate, models
+from btm import checkpoint, durable, ensemble, evaluate, ledger, models
 from btm import train as training
 from btm.checks import check_weights
 from btm.config import Config
@@ -191,6 +191,7 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
         "window": config.window,
         "ensemble": asdict(config.ensemble) | {"experts": [elm.name for elm in members]},
         "elms": {elm.name: elm.card.sha256 for elm in elms},
+        "ledger": _ledger(config, elms, members),
         "shards": entries,
     }
     target = forest.root / "evals" / f"{config.eval.name or forest.root.name}.json"
@@ -388,6 +389,17 @@ def _score_for_eval(
     is_member = elm.name in {member.name for member in members}
     needed = [*shards, *valid] if is_member else shards
     ensemble.score_missing(config, forest, elm.path, elm.card.sha256, needed, reporter)
+
+
+def _ledger(config: Config, elms: list[ELM], members: list[ELM]) -> dict[str, Any]:
+    card = elms[0].card
+    if card.matrix_parameters:
+        shape = ledger.Shape(card.matrix_parameters, card.attention)
+    else:  # a card from before the ledger
+        shape = ledger.Shape.of_config(models.load_config(elms[0].path))
+    return ledger.entry(
+        [elm.card for elm in elms], [elm.card for elm in members], shape, config.window, config.ensemble.top_k
+    )
 
 
 def _shards(suite: Suite, domains: list[str], splits: list[str]) -> list[Shard]:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btm import checkpoint, durable, lease, models
+from btm import checkpoint, durable, lease, ledger, models
 from btm.config import TrainerConfig
 from btm.data.batches import Batches, Windows
 from btm.errors import UserError
@@ -104,7 +104,7 @@ class Trainee:
 
     def flops(self, steps: int) -> float:
         """Return the FLOPs of the first `steps` steps."""
-        return models.train_flops(self.model, self.tokens(steps), self.batches.seq_len)
+        return self.tokens(steps) * ledger.Shape.of(self.model).training_flops(self.batches.seq_len)
 
     def settings(self) -> dict[str, Any]:
         """Return what a resumed training must have in common with its first part, beside the trainer's settings."""

@@ -338,7 +338,7 @@ def _evaluation(config: Config) -> dict[str, Any] | None:
 
 
 def _result(config: Config, result: dict[str, Any], out: Output) -> None:
-    from btm.report.tables import eval_rows
+    from btm.report.tables import eval_rows, ledger_rows
 
     if out.as_json:
         return out.line("", result)
@@ -346,5 +346,6 @@ def _result(config: Config, result: dict[str, Any], out: Output) -> None:
         eval_rows(result),
         f"perplexity by shard, {result['ensemble']['rule']} under the {result['ensemble']['prior']} prior",
     )
+    out.rows(ledger_rows(result), "cost: training with all ancestors, each once; inference of one token")
     file = Path(result["forest"]) / "evals" / f"{config.eval.name or Path(result['forest']).name}.json"
     out.line(f"numbers: {file}\npicture: {file.with_suffix('.png')}", None)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btm import checkpoint, durable, ensemble, models, steps
+from btm import checkpoint, durable, ensemble, ledger, models, steps
 from btm import train as training
 from btm.baselines.derive import DEMIX
 from btm.config import Config, TrainerConfig
@@ -42,7 +42,7 @@ class DemixTrainee(training.Trainee):
         """Multiply the feed-forward layers."""
         from btm.baselines import ffn
 
-        self.flops_per_token = models.train_flops(self.model, 1, self.batches.seq_len)
+        self.flops_per_token = ledger.Shape.of(self.model).training_flops(self.batches.seq_len)
         self.layers = ffn.split(self.model, len(self.mixes))
 
     @classmethod

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from btm import models, weights
+from btm import ledger, models, weights
 from btm.baselines import SHARES_SEED
 from btm.config import Config
 from btm.data.batches import Growth
@@ -35,16 +35,16 @@ class Costs:
         seeds = [Path(place) / "elms" / config.seed.name for place in (root, config.base_root)]
         seed = next((seed for seed in seeds if seed.is_dir()), seeds[0])
         if (seed / "config.json").is_file():
-            count, facts = weights.parameters(seed), models.read_config(seed / "config.json")
+            count, made = weights.parameters(seed), models.load_config(seed)
         elif config.seed.source:
             source = Path(config.seed.source)
-            count, facts = weights.parameters(source), models.read_config(source / "config.json")
+            count, made = weights.parameters(source), models.load_config(source)
         else:
             folder = Path(config.data.out) / config.data.name
             prepared = Suite.open(folder).vocab_size if folder.is_dir() else config.data.vocab_size
             made = models.make_config(config.model, prepared, 0)
-            count, facts = models.count_parameters(made), made.to_dict()
-        per_token = models.flops_per_token(count, facts, config.trainer.seq_len)
+            count = models.count_parameters(made)
+        per_token = ledger.Shape.of_config(made).training_flops(config.trainer.seq_len)
         return cls(count, per_token, _rate(config, root))
 
     @property

@@ -47,3 +47,18 @@ def eval_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def ledger_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return one row for each ELM of an evaluation and one for the ensemble: what they took, what they take."""
+    ledger = result["ledger"]
+    return [
+        {
+            "model": name,
+            "experts run": costs["experts_run"],
+            "training tokens": costs["training"]["tokens"],
+            "training FLOPs": f"{costs['training']['flops']:.3g}",
+            "FLOPs/token": f"{costs['inference_flops_per_token']:.3g}",
+        }
+        for name, costs in [("ensemble", ledger["ensemble"]), *ledger["elms"].items()]
+    ]
