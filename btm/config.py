@@ -105,11 +105,17 @@ class EnsembleConfig:
     alpha: float | None = None  # of tracking and fixed_share: share of the prior in each step; null: fitted
     beta: float | None = None  # of tracking: power of the weights in each step; null: fitted
     fit: str = "domain"  # alpha and beta on the shard's own valid split | forest: the training domains', once
-    prior: str = "cached"  # uniform | updating | cached | em
+    prior: str = "cached"  # uniform | updating | cached | em | token
+    carry: bool = False  # a window takes up the belief that the one before it ended with
     decay: float = 0.3  # λ of the moving average behind `cached` and `updating`
     top_k: int = 0  # experts kept, by prior; 0: all
     experts: list[str] = field(default_factory=list)  # empty: every ELM trained on one domain
     prior_sequences: int = 100  # valid sequences that the prior is fitted on; 0: all
+
+    @property
+    def settings(self) -> tuple[float, float]:
+        """α and β; one that is open stands at the value that changes nothing."""
+        return self.alpha or 0.0, 1.0 if self.beta is None else self.beta
 
 
 @dataclass

@@ -1,9 +1,11 @@
 """Ensembles from cached scores, in numpy alone: the domain posterior of a shard, its mixture, its numbers.
 
-A shard is S windows of T tokens scored by E experts: ``logp_EST``. Each window is a sequence of its own:
-the posterior begins anew from the prior, as in the paper, whose blocks are the model's context.
+A shard is S windows of T tokens scored by E experts: ``logp_EST``. Each window is a sequence of its own, whose
+posterior begins anew from the prior, as in the paper, whose blocks are the model's context; or with `ensemble.carry`
+it begins with what the window before it ended with.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +18,8 @@ from btm.posterior import Array
 
 ALPHAS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.2)  # tried when α is fitted
 BETAS = (0.8, 0.9, 0.95, 0.98, 1.0)  # tried when β is fitted
-_BLOCK = 4_000_000  # scores that are mixed at once
+_BLOCK = 1 << 19  # scores that are mixed at once: with their weights, what a cache holds
+_STEP = 2048  # … but at least so many (expert, window) pairs: a step over fewer is all overhead
 
 
 def fit_prior(valid_EST: NDArray[np.float32], ensemble: EnsembleConfig) -> Array:
@@ -27,6 +30,8 @@ def fit_prior(valid_EST: NDArray[np.float32], ensemble: EnsembleConfig) -> Array
         prior = posterior.cached_prior(sequences_EST.swapaxes(0, 1), ensemble.decay)
     elif ensemble.prior == "em":
         prior = posterior.em_prior(sequences_EST)
+    elif ensemble.prior == "token":
+        prior = posterior.token_prior(sequences_EST)
     else:
         prior = posterior.uniform_prior(len(valid_EST))
     return posterior.top_k(prior, ensemble.top_k)
@@ -42,21 +47,41 @@ class Mixed:
 
 
 def mix(logp_EST: NDArray[np.float32], log_prior_E: Array, ensemble: EnsembleConfig, tokens: int) -> Mixed:
-    """Return the ensemble's result on a shard whose first `tokens` scores are real (the rest is padding)."""
-    experts, n_windows, window = logp_EST.shape
+    """Return the ensemble's result on a shard whose first `tokens` scores are real (the rest is padding).
+
+    Experts that the prior leaves out are not read.
+    """
+    kept = np.flatnonzero(np.isfinite(log_prior_E))
+    if len(kept) < len(logp_EST) and ensemble.prior != "updating":
+        mixed = mix(logp_EST[kept], log_prior_E[kept], ensemble, tokens)
+        mean_E = np.zeros(len(logp_EST))
+        mean_E[kept] = mixed.mean_posterior
+        return replace(mixed, mean_posterior=mean_E)
+    experts, _, window = logp_EST.shape
     rule = filters.RULES[ensemble.rule]
-    log_prior_ES = _priors(logp_EST, log_prior_E, ensemble)
-    rows = max(1, _BLOCK // (experts * window))
+    alpha, beta = ensemble.settings
     nats, weights_E = 0.0, np.zeros(experts)
-    for start in range(0, n_windows, rows):
-        stop = min(start + rows, n_windows)
-        logp_ST, weights_EST = rule(
-            logp_EST[:, start:stop], log_prior_ES[:, start:stop], ensemble.alpha or 0.0, ensemble.beta or 1.0
-        )
+    first_ES = belief_E = None
+    for start, block_EST, prior_ES in _blocks(logp_EST, log_prior_E, ensemble):
+        if ensemble.carry:
+            first_ES, belief_E = filters.carried(ensemble.rule, block_EST, prior_ES, alpha, beta, belief_E)
+        logp_ST, weights_EST = rule(block_EST, prior_ES, alpha, beta, first_ES)
         real = min(logp_ST.size, tokens - start * window)
         nats -= float(logp_ST.reshape(-1)[:real].sum())
         weights_E += weights_EST.reshape(experts, -1)[:, :real].sum(axis=1)
     return Mixed(nats, tokens, weights_E / tokens)
+
+
+def _blocks(
+    logp_EST: NDArray[np.float32], log_prior_E: Array, ensemble: EnsembleConfig
+) -> Iterator[tuple[int, NDArray[np.float32], Array]]:
+    """Yield (first window, scores, log prior (E, S)) of so many windows as a processor's cache holds."""
+    experts, n_windows, window = logp_EST.shape
+    log_prior_ES = _priors(logp_EST, log_prior_E, ensemble)
+    rows = max(1, _BLOCK // (experts * window), _STEP // experts)
+    for start in range(0, n_windows, rows):
+        stop = min(start + rows, n_windows)
+        yield start, logp_EST[:, start:stop], log_prior_ES[:, start:stop]
 
 
 def _priors(logp_EST: NDArray[np.float32], log_prior_E: Array, ensemble: EnsembleConfig) -> Array:
@@ -81,12 +106,30 @@ def fit_rule(
     if ensemble.rule not in ("tracking", "fixed_share"):
         return ensemble
     choices = [replace(ensemble, alpha=alpha, beta=beta) for alpha in alphas for beta in betas]
+    if len(choices) == 1:
+        return choices[0]
+    losses = np.zeros(len(choices))
+    for scores, prior, count in zip(valid, log_priors, tokens, strict=True):
+        losses += _tracking_nats(scores, prior, choices, count) / count
+    return choices[int(losses.argmin())]
 
-    def loss(choice: EnsembleConfig) -> float:
-        shards = zip(valid, log_priors, tokens, strict=True)
-        return sum(mix(scores, prior, choice, count).nats / count for scores, prior, count in shards)
 
-    return min(choices, key=loss)
+def _tracking_nats(
+    logp_EST: NDArray[np.float32], log_prior_E: Array, choices: list[EnsembleConfig], tokens: int
+) -> Array:
+    """Return the nats of each choice of α and β on the first `tokens` scores; likelihoods are made once for all."""
+    nats = np.zeros(len(choices))
+    beliefs: dict[int, Array] = {}
+    for start, block_EST, log_prior_ES in _blocks(logp_EST, log_prior_E, choices[0]):
+        likelihoods, prior_ES = filters.Likelihoods.of(block_EST), np.exp(log_prior_ES)
+        for i, choice in enumerate(choices):
+            first_ES = None
+            if choice.carry:
+                begin_E = beliefs.get(i, prior_ES[:, 0])
+                first_ES, beliefs[i] = likelihoods.carried(prior_ES, *choice.settings, begin_E)
+            logp_ST = likelihoods.track_logp(prior_ES, *choice.settings, first_ES)
+            nats[i] -= logp_ST.reshape(-1)[: tokens - start * logp_ST.shape[1]].sum()
+    return nats
 
 
 def numbers(nats: float, tokens: int, utf8_bytes: int) -> dict[str, float]:

@@ -93,6 +93,26 @@ def em_prior(logp_EST: ArrayLike, iterations: int = 1000, tolerance: float = 1e-
     return log_prior - _logsumexp(log_prior)
 
 
+def token_prior(logp_EST: ArrayLike, iterations: int = 1000, tolerance: float = 1e-7) -> Array:
+    """Return the log prior, shape (E,), that maximises the likelihood of valid *tokens* under their plain mixture.
+
+    Expectation-maximisation on Σ_s,t log Σ_j π_j p(x_t | x_<t, D=j), concave in π: what each expert is worth in a
+    mixture, where `em_prior` asks how often an expert explains a whole sequence best. It is the better target for a
+    rule that may switch within a text. Ends when no π_j moves by more than `tolerance`.
+    """
+    logp = _as_logp(logp_EST, 3)
+    logp_EN = logp.reshape(len(logp), -1)
+    likelihood_EN = np.exp(logp_EN - logp_EN.max(axis=0))
+    prior_E = np.exp(uniform_prior(len(logp)))
+    for _ in range(iterations):
+        gain_E = likelihood_EN @ (1 / (prior_E @ likelihood_EN)) / likelihood_EN.shape[1]
+        moved = np.abs(gain_E * prior_E - prior_E).max()
+        prior_E = gain_E * prior_E
+        if moved <= tolerance:
+            break
+    return _log(prior_E / prior_E.sum())
+
+
 def top_k(log_prior_E: ArrayLike, k: int) -> Array:
     """Return the log prior restricted to its `k` likeliest experts and normalised; the others get -inf.
 

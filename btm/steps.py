@@ -154,7 +154,10 @@ def score(config: Config, reporter: Reporter = quiet) -> list[Path]:
 def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     """Evaluate the ensemble and every ELM alone; write ``evals/<name>.json`` and its heat map."""
     forest, suite = Forest(config.forest_root), open_suite(config)
-    fitted = config.ensemble.prior in ("cached", "em") or config.ensemble.rule in ("fixed_share", "tracking")
+    fitted = config.ensemble.prior in ("cached", "em", "token") or config.ensemble.rule in (
+        "fixed_share",
+        "tracking",
+    )
     if config.eval.split == "valid" and fitted:
         raise UserError(
             f"ensemble.prior={config.ensemble.prior} and ensemble.rule={config.ensemble.rule} are fitted on the "

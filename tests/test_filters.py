@@ -125,3 +125,58 @@ def test_wrong_shapes_are_refused():
         filters.bayes(np.zeros((2, 3)), np.zeros(2))
     with pytest.raises(ValueError, match="the prior has shape"):
         filters.bayes(np.zeros((2, 3, 4)), np.zeros(3))
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.1, 0.9), (0.003, 1.0), (0.0, 0.9), (0.0, 1.0)])
+@pytest.mark.parametrize("rule", filters.RULES)
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_carried_windows_are_one_long_sequence(rule, alpha, beta, blocks):
+    logp, log_prior = scores(7, 4, 9, 20), prior(7)
+    whole, weights = filters.RULES[rule](logp.reshape(4, 1, 180), log_prior, alpha, beta)
+    begin, found, held = None, [], []
+    for part in np.split(logp, blocks, axis=1):
+        first, begin = filters.carried(rule, part, log_prior, alpha, beta, begin)
+        mixed, weights_part = filters.RULES[rule](part, log_prior, alpha, beta, first)
+        found.append(mixed.reshape(-1))
+        held.append(weights_part.reshape(4, -1))
+    np.testing.assert_allclose(np.concatenate(found), whole[0], atol=1e-6)
+    np.testing.assert_allclose(np.concatenate(held, axis=1), weights[:, 0], atol=1e-8)
+
+
+@pytest.mark.parametrize("rule", filters.RULES)
+def test_an_ensemble_that_carries_has_read_the_whole_shard(rule, monkeypatch):
+    monkeypatch.setattr(evaluate, "_BLOCK", 160)
+    monkeypatch.setattr(evaluate, "_STEP", 1)
+    logp, log_prior = scores(8, 4, 9, 20).astype(np.float32), prior(8)
+    chosen = EnsembleConfig(rule=rule, alpha=0.1, beta=0.9, carry=True)
+    found = evaluate.mix(logp, log_prior, chosen, 175)
+    whole, weights = filters.RULES[rule](logp.reshape(4, 1, 180), log_prior, 0.1, 0.9)
+    assert found.nats == pytest.approx(-whole[0, :175].sum(), rel=1e-6)
+    np.testing.assert_allclose(found.mean_posterior, weights[:, 0, :175].mean(axis=1), atol=1e-6)
+    if rule == "tracking":
+        (nats,) = evaluate._tracking_nats(logp, log_prior, [chosen], 175)
+        assert nats == pytest.approx(found.nats, rel=1e-9)
+
+
+@pytest.mark.parametrize("rule", filters.RULES)
+def test_float32_scores_give_the_float64_loss(rule):
+    logp, log_prior = scores(9, 16, 40, 64, 3.0).astype(np.float32), prior(9, 16)
+    found, _ = filters.RULES[rule](logp, log_prior, 0.03, 0.9)
+    wanted, _ = filters.RULES[rule](logp.astype(np.float64), log_prior, 0.03, 0.9)
+    assert found.dtype == np.float64
+    assert abs(found.mean() - wanted.mean()) <= 1e-6
+    assert found.sum() == pytest.approx(wanted.sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("rule", filters.RULES)
+def test_experts_outside_the_top_k_are_not_read(rule):
+    logp, log_prior = scores(10).astype(np.float32), posterior.top_k(prior(10), 2)
+    chosen = EnsembleConfig(rule=rule, alpha=0.1, beta=0.9)
+    kept = np.isfinite(log_prior)
+    spoilt = logp.copy()
+    spoilt[~kept] = np.nan
+    found = evaluate.mix(spoilt, log_prior, chosen, 55)
+    wanted = evaluate.mix(logp[kept], log_prior[kept], chosen, 55)
+    assert found.nats == wanted.nats
+    assert (found.mean_posterior[~kept] == 0).all()
+    np.testing.assert_array_equal(found.mean_posterior[kept], wanted.mean_posterior)

@@ -143,3 +143,26 @@ def test_wrong_shapes_are_refused():
 def test_units():
     assert posterior.perplexity(math.log(20)) == pytest.approx(20)
     assert posterior.bits_per_byte(8 * math.log(2), 4) == pytest.approx(2)
+
+
+def test_the_token_prior_is_the_best_plain_mixture():
+    logp_EST = -np.random.default_rng(3).exponential(2.0, (3, 5, 40))
+    p_EN = np.exp(logp_EST.reshape(3, -1))
+    found = np.exp(posterior.token_prior(logp_EST, tolerance=1e-10))
+
+    def nats(prior_E):
+        return -np.log(prior_E @ p_EN).mean()
+
+    grid = [np.array([a, b, 1 - a - b]) for a in np.linspace(0, 1, 41) for b in np.linspace(0, 1 - a, 41)]
+    assert found.sum() == pytest.approx(1)
+    assert nats(found) <= min(nats(np.abs(prior_E)) for prior_E in grid) + 1e-9
+    # At the maximum every expert in use gains the same: Σ_n p_j / Σ_i π_i p_i = N.
+    gains = (p_EN / (found @ p_EN)).mean(axis=1)
+    np.testing.assert_allclose(gains[found > 1e-6], 1.0, atol=1e-4)
+
+
+def test_the_token_prior_is_the_em_prior_of_sequences_of_one_token():
+    logp_EST = -np.random.default_rng(4).exponential(2.0, (4, 6, 30))
+    found = posterior.token_prior(logp_EST, tolerance=1e-12)
+    wanted = posterior.em_prior(logp_EST.reshape(4, -1, 1))
+    np.testing.assert_allclose(np.exp(found), np.exp(wanted), atol=1e-6)

@@ -1,0 +1,126 @@
+"""Seconds per setting to mix cached scores under each rule, and its distance from a plain float64 reference.
+
+    python scripts/bench/posterior.py [--experts 64] [--tokens 1048576] [--windows 128 1024]
+
+Scores are synthetic: a difficulty a token, a skill an expert and window, and noise. The reference is the equation of
+each rule, step by step in float64 and in log space, on the first windows; bayes has it in btm/posterior.py.
+"""
+
+import argparse
+import platform
+import time
+
+import numpy as np
+
+from btm import evaluate, posterior
+from btm.config import EnsembleConfig
+from btm.report.tables import table
+
+SETTINGS = [
+    ("bayes", None, None, False),
+    ("simple", None, None, False),
+    ("last_token", None, None, False),
+    ("fixed_share", 0.03, None, False),
+    ("tracking", 0.03, 0.9, False),
+    ("tracking", 0.0, 0.9, False),
+    ("bayes", None, None, True),
+    ("fixed_share", 0.03, None, True),
+    ("tracking", 0.03, 0.9, True),
+]  # rule, alpha, beta, carry
+CHECKED = 64  # windows that the reference is computed on
+
+
+def main() -> None:
+    """Print a row for each rule and window."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--experts", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=1 << 20)
+    parser.add_argument("--windows", type=int, nargs="+", default=[128, 1024])
+    arguments = parser.parse_args()
+    rows: list[dict] = []
+    for window in arguments.windows:
+        logp_EST = scores(arguments.experts, arguments.tokens // window, window)
+        log_prior_E = np.log(np.random.default_rng(1).dirichlet(np.full(arguments.experts, 0.3)))
+        rows += [measure(logp_EST, log_prior_E, *setting) for setting in SETTINGS]
+        rows.append(measure_fit(logp_EST, log_prior_E))
+    print(
+        table(
+            rows, f"{arguments.experts} experts, {arguments.tokens:,} tokens; {platform.processor() or 'CPU'}"
+        )
+    )
+
+
+def scores(experts: int, sequences: int, window: int) -> np.ndarray:
+    """Return synthetic log-probabilities in nats, float32 (E, S, T)."""
+    rng = np.random.default_rng(0)
+    logp_EST = np.empty((experts, sequences, window), np.float32)
+    hard_ST = rng.gamma(1.2, 2.5, (sequences, window))
+    for row_ST in logp_EST:
+        skill_S1 = rng.normal(0, 0.15) + rng.normal(0, 0.2, (sequences, 1))
+        row_ST[:] = -np.maximum(hard_ST + skill_S1 + rng.normal(0, 0.5, (sequences, window)), 1e-3)
+    return logp_EST
+
+
+def measure(logp_EST: np.ndarray, log_prior_E: np.ndarray, rule: str, alpha, beta, carry) -> dict:
+    """Return one row: seconds of the processor and of the clock, nats/token, and the distance."""
+    ensemble = EnsembleConfig(rule=rule, alpha=alpha, beta=beta, carry=carry)
+    tokens = logp_EST[0].size
+    cpu, clock = time.process_time(), time.perf_counter()
+    mixed = evaluate.mix(logp_EST, log_prior_E, ensemble, tokens)
+    cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
+    some_EST = logp_EST[:, :CHECKED]
+    found = evaluate.mix(some_EST, log_prior_E, ensemble, some_EST[0].size).nats / some_EST[0].size
+    if carry:  # the windows are one text
+        some_EST = some_EST.reshape(len(some_EST), 1, -1)
+    wanted = -reference(some_EST, log_prior_E, rule, alpha or 0.0, 1.0 if beta is None else beta).mean()
+    return {
+        "window": logp_EST.shape[2],
+        "rule": rule,
+        "alpha": alpha,
+        "beta": beta,
+        "carry": carry,
+        "CPU seconds": round(cpu, 2),
+        "clock": round(clock, 2),
+        "nats/token": mixed.nats / tokens,
+        "off by, nats/token": f"{abs(found - wanted):.1e}",
+        "relative": f"{abs(found / wanted - 1):.1e}",
+    }
+
+
+def measure_fit(logp_EST: np.ndarray, log_prior_E: np.ndarray) -> dict:
+    """Return a row for the fit of α and β: seconds for each of its settings."""
+    settings = len(evaluate.ALPHAS) * len(evaluate.BETAS)
+    cpu, clock = time.process_time(), time.perf_counter()
+    evaluate.fit_rule([logp_EST], [log_prior_E], EnsembleConfig(rule="tracking"), [logp_EST[0].size])
+    cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
+    row = {"window": logp_EST.shape[2], "rule": f"fit of {settings} settings, each"}
+    return row | {"CPU seconds": round(cpu / settings, 2), "clock": round(clock / settings, 2)}
+
+
+def reference(
+    logp_EST: np.ndarray, log_prior_E: np.ndarray, rule: str, alpha: float, beta: float
+) -> np.ndarray:
+    """Return the mixture's log-probabilities, (S, T), in float64 and log space, one step after another."""
+    logp_EST = logp_EST.astype(np.float64)
+    if rule == "bayes":
+        return np.stack([posterior.mixture(logp_ET, log_prior_E) for logp_ET in logp_EST.swapaxes(0, 1)])
+    prior_E1 = log_prior_E[:, None] - np.logaddexp.reduce(log_prior_E)
+    log_w_ES = np.broadcast_to(prior_E1, logp_EST.shape[:2])
+    if rule == "last_token":
+        log_w_ES = np.full(logp_EST.shape[:2], -np.log(len(logp_EST)))
+    mixed = []
+    for t in range(logp_EST.shape[2]):
+        seen_ES = logp_EST[:, :, t]
+        mixed.append(np.logaddexp.reduce(log_w_ES + seen_ES, axis=0))
+        if rule == "last_token":
+            log_w_ES = prior_E1 + seen_ES
+        elif rule in ("tracking", "fixed_share"):
+            log_w_ES = beta * log_w_ES + seen_ES
+        log_w_ES = log_w_ES - np.logaddexp.reduce(log_w_ES, axis=0)
+        if alpha:
+            log_w_ES = np.logaddexp(np.log1p(-alpha) + log_w_ES, np.log(alpha) + prior_E1)
+    return np.stack(mixed, axis=1)
+
+
+if __name__ == "__main__":
+    main()
