@@ -22,6 +22,17 @@ _BLOCK = 1 << 19  # scores that are mixed at once: with their weights, what a ca
 _STEP = 2048  # … but at least so many (expert, window) pairs: a step over fewer is all overhead
 
 
+def is_fitted(ensemble: EnsembleConfig) -> bool:
+    """Tell whether anything of `ensemble` is fitted on valid splits, so that it may not be measured there."""
+    return ensemble.prior in ("cached", "em", "token") or _is_open(ensemble)
+
+
+def _is_open(ensemble: EnsembleConfig) -> bool:
+    """Tell whether an α or a β is to be fitted."""
+    needed = {"tracking": ("alpha", "beta"), "fixed_share": ("alpha",)}.get(ensemble.rule, ())
+    return any(getattr(ensemble, key) is None for key in needed)
+
+
 def fit_prior(valid_EST: NDArray[np.float32], ensemble: EnsembleConfig) -> Array:
     """Return the log prior, shape (E,), that `ensemble` asks for, fitted on valid windows."""
     wanted = ensemble.prior_sequences or valid_EST.shape[1]

@@ -154,21 +154,12 @@ def score(config: Config, reporter: Reporter = quiet) -> list[Path]:
 def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     """Evaluate the ensemble and every ELM alone; write ``evals/<name>.json`` and its heat map."""
     forest, suite = Forest(config.forest_root), open_suite(config)
-    fitted = config.ensemble.prior in ("cached", "em", "token") or config.ensemble.rule in (
-        "fixed_share",
-        "tracking",
-    )
-    if config.eval.split == "valid" and fitted:
-        raise UserError(
-            f"ensemble.prior={config.ensemble.prior} and ensemble.rule={config.ensemble.rule} are fitted on the "
-            "valid split, so eval.split=valid would measure them on their own data: give eval.split=test, or "
-            "ensemble=uniform or ensemble=updating"
-        )
+    shards, valid = _evaluated(config, suite)
+    _refuse_own_data(config, suite, shards)
     elms = forest.elms()
     members = forest.experts(config.ensemble.experts)
     for elm in elms:
         _score_for_eval(config, forest, suite, elm, members, reporter)
-    shards, valid = _evaluated(config, suite)
     trained_on = {domain for elm in elms for domain in elm.card.domains}
     scores = ensemble.scores_of(config, forest)
     chosen = config.ensemble
@@ -383,6 +374,21 @@ def _evaluated(config: Config, suite: Suite) -> tuple[list[Shard], list[Shard]]:
     """Return the shards that an evaluation reports on, and those their priors are fitted on."""
     domains = config.eval.domains or suite.domains()
     return [suite.shard(d, config.eval.split) for d in domains], [suite.shard(d, "valid") for d in domains]
+
+
+def _refuse_own_data(config: Config, suite: Suite, shards: list[Shard]) -> None:
+    """Raise `UserError` if what is fitted on valid splits would be measured on one of them, by name or by content."""
+    if not evaluate.is_fitted(config.ensemble):
+        return
+    domains = suite.domains() if config.ensemble.fit == "forest" else {shard.domain for shard in shards}
+    fitted_on = {suite.shard(domain, "valid").sha256: domain for domain in domains}
+    for shard in shards:
+        if shard.sha256 in fitted_on:
+            raise UserError(
+                f"ensemble.prior={config.ensemble.prior} and ensemble.rule={config.ensemble.rule} are fitted on "
+                f"{fitted_on[shard.sha256]}/valid, so {shard.domain}/{shard.split}, of the same text, would be "
+                "measured on its own data: give another split, or ensemble=uniform or ensemble=updating"
+            )
 
 
 def _score_for_eval(

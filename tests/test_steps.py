@@ -220,10 +220,45 @@ def test_a_forest_has_one_architecture_and_one_tokenizer(copy):
 
 def test_the_prior_is_never_fitted_on_what_is_evaluated(copy):
     for fitted in ("cached", "em", "tracking", "fixed_share", "last_token"):
-        with pytest.raises(UserError, match="on their own data"):
+        with pytest.raises(UserError, match="on its own data"):
             steps.eval_forest(copy("eval.split=valid", f"ensemble={fitted}"))
     result = steps.eval_forest(copy("eval.split=valid", "ensemble=uniform", "eval.name=v"))
     assert set(result["shards"]) >= {"bible/valid"}
+
+
+@pytest.fixture
+def test_is_valid(grown, tmp_path):
+    """The suite again, but the test split of its domain `novels` is its valid split, byte for byte."""
+    out = tmp_path / "data"
+    shutil.copytree(grown[0].data.out, out)
+    (folder,) = out.glob("*/novels")
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["splits"]["test"] = meta["splits"]["valid"]
+    (folder / "meta.json").write_text(json.dumps(meta))
+    for ending in ("bin", "idx"):
+        shutil.copyfile(folder / f"valid.{ending}", folder / f"test.{ending}")
+    return [f"data.out={out}", "eval.name=mine"]
+
+
+@pytest.mark.parametrize("fitted", ["cached", "em", "tracking", "fixed_share", "last_token"])
+@pytest.mark.parametrize("fit", ["domain", "forest"])
+def test_nor_on_the_same_text_under_another_name(copy, test_is_valid, fitted, fit):
+    words = [*test_is_valid, f"ensemble={fitted}", f"ensemble.fit={fit}"]
+    for domains in ("[]", "[novels]", "[bible,novels]"):
+        with pytest.raises(UserError, match="fitted on novels/valid, so novels/test, of the same text"):
+            steps.eval_forest(copy(*words, f"eval.domains={domains}"))
+        assert not (Path(copy().forest_root) / "evals" / "mine.json").exists()
+
+
+def test_what_is_fitted_nowhere_may_be_measured_anywhere(copy, test_is_valid):
+    for words in (
+        ["ensemble=uniform"],
+        ["ensemble=updating"],
+        ["ensemble=tracking", "ensemble.prior=uniform", "ensemble.alpha=0.1", "ensemble.beta=0.9"],
+    ):
+        result = steps.eval_forest(copy(*test_is_valid, *words, "eval.domains=[novels]"))
+        assert set(result["shards"]) == {"novels/test"}
+    assert steps.eval_forest(copy(*test_is_valid, "eval.domains=[bible]"))["shards"]
 
 
 @pytest.mark.parametrize("prior", ["uniform", "updating", "cached", "em"])
