@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from btm.forest import ELM as ELM
     from btm.forest import Branch as Branch
     from btm.forest import Forest as Forest
+    from btm.online import Ensemble as Ensemble
     from btm.posterior import cached_prior as cached_prior
     from btm.posterior import domain_posterior as domain_posterior
     from btm.posterior import em_prior as em_prior
@@ -21,6 +22,7 @@ _HOMES = {
     "Branch": "forest",
     "Card": "card",
     "ELM": "forest",
+    "Ensemble": "online",
     "Forest": "forest",
     "UserError": "errors",
     "cached_prior": "posterior",

@@ -29,6 +29,7 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   score     cache token log-probabilities    btm score score.splits=[test]
   eval      ensemble against every ELM       btm eval ensemble=tracking ensemble.top_k=4
   average   several ELMs into one model      btm average weights='{law: 0.7, med: 0.3}'
+  generate  the ensemble goes on with text   btm generate prompt="In the beginning" domain=bible
   run       all of it, as jobs               btm run experiment=demo cluster=slurm
             or what it is compared with      btm run experiment=demo baseline=dense
   status    the jobs of a cycle              btm status forest=experts/demo
@@ -115,7 +116,8 @@ def compose(overrides: list[str]) -> Config:
     from omegaconf.errors import OmegaConfBaseException
 
     ConfigStore.instance().store(name="schema", node=Config)
-    checked = [_known(override) for override in overrides]
+    prompts = [override for override in overrides if override.startswith("prompt=")]
+    checked = [_known(override) for override in overrides if override not in prompts]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(conf_folder()), version_base="1.3"):
@@ -128,6 +130,8 @@ def compose(overrides: list[str]) -> Config:
         ) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_reason(error)) from None
+    if prompts:  # text, which hydra would read as its own grammar
+        config.prompt = prompts[-1].partition("=")[2]
     return config.validate()
 
 

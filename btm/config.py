@@ -128,6 +128,15 @@ class EvalConfig:
 
 
 @dataclass
+class GenerateConfig:
+    """How the ensemble goes on with a prompt."""
+
+    tokens: int = 64  # new ones, at most
+    temperature: float = 1.0  # 0: always the likeliest
+    seed: int = 0
+
+
+@dataclass
 class AverageConfig:
     """The name of an average; its weights are the top-level `weights`."""
 
@@ -211,6 +220,7 @@ class Config:
     score: ScoreConfig = field(default_factory=ScoreConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
     average: AverageConfig = field(default_factory=AverageConfig)
     discover: DiscoverConfig = field(default_factory=DiscoverConfig)
     run: RunConfig = field(default_factory=RunConfig)
@@ -219,6 +229,7 @@ class Config:
     baseline: str | None = None  # dense | dense_large_batch | random_split | demix, in <forest>-<baseline>
     expert: str | None = None  # the ELM to branch, train, merge or show
     domain: str | None = None  # its domain; null: the expert's name
+    prompt: str | None = None  # of generate, taken as it is: it needs no quotes but the shell's
     branch: str = "posterior"  # copy | uniform | argmax | posterior
     weights: Any = None  # {elm: weight} for branch; also uniform | argmax | posterior for average
     parent: str | None = None  # of branch=copy; null: the seed

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from btm import evaluate, lease, models, weights
+from btm import evaluate, lease, models, posterior, weights
 from btm import score as scoring
 from btm.config import Config, EnsembleConfig
 from btm.data.shards import Shard, Suite
@@ -44,6 +44,26 @@ def domain_weights(
     if method == "argmax":
         return {names[int(prior.argmax())]: 1.0}, estimator
     return {name: float(p) for name, p in zip(names, prior, strict=True) if p >= NEGLIGIBLE}, estimator
+
+
+def fit_for(
+    config: Config,
+    forest: Forest,
+    suite: Suite,
+    domain: str,
+    members: list[ELM],
+    reporter: Reporter = quiet,
+) -> tuple[dict[str, float], EnsembleConfig]:
+    """Return what `ensemble` fits on a domain's valid split: the prior {ELM: weight} of all `members`, and α and β."""
+    valid = suite.shard(domain, "valid")
+    for elm in members:
+        score_missing(config, forest, elm.path, elm.card.sha256, [valid], reporter)
+    scores_EST = stack(scores_of(config, forest), valid, members)
+    log_prior_E = evaluate.fit_prior(scores_EST, replace(config.ensemble, top_k=0))
+    kept_E = posterior.top_k(log_prior_E, config.ensemble.top_k)
+    tokens, _ = valid.head(config.score.max_tokens)
+    fitted = evaluate.fit_rule([scores_EST], [kept_E], config.ensemble, [tokens])
+    return {elm.name: float(p) for elm, p in zip(members, np.exp(log_prior_E), strict=True)}, fitted
 
 
 def fit_on_training_domains(

@@ -246,6 +246,46 @@ SETTINGS: dict[str, Callable[[float, float], tuple[float, float]]] = {
 }
 
 
+class Belief:
+    """The weights of one sequence, token by token: what the rules above do, for a reader that cannot look ahead.
+
+    Kept in log space, so that with α = 0 no expert is ever lost.
+    """
+
+    def __init__(self, rule: str, log_prior_E: ArrayLike, alpha: float = 0.0, beta: float = 1.0) -> None:
+        """Begin from the prior, with α and β as `rule` takes them; `ValueError` for a rule that is none."""
+        if rule not in RULES:
+            raise ValueError(f"no rule {rule!r}; have: {', '.join(RULES)}")
+        prior_E = np.asarray(log_prior_E, np.float64)
+        self._log_prior_E = prior_E - np.logaddexp.reduce(prior_E)
+        self._rule = rule
+        self._alpha, self._beta = SETTINGS.get(rule, SETTINGS["bayes"])(alpha, beta)
+        self._log_weights_E = self._log_prior_E
+        if rule == "last_token":
+            self._log_weights_E = np.full(len(prior_E), -np.log(len(prior_E)))
+
+    @property
+    def log_weights(self) -> Array:
+        """The log weight of each expert before the next token, shape (E,); they sum to 1 in probability."""
+        return self._log_weights_E
+
+    def see(self, logp_E: ArrayLike) -> float:
+        """Take in log p(x_t | x_<t, D=j) of the token that came; return the mixture's log p(x_t | x_<t)."""
+        logp_E = np.asarray(logp_E, np.float64)
+        mixed = float(np.logaddexp.reduce(self._log_weights_E + logp_E))
+        if self._rule == "simple":
+            return mixed
+        before_E = self._log_prior_E if self._rule == "last_token" else self._beta * self._log_weights_E
+        seen_E = before_E + logp_E
+        seen_E -= np.logaddexp.reduce(seen_E)
+        if self._alpha:
+            with np.errstate(divide="ignore"):
+                shares = np.log([1 - self._alpha, self._alpha])
+            seen_E = np.logaddexp(shares[0] + seen_E, shares[1] + self._log_prior_E)
+        self._log_weights_E = seen_E
+        return mixed
+
+
 RULES: dict[str, Callable[..., Mixed]] = {
     "bayes": bayes,
     "simple": simple,

@@ -120,6 +120,14 @@ def _cancel(config: Config) -> list[Row]:
     return [_row("cancel", config.forest_root, f"stop {what} after a checkpoint, if it is at work")]
 
 
+def _generate(config: Config) -> list[Row]:
+    elms = Forest(config.forest_root).experts(config.ensemble.experts)
+    kept = min(config.ensemble.top_k, len(elms)) or len(elms)
+    under = f"the {config.ensemble.prior} prior of {config.domain}" if config.domain else "a uniform prior"
+    what = f"{config.generate.tokens:,} tokens at most, {kept} of {len(elms)} experts under {under}"
+    return [_row("generate", config.prompt or "", what)]
+
+
 def _run(config: Config) -> list[Row]:
     from btm.baselines import derive
     from btm.launch.forecast import forecast
@@ -183,6 +191,7 @@ _PLANS = {
     "score": _score,
     "eval": _evaluate,
     "average": _average,
+    "generate": _generate,
     "run": _run,
     "discover": _discover,
     "cancel": _cancel,

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from btm import checkpoint, durable, ensemble, evaluate, ledger, models
+from btm import checkpoint, durable, ensemble, evaluate, ledger, models, online
 from btm import train as training
 from btm.checks import check_weights
 from btm.config import Config
@@ -224,6 +224,36 @@ def average_of(config: Config) -> tuple[str, str]:
     elif method != "uniform" and config.domain is None:
         raise UserError(f"weights={method} needs the domain they are found for: give domain=NAME")
     return method, config.average.name or (f"{method}-{config.domain}" if config.domain else method)
+
+
+def generate(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
+    """Go on with a prompt; the ensemble keeps, loads and runs its top-k experts alone.
+
+    Their prior, and an α or β that is open, are fitted on the valid split of `domain`; without a domain the prior
+    is the same for all, and what is open stands at the value that changes nothing.
+    """
+    if not config.prompt:
+        raise UserError('what shall it go on with? give prompt="some text"')
+    forest = Forest(config.forest_root)
+    members = forest.experts(config.ensemble.experts)
+    prior, rule = dict.fromkeys((elm.name for elm in members), 1.0), config.ensemble
+    if config.domain:
+        prior, rule = ensemble.fit_for(config, forest, open_suite(config), config.domain, members, reporter)
+    device = models.pick_device(config.trainer.device)
+    mixed = online.Ensemble.load(forest, prior, ensemble=rule, top_k=config.ensemble.top_k, device=device)
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(forest.tokenizer, local_files_only=True)
+    prompt = tokenizer(config.prompt, add_special_tokens=False).input_ids
+    mixed.read(prompt)
+    chosen = config.generate
+    made = list(mixed.generate(chosen.tokens, chosen.temperature, chosen.seed))
+    return {
+        "prompt": config.prompt,
+        "text": tokenizer.decode(made),
+        "tokens": len(made),
+        "experts": mixed.weights,
+    }
 
 
 def run(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:

@@ -134,6 +134,9 @@ def _validate_numbers(config: "Config") -> None:
     require(alpha is None or 0 <= alpha <= 1, "ensemble.alpha", alpha, "wanted [0, 1], or null")
     # β = 0 would give all weight back to experts that top_k left out.
     require(beta is None or 0 < beta <= 1, "ensemble.beta", beta, "wanted (0, 1], or null")
+    require(config.generate.tokens >= 1, "generate.tokens", config.generate.tokens, "wanted 1 or more")
+    heat = config.generate.temperature
+    require(0 <= heat < float("inf"), "generate.temperature", heat, "wanted 0 or more")
     temperature = config.discover.temperature
     require(temperature > 0, "discover.temperature", temperature, "wanted more than 0")
     require(0 < ensemble.decay <= 1, "ensemble.decay", ensemble.decay, "wanted (0, 1]")

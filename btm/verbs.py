@@ -152,6 +152,22 @@ def average(config: Config, out: Output) -> None:
     out.line(f"averaged into {path}", {"path": str(path)})
 
 
+def generate(config: Config, out: Output) -> None:
+    """Let the ensemble go on with prompt="…"; its experts are weighed anew after each token.
+
+    domain=NAME starts from the prior of that domain, and ensemble.top_k=K then loads and runs K experts alone.
+
+    example: btm generate experiment=demo prompt="In the beginning" domain=bible ensemble.top_k=2
+    """
+    from btm import steps
+
+    made = steps.generate(config, out.reporter)
+    if out.as_json:
+        return out.line("", made)
+    print(made["prompt"] + made["text"], file=out.stdout)
+    print(", ".join(f"{name} {weight:.3f}" for name, weight in made["experts"].items()), file=out.stderr)
+
+
 def run(config: Config, out: Output) -> int:
     """Grow a whole forest: prepare, seed, branch, train and merge every expert, average, evaluate.
 
@@ -289,6 +305,7 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "score": score,
     "eval": evaluate,
     "average": average,
+    "generate": generate,
     "run": run,
     "status": status,
     "logs": logs,

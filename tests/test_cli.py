@@ -115,6 +115,7 @@ def test_the_verbs_one_by_one(capsys, words):
         ("eval", [], "writes"),
         ("average", [], "uniform weights over bible"),
         ("average", ["weights={bible: 2}"], "given weights over bible"),
+        ("generate", ["prompt=In the, beginning"], "3 of 3 experts under a uniform prior"),
         ("run", [], "train-speeches"),
         ("run", ["run.rounds=[]"], "score-bible"),
         ("ls", [], "only reads"),

@@ -14,7 +14,7 @@ FLOORS = [
     ["schedule", "average", "data", "models", "evaluate", "ledger"],
     ["seal", "checkpoint"],
     ["forest"],
-    ["train", "score"],
+    ["train", "score", "online"],
     ["ensemble"],
     ["steps"],
     ["baselines"],

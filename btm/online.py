@@ -1,0 +1,168 @@
+"""The ensemble token by token: to generate, or to score a stream, with no more experts at work than are kept.
+
+Experts outside the top-k are neither loaded nor run. Each of the k keeps its own key-value cache, so a token costs one
+step of k models; the weights follow the tokens by the same rules as in evaluation (btm/filters.py).
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from btm import filters, models, posterior
+from btm.checks import check_weights
+from btm.config import EnsembleConfig
+from btm.errors import UserError
+from btm.forest import Forest
+from btm.posterior import Array
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_CHUNK = 128  # tokens whose whole distributions are held at once
+
+
+class Ensemble:
+    """k experts that read one text together. E = k, V is the size of the vocabulary."""
+
+    def __init__(
+        self,
+        experts: Mapping[str, "PreTrainedModel"],
+        log_prior_E: Array,
+        start: int,
+        ensemble: EnsembleConfig | None = None,
+    ) -> None:
+        """Begin a text: the experts have read the token `start` (EOS), as at the start of a shard."""
+        self.experts = [_Reader(model) for model in experts.values()]
+        self.names = list(experts)
+        chosen = ensemble or EnsembleConfig()
+        self.belief = filters.Belief(chosen.rule, log_prior_E, *chosen.settings)
+        self._next_EV = self._advance([start])[:, -1]
+
+    @classmethod
+    def load(
+        cls,
+        forest: Forest,
+        prior: Mapping[str, float] | None = None,
+        *,
+        ensemble: EnsembleConfig | None = None,
+        top_k: int = 0,
+        device: str = "cpu",
+    ) -> "Ensemble":
+        """Load the `top_k` likeliest experts under `prior` {ELM: weight} (0: all that have weight).
+
+        Without a prior, every expert of the forest alike. `UserError` for an ELM that is not there, or for a top-k
+        under a prior that tells no expert from another.
+        """
+        weights = check_weights(prior or {elm.name: 1.0 for elm in forest.experts()})
+        for name in weights:
+            forest[name]
+        kept = keep(weights, top_k)
+        import torch
+
+        loaded = {name: models.load_model(forest[name].path, device, dtype=torch.float32) for name in kept}
+        start = next(iter(loaded.values())).config.eos_token_id
+        return cls(loaded, np.log(np.array(list(kept.values()))), int(start), ensemble)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """What each expert weighs at this moment."""
+        return {n: float(p) for n, p in zip(self.names, np.exp(self.belief.log_weights), strict=True)}
+
+    def next_logp(self) -> Array:
+        """Return log p(x_t | x_<t) of every token, shape (V,): the mixture under the weights of this moment."""
+        joint_EV = self._next_EV + self.belief.log_weights[:, None]
+        top_V = joint_EV.max(axis=0)
+        return np.log(np.exp(joint_EV - top_V).sum(axis=0)) + top_V
+
+    def read(self, tokens: Sequence[int]) -> Array:
+        """Read `tokens` in one pass of each expert; return log p of each before it was seen, shape (tokens,)."""
+        parts = [self._read(tokens[i : i + _CHUNK]) for i in range(0, len(tokens), _CHUNK)]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    def _read(self, tokens: Sequence[int]) -> Array:
+        later_ETV = self._advance(tokens)
+        before_ETV = np.concatenate([self._next_EV[:, None], later_ETV[:, :-1]], axis=1)
+        logp_ET = before_ETV[:, np.arange(len(tokens)), np.asarray(tokens)]
+        self._next_EV = later_ETV[:, -1]
+        return np.array([self.belief.see(logp_E) for logp_E in logp_ET.T])
+
+    def generate(self, tokens: int, temperature: float = 1.0, seed: int = 0) -> Iterator[int]:
+        """Yield up to `tokens` next tokens, sampled at `temperature` (0: the likeliest), until EOS."""
+        rng = np.random.default_rng(seed)
+        eos = self.experts[0].model.config.eos_token_id
+        for _ in range(tokens):
+            token = _pick(self.next_logp(), temperature, rng)
+            if token == eos:
+                return
+            yield token
+            self.read([token])
+
+    def _advance(self, tokens: Sequence[int]) -> Array:
+        return np.stack([expert.read(tokens) for expert in self.experts]).astype(np.float64)
+
+
+def keep(weights: Mapping[str, float], top_k: int) -> dict[str, float]:
+    """Return the `top_k` likeliest of `weights` (0: all above 0), normalised; they alone are loaded and run."""
+    values = np.array(list(weights.values()), np.float64)
+    if 0 < top_k < len(values) and np.ptp(values) == 0:
+        raise UserError(
+            f"top_k={top_k} of {len(values)} experts that all weigh the same: give a prior, as domain=NAME does"
+        )
+    with np.errstate(divide="ignore"):
+        kept = np.exp(posterior.top_k(np.log(values), top_k))
+    return {name: float(p) for name, p in zip(weights, kept, strict=True) if p > 0}
+
+
+class _Reader:
+    """One expert and what it has read: its key-value cache."""
+
+    def __init__(self, model: "PreTrainedModel") -> None:
+        self.model = model
+        self.limit = models.context_limit(model.config.to_dict())
+        # transformers called it past_key_values before it called it cache.
+        known = inspect.signature(model.forward).parameters
+        self._key = "cache" if "cache" in known else "past_key_values"
+        self._forget()
+
+    def _forget(self) -> None:
+        from transformers import DynamicCache
+
+        self.seen: list[int] = []  # in the cache
+        self._cache: Any = DynamicCache(config=self.model.config)
+
+    def read(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Return log p of every token after each of `tokens`, shape (tokens, V).
+
+        Where the model has no more positions it goes on from the second half of what it has read.
+        """
+        rows = []
+        left = [int(token) for token in tokens]
+        while left:
+            if self.limit is not None and len(self.seen) >= self.limit:
+                again = self.seen[-(self.limit // 2) :]
+                self._forget()
+                self._forward(again)
+            room = len(left) if self.limit is None else self.limit - len(self.seen)
+            rows.append(self._forward(left[:room]))
+            left = left[room:]
+        return np.concatenate(rows)
+
+    def _forward(self, tokens: list[int]) -> NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode():
+            ids = torch.tensor([tokens], device=self.model.device)
+            out = self.model(input_ids=ids, use_cache=True, **{self._key: self._cache})
+            self.seen += tokens
+            return torch.log_softmax(out.logits[0].float(), dim=-1).cpu().numpy()
+
+
+def _pick(logp_V: Array, temperature: float, rng: np.random.Generator) -> int:
+    if temperature == 0:
+        return int(logp_V.argmax())
+    scaled_V = logp_V / temperature
+    p_V = np.exp(scaled_V - scaled_V.max())
+    return int(rng.choice(len(p_V), p=p_V / p_V.sum()))

@@ -1,0 +1,137 @@
+"""The ensemble token by token against whole forward passes of its experts mixed by the rules of evaluation."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from btm import cli, filters, online, posterior, steps
+from btm.cli import compose
+from btm.config import EnsembleConfig
+from btm.errors import UserError
+from btm.forest import Forest
+
+NAMES = ["bible", "code_python", "speeches"]
+PRIOR = {"bible": 0.2, "code_python": 0.5, "speeches": 0.3}
+
+
+def text(config, n=100):
+    """The first `n` real tokens of a domain that no expert has seen."""
+    return [int(token) for token in steps.open_suite(config).shard("novels", "test").tokens[:n]]
+
+
+def whole(forest, ids, names):
+    """log p of every token at every place, one forward pass an expert: (E, T, V)."""
+    start = forest[names[0]].load().config.eos_token_id
+    inputs = torch.tensor([[start, *ids[:-1]]])
+    with torch.inference_mode():
+        logits = [forest[name].load()(inputs).logits[0].double() for name in names]
+    return np.stack([torch.log_softmax(x, dim=-1).numpy() for x in logits])
+
+
+@pytest.mark.parametrize("rule", filters.RULES)
+def test_it_equals_the_mixture_of_whole_passes(grown, forest, rule):
+    config, _ = grown
+    ids = text(config)
+    ensemble = EnsembleConfig(rule=rule, alpha=0.05, beta=0.9)
+    mixed = online.Ensemble.load(forest, PRIOR, ensemble=ensemble)
+    logp_ETV = whole(forest, ids, NAMES)
+    logp_ET = logp_ETV[:, np.arange(len(ids)), ids]
+    wanted_ST, weights_EST = filters.RULES[rule](logp_ET[:, None], np.log(list(PRIOR.values())), 0.05, 0.9)
+    found = [mixed.read(ids[:30])]
+    for t in range(30, 60):
+        next_V = np.log((weights_EST[:, 0, t, None] * np.exp(logp_ETV[:, t])).sum(axis=0))
+        np.testing.assert_allclose(mixed.next_logp(), next_V, atol=1e-5)
+        found.append(mixed.read([ids[t]]))
+    found.append(mixed.read(ids[60:]))
+    np.testing.assert_allclose(np.concatenate(found), wanted_ST[0], atol=1e-5)
+
+
+def test_next_tokens_are_a_distribution(forest):
+    mixed = online.Ensemble.load(forest)
+    assert np.exp(mixed.next_logp()).sum() == pytest.approx(1, abs=1e-6)
+    assert mixed.read([]).shape == (0,)
+
+
+@pytest.mark.parametrize("rule", filters.RULES)
+def test_a_belief_follows_its_rule(rule):
+    logp_EST = -np.random.default_rng(0).exponential(2.0, (4, 1, 50))
+    log_prior_E = np.log([0.1, 0.2, 0.3, 0.4])
+    wanted_ST, weights_EST = filters.RULES[rule](logp_EST, log_prior_E, 0.1, 0.9)
+    belief = filters.Belief(rule, log_prior_E, 0.1, 0.9)
+    for t in range(50):
+        np.testing.assert_allclose(np.exp(belief.log_weights), weights_EST[:, 0, t], atol=1e-9)
+        assert belief.see(logp_EST[:, 0, t]) == pytest.approx(wanted_ST[0, t], abs=1e-6)
+    with pytest.raises(ValueError, match="no rule"):
+        filters.Belief("bayesian", log_prior_E)
+
+
+def test_experts_outside_the_top_k_are_neither_loaded_nor_run(copy):
+    config = copy()
+    forest = Forest(config.forest_root)
+    (forest["bible"].path / "model.safetensors").unlink()
+    mixed = online.Ensemble.load(forest, PRIOR, top_k=2)
+    assert mixed.names == ["code_python", "speeches"]
+    assert len(mixed.experts) == 2
+    ids = text(config, 20)
+    logp_ETV = whole(forest, ids, mixed.names)
+    logp_ET = logp_ETV[:, np.arange(20), ids]
+    wanted = posterior.mixture(logp_ET, np.log([0.5 / 0.8, 0.3 / 0.8]))
+    np.testing.assert_allclose(mixed.read(ids), wanted, atol=1e-5)
+    with pytest.raises(UserError, match=r"no model\.safetensors"):
+        online.Ensemble.load(forest, PRIOR)
+
+
+def test_a_top_k_of_equals_is_refused():
+    with pytest.raises(UserError, match="all weigh the same"):
+        online.keep({"a": 1.0, "b": 1.0}, 1)
+    assert online.keep({"a": 1.0, "b": 1.0}, 0) == {"a": 0.5, "b": 0.5}
+    assert online.keep({"a": 1.0, "b": 0.0}, 0) == {"a": 1.0}
+    assert online.keep({"a": 1.0, "b": 3.0, "c": 2.0}, 2) == pytest.approx({"b": 0.6, "c": 0.4})
+
+
+def test_where_positions_end_it_goes_on_from_the_later_half(forest):
+    model = forest["bible"].load()
+    model.config.max_position_embeddings = 16
+    reader = online._Reader(model)
+    ids = list(range(40))
+    found = np.concatenate([reader.read(ids[:10]), reader.read(ids[10:])])
+    assert found.shape[0] == 40
+    with torch.inference_mode():
+        for first, last in ((0, 16), (8, 24), (16, 32), (24, 40)):
+            wanted = torch.log_softmax(model(torch.tensor([ids[first:last]])).logits[0], dim=-1).numpy()
+            fresh = 0 if first == 0 else 8
+            np.testing.assert_allclose(found[first + fresh : last], wanted[fresh:], atol=1e-5)
+
+
+def test_generation_depends_on_the_seed_alone(forest):
+    def go_on(seed, temperature):
+        mixed = online.Ensemble.load(forest, PRIOR, top_k=2)
+        mixed.read([40, 41, 42])
+        return list(mixed.generate(8, temperature, seed))
+
+    assert go_on(1, 1.0) == go_on(1, 1.0)
+    assert go_on(1, 0.0) == go_on(2, 0.0)
+    assert go_on(1, 1.0) != go_on(2, 1.0)
+
+
+def test_the_command(capsys, copy, workspace, tmp_path):
+    words = [*workspace, f"forest={tmp_path / 'forest'}", "generate.tokens=5", "domain=bible"]
+    ask = ["generate", *words, "prompt=In the beginning, 'God' = {x: [1]}", "ensemble.top_k=1", "--json"]
+    copy()
+    forest = Forest(tmp_path / "forest")
+    for name in ("code_python", "speeches"):
+        (forest[name].path / "model.safetensors").unlink()
+    assert cli.main(ask) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["prompt"] == "In the beginning, 'God' = {x: [1]}"
+    assert made["experts"] == {"bible": 1.0}
+    assert 0 <= made["tokens"] <= 5
+    assert cli.main([*ask[:-1], "--dry-run"]) == 0
+    assert "1 of 3 experts under the cached prior of bible" in " ".join(capsys.readouterr().out.split())
+    assert cli.main(["generate", *words]) == 2
+    assert "give prompt=" in capsys.readouterr().err
+    assert cli.main(["generate", "--help"]) == 0
+    assert "example: btm generate" in capsys.readouterr().out
+    assert compose(["prompt=a, b"]).prompt == "a, b"
