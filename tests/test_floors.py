@@ -16,6 +16,7 @@ FLOORS = [
     ["forest"],
     ["train", "score", "online"],
     ["ensemble"],
+    ["phase"],
     ["steps"],
     ["baselines"],
     ["launch"],

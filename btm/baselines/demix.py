@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btm import checkpoint, durable, ensemble, ledger, models, steps
+from btm import checkpoint, durable, ensemble, ledger, models, phase, steps
 from btm import train as training
 from btm.baselines.derive import DEMIX
 from btm.config import Config, TrainerConfig
@@ -152,7 +152,7 @@ def _train(
     trainer.valid_every is not looked at: there is no one valid split.
     """
     ensemble.check_context(config, models.read_config(branch.path / "config.json"))
-    n_steps, schedule, continued = steps.course(config, forest, branch)
+    n_steps, schedule, continued = phase.course(config, forest, branch)
     trainee = DemixTrainee.of(models.load_trainable(branch.path, config.trainer.device), mixes)
     with reporter.training(DEMIX) as report:
         result = training.loop(

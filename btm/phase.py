@@ -1,0 +1,77 @@
+"""One training phase of a cycle: a branch on its own shards, under the schedule that `trainer.carry` gives it."""
+
+from typing import Any
+
+from btm import checkpoint, ensemble, models
+from btm import train as training
+from btm.config import Config
+from btm.data.batches import Batches, Growth, windows
+from btm.data.shards import Shard, Suite
+from btm.errors import UserError
+from btm.forest import ELM, Branch, Forest
+from btm.report import Reporter
+from btm.schedule import Schedule
+
+
+def train(
+    config: Config,
+    forest: Forest,
+    branch: Branch,
+    shards: list[Shard],
+    suite: Suite,
+    reporter: Reporter,
+    pulse: training.Pulse,
+) -> dict[str, Any]:
+    """Train with the schedule and the optimizer state that the policy trainer.carry gives."""
+    trainer, is_root = config.trainer, not branch.parents
+    ensemble.check_context(config, models.read_config(branch.path / "config.json"))
+    steps, schedule, continued = course(config, forest, branch)
+    valid = None
+    if len(shards) == 1:
+        valid = windows(suite.shard(shards[0].domain, "valid"), trainer.seq_len, trainer.valid_tokens)
+    growth = Growth(config.seed.grow_batch, config.seed.grow_after) if is_root else Growth()
+    pieces = [piece for shard in shards for piece in shard.pieces(trainer.seq_len + 1)]
+    with reporter.training(branch.name) as report:
+        result = training.train(
+            branch.path,
+            Batches(pieces, trainer.seq_len, trainer.batch_size, trainer.seed, growth),
+            trainer,
+            schedule,
+            steps,
+            valid=valid,
+            moments=continued.path / checkpoint.MOMENTS if continued else None,
+            keep_moments=is_root and trainer.carry != "fresh",
+            report=report,
+            pulse=pulse,
+        )
+    if continued:
+        result["notes"] = [*result["notes"], f"continues the optimizer and schedule of {continued.name}"]
+    return result | {"data": {shard.domain: shard.sha256 for shard in shards}}
+
+
+def course(config: Config, forest: Forest, branch: Branch) -> tuple[int, Schedule, ELM | None]:
+    """Return a branch's steps, its schedule, and the parent whose optimizer it continues, as trainer.carry says."""
+    trainer = config.trainer
+    if not branch.parents:
+        # The seed phase is the first part of a longer schedule, unless experts begin theirs anew.
+        steps = config.seed_steps
+        horizon = steps + (0 if trainer.carry == "fresh" else trainer.steps)
+        return steps, Schedule.of(trainer, horizon=horizon, lr=config.seed.lr), None
+    continued = _continued(config, forest, branch)
+    offset = continued.card.steps if continued else 0
+    return trainer.steps, Schedule.of(trainer, horizon=offset + trainer.steps, offset=offset), continued
+
+
+def _continued(config: Config, forest: Forest, branch: Branch) -> ELM | None:
+    """Return the parent whose optimizer and schedule the branch continues, as trainer.carry says, or None."""
+    if config.trainer.carry == "fresh":
+        return None
+    names = list(branch.parents)
+    if len(names) == 1 and (forest[names[0]].path / checkpoint.MOMENTS).is_file():
+        return forest[names[0]]
+    if config.trainer.carry == "continue":
+        why = "it has several parents" if len(names) > 1 else f"{names[0]!r} kept no optimizer state"
+        raise UserError(
+            f"trainer.carry=continue: branch {branch.name!r} cannot, for {why}; use auto or fresh"
+        )
+    return None
