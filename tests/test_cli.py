@@ -325,12 +325,14 @@ def test_a_name_that_leads_elsewhere_is_no_elm(forest):
     assert "bible\n" not in forest
 
 
-def test_dry_run_of_a_cycle_tells_what_it_takes(capsys, words):
-    more = ["run.rounds=[[novels],[tales,psalms]]", "trainer.steps=10", "branch=uniform"]
+def test_dry_run_of_a_cycle_tells_what_it_takes(capsys, words, tmp_path):
+    for expert in ("bible", "code_python", "speeches"):
+        shutil.rmtree(tmp_path / "forest/elms" / expert)
+    more = ["run.rounds=[[bible],[code_python,speeches]]", "trainer.steps=10", "branch=uniform"]
     code, out, _ = run(capsys, "run", "--dry-run", "--json", *words, *more)
     assert code == 0
     rows = {row["job"]: row for row in json.loads(out)}
-    train = rows["train-novels"]
+    train = rows["train-bible"]
     assert train["parents"] == "seed 1"
     assert train["tokens"] > 0 < train["flops"]
     assert train["seconds"] > 0 < train["disk bytes"]  # nothing was measured yet, but the seed was trained

@@ -23,7 +23,7 @@ COMMANDS = re.findall(r"^    btm (.+)$", README, re.MULTILINE)
 def test_commands_are_valid(command):
     verb, *words = shlex.split(command, comments=True)
     assert verb in VERBS
-    assert {word for word in words if word.startswith("-")} <= set(cli._FLAGS)
+    assert {word for word in words if word.startswith("-")} <= {*cli._FLAGS, *cli._FLAGS_OF.get(verb, ())}
     cli.compose([word for word in words if not word.startswith("-")])
 
 
