@@ -2,7 +2,7 @@
 
 BRANCH_METHODS = ("copy", "uniform", "argmax", "posterior")
 AVERAGE_WEIGHTS = ("uniform", "argmax", "posterior")
-RULES = ("bayes", "simple", "last_token", "fixed_share", "tracking")
+RULES = ("bayes", "simple", "last_token", "fixed_share", "tracking", "gated")
 FITS = ("domain", "forest")
 PRIORS = ("uniform", "updating", "cached", "em", "token")
 DECAYS = ("constant", "cosine", "linear", "polynomial")

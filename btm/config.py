@@ -101,10 +101,13 @@ class ScoreConfig:
 class EnsembleConfig:
     """How the experts are weighed: a rule (btm/filters.py), its prior, and how many experts are kept."""
 
-    rule: str = "bayes"  # bayes | simple | last_token | fixed_share | tracking
+    rule: str = "bayes"  # bayes | simple | last_token | fixed_share | tracking | gated (btm/gate)
     alpha: float | None = None  # of tracking and fixed_share: share of the prior in each step; null: fitted
     beta: float | None = None  # of tracking: power of the weights in each step; null: fitted
-    fit: str = "domain"  # alpha and beta on the shard's own valid split | forest: the training domains', once
+    gate: list[float] | None = None  # θ of gated: 8 numbers (btm/gate/rule.py); null: fitted
+    fit: str = (
+        "domain"  # alpha, beta and gate on the shard's own valid split | forest: the training domains', once
+    )
     prior: str = "cached"  # uniform | updating | cached | em | token
     carry: bool = False  # a window takes up the belief that the one before it ended with
     decay: float = 0.3  # λ of the moving average behind `cached` and `updating`

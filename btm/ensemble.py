@@ -54,7 +54,7 @@ def fit_for(
     members: list[ELM],
     reporter: Reporter = quiet,
 ) -> tuple[dict[str, float], EnsembleConfig]:
-    """Return what `ensemble` fits on a domain's valid split: the prior {ELM: weight} of all `members`, and α and β."""
+    """Return what `ensemble` fits on a domain's valid split: {ELM: prior} of all `members`, and α and β or a gate."""
     valid = suite.shard(domain, "valid")
     for elm in members:
         score_missing(config, forest, elm.path, elm.card.sha256, [valid], reporter)
@@ -62,7 +62,7 @@ def fit_for(
     log_prior_E = evaluate.fit_prior(scores_EST, replace(config.ensemble, top_k=0))
     kept_E = posterior.top_k(log_prior_E, config.ensemble.top_k)
     tokens, _ = valid.head(config.score.max_tokens)
-    fitted = evaluate.fit_rule([scores_EST], [kept_E], config.ensemble, [tokens])
+    fitted = evaluate.fit_rule([scores_EST], [kept_E], config.ensemble, [tokens], [valid.tokens])
     return {elm.name: float(p) for elm, p in zip(members, np.exp(log_prior_E), strict=True)}, fitted
 
 
@@ -74,7 +74,7 @@ def fit_on_training_domains(
     domains: set[str],
     reporter: Reporter = quiet,
 ) -> EnsembleConfig:
-    """Return the ensemble with its α and β fitted once, on the valid splits of the domains trained on.
+    """Return the ensemble with its α and β, or its gate, fitted once, on the valid splits of the domains trained on.
 
     So nothing of a novel domain is used but the prior of its own.
     """
@@ -85,7 +85,8 @@ def fit_on_training_domains(
     valid = [stack(scores, shard, members) for shard in shards]
     priors = [evaluate.fit_prior(scores_EST, config.ensemble) for scores_EST in valid]
     tokens = [shard.head(config.score.max_tokens)[0] for shard in shards]
-    return evaluate.fit_rule(valid, priors, config.ensemble, tokens)
+    ids = [np.asarray(shard.tokens) for shard in shards]
+    return evaluate.fit_rule(valid, priors, config.ensemble, tokens, ids)
 
 
 def check_context(config: Config, model: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from btm import filters, posterior
+from btm import filters, gate, posterior
 from btm.config import EnsembleConfig
 from btm.posterior import Array
 
@@ -28,8 +28,10 @@ def is_fitted(ensemble: EnsembleConfig) -> bool:
 
 
 def _is_open(ensemble: EnsembleConfig) -> bool:
-    """Tell whether an α or a β is to be fitted."""
-    needed = {"tracking": ("alpha", "beta"), "fixed_share": ("alpha",)}.get(ensemble.rule, ())
+    """Tell whether an α, a β or a gate is to be fitted."""
+    needed = {"tracking": ("alpha", "beta"), "fixed_share": ("alpha",), "gated": ("gate",)}.get(
+        ensemble.rule, ()
+    )
     return any(getattr(ensemble, key) is None for key in needed)
 
 
@@ -57,17 +59,26 @@ class Mixed:
     mean_posterior: Array
 
 
-def mix(logp_EST: NDArray[np.float32], log_prior_E: Array, ensemble: EnsembleConfig, tokens: int) -> Mixed:
+def mix(
+    logp_EST: NDArray[np.float32],
+    log_prior_E: Array,
+    ensemble: EnsembleConfig,
+    tokens: int,
+    ids_N: NDArray[Any] | None = None,
+) -> Mixed:
     """Return the ensemble's result on a shard whose first `tokens` scores are real (the rest is padding).
 
-    Experts that the prior leaves out are not read.
+    Experts that the prior leaves out are not read. `ids_N` are the shard's first tokens themselves, which the rule
+    `gated` reads.
     """
     kept = np.flatnonzero(np.isfinite(log_prior_E))
     if len(kept) < len(logp_EST) and ensemble.prior != "updating":
-        mixed = mix(logp_EST[kept], log_prior_E[kept], ensemble, tokens)
+        mixed = mix(logp_EST[kept], log_prior_E[kept], ensemble, tokens, ids_N)
         mean_E = np.zeros(len(logp_EST))
         mean_E[kept] = mixed.mean_posterior
         return replace(mixed, mean_posterior=mean_E)
+    if ensemble.rule == "gated":
+        return _mix_gated(logp_EST, log_prior_E, ensemble, _first(ids_N, tokens))
     experts, _, window = logp_EST.shape
     rule = filters.RULES[ensemble.rule]
     alpha, beta = ensemble.settings
@@ -81,6 +92,27 @@ def mix(logp_EST: NDArray[np.float32], log_prior_E: Array, ensemble: EnsembleCon
         nats -= float(logp_ST.reshape(-1)[:real].sum())
         weights_E += weights_EST.reshape(experts, -1)[:, :real].sum(axis=1)
     return Mixed(nats, tokens, weights_E / tokens)
+
+
+def _mix_gated(
+    logp_EST: NDArray[np.float32], log_prior_E: Array, ensemble: EnsembleConfig, ids_N: NDArray[Any]
+) -> Mixed:
+    experts, _, window = logp_EST.shape
+    logp_EN = logp_EST.reshape(experts, -1)[:, : len(ids_N)]
+    theta = gate.DEFAULT if ensemble.gate is None else ensemble.gate
+    nats, weights_E = 0.0, np.zeros(experts)
+    for logp_N, weights_EN in gate.mixed_blocks(
+        logp_EN, log_prior_E, theta, ids_N, 0 if ensemble.carry else window
+    ):
+        nats -= float(logp_N.sum())
+        weights_E += weights_EN.sum(axis=1)
+    return Mixed(nats, len(ids_N), weights_E / len(ids_N))
+
+
+def _first(ids_N: NDArray[Any] | None, tokens: int) -> NDArray[Any]:
+    if ids_N is None:
+        raise ValueError("the rule gated needs the tokens beside their scores")
+    return ids_N[:tokens]
 
 
 def _blocks(
@@ -104,12 +136,18 @@ def _priors(logp_EST: NDArray[np.float32], log_prior_E: Array, ensemble: Ensembl
 
 
 def fit_rule(
-    valid: list[NDArray[np.float32]], log_priors: list[Array], ensemble: EnsembleConfig, tokens: list[int]
+    valid: list[NDArray[np.float32]],
+    log_priors: list[Array],
+    ensemble: EnsembleConfig,
+    tokens: list[int],
+    ids: list[NDArray[Any]] | None = None,
 ) -> EnsembleConfig:
-    """Return `ensemble` with those of α and β that it leaves open set to what does best on valid shards.
+    """Return `ensemble` with what it leaves open of α, β and the gate set to what does best on valid shards.
 
     One shard, the domain's own, or several: then every domain counts the same, whatever its length.
     """
+    if ensemble.rule == "gated":
+        return _fit_gate(valid, log_priors, ensemble, tokens, ids or [])
     alphas = (ensemble.alpha,) if ensemble.alpha is not None else ALPHAS
     betas = (ensemble.beta,) if ensemble.beta is not None else BETAS
     if ensemble.rule == "fixed_share":
@@ -123,6 +161,24 @@ def fit_rule(
     for scores, prior, count in zip(valid, log_priors, tokens, strict=True):
         losses += _tracking_nats(scores, prior, choices, count) / count
     return choices[int(losses.argmin())]
+
+
+def _fit_gate(
+    valid: list[NDArray[np.float32]],
+    log_priors: list[Array],
+    ensemble: EnsembleConfig,
+    tokens: list[int],
+    ids: list[NDArray[Any]],
+) -> EnsembleConfig:
+    if ensemble.gate is not None:
+        return ensemble
+    samples = []
+    for logp_EST, prior_E, count, ids_N in zip(valid, log_priors, tokens, ids, strict=True):
+        logp_EN = logp_EST.reshape(len(logp_EST), -1)[:, :count]
+        window = 0 if ensemble.carry else logp_EST.shape[2]
+        most = gate.SAMPLE // len(valid)
+        samples.append(gate.Sample.of(logp_EN, prior_E, ids_N[:count], window, most=most))
+    return replace(ensemble, gate=list(gate.fit(samples)))
 
 
 def _tracking_nats(
@@ -160,17 +216,20 @@ def shard_result(
     ensemble: EnsembleConfig,
     size: tuple[int, int],
     valid_tokens: int,
+    ids: tuple[NDArray[Any], NDArray[Any]] | None = None,
 ) -> dict[str, Any]:
     """Return the entry of evals/<name>.json for one shard of `size` (tokens, UTF-8 bytes).
 
     `names` are the ELMs of `logp_EST`, every one of them reported alone; `members` are those of the
-    ensemble, and of `valid_EST`, on which its prior and what else `ensemble` leaves open are fitted.
+    ensemble, and of `valid_EST`, on which its prior and what else `ensemble` leaves open are fitted. `ids` are
+    the tokens of the shard and of valid, for the rule `gated`.
     """
     tokens, utf8_bytes = size
     rows = [names.index(member) for member in members]
     prior_E = fit_prior(valid_EST, ensemble)
-    ensemble = fit_rule([valid_EST], [prior_E], ensemble, [valid_tokens])
-    mixed = mix(logp_EST[rows], prior_E, ensemble, tokens)
+    ids_N, valid_ids = (None, None) if ids is None else (ids[0], [ids[1]])
+    ensemble = fit_rule([valid_EST], [prior_E], ensemble, [valid_tokens], valid_ids)
+    mixed = mix(logp_EST[rows], prior_E, ensemble, tokens, ids_N)
     alone = -logp_EST.reshape(len(names), -1)[:, :tokens].sum(axis=1, dtype=np.float64)
     return {
         "tokens": tokens,
@@ -178,6 +237,7 @@ def shard_result(
         "ensemble": numbers(mixed.nats, tokens, utf8_bytes),
         "experts": {n: numbers(float(x), tokens, utf8_bytes) for n, x in zip(names, alone, strict=True)},
         **({} if ensemble.alpha is None else {"alpha": ensemble.alpha, "beta": ensemble.beta}),
+        **({"gate": gate.named(ensemble.gate)} if ensemble.rule == "gated" and ensemble.gate else {}),
         "prior": {n: float(p) for n, p in zip(members, np.exp(prior_E), strict=True)},
         "mean_posterior": {n: float(p) for n, p in zip(members, mixed.mean_posterior, strict=True)},
     }

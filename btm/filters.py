@@ -269,8 +269,11 @@ class Belief:
         """The log weight of each expert before the next token, shape (E,); they sum to 1 in probability."""
         return self._log_weights_E
 
-    def see(self, logp_E: ArrayLike) -> float:
-        """Take in log p(x_t | x_<t, D=j) of the token that came; return the mixture's log p(x_t | x_<t)."""
+    def see(self, logp_E: ArrayLike, token: int = -1) -> float:
+        """Take in log p(x_t | x_<t, D=j) of the token that came; return the mixture's log p(x_t | x_<t).
+
+        These rules ask for no more; which token it was makes no difference.
+        """
         logp_E = np.asarray(logp_E, np.float64)
         mixed = float(np.logaddexp.reduce(self._log_weights_E + logp_E))
         if self._rule == "simple":

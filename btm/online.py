@@ -1,7 +1,7 @@
 """The ensemble token by token: to generate, or to score a stream, with no more experts at work than are kept.
 
 Experts outside the top-k are neither loaded nor run. Each of the k keeps its own key-value cache, so a token costs one
-step of k models; the weights follow the tokens by the same rules as in evaluation (btm/filters.py).
+step of k models; the weights follow the tokens by the same rules as in evaluation (btm/filters.py, btm/gate).
 """
 
 import inspect
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from btm import filters, models, posterior
+from btm import filters, gate, models, posterior
 from btm.checks import check_weights
 from btm.config import EnsembleConfig
 from btm.errors import UserError
@@ -38,7 +38,7 @@ class Ensemble:
         self.experts = [_Reader(model) for model in experts.values()]
         self.names = list(experts)
         chosen = ensemble or EnsembleConfig()
-        self.belief = filters.Belief(chosen.rule, log_prior_E, *chosen.settings)
+        self.belief = _belief(log_prior_E, chosen)
         self._next_EV = self._advance([start])[:, -1]
 
     @classmethod
@@ -87,7 +87,8 @@ class Ensemble:
         before_ETV = np.concatenate([self._next_EV[:, None], later_ETV[:, :-1]], axis=1)
         logp_ET = before_ETV[:, np.arange(len(tokens)), np.asarray(tokens)]
         self._next_EV = later_ETV[:, -1]
-        return np.array([self.belief.see(logp_E) for logp_E in logp_ET.T])
+        seen = zip(logp_ET.T, tokens, strict=True)
+        return np.array([self.belief.see(logp_E, token) for logp_E, token in seen])
 
     def generate(self, tokens: int, temperature: float = 1.0, seed: int = 0) -> Iterator[int]:
         """Yield up to `tokens` next tokens, sampled at `temperature` (0: the likeliest), until EOS."""
@@ -102,6 +103,12 @@ class Ensemble:
 
     def _advance(self, tokens: Sequence[int]) -> Array:
         return np.stack([expert.read(tokens) for expert in self.experts]).astype(np.float64)
+
+
+def _belief(log_prior_E: Array, ensemble: EnsembleConfig) -> filters.Belief | gate.Belief:
+    if ensemble.rule == "gated":
+        return gate.Belief(log_prior_E, gate.DEFAULT if ensemble.gate is None else ensemble.gate)
+    return filters.Belief(ensemble.rule, log_prior_E, *ensemble.settings)
 
 
 def keep(weights: Mapping[str, float], top_k: int) -> dict[str, float]:

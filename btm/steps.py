@@ -172,6 +172,7 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
             chosen,
             shard.head(config.score.max_tokens),
             valid_shard.head(config.score.max_tokens)[0],
+            (shard.tokens, valid_shard.tokens),
         )
         entries[f"{shard.domain}/{shard.split}"] = {"novel": shard.domain not in trained_on, **entry}
     result = {
@@ -226,8 +227,8 @@ def average_of(config: Config) -> tuple[str, str]:
 def generate(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     """Go on with a prompt; the ensemble keeps, loads and runs its top-k experts alone.
 
-    Their prior, and an α or β that is open, are fitted on the valid split of `domain`; without a domain the prior
-    is the same for all, and what is open stands at the value that changes nothing.
+    Their prior, and what the rule leaves open, are fitted on the valid split of `domain`; without a domain the prior
+    is the same for all, and what is open stands at the value that changes nothing, a gate at its default.
     """
     if not config.prompt:
         raise UserError('what shall it go on with? give prompt="some text"')

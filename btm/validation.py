@@ -1,8 +1,10 @@
 """Values of settings that make no sense, refused with the key's name."""
 
+import math
 import re
 from typing import TYPE_CHECKING
 
+from btm import gate
 from btm.checks import check_choice, check_cluster, check_name, check_weights, require
 from btm.choices import (
     AVERAGE_WEIGHTS,
@@ -134,6 +136,9 @@ def _validate_numbers(config: "Config") -> None:
     require(alpha is None or 0 <= alpha <= 1, "ensemble.alpha", alpha, "wanted [0, 1], or null")
     # β = 0 would give all weight back to experts that top_k left out.
     require(beta is None or 0 < beta <= 1, "ensemble.beta", beta, "wanted (0, 1], or null")
+    theta, wanted = ensemble.gate, len(gate.DEFAULT)
+    fits = theta is None or (len(theta) == wanted and all(map(math.isfinite, theta)))
+    require(fits, "ensemble.gate", theta, f"wanted {wanted} numbers, or null")
     require(config.generate.tokens >= 1, "generate.tokens", config.generate.tokens, "wanted 1 or more")
     heat = config.generate.temperature
     require(0 <= heat < float("inf"), "generate.temperature", heat, "wanted 0 or more")
@@ -153,6 +158,10 @@ def _validate_choices(config: "Config") -> None:
     check_choice(config.branch, "branch", BRANCH_METHODS)
     check_choice(config.ensemble.prior, "ensemble.prior", PRIORS)
     check_choice(config.ensemble.rule, "ensemble.rule", RULES)
+    if config.ensemble.rule == "gated" and config.ensemble.prior == "updating":
+        raise UserError(
+            "ensemble.prior=updating: ensemble.rule=gated follows the text itself; wanted another prior"
+        )
     check_choice(config.ensemble.fit, "ensemble.fit", FITS)
     check_choice(config.trainer.decay, "trainer.decay", DECAYS)
     check_choice(config.trainer.carry, "trainer.carry", CARRY)

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "btm"
 FLOORS = [
-    ["errors", "durable", "posterior", "filters"],
+    ["errors", "durable", "posterior", "filters", "gate"],
     ["lease", "checks", "choices"],
     ["validation"],
     ["config", "weights", "report", "mirrors", "card"],
@@ -31,6 +31,7 @@ NO_TORCH = {
     "checks",
     "posterior",
     "filters",
+    "gate",
     "schedule",
     "weights",
     "choices",

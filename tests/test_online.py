@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from btm import cli, filters, online, posterior, steps
+from btm import cli, filters, gate, online, posterior, steps
 from btm.cli import compose
 from btm.config import EnsembleConfig
 from btm.errors import UserError
@@ -30,7 +30,7 @@ def whole(forest, ids, names):
     return np.stack([torch.log_softmax(x, dim=-1).numpy() for x in logits])
 
 
-@pytest.mark.parametrize("rule", filters.RULES)
+@pytest.mark.parametrize("rule", [*filters.RULES, "gated"])
 def test_it_equals_the_mixture_of_whole_passes(grown, forest, rule):
     config, _ = grown
     ids = text(config)
@@ -38,14 +38,19 @@ def test_it_equals_the_mixture_of_whole_passes(grown, forest, rule):
     mixed = online.Ensemble.load(forest, PRIOR, ensemble=ensemble)
     logp_ETV = whole(forest, ids, NAMES)
     logp_ET = logp_ETV[:, np.arange(len(ids)), ids]
-    wanted_ST, weights_EST = filters.RULES[rule](logp_ET[:, None], np.log(list(PRIOR.values())), 0.05, 0.9)
+    log_prior_E = np.log(list(PRIOR.values()))
+    if rule == "gated":
+        wanted_T, weights_ET = gate.mixed(logp_ET, log_prior_E, gate.DEFAULT, ids)
+    else:
+        (wanted_T,), weights_EST = filters.RULES[rule](logp_ET[:, None], log_prior_E, 0.05, 0.9)
+        weights_ET = weights_EST[:, 0]
     found = [mixed.read(ids[:30])]
     for t in range(30, 60):
-        next_V = np.log((weights_EST[:, 0, t, None] * np.exp(logp_ETV[:, t])).sum(axis=0))
+        next_V = np.log((weights_ET[:, t, None] * np.exp(logp_ETV[:, t])).sum(axis=0))
         np.testing.assert_allclose(mixed.next_logp(), next_V, atol=1e-5)
         found.append(mixed.read([ids[t]]))
     found.append(mixed.read(ids[60:]))
-    np.testing.assert_allclose(np.concatenate(found), wanted_ST[0], atol=1e-5)
+    np.testing.assert_allclose(np.concatenate(found), wanted_T, atol=1e-5)
 
 
 def test_next_tokens_are_a_distribution(forest):

@@ -219,7 +219,7 @@ def test_a_forest_has_one_architecture_and_one_tokenizer(copy):
 
 
 def test_the_prior_is_never_fitted_on_what_is_evaluated(copy):
-    for fitted in ("cached", "em", "tracking", "fixed_share", "last_token"):
+    for fitted in ("cached", "em", "tracking", "fixed_share", "last_token", "gated"):
         with pytest.raises(UserError, match="on its own data"):
             steps.eval_forest(copy("eval.split=valid", f"ensemble={fitted}"))
     result = steps.eval_forest(copy("eval.split=valid", "ensemble=uniform", "eval.name=v"))
@@ -240,7 +240,7 @@ def test_is_valid(grown, tmp_path):
     return [f"data.out={out}", "eval.name=mine"]
 
 
-@pytest.mark.parametrize("fitted", ["cached", "em", "tracking", "fixed_share", "last_token"])
+@pytest.mark.parametrize("fitted", ["cached", "em", "tracking", "fixed_share", "last_token", "gated"])
 @pytest.mark.parametrize("fit", ["domain", "forest"])
 def test_nor_on_the_same_text_under_another_name(copy, test_is_valid, fitted, fit):
     words = [*test_is_valid, f"ensemble={fitted}", f"ensemble.fit={fit}"]
@@ -259,6 +259,16 @@ def test_what_is_fitted_nowhere_may_be_measured_anywhere(copy, test_is_valid):
         result = steps.eval_forest(copy(*test_is_valid, *words, "eval.domains=[novels]"))
         assert set(result["shards"]) == {"novels/test"}
     assert steps.eval_forest(copy(*test_is_valid, "eval.domains=[bible]"))["shards"]
+
+
+@pytest.mark.parametrize("fit", ["domain", "forest"])
+def test_an_evaluation_says_what_gate_was_fitted(copy, fit):
+    words = ["ensemble=gated", f"ensemble.fit={fit}", "ensemble.top_k=2", "eval.domains=[bible,novels]"]
+    shards = steps.eval_forest(copy(*words, "eval.name=x"))["shards"]
+    gates = [list(shard["gate"].values()) for shard in shards.values()]
+    assert (gates[0] == gates[1]) == (fit == "forest")
+    again = steps.eval_forest(copy(*words, "eval.name=y", f"ensemble.gate={gates[0]}"))["shards"]
+    assert again["bible/test"]["ensemble"] == shards["bible/test"]["ensemble"]
 
 
 @pytest.mark.parametrize("prior", ["uniform", "updating", "cached", "em"])

@@ -3,7 +3,8 @@
     python scripts/bench/posterior.py [--experts 64] [--tokens 1048576] [--windows 128 1024]
 
 Scores are synthetic: a difficulty a token, a skill an expert and window, and noise. The reference is the equation of
-each rule, step by step in float64 and in log space, on the first windows; bayes has it in btm/posterior.py.
+each rule, step by step in float64 and in log space, on the first windows; bayes has it in btm/posterior.py, gated
+in gate.Belief. Tokens, which gated reads, are drawn from Zipf's law.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import time
 
 import numpy as np
 
-from btm import evaluate, posterior
+from btm import evaluate, gate, posterior
 from btm.config import EnsembleConfig
 from btm.report.tables import table
 
@@ -26,6 +27,8 @@ SETTINGS = [
     ("bayes", None, None, True),
     ("fixed_share", 0.03, None, True),
     ("tracking", 0.03, 0.9, True),
+    ("gated", None, None, False),
+    ("gated", None, None, True),
 ]  # rule, alpha, beta, carry
 CHECKED = 64  # windows that the reference is computed on
 
@@ -42,7 +45,7 @@ def main() -> None:
         logp_EST = scores(arguments.experts, arguments.tokens // window, window)
         log_prior_E = np.log(np.random.default_rng(1).dirichlet(np.full(arguments.experts, 0.3)))
         rows += [measure(logp_EST, log_prior_E, *setting) for setting in SETTINGS]
-        rows.append(measure_fit(logp_EST, log_prior_E))
+        rows += [measure_fit(logp_EST, log_prior_E), measure_gate(logp_EST, log_prior_E)]
     print(
         table(
             rows, f"{arguments.experts} experts, {arguments.tokens:,} tokens; {platform.processor() or 'CPU'}"
@@ -61,18 +64,28 @@ def scores(experts: int, sequences: int, window: int) -> np.ndarray:
     return logp_EST
 
 
+def ids(tokens: int) -> np.ndarray:
+    """Return token ids of a vocabulary of 50,000, the n-th as often as 1/n."""
+    shares = 1 / np.arange(1, 50_001)
+    return np.random.default_rng(2).choice(len(shares), tokens, p=shares / shares.sum())
+
+
 def measure(logp_EST: np.ndarray, log_prior_E: np.ndarray, rule: str, alpha, beta, carry) -> dict:
     """Return one row: seconds of the processor and of the clock, nats/token, and the distance."""
     ensemble = EnsembleConfig(rule=rule, alpha=alpha, beta=beta, carry=carry)
     tokens = logp_EST[0].size
+    ids_N = ids(tokens)
     cpu, clock = time.process_time(), time.perf_counter()
-    mixed = evaluate.mix(logp_EST, log_prior_E, ensemble, tokens)
+    mixed = evaluate.mix(logp_EST, log_prior_E, ensemble, tokens, ids_N)
     cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
     some_EST = logp_EST[:, :CHECKED]
-    found = evaluate.mix(some_EST, log_prior_E, ensemble, some_EST[0].size).nats / some_EST[0].size
+    found = evaluate.mix(some_EST, log_prior_E, ensemble, some_EST[0].size, ids_N).nats / some_EST[0].size
     if carry:  # the windows are one text
         some_EST = some_EST.reshape(len(some_EST), 1, -1)
-    wanted = -reference(some_EST, log_prior_E, rule, alpha or 0.0, 1.0 if beta is None else beta).mean()
+    if rule == "gated":
+        wanted = -by_belief(some_EST, log_prior_E, ids_N).mean()
+    else:
+        wanted = -reference(some_EST, log_prior_E, rule, alpha or 0.0, 1.0 if beta is None else beta).mean()
     return {
         "window": logp_EST.shape[2],
         "rule": rule,
@@ -95,6 +108,27 @@ def measure_fit(logp_EST: np.ndarray, log_prior_E: np.ndarray) -> dict:
     cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
     row = {"window": logp_EST.shape[2], "rule": f"fit of {settings} settings, each"}
     return row | {"CPU seconds": round(cpu / settings, 2), "clock": round(clock / settings, 2)}
+
+
+def measure_gate(logp_EST: np.ndarray, log_prior_E: np.ndarray) -> dict:
+    """Return a row for the fit of a gate, as one text."""
+    ensemble, tokens = EnsembleConfig(rule="gated", carry=True), logp_EST[0].size
+    ids_N = ids(tokens)
+    cpu, clock = time.process_time(), time.perf_counter()
+    evaluate.fit_rule([logp_EST], [log_prior_E], ensemble, [tokens], [ids_N])
+    cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
+    row = {"window": logp_EST.shape[2], "rule": "fit of a gate"}
+    return row | {"CPU seconds": round(cpu, 2), "clock": round(clock, 2)}
+
+
+def by_belief(logp_EST: np.ndarray, log_prior_E: np.ndarray, ids_N: np.ndarray) -> np.ndarray:
+    """Return the mixture's log-probabilities under the default gate, (S, T), token by token."""
+    found_ST = np.empty(logp_EST.shape[1:])
+    for s, logp_ET in enumerate(logp_EST.swapaxes(0, 1)):
+        belief, start = gate.Belief(log_prior_E), s * logp_EST.shape[2]
+        for t, logp_E in enumerate(logp_ET.T):
+            found_ST[s, t] = belief.see(logp_E, int(ids_N[start + t]))
+    return found_ST
 
 
 def reference(
