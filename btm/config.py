@@ -105,9 +105,7 @@ class EnsembleConfig:
     alpha: float | None = None  # of tracking and fixed_share: share of the prior in each step; null: fitted
     beta: float | None = None  # of tracking: power of the weights in each step; null: fitted
     gate: list[float] | None = None  # θ of gated: 8 numbers (btm/gate/rule.py); null: fitted
-    fit: str = (
-        "domain"  # alpha, beta and gate on the shard's own valid split | forest: the training domains', once
-    )
+    fit: str = "domain"  # these on the shard's own valid split | forest: once, on the training domains'
     prior: str = "cached"  # uniform | updating | cached | em | token
     carry: bool = False  # a window takes up the belief that the one before it ended with
     decay: float = 0.3  # λ of the moving average behind `cached` and `updating`

@@ -29,10 +29,8 @@ def is_fitted(ensemble: EnsembleConfig) -> bool:
 
 def _is_open(ensemble: EnsembleConfig) -> bool:
     """Tell whether an α, a β or a gate is to be fitted."""
-    needed = {"tracking": ("alpha", "beta"), "fixed_share": ("alpha",), "gated": ("gate",)}.get(
-        ensemble.rule, ()
-    )
-    return any(getattr(ensemble, key) is None for key in needed)
+    needed = {"tracking": ("alpha", "beta"), "fixed_share": ("alpha",), "gated": ("gate",)}
+    return any(getattr(ensemble, key) is None for key in needed.get(ensemble.rule, ()))
 
 
 def fit_prior(valid_EST: NDArray[np.float32], ensemble: EnsembleConfig) -> Array:
@@ -97,13 +95,13 @@ def mix(
 def _mix_gated(
     logp_EST: NDArray[np.float32], log_prior_E: Array, ensemble: EnsembleConfig, ids_N: NDArray[Any]
 ) -> Mixed:
+    """Return what `mix` does under the rule `gated`, on the tokens `ids_N`."""
     experts, _, window = logp_EST.shape
     logp_EN = logp_EST.reshape(experts, -1)[:, : len(ids_N)]
     theta = gate.DEFAULT if ensemble.gate is None else ensemble.gate
     nats, weights_E = 0.0, np.zeros(experts)
-    for logp_N, weights_EN in gate.mixed_blocks(
-        logp_EN, log_prior_E, theta, ids_N, 0 if ensemble.carry else window
-    ):
+    new_text = 0 if ensemble.carry else window
+    for logp_N, weights_EN in gate.mixed_blocks(logp_EN, log_prior_E, theta, ids_N, new_text):
         nats -= float(logp_N.sum())
         weights_E += weights_EN.sum(axis=1)
     return Mixed(nats, len(ids_N), weights_E / len(ids_N))
@@ -170,14 +168,15 @@ def _fit_gate(
     tokens: list[int],
     ids: list[NDArray[Any]],
 ) -> EnsembleConfig:
+    """Return `ensemble` with its gate fitted, unless it is given; `ids` are each shard's tokens."""
     if ensemble.gate is not None:
         return ensemble
     samples = []
     for logp_EST, prior_E, count, ids_N in zip(valid, log_priors, tokens, ids, strict=True):
         logp_EN = logp_EST.reshape(len(logp_EST), -1)[:, :count]
-        window = 0 if ensemble.carry else logp_EST.shape[2]
+        new_text = 0 if ensemble.carry else logp_EST.shape[2]
         most = gate.SAMPLE // len(valid)
-        samples.append(gate.Sample.of(logp_EN, prior_E, ids_N[:count], window, most=most))
+        samples.append(gate.Sample.of(logp_EN, prior_E, ids_N[:count], new_text, most=most))
     return replace(ensemble, gate=list(gate.fit(samples)))
 
 

@@ -19,6 +19,7 @@ Integers = NDArray[np.int64]
 Features = tuple[tuple[int, float], ...]  # (tokens in common, half-life) of each
 
 _PIECE = 256  # places of a run that one step after another walks through, at least
+_TRANSPOSED = 2048  # tokens at once, of a group
 _GROUP = 16  # experts at once: of float32, a line of a processor's cache
 
 
@@ -32,11 +33,16 @@ def weighted(logp_EN: Floats, ids_N: Integers, theta_F: Array, window: int, feat
     for experts, seen_NM in _groups(logp_EN):
         total_NM = np.zeros_like(seen_NM)
         for rows, runs, decay_H in contexts:
-            part_NM = np.zeros_like(seen_NM)
+            part_NM = np.empty_like(seen_NM)
             for at, h, state_nM in runs.walk(seen_NM.take(runs.time, axis=0), decay_H):
-                part_NM[at] += state_nM * seen_NM.dtype.type(theta_F[rows[h]])
+                term_nM = state_nM * seen_NM.dtype.type(theta_F[rows[h]])
+                if h:
+                    part_NM[at] += term_nM
+                else:
+                    part_NM[at] = term_nM
             total_NM += part_NM.take(runs.place, axis=0)
-        logits_EN[experts] = total_NM.T
+        for some in _slices(len(total_NM)):
+            logits_EN[experts, some] = total_NM[some].T
     return logits_EN
 
 
@@ -90,7 +96,9 @@ class Runs:
         place = np.empty_like(by_key)
         place[by_key] = bounds[rank_N % piece] + np.repeat(where, length)
         before = where[np.maximum(longest_first - 1, 0)]
-        return cls(np.argsort(place), place, bounds, (rank_N[start] // piece)[longest_first], before, piece)
+        time = np.empty_like(place)
+        time[place] = np.arange(len(place))
+        return cls(time, place, bounds, (rank_N[start] // piece)[longest_first], before, piece)
 
     def walk(self, seen_NM: Floats, decay_H: Array) -> Iterator[tuple[slice, int, Floats]]:
         """Yield places, and for each half-life the sums (places, M) of what was seen before them in their runs."""
@@ -131,7 +139,15 @@ def _groups(logp_EN: Floats) -> Iterator[tuple[slice, Floats]]:
     mean_N = logp_EN.mean(axis=0, dtype=np.float64).astype(logp_EN.dtype)
     for first in range(0, len(logp_EN), _GROUP):
         experts = slice(first, first + _GROUP)
-        yield experts, np.ascontiguousarray((logp_EN[experts] - mean_N).T)
+        seen_NM = np.empty((logp_EN.shape[1], len(logp_EN[experts])), logp_EN.dtype)
+        for some in _slices(logp_EN.shape[1]):
+            seen_NM[some] = (logp_EN[experts, some] - mean_N[some]).T
+        yield experts, seen_NM
+
+
+def _slices(tokens: int) -> Iterator[slice]:
+    """Yield so many tokens at a time as can be transposed within a processor's cache."""
+    return (slice(start, start + _TRANSPOSED) for start in range(0, tokens, _TRANSPOSED))
 
 
 def _keys(ids_N: Integers, context: int, window: int) -> Integers:
