@@ -32,6 +32,7 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   generate  the ensemble goes on with text   btm generate prompt="In the beginning" domain=bible
   run       all of it, as jobs               btm run experiment=demo cluster=slurm
             or what it is compared with      btm run experiment=demo baseline=dense
+  paper     the paper's tables, from nothing btm paper size=smoke
   status    the jobs of a cycle              btm status forest=experts/demo
   logs      what a job says                  btm logs -f expert=law
   cancel    stop a cycle, or one job         btm cancel expert=law

@@ -167,6 +167,27 @@ class RunConfig:
 
 
 @dataclass
+class PaperConfig:
+    """The paper's tables: what is grown side by side. A bundle conf/size/*.yaml gives each size its values."""
+
+    name: str = ""  # of the size; empty: none was chosen
+    out: str | None = None  # forests, logs and report; null: results/<paper.name>
+    report: str | None = None  # null: <paper.out>/report
+    steps: int = 0  # of seed and experts together, and of the dense LM; a step is one batch
+    seeds: list[int] = field(default_factory=lambda: [0])  # of the main rows
+    seed_fraction: float = 0.5  # of the steps
+    fractions: list[float] = field(default_factory=list)  # other seed fractions, under the first seed
+    baselines: list[str] = field(default_factory=list)  # under every seed
+    extra_baselines: list[str] = field(default_factory=list)  # under the first seed
+    added: list[str] = field(default_factory=list)  # domains of a second round, under the first seed
+    schemes: list[str] = field(
+        default_factory=list
+    )  # to initialise these: copy | uniform | argmax | posterior
+    resamples: int = 2000  # of the bootstrap
+    parallel: int = 0  # studies at once, one thread each; 0: one a core
+
+
+@dataclass
 class JobConfig:
     """What one job gets; null: what `cluster` says."""
 
@@ -225,6 +246,7 @@ class Config:
     average: AverageConfig = field(default_factory=AverageConfig)
     discover: DiscoverConfig = field(default_factory=DiscoverConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    paper: PaperConfig = field(default_factory=PaperConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     forest: str | None = None  # its folder; null: experts/<data.name>
     baseline: str | None = None  # dense | dense_large_batch | random_split | demix, in <forest>-<baseline>

@@ -5,7 +5,7 @@ posterior begins anew from the prior, as in the paper, whose blocks are the mode
 it begins with what the window before it ended with.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,11 +50,15 @@ def fit_prior(valid_EST: NDArray[np.float32], ensemble: EnsembleConfig) -> Array
 
 @dataclass(frozen=True)
 class Mixed:
-    """The ensemble on one shard: total nats, and the mean over its tokens of each expert's posterior."""
+    """The ensemble on one shard: `logp` of every token, shape (T,), and the mean of each expert's weight, (E,)."""
 
-    nats: float
-    tokens: int
+    logp: Array
     mean_posterior: Array
+
+    @property
+    def nats(self) -> float:
+        """The nats of all tokens."""
+        return -float(self.logp.sum())
 
 
 def mix(
@@ -80,16 +84,16 @@ def mix(
     experts, _, window = logp_EST.shape
     rule = filters.RULES[ensemble.rule]
     alpha, beta = ensemble.settings
-    nats, weights_E = 0.0, np.zeros(experts)
+    logp_T, weights_E = np.empty(tokens), np.zeros(experts)
     first_ES = belief_E = None
     for start, block_EST, prior_ES in _blocks(logp_EST, log_prior_E, ensemble):
         if ensemble.carry:
             first_ES, belief_E = filters.carried(ensemble.rule, block_EST, prior_ES, alpha, beta, belief_E)
         logp_ST, weights_EST = rule(block_EST, prior_ES, alpha, beta, first_ES)
         real = min(logp_ST.size, tokens - start * window)
-        nats -= float(logp_ST.reshape(-1)[:real].sum())
+        logp_T[start * window : start * window + real] = logp_ST.reshape(-1)[:real]
         weights_E += weights_EST.reshape(experts, -1)[:, :real].sum(axis=1)
-    return Mixed(nats, tokens, weights_E / tokens)
+    return Mixed(logp_T, weights_E / tokens)
 
 
 def _mix_gated(
@@ -99,12 +103,12 @@ def _mix_gated(
     experts, _, window = logp_EST.shape
     logp_EN = logp_EST.reshape(experts, -1)[:, : len(ids_N)]
     theta = gate.DEFAULT if ensemble.gate is None else ensemble.gate
-    nats, weights_E = 0.0, np.zeros(experts)
+    logp_N, weights_E = [], np.zeros(experts)
     new_text = 0 if ensemble.carry else window
-    for logp_N, weights_EN in gate.mixed_blocks(logp_EN, log_prior_E, theta, ids_N, new_text):
-        nats -= float(logp_N.sum())
+    for block_N, weights_EN in gate.mixed_blocks(logp_EN, log_prior_E, theta, ids_N, new_text):
+        logp_N.append(block_N)
         weights_E += weights_EN.sum(axis=1)
-    return Mixed(nats, len(ids_N), weights_E / len(ids_N))
+    return Mixed(np.concatenate(logp_N), weights_E / len(ids_N))
 
 
 def _first(ids_N: NDArray[Any] | None, tokens: int) -> NDArray[Any]:
@@ -138,7 +142,7 @@ def fit_rule(
     log_priors: list[Array],
     ensemble: EnsembleConfig,
     tokens: list[int],
-    ids: list[NDArray[Any]] | None = None,
+    ids: Sequence[NDArray[Any]] | None = None,
 ) -> EnsembleConfig:
     """Return `ensemble` with what it leaves open of α, β and the gate set to what does best on valid shards.
 
@@ -166,7 +170,7 @@ def _fit_gate(
     log_priors: list[Array],
     ensemble: EnsembleConfig,
     tokens: list[int],
-    ids: list[NDArray[Any]],
+    ids: Sequence[NDArray[Any]],
 ) -> EnsembleConfig:
     """Return `ensemble` with its gate fitted, unless it is given; `ids` are each shard's tokens."""
     if ensemble.gate is not None:

@@ -140,6 +140,12 @@ def _run(config: Config) -> list[Row]:
     return [dict.fromkeys(rows[0]) | row for row in prepares] + rows
 
 
+def _paper(config: Config) -> list[Row]:
+    from btm import paper
+
+    return paper.plan(config)
+
+
 def _rounds(config: Config) -> list[list[str]]:
     """Return the domains of each round, from the source of the data: there may be no suite yet."""
     known = [row["name"] for row in preparation.plan(config.data)]
@@ -195,4 +201,5 @@ _PLANS = {
     "run": _run,
     "discover": _discover,
     "cancel": _cancel,
+    "paper": _paper,
 }

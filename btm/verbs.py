@@ -204,6 +204,20 @@ def run(config: Config, out: Output) -> int:
     return 0 if done else 1
 
 
+def paper(config: Config, out: Output) -> None:
+    """Reproduce the paper's tables: forests and every baseline, several seeds, and a report with figures.
+
+    size=smoke takes minutes, small two hours on two cores, day a day, paper a cluster. The same command
+    again goes on where the last one stopped.
+
+    example: btm paper size=smoke
+    """
+    from btm.paper import reproduce
+
+    folder = reproduce(config, out.reporter)
+    out.line(f"report: {folder / 'report.md'}", {"report": str(folder / "report.md")})
+
+
 def status(config: Config, out: Output) -> None:
     """Show the jobs of a forest's cycle: what is done, at work, waiting or failed, and why.
 
@@ -307,6 +321,7 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "average": average,
     "generate": generate,
     "run": run,
+    "paper": paper,
     "status": status,
     "logs": logs,
     "cancel": cancel,

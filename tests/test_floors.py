@@ -20,6 +20,7 @@ FLOORS = [
     ["steps"],
     ["baselines"],
     ["launch"],
+    ["paper"],
     ["plan", "doctor", "discover"],
     ["verbs"],
     ["cli"],

@@ -1,0 +1,49 @@
+"""The paper's tables: forests and baselines grown side by side, compared on the same documents.
+
+`studies` says what is grown, `pool` grows it, `losses` brings every row down to nats per document, `bootstrap` compares
+rows, `ablations` vary one thing at a time, `report` and `figures` write it all down.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from btm.report import Reporter, quiet
+
+if TYPE_CHECKING:
+    from btm.config import Config
+
+
+def reproduce(config: "Config", reporter: Reporter = quiet) -> Path:
+    """Grow what is missing of a reproduction, and write its report; return the report's folder."""
+    from btm import steps
+    from btm.paper import report
+    from btm.paper.pool import Pool
+    from btm.paper.studies import root, studies
+
+    suite = steps.prepare(config, reporter)
+    planned = studies(config, _training(config, suite.training_domains()))
+    slots = config.paper.parallel or os.cpu_count() or 1
+    Pool(root(config) / "studies", slots, reporter).grow(planned)
+    reporter.line("measuring every row on every document")
+    return report.write(config, planned)
+
+
+def plan(config: "Config") -> list[dict[str, Any]]:
+    """Return a row for each study with its tokens, FLOPs and time, and one for the sum."""
+    from btm.data.prepare import training_domains
+    from btm.paper.forecast import forecast
+    from btm.paper.studies import studies
+
+    return forecast(config, studies(config, _training(config, training_domains(config.data))))
+
+
+def _training(config: "Config", domains: list[str]) -> list[str]:
+    from btm.errors import UserError
+
+    if not config.paper.name:
+        raise UserError("which size? btm paper size=smoke, small, day or paper")
+    for added in config.paper.added:
+        if added in domains:
+            raise UserError(f"paper.added: {added!r} is a training domain already")
+    return domains

@@ -1,0 +1,108 @@
+"""One thing varied at a time, under the first seed: perplexities relative to the dense LM of the same seed.
+
+seed fraction, initialisation, experts in the ensemble, valid sequences behind the prior, the second round.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from btm.paper.losses import GATED, PAPER, Grown, alone, mixed, rules
+from btm.paper.studies import FOREST, Study
+
+SEQUENCES = (1, 3, 10, 30, 100, 0)  # 0: all there are
+_COMPARED = (PAPER, GATED)
+
+
+def measure(studies: Sequence[Study]) -> Iterator[dict[str, Any]]:
+    """Yield records {ablation, value, row, scope, ratio}."""
+    first = studies[0].seed
+    grown = {study.name: Grown(study) for study in studies if study.seed == first}
+    forest = next(g for g in grown.values() if g.study.kind == FOREST)
+    dense = next(g for g in grown.values() if g.study.kind == "dense")
+    trained = forest.study.config.seed.domains
+    base = {
+        domain: np.exp(-alone(dense, domain, dense.forest.elms()[0]).mean())
+        for domain in dense.suite.domains()
+    }
+    yield from _fractions(grown, forest, base, trained)
+    yield from _numbers(forest, base, trained)
+    yield from _sequences(forest, base, trained)
+    yield from _rounds(grown, base, trained)
+
+
+Base = dict[str, Any]
+
+
+def _fractions(
+    grown: dict[str, Grown], forest: Grown, base: Base, trained: list[str]
+) -> Iterator[dict[str, Any]]:
+    """The share of the tokens that the seed phase takes."""
+    shares = {f"{forest.study.config.paper.seed_fraction:g}": forest}
+    shares |= {g.study.value: g for g in grown.values() if g.study.kind == "fraction"}
+    for share in sorted(shares, key=float):
+        every = rules(shares[share].study.config.ensemble, len(shares[share].experts))
+        for row, rule in every.items():
+            if row.name in _COMPARED:
+                logp = mixed(shares[share], rule, list(base))
+                yield from _ratios("seed fraction", share, row.name, logp, base, trained)
+
+
+def _numbers(forest: Grown, base: Base, trained: list[str]) -> Iterator[dict[str, Any]]:
+    """How many experts are kept, by prior."""
+    experts = len(forest.experts)
+    for k in range(1, experts + 1):
+        for row, rule in rules(forest.study.config.ensemble, experts).items():
+            if row.name in _COMPARED:
+                logp = mixed(forest, replace(rule, top_k=k), list(base))
+                yield from _ratios("experts kept", str(k), row.name, logp, base, trained)
+
+
+def _sequences(forest: Grown, base: Base, trained: list[str]) -> Iterator[dict[str, Any]]:
+    """How many valid sequences the prior is fitted on."""
+    for count in SEQUENCES:
+        for row, rule in rules(forest.study.config.ensemble, len(forest.experts)).items():
+            if row.name in _COMPARED:
+                logp = mixed(forest, replace(rule, prior_sequences=count), list(base))
+                label = str(count) if count else "all"
+                yield from _ratios("valid sequences", label, row.name, logp, base, trained)
+
+
+def _rounds(grown: dict[str, Grown], base: Base, trained: list[str]) -> Iterator[dict[str, Any]]:
+    """A second round of experts: each new one alone on its domain, then the ensemble of all."""
+    for each in (g for g in grown.values() if g.study.kind == "rounds"):
+        added = each.study.config.paper.added
+        new = {domain: alone(each, domain, each.forest[domain]) for domain in added}
+        scheme = each.study.value
+        yield from _ratios("initialisation", scheme, "the new expert on its domain", new, base, trained)
+        for row, rule in rules(each.study.config.ensemble, len(each.experts)).items():
+            if row.name in _COMPARED:
+                logp = mixed(each, rule, list(base))
+                yield from _ratios("second round", scheme, row.name, logp, base, [*trained, *added])
+
+
+def _ratios(
+    ablation: str,
+    value: str,
+    row: str,
+    logp: dict[str, NDArray[np.float64]],
+    base: Base,
+    trained: list[str],
+) -> Iterator[dict[str, Any]]:
+    """Yield the mean perplexity over the dense LM's, in-domain and novel, as the tables have it."""
+    for scope in ("in-domain", "novel"):
+        domains = [domain for domain in logp if (domain in trained) == (scope == "in-domain")]
+        if domains:
+            ours = np.mean([np.exp(-logp[domain].mean()) for domain in domains])
+            theirs = np.mean([base[domain] for domain in domains])
+            yield {
+                "ablation": ablation,
+                "value": value,
+                "row": row,
+                "scope": scope,
+                "perplexity": float(ours),
+                "ratio": float(ours / theirs),
+            }

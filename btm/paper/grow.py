@@ -1,0 +1,91 @@
+"""One study in this process: ``python -m btm.paper.grow SPEC.json``, started by the pool."""
+
+import json
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+
+from btm import baselines, durable, ensemble, steps
+from btm.card import Card
+from btm.config import Config
+from btm.data.shards import Shard
+from btm.errors import UserError
+from btm.forest import Forest
+from btm.paper.studies import FOREST
+from btm.report import ConsoleReporter, Reporter
+from btm.train import TrainingStoppedError
+
+
+class _Stoppable(ConsoleReporter):
+    """Reports to a log, and lets a training save and stop when the process is asked to."""
+
+    asked = False
+
+    def pulse(self, step: int) -> bool:
+        return self.asked
+
+
+def main(file: str) -> int:
+    """Grow the study of a spec; return 0, 2 for a mistake, 75 if it was asked to stop."""
+    warnings.filterwarnings("ignore")
+    spec = json.loads(Path(file).read_bytes())
+    config = Config.from_dict(spec["config"])
+    reporter = _Stoppable(sys.stdout, every=10.0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pool's to hear
+    signal.signal(signal.SIGTERM, lambda *_: setattr(reporter, "asked", True))
+    try:
+        if spec["copied"]:
+            begin_with(Path(config.forest_root).parent / spec["copied"], Path(config.forest_root))
+        baselines.run(baselines.ready(config, reporter), reporter)
+        if spec["kind"] == FOREST:
+            score_averages(config, reporter)
+    except UserError as error:
+        print(f"btm: {error}")
+        return 2
+    except TrainingStoppedError as error:
+        print(error)
+        return os.EX_TEMPFAIL
+    return 0
+
+
+def begin_with(source: Path, target: Path) -> None:
+    """Make `target` a forest with the ELMs and scores of `source`: links, as neither is ever modified."""
+    if target.exists():
+        return
+    with durable.publish_folder(target) as folder:
+        for name in ("elms", "tokenizer", "scores"):
+            for file in sorted((source / name).rglob("*")):
+                if file.is_file() and not any(part.startswith(".") for part in file.parts):
+                    link = folder / file.relative_to(source)
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.hardlink_to(file)
+        (folder / "forest.json").write_bytes((source / "forest.json").read_bytes())
+
+
+def average_name(domain: str) -> str:
+    """Return what the average meant for a domain is called."""
+    return f"posterior-{domain}"
+
+
+def score_averages(config: Config, reporter: Reporter) -> None:
+    """Average the experts uniformly, and by the posterior of every domain; score each where it is meant for."""
+    forest, suite = Forest(config.forest_root), steps.open_suite(config)
+    experts = forest.experts()
+    shards = {domain: suite.shard(domain, config.eval.split) for domain in suite.domains()}
+    uniform = forest.average("uniform", {elm.name: 1.0 for elm in experts}, method="uniform")
+    _score(config, forest, uniform, list(shards.values()), reporter)
+    for domain, shard in shards.items():
+        weights, _ = ensemble.domain_weights(config, forest, suite, domain, experts, "posterior", reporter)
+        folder = forest.average(average_name(domain), weights, method="posterior")
+        _score(config, forest, folder, [shard], reporter)
+
+
+def _score(config: Config, forest: Forest, folder: Path, shards: list[Shard], reporter: Reporter) -> None:
+    sha256 = Card.read(folder / "card.json").sha256
+    ensemble.score_missing(config, forest, folder, sha256, shards, reporter)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,123 @@
+"""Grow studies on this machine, a few at once, each in a process of its own that goes on where it was killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO
+
+from btm import durable
+from btm.config import Config
+from btm.errors import UserError
+from btm.paper.studies import Study
+from btm.report import Reporter
+from btm.report.progress import duration
+
+_LOOK_EVERY = 0.5  # seconds
+_SAY_EVERY = 30.0
+
+
+class Pool:
+    """At most `slots` studies at a time, one thread each: on few cores that beats one study on all of them."""
+
+    def __init__(self, folder: Path, slots: int, reporter: Reporter) -> None:
+        """Keep specs, logs and what is done in `folder`."""
+        self.folder, self.slots, self.reporter = durable.make_folder(folder), slots, reporter
+        self.running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+        self.said = time.monotonic()
+
+    def grow(self, studies: Sequence[Study]) -> None:
+        """Grow every study that is not done; `UserError` once all that can end has ended, if one failed."""
+        done = {study.name for study in studies if self._stands(study)}
+        if done:
+            self.reporter.line(f"{len(done)} of {len(studies)} studies stand already")
+        waiting = [study for study in studies if study.name not in done]
+        failed: list[str] = []
+        try:
+            while self.running or any(done.issuperset(study.needs) for study in waiting):
+                self._start(waiting, done)
+                self._reap(done, failed)
+                self._say(len(done), len(studies))
+                time.sleep(_LOOK_EVERY)
+        finally:
+            self._stop()
+        if failed:
+            logs = ", ".join(str(self._file(name, "log")) for name in failed)
+            raise UserError(
+                f"{len(failed)} studies failed; their logs say why: {logs}; then the same command"
+            )
+
+    def _start(self, waiting: list[Study], done: set[str]) -> None:
+        for study in list(waiting):
+            if len(self.running) >= self.slots:
+                return
+            if not done.issuperset(study.needs):
+                continue
+            waiting.remove(study)
+            spec = self._file(study.name, "json")
+            durable.write_json(spec, _spec(study))
+            with self._file(study.name, "log").open("ab") as log:
+                self.running[study.name] = (self._process(spec, log), time.monotonic())
+            self.reporter.line(f"{study.name}: started")
+
+    def _process(self, spec: Path, log: IO[bytes]) -> "subprocess.Popen[bytes]":
+        threads = str(max(1, (os.cpu_count() or 1) // self.slots))
+        environment = os.environ | {"OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, "-m", "btm.paper.grow", str(spec)]
+        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment)
+
+    def _reap(self, done: set[str], failed: list[str]) -> None:
+        for name, (process, begun) in list(self.running.items()):
+            code = process.poll()
+            if code is None:
+                continue
+            del self.running[name]
+            spent = duration(time.monotonic() - begun)
+            if code:
+                failed.append(name)
+                self.reporter.line(f"{name}: failed after {spent}: {self._last_line(name)}")
+            else:
+                durable.write_json(self._file(name, "done"), {"seconds": round(time.monotonic() - begun, 1)})
+                done.add(name)
+                self.reporter.line(f"{name}: done in {spent}")
+
+    def _say(self, done: int, of: int) -> None:
+        if time.monotonic() - self.said < _SAY_EVERY:
+            return
+        self.said = time.monotonic()
+        for name in self.running:
+            self.reporter.line(f"{done}/{of} done; {name}: {self._last_line(name)}")
+
+    def _stop(self) -> None:
+        """Let what still runs save and end: the same command goes on from there."""
+        for process, _ in self.running.values():
+            process.send_signal(signal.SIGTERM)
+        for process, _ in self.running.values():
+            process.wait()
+
+    def _stands(self, study: Study) -> bool:
+        """Tell whether a study was done with these very settings."""
+        spec = self._file(study.name, "json")
+        if not (spec.exists() and self._file(study.name, "done").exists()):
+            return False
+        stood = json.loads(spec.read_bytes())
+        same = (
+            Config.from_dict(stood["config"]) == study.config
+        )  # keys that are newer count as their defaults
+        return same and stood["copied"] == study.copied
+
+    def _last_line(self, name: str) -> str:
+        lines = self._file(name, "log").read_text(errors="replace").splitlines()
+        return lines[-1].strip() if lines else "begins"
+
+    def _file(self, name: str, ending: str) -> Path:
+        return self.folder / f"{name}.{ending}"
+
+
+def _spec(study: Study) -> dict[str, object]:
+    return {"config": asdict(study.config), "copied": study.copied, "kind": study.kind}

@@ -1,0 +1,216 @@
+"""The report of a reproduction: tables as markdown, raw numbers as CSV, figures as PNG."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from btm import durable, ledger
+from btm.config import Config
+from btm.paper import ablations, figures, losses
+from btm.paper.bootstrap import SCOPES, Nats, ratios
+from btm.paper.studies import FOREST, Study, root
+
+# What was aimed for: a row, a scope, the row it is divided by, and the bound (docs/results says where they are from).
+GOALS = (
+    (losses.GATED, "in-domain", losses.DENSE, "≤", 0.85, "0.86"),
+    (losses.GATED, "novel", losses.DENSE, "≤", 0.93, "0.89"),
+    ("random_split: cached prior", "in-domain", losses.DENSE, ">", 1.0, "> 1"),
+    ("average: posterior", "in-domain", losses.DENSE, "≤", 0.92, "< 1"),
+    (losses.GATED, "novel", losses.PAPER, "≤", 0.95, "1"),
+)
+_SOURCE = Path(__file__).parent
+_ORDER = ("one model", "posterior", "top-k", "demix", "random_split")
+
+
+def write(config: Config, studies: Sequence[Study]) -> Path:
+    """Measure every row, and write the report; return its folder."""
+    folder = durable.make_folder(Path(config.paper.report or root(config) / "report"))
+    documents = pd.DataFrame(losses.measure(studies))
+    found = Nats.of(documents)
+    compared = ratios(found, losses.DENSE, config.paper.resamples)
+    against_paper = ratios(found, losses.PAPER, config.paper.resamples)
+    varied = pd.DataFrame(ablations.measure(studies))
+    _csv(folder / "documents.csv.gz", documents)
+    _csv(folder / "ratios.csv", compared)
+    _csv(folder / "ratios-to-the-paper.csv", against_paper)
+    _csv(folder / "ablations.csv", varied)
+    _csv(folder / "domains.csv", by_domain(documents))
+    pictures = figures.draw(folder, compared, varied, by_domain(documents))
+    text = "\n\n".join(
+        [
+            f"# The paper's tables, size `{config.paper.name}`",
+            _setting(config, studies),
+            "## Perplexities and ratios to the dense LM",
+            _LEGEND,
+            main_table(documents, compared, costs(studies)),
+            "## Aims",
+            goals(compared, against_paper),
+            *_pictures(pictures),
+            "## One thing varied at a time (first seed)",
+            ablation_tables(varied),
+            "## Files",
+            _FILES,
+        ]
+    )
+    with durable.publish_file(folder / "report.md") as handle:
+        handle.write(text.encode() + b"\n")
+    return folder
+
+
+_LEGEND = """`models` is how many models of one size run for each token: rows with 1 cost the same to use. A ratio
+is the mean perplexity over domains divided by the dense LM's, mean over seeds; in brackets the 95 % interval of a
+paired bootstrap over documents and seeds. Below 1 is better than the dense LM."""
+
+_FILES = """`documents.csv.gz`: nats of every test document under every row and seed; `domains.csv`: the same by domain.
+`ratios.csv` and `ratios-to-the-paper.csv`: the tables above, to the dense LM and to the paper's posterior.
+`ablations.csv`: what was varied."""
+
+
+def main_table(
+    documents: pd.DataFrame, compared: pd.DataFrame, costs: Mapping[str, Mapping[str, float]]
+) -> str:
+    """Return every row with its cost, its perplexities and its ratios, as markdown."""
+    heads = ["row", "models", "tokens", "FLOPs"]
+    heads += [f"ppl {scope}" for scope in SCOPES] + [f"ratio {scope}" for scope in SCOPES]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    records = {(r["row"], r["scope"]): r for r in compared.to_dict("records")}
+    facts = documents.drop_duplicates("row")[["row", "group", "models"]].to_dict("records")
+
+    def place(fact: Any) -> tuple[int, float]:
+        rank = next((i for i, name in enumerate(_ORDER) if fact["group"].startswith(name)), len(_ORDER))
+        return rank, -records[(fact["row"], SCOPES[0])]["ratio"]
+
+    for fact in sorted(facts, key=place):
+        row = fact["row"]
+        cost = costs[_kind(row)]
+        found = [records[(row, scope)] for scope in SCOPES]
+        cells = [row, str(fact["models"]), f"{cost['tokens']:.3g}", f"{cost['flops']:.3g}"]
+        cells += [f"{record['perplexity']:.2f}" for record in found] + [_interval(r) for r in found]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def costs(studies: Sequence[Study]) -> dict[str, dict[str, float]]:
+    """Return the training tokens and FLOPs, all ancestors included, behind the models of each kind of study."""
+    found = {}
+    for study in studies[::-1]:  # so that the first seed's stay
+        grown = losses.Grown(study)
+        found[study.kind] = ledger.training(elm.card for elm in grown.experts)
+        if study.kind == FOREST:
+            found["seed"] = ledger.training([grown.forest[study.config.seed.name].card])
+    return found
+
+
+def goals(compared: pd.DataFrame, against_paper: pd.DataFrame) -> str:
+    """Return what was aimed for, what came out, and whether that is enough."""
+    lines = ["| row | domains | over | paper, 125M | aim | here | |", "|---|---|---|---|---|---|---|"]
+    for row, scope, base, sign, bound, paper in GOALS:
+        table = compared if base == losses.DENSE else against_paper
+        found = table[(table["row"] == row) & (table["scope"] == scope)]
+        if found.empty:
+            continue
+        ratio = float(found["ratio"].iloc[0])
+        met = ratio <= bound if sign == "≤" else ratio > bound
+        lines.append(
+            f"| {row} | {scope} | {base} | {paper} | {sign} {bound:g} | {_interval(found.iloc[0])} | "
+            f"{'met' if met else 'not met'} |"
+        )
+    return "\n".join(lines)
+
+
+def ablation_tables(varied: pd.DataFrame) -> str:
+    """Return a table for each ablation: its values, and the ratios of the compared rows."""
+    parts = []
+    for name, part in varied.groupby("ablation", sort=False):
+        columns = list(dict.fromkeys(zip(part["row"], part["scope"], strict=True)))
+        lines = [f"### {str(name).capitalize()}", ""]
+        lines.append("| value | " + " | ".join(f"{row}, {scope}" for row, scope in columns) + " |")
+        lines.append("|---|" + "---|" * len(columns))
+        for value, rows in part.groupby("value", sort=False):
+            by = rows.set_index(["row", "scope"])["ratio"]
+            lines.append(
+                f"| {value} | " + " | ".join(f"{by.get(key, float('nan')):.3f}" for key in columns) + " |"
+            )
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def by_domain(documents: pd.DataFrame) -> pd.DataFrame:
+    """Return nats, tokens, bytes and perplexity of each row, seed and domain."""
+    keys = ["seed", "row", "group", "models", "domain", "novel"]
+    summed = documents.groupby(keys, sort=False)[["tokens", "bytes", "nats"]].sum().reset_index()
+    summed["perplexity"] = np.exp(summed["nats"] / summed["tokens"])
+    return summed
+
+
+def _setting(config: Config, studies: Sequence[Study]) -> str:
+    """Return what was run, where and with what."""
+    trainer = config.trainer
+    forest = studies[0].config
+    commit = _git("rev-parse", "--short=12", "HEAD") or "unknown"
+    import torch
+    import transformers
+
+    versions = {
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    batch = trainer.batch_size * trainer.seq_len
+    rows = {
+        "command": f"`btm paper size={config.paper.name}`",
+        "commit": commit + (" (with changes)" if _git("status", "--porcelain", "-uno") else ""),
+        "machine": f"{os.cpu_count()} cores, {_processor()}, {platform.system()} {platform.machine()}",
+        "software": ", ".join(f"{name} {found}" for name, found in versions.items()),
+        "suite": f"{config.data.name}: {len(forest.seed.domains)} training domains",
+        "model": f"{config.model.name}, sequences of {trainer.seq_len} tokens",
+        "training": f"{config.paper.steps:,} steps of {batch:,} tokens in all; of these in the forest the seed "
+        f"{forest.seed.steps:,}, each expert {forest.trainer.steps:,}",
+        "seeds": ", ".join(map(str, config.paper.seeds)),
+    }
+    return "\n".join(f"- {key}: {value}" for key, value in rows.items())
+
+
+def _kind(row: str) -> str:
+    """Return the kind of study that a row's training cost is counted in."""
+    return "forest" if row.startswith(("forest", "average")) else row.partition(":")[0]
+
+
+def _interval(record: Any) -> str:
+    return f"{record['ratio']:.3f} [{record['low']:.3f}, {record['high']:.3f}]"
+
+
+def _pictures(names: Sequence[str]) -> list[str]:
+    return [f"![{name.removesuffix('.png')}]({name})" for name in names]
+
+
+def _csv(path: Path, frame: pd.DataFrame) -> None:
+    with durable.publish_file(path) as handle:
+        compression: Any = {"method": "gzip", "mtime": 0} if path.suffix == ".gz" else None
+        frame.to_csv(handle, index=False, float_format="%.6f", compression=compression)
+
+
+def _git(*words: str) -> str:
+    try:
+        command = ["git", "-C", str(_SOURCE), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )

@@ -1,0 +1,86 @@
+"""The smallest reproduction, whole: only orderings are asserted, by margins wider than the spread over seeds."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from btm import paper
+from btm.cli import compose
+from btm.paper import losses
+from btm.paper.studies import studies
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    place = tmp_path_factory.mktemp("paper")
+    return compose(["size=smoke", f"paper.out={place / 'out'}", f"data.out={place / 'data'}"])
+
+
+@pytest.fixture(scope="module")
+def report(config):
+    return paper.reproduce(config)
+
+
+@pytest.fixture(scope="module")
+def ratio(report):
+    table = pd.read_csv(report / "ratios.csv").set_index(["row", "scope"])["ratio"]
+    return lambda row, scope: table[(row, scope)]
+
+
+def test_orderings_of_the_paper(ratio):
+    """At this size a dense LM still gains most by more text, so the forest is compared with what it is made of."""
+    paper_like = ratio(losses.PAPER, "in-domain")
+    assert paper_like < ratio("seed", "in-domain") - 0.2
+    assert paper_like < ratio("random_split: cached prior", "in-domain") - 0.1
+    assert ratio("average: posterior", "in-domain") < ratio("average: uniform", "in-domain") - 0.2
+    for scope in ("in-domain", "novel"):
+        assert ratio(losses.GATED, scope) < ratio(losses.PAPER, scope) - 0.03
+
+
+def test_every_row_is_on_every_document(report):
+    documents = pd.read_csv(report / "documents.csv.gz")
+    counts = documents.groupby(["row", "seed"])["nats"].count()
+    assert counts.nunique() == 1
+    assert np.isfinite(documents["nats"]).all()
+    assert documents["novel"].any() and not documents["novel"].all()
+
+
+def test_a_row_is_what_the_evaluation_of_its_forest_says(config, report):
+    """Two roads to the same number: eval_forest sums tokens, the tables sum documents."""
+    documents = pd.read_csv(report / "documents.csv.gz")
+    rows = documents[(documents["row"] == losses.PAPER) & (documents["seed"] == 0)]
+    by_domain = rows.groupby("domain")[["nats", "tokens"]].sum()
+    result = json.loads((paper.studies.root(config) / "forests/forest-0/evals/all.json").read_bytes())
+    for domain, found in by_domain.iterrows():
+        wanted = result["shards"][f"{domain}/test"]["ensemble"]["nats_per_token"]
+        assert found["nats"] / found["tokens"] == pytest.approx(wanted, rel=1e-6)
+
+
+def test_the_report_says_what_was_done(report):
+    text = (report / "report.md").read_text()
+    for wanted in ("commit", "machine", "random_split", "Seed fraction", "ratios.png"):
+        assert wanted in text
+    for picture in ("ratios.png", "domains.png", "seed-fraction.png"):
+        assert (report / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_command_again_grows_nothing(config, report):
+    before = {path: path.stat().st_mtime_ns for path in report.parent.glob("forests/*/elms/*/*")}
+    paper.reproduce(config)
+    assert before == {path: path.stat().st_mtime_ns for path in report.parent.glob("forests/*/elms/*/*")}
+
+
+def test_as_many_tokens_stand_in_the_cards_as_were_planned(config, report):
+    from btm.forest import Forest
+
+    per_step = config.trainer.batch_size * config.trainer.seq_len
+    for study in studies(
+        config, [e for e in Forest(report.parent / "forests/forest-0").names() if e != "seed"]
+    ):
+        if study.kind in ("forest", "dense", "fraction"):
+            trained = sum(elm.card.tokens for elm in Forest(study.forest).elms())
+            assert trained == config.paper.steps * per_step, study.name
