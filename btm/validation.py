@@ -4,7 +4,6 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from btm import gate
 from btm.checks import check_choice, check_cluster, check_name, check_weights, require
 from btm.choices import (
     AVERAGE_WEIGHTS,
@@ -14,6 +13,7 @@ from btm.choices import (
     CLUSTERS,
     DECAYS,
     FITS,
+    GATE_NUMBERS,
     MIRRORS,
     PRECISIONS,
     PRIORS,
@@ -136,7 +136,7 @@ def _validate_numbers(config: "Config") -> None:
     require(alpha is None or 0 <= alpha <= 1, "ensemble.alpha", alpha, "wanted [0, 1], or null")
     # β = 0 would give all weight back to experts that top_k left out.
     require(beta is None or 0 < beta <= 1, "ensemble.beta", beta, "wanted (0, 1], or null")
-    theta, wanted = ensemble.gate, len(gate.DEFAULT)
+    theta, wanted = ensemble.gate, GATE_NUMBERS
     fits = theta is None or (len(theta) == wanted and all(map(math.isfinite, theta)))
     require(fits, "ensemble.gate", theta, f"wanted {wanted} numbers, or null")
     require(config.generate.tokens >= 1, "generate.tokens", config.generate.tokens, "wanted 1 or more")

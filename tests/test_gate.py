@@ -241,3 +241,9 @@ def test_the_settings():
     with pytest.raises(UserError, match="wanted another prior"):
         compose(["ensemble=gated", "ensemble.prior=updating"])
     assert list(gate.named(gate.DEFAULT))[:2] == ["prior", "half-life 1"]
+
+
+def test_settings_ask_for_as_many_numbers_as_there_are():
+    from btm.choices import GATE_NUMBERS
+
+    assert len(gate.DEFAULT) == GATE_NUMBERS
