@@ -169,7 +169,8 @@ def _setting(config: Config, studies: Sequence[Study]) -> str:
     batch = trainer.batch_size * trainer.seq_len
     rows = {
         "command": f"`btm paper size={config.paper.name}`",
-        "commit": commit + (" (with changes)" if _git("status", "--porcelain", "-uno") else ""),
+        "commit": commit
+        + (" (with changes)" if _git("status", "--porcelain", "-uno", "--", ".", "../conf") else ""),
         "machine": f"{os.cpu_count()} cores, {_processor()}, {platform.system()} {platform.machine()}",
         "software": ", ".join(f"{name} {found}" for name, found in versions.items()),
         "suite": f"{config.data.name}: {len(forest.seed.domains)} training domains",

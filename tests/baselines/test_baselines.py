@@ -17,6 +17,7 @@ from btm.baselines import deal, demix, ffn
 from btm.baselines.derive import derive
 from btm.choices import SPLITS
 from btm.cli import compose, main
+from btm.data.batches import Batches, Growth
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.report import Reporter
@@ -93,8 +94,8 @@ def test_dense_at_the_batch_of_the_paper(beside):
 def test_a_batch_that_grows_goes_on_where_the_small_one_stopped(grown):
     suite = steps.open_suite(grown[0])
     shards = [suite.shard(domain, "train") for domain in EXPERTS]
-    small = steps.Batches(shards, 16, 4, 0)
-    large = steps.Batches(shards, 16, 4, 0, steps.Growth(3, after=2))
+    small = Batches(shards, 16, 4, 0)
+    large = Batches(shards, 16, 4, 0, Growth(3, after=2))
     assert [len(large.batch(step)) for step in range(4)] == [4, 4, 12, 12]
     want = np.concatenate([small.batch(step) for step in range(8)])
     assert np.array_equal(np.concatenate([large.batch(step) for step in range(4)]), want)
