@@ -1,0 +1,42 @@
+"""What each verb of the command line does: call a step, then show what came of it."""
+
+from collections.abc import Callable
+
+from btm.config import Config
+from btm.errors import UserError
+from btm.verbs import growing, jobs, registry, using
+from btm.verbs.output import Output
+
+__all__ = ["VERBS", "Output", "check_baseline"]
+
+VERBS: dict[str, Callable[[Config, Output], int | None]] = {
+    "prepare": growing.prepare,
+    "discover": growing.discover,
+    "seed": growing.seed,
+    "branch": growing.branch,
+    "train": growing.train,
+    "merge": growing.merge,
+    "score": using.score,
+    "eval": using.evaluate,
+    "average": using.average,
+    "generate": using.generate,
+    "run": growing.run,
+    "paper": growing.paper,
+    "status": jobs.status,
+    "logs": jobs.logs,
+    "cancel": jobs.cancel,
+    "ls": registry.ls,
+    "show": registry.show,
+    "doctor": jobs.doctor,
+}
+
+# What makes ELMs one by one; a baseline is grown by `run` alone.
+_STEP_BY_STEP = ("prepare", "discover", "seed", "branch", "train", "merge")
+
+
+def check_baseline(verb: str, config: Config) -> None:
+    """Raise `UserError` if `verb` cannot do its work for a baseline."""
+    if config.baseline is not None and verb in _STEP_BY_STEP:
+        raise UserError(
+            f"btm {verb} knows no baseline: leave out baseline={config.baseline}, or use btm run, which grows it whole"
+        )

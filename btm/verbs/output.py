@@ -1,0 +1,77 @@
+"""How a verb reports, and what several verbs ask and show."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from btm.config import Config
+from btm.errors import UserError
+
+
+@dataclass
+class Output:
+    """Where results (stdout, as tables or JSON) and progress (stderr) go."""
+
+    as_json: bool
+    stdout: IO[str]
+    stderr: IO[str]
+    flags: Collection[str] = ()
+
+    @property
+    def reporter(self) -> Any:
+        """The progress of long work."""
+        from btm.report import ConsoleReporter
+
+        return ConsoleReporter(self.stderr)
+
+    def line(self, text: str, value: Any) -> None:
+        """Print a sentence, or `value` as JSON."""
+        print(json.dumps(value, indent=1) if self.as_json else text, file=self.stdout)
+
+    def rows(self, rows: Sequence[Mapping[str, Any]], title: str) -> None:
+        """Print a table, or its rows as JSON."""
+        if self.as_json:
+            return self.line("", list(rows))
+        from btm.report.tables import table
+
+        print(table(rows, title), file=self.stdout)
+
+
+def sweep(config: Config) -> None:
+    """Delete what killed commands left in the forest; a cycle's driver does that itself."""
+    from btm.forest import Forest
+
+    Forest(config.forest_root).sweep()
+
+
+def expert_of(config: Config) -> str:
+    """Return the expert that is meant; `UserError` if none was named."""
+    if config.expert is None:
+        raise UserError("which one? give expert=NAME")
+    return config.expert
+
+
+def show_elm(elm: Any, out: Output) -> None:
+    """Print the card of an ELM."""
+    card = asdict(elm.card)
+    if out.as_json:
+        return out.line("", card)
+    rows = [{"of": key, elm.name: value} for key, value in card.items() if value not in ("", None, [], {})]
+    out.rows(rows, str(elm.path))
+
+
+def show_evaluation(config: Config, result: dict[str, Any], out: Output) -> None:
+    """Print the tables of an evaluation, and where it stands."""
+    from btm.report.tables import eval_rows, ledger_rows
+
+    if out.as_json:
+        return out.line("", result)
+    out.rows(
+        eval_rows(result),
+        f"perplexity by shard, {result['ensemble']['rule']} under the {result['ensemble']['prior']} prior",
+    )
+    out.rows(ledger_rows(result), "cost: training with all ancestors, each once; inference of one token")
+    file = Path(result["forest"]) / "evals" / f"{config.eval.name or Path(result['forest']).name}.json"
+    out.line(f"numbers: {file}\npicture: {file.with_suffix('.png')}", None)

@@ -1,0 +1,56 @@
+"""The verbs that use a forest: evaluate it, average it, let it write."""
+
+from btm.config import Config
+from btm.verbs.output import Output, show_evaluation, sweep
+
+
+def score(config: Config, out: Output) -> None:
+    """Compute the token log-probabilities that are missing from the forest's cache.
+
+    example: btm score score.splits=[test] score.domains=[law,med]
+    """
+    from btm import steps
+
+    sweep(config)
+    paths = steps.score(config, out.reporter)
+    out.line(f"{len(paths)} score files written; the others stood there", [str(path) for path in paths])
+
+
+def evaluate(config: Config, out: Output) -> None:
+    """Evaluate the ensemble and every ELM on every domain; writes evals/<name>.json and a heat map.
+
+    example: btm eval experiment=demo ensemble.prior=em ensemble.top_k=2 eval.name=demo-em
+    """
+    from btm import steps
+
+    show_evaluation(config, steps.eval_forest(config, out.reporter), out)
+
+
+def average(config: Config, out: Output) -> None:
+    """Average ELMs into one deployable model in averages/.
+
+    weights=uniform, argmax or posterior (both with domain=NAME), or weights='{law: 0.7, med: 0.3}'.
+
+    example: btm average experiment=demo weights=posterior domain=novels
+    """
+    from btm import steps
+
+    sweep(config)
+    path = steps.average(config, out.reporter)
+    out.line(f"averaged into {path}", {"path": str(path)})
+
+
+def generate(config: Config, out: Output) -> None:
+    """Let the ensemble go on with prompt="…"; its experts are weighed anew after each token.
+
+    domain=NAME starts from the prior of that domain, and ensemble.top_k=K then loads and runs K experts alone.
+
+    example: btm generate experiment=demo prompt="In the beginning" domain=bible ensemble.top_k=2
+    """
+    from btm import steps
+
+    made = steps.generate(config, out.reporter)
+    if out.as_json:
+        return out.line("", made)
+    print(made["prompt"] + made["text"], file=out.stdout)
+    print(", ".join(f"{name} {weight:.3f}" for name, weight in made["experts"].items()), file=out.stderr)
