@@ -39,6 +39,7 @@ class Card:
     tokenizer_sha256: str
     parents: dict[str, Parent] = field(default_factory=dict)
     branch_method: str = "none"  # copy, uniform, argmax, posterior, weights; none: a root
+    recipe: dict[str, Any] = field(default_factory=dict)  # of an average: how, where not linear
     estimator: str = ""  # how the parents' weights were found
     steps: int = 0  # of its own training
     tokens: int = 0  # of its own training

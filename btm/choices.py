@@ -1,6 +1,21 @@
 """The words that settings choose from."""
 
 BRANCH_METHODS = ("copy", "uniform", "argmax", "posterior")
+AVERAGE_METHODS = (
+    "linear",
+    "slerp",
+    "task_arithmetic",
+    "ties",
+    "dare_ties",
+    "dare_linear",
+    "breadcrumbs",
+    "model_stock",
+    "fisher",
+    "greedy_soup",
+)
+ACCUMULATE = ("float32", "float64")
+DTYPES = ("float32", "bfloat16", "float16")
+RESCALE = ("density", "l1", "none")
 AVERAGE_WEIGHTS = ("uniform", "argmax", "posterior")
 RULES = ("bayes", "simple", "last_token", "fixed_share", "tracking", "gated")
 FITS = ("domain", "forest")

@@ -139,10 +139,26 @@ class GenerateConfig:
 
 @dataclass
 class AverageConfig:
-    """The name of an average; its weights are the top-level `weights`."""
+    """How one model is made of several (btm/average/methods.py); its weights are the top-level `weights`."""
 
-    name: str | None = None  # null: made of the weights and the domain
+    name: str | None = None  # null: made of method, weights and domain
     experts: list[str] = field(default_factory=list)  # empty: every ELM trained on one domain
+    method: str = (
+        "linear"  # or slerp | task_arithmetic | ties | dare_ties | dare_linear | breadcrumbs | model_stock |
+    )
+    # fisher | greedy_soup
+    base: str | None = None  # the ELM that differences are taken from; null: the seed
+    scale: float = 1.0  # λ, on the sum of differences
+    density: float = 0.5  # share of each difference that ties, dare and breadcrumbs keep
+    gamma: float = 0.01  # share of each difference, its largest entries, that breadcrumbs drops
+    t: float = 0.5  # of slerp: 0 is the base, 1 the other ELM
+    rescale: str = "density"  # of what dare keeps: density (1/density) | l1 | none
+    seed: int = 0  # of what dare drops
+    sequences: int = 100  # valid windows that fisher estimates its information on
+    layers: dict[str, Any] = field(default_factory=dict)  # {pattern of a tensor's name: {elm: weight}}
+    accumulate: str = "float32"  # or float64
+    dtype: str | None = None  # of the parameters: float32 | bfloat16 | float16; null: as stored
+    shard_gb: float = 0.0  # of a weight file, at most; 0: the files of the first ELM
 
 
 @dataclass

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 SCHEMA = 1
+EXACT = averaging.Settings(accumulate="float64")  # a branch of copies is the copy, bit for bit
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ class Forest:
             "ancestors": [asdict(spent) for spent in ledger.lineage(self[p].card for p in shares)],
         }
         with self._new_branch(name, origin) as folder:
-            averaging.average({self[parent].path: share for parent, share in shares.items()}, folder, alive)
+            averaging.average({self[p].path: share for p, share in shares.items()}, folder, alive, EXACT)
             models.copy_files(self[next(iter(shares))].path, folder)
         return self.get_branch(name)
 
@@ -294,43 +295,6 @@ class Forest:
         except FileNotFoundError:
             raise lease.LostError(f"{branch.name!r} was taken over by another process") from None
         return self[branch.name]
-
-    def average(
-        self,
-        name: str,
-        parents: Mapping[str, float],
-        *,
-        method: str = "weights",
-        alive: Callable[[], None] = lambda: None,
-    ) -> Path:
-        """Publish the weighted average of ELMs as a deployable model in ``averages/``; return its folder."""
-        check_name(name, "average.name")
-        for parent in parents:
-            self[parent]
-        shares = averaging.normalise(parents)
-        target = self.root / "averages" / name
-        like = self[next(iter(shares))].card
-        card = Card(
-            name=name,
-            domains=sorted({domain for parent in shares for domain in self[parent].card.domains}),
-            sha256="",
-            tokenizer_sha256=self.identity["tokenizer_sha256"],
-            parents={n: Parent(share, float(parents[n]), self[n].card.sha256) for n, share in shares.items()},
-            branch_method=method,
-            ancestors=ledger.lineage(self[parent].card for parent in shares),
-            parameters=like.parameters,
-            matrix_parameters=like.matrix_parameters,
-            attention=like.attention,
-        )
-        if (target / "card.json").exists() and Card.read(target / "card.json").parents == card.parents:
-            return target
-        with durable.publish_folder(target, replace=True) as folder:
-            averaging.average({self[parent].path: share for parent, share in shares.items()}, folder, alive)
-            models.copy_files(self[next(iter(shares))].path, folder)
-            card = ledger.summed(replace(card, sha256=weights.sha256(folder)))
-            (folder / "card.json").write_text(json.dumps(card.to_json(), indent=1))
-            (folder / "README.md").write_text(card.readme())
-        return target
 
     def require(self, architecture: str, tokenizer_sha256: str, what: str) -> None:
         """Raise `UserError` unless an architecture and a tokenizer are those of this forest."""

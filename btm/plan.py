@@ -98,8 +98,10 @@ def _average(config: Config) -> list[Row]:
     method, name = steps.average_of(config)
     given = list(check_weights(config.weights)) if method == "weights" else config.average.experts
     names = [elm.name for elm in forest.experts(given)]
-    if method in ("argmax", "posterior"):
+    if method in ("argmax", "posterior", "greedy_soup"):
         _suite(config).shard(str(config.domain), "valid")
+    if config.average.base:
+        forest[config.average.base]
     how = "given" if method == "weights" else method
     return [_row("average", name, f"{how} weights over {', '.join(names)}")]
 

@@ -6,24 +6,28 @@ from typing import TYPE_CHECKING
 
 from btm.checks import check_choice, check_cluster, check_name, check_weights, require
 from btm.choices import (
+    ACCUMULATE,
+    AVERAGE_METHODS,
     AVERAGE_WEIGHTS,
     BASELINES,
     BRANCH_METHODS,
     CARRY,
     CLUSTERS,
     DECAYS,
+    DTYPES,
     FITS,
     GATE_NUMBERS,
     MIRRORS,
     PRECISIONS,
     PRIORS,
+    RESCALE,
     RULES,
     SPLITS,
 )
 from btm.errors import UserError
 
 if TYPE_CHECKING:
-    from btm.config import Config
+    from btm.config import AverageConfig, Config
 
 
 def validate(config: "Config") -> None:
@@ -31,6 +35,7 @@ def validate(config: "Config") -> None:
     _validate_names(config)
     _validate_numbers(config)
     _validate_choices(config)
+    _validate_average(config.average)
 
 
 def _validate_names(config: "Config") -> None:
@@ -54,6 +59,7 @@ def _validate_names(config: "Config") -> None:
         "expert": config.expert,
         "domain": config.domain,
         "parent": config.parent,
+        "average.base": config.average.base,
         "eval.name": config.eval.name,
         "average.name": config.average.name,
     }
@@ -151,6 +157,28 @@ def _validate_numbers(config: "Config") -> None:
     for i, names in enumerate(config.run.rounds):
         require(
             bool(names) or config.baseline is not None, f"run.rounds[{i}]", names, "wanted a domain or more"
+        )
+
+
+def _validate_average(average: "AverageConfig") -> None:
+    check_choice(average.method, "average.method", AVERAGE_METHODS)
+    check_choice(average.accumulate, "average.accumulate", ACCUMULATE)
+    check_choice(average.rescale, "average.rescale", RESCALE)
+    if average.dtype is not None:
+        check_choice(average.dtype, "average.dtype", DTYPES)
+    for pattern, weights in average.layers.items():
+        check_weights(weights, f"average.layers.{pattern}")
+    require(0 < average.density <= 1, "average.density", average.density, "wanted (0, 1]")
+    require(0 <= average.gamma < 1, "average.gamma", average.gamma, "wanted [0, 1)")
+    require(0 <= average.t <= 1, "average.t", average.t, "wanted [0, 1]")
+    require(math.isfinite(average.scale), "average.scale", average.scale, "wanted a finite number")
+    require(0 <= average.seed < 2**32, "average.seed", average.seed, "wanted 0 to 2³² - 1")
+    require(average.sequences >= 1, "average.sequences", average.sequences, "wanted 1 or more")
+    size = average.shard_gb
+    require(size == 0 or 1e-6 <= size < 1e6, "average.shard_gb", size, "wanted gigabytes, or 0")
+    if average.method == "slerp" and average.base is None:
+        raise UserError(
+            "average.method=slerp goes from one ELM to another: give average.base=A average.experts=[B]"
         )
 
 

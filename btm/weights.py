@@ -93,23 +93,42 @@ def header(file: Path) -> tuple[list[Tensor], bytes]:
     return found, prefix + text
 
 
+def widen(raw: NDArray[Any], dtype: str, out: NDArray[Any]) -> None:
+    """Put stored elements of a float `dtype` into `out`, float32 or float64 of the same shape, exactly."""
+    if dtype != "BF16":
+        out[:] = raw
+        return
+    single = out if out.dtype == np.float32 else np.empty(raw.shape, np.float32)
+    bits = single.view(np.uint32)
+    bits[:] = raw
+    np.left_shift(bits, 16, out=bits)
+    if single is not out:
+        out[:] = single
+
+
+def narrow(values: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Return float32 or float64 `values` in the storage form of `dtype`, rounded once, to nearest, ties to even."""
+    if dtype != "BF16":
+        return values.astype(FLOATS[dtype], copy=False)
+    bits = values.astype(np.float32, copy=False).view(np.uint32)
+    if values.dtype == np.float64:
+        # Rounded to odd here, so that the rounding to bfloat16 is the only one: two in a row may miss a tie.
+        single = bits.view(np.float32)
+        down = bits - (np.abs(single.astype(np.float64)) > np.abs(values)).astype(np.uint32)
+        bits = down | (single != values)
+    rounded = bits >> 16
+    np.bitwise_and(rounded, 1, out=rounded)
+    rounded += 0x7FFF
+    rounded += bits
+    rounded >>= 16
+    return np.where(np.isnan(values), np.uint16(0x7FC0), rounded.astype(np.uint16))
+
+
 def to_float64(raw: NDArray[Any], dtype: str) -> NDArray[np.float64]:
     """Return stored elements of a float `dtype` as float64."""
-    if dtype == "BF16":
-        raw = (raw.astype(np.uint32) << 16).view(np.float32)
-    return raw.astype(np.float64)
-
-
-def from_float64(values: NDArray[np.float64], dtype: str) -> NDArray[Any]:
-    """Return `values` in the storage form of `dtype`, rounded to nearest, ties to even."""
-    if dtype != "BF16":
-        return values.astype(FLOATS[dtype])
-    single = values.astype(np.float32)
-    # Rounded to odd here, so that the rounding to bfloat16 is the only one: two in a row may miss a tie.
-    bits = single.view(np.uint32) - (np.abs(single.astype(np.float64)) > np.abs(values))
-    bits = bits.astype(np.uint32) | (single != values)
-    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    return np.where(np.isnan(single), np.uint16(0x7FC0), rounded)
+    out = np.empty(raw.shape, np.float64)
+    widen(raw, dtype, out)
+    return out
 
 
 def chunks(tensor: Tensor) -> Iterator[NDArray[Any]]:

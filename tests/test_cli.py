@@ -10,7 +10,7 @@ import pytest
 import torch
 from folders import tree
 
-from btm import cli
+from btm import averages, cli
 
 
 def run(capsys, *words):
@@ -320,7 +320,7 @@ def test_strangers_in_the_forest_are_no_elms(capsys, words, tmp_path):
 
 
 def test_a_name_that_leads_elsewhere_is_no_elm(forest):
-    forest.average("elsewhere", {"bible": 1.0})
+    averages.publish(forest, "elsewhere", {"bible": 1.0})
     assert "../averages/elsewhere" not in forest
     assert "bible\n" not in forest
 

@@ -7,7 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from btm import baselines, durable, ensemble, steps
+from btm import averages, baselines, durable, ensemble, steps
 from btm.card import Card
 from btm.config import Config
 from btm.data.shards import Shard
@@ -74,11 +74,11 @@ def score_averages(config: Config, reporter: Reporter) -> None:
     forest, suite = Forest(config.forest_root), steps.open_suite(config)
     experts = forest.experts()
     shards = {domain: suite.shard(domain, config.eval.split) for domain in suite.domains()}
-    uniform = forest.average("uniform", {elm.name: 1.0 for elm in experts}, method="uniform")
+    uniform = averages.publish(forest, "uniform", {elm.name: 1.0 for elm in experts}, method="uniform")
     _score(config, forest, uniform, list(shards.values()), reporter)
     for domain, shard in shards.items():
         weights, _ = ensemble.domain_weights(config, forest, suite, domain, experts, "posterior", reporter)
-        folder = forest.average(average_name(domain), weights, method="posterior")
+        folder = averages.publish(forest, average_name(domain), weights, method="posterior")
         _score(config, forest, folder, [shard], reporter)
 
 

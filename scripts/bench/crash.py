@@ -35,7 +35,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from btm import checkpoint, durable, lease, weights
+from btm import averages, checkpoint, durable, lease, weights
 from btm.card import Card
 from btm.errors import UserError
 from btm.forest import Forest
@@ -394,7 +394,7 @@ def operations(place: Workplace, scratch: Path) -> Iterator[Operation]:
             forest.merge(forest.get_branch(EXPERT), force=True)
 
     def average(root: Path) -> None:
-        Forest(root).average("deploy", {"bible": 0.7, "code_python": 0.3})
+        averages.publish(Forest(root), "deploy", {"bible": 0.7, "code_python": 0.3})
 
     def branch(root: Path) -> None:
         if not (forest := Forest(root)).has_branch("novels"):
@@ -416,7 +416,7 @@ def operations(place: Workplace, scratch: Path) -> Iterator[Operation]:
     for step in (10, 12):
         save(halfway, step)
     averaged = Path(shutil.copytree(grown, scratch / "averaged"))
-    Forest(averaged).average("deploy", {"bible": 0.5, "code_python": 0.5})
+    averages.publish(Forest(averaged), "deploy", {"bible": 0.5, "code_python": 0.5})
 
     yield Operation("merge", halfway, merge, moves=EXPERT)
     yield Operation("checkpoint", halfway, partial(save, step=14))

@@ -1,0 +1,187 @@
+"""The deployable models of a forest: published averages of its ELMs, and what some ways to average need to know.
+
+How parameters are combined stands in ``btm/average/``; here is which models, with what weights, and the card.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from btm import durable, ensemble, importance, ledger, models, weights
+from btm import score as scoring
+from btm.average import Settings, average, normalise
+from btm.card import Card, Parent
+from btm.checks import check_name
+from btm.config import Config
+from btm.data.shards import Suite
+from btm.errors import UserError
+from btm.forest import ELM, Forest
+from btm.report import Reporter, quiet
+
+DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+
+def publish(
+    forest: Forest,
+    name: str,
+    parents: Mapping[str, float],
+    *,
+    method: str = "weights",
+    settings: Settings = Settings(),  # noqa: B008 - it is frozen
+    alive: Callable[[], None] = lambda: None,
+) -> Path:
+    """Publish the average of `parents` {ELM: weight} in ``averages/`` and return its folder.
+
+    `method` says where the weights come from. Nothing is done if the same average of the same weights stands there.
+    """
+    check_name(name, "average.name")
+    target = forest.root / "averages" / name
+    folders = {forest[parent].path: weight for parent, weight in parents.items()}
+    card = _card(forest, name, parents, method, settings)
+    if (target / "card.json").exists() and _same(Card.read(target / "card.json"), card):
+        return target
+    with durable.publish_folder(target, replace=True) as folder:
+        average(folders, folder, alive, settings)
+        models.copy_files(next(iter(folders)), folder)
+        if settings.dtype:
+            _declare_dtype(folder / "config.json", settings.dtype)
+        card = ledger.summed(replace(card, sha256=weights.sha256(folder)))
+        (folder / "card.json").write_text(json.dumps(card.to_json(), indent=1))
+        (folder / "README.md").write_text(card.readme())
+    return target
+
+
+def settings_of(
+    config: Config,
+    forest: Forest,
+    parents: Mapping[str, float],
+    suite: Callable[[], Suite],
+    reporter: Reporter = quiet,
+) -> Settings:
+    """Return how `config` wants an average of `parents` made; for fisher their Fisher information is estimated."""
+    chosen = config.average
+    needs_base = chosen.method not in ("linear", "fisher", "greedy_soup")
+    base = forest[chosen.base or config.seed.name].path if needs_base else None
+    information: dict[Path, Path] = {}
+    if chosen.method == "fisher":
+        information = {
+            forest[name].path: _information(config, forest, forest[name], suite(), reporter)
+            for name in parents
+        }
+    return Settings(
+        method="linear" if chosen.method == "greedy_soup" else chosen.method,
+        base=base,
+        scale=chosen.scale,
+        density=chosen.density,
+        gamma=chosen.gamma,
+        t=chosen.t,
+        rescale=chosen.rescale,
+        seed=chosen.seed,
+        layers=chosen.layers,
+        importance=information,
+        accumulate=chosen.accumulate,
+        dtype=None if chosen.dtype is None else DTYPES[chosen.dtype],
+        shard_bytes=int(chosen.shard_gb * 1e9) or None,
+    )
+
+
+def greedy_soup(
+    config: Config, forest: Forest, suite: Suite, domain: str, elms: list[ELM], reporter: Reporter = quiet
+) -> dict[str, float]:
+    """Return {ELM: 1} of those whose uniform average is best on the domain's valid split (arXiv 2203.05482, recipe 1).
+
+    ELMs are tried from the best alone to the worst; one stays if the soup with it is no worse than without.
+    """
+    valid = suite.shard(domain, "valid")
+    tokens, _ = valid.head(config.score.max_tokens)
+
+    def nats(folder: Path, sha256: str) -> float:
+        ensemble.score_missing(config, forest, folder, sha256, [valid], reporter)
+        found = ensemble.scores_of(config, forest).read(valid, sha256)
+        assert found is not None
+        return scoring.mean_nats(found, tokens)
+
+    alone = {elm.name: nats(elm.path, elm.card.sha256) for elm in elms}
+    ranked = sorted(elms, key=lambda elm: (alone[elm.name], elm.name))
+    soup, best = [ranked[0]], alone[ranked[0].name]
+    folder = durable.scratch_folder(durable.make_folder(forest.root / "averages"))
+    try:
+        for elm in ranked[1:]:
+            candidate = folder / elm.name
+            candidate.mkdir()
+            average({other.path: 1.0 for other in [*soup, elm]}, candidate, reporter.alive)
+            models.copy_files(elm.path, candidate)
+            found = nats(candidate, weights.sha256(candidate))
+            if found <= best:
+                soup, best = [*soup, elm], found
+            reporter.line(f"soup with {elm.name}: {found:.4f} nats/token, best {best:.4f}")
+            shutil.rmtree(candidate)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return {elm.name: 1.0 for elm in soup}
+
+
+def _information(config: Config, forest: Forest, elm: ELM, suite: Suite, reporter: Reporter) -> Path:
+    """Return the folder of an ELM's Fisher information on the valid split of the domain it was trained on."""
+    if not elm.card.domains:
+        raise UserError(
+            f"average.method=fisher: {elm.name!r} has no domain of its own whose valid split could be used"
+        )
+    valid, count = suite.shard(elm.card.domains[0], "valid"), config.average.sequences
+    target = forest.root / "fisher" / f"{elm.card.sha256[:32]}-{valid.sha256[:16]}-w{config.window}-n{count}"
+    if not target.exists():
+        device = models.pick_device(config.trainer.device)
+        reporter.line(f"Fisher information of {elm.name} on {valid.domain}/valid")
+        try:
+            with durable.publish_folder(target) as folder:
+                importance.fisher(elm.path, valid, config.window, count, folder, device, reporter.alive)
+        except FileExistsError:
+            pass  # another process was faster
+    return target
+
+
+def _card(forest: Forest, name: str, parents: Mapping[str, float], method: str, settings: Settings) -> Card:
+    """Return the card of an average before its parameters are made."""
+    shares = normalise(parents)
+    like = forest[next(iter(shares))].card
+    origins = {n: Parent(share, float(parents[n]), forest[n].card.sha256) for n, share in shares.items()}
+    if settings.base is not None and settings.base.name not in origins:
+        base = forest[settings.base.name]
+        origins[base.name] = Parent(0.0, 0.0, base.card.sha256)
+    return Card(
+        name=name,
+        domains=sorted({domain for parent in shares for domain in forest[parent].card.domains}),
+        sha256="",
+        tokenizer_sha256=forest.identity["tokenizer_sha256"],
+        parents=origins,
+        branch_method=method,
+        recipe=_recipe(settings),
+        ancestors=ledger.lineage(forest[parent].card for parent in origins),
+        parameters=like.parameters,
+        matrix_parameters=like.matrix_parameters,
+        attention=like.attention,
+    )
+
+
+def _recipe(settings: Settings) -> dict[str, Any]:
+    """Return, as JSON values, the settings that differ from their defaults and change the parameters."""
+    known = asdict(settings) | {"base": settings.base and settings.base.name}
+    known["importance"] = sorted(path.name for path in settings.importance.values())
+    known["layers"] = {pattern: dict(own) for pattern, own in settings.layers.items()}
+    usual = asdict(Settings()) | {"importance": []}
+    return {key: value for key, value in known.items() if value != usual[key] and key != "threads"}
+
+
+def _same(standing: Card, wanted: Card) -> bool:
+    return (standing.parents, standing.recipe) == (wanted.parents, wanted.recipe)
+
+
+def _declare_dtype(file: Path, dtype: str) -> None:
+    """Let a config.json name the dtype that the parameters are stored in."""
+    values = models.read_config(file)
+    values.pop("torch_dtype", None)
+    values["dtype"] = next(name for name, stored in DTYPES.items() if stored == dtype)
+    file.write_text(json.dumps(values, indent=2) + "\n")
