@@ -1,0 +1,133 @@
+"""Deployable models of a grown forest: every method, by the command that people use."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from btm import averages, cli, models, steps, weights
+from btm import score as scoring
+from btm.card import Card
+from btm.choices import AVERAGE_METHODS
+from btm.cli import compose
+from btm.errors import UserError
+from btm.forest import Forest
+
+SLERP = ["average.base=bible", "average.experts=[code_python]"]
+
+
+@pytest.mark.parametrize("method", AVERAGE_METHODS)
+def test_every_method_makes_a_model_that_loads(method, copy):
+    words = SLERP if method == "slerp" else ["domain=bible"] if method == "greedy_soup" else []
+    config = copy(f"average.method={method}", "average.sequences=3", *words)
+    path = steps.average(config)
+    forest, card = Forest(config.forest_root), Card.read(path / "card.json")
+    assert method.replace("_", "-") in path.name or method == "linear"
+    assert card.sha256 == weights.sha256(path)
+    assert {name: p.sha256 for name, p in card.parents.items()} == {
+        n: forest[n].card.sha256 for n in card.parents
+    }
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        logits = models.load_model(path)(ids).logits
+        assert torch.isfinite(logits).all()
+        assert not torch.equal(logits, models.load_model(forest["seed"].path)(ids).logits)
+    before = (path / "model.safetensors").stat().st_mtime_ns
+    assert steps.average(config) == path
+    assert (path / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_the_card_says_how_and_another_recipe_is_another_model(copy, workspace):
+    words = ["average.method=ties", "average.name=deploy"]
+    first = steps.average(copy(*words, "average.density=0.2"))
+    card, sha256 = Card.read(first / "card.json"), weights.sha256(first)
+    assert card.recipe == {"method": "ties", "base": "seed", "density": 0.2}
+    assert card.parents["seed"].weight == 0  # what differences are taken from is an ancestor, too
+    config = compose([*workspace, f"forest={first.parent.parent}", *words, "average.density=0.3"])
+    again = steps.average(config)
+    assert again == first
+    assert weights.sha256(again) != sha256
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_the_dtype_is_stored_and_declared(dtype, copy):
+    path = steps.average(copy(f"average.dtype={dtype}", "average.shard_gb=0.0001"))
+    assert len(weights.files(path)) > 1
+    assert json.loads((path / "config.json").read_bytes())["dtype"] == dtype
+    assert next(models.load_model(path).parameters()).dtype == getattr(torch, dtype)
+
+
+def test_a_greedy_soup_is_no_worse_than_its_best_ingredient(copy):
+    config = copy(
+        "average.method=greedy_soup", "domain=speeches", "average.experts=[bible,code_python,speeches,seed]"
+    )
+    path = steps.average(config)
+    forest, suite = Forest(config.forest_root), steps.open_suite(config)
+    valid = suite.shard("speeches", "valid")
+    scores = scoring.Scores(forest.root / "scores", config.window, config.score.max_tokens)
+    tokens, _ = valid.head(config.score.max_tokens)
+
+    def nats(sha256):
+        return scoring.mean_nats(scores.read(valid, sha256), tokens)
+
+    card = Card.read(path / "card.json")
+    assert nats(card.sha256) <= min(nats(forest[name].card.sha256) for name in config.average.experts)
+    assert not list((forest.root / "averages").glob(".tmp-*"))
+
+
+def test_fisher_information_is_the_mean_square_of_gradients(copy):
+    config = copy("average.method=fisher", "average.sequences=400", "average.experts=[bible,code_python]")
+    steps.average(config)
+    root = Forest(config.forest_root).root
+    folders = sorted((root / "fisher").iterdir())
+    assert len(folders) == 2
+    forest = Forest(config.forest_root)
+    folder = next(f for f in folders if f.name.startswith(forest["bible"].card.sha256[:32]))
+    found = load_file(folder / "model.safetensors")
+    name = "model.norm.weight"
+    model = models.load_model(forest["bible"].path, dtype=torch.float32)
+    valid = steps.open_suite(config).shard("bible", "valid")
+    total, seen = torch.zeros_like(found[name]), 0
+    for start in range(0, 256, 64):
+        ids = torch.from_numpy(valid.tokens[start : start + 64].astype(np.int64))[None]
+        logp = torch.log_softmax(model(ids).logits[0], -1)
+        for t in range(
+            0, 64, 8
+        ):  # of a token the expectation over y, but for what is unlikely, without drawing
+            likely = logp[t].detach().exp().topk(40)
+            for p, y in zip(likely.values, likely.indices, strict=True):
+                (gradient,) = torch.autograd.grad(logp[t, y], [model.model.norm.weight], retain_graph=True)
+                total += p * gradient.square()
+            seen += 1
+    exact = total / seen
+    assert np.corrcoef(exact.numpy(), found[name].numpy())[0, 1] > 0.5
+    assert 1 / 3 < (found[name].sum() / exact.sum()).item() < 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["average.method=tise"], "did you mean 'ties'"),
+        (["average.method=slerp"], "give average.base=A"),
+        (["average.method=ties", "average.base=nobody"], "no ELM 'nobody'"),
+        (["average.method=greedy_soup"], "greedy_soup weights are found for a domain"),
+        (["average.method=greedy_soup", "weights=uniform"], "finds the weights itself"),
+        (["average.density=0"], "average.density=0"),
+        (["average.dtype=int8"], "choose one of float32, bfloat16, float16"),
+        (["average.layers={'lm.*': {bible: 1}}"], "no tensor is called 'lm.*'"),
+        (["average.layers={'*': {nobody: 1}}"], "'nobody' is none of"),
+        (["average.layers={'*': {bible: -1}}"], "finite number that is not negative"),
+    ],
+)
+def test_mistakes_are_one_line(words, message, grown, workspace, capsys):
+    assert cli.main(["average", *workspace, *words]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_averages_publishes_what_is_asked_for(forest):
+    with pytest.raises(UserError, match=r"average\.name"):
+        averages.publish(forest, "../deploy", {"bible": 1.0})
