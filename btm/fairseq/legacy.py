@@ -30,8 +30,11 @@ _HARMLESS = re.compile(
     r"|omegaconf\.(dictconfig\.DictConfig|listconfig\.ListConfig|base\.\w*Metadata|nodes\.\w+Node)"
     r"|fairseq\.(meters|logging\.meters)\.\w+Meter|fairseq\.dataclass\.(constants|configs)\.\w+"
     r"|fairseq\.(models|tasks|optim|criterions|data)\.[\w.]+Config"
-    r"|collections\.(defaultdict|OrderedDict)|__builtin__\.\w+|builtins\.(dict|list|tuple|str|int|float|bool|object)"
+    r"|collections\.(defaultdict|OrderedDict)"
+    r"|dict|list|tuple|set|str|unicode|int|long|float|bool|object"
 )
+_BUILTINS = ("builtins.", "__builtin__.")  # torch's messages leave these out
+_MISTAKE = 2  # the code of an end that stderr explains in one line
 _NAMES = 1000  # different ones in a file; more is no checkpoint
 
 
@@ -58,15 +61,19 @@ class Kept:
         self.items[key] = value
 
 
-def read(path: Path, scratch: Path) -> "Checkpoint":
-    """Return a checkpoint read by a child process, which leaves its tensors in `scratch`."""
+def read(path: Path, scratch: Path, memory: int = MEMORY) -> "Checkpoint":
+    """Return a checkpoint read by a child process, which leaves its tensors in `scratch`.
+
+    Raises `UserError` for what is none, names other classes, or needs more than `memory` bytes and 3 times the file.
+    """
     from safetensors.torch import load_file
 
     from btm.fairseq.checkpoint import Checkpoint
 
     package = str(Path(__file__).parents[2])
     environment = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": package, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "btm.fairseq.legacy", str(path.resolve()), str(scratch.resolve())]
+    places = [str(path.resolve()), str(scratch.resolve()), str(memory)]
+    command = [sys.executable, "-m", "btm.fairseq.legacy", *places]
     try:
         done = subprocess.run(
             command,
@@ -80,15 +87,20 @@ def read(path: Path, scratch: Path) -> "Checkpoint":
     except subprocess.TimeoutExpired:
         raise UserError(f"{path}: not read within {SECONDS} s; it is no checkpoint of fairseq") from None
     if done.returncode:
-        last = (done.stderr.strip() or f"its reader ended with code {done.returncode}").splitlines()[-1]
-        raise UserError(f"{path}: {last.removeprefix('MemoryError').strip() or 'more memory than allowed'}")
+        last = (done.stderr.strip() or f"code {done.returncode}").splitlines()[-1]
+        why = (
+            last
+            if done.returncode == _MISTAKE
+            else f"its reader ended within its limits of memory and time: {last}"
+        )
+        raise UserError(f"{path}: {why}")
     return Checkpoint(read_object(scratch / "settings.json"), load_file(scratch / "model.safetensors"))
 
 
 def main(arguments: list[str]) -> int:
     """Read the checkpoint, write settings.json and model.safetensors; a mistake goes to stderr, in one line."""
-    path, folder = map(Path, arguments)
-    _limit(path.stat().st_size)
+    path, folder = map(Path, arguments[:2])
+    _limit(path.stat().st_size, int(arguments[2]))
     from safetensors.torch import save_file
 
     from btm.fairseq.checkpoint import of_state
@@ -101,13 +113,13 @@ def main(arguments: list[str]) -> int:
         )
     except UserError as error:
         print(error, file=sys.stderr)
-        return 2
+        return _MISTAKE
     return 0
 
 
-def _limit(size: int) -> None:
+def _limit(size: int, memory: int) -> None:
     for kind, limit in (
-        (resource.RLIMIT_AS, MEMORY + 3 * size),
+        (resource.RLIMIT_AS, memory + 3 * size),
         (resource.RLIMIT_CPU, SECONDS),
         (resource.RLIMIT_FSIZE, 2 * size + (1 << 20)),
         (resource.RLIMIT_CORE, 0),
@@ -129,13 +141,14 @@ def _load(path: Path) -> Any:
                 return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-            if wanted is None or wanted[1] in stand_ins:
+            if wanted is None or {wanted[1], _BUILTINS[0] + wanted[1]} & set(stand_ins):
                 raise UserError("no checkpoint that torch reads: it is damaged or of another kind") from None
             if not _HARMLESS.fullmatch(wanted[1]):
                 raise UserError(
                     f"names {wanted[1]}, which is no part of a checkpoint; it was not run"
                 ) from None
-            stand_ins[wanted[1]] = type("Kept", (Kept,), {})
+            prefixes = ("",) if "." in wanted[1] else _BUILTINS
+            stand_ins |= {prefix + wanted[1]: type("Kept", (Kept,), {}) for prefix in prefixes}
     raise UserError(f"names over {_NAMES} classes, which no checkpoint does")
 
 

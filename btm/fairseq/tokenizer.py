@@ -57,10 +57,12 @@ def write_tokenizer(dictionary: Dictionary, beside: Path, target: Path, context:
 
 
 def bytes_of(dictionary: Dictionary, beside: Path) -> NDArray[np.int64]:
-    """Return the bytes of text that each symbol stands for, by id; a word's blank counts with it."""
+    """Return the bytes of text that each symbol stands for, by id, the blank after it included."""
     if dictionary.is_byte_pairs:
         lengths = {str(number): len(token) for token, number in _read_encoder(beside).items()}
-        return np.array([lengths.get(symbol, 0) for symbol in dictionary.symbols], np.int64)
+        sizes = np.array([lengths.get(symbol, 0) for symbol in dictionary.symbols], np.int64)
+        sizes[EOS] = 1  # the line's end
+        return sizes
     sizes = np.array([len(symbol.encode()) + 1 for symbol in dictionary.symbols], np.int64)
     sizes[EOS] = 0
     return sizes
