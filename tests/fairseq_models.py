@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from folders import DEMO
 
+from btm.config import DataConfig, ModelConfig
 from btm.data.documents import read
+from btm.data.prepare import prepare
 from btm.data.tokenizer import train_tokenizer
 from btm.fairseq import from_hugging_face, to_hugging_face
 from btm.fairseq.tokenizer import export
+from btm.models import copy_tokenizer, make_config, new_model
 
 ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".venv-fairseq/bin/python"
@@ -154,7 +157,29 @@ def returned(place, converted):
         checkpoint, data = out / "checkpoint_best.pt", place / "words/speeches"
         jobs.append((f"eval {name}", "eval-lm", data, checkpoint, "valid", *EVALUATION))
         jobs.append((f"logits {name}", "logits", data, checkpoint, place / "inputs.npy", out / "logits.npy"))
+    own = folders["own"] = place / "returned/own"
+    own.mkdir()
+    from_hugging_face(_grown(place), own)
+    words = (place / "words/speeches", own / "checkpoint_best.pt", place / "inputs.npy", own / "logits.npy")
+    jobs.append(("logits own", "logits", *words))
     data, start = place / "words/bible", folders["gpt"] / "checkpoint_best.pt"
     words = ["--finetune-from-model", start, "--save-dir", place / "finetuned", "--arch", *MODELS["gpt"]]
     jobs.append(("finetune", "train", data, *words, *TRAINING))
     return folders, fairseq(place, jobs)
+
+
+def _grown(place):
+    """An XGLM as btm would begin one on these data-bins, its padding the end of text."""
+    suite = prepare(DataConfig(name="grown", root=str(place / "words"), out=str(place / "suites")))
+    size = {
+        "d_model": 32,
+        "ffn_dim": 48,
+        "num_layers": 2,
+        "attention_heads": 4,
+        "max_position_embeddings": 64,
+    }
+    config = make_config(ModelConfig(config={"model_type": "xglm", **size}), suite.vocab_size, suite.eos)
+    folder = place / "grown"
+    new_model(config, seed=1).save_pretrained(folder)
+    copy_tokenizer(suite.tokenizer, folder)
+    return folder

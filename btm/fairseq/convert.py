@@ -86,6 +86,10 @@ def from_hugging_face(folder: Path, target: Path) -> None:
     for file in weights.files(folder):
         stored |= load_file(file)
     parameters = {theirs: _stored(stored, ours, folder) for theirs, ours in _names(model, family)}
+    pad = config.get("pad_token_id")
+    if not model.learned and isinstance(pad, int) and pad >= _OFFSET:  # XGLM has no position in that row
+        model = replace(model, learned=True)
+        parameters[_POSITIONS] = sinusoids(model.positions + _OFFSET, model.width, pad)
     parameters.setdefault(_OUTPUT, parameters[_EMBED])
     checkpoint.write(target / CHECKPOINT, model, parameters)
     tokenizers.copy_dictionary(folder, target, exported)
@@ -190,8 +194,8 @@ def _plain_embeddings(
     return replace(model, learned=True, scaled=False, tied=model.tied and not model.scaled), changed
 
 
-def sinusoids(rows: int, width: int) -> "torch.Tensor":
-    """Return fairseq's table of positions, (rows, width): sines, then cosines; that of the padding is 0."""
+def sinusoids(rows: int, width: int, pad: int = 1) -> "torch.Tensor":
+    """Return fairseq's table of positions, (rows, width): sines, then cosines; row `pad` is 0."""
     import torch
 
     half = width // 2
@@ -199,7 +203,7 @@ def sinusoids(rows: int, width: int) -> "torch.Tensor":
     angles = torch.arange(rows).float()[:, None] * torch.exp(torch.arange(half).float() * -step)
     table = torch.zeros(rows, width)
     table[:, : 2 * half] = torch.cat([angles.sin(), angles.cos()], dim=1)
-    table[1] = 0
+    table[pad : pad + 1] = 0
     return table
 
 
