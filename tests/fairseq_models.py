@@ -35,6 +35,9 @@ TRAINING += ["--optimizer", "adam", "--lr", 0.01, "--max-update", 8, "--seed", 1
 TRAINING += ["--no-epoch-checkpoints", "--no-progress-bar", "--log-format", "none", "--num-workers", 0]
 EVALUATION = ["--tokens-per-sample", 32, "--max-tokens", 512, "--no-progress-bar", "--num-workers", 0]
 
+LINES = [[5, 6, 7, 2], [2], [499, 4, 2]]
+VOCABULARIES = (500, 65_499, 65_500, 1 << 32)  # on either side of where fairseq takes a wider type
+
 
 def fairseq(folder, jobs):
     """Run (name, job, *words) in fairseq's own environment and return {name: result}."""
@@ -107,6 +110,9 @@ def place(tmp_path_factory):
         source, target = root / f"text/speeches/{split}.txt", root / f"encoded/{split}.txt"
         jobs.append((f"encode {split}", "encode", pairs / "speeches", source, target))
     jobs.append(preprocess(root / "encoded", pairs / "speeches", "--srcdict", root / "gpt2_dict.txt"))
+    (root / "lines.json").write_text(json.dumps(LINES))
+    for size in VOCABULARIES:
+        jobs.append((f"build {size}", "build", root / "lines.json", root / f"built-{size}", size))
     for name, (arch, *settings) in MODELS.items():
         out, data = root / "models" / name, words / "speeches"
         jobs.append((name, "train", data, "--arch", arch, *settings, *TRAINING, "--save-dir", out))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fairseq import checkpoint_utils
+from fairseq.data import indexed_dataset
 from fairseq.data.encoders.gpt2_bpe_utils import get_encoder
 from fairseq_cli import eval_lm, preprocess, train
 
@@ -49,7 +50,16 @@ def encode(folder, source, target):
     Path(target).write_text("".join(" ".join(map(str, encoder.encode(line))) + "\n" for line in lines))
 
 
+def build(lines, prefix, vocab_size):
+    """Lines of ids, JSON, as fairseq's own writer of the format mmap writes them for a vocabulary of that size."""
+    builder = indexed_dataset.make_builder(f"{prefix}.bin", "mmap", int(vocab_size))
+    for line in json.loads(Path(lines).read_text()):
+        builder.add_item(torch.tensor(line))
+    builder.finalize(f"{prefix}.idx")
+
+
 JOBS = {
+    "build": build,
     "preprocess": lambda *words: command(preprocess.cli_main, *words),
     "train": lambda *words: command(train.cli_main, *words),
     "eval-lm": evaluate,
