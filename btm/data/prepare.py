@@ -286,6 +286,7 @@ def _take_over(config: DataConfig, folder: Path, domains: list[_Domain], progres
     for domain in (d for d in domains if d.why):
         progress(f"{domain.source.domain}: reading ({domain.why})")
         opened[domain.source.domain] = databin.read(domain.source.files, dictionary)
+    require_space(folder, sum(file["bytes"] for domain in domains if domain.why for file in domain.files))
     beside = places[domains[0].source.domain]
     binarised.ensure_tokenizer(dictionary, beside, folder / TOKENIZER)
     dtype = token_type(len(dictionary))

@@ -1,7 +1,7 @@
 """fairseq's `checkpoint*.pt`, opened without running anything that stands in it.
 
 A checkpoint is a pickle. torch's restricted reader (``weights_only=True``) takes tensors and plain values, which
-is all that fairseq has written since 2022. What older ones need besides is read by `btm.fairseq.legacy`.
+is all that fairseq 0.12 writes. What older ones hold besides is read by `btm.fairseq.legacy`.
 """
 
 import re

@@ -13,6 +13,7 @@ import re
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,8 @@ def read(path: Path, scratch: Path, memory: int = MEMORY) -> "Checkpoint":
     from btm.fairseq.checkpoint import Checkpoint
 
     package = str(Path(__file__).parents[2])
-    environment = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": package, "OMP_NUM_THREADS": "1"}
+    environment = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
+    environment |= {"PYTHONPATH": package, "OMP_NUM_THREADS": "1"}
     places = [str(path.resolve()), str(scratch.resolve()), str(memory)]
     command = [sys.executable, "-m", "btm.fairseq.legacy", *places]
     try:
@@ -124,7 +126,10 @@ def _limit(size: int, memory: int) -> None:
         (resource.RLIMIT_FSIZE, 2 * size + (1 << 20)),
         (resource.RLIMIT_CORE, 0),
     ):
-        resource.setrlimit(kind, (limit, limit))
+        with suppress(
+            ValueError, OSError
+        ):  # a lower limit holds already, or the system has none of this kind
+            resource.setrlimit(kind, (limit, limit))
 
 
 def _load(path: Path) -> Any:
