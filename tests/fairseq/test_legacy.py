@@ -1,7 +1,10 @@
 """Checkpoints of older fairseq, and pickles that would run something: read without running anything."""
 
 import os
+import sys
 from argparse import Namespace
+from enum import Enum
+from types import ModuleType
 
 import pytest
 import torch
@@ -48,6 +51,22 @@ def as_omegaconf(state):
 def as_mixed(state):
     """A Namespace inside a cfg, as conversions from older checkpoints left it."""
     return state | {"cfg": state["cfg"] | {"model": Namespace(**state["cfg"]["model"])}}
+
+
+def test_settings_of_classes_of_fairseq_are_read_without_it(folder, state, converted, monkeypatch):
+    """Checkpoints of 2020 name fairseq's dataclasses, as the type of a container, and its enums."""
+    module = ModuleType("fairseq.dataclass.constants")
+    for name in ("fairseq", "fairseq.dataclass", module.__name__):
+        monkeypatch.setitem(sys.modules, name, module)
+    module.CHOICES = Enum("CHOICES", {"gelu": "gelu"}, module=module.__name__)
+    module.ModelConfig = type("ModelConfig", (), {"__module__": module.__name__})
+    cfg = OmegaConf.create(state["cfg"])
+    cfg.model.activation_fn = module.CHOICES.gelu
+    cfg.model._metadata.object_type = module.ModelConfig
+    source, target = folder(state | {"cfg": cfg})
+    monkeypatch.undo()
+    to_hugging_face(source, target, legacy=True)
+    assert (target / "config.json").read_bytes() == (converted["gpt3"] / "config.json").read_bytes()
 
 
 @pytest.mark.parametrize(
