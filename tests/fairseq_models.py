@@ -10,8 +10,10 @@ import pytest
 from folders import DEMO
 
 from btm.config import DataConfig, ModelConfig
+from btm.data import binarised
 from btm.data.documents import read
 from btm.data.prepare import prepare
+from btm.data.shards import Suite
 from btm.data.tokenizer import train_tokenizer
 from btm.fairseq import from_hugging_face, to_hugging_face
 from btm.fairseq.tokenizer import export
@@ -168,7 +170,8 @@ def returned(place, converted):
     from_hugging_face(_grown(place), own)
     words = (place / "words/speeches", own / "checkpoint_best.pt", place / "inputs.npy", own / "logits.npy")
     jobs.append(("logits own", "logits", *words))
-    data, start = place / "words/bible", folders["gpt"] / "checkpoint_best.pt"
+    data, start = place / "written", folders["gpt"] / "checkpoint_best.pt"
+    binarised.write(Suite.open(place / "suites/grown"), "bible", data)
     words = ["--finetune-from-model", start, "--save-dir", place / "finetuned", "--arch", *MODELS["gpt"]]
     jobs.append(("finetune", "train", data, *words, *TRAINING))
     return folders, fairseq(place, jobs)

@@ -49,7 +49,7 @@ def test_a_model_grown_on_a_data_bin_has_its_logits_in_fairseq(place, returned):
 
 
 def test_fairseq_trains_on_from_what_is_written(place, returned):
-    """`fairseq-train --finetune-from-model` took it: what came out is near it, and not it."""
+    """`fairseq-train --finetune-from-model` took it, on data that btm wrote: what came out is near, not the same."""
     start, end = (torch.load(path, weights_only=True)["model"] for path in _start_and_end(place, returned))
     moved = (end["decoder.layers.0.fc1.weight"] - start["decoder.layers.0.fc1.weight"]).abs().max()
     assert 0 < moved < 0.2
