@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+from fairseq_models import converted, place, returned  # noqa: F401
 from folders import DEMO
 
 from btm import steps

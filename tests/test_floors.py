@@ -11,6 +11,7 @@ FLOORS = [
     ["lease", "checks", "choices"],
     ["validation"],
     ["config", "weights", "report", "mirrors", "card"],
+    ["fairseq"],
     ["schedule", "average", "data", "models", "evaluate", "ledger"],
     ["seal", "checkpoint"],
     ["forest"],

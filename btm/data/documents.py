@@ -3,6 +3,7 @@
     ROOT/<domain>/{train,valid,test}.jsonl    splits of its own (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt)
     ROOT/<domain>/*.txt                       pooled, to be split (the same formats)
     ROOT/<domain>.txt                         one file is a domain (the same formats)
+    ROOT/<domain>/dict.txt, train.bin …       a data-bin of fairseq (btm/data/binarised.py)
 
 `find` lists the sources without opening a file; `read` streams the documents of one file in bounded
 memory. Whatever is wrong with a source is a `UserError` of one line that names the file and the line.
@@ -20,6 +21,7 @@ from btm.checks import check_name
 from btm.choices import SPLITS
 from btm.data.streams import CORRUPT, open_bytes
 from btm.errors import UserError
+from btm.fairseq import databin
 
 FORMATS = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 POOL = ""  # the key of files that are still to be split
@@ -42,12 +44,21 @@ class Source:
         """Whether btm decides which document goes to which split."""
         return POOL in self.files
 
+    @property
+    def binarised(self) -> bool:
+        """Whether the files are fairseq's, of token ids rather than text."""
+        return any(path.suffix == ".idx" for _, path in self.listing())
+
     def listing(self) -> list[tuple[str, Path]]:
         """Return (split, file) in the order in which documents are read."""
         return [(split, path) for split, paths in self.files.items() for path in paths]
 
     def documents(self, column: str) -> Iterator[tuple[str, str]]:
         """Yield (split, text) of every document that is not blank, always in the same order."""
+        if self.binarised:
+            raise UserError(
+                f"{self.domain}: token ids of fairseq, where text is wanted; give the text itself"
+            )
         for split, path in self.listing():
             for text in read(path, column):
                 yield split, text
@@ -61,6 +72,8 @@ def find(root: Path, made_by: str = "") -> list[Source]:
     if not root.is_dir():
         remedy = f"build it: {made_by} --out {root}" if made_by else "data.root must be a folder of domains"
         raise UserError(f"no folder {root}; {remedy}")
+    if databin.is_data_bin(root):
+        raise UserError(f"{root} is one data-bin, and so one domain; data.root must be the folder above it")
     sources: dict[str, Source] = {}
     for entry in sorted(root.iterdir()):
         name = entry.name if entry.is_dir() else _stem(entry)
@@ -74,6 +87,11 @@ def find(root: Path, made_by: str = "") -> list[Source]:
         sources[name] = _in_folder(entry) if entry.is_dir() else Source(name, {POOL: (entry,)})
     if not sources:
         raise UserError(f"no domain in {root}; wanted <domain>/ or <domain>{{{','.join(FORMATS)}}}")
+    kinds = {source.binarised: name for name, source in sources.items()}
+    if len(kinds) > 1:
+        raise UserError(
+            f"{root}: {kinds[True]} is a data-bin of fairseq and {kinds[False]} is text; keep one kind"
+        )
     return [sources[name] for name in sorted(sources)]
 
 
@@ -100,6 +118,8 @@ def _stem(path: Path) -> str | None:
 
 
 def _in_folder(folder: Path) -> Source:
+    if databin.is_data_bin(folder):
+        return Source(folder.name, databin.files_of(folder))
     visible = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     files = [(stem, path) for path in visible if (stem := _stem(path)) is not None]
     if not files:

@@ -44,7 +44,7 @@ class Encoder:
     def __init__(self, spec: str, eos: int, vocab_size: int, fast: bool = True) -> None:
         """Take the content of a tokenizer.json; `fast` allows the way through tiktoken."""
         self.spec, self.eos, self.vocab_size = spec, eos, vocab_size
-        self.dtype = np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+        self.dtype = token_type(vocab_size)
         content = json.loads(spec)
         self._slow = _load(content, eos)
         ranks = mergeable_ranks(content) if fast else None
@@ -127,6 +127,11 @@ def encoding(encoder: Encoder, workers: int) -> Iterator[EncodeAll]:
             yield lambda chunks: _in_order(pool, chunks, 2 * workers)
         except BrokenProcessPool:
             raise UserError("a process that tokenizes died (out of memory?); try data.workers=1") from None
+
+
+def token_type(vocab_size: int) -> np.dtype:
+    """Return the type that token ids have on disk."""
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
 
 def cores() -> int:

@@ -13,8 +13,9 @@ from typing import Any
 from btm.checks import check_name
 from btm.choices import SPLITS
 from btm.config import DataConfig
+from btm.data import binarised
 from btm.data.documents import Source, find
-from btm.data.encode import EncodeAll, Encoder, cores, encoding
+from btm.data.encode import EncodeAll, Encoder, cores, encoding, token_type
 from btm.data.pack import pack
 from btm.data.shards import META, SCHEMA, TOKENIZER, Suite, read_meta
 from btm.data.splits import Survey, fingerprint, survey
@@ -27,6 +28,9 @@ from btm.data.tokenizer import (
 )
 from btm.durable import publish_folder, require_space, sweep, write_json
 from btm.errors import UserError, unknown
+from btm.fairseq import databin
+from btm.fairseq.dictionary import EOS
+from btm.fairseq.tokenizer import bytes_of
 
 Progress = Callable[[str], None]
 _DEMO = Path(__file__).parent / "demo"
@@ -57,6 +61,9 @@ def prepare(config: DataConfig, progress: Progress = lambda line: None) -> Suite
     domains = _examine(config, folder)
     for name in _left_over(folder, domains):
         progress(f"{name}: its source is gone; its shards stay in use until you delete {folder / name}")
+    if domains[0].source.binarised:
+        _take_over(config, folder, domains, progress)
+        return Suite.open(folder)
     surveys: dict[str, Survey] = {}
     for domain in (d for d in domains if d.why):
         progress(f"{domain.source.domain}: reading ({domain.why})")
@@ -236,28 +243,60 @@ def _pack_one(
     config: DataConfig, folder: Path, domain: _Domain, seen: Survey, encoder: Encoder, encode_all: EncodeAll
 ) -> None:
     """Publish data/<suite>/<domain>/, replacing what was there in one step."""
+    size = (encoder.dtype.name, encoder.eos, encoder.vocab_size)
     with publish_folder(folder / seen.source.domain, replace=True) as temporary:
         packed = pack(seen.documents(config.text_column), temporary, encoder, encode_all)
-        if fingerprint(seen.source)[0] != domain.settings["source_sha256"]:
-            raise UserError(f"{seen.source.domain}: its files changed while they were read; run it again")
         splits = {
             split: packed[split] | {"duplicates_dropped": seen.splits[split].duplicates_dropped}
             for split in SPLITS
         }
-        meta = {
-            "schema": SCHEMA,
-            "domain": seen.source.domain,
-            "novel": domain.novel,
-            "dtype": encoder.dtype.name,
-            "eos": encoder.eos,
-            "vocab_size": encoder.vocab_size,
-            "tokenizer_sha256": tokenizer_sha256(folder / TOKENIZER),
-            "source_sha256": domain.settings["source_sha256"],
-            "source_files": domain.files,
-            "settings": domain.settings,
-            "splits": splits,
-        }
-        write_json(temporary / META, meta)
+        _describe(domain, splits, size, folder, temporary)
+
+
+def _describe(
+    domain: _Domain, splits: dict[str, Any], size: tuple[str, int, int], folder: Path, target: Path
+) -> None:
+    """Write meta.json, which makes `target` a domain; `UserError` if its source has changed meanwhile."""
+    if fingerprint(domain.source)[0] != domain.settings["source_sha256"]:
+        raise UserError(f"{domain.source.domain}: its files changed while they were read; run it again")
+    dtype, eos, vocab_size = size
+    meta = {
+        "schema": SCHEMA,
+        "domain": domain.source.domain,
+        "novel": domain.novel,
+        "dtype": dtype,
+        "eos": eos,
+        "vocab_size": vocab_size,
+        "tokenizer_sha256": tokenizer_sha256(folder / TOKENIZER),
+        "source_sha256": domain.settings["source_sha256"],
+        "source_files": domain.files,
+        "settings": domain.settings,
+        "splits": splits,
+    }
+    write_json(target / META, meta)
+
+
+def _take_over(config: DataConfig, folder: Path, domains: list[_Domain], progress: Progress) -> None:
+    """Make shards of fairseq's data-bins: the ids stay, and the dictionary is the suite's tokenizer."""
+    if config.tokenizer:
+        raise UserError(f"data.tokenizer={config.tokenizer}: data-bins have theirs in dict.txt; leave it out")
+    places = {d.source.domain: d.source.listing()[0][1].parent for d in domains}
+    dictionary = databin.shared_dictionary(list(places.values()))
+    opened = {}
+    for domain in (d for d in domains if d.why):
+        progress(f"{domain.source.domain}: reading ({domain.why})")
+        opened[domain.source.domain] = databin.read(domain.source.files, dictionary)
+    require_space(folder, sum(file["bytes"] for domain in domains if domain.why for file in domain.files))
+    beside = places[domains[0].source.domain]
+    binarised.ensure_tokenizer(dictionary, beside, folder / TOKENIZER)
+    dtype = token_type(len(dictionary))
+    lengths = bytes_of(dictionary, beside)
+    for domain in (d for d in domains if d.why):
+        name = domain.source.domain
+        progress(f"{name}: packing {sum(file['bytes'] for file in domain.files):,} bytes")
+        with publish_folder(folder / name, replace=True) as temporary:
+            splits = binarised.pack(opened[name], lengths, temporary, dtype)
+            _describe(domain, splits, (dtype.name, EOS, len(dictionary)), folder, temporary)
 
 
 def _sample(seen: Survey, column: str) -> list[str]:

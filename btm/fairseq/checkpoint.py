@@ -1,0 +1,138 @@
+"""fairseq's `checkpoint*.pt`, opened without running anything that stands in it.
+
+A checkpoint is a pickle. torch's restricted reader (``weights_only=True``) takes tensors and plain values, which
+is all that fairseq 0.12 writes. What older ones hold besides is read by `btm.fairseq.legacy`.
+"""
+
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from btm import durable
+from btm.errors import UserError
+from btm.fairseq import architecture
+from btm.fairseq.architecture import Architecture
+
+if TYPE_CHECKING:
+    import torch
+
+Tensors = dict[str, "torch.Tensor"]
+_NAMES = ("checkpoint_best.pt", "checkpoint_last.pt")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What makes a model: its settings, flat, and its parameters by fairseq's names."""
+
+    settings: dict[str, Any]
+    parameters: Tensors
+
+
+def find(source: Path) -> Path:
+    """Return the checkpoint that `source` is or, a folder, holds; `UserError` if it is none or half of one."""
+    found = source
+    if source.is_dir():
+        there = sorted(source.glob("*.pt"))
+        named = [source / name for name in _NAMES if (source / name) in there]
+        if not named and len(there) != 1:
+            have = ", ".join(path.name for path in there) or "none"
+            raise UserError(f"{source}: wanted a checkpoint_best.pt, or one .pt alone; have: {have}")
+        found = (named or there)[0]
+    if not found.is_file():
+        raise UserError(f"no checkpoint {found}; wanted a .pt file of fairseq-train, or its folder")
+    part = re.search(r"-(rank-\d+|shared|shard\d+)\.pt$", found.name)
+    if part:
+        raise UserError(
+            f"{found}: {part[1]} is one part of a model (DEMix, mixture of experts or FSDP); join the parts with "
+            "the code that wrote them, into one file for each domain, and give that"
+        )
+    return found
+
+
+def read(path: Path, scratch: Path, *, legacy: bool = False) -> Checkpoint:
+    """Open a checkpoint; its tensors stay on disk until they are used, where the file allows that.
+
+    Raises `UserError` if it is none, or holds more than tensors and plain values and `legacy` is false. With
+    `legacy` a child process reads it and leaves the tensors in the folder `scratch`.
+    """
+    import pickle
+
+    import torch
+
+    mapped = zipfile.is_zipfile(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if wanted is None:
+            raise UserError(
+                f"{path}: no checkpoint that torch reads: it is damaged or of another kind"
+            ) from None
+        if not legacy:
+            raise UserError(
+                f"{path}: holds {wanted[1]}, more than tensors and plain values; import.legacy=true reads what "
+                "older fairseq wrote, in a process of its own and running none of it"
+            ) from None
+        from btm.fairseq import legacy as old
+
+        return old.read(path, scratch)
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged archive shows as whatever its reader raises
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: no checkpoint that torch reads: {why}") from None
+    return of_state(state, str(path))
+
+
+def of_state(state: Any, where: str) -> Checkpoint:
+    """Return what makes the model of a checkpoint's content; `UserError` if that is not all there."""
+    import torch
+
+    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+        raise UserError(f"{where}: no model in it; wanted a checkpoint of fairseq-train")
+    if state.get("shard_metadata") or state.get("fsdp_metadata"):
+        raise UserError(
+            f"{where}: one shard of a model trained with FSDP; consolidate them with fairseq first"
+        )
+    parts = [value if isinstance(value, dict) else None for value in (state.get("args"), state.get("cfg"))]
+    settings = architecture.flatten(parts[0], parts[1], where)
+    parameters = {str(k): v for k, v in state["model"].items() if isinstance(v, torch.Tensor)}
+    return Checkpoint(settings, parameters)
+
+
+def write(path: Path, model: Architecture, parameters: Tensors) -> None:
+    """Publish a checkpoint that fairseq-eval-lm and fairseq-train --finetune-from-model load."""
+    import torch
+
+    state = {
+        "args": None,
+        "cfg": {
+            "_name": None,
+            "model": architecture.settings_of(model),
+            "task": {
+                "_name": "language_modeling",
+                "data": None,
+                "tokens_per_sample": model.positions,
+                "add_bos_token": False,
+            },
+            "criterion": {"_name": "cross_entropy", "sentence_avg": False},
+            "common": {"tpu": False},
+        },
+        "model": {"decoder.version": torch.tensor([3.0]), **parameters},
+        "criterion": None,
+        "optimizer_history": [
+            {
+                "criterion_name": "CrossEntropyCriterion",
+                "optimizer_name": "FairseqAdam",
+                "lr_scheduler_state": {},
+                "num_updates": 0,
+            }
+        ],
+        "task_state": {},
+        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}, "val_loss": None},
+        "last_optimizer_state": None,
+    }
+    with durable.publish_file(path) as handle:
+        torch.save(state, handle)

@@ -1,0 +1,110 @@
+"""The three architectures of `transformers` that are fairseq's: how they name parameters and settings."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from btm.errors import UserError
+from btm.fairseq.architecture import Architecture
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model_type of transformers: where its parameters are, and what it calls the numbers of an architecture."""
+
+    name: str
+    model_class: str
+    body: str  # what stands before the layers in the names of parameters
+    last_norm: str
+    output: str
+    keys: dict[str, str]  # field of `Architecture`: key of config.json
+    fixed: dict[str, Any]  # what config.json must say besides
+
+
+_COMMON = {"vocab": "vocab_size", "positions": "max_position_embeddings", "layerdrop": "layerdrop"}
+FAMILIES = {
+    "xglm": Family(
+        "xglm",
+        "XGLMForCausalLM",
+        "model",
+        "layer_norm",
+        "lm_head",
+        _COMMON
+        | {"width": "d_model", "ffn": "ffn_dim", "layers": "num_layers", "heads": "attention_heads"}
+        | {
+            "activation": "activation_function",
+            "dropout": "dropout",
+            "attention_dropout": "attention_dropout",
+        }
+        | {"activation_dropout": "activation_dropout", "scaled": "scale_embedding"},
+        {"add_cross_attention": False},
+    ),
+    "biogpt": Family(
+        "biogpt",
+        "BioGptForCausalLM",
+        "biogpt",
+        "layer_norm",
+        "output_projection",
+        _COMMON
+        | {"width": "hidden_size", "ffn": "intermediate_size", "layers": "num_hidden_layers"}
+        | {"heads": "num_attention_heads", "activation": "hidden_act", "dropout": "hidden_dropout_prob"}
+        | {"attention_dropout": "attention_probs_dropout_prob", "activation_dropout": "activation_dropout"}
+        | {"scaled": "scale_embedding"},
+        {},
+    ),
+    "opt": Family(
+        "opt",
+        "OPTForCausalLM",
+        "model.decoder",
+        "final_layer_norm",
+        "lm_head",
+        _COMMON
+        | {"width": "hidden_size", "ffn": "ffn_dim", "layers": "num_hidden_layers"}
+        | {"heads": "num_attention_heads", "activation": "activation_function", "dropout": "dropout"}
+        | {"attention_dropout": "attention_dropout", "pre_norm": "do_layer_norm_before"},
+        {
+            "enable_bias": True,
+            "layer_norm_elementwise_affine": True,
+            "_remove_final_layer_norm": False,
+        },
+    ),
+}
+
+
+def family_of(model: Architecture) -> Family:
+    """Return the architecture of transformers that computes what `model` does."""
+    if model.pre_norm and not model.learned:
+        return FAMILIES["xglm"]
+    return FAMILIES["biogpt" if model.pre_norm and model.scaled else "opt"]
+
+
+def describe(model: Architecture, family: Family) -> dict[str, Any]:
+    """Return the config.json of `model`."""
+    return {
+        "architectures": [family.model_class],
+        "model_type": family.name,
+        **{key: getattr(model, field) for field, key in family.keys.items()},
+        **family.fixed,
+        "tie_word_embeddings": model.tied,
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+        "dtype": "float32",
+    }
+
+
+def understand(config: dict[str, Any], where: str) -> tuple[Architecture, Family]:
+    """Return what a config.json describes; `UserError` if fairseq has no such model."""
+    family = FAMILIES.get(config["model_type"])
+    if family is None:
+        have = ", ".join(FAMILIES)
+        raise UserError(f"{where}: model_type {config['model_type']!r}; fairseq has the like of {have} alone")
+    from transformers import CONFIG_MAPPING
+
+    full = CONFIG_MAPPING[family.name](**{k: v for k, v in config.items() if k != "model_type"}).to_dict()
+    wanted = family.fixed | ({"word_embed_proj_dim": full.get("hidden_size")} if family.name == "opt" else {})
+    for key, value in wanted.items():
+        if full.get(key, value) != value:
+            raise UserError(f"{where}: {key}={full[key]!r}; fairseq can do with {value!r} alone")
+    flags = {"learned": family.name != "xglm", "scaled": False, "pre_norm": True}
+    found = {field: full[key] for field, key in family.keys.items()}
+    return Architecture(**(flags | found | {"tied": bool(full["tie_word_embeddings"])})), family
