@@ -78,7 +78,7 @@ def test_a_greedy_soup_is_no_worse_than_its_best_ingredient(copy):
 
 
 def test_fisher_information_is_the_mean_square_of_gradients(copy):
-    config = copy("average.method=fisher", "average.sequences=400", "average.experts=[bible,code_python]")
+    config = copy("average.method=fisher", "average.sequences=40", "average.experts=[bible,code_python]")
     steps.average(config)
     root = Forest(config.forest_root).root
     folders = sorted((root / "fisher").iterdir())
@@ -90,13 +90,13 @@ def test_fisher_information_is_the_mean_square_of_gradients(copy):
     model = models.load_model(forest["bible"].path, dtype=torch.float32)
     valid = steps.open_suite(config).shard("bible", "valid")
     total, seen = torch.zeros_like(found[name]), 0
-    for start in range(0, 256, 64):
+    for start in (0, 64):
         ids = torch.from_numpy(valid.tokens[start : start + 64].astype(np.int64))[None]
         logp = torch.log_softmax(model(ids).logits[0], -1)
         for t in range(
             0, 64, 8
         ):  # of a token the expectation over y, but for what is unlikely, without drawing
-            likely = logp[t].detach().exp().topk(40)
+            likely = logp[t].detach().exp().topk(30)
             for p, y in zip(likely.values, likely.indices, strict=True):
                 (gradient,) = torch.autograd.grad(logp[t, y], [model.model.norm.weight], retain_graph=True)
                 total += p * gradient.square()
@@ -116,9 +116,9 @@ def test_fisher_information_is_the_mean_square_of_gradients(copy):
         (["average.method=greedy_soup", "weights=uniform"], "finds the weights itself"),
         (["average.density=0"], "average.density=0"),
         (["average.dtype=int8"], "choose one of float32, bfloat16, float16"),
-        (["average.layers={'lm.*': {bible: 1}}"], "no tensor is called 'lm.*'"),
-        (["average.layers={'*': {nobody: 1}}"], "'nobody' is none of"),
-        (["average.layers={'*': {bible: -1}}"], "finite number that is not negative"),
+        (["average.layers={lm.x: {bible: 1}}"], "no tensor is called 'lm.x'"),
+        (["average.layers={*: {nobody: 1}}"], "'nobody' is none of"),
+        (["average.layers={*: {bible: -1}}"], "finite number that is not negative"),
     ],
 )
 def test_mistakes_are_one_line(words, message, grown, workspace, capsys):

@@ -27,9 +27,12 @@ def evaluate(config: Config, out: Output) -> None:
 
 
 def average(config: Config, out: Output) -> None:
-    """Average ELMs into one deployable model in averages/.
+    """Make one deployable model of several, in averages/.
 
-    weights=uniform, argmax or posterior (both with domain=NAME), or weights='{law: 0.7, med: 0.3}'.
+    weights=uniform, argmax or posterior (both with domain=NAME), or weights='{law: 0.7, med: 0.3}'; for some layers
+    others: average.layers='{*.mlp.*: {law: 1.0}}'. How they are put together is average.method: linear,
+    task_arithmetic, ties, dare_ties, dare_linear, breadcrumbs, model_stock (these on differences from average.base,
+    the seed if it is not given), slerp (from average.base to average.experts), fisher, greedy_soup (with domain=NAME).
 
     example: btm average experiment=demo weights=posterior domain=novels
     """
