@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from btm import average as averaging
 from btm import durable, lease, ledger, models, seal, weights
-from btm.card import Card, Parent
+from btm.card import Card, Parent, read_parents
 from btm.checks import check_name, is_name, read_object
 from btm.errors import UserError, unknown
 
@@ -66,7 +66,7 @@ class Branch:
     @property
     def parents(self) -> dict[str, Parent]:
         """Its parents with their weights; empty for a root."""
-        return {name: Parent(**parent) for name, parent in self.origin["parents"].items()}
+        return read_parents(self.path / "branch.json", self.origin["parents"])
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -240,6 +240,7 @@ class Forest:
         model: "PreTrainedModel",
         *,
         source: str = "",
+        license: str = "",
         parent: str | None = None,
         method: str = "none",
     ) -> Branch:
@@ -251,6 +252,7 @@ class Forest:
             "estimator": "",
             "parents": {},
             "source": source,
+            "license": license,
         }
         if parent is not None:
             origin["ancestors"] = [asdict(spent) for spent in ledger.lineage([self[parent].card])]

@@ -43,6 +43,7 @@ def card(branch: "Branch", result: dict[str, Any], tokenizer_sha256: str, shape:
         branch_method=branch.origin["method"],
         estimator=branch.origin["estimator"],
         source=branch.origin.get("source", ""),
+        license=branch.origin.get("license", ""),
         ancestors=[Spent(**spent) for spent in branch.origin.get("ancestors", [])],
         parameters=weights.parameters(branch.path),
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -14,7 +14,7 @@ FLOORS = [
     ["schedule", "average", "data", "models", "evaluate", "ledger"],
     ["seal", "checkpoint"],
     ["forest"],
-    ["train", "score", "online"],
+    ["train", "score", "online", "interop"],
     ["ensemble"],
     ["phase"],
     ["steps"],
