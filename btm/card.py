@@ -164,7 +164,7 @@ def _checked(card: Card) -> Card:
     """Return a card; `TypeError` if a field's value is not of the field's type."""
     owners: list[Any] = [card, *card.parents.values(), *card.ancestors]
     for owner in owners:
-        for name, kind in _types(type(owner)).items():
+        for name, kind in _types(owner.__class__).items():
             if not _is_a(getattr(owner, name), kind):
                 raise TypeError(f"{name} is no {getattr(kind, '__name__', kind)}")
     return card

@@ -178,11 +178,8 @@ def load_model(folder: Path, device: "str | torch.device" = "cpu", *, dtype: Any
             )
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{folder}: does not load: {why(error)}") from None
-    wrong = {
-        kind.removesuffix("_keys"): sorted(map(str, keys))[:3]
-        for kind, found in info.items()
-        if (keys := [key for key in found if not str(key).endswith(_OLD_BUFFERS)])
-    }
+    info["unexpected_keys"] = [key for key in info["unexpected_keys"] if not key.endswith(_OLD_BUFFERS)]
+    wrong = {kind.removesuffix("_keys"): sorted(map(str, keys))[:3] for kind, keys in info.items() if keys}
     if wrong:
         raise UserError(f"{folder}: does not load: {wrong}")
     return model.to(device).eval()

@@ -15,7 +15,7 @@ from btm import durable, models, weights
 from btm.data.tokenizer import copy_tokenizer, read_origin, tokenizer_sha256
 from btm.errors import UserError
 from btm.forest import ELM, Forest
-from btm.interop import box, intake, legacy
+from btm.interop import box, intake
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -108,14 +108,15 @@ def _check(source: Path, scratch: Path, with_legacy: bool, alive: Callable[[], N
     """Copy a model folder and check the copy."""
     copy = scratch / "model"
     copy.mkdir()
+    box.start()
     taken = intake.take(source, copy, legacy=with_legacy, alive=alive)
     if taken.pickled:
-        legacy.convert(copy / intake.PICKLED, copy)
+        box.ask("convert", copy / intake.PICKLED, copy)
         shutil.rmtree(copy / intake.PICKLED)
         if len(taken.weights) > 1:
             intake.write_index(copy)
     _require_finite(copy, source)
-    box.run("btm.interop.probe", copy)
+    box.ask("probe", copy)
     model, notes = _load(copy)
     copy_tokenizer(copy, scratch / _TOKENIZER)
     _require_vocabulary(model, scratch / _TOKENIZER, source)

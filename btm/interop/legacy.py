@@ -1,10 +1,9 @@
-"""``python -m btm.interop.legacy FOLDER TARGET``: pickled weights to safetensors, in a box.
+"""Pickled weights to safetensors, in a box.
 
 torch's restricted unpickler (``weights_only=True``) makes tensors and plain containers, and calls nothing else. The
 box is there for what is found wrong in it some day, and for archives that unpack to more than any memory holds.
 """
 
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -34,9 +33,16 @@ _OF = {
 }
 
 
-def convert(folder: Path, target: Path) -> None:
-    """Start the box that writes each ``*.bin`` of `folder` as a safetensors file of the same stem into `target`."""
-    box.run("btm.interop.legacy", folder, target)
+def convert(place: str, target: str) -> int:
+    """Write each ``*.bin`` in the folder `place` as a safetensors file of the same stem into `target`; return how many.
+
+    Raises `UserError` for a file that is anything but a dict of dense tensors.
+    """
+    files = sorted(Path(place).glob("*.bin"))
+    box.close(4 * max(file.stat().st_size for file in files) + (1 << 30), _SECONDS, Path(target))
+    for file in files:
+        write_file(Path(target) / f"{file.stem}.safetensors", list(_entries(file)))
+    return len(files)
 
 
 def _entries(file: Path) -> Iterator[Entry]:
@@ -66,25 +72,3 @@ def _bytes(tensor: "torch.Tensor") -> Iterator[bytes]:
     raw = flat.view(torch.uint8) if flat.numel() else flat
     for start in range(0, len(raw), _PIECE):
         yield raw[start : start + _PIECE].numpy().tobytes()
-
-
-def main(folder: str, target: str) -> None:
-    """Convert; tell the parent what was refused; never raise."""
-    import torch  # noqa: F401
-
-    files = sorted(Path(folder).glob("*.bin"))
-    box.close(4 * max(file.stat().st_size for file in files) + (1 << 30), _SECONDS, Path(target))
-    try:
-        for file in files:
-            write_file(Path(target) / f"{file.stem}.safetensors", list(_entries(file)))
-        box.answer(len(files))
-    except UserError as error:
-        box.refuse(str(error))
-    except (MemoryError, RuntimeError) as error:
-        box.refuse(f"{folder}: its pickled weights do not fit into four times their size: {why(error)[:200]}")
-    except OSError as error:
-        box.refuse(f"{target}: {error.strerror or error}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])

@@ -1,10 +1,9 @@
-"""``python -m btm.interop.probe FOLDER``: can a copied model folder be loaded at all? Asked in a box.
+"""Can a copied model folder be loaded at all? Asked in a box.
 
 Sizes in a config.json, and what a tokenizer.json holds, can make the library that reads them take any memory or time.
 Here that ends this process alone. The parameters are made on torch's meta device: shapes without memory.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,10 @@ _MEMORY, _SECONDS = 4 << 30, 120
 _SLACK = 1 << 28  # elements of tables that are computed, not stored
 
 
-def probe(folder: Path) -> dict[str, Any]:
-    """Return {"parameters"} of a model folder; `UserError` if its config, tokenizer and weights do not fit."""
+def probe(place: str) -> int:
+    """Return the parameters of the model folder at `place`; `UserError` if config, tokenizer and weights do not fit."""
+    box.close(_MEMORY, _SECONDS)
+    folder = Path(place)
     load_tokenizer(folder)
     config = models.load_config(folder)
     model = _empty(config)
@@ -38,7 +39,7 @@ def probe(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{folder}: its config.json asks for tables of {computed:,} numbers beside the weights"
         )
-    return {"parameters": wanted}
+    return wanted
 
 
 def _empty(config: Any) -> Any:
@@ -48,23 +49,3 @@ def _empty(config: Any) -> Any:
 
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)
-
-
-def main(folder: str) -> None:
-    """Answer whether `folder` can be loaded; never raise."""
-    # Imported before the box closes: that takes memory and time which are not the folder's.
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
-
-    box.close(_MEMORY, _SECONDS)
-    try:
-        box.answer(probe(Path(folder)))
-    except UserError as error:
-        box.refuse(str(error))
-    except MemoryError:
-        box.refuse(f"{folder}: its config.json or tokenizer takes more than {_MEMORY >> 30} GB to read")
-    except Exception as error:  # each architecture's code fails in its own way on values it never met
-        box.refuse(f"{folder}: no model can be made of its config.json: {models.why(error)}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
