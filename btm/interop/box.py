@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import btm
 from btm.errors import UserError
 
-_SECONDS = 600  # by the clock; a box's own limit is on CPU time
+_SECONDS = 300  # by the clock; a box's own limit is on CPU time
 _MOST = 1 << 20  # bytes of an answer
 # What Python's audit events (PEP 578) call the ways out. A hook cannot be taken away again.
 _NO = (
@@ -85,9 +86,9 @@ def _stop(server: _Server) -> None:
     if server.owner == os.getpid():
         for pipe in (server.process.stdin, server.process.stdout):
             if pipe is not None:
-                pipe.close()
-        server.process.kill()
-        server.process.wait()
+                with suppress(OSError):
+                    pipe.close()
+        _kill(server.process)
 
 
 def ask(question: str, *words: Path | str) -> Any:
@@ -98,7 +99,11 @@ def ask(question: str, *words: Path | str) -> Any:
     with _lock:
         start()
         assert _server is not None
-        said = _talk(_server.process, json.dumps([question, *map(str, words)]).encode() + b"\n")
+        try:
+            said = _talk(_server.process, json.dumps([question, *map(str, words)]).encode() + b"\n")
+        except BaseException:
+            _kill(_server.process)  # else its answer to this would be taken for one to the next question
+            raise
     answer = json.loads(said) if said else {"died": f"more than {_SECONDS} s"}
     if "refused" in answer:
         raise UserError(str(answer["refused"]))
@@ -120,9 +125,15 @@ def _talk(process: "subprocess.Popen[bytes]", line: bytes) -> bytes:
     except BrokenPipeError:
         said = b""
     if not said:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        _kill(process)
     return said
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """End a server and the box it waits for."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def serve(questions: dict[str, Callable[..., Any]]) -> None:

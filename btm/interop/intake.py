@@ -61,6 +61,8 @@ def take(
     home = target / PICKLED if taken.pickled else target
     home.mkdir(exist_ok=True)
     for number, name in enumerate(files, 1):
+        if not taken.pickled:
+            weights.header(folder.path / name)  # before a long copy, and again after it
         new = _usual(number, len(files), files[0].rpartition(".")[2])
         taken.weights[name] = folder.copy(name, home / new, alive)
         if not taken.pickled:
@@ -194,7 +196,7 @@ def _weight_files(folder: _Folder, legacy: bool) -> tuple[list[str], dict[str, s
     if not legacy:
         raise UserError(
             f"{folder.path}: its weights are pickled ({pickled[0]}), and a pickle can run anything: have them "
-            "converted to safetensors, or give import.legacy=true to read them as tensors alone, in a process with limits"
+            "converted to safetensors, or give import.legacy=true to read them as tensors alone, in a box"
         )
     return ([pickled[0]], {}) if pickled[0].endswith(".bin") else _shards(folder, pickled[0], ".bin")
 

@@ -12,7 +12,7 @@ from btm.data.tokenizer import load_tokenizer
 from btm.errors import UserError
 from btm.interop import box
 
-_MEMORY, _SECONDS = 4 << 30, 120
+_MEMORY, _SECONDS = 2 << 30, 60
 _SLACK = 1 << 28  # elements of tables that are computed, not stored
 
 
@@ -22,8 +22,13 @@ def probe(place: str) -> int:
     folder = Path(place)
     load_tokenizer(folder)
     config = models.load_config(folder)
-    model = _empty(config)
     stored = weights.tensors(folder)
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    if not isinstance(layers, int) or not 0 <= layers <= len(stored):
+        raise UserError(
+            f"{folder}: its config.json says {layers} layers, its weights have {len(stored):,} tensors"
+        )
+    model = _empty(config)
     for name, parameter in model.named_parameters():
         if name in stored and stored[name].shape != parameter.shape:
             raise UserError(

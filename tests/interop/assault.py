@@ -3,8 +3,6 @@
 import resource
 import time
 
-from folders import tree
-
 from btm import cli
 
 SECONDS, MEMORY = 40, 1 << 30  # the first one also waits for torch's imports
@@ -13,11 +11,11 @@ SECONDS, MEMORY = 40, 1 << 30  # the first one also waits for torch's imports
 def assault(world, capsys, *words, wanted=2):
     """Import ``world/outside/model`` into ``world/forest``; return the line that was printed."""
     outside, canary, forest = world / "outside", world / "canary", world / "forest"
-    before, began, used = tree(outside), time.monotonic(), _peak()
+    before, began, used = _tree(outside), time.monotonic(), _peak()
     code = cli.main(["import", f"from={outside / 'model'}", f"forest={forest}", *words])
     said = capsys.readouterr()
     assert not canary.exists(), "code was executed"
-    assert tree(outside) == before, "written outside the forest"
+    assert _tree(outside) == before, "written outside the forest"
     assert {path.name for path in world.iterdir()} <= {"outside", "forest"}
     assert time.monotonic() - began < SECONDS
     assert _peak() - used < MEMORY
@@ -37,6 +35,15 @@ def assault(world, capsys, *words, wanted=2):
             ".jinja",
         }
     return said.err
+
+
+def _tree(folder):
+    """Everything below a folder: its kind, its size, when it changed, and where it leads if it is a link."""
+    found = {path: path.lstat() for path in folder.rglob("*")}
+    return {
+        str(path): (s.st_mode, s.st_size, s.st_mtime_ns, path.readlink() if path.is_symlink() else "")
+        for path, s in found.items()
+    }
 
 
 def _peak():

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 from interop.assault import assault
@@ -232,7 +233,7 @@ def pipe(file):
 
 def listening(file):
     file.unlink(missing_ok=True)
-    here = os.getcwd()
+    here = Path.cwd()
     os.chdir(file.parent)  # a socket's path has 108 bytes at most
     try:
         with socket.socket(socket.AF_UNIX) as server:
