@@ -206,8 +206,10 @@ def _audit(event: str, words: tuple[Any, ...], home: str | None) -> None:
     """Raise `PermissionError` for what a process that reads has no need of."""
     if event in _NO or event in _NO_NETWORK:
         raise PermissionError(f"{event} is not allowed while a model from outside is read")
-    if event in _NO_CHANGE or (event == "open" and isinstance(words[2], int) and words[2] & _WRITING):
-        place = words[0]
+    writes = event == "open" and isinstance(words[2], int) and words[2] & _WRITING
+    for place in words[:2] if event in _NO_CHANGE else words[:1] if writes else ():
         inside = home is not None and isinstance(place, str | os.PathLike)
-        if not (inside and Path(place).resolve().is_relative_to(str(home))):
+        if isinstance(place, str | bytes | os.PathLike) and not (
+            inside and Path(str(place)).resolve().is_relative_to(str(home))
+        ):
             raise PermissionError(f"writing {place!r} is not allowed while a model from outside is read")
