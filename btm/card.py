@@ -85,7 +85,7 @@ class Card:
             values = {key: value for key, value in values.items() if key in known}
             values["parents"] = {name: Parent(**parent) for name, parent in values.get("parents", {}).items()}
             values["ancestors"] = [Spent(**spent) for spent in values.get("ancestors", [])]
-            return _checked(cls(**values))
+            return checked(cls(**values))
         except FileNotFoundError:
             raise UserError(f"{file}: no such card: the folder is no ELM") from None
         except (ValueError, TypeError, AttributeError, KeyError, OSError) as error:
@@ -160,7 +160,7 @@ def read_parents(file: Path, values: dict[str, Any]) -> dict[str, Parent]:
     return parents
 
 
-def _checked(card: Card) -> Card:
+def checked(card: Card) -> Card:
     """Return a card; `TypeError` if a field's value is not of the field's type."""
     owners: list[Any] = [card, *card.parents.values(), *card.ancestors]
     for owner in owners:

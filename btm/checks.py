@@ -23,7 +23,7 @@ def check_name(name: str, key: str) -> str:
     """Return `name`, or raise `UserError` if it cannot name a folder of a forest."""
     if not is_name(name):
         raise UserError(
-            f"{key}={name!r} is no valid name: 1 to 63 of a-z 0-9 . _ - that start with a letter or digit"
+            f"{key}={name[:100]!r} is no valid name: 1 to 63 of a-z 0-9 . _ - that start with a letter or digit"
         )
     return name
 
@@ -100,7 +100,12 @@ def read_regular(file: Path, most: int = MAX_JSON) -> bytes:
 def parse_json(content: bytes, *, unique: bool = False) -> Any:
     """Return the value of a JSON text; `ValueError` if it is none, nests too deep or, if `unique`, repeats a key."""
     try:
-        return json.loads(content, object_pairs_hook=_once if unique else None)
+        value = json.loads(content, object_pairs_hook=_once if unique else None)
+        if rb"\ud" in content or rb"\uD" in content:
+            json.dumps(
+                value, ensure_ascii=False
+            ).encode()  # half a character can be neither printed nor written
+        return value
     except RecursionError:
         raise ValueError("nested too deep") from None
 

@@ -171,11 +171,11 @@ class Forest:
 
     def has_branch(self, name: str) -> bool:
         """Tell whether an ELM called `name` is in the making."""
-        return lease.find(self.root / "branches" / name) is not None
+        return is_name(name) and lease.find(self.root / "branches" / name) is not None
 
     def get_branch(self, name: str) -> Branch:
         """Return the branch `name`; the `UserError` for one that is not there lists those that are."""
-        path = lease.find(self.root / "branches" / name)
+        path = lease.find(self.root / "branches" / name) if is_name(name) else None
         if path is None and name in self:
             raise UserError(
                 f"{name!r} is an ELM of {self.root}, and ELMs never change: give another expert=NAME"
