@@ -186,8 +186,9 @@ def close(memory: int, seconds: int, writable: Path | None = None) -> None:
     It gets `memory` bytes beyond what it has, `seconds` of CPU time, no process, no connection, and may write in the
     folder `writable` alone: at most `memory` bytes a file.
     """
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    _limit(resource.RLIMIT_AS, pages * os.sysconf("SC_PAGE_SIZE") + memory)
+    if (held := Path("/proc/self/statm")).exists():  # elsewhere than on Linux memory is not bounded
+        pages = int(held.read_text().split()[0])
+        _limit(resource.RLIMIT_AS, pages * os.sysconf("SC_PAGE_SIZE") + memory)
     spent = resource.getrusage(resource.RUSAGE_SELF)
     _limit(resource.RLIMIT_CPU, int(spent.ru_utime + spent.ru_stime) + seconds)
     _limit(resource.RLIMIT_FSIZE, memory if writable else 0)
