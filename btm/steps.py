@@ -304,7 +304,8 @@ def _plant(config: Config, suite: Suite) -> tuple[Forest, Any]:
 def _import_seed(config: Config, suite: Suite, reporter: Reporter) -> ELM:
     """Return the seed that a Hugging Face folder is: the same checks as btm import, and that it fits the suite."""
     source, root, name = Path(str(config.seed.source)), Path(config.forest_root), config.seed.name
-    with huggingface.checked(source, "seed.from", root, alive=reporter.alive) as model:
+    legacy = config.imports.legacy
+    with huggingface.checked(source, "seed.from", root, with_legacy=legacy, alive=reporter.alive) as model:
         if model.tokenizer_sha256 != suite.tokenizer_sha256:
             raise UserError(
                 f"seed.from={source} has another tokenizer than the suite {suite.name!r}: prepare the text with its "
