@@ -21,8 +21,6 @@ from btm.errors import UserError
 from btm.forest import ELM, Forest
 from btm.report import Reporter, quiet
 
-DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-
 
 def publish(
     forest: Forest,
@@ -47,7 +45,7 @@ def publish(
         average(folders, folder, alive, settings)
         models.copy_files(next(iter(folders)), folder)
         if settings.dtype:
-            _declare_dtype(folder / "config.json", settings.dtype)
+            models.declare_dtype(folder / "config.json", settings.dtype)
         card = ledger.summed(replace(card, sha256=weights.sha256(folder)))
         (folder / "card.json").write_text(json.dumps(card.to_json(), indent=1))
         (folder / "README.md").write_text(card.readme())
@@ -83,7 +81,7 @@ def settings_of(
         layers=chosen.layers,
         importance=information,
         accumulate=chosen.accumulate,
-        dtype=None if chosen.dtype is None else DTYPES[chosen.dtype],
+        dtype=None if chosen.dtype is None else weights.STORED[chosen.dtype],
         shard_bytes=int(chosen.shard_gb * 1e9) or None,
     )
 
@@ -177,11 +175,3 @@ def _recipe(settings: Settings) -> dict[str, Any]:
 
 def _same(standing: Card, wanted: Card) -> bool:
     return (standing.parents, standing.recipe) == (wanted.parents, wanted.recipe)
-
-
-def _declare_dtype(file: Path, dtype: str) -> None:
-    """Let a config.json name the dtype that the parameters are stored in."""
-    values = models.read_config(file)
-    values.pop("torch_dtype", None)
-    values["dtype"] = next(name for name, stored in DTYPES.items() if stored == dtype)
-    file.write_text(json.dumps(values, indent=2) + "\n")

@@ -1,10 +1,12 @@
 """What an ELM says of itself: `card.json`, and a model card for people made from it."""
 
-import json
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
+from btm.checks import parse_json, read_regular
 from btm.errors import UserError
 
 SCHEMA = 1
@@ -57,6 +59,7 @@ class Card:
     exact: bool = True  # bit-for-bit what an unbroken run gives
     notes: list[str] = field(default_factory=list)  # why not exact, what was carried over, …
     source: str = ""  # an imported model's folder
+    license: str = ""  # of an imported model, as its own card says
     created: str = ""  # UTC, ISO 8601
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
@@ -74,7 +77,7 @@ class Card:
     def read(cls, file: Path) -> "Card":
         """Return the card in `file`; `UserError` if it is none."""
         try:
-            values = json.loads(file.read_bytes())
+            values = parse_json(read_regular(file))
             if values.get("schema", 0) > SCHEMA:
                 raise UserError(
                     f"{file}: written by a newer btm (schema {values['schema']}); this one reads {SCHEMA}"
@@ -83,10 +86,10 @@ class Card:
             values = {key: value for key, value in values.items() if key in known}
             values["parents"] = {name: Parent(**parent) for name, parent in values.get("parents", {}).items()}
             values["ancestors"] = [Spent(**spent) for spent in values.get("ancestors", [])]
-            return cls(**values)
+            return checked(cls(**values))
         except FileNotFoundError:
             raise UserError(f"{file}: no such card: the folder is no ELM") from None
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
+        except (ValueError, TypeError, AttributeError, KeyError, OSError) as error:
             raise UserError(f"{file}: not a valid card: {error}") from None
 
     def readme(self) -> str:
@@ -113,9 +116,10 @@ class Card:
             "notes": "; ".join(self.notes),
         }
         rows = "\n".join(f"- **{key}**: {value}" for key, value in facts.items() if value)
+        licence = f"license: {self.license}\n" if self.license else ""
         return f"""---
 library_name: transformers
-pipeline_tag: text-generation
+{licence}pipeline_tag: text-generation
 tags:
 - branch-train-merge
 - expert-language-model
@@ -140,3 +144,46 @@ model = AutoModelForCausalLM.from_pretrained("path/to/{self.name}")
 tokenizer = AutoTokenizer.from_pretrained("path/to/{self.name}")
 ```
 """
+
+
+def read_parents(file: Path, values: dict[str, Any]) -> dict[str, Parent]:
+    """Return the parents that a `file` of JSON lists; `UserError` if they are none."""
+    try:
+        parents = {name: Parent(**parent) for name, parent in values.items()}
+        if not all(
+            _is_a(getattr(parent, name), kind)
+            for parent in parents.values()
+            for name, kind in _types(Parent).items()
+        ):
+            raise TypeError("a weight, raw or sha256 of another type")
+    except TypeError as error:
+        raise UserError(f"{file}: no valid parents: {error}") from None
+    return parents
+
+
+def checked(card: Card) -> Card:
+    """Return a card; `TypeError` if a field's value is not of the field's type."""
+    owners: list[Any] = [card, *card.parents.values(), *card.ancestors]
+    for owner in owners:
+        for name, kind in _types(owner.__class__).items():
+            if not _is_a(getattr(owner, name), kind):
+                raise TypeError(f"{name} is no {getattr(kind, '__name__', kind)}")
+    return card
+
+
+@cache
+def _types(owner: Any) -> dict[str, Any]:
+    return get_type_hints(owner)
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Tell whether a JSON value is of a field's type; a whole number is a float too, a truth value is neither."""
+    if isinstance(kind, UnionType):
+        return any(_is_a(value, choice) for choice in get_args(kind))
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_is_a(item, get_args(kind)[0]) for item in value)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(_is_a(item, get_args(kind)[1]) for item in value.values())
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is kind

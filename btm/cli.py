@@ -11,8 +11,9 @@ from typing import Any
 from btm.config import Config
 from btm.errors import UserError, unknown
 
-# `from` is a word of Python, so no dataclass can have a field of that name.
-_ALIASES = {"seed.from": "seed.source"}
+# `from` and `import` are words of Python, so no dataclass can have fields of these names.
+_ALIASES = {"seed.from": "seed.source", "from": "imports.source", "import.legacy": "imports.legacy"}
+_SYNONYMS = {"name": "expert", "average": "average.name"}  # where these read better: btm import, btm export
 _FLAGS = ("--dry-run", "--json", "--debug", "--help", "-h")
 _FLAGS_OF = {"run": ("--detach", "--retry-failed"), "logs": ("-f",)}  # what one verb takes beyond these
 
@@ -29,6 +30,8 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   score     cache token log-probabilities    btm score score.splits=[test]
   eval      ensemble against every ELM       btm eval ensemble=tracking ensemble.top_k=4
   average   several ELMs into one model      btm average weights='{law: 0.7, med: 0.3}'
+  import    a Hugging Face model comes in    btm import from=DIR name=law domain=law
+  export    an ELM or an average goes out    btm export average=deploy to=DIR
   generate  the ensemble goes on with text   btm generate prompt="In the beginning" domain=bible
   run       all of it, as jobs               btm run experiment=demo cluster=slurm
             or what it is compared with      btm run experiment=demo baseline=dense
@@ -66,7 +69,8 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         if "--debug" in words:
             raise
-        print("btm: " + " ".join(str(error).split()), file=sys.stderr)
+        line = " ".join(str(error).split())  # names from outside may hold what commands a terminal
+        print("btm: " + "".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
         return 2
     except OSError as error:
         if "--debug" in words:
@@ -148,8 +152,8 @@ def _known(override: str) -> str:
     bare = key.lstrip("+~")
     if not equals and not key.startswith("~"):
         raise UserError(f"{override!r} is no setting: wanted key=value, as in trainer.lr=2e-4")
-    if bare in _ALIASES:
-        return key.replace(bare, _ALIASES[bare]) + equals + value
+    if long := (_ALIASES | _SYNONYMS).get(bare):
+        return key.removesuffix(bare) + long + equals + value
     groups = [folder.name for folder in conf_folder().iterdir() if folder.is_dir()]
     if bare in groups:
         options = sorted(file.stem for file in (conf_folder() / bare).glob("*.yaml"))

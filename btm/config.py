@@ -86,6 +86,22 @@ class MergeConfig:
 
 
 @dataclass
+class ImportConfig:
+    """A model that was made elsewhere, and comes in."""
+
+    source: str | None = None  # `from=DIR`: its folder
+    legacy: bool = False  # also read pickled weights (pytorch_model.bin), in a process with limits
+
+
+@dataclass
+class ExportConfig:
+    """A model that goes out."""
+
+    dtype: str | None = None  # fp32 | bf16 | fp16; null: as it is stored
+    shard_gb: float = 0.0  # of each weight file, at most; 0: the files as they are
+
+
+@dataclass
 class ScoreConfig:
     """How token log-probabilities are computed."""
 
@@ -157,7 +173,7 @@ class AverageConfig:
     sequences: int = 100  # valid windows that fisher estimates its information on
     layers: dict[str, Any] = field(default_factory=dict)  # {pattern of a tensor's name: {elm: weight}}
     accumulate: str = "float32"  # or float64
-    dtype: str | None = None  # of the parameters: float32 | bfloat16 | float16; null: as stored
+    dtype: str | None = None  # of the parameters: fp32 | bf16 | fp16; null: as stored
     shard_gb: float = 0.0  # of a weight file, at most; 0: the files of the first ELM
 
 
@@ -255,6 +271,8 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     seed: SeedConfig = field(default_factory=SeedConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)
+    imports: ImportConfig = field(default_factory=ImportConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -271,7 +289,9 @@ class Config:
     prompt: str | None = None  # of generate, taken as it is: it needs no quotes but the shell's
     branch: str = "posterior"  # copy | uniform | argmax | posterior
     weights: Any = None  # {elm: weight} for branch; also uniform | argmax | posterior for average
-    parent: str | None = None  # of branch=copy; null: the seed
+    parent: str | None = None  # of branch=copy; null: the seed. Of import: what the model was trained from
+    format: str = "hf"  # hf | mergekit: of what is imported or exported
+    to: str | None = None  # the folder, or the file, that export writes
 
     @property
     def base_root(self) -> str:

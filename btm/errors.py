@@ -18,4 +18,5 @@ def unknown(kind: str, word: str, choices: Iterable[str], where: str = "") -> Us
     """Return the error for a name that is none of `choices`; the message lists them all."""
     have = sorted(choices)
     place = f" in {where}" if where else ""
+    word = word if len(word) <= 100 else word[:100] + "…"
     return UserError(f"no {kind} {word!r}{place}{nearest(word, have)}; have: {', '.join(have) or 'none'}")

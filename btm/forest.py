@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from btm import average as averaging
 from btm import durable, lease, ledger, models, seal, weights
-from btm.card import Card, Parent
+from btm.card import Card, Parent, read_parents
 from btm.checks import check_name, is_name, read_object
 from btm.errors import UserError, unknown
 
@@ -67,7 +67,7 @@ class Branch:
     @property
     def parents(self) -> dict[str, Parent]:
         """Its parents with their weights; empty for a root."""
-        return {name: Parent(**parent) for name, parent in self.origin["parents"].items()}
+        return read_parents(self.path / "branch.json", self.origin["parents"])
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -172,11 +172,11 @@ class Forest:
 
     def has_branch(self, name: str) -> bool:
         """Tell whether an ELM called `name` is in the making."""
-        return lease.find(self.root / "branches" / name) is not None
+        return is_name(name) and lease.find(self.root / "branches" / name) is not None
 
     def get_branch(self, name: str) -> Branch:
         """Return the branch `name`; the `UserError` for one that is not there lists those that are."""
-        path = lease.find(self.root / "branches" / name)
+        path = lease.find(self.root / "branches" / name) if is_name(name) else None
         if path is None and name in self:
             raise UserError(
                 f"{name!r} is an ELM of {self.root}, and ELMs never change: give another expert=NAME"
@@ -241,6 +241,7 @@ class Forest:
         model: "PreTrainedModel",
         *,
         source: str = "",
+        license: str = "",
         parent: str | None = None,
         method: str = "none",
     ) -> Branch:
@@ -252,6 +253,7 @@ class Forest:
             "estimator": "",
             "parents": {},
             "source": source,
+            "license": license,
         }
         if parent is not None:
             origin["ancestors"] = [asdict(spent) for spent in ledger.lineage([self[parent].card])]

@@ -3,10 +3,13 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from btm import weights
+from btm.checks import parse_json, read_regular
 from btm.config import ModelConfig
 from btm.errors import UserError, nearest
 
@@ -26,6 +29,20 @@ _VOLATILE = {
     "eos_token_id",
     "pad_token_id",
 }
+# Settings that choose code; a word beyond these names a repository of the Hub, whose kernels would be run.
+_CODE_KEYS = ("attn_implementation", "experts_implementation", "attn_implementation_internal")
+_KNOWN_CODE = (
+    "eager",
+    "sdpa",
+    "flash_attention_2",
+    "flash_attention_3",
+    "flex_attention",
+    "grouped_mm",
+    "batched_mm",
+)
+# What older versions of transformers stored beside the parameters, and newer ones compute.
+_OLD_BUFFERS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".inv_freq")
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors: torch
 # What travels with weights so that `AutoTokenizer` and `AutoModelForCausalLM` load a folder.
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -58,22 +75,39 @@ def make_config(model: ModelConfig, vocab_size: int, eos: int) -> "PretrainedCon
     try:
         return AutoConfig.for_model(model_type, **values)
     except Exception as error:  # each architecture refuses values in its own way
-        raise UserError(f"model {model.name!r}: {_why(error)}") from None
+        raise UserError(f"model {model.name!r}: {why(error)}") from None
 
 
 def read_config(file: Path) -> dict[str, Any]:
     """Return a config.json as a dict; `UserError` if it is none, or asks for remote code."""
     try:
-        values = json.loads(file.read_bytes())
+        values = parse_json(read_regular(file))
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}") from None
     except ValueError as error:
         raise UserError(f"{file}: not valid JSON: {error}") from None
-    if not isinstance(values, dict) or "model_type" not in values:
+    if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
         raise UserError(f"{file}: no model_type: not the config.json of a transformers model")
-    if "auto_map" in values:
-        raise UserError(f"{file}: it asks for code of its own (auto_map), which is never run")
+    refuse_code(values, file)
     return values
+
+
+def refuse_code(values: Any, file: Path) -> None:
+    """Raise `UserError` if anything in the JSON of a model folder names code that is not in transformers.
+
+    That is ``auto_map``, and an attention or experts implementation that would be fetched from the Hub.
+    """
+    if isinstance(values, list):
+        for value in values:
+            refuse_code(value, file)
+    if not isinstance(values, dict):
+        return
+    if values.get("auto_map"):
+        raise UserError(f"{file}: it asks for code of its own (auto_map), which is never run")
+    for key, value in values.items():
+        if key.endswith(_CODE_KEYS) and not (value is None or value in _KNOWN_CODE):
+            raise UserError(f"{file}: it asks for code of its own ({key}={value!r}), which is never run")
+        refuse_code(value, file)
 
 
 def load_config(folder: Path) -> "PretrainedConfig":
@@ -114,41 +148,56 @@ def new_model(config: "PretrainedConfig", seed: int) -> "PreTrainedModel":
             raise
         except Exception as error:  # sizes that do not fit show as whatever the arithmetic raises
             raise UserError(
-                f"no {config.model_type} model can be made of this config: {_why(error)}"
+                f"no {config.model_type} model can be made of this config: {why(error)}"
             ) from None
 
 
-def _why(error: Exception) -> str:
+def why(error: BaseException) -> str:
     """Return the cause of an error of transformers in one line."""
     cause = error.__cause__ or error
     return (str(cause).strip() or type(cause).__name__).splitlines()[0]
 
 
 def load_model(folder: Path, device: "str | torch.device" = "cpu", *, dtype: Any = None) -> "PreTrainedModel":
-    """Return the model in `folder`, in evaluation mode; `UserError` if it is not whole."""
+    """Return the model in `folder`, in evaluation mode; `UserError` if it is not whole, or has tensors to spare."""
     read_config(folder / "config.json")
     weights.tensors(folder)
+    if (index := folder / "model.safetensors.index.json").exists():
+        weights.read_index(index)
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype or "auto",
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{folder}: does not load: {str(error).splitlines()[0]}") from None
-    wrong = {
-        kind: sorted(map(str, keys))[:3] for kind, keys in info.items() if keys and kind != "unexpected_keys"
-    }
+        with _quiet():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype or "auto",
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # they are told below, by name
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{folder}: does not load: {why(error)}") from None
+    info["unexpected_keys"] = [key for key in info["unexpected_keys"] if not key.endswith(_OLD_BUFFERS)]
+    wrong = {kind.removesuffix("_keys"): sorted(map(str, keys))[:3] for kind, keys in info.items() if keys}
     if wrong:
         raise UserError(f"{folder}: does not load: {wrong}")
     return model.to(device).eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from reporting, at length, what is told in one line."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def load_trainable(folder: Path, device: str) -> "PreTrainedModel":
@@ -160,12 +209,17 @@ def load_trainable(folder: Path, device: str) -> "PreTrainedModel":
 
 def stored_dtype(folder: Path) -> str:
     """Return torch's name of the float type that most parameters in `folder` are stored in."""
-    names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-    sizes = dict.fromkeys(names, 0)
+    sizes = dict.fromkeys(DTYPES, 0)
     for tensor in weights.tensors(folder).values():
         if tensor.is_float:
             sizes[tensor.dtype] += tensor.size
-    return names[max(sizes, key=lambda dtype: sizes[dtype])]
+    return DTYPES[max(sizes, key=lambda dtype: sizes[dtype])]
+
+
+def declare_dtype(file: Path, dtype: str) -> None:
+    """Let the config.json of an unpublished folder name the `dtype`, as safetensors calls it, of its parameters."""
+    values = {key: value for key, value in read_config(file).items() if key != "torch_dtype"}
+    file.write_text(json.dumps(values | {"dtype": DTYPES[dtype]}, indent=2) + "\n")
 
 
 def token_logp(model: "PreTrainedModel", inputs: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":

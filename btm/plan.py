@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from btm import checkpoint, steps
+from btm import checkpoint, interop, steps
 from btm.checks import check_weights
 from btm.config import Config
 from btm.data import prepare as preparation
@@ -106,6 +106,18 @@ def _average(config: Config) -> list[Row]:
     return [_row("average", name, f"{how} weights over {', '.join(names)}")]
 
 
+def _import(config: Config) -> list[Row]:
+    name, domains = interop.imported_as(config)
+    as_what = f"an expert of {domains[0]}" if domains else "a seed"
+    what = f"check {config.imports.source} and add it to {config.forest_root} as {as_what}"
+    return [_row("import", name, what)]
+
+
+def _export(config: Config) -> list[Row]:
+    source = interop.exported(config)
+    return [_row("export", source.name, f"write {source} as {config.format} to {config.to or 'the screen'}")]
+
+
 def _discover(config: Config) -> list[Row]:
     if config.data.root is None:
         raise UserError("data.root is missing: discovery needs data=folder data.root=DIR")
@@ -200,6 +212,8 @@ _PLANS = {
     "eval": _evaluate,
     "average": _average,
     "generate": _generate,
+    "import": _import,
+    "export": _export,
     "run": _run,
     "discover": _discover,
     "cancel": _cancel,

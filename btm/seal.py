@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from btm import ledger, weights
-from btm.card import Card, Spent
+from btm.card import Card, Spent, checked
 from btm.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ _FROM_RESULT = ("steps", "tokens", "flops", "data", "valid_nats", "parent_valid_
 def is_worse(name: str, result: dict[str, Any], force: bool) -> bool:
     """Tell whether a forced expert is worse than its best parent; unforced, that is a `UserError`."""
     ours, parents = result.get("valid_nats"), result.get("parent_valid_nats") or {}
+    losses = [*parents.values(), 0.0 if ours is None else ours] if isinstance(parents, dict) else [None]
+    if not all(isinstance(loss, int | float) for loss in losses):
+        raise UserError(f"branch {name!r}: the losses in its trained.json are no numbers: train it again")
     if ours is None or not parents:
         return False
     best = min(parents, key=lambda parent: parents[parent])
@@ -43,6 +46,7 @@ def card(branch: "Branch", result: dict[str, Any], tokenizer_sha256: str, shape:
         branch_method=branch.origin["method"],
         estimator=branch.origin["estimator"],
         source=branch.origin.get("source", ""),
+        license=branch.origin.get("license", ""),
         ancestors=[Spent(**spent) for spent in branch.origin.get("ancestors", [])],
         parameters=weights.parameters(branch.path),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -50,4 +54,7 @@ def card(branch: "Branch", result: dict[str, Any], tokenizer_sha256: str, shape:
         **asdict(shape),
         **known,
     )
-    return ledger.summed(made)
+    try:
+        return ledger.summed(checked(made))
+    except TypeError as error:
+        raise UserError(f"{branch.path / 'trained.json'}: damaged, train the branch again: {error}") from None

@@ -14,9 +14,9 @@ from btm.checks import check_weights
 from btm.config import Config
 from btm.data import prepare as preparation
 from btm.data.shards import Shard, Suite
-from btm.data.tokenizer import tokenizer_sha256
 from btm.errors import UserError
 from btm.forest import ELM, Branch, Forest
+from btm.interop import huggingface
 from btm.report import Reporter, heatmap, quiet
 
 
@@ -38,9 +38,10 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
     With ``seed.steps=0`` it keeps its random parameters: the paper's seed phase of 0 %.
     """
     suite = open_suite(config)
+    if config.seed.source is not None:
+        return _import_seed(config, suite, reporter)
     name = config.seed.name
-    untrained = config.seed.source is not None or config.seed_steps == 0
-    domains = [] if untrained else config.seed.domains or suite.training_domains()
+    domains = [] if config.seed_steps == 0 else config.seed.domains or suite.training_domains()
     for domain in domains:
         suite.shard(domain, "train")
     models.pick_device(config.trainer.device)
@@ -49,7 +50,7 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
         return forest[name]
     if not forest.has_branch(name):
         model = model or _new_model(config, suite)
-        forest.root_branch(name, domains, model, source=config.seed.source or "")
+        forest.root_branch(name, domains, model)
     del model
     train(config, name, reporter)
     return merge(config, name, reporter)
@@ -299,33 +300,28 @@ def rounds(config: Config, suite: Suite) -> list[list[str]]:
 
 
 def _plant(config: Config, suite: Suite) -> tuple[Forest, Any]:
-    """Return the forest, planted if need be, and the model that its architecture comes from, if one was made.
+    """Return the forest, planted if need be, and a model of its architecture, if one was made for that.
 
     A model that cannot be made plants nothing: a forest never gets another architecture.
     """
-    if config.seed.source is None:
-        wanted = models.make_config(config.model, suite.vocab_size, suite.eos)
-        ensemble.check_context(config, wanted.to_dict())
-        model = None if Forest.stands(config.forest_root) else _new_model(config, suite)
-        return Forest.create(config.forest_root, wanted, suite.tokenizer, suite.tokenizer_sha256), model
-    source = Path(config.seed.source)
-    if not source.is_dir():
-        raise UserError(f"seed.from={source}: no such folder")
-    if tokenizer_sha256(source) != suite.tokenizer_sha256:
-        raise UserError(
-            f"seed.from={source} has another tokenizer than the suite {suite.name!r}: prepare the text with its own "
-            f"(btm prepare data.tokenizer={source} data.name=NAME …)"
-        )
-    model = models.load_model(source)
-    ensemble.check_context(config, model.config.to_dict())
-    if (rows := model.get_input_embeddings().num_embeddings) < suite.vocab_size:
-        raise UserError(
-            f"seed.from={source} has embeddings for {rows:,} tokens, its tokenizer {suite.vocab_size:,}: "
-            "resize the model (resize_token_embeddings) or give it the tokenizer it was trained with"
-        )
-    return Forest.create(
-        config.forest_root, models.load_config(source), suite.tokenizer, suite.tokenizer_sha256
-    ), model
+    wanted = models.make_config(config.model, suite.vocab_size, suite.eos)
+    ensemble.check_context(config, wanted.to_dict())
+    model = None if Forest.stands(config.forest_root) else _new_model(config, suite)
+    return Forest.create(config.forest_root, wanted, suite.tokenizer, suite.tokenizer_sha256), model
+
+
+def _import_seed(config: Config, suite: Suite, reporter: Reporter) -> ELM:
+    """Return the seed that a Hugging Face folder is: the same checks as btm import, and that it fits the suite."""
+    source, root, name = Path(str(config.seed.source)), Path(config.forest_root), config.seed.name
+    legacy = config.imports.legacy
+    with huggingface.checked(source, "seed.from", root, with_legacy=legacy, alive=reporter.alive) as model:
+        if model.tokenizer_sha256 != suite.tokenizer_sha256:
+            raise UserError(
+                f"seed.from={source} has another tokenizer than the suite {suite.name!r}: prepare the text with its "
+                f"own (btm prepare data.tokenizer={source} data.name=NAME …)"
+            )
+        ensemble.check_context(config, model.model.config.to_dict())
+        return huggingface.enter(root, name, [], model)
 
 
 def _new_model(config: Config, suite: Suite) -> Any:

@@ -16,6 +16,7 @@ from btm.choices import (
     DECAYS,
     DTYPES,
     FITS,
+    FORMATS,
     GATE_NUMBERS,
     MIRRORS,
     PRECISIONS,
@@ -50,6 +51,8 @@ def _validate_names(config: "Config") -> None:
         "discover.out": config.discover.out,
         "model.file": config.model.file,
         "seed.from": config.seed.source,
+        "from": config.imports.source,
+        "to": config.to,
     }
     for key, path in paths.items():
         require(path != "", key, repr(path), "wanted a path, or null")
@@ -110,6 +113,7 @@ def _validate_numbers(config: "Config") -> None:
         "ensemble.prior_sequences": ensemble.prior_sequences,
         "data.workers": data.workers,
         "seed.grow_after": config.seed.grow_after,
+        "export.shard_gb": config.export.shard_gb,
         **({} if config.seed.steps is None else {"seed.steps": config.seed.steps}),
     }
     fractions = {
@@ -194,6 +198,9 @@ def _validate_choices(config: "Config") -> None:
     check_choice(config.trainer.decay, "trainer.decay", DECAYS)
     check_choice(config.trainer.carry, "trainer.carry", CARRY)
     check_choice(config.trainer.precision, "trainer.precision", PRECISIONS)
+    check_choice(config.format, "format", FORMATS)
+    if config.export.dtype is not None:
+        check_choice(config.export.dtype, "export.dtype", DTYPES)
     check_choice(config.eval.split, "eval.split", SPLITS)
     check_choice(config.cluster.kind, "cluster.kind", CLUSTERS)
     if config.baseline is not None:

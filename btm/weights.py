@@ -5,8 +5,9 @@ JSON header and the tensors' bytes; its header is validated here because folders
 """
 
 import hashlib
-import json
 import math
+import os
+import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,12 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from btm.checks import parse_json, read_regular
 from btm.errors import UserError
 
 CHUNK = 1 << 20  # elements held in memory at a time
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # bfloat16 is handled as its bits
+STORED = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}  # the words of settings
 INTEGERS = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "u1"}
 _MAX_HEADER = 100_000_000  # the limit of the safetensors format itself
+_MAX_RANK, _MAX_COUNT = 64, 2**63  # those of torch
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,29 @@ def files(folder: Path) -> list[Path]:
     return found
 
 
+def read_index(file: Path) -> dict[str, str]:
+    """Return {tensor: file name} of an index of shards; `UserError` if it is none or leads out of its folder."""
+    try:
+        return parse_index(read_regular(file), file)
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from None
+
+
+def parse_index(content: bytes, file: Path) -> dict[str, str]:
+    """Return {tensor: file name} of the content of an index; see `read_index`."""
+    try:
+        weight_map = parse_json(content)["weight_map"]
+        names = set(weight_map.values())
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(f"{file}: not an index of weight files") from None
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.isprintable():
+            raise UserError(f"{file}: {name!r} is no name of a file beside it")
+    if not weight_map:
+        raise UserError(f"{file}: it names no tensors")
+    return weight_map
+
+
 def tensors(folder: Path) -> dict[str, Tensor]:
     """Return every tensor of a model folder by name, in the order of the files."""
     return {tensor.name: tensor for file in files(folder) for tensor in header(file)[0]}
@@ -66,19 +93,23 @@ def tensors(folder: Path) -> dict[str, Tensor]:
 def header(file: Path) -> tuple[list[Tensor], bytes]:
     """Return the tensors of one file, by offset, and its header as it stands, length included."""
     try:
-        with file.open("rb") as handle:
+        # Not blocking: opening a pipe would wait for somebody to write.
+        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as handle:
+            status = os.fstat(handle.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError("no regular file")
             prefix = handle.read(8)
             (length,) = struct.unpack("<Q", prefix)
-            if length > _MAX_HEADER:
+            if length > min(_MAX_HEADER, status.st_size):
                 raise ValueError(f"a header of {length} bytes")
             text = handle.read(length)
-        entries = json.loads(text)
+        entries = parse_json(text, unique=True)
         found = [
             _tensor(file, name, entry, 8 + length)
             for name, entry in entries.items()
             if name != "__metadata__"
         ]
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error, IsADirectoryError) as error:
         raise UserError(f"{file}: not a valid safetensors file: {error}") from None
     found.sort(key=lambda tensor: tensor.offset)
     end = 8 + length
@@ -86,10 +117,8 @@ def header(file: Path) -> tuple[list[Tensor], bytes]:
         if tensor.offset != end:
             raise UserError(f"{file}: not a valid safetensors file: a gap or overlap before {tensor.name!r}")
         end += tensor.size
-    if end != file.stat().st_size:
-        raise UserError(
-            f"{file}: truncated or overlong: {file.stat().st_size:,} bytes, its header says {end:,}"
-        )
+    if end != status.st_size:
+        raise UserError(f"{file}: truncated or overlong: {status.st_size:,} bytes, its header says {end:,}")
     return found, prefix + text
 
 
@@ -172,7 +201,9 @@ def _tensor(file: Path, name: str, entry: dict[str, Any], base: int) -> Tensor:
     begin, end = entry["data_offsets"]
     if dtype not in FLOATS and dtype not in INTEGERS:
         raise ValueError(f"tensor {name!r} has dtype {dtype}, which btm does not read")
-    if not all(isinstance(n, int) and n >= 0 for n in (*shape, begin, end)):
+    if len(shape) > _MAX_RANK or not all(
+        type(n) is int and 0 <= n < _MAX_COUNT for n in (*shape, begin, end)
+    ):
         raise ValueError(f"tensor {name!r} has a shape or offsets that are no counts")
     if end - begin != math.prod(shape) * np.dtype((FLOATS | INTEGERS)[dtype]).itemsize:
         raise ValueError(f"tensor {name!r}: shape and offsets disagree")

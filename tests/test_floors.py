@@ -15,7 +15,7 @@ FLOORS = [
     ["schedule", "average", "data", "models", "evaluate", "ledger"],
     ["seal", "checkpoint"],
     ["forest"],
-    ["train", "score", "online", "importance"],
+    ["train", "score", "online", "importance", "interop"],
     ["ensemble"],
     ["phase", "averages"],
     ["steps"],

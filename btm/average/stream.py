@@ -218,7 +218,18 @@ def _block(entry: Entry, start: int, models: Models, compute: Compute, window: W
     for begin in range(0, count, CHUNK):
         window.start, window.count = start + begin, min(CHUNK, count - begin)
         compute(group, window, out[begin : begin + window.count])
-    return wt.narrow(out, entry.dtype)
+    return _stored(entry, out, lead.dtype)
+
+
+def _stored(entry: Entry, values: Array, before: str) -> Array:
+    """Return `values` in the dtype of the entry; `UserError` if they are too large for one that was asked for."""
+    if entry.dtype == before:
+        return wt.narrow(values, entry.dtype)
+    with np.errstate(over="ignore"):
+        made = wt.narrow(values, entry.dtype)
+    if not np.isfinite(wt.to_float64(made, entry.dtype)).all():
+        raise UserError(f"tensor {entry.name!r} has numbers too large for {entry.dtype}; give another dtype")
+    return made
 
 
 def _integers(tensors: tuple[wt.Tensor, ...], start: int, count: int, window: Window) -> Array:

@@ -10,11 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from btm.checks import parse_json, read_regular
 from btm.data.splits import Survey
 from btm.durable import publish_folder, write_json
 from btm.errors import UserError
 
 EOS = "<|endoftext|>"
+_MAX_BYTES = 512 << 20  # of a tokenizer file; the largest in use have 30 MB
 ORIGIN = "origin.json"  # beside the tokenizer's own files: where it came from, its size and its EOS
 _FILES = (
     "tokenizer.json",
@@ -147,7 +149,10 @@ def tokenizer_sha256(folder: Path) -> str:
     """
     path = folder / "tokenizer.json"
     if path.is_file():
-        return _fingerprint(_read_json(path))
+        try:
+            return _fingerprint(_read_json(path))
+        except (TypeError, AttributeError, ValueError):
+            raise UserError(f"{path}: not the tokenizer.json of a Hugging Face tokenizer") from None
     files = tokenizer_files(folder)
     if not files:
         raise UserError(f"no tokenizer in {folder}; wanted a tokenizer.json")
@@ -179,7 +184,7 @@ def _fingerprint(content: dict[str, Any]) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     """Return the object in `path`, {} if there is no such file."""
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_json(read_regular(path, _MAX_BYTES))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

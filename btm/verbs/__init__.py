@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from btm.config import Config
 from btm.errors import UserError
-from btm.verbs import growing, jobs, registry, using
+from btm.verbs import growing, interop, jobs, registry, using
 from btm.verbs.output import Output
 
 __all__ = ["VERBS", "Output", "check_baseline"]
@@ -19,6 +19,8 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "score": using.score,
     "eval": using.evaluate,
     "average": using.average,
+    "import": interop.import_model,
+    "export": interop.export_model,
     "generate": using.generate,
     "run": growing.run,
     "paper": growing.paper,
@@ -31,7 +33,7 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
 }
 
 # What makes ELMs one by one; a baseline is grown by `run` alone.
-_STEP_BY_STEP = ("prepare", "discover", "seed", "branch", "train", "merge")
+_STEP_BY_STEP = ("prepare", "discover", "seed", "branch", "train", "merge", "import")
 
 
 def check_baseline(verb: str, config: Config) -> None:

@@ -1,0 +1,87 @@
+"""A model of the forest as a folder for others: weights, config, tokenizer, and the card, for people and as JSON."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from btm import durable, models, weights
+from btm.average import Settings, average
+from btm.card import Card
+from btm.errors import UserError
+
+
+def export(
+    source: Path,
+    target: Path,
+    *,
+    dtype: str | None = None,
+    shard_gb: float = 0.0,
+    alive: Callable[[], None] = lambda: None,
+) -> Path:
+    """Publish the model folder `source` at `target` and return that.
+
+    The weights are the same bytes, unless they are converted to `dtype` (fp32, bf16, fp16) or split into files of
+    `shard_gb` (10⁹ bytes). Raises `UserError` if something else stands at `target`, if numbers do not fit into `dtype`,
+    or if the weights are not those that the card says.
+    """
+    card = Card.read(source / "card.json")
+    if weights.sha256(source) != card.sha256:
+        raise UserError(
+            f"{source}: its weights are not those of its card (sha256): damaged, restore it from a copy"
+        )
+    if target.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"to={target} lies in the folder that is exported; give another to=DIR")
+    scratch = durable.scratch_folder(durable.make_folder(target.absolute().parent))
+    made = scratch / target.name
+    made.mkdir()
+    try:
+        durable.require_space(scratch, sum(file.stat().st_size for file in weights.files(source)))
+        _write(source, made, card, dtype, shard_gb, alive)
+        durable.sync_tree(made)
+        if not target.exists():
+            durable.rename_folder(made, target)
+        elif not _same(made, target):
+            raise UserError(f"to={target} holds something else already; give another to=DIR, or delete it")
+    finally:
+        durable.remove_folder(scratch)
+    return target
+
+
+def _write(
+    source: Path, made: Path, card: Card, dtype: str | None, shard_gb: float, alive: Callable[[], None]
+) -> None:
+    models.copy_files(source, made)
+    if dtype is None and not shard_gb:
+        _copy_weights(source, made, alive)
+    else:
+        stored = None if dtype is None else weights.STORED[dtype]
+        settings = Settings(dtype=stored, shard_bytes=int(shard_gb * 1e9) or None)
+        average({source: 1.0}, made, alive, settings)
+    if dtype is not None:
+        models.declare_dtype(made / "config.json", weights.STORED[dtype])
+    sha256 = weights.sha256(made)
+    if sha256 != card.sha256:
+        what = f"as {dtype}" if dtype else "in other files"
+        card = replace(card, sha256=sha256, notes=[*card.notes, f"exported {what} from sha256 {card.sha256}"])
+    durable.write_json(made / "card.json", card.to_json())
+    (made / "README.md").write_text(card.readme())
+
+
+def _copy_weights(source: Path, made: Path, alive: Callable[[], None]) -> None:
+    """Copy the weight files as they stand."""
+    for file in [*weights.files(source), *source.glob("model.safetensors.index.json")]:
+        with durable.naming(made / file.name):
+            shutil.copyfile(file, made / file.name)
+        alive()
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Tell whether two folders hold the same files."""
+    ours, theirs = (
+        {path.name: path for path in folder.iterdir()} if folder.is_dir() else {} for folder in (one, other)
+    )
+    return ours.keys() == theirs.keys() and all(
+        theirs[name].is_file() and weights.file_sha256(path) == weights.file_sha256(theirs[name])
+        for name, path in ours.items()
+    )

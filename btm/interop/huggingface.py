@@ -1,0 +1,198 @@
+"""Hugging Face model folders: taken into a forest after every check there is, and written for others.
+
+What comes in is copied first (`intake`); the copy is looked at with our own reader (headers, finite values), then in
+a process with limits (`probe`), and only then loaded here. It enters by the door of a trained branch, `Forest.merge`.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from btm import durable, models, weights
+from btm.data.tokenizer import copy_tokenizer, read_origin, tokenizer_sha256
+from btm.errors import UserError
+from btm.forest import ELM, Forest
+from btm.interop import box, intake
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_TOKENIZER = "tokenizer"  # its folder beside the copy
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A model that has passed the checks, ready to enter a forest."""
+
+    source: Path
+    model: "PreTrainedModel"
+    tokenizer: Path
+    tokenizer_sha256: str
+    license: str
+    notes: list[str]
+
+
+@contextmanager
+def checked(
+    source: Path,
+    key: str,
+    place: Path,
+    *,
+    with_legacy: bool = False,
+    alive: Callable[[], None] = lambda: None,
+) -> Iterator[Checked]:
+    """Yield the model of the folder `source`, which the setting `key` names; scratch files lie in `place` meanwhile.
+
+    Raises `UserError`, in one line, for whatever makes it unfit: not a folder, remote code, pickled weights, files that
+    are no regular ones, shapes or names that do not fit its config, numbers that are not finite, no usable tokenizer.
+    """
+    if not source.is_dir():
+        raise UserError(f"{key}={source}: {_no_folder(source)}")
+    created = not place.exists()
+    scratch = durable.scratch_folder(durable.make_folder(place))
+    try:
+        yield _check(source, scratch, with_legacy, alive)
+    except UserError as error:
+        text = str(error)
+        for ours in (
+            f"data.tokenizer={scratch / 'model'}",
+            str(scratch / "model" / intake.PICKLED),
+            str(scratch / "model"),
+        ):
+            text = text.replace(ours, str(source))
+        raise UserError(text) from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        if created:
+            with suppress(OSError):
+                place.rmdir()  # if nothing came of it
+
+
+def enter(root: Path, name: str, domains: list[str], model: Checked, *, parent: str | None = None) -> ELM:
+    """Add a checked model to the forest at `root`, which is planted for it if there is none; return its ELM.
+
+    An ELM of that name that came from the same folder is returned as it stands, and a branch that an import of it left
+    when it was killed begins anew. Raises `UserError`, and leaves nothing behind, if the forest has another
+    architecture or tokenizer, or another ELM of that name.
+    """
+    source = str(model.source)
+    forest = Forest.create(root, model.model.config, model.tokenizer, model.tokenizer_sha256)
+    if name in forest and forest[name].card.source == source:
+        return forest[name]
+    if forest.has_branch(name) and forest.get_branch(name).origin.get("source") == source:
+        with forest.hold(name) as (left, _):
+            durable.remove_folder(left.path)
+    branch = forest.root_branch(
+        name,
+        domains,
+        model.model,
+        source=source,
+        license=model.license,
+        parent=parent,
+        method="import" if parent else "none",
+    )
+    with forest.hold(name) as (held, _):
+        durable.write_json(held.path / "trained.json", {"steps": 0, "tokens": 0, "notes": model.notes})
+    try:
+        return forest.merge(forest.get_branch(name))
+    except UserError:
+        durable.remove_folder(branch.path)
+        raise
+
+
+def _check(source: Path, scratch: Path, with_legacy: bool, alive: Callable[[], None]) -> Checked:
+    """Copy a model folder and check the copy."""
+    copy = scratch / "model"
+    copy.mkdir()
+    box.start()
+    taken = intake.take(source, copy, legacy=with_legacy, alive=alive)
+    if taken.pickled:
+        box.ask("convert", copy / intake.PICKLED, copy)
+        shutil.rmtree(copy / intake.PICKLED)
+        if len(taken.weights) > 1:
+            intake.write_index(copy)
+    _require_finite(copy, source)
+    box.ask("probe", copy)
+    model, notes = _load(copy)
+    copy_tokenizer(copy, scratch / _TOKENIZER)
+    _require_vocabulary(model, scratch / _TOKENIZER, source)
+    _require_sense(model, source)
+    notes = [f"{name} of the source: sha256 {digest}" for name, digest in taken.weights.items()] + notes
+    sha256 = tokenizer_sha256(scratch / _TOKENIZER)
+    return Checked(source, model, scratch / _TOKENIZER, sha256, taken.license, notes)
+
+
+def _no_folder(source: Path) -> str:
+    """Return why `source` is no model folder, and what to do."""
+    if source.is_file():
+        return "a file; wanted the folder of a Hugging Face model, with its config.json and tokenizer"
+    if len(source.parts) == 2 and not source.parent.exists():
+        return f"no such folder; if it is a model of the Hub, fetch it first: hf download {source} --local-dir DIR"
+    return "no such folder"
+
+
+def _require_finite(folder: Path, source: Path) -> None:
+    bad = weights.first_not_finite(folder)
+    if bad is not None:
+        raise UserError(f"{source}: a NaN or an infinity in tensor {bad!r}")
+
+
+def _load(folder: Path) -> tuple["PreTrainedModel", list[str]]:
+    """Return the model in a type that loses nothing, and notes on what is not as it was."""
+    declared = models.read_config(folder / "config.json")
+    said = declared.get("dtype") or declared.get("torch_dtype")
+    dtype, notes = widest(folder, said), []
+    if said is not None and dtype != said:
+        notes.append(f"its config says {said}, its weights need {dtype}, in which they are kept")
+    import torch
+
+    model = models.load_model(folder, dtype=getattr(torch, dtype))
+    settings = model.generation_config
+    try:
+        if settings is not None:
+            settings.validate(strict=True)
+    except ValueError:
+        from transformers import GenerationConfig
+
+        model.generation_config = GenerationConfig.from_model_config(model.config)
+        notes.append("its generation_config.json contradicted itself and was left out")
+    return model, notes
+
+
+def widest(folder: Path, said: object = None) -> str:
+    """Return torch's name of the smallest float type that holds all in `folder`, and what its config `said`.
+
+    bfloat16 and float16 do not hold each other; float32 holds both.
+    """
+    kinds = {models.DTYPES[tensor.dtype] for tensor in weights.tensors(folder).values() if tensor.is_float}
+    kinds |= {str(said)} & set(models.DTYPES.values())
+    for dtype in ("float64", "float32"):
+        if dtype in kinds:
+            return dtype
+    return "float32" if len(kinds) != 1 else kinds.pop()
+
+
+def _require_vocabulary(model: "PreTrainedModel", tokenizer: Path, source: Path) -> None:
+    rows, size = model.get_input_embeddings().num_embeddings, read_origin(tokenizer)["vocab_size"]
+    if rows < size:
+        raise UserError(
+            f"{source} has embeddings for {rows:,} tokens, its tokenizer {size:,}: "
+            "resize the model (resize_token_embeddings) or give it the tokenizer it was trained with"
+        )
+
+
+def _require_sense(model: "PreTrainedModel", source: Path) -> None:
+    """Raise `UserError` if the model gives no finite number for some token after its first ones."""
+    import torch
+
+    ids = torch.arange(min(8, model.get_input_embeddings().num_embeddings))[None]
+    try:
+        with torch.no_grad():
+            logits = model(input_ids=ids, use_cache=False).logits
+    except Exception as error:  # each architecture's code fails in its own way on values it never met
+        raise UserError(f"{source}: does not run: {models.why(error)}") from None
+    if not torch.isfinite(logits).all():
+        raise UserError(f"{source}: gives logits that are not finite")

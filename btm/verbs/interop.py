@@ -1,0 +1,35 @@
+"""The verbs that bring models in from elsewhere, and take them out."""
+
+from btm.config import Config
+from btm.verbs.output import Output, show_elm
+
+
+def import_model(config: Config, out: Output) -> None:
+    """Add the Hugging Face model in from=DIR to a forest, or plant a forest with it; format=fairseq takes a checkpoint.
+
+    In a forest it becomes an expert: name=NAME, domain=NAME (else its name), and parent=NAME if it was trained from an
+    ELM of this forest. Where no forest stands it becomes the seed. Config, shapes, names, finite values and tokenizer
+    are checked; remote code is never run, and pickled weights are read only with import.legacy=true.
+
+    example: btm import from=models/law-lm name=law domain=law forest=experts/mine
+    """
+    from btm import interop
+
+    show_elm(interop.import_model(config, out.reporter), out)
+
+
+def export_model(config: Config, out: Output) -> None:
+    """Write an ELM (expert=NAME) or an average (average=NAME) as a folder that anybody loads.
+
+    export.dtype=bf16 converts the weights, export.shard_gb=5 splits them; without these they are the same bytes.
+    format=mergekit writes the YAML that makes the average again with mergekit, to=FILE or on the screen;
+    format=fairseq a checkpoint that fairseq-eval-lm reads.
+
+    example: btm export average=deploy to=models/deploy export.dtype=bf16
+    """
+    from btm import interop
+
+    path, text = interop.export_model(config, out.reporter)
+    out.line(
+        text.rstrip() if path is None else f"exported to {path}", {"path": path and str(path), "text": text}
+    )

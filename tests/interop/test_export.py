@@ -1,0 +1,139 @@
+"""What goes out is loaded by anybody, with the same logits; nothing that stands is overwritten."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from folders import tree
+from interop.models import IDS, make_folder
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from btm import averages, cli, interop, weights
+from btm.card import Card
+from btm.cli import compose
+from btm.errors import UserError
+from btm.forest import Forest
+
+
+@pytest.fixture(scope="module")
+def root(pristine, tokenizer, tmp_path_factory):
+    """A forest of three imported ELMs and two averages; tests only read it."""
+    root = tmp_path_factory.mktemp("exported") / "forest"
+    for name, seed in {"seed": 0, "law": 1, "med": 2}.items():
+        folder = make_folder(tmp_path_factory.mktemp(name) / "model", tokenizer, seed=seed)
+        interop.import_model(compose([f"from={folder}", f"forest={root}", f"name={name}"]))
+    averages.publish(Forest(root), "deploy", {"law": 0.7, "med": 0.2, "seed": 0.1})
+    return root
+
+
+def export(root, to, *words):
+    return interop.export_model(compose([f"forest={root}", f"to={to}", *words]))[0]
+
+
+def logits(folder, **kind):
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **kind).eval()
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+@pytest.mark.parametrize("what", ["expert=law", "average=deploy"])
+def test_anybody_loads_it(what, root, tmp_path):
+    source = interop.exported(compose([f"forest={root}", what]))
+    target = export(root, tmp_path / "out/model", what)
+    assert torch.equal(logits(target), logits(source))
+    assert (target / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    assert tokenizer.decode(tokenizer("in the beginning").input_ids) == "in the beginning"
+    assert Card.read(target / "card.json") == Card.read(source / "card.json")
+    assert (target / "README.md").read_text().startswith("---\nlibrary_name: transformers")
+    names = {"model.safetensors", "config.json", "generation_config.json", "card.json", "README.md"}
+    assert {path.name for path in target.iterdir()} == names | {"tokenizer.json", "tokenizer_config.json"}
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+@pytest.mark.parametrize("word", ["bf16", "fp16", "fp32"])
+def test_other_float_types_in_shards(word, root, tmp_path):
+    target = export(root, tmp_path / "model", "expert=law", f"export.dtype={word}", "export.shard_gb=0.00004")
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[word]
+    assert len(list(target.glob("model-*-of-*.safetensors"))) > 2
+    ours, theirs = {}, load_file(root / "elms/law/model.safetensors")
+    for file in target.glob("*.safetensors"):
+        assert file.stat().st_size < 50_000 or len(load_file(file)) == 1
+        ours |= load_file(file)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name].to(dtype)) for name, tensor in ours.items())
+    assert torch.equal(logits(target), logits(root / "elms/law", dtype=dtype))
+    card = Card.read(target / "card.json")
+    assert card.sha256 == weights.sha256(target)
+    assert Forest(root)["law"].card.sha256 in card.notes[-1]
+    assert json.loads((target / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+
+
+def test_what_was_exported_comes_in_again(root, tmp_path):
+    target = export(root, tmp_path / "model", "expert=law", "export.shard_gb=0.00004")
+    elm = interop.import_model(compose([f"from={target}", f"forest={tmp_path / 'forest'}"]))
+    assert elm.card.sha256 == Forest(root)["law"].card.sha256
+
+
+def test_nothing_that_stands_is_overwritten(root, tmp_path):
+    target = export(root, tmp_path / "model", "expert=law")
+    before = tree(tmp_path)
+    assert export(root, target, "expert=law") == target
+    for words in (["expert=med"], ["expert=law", "export.dtype=bf16"], ["average=deploy", "format=mergekit"]):
+        with pytest.raises(UserError, match="holds something else already"):
+            export(root, target, *words)
+    with pytest.raises(UserError, match="lies in the folder that is exported"):
+        export(root, root / "elms/law/copy", "expert=law")
+    assert tree(tmp_path) == before
+
+
+def test_damaged_weights_do_not_go_out(root, tmp_path):
+    copy = shutil.copytree(root, tmp_path / "forest")
+    file = copy / "elms/law/model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="not those of its card"):
+        export(copy, tmp_path / "model", "expert=law")
+    assert not (tmp_path / "model").exists()
+
+
+def test_numbers_that_do_not_fit(tokenizer, tmp_path):
+    folder = make_folder(tmp_path / "source", tokenizer)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"][0] = 1e6
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    root = tmp_path / "forest"
+    interop.import_model(compose([f"from={folder}", f"forest={root}"]))
+    with pytest.raises(UserError, match=r"'model.norm.weight' has numbers too large for F16"):
+        export(root, tmp_path / "model", "expert=seed", "export.dtype=fp16")
+    assert not list(tmp_path.glob("model*"))
+    target = export(root, tmp_path / "model", "expert=seed", "export.dtype=bf16")
+    assert torch.isfinite(logits(target)).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give expert=NAME"),
+        (["expert=law", "average=deploy"], "export what?"),
+        (["expert=lwa", "to=x"], "did you mean 'law'?"),
+        (["average=deplou", "to=x"], "no average 'deplou'"),
+        (["expert=law"], "give to=DIR"),
+        (["expert=law", "to=x", "export.dtype=int8"], "choose one of fp32, bf16, fp16"),
+        (["expert=law", "to=x", "format=fairsek"], "choose one of hf"),
+        (["expert=law", "format=mergekit"], "no average of ELMs"),
+        (["expert=law", "to=x", "export.shard_gb=-1"], "wanted 0 or more"),
+    ],
+)
+def test_what_was_meant_is_said(words, message, root, capsys):
+    assert cli.main(["export", f"forest={root}", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_dry_run_writes_nothing(root, tmp_path, capsys):
+    assert cli.main(["export", f"forest={root}", "average=deploy", f"to={tmp_path / 'x'}", "--dry-run"]) == 0
+    assert "deploy" in capsys.readouterr().out
+    assert not (tmp_path / "x").exists()
