@@ -4,7 +4,7 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from btm.checks import check_choice, check_cluster, check_name, check_weights, require
+from btm.checks import check_choice, check_cluster, check_moment, check_name, check_weights, require
 from btm.choices import (
     AVERAGE_WEIGHTS,
     BASELINES,
@@ -12,8 +12,13 @@ from btm.choices import (
     CARRY,
     CLUSTERS,
     DECAYS,
+    DIFFS,
+    DRAWINGS,
+    ELM_ORDERS,
+    ELM_STATES,
     FITS,
     GATE_NUMBERS,
+    LICENSES,
     MIRRORS,
     PRECISIONS,
     PRIORS,
@@ -54,6 +59,10 @@ def _validate_names(config: "Config") -> None:
         "expert": config.expert,
         "domain": config.domain,
         "parent": config.parent,
+        "against": config.against,
+        "ls.domain": config.ls.domain,
+        "ls.parent": config.ls.parent,
+        "ls.ancestor": config.ls.ancestor,
         "eval.name": config.eval.name,
         "average.name": config.average.name,
     }
@@ -103,6 +112,7 @@ def _validate_numbers(config: "Config") -> None:
         "ensemble.top_k": ensemble.top_k,
         "ensemble.prior_sequences": ensemble.prior_sequences,
         "data.workers": data.workers,
+        "ls.limit": config.ls.limit,
         "seed.grow_after": config.seed.grow_after,
         **({} if config.seed.steps is None else {"seed.steps": config.seed.steps}),
     }
@@ -167,6 +177,15 @@ def _validate_choices(config: "Config") -> None:
     check_choice(config.trainer.carry, "trainer.carry", CARRY)
     check_choice(config.trainer.precision, "trainer.precision", PRECISIONS)
     check_choice(config.eval.split, "eval.split", SPLITS)
+    check_choice(config.ls.sort, "ls.sort", ELM_ORDERS)
+    check_choice(config.lineage.format, "lineage.format", DRAWINGS)
+    check_choice(config.diff.by, "diff.by", DIFFS)
+    if config.ls.state is not None:
+        check_choice(config.ls.state, "ls.state", ELM_STATES)
+    for key, moment in {"ls.since": config.ls.since, "ls.before": config.ls.before}.items():
+        check_moment(moment, key)
+    if config.card.license is not None:
+        check_choice(config.card.license, "card.license", LICENSES)
     check_choice(config.cluster.kind, "cluster.kind", CLUSTERS)
     if config.baseline is not None:
         check_choice(config.baseline, "baseline", BASELINES)

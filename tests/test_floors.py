@@ -11,13 +11,15 @@ FLOORS = [
     ["lease", "checks", "choices"],
     ["validation"],
     ["config", "weights", "report", "mirrors", "card"],
-    ["schedule", "average", "data", "models", "evaluate", "ledger"],
+    ["schedule", "average", "data", "models", "evaluate", "ledger", "sums", "readme"],
+    ["tombstone"],
     ["seal", "checkpoint"],
     ["forest"],
     ["train", "score", "online"],
     ["ensemble"],
     ["phase"],
     ["steps"],
+    ["registry"],
     ["baselines"],
     ["launch"],
     ["paper"],
@@ -42,6 +44,10 @@ NO_TORCH = {
     "report",
     "average",
     "evaluate",
+    "sums",
+    "readme",
+    "tombstone",
+    "registry",
 }
 
 
