@@ -107,10 +107,10 @@ def _spread(start: Key, edges: Callable[[Key], Mapping[Key, float]]) -> dict[Key
         for other, weight in edges(key).items():
             shares[other] = shares.get(other, 0.0) + shares[key] * weight
             waits[other] -= 1
-            if not waits[other]:
+            if not waits[other] and other != start:
                 ready.append(other)
-    circular = [key for key in waits if key not in order] if len(order) < len(waits) else []
-    return {key: shares[key] for key in order[1:]} | dict.fromkeys(key for key in circular if key != start)
+    circular = waits.keys() - set(order)  # forged: no weights can name themselves
+    return {key: shares[key] for key in order[1:]} | dict.fromkeys(sorted(circular))
 
 
 def _elms(root: Path) -> list[Node]:
