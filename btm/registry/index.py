@@ -24,7 +24,13 @@ from btm.checks import is_name
 from btm.errors import UserError
 
 VERSION = 1  # of the table and of `Entry`
-_SCHEMA = "CREATE TABLE elms (name TEXT PRIMARY KEY, stamp TEXT NOT NULL, entry TEXT NOT NULL, crc INTEGER NOT NULL)"
+# An entry is two texts: what a list shows, and what only a lineage needs, which is longer.
+_SCHEMA = """
+CREATE TABLE elms (
+    name TEXT PRIMARY KEY, stamp TEXT NOT NULL, shown TEXT NOT NULL, descent TEXT NOT NULL, crc INTEGER NOT NULL,
+    descent_crc INTEGER NOT NULL
+)
+"""
 
 
 class Entry(NamedTuple):
@@ -33,8 +39,7 @@ class Entry(NamedTuple):
     name: str
     sha256: str
     domains: list[str]
-    parents: dict[str, list[Any]]  # name: [weight, sha256]
-    ancestors: list[list[str]]  # [name, sha256]
+    parents: dict[str, float]
     method: str
     tokens: int
     total_tokens: int
@@ -42,36 +47,64 @@ class Entry(NamedTuple):
     valid_nats: float | None
     forced: bool
     created: str
-    data: list[str]  # sha256 of the training shards
     damaged: str = ""
 
     @classmethod
     def of(cls, name: str, card: Card) -> "Entry":
-        """Return what is kept of a card."""
-        parents = {parent: [p.weight, p.sha256] for parent, p in card.parents.items()}
-        ancestors = [[spent.name, spent.sha256] for spent in card.ancestors]
+        """Return what is shown of a card."""
+        parents = {parent: p.weight for parent, p in card.parents.items()}
         about = (card.branch_method, card.tokens, card.total_tokens, card.parameters, card.valid_nats)
-        more = (card.forced, card.created, sorted(card.data.values()))
-        return cls(name, card.sha256, card.domains, parents, ancestors, *about, *more)
+        return cls(name, card.sha256, card.domains, parents, *about, card.forced, card.created)
 
     @classmethod
     def unreadable(cls, name: str, why: str) -> "Entry":
         """Return the entry of an ELM whose card cannot be read."""
-        return cls(name, "", [], {}, [], "", 0, 0, 0, None, False, "", [], why)
+        return cls(name, "", [], {}, "", 0, 0, 0, None, False, "", why)
+
+
+class Descent(NamedTuple):
+    """What tells the ancestors of an ELM from others of their names, and what it was trained on."""
+
+    parents: dict[str, str]  # name: sha256
+    ancestors: list[list[str]]  # [name, sha256]
+    data: list[str]  # sha256 of the training shards
+
+    @classmethod
+    def of(cls, card: Card) -> "Descent":
+        """Return what a lineage needs of a card."""
+        ancestors = [[spent.name, spent.sha256] for spent in card.ancestors]
+        return cls(
+            {name: p.sha256 for name, p in card.parents.items()}, ancestors, sorted(card.data.values())
+        )
+
+
+_NONE = Descent({}, [], [])
 
 
 def entries(root: Path, *, cache: bool = True) -> list[Entry]:
-    """Return an entry for every ELM of the forest at `root`, by name."""
+    """Return what is shown of every ELM of the forest at `root`, by name."""
+    return [entry for entry, _ in _entries(root, cache, descent=False)]
+
+
+def descents(root: Path, *, cache: bool = True) -> list[tuple[Entry, Descent]]:
+    """Return the same with what a lineage needs."""
+    return _entries(root, cache, descent=True)
+
+
+def _entries(root: Path, cache: bool, *, descent: bool) -> list[tuple[Entry, Descent]]:
     stamps = _stamps(root)
     file = location(root) if cache else None
-    known = _load(file) if file else {}
+    known = _load(file, descent) if file else {}
     found = {name: known[name] for name, stamp in stamps.items() if name in known and known[name][0] == stamp}
     missing = stamps.keys() - found.keys()
-    found |= {name: (stamps[name], _read(root, name)) for name in missing}
-    if file and (missing or known.keys() - stamps.keys()):
+    stale = bool(missing or known.keys() - stamps.keys())
+    if stale and file and not descent:  # what is written is whole
+        return _entries(root, cache, descent=True)
+    found |= {name: (stamps[name], *_read(root, name)) for name in missing}
+    if file and stale:
         with suppress(OSError, sqlite3.Error):
             _store(file, ((name, *kept) for name, kept in found.items() if not kept[1].damaged), root)
-    return [found[name][1] for name in sorted(found)]
+    return [found[name][1:] for name in sorted(found)]
 
 
 def location(root: Path) -> Path:
@@ -112,11 +145,12 @@ def _stamps(root: Path) -> dict[str, str]:
     return stamps
 
 
-def _read(root: Path, name: str) -> Entry:
+def _read(root: Path, name: str) -> tuple[Entry, Descent]:
     try:
-        return Entry.of(name, Card.read(root / "elms" / name / "card.json"))
+        card = Card.read(root / "elms" / name / "card.json")
+        return Entry.of(name, card), Descent.of(card)
     except (UserError, OSError) as error:
-        return Entry.unreadable(name, str(error))
+        return Entry.unreadable(name, str(error)), _NONE
 
 
 def _open(file: Path) -> sqlite3.Connection:
@@ -124,26 +158,36 @@ def _open(file: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)
 
 
-def _load(file: Path) -> dict[str, tuple[str, Entry]]:
-    """Return {name: (stamp, entry)} as the cache has it; {} if it is not all as this version wrote it."""
+def _load(file: Path, descent: bool) -> dict[str, tuple[str, Entry, Descent]]:
+    """Return {name: (stamp, entry, descent)} as the cache has it; {} if it is not all as this version wrote it."""
     try:
         if not file.is_file():
             return {}
         with closing(_open(file)) as connection:
             if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
                 return {}
-            rows = connection.execute("SELECT name, stamp, entry, crc FROM elms").fetchall()
-        if any(_crc(name, stamp, text) != crc for name, stamp, text, crc in rows):
+            shown = connection.execute("SELECT name, stamp, shown, crc FROM elms").fetchall()
+            query = "SELECT name, stamp, descent, descent_crc FROM elms"
+            further = connection.execute(query).fetchall() if descent else []
+        if any(_crc(name, stamp, text) != crc for name, stamp, text, crc in [*shown, *further]):
             return {}
-        values = json.loads("[" + ",".join(row[2] for row in rows) + "]")
-        return {row[0]: (row[1], Entry(*entry)) for row, entry in zip(rows, values, strict=True)}
+        found = [Entry(*values) for values in _parsed(shown)]
+        rest = [Descent(*values) for values in _parsed(further)] if descent else [_NONE] * len(found)
+        return {row[0]: (row[1], one, two) for row, one, two in zip(shown, found, rest, strict=True)}
     except (sqlite3.Error, ValueError, TypeError, OverflowError, OSError, AttributeError):
         return {}
 
 
-def _store(file: Path, found: Iterable[tuple[str, str, Entry]], root: Path) -> None:
+def _parsed(rows: list[Any]) -> list[Any]:
+    return json.loads("[" + ",".join(row[2] for row in rows) + "]")
+
+
+def _store(file: Path, found: Iterable[tuple[str, str, Entry, Descent]], root: Path) -> None:
     """Replace the cache; not durable, for nothing depends on it."""
-    texts = [(name, stamp, json.dumps(entry, separators=(",", ":"))) for name, stamp, entry in found]
+    texts = [
+        (name, stamp, *(json.dumps(value, separators=(",", ":")) for value in values))
+        for name, stamp, *values in found
+    ]
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=file.parent)
     os.close(descriptor)
@@ -156,13 +200,13 @@ def _store(file: Path, found: Iterable[tuple[str, str, Entry]], root: Path) -> N
             connection.execute(_SCHEMA)
             connection.execute("CREATE TABLE forest (root TEXT NOT NULL)")
             connection.execute("INSERT INTO forest VALUES (?)", (str(root.resolve()),))
-            rows = ((*text, _crc(*text)) for text in texts)
-            connection.executemany("INSERT INTO elms VALUES (?, ?, ?, ?)", rows)
+            rows = ((*t, _crc(t[0], t[1], t[2]), _crc(t[0], t[1], t[3])) for t in texts)
+            connection.executemany("INSERT INTO elms VALUES (?, ?, ?, ?, ?, ?)", rows)
             connection.execute("COMMIT")
         Path(name).replace(file)
     finally:
         Path(name).unlink(missing_ok=True)
 
 
-def _crc(name: str, stamp: str, entry: str) -> int:
-    return zlib.crc32(f"{name}\0{stamp}\0{entry}".encode())
+def _crc(name: str, stamp: str, text: str) -> int:
+    return zlib.crc32(f"{name}\0{stamp}\0{text}".encode())

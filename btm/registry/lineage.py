@@ -118,12 +118,12 @@ def _elms(root: Path) -> list[Node]:
         Node(
             Key(ELM, e.name, e.sha256),
             domains=e.domains,
-            parents={Key(ELM, name, sha256): weight for name, (weight, sha256) in e.parents.items()},
-            ancestors=frozenset(Key(ELM, name, sha256) for name, sha256 in e.ancestors),
-            data=frozenset(e.data),
+            parents={Key(ELM, name, sha256): e.parents[name] for name, sha256 in d.parents.items()},
+            ancestors=frozenset(Key(ELM, name, sha256) for name, sha256 in d.ancestors),
+            data=frozenset(d.data),
             note=e.damaged,
         )
-        for e in index.entries(root)
+        for e, d in index.descents(root)
     ]
 
 

@@ -1,5 +1,6 @@
 """The rows of `btm ls`: chosen, ordered and cut."""
 
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from btm.errors import UserError
 from btm.forest import Branch, Forest
 from btm.registry import index
 from btm.registry.index import Entry
+from btm.registry.lineage import ELM, Lineage
 
 Row = dict[str, Any]
 _STATES = {"branch": "branch", "trained": "trained branch"}  # ls.state: what a row says
@@ -23,7 +25,8 @@ def rows(root: Path, chosen: LsConfig) -> list[Row]:
     found += [_of_branch(made) for made in forest.branches()]
     if chosen.removed or chosen.state == "removed":
         found += [("removed", Entry.of(stone.name, stone.card)) for stone in tombstone.all_of(root)]
-    kept = [(state, entry) for state, entry in found if _matches(state, entry, chosen)]
+    tests = _tests(root, chosen)
+    kept = [pair for pair in found if all(test(*pair) for test in tests)] if tests else found
     kept.sort(key=lambda pair: pair[1].name)
     if chosen.sort != "name":
         kept.sort(key=lambda pair: _order(pair[1], chosen.sort), reverse=chosen.reverse)
@@ -33,25 +36,34 @@ def rows(root: Path, chosen: LsConfig) -> list[Row]:
     return [_row(state, entry) for state, entry in (kept[: chosen.limit] if chosen.limit else kept)]
 
 
-def _matches(state: str, entry: Entry, chosen: LsConfig) -> bool:
+def _tests(root: Path, chosen: LsConfig) -> list[Callable[[str, Entry], bool]]:
+    """Return what a row must pass."""
+    name, domain, parent, state = chosen.name, chosen.domain, chosen.parent, chosen.state
     since, before = check_moment(chosen.since, "ls.since"), check_moment(chosen.before, "ls.before")
-    if chosen.state is not None and state != _STATES.get(chosen.state, chosen.state):
-        return False
-    if chosen.name is not None and not fnmatchcase(entry.name, chosen.name):
-        return False
-    if chosen.domain is not None and chosen.domain not in entry.domains:
-        return False
-    if chosen.parent is not None and chosen.parent not in entry.parents:
-        return False
+    tests: list[Callable[[str, Entry], bool]] = []
+    if state is not None:
+        tests.append(lambda s, e: s == _STATES.get(state, state))
+    if name is not None:
+        tests.append(lambda s, e: fnmatchcase(e.name, name))
+    if domain is not None:
+        tests.append(lambda s, e: domain in e.domains)
+    if parent is not None:
+        tests.append(lambda s, e: parent in e.parents)
+    if since:
+        tests.append(lambda s, e: bool(e.created) and e.created >= since)
+    if before:
+        tests.append(lambda s, e: bool(e.created) and e.created < before)
     if chosen.ancestor is not None:
-        descends = chosen.ancestor in entry.parents or any(
-            chosen.ancestor == name for name, _ in entry.ancestors
-        )
-        if not descends:
-            return False
-    if since and not (entry.created and entry.created >= since):
-        return False
-    return not before or bool(entry.created and entry.created < before)
+        below = _below(root, chosen.ancestor)
+        tests.append(lambda s, e: e.name in below)
+    return tests
+
+
+def _below(root: Path, ancestor: str) -> set[str]:
+    """Return the names of all that descends from an ELM called `ancestor`, one that was removed too."""
+    lineage = Lineage.of(root)
+    named = [key for key in lineage.nodes if key.kind == ELM and key.name == ancestor]
+    return {heir.name for key in named for heir in lineage.descendants(key)}
 
 
 def _value(entry: Entry, key: str) -> Any:
@@ -72,10 +84,8 @@ def _order(entry: Entry, key: str) -> Any:
 def _of_branch(made: Branch) -> tuple[str, Entry]:
     try:
         state = "trained branch" if made.result else "branch"
-        parents = {name: [parent.weight, parent.sha256] for name, parent in made.parents.items()}
-        ancestors = [[spent["name"], spent["sha256"]] for spent in made.origin.get("ancestors", [])]
-        entry = Entry.unreadable(made.name, "")
-        return state, entry._replace(domains=made.domains, parents=parents, ancestors=ancestors)
+        parents = {name: parent.weight for name, parent in made.parents.items()}
+        return state, Entry.unreadable(made.name, "")._replace(domains=made.domains, parents=parents)
     except (UserError, TypeError, KeyError) as error:
         return "damaged", Entry.unreadable(made.name, str(error))
 
@@ -86,7 +96,7 @@ def _row(state: str, entry: Entry) -> Row:
         "name": entry.name,
         "state": state,
         "domains": entry.domains,
-        "parents": {name: round(weight, 4) for name, (weight, _) in entry.parents.items()},
+        "parents": {name: round(weight, 4) for name, weight in entry.parents.items()},
         "tokens": entry.tokens if known else None,
         "total tokens": entry.total_tokens if known else None,
         "valid nats": entry.valid_nats,

@@ -8,6 +8,7 @@ with none that could be written.
 """
 
 import argparse
+import io
 import json
 import os
 import random
@@ -26,6 +27,7 @@ from btm.card import Card, Parent
 from btm.config import LsConfig
 from btm.registry import index, listing
 from btm.registry.lineage import Lineage
+from btm.verbs import Output
 
 
 def make(root: Path, count: int) -> None:
@@ -61,14 +63,22 @@ def make(root: Path, count: int) -> None:
 
 
 def seconds(act: Callable[[], object], repeat: int = 5, before: Callable[[], object] = lambda: None) -> str:
-    """Return median and worst of `repeat` runs."""
+    """Return the median and the least of `repeat` runs, and the processor time of the least."""
     times = []
     for _ in range(repeat):
         before()
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), processor()
         act()
-        times.append(time.perf_counter() - begun)
-    return f"median {statistics.median(times):.3f} s, worst {max(times):.3f} s"
+        times.append((time.perf_counter() - begun, processor() - used))
+    median = statistics.median(wall for wall, _ in times)
+    return (
+        f"median {median:.2f} s, least {min(times)[0]:.2f} s; processor {min(cpu for _, cpu in times):.2f} s"
+    )
+
+
+def processor() -> float:
+    """Return the processor time of this process and of the commands that it ran."""
+    return sum(os.times()[:4])
 
 
 def command(root: Path, *words: str) -> Callable[[], object]:
@@ -98,8 +108,10 @@ def measure(root: Path, work: Path) -> None:
     file = index.location(root)
     some = LsConfig(parent="seed", sort="valid_nats", limit=20)
 
+    out = Output(as_json=True, stdout=io.StringIO(), stderr=io.StringIO())
+
     def rows() -> object:
-        return json.dumps(listing.rows(root, LsConfig()), indent=1)
+        return out.rows(listing.rows(root, LsConfig()), "")
 
     def change() -> None:
         names = sorted(path.name for path in (root / "elms").iterdir())

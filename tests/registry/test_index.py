@@ -40,6 +40,7 @@ def read(root):
     """What the index says, after it was checked against the cards themselves."""
     found = index.entries(root)
     assert found == index.entries(root, cache=False)
+    assert index.descents(root) == index.descents(root, cache=False)
     return {entry.name: entry for entry in found}
 
 
@@ -97,7 +98,7 @@ def test_a_damaged_index_is_never_believed(root):
 def test_one_of_another_version_or_schema_is_made_again(root):
     expected = read(root)
     file = index.location(root)
-    for statement in ("PRAGMA user_version=99", "DROP TABLE elms", "UPDATE elms SET entry='[1]'"):
+    for statement in ("PRAGMA user_version=99", "DROP TABLE elms", "UPDATE elms SET shown='[1]'"):
         with sqlite3.connect(file) as connection:
             connection.execute(statement)
         connection.close()
