@@ -97,7 +97,8 @@ def _entries(root: Path, cache: bool, *, descent: bool) -> list[tuple[Entry, Des
     known = _load(file, descent) if file else {}
     found = {name: known[name] for name, stamp in stamps.items() if name in known and known[name][0] == stamp}
     missing = stamps.keys() - found.keys()
-    stale = bool(missing or known.keys() - stamps.keys())
+    # A few cards are sooner read each time than all are written again.
+    stale = len(missing) + len(known.keys() - stamps.keys()) > len(stamps) // 100
     if stale and file and not descent:  # what is written is whole
         return _entries(root, cache, descent=True)
     found |= {name: (stamps[name], *_read(root, name)) for name in missing}

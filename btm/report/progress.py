@@ -109,6 +109,7 @@ class ConsoleReporter(Reporter):
     def reading(self, what: str, size: int) -> Iterator[Callable[[int], None]]:
         """Show how much is read, and how fast."""
         begun, done = time.monotonic(), 0
+        self.printed = begun  # what is soon done needs no line in a log
 
         def report(more: int) -> None:
             nonlocal done

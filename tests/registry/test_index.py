@@ -137,6 +137,24 @@ def test_many_at_once(root):
     assert len(read(root)) == 58
 
 
+def test_a_few_changes_among_many_are_seen_without_a_new_index(root):
+    for number in range(300):
+        add(root, f"law{number}")
+    read(root)
+    file = index.location(root)
+    written = file.stat().st_ino
+    add(root, "law7", tokens=7)
+    shutil.rmtree(root / "elms/law8")
+    found = read(root)
+    assert found["law7"].tokens == 7
+    assert "law8" not in found
+    assert file.stat().st_ino == written
+    for number in range(10, 20):
+        shutil.rmtree(root / f"elms/law{number}")
+    assert len(read(root)) == 293
+    assert file.stat().st_ino != written
+
+
 def names(root, **chosen):
     return [row["name"] for row in listing.rows(root, LsConfig(**chosen))]
 
