@@ -26,8 +26,12 @@ class KilledError(BaseException):
     """A kill before a system call."""
 
 
+def raise_killed():
+    raise KilledError
+
+
 @contextmanager
-def killed_at(count):
+def killed_at(count, die=raise_killed):
     """Let the call number `count` of those that change a folder not come to pass, nor anything after it."""
     left = [count]
 
@@ -35,7 +39,7 @@ def killed_at(count):
         def call(*args, **kwargs):
             left[0] -= 1
             if left[0] < 0:
-                raise KilledError
+                die()
             return real(*args, **kwargs)
 
         return call
@@ -276,12 +280,14 @@ def killed_in_a_fork(count, act):
         pid = os.fork()
     if not pid:
         try:
-            with killed_at(count):
+            with killed_at(count, die=lambda: os.kill(os.getpid(), signal.SIGKILL)):
                 act()
             os._exit(0)
         finally:
-            os.kill(os.getpid(), signal.SIGKILL)
-    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+            os._exit(1)
+    status = os.waitpid(pid, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
 
 
 def test_killed_between_any_two_calls_it_is_there_or_gone_and_the_rerun_finishes(heirs, tmp_path):
