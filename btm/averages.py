@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from btm import durable, ensemble, importance, ledger, models, weights
+from btm import durable, ensemble, importance, ledger, models, readme, sums, weights
 from btm import score as scoring
 from btm.average import Settings, average, normalise
 from btm.card import Card, Parent
@@ -42,13 +42,14 @@ def publish(
     if (target / "card.json").exists() and _same(Card.read(target / "card.json"), card):
         return target
     with durable.publish_folder(target, replace=True) as folder:
-        average(folders, folder, alive, settings)
+        digests = average(folders, folder, alive, settings)
         models.copy_files(next(iter(folders)), folder)
         if settings.dtype:
             models.declare_dtype(folder / "config.json", settings.dtype)
-        card = ledger.summed(replace(card, sha256=weights.sha256(folder)))
+        card = ledger.summed(replace(card, sha256=weights.identity(digests), sums=True))
         (folder / "card.json").write_text(json.dumps(card.to_json(), indent=1))
-        (folder / "README.md").write_text(card.readme())
+        (folder / "README.md").write_text(readme.readme(card, average=True))
+        sums.write(folder, digests)
     return target
 
 
@@ -78,12 +79,26 @@ def settings_of(
         t=chosen.t,
         rescale=chosen.rescale,
         seed=chosen.seed,
-        layers=chosen.layers,
+        layers=chosen.layers or {},
         importance=information,
         accumulate=chosen.accumulate,
         dtype=None if chosen.dtype is None else weights.STORED[chosen.dtype],
         shard_bytes=int(chosen.shard_gb * 1e9) or None,
     )
+
+
+def settings_again(forest: Forest, card: Card) -> Settings | None:
+    """Return the settings that an average's card records, or None if what they need is not in the forest."""
+    known = dict(card.recipe)
+    base = known.pop("base", None)
+    if not {name for own in known.get("layers", {}).values() for name in own} <= set(forest.names()):
+        return None
+    if known.pop("importance", None) or (base is not None and base not in forest):
+        return None
+    try:
+        return Settings(base=None if base is None else forest[base].path, **known)
+    except TypeError:  # a card of another version
+        return None
 
 
 def greedy_soup(
@@ -143,15 +158,14 @@ def _information(config: Config, forest: Forest, elm: ELM, suite: Suite, reporte
 
 def _card(forest: Forest, name: str, parents: Mapping[str, float], method: str, settings: Settings) -> Card:
     """Return the card of an average before its parameters are made."""
-    shares = normalise(parents)
+    shares = _shares(parents, settings)
     like = forest[next(iter(shares))].card
-    origins = {n: Parent(share, float(parents[n]), forest[n].card.sha256) for n, share in shares.items()}
-    if settings.base is not None and settings.base.name not in origins:
-        base = forest[settings.base.name]
-        origins[base.name] = Parent(0.0, 0.0, base.card.sha256)
+    origins = {
+        n: Parent(share, float(parents.get(n, 0.0)), forest[n].card.sha256) for n, share in shares.items()
+    }
     return Card(
         name=name,
-        domains=sorted({domain for parent in shares for domain in forest[parent].card.domains}),
+        domains=sorted({domain for parent in normalise(parents) for domain in forest[parent].card.domains}),
         sha256="",
         tokenizer_sha256=forest.identity["tokenizer_sha256"],
         parents=origins,
@@ -162,6 +176,19 @@ def _card(forest: Forest, name: str, parents: Mapping[str, float], method: str, 
         matrix_parameters=like.matrix_parameters,
         attention=like.attention,
     )
+
+
+def _shares(parents: Mapping[str, float], settings: Settings) -> dict[str, float]:
+    """Return {ELM: share} of an average; a base has what θ_0 + λ Σ w_j (θ_j − θ_0) leaves of it, and always a place."""
+    if settings.base is None:
+        return normalise(parents)
+    factor = settings.t if settings.method == "slerp" else settings.scale
+    whole = 1.0 if settings.method == "slerp" else sum(parents.values())
+    own = {name: abs(factor) * weight / (sum(parents.values()) / whole) for name, weight in parents.items()}
+    base = settings.base.name
+    rest = max(0.0, 1 - sum(own.values()))
+    found = normalise(own | {base: own.get(base, 0.0) + rest})
+    return found if base in found else found | {base: 0.0}
 
 
 def _recipe(settings: Settings) -> dict[str, Any]:

@@ -1,15 +1,15 @@
-"""What an ELM says of itself: `card.json`, and a model card for people made from it."""
+"""What an ELM says of itself: `card.json`. `btm/readme.py` makes the model card of it that people read."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin
 
 from btm.checks import parse_json, read_regular
 from btm.errors import UserError
 
 SCHEMA = 1
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class Card:
     exact: bool = True  # bit-for-bit what an unbroken run gives
     notes: list[str] = field(default_factory=list)  # why not exact, what was carried over, …
     source: str = ""  # an imported model's folder
-    license: str = ""  # of an imported model, as its own card says
+    license: str = ""  # an identifier of the Hugging Face Hub; empty: nobody said
+    sums: bool = False  # whether SHA256SUMS names every file of the folder
     created: str = ""  # UTC, ISO 8601
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
@@ -78,112 +79,67 @@ class Card:
         """Return the card in `file`; `UserError` if it is none."""
         try:
             values = parse_json(read_regular(file))
+        except FileNotFoundError:
+            raise UserError(f"{file}: no such card: the folder is no ELM") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{file}: not a valid card: {error}") from None
+        return cls.from_json(values, file)
+
+    @classmethod
+    def from_json(cls, values: Any, file: Path) -> "Card":
+        """Return the card that `to_json` made `values` of; `UserError`, naming `file`, if it is none."""
+        try:
             if values.get("schema", 0) > SCHEMA:
                 raise UserError(
                     f"{file}: written by a newer btm (schema {values['schema']}); this one reads {SCHEMA}"
                 )
             known = {f.name for f in fields(cls)}
             values = {key: value for key, value in values.items() if key in known}
-            values["parents"] = {name: Parent(**parent) for name, parent in values.get("parents", {}).items()}
+            parents = values.get("parents", {}).items()
+            values["parents"] = {name: Parent(**parent) for name, parent in parents}
             values["ancestors"] = [Spent(**spent) for spent in values.get("ancestors", [])]
             return checked(cls(**values))
-        except FileNotFoundError:
-            raise UserError(f"{file}: no such card: the folder is no ELM") from None
-        except (ValueError, TypeError, AttributeError, KeyError, OSError) as error:
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise UserError(f"{file}: not a valid card: {error}") from None
 
-    def readme(self) -> str:
-        """Return the model card: Hugging Face metadata, then what a person would ask first."""
-        parents = "\n".join(
-            f"| {name} | {p.weight:.4f} | `{p.sha256[:12]}` |" for name, p in self.parents.items()
+
+def checked(card: Card) -> Card:
+    """Return a card, or raise `ValueError` if a value in it is not of its field's type."""
+    for part in (*card.parents.values(), *card.ancestors):
+        _typed(part)
+    return _typed(card)
+
+
+def _typed(made: T) -> T:
+    """Return a dataclass of JSON values, or raise `ValueError` if one is of another type than its field."""
+    for item in fields(made):  # type: ignore[arg-type]
+        value = getattr(made, item.name)
+        if not _fits(value, item.type):
+            raise ValueError(f"{item.name} is {value!r}")
+    return made
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Tell whether a JSON value is of a type; a float may be written as a whole number, and must be finite."""
+    if kind is Any:
+        return True
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, inner[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            _fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items()
         )
-        lineage = (
-            f"| parent | weight | sha256 |\n|---|---|---|\n{parents}"
-            if parents
-            else "A root: it has no parents."
-        )
-        loss = "" if self.valid_nats is None else f"{self.valid_nats:.4f} nats/token on its own valid split"
-        facts = {
-            "domains": ", ".join(self.domains) or "none of its own",
-            "training": f"{self.steps:,} steps, {self.tokens:,} tokens" if self.steps else "none of its own",
-            "training, ancestors included": f"{self.total_tokens:,} tokens, {self.total_flops:.3g} FLOPs"
-            if self.total_tokens
-            else "",
-            "loss": loss,
-            "parameters": f"{self.parameters:,}",
-            "weights": f"sha256 `{self.sha256}`",
-            "tokenizer": f"sha256 `{self.tokenizer_sha256}`",
-            "notes": "; ".join(self.notes),
-        }
-        rows = "\n".join(f"- **{key}**: {value}" for key, value in facts.items() if value)
-        licence = f"license: {self.license}\n" if self.license else ""
-        return f"""---
-library_name: transformers
-{licence}pipeline_tag: text-generation
-tags:
-- branch-train-merge
-- expert-language-model
----
-
-# {self.name}
-
-An expert language model (ELM) of a Branch-Train-Merge forest (arXiv 2208.03306).
-
-{rows}
-
-## Lineage
-
-{lineage}
-
-## Use
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("path/to/{self.name}")
-tokenizer = AutoTokenizer.from_pretrained("path/to/{self.name}")
-```
-"""
+    if inner:  # a union
+        return any(_fits(value, choice) for choice in inner)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def read_parents(file: Path, values: dict[str, Any]) -> dict[str, Parent]:
     """Return the parents that a `file` of JSON lists; `UserError` if they are none."""
     try:
-        parents = {name: Parent(**parent) for name, parent in values.items()}
-        if not all(
-            _is_a(getattr(parent, name), kind)
-            for parent in parents.values()
-            for name, kind in _types(Parent).items()
-        ):
-            raise TypeError("a weight, raw or sha256 of another type")
-    except TypeError as error:
+        return {name: _typed(Parent(**parent)) for name, parent in values.items()}
+    except (TypeError, ValueError) as error:
         raise UserError(f"{file}: no valid parents: {error}") from None
-    return parents
-
-
-def checked(card: Card) -> Card:
-    """Return a card; `TypeError` if a field's value is not of the field's type."""
-    owners: list[Any] = [card, *card.parents.values(), *card.ancestors]
-    for owner in owners:
-        for name, kind in _types(owner.__class__).items():
-            if not _is_a(getattr(owner, name), kind):
-                raise TypeError(f"{name} is no {getattr(kind, '__name__', kind)}")
-    return card
-
-
-@cache
-def _types(owner: Any) -> dict[str, Any]:
-    return get_type_hints(owner)
-
-
-def _is_a(value: Any, kind: Any) -> bool:
-    """Tell whether a JSON value is of a field's type; a whole number is a float too, a truth value is neither."""
-    if isinstance(kind, UnionType):
-        return any(_is_a(value, choice) for choice in get_args(kind))
-    if get_origin(kind) is list:
-        return isinstance(value, list) and all(_is_a(item, get_args(kind)[0]) for item in value)
-    if get_origin(kind) is dict:
-        return isinstance(value, dict) and all(_is_a(item, get_args(kind)[1]) for item in value.values())
-    if kind is float:
-        return type(value) in (int, float)
-    return type(value) is kind

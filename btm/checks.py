@@ -5,6 +5,7 @@ import os
 import re
 import stat
 from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,17 @@ def check_choice(value: str, key: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise UserError(f"{key}={value!r}: choose one of {', '.join(choices)}{nearest(value, choices)}")
     return value
+
+
+def check_moment(text: str | None, key: str) -> str:
+    """Return a moment as the cards write it (UTC, ISO 8601), "" for None; `UserError` if it is none."""
+    try:
+        when = datetime.fromisoformat(text) if text else None
+    except ValueError:
+        raise UserError(f"{key}={text!r}: wanted a day or a moment, 2026-11-25 or 2026-11-25T13:00") from None
+    if when is None:
+        return ""
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).astimezone(UTC).isoformat(timespec="seconds")
 
 
 def check_weights(weights: Any, key: str = "weights") -> dict[str, float]:

@@ -15,7 +15,13 @@ from btm.errors import UserError, unknown
 _ALIASES = {"seed.from": "seed.source", "from": "imports.source", "import.legacy": "imports.legacy"}
 _SYNONYMS = {"name": "expert", "average": "average.name"}  # where these read better: btm import, btm export
 _FLAGS = ("--dry-run", "--json", "--debug", "--help", "-h")
-_FLAGS_OF = {"run": ("--detach", "--retry-failed"), "logs": ("-f",)}  # what one verb takes beyond these
+# What one verb takes beyond these.
+_FLAGS_OF = {
+    "run": ("--detach", "--retry-failed"),
+    "logs": ("-f",),
+    "verify": ("--full",),
+    "remove": ("--with-descendants", "--rederive", "--readmit"),
+}
 
 _HELP = """btm: Branch-Train-Merge, forests of expert language models
 
@@ -41,12 +47,18 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   cancel    stop a cycle, or one job         btm cancel expert=law
   ls        the ELMs of a forest             btm ls forest=experts/demo
   show      one ELM's card                   btm show expert=law --json
+  verify    whether all is as it was sealed  btm verify --full
+  lineage   ancestors and descendants        btm lineage expert=law lineage.format=mermaid
+  diff      two ELMs, tensor by tensor       btm diff expert=law against=seed
+  remove    an ELM, and who inherited        btm remove expert=law --rederive
+  gc        what nothing needs               btm gc --dry-run
   doctor    what this machine offers         btm doctor
 
   --dry-run   say what would be done, write nothing
   --json      print results as JSON
   --debug     show tracebacks
   --detach    run: start and return          --retry-failed   run: try again what failed
+  --full      verify: read every byte        --rederive, --with-descendants, --readmit   remove: descendants, name
   btm <verb> --help lists every key with its default
 
 Start with: btm run experiment=demo
@@ -105,7 +117,7 @@ def _command(verb: str, words: list[str]) -> int:
     if "--dry-run" in flags:
         from btm.plan import plan
 
-        output.rows(plan(verb, config), "would do")
+        output.rows(plan(verb, config, flags), "would do")
         return 0
     return verbs.VERBS[verb](config, output) or 0
 

@@ -171,7 +171,7 @@ class AverageConfig:
     rescale: str = "density"  # of what dare keeps: density (1/density) | l1 | none
     seed: int = 0  # of what dare drops
     sequences: int = 100  # valid windows that fisher estimates its information on
-    layers: dict[str, Any] = field(default_factory=dict)  # {pattern of a tensor's name: {elm: weight}}
+    layers: Any = None  # {pattern of tensors' names: {elm: weight}}; of several that match, the last counts
     accumulate: str = "float32"  # or float64
     dtype: str | None = None  # of the parameters: fp32 | bf16 | fp16; null: as stored
     shard_gb: float = 0.0  # of a weight file, at most; 0: the files of the first ELM
@@ -263,6 +263,51 @@ class ClusterConfig:
 
 
 @dataclass
+class CardConfig:
+    """What the card of a new ELM says that btm cannot know."""
+
+    license: str | None = None  # an identifier of the Hugging Face Hub, apache-2.0; null: none is stated
+
+
+@dataclass
+class LsConfig:
+    """Which ELMs are listed, and in what order."""
+
+    name: str | None = None  # a pattern: law*
+    domain: str | None = None  # trained on it
+    parent: str | None = None  # branched from it
+    ancestor: str | None = None  # descended from it, through any number of branches
+    since: str | None = None  # merged then or later: 2026-11-25, or 2026-11-25T13:00
+    before: str | None = None  # merged earlier
+    state: str | None = None  # ELM | branch | trained | damaged | removed; null: all but removed
+    removed: bool = False  # what was removed too
+    sort: str = "name"  # name | domain | tokens | total_tokens | parameters | valid_nats | created
+    reverse: bool = False
+    limit: int = 0  # rows at most; 0: all
+
+
+@dataclass
+class RemoveConfig:
+    """What the tombstone says."""
+
+    reason: str = ""
+
+
+@dataclass
+class LineageConfig:
+    """How a lineage is drawn."""
+
+    format: str = "text"  # text | mermaid | graphviz
+
+
+@dataclass
+class DiffConfig:
+    """What two models are compared by."""
+
+    by: str = "module"  # module | tensor
+
+
+@dataclass
 class Config:
     """The whole of `conf/`, composed."""
 
@@ -282,9 +327,15 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
     paper: PaperConfig = field(default_factory=PaperConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    card: CardConfig = field(default_factory=CardConfig)
+    ls: LsConfig = field(default_factory=LsConfig)
+    remove: RemoveConfig = field(default_factory=RemoveConfig)
+    lineage: LineageConfig = field(default_factory=LineageConfig)
+    diff: DiffConfig = field(default_factory=DiffConfig)
     forest: str | None = None  # its folder; null: experts/<data.name>
     baseline: str | None = None  # dense | dense_large_batch | random_split | demix, in <forest>-<baseline>
-    expert: str | None = None  # the ELM to branch, train, merge or show
+    expert: str | None = None  # the ELM to branch, train, merge, show, verify, compare or remove
+    against: str | None = None  # of diff: another ELM or an average; null: what the expert began with
     domain: str | None = None  # its domain; null: the expert's name
     prompt: str | None = None  # of generate, taken as it is: it needs no quotes but the shell's
     branch: str = "posterior"  # copy | uniform | argmax | posterior

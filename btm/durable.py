@@ -205,20 +205,23 @@ def append_line(path: Path, line: str) -> None:
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Delete what dead writers left in `folder`; return what was deleted.
-
-    Whether a writer of another machine, or from before this one was started, lives cannot be known: it is
-    dead if it has written nothing for a day.
-    """
-    if not folder.is_dir():
-        return []
-    orphans = [path for path in folder.glob(_PREFIX + "*") if not _alive(path)]
-    for path in orphans:
+    """Delete what dead writers left in `folder`; return what was deleted."""
+    found = orphans(folder)
+    for path in found:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-    return orphans
+    return found
+
+
+def orphans(folder: Path) -> list[Path]:
+    """Return what dead writers left in `folder`.
+
+    Whether a writer of another machine, or from before this one was started, lives cannot be known: it is
+    dead if it has written nothing for a day.
+    """
+    return [path for path in folder.glob(_PREFIX + "*") if not _alive(path)] if folder.is_dir() else []
 
 
 def require_space(folder: Path, wanted: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from btm import average as averaging
-from btm import durable, lease, ledger, models, seal, weights
+from btm import durable, lease, ledger, models, readme, seal, sums, tombstone, weights
 from btm.card import Card, Parent, read_parents
 from btm.checks import check_name, is_name, read_object
 from btm.errors import UserError, unknown
@@ -109,13 +109,14 @@ class Forest:
             if not (root / "tokenizer").exists():
                 with durable.publish_folder(root / "tokenizer") as folder:
                     models.copy_tokenizer(tokenizer, folder)
+                    sums.write(folder)
             facts = {
                 "schema": SCHEMA,
                 "architecture": fingerprint,
                 "model_type": config.model_type,
                 "tokenizer_sha256": tokenizer_sha256,
             }
-            durable.write_json(root / "forest.json", facts)
+            durable.write_json(root / "forest.json", sums.checked(facts))
         forest = cls(root)
         forest.require(fingerprint, tokenizer_sha256, "what was asked for")
         return forest
@@ -139,7 +140,8 @@ class Forest:
         """Return the names of the ELMs, sorted; what else lies in ``elms/`` is none of ours."""
         folder = self.root / "elms"
         found = folder.iterdir() if folder.is_dir() else ()
-        return sorted(p.name for p in found if is_name(p.name) and p.is_dir())
+        present = {p.name for p in found if is_name(p.name) and p.is_dir()}
+        return sorted(present - tombstone.names(self.root))
 
     def elms(self) -> list[ELM]:
         """Return every ELM, by name."""
@@ -155,11 +157,13 @@ class Forest:
     def __contains__(self, name: object) -> bool:
         if not (isinstance(name, str) and is_name(name)):
             return False
-        return (self.root / "elms" / name / "card.json").is_file()
+        stands = (self.root / "elms" / name / "card.json").is_file()
+        return stands and not tombstone.stands(self.root, name)
 
     def __getitem__(self, name: str) -> ELM:
         """Return one ELM; the `UserError` for a name that is not there lists those that are."""
         if name not in self:
+            tombstone.refuse(self.root, name)
             raise unknown("ELM", name, self.names(), str(self.root))
         path = self.root / "elms" / name
         return ELM(path, Card.read(path / "card.json"))
@@ -263,7 +267,7 @@ class Forest:
             models.copy_tokenizer(self.tokenizer, folder)
         return self.get_branch(name)
 
-    def merge(self, branch: Branch, *, force: bool = False) -> ELM:
+    def merge(self, branch: Branch, *, force: bool = False, license: str = "") -> ELM:
         """Check and seal a trained branch and move it into ``elms/`` with one rename.
 
         Raises `UserError` if it is not trained, has a tensor that is not finite, another architecture or
@@ -273,21 +277,25 @@ class Forest:
         if branch.name in self:
             raise UserError(f"{self.root} has an ELM {branch.name!r} already; ELMs are never replaced")
         with self.hold(branch.name) as (held, _):
-            return self._merge(held, force)
+            return self._merge(held, force, license)
 
-    def _merge(self, branch: Branch, force: bool) -> ELM:
+    def _merge(self, branch: Branch, force: bool, license: str) -> ELM:
+        tombstone.refuse(self.root, branch.name)
         result = branch.result
         if result is None:
             raise UserError(f"branch {branch.name!r} is not trained yet: btm train expert={branch.name}")
         forced = seal.is_worse(branch.name, result, force)
         shape = self._check(branch)
-        card = replace(seal.card(branch, result, self.identity["tokenizer_sha256"], shape), forced=forced)
+        digests = weights.digests(branch.path)
+        card = seal.card(branch, result, self.identity["tokenizer_sha256"], shape, digests)
+        card = replace(card, forced=forced, license=license)
         durable.write_json(branch.path / "card.json", card.to_json())
         with durable.publish_file(branch.path / "README.md") as handle:
-            handle.write(card.readme().encode())
+            handle.write(readme.readme(card).encode())
         for leftover in [*branch.path.glob("checkpoint-*"), *branch.path.glob(".tmp-*")]:
             # One that cannot be deleted stops the merge: it would be part of the ELM for ever.
             durable.remove_folder(leftover) if leftover.is_dir() else leftover.unlink()
+        sums.write(branch.path, digests)
         durable.sync_tree(branch.path)
         durable.make_folder(self.root / "elms")
         try:
@@ -324,6 +332,7 @@ class Forest:
     def require_free(self, name: str) -> None:
         """Raise `UserError` unless `name` is valid and neither an ELM nor a branch has it."""
         check_name(name, "expert")
+        tombstone.refuse(self.root, name)
         if name in self:
             raise UserError(f"{self.root} has an ELM {name!r} already; give another expert=NAME")
         if self.has_branch(name):

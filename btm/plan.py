@@ -1,9 +1,10 @@
 """What a command would do, for --dry-run: reads the same folders as the steps, writes nothing."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from btm import checkpoint, interop, steps
+from btm import checkpoint, interop, steps, tombstone
 from btm.checks import check_weights
 from btm.config import Config
 from btm.data import prepare as preparation
@@ -11,12 +12,16 @@ from btm.data.documents import find
 from btm.data.shards import Suite
 from btm.errors import UserError, unknown
 from btm.forest import Forest
+from btm.registry import gc, rederive, removal
+from btm.report.progress import bytes_text
 
 Row = dict[str, Any]
 
 
-def plan(verb: str, config: Config) -> list[Row]:
-    """Return one row for each thing that ``btm <verb>`` would do with `config`."""
+def plan(verb: str, config: Config, flags: Collection[str] = ()) -> list[Row]:
+    """Return one row for each thing that ``btm <verb>`` would do with `config` and `flags`."""
+    if verb == "remove":
+        return _remove(config, flags)
     return _PLANS.get(verb, _reads)(config)
 
 
@@ -154,6 +159,28 @@ def _run(config: Config) -> list[Row]:
     return [dict.fromkeys(rows[0]) | row for row in prepares] + rows
 
 
+def _remove(config: Config, flags: Collection[str]) -> list[Row]:
+    forest, name = Forest(config.forest_root), _named(config)
+    found = removal.consequences(forest, name)
+    if "--readmit" in flags:
+        return [_row("remove", name, "let the name be used again; nothing comes back")]
+    if "--rederive" in flags:
+        rederive.make_plan(config, forest, name)
+    rows = [_row("remove", name, "delete its weights and scores, leave a tombstone")]
+    fate = "make it again without" if "--rederive" in flags else "stays, with parameters from"
+    fate = "delete it, as it descends from" if "--with-descendants" in flags else fate
+    for heir in found.heirs:
+        share = "an unknown share" if heir.share is None else f"a share of {heir.share:.4g}"
+        rows.append(_row(heir.kind, heir.name, f"{fate} {name}: {share}"))
+    return rows
+
+
+def _gc(config: Config) -> list[Row]:
+    found = gc.find(Forest(config.forest_root))
+    rows = [_row("delete", str(waste.path), f"{bytes_text(waste.size)}: {waste.why}") for waste in found]
+    return rows or [_row("nothing", "", "everything is needed")]
+
+
 def _paper(config: Config) -> list[Row]:
     from btm import paper
 
@@ -167,7 +194,9 @@ def _rounds(config: Config) -> list[list[str]]:
     for domain in (domain for domains in planned for domain in domains):
         if domain not in known and config.baseline is None:  # a baseline's parts are made for it
             raise unknown("domain", domain, known, str(config.data.root or "the demo suite"))
-    return planned
+    removed = tombstone.names(Path(config.forest_root))
+    kept = [[domain for domain in domains if domain not in removed] for domains in planned]
+    return [domains for domains in kept if domains] if kept != planned else planned
 
 
 def _origin(config: Config, candidates: list[str]) -> str:
@@ -217,5 +246,6 @@ _PLANS = {
     "run": _run,
     "discover": _discover,
     "cancel": _cancel,
+    "gc": _gc,
     "paper": _paper,
 }

@@ -34,13 +34,19 @@ def is_worse(name: str, result: dict[str, Any], force: bool) -> bool:
     return worse
 
 
-def card(branch: "Branch", result: dict[str, Any], tokenizer_sha256: str, shape: ledger.Shape) -> Card:
-    """Return the card of the ELM that a trained branch becomes."""
+def card(
+    branch: "Branch",
+    result: dict[str, Any],
+    tokenizer_sha256: str,
+    shape: ledger.Shape,
+    digests: dict[str, str],
+) -> Card:
+    """Return the card of the ELM that a trained branch with weight files of these `digests` becomes."""
     known = {field: result[field] for field in _FROM_RESULT if field in result}
     made = Card(
         name=branch.name,
         domains=branch.domains,
-        sha256=weights.sha256(branch.path),
+        sha256=weights.identity(digests),
         tokenizer_sha256=tokenizer_sha256,
         parents=branch.parents,
         branch_method=branch.origin["method"],
@@ -51,10 +57,11 @@ def card(branch: "Branch", result: dict[str, Any], tokenizer_sha256: str, shape:
         parameters=weights.parameters(branch.path),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={package: version(package) for package in ("btm", "torch", "transformers")},
+        sums=True,
         **asdict(shape),
         **known,
     )
     try:
         return ledger.summed(checked(made))
-    except TypeError as error:
+    except ValueError as error:
         raise UserError(f"{branch.path / 'trained.json'}: damaged, train the branch again: {error}") from None

@@ -4,12 +4,13 @@ Every step takes the configuration and reads all else from the forest and the su
 idempotent: what stands there already is not made again.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from btm import averages, durable, ensemble, evaluate, ledger, models, online, phase
+from btm import averages, durable, ensemble, evaluate, ledger, models, online, phase, tombstone
 from btm.checks import check_weights
 from btm.config import Config
 from btm.data import prepare as preparation
@@ -115,7 +116,8 @@ def merge(config: Config, name: str, reporter: Reporter = quiet) -> ELM:
     forest = Forest(config.forest_root)
     if name in forest:
         return forest[name]
-    elm = forest.merge(forest.get_branch(name), force=config.merge.force)
+    license = config.card.license or ""
+    elm = forest.merge(forest.get_branch(name), force=config.merge.force, license=license)
     reporter.line(f"merged {elm.path}")
     return elm
 
@@ -274,7 +276,7 @@ def run(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     seed(config, reporter)
     Forest(config.forest_root).sweep()
     earlier: list[str] = []
-    for domains in rounds(config, suite):
+    for domains in rounds(config, suite, reporter.line):
         for domain in domains:
             grow(config, domain, earlier or [config.seed.name], reporter)
         earlier += domains
@@ -288,15 +290,23 @@ def finish(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     return eval_forest(config, reporter)
 
 
-def rounds(config: Config, suite: Suite) -> list[list[str]]:
-    """Return the domains of each round; an unknown or repeated one is a `UserError`."""
+def rounds(config: Config, suite: Suite, say: Callable[[str], None] = lambda text: None) -> list[list[str]]:
+    """Return the domains of each round; an unknown or repeated one is a `UserError`.
+
+    The domain of an expert that was removed is left out, and `say` is told.
+    """
     planned = config.run.rounds or [config.run.domains or suite.training_domains()]
     flat = [domain for domains in planned for domain in domains]
     for domain in flat:
         suite.shard(domain, "train")
     if len(set(flat)) < len(flat):
         raise UserError(f"run.rounds={planned}: a domain stands there twice")
-    return planned
+    root = Path(config.forest_root)
+    removed = tombstone.names(root) & set(flat)
+    for domain in sorted(removed):
+        say(f"not grown: {tombstone.error(root, domain)}")
+    kept = [[domain for domain in domains if domain not in removed] for domains in planned]
+    return [domains for domains in kept if domains] if removed else planned
 
 
 def _plant(config: Config, suite: Suite) -> tuple[Forest, Any]:

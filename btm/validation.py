@@ -4,7 +4,7 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from btm.checks import check_choice, check_cluster, check_name, check_weights, require
+from btm.checks import check_choice, check_cluster, check_moment, check_name, check_weights, require
 from btm.choices import (
     ACCUMULATE,
     AVERAGE_METHODS,
@@ -14,10 +14,15 @@ from btm.choices import (
     CARRY,
     CLUSTERS,
     DECAYS,
+    DIFFS,
+    DRAWINGS,
     DTYPES,
+    ELM_ORDERS,
+    ELM_STATES,
     FITS,
     FORMATS,
     GATE_NUMBERS,
+    LICENSES,
     MIRRORS,
     PRECISIONS,
     PRIORS,
@@ -63,6 +68,10 @@ def _validate_names(config: "Config") -> None:
         "domain": config.domain,
         "parent": config.parent,
         "average.base": config.average.base,
+        "against": config.against,
+        "ls.domain": config.ls.domain,
+        "ls.parent": config.ls.parent,
+        "ls.ancestor": config.ls.ancestor,
         "eval.name": config.eval.name,
         "average.name": config.average.name,
     }
@@ -112,6 +121,7 @@ def _validate_numbers(config: "Config") -> None:
         "ensemble.top_k": ensemble.top_k,
         "ensemble.prior_sequences": ensemble.prior_sequences,
         "data.workers": data.workers,
+        "ls.limit": config.ls.limit,
         "seed.grow_after": config.seed.grow_after,
         "export.shard_gb": config.export.shard_gb,
         **({} if config.seed.steps is None else {"seed.steps": config.seed.steps}),
@@ -170,7 +180,9 @@ def _validate_average(average: "AverageConfig") -> None:
     check_choice(average.rescale, "average.rescale", RESCALE)
     if average.dtype is not None:
         check_choice(average.dtype, "average.dtype", DTYPES)
-    for pattern, weights in average.layers.items():
+    layers = average.layers or {}
+    require(isinstance(layers, dict), "average.layers", layers, "wanted {pattern: {elm: weight, …}, …}")
+    for pattern, weights in layers.items():
         check_weights(weights, f"average.layers.{pattern}")
     require(0 < average.density <= 1, "average.density", average.density, "wanted (0, 1]")
     require(0 <= average.gamma < 1, "average.gamma", average.gamma, "wanted [0, 1)")
@@ -202,6 +214,15 @@ def _validate_choices(config: "Config") -> None:
     if config.export.dtype is not None:
         check_choice(config.export.dtype, "export.dtype", DTYPES)
     check_choice(config.eval.split, "eval.split", SPLITS)
+    check_choice(config.ls.sort, "ls.sort", ELM_ORDERS)
+    check_choice(config.lineage.format, "lineage.format", DRAWINGS)
+    check_choice(config.diff.by, "diff.by", DIFFS)
+    if config.ls.state is not None:
+        check_choice(config.ls.state, "ls.state", ELM_STATES)
+    for key, moment in {"ls.since": config.ls.since, "ls.before": config.ls.before}.items():
+        check_moment(moment, key)
+    if config.card.license is not None:
+        check_choice(config.card.license, "card.license", LICENSES)
     check_choice(config.cluster.kind, "cluster.kind", CLUSTERS)
     if config.baseline is not None:
         check_choice(config.baseline, "baseline", BASELINES)

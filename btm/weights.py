@@ -177,12 +177,22 @@ def first_not_finite(folder: Path) -> str | None:
     return None
 
 
-def sha256(folder: Path) -> str:
-    """Return the identity of a model's weights: the sha256 of its one file, or of the list of several."""
-    digests = [(file.name, file_sha256(file)) for file in files(folder)]
+def digests(folder: Path) -> dict[str, str]:
+    """Return {weight file: sha256 of its bytes}."""
+    return {file.name: file_sha256(file) for file in files(folder)}
+
+
+def identity(digests: dict[str, str]) -> str:
+    """Return what a model's weights are known by: the sha256 of its one file, or of the list of several."""
     if len(digests) == 1:
-        return digests[0][1]
-    return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in digests).encode()).hexdigest()
+        return next(iter(digests.values()))
+    listed = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def sha256(folder: Path) -> str:
+    """Return the identity of the weights in a model folder."""
+    return identity(digests(folder))
 
 
 def parameters(folder: Path) -> int:

@@ -27,6 +27,14 @@ def ctrl_c_is_heard():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def caches_of_their_own(tmp_path_factory):
+    """What tests index stays out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def texts(tmp_path_factory):
     """Four domains of the embedded suite, one of them novel, as a folder of the user's own text would lie."""

@@ -44,16 +44,16 @@ def test_the_card_says_how_and_another_recipe_is_another_model(copy, workspace):
     first = steps.average(copy(*words, "average.density=0.2"))
     card, sha256 = Card.read(first / "card.json"), weights.sha256(first)
     assert card.recipe == {"method": "ties", "base": "seed", "density": 0.2}
-    assert card.parents["seed"].weight == 0  # what differences are taken from is an ancestor, too
+    assert card.parents["seed"].raw == 0  # what differences are taken from is an ancestor, too
     config = compose([*workspace, f"forest={first.parent.parent}", *words, "average.density=0.3"])
     again = steps.average(config)
     assert again == first
     assert weights.sha256(again) != sha256
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_the_dtype_is_stored_and_declared(dtype, copy):
-    path = steps.average(copy(f"average.dtype={dtype}", "average.shard_gb=0.0001"))
+@pytest.mark.parametrize(("word", "dtype"), [("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32")])
+def test_the_dtype_is_stored_and_declared(word, dtype, copy):
+    path = steps.average(copy(f"average.dtype={word}", "average.shard_gb=0.0001"))
     assert len(weights.files(path)) > 1
     assert json.loads((path / "config.json").read_bytes())["dtype"] == dtype
     assert next(models.load_model(path).parameters()).dtype == getattr(torch, dtype)
@@ -115,7 +115,7 @@ def test_fisher_information_is_the_mean_square_of_gradients(copy):
         (["average.method=greedy_soup"], "greedy_soup weights are found for a domain"),
         (["average.method=greedy_soup", "weights=uniform"], "finds the weights itself"),
         (["average.density=0"], "average.density=0"),
-        (["average.dtype=int8"], "choose one of float32, bfloat16, float16"),
+        (["average.dtype=int8"], "choose one of fp32, bf16, fp16"),
         (["average.layers={lm.x: {bible: 1}}"], "no tensor is called 'lm.x'"),
         (["average.layers={*: {nobody: 1}}"], "'nobody' is none of"),
         (["average.layers={*: {bible: -1}}"], "finite number that is not negative"),

@@ -287,11 +287,11 @@ def test_no_room_is_one_line(capsys, words, monkeypatch, tmp_path):
 DAMAGE = {
     "forest.json": ("forest/forest.json", "{}", ["ls"]),
     "a forest.json of another kind": ("forest/forest.json", '{"schema": "x"}', ["ls"]),
-    "a card": ("forest/elms/bible/card.json", "{}", ["ls"]),
+    "a card": ("forest/elms/bible/card.json", "{}", ["show", "expert=bible"]),
     "meta.json": ("data/smoke/bible/meta.json", "{}", ["eval"]),
     "meta.json, prepared again": ("data/smoke/bible/meta.json", "[1]", ["prepare"]),
     "origin.json": ("data/smoke/tokenizer/origin.json", "{}", ["prepare"]),
-    "branch.json": ("forest/branches/x/branch.json", "{}", ["ls"]),
+    "branch.json": ("forest/branches/x/branch.json", "{}", ["train", "expert=x"]),
     "trained.json": ("forest/branches/x/trained.json", "[]", ["merge", "expert=x"]),
 }
 

@@ -12,13 +12,15 @@ FLOORS = [
     ["validation"],
     ["config", "weights", "report", "mirrors", "card"],
     ["fairseq"],
-    ["schedule", "average", "data", "models", "evaluate", "ledger"],
+    ["schedule", "average", "data", "models", "evaluate", "ledger", "sums", "readme"],
+    ["tombstone"],
     ["seal", "checkpoint"],
     ["forest"],
     ["train", "score", "online", "importance", "interop"],
     ["ensemble"],
     ["phase", "averages"],
     ["steps"],
+    ["registry"],
     ["baselines"],
     ["launch"],
     ["paper"],
@@ -43,6 +45,10 @@ NO_TORCH = {
     "report",
     "average",
     "evaluate",
+    "sums",
+    "readme",
+    "tombstone",
+    "registry",
 }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from btm import durable, models, weights
+from btm import durable, models, readme, sums, weights
 from btm.average import Settings, average
 from btm.card import Card
 from btm.errors import UserError
@@ -60,12 +60,14 @@ def _write(
         average({source: 1.0}, made, alive, settings)
     if dtype is not None:
         models.declare_dtype(made / "config.json", weights.STORED[dtype])
-    sha256 = weights.sha256(made)
+    digests = weights.digests(made)
+    sha256 = weights.identity(digests)
     if sha256 != card.sha256:
         what = f"as {dtype}" if dtype else "in other files"
         card = replace(card, sha256=sha256, notes=[*card.notes, f"exported {what} from sha256 {card.sha256}"])
     durable.write_json(made / "card.json", card.to_json())
-    (made / "README.md").write_text(card.readme())
+    (made / "README.md").write_text(readme.readme(card, average=source.parent.name == "averages"))
+    sums.write(made, digests)
 
 
 def _copy_weights(source: Path, made: Path, alive: Callable[[], None]) -> None:

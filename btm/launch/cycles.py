@@ -153,8 +153,9 @@ def stages(cycle: Cycle) -> list[list[Job]]:
 
 def plan(config: Config, stream: IO[str]) -> tuple[Cycle, Records]:
     """Prepare the text and record the settings of the cycle."""
-    suite = steps.prepare(config, ConsoleReporter(stream))
-    records, rounds = Records(Path(config.forest_root)), steps.rounds(config, suite)
+    reporter = ConsoleReporter(stream)
+    suite = steps.prepare(config, reporter)
+    records, rounds = Records(Path(config.forest_root)), steps.rounds(config, suite, reporter.line)
     if (records.forest / "elms" / config.seed.name).exists() or config.seed.source:
         _require_space(config, records, rounds)
     return records.write_cycle(config, rounds), records

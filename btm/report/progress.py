@@ -45,6 +45,11 @@ class Reporter:
         """Give the function that a scoring by `name` of `tokens` in all tells how many more are done."""
         yield lambda tokens: None
 
+    @contextmanager
+    def reading(self, what: str, size: int) -> Iterator[Callable[[int], None]]:
+        """Give the function that a reading of `size` bytes in all tells how many more are read."""
+        yield lambda more: None
+
 
 quiet = Reporter()
 
@@ -99,6 +104,21 @@ class ConsoleReporter(Reporter):
         yield report
         if self.live or time.monotonic() - begun >= 1:
             self.line(f"scored {name}: {tokens:,} tokens in {duration(time.monotonic() - begun)}")
+
+    @contextmanager
+    def reading(self, what: str, size: int) -> Iterator[Callable[[int], None]]:
+        """Show how much is read, and how fast."""
+        begun, done = time.monotonic(), 0
+        self.printed = begun  # what is soon done needs no line in a log
+
+        def report(more: int) -> None:
+            nonlocal done
+            done += more
+            rate = bytes_text(done / max(time.monotonic() - begun, 1e-9))
+            self._status(f"{what} {bytes_text(done)} of {bytes_text(size)}, {rate}/s", done / max(size, 1))
+
+        yield report
+        self._clear()
 
     def _status(self, text: str, fraction: float) -> None:
         if self.live:

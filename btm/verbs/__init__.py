@@ -29,6 +29,11 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "cancel": jobs.cancel,
     "ls": registry.ls,
     "show": registry.show,
+    "verify": registry.verify,
+    "lineage": registry.lineage,
+    "diff": registry.diff,
+    "remove": registry.remove,
+    "gc": registry.gc,
     "doctor": jobs.doctor,
 }
 

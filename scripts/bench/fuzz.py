@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from btm import average, models, seal, weights
+from btm import average, averages, models, readme, seal, weights
 from btm.card import Card
 from btm.errors import UserError
 from btm.forest import Branch, Forest
@@ -104,7 +104,7 @@ class World:
                 (branch.path / "card.json").write_text(json.dumps(card.to_json()))
                 (self.forest / "elms").mkdir(exist_ok=True)
                 branch.path.rename(self.forest / "elms" / name)
-        forest.average("deploy", {"law": 0.5, "med": 0.5})
+        averages.publish(forest, "deploy", {"law": 0.5, "med": 0.5})
         for _, _, read in KINDS.values():
             read(self)  # whole, all of it can be read
 
@@ -174,7 +174,7 @@ def _header(content: bytes, rng: random.Random) -> bytes:
 def _read_card(world: World) -> None:
     forest = Forest(world.forest)
     elm = forest["law"]
-    elm.card.readme().encode()
+    readme.readme(elm.card).encode()
     json.dumps(elm.card.to_json(), allow_nan=True)
     for as_json in (False, True):
         registry.ls(_config(world), Output(as_json, io.StringIO(), io.StringIO()))
@@ -203,7 +203,7 @@ def _read_branch(world: World) -> None:
     seal.is_worse(branch.name, result, False)
     from btm.ledger import Shape
 
-    json.dumps(seal.card(branch, result, "0" * 64, Shape(1, 1)).to_json())
+    json.dumps(seal.card(branch, result, "0" * 64, Shape(1, 1), weights.digests(branch.path)).to_json())
 
 
 def _take(world: World) -> None:
@@ -246,7 +246,7 @@ def _try_name(world: World, rng: random.Random) -> None:
     if rng.random() < 0.7:
         name = mutate(name.encode(errors="replace"), rng)[:300].decode(errors="surrogateescape")
     forest = Forest(world.forest)
-    for use in (forest.__getitem__, forest.get_branch, lambda n: forest.average(n, {"law": 1.0})):
+    for use in (forest.__getitem__, forest.get_branch, lambda n: averages.publish(forest, n, {"law": 1.0})):
         try:
             use(name)
         except UserError as error:

@@ -48,7 +48,14 @@ def test_anybody_loads_it(what, root, tmp_path):
     assert tokenizer.decode(tokenizer("in the beginning").input_ids) == "in the beginning"
     assert Card.read(target / "card.json") == Card.read(source / "card.json")
     assert (target / "README.md").read_text().startswith("---\nlibrary_name: transformers")
-    names = {"model.safetensors", "config.json", "generation_config.json", "card.json", "README.md"}
+    names = {
+        "model.safetensors",
+        "config.json",
+        "generation_config.json",
+        "card.json",
+        "README.md",
+        "SHA256SUMS",
+    }
     assert {path.name for path in target.iterdir()} == names | {"tokenizer.json", "tokenizer_config.json"}
     assert [path.name for path in target.parent.iterdir()] == [target.name]
 

@@ -1,0 +1,213 @@
+"""What `btm ls` shows of every card, from a disposable cache: 10,000 cards need not be read each time.
+
+The cache is one SQLite file a forest and host, in the user's cache folder, never in the forest: that may lie on a
+network file system. It is replaced whole by a rename and read as immutable, so nothing is ever locked. An entry counts
+while the card's inode, times and size are those it was made of; whatever else is the matter with the file (deleted,
+damaged, of another version, not writable), the cards are read instead.
+"""
+
+import hashlib
+import json
+import os
+import socket
+import sqlite3
+import tempfile
+import zlib
+from collections.abc import Iterable
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from btm import tombstone
+from btm.card import Card
+from btm.checks import is_name
+from btm.errors import UserError
+
+VERSION = 1  # of the table and of `Entry`
+# An entry is two texts: what a list shows, and what only a lineage needs, which is longer.
+_SCHEMA = """
+CREATE TABLE elms (
+    name TEXT PRIMARY KEY, stamp TEXT NOT NULL, shown TEXT NOT NULL, descent TEXT NOT NULL, crc INTEGER NOT NULL,
+    descent_crc INTEGER NOT NULL
+)
+"""
+
+
+class Entry(NamedTuple):
+    """What is asked of many cards at once; `damaged` tells why a card is none."""
+
+    name: str
+    sha256: str
+    domains: list[str]
+    parents: dict[str, float]
+    method: str
+    tokens: int
+    total_tokens: int
+    parameters: int
+    valid_nats: float | None
+    forced: bool
+    created: str
+    damaged: str = ""
+
+    @classmethod
+    def of(cls, name: str, card: Card) -> "Entry":
+        """Return what is shown of a card."""
+        parents = {parent: p.weight for parent, p in card.parents.items()}
+        about = (card.branch_method, card.tokens, card.total_tokens, card.parameters, card.valid_nats)
+        return cls(name, card.sha256, card.domains, parents, *about, card.forced, card.created)
+
+    @classmethod
+    def unreadable(cls, name: str, why: str) -> "Entry":
+        """Return the entry of an ELM whose card cannot be read."""
+        return cls(name, "", [], {}, "", 0, 0, 0, None, False, "", why)
+
+
+class Descent(NamedTuple):
+    """What tells the ancestors of an ELM from others of their names, and what it was trained on."""
+
+    parents: dict[str, str]  # name: sha256
+    ancestors: list[list[str]]  # [name, sha256]
+    data: list[str]  # sha256 of the training shards
+
+    @classmethod
+    def of(cls, card: Card) -> "Descent":
+        """Return what a lineage needs of a card."""
+        ancestors = [[spent.name, spent.sha256] for spent in card.ancestors]
+        return cls(
+            {name: p.sha256 for name, p in card.parents.items()}, ancestors, sorted(card.data.values())
+        )
+
+
+_NONE = Descent({}, [], [])
+
+
+def entries(root: Path, *, cache: bool = True) -> list[Entry]:
+    """Return what is shown of every ELM of the forest at `root`, by name."""
+    return [entry for entry, _ in _entries(root, cache, descent=False)]
+
+
+def descents(root: Path, *, cache: bool = True) -> list[tuple[Entry, Descent]]:
+    """Return the same with what a lineage needs."""
+    return _entries(root, cache, descent=True)
+
+
+def _entries(root: Path, cache: bool, *, descent: bool) -> list[tuple[Entry, Descent]]:
+    stamps = _stamps(root)
+    file = location(root) if cache else None
+    known = _load(file, descent) if file else {}
+    found = {name: known[name] for name, stamp in stamps.items() if name in known and known[name][0] == stamp}
+    missing = stamps.keys() - found.keys()
+    # A few cards are sooner read each time than all are written again.
+    stale = len(missing) + len(known.keys() - stamps.keys()) > len(stamps) // 100
+    if stale and file and not descent:  # what is written is whole
+        return _entries(root, cache, descent=True)
+    found |= {name: (stamps[name], *_read(root, name)) for name in missing}
+    if file and stale:
+        with suppress(OSError, sqlite3.Error):
+            _store(file, ((name, *kept) for name, kept in found.items() if not kept[1].damaged), root)
+    return [found[name][1:] for name in sorted(found)]
+
+
+def location(root: Path) -> Path:
+    """Return where the cache of a forest is: its path, its folder's identity and this host name it."""
+    stat = root.stat()
+    key = f"{root.resolve()} {stat.st_dev} {stat.st_ino} {socket.gethostname()}"
+    return folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}-{VERSION}.sqlite"
+
+
+def folder() -> Path:
+    """Return the folder of all caches, as XDG_CACHE_HOME has it."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(home) if Path(home).is_absolute() else Path("~/.cache").expanduser()) / "btm" / "index"
+
+
+def forest_of(file: Path) -> str | None:
+    """Return the root of the forest that a cache is of, or None if the file is no cache that can be read."""
+    try:
+        with closing(_open(file)) as connection:
+            return str(connection.execute("SELECT root FROM forest").fetchone()[0])
+    except (sqlite3.Error, ValueError, TypeError, OSError):
+        return None
+
+
+def _stamps(root: Path) -> dict[str, str]:
+    """Return {name: what changes whenever the card does} of every ELM that stands and was not removed."""
+    gone = tombstone.names(root)
+    stamps = {}
+    try:
+        with os.scandir(root / "elms") as found:
+            for entry in found:
+                if is_name(entry.name) and entry.name not in gone:
+                    with suppress(FileNotFoundError, NotADirectoryError):
+                        s = os.stat(f"{entry.path}/card.json")  # noqa: PTH116
+                        stamps[entry.name] = f"{s.st_ino} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_size}"
+    except FileNotFoundError:
+        return {}
+    return stamps
+
+
+def _read(root: Path, name: str) -> tuple[Entry, Descent]:
+    try:
+        card = Card.read(root / "elms" / name / "card.json")
+        return Entry.of(name, card), Descent.of(card)
+    except (UserError, OSError) as error:
+        return Entry.unreadable(name, str(error)), _NONE
+
+
+def _open(file: Path) -> sqlite3.Connection:
+    path = str(file).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    return sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)
+
+
+def _load(file: Path, descent: bool) -> dict[str, tuple[str, Entry, Descent]]:
+    """Return {name: (stamp, entry, descent)} as the cache has it; {} if it is not all as this version wrote it."""
+    try:
+        if not file.is_file():
+            return {}
+        with closing(_open(file)) as connection:
+            if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+                return {}
+            shown = connection.execute("SELECT name, stamp, shown, crc FROM elms").fetchall()
+            query = "SELECT name, stamp, descent, descent_crc FROM elms"
+            further = connection.execute(query).fetchall() if descent else []
+        if any(_crc(name, stamp, text) != crc for name, stamp, text, crc in [*shown, *further]):
+            return {}
+        found = [Entry(*values) for values in _parsed(shown)]
+        rest = [Descent(*values) for values in _parsed(further)] if descent else [_NONE] * len(found)
+        return {row[0]: (row[1], one, two) for row, one, two in zip(shown, found, rest, strict=True)}
+    except (sqlite3.Error, ValueError, TypeError, OverflowError, OSError, AttributeError):
+        return {}
+
+
+def _parsed(rows: list[Any]) -> list[Any]:
+    return json.loads("[" + ",".join(row[2] for row in rows) + "]")
+
+
+def _store(file: Path, found: Iterable[tuple[str, str, Entry, Descent]], root: Path) -> None:
+    """Replace the cache; not durable, for nothing depends on it."""
+    texts = [
+        (name, stamp, *(json.dumps(value, separators=(",", ":")) for value in values))
+        for name, stamp, *values in found
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=file.parent)
+    os.close(descriptor)
+    try:
+        with closing(sqlite3.connect(name, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode=OFF")
+            connection.execute("PRAGMA synchronous=OFF")
+            connection.execute(f"PRAGMA user_version={VERSION}")
+            connection.execute("BEGIN")
+            connection.execute(_SCHEMA)
+            connection.execute("CREATE TABLE forest (root TEXT NOT NULL)")
+            connection.execute("INSERT INTO forest VALUES (?)", (str(root.resolve()),))
+            rows = ((*t, _crc(t[0], t[1], t[2]), _crc(t[0], t[1], t[3])) for t in texts)
+            connection.executemany("INSERT INTO elms VALUES (?, ?, ?, ?, ?, ?)", rows)
+            connection.execute("COMMIT")
+        Path(name).replace(file)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _crc(name: str, stamp: str, text: str) -> int:
+    return zlib.crc32(f"{name}\0{stamp}\0{text}".encode())

@@ -1,0 +1,75 @@
+"""What nothing needs goes; what anything may need stays."""
+
+import json
+import shutil
+
+from folders import tree
+
+from btm import cli, steps
+from btm.forest import Forest
+from btm.registry import gc, index, removal
+
+
+def run(capsys, *words):
+    code = cli.main(list(words))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_a_forest_in_order_has_no_waste(copy, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = copy("branch=copy", "trainer.steps=2")
+    steps.branch(config, "tales", "novels")
+    steps.train(config, "tales")  # its scores are of weights that no ELM has yet
+    assert gc.find(Forest(config.forest_root)) == []
+
+
+def test_waste_is_listed_then_deleted(copy, workspace, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = copy()
+    forest = Forest(config.forest_root)
+    words = [*workspace, f"forest={forest.root}"]
+    index.entries(forest.root)
+    (index.folder() / "old.sqlite").write_text("no database")
+    shelf = next((forest.root / "scores").iterdir())
+    (shelf / f"{'0' * 64}.npy").write_bytes(b"x" * 100)
+    (forest.root / "elms/.tmp-gone-0-0-1-1-x").mkdir()
+    twin = shutil.copytree(forest["bible"].path, forest.root / "branches/bible")
+    assert (twin / "branch.json").exists()
+    kept = tree(forest.root / "elms/bible") | tree(forest.root / "averages") | tree(forest.root / "evals")
+    before = tree(tmp_path)
+    code, out, _ = run(capsys, "gc", "--dry-run", *words)
+    assert code == 0
+    assert all(said in out for said in ("0000.npy", "cannot be read", "whose ELM stands", "100 B"))
+    assert tree(tmp_path) == before
+    code, out, _ = run(capsys, "gc", "--json", *words)
+    assert code == 0
+    assert len(json.loads(out)) >= 3
+    assert kept == tree(forest.root / "elms/bible") | tree(forest.root / "averages") | tree(
+        forest.root / "evals"
+    )
+    assert gc.find(forest) == []
+    assert "everything is needed" in run(capsys, "gc", "--dry-run", *words)[1]
+    assert forest.names() == ["bible", "code_python", "seed", "speeches"]
+
+
+def test_what_a_process_works_on_is_left_alone(copy):
+    config = copy("branch=copy")
+    forest = Forest(config.forest_root)
+    steps.branch(config, "tales", "novels")
+    shelf = next((forest.root / "scores").iterdir())
+    (shelf / f"{'0' * 64}.npy").write_bytes(b"x")
+    with forest.hold("tales"):
+        assert gc.collect(forest) == []
+    assert [waste.path.name for waste in gc.collect(forest)] == [f"{'0' * 64}.npy"]
+    assert forest.has_branch("tales")
+
+
+def test_leftovers_of_a_removal(copy):
+    forest = Forest(copy().forest_root)
+    removal.remove(forest, "bible")
+    left = removal.bin_of(forest.root, "bible") / "elms-bible"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"x")
+    assert [waste.why for waste in gc.collect(forest)] == ["of a removal that was not finished"]
+    assert not left.parent.exists()
