@@ -288,7 +288,7 @@ class Forest:
         shape = self._check(branch)
         digests = weights.digests(branch.path)
         card = seal.card(branch, result, self.identity["tokenizer_sha256"], shape, digests)
-        card = replace(card, forced=forced, license=license)
+        card = replace(card, forced=forced, license=license or card.license)
         durable.write_json(branch.path / "card.json", card.to_json())
         with durable.publish_file(branch.path / "README.md") as handle:
             handle.write(readme.readme(card).encode())

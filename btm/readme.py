@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from btm.card import Card
+from btm.choices import LICENSES
 
 
 def readme(card: Card, *, average: bool = False) -> str:
@@ -35,7 +36,10 @@ def _metadata(card: Card, average: bool) -> str:
     """Return the block of YAML: every value that is not a word of ours is a JSON string, which YAML reads."""
     tags = ["branch-train-merge", "expert-language-model", *(["merge", "model-average"] if average else [])]
     lines = ["library_name: transformers", "pipeline_tag: text-generation"]
-    lines += [f"license: {_quoted(card.license)}"] if card.license else []
+    if card.license in LICENSES:
+        lines += [f"license: {_quoted(card.license)}"]
+    elif card.license:
+        lines += ["license: other", f"license_name: {_quoted(card.license)}"]
     lines += ["tags:", *(f"- {tag}" for tag in tags)]
     if card.valid_nats is not None and card.domains:
         domain = card.domains[0]

@@ -204,7 +204,7 @@ def _validate_choices(config: "Config") -> None:
     check_choice(config.ensemble.rule, "ensemble.rule", RULES)
     if config.ensemble.rule == "gated" and config.ensemble.prior == "updating":
         raise UserError(
-            "ensemble.prior=updating: ensemble.rule=gated follows the text itself; wanted another prior"
+            "ensemble.prior=updating: ensemble.rule=gated, the default, follows the text itself: give ensemble=updating"
         )
     check_choice(config.ensemble.fit, "ensemble.fit", FITS)
     check_choice(config.trainer.decay, "trainer.decay", DECAYS)

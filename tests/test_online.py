@@ -134,7 +134,7 @@ def test_the_command(capsys, copy, workspace, tmp_path):
     assert made["experts"] == {"bible": 1.0}
     assert 0 <= made["tokens"] <= 5
     assert cli.main([*ask[:-1], "--dry-run"]) == 0
-    assert "1 of 3 experts under the cached prior of bible" in " ".join(capsys.readouterr().out.split())
+    assert "1 of 3 experts under the token prior of bible" in " ".join(capsys.readouterr().out.split())
     assert cli.main(["generate", *words]) == 2
     assert "give prompt=" in capsys.readouterr().err
     assert cli.main(["generate", "--help"]) == 0

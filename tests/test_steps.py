@@ -273,7 +273,13 @@ def test_an_evaluation_says_what_gate_was_fitted(copy, fit):
 
 @pytest.mark.parametrize("prior", ["uniform", "updating", "cached", "em"])
 def test_every_prior_and_top_k(copy, prior):
-    config = copy(f"ensemble.prior={prior}", "ensemble.top_k=2", "eval.name=x", "eval.domains=[bible,novels]")
+    config = copy(
+        "ensemble=cached",
+        f"ensemble.prior={prior}",
+        "ensemble.top_k=2",
+        "eval.name=x",
+        "eval.domains=[bible,novels]",
+    )
     shards = steps.eval_forest(config)["shards"]
     for shard in shards.values():
         if prior != "updating":
@@ -282,8 +288,9 @@ def test_every_prior_and_top_k(copy, prior):
         assert shard["ensemble"]["nats_per_token"] < best + 1
 
 
-def test_the_ensemble_is_the_posterior_of_the_scores(grown, forest):
-    config, result = grown
+def test_the_ensemble_is_the_posterior_of_the_scores(copy):
+    config = copy("ensemble=cached", "eval.name=paper")
+    result, forest = steps.eval_forest(config), Forest(config.forest_root)
     suite = steps.open_suite(config)
     scores = steps.ensemble.scores_of(config, forest)
     shard = suite.shard("novels", "test")
@@ -346,7 +353,7 @@ def test_a_twin_that_branches_first_is_no_mistake(copy, monkeypatch):
     assert steps.grow(config, "bible", ["seed"]).name == "bible"
 
 
-def test_a_long_average_and_a_branch_show_that_they_live(copy):
+def test_a_long_average_and_a_branch_show_that_they_live(copy, monkeypatch):
     """Else a job that averages many large ELMs would be taken for hung."""
 
     class Watcher(Reporter):
@@ -355,11 +362,12 @@ def test_a_long_average_and_a_branch_show_that_they_live(copy):
         def alive(self):
             self.signs += 1
 
+    monkeypatch.setattr("btm.average.stream._PULSE", 1e-4)  # these are made in less than the usual second
     watcher = Watcher()
     config = copy("average.name=live", "branch=uniform")
     steps.average(config, watcher)
     averaged = watcher.signs
-    assert averaged > 10  # once a tensor
+    assert averaged > 1
     steps.branch(config, "live", "novels", reporter=watcher)
     assert watcher.signs > averaged
 

@@ -41,7 +41,7 @@ def test_every_architecture_comes_in_as_it_is(model_type, tokenizer, tmp_path):
     assert elm.card.sha256 == weights.sha256(elm.path)
     assert (elm.name, elm.card.domains, elm.card.source) == ("seed", [], str(folder))
     assert elm.card.license == "apache-2.0"
-    assert "license: apache-2.0" in (elm.path / "README.md").read_text()
+    assert 'license: "apache-2.0"' in (elm.path / "README.md").read_text()
     assert weights.sha256(folder) in elm.card.notes[0]
 
 

@@ -91,7 +91,7 @@ def test_a_cycle_that_is_left_is_seen_followed_cancelled_and_ended(words, forest
     rows = {row["job"]: row for row in json.loads(finish(btm("status", "--json", *words)))}
     assert rows["seed"]["state"] == "done"
     assert rows["train-speeches"]["state"] == "waiting"
-    assert "at work" in finish(btm("status", *words))
+    assert "at work" in " ".join(finish(btm("status", *words)).split())  # a long path breaks the title
 
     log = btm("logs", "-f", "expert=bible", *words)
     assert "step 1/100000" in log.stdout.readline()
