@@ -16,6 +16,18 @@ from btm.forest import Forest
 DOMAINS = ["bible", "code_python", "speeches", "novels"]
 
 
+def pytest_collection_modifyitems(items):
+    """Keep the tests of a file in one process, and all that start jobs, which count this machine's cores, in another."""
+    for item in items:
+        path = item.path.relative_to(item.config.rootpath)
+        jobs = "launch" in path.parts or path.name in (
+            "test_slurm.py",
+            "test_simulated_slurm.py",
+            "test_crash.py",
+        )
+        item.add_marker(pytest.mark.xdist_group("jobs" if jobs else str(path)))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def two_threads():
     torch.set_num_threads(2)
