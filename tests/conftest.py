@@ -17,7 +17,7 @@ DOMAINS = ["bible", "code_python", "speeches", "novels"]
 
 
 def pytest_collection_modifyitems(items):
-    """Keep the tests of a file in one process, and all that start jobs, which count this machine's cores, in another."""
+    """Keep the tests of a file in one process, and all that start jobs, which count the cores, in another."""
     for item in items:
         path = item.path.relative_to(item.config.rootpath)
         jobs = "launch" in path.parts or path.name in (

@@ -122,8 +122,15 @@ def test_no_text_breaks_out_of_metadata_or_table():
     )
     text = readme(card)
     data = ModelCard(text, ignore_metadata_errors=False).data
-    assert set(data.to_dict()) == {"library_name", "pipeline_tag", "license", "tags", "model-index"}
-    assert data.license != "mit"
+    assert set(data.to_dict()) == {
+        "library_name",
+        "pipeline_tag",
+        "license",
+        "license_name",
+        "tags",
+        "model-index",
+    }
+    assert data.license == "other"
     assert text.split("\n").count("---") == 2
     assert "](javascript" not in text.rpartition("---\n")[2].replace("\\]", "")
     tables = [line for line in text.split("\n") if line.startswith("|")]

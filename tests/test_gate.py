@@ -238,7 +238,7 @@ def test_the_settings():
     assert not evaluate.is_fitted(given)
     with pytest.raises(UserError, match=r"ensemble\.gate=.*wanted 8 numbers, or null"):
         compose(["ensemble=gated", "ensemble.gate=[1,0]"])
-    with pytest.raises(UserError, match="wanted another prior"):
+    with pytest.raises(UserError, match="give ensemble=updating"):
         compose(["ensemble=gated", "ensemble.prior=updating"])
     assert list(gate.named(gate.DEFAULT))[:2] == ["prior", "half-life 1"]
 

@@ -36,7 +36,8 @@ def average(
     models = Models(sources, settings)
     method = METHODS[settings.method]
     files = layout.plan(models.folders[0], settings.dtype, settings.shard_bytes)
-    with stream.Workers(settings.threads, settings.accumulate, alive) as workers:
+    threads = settings.threads or stream.usual_threads(sum(e.size for file in files for e in file.entries))
+    with stream.Workers(threads, settings.accumulate, alive) as workers:
         recipes = {}
         if measure := method.measure:
             names = [tensor.name for tensor in models.first.values() if tensor.is_float]

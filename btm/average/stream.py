@@ -118,8 +118,7 @@ class Workers:
     """Threads with a window each; while they work, the main thread tells every second that this is alive."""
 
     def __init__(self, threads: int, accumulate: str, alive: Callable[[], None]) -> None:
-        """Start `threads` threads; 0: one a core, and one more for when another waits for its turn to hash."""
-        threads = threads or min(len(os.sched_getaffinity(0)) + 1, _THREADS)
+        """Start `threads` threads."""
         self._pool = ThreadPoolExecutor(threads)
         self._windows = [Window(accumulate) for _ in range(threads)]
         self._alive = alive
@@ -170,6 +169,11 @@ class Workers:
         with queue.changed:
             queue.turn += 1
             queue.changed.notify_all()
+
+
+def usual_threads(elements: int) -> int:
+    """Return how many threads average `elements`: one a core, one more for when another waits to hash, one for little."""
+    return min(len(os.sched_getaffinity(0)) + 1, _THREADS, 1 + elements // BLOCK)
 
 
 class Queue:

@@ -190,7 +190,7 @@ def unsound(root: Path) -> Iterator[str]:
 MUTATING = [
     *("creat", "open", "openat", "write", "pwrite64", "writev", "pwritev", "pwritev2", "sendfile"),
     *("copy_file_range", "splice", "truncate", "ftruncate", "fallocate", "fsync", "fdatasync", "msync"),
-    *("sync_file_range", "rename", "renameat", "renameat2", "unlink", "unlinkat", "rmdir", "mkdir"),
+    *("rename", "renameat", "renameat2", "unlink", "unlinkat", "rmdir", "mkdir"),
     *("mkdirat", "mknod", "mknodat", "link", "linkat", "symlink", "symlinkat", "chmod", "fchmod"),
     *("fchmodat", "chown", "fchown", "fchownat", "utime", "utimes", "utimensat", "futimesat", "setxattr"),
 ]

@@ -53,7 +53,8 @@ def test_waste_is_listed_then_deleted(copy, workspace, capsys, tmp_path, monkeyp
     assert forest.names() == ["bible", "code_python", "seed", "speeches"]
 
 
-def test_what_a_process_works_on_is_left_alone(copy):
+def test_what_a_process_works_on_is_left_alone(copy, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # the others' forests are gone from theirs
     config = copy("branch=copy")
     forest = Forest(config.forest_root)
     steps.branch(config, "tales", "novels")
