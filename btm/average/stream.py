@@ -172,7 +172,7 @@ class Workers:
 
 
 def usual_threads(elements: int) -> int:
-    """Return how many threads average `elements`: one a core, one more for when another waits to hash, one for little."""
+    """Return how many threads average `elements`: one a core, one more for when one waits to hash; little has one."""
     return min(len(os.sched_getaffinity(0)) + 1, _THREADS, 1 + elements // BLOCK)
 
 
