@@ -378,7 +378,7 @@ def operations(place: Workplace, scratch: Path) -> Iterator[Operation]:
     """Yield every operation, with a forest that is made of the reference to begin with."""
     import torch
 
-    from btm import ensemble, models, optimizers, steps, train
+    from btm import ensemble, models, optimizers, steps
     from btm.cli import compose
 
     torch.set_num_threads(1)  # no thread pool, which would not survive the fork
