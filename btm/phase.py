@@ -46,9 +46,9 @@ def train(
         )
     if continued:
         result["notes"] = [*result["notes"], f"continues the optimizer and schedule of {continued.name}"]
-    elif trainer.carry == "auto" and len(branch.parents) == 1:
-        why = _hindrance(config, forest, list(branch.parents))
-        result["notes"] = [*result["notes"], f"begins a new optimizer and schedule: {why}"]
+    elif trainer.carry == "auto" and (kept := _kept(forest, list(branch.parents))):
+        note = f"begins a new optimizer and schedule: {next(iter(branch.parents))!r} was trained with {kept}"
+        result["notes"] = [*result["notes"], note]
     return result | {"data": {shard.domain: shard.sha256 for shard in shards}}
 
 
@@ -69,22 +69,22 @@ def _continued(config: Config, forest: Forest, branch: Branch) -> ELM | None:
     """Return the parent whose optimizer and schedule the branch continues, as trainer.carry says, or None."""
     if config.trainer.carry == "fresh":
         return None
-    why = _hindrance(config, forest, list(branch.parents))
-    if why is None:
-        return forest[next(iter(branch.parents))]
+    names = list(branch.parents)
+    kept = _kept(forest, names)
+    if kept == config.trainer.optimizer:
+        return forest[names[0]]
     if config.trainer.carry == "continue":
+        why = f"{names[0]!r} was trained with {kept}" if kept else f"{names[0]!r} kept no optimizer state"
+        why = "it has several parents" if len(names) > 1 else why
         raise UserError(
             f"trainer.carry=continue: branch {branch.name!r} cannot, for {why}; use auto or fresh"
         )
     return None
 
 
-def _hindrance(config: Config, forest: Forest, parents: list[str]) -> str | None:
-    """Return why the optimizer of a branch's parents cannot be continued, or None."""
+def _kept(forest: Forest, parents: list[str]) -> str | None:
+    """Return the optimizer whose moments the only one of `parents` kept; None if there are none."""
     if len(parents) != 1:
-        return "it has several parents"
+        return None
     file = forest[parents[0]].path / checkpoint.MOMENTS
-    if not file.is_file():
-        return f"{parents[0]!r} kept no optimizer state"
-    kind = checkpoint.optimizer_of(file)
-    return None if kind == config.trainer.optimizer else f"{parents[0]!r} was trained with {kind}"
+    return checkpoint.optimizer_of(file) if file.is_file() else None

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # What may change between the parts of one training without changing its result.
 _FREE = {"threads", "checkpoint_every", "log_every", "mirrors", "device", "steps", "lr"}
-_FREE |= {"gradient_checkpointing", "offload"}
+_FREE |= {"gradient_checkpointing", "offload"}  # the same numbers, computed at other times or places
 
 
 class TrainingFailedError(UserError):
