@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btm import durable
+from btm import durable, optimizers, weights
 from btm.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MOMENTS = "optimizer.safetensors"
-_KEYS = ("exp_avg", "exp_avg_sq")
+_MOMENTS = 2  # of AdamW; 32 bits each, or less
 
 
 def save(
@@ -44,7 +44,7 @@ def drop(folder: Path, step: int) -> None:
 
 def disk_bytes(model: "torch.nn.Module") -> int:
     """Return what the checkpoints of a training take at most: two, and one that is being written."""
-    return 3 * (1 + len(_KEYS)) * sum(p.numel() * p.element_size() for p in model.parameters())
+    return 3 * (1 + _MOMENTS) * sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def latest(folder: Path) -> Path | None:
@@ -84,11 +84,13 @@ def parameters(model: "torch.nn.Module") -> "dict[str, Tensor]":
 
 
 def moments(model: "torch.nn.Module", optimizer: "torch.optim.Optimizer") -> "dict[str, Tensor]":
-    """Return Adam's moments and step counts by ``<moment>.<parameter>``."""
+    """Return the optimizer's state by ``<entry>.<parameter>``; counts that are no tensors become tensors of int64."""
+    import torch
+
     found: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
-        state = optimizer.state.get(parameter, {})
-        found |= {f"{key}.{name}": state[key] for key in (*_KEYS, "step") if key in state}
+        for key, value in optimizer.state.get(parameter, {}).items():
+            found[_entry(key, name)] = torch.as_tensor(value)
     return found
 
 
@@ -98,6 +100,12 @@ def save_moments(file: Path, model: "torch.nn.Module", optimizer: "torch.optim.O
 
     with durable.publish_file(file) as handle:
         handle.write(save(moments(model, optimizer)))
+
+
+def optimizer_of(file: Path) -> str:
+    """Return the trainer.optimizer that left the moments in `file`; `UserError` if it is damaged."""
+    quantised = any(tensor.name.startswith("state1.") for tensor in weights.header(file)[0])
+    return "adamw8bit" if quantised else "adamw"
 
 
 def load_moments(
@@ -114,11 +122,29 @@ def load_moments(
     stored = _tensors(file, remedy)
     for own_name, parameter in model.named_parameters():
         name = stored_name(own_name)
-        if f"exp_avg.{name}" not in stored:
+        if f"step.{name}" not in stored:
             continue
-        copy = name != own_name
-        state = {key: stored[f"{key}.{name}"].to(parameter.device, copy=copy) for key in _KEYS}
-        optimizer.state[parameter] = {"step": stored[f"step.{name}"].to("cpu", copy=copy), **state}
+        place = optimizers.state_device(optimizer, parameter)
+        state: dict[str, Any] = {}
+        for key, (dtype, size) in optimizers.layout(optimizer, parameter).items():
+            entry = _entry(key, name)
+            value = stored.get(entry)
+            if value is None or str(value.dtype) != f"torch.{dtype}" or value.numel() != size:
+                found = "none" if value is None else f"{value.numel():,} of {value.dtype}"
+                raise UserError(
+                    f"{file}: its optimizer is another than trainer.optimizer and trainer.embedding_bits say "
+                    f"({key} of {name}: wanted {size:,} of {dtype}, found {found}): {remedy}"
+                )
+            own = entry == f"{key}.{name}" and name != own_name
+            state[key] = int(value) if dtype == "int64" else value.to(place, copy=own)
+            if entry == key:
+                stored[entry] = state[key]  # one for all parameters, also where it had to be moved
+        optimizer.state[parameter] = state
+
+
+def _entry(key: str, name: str) -> str:
+    """Return the name in a file of one entry of a parameter's state."""
+    return key if key in optimizers.CODEBOOKS else f"{key}.{name}"
 
 
 def _remedy(checkpoint: Path) -> str:

@@ -45,6 +45,10 @@ class TrainerConfig:
     batch_size: int = 16  # sequences per step
     micro_batch_size: int = 0  # sequences per forward pass (gradient accumulation); 0: all of them
     seq_len: int = 256  # tokens per sequence
+    optimizer: str = "adamw"  # or adamw8bit: its moments are quantised to 8 bits (btm[int8])
+    embedding_bits: int = 8  # of the moments of embeddings under adamw8bit: 8 | 32
+    offload: bool = False  # moments in the host's memory; the optimizer steps there
+    gradient_checkpointing: bool = False  # activations are computed again in the backward pass, not kept
     lr: float = 5e-4
     warmup: float = 0.08  # fraction of the steps of the schedule
     decay: str = "cosine"  # constant | cosine | linear | polynomial
@@ -99,6 +103,7 @@ class ExportConfig:
 
     dtype: str | None = None  # fp32 | bf16 | fp16; null: as it is stored
     shard_gb: float = 0.0  # of each weight file, at most; 0: the files as they are
+    block: int = 2048  # of delta8: elements that share a scale
 
 
 @dataclass
@@ -341,7 +346,7 @@ class Config:
     branch: str = "posterior"  # copy | uniform | argmax | posterior
     weights: Any = None  # {elm: weight} for branch; also uniform | argmax | posterior for average
     parent: str | None = None  # of branch=copy; null: the seed. Of import: what the model was trained from
-    format: str = "hf"  # hf | mergekit: of what is imported or exported
+    format: str = "hf"  # hf | fairseq | mergekit | delta8: of what is imported or exported
     to: str | None = None  # the folder, or the file, that export writes
 
     @property

@@ -233,7 +233,7 @@ class Forest:
             },
             "ancestors": [asdict(spent) for spent in ledger.lineage(self[p].card for p in shares)],
         }
-        with self._new_branch(name, origin) as folder:
+        with self.new_branch(name, origin) as folder:
             averaging.average({self[p].path: share for p, share in shares.items()}, folder, alive, EXACT)
             models.copy_files(self[next(iter(shares))].path, folder)
         return self.get_branch(name)
@@ -262,7 +262,7 @@ class Forest:
         if parent is not None:
             origin["ancestors"] = [asdict(spent) for spent in ledger.lineage([self[parent].card])]
             origin["parents"] = {parent: {"weight": 1.0, "raw": 1.0, "sha256": self[parent].card.sha256}}
-        with self._new_branch(name, origin) as folder:
+        with self.new_branch(name, origin) as folder:
             model.save_pretrained(folder, max_shard_size="5GB")
             models.copy_tokenizer(self.tokenizer, folder)
         return self.get_branch(name)
@@ -341,7 +341,8 @@ class Forest:
             )
 
     @contextmanager
-    def _new_branch(self, name: str, origin: dict[str, Any]) -> Iterator[Path]:
+    def new_branch(self, name: str, origin: dict[str, Any]) -> Iterator[Path]:
+        """Yield an empty folder that becomes the branch `name`, of that `origin`, when the block ends."""
         with durable.publish_folder(self.root / "branches" / name) as folder:
             (folder / "branch.json").write_text(json.dumps(origin, indent=1))
             yield folder

@@ -207,6 +207,19 @@ def load_trainable(folder: Path, device: str) -> "PreTrainedModel":
     return load_model(folder, pick_device(device), dtype=torch.float32).train()
 
 
+def checkpoint_gradients(model: "PreTrainedModel") -> None:
+    """Let a model keep the inputs of its layers alone, and compute the rest again in the backward pass.
+
+    The gradients are the same, at the price of another forward pass. Raises `UserError` if it cannot.
+    """
+    try:
+        # Newer versions of transformers deprecate the older name.
+        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise UserError(f"trainer.gradient_checkpointing=true: {why(error)}") from None
+
+
 def stored_dtype(folder: Path) -> str:
     """Return torch's name of the float type that most parameters in `folder` are stored in."""
     sizes = dict.fromkeys(DTYPES, 0)

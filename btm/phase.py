@@ -46,6 +46,9 @@ def train(
         )
     if continued:
         result["notes"] = [*result["notes"], f"continues the optimizer and schedule of {continued.name}"]
+    elif trainer.carry == "auto" and (kept := _kept(forest, list(branch.parents))):
+        note = f"begins a new optimizer and schedule: {next(iter(branch.parents))!r} was trained with {kept}"
+        result["notes"] = [*result["notes"], note]
     return result | {"data": {shard.domain: shard.sha256 for shard in shards}}
 
 
@@ -67,11 +70,21 @@ def _continued(config: Config, forest: Forest, branch: Branch) -> ELM | None:
     if config.trainer.carry == "fresh":
         return None
     names = list(branch.parents)
-    if len(names) == 1 and (forest[names[0]].path / checkpoint.MOMENTS).is_file():
+    kept = _kept(forest, names)
+    if kept == config.trainer.optimizer:
         return forest[names[0]]
     if config.trainer.carry == "continue":
-        why = "it has several parents" if len(names) > 1 else f"{names[0]!r} kept no optimizer state"
+        why = f"{names[0]!r} was trained with {kept}" if kept else f"{names[0]!r} kept no optimizer state"
+        why = "it has several parents" if len(names) > 1 else why
         raise UserError(
             f"trainer.carry=continue: branch {branch.name!r} cannot, for {why}; use auto or fresh"
         )
     return None
+
+
+def _kept(forest: Forest, parents: list[str]) -> str | None:
+    """Return the optimizer whose moments the only one of `parents` kept; None if there are none."""
+    if len(parents) != 1:
+        return None
+    file = forest[parents[0]].path / checkpoint.MOMENTS
+    return checkpoint.optimizer_of(file) if file.is_file() else None

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btm import checkpoint, durable, lease, ledger, models
+from btm import checkpoint, durable, lease, ledger, models, optimizers
 from btm.config import TrainerConfig
 from btm.data.batches import Batches, Windows
 from btm.errors import UserError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # What may change between the parts of one training without changing its result.
 _FREE = {"threads", "checkpoint_every", "log_every", "mirrors", "device", "steps", "lr"}
+_FREE |= {"gradient_checkpointing", "offload"}  # the same numbers, computed at other times or places
 
 
 class TrainingFailedError(UserError):
@@ -136,7 +137,9 @@ def loop(
     if trainer.threads:
         torch.set_num_threads(trainer.threads)
     model, stored_dtype = trainee.model, models.stored_dtype(folder)
-    optimizer = make_optimizer(model, trainer)
+    if trainer.gradient_checkpointing:
+        models.checkpoint_gradients(model)
+    optimizer = optimizers.make_optimizer(model, trainer)
     settings = (
         {k: v for k, v in asdict(trainer).items() if k not in _FREE} | asdict(schedule) | {"steps": steps}
     )
@@ -173,13 +176,18 @@ def loop(
     metrics.close()
     if keep_moments:
         checkpoint.save_moments(folder / checkpoint.MOMENTS, model, optimizer)
+    size = optimizers.state_size(optimizer)
     trainee.write(folder, stored_dtype)
     return {
         "steps": steps,
         "tokens": trainee.tokens(steps),
         "flops": trainee.flops(steps),
         "exact": state["exact"],
-        "notes": state["notes"],
+        "notes": [
+            *state["notes"],
+            *([] if trainer.optimizer == "adamw" else [f"{trainer.optimizer}: {size}"]),
+        ],
+        "optimizer": asdict(size),
         "loss": metrics.last_loss,
         "trainer": asdict(trainer),
         "precision": precision,
@@ -213,20 +221,6 @@ def validate(model: "PreTrainedModel", windows: Windows, rows: int = 32) -> floa
             counted += len(flat)
     model.train(was_training)
     return total / windows.n_tokens
-
-
-def make_optimizer(model: "torch.nn.Module", trainer: TrainerConfig) -> "torch.optim.Optimizer":
-    """Return AdamW, fused; biases and gains of norms are not decayed."""
-    import torch
-
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": trainer.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    beta1, beta2 = trainer.betas
-    return torch.optim.AdamW(groups, lr=trainer.lr, betas=(beta1, beta2), fused=True)
 
 
 def pick_precision(name: str, device: str) -> str:
@@ -291,9 +285,12 @@ def _resume(
     if found is None:
         return {"step": 0, "settings": settings, "environment": environment, "exact": True, "notes": []}
     state = checkpoint.read_state(found)
-    changed = sorted(key for key in settings if state["settings"].get(key) != settings[key])
+    begun = (
+        asdict(TrainerConfig()) | state["settings"]
+    )  # a setting that is younger than the checkpoint had its default
+    changed = sorted(key for key in settings if begun.get(key) != settings[key])
     if changed:
-        was = ", ".join(f"{key} was {state['settings'].get(key)}, now {settings[key]}" for key in changed)
+        was = ", ".join(f"{key} was {begun.get(key)}, now {settings[key]}" for key in changed)
         raise UserError(
             f"{lease.name_of(folder)!r} is half trained with other settings ({was}): restore them, or delete {found}"
         )

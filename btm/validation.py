@@ -10,6 +10,7 @@ from btm.choices import (
     AVERAGE_METHODS,
     AVERAGE_WEIGHTS,
     BASELINES,
+    BLOCKS,
     BRANCH_METHODS,
     CARRY,
     CLUSTERS,
@@ -19,11 +20,13 @@ from btm.choices import (
     DTYPES,
     ELM_ORDERS,
     ELM_STATES,
+    EMBEDDING_BITS,
     FITS,
     FORMATS,
     GATE_NUMBERS,
     LICENSES,
     MIRRORS,
+    OPTIMIZERS,
     PRECISIONS,
     PRIORS,
     RESCALE,
@@ -210,6 +213,10 @@ def _validate_choices(config: "Config") -> None:
     check_choice(config.trainer.decay, "trainer.decay", DECAYS)
     check_choice(config.trainer.carry, "trainer.carry", CARRY)
     check_choice(config.trainer.precision, "trainer.precision", PRECISIONS)
+    check_choice(config.trainer.optimizer, "trainer.optimizer", OPTIMIZERS)
+    bits, block = config.trainer.embedding_bits, config.export.block
+    require(bits in EMBEDDING_BITS, "trainer.embedding_bits", bits, "wanted 8 or 32")
+    require(block in BLOCKS, "export.block", block, f"wanted one of {', '.join(map(str, BLOCKS))}")
     check_choice(config.format, "format", FORMATS)
     if config.export.dtype is not None:
         check_choice(config.export.dtype, "export.dtype", DTYPES)

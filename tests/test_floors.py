@@ -7,12 +7,12 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "btm"
 FLOORS = [
-    ["errors", "durable", "posterior", "filters", "gate"],
+    ["errors", "durable", "posterior", "filters", "gate", "codec"],
     ["lease", "checks", "choices"],
     ["validation"],
     ["config", "weights", "report", "mirrors", "card"],
     ["fairseq"],
-    ["schedule", "average", "data", "models", "evaluate", "ledger", "sums", "readme"],
+    ["schedule", "optimizers", "average", "data", "models", "evaluate", "ledger", "sums", "readme"],
     ["tombstone"],
     ["seal", "checkpoint"],
     ["forest"],
@@ -36,6 +36,7 @@ NO_TORCH = {
     "posterior",
     "filters",
     "gate",
+    "codec",
     "schedule",
     "weights",
     "choices",

@@ -20,7 +20,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from btm import checkpoint, lease, models, schedule, steps, train, weights
+from btm import checkpoint, lease, models, optimizers, schedule, steps, train, weights
 from btm.cli import compose
 from btm.config import TrainerConfig
 from btm.errors import UserError
@@ -244,7 +244,7 @@ def test_a_continued_schedule_is_the_rest_of_the_whole():
 
 def test_norms_and_biases_are_not_decayed():
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
-    groups = train.make_optimizer(model, TrainerConfig()).param_groups
+    groups = optimizers.make_optimizer(model, TrainerConfig()).param_groups
     assert [p.ndim for p in groups[0]["params"]] == [2]
     assert groups[1]["weight_decay"] == 0
     assert len(groups[1]["params"]) == 3

@@ -11,7 +11,7 @@ from btm.checks import check_name
 from btm.config import Config
 from btm.errors import UserError, unknown
 from btm.forest import ELM, Forest
-from btm.interop import export, huggingface, mergekit
+from btm.interop import delta, export, huggingface, mergekit
 from btm.report import Reporter, quiet
 
 
@@ -23,6 +23,8 @@ def import_model(config: Config, reporter: Reporter = quiet) -> ELM:
     """
     source, root = _source(config), Path(config.forest_root)
     name, domains = imported_as(config)
+    if config.format == "delta8":
+        return delta.enter(Forest(root), source, name, config, reporter.alive)
     forest = Forest(root) if Forest.stands(root) else None
     if forest and name in forest and forest[name].card.source == str(source):
         return forest[name]
@@ -72,7 +74,7 @@ def _source(config: Config) -> Path:
     if config.imports.source is None:
         raise UserError("import what? give from=DIR, the folder of a Hugging Face model")
     if config.format == "mergekit":
-        raise UserError("format=mergekit is none that models are imported from: wanted hf or fairseq")
+        raise UserError("format=mergekit is none that models are imported from: wanted hf, fairseq or delta8")
     return Path(config.imports.source)
 
 
@@ -90,6 +92,13 @@ def export_model(config: Config, reporter: Reporter = quiet) -> tuple[Path | Non
     if config.format == "fairseq":
         return _export_fairseq(source, Path(config.to)), ""
     wanted = config.export
+    if config.format == "delta8":
+        if config.expert is None:
+            raise UserError(
+                "format=delta8 is the difference from parents, which an average has not: give expert=NAME"
+            )
+        forest = Forest(config.forest_root)
+        return delta.export(forest, config.expert, Path(config.to), wanted.block, reporter.alive), ""
     target = export.export(
         source, Path(config.to), dtype=wanted.dtype, shard_gb=wanted.shard_gb, alive=reporter.alive
     )

@@ -1,7 +1,8 @@
 """A model of the forest as a folder for others: weights, config, tokenizer, and the card, for people and as JSON."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,12 +33,23 @@ def export(
         )
     if target.resolve().is_relative_to(source.resolve()):
         raise UserError(f"to={target} lies in the folder that is exported; give another to=DIR")
+    with publish(target) as made:
+        durable.require_space(made, sum(file.stat().st_size for file in weights.files(source)))
+        _write(source, made, card, dtype, shard_gb, alive)
+    return target
+
+
+@contextmanager
+def publish(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `target` when the block ends; the same files there already are left alone.
+
+    Raises `UserError` if something else stands there.
+    """
     scratch = durable.scratch_folder(durable.make_folder(target.absolute().parent))
     made = scratch / target.name
     made.mkdir()
     try:
-        durable.require_space(scratch, sum(file.stat().st_size for file in weights.files(source)))
-        _write(source, made, card, dtype, shard_gb, alive)
+        yield made
         durable.sync_tree(made)
         if not target.exists():
             durable.rename_folder(made, target)
@@ -45,7 +57,6 @@ def export(
             raise UserError(f"to={target} holds something else already; give another to=DIR, or delete it")
     finally:
         durable.remove_folder(scratch)
-    return target
 
 
 def _write(

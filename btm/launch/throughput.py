@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from btm import durable
+from btm import durable, optimizers
 from btm.config import Config
 from btm.launch.records import read_shown
 
@@ -66,7 +66,7 @@ def _train_briefly(config: Config, forest: Path, threads: int) -> float:
     torch.set_num_threads(threads)
     trainer = config.trainer
     model = models.load_trainable(forest / "elms" / config.seed.name, trainer.device)
-    optimizer = train.make_optimizer(model, trainer)
+    optimizer = optimizers.make_optimizer(model, trainer)
     precision = train.pick_precision(trainer.precision, str(model.device))
     shape = (trainer.batch_size, trainer.seq_len + 1)
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, shape)

@@ -378,7 +378,7 @@ def operations(place: Workplace, scratch: Path) -> Iterator[Operation]:
     """Yield every operation, with a forest that is made of the reference to begin with."""
     import torch
 
-    from btm import ensemble, models, steps, train
+    from btm import ensemble, models, optimizers, steps
     from btm.cli import compose
 
     torch.set_num_threads(1)  # no thread pool, which would not survive the fork
@@ -386,7 +386,7 @@ def operations(place: Workplace, scratch: Path) -> Iterator[Operation]:
     suite = steps.open_suite(config)
     seed = Forest(place.reference)["seed"]
     model = models.load_model(seed.path, dtype=torch.float32)
-    optimizer = train.make_optimizer(model, config.trainer)
+    optimizer = optimizers.make_optimizer(model, config.trainer)
     checkpoint.load_moments(seed.path / checkpoint.MOMENTS, model, optimizer)
 
     def save(root: Path, step: int) -> None:

@@ -1,0 +1,279 @@
+"""An ELM as its difference from its parents, in 8 bits an element: ``format=delta8``.
+
+The difference is θ - Σ w_p θ_p, from the average of the parents that the branch began as (`Forest.branch`), quantised
+by ``btm/codec.py``. Whoever has the same parents has the ELM again. A folder holds
+
+    delta.json          the ELM's card, the block, and the sha256 of the weights that come of it
+    delta.safetensors   absmax.<tensor> (F32, one a block) and codes.<tensor> (U8, of the tensor's shape)
+
+and is from outside: what is read of it is checked, and nothing enters a forest but weights of that sha256.
+"""
+
+import json
+import math
+import shutil
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from btm import average as averaging
+from btm import codec, durable, ledger, models, sums, weights
+from btm.card import Card
+from btm.checks import check_name, read_object
+from btm.choices import LICENSES
+from btm.config import Config
+from btm.errors import UserError
+from btm.forest import ELM, EXACT, Forest
+from btm.interop.export import publish
+
+SCHEMA = 1
+_HEADER, _TENSORS = "delta.json", "delta.safetensors"
+_README = """# {name}, as a difference
+
+The ELM {name} of a Branch-Train-Merge forest as its difference from {parents}, in 8 bits an element.
+Whoever has a forest with the same parents has it again with
+
+    btm import from=DIR format=delta8 name={name} forest=FOREST
+"""
+_FROM_CARD = ("steps", "tokens", "flops", "data", "valid_nats", "parent_valid_nats", "exact")
+_Alive = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A difference on disk, whose header was checked."""
+
+    file: Path
+    card: Card
+    block: int
+    sha256: str  # of the weights that it makes of the parents
+
+    @classmethod
+    def read(cls, folder: Path) -> "Delta":
+        """Return the difference in `folder`; `UserError` if there is none, or its header is damaged."""
+        file = folder / _HEADER
+        for wanted in (_HEADER, _TENSORS):
+            if not (folder / wanted).exists():
+                raise UserError(f"from={folder}: no {wanted}; wanted what btm export format=delta8 wrote")
+        values = read_object(file, schema=int, format=str, block=int, sha256=str, card=dict)
+        if values["format"] != "delta8" or values["schema"] > SCHEMA:
+            raise UserError(
+                f"{file}: format {values['format']!r}, schema {values['schema']}; wanted delta8, {SCHEMA}"
+            )
+        if sums.checked(values) != values:
+            raise UserError(f"{file}: damaged: its values are not those of its check sum")
+        if values["block"] not in codec.BLOCKS:
+            raise UserError(
+                f"{file}: block {values['block']}; wanted one of {', '.join(map(str, codec.BLOCKS))}"
+            )
+        card = Card.from_json(values["card"], file)
+        if not card.parents:
+            raise UserError(f"{file}: its card names no parents that it could be a difference from")
+        for name in (*card.parents, *card.domains):
+            check_name(name, str(file))
+        averaging.normalise({name: parent.weight for name, parent in card.parents.items()})
+        return cls(folder / _TENSORS, card, values["block"], values["sha256"])
+
+
+def export(forest: Forest, name: str, target: Path, block: int, alive: _Alive = lambda: None) -> Path:
+    """Publish the difference of an ELM from its parents at `target`, and return that.
+
+    Raises `UserError` if it has no parents, one is no longer the ELM it was, or something else stands at `target`.
+    """
+    elm = forest[name]
+    if not elm.card.parents:
+        raise UserError(f"{name!r} has no parents that it could be a difference from: give format=hf")
+    if weights.sha256(elm.path) != elm.card.sha256:
+        raise UserError(
+            f"{elm.path}: its weights are not those of its card (sha256): damaged, restore it from a copy"
+        )
+    if target.resolve().is_relative_to(elm.path.resolve()):
+        raise UserError(f"to={target} lies in the folder that is exported; give another to=DIR")
+    with publish(target) as made, _begun(forest, elm.card, made.parent, f"{name!r}", alive) as base:
+        _write(elm.path, base, made / _TENSORS, block, alive)
+        restored = made.parent / "restored"
+        restored.mkdir()
+        _restore(base, made / _TENSORS, block, restored, alive)
+        values = {"schema": SCHEMA, "format": "delta8", "block": block, "sha256": weights.sha256(restored)}
+        durable.write_json(made / _HEADER, sums.checked(values | {"card": elm.card.to_json()}))
+        (made / "README.md").write_text(_README.format(name=name, parents=" and ".join(elm.card.parents)))
+        sums.write(made)
+    return target
+
+
+def enter(forest: Forest, source: Path, name: str, config: Config, alive: _Alive = lambda: None) -> ELM:
+    """Add the ELM whose difference lies in the folder `source` to a forest that has its parents; return it.
+
+    What stands there under that name with the same weights is returned. Raises `UserError`, and changes nothing, if the
+    folder is damaged or none, or the forest has not the same parents.
+    """
+    delta = Delta.read(source)
+    if name in forest and forest[name].card.sha256 == delta.sha256:
+        return forest[name]
+    if forest.has_branch(name) and forest.get_branch(name).origin.get("source") == str(source):
+        with forest.hold(name) as (left, _):
+            durable.remove_folder(left.path)  # of an import that was killed
+    forest.require_free(name)
+    scratch = durable.scratch_folder(forest.root)
+    try:
+        with _begun(forest, delta.card, scratch, f"from={source}", alive) as base:
+            _check_tensors(delta, base)
+            with forest.new_branch(name, _origin(forest, delta, source, config.domain)) as folder:
+                _restore(base, delta.file, delta.block, folder, alive)
+                if weights.sha256(folder) != delta.sha256:
+                    raise UserError(
+                        f"{source}: gives other weights than it says (sha256): damaged, export it again"
+                    )
+                models.copy_files(forest[next(iter(delta.card.parents))].path, folder)
+                durable.write_json(folder / "trained.json", _result(delta))
+    finally:
+        durable.remove_folder(scratch)
+    license = config.card.license or (delta.card.license if delta.card.license in LICENSES else "")
+    branch = forest.get_branch(name)
+    try:
+        return forest.merge(branch, force=config.merge.force or delta.card.forced, license=license)
+    except UserError:
+        durable.remove_folder(branch.path)
+        raise
+
+
+def _origin(forest: Forest, delta: Delta, source: Path, domain: str | None) -> dict[str, Any]:
+    """Return what `Forest.branch` would write of the branch."""
+    card = delta.card
+    return {
+        "domains": [domain] if domain is not None else card.domains,
+        "method": card.branch_method,
+        "estimator": card.estimator,
+        "parents": {name: asdict(parent) for name, parent in card.parents.items()},
+        "ancestors": [asdict(spent) for spent in ledger.lineage(forest[name].card for name in card.parents)],
+        "source": str(source),
+    }
+
+
+def _result(delta: Delta) -> dict[str, Any]:
+    """Return what the training left, as the ELM's card tells it."""
+    card = delta.card
+    note = f"restored from a difference in 8 bits (delta8, block {delta.block}) of sha256 {card.sha256}"
+    return {key: getattr(card, key) for key in _FROM_CARD} | {"notes": [*card.notes, note]}
+
+
+@contextmanager
+def _begun(forest: Forest, card: Card, place: Path, what: str, alive: _Alive) -> Iterator[Path]:
+    """Yield a folder in `place` with the weights that a branch of these parents begins with."""
+    for name, parent in card.parents.items():
+        found = forest[name].card.sha256 if name in forest else "none"
+        if found != parent.sha256:
+            raise UserError(
+                f"{what} is a difference from {name!r} with sha256 {parent.sha256[:12]}, "
+                f"and the forest {forest.root} has {found[:12]}: wanted the forest of its parents"
+            )
+    folder = place / "base"
+    folder.mkdir()
+    shares = {forest[name].path: parent.weight for name, parent in card.parents.items()}
+    durable.require_space(place, 3 * sum(file.stat().st_size for file in weights.files(next(iter(shares)))))
+    averaging.average(shares, folder, alive, EXACT)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def _write(expert: Path, base: Path, target: Path, block: int, alive: _Alive) -> None:
+    """Write the quantised difference of the model `expert` from `base`."""
+    averaging.require_same_tensors(base, expert)
+    theirs = weights.tensors(base)
+    ours = weights.tensors(expert)
+    for name, tensor in theirs.items():
+        same = tensor.dtype == ours[name].dtype
+        if not same or not (tensor.is_float or np.array_equal(tensor.raw(), ours[name].raw())):
+            raise UserError(f"{expert}: tensor {name!r} is no difference from its parents': give format=hf")
+    floats = [tensor for tensor in theirs.values() if tensor.is_float]
+    head = _head(floats, block)
+    scales_begin = len(head)
+    with target.open("xb") as handle:
+        handle.write(head)
+        handle.seek(scales_begin + 4 * sum(codec.blocks(math.prod(t.shape), block) for t in floats))
+        scales = []
+        for tensor in floats:
+            for one, other in zip(weights.chunks(ours[tensor.name]), weights.chunks(tensor), strict=True):
+                moved = weights.to_float64(one, tensor.dtype) - weights.to_float64(other, tensor.dtype)
+                codes, absmax = codec.quantise(moved, block)
+                handle.write(codes.tobytes())
+                scales.append(absmax.astype("<f4"))
+                alive()
+        handle.seek(scales_begin)
+        handle.writelines(part.tobytes() for part in scales)
+
+
+def _head(floats: list[weights.Tensor], block: int) -> bytes:
+    """Return the header of the file that holds the scales, then the codes, of these tensors."""
+    header: dict[str, Any] = {"__metadata__": {"format": "delta8"}}
+    begin = 0
+    for tensor in floats:
+        count = codec.blocks(math.prod(tensor.shape), block)
+        header[f"absmax.{tensor.name}"] = _entry("F32", [count], begin, 4 * count)
+        begin += 4 * count
+    for tensor in floats:
+        size = math.prod(tensor.shape)
+        header[f"codes.{tensor.name}"] = _entry("U8", list(tensor.shape), begin, size)
+        begin += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _entry(dtype: str, shape: list[int], begin: int, size: int) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, begin + size]}
+
+
+def _check_tensors(delta: Delta, base: Path) -> None:
+    """Raise `UserError` unless a difference has what each tensor of `base` needs, and nothing else."""
+    found = {tensor.name: tensor for tensor in weights.header(delta.file)[0]}
+    wanted: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name, tensor in weights.tensors(base).items():
+        if tensor.is_float:
+            wanted[f"codes.{name}"] = ("U8", tensor.shape)
+            wanted[f"absmax.{name}"] = ("F32", (codec.blocks(math.prod(tensor.shape), delta.block),))
+    for name in sorted(wanted.keys() | found.keys()):
+        has = (found[name].dtype, found[name].shape) if name in found else None
+        if has != wanted.get(name):
+            raise UserError(f"{delta.file}: tensor {name!r} is {has}; wanted {wanted.get(name)}")
+    for name, tensor in found.items():
+        if name.startswith("absmax.") and not all(
+            np.isfinite(part).all() and (part >= 0).all() for part in weights.chunks(tensor)
+        ):
+            raise UserError(f"{delta.file}: tensor {name!r} holds what is no scale")
+
+
+def _restore(base: Path, file: Path, block: int, target: Path, alive: _Alive) -> None:
+    """Write the model that a difference makes of `base` into the folder `target`, in the same files and dtypes."""
+    stored = {tensor.name: tensor for tensor in weights.header(file)[0]}
+    for source in weights.files(base):
+        tensors, head = weights.header(source)
+        with (target / source.name).open("xb") as handle:
+            handle.write(head)
+            for tensor in tensors:
+                for piece in _restored(tensor, stored, block):
+                    handle.write(piece.tobytes())
+                    alive()
+    for index in base.glob("*.index.json"):
+        shutil.copyfile(index, target / index.name)
+
+
+def _restored(
+    tensor: weights.Tensor, stored: dict[str, weights.Tensor], block: int
+) -> Iterator[NDArray[Any]]:
+    """Yield a tensor's elements as they are stored, rounded once."""
+    if not tensor.is_float:
+        yield from weights.chunks(tensor)
+        return
+    scales = stored[f"absmax.{tensor.name}"].raw()
+    pairs = zip(weights.chunks(tensor), weights.chunks(stored[f"codes.{tensor.name}"]), strict=True)
+    for number, (raw, codes) in enumerate(pairs):
+        first = number * (weights.CHUNK // block)
+        moved = codec.dequantise(codes, scales[first : first + codec.blocks(len(codes), block)], block)
+        yield weights.narrow(weights.to_float64(raw, tensor.dtype) + moved, tensor.dtype)
