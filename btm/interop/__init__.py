@@ -11,7 +11,7 @@ from btm.checks import check_name
 from btm.config import Config
 from btm.errors import UserError, unknown
 from btm.forest import ELM, Forest
-from btm.interop import export, huggingface, mergekit
+from btm.interop import delta, export, huggingface, mergekit
 from btm.report import Reporter, quiet
 
 
@@ -22,6 +22,8 @@ def import_model(config: Config, reporter: Reporter = quiet) -> ELM:
     Raises `UserError` for whatever makes it unfit; nothing has changed then.
     """
     source, root = _source(config), Path(config.forest_root)
+    if config.format == "delta":
+        return delta.import_elm(config, source, reporter)
     name, domains = imported_as(config)
     forest = Forest(root) if Forest.stands(root) else None
     if forest and name in forest and forest[name].card.source == str(source):
@@ -60,6 +62,8 @@ def _as_hugging_face(source: Path, root: Path, format: str, legacy: bool) -> Ite
 def imported_as(config: Config) -> tuple[str, list[str]]:
     """Return the name and the domains of an import: where nothing grows yet, it is the seed, of no domain."""
     planted = Forest.stands(config.forest_root)
+    if config.format == "delta":
+        return delta.named(config, _source(config))
     if config.expert is None and planted:
         raise UserError("what shall it be called? give name=NAME")
     name = check_name(config.expert or config.seed.name, "name")
@@ -72,7 +76,7 @@ def _source(config: Config) -> Path:
     if config.imports.source is None:
         raise UserError("import what? give from=DIR, the folder of a Hugging Face model")
     if config.format == "mergekit":
-        raise UserError("format=mergekit is none that models are imported from: wanted hf or fairseq")
+        raise UserError("format=mergekit is none that models are imported from: wanted hf, fairseq or delta")
     return Path(config.imports.source)
 
 
@@ -89,6 +93,8 @@ def export_model(config: Config, reporter: Reporter = quiet) -> tuple[Path | Non
         raise UserError("export to where? give to=DIR")
     if config.format == "fairseq":
         return _export_fairseq(source, Path(config.to)), ""
+    if config.format == "delta":
+        return delta.export(source, Path(config.to)), ""
     wanted = config.export
     target = export.export(
         source, Path(config.to), dtype=wanted.dtype, shard_gb=wanted.shard_gb, alive=reporter.alive
