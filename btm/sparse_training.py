@@ -50,18 +50,13 @@ class SparseTrainee(training.Trainee):
     steps: int
     origin: "dict[str, Tensor]" = field(init=False)
     masks: "dict[str, Tensor]" = field(init=False)
+    stored: dict[str, str] = field(init=False)  # what a parameter is called in the weight files
     said: dict[str, Any] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Take the parameters for the branch point, and draw the mask."""
         own = checkpoint.parameters(self.model)
-        stored = weights.tensors(self.folder)
-        for name in own:
-            if name not in stored or stored[name].dtype not in delta.STORABLE:
-                raise UserError(
-                    f"trainer.delta_density={self.trainer.delta_density}: {name!r} is not stored under its name in "
-                    f"{', '.join(delta.STORABLE)}: this model can only be trained densely (1.0)"
-                )
+        self.stored = _stored_names(self.folder, own)
         self.origin = {name: parameter.clone() for name, parameter in own.items()}
         shapes = {name: parameter.shape for name, parameter in own.items() if parameter.ndim >= 2}
         drawn = momentum.begin(shapes, self._free(shapes), self.trainer.seed)
@@ -149,7 +144,7 @@ class SparseTrainee(training.Trainee):
         return super().settings() | {f"delta_{k}": v for k, v in own.items()} | {"delta_mask": t.delta_mask}
 
     def entries(self) -> dict[str, delta.Entries]:
-        """Return the changes as they are stored, those that are 0 in float16 left out."""
+        """Return the changes by stored tensor, as they are stored: those that are 0 in float16 are left out."""
         import numpy as np
 
         made = {}
@@ -158,17 +153,19 @@ class SparseTrainee(training.Trainee):
             if not np.isfinite(change).all():
                 raise UserError(f"a change of {name!r} is larger than float16 holds: lower trainer.lr")
             (at,) = change.nonzero()
-            made[name] = (at, change[at])
+            made[self.stored[name]] = (at, change[at])
         return made
 
     def write(self, folder: Path, dtype: str) -> None:
         """Publish the delta, then replace the weights by the branch point and the delta added to it."""
         changes = self.entries()
+        parameter = {stored: name for name, stored in self.stored.items()}
 
         def trained(tensor: weights.Tensor) -> Any:
             if tensor.name not in changes:
                 return None
-            return delta.add(self.origin[tensor.name].flatten().cpu().numpy().copy(), changes[tensor.name])
+            before = self.origin[parameter[tensor.name]].flatten().cpu().numpy()
+            return delta.add(before.copy(), changes[tensor.name])
 
         origin = read_object(folder / "branch.json", parents=dict)
         parents = read_parents(folder / "branch.json", origin["parents"])
@@ -187,3 +184,33 @@ class SparseTrainee(training.Trainee):
             "mask": self.trainer.delta_mask,
             "bytes": (folder / delta.FILE).stat().st_size,
         }
+
+
+def _stored_names(folder: Path, own: "dict[str, Tensor]") -> dict[str, str]:
+    """Return {parameter: tensor of the weight files in `folder`}, from which the parameters were loaded.
+
+    Some architectures rename a tensor as they load it; then it is the one left over that has the same values.
+    """
+    stored = {name: t for name, t in weights.tensors(folder).items() if t.dtype in delta.STORABLE}
+    names = {name: name for name in own if name in stored}
+    left = [tensor for name, tensor in stored.items() if name not in names]
+    for name in own.keys() - names.keys():
+        same = [tensor.name for tensor in left if _equal(tensor, own[name])]
+        if len(same) != 1:
+            raise UserError(
+                f"trainer.delta_density: parameter {name!r} is none of the tensors in {folder}, so this architecture "
+                "can only be trained densely (trainer.delta_density=1)"
+            )
+        names[name] = same[0]
+    return names
+
+
+def _equal(tensor: weights.Tensor, parameter: "Tensor") -> bool:
+    """Tell whether a stored tensor holds the values of a float32 parameter."""
+    import numpy as np
+
+    if tensor.shape != tuple(parameter.shape):
+        return False
+    values = np.empty(parameter.numel(), np.float32)
+    weights.widen(tensor.raw(), tensor.dtype, values)
+    return np.array_equal(values, parameter.flatten().cpu().numpy())

@@ -211,6 +211,8 @@ def _settings(config: Config, forest: Forest, old: Old) -> Config:
     kept = {name: p.weight for name, p in old.card.parents.items() if name in forest}
     cards = {stone.name: stone.card for stone in tombstone.all_of(forest.root)}
     made.trainer.steps = old.card.steps or config.trainer.steps
+    made.trainer.delta_density = old.card.delta.get("density", 1.0)
+    made.trainer.delta_mask = old.card.delta.get("mask", config.trainer.delta_mask)
     if kept and old.card.branch_method in _ESTIMATED:
         made.branch, made.weights = old.card.branch_method, None
     elif kept and old.card.branch_method == "copy":

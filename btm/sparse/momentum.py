@@ -46,7 +46,7 @@ def share(total: int, weights: Sequence[float], room: Sequence[int]) -> list[int
 
 
 def begin(sizes: Mapping[str, "Sequence[int]"], budget: int, seed: int) -> "dict[str, Tensor]":
-    """Return random masks, bool, of tensors of these shapes: `budget` entries in all, one in each, then as dense in each."""
+    """Return random masks, bool, of tensors of these shapes: `budget` entries in all, equally dense in each."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
