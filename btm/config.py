@@ -64,9 +64,9 @@ class TrainerConfig:
     log_every: int = 10  # steps
     mirrors: list[str] = field(default_factory=list)  # tensorboard | wandb | mlflow
     delta_density: float = 1.0  # share of parameters that may differ from the parents'; 1: dense
-    delta_every: int = 0  # steps between prunings of these; 0: a twentieth of the steps
+    delta_every: int = 0  # steps between prunings of these; 0: a hundredth of the steps
     delta_prune: float = 0.5  # share pruned at first, falling as a cosine to a hundredth of that
-    delta_mask: str = "momentum"  # momentum (docs/sparse.md) | random: it stays as it was drawn
+    delta_mask: str = "momentum"  # momentum | normalised (docs/sparse.md) | random: it stays as drawn
 
 
 @dataclass

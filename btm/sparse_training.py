@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-_AUTO = 20  # prunings of a training, where trainer.delta_every=0
+_AUTO = 100  # prunings of a training, where trainer.delta_every=0
 
 
 def train(
@@ -84,7 +84,7 @@ class SparseTrainee(training.Trainee):
 
         own = checkpoint.parameters(self.model)
         every = self.trainer.delta_every or max(1, self.steps // _AUTO)
-        if self.trainer.delta_mask == "momentum" and done % every == 0 and done < self.steps:
+        if self.trainer.delta_mask != "random" and done % every == 0 and done < self.steps:
             with torch.no_grad():
                 self._move(own, optimizer, done)
         for name, mask in self.masks.items():
@@ -92,8 +92,9 @@ class SparseTrainee(training.Trainee):
 
     def _move(self, own: "dict[str, Tensor]", optimizer: "torch.optim.Optimizer", done: int) -> None:
         """Prune and regrow."""
+        measure = momentum.MEASURES[self.trainer.delta_mask]
         state = {name: optimizer.state[p] for name, p in self.model.named_parameters() if name in self.masks}
-        momenta = {name: momentum.momentum(state[name], own[name]) for name in self.masks}
+        momenta = {name: measure(state[name], own[name]) for name in self.masks}
         changes = {name: own[name] - self.origin[name] for name in self.masks}
         pruned = momentum.rate(self.trainer.delta_prune, done / self.steps)
         momentum.move(self.masks, changes, momenta, pruned)

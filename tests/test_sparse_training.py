@@ -42,7 +42,7 @@ def stop_at(step):
     return lambda done: done == step
 
 
-@pytest.mark.parametrize("mask", ["momentum", "random"])
+@pytest.mark.parametrize("mask", ["momentum", "normalised", "random"])
 def test_the_budget_is_exact_at_every_step(copy, mask):
     config = copy("branch=copy", *SPARSE, f"trainer.delta_mask={mask}")
     made = branch_of(config, "new")
@@ -66,7 +66,7 @@ def test_the_budget_is_exact_at_every_step(copy, mask):
     assert max(differing) <= trainee.budget
     assert differing[0] > 0.5 * trainee.budget
     moved = any(not torch.equal(first[name], m) for name, m in trainee.masks.items())
-    assert moved == (mask == "momentum")
+    assert moved == (mask != "random")
 
 
 @pytest.mark.parametrize("stops", [[3], [1, 4, 7]])
@@ -310,7 +310,10 @@ def test_every_architecture_is_its_parent_and_its_delta(model, tmp_path):
         ("delta_density=1.5", r"trainer.delta_density=1.5: wanted \(0, 1\]"),
         ("delta_prune=0", r"trainer.delta_prune=0.0: wanted \(0, 1\]"),
         ("delta_every=-1", "trainer.delta_every=-1: wanted 0 or more"),
-        ("delta_mask=magnitude", "trainer.delta_mask='magnitude': choose one of momentum, random"),
+        (
+            "delta_mask=magnitude",
+            "trainer.delta_mask='magnitude': choose one of momentum, normalised, random",
+        ),
     ],
 )
 def test_settings_that_make_no_sense(word, message):

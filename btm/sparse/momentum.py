@@ -7,7 +7,7 @@ here it is the same integer after every step.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,13 +60,20 @@ def begin(sizes: Mapping[str, "Sequence[int]"], budget: int, seed: int) -> "dict
     return masks
 
 
-def momentum(state: Mapping[str, Any], like: "Tensor") -> "Tensor":
-    """Return Adam's momentum in units of its own noise, |m| / (√v + 1e-8), of the shape of `like`."""
-    import torch
+def gain(state: Mapping[str, Any], like: "Tensor") -> "Tensor":
+    """Return m² / (√v + 1e-8), of the shape of `like`: what Adam's next step on each entry takes off the loss.
 
-    if "exp_avg" not in state:
-        return torch.zeros_like(like)
-    return state["exp_avg"].abs() / (state["exp_avg_sq"].sqrt() + 1e-8)
+    To first order, and in units of the learning rate: the momentum m times the step m / √v.
+    """
+    return _of_adam(state, like, lambda m, noise: m.square() / noise)
+
+
+def normalised(state: Mapping[str, Any], like: "Tensor") -> "Tensor":
+    """Return |m| / (√v + 1e-8): what the paper's code takes for momentum under Adam."""
+    return _of_adam(state, like, lambda m, noise: m.abs() / noise)
+
+
+MEASURES = {"momentum": gain, "normalised": normalised}  # of the momentum of an entry, by trainer.delta_mask
 
 
 def move(
@@ -103,6 +110,16 @@ def largest(changes: "Mapping[str, Tensor]", budget: int) -> "dict[str, Tensor]"
     kept[torch.topk(flat, budget).indices] = True
     parts = zip(changes.items(), kept.split(sizes), strict=True)
     return {name: part.view_as(change) for (name, change), part in parts}
+
+
+def _of_adam(
+    state: Mapping[str, Any], like: "Tensor", measure: "Callable[[Tensor, Tensor], Tensor]"
+) -> "Tensor":
+    import torch
+
+    if "exp_avg" not in state:
+        return torch.zeros_like(like)
+    return measure(state["exp_avg"], state["exp_avg_sq"].sqrt() + 1e-8)
 
 
 def _pruned(count: int, size: int, pruned_share: float) -> int:

@@ -78,8 +78,9 @@ def test_the_budget_is_exact_at_every_density(density):
 def test_adams_momentum():
     like = torch.zeros(3)
     state = {"exp_avg": torch.tensor([0.2, -0.4, 0.0]), "exp_avg_sq": torch.tensor([0.04, 0.01, 0.0])}
-    torch.testing.assert_close(momentum.momentum(state, like), torch.tensor([1.0, 4.0, 0.0]))
-    assert not momentum.momentum({}, like).any()
+    torch.testing.assert_close(momentum.normalised(state, like), torch.tensor([1.0, 4.0, 0.0]))
+    torch.testing.assert_close(momentum.gain(state, like), torch.tensor([0.2, 1.6, 0.0]))
+    assert not momentum.gain({}, like).any()
 
 
 def test_the_largest_changes_of_all_tensors_together():
