@@ -131,7 +131,7 @@ def main() -> None:
         "merge.force=true",
         "seed.steps=800",
         "seed.lr=5e-3",
-        "trainer.steps=200",
+        "trainer.steps=160",
         "trainer.lr=4e-3",
         "trainer.batch_size=8",
         "trainer.threads=1",
