@@ -138,12 +138,6 @@ class SparseTrainee(training.Trainee):
         found = self.masks.get(name)
         return torch.ones_like(self.origin[name], dtype=torch.bool) if found is None else found
 
-    def settings(self) -> dict[str, Any]:
-        """Return what decides the mask, too."""
-        t = self.trainer
-        own = {"density": t.delta_density, "every": t.delta_every, "prune": t.delta_prune}
-        return super().settings() | {f"delta_{k}": v for k, v in own.items()} | {"delta_mask": t.delta_mask}
-
     def entries(self) -> dict[str, delta.Entries]:
         """Return the changes by stored tensor, as they are stored: those that are 0 in float16 are left out."""
         import numpy as np

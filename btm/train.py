@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-# What may change between the parts of one training without changing its result; a sparse one adds delta_* itself.
+# What may change between the parts of one training without changing its result.
 _FREE = {"threads", "checkpoint_every", "log_every", "mirrors", "device", "steps", "lr"}
-_FREE |= {"delta_density", "delta_every", "delta_prune", "delta_mask"}
 
 
 class TrainingFailedError(UserError):
@@ -304,9 +303,12 @@ def _resume(
     if found is None:
         return {"step": 0, "settings": settings, "environment": environment, "exact": True, "notes": []}
     state = checkpoint.read_state(found)
-    changed = sorted(key for key in settings if state["settings"].get(key) != settings[key])
+    begun = (
+        asdict(TrainerConfig()) | state["settings"]
+    )  # a setting that is younger than the checkpoint had its default
+    changed = sorted(key for key in settings if begun.get(key) != settings[key])
     if changed:
-        was = ", ".join(f"{key} was {state['settings'].get(key)}, now {settings[key]}" for key in changed)
+        was = ", ".join(f"{key} was {begun.get(key)}, now {settings[key]}" for key in changed)
         raise UserError(
             f"{lease.name_of(folder)!r} is half trained with other settings ({was}): restore them, or delete {found}"
         )

@@ -102,6 +102,23 @@ def test_another_mask_does_not_resume(copy):
         run(config, made, delta_density=0.1)
     with pytest.raises(UserError, match=r"other settings \(delta_mask was momentum, now random\)"):
         run(config, made, delta_mask="random")
+    plan = schedule.Schedule.of(config.trainer, horizon=8)
+    dense = replace(config.trainer, delta_density=1.0)
+    with pytest.raises(UserError, match=r"other settings \(delta_density was 0.05, now 1.0\)"):
+        train.train(made, batches_of(config), dense, plan, 8)
+
+
+def test_a_dense_checkpoint_of_before_these_settings_resumes(copy):
+    config = copy("branch=copy", "trainer.checkpoint_every=2")
+    made = branch_of(config, "new")
+    plan = schedule.Schedule.of(config.trainer, horizon=4)
+    with pytest.raises(train.TrainingStoppedError):
+        train.train(made, batches_of(config), config.trainer, plan, 4, pulse=stop_at(2))
+    file = checkpoint.latest(made) / "state.json"
+    state = json.loads(file.read_text())
+    kept = {k: v for k, v in state["settings"].items() if not k.startswith("delta_")}
+    file.write_text(json.dumps(state | {"settings": kept}))
+    assert train.train(made, batches_of(config), config.trainer, plan, 4)["exact"]
 
 
 @pytest.mark.parametrize("content", [None, b"x" * 50])

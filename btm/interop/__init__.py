@@ -11,7 +11,7 @@ from btm.checks import check_name
 from btm.config import Config
 from btm.errors import UserError, unknown
 from btm.forest import ELM, Forest
-from btm.interop import delta, export, huggingface, mergekit
+from btm.interop import export, huggingface, mergekit, sparse
 from btm.report import Reporter, quiet
 
 
@@ -23,7 +23,7 @@ def import_model(config: Config, reporter: Reporter = quiet) -> ELM:
     """
     source, root = _source(config), Path(config.forest_root)
     if config.format == "delta":
-        return delta.import_elm(config, source, reporter)
+        return sparse.import_elm(config, source, reporter)
     name, domains = imported_as(config)
     forest = Forest(root) if Forest.stands(root) else None
     if forest and name in forest and forest[name].card.source == str(source):
@@ -63,7 +63,7 @@ def imported_as(config: Config) -> tuple[str, list[str]]:
     """Return the name and the domains of an import: where nothing grows yet, it is the seed, of no domain."""
     planted = Forest.stands(config.forest_root)
     if config.format == "delta":
-        return delta.named(config, _source(config))
+        return sparse.named(config, _source(config))
     if config.expert is None and planted:
         raise UserError("what shall it be called? give name=NAME")
     name = check_name(config.expert or config.seed.name, "name")
@@ -94,7 +94,7 @@ def export_model(config: Config, reporter: Reporter = quiet) -> tuple[Path | Non
     if config.format == "fairseq":
         return _export_fairseq(source, Path(config.to)), ""
     if config.format == "delta":
-        return delta.export(source, Path(config.to)), ""
+        return sparse.export(source, Path(config.to)), ""
     wanted = config.export
     target = export.export(
         source, Path(config.to), dtype=wanted.dtype, shard_gb=wanted.shard_gb, alive=reporter.alive

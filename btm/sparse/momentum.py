@@ -13,6 +13,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+# What torch and bitsandbytes call m and v, and the latter their scales and codebooks.
+_NAMES = (("exp_avg", "state1", "absmax1", "qmap1"), ("exp_avg_sq", "state2", "absmax2", "qmap2"))
+_BLOCK = 256  # elements that share a scale in bitsandbytes
+
 _FULL = 0.99  # a tensor with this share of its entries takes no more
 _LAST = 0.01  # of the first prune rate, at the end: 0.5 becomes 0.005
 _DENSE = 0.2  # a tensor with a smaller share of zeros than this prunes no more than that share
@@ -117,9 +121,21 @@ def _of_adam(
 ) -> "Tensor":
     import torch
 
-    if "exp_avg" not in state:
+    if not state:  # it has had no gradient yet
         return torch.zeros_like(like)
-    return measure(state["exp_avg"], state["exp_avg_sq"].sqrt() + 1e-8)
+    m, v = (_moment(state, *names).view_as(like).to(like.device) for names in _NAMES)
+    return measure(m, v.sqrt() + 1e-8)
+
+
+def _moment(state: Mapping[str, Any], plain: str, other: str, scale: str, codebook: str) -> "Tensor":
+    """Return one of Adam's moments in float32, from torch's state or from bitsandbytes', which may be of 8 bits."""
+    if plain in state:
+        return state[plain]
+    stored = state[other]
+    if scale not in state:
+        return stored
+    values = state[codebook][stored.flatten().long()]
+    return values * state[scale].repeat_interleave(_BLOCK)[: len(values)]
 
 
 def _pruned(count: int, size: int, pruned_share: float) -> int:

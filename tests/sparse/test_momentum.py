@@ -83,6 +83,26 @@ def test_adams_momentum():
     assert not momentum.gain({}, like).any()
 
 
+def test_moments_of_8_bits_are_read_as_bitsandbytes_writes_them():
+    generator = torch.Generator().manual_seed(0)
+    size, blocks = 600, 3
+    book = torch.linspace(-1, 1, 256)
+    state = {"step": 3}
+    for which in "12":
+        state |= {
+            f"state{which}": torch.randint(128, 256, (20, 30), generator=generator, dtype=torch.uint8),
+            f"absmax{which}": torch.rand(blocks, generator=generator),
+            f"qmap{which}": book,
+        }
+    scale = [state[f"absmax{w}"].repeat_interleave(256)[:size] for w in "12"]
+    m, v = (book[state[f"state{w}"].flatten().long()] * s for w, s in zip("12", scale, strict=True))
+    wide = {"exp_avg": m.view(20, 30), "exp_avg_sq": v.view(20, 30)}
+    like = torch.zeros(20, 30)
+    assert torch.equal(momentum.gain(state, like), momentum.gain(wide, like))
+    plain = {"step": 3, "state1": wide["exp_avg"], "state2": wide["exp_avg_sq"]}
+    assert torch.equal(momentum.gain(plain, like), momentum.gain(wide, like))
+
+
 def test_the_largest_changes_of_all_tensors_together():
     changes = {"a": torch.tensor([[5.0, -1.0]]), "b": torch.tensor([[-3.0, 4.0], [0.0, 2.0]])}
     masks = momentum.largest(changes, 3)

@@ -15,7 +15,7 @@ from btm.forest import ELM, Forest
 from btm.report import Reporter
 from btm.sparse import delta
 
-_SAYS = ("delta.safetensors", "card.json", "README.md")
+_FILES = (delta.FILE, "card.json", "README.md")
 
 
 def export(source: Path, target: Path) -> Path:
@@ -33,7 +33,7 @@ def export(source: Path, target: Path) -> Path:
     if target.exists():
         raise UserError(f"to={target} stands there already; give another to=DIR, or delete it")
     with durable.publish_folder(target) as folder:
-        for name in _SAYS:
+        for name in _FILES:
             shutil.copyfile(source / name, folder / name)
         sums.write(folder)
     return target
