@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from btm import checkpoint, interop, models, schedule, sparse_training, steps, train, weights
+from btm import checkpoint, interop, models, schedule, sparse_training, steps, sums, train, weights
 from btm.cli import compose
 from btm.config import ModelConfig
 from btm.data.batches import Batches
@@ -178,7 +178,7 @@ def test_the_elm_is_its_parents_and_its_delta(copy, tmp_path):
 
     config.expert, config.format, config.to = "new", "delta", str(tmp_path / "shipped")
     target, _ = interop.export_model(config)
-    assert {p.name for p in target.iterdir()} == {delta.FILE, "card.json", "README.md", "SHA256SUMS"}
+    assert {p.name for p in target.iterdir()} == {delta.FILE, "card.json", "SHA256SUMS"}
     with pytest.raises(UserError, match="stands there already"):
         interop.export_model(config)
 
@@ -221,7 +221,9 @@ def test_what_cannot_be_made_again_is_refused_and_leaves_nothing(copy, tmp_path)
     target, there = shipped(config, tmp_path)
     before = sorted(p.name for p in Path(there.forest_root).rglob("*"))
 
-    def refused(match):
+    def refused(match, sealed=True):
+        if sealed:
+            sums.write(target)
         with pytest.raises(UserError, match=match):
             interop.import_model(there)
         assert sorted(p.name for p in Path(there.forest_root).rglob("*")) == before
@@ -242,6 +244,8 @@ def test_what_cannot_be_made_again_is_refused_and_leaves_nothing(copy, tmp_path)
     card = json.loads((target / "card.json").read_text())
     (target / "card.json").write_text("{}")
     refused("card")
+    (target / "card.json").write_text(json.dumps(card | {"tokens": 1}))
+    refused("card.json: its sha256 is another", sealed=False)
     (target / "card.json").write_text(json.dumps(card))
     shutil.rmtree(Path(there.forest_root) / "elms" / "bible")
     before = sorted(p.name for p in Path(there.forest_root).rglob("*"))
@@ -308,7 +312,7 @@ def test_every_architecture_is_its_parent_and_its_delta(model, tmp_path):
     before = {name: p.detach().clone() for name, p in loaded.named_parameters()}
     with torch.no_grad():
         for parameter in loaded.parameters():
-            parameter += 0.01 * torch.randn_like(parameter)
+            parameter += 0.01
     trainee.constrain(None, 8)
     trainee.write(made, "float32")
     assert trainee.said["nonzeros"] == trainee.budget

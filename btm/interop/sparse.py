@@ -15,7 +15,7 @@ from btm.forest import ELM, Forest
 from btm.report import Reporter
 from btm.sparse import delta
 
-_FILES = (delta.FILE, "card.json", "README.md")
+_FILES = (delta.FILE, "card.json")
 
 
 def export(source: Path, target: Path) -> Path:
@@ -50,6 +50,9 @@ def import_elm(config: Config, source: Path, reporter: Reporter) -> ELM:
     name, domains = named(config, source)
     if made.sha256 != card.sha256 or len(card.domains) != 1:
         raise UserError(f"{source}: its card is not that of its {delta.FILE}: damaged, export it again")
+    for file, wrong in sums.differences(source).items():
+        if file in _FILES:
+            raise UserError(f"{source / file}: {wrong}: damaged, export it again")
     if name in forest and forest[name].card.sha256 == made.sha256:
         return forest[name]
     parents = _parents(forest, made)
