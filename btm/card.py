@@ -43,6 +43,7 @@ class Card:
     branch_method: str = "none"  # copy, uniform, argmax, posterior, weights; none: a root
     recipe: dict[str, Any] = field(default_factory=dict)  # of an average: how, where not linear
     estimator: str = ""  # how the parents' weights were found
+    delta: dict[str, Any] = field(default_factory=dict)  # of a sparse expert: density, budget, nonzeros, …
     steps: int = 0  # of its own training
     tokens: int = 0  # of its own training
     flops: float = 0.0  # of its own training (btm/ledger.py)

@@ -14,12 +14,17 @@ if TYPE_CHECKING:
 
 MOMENTS = "optimizer.safetensors"
 _MOMENTS = 2  # of AdamW; 32 bits each, or less
+_OWN = "trainee.safetensors"
 
 
 def save(
-    folder: Path, model: "torch.nn.Module", optimizer: "torch.optim.Optimizer", state: dict[str, Any]
+    folder: Path,
+    model: "torch.nn.Module",
+    optimizer: "torch.optim.Optimizer",
+    state: dict[str, Any],
+    own: "dict[str, Tensor] | None" = None,
 ) -> Path:
-    """Publish ``folder/checkpoint-<step>`` and delete all before it but the newest.
+    """Publish ``folder/checkpoint-<step>``, with what is the trainee's `own`, and delete all before it but the newest.
 
     One older checkpoint stays because the new one is proven good only by the step after it: see `drop`.
     """
@@ -30,6 +35,8 @@ def save(
         with durable.publish_folder(target) as scratch:
             save_file(parameters(model), scratch / "parameters.safetensors")
             save_file(moments(model, optimizer), scratch / MOMENTS)
+            if own:
+                save_file(own, scratch / _OWN)
             (scratch / "state.json").write_text(json.dumps(state, indent=1, allow_nan=False))
     for older in sorted(folder.glob("checkpoint-*"))[:-2]:
         durable.remove_folder(older)
@@ -76,6 +83,11 @@ def load(checkpoint: Path, model: "torch.nn.Module", optimizer: "torch.optim.Opt
                 raise UserError(f"{checkpoint}: {found}: {_remedy(checkpoint)}")
             parameter.copy_(stored[name])
     load_moments(checkpoint / MOMENTS, model, optimizer, _remedy(checkpoint))
+
+
+def load_own(checkpoint: Path) -> "dict[str, Tensor]":
+    """Return what `save` was given as the trainee's own."""
+    return _tensors(checkpoint / _OWN, _remedy(checkpoint))
 
 
 def parameters(model: "torch.nn.Module") -> "dict[str, Tensor]":
@@ -145,6 +157,11 @@ def load_moments(
 def _entry(key: str, name: str) -> str:
     """Return the name in a file of one entry of a parameter's state."""
     return key if key in optimizers.CODEBOOKS else f"{key}.{name}"
+
+
+def damaged(checkpoint: Path, found: str) -> UserError:
+    """Return the error for a checkpoint in which something is wrong."""
+    return UserError(f"{checkpoint}: {found}: {_remedy(checkpoint)}")
 
 
 def _remedy(checkpoint: Path) -> str:

@@ -67,6 +67,10 @@ class TrainerConfig:
     checkpoint_every: int = 200  # steps
     log_every: int = 10  # steps
     mirrors: list[str] = field(default_factory=list)  # tensorboard | wandb | mlflow
+    delta_density: float = 1.0  # share of parameters that may differ from the parents'; 1: dense
+    delta_every: int = 0  # steps between prunings of these; 0: a hundredth of the steps
+    delta_prune: float = 0.5  # share pruned at first, falling as a cosine to a hundredth of that
+    delta_mask: str = "momentum"  # momentum | normalised (docs/sparse.md) | random: it stays as drawn
 
 
 @dataclass
@@ -346,7 +350,7 @@ class Config:
     branch: str = "posterior"  # copy | uniform | argmax | posterior
     weights: Any = None  # {elm: weight} for branch; also uniform | argmax | posterior for average
     parent: str | None = None  # of branch=copy; null: the seed. Of import: what the model was trained from
-    format: str = "hf"  # hf | fairseq | mergekit | delta8: of what is imported or exported
+    format: str = "hf"  # hf | mergekit | fairseq | delta | delta8: of what is imported or exported
     to: str | None = None  # the folder, or the file, that export writes
 
     @property

@@ -217,8 +217,12 @@ class Forest:
         method: str = "weights",
         estimator: str = "given",
         alive: Callable[[], None] = lambda: None,
+        finish: Callable[[Path], None] = lambda folder: None,
     ) -> Branch:
-        """Initialise a new ELM as the weighted average of its `parents` {ELM: weight} (BTM, section 2.3)."""
+        """Initialise a new ELM as the weighted average of its `parents` {ELM: weight} (BTM, section 2.3).
+
+        `finish` may change the branch's folder before it appears.
+        """
         self.require_free(name)
         for parent in parents:
             self[parent]
@@ -236,6 +240,7 @@ class Forest:
         with self.new_branch(name, origin) as folder:
             averaging.average({self[p].path: share for p, share in shares.items()}, folder, alive, EXACT)
             models.copy_files(self[next(iter(shares))].path, folder)
+            finish(folder)
         return self.get_branch(name)
 
     def root_branch(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from btm import checkpoint, ensemble, models
+from btm import checkpoint, ensemble, models, sparse_training
 from btm import train as training
 from btm.config import Config
 from btm.data.batches import Batches, Growth, windows
@@ -24,6 +24,12 @@ def train(
 ) -> dict[str, Any]:
     """Train with the schedule and the optimizer state that the policy trainer.carry gives."""
     trainer, is_root = config.trainer, not branch.parents
+    run = training.train if trainer.delta_density == 1 else sparse_training.train
+    if is_root and run is sparse_training.train:
+        raise UserError(
+            f"trainer.delta_density={trainer.delta_density}: {branch.name!r} has no parents that it could differ from "
+            "in few parameters; a root is trained with 1.0"
+        )
     ensemble.check_context(config, models.read_config(branch.path / "config.json"))
     steps, schedule, continued = course(config, forest, branch)
     valid = None
@@ -32,7 +38,7 @@ def train(
     growth = Growth(config.seed.grow_batch, config.seed.grow_after) if is_root else Growth()
     pieces = [piece for shard in shards for piece in shard.pieces(trainer.seq_len + 1)]
     with reporter.training(branch.name) as report:
-        result = training.train(
+        result = run(
             branch.path,
             Batches(pieces, trainer.seq_len, trainer.batch_size, trainer.seed, growth),
             trainer,

@@ -73,6 +73,7 @@ def _facts(card: Card) -> str:
         "training": own,
         "training, ancestors included": total,
         "parameters": f"{card.parameters:,}",
+        "differs from its parents in": _sparse(card.delta),
         "weights": f"sha256 `{_code(card.sha256)}`",
         "tokenizer": f"sha256 `{_code(card.tokenizer_sha256)}`",
         "imported from": _plain(card.source),
@@ -83,6 +84,15 @@ def _facts(card: Card) -> str:
         "notes": "; ".join(map(_plain, card.notes)),
     }
     return "\n".join(f"- **{key}**: {value}" for key, value in facts.items() if value) + "\n"
+
+
+def _sparse(delta: dict[str, Any]) -> str:
+    """Return what a card says of a sparse expert; nothing of a dense one."""
+    try:
+        found, free, density = delta["nonzeros"], delta["budget"], delta["density"]
+        return f"{found:,} parameters, of {free:,} that were free to (density {density:g})"
+    except (KeyError, ValueError, TypeError):
+        return ""
 
 
 def _lineage(card: Card) -> str:

@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     from btm.forest import Branch
 
 # What a card takes over from trained.json, the result of the training.
-_FROM_RESULT = ("steps", "tokens", "flops", "data", "valid_nats", "parent_valid_nats", "exact", "notes")
+_FROM_RESULT = (
+    "steps",
+    "tokens",
+    "flops",
+    "data",
+    "valid_nats",
+    "parent_valid_nats",
+    "exact",
+    "notes",
+    "delta",
+)
 
 
 def is_worse(name: str, result: dict[str, Any], force: bool) -> bool:
@@ -32,6 +42,11 @@ def is_worse(name: str, result: dict[str, Any], force: bool) -> bool:
             f"{parents[best]:.4f} nats/token): train it longer or with another trainer.lr, or merge.force=true"
         )
     return worse
+
+
+def result(card: Card) -> dict[str, Any]:
+    """Return what trained.json must say for a branch to get the training of `card` on its own."""
+    return {name: getattr(card, name) for name in _FROM_RESULT}
 
 
 def card(

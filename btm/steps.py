@@ -5,7 +5,7 @@ idempotent: what stands there already is not made again.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,9 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
         model = model or _new_model(config, suite)
         forest.root_branch(name, domains, model)
     del model
-    train(config, name, reporter)
+    train(
+        replace(config, trainer=replace(config.trainer, delta_density=1.0)), name, reporter
+    )  # it has no parents
     return merge(config, name, reporter)
 
 

@@ -80,7 +80,7 @@ def train(
 
 @dataclass
 class Trainee:
-    """What `loop` trains: a model on the batches of one mix. The DEMix baseline overrides what it does otherwise."""
+    """What `loop` trains: a model on the batches of one mix. DEMix and sparse experts override parts of it."""
 
     model: "PreTrainedModel"
     batches: Batches
@@ -112,6 +112,16 @@ class Trainee:
         growth = self.batches.growth
         data = {"data": {shard.domain: shard.sha256[:16] for shard in self.batches.shards}}
         return data if growth.factor == 1 else data | {"growth": asdict(growth)}
+
+    def constrain(self, optimizer: "torch.optim.Optimizer", done: int) -> None:
+        """Hold the parameters to what they may be, after step `done`."""
+
+    def state(self) -> "dict[str, Tensor]":
+        """Return what a checkpoint must keep beside parameters and moments."""
+        return {}
+
+    def restore(self, found: Path | None) -> None:
+        """Take up the `state` of a checkpoint whose parameters stand in the model; None: begin."""
 
     def write(self, folder: Path, dtype: str) -> None:
         """Replace the weights in `folder` by the trained ones, stored as `dtype`."""
@@ -145,6 +155,7 @@ def loop(
     )
     precision = pick_precision(trainer.precision, str(model.device))
     state = _resume(folder, model, optimizer, settings | trainee.settings(), _environment(precision))
+    trainee.restore(checkpoint.latest(folder))
     if state["step"] == 0 and moments is not None:
         trainee.load_moments(moments, optimizer)
 
@@ -161,6 +172,7 @@ def loop(
             raise _failed(folder, step + 1, f"loss {loss}, gradient norm {norm}", lr)
         apply(optimizer, lr)
         done = step + 1
+        trainee.constrain(optimizer, done)
         nats = None
         if valid is not None and trainer.valid_every and done % trainer.valid_every == 0:
             nats = validate(model, valid)
@@ -169,7 +181,7 @@ def loop(
         if stop or done % trainer.checkpoint_every == 0 or done == steps:
             if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
                 raise _failed(folder, done, "parameters that are not finite", lr)
-            checkpoint.save(folder, model, optimizer, state | {"step": done})
+            checkpoint.save(folder, model, optimizer, state | {"step": done}, trainee.state())
         if stop and done < steps:
             metrics.close()
             raise TrainingStoppedError(f"stopped after step {done}")

@@ -15,6 +15,7 @@ from btm.choices import (
     CARRY,
     CLUSTERS,
     DECAYS,
+    DELTA_MASKS,
     DIFFS,
     DRAWINGS,
     DTYPES,
@@ -119,6 +120,7 @@ def _validate_numbers(config: "Config") -> None:
         "trainer.clip": trainer.clip,
         "trainer.threads": trainer.threads,
         "trainer.valid_every": trainer.valid_every,
+        "trainer.delta_every": trainer.delta_every,
         "score.window": score.window,
         "score.max_tokens": score.max_tokens,
         "ensemble.top_k": ensemble.top_k,
@@ -142,6 +144,8 @@ def _validate_numbers(config: "Config") -> None:
         require(0 <= number < float("inf"), key, number, "wanted 0 or more")
     for key, number in fractions.items():
         require(0 <= number < 1 or (key == "trainer.final_lr" and number == 1), key, number, "wanted [0, 1)")
+    for key, part in {"delta_density": trainer.delta_density, "delta_prune": trainer.delta_prune}.items():
+        require(0 < part <= 1, f"trainer.{key}", part, "wanted (0, 1]")
     for key, rate in {"trainer.lr": trainer.lr, "seed.lr": config.seed.lr}.items():
         require(rate is None or 0 < rate < 1000, key, rate, "wanted a positive number")
     # Beyond this torch cannot seed a step with trainer.seed * 1_000_003 + step.
@@ -211,6 +215,7 @@ def _validate_choices(config: "Config") -> None:
         )
     check_choice(config.ensemble.fit, "ensemble.fit", FITS)
     check_choice(config.trainer.decay, "trainer.decay", DECAYS)
+    check_choice(config.trainer.delta_mask, "trainer.delta_mask", DELTA_MASKS)
     check_choice(config.trainer.carry, "trainer.carry", CARRY)
     check_choice(config.trainer.precision, "trainer.precision", PRECISIONS)
     check_choice(config.trainer.optimizer, "trainer.optimizer", OPTIMIZERS)

@@ -11,7 +11,7 @@ from btm.checks import check_name
 from btm.config import Config
 from btm.errors import UserError, unknown
 from btm.forest import ELM, Forest
-from btm.interop import delta, export, huggingface, mergekit
+from btm.interop import delta, export, huggingface, mergekit, sparse
 from btm.report import Reporter, quiet
 
 
@@ -22,6 +22,8 @@ def import_model(config: Config, reporter: Reporter = quiet) -> ELM:
     Raises `UserError` for whatever makes it unfit; nothing has changed then.
     """
     source, root = _source(config), Path(config.forest_root)
+    if config.format == "delta":
+        return sparse.import_elm(config, source, reporter)
     name, domains = imported_as(config)
     if config.format == "delta8":
         return delta.enter(Forest(root), source, name, config, reporter.alive)
@@ -62,6 +64,8 @@ def _as_hugging_face(source: Path, root: Path, format: str, legacy: bool) -> Ite
 def imported_as(config: Config) -> tuple[str, list[str]]:
     """Return the name and the domains of an import: where nothing grows yet, it is the seed, of no domain."""
     planted = Forest.stands(config.forest_root)
+    if config.format == "delta":
+        return sparse.named(config, _source(config))
     if config.expert is None and planted:
         raise UserError("what shall it be called? give name=NAME")
     name = check_name(config.expert or config.seed.name, "name")
@@ -74,7 +78,9 @@ def _source(config: Config) -> Path:
     if config.imports.source is None:
         raise UserError("import what? give from=DIR, the folder of a Hugging Face model")
     if config.format == "mergekit":
-        raise UserError("format=mergekit is none that models are imported from: wanted hf, fairseq or delta8")
+        raise UserError(
+            "format=mergekit is none that models are imported from: wanted hf, fairseq, delta or delta8"
+        )
     return Path(config.imports.source)
 
 
@@ -91,6 +97,8 @@ def export_model(config: Config, reporter: Reporter = quiet) -> tuple[Path | Non
         raise UserError("export to where? give to=DIR")
     if config.format == "fairseq":
         return _export_fairseq(source, Path(config.to)), ""
+    if config.format == "delta":
+        return sparse.export(source, Path(config.to)), ""
     wanted = config.export
     if config.format == "delta8":
         if config.expert is None:

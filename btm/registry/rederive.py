@@ -15,6 +15,7 @@ from typing import Any
 from btm import averages, durable, steps, tombstone
 from btm.card import Card, Parent
 from btm.checks import read_object
+from btm.choices import DELTA_MASKS
 from btm.config import Config
 from btm.errors import UserError
 from btm.forest import Forest
@@ -211,6 +212,9 @@ def _settings(config: Config, forest: Forest, old: Old) -> Config:
     kept = {name: p.weight for name, p in old.card.parents.items() if name in forest}
     cards = {stone.name: stone.card for stone in tombstone.all_of(forest.root)}
     made.trainer.steps = old.card.steps or config.trainer.steps
+    density, mask = old.card.delta.get("density"), old.card.delta.get("mask")
+    made.trainer.delta_density = density if isinstance(density, float) and 0 < density < 1 else 1.0
+    made.trainer.delta_mask = mask if mask in DELTA_MASKS else config.trainer.delta_mask
     if kept and old.card.branch_method in _ESTIMATED:
         made.branch, made.weights = old.card.branch_method, None
     elif kept and old.card.branch_method == "copy":

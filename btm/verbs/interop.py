@@ -10,7 +10,7 @@ def import_model(config: Config, out: Output) -> None:
     In a forest it becomes an expert: name=NAME, domain=NAME (else its name), and parent=NAME if it was trained from an
     ELM of this forest. Where no forest stands it becomes the seed. Config, shapes, names, finite values and tokenizer
     are checked; remote code is never run, and pickled weights are read only with import.legacy=true.
-    format=delta8 takes what export wrote in that format, into a forest that has the same parents.
+    format=delta and delta8 take what export wrote in that format, into a forest that has the same parents.
 
     example: btm import from=models/law-lm name=law domain=law forest=experts/mine
     """
@@ -24,7 +24,7 @@ def export_model(config: Config, out: Output) -> None:
 
     export.dtype=bf16 converts the weights, export.shard_gb=5 splits them; without these they are the same bytes.
     format=mergekit writes the YAML that makes the average again with mergekit, to=FILE or on the screen;
-    format=fairseq a checkpoint that fairseq-eval-lm reads;
+    format=fairseq a checkpoint that fairseq-eval-lm reads; format=delta what a sparse expert adds to its parents;
     format=delta8 an ELM's difference from its parents, in 8 bits an element, for whoever has these (export.block=2048).
 
     example: btm export average=deploy to=models/deploy export.dtype=bf16
