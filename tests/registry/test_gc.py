@@ -3,11 +3,18 @@
 import json
 import shutil
 
+import pytest
 from folders import tree
 
 from btm import cli, steps
 from btm.forest import Forest
 from btm.registry import gc, index, removal
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    """An index of no other test's forest, which would be waste once that forest is gone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def run(capsys, *words):
@@ -53,8 +60,7 @@ def test_waste_is_listed_then_deleted(copy, workspace, capsys, tmp_path, monkeyp
     assert forest.names() == ["bible", "code_python", "seed", "speeches"]
 
 
-def test_what_a_process_works_on_is_left_alone(copy, monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # the others' forests are gone from theirs
+def test_what_a_process_works_on_is_left_alone(copy):
     config = copy("branch=copy")
     forest = Forest(config.forest_root)
     steps.branch(config, "tales", "novels")
