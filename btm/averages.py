@@ -12,7 +12,7 @@ from typing import Any
 
 from btm import durable, ensemble, importance, ledger, models, readme, sums, weights
 from btm import score as scoring
-from btm.average import Settings, average, normalise
+from btm.average import METHODS, Settings, average, normalise
 from btm.card import Card, Parent
 from btm.checks import check_name
 from btm.config import Config
@@ -37,13 +37,13 @@ def publish(
     """
     check_name(name, "average.name")
     target = forest.root / "averages" / name
-    folders = {forest[parent].path: weight for parent, weight in parents.items()}
+    folders = {forest[parent].path: weight for parent, weight in parents.items() if weight > 0}
     card = _card(forest, name, parents, method, settings)
     if (target / "card.json").exists() and _same(Card.read(target / "card.json"), card):
         return target
     with durable.publish_folder(target, replace=True) as folder:
         digests = average(folders, folder, alive, settings)
-        models.copy_files(next(iter(folders)), folder)
+        models.copy_files(min(folders), folder)  # of the one whose dtypes the weights have
         if settings.dtype:
             models.declare_dtype(folder / "config.json", settings.dtype)
         card = ledger.summed(replace(card, sha256=weights.identity(digests), sums=True))
@@ -62,8 +62,8 @@ def settings_of(
 ) -> Settings:
     """Return how `config` wants an average of `parents` made; for fisher their Fisher information is estimated."""
     chosen = config.average
-    needs_base = chosen.method not in ("linear", "fisher", "greedy_soup")
-    base = forest[chosen.base or config.seed.name].path if needs_base else None
+    method = "linear" if chosen.method == "greedy_soup" else chosen.method
+    base = forest[chosen.base or config.seed.name].path if METHODS[method].needs_base else None
     information: dict[Path, Path] = {}
     if chosen.method == "fisher":
         information = {
@@ -71,7 +71,7 @@ def settings_of(
             for name in parents
         }
     return Settings(
-        method="linear" if chosen.method == "greedy_soup" else chosen.method,
+        method=method,
         base=base,
         scale=chosen.scale,
         density=chosen.density,
@@ -144,7 +144,7 @@ def _information(config: Config, forest: Forest, elm: ELM, suite: Suite, reporte
             f"average.method=fisher: {elm.name!r} has no domain of its own whose valid split could be used"
         )
     valid, count = suite.shard(elm.card.domains[0], "valid"), config.average.sequences
-    target = forest.root / "fisher" / f"{elm.card.sha256[:32]}-{valid.sha256[:16]}-w{config.window}-n{count}"
+    target = importance.folder(forest.root, elm.card.sha256, valid, config.window, count)
     if not target.exists():
         device = models.pick_device(config.trainer.device)
         reporter.line(f"Fisher information of {elm.name} on {valid.domain}/valid")

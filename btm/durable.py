@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -53,8 +52,8 @@ def write_at(descriptor: int, data: Any, offset: int) -> None:
     while view:
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written
-    if sys.platform == "linux":
-        start = ctypes.CDLL(None).sync_file_range
+    start = getattr(ctypes.CDLL(None), "sync_file_range", None)  # of Linux alone
+    if start is not None:
         start(descriptor, ctypes.c_int64(begin), ctypes.c_int64(size), ctypes.c_uint(_WRITE))
 
 

@@ -100,6 +100,9 @@ def _lineage(card: Card) -> str:
         return "A root: it has no parents.\n"
     how = f" ({_plain(card.estimator)})" if card.estimator not in ("", "given") else ""
     said = f"It began as the weighted average of its parents, by `{_code(card.branch_method)}`{how}.\n\n"
+    if card.recipe:
+        recipe = ", ".join(f"{_plain(key)} {_plain(json.dumps(value))}" for key, value in card.recipe.items())
+        said = f"It was made of its parents, weighted by `{_code(card.branch_method)}`: {recipe}.\n\n"
     parents = [(name, f"{p.weight:.4f}", f"`{_code(p.sha256[:12])}`") for name, p in card.parents.items()]
     text = said + _table(("parent", "weight", "sha256"), parents)
     further = [spent for spent in card.ancestors if spent.name not in card.parents]

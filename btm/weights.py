@@ -5,6 +5,7 @@ JSON header and the tensors' bytes; its header is validated here because folders
 """
 
 import hashlib
+import json
 import math
 import os
 import stat
@@ -120,6 +121,13 @@ def header(file: Path) -> tuple[list[Tensor], bytes]:
     if end != status.st_size:
         raise UserError(f"{file}: truncated or overlong: {status.st_size:,} bytes, its header says {end:,}")
     return found, prefix + text
+
+
+def head(entries: dict[str, Any]) -> bytes:
+    """Return `entries`, a safetensors header, as a file begins with it; what follows is aligned to 8 bytes."""
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
 
 
 def widen(raw: NDArray[Any], dtype: str, out: NDArray[Any]) -> None:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from btm import averages, cli, models, steps, weights
 from btm import score as scoring
+from btm.average import METHODS
 from btm.card import Card
 from btm.choices import AVERAGE_METHODS
 from btm.cli import compose
@@ -16,6 +17,10 @@ from btm.errors import UserError
 from btm.forest import Forest
 
 SLERP = ["average.base=bible", "average.experts=[code_python]"]
+
+
+def test_the_words_are_the_methods_there_are():
+    assert set(AVERAGE_METHODS) == {*METHODS, "greedy_soup"}
 
 
 @pytest.mark.parametrize("method", AVERAGE_METHODS)
@@ -44,6 +49,8 @@ def test_the_card_says_how_and_another_recipe_is_another_model(copy, workspace):
     first = steps.average(copy(*words, "average.density=0.2"))
     card, sha256 = Card.read(first / "card.json"), weights.sha256(first)
     assert card.recipe == {"method": "ties", "base": "seed", "density": 0.2}
+    told = (first / "README.md").read_text()
+    assert 'made of its parents, weighted by `uniform`: method "ties", base "seed", density 0.2.' in told
     assert card.parents["seed"].raw == 0  # what differences are taken from is an ancestor, too
     config = compose([*workspace, f"forest={first.parent.parent}", *words, "average.density=0.3"])
     again = steps.average(config)

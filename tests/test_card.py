@@ -114,6 +114,7 @@ def test_no_text_breaks_out_of_metadata_or_table():
         source=EVIL,
         license=EVIL,
         estimator=EVIL,
+        recipe={EVIL: EVIL},
         branch_method=EVIL,
         created=EVIL,
         parents={EVIL: Parent(1.0, 1.0, EVIL)},

@@ -2,7 +2,6 @@
 
 import json
 import math
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,9 +73,7 @@ def _new(name: str, tensors: list[wt.Tensor], dtype: str | None) -> File:
         }
         entries.append((tensor, kind, begin))
         begin += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    head = struct.pack("<Q", len(text)) + text
+    head = wt.head(header)
     return File(
         name, head, [Entry(t.name, kind, math.prod(t.shape), len(head) + at) for t, kind, at in entries]
     )

@@ -59,7 +59,8 @@ def middle(group: Group, settings: Settings, window: Window) -> Bounds:
     if not kept:
         return [(np.inf, 0.0)] * len(group.tensors)
     low = max(0, size - kept - top)
-    return [tuple(_ranked(group, t, [low, low + kept - 1], window)) for t in group.tensors]  # type: ignore[misc]
+    ranked = (_ranked(group, tensor, [low, low + kept - 1], window) for tensor in group.tensors)
+    return [(smallest, largest) for smallest, largest in ranked]
 
 
 def dropped(group: Group, settings: Settings, window: Window) -> list[float]:

@@ -140,10 +140,11 @@ class Workers:
         def work(window: Window) -> None:
             while not self.stopped:
                 with lock:
-                    turn, item = next(source, (None, None))
-                if turn is None:
+                    taken = next(source, None)
+                if taken is None:
                     return
-                results[turn] = function(item, window)  # type: ignore[arg-type]
+                turn, item = taken
+                results[turn] = function(item, window)
 
         try:
             pending = {self._pool.submit(work, window) for window in self._windows}

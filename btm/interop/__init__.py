@@ -11,7 +11,7 @@ from btm.checks import check_name
 from btm.config import Config
 from btm.errors import UserError, unknown
 from btm.forest import ELM, Forest
-from btm.interop import delta, export, huggingface, mergekit, sparse
+from btm.interop import delta8, export, huggingface, mergekit, sparse
 from btm.report import Reporter, quiet
 
 
@@ -26,7 +26,7 @@ def import_model(config: Config, reporter: Reporter = quiet) -> ELM:
         return sparse.import_elm(config, source, reporter)
     name, domains = imported_as(config)
     if config.format == "delta8":
-        return delta.enter(Forest(root), source, name, config, reporter.alive)
+        return delta8.enter(Forest(root), source, name, config, reporter.alive)
     forest = Forest(root) if Forest.stands(root) else None
     if forest and name in forest and forest[name].card.source == str(source):
         return forest[name]
@@ -53,7 +53,9 @@ def _as_hugging_face(source: Path, root: Path, format: str, legacy: bool) -> Ite
         return
     if not source.exists():
         raise UserError(f"from={source}: no such file or folder")
-    scratch = durable.scratch_folder(durable.make_folder(root.absolute().parent))
+    place = durable.make_folder(root.absolute().parent)
+    durable.sweep(place)  # of imports that were killed
+    scratch = durable.scratch_folder(place)
     try:
         fairseq.to_hugging_face(source, scratch, legacy=legacy)
         yield scratch
@@ -106,7 +108,7 @@ def export_model(config: Config, reporter: Reporter = quiet) -> tuple[Path | Non
                 "format=delta8 is the difference from parents, which an average has not: give expert=NAME"
             )
         forest = Forest(config.forest_root)
-        return delta.export(forest, config.expert, Path(config.to), wanted.block, reporter.alive), ""
+        return delta8.export(forest, config.expert, Path(config.to), wanted.block, reporter.alive), ""
     target = export.export(
         source, Path(config.to), dtype=wanted.dtype, shard_gb=wanted.shard_gb, alive=reporter.alive
     )

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from btm import durable, lease, tombstone, weights
+from btm import durable, importance, lease, tombstone, weights
 from btm.card import Card
 from btm.errors import UserError
 from btm.forest import Forest
@@ -23,10 +23,10 @@ class Waste:
 
 
 def find(forest: Forest) -> list[Waste]:
-    """Return what can go, largest first; a score file is left alone while a process works on a branch."""
+    """Return what can go, largest first; what was computed of weights stays while a process works on a branch."""
     found = [*_temporaries(forest), *_branches(forest), *_bins(forest), *_caches()]
     if not any(lease.held(forest.root / "branches" / made.name) for made in forest.branches()):
-        found += _scores(forest)
+        found += _derived(forest)
     return sorted(found, key=lambda waste: (-waste.size, waste.path))
 
 
@@ -72,8 +72,8 @@ def _bins(forest: Forest) -> list[Waste]:
     return [_waste(path, "of a removal that was not finished") for path in bins]
 
 
-def _scores(forest: Forest) -> list[Waste]:
-    """Return the score files of weights that no model of the forest has."""
+def _derived(forest: Forest) -> list[Waste]:
+    """Return the scores and the Fisher information of weights that no model of the forest has."""
     kept = {entry.sha256 for entry in index.entries(forest.root)}
     for path in average_folders(forest.root):
         with suppress(UserError, OSError):
@@ -82,7 +82,10 @@ def _scores(forest: Forest) -> list[Waste]:
         with suppress(UserError, OSError):
             kept.add(weights.sha256(made.path))
     files = (forest.root / "scores").glob("*/*.npy")
-    return [_waste(file, "scores of weights that are gone") for file in files if file.stem not in kept]
+    found = [_waste(file, "scores of weights that are gone") for file in files if file.stem not in kept]
+    informed = [path for path in (forest.root / "fisher").glob("*") if not path.name.startswith(".")]
+    gone = [p for p in informed if not any(sha.startswith(importance.weights_of(p)) for sha in kept)]
+    return found + [_waste(path, "Fisher information of weights that are gone") for path in gone]
 
 
 def _caches() -> list[Waste]:

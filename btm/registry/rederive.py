@@ -169,7 +169,7 @@ def _discard(forest: Forest, plan: Plan, old: Old) -> None:
         removal.discard(bin, forest.root / "elms" / old.name)
     if forest.has_branch(old.name) and _is_old(plan, forest.get_branch(old.name).parents):
         removal.discard_branch(forest, bin, old.name)
-    removal.discard_scores(forest.root, [old.card.sha256])
+    removal.discard_derived(forest.root, [old.card.sha256])
 
 
 def _is_old(plan: Plan, parents: dict[str, Parent]) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from btm import durable, lease, tombstone, weights
+from btm import durable, importance, lease, tombstone, weights
 from btm.card import Card
 from btm.errors import UserError, unknown
 from btm.forest import Forest
@@ -84,7 +84,7 @@ def remove(forest: Forest, name: str, *, reason: str = "", because_of: str = "")
     empty(bin)
     discard(bin, forest.root / "elms" / name)
     discard_branch(forest, bin, name)
-    discard_scores(forest.root, [stone.card.sha256])
+    discard_derived(forest.root, [stone.card.sha256])
     return stone
 
 
@@ -148,16 +148,19 @@ def discard_heir(forest: Forest, bin: Path, heir: Heir) -> None:
     if heir.kind == BRANCH:
         return discard_branch(forest, bin, heir.name)
     discard(bin, forest.root / ("averages" if heir.kind == AVERAGE else "elms") / heir.name)
-    discard_scores(forest.root, [heir.sha256])
+    discard_derived(forest.root, [heir.sha256])
 
 
-def discard_scores(root: Path, gone: Iterable[str]) -> None:
-    """Delete the scores of weights that no model of the forest has any more."""
+def discard_derived(root: Path, gone: Iterable[str]) -> None:
+    """Delete the scores and the Fisher information of weights that no model of the forest has any more."""
     gone = {sha256 for sha256 in gone if sha256}
     kept = {key.sha256 for key, node in Lineage.of(root).nodes.items() if node.state == "there"}
-    for folder in (root / "scores").glob("*"):
-        for sha256 in gone - kept:
-            (folder / f"{sha256}.npy").unlink(missing_ok=True)
+    for sha256 in gone - kept:
+        for file in (root / "scores").glob(f"*/{sha256}.npy"):
+            file.unlink(missing_ok=True)
+        for folder in importance.of_weights(root, sha256):
+            with suppress(FileNotFoundError):
+                durable.remove_folder(folder)
 
 
 def empty(bin: Path) -> None:

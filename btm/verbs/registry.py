@@ -36,7 +36,9 @@ def show(config: Config, out: Output) -> None:
 
 
 def remove(config: Config, out: Output) -> int:
-    """Remove an ELM: delete its weights and scores, leave a tombstone, name whoever inherited parameters from it.
+    """Remove an ELM: delete its weights, leave a tombstone, name whoever inherited parameters from it.
+
+    What was computed of its weights, scores and Fisher information, goes with them.
 
     Every descendant is listed with the share of its first parameters that came from the ELM. They stay, unless
 

@@ -134,6 +134,7 @@ def test_ctrl_c_leaves_the_jobs_and_a_driver_that_is_killed_is_replaced(words, f
     assert "started" in finish(more[2])  # it is, and once is enough
 
     watched = btm(*command)
+    assert watched.stdout.readline()  # it watches: a Ctrl-C while Python still starts would meet nobody
     at_step(forest, "train-speeches", 5)
     assert set(tries(forest).values()) == {1}
     os.kill(driver_of(forest), signal.SIGKILL)

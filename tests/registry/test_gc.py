@@ -6,7 +6,7 @@ import shutil
 import pytest
 from folders import tree
 
-from btm import cli, steps
+from btm import cli, importance, steps
 from btm.forest import Forest
 from btm.registry import gc, index, removal
 
@@ -70,6 +70,23 @@ def test_what_a_process_works_on_is_left_alone(copy):
         assert gc.collect(forest) == []
     assert [waste.path.name for waste in gc.collect(forest)] == [f"{'0' * 64}.npy"]
     assert forest.has_branch("tales")
+
+
+def test_fisher_information_stays_while_its_weights_do(copy):
+    words = ["average.method=fisher", "average.sequences=2", "average.experts=[bible,code_python]"]
+    config = copy(*words)
+    steps.average(config)
+    forest = Forest(config.forest_root)
+    own = {
+        name: importance.of_weights(forest.root, forest[name].card.sha256)
+        for name in ("bible", "code_python")
+    }
+    assert [len(found) for found in own.values()] == [1, 1]
+    stale = own["bible"][0].rename(own["bible"][0].with_name("0" * 32 + own["bible"][0].name[32:]))
+    assert [waste.path for waste in gc.collect(forest)] == [stale]
+    assert own["code_python"][0].is_dir()
+    removal.remove(forest, "code_python")
+    assert not own["code_python"][0].exists()
 
 
 def test_leftovers_of_a_removal(copy):

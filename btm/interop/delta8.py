@@ -9,10 +9,8 @@ by ``btm/codec.py``. Whoever has the same parents has the ELM again. A folder ho
 and is from outside: what is read of it is checked, and nothing enters a forest but weights of that sha256.
 """
 
-import json
 import math
 import shutil
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from btm import average as averaging
-from btm import codec, durable, ledger, models, sums, weights
+from btm import codec, durable, ledger, models, seal, sums, weights
 from btm.card import Card
 from btm.checks import check_name, read_object
 from btm.choices import LICENSES
@@ -41,7 +39,6 @@ Whoever has a forest with the same parents has it again with
 
     btm import from=DIR format=delta8 name={name} forest=FOREST
 """
-_FROM_CARD = ("steps", "tokens", "flops", "data", "valid_nats", "parent_valid_nats", "exact")
 _Alive = Callable[[], None]
 
 
@@ -160,7 +157,8 @@ def _result(delta: Delta) -> dict[str, Any]:
     """Return what the training left, as the ELM's card tells it."""
     card = delta.card
     note = f"restored from a difference in 8 bits (delta8, block {delta.block}) of sha256 {card.sha256}"
-    return {key: getattr(card, key) for key in _FROM_CARD} | {"notes": [*card.notes, note]}
+    # What a sparse expert says of its delta goes: the weights are no longer exactly that.
+    return seal.result(card) | {"delta": {}, "notes": [*card.notes, note]}
 
 
 @contextmanager
@@ -221,9 +219,7 @@ def _head(floats: list[weights.Tensor], block: int) -> bytes:
         size = math.prod(tensor.shape)
         header[f"codes.{tensor.name}"] = _entry("U8", list(tensor.shape), begin, size)
         begin += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text
+    return weights.head(header)
 
 
 def _entry(dtype: str, shape: list[int], begin: int, size: int) -> dict[str, Any]:
