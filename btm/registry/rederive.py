@@ -229,8 +229,11 @@ def _average_again(forest: Forest, old: Old, reporter: Reporter) -> Row:
         return {}
     kept = {name: p.raw for name, p in old.card.parents.items() if p.raw > 0 and name in forest}
     method, settings = old.card.branch_method, averages.settings_again(forest, old.card)
-    if not kept or method not in _AVERAGES or settings is None:
-        why = f"{method!r} cannot be done again from its card" if kept else "none of its parents is left"
-        return {"now": "deleted", "why": why}
+    if not kept:
+        return {"now": "deleted", "why": "none of its parents is left"}
+    if method not in _AVERAGES:
+        return {"now": "deleted", "why": f"{method!r} weights cannot be found again from its card"}
+    if settings is None:
+        return {"now": "deleted", "why": "its base, an ELM of average.layers or Fisher information is gone"}
     averages.publish(forest, old.name, kept, method=method, settings=settings, alive=reporter.alive)
     return {}
