@@ -5,9 +5,7 @@ tensors are the whole state: a run that was killed and resumed gives the same by
 on the same thread count, torch version and instruction set.
 """
 
-import json
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,8 +15,7 @@ from btm import checkpoint, durable, lease, ledger, models, optimizers
 from btm.config import TrainerConfig
 from btm.data.batches import Batches, Windows
 from btm.errors import UserError
-from btm.mirrors import Mirrors
-from btm.report import Progress
+from btm.metrics import Metrics, Report
 from btm.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -39,7 +36,6 @@ class TrainingStoppedError(Exception):
     """The training was asked to stop, and did so after a checkpoint; the same call goes on from there."""
 
 
-Report = Callable[[Progress], None]
 Pulse = Callable[[int], bool]  # told of every step; returns whether the training should stop
 
 
@@ -161,7 +157,7 @@ def loop(
 
     if state["step"] < steps:
         durable.require_space(folder, checkpoint.disk_bytes(model))
-    metrics = _Metrics(folder / "metrics.jsonl", state["step"], steps, trainer, trainee.tokens, report)
+    metrics = Metrics(folder / "metrics.jsonl", state["step"], steps, trainer, trainee.tokens, report)
     for step in range(state["step"], steps):
         lr = schedule.lr(step)
         torch.manual_seed(trainer.seed * 1_000_003 + step)
@@ -328,54 +324,3 @@ def write_model(folder: Path, model: "PreTrainedModel", dtype: str) -> None:
         file.replace(folder / file.name)
     scratch.rmdir()
     durable.sync_folder(folder)
-
-
-class _Metrics:
-    """metrics.jsonl, the mirrors and the live report, every `log_every` steps."""
-
-    def __init__(
-        self,
-        file: Path,
-        step: int,
-        steps: int,
-        trainer: TrainerConfig,
-        tokens: Callable[[int], int],
-        report: Report | None,
-    ) -> None:
-        self.file, self.steps, self.trainer, self.tokens, self.report = file, steps, trainer, tokens, report
-        self.begun, self.first = time.monotonic(), step
-        self.last_loss: float | None = None
-        kept = _lines_up_to(file, step)
-        with durable.publish_file(file) as handle:
-            handle.writelines(kept)
-        if kept:
-            self.last_loss = json.loads(kept[-1])["loss"]
-        self.mirrors = Mirrors(trainer.mirrors, file.parent)
-
-    def add(self, step: int, loss: float, lr: float, norm: float, valid_nats: float | None) -> None:
-        self.last_loss = loss
-        if step % self.trainer.log_every and step not in (1, self.steps) and valid_nats is None:
-            return
-        seconds, done = max(time.monotonic() - self.begun, 1e-9), self.tokens(step)
-        rate = (done - self.tokens(self.first)) / seconds
-        eta = (self.tokens(self.steps) - done) / rate
-        progress = Progress(step, self.steps, loss, lr, norm, done, rate, eta, valid_nats)
-        durable.append_line(self.file, json.dumps(asdict(progress)))
-        self.mirrors.log(asdict(progress), step)
-        if self.report:
-            self.report(progress)
-
-    def close(self) -> None:
-        self.mirrors.close()
-
-
-def _lines_up_to(file: Path, step: int) -> list[bytes]:
-    """Return the lines of an earlier part of this training that its checkpoint still stands for."""
-    kept = []
-    for line in file.read_bytes().splitlines(keepends=True) if file.exists() else []:
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError):
-            break  # a torn line is the last one
-    return kept
