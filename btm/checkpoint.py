@@ -1,46 +1,141 @@
 """What a training needs to go on: parameters, optimizer moments and the step, in one published folder."""
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from btm import durable, optimizers, weights
 from btm.errors import UserError
+from btm.models import DTYPES
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+PARAMETERS = "parameters.safetensors"
 MOMENTS = "optimizer.safetensors"
 _MOMENTS = 2  # of AdamW; 32 bits each, or less
 _OWN = "trainee.safetensors"
+_DTYPES = {f"torch.{name}": short for short, name in DTYPES.items()}
+_DTYPES |= {"torch.uint8": "U8", "torch.int32": "I32", "torch.int64": "I64", "torch.bool": "BOOL"}
 
 
-def save(
-    folder: Path,
-    model: "torch.nn.Module",
-    optimizer: "torch.optim.Optimizer",
-    state: dict[str, Any],
-    own: "dict[str, Tensor] | None" = None,
-) -> Path:
-    """Publish ``folder/checkpoint-<step>``, with what is the trainee's `own`, and delete all before it but the newest.
+class Writer:
+    """Publishes checkpoints while the training goes on: all that is in one is copied, and written by a thread.
+
+    The buffers it is copied into are used again, so a checkpoint stops the training for one copy in memory. Without
+    `behind` it is written at once, from where it lies.
+    """
+
+    def __init__(self, *, behind: bool = True) -> None:
+        self.behind = behind
+        self._buffers: dict[tuple[str, str], Tensor] = {}
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Wait for what is being written; its error counts if there is no other."""
+        self._join()
+        if kind is None:
+            self.check()
+
+    def save(
+        self,
+        folder: Path,
+        model: "torch.nn.Module",
+        optimizer: "torch.optim.Optimizer",
+        state: dict[str, Any],
+        own: "dict[str, Tensor] | None" = None,
+    ) -> None:
+        """Publish ``folder/checkpoint-<step>``, with what is the trainee's `own`, once the one before it is written."""
+        self.wait()
+        files = {PARAMETERS: parameters(model), MOMENTS: moments(model, optimizer)}
+        if own:
+            files[_OWN] = own
+        text = json.dumps(state, indent=1, allow_nan=False)
+        target = folder / f"checkpoint-{state['step']:08d}"
+        if not self.behind:
+            _publish(target, files, text)
+            return
+        copied = {
+            file: {name: self._copy(file, name, t) for name, t in ts.items()} for file, ts in files.items()
+        }
+        self._thread = threading.Thread(target=self._work, args=(target, copied, text), name=target.name)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise what went wrong in the thread, if anything did."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def wait(self) -> None:
+        """Return when the last checkpoint stands; raises what went wrong with it."""
+        self._join()
+        self.check()
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _copy(self, file: str, name: str, tensor: "Tensor") -> "Tensor":
+        import torch
+
+        buffer = self._buffers.get((file, name))
+        if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+            buffer = self._buffers[file, name] = torch.empty_like(tensor, device="cpu")
+        return buffer.copy_(tensor)
+
+    def _work(self, target: Path, files: "dict[str, dict[str, Tensor]]", text: str) -> None:
+        try:
+            _publish(target, files, text)
+        except BaseException as error:
+            self._error = error
+
+
+def _publish(target: Path, files: "dict[str, dict[str, Tensor]]", text: str) -> None:
+    """Publish a checkpoint, and delete all before it but the newest.
 
     One older checkpoint stays because the new one is proven good only by the step after it: see `drop`.
     """
-    target = folder / f"checkpoint-{state['step']:08d}"
     if not target.exists():
-        from safetensors.torch import save_file
-
         with durable.publish_folder(target) as scratch:
-            save_file(parameters(model), scratch / "parameters.safetensors")
-            save_file(moments(model, optimizer), scratch / MOMENTS)
-            if own:
-                save_file(own, scratch / _OWN)
-            (scratch / "state.json").write_text(json.dumps(state, indent=1, allow_nan=False))
-    for older in sorted(folder.glob("checkpoint-*"))[:-2]:
+            for name, tensors in files.items():
+                _write(scratch / name, tensors)
+            (scratch / "state.json").write_text(text)
+    for older in sorted(target.parent.glob("checkpoint-*"))[:-2]:
         durable.remove_folder(older)
-    return target
+
+
+def _write(file: Path, tensors: "dict[str, Tensor]") -> None:
+    """Write a safetensors file straight from the tensors' memory; while it is written other threads can run.
+
+    The library's own writer keeps Python's lock until the last byte.
+    """
+    import torch
+
+    entries: dict[str, Any] = {}
+    end = 0
+    ordered = sorted(
+        tensors.items(), key=lambda item: (-item[1].element_size(), item[0])
+    )  # aligned by their sizes
+    for name, tensor in ordered:
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        entries[name] = {
+            "dtype": _DTYPES[str(tensor.dtype)],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    with file.open("wb") as handle:
+        handle.write(weights.head(entries))
+        for _, tensor in ordered:
+            handle.write(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
 def drop(folder: Path, step: int) -> None:
@@ -75,7 +170,7 @@ def load(checkpoint: Path, model: "torch.nn.Module", optimizer: "torch.optim.Opt
     """Put the parameters and moments of `checkpoint` into `model` and `optimizer`."""
     import torch
 
-    stored = _tensors(checkpoint / "parameters.safetensors", _remedy(checkpoint))
+    stored = _tensors(checkpoint / PARAMETERS, _remedy(checkpoint))
     with torch.no_grad():
         for name, parameter in parameters(model).items():
             if name not in stored or stored[name].shape != parameter.shape:

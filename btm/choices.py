@@ -22,6 +22,7 @@ FITS = ("domain", "forest")
 PRIORS = ("uniform", "updating", "cached", "em", "token")
 DECAYS = ("constant", "cosine", "linear", "polynomial")
 CARRY = ("auto", "continue", "fresh")
+COMPILE = ("auto", "always", "never")
 OPTIMIZERS = ("adamw", "adamw8bit")
 EMBEDDING_BITS = (8, 32)
 BLOCKS = (64, 128, 256, 512, 1024, 2048, 4096)  # of quantised tensors, in elements

@@ -9,6 +9,7 @@ from typing import Any
 
 from btm import validation
 from btm.errors import UserError
+from btm.queries import DiffConfig, LineageConfig, LsConfig, RemoveConfig
 
 
 @dataclass
@@ -48,6 +49,9 @@ class TrainerConfig:
     optimizer: str = "adamw"  # or adamw8bit: its moments are quantised to 8 bits (btm[int8])
     embedding_bits: int = 8  # of the moments of embeddings under adamw8bit: 8 | 32
     offload: bool = False  # moments in the host's memory; the optimizer steps there
+    kernels: bool = True  # loss and attention of btm/kernels: the plain ones' results, up to rounding, sooner
+    compile: str = "auto"  # the layers, by torch: always | never | auto: by the clock, if it pays back
+    write_behind: bool = True  # checkpoints are copied and written while the training goes on
     gradient_checkpointing: bool = False  # activations are computed again in the backward pass, not kept
     lr: float = 5e-4
     warmup: float = 0.08  # fraction of the steps of the schedule
@@ -276,44 +280,6 @@ class CardConfig:
     """What the card of a new ELM says that btm cannot know."""
 
     license: str | None = None  # an identifier of the Hugging Face Hub, apache-2.0; null: none is stated
-
-
-@dataclass
-class LsConfig:
-    """Which ELMs are listed, and in what order."""
-
-    name: str | None = None  # a pattern: law*
-    domain: str | None = None  # trained on it
-    parent: str | None = None  # branched from it
-    ancestor: str | None = None  # descended from it, through any number of branches
-    since: str | None = None  # merged then or later: 2026-11-25, or 2026-11-25T13:00
-    before: str | None = None  # merged earlier
-    state: str | None = None  # ELM | branch | trained | damaged | removed; null: all but removed
-    removed: bool = False  # what was removed too
-    sort: str = "name"  # name | domain | tokens | total_tokens | parameters | valid_nats | created
-    reverse: bool = False
-    limit: int = 0  # rows at most; 0: all
-
-
-@dataclass
-class RemoveConfig:
-    """What the tombstone says."""
-
-    reason: str = ""
-
-
-@dataclass
-class LineageConfig:
-    """How a lineage is drawn."""
-
-    format: str = "text"  # text | mermaid | graphviz
-
-
-@dataclass
-class DiffConfig:
-    """What two models are compared by."""
-
-    by: str = "module"  # module | tensor
 
 
 @dataclass

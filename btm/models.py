@@ -167,7 +167,7 @@ def load_model(folder: Path, device: "str | torch.device" = "cpu", *, dtype: Any
     from transformers import AutoModelForCausalLM
 
     try:
-        with _quiet():
+        with quiet():
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype or "auto",
@@ -187,7 +187,7 @@ def load_model(folder: Path, device: "str | torch.device" = "cpu", *, dtype: Any
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers from reporting, at length, what is told in one line."""
     from transformers.utils import logging
 
@@ -242,6 +242,11 @@ def token_logp(model: "PreTrainedModel", inputs: "torch.Tensor", targets: "torch
     logits = model(input_ids=inputs, use_cache=False).logits.float()
     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return -loss.view_as(targets)
+
+
+def mean_nll(model: "PreTrainedModel", inputs: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+    """Return the mean of −log p(target | inputs so far), in nats."""
+    return -token_logp(model, inputs, targets).mean()
 
 
 def context_limit(config: dict[str, Any]) -> int | None:

@@ -64,6 +64,24 @@ def make_optimizer(model: "torch.nn.Module", trainer: TrainerConfig) -> "torch.o
     return optimizer
 
 
+def step(optimizer: "torch.optim.Optimizer", divisor: float = 1.0) -> None:
+    """Do a step with the gradients divided by `divisor`; torch's fused AdamW divides as it goes."""
+    if divisor == 1.0:
+        optimizer.step()
+        return
+    import torch
+
+    if not optimizer.defaults.get("fused"):
+        torch._foreach_div_([p.grad for p in _parameters(optimizer) if p.grad is not None], divisor)
+        optimizer.step()
+        return
+    try:
+        optimizer.grad_scale = torch.tensor(divisor)  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
+        optimizer.step()
+    finally:
+        del optimizer.grad_scale  # type: ignore[attr-defined]
+
+
 def _adamw8bit(
     model: "torch.nn.Module", groups: list[dict[str, Any]], trainer: TrainerConfig
 ) -> "torch.optim.Optimizer":

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from btm import checkpoint, durable, lease, ledger, models, optimizers
 from btm.config import TrainerConfig
@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from btm import kernels
+
 # What may change between the parts of one training without changing its result.
 _FREE = {"threads", "checkpoint_every", "log_every", "mirrors", "device", "steps", "lr"}
-_FREE |= {"gradient_checkpointing", "offload"}  # the same numbers, computed at other times or places
+_FREE |= {"gradient_checkpointing", "offload", "write_behind"}  # the same numbers, at other times or places
+_FREE |= {"kernels", "compile"}  # the same up to rounding; `_environment` and the state keep them
 
 
 class TrainingFailedError(UserError):
@@ -80,16 +83,15 @@ class Trainee:
 
     model: "PreTrainedModel"
     batches: Batches
+    may_compile: ClassVar[bool] = True
 
     def backward(self, step: int, trainer: TrainerConfig, precision: str) -> float:
         """Add the gradient of a step's loss; return the loss in nats per token."""
         return backward(self.model, self.batches.batch(step), trainer, precision)
 
-    def clip(self, bound: float) -> float:
-        """Scale the gradients down to a norm of `bound`; return what their norm was."""
-        import torch
-
-        return float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), bound))
+    def norm(self) -> float:
+        """Return the norm of the gradients that is bounded."""
+        return gradient_norm(self.model)
 
     def load_moments(self, file: Path, optimizer: "torch.optim.Optimizer") -> None:
         """Begin with the moments of the parent."""
@@ -140,9 +142,13 @@ def loop(
     """Train `trainee`, whose model came from `folder`; all else is as `train` says."""
     import torch
 
+    from btm import kernels
+
     if trainer.threads:
         torch.set_num_threads(trainer.threads)
     model, stored_dtype = trainee.model, models.stored_dtype(folder)
+    if trainer.kernels:
+        kernels.attention.use(model)
     if trainer.gradient_checkpointing:
         models.checkpoint_gradients(model)
     optimizer = optimizers.make_optimizer(model, trainer)
@@ -150,37 +156,48 @@ def loop(
         {k: v for k, v in asdict(trainer).items() if k not in _FREE} | asdict(schedule) | {"steps": steps}
     )
     precision = pick_precision(trainer.precision, str(model.device))
-    state = _resume(folder, model, optimizer, settings | trainee.settings(), _environment(precision))
+    environment = _environment(precision, trainer)
+    state = _resume(folder, model, optimizer, settings | trainee.settings(), environment)
     trainee.restore(checkpoint.latest(folder))
     if state["step"] == 0 and moments is not None:
         trainee.load_moments(moments, optimizer)
 
     if state["step"] < steps:
         durable.require_space(folder, checkpoint.disk_bytes(model))
+    layers = _layers(trainee, trainer, precision, state, steps)
     metrics = Metrics(folder / "metrics.jsonl", state["step"], steps, trainer, trainee.tokens, report)
-    for step in range(state["step"], steps):
-        lr = schedule.lr(step)
-        torch.manual_seed(trainer.seed * 1_000_003 + step)
-        loss = trainee.backward(step, trainer, precision)
-        norm = trainee.clip(trainer.clip or math.inf)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            checkpoint.drop(folder, step)
-            raise _failed(folder, step + 1, f"loss {loss}, gradient norm {norm}", lr)
-        apply(optimizer, lr)
-        done = step + 1
-        trainee.constrain(optimizer, done)
-        nats = None
-        if valid is not None and trainer.valid_every and done % trainer.valid_every == 0:
-            nats = validate(model, valid)
-        metrics.add(done, loss, lr, norm, nats)
-        stop = pulse(done)
-        if stop or done % trainer.checkpoint_every == 0 or done == steps:
-            if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
-                raise _failed(folder, done, "parameters that are not finite", lr)
-            checkpoint.save(folder, model, optimizer, state | {"step": done}, trainee.state())
-        if stop and done < steps:
-            metrics.close()
-            raise TrainingStoppedError(f"stopped after step {done}")
+    with checkpoint.Writer(behind=trainer.write_behind) as writer:
+        for step in range(state["step"], steps):
+            lr = schedule.lr(step)
+            torch.manual_seed(trainer.seed * 1_000_003 + step)
+            with layers.step():
+                loss = trainee.backward(step, trainer, precision)
+                norm = trainee.norm()
+                if not (math.isfinite(loss) and math.isfinite(norm)):
+                    writer.wait()
+                    checkpoint.drop(folder, step)
+                    raise _failed(folder, step + 1, f"loss {loss}, gradient norm {norm}", lr)
+                apply(optimizer, lr, shrink(norm, trainer.clip))
+            done = step + 1
+            trainee.constrain(optimizer, done)
+            nats = None
+            if valid is not None and trainer.valid_every and done % trainer.valid_every == 0:
+                with layers.plain():
+                    nats = validate(model, valid)
+            metrics.add(done, loss, lr, norm, nats)
+            writer.check()
+            stop = pulse(done)
+            if stop or done % trainer.checkpoint_every == 0 or done == steps:
+                if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+                    writer.wait()
+                    raise _failed(folder, done, "parameters that are not finite", lr)
+                state |= {"step": done, "compiled": layers.state}
+                writer.save(folder, model, optimizer, state, trainee.state())
+            if stop and done < steps:
+                metrics.close()
+                writer.wait()
+                raise TrainingStoppedError(f"stopped after step {done}")
+    layers.stop()
     metrics.close()
     if keep_moments:
         checkpoint.save_moments(folder / checkpoint.MOMENTS, model, optimizer)
@@ -250,27 +267,58 @@ def backward(model: "PreTrainedModel", tokens: Any, trainer: TrainerConfig, prec
     """Add the gradient of the mean loss on `tokens` (batch, seq_len + 1); return that loss in nats per token."""
     import torch
 
+    from btm import kernels
+
+    mean = kernels.loss.mean_nll if trainer.kernels else models.mean_nll
     batch: Tensor = torch.from_numpy(tokens).to(model.device)
     micro = trainer.micro_batch_size or len(batch)
     loss_sum = 0.0
     for part in batch.split(micro):
         with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            logp = models.token_logp(model, part[:, :-1], part[:, 1:])
-        loss = -logp.mean() * (len(part) / len(batch))
+            loss = mean(model, part[:, :-1], part[:, 1:]) * (len(part) / len(batch))
         loss.backward()
         loss_sum += float(loss.detach())
     return loss_sum
 
 
-def apply(optimizer: "torch.optim.Optimizer", lr: float) -> None:
-    """Do the optimizer's step with the gradients that stand there, and clear them."""
+def gradient_norm(model: "torch.nn.Module") -> float:
+    """Return the norm of all gradients together."""
+    import torch
+
+    return float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+
+
+def shrink(norm: float, bound: float) -> float:
+    """Return what gradients of this norm are to be divided by so that it is at most `bound` (0: no bound)."""
+    return max(1.0, norm / bound) if bound else 1.0
+
+
+def apply(optimizer: "torch.optim.Optimizer", lr: float, divisor: float = 1.0) -> None:
+    """Do the optimizer's step with the gradients that stand there, divided by `divisor`, and clear them."""
     for group in optimizer.param_groups:
         group["lr"] = lr
-    optimizer.step()
+    optimizers.step(optimizer, divisor)
     optimizer.zero_grad(set_to_none=True)
 
 
-def _environment(precision: str) -> dict[str, Any]:
+def _layers(
+    trainee: Trainee, trainer: TrainerConfig, precision: str, state: dict[str, Any], steps: int
+) -> "kernels.compiled.Layers":
+    """Return the layers of a training that goes on from `state`, compiled or not as that says."""
+    from btm import kernels
+
+    step, decided = state["step"], state.get("compiled")
+    how = trainer.compile if trainee.may_compile and not trainer.gradient_checkpointing else "never"
+    layers = kernels.compiled.Layers(
+        trainee.model, how, steps - step, decided, lambda: trainee.backward(step, trainer, precision)
+    )
+    if decided is not None and layers.state != decided:
+        now = "compiled" if layers.state else "not compiled"
+        state |= {"exact": False, "notes": [*state["notes"], f"from step {step} on, layers are {now}"]}
+    return layers
+
+
+def _environment(precision: str, trainer: TrainerConfig) -> dict[str, Any]:
     import torch
 
     return {
@@ -278,6 +326,7 @@ def _environment(precision: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "precision": precision,
+        "kernels": trainer.kernels,
     }
 
 

@@ -14,6 +14,7 @@ from btm.choices import (
     BRANCH_METHODS,
     CARRY,
     CLUSTERS,
+    COMPILE,
     DECAYS,
     DELTA_MASKS,
     DIFFS,
@@ -217,6 +218,7 @@ def _validate_choices(config: "Config") -> None:
     check_choice(config.trainer.decay, "trainer.decay", DECAYS)
     check_choice(config.trainer.delta_mask, "trainer.delta_mask", DELTA_MASKS)
     check_choice(config.trainer.carry, "trainer.carry", CARRY)
+    check_choice(config.trainer.compile, "trainer.compile", COMPILE)
     check_choice(config.trainer.precision, "trainer.precision", PRECISIONS)
     check_choice(config.trainer.optimizer, "trainer.optimizer", OPTIMIZERS)
     bits, block = config.trainer.embedding_bits, config.export.block

@@ -7,14 +7,14 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "btm"
 FLOORS = [
-    ["errors", "durable", "posterior", "filters", "gate", "codec"],
+    ["errors", "durable", "posterior", "filters", "gate", "codec", "queries"],
     ["lease", "checks", "choices"],
     ["validation"],
     ["config", "weights", "report", "mirrors", "card"],
     ["fairseq"],
     ["schedule", "optimizers", "average", "data", "models", "evaluate", "ledger", "sums", "readme"],
     ["sparse", "metrics"],
-    ["tombstone"],
+    ["tombstone", "kernels"],
     ["seal", "checkpoint"],
     ["forest"],
     ["train", "score", "online", "importance", "interop"],
@@ -43,6 +43,7 @@ NO_TORCH = {
     "choices",
     "validation",
     "config",
+    "queries",
     "card",
     "report",
     "average",

@@ -93,7 +93,9 @@ def test_a_checkpoint_goes_on_bit_for_bit(model, tmp_path, name):
     run_on = run(unbroken, trainer, 2)
     optimizer = run(model, trainer, 2)
     state = {"step": 2, "settings": {}, "environment": {}, "notes": []}
-    saved = checkpoint.save(tmp_path, model, optimizer, state)
+    with checkpoint.Writer() as writer:
+        writer.save(tmp_path, model, optimizer, state)
+    saved = checkpoint.latest(tmp_path)
 
     resumed = models.new_model(model.config, 1).train()
     again = optimizers.make_optimizer(resumed, trainer)

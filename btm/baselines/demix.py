@@ -34,6 +34,7 @@ _NOTE = "DEMix (arXiv 2108.05036): all but the feed-forward layers is shared by 
 class DemixTrainee(training.Trainee):
     """A model with feed-forward layers for each domain; `mixes` are the domains' batches, `batches` the first's."""
 
+    may_compile = False  # what a layer does depends on the domain
     mixes: dict[str, Batches]
     flops_per_token: float = field(init=False)
     layers: "list[DomainFFN]" = field(init=False)
@@ -62,16 +63,14 @@ class DemixTrainee(training.Trainee):
                 parameter.grad /= len(self.mixes)
         return sum(losses) / len(losses)
 
-    def clip(self, bound: float) -> float:
-        """Clip by sqrt(|shared|² + mean over domains of |own|²): for one domain the norm of a plain model."""
+    def norm(self) -> float:
+        """Return sqrt(|shared|² + mean over domains of |own|²): for one domain the norm of a plain model."""
         import torch
 
         pairs = [(p, shared) for p, shared in self._parameters() if p.grad is not None]
         own = len(self.mixes) ** -0.5
         norms = [torch.linalg.vector_norm(p.grad) * (1.0 if shared else own) for p, shared in pairs]
-        norm = torch.linalg.vector_norm(torch.stack(norms))
-        torch.nn.utils.clip_grads_with_norm_([p for p, _ in pairs], bound, norm)
-        return float(norm)
+        return float(torch.linalg.vector_norm(torch.stack(norms)))
 
     def _parameters(self) -> "list[tuple[torch.nn.Parameter, bool]]":
         """Return every parameter, and whether it is shared."""

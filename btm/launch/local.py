@@ -24,7 +24,7 @@ from btm.launch.attempt import Attempt, preload
 from btm.launch.engine import Resources, Status
 from btm.launch.records import Spec
 
-_TRAIN_BYTES_PER_PARAMETER = 16  # float32 weights, gradients and AdamW's two moments
+_MOMENTS = {"adamw": 8.0, "adamw8bit": 2.1}  # bytes of state a parameter
 _WORKER_BYTES = 500_000_000  # what a process with torch takes of its own
 _MEMORY_SHARE = 0.9  # of what is available
 
@@ -173,7 +173,9 @@ class LocalEngine:
         count = weights.parameters(seed) if seed.is_dir() else 0
         if self.config.baseline == "demix":  # it trains the feed-forward layers of every domain at once
             count *= sum(map(len, self.config.run.rounds))
-        return _WORKER_BYTES + count * _TRAIN_BYTES_PER_PARAMETER
+        trainer = self.config.trainer
+        state = 4 + _MOMENTS[trainer.optimizer]  # parameters and moments, in float32 if not said otherwise
+        return _WORKER_BYTES + count * (4 + state * (2 if trainer.write_behind else 1))  # 4: gradients
 
 
 def _begun_with(spec: Spec) -> int:

@@ -1,7 +1,6 @@
 """How many threads a training should have: measured, since neither one job per core nor one job wins always."""
 
 import itertools
-import math
 import os
 import time
 from pathlib import Path
@@ -24,9 +23,8 @@ def best_threads(config: Config, forest: Path, cores: int) -> int:
     file = forest / "jobs" / "throughput.json"
     t = config.trainer
     facts = (forest / "forest.json").read_text()
-    key = (
-        f"{facts} {cores} cores, batch {t.batch_size}x{t.seq_len}, micro {t.micro_batch_size}, {t.precision}"
-    )
+    batch = f"batch {t.batch_size}x{t.seq_len}, micro {t.micro_batch_size}"
+    key = f"{facts} {cores} cores, {batch}, {t.precision}, kernels {t.kernels}"
     known = read_shown(file) or {}
     if known.get("key") != key:
         choices = [threads for threads in range(1, cores + 1) if cores % threads == 0]
@@ -61,20 +59,21 @@ def _train_briefly(config: Config, forest: Path, threads: int) -> float:
     import numpy as np
     import torch
 
-    from btm import models, train
+    from btm import kernels, models, train
 
     torch.set_num_threads(threads)
     trainer = config.trainer
     model = models.load_trainable(forest / "elms" / config.seed.name, trainer.device)
     optimizer = optimizers.make_optimizer(model, trainer)
+    if trainer.kernels:
+        kernels.attention.use(model)
     precision = train.pick_precision(trainer.precision, str(model.device))
     shape = (trainer.batch_size, trainer.seq_len + 1)
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, shape)
     begun = time.monotonic()  # of the second step on: the first one warms up
     for steps in itertools.count():
         train.backward(model, tokens, trainer, precision)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), trainer.clip or math.inf)
-        train.apply(optimizer, 0.0)
+        train.apply(optimizer, 0.0, train.shrink(train.gradient_norm(model), trainer.clip))
         begun = begun if steps else time.monotonic()
         if time.monotonic() - begun >= _SECONDS:
             break

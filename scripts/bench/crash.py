@@ -390,8 +390,8 @@ def operations(place: Workplace, scratch: Path) -> Iterator[Operation]:
     checkpoint.load_moments(seed.path / checkpoint.MOMENTS, model, optimizer)
 
     def save(root: Path, step: int) -> None:
-        with Forest(root).hold(EXPERT) as (branch, _):
-            checkpoint.save(branch.path, model, optimizer, {"step": step})
+        with Forest(root).hold(EXPERT) as (branch, _), checkpoint.Writer() as writer:
+            writer.save(branch.path, model, optimizer, {"step": step})
 
     def merge(root: Path) -> None:
         if EXPERT not in (forest := Forest(root)):
