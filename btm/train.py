@@ -148,7 +148,7 @@ def loop(
         torch.set_num_threads(trainer.threads)
     model, stored_dtype = trainee.model, models.stored_dtype(folder)
     if trainer.kernels:
-        kernels.attention.use(model)
+        kernels.prepare(model)
     if trainer.gradient_checkpointing:
         models.checkpoint_gradients(model)
     optimizer = optimizers.make_optimizer(model, trainer)

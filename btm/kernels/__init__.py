@@ -1,8 +1,20 @@
-"""What a training step spends its time in, made faster: the loss, attention on CPUs, and compiled layers.
+"""What a training step spends its time in, made faster: the loss, attention on CPUs, layers, memory.
 
 Each gives what the plain path of transformers gives, up to rounding, and stands aside where it does not apply.
 """
 
-from btm.kernels import attention, compiled, loss
+from typing import TYPE_CHECKING
 
-__all__ = ["attention", "compiled", "loss"]
+from btm.kernels import attention, compiled, loss, memory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["attention", "compiled", "loss", "memory", "prepare"]
+
+
+def prepare(model: "PreTrainedModel") -> None:
+    """Let a model that is to be trained have what suits it of these; the loss is asked for where it is taken."""
+    if model.device.type == "cpu":
+        attention.use(model)
+        memory.keep_freed()

@@ -33,10 +33,10 @@ def block_causal(
     The probabilities lie block after block, each (heads, its queries, keys up to its end), in one row.
     """
     out, kept = torch.empty_like(q), _room(q)
+    future = q.new_full((q.shape[1], q.shape[1]), float("-inf")).triu_(1)
     for a, b, p in _views(kept, q):
-        scores = torch.bmm(q[:, a:b], k[:, :b].transpose(1, 2)).mul_(scale)
-        future = torch.ones(b - a, b - a, dtype=torch.bool).triu(1)
-        scores[:, :, a:].masked_fill_(future, float("-inf"))
+        hidden = future[a:b, :b].expand(len(q), -1, -1)
+        scores = torch.baddbmm(hidden, q[:, a:b], k[:, :b].transpose(1, 2), alpha=scale)
         torch.softmax(scores, -1, out=p)
         out[:, a:b] = torch.bmm(p, v[:, :b])
     return out, kept
@@ -58,10 +58,10 @@ def block_causal_backward(
         g = to_out[:, a:b]
         to_v[:, :b] += torch.bmm(p.transpose(1, 2), g)
         to_p = torch.bmm(g, v[:, :b].transpose(1, 2))
-        to_scores = torch._softmax_backward_data(to_p, p, -1, p.dtype).mul_(scale)
+        to_scores = torch._softmax_backward_data(to_p, p, -1, p.dtype)
         to_q[:, a:b] = torch.bmm(to_scores, k[:, :b])
         to_k[:, :b] += torch.bmm(to_scores.transpose(1, 2), q[:, a:b])
-    return to_q, to_k.to(k.dtype), to_v.to(v.dtype)
+    return to_q.mul_(scale), to_k.mul_(scale).to(k.dtype), to_v.to(v.dtype)
 
 
 @block_causal_backward.register_fake

@@ -66,7 +66,7 @@ def _train_briefly(config: Config, forest: Path, threads: int) -> float:
     model = models.load_trainable(forest / "elms" / config.seed.name, trainer.device)
     optimizer = optimizers.make_optimizer(model, trainer)
     if trainer.kernels:
-        kernels.attention.use(model)
+        kernels.prepare(model)
     precision = train.pick_precision(trainer.precision, str(model.device))
     shape = (trainer.batch_size, trainer.seq_len + 1)
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, shape)

@@ -1,0 +1,32 @@
+"""What a process frees, it keeps."""
+
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import resource, sys
+import torch
+from btm.kernels import memory
+torch.set_num_threads(1)
+if sys.argv[1] == "keep":
+    assert memory.keep_freed()
+def work():
+    torch.ones(2**25)  # 128 MB
+work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+def test_memory_is_not_asked_for_again():
+    pages = {
+        how: int(subprocess.run([sys.executable, "-c", CODE, how], capture_output=True, check=True).stdout)
+        for how in ("keep", "give")
+    }
+    assert pages["give"] > 1000  # or 5 · 2^15 of 4 KB, where no larger ones are used
+    assert pages["keep"] < pages["give"] / 10

@@ -1,0 +1,23 @@
+"""The loops that the benchmark of training compares train alike: times are for the benchmark, losses for this test."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PEERS = ROOT / ".venv-peers" / "bin" / "python"
+
+
+def test_losses_of_every_loop_agree(tmp_path):
+    if not PEERS.exists():
+        assert not os.environ.get("CI"), "scripts/peers has not run"
+        pytest.skip("scripts/peers makes .venv-peers")
+    command = [sys.executable, "scripts/bench/train.py", "--quick", f"--data={tmp_path}", f"--peers={PEERS}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("btm  ", "btm, not compiled", "btm, plain", "transformers.Trainer", "litgpt"):
+        assert f"{name}" in done.stdout
+    assert done.stdout.count("losses within") == 8
