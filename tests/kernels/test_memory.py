@@ -13,8 +13,9 @@ torch.set_num_threads(1)
 if sys.argv[1] == "keep":
     assert memory.keep_freed()
 def work():
-    torch.ones(2**25)  # 128 MB
-work()
+    kept = [torch.ones(2**n) for n in (24, 25, 23, 24)]  # 32 to 128 MB
+for _ in range(6):  # glibc wants some room beyond what it has handed out before
+    work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
     work()
@@ -28,5 +29,5 @@ def test_memory_is_not_asked_for_again():
         how: int(subprocess.run([sys.executable, "-c", CODE, how], capture_output=True, check=True).stdout)
         for how in ("keep", "give")
     }
-    assert pages["give"] > 1000  # or 5 · 2^15 of 4 KB, where no larger ones are used
+    assert pages["give"] > 100  # of 2 MB, or many more of 4 KB
     assert pages["keep"] < pages["give"] / 10
