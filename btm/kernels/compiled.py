@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 COST = 45.0  # seconds that compiling takes at first
-SAVED = 0.12  # of a step, at least, where compiling helps (docs/performance.md)
+SAVED = 0.08  # of a step, about, where compiling helps on a CPU (docs/performance.md)
 _TIMED = 3  # steps
 
 

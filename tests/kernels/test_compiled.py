@@ -57,7 +57,7 @@ def paced(monkeypatch, seconds):
 @pytest.mark.parametrize(
     ("left", "seconds", "state"),
     [
-        (100, [9, 1, 1, 1], False),  # 96 s are left: it would not pay back
+        (500, [9, 1, 1, 1], False),  # 496 s are left: it would not pay back
         (1000, [9, 1, 1, 1, 0.7, 0.8, 0.7], True),
         (1000, [9, 1, 1, 1, 1.2, 1.1, 1.2], False),  # it is slower
     ],
