@@ -5,11 +5,10 @@ tensors are the whole state: a run that was killed and resumed gives the same by
 on the same thread count, torch version and instruction set.
 """
 
-import json
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,7 @@ from btm import checkpoint, durable, lease, ledger, models, optimizers
 from btm.config import TrainerConfig
 from btm.data.batches import Batches, Windows
 from btm.errors import UserError
-from btm.mirrors import Mirrors
-from btm.report import Progress
+from btm.metrics import Metrics, Report
 from btm.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -39,8 +37,8 @@ class TrainingStoppedError(Exception):
     """The training was asked to stop, and did so after a checkpoint; the same call goes on from there."""
 
 
-Report = Callable[[Progress], None]
 Pulse = Callable[[int], bool]  # told of every step; returns whether the training should stop
+LogP = Callable[["Tensor", "Tensor"], "Tensor"]  # inputs, targets: log p of the targets, all (rows, tokens)
 
 
 def train(
@@ -80,14 +78,21 @@ def train(
 
 @dataclass
 class Trainee:
-    """What `loop` trains: a model on the batches of one mix. DEMix and sparse experts override parts of it."""
+    """What `loop` trains: a model on the batches of one mix; DEMix, sparse and distributed training override parts."""
 
     model: "PreTrainedModel"
     batches: Batches
 
+    leads = True  # of several processes that train together, one writes metrics and weights
+    processes = "1"  # how many these are, and what each holds
+
     def backward(self, step: int, trainer: TrainerConfig, precision: str) -> float:
         """Add the gradient of a step's loss; return the loss in nats per token."""
-        return backward(self.model, self.batches.batch(step), trainer, precision)
+        return backward(self.model, self.batches.batch(step), trainer, precision, self.logp)
+
+    def logp(self, inputs: "Tensor", targets: "Tensor") -> "Tensor":
+        """Return log p(target | inputs so far), as `models.token_logp` does."""
+        return models.token_logp(self.model, inputs, targets)
 
     def clip(self, bound: float) -> float:
         """Scale the gradients down to a norm of `bound`; return what their norm was."""
@@ -95,9 +100,31 @@ class Trainee:
 
         return float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), bound))
 
+    def finite(self) -> bool:
+        """Tell whether all parameters are finite."""
+        import torch
+
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters())
+
     def load_moments(self, file: Path, optimizer: "torch.optim.Optimizer") -> None:
         """Begin with the moments of the parent."""
         checkpoint.load_moments(file, self.model, optimizer)
+
+    def save_moments(self, file: Path, optimizer: "torch.optim.Optimizer") -> None:
+        """Publish the moments, for trainings that continue this one."""
+        checkpoint.save_moments(file, self.model, optimizer)
+
+    def save(self, folder: Path, optimizer: "torch.optim.Optimizer", state: dict[str, Any]) -> None:
+        """Publish a checkpoint in `folder`."""
+        checkpoint.save(folder, self.model, optimizer, state, self.state())
+
+    def load(self, found: Path, optimizer: "torch.optim.Optimizer") -> None:
+        """Take up parameters and moments of the checkpoint `found`."""
+        checkpoint.load(found, self.model, optimizer)
+
+    def drop(self, folder: Path, step: int) -> None:
+        """Delete the checkpoint of `step`, if there is one: its parameters gave a loss that is not finite."""
+        checkpoint.drop(folder, step)
 
     def tokens(self, steps: int) -> int:
         """Return the tokens of the first `steps` steps."""
@@ -154,40 +181,42 @@ def loop(
         {k: v for k, v in asdict(trainer).items() if k not in _FREE} | asdict(schedule) | {"steps": steps}
     )
     precision = pick_precision(trainer.precision, str(model.device))
-    state = _resume(folder, model, optimizer, settings | trainee.settings(), _environment(precision))
+    environment = _environment(precision) | {"processes": trainee.processes}
+    state = _resume(folder, trainee, optimizer, settings | trainee.settings(), environment)
     trainee.restore(checkpoint.latest(folder))
     if state["step"] == 0 and moments is not None:
         trainee.load_moments(moments, optimizer)
 
     if state["step"] < steps:
         durable.require_space(folder, checkpoint.disk_bytes(model))
-    metrics = _Metrics(folder / "metrics.jsonl", state["step"], steps, trainer, trainee.tokens, report)
+    file = folder / "metrics.jsonl" if trainee.leads else None
+    metrics = Metrics(file, state["step"], steps, trainer, trainee.tokens, report)
     for step in range(state["step"], steps):
         lr = schedule.lr(step)
         torch.manual_seed(trainer.seed * 1_000_003 + step)
         loss = trainee.backward(step, trainer, precision)
         norm = trainee.clip(trainer.clip or math.inf)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            checkpoint.drop(folder, step)
+            trainee.drop(folder, step)
             raise _failed(folder, step + 1, f"loss {loss}, gradient norm {norm}", lr)
         apply(optimizer, lr)
         done = step + 1
         trainee.constrain(optimizer, done)
         nats = None
         if valid is not None and trainer.valid_every and done % trainer.valid_every == 0:
-            nats = validate(model, valid)
+            nats = validate(model, valid, trainee.logp)
         metrics.add(done, loss, lr, norm, nats)
         stop = pulse(done)
         if stop or done % trainer.checkpoint_every == 0 or done == steps:
-            if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+            if not trainee.finite():
                 raise _failed(folder, done, "parameters that are not finite", lr)
-            checkpoint.save(folder, model, optimizer, state | {"step": done}, trainee.state())
+            trainee.save(folder, optimizer, state | {"step": done})
         if stop and done < steps:
             metrics.close()
             raise TrainingStoppedError(f"stopped after step {done}")
     metrics.close()
     if keep_moments:
-        checkpoint.save_moments(folder / checkpoint.MOMENTS, model, optimizer)
+        trainee.save_moments(folder / checkpoint.MOMENTS, optimizer)
     size = optimizers.state_size(optimizer)
     trainee.write(folder, stored_dtype)
     return {
@@ -216,8 +245,10 @@ def _failed(folder: Path, step: int, found: str, lr: float) -> TrainingFailedErr
     )
 
 
-def validate(model: "PreTrainedModel", windows: Windows, rows: int = 32) -> float:
-    """Return the mean nats per token of `model` on `windows`."""
+def validate(
+    model: "PreTrainedModel", windows: Windows, logp_of: LogP | None = None, rows: int = 32
+) -> float:
+    """Return the mean nats per token of `model` on `windows`; `logp_of` is what wraps it, if anything does."""
     import torch
 
     was_training = model.training
@@ -227,7 +258,9 @@ def validate(model: "PreTrainedModel", windows: Windows, rows: int = 32) -> floa
         for start in range(0, windows.n_windows, rows):
             stop = min(start + rows, windows.n_windows)
             inputs, targets = (torch.from_numpy(a(start, stop)) for a in (windows.inputs, windows.targets))
-            logp = models.token_logp(model, inputs.to(model.device), targets.to(model.device))
+            logp = (logp_of or partial(models.token_logp, model))(
+                inputs.to(model.device), targets.to(model.device)
+            )
             flat = logp.flatten()[: windows.n_tokens - counted]
             total -= float(flat.double().sum())
             counted += len(flat)
@@ -250,16 +283,29 @@ def pick_precision(name: str, device: str) -> str:
     return "bf16" if device == "cpu" and native else "fp32"
 
 
-def backward(model: "PreTrainedModel", tokens: Any, trainer: TrainerConfig, precision: str) -> float:
-    """Add the gradient of the mean loss on `tokens` (batch, seq_len + 1); return that loss in nats per token."""
+def backward(
+    model: "PreTrainedModel",
+    tokens: Any,
+    trainer: TrainerConfig,
+    precision: str,
+    logp_of: LogP | None = None,
+    before: Callable[[bool], None] = lambda is_last: None,
+) -> float:
+    """Add the gradient of the mean loss on `tokens` (batch, seq_len + 1); return that loss in nats per token.
+
+    `logp_of` is what wraps the model, if anything does; `before` is called ahead of each micro-batch.
+    """
     import torch
 
     batch: Tensor = torch.from_numpy(tokens).to(model.device)
     micro = trainer.micro_batch_size or len(batch)
+    logp_of = logp_of or partial(models.token_logp, model)
     loss_sum = 0.0
-    for part in batch.split(micro):
+    parts = batch.split(micro)
+    for number, part in enumerate(parts, 1):
+        before(number == len(parts))
         with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            logp = models.token_logp(model, part[:, :-1], part[:, 1:])
+            logp = logp_of(part[:, :-1], part[:, 1:])
         loss = -logp.mean() * (len(part) / len(batch))
         loss.backward()
         loss_sum += float(loss.detach())
@@ -287,12 +333,12 @@ def _environment(precision: str) -> dict[str, Any]:
 
 def _resume(
     folder: Path,
-    model: "torch.nn.Module",
+    trainee: Trainee,
     optimizer: "torch.optim.Optimizer",
     settings: dict[str, Any],
     environment: dict[str, Any],
 ) -> dict[str, Any]:
-    """Load the newest checkpoint into `model` and `optimizer`; return the state, at step 0 if there is none."""
+    """Load the newest checkpoint into `trainee` and `optimizer`; return the state, at step 0 if there is none."""
     found = checkpoint.latest(folder)
     if found is None:
         return {"step": 0, "settings": settings, "environment": environment, "exact": True, "notes": []}
@@ -306,13 +352,12 @@ def _resume(
         raise UserError(
             f"{lease.name_of(folder)!r} is half trained with other settings ({was}): restore them, or delete {found}"
         )
-    different = {key: value for key, value in environment.items() if state["environment"].get(key) != value}
+    before = {"processes": "1"} | state["environment"]
+    different = {key: value for key, value in environment.items() if before.get(key) != value}
     for key, value in different.items():
-        note = (
-            f"resumed at step {state['step']} with {key} {value}, begun with {state['environment'].get(key)}"
-        )
+        note = f"resumed at step {state['step']} with {key} {value}, begun with {before.get(key)}"
         state = state | {"exact": False, "notes": [*state["notes"], note]}
-    checkpoint.load(found, model, optimizer)
+    trainee.load(found, optimizer)
     return state | {"environment": environment}
 
 
@@ -328,54 +373,3 @@ def write_model(folder: Path, model: "PreTrainedModel", dtype: str) -> None:
         file.replace(folder / file.name)
     scratch.rmdir()
     durable.sync_folder(folder)
-
-
-class _Metrics:
-    """metrics.jsonl, the mirrors and the live report, every `log_every` steps."""
-
-    def __init__(
-        self,
-        file: Path,
-        step: int,
-        steps: int,
-        trainer: TrainerConfig,
-        tokens: Callable[[int], int],
-        report: Report | None,
-    ) -> None:
-        self.file, self.steps, self.trainer, self.tokens, self.report = file, steps, trainer, tokens, report
-        self.begun, self.first = time.monotonic(), step
-        self.last_loss: float | None = None
-        kept = _lines_up_to(file, step)
-        with durable.publish_file(file) as handle:
-            handle.writelines(kept)
-        if kept:
-            self.last_loss = json.loads(kept[-1])["loss"]
-        self.mirrors = Mirrors(trainer.mirrors, file.parent)
-
-    def add(self, step: int, loss: float, lr: float, norm: float, valid_nats: float | None) -> None:
-        self.last_loss = loss
-        if step % self.trainer.log_every and step not in (1, self.steps) and valid_nats is None:
-            return
-        seconds, done = max(time.monotonic() - self.begun, 1e-9), self.tokens(step)
-        rate = (done - self.tokens(self.first)) / seconds
-        eta = (self.tokens(self.steps) - done) / rate
-        progress = Progress(step, self.steps, loss, lr, norm, done, rate, eta, valid_nats)
-        durable.append_line(self.file, json.dumps(asdict(progress)))
-        self.mirrors.log(asdict(progress), step)
-        if self.report:
-            self.report(progress)
-
-    def close(self) -> None:
-        self.mirrors.close()
-
-
-def _lines_up_to(file: Path, step: int) -> list[bytes]:
-    """Return the lines of an earlier part of this training that its checkpoint still stands for."""
-    kept = []
-    for line in file.read_bytes().splitlines(keepends=True) if file.exists() else []:
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError):
-            break  # a torn line is the last one
-    return kept

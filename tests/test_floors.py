@@ -13,7 +13,7 @@ FLOORS = [
     ["config", "weights", "report", "mirrors", "card"],
     ["fairseq"],
     ["schedule", "optimizers", "average", "data", "models", "evaluate", "ledger", "sums", "readme", "sparse"],
-    ["tombstone"],
+    ["tombstone", "metrics"],
     ["seal", "checkpoint"],
     ["forest"],
     ["train", "score", "online", "importance", "interop"],
