@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btm import durable, optimizers, weights
+from btm import durable, optimizers, sharded, weights
 from btm.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def save(
 
     One older checkpoint stays because the new one is proven good only by the step after it: see `drop`.
     """
-    target = folder / f"checkpoint-{state['step']:08d}"
+    target = place(folder, state["step"])
     if not target.exists():
         from safetensors.torch import save_file
 
@@ -37,15 +37,30 @@ def save(
             save_file(moments(model, optimizer), scratch / MOMENTS)
             if own:
                 save_file(own, scratch / _OWN)
-            (scratch / "state.json").write_text(json.dumps(state, indent=1, allow_nan=False))
+            write_state(scratch, state)
+    prune(folder)
+    return target
+
+
+def place(folder: Path, step: int) -> Path:
+    """Return where the checkpoint of a step stands."""
+    return folder / f"checkpoint-{step:08d}"
+
+
+def write_state(scratch: Path, state: dict[str, Any]) -> None:
+    """Write into an unpublished checkpoint what `read_state` reads."""
+    (scratch / "state.json").write_text(json.dumps(state, indent=1, allow_nan=False))
+
+
+def prune(folder: Path) -> None:
+    """Delete all checkpoints but the newest two."""
     for older in sorted(folder.glob("checkpoint-*"))[:-2]:
         durable.remove_folder(older)
-    return target
 
 
 def drop(folder: Path, step: int) -> None:
     """Delete the checkpoint of `step`, whose parameters gave a loss that is not finite, if there is one."""
-    if (found := folder / f"checkpoint-{step:08d}").exists():
+    if (found := place(folder, step)).exists():
         durable.remove_folder(found)
 
 
@@ -75,6 +90,9 @@ def load(checkpoint: Path, model: "torch.nn.Module", optimizer: "torch.optim.Opt
     """Put the parameters and moments of `checkpoint` into `model` and `optimizer`."""
     import torch
 
+    if sharded.stands(checkpoint):
+        load_share(checkpoint, model, optimizer)
+        return
     stored = _tensors(checkpoint / "parameters.safetensors", _remedy(checkpoint))
     with torch.no_grad():
         for name, parameter in parameters(model).items():
@@ -83,6 +101,40 @@ def load(checkpoint: Path, model: "torch.nn.Module", optimizer: "torch.optim.Opt
                 raise UserError(f"{checkpoint}: {found}: {_remedy(checkpoint)}")
             parameter.copy_(stored[name])
     load_moments(checkpoint / MOMENTS, model, optimizer, _remedy(checkpoint))
+
+
+def load_share(
+    folder: Path,
+    model: "torch.nn.Module",
+    optimizer: "torch.optim.Optimizer",
+    *,
+    moments_alone: bool = False,
+    remedy: str = "",
+) -> None:
+    """Put parameters and moments from `folder` into `model` and `optimizer`, of DTensors the part that is here.
+
+    `folder` may be the checkpoint of any number of processes, one too. Where there is a process group, all call this.
+    """
+    stored = sharded.names(folder)
+    wanted = {} if moments_alone else parameters(model)
+    states: dict[Tensor, dict[str, Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if f"step.{name}" in stored:
+            blank = optimizers.blank_state(optimizer, parameter)
+            states[parameter] = {key: wanted.setdefault(_entry(key, name), blank[key]) for key in blank}
+    try:
+        if missing := sorted(wanted.keys() - stored):
+            raise ValueError(f"no tensor {missing[0]!r}")
+        sharded.read(folder, wanted)
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}: {remedy or _remedy(folder)}") from None
+    for owner, state in states.items():
+        optimizer.state[owner] = {key: _counted(key, value) for key, value in state.items()}
+
+
+def _counted(key: str, value: "Tensor") -> "Tensor | int":
+    """Return an entry of a parameter's state as its optimizer has it: some count steps in an int."""
+    return value if key != "step" or value.is_floating_point() else int(value)
 
 
 def load_own(checkpoint: Path) -> "dict[str, Tensor]":
@@ -108,10 +160,15 @@ def moments(model: "torch.nn.Module", optimizer: "torch.optim.Optimizer") -> "di
 
 def save_moments(file: Path, model: "torch.nn.Module", optimizer: "torch.optim.Optimizer") -> None:
     """Publish the optimizer's moments as one file, for trainings that continue this one."""
+    write_moments(file, moments(model, optimizer))
+
+
+def write_moments(file: Path, tensors: "dict[str, Tensor]") -> None:
+    """Publish what `moments` gave."""
     from safetensors.torch import save
 
     with durable.publish_file(file) as handle:
-        handle.write(save(moments(model, optimizer)))
+        handle.write(save(tensors))
 
 
 def optimizer_of(file: Path) -> str:

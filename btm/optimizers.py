@@ -175,6 +175,20 @@ def layout(optimizer: "torch.optim.Optimizer", parameter: "torch.Tensor") -> dic
     }
 
 
+def blank_state(optimizer: "torch.optim.Optimizer", parameter: "torch.Tensor") -> "dict[str, torch.Tensor]":
+    """Return a parameter's state of zeros, each entry a tensor: distributed where the parameter is."""
+    import torch
+
+    made, place = {}, state_device(optimizer, parameter)
+    for key, (name, size) in layout(optimizer, parameter).items():
+        dtype = getattr(torch, name)
+        if size == parameter.numel() and key != "step":
+            made[key] = torch.zeros_like(parameter.data, dtype=dtype, device=place)
+        else:
+            made[key] = torch.zeros(() if key == "step" else (size,), dtype=dtype, device=place)
+    return made
+
+
 def state_size(optimizer: "torch.optim.Optimizer") -> StateSize:
     """Return what the state of an optimizer that has done a step takes; what tensors share counts once."""
     import torch
@@ -183,7 +197,11 @@ def state_size(optimizer: "torch.optim.Optimizer") -> StateSize:
     parameters, in_32_bit = 0, 0
     for parameter in _parameters(optimizer):
         entries = [v for v in optimizer.state.get(parameter, {}).values() if isinstance(v, torch.Tensor)]
-        sizes |= {(t.device, t.data_ptr()): t.numel() * t.element_size() for t in entries}
+        here = [getattr(t, "_local_tensor", t) for t in entries]  # a DTensor has no address
+        sizes |= {
+            (own.device, own.data_ptr()): t.numel() * t.element_size()
+            for own, t in zip(here, entries, strict=True)
+        }
         if entries:
             parameters += parameter.numel()
             in_32_bit += 0 if any(t.dtype == torch.uint8 for t in entries) else parameter.numel()

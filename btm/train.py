@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # What may change between the parts of one training without changing its result.
-_FREE = {"threads", "checkpoint_every", "log_every", "mirrors", "device", "steps", "lr"}
+_FREE = {"threads", "checkpoint_every", "log_every", "mirrors", "device", "steps", "lr", "parallel"}
 _FREE |= {"gradient_checkpointing", "offload"}  # the same numbers, computed at other times or places
 
 

@@ -7,18 +7,19 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "btm"
 FLOORS = [
-    ["errors", "durable", "posterior", "filters", "gate", "codec"],
+    ["errors", "durable", "posterior", "filters", "gate", "codec", "processes"],
     ["lease", "checks", "choices"],
     ["validation"],
     ["config", "weights", "report", "mirrors", "card"],
     ["fairseq"],
     ["schedule", "optimizers", "average", "data", "models", "evaluate", "ledger", "sums", "readme", "sparse"],
-    ["tombstone", "metrics"],
+    ["tombstone", "metrics", "sharded"],
     ["seal", "checkpoint"],
     ["forest"],
     ["train", "score", "online", "importance", "interop"],
     ["ensemble", "sparse_training"],
     ["phase", "averages"],
+    ["distributed"],
     ["steps"],
     ["registry"],
     ["baselines"],
