@@ -10,7 +10,13 @@ from btm.config import Config
 from btm.distributed.launch import RankDiedError, train
 from btm.forest import Branch
 
-__all__ = ["RankDiedError", "processes", "train"]
+__all__ = ["RankDiedError", "processes", "said", "train"]
+
+
+def said(config: Config, verb: str) -> str:
+    """Return what is to be added where the training of a job of `verb` is told: nothing if it has one process."""
+    size = processes_of(config.cluster, verb)
+    return f", {size} processes together ({config.trainer.parallel})" if size > 1 else ""
 
 
 def processes(config: Config, branch: Branch) -> int:

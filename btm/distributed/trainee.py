@@ -55,13 +55,15 @@ class Replica(training.Trainee):
         It finds the order of its buckets in the first backward pass, and the order of a sum is in its last bits: so
         that a resumed run has the order of an unbroken one, there is a pass before the first step.
         """
-        self.whole = nn.parallel.DistributedDataParallel(_LogP(self.model), broadcast_buffers=False)
+        self.whole = nn.parallel.DistributedDataParallel(_LogP(self.model))
         tokens = torch.zeros((1, _WARM_UP + 1), dtype=torch.int64, device=self.model.device)
         self.whole(tokens[:, :-1], tokens[:, 1:]).sum().backward()
         self.model.zero_grad(set_to_none=True)
 
     def logp(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return log p(target | inputs so far) of these rows."""
+        if not torch.is_grad_enabled():
+            return super().logp(inputs, targets)  # there is nothing to sum
         return self.whole(inputs, targets)
 
     def backward(self, step: int, trainer: TrainerConfig, precision: str) -> float:
