@@ -115,18 +115,18 @@ def load_share(
 
     `folder` may be the checkpoint of any number of processes, one too. Where there is a process group, all call this.
     """
-    stored = sharded.names(folder)
     wanted = {} if moments_alone else parameters(model)
     states: dict[Tensor, dict[str, Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        if f"step.{name}" in stored:
-            blank = optimizers.blank_state(optimizer, parameter)
-            states[parameter] = {key: wanted.setdefault(_entry(key, name), blank[key]) for key in blank}
     try:
+        stored = sharded.names(folder)
+        for name, parameter in model.named_parameters():
+            if f"step.{name}" in stored:
+                blank = optimizers.blank_state(optimizer, parameter)
+                states[parameter] = {key: wanted.setdefault(_entry(key, name), blank[key]) for key in blank}
         if missing := sorted(wanted.keys() - stored):
             raise ValueError(f"no tensor {missing[0]!r}")
         sharded.read(folder, wanted)
-    except ValueError as error:
+    except (UserError, ValueError) as error:
         raise UserError(f"{folder}: {error}: {remedy or _remedy(folder)}") from None
     for owner, state in states.items():
         optimizer.state[owner] = {key: _counted(key, value) for key, value in state.items()}

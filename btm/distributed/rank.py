@@ -104,6 +104,8 @@ def _train(place: Path, rank: int, size: int, channel: Channel) -> dict[str, Any
     """Do the phase that the job would have done alone, as one of `size`."""
     import torch.distributed as dist
 
+    from btm.distributed.trainee import wait_for_all
+
     spec = json.loads((place / "spec.json").read_bytes())
     config = Config.from_dict(spec["config"])
     config.trainer.threads = spec["threads"]
@@ -115,7 +117,7 @@ def _train(place: Path, rank: int, size: int, channel: Channel) -> dict[str, Any
     shards = [suite.shard(domain, "train") for domain in branch.domains]
     loop = partial(_loop, rank, size, config.trainer.parallel)
     result = phase.train(config, forest, branch, shards, suite, channel, channel.pulse, loop)
-    dist.barrier()
+    wait_for_all()
     dist.destroy_process_group()
     return result
 

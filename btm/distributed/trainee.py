@@ -97,12 +97,12 @@ class Replica(training.Trainee):
             self._write(None, optimizer)
         if self.leads:
             checkpoint.prune(folder)
-        dist.barrier()
+        wait_for_all()
 
     def _write(self, scratch: Path | None, optimizer: torch.optim.Optimizer) -> None:
         """Write our share into the `scratch` folder that the first process has; without one, nobody writes."""
         told = [scratch]
-        dist.broadcast_object_list(told)
+        dist.broadcast_object_list(told, device=torch.device("cpu"))
         if told[0] is not None:
             tensors = checkpoint.parameters(self.model) | checkpoint.moments(self.model, optimizer)
             sharded.write(told[0], tensors)
@@ -115,7 +115,7 @@ class Replica(training.Trainee):
         """Delete the checkpoint of `step`, if there is one."""
         if self.leads:
             checkpoint.drop(folder, step)
-        dist.barrier()
+        wait_for_all()
 
     def save_moments(self, file: Path, optimizer: torch.optim.Optimizer) -> None:
         """Publish the moments, as a process alone would."""
@@ -131,7 +131,7 @@ class Replica(training.Trainee):
             for name, parameter in checkpoint.parameters(model).items():
                 parameter.copy_(tensors[name])
             training.write_model(folder, model, dtype)
-        dist.barrier()
+        wait_for_all()
 
 
 @dataclass
@@ -182,6 +182,11 @@ def layers(model: nn.Module) -> list[nn.Module]:
     named = [module for module in model.modules() if type(module).__name__ in whole]
     lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
     return named or max(lists, key=len, default=[])
+
+
+def wait_for_all() -> None:
+    """Return when every process has called this; through the host's memory, whatever device they train on."""
+    _sum(0.0)
 
 
 def any_of(flag: bool) -> bool:
