@@ -83,6 +83,7 @@ def test_arrays_stay_under_the_limit(tmp_path, specs):
     scripts = [Path(words[1]).read_text() for words in slurm.asked if words[0] == "sbatch"]
     assert "--array=0-1%" in scripts[0]
     assert "--array=0-0%" in scripts[1]
+    assert all("--cpus-per-task=2" in text and "--signal=USR2@90" in text for text in scripts)
 
 
 def test_a_job_asks_for_a_gpu_and_a_core_for_each_of_its_processes(tmp_path, specs):
@@ -90,7 +91,6 @@ def test_a_job_asks_for_a_gpu_and_a_core_for_each_of_its_processes(tmp_path, spe
     slurm.submit(specs[:1], Resources(cpus=2, processes=4))
     script = next(Path(words[1]).read_text() for words in slurm.asked if words[0] == "sbatch")
     assert "--gpus-per-node=4" in script and "--cpus-per-task=4" in script
-    assert all("--cpus-per-task=2" in text and "--signal=USR2@90" in text for text in scripts)
 
 
 def test_what_is_refused_leaves_nothing(tmp_path, specs):
