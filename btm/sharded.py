@@ -54,6 +54,8 @@ def read(folder: Path, tensors: "dict[str, Tensor]") -> None:
     except dcp.CheckpointException as error:  # is no Exception
         first = next(iter(error.failures.values()))[0]
         raise ValueError(_one_line(first)) from None
+    except MemoryError:
+        raise
     except Exception as error:  # what a damaged header or file raises
         raise ValueError(_one_line(error)) from None
 

@@ -4,11 +4,13 @@ import pytest
 
 from btm import distributed
 from btm.checks import processes_of
+from btm.cli import compose
 from btm.config import Config
 from btm.errors import UserError
 from btm.launch.engine import Resources
 from btm.launch.local import LocalEngine
 from btm.launch.records import Records, Spec
+from btm.plan import plan
 
 REFUSED = {
     "trainer.batch_size=10: cluster.gpus_per_expert=4 processes share it equally: give 8 or 12": (
@@ -108,3 +110,11 @@ def test_a_job_gets_a_thread_and_a_card_for_each_process(tmp_path, monkeypatch):
     shared = engine._bytes(resources)
     config.trainer.parallel = "ddp"
     assert engine._bytes(resources) >= shared
+
+
+def test_a_dry_run_says_it(tmp_path):
+    words = ["experiment=smoke", f"forest={tmp_path / 'forest'}", f"data.out={tmp_path / 'data'}"]
+    together = ["cluster.train.gpus_per_expert=2", "trainer.parallel=fsdp"]
+    rows = {row["job"]: row["what"] for row in plan("run", compose([*words, *together]), ())}
+    assert rows["train-bible"] == "train 30 steps, 2 processes together (fsdp)"
+    assert rows["seed"] == "train 60 steps"

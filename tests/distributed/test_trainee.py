@@ -24,7 +24,7 @@ TRAINER = TrainerConfig(
     lr=1e-3,
     precision="fp32",
     device="cpu",
-    threads=2,
+    threads=1,
     checkpoint_every=2,
     log_every=1,
     valid_every=2,
@@ -48,7 +48,9 @@ ARCHITECTURES = {
 def group(tmp_path, monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    threads = torch.get_num_threads()
     yield
+    torch.set_num_threads(threads)
     dist.destroy_process_group()
 
 
