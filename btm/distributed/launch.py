@@ -116,7 +116,8 @@ def _follow(
             died = event
     if not failed or died.get("signal"):
         how = f"was killed by {died['signal']}" if died.get("signal") else "ended and said nothing"
-        raise RankDiedError(f"rank {died.get('died', '?')} of {size} {how}; the newest checkpoint stands")
+        who = f"rank {died['died']} of {size}" if died else f"torchrun of {size} ranks"
+        raise RankDiedError(f"{who} {how}; the newest checkpoint stands")
     raise RuntimeError(f"rank {failed['rank']} of {size}: {failed['failed']}: {failed['message']}")
 
 

@@ -96,6 +96,14 @@ def test_a_group_of_one_comes_to_what_a_process_alone_comes_to(kind, group, fold
     assert found["optimizer"] == wanted["optimizer"]
 
 
+def test_the_order_of_sums_stands_before_the_first_step(group, folder, batches):
+    """DDP finds it in its first backward pass: after a resume it must not be found later than in an unbroken run."""
+    trainee = KINDS["ddp"](models.load_trainable(folder("begun"), "cpu"), batches, 0, 1, "cpu")
+    assert all(parameter.grad is None for parameter in trainee.model.parameters())
+    trainee.backward(0, TRAINER, "fp32")
+    assert trainee.whole._get_ddp_logging_data()["has_rebuilt_buckets"] == 1
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_checkpoint_is_read_by_any(kind, group, folder, batches):
     """A process alone goes on from a group's checkpoint and the other way round; each has the moments it needs."""
