@@ -123,7 +123,7 @@ def _train(place: Path, rank: int, size: int, channel: Channel) -> dict[str, Any
 
 
 def _device(name: str, local_rank: int, size: int) -> str:
-    """Return the device of a rank: each has a GPU of its own, or all are on the CPU."""
+    """Return the device of a rank: each has a GPU of its own (never run on one: docs/distributed.md), or none has."""
     import torch
 
     if not models.pick_device(name).startswith("cuda"):
