@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btm import durable, optimizers, weights
+from btm import durable, optimizers, sharded, weights
 from btm.errors import UserError
 from btm.models import DTYPES
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+STATE = "state.json"
 PARAMETERS = "parameters.safetensors"
 MOMENTS = "optimizer.safetensors"
 _MOMENTS = 2  # of AdamW; 32 bits each, or less
@@ -57,8 +58,7 @@ class Writer:
         files = {PARAMETERS: parameters(model), MOMENTS: moments(model, optimizer)}
         if own:
             files[_OWN] = own
-        text = json.dumps(state, indent=1, allow_nan=False)
-        target = folder / f"checkpoint-{state['step']:08d}"
+        target, text = place(folder, state["step"]), _text(state)
         if not self.behind:
             _publish(target, files, text)
             return
@@ -108,9 +108,8 @@ def _publish(target: Path, files: "dict[str, dict[str, Tensor]]", text: str) -> 
         with durable.publish_folder(target) as scratch:
             for name, tensors in files.items():
                 _write(scratch / name, tensors)
-            (scratch / "state.json").write_text(text)
-    for older in sorted(target.parent.glob("checkpoint-*"))[:-2]:
-        durable.remove_folder(older)
+            (scratch / STATE).write_text(text)
+    prune(target.parent)
 
 
 def _write(file: Path, tensors: "dict[str, Tensor]") -> None:
@@ -138,9 +137,29 @@ def _write(file: Path, tensors: "dict[str, Tensor]") -> None:
             handle.write(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
+def place(folder: Path, step: int) -> Path:
+    """Return where the checkpoint of a step stands."""
+    return folder / f"checkpoint-{step:08d}"
+
+
+def write_state(scratch: Path, state: dict[str, Any]) -> None:
+    """Write into an unpublished checkpoint what `read_state` reads."""
+    (scratch / STATE).write_text(_text(state))
+
+
+def _text(state: dict[str, Any]) -> str:
+    return json.dumps(state, indent=1, allow_nan=False)
+
+
+def prune(folder: Path) -> None:
+    """Delete all checkpoints but the newest two."""
+    for older in sorted(folder.glob("checkpoint-*"))[:-2]:
+        durable.remove_folder(older)
+
+
 def drop(folder: Path, step: int) -> None:
     """Delete the checkpoint of `step`, whose parameters gave a loss that is not finite, if there is one."""
-    if (found := folder / f"checkpoint-{step:08d}").exists():
+    if (found := place(folder, step)).exists():
         durable.remove_folder(found)
 
 
@@ -157,7 +176,7 @@ def latest(folder: Path) -> Path | None:
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """Return the state that `save` was given."""
     try:
-        state = json.loads((checkpoint / "state.json").read_bytes())
+        state = json.loads((checkpoint / STATE).read_bytes())
         for key, kind in {"step": int, "settings": dict, "environment": dict, "notes": list}.items():
             if not isinstance(state[key], kind):
                 raise TypeError(f"no {key}")
@@ -170,6 +189,9 @@ def load(checkpoint: Path, model: "torch.nn.Module", optimizer: "torch.optim.Opt
     """Put the parameters and moments of `checkpoint` into `model` and `optimizer`."""
     import torch
 
+    if sharded.stands(checkpoint):
+        load_share(checkpoint, model, optimizer)
+        return
     stored = _tensors(checkpoint / PARAMETERS, _remedy(checkpoint))
     with torch.no_grad():
         for name, parameter in parameters(model).items():
@@ -178,6 +200,40 @@ def load(checkpoint: Path, model: "torch.nn.Module", optimizer: "torch.optim.Opt
                 raise UserError(f"{checkpoint}: {found}: {_remedy(checkpoint)}")
             parameter.copy_(stored[name])
     load_moments(checkpoint / MOMENTS, model, optimizer, _remedy(checkpoint))
+
+
+def load_share(
+    folder: Path,
+    model: "torch.nn.Module",
+    optimizer: "torch.optim.Optimizer",
+    *,
+    moments_alone: bool = False,
+    remedy: str = "",
+) -> None:
+    """Put parameters and moments from `folder` into `model` and `optimizer`, of DTensors the part that is here.
+
+    `folder` may be the checkpoint of any number of processes, one too. Where there is a process group, all call this.
+    """
+    wanted = {} if moments_alone else parameters(model)
+    states: dict[Tensor, dict[str, Tensor]] = {}
+    try:
+        stored = sharded.names(folder)
+        for name, parameter in model.named_parameters():
+            if f"step.{name}" in stored:
+                blank = optimizers.blank_state(optimizer, parameter)
+                states[parameter] = {key: wanted.setdefault(_entry(key, name), blank[key]) for key in blank}
+        if missing := sorted(wanted.keys() - stored):
+            raise ValueError(f"no tensor {missing[0]!r}")
+        sharded.read(folder, wanted)
+    except (UserError, ValueError) as error:
+        raise UserError(f"{folder}: {error}: {remedy or _remedy(folder)}") from None
+    for owner, state in states.items():
+        optimizer.state[owner] = {key: _counted(key, value) for key, value in state.items()}
+
+
+def _counted(key: str, value: "Tensor") -> "Tensor | int":
+    """Return an entry of a parameter's state as its optimizer has it: some count steps in an int."""
+    return value if key != "step" or value.is_floating_point() else int(value)
 
 
 def load_own(checkpoint: Path) -> "dict[str, Tensor]":
@@ -203,10 +259,15 @@ def moments(model: "torch.nn.Module", optimizer: "torch.optim.Optimizer") -> "di
 
 def save_moments(file: Path, model: "torch.nn.Module", optimizer: "torch.optim.Optimizer") -> None:
     """Publish the optimizer's moments as one file, for trainings that continue this one."""
+    write_moments(file, moments(model, optimizer))
+
+
+def write_moments(file: Path, tensors: "dict[str, Tensor]") -> None:
+    """Publish what `moments` gave."""
     from safetensors.torch import save
 
     with durable.publish_file(file) as handle:
-        handle.write(save(moments(model, optimizer)))
+        handle.write(save(tensors))
 
 
 def optimizer_of(file: Path) -> str:

@@ -67,6 +67,12 @@ def require(true: bool, key: str, value: object, wanted: str) -> None:
         raise UserError(f"{key}={value}: {wanted}")
 
 
+def processes_of(cluster: Any, verb: str) -> int:
+    """Return how many processes do one job of a verb together, as the `ClusterConfig` says."""
+    own = getattr(cluster, verb).gpus_per_expert
+    return (own or cluster.gpus_per_expert) if verb in ("seed", "train") else 1
+
+
 def check_cluster(cluster: Any) -> None:
     """Raise `UserError` if a number of the `ClusterConfig` makes no sense."""
     for key in ("cpus", "gpus", "memory_gb", "time_min", "parallel", "retries", "backoff"):
@@ -76,7 +82,7 @@ def check_cluster(cluster: Any) -> None:
             getattr(cluster, key),
             "wanted 0 or more",
         )
-    for key in ("nodes", "hang_after", "poll", "warn_before"):
+    for key in ("gpus_per_expert", "nodes", "hang_after", "poll", "warn_before"):
         require(
             0 < getattr(cluster, key) < float("inf"),
             f"cluster.{key}",
@@ -88,7 +94,7 @@ def check_cluster(cluster: Any) -> None:
         for item in fields(job):
             value = getattr(job, item.name)
             if isinstance(value, int | float):
-                low = 1 if item.name == "nodes" else 0
+                low = 1 if item.name in ("nodes", "gpus_per_expert") else 0
                 require(
                     low <= value < float("inf"), f"cluster.{verb}.{item.name}", value, f"wanted {low} or more"
                 )

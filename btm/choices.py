@@ -26,6 +26,7 @@ COMPILE = ("auto", "always", "never")
 OPTIMIZERS = ("adamw", "adamw8bit")
 EMBEDDING_BITS = (8, 32)
 BLOCKS = (64, 128, 256, 512, 1024, 2048, 4096)  # of quantised tensors, in elements
+PARALLEL = ("ddp", "fsdp")
 PRECISIONS = ("auto", "fp32", "bf16")
 MIRRORS = ("tensorboard", "wandb", "mlflow")
 DELTA_MASKS = ("momentum", "normalised", "random")

@@ -64,7 +64,10 @@ class TrainerConfig:
     carry: str = "auto"  # continue the parent's optimizer and schedule | start fresh | auto
     precision: str = "auto"  # auto | fp32 | bf16 (autocast; weights stay float32)
     device: str = "auto"  # auto | cpu | cuda | cuda:1 …
-    threads: int = 0  # CPU threads; 0: as torch finds them
+    parallel: str = (
+        "ddp"  # of cluster.*.gpus_per_expert processes each holds a whole model | fsdp: a share of it
+    )
+    threads: int = 0  # CPU threads, of all processes together; 0: as torch finds them
     seed: int = 0  # of initialisation and data order
     valid_every: int = 0  # steps between validations; 0: at the end only
     valid_tokens: int = 16_384  # tokens of the valid split that a validation reads
@@ -172,10 +175,8 @@ class AverageConfig:
 
     name: str | None = None  # null: made of method, weights and domain
     experts: list[str] = field(default_factory=list)  # empty: every ELM trained on one domain
-    method: str = (
-        "linear"  # or slerp | task_arithmetic | ties | dare_ties | dare_linear | breadcrumbs | model_stock |
-    )
-    # fisher | greedy_soup
+    # linear | slerp | task_arithmetic | ties | dare_ties | dare_linear | breadcrumbs | model_stock | fisher |
+    method: str = "linear"  # | greedy_soup
     base: str | None = None  # the ELM that differences are taken from; null: the seed
     scale: float = 1.0  # λ, on the sum of differences
     density: float = 0.5  # share of each difference that ties, dare and breadcrumbs keep
@@ -225,9 +226,7 @@ class PaperConfig:
     baselines: list[str] = field(default_factory=list)  # under every seed
     extra_baselines: list[str] = field(default_factory=list)  # under the first seed
     added: list[str] = field(default_factory=list)  # domains of a second round, under the first seed
-    schemes: list[str] = field(
-        default_factory=list
-    )  # to initialise these: copy | uniform | argmax | posterior
+    schemes: list[str] = field(default_factory=list)  # of these: copy | uniform | argmax | posterior
     resamples: int = 2000  # of the bootstrap
     parallel: int = 0  # studies at once, one thread each; 0: one a core
 
@@ -238,6 +237,7 @@ class JobConfig:
 
     cpus: int | None = None
     gpus: int | None = None
+    gpus_per_expert: int | None = None  # of seed and train alone
     memory_gb: float | None = None
     time_min: int | None = None
     partition: str | None = None
@@ -254,6 +254,7 @@ class ClusterConfig:
     kind: str = "local"  # debug: in this process, one after another | local: this machine | slurm
     cpus: int = 0  # threads of a job; 0: local measures which number is fastest, slurm takes 1
     gpus: int = 0  # of a job; local gives each job cards of its own
+    gpus_per_expert: int = 1  # processes that train one expert together, each on a GPU; without GPUs on CPUs
     cards: int | None = None  # GPUs of this machine that local may use; null: as found
     memory_gb: float = 0.0  # of a job, which is killed above it; 0: no bound
     time_min: int = 0  # minutes; 0: the partition's limit

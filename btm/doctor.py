@@ -28,7 +28,7 @@ def findings(config: Config) -> list[dict[str, str]]:
     """Return one row for each finding."""
     import torch
 
-    from btm.train import pick_precision
+    from btm.models import pick_precision
 
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

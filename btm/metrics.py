@@ -1,4 +1,4 @@
-"""What a training says of itself as it goes: metrics.jsonl, its mirrors, and whoever watches."""
+"""The metrics of a training: metrics.jsonl, the mirrors and the live report."""
 
 import json
 import time
@@ -15,21 +15,23 @@ Report = Callable[[Progress], None]
 
 
 class Metrics:
-    """metrics.jsonl, the mirrors and the live report, every `log_every` steps."""
+    """metrics.jsonl, the mirrors and the live report, every `log_every` steps; none of them without a file."""
 
     def __init__(
         self,
-        file: Path,
+        file: Path | None,
         step: int,
         steps: int,
         trainer: TrainerConfig,
         tokens: Callable[[int], int],
         report: Report | None,
     ) -> None:
-        """Keep the lines of an earlier part of this training, up to `step`; `tokens` tells those of so many steps."""
         self.file, self.steps, self.trainer, self.tokens, self.report = file, steps, trainer, tokens, report
         self.begun, self.first = time.monotonic(), step
         self.last_loss: float | None = None
+        self.mirrors: Mirrors | None = None
+        if file is None:
+            return
         kept = _lines_up_to(file, step)
         with durable.publish_file(file) as handle:
             handle.writelines(kept)
@@ -38,8 +40,10 @@ class Metrics:
         self.mirrors = Mirrors(trainer.mirrors, file.parent)
 
     def add(self, step: int, loss: float, lr: float, norm: float, valid_nats: float | None) -> None:
-        """Note a step: every trainer.log_every it is written, mirrored and reported."""
+        """Note a step that was done."""
         self.last_loss = loss
+        if self.file is None or self.mirrors is None:
+            return
         if step % self.trainer.log_every and step not in (1, self.steps) and valid_nats is None:
             return
         seconds, done = max(time.monotonic() - self.begun, 1e-9), self.tokens(step)
@@ -52,8 +56,9 @@ class Metrics:
             self.report(progress)
 
     def close(self) -> None:
-        """Let the mirrors finish."""
-        self.mirrors.close()
+        """Let the mirrors write what they hold."""
+        if self.mirrors is not None:
+            self.mirrors.close()
 
 
 def _lines_up_to(file: Path, step: int) -> list[bytes]:

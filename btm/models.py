@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btm import weights
+from btm import durable, weights
 from btm.checks import parse_json, read_regular
 from btm.config import ModelConfig
 from btm.errors import UserError, nearest
@@ -274,6 +274,21 @@ def pick_device(name: str) -> str:
     return name
 
 
+def pick_precision(name: str, device: str) -> str:
+    """Return fp32 or bf16; `auto` takes bf16 where the hardware multiplies it natively.
+
+    Without such instructions bf16 autocast is emulated: ten times slower than fp32 on an AVX2 CPU.
+    """
+    import torch
+
+    if name != "auto":
+        return name
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if device == "cpu" and native else "fp32"
+
+
 def count_parameters(config: "PretrainedConfig") -> int:
     """Return the parameters of an architecture, without making any."""
     import torch
@@ -281,6 +296,20 @@ def count_parameters(config: "PretrainedConfig") -> int:
 
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config).num_parameters()
+
+
+def write(folder: Path, model: "PreTrainedModel", dtype: str) -> None:
+    """Replace the weights in `folder`, file by file, each durably, in the dtype the branch came with."""
+    import torch
+
+    scratch = durable.scratch_folder(folder)
+    with durable.naming(folder):
+        model.to(getattr(torch, dtype)).save_pretrained(scratch, max_shard_size="5GB")
+    durable.sync_tree(scratch)
+    for file in sorted(scratch.iterdir()):
+        file.replace(folder / file.name)
+    scratch.rmdir()
+    durable.sync_folder(folder)
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

@@ -64,6 +64,18 @@ def make_optimizer(model: "torch.nn.Module", trainer: TrainerConfig) -> "torch.o
     return optimizer
 
 
+def gradient_norm(model: "torch.nn.Module") -> float:
+    """Return the norm of all gradients together."""
+    import torch
+
+    return float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+
+
+def shrink(norm: float, bound: float) -> float:
+    """Return what gradients of this norm are to be divided by so that it is at most `bound` (0: no bound)."""
+    return max(1.0, norm / bound) if bound else 1.0
+
+
 def step(optimizer: "torch.optim.Optimizer", divisor: float = 1.0) -> None:
     """Do a step with the gradients divided by `divisor`; torch's fused AdamW divides as it goes."""
     if divisor == 1.0:
@@ -71,7 +83,8 @@ def step(optimizer: "torch.optim.Optimizer", divisor: float = 1.0) -> None:
         return
     import torch
 
-    if not optimizer.defaults.get("fused"):
+    shared_out = any(hasattr(parameter, "full_tensor") for parameter in _parameters(optimizer))
+    if shared_out or not optimizer.defaults.get("fused"):
         torch._foreach_div_([p.grad for p in _parameters(optimizer) if p.grad is not None], divisor)
         optimizer.step()
         return
@@ -193,6 +206,20 @@ def layout(optimizer: "torch.optim.Optimizer", parameter: "torch.Tensor") -> dic
     }
 
 
+def blank_state(optimizer: "torch.optim.Optimizer", parameter: "torch.Tensor") -> "dict[str, torch.Tensor]":
+    """Return a parameter's state of zeros, each entry a tensor: distributed where the parameter is."""
+    import torch
+
+    made, place = {}, state_device(optimizer, parameter)
+    for key, (name, size) in layout(optimizer, parameter).items():
+        dtype = getattr(torch, name)
+        if size == parameter.numel() and key != "step":
+            made[key] = torch.zeros_like(parameter.data, dtype=dtype, device=place)
+        else:
+            made[key] = torch.zeros(() if key == "step" else (size,), dtype=dtype, device=place)
+    return made
+
+
 def state_size(optimizer: "torch.optim.Optimizer") -> StateSize:
     """Return what the state of an optimizer that has done a step takes; what tensors share counts once."""
     import torch
@@ -201,7 +228,11 @@ def state_size(optimizer: "torch.optim.Optimizer") -> StateSize:
     parameters, in_32_bit = 0, 0
     for parameter in _parameters(optimizer):
         entries = [v for v in optimizer.state.get(parameter, {}).values() if isinstance(v, torch.Tensor)]
-        sizes |= {(t.device, t.data_ptr()): t.numel() * t.element_size() for t in entries}
+        here = [getattr(t, "_local_tensor", t) for t in entries]  # a DTensor has no address
+        sizes |= {
+            (own.device, own.data_ptr()): t.numel() * t.element_size()
+            for own, t in zip(here, entries, strict=True)
+        }
         if entries:
             parameters += parameter.numel()
             in_32_bit += 0 if any(t.dtype == torch.uint8 for t in entries) else parameter.numel()

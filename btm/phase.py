@@ -1,5 +1,6 @@
 """One training phase of a cycle: a branch on its own shards, under the schedule that `trainer.carry` gives it."""
 
+from collections.abc import Callable
 from typing import Any
 
 from btm import checkpoint, ensemble, models, sparse_training
@@ -21,10 +22,14 @@ def train(
     suite: Suite,
     reporter: Reporter,
     pulse: training.Pulse,
+    run: Callable[..., dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Train with the schedule and the optimizer state that the policy trainer.carry gives."""
+    """Train with the schedule and the optimizer state that the policy trainer.carry gives.
+
+    `run` is the loop, by default that of one process, for a dense or a sparse expert.
+    """
     trainer, is_root = config.trainer, not branch.parents
-    run = training.train if trainer.delta_density == 1 else sparse_training.train
+    run = run or (training.train if trainer.delta_density == 1 else sparse_training.train)
     if is_root and run is sparse_training.train:
         raise UserError(
             f"trainer.delta_density={trainer.delta_density}: {branch.name!r} has no parents that it could differ from "

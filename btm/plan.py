@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from btm import checkpoint, interop, steps, tombstone
+from btm import checkpoint, distributed, interop, steps, tombstone
 from btm.checks import check_weights
 from btm.config import Config
 from btm.data import prepare as preparation
@@ -208,6 +208,7 @@ def _origin(config: Config, candidates: list[str]) -> str:
 def _training(config: Config, forest: Forest | None, name: str, n_steps: int) -> str:
     trainer = config.trainer
     text = f"train {n_steps:,} steps, {n_steps * trainer.batch_size * trainer.seq_len:,} tokens"
+    text += distributed.said(config, "seed" if name == config.seed.name else "train")
     begun = checkpoint.latest(forest.get_branch(name).path) if forest and forest.has_branch(name) else None
     return f"{text}, from {begun.name}" if begun else text
 

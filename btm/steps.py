@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from btm import averages, durable, ensemble, evaluate, ledger, models, online, phase, tombstone
+from btm import averages, distributed, durable, ensemble, evaluate, ledger, models, online, phase, tombstone
 from btm.checks import check_weights
 from btm.config import Config
 from btm.data import prepare as preparation
@@ -106,7 +106,9 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
         shards = [suite.shard(domain, "train") for domain in branch.domains]
         result: dict[str, Any] = {"steps": 0, "tokens": 0}
         if shards:
-            result = phase.train(config, forest, branch, shards, suite, reporter, pulse)
+            together = distributed.processes(config, branch) > 1
+            run = distributed.train if together else phase.train
+            result = run(config, forest, branch, shards, suite, reporter, pulse)
         if branch.parents:
             result |= ensemble.valid_nats(config, forest, branch, suite, reporter)
         durable.write_json(branch.path / "trained.json", result)

@@ -8,6 +8,7 @@ on the same thread count, torch version and instruction set.
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from btm import kernels
 
 # What may change between the parts of one training without changing its result.
-_FREE = {"threads", "checkpoint_every", "log_every", "mirrors", "device", "steps", "lr"}
+_FREE = {"threads", "checkpoint_every", "log_every", "mirrors", "device", "steps", "lr", "parallel"}
 _FREE |= {"gradient_checkpointing", "offload", "write_behind"}  # the same numbers, at other times or places
 _FREE |= {"kernels", "compile"}  # the same up to rounding; `_environment` and the state keep them
 
@@ -40,6 +41,9 @@ class TrainingStoppedError(Exception):
 
 
 Pulse = Callable[[int], bool]  # told of every step; returns whether the training should stop
+OfTargets = Callable[
+    ["Tensor", "Tensor"], "Tensor"
+]  # inputs and targets (rows, tokens): log p of each, or a mean
 
 
 def train(
@@ -79,23 +83,58 @@ def train(
 
 @dataclass
 class Trainee:
-    """What `loop` trains: a model on the batches of one mix. DEMix and sparse experts override parts of it."""
+    """What `loop` trains: a model on the batches of one mix; DEMix, sparse and distributed training override parts."""
 
     model: "PreTrainedModel"
     batches: Batches
     may_compile: ClassVar[bool] = True
 
+    leads = True  # of several processes that train together, one writes metrics and weights
+    processes = "1"  # how many these are, and what each holds
+
     def backward(self, step: int, trainer: TrainerConfig, precision: str) -> float:
         """Add the gradient of a step's loss; return the loss in nats per token."""
         return backward(self.model, self.batches.batch(step), trainer, precision)
 
+    def logp(self, inputs: "Tensor", targets: "Tensor") -> "Tensor":
+        """Return log p(target | inputs so far), as `models.token_logp` does."""
+        return models.token_logp(self.model, inputs, targets)
+
     def norm(self) -> float:
         """Return the norm of the gradients that is bounded."""
-        return gradient_norm(self.model)
+        return optimizers.gradient_norm(self.model)
+
+    def finite(self) -> bool:
+        """Tell whether all parameters are finite."""
+        import torch
+
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters())
 
     def load_moments(self, file: Path, optimizer: "torch.optim.Optimizer") -> None:
         """Begin with the moments of the parent."""
         checkpoint.load_moments(file, self.model, optimizer)
+
+    def save_moments(self, file: Path, optimizer: "torch.optim.Optimizer") -> None:
+        """Publish the moments, for trainings that continue this one."""
+        checkpoint.save_moments(file, self.model, optimizer)
+
+    def save(
+        self,
+        writer: checkpoint.Writer,
+        folder: Path,
+        optimizer: "torch.optim.Optimizer",
+        state: dict[str, Any],
+    ) -> None:
+        """Publish a checkpoint in `folder`."""
+        writer.save(folder, self.model, optimizer, state, self.state())
+
+    def load(self, found: Path, optimizer: "torch.optim.Optimizer") -> None:
+        """Take up parameters and moments of the checkpoint `found`."""
+        checkpoint.load(found, self.model, optimizer)
+
+    def drop(self, folder: Path, step: int) -> None:
+        """Delete the checkpoint of `step`, if there is one: its parameters gave a loss that is not finite."""
+        checkpoint.drop(folder, step)
 
     def tokens(self, steps: int) -> int:
         """Return the tokens of the first `steps` steps."""
@@ -123,7 +162,7 @@ class Trainee:
 
     def write(self, folder: Path, dtype: str) -> None:
         """Replace the weights in `folder` by the trained ones, stored as `dtype`."""
-        write_model(folder, self.model, dtype)
+        models.write(folder, self.model, dtype)
 
 
 def loop(
@@ -155,9 +194,9 @@ def loop(
     settings = (
         {k: v for k, v in asdict(trainer).items() if k not in _FREE} | asdict(schedule) | {"steps": steps}
     )
-    precision = pick_precision(trainer.precision, str(model.device))
-    environment = _environment(precision, trainer)
-    state = _resume(folder, model, optimizer, settings | trainee.settings(), environment)
+    precision = models.pick_precision(trainer.precision, str(model.device))
+    environment = _environment(precision, trainer) | {"processes": trainee.processes}
+    state = _resume(folder, trainee, optimizer, settings | trainee.settings(), environment)
     trainee.restore(checkpoint.latest(folder))
     if state["step"] == 0 and moments is not None:
         trainee.load_moments(moments, optimizer)
@@ -165,7 +204,8 @@ def loop(
     if state["step"] < steps:
         durable.require_space(folder, checkpoint.disk_bytes(model))
     layers = _layers(trainee, trainer, precision, state, steps)
-    metrics = Metrics(folder / "metrics.jsonl", state["step"], steps, trainer, trainee.tokens, report)
+    file = folder / "metrics.jsonl" if trainee.leads else None
+    metrics = Metrics(file, state["step"], steps, trainer, trainee.tokens, report)
     with checkpoint.Writer(behind=trainer.write_behind) as writer:
         for step in range(state["step"], steps):
             lr = schedule.lr(step)
@@ -175,24 +215,24 @@ def loop(
                 norm = trainee.norm()
                 if not (math.isfinite(loss) and math.isfinite(norm)):
                     writer.wait()
-                    checkpoint.drop(folder, step)
+                    trainee.drop(folder, step)
                     raise _failed(folder, step + 1, f"loss {loss}, gradient norm {norm}", lr)
-                apply(optimizer, lr, shrink(norm, trainer.clip))
+                apply(optimizer, lr, optimizers.shrink(norm, trainer.clip))
             done = step + 1
             trainee.constrain(optimizer, done)
             nats = None
             if valid is not None and trainer.valid_every and done % trainer.valid_every == 0:
                 with layers.plain():
-                    nats = validate(model, valid)
+                    nats = validate(model, valid, trainee.logp)
             metrics.add(done, loss, lr, norm, nats)
             writer.check()
             stop = pulse(done)
             if stop or done % trainer.checkpoint_every == 0 or done == steps:
-                if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+                if not trainee.finite():
                     writer.wait()
                     raise _failed(folder, done, "parameters that are not finite", lr)
                 state |= {"step": done, "compiled": layers.state}
-                writer.save(folder, model, optimizer, state, trainee.state())
+                trainee.save(writer, folder, optimizer, state)
             if stop and done < steps:
                 metrics.close()
                 writer.wait()
@@ -200,7 +240,7 @@ def loop(
     layers.stop()
     metrics.close()
     if keep_moments:
-        checkpoint.save_moments(folder / checkpoint.MOMENTS, model, optimizer)
+        trainee.save_moments(folder / checkpoint.MOMENTS, optimizer)
     size = optimizers.state_size(optimizer)
     trainee.write(folder, stored_dtype)
     return {
@@ -229,8 +269,10 @@ def _failed(folder: Path, step: int, found: str, lr: float) -> TrainingFailedErr
     )
 
 
-def validate(model: "PreTrainedModel", windows: Windows, rows: int = 32) -> float:
-    """Return the mean nats per token of `model` on `windows`."""
+def validate(
+    model: "PreTrainedModel", windows: Windows, logp_of: OfTargets | None = None, rows: int = 32
+) -> float:
+    """Return the mean nats per token of `model` on `windows`; `logp_of` is what wraps it, if anything does."""
     import torch
 
     was_training = model.training
@@ -240,7 +282,9 @@ def validate(model: "PreTrainedModel", windows: Windows, rows: int = 32) -> floa
         for start in range(0, windows.n_windows, rows):
             stop = min(start + rows, windows.n_windows)
             inputs, targets = (torch.from_numpy(a(start, stop)) for a in (windows.inputs, windows.targets))
-            logp = models.token_logp(model, inputs.to(model.device), targets.to(model.device))
+            logp = (logp_of or partial(models.token_logp, model))(
+                inputs.to(model.device), targets.to(model.device)
+            )
             flat = logp.flatten()[: windows.n_tokens - counted]
             total -= float(flat.double().sum())
             counted += len(flat)
@@ -248,49 +292,39 @@ def validate(model: "PreTrainedModel", windows: Windows, rows: int = 32) -> floa
     return total / windows.n_tokens
 
 
-def pick_precision(name: str, device: str) -> str:
-    """Return fp32 or bf16; `auto` takes bf16 where the hardware multiplies it natively.
+def backward(
+    model: "PreTrainedModel",
+    tokens: Any,
+    trainer: TrainerConfig,
+    precision: str,
+    nll: OfTargets | None = None,
+    before: Callable[[bool], None] = lambda is_last: None,
+) -> float:
+    """Add the gradient of the mean loss on `tokens` (batch, seq_len + 1); return that loss in nats per token.
 
-    Without such instructions bf16 autocast is emulated: ten times slower than fp32 on an AVX2 CPU.
+    `nll` is what wraps the model, if anything does; `before` is called ahead of each micro-batch.
     """
     import torch
 
-    if name != "auto":
-        return name
-    if device.startswith("cuda"):
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return "bf16" if device == "cpu" and native else "fp32"
-
-
-def backward(model: "PreTrainedModel", tokens: Any, trainer: TrainerConfig, precision: str) -> float:
-    """Add the gradient of the mean loss on `tokens` (batch, seq_len + 1); return that loss in nats per token."""
-    import torch
-
-    from btm import kernels
-
-    mean = kernels.loss.mean_nll if trainer.kernels else models.mean_nll
+    nll = nll or partial(mean_nll(trainer), model)
     batch: Tensor = torch.from_numpy(tokens).to(model.device)
     micro = trainer.micro_batch_size or len(batch)
     loss_sum = 0.0
-    for part in batch.split(micro):
+    parts = batch.split(micro)
+    for number, part in enumerate(parts, 1):
+        before(number == len(parts))
         with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            loss = mean(model, part[:, :-1], part[:, 1:]) * (len(part) / len(batch))
+            loss = nll(part[:, :-1], part[:, 1:]) * (len(part) / len(batch))
         loss.backward()
         loss_sum += float(loss.detach())
     return loss_sum
 
 
-def gradient_norm(model: "torch.nn.Module") -> float:
-    """Return the norm of all gradients together."""
-    import torch
+def mean_nll(trainer: TrainerConfig) -> Callable[["PreTrainedModel", "Tensor", "Tensor"], "Tensor"]:
+    """Return what gives a model's mean loss in nats: without its logits, or as transformers does."""
+    from btm import kernels
 
-    return float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
-
-
-def shrink(norm: float, bound: float) -> float:
-    """Return what gradients of this norm are to be divided by so that it is at most `bound` (0: no bound)."""
-    return max(1.0, norm / bound) if bound else 1.0
+    return kernels.loss.mean_nll if trainer.kernels else models.mean_nll
 
 
 def apply(optimizer: "torch.optim.Optimizer", lr: float, divisor: float = 1.0) -> None:
@@ -332,12 +366,12 @@ def _environment(precision: str, trainer: TrainerConfig) -> dict[str, Any]:
 
 def _resume(
     folder: Path,
-    model: "torch.nn.Module",
+    trainee: Trainee,
     optimizer: "torch.optim.Optimizer",
     settings: dict[str, Any],
     environment: dict[str, Any],
 ) -> dict[str, Any]:
-    """Load the newest checkpoint into `model` and `optimizer`; return the state, at step 0 if there is none."""
+    """Load the newest checkpoint into `trainee` and `optimizer`; return the state, at step 0 if there is none."""
     found = checkpoint.latest(folder)
     if found is None:
         return {"step": 0, "settings": settings, "environment": environment, "exact": True, "notes": []}
@@ -351,25 +385,10 @@ def _resume(
         raise UserError(
             f"{lease.name_of(folder)!r} is half trained with other settings ({was}): restore them, or delete {found}"
         )
-    different = {key: value for key, value in environment.items() if state["environment"].get(key) != value}
+    before = {"processes": "1"} | state["environment"]
+    different = {key: value for key, value in environment.items() if before.get(key) != value}
     for key, value in different.items():
-        note = (
-            f"resumed at step {state['step']} with {key} {value}, begun with {state['environment'].get(key)}"
-        )
+        note = f"resumed at step {state['step']} with {key} {value}, begun with {before.get(key)}"
         state = state | {"exact": False, "notes": [*state["notes"], note]}
-    checkpoint.load(found, model, optimizer)
+    trainee.load(found, optimizer)
     return state | {"environment": environment}
-
-
-def write_model(folder: Path, model: "PreTrainedModel", dtype: str) -> None:
-    """Replace the weights in `folder`, file by file, each durably, in the dtype the branch came with."""
-    import torch
-
-    scratch = durable.scratch_folder(folder)
-    with durable.naming(folder):
-        model.to(getattr(torch, dtype)).save_pretrained(scratch, max_shard_size="5GB")
-    durable.sync_tree(scratch)
-    for file in sorted(scratch.iterdir()):
-        file.replace(folder / file.name)
-    scratch.rmdir()
-    durable.sync_folder(folder)

@@ -4,7 +4,15 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from btm.checks import check_choice, check_cluster, check_moment, check_name, check_weights, require
+from btm.checks import (
+    check_choice,
+    check_cluster,
+    check_moment,
+    check_name,
+    check_weights,
+    processes_of,
+    require,
+)
 from btm.choices import (
     ACCUMULATE,
     AVERAGE_METHODS,
@@ -29,6 +37,7 @@ from btm.choices import (
     LICENSES,
     MIRRORS,
     OPTIMIZERS,
+    PARALLEL,
     PRECISIONS,
     PRIORS,
     RESCALE,
@@ -47,6 +56,8 @@ def validate(config: "Config") -> None:
     _validate_numbers(config)
     _validate_choices(config)
     _validate_average(config.average)
+    for verb in ("seed", "train"):
+        _validate_processes(config, verb)
 
 
 def _validate_names(config: "Config") -> None:
@@ -206,6 +217,40 @@ def _validate_average(average: "AverageConfig") -> None:
         )
 
 
+def _validate_processes(config: "Config", verb: str) -> None:
+    """Refuse what several processes cannot train together."""
+    cluster, trainer = config.cluster, config.trainer
+    size, own = processes_of(cluster, verb), getattr(cluster, verb)
+    key = f"cluster.{verb}.gpus_per_expert" if own.gpus_per_expert else "cluster.gpus_per_expert"
+    if size == 1:
+        return
+    require(
+        trainer.batch_size % size == 0,
+        "trainer.batch_size",
+        trainer.batch_size,
+        f"{key}={size} processes share it equally: give {_multiples(trainer.batch_size, size)}",
+    )
+    gpus, nodes = own.gpus or cluster.gpus, own.nodes or cluster.nodes
+    alone = {
+        f"trainer.delta_density={trainer.delta_density}": verb == "train" and trainer.delta_density < 1,
+        f"trainer.offload={trainer.offload}": trainer.offload,
+        f"trainer.optimizer={trainer.optimizer} with trainer.parallel=fsdp": trainer.parallel == "fsdp"
+        and trainer.optimizer != "adamw",
+        f"trainer.device={trainer.device}": trainer.device not in ("auto", "cpu", "cuda"),
+        f"baseline={config.baseline}": verb == "train" and config.baseline == "demix",
+        f"cluster.nodes={nodes}": nodes > 1,
+        f"cluster.gpus={gpus}": 0 < gpus < size,
+    }
+    for setting, goes_alone in alone.items():
+        require(not goes_alone, key, size, f"does not go with {setting}; leave one of them out")
+
+
+def _multiples(number: int, factor: int) -> str:
+    """Return the multiples of `factor` beside `number`, as a choice."""
+    below = number // factor * factor
+    return f"{below} or {below + factor}" if below else str(factor)
+
+
 def _validate_choices(config: "Config") -> None:
     check_choice(config.branch, "branch", BRANCH_METHODS)
     check_choice(config.ensemble.prior, "ensemble.prior", PRIORS)
@@ -219,6 +264,7 @@ def _validate_choices(config: "Config") -> None:
     check_choice(config.trainer.delta_mask, "trainer.delta_mask", DELTA_MASKS)
     check_choice(config.trainer.carry, "trainer.carry", CARRY)
     check_choice(config.trainer.compile, "trainer.compile", COMPILE)
+    check_choice(config.trainer.parallel, "trainer.parallel", PARALLEL)
     check_choice(config.trainer.precision, "trainer.precision", PRECISIONS)
     check_choice(config.trainer.optimizer, "trainer.optimizer", OPTIMIZERS)
     bits, block = config.trainer.embedding_bits, config.export.block

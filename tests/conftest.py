@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items):
     """Keep the tests of a file in one process, and all that start jobs, which count the cores, in another."""
     for item in items:
         path = item.path.relative_to(item.config.rootpath)
-        jobs = "launch" in path.parts or path.name in (
+        jobs = {"launch", "distributed"} & set(path.parts) or path.name in (
             "test_slurm.py",
             "test_simulated_slurm.py",
             "test_crash.py",

@@ -7,19 +7,19 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "btm"
 FLOORS = [
-    ["errors", "durable", "posterior", "filters", "gate", "codec", "queries"],
+    ["errors", "durable", "posterior", "filters", "gate", "codec", "queries", "processes"],
     ["lease", "checks", "choices"],
     ["validation"],
     ["config", "weights", "report", "mirrors", "card"],
     ["fairseq"],
-    ["schedule", "optimizers", "average", "data", "models", "evaluate", "ledger", "sums", "readme"],
-    ["sparse", "metrics"],
-    ["tombstone", "kernels"],
+    ["schedule", "optimizers", "average", "data", "models", "evaluate", "ledger", "sums", "readme", "sparse"],
+    ["tombstone", "metrics", "sharded", "kernels"],
     ["seal", "checkpoint"],
     ["forest"],
     ["train", "score", "online", "importance", "interop"],
     ["ensemble", "sparse_training"],
     ["phase", "averages"],
+    ["distributed"],
     ["steps"],
     ["registry"],
     ["baselines"],

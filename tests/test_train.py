@@ -252,8 +252,8 @@ def test_norms_and_biases_are_not_decayed():
 
 def test_precision_follows_the_hardware():
     native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    assert train.pick_precision("auto", "cpu") == ("bf16" if native else "fp32")
-    assert train.pick_precision("bf16", "cpu") == "bf16"
+    assert models.pick_precision("auto", "cpu") == ("bf16" if native else "fp32")
+    assert models.pick_precision("bf16", "cpu") == "bf16"
 
 
 def test_bf16_autocast_trains_float32_weights(copy):

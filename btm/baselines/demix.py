@@ -102,7 +102,7 @@ class DemixTrainee(training.Trainee):
         from btm.baselines import ffn
 
         mean = ffn.mean(checkpoint.parameters(self.model), len(self.mixes))
-        training.write_model(folder, ffn.fill(models.load_model(folder), mean), dtype)
+        models.write(folder, ffn.fill(models.load_model(folder), mean), dtype)
 
 
 def grow(config: Config, reporter: Reporter = quiet) -> None:

@@ -1,7 +1,6 @@
 """One try at one job in a child process: forked, watched, and its end named."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -12,9 +11,9 @@ from pathlib import Path
 
 from btm.launch import worker
 from btm.launch.records import Kind, Outcome, Records, Spec, read_shown
+from btm.processes import STOP_SIGNALS, die_with_parent
 
 _STOPPED = 75  # exit code EX_TEMPFAIL of sysexits.h
-_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 class Attempt:
@@ -51,7 +50,7 @@ class Attempt:
         sys.stderr.flush()
         # Until the worker listens, a signal to stop is held back: it must neither be lost nor do in the
         # child what it would do here.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, worker.STOP_SIGNALS)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         self.pid = os.fork()
         if not self.pid:
             _child(spec, log, parent, threads, gpus, keep_stops)
@@ -149,7 +148,7 @@ def _child(
     """Become the worker; never returns."""
     code = 1
     try:
-        _die_with_parent(parent)
+        die_with_parent(parent)
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(output, 1)
         os.dup2(output, 2)
@@ -165,19 +164,14 @@ def _child(
         os._exit(code)
 
 
-def _die_with_parent(parent: int) -> None:
-    """Have this process told to stop when its parent dies, so that no worker runs unwatched."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 def _resident_bytes(pid: int) -> int:
+    """Return the memory that a process and all it started hold."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        own = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        started = [file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children")]
     except (OSError, IndexError):
         return 0
+    return own + sum(_resident_bytes(int(child)) for children in started for child in children)
 
 
 def _kernel_ooms() -> int:

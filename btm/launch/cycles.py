@@ -121,7 +121,7 @@ def _submit_all(cycle: Cycle, records: Records, stream: IO[str]) -> None:
         specs = [Spec(str(records.forest), cycle.id, job, driver.tasks[job.name].attempt + 1) for job in new]
         ids: list[str] = []
         if specs:
-            resources = Resources.of(cycle.config.cluster, new[0].verb)
+            resources = Resources.of(cycle.config.cluster, new[0].verb, cycle.config.trainer.device)
             ids = engine.submit(specs, resources, after, detached=True)
         taken = {spec.job.name: (id, spec.attempt) for spec, id in zip(specs, ids, strict=False) if id}
         if specs:

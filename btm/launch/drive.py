@@ -306,7 +306,9 @@ class Driver:
         for verb, tasks in groups.items():
             specs = [Spec(str(self.root), self.cycle.id, task.job, task.attempt + 1) for task in tasks]
             try:
-                ids = self.engine.submit(specs, Resources.of(self.cluster, verb))
+                ids = self.engine.submit(
+                    specs, Resources.of(self.cluster, verb, self.cycle.config.trainer.device)
+                )
             except UserError as error:
                 for task in tasks:
                     task.attempt += 1

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, Protocol
 
+from btm.checks import processes_of
 from btm.config import ClusterConfig
 from btm.launch.jobs import Verb
 from btm.launch.records import Spec
@@ -22,16 +23,24 @@ class Resources:
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
+    processes: int = 1  # that train one expert together
+    device: str = "auto"
 
     @classmethod
-    def of(cls, cluster: ClusterConfig, verb: Verb) -> "Resources":
-        """Return what `cluster` gives the jobs of a verb."""
+    def of(cls, cluster: ClusterConfig, verb: Verb, device: str = "auto") -> "Resources":
+        """Return what `cluster` gives the jobs of a verb, whose trainer.device is `device`."""
         own = getattr(cluster, verb)
         chosen = {}
         for item in fields(cls):
-            value = getattr(own, item.name)
-            chosen[item.name] = getattr(cluster, item.name) if value is None else value
-        return cls(**chosen)
+            if hasattr(own, item.name):
+                value = getattr(own, item.name)
+                chosen[item.name] = getattr(cluster, item.name) if value is None else value
+        return cls(**chosen, processes=processes_of(cluster, verb), device=device)
+
+    @property
+    def cards(self) -> int:
+        """How many GPUs a job asks for; 0 leaves it to the engine."""
+        return self.gpus or (self.processes if self.processes > 1 and self.device != "cpu" else 0)
 
 
 @dataclass(frozen=True)

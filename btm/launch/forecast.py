@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from btm import ledger, models, weights
+from btm import distributed, ledger, models, weights
 from btm.baselines import SHARES_SEED
 from btm.config import Config
 from btm.data.batches import Growth
@@ -140,11 +140,12 @@ def _training(job: Job, config: Config, steps: int) -> str:
     """Say what a training does."""
     if not steps:
         return "random parameters, untrained"
+    text = f"train {steps:,} steps"
     if job.verb == "seed" and config.seed.grow_batch > 1:
-        return f"train {steps:,} steps, after {config.seed.grow_after:,} with {config.seed.grow_batch} times the batch"
+        text += f", after {config.seed.grow_after:,} with {config.seed.grow_batch} times the batch"
     if job.verb == "train" and config.baseline == "demix":
-        return f"train {steps:,} steps, each on a batch of {len(config.run.rounds[0])} domains"
-    return f"train {steps:,} steps"
+        text += f", each on a batch of {len(config.run.rounds[0])} domains"
+    return text + distributed.said(config, job.verb)
 
 
 def _parents(job: Job, config: Config, forest: Forest | None) -> str:

@@ -56,6 +56,11 @@ class LocalEngine:
         """Put tries into the queue; `UserError` for one that this machine could never run."""
         if resources.gpus > len(self.cards):
             raise UserError(f"cluster.gpus={resources.gpus}: this machine has {len(self.cards)}")
+        if self.cards and resources.cards > len(self.cards):
+            raise UserError(
+                f"cluster.gpus_per_expert={resources.processes}: this machine has {len(self.cards)} GPUs; "
+                "trainer.device=cpu does without"
+            )
         if resources.memory_gb * 1e9 > self.memory:
             raise UserError(
                 f"cluster.memory_gb={resources.memory_gb:g}: this machine has {self.memory / 1e9:.1f} GB to give"
@@ -118,10 +123,11 @@ class LocalEngine:
             id, spec, resources = self.queue[0]
             cpus = self._cpus(spec, resources)
             memory = self._bytes(resources)
-            if self.running and not self._fits(cpus, memory, resources):
+            wanted = self._cards_of(spec, resources)
+            if self.running and not self._fits(cpus, memory, max(1, wanted), resources.parallel):
                 return
             self.queue.popleft()
-            cards = self._free_cards()[: self._cards_of(spec, resources)]
+            cards = self._free_cards()[:wanted]
             attempt = Attempt(
                 spec,
                 threads=cpus,
@@ -131,18 +137,18 @@ class LocalEngine:
             )
             self.running[id] = _Running(attempt, cpus, memory, cards)
 
-    def _fits(self, cpus: int, memory: float, resources: Resources) -> bool:
+    def _fits(self, cpus: int, memory: float, cards: int, most: int) -> bool:
         used = list(self.running.values())
         return (
-            (not resources.parallel or len(used) < resources.parallel)
+            (not most or len(used) < most)
             and sum(running.cpus for running in used) + cpus <= self.cores
             and sum(running.memory for running in used) + memory <= self.memory
-            and len(self._free_cards()) >= (max(1, resources.gpus) if self.cards else 0)
+            and len(self._free_cards()) >= (cards if self.cards else 0)
         )
 
     def _cards_of(self, spec: Spec, resources: Resources) -> int:
         """Return how many cards a job gets: one unless told otherwise, so that each sees only its own."""
-        return resources.gpus or (0 if spec.job.verb == "finish" else 1)
+        return resources.cards or (0 if spec.job.verb == "finish" else 1)
 
     def _free_cards(self) -> list[str]:
         taken = {card for running in self.running.values() for card in running.cards}
@@ -155,7 +161,10 @@ class LocalEngine:
         """
         told = resources.cpus or self.config.trainer.threads or _begun_with(spec)
         if told:
-            return min(told, self.cores)
+            return min(max(told, resources.processes), self.cores)
+        return max(self._best_cpus(spec), min(resources.processes, self.cores))
+
+    def _best_cpus(self, spec: Spec) -> int:
         siblings = sum(other.job.verb == spec.job.verb for _, other, _ in self.queue)
         if spec.job.verb in ("seed", "finish") or (siblings < 2 and not self.running):
             return self.cores
@@ -173,9 +182,12 @@ class LocalEngine:
         count = weights.parameters(seed) if seed.is_dir() else 0
         if self.config.baseline == "demix":  # it trains the feed-forward layers of every domain at once
             count *= sum(map(len, self.config.run.rounds))
-        trainer = self.config.trainer
+        ranks, trainer = resources.processes, self.config.trainer
+        workers = 1 if ranks == 1 else 2 + ranks  # the job itself and torchrun
+        models = ranks if trainer.parallel == "ddp" else 1
         state = 4 + _MOMENTS[trainer.optimizer]  # parameters and moments, in float32 if not said otherwise
-        return _WORKER_BYTES + count * (4 + state * (2 if trainer.write_behind else 1))  # 4: gradients
+        copies = 2 if trainer.write_behind and ranks == 1 else 1
+        return workers * _WORKER_BYTES + models * count * (4 + state * copies)  # 4: gradients
 
 
 def _begun_with(spec: Spec) -> int:
@@ -183,8 +195,9 @@ def _begun_with(spec: Spec) -> int:
     branch = lease.find(Path(spec.forest) / "branches" / spec.job.elm) if spec.job.elm else None
     newest = checkpoint.latest(branch) if branch else None
     try:
-        return int(checkpoint.read_state(newest)["environment"]["threads"]) if newest else 0
-    except (UserError, KeyError):
+        found = checkpoint.read_state(newest)["environment"] if newest else {"threads": 0}
+        return int(found["threads"]) * int(str(found.get("processes", 1)).split()[0])
+    except (UserError, KeyError, ValueError):
         return 0  # the job itself will say what is wrong with it
 
 

@@ -282,8 +282,8 @@ class SlurmEngine:
             "qos": resources.qos,
             "time": resources.time_min or None,
             "nodes": resources.nodes,
-            "cpus_per_task": resources.cpus or 1,
-            "gpus_per_node": resources.gpus or None,
+            "cpus_per_task": max(resources.cpus, resources.processes),
+            "gpus_per_node": resources.cards or None,
             "mem": f"{round(resources.memory_gb * 1024)}M" if resources.memory_gb else None,  # no fractions
             "array_parallelism": resources.parallel or 100_000,
             "signal_delay_s": self.cluster.warn_before,

@@ -67,13 +67,13 @@ def _train_briefly(config: Config, forest: Path, threads: int) -> float:
     optimizer = optimizers.make_optimizer(model, trainer)
     if trainer.kernels:
         kernels.prepare(model)
-    precision = train.pick_precision(trainer.precision, str(model.device))
+    precision = models.pick_precision(trainer.precision, str(model.device))
     shape = (trainer.batch_size, trainer.seq_len + 1)
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, shape)
     begun = time.monotonic()  # of the second step on: the first one warms up
     for steps in itertools.count():
         train.backward(model, tokens, trainer, precision)
-        train.apply(optimizer, 0.0, train.shrink(train.gradient_norm(model), trainer.clip))
+        train.apply(optimizer, 0.0, optimizers.shrink(optimizers.gradient_norm(model), trainer.clip))
         begun = begun if steps else time.monotonic()
         if time.monotonic() - begun >= _SECONDS:
             break

@@ -17,10 +17,10 @@ from btm.errors import UserError
 from btm.forest import Forest
 from btm.launch.jobs import Job
 from btm.launch.records import Kind, Outcome, Records, Spec, show_file
+from btm.processes import STOP_SIGNALS
 from btm.report import Progress, Reporter
 from btm.train import TrainingFailedError, TrainingStoppedError
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _BEAT_EVERY = 0.5  # seconds
 _WAIT = 0.5  # seconds between looks at a folder that another process holds
 

@@ -53,7 +53,7 @@ def peak_flops() -> float:
     """
     import torch
 
-    from btm.train import pick_precision
+    from btm.models import pick_precision
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     clock, cores = (time.monotonic, 1) if device == "cuda" else (time.process_time, os.cpu_count() or 1)

@@ -108,7 +108,7 @@ class SparseWeights(sparse_training.SparseTrainee):
             self.origin[name].zero_()
 
     def write(self, folder: Path, dtype: str) -> None:
-        training.write_model(folder, self.model, dtype)
+        models.write(folder, self.model, dtype)
 
 
 def main() -> None:

@@ -86,6 +86,13 @@ def test_arrays_stay_under_the_limit(tmp_path, specs):
     assert all("--cpus-per-task=2" in text and "--signal=USR2@90" in text for text in scripts)
 
 
+def test_a_job_asks_for_a_gpu_and_a_core_for_each_of_its_processes(tmp_path, specs):
+    slurm = engine(tmp_path, CONFIG | {"sbatch": lambda command: "Submitted batch job 101\n"})
+    slurm.submit(specs[:1], Resources(cpus=2, processes=4))
+    script = next(Path(words[1]).read_text() for words in slurm.asked if words[0] == "sbatch")
+    assert "--gpus-per-node=4" in script and "--cpus-per-task=4" in script
+
+
 def test_what_is_refused_leaves_nothing(tmp_path, specs):
     slurm = engine(tmp_path, CONFIG | {"sbatch": refuse(UserError("sbatch: Invalid partition"))})
     with pytest.raises(UserError, match="Invalid partition"):
