@@ -150,9 +150,7 @@ def loop(
     if trainer.gradient_checkpointing:
         models.checkpoint_gradients(model)
     optimizer = optimizers.make_optimizer(model, trainer)
-    settings = (
-        {k: v for k, v in asdict(trainer).items() if k not in _FREE} | asdict(schedule) | {"steps": steps}
-    )
+    settings = settings_of(trainer, schedule, steps)
     precision = pick_precision(trainer.precision, str(model.device))
     state = _resume(folder, model, optimizer, settings | trainee.settings(), _environment(precision))
     trainee.restore(checkpoint.latest(folder))
@@ -161,7 +159,7 @@ def loop(
 
     if state["step"] < steps:
         durable.require_space(folder, checkpoint.disk_bytes(model))
-    metrics = _Metrics(folder / "metrics.jsonl", state["step"], steps, trainer, trainee.tokens, report)
+    metrics = Metrics(folder / "metrics.jsonl", state["step"], steps, trainer, trainee.tokens, report)
     for step in range(state["step"], steps):
         lr = schedule.lr(step)
         torch.manual_seed(trainer.seed * 1_000_003 + step)
@@ -205,6 +203,25 @@ def loop(
         "precision": precision,
         "schedule": asdict(schedule),
     }
+
+
+def settings_of(trainer: TrainerConfig, schedule: Schedule, steps: int) -> dict[str, Any]:
+    """Return the settings that the parts of one training must have in common."""
+    kept = {key: value for key, value in asdict(trainer).items() if key not in _FREE}
+    return kept | asdict(schedule) | {"steps": steps}
+
+
+def require_same(found: Path, begun: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Raise `UserError` if the checkpoint `found` was begun with other settings."""
+    # A setting that is younger than the checkpoint had its default.
+    begun = asdict(TrainerConfig()) | begun
+    changed = sorted(key for key in settings if begun.get(key) != settings[key])
+    if changed:
+        was = ", ".join(f"{key} was {begun.get(key)}, now {settings[key]}" for key in changed)
+        raise UserError(
+            f"{lease.name_of(found.parent)!r} is half trained with other settings ({was}): "
+            f"restore them, or delete {found}"
+        )
 
 
 def _failed(folder: Path, step: int, found: str, lr: float) -> TrainingFailedError:
@@ -297,15 +314,7 @@ def _resume(
     if found is None:
         return {"step": 0, "settings": settings, "environment": environment, "exact": True, "notes": []}
     state = checkpoint.read_state(found)
-    begun = (
-        asdict(TrainerConfig()) | state["settings"]
-    )  # a setting that is younger than the checkpoint had its default
-    changed = sorted(key for key in settings if begun.get(key) != settings[key])
-    if changed:
-        was = ", ".join(f"{key} was {begun.get(key)}, now {settings[key]}" for key in changed)
-        raise UserError(
-            f"{lease.name_of(folder)!r} is half trained with other settings ({was}): restore them, or delete {found}"
-        )
+    require_same(found, state["settings"], settings)
     different = {key: value for key, value in environment.items() if state["environment"].get(key) != value}
     for key, value in different.items():
         note = (
@@ -330,7 +339,7 @@ def write_model(folder: Path, model: "PreTrainedModel", dtype: str) -> None:
     durable.sync_folder(folder)
 
 
-class _Metrics:
+class Metrics:
     """metrics.jsonl, the mirrors and the live report, every `log_every` steps."""
 
     def __init__(
@@ -353,6 +362,7 @@ class _Metrics:
         self.mirrors = Mirrors(trainer.mirrors, file.parent)
 
     def add(self, step: int, loss: float, lr: float, norm: float, valid_nats: float | None) -> None:
+        """Note a step; every `log_every`th, the first, the last, and what was validated is told of."""
         self.last_loss = loss
         if step % self.trainer.log_every and step not in (1, self.steps) and valid_nats is None:
             return
@@ -366,6 +376,7 @@ class _Metrics:
             self.report(progress)
 
     def close(self) -> None:
+        """Close the mirrors."""
         self.mirrors.close()
 
 
