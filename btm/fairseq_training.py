@@ -83,7 +83,7 @@ def train(
         "fairseq": fairseq.options,
     }
     reads = partial(_read, legacy=legacy)
-    state = _begin(folder, settings, {"threads": trainer.threads}, reads)
+    state = _begin(folder, settings, _environment(trainer.threads, device), reads)
     metrics = training.Metrics(
         folder / "metrics.jsonl", state["step"], steps, trainer, batches.tokens, report
     )
@@ -116,6 +116,14 @@ def train(
     }
 
 
+def _environment(threads: int, device: str) -> dict[str, Any]:
+    """Return what numbers depend on besides the versions that fairseq tells of."""
+    import torch
+
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return {"threads": threads, "instructions": instructions, "device": device.partition(":")[0]}
+
+
 def _read(path: Path, *, legacy: bool) -> theirs.Checkpoint:
     with TemporaryDirectory(prefix=".tmp-legacy-", dir=path.parent) as scratch:
         return theirs.read(path, Path(scratch), legacy=legacy)
@@ -127,7 +135,7 @@ def _place(folder: Path, step: int) -> Path:
 
 
 def _begin(folder: Path, settings: dict[str, Any], environment: dict[str, Any], reads: Any) -> dict[str, Any]:
-    """Return the state of the newest checkpoint that opens, at step 0 if there is none; others are deleted."""
+    """Return the state of the newest checkpoint that opens, at step 0 if there is none; damaged ones are deleted."""
     for found in sorted(folder.glob("checkpoint-*"), reverse=True):
         state = checkpoint.read_state(found)
         training.require_same(found, state["settings"], settings)
@@ -138,9 +146,19 @@ def _begin(folder: Path, settings: dict[str, Any], environment: dict[str, Any], 
                 raise  # it is not damaged
             durable.remove_folder(found)
             continue
-        note = f"resumed by fairseq at step {state['step']}"
-        return state | {"exact": False, "notes": [*state["notes"], note]}
+        state["exact"] = state["exact"] and not settings["fairseq"]  # nobody knows what other options do
+        return _in(state, environment)
     return {"step": 0, "settings": settings, "environment": environment, "exact": True, "notes": []}
+
+
+def _in(state: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
+    """Return the state in an environment: that is noted where it is another than the training began with."""
+    before = state["environment"]
+    for key, value in environment.items():
+        if before.get(key, value) != value:
+            note = f"resumed at step {state['step']} with {key} {value}, begun with {before[key]}"
+            state = state | {"exact": False, "notes": [*state["notes"], note]}
+    return state | {"environment": before | environment}
 
 
 @contextmanager

@@ -46,11 +46,14 @@ _DECIDED = {
     "save-interval-updates": "trainer.checkpoint_every",
     "log-interval": "trainer.log_every",
     "arch": "model",
+    **dict.fromkeys(("activation-fn", "dropout", "attention-dropout", "activation-dropout"), "model"),
+    **dict.fromkeys(("no-decoder-final-norm", "no-scale-embedding", "max-target-positions"), "model"),
+    **dict.fromkeys(("share-decoder-input-output-embed", "relu-dropout", "add-bos-token"), "model"),
     **dict.fromkeys(("distributed-world-size", "distributed-init-method", "distributed-port"), ""),
     **dict.fromkeys(("save-dir", "save-interval", "restore-file", "finetune-from-model", "no-save"), ""),
     **dict.fromkeys(("keep-interval-updates", "no-epoch-checkpoints", "no-last-checkpoints"), ""),
     **dict.fromkeys(("reset-optimizer", "reset-dataloader", "reset-lr-scheduler", "reset-meters"), ""),
-    **dict.fromkeys(("task", "sample-break-mode", "add-bos-token", "log-format", "log-file"), ""),
+    **dict.fromkeys(("task", "sample-break-mode", "criterion", "log-format", "log-file"), ""),
     **dict.fromkeys(("disable-validation", "valid-subset", "train-subset", "max-epoch"), ""),
 }
 
@@ -122,6 +125,8 @@ def options(
             f"trainer.micro_batch_size={micro}: trainer.batch_size={trainer.batch_size} is no multiple of it, "
             "and fairseq accumulates batches of one size"
         )
+    if trainer.precision == "bf16" and device == "cpu":
+        raise UserError("trainer.precision=bf16: fairseq computes in bfloat16 on GPUs alone; give auto or fp32")
     beta1, beta2 = trainer.betas
     values: dict[str, Any] = {
         "task": "language_modeling",

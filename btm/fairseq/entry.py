@@ -26,11 +26,9 @@ def main() -> None:
     asked = []
     signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
 
-    import fairseq
-    import torch
     from fairseq_cli import train
 
-    versions = {"fairseq": fairseq.__version__, "torch": torch.__version__}
+    versions = {name: sys.modules[name].__version__ for name in ("fairseq", "torch")}
     print(json.dumps({**versions, "python": platform.python_version()}), flush=True)
     stops_early = train.should_stop_early
     train.should_stop_early = lambda cfg, loss: bool(asked) or stops_early(cfg, loss)

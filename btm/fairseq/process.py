@@ -18,7 +18,7 @@ from btm import durable
 from btm.fairseq.command import ENTRY
 
 _GRACE = 60.0  # seconds that it may take to save and end
-_UPDATE = re.compile(r"\| train_inner \| (\{.*\})$")
+_UPDATE = re.compile(r"\btrain_inner\W+?(\{.*\})$")  # between them stands what the form of the log has there
 _SAVED = re.compile(r"Saved checkpoint (.+\.pt) \(epoch \d+ @ (\d+) updates")
 _TELLS = re.compile(r"^(\w+\.)*(\w*(Error|Exception)\b|\w+: error:)|\bout of memory\b|No space left")
 _TAIL = 40  # lines
