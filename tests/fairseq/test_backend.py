@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from btm import fairseq_training, steps
 from btm.cli import compose
 from btm.data import binarised
+from btm.data.batches import Batches
 from btm.errors import UserError
 from btm.fairseq import from_hugging_face
 from btm.forest import Forest
@@ -26,6 +27,14 @@ from btm.score import mean_nats
 from btm.train import TrainingFailedError, TrainingStoppedError
 
 STEPS = 14
+
+
+@pytest.fixture(autouse=True, scope="module")
+def threads_as_before():
+    """trainer.threads is the whole process's."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +247,20 @@ def test_an_option_that_ends_it_early_is_told(branch):
     config = branch("early", "fairseq.options={stop-min-lr: 0.9}")
     with pytest.raises(UserError, match=r"ended by itself after 0 of 14 updates: leave out the option"):
         steps.train(config, "early")
+
+
+def test_a_mix_shows_each_domain_alike(grown, tmp_path):
+    """In whole steps: as many tokens of each as the largest has, and a few more from its beginning."""
+    suite = steps.open_suite(grown[0])
+    shards = [suite.shard(domain, "train") for domain in suite.training_domains()]
+    fairseq_training._write_data(tmp_path, Batches(shards, 32, 6, 0))
+    found = [np.fromfile(tmp_path / f"train{i or ''}.idx", "u1") for i in range(len(shards))]
+    lines = [int(content[18:26].view("<u8")[0]) for content in found]
+    sizes = [int(c[26 : 26 + 4 * n].view("<i4").sum()) for c, n in zip(found, lines, strict=True)]
+    most = max(shard.n_tokens for shard in shards)
+    assert len(set(sizes)) == 1 and most <= sizes[0] < most + 6 * 32
+    assert sum(sizes) % (6 * 32) == 0
+    assert len({shard.n_tokens for shard in shards}) == 3
 
 
 def refused(words, *more):
