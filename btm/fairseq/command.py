@@ -126,7 +126,9 @@ def options(
             "and fairseq accumulates batches of one size"
         )
     if trainer.precision == "bf16" and device == "cpu":
-        raise UserError("trainer.precision=bf16: fairseq computes in bfloat16 on GPUs alone; give auto or fp32")
+        raise UserError(
+            "trainer.precision=bf16: fairseq computes in bfloat16 on GPUs alone; give auto or fp32"
+        )
     beta1, beta2 = trainer.betas
     values: dict[str, Any] = {
         "task": "language_modeling",

@@ -117,6 +117,7 @@ def trainable(config: dict[str, Any], where: str) -> Architecture:
     """
     try:
         model, _ = understand(config, where)
+        architecture.settings_of(model)
     except UserError as error:
         raise UserError(f"{error}: give model=fairseq_lm or model=opt, or trainer=default") from None
     if _lacks_position(model, config):

@@ -110,7 +110,8 @@ class Training:
         code = self.process.returncode
         how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
         lines = [line.strip() for line in self._tail if line.strip()]
-        telling = [line for line in lines if _TELLS.search(line)] or lines
+        # What kills it says nothing there.
+        telling = [line for line in lines if _TELLS.search(line)] or lines * (code >= 0)
         return " | ".join([how, *telling[-2:]])
 
     def _understood(self, line: str) -> Event:

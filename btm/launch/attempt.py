@@ -174,10 +174,21 @@ def _die_with_parent(parent: int) -> None:
 
 
 def _resident_bytes(pid: int) -> int:
+    """Return the memory that a process holds, and those it has started in a session of their own, as fairseq is."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        children = Path(f"/proc/{pid}/task/{pid}/children")  # forked ones would count what is shared twice
+        apart = [int(n) for n in (children.read_text() if children.exists() else "").split() if _leads(n)]
     except (OSError, IndexError):
         return 0
+    return pages * os.sysconf("SC_PAGE_SIZE") + sum(map(_resident_bytes, apart))
+
+
+def _leads(pid: str) -> bool:
+    """Tell whether a process leads a session."""
+    with contextlib.suppress(OSError):
+        return os.getsid(int(pid)) == int(pid)
+    return False
 
 
 def _kernel_ooms() -> int:
