@@ -9,7 +9,7 @@ far a branch has come need not know who trains it. All else it writes lies in a 
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
@@ -34,6 +34,7 @@ from btm.schedule import Schedule
 FILE = "fairseq.pt"  # in a checkpoint's folder
 LOG = "fairseq.log"  # in the branch's, while it is in the making
 _KEPT = 2  # checkpoints
+Reads = Callable[[Path], theirs.Checkpoint]
 _COPIES = 5  # of parameters and moments on disk at most: these, and three that fairseq has a hand in
 
 
@@ -90,16 +91,22 @@ def train(
     if state["step"] < steps:
         durable.require_space(folder, 3 * 4 * _COPIES * weights.parameters(folder))
         with _workspace(folder, batches, state["step"]) as (work, places):
-            words = [str(work), *places, *options]
-            child = process.Training(
-                python, words, command.environment(device, trainer.threads), folder / LOG
-            )
+            variables = command.environment(device, trainer.threads)
+            child = process.Training(python, [str(work), *places, *options], variables, folder / LOG)
             with child:
                 state = _follow(child, folder, state, metrics, pulse, reads)
             _require_end(child, folder, state, steps)
     metrics.close()
     _take_back(folder, reads(_place(folder, steps)), model)
     (folder / LOG).unlink(missing_ok=True)
+    said = _said(folder, batches, steps, state, options)
+    return said | {"loss": metrics.last_loss, "trainer": asdict(trainer), "schedule": asdict(schedule)}
+
+
+def _said(
+    folder: Path, batches: Batches, steps: int, state: dict[str, Any], options: list[str]
+) -> dict[str, Any]:
+    """Return what is known of a training that is done."""
     tokens, versions = batches.tokens(steps), state["environment"]
     shape = ledger.Shape.of_config(models.load_config(folder))
     return {
@@ -108,11 +115,8 @@ def train(
         "flops": tokens * shape.training_flops(batches.seq_len),
         "exact": state["exact"],
         "notes": [*state["notes"], f"trained by fairseq {versions.get('fairseq')}"],
-        "loss": metrics.last_loss,
         "backend": "fairseq",
         "fairseq": versions | {"arguments": options},
-        "trainer": asdict(trainer),
-        "schedule": asdict(schedule),
     }
 
 
@@ -134,7 +138,9 @@ def _place(folder: Path, step: int) -> Path:
     return folder / f"checkpoint-{step:08d}" / FILE
 
 
-def _begin(folder: Path, settings: dict[str, Any], environment: dict[str, Any], reads: Any) -> dict[str, Any]:
+def _begin(
+    folder: Path, settings: dict[str, Any], environment: dict[str, Any], reads: Reads
+) -> dict[str, Any]:
     """Return the state of the newest checkpoint that opens, at step 0 if there is none; damaged ones are deleted."""
     for found in sorted(folder.glob("checkpoint-*"), reverse=True):
         state = checkpoint.read_state(found)
@@ -200,7 +206,7 @@ def _follow(
     state: dict[str, Any],
     metrics: training.Metrics,
     pulse: training.Pulse,
-    reads: Any,
+    reads: Reads,
 ) -> dict[str, Any]:
     """Watch a training to its end, keep what it saves, and return the state of the last checkpoint."""
     done = state["step"]
@@ -221,7 +227,7 @@ def _follow(
     return state
 
 
-def _keep(saved: process.Saved, folder: Path, state: dict[str, Any], reads: Any) -> dict[str, Any]:
+def _keep(saved: process.Saved, folder: Path, state: dict[str, Any], reads: Reads) -> dict[str, Any]:
     """Publish what fairseq saved as a checkpoint, delete all before it but one, and return its state."""
     taken = saved.path.with_name("taken.pt")
     try:

@@ -64,8 +64,13 @@ def _start_and_end(place, returned):
 @pytest.mark.parametrize("name", ["gpt", "post"])
 def test_an_imported_model_is_trained_on_by_fairseq(place, converted, tmp_path, name):
     """On a suite of data-bins: an XGLM keeps its sinusoids, a post-norm OPT what stands for them."""
-    words = ["data=folder", f"data.root={place / 'words'}", "data.name=words", f"data.out={tmp_path / 'data'}"]
-    words += ["trainer=fairseq", f"fairseq.python={PYTHON}", f"seed.from={converted[name]}", "score.window=32"]
+    words = [
+        "data=folder",
+        f"data.root={place / 'words'}",
+        "data.name=words",
+        f"data.out={tmp_path / 'data'}",
+    ]
+    words += ["trainer=fairseq", f"fairseq.python={PYTHON}", f"seed.from={converted[name]}"]
     words += ["trainer.steps=6", "trainer.batch_size=8", "trainer.seq_len=32", "trainer.lr=1e-2"]
     config = compose([*words, f"forest={tmp_path / 'forest'}", "trainer.warmup=0", "trainer.decay=constant"])
     steps.prepare(config)
@@ -75,7 +80,7 @@ def test_an_imported_model_is_trained_on_by_fairseq(place, converted, tmp_path, 
     elm = steps.merge(config, "bible")
     assert elm.card.valid_nats < elm.card.parent_valid_nats["seed"] - 0.1
     config, before = (load_config(path).to_dict() for path in (elm.path, converted[name]))
-    assert {k: v for k, v in config.items() if before[k] != v} == {}
+    assert {key for key, value in config.items() if before[key] != value} == {"_name_or_path"}
 
 
 @pytest.mark.parametrize("name", MODELS)
