@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from btm.cli import compose
 from btm.config import TrainerConfig
 from btm.errors import UserError
 from btm.fairseq import command
@@ -136,3 +137,34 @@ def test_a_folder_called_fairseq_is_no_fairseq(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="there is no fairseq in it"):
         interpreter(sys.executable)
     assert command.ENTRY.is_file()
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "trainer.carry=auto",
+        "trainer.optimizer=adamw8bit",
+        "trainer.offload=true",
+        "trainer.delta_density=0.1",
+        "trainer.valid_every=5",
+        "trainer.device=mps",
+        "trainer.backend=jax",
+        "seed.grow_batch=2",
+        "baseline=demix",
+        "fairseq.python=''",
+    ],
+)
+def test_settings_that_do_not_go_with_it_are_named(word):
+    with pytest.raises(UserError, match=f"^{word.partition('=')[0]}="):
+        compose(["trainer=fairseq", word])
+
+
+def test_its_options_want_it():
+    assert compose(["trainer=fairseq", "fairseq.options={fp16: true, user-dir: x}"]).fairseq.options == {
+        "fp16": True,
+        "user-dir": "x",
+    }
+    with pytest.raises(UserError, match=r"fairseq.options=.*: give trainer=fairseq"):
+        compose(["fairseq.options={fp16: true}"])
+    with pytest.raises(UserError, match=r"data.special_tokens='bert': choose one of"):
+        compose(["data.special_tokens=bert"])
