@@ -4,7 +4,7 @@ import json
 import os
 import re
 import stat
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -149,3 +149,14 @@ def read_object(file: Path, **wanted: type) -> dict[str, Any]:
         if not isinstance(value.get(key), kind) or (kind is int and isinstance(value[key], bool)):
             raise UserError(f"{file}: no {key} that is a {kind.__name__}: damaged, restore it from a copy")
     return value
+
+
+def fill(node: Any, values: dict[str, Any], prefix: str = "") -> Any:
+    """Return the dataclass `node` with `values`, nested ones in nested dataclasses; a key it lacks is a `UserError`."""
+    known = {item.name for item in fields(node)}
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"no key {prefix + key!r} in this version of btm")
+        inner = getattr(node, key)
+        setattr(node, key, fill(inner, value, f"{prefix}{key}.") if is_dataclass(inner) else value)
+    return node

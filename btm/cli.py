@@ -179,7 +179,9 @@ def _known(override: str) -> str:
             if "." not in bare
             else _unknown_below(bare, keys)
         )
-    return "++" + override.lstrip("+") if bare.startswith("model.config.") else override
+    # A dictionary takes keys that nobody could know.
+    is_open = bare.startswith("model.config.") or isinstance(keys.get(bare), dict)
+    return "++" + override.lstrip("+") if is_open else override
 
 
 def _unknown_below(key: str, keys: dict[str, Any]) -> UserError:

@@ -4,11 +4,11 @@ A value of the wrong type is refused when the configuration is composed; `valida
 that make no sense, naming the key. Nothing here imports hydra, omegaconf or torch.
 """
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from btm import validation
-from btm.errors import UserError
+from btm.checks import fill
 from btm.queries import DiffConfig, LineageConfig, LsConfig, RemoveConfig
 
 
@@ -22,6 +22,7 @@ class DataConfig:
     out: str = "data"  # where prepared suites live
     tokenizer: str | None = None  # a Hugging Face tokenizer folder; null: train one on the suite
     vocab_size: int = 8192  # of the tokenizer that is trained
+    special_tokens: str = "endoftext"  # of that one: <|endoftext|> | fairseq: <s> <pad> </s> <unk>
     tokenizer_bytes: int = 20_000_000  # how much text, balanced over domains, it is trained on
     text_column: str = "text"  # of JSON lines and of parquet
     valid_fraction: float = 0.05  # of the documents, where the source has no splits of its own
@@ -42,6 +43,7 @@ class ModelConfig:
 class TrainerConfig:
     """How one ELM is trained. A step is one optimizer update."""
 
+    backend: str = "btm"  # or fairseq: fairseq-train, in a process of its own (docs/fairseq.md)
     steps: int = 1000
     batch_size: int = 16  # sequences per step
     micro_batch_size: int = 0  # sequences per forward pass (gradient accumulation); 0: all of them
@@ -78,6 +80,14 @@ class TrainerConfig:
     delta_every: int = 0  # steps between prunings of these; 0: a hundredth of the steps
     delta_prune: float = 0.5  # share pruned at first, falling as a cosine to a hundredth of that
     delta_mask: str = "momentum"  # momentum | normalised (docs/sparse.md) | random: it stays as drawn
+
+
+@dataclass
+class FairseqConfig:
+    """The fairseq that trains, where trainer.backend=fairseq."""
+
+    python: str | None = None  # the interpreter that has it; null: the one that runs btm
+    options: dict[str, Any] = field(default_factory=dict)  # more of fairseq-train's: {fp16: true}
 
 
 @dataclass
@@ -290,6 +300,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    fairseq: FairseqConfig = field(default_factory=FairseqConfig)
     seed: SeedConfig = field(default_factory=SeedConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)
     imports: ImportConfig = field(default_factory=ImportConfig)
@@ -353,14 +364,4 @@ class Config:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Config":
         """Return the configuration that `dataclasses.asdict` made `values` of; unknown keys are an error."""
-        return _fill(cls(), values, "").validate()
-
-
-def _fill(node: Any, values: dict[str, Any], prefix: str) -> Any:
-    known = {item.name for item in fields(node)}
-    for key, value in values.items():
-        if key not in known:
-            raise UserError(f"no key {prefix + key!r} in this version of btm")
-        inner = getattr(node, key)
-        setattr(node, key, _fill(inner, value, f"{prefix}{key}.") if is_dataclass(inner) else value)
-    return node
+        return fill(cls(), values).validate()

@@ -22,6 +22,7 @@ _PACKAGES = (
     "tokenizers",
 )
 _EXTRAS = {"pyarrow": "parquet", "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+_EXTRAS |= {"fairseq_cli": "fairseq"}
 
 
 def findings(config: Config) -> list[dict[str, str]]:

@@ -1,9 +1,10 @@
 """One training phase of a cycle: a branch on its own shards, under the schedule that `trainer.carry` gives it."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from btm import checkpoint, ensemble, models, sparse_training
+from btm import checkpoint, ensemble, fairseq_training, models, sparse_training
 from btm import train as training
 from btm.config import Config
 from btm.data.batches import Batches, Growth, windows
@@ -29,7 +30,7 @@ def train(
     `run` is the loop, by default that of one process, for a dense or a sparse expert.
     """
     trainer, is_root = config.trainer, not branch.parents
-    run = run or (training.train if trainer.delta_density == 1 else sparse_training.train)
+    run = run or _loop(config)
     if is_root and run is sparse_training.train:
         raise UserError(
             f"trainer.delta_density={trainer.delta_density}: {branch.name!r} has no parents that it could differ from "
@@ -61,6 +62,13 @@ def train(
         note = f"begins a new optimizer and schedule: {next(iter(branch.parents))!r} was trained with {kept}"
         result["notes"] = [*result["notes"], note]
     return result | {"data": {shard.domain: shard.sha256 for shard in shards}}
+
+
+def _loop(config: Config) -> Callable[..., dict[str, Any]]:
+    """Return the function that trains, as trainer.backend and trainer.delta_density say."""
+    if config.trainer.backend == "fairseq":
+        return partial(fairseq_training.train, fairseq=config.fairseq, legacy=config.imports.legacy)
+    return training.train if config.trainer.delta_density == 1 else sparse_training.train
 
 
 def course(config: Config, forest: Forest, branch: Branch) -> tuple[int, Schedule, ELM | None]:

@@ -209,6 +209,7 @@ def _training(config: Config, forest: Forest | None, name: str, n_steps: int) ->
     trainer = config.trainer
     text = f"train {n_steps:,} steps, {n_steps * trainer.batch_size * trainer.seq_len:,} tokens"
     text += distributed.said(config, "seed" if name == config.seed.name else "train")
+    text += "" if trainer.backend == "btm" else f", by {trainer.backend}"
     begun = checkpoint.latest(forest.get_branch(name).path) if forest and forest.has_branch(name) else None
     return f"{text}, from {begun.name}" if begun else text
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from btm import averages, distributed, durable, ensemble, evaluate, ledger, models, online, phase, tombstone
+from btm import fairseq_training as by_fairseq
 from btm.checks import check_weights
 from btm.config import Config
 from btm.data import prepare as preparation
@@ -39,6 +40,7 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
     With ``seed.steps=0`` it keeps its random parameters: the paper's seed phase of 0 %.
     """
     suite = open_suite(config)
+    by_fairseq.check(config, suite)
     if config.seed.source is not None:
         return _import_seed(config, suite, reporter)
     name = config.seed.name

@@ -191,9 +191,7 @@ def loop(
     if trainer.gradient_checkpointing:
         models.checkpoint_gradients(model)
     optimizer = optimizers.make_optimizer(model, trainer)
-    settings = (
-        {k: v for k, v in asdict(trainer).items() if k not in _FREE} | asdict(schedule) | {"steps": steps}
-    )
+    settings = settings_of(trainer, schedule, steps)
     precision = models.pick_precision(trainer.precision, str(model.device))
     environment = _environment(precision, trainer) | {"processes": trainee.processes}
     state = _resume(folder, trainee, optimizer, settings | trainee.settings(), environment)
@@ -260,6 +258,25 @@ def loop(
     }
 
 
+def settings_of(trainer: TrainerConfig, schedule: Schedule, steps: int) -> dict[str, Any]:
+    """Return the settings that the parts of one training must have in common."""
+    kept = {key: value for key, value in asdict(trainer).items() if key not in _FREE}
+    return kept | asdict(schedule) | {"steps": steps}
+
+
+def require_same(found: Path, begun: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Raise `UserError` if the checkpoint `found` was begun with other settings."""
+    # A setting that is younger than the checkpoint had its default.
+    begun = asdict(TrainerConfig()) | begun
+    changed = sorted(key for key in settings if begun.get(key) != settings[key])
+    if changed:
+        was = ", ".join(f"{key} was {begun.get(key)}, now {settings[key]}" for key in changed)
+        raise UserError(
+            f"{lease.name_of(found.parent)!r} is half trained with other settings ({was}): "
+            f"restore them, or delete {found}"
+        )
+
+
 def _failed(folder: Path, step: int, found: str, lr: float) -> TrainingFailedError:
     kept = checkpoint.latest(folder)
     return TrainingFailedError(
@@ -306,7 +323,9 @@ def backward(
     """
     import torch
 
-    nll = nll or partial(mean_nll(trainer), model)
+    from btm import kernels
+
+    nll = nll or partial(kernels.loss.chosen(trainer.kernels), model)
     batch: Tensor = torch.from_numpy(tokens).to(model.device)
     micro = trainer.micro_batch_size or len(batch)
     loss_sum = 0.0
@@ -318,13 +337,6 @@ def backward(
         loss.backward()
         loss_sum += float(loss.detach())
     return loss_sum
-
-
-def mean_nll(trainer: TrainerConfig) -> Callable[["PreTrainedModel", "Tensor", "Tensor"], "Tensor"]:
-    """Return what gives a model's mean loss in nats: without its logits, or as transformers does."""
-    from btm import kernels
-
-    return kernels.loss.mean_nll if trainer.kernels else models.mean_nll
 
 
 def apply(optimizer: "torch.optim.Optimizer", lr: float, divisor: float = 1.0) -> None:
@@ -376,15 +388,7 @@ def _resume(
     if found is None:
         return {"step": 0, "settings": settings, "environment": environment, "exact": True, "notes": []}
     state = checkpoint.read_state(found)
-    begun = (
-        asdict(TrainerConfig()) | state["settings"]
-    )  # a setting that is younger than the checkpoint had its default
-    changed = sorted(key for key in settings if begun.get(key) != settings[key])
-    if changed:
-        was = ", ".join(f"{key} was {begun.get(key)}, now {settings[key]}" for key in changed)
-        raise UserError(
-            f"{lease.name_of(folder)!r} is half trained with other settings ({was}): restore them, or delete {found}"
-        )
+    require_same(found, state["settings"], settings)
     before = {"processes": "1"} | state["environment"]
     different = {key: value for key, value in environment.items() if before.get(key) != value}
     for key, value in different.items():

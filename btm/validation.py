@@ -17,6 +17,7 @@ from btm.choices import (
     ACCUMULATE,
     AVERAGE_METHODS,
     AVERAGE_WEIGHTS,
+    BACKENDS,
     BASELINES,
     BLOCKS,
     BRANCH_METHODS,
@@ -42,6 +43,7 @@ from btm.choices import (
     PRIORS,
     RESCALE,
     RULES,
+    SPECIAL_TOKENS,
     SPLITS,
 )
 from btm.errors import UserError
@@ -58,6 +60,7 @@ def validate(config: "Config") -> None:
     _validate_average(config.average)
     for verb in ("seed", "train"):
         _validate_processes(config, verb)
+    _validate_backend(config)
 
 
 def _validate_names(config: "Config") -> None:
@@ -70,6 +73,7 @@ def _validate_names(config: "Config") -> None:
         "data.out": config.data.out,
         "data.tokenizer": config.data.tokenizer,
         "discover.out": config.discover.out,
+        "fairseq.python": config.fairseq.python,
         "model.file": config.model.file,
         "seed.from": config.seed.source,
         "from": config.imports.source,
@@ -191,6 +195,28 @@ def _validate_numbers(config: "Config") -> None:
         require(
             bool(names) or config.baseline is not None, f"run.rounds[{i}]", names, "wanted a domain or more"
         )
+
+
+def _validate_backend(config: "Config") -> None:
+    check_choice(config.trainer.backend, "trainer.backend", BACKENDS)
+    check_choice(config.data.special_tokens, "data.special_tokens", SPECIAL_TOKENS)
+    if config.trainer.backend == "btm":
+        require(not config.fairseq.options, "fairseq.options", config.fairseq.options, "give trainer=fairseq")
+        return
+    trainer = config.trainer
+    only: dict[str, tuple[object, object]] = {
+        "trainer.carry": (trainer.carry, "fresh"),  # its optimizer's state is a pickle, which no ELM keeps
+        "trainer.optimizer": (trainer.optimizer, "adamw"),
+        "trainer.offload": (trainer.offload, False),
+        "trainer.delta_density": (trainer.delta_density, 1.0),
+        "trainer.valid_every": (trainer.valid_every, 0),
+        "seed.grow_batch": (config.seed.grow_batch, 1),
+    }
+    for key, (value, able) in only.items():
+        require(value == able, key, value, f"trainer.backend=fairseq can do with {able} alone")
+    require(config.baseline != "demix", "baseline", config.baseline, "trainer.backend=fairseq cannot do that")
+    device = trainer.device
+    require(device != "mps", "trainer.device", device, "trainer.backend=fairseq wants cpu or cuda")
 
 
 def _validate_average(average: "AverageConfig") -> None:

@@ -24,6 +24,7 @@ def pytest_collection_modifyitems(items):
             "test_slurm.py",
             "test_simulated_slurm.py",
             "test_crash.py",
+            "test_backend.py",
         )
         item.add_marker(pytest.mark.xdist_group("jobs" if jobs else str(path)))
 

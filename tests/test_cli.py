@@ -340,3 +340,9 @@ def test_dry_run_of_a_cycle_tells_what_it_takes(capsys, words, tmp_path):
     assert rows["all"]["seconds"] == pytest.approx(3 * train["seconds"])
     out = run(capsys, "run", "--dry-run", "--json", *words, *more, "cluster=slurm", "cluster.parallel=3")[1]
     assert json.loads(out)[-1]["seconds"] == pytest.approx(train["seconds"])
+
+
+def test_a_dictionary_takes_keys_that_nobody_knew():
+    assert cli.compose(["cluster=slurm", "cluster.extra={reservation: night}"]).cluster.extra == {
+        "reservation": "night"
+    }

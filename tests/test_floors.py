@@ -17,7 +17,7 @@ FLOORS = [
     ["seal", "checkpoint"],
     ["forest"],
     ["train", "score", "online", "importance", "interop"],
-    ["ensemble", "sparse_training"],
+    ["ensemble", "sparse_training", "fairseq_training"],
     ["phase", "averages"],
     ["distributed"],
     ["steps"],

@@ -170,12 +170,16 @@ def _kept_tokenizer(config: DataConfig, folder: Path) -> str | None:
     remedy = "a suite keeps its tokenizer: use another data.name, or leave data.tokenizer as it was"
     if asked and asked not in (kept, origin.get("copied", {}).get("sha256")):
         raise UserError(f"{folder} has another tokenizer than data.tokenizer={config.tokenizer}; {remedy}")
-    size = origin.get("trained", {}).get("vocab_size", config.vocab_size)
-    if not asked and size != config.vocab_size:
-        raise UserError(
-            f"{folder} has a tokenizer trained with data.vocab_size={size}, not {config.vocab_size}; "
-            "a suite keeps its tokenizer: use another data.name"
-        )
+    defaults = {
+        "vocab_size": config.vocab_size,
+        "special_tokens": "endoftext",
+    }  # older ones tell no special_tokens
+    for key, before in (defaults | origin["trained"] if "trained" in origin and not asked else {}).items():
+        if before != getattr(config, key):
+            raise UserError(
+                f"{folder} has a tokenizer trained with data.{key}={before}, not {getattr(config, key)}; "
+                "a suite keeps its tokenizer: use another data.name"
+            )
     return kept
 
 
@@ -220,7 +224,7 @@ def _ensure_tokenizer(
         )
     progress(f"tokenizer: training one of {config.vocab_size:,} tokens on {len(training)} domains")
     texts = training_texts(training, config.text_column, config.tokenizer_bytes)
-    train_tokenizer(texts, folder / TOKENIZER, config.vocab_size)
+    train_tokenizer(texts, folder / TOKENIZER, config.vocab_size, config.special_tokens)
 
 
 def _pack_all(

@@ -14,8 +14,11 @@ from btm.checks import parse_json, read_regular
 from btm.data.splits import Survey
 from btm.durable import publish_folder, write_json
 from btm.errors import UserError
+from btm.fairseq import dictionary
 
 EOS = "<|endoftext|>"
+SPECIALS = ("bos_token", "pad_token", "eos_token", "unk_token")
+FAIRSEQ_SPECIALS = dict(zip(SPECIALS, dictionary.SPECIALS, strict=True))  # in the order of their ids
 _MAX_BYTES = 512 << 20  # of a tokenizer file; the largest in use have 30 MB
 ORIGIN = "origin.json"  # beside the tokenizer's own files: where it came from, its size and its EOS
 _FILES = (
@@ -29,33 +32,37 @@ _FILES = (
 )
 
 
-def train_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int) -> None:
+def train_tokenizer(
+    texts: Iterable[str], folder: Path, vocab_size: int, special_tokens: str = "endoftext"
+) -> None:
     """Train a byte-level BPE on `texts` and publish it at `folder` as a Hugging Face tokenizer.
 
     It splits words as GPT-2 does, normalizes nothing, and so gives back any text exactly. The
-    vocabulary comes out smaller than `vocab_size` where the text has too little to merge.
+    vocabulary comes out smaller than `vocab_size` where the text has too little to merge. The first ids are
+    the `special_tokens`: ``<|endoftext|>``, or fairseq's ``<s> <pad> </s> <unk>``.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+    named = dict.fromkeys(SPECIALS, EOS) if special_tokens == "endoftext" else FAIRSEQ_SPECIALS
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[EOS],
+        special_tokens=list(dict.fromkeys(named.values())),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), EOS),
+        **named,
         "clean_up_tokenization_spaces": False,
         "model_max_length": 1_000_000_000,
     }
     origin = {
-        "trained": {"vocab_size": vocab_size},
-        "eos": tokenizer.token_to_id(EOS),
+        "trained": {"vocab_size": vocab_size, "special_tokens": special_tokens},
+        "eos": tokenizer.token_to_id(named["eos_token"]),
         "vocab_size": tokenizer.get_vocab_size(),
     }
     with publish_folder(folder) as temporary:

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from btm import checkpoint, durable, models, sharded
+from btm import checkpoint, durable, kernels, models, sharded
 from btm import train as training
 from btm.config import TrainerConfig
 
@@ -81,7 +81,7 @@ class Replica(training.Trainee):
 
     def loss(self, trainer: TrainerConfig) -> Callable[..., Tensor]:
         """Return what gives the mean loss of a model."""
-        return training.mean_nll(trainer)
+        return kernels.loss.chosen(trainer.kernels)
 
     def sum_gradients(self, now: bool) -> None:
         """Say whether the next backward pass sums gradients over processes, or adds to what is here."""

@@ -24,10 +24,11 @@ _NAMES = ("checkpoint_best.pt", "checkpoint_last.pt")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What makes a model: its settings, flat, and its parameters by fairseq's names."""
+    """What makes a model: its settings, flat, and its parameters by fairseq's names; and the updates it has had."""
 
     settings: dict[str, Any]
     parameters: Tensors
+    updates: int = 0
 
 
 def find(source: Path) -> Path:
@@ -99,7 +100,15 @@ def of_state(state: Any, where: str) -> Checkpoint:
     parts = [value if isinstance(value, dict) else None for value in (state.get("args"), state.get("cfg"))]
     settings = architecture.flatten(parts[0], parts[1], where)
     parameters = {str(k): v for k, v in state["model"].items() if isinstance(v, torch.Tensor)}
-    return Checkpoint(settings, parameters)
+    return Checkpoint(settings, parameters, _updates(state))
+
+
+def _updates(state: dict[str, Any]) -> int:
+    """Return the updates of the last optimizer, 0 where that is not told."""
+    history = state.get("optimizer_history")
+    last = history[-1] if isinstance(history, list) and history else {}
+    found = last.get("num_updates", 0) if isinstance(last, dict) else 0
+    return found if isinstance(found, int) else 0
 
 
 def write(path: Path, model: Architecture, parameters: Tensors) -> None:

@@ -43,21 +43,31 @@ def to_hugging_face(source: Path, target: Path, *, legacy: bool = False) -> None
     dictionary = tokenizers.find_dictionary(path.parent)
     with tempfile.TemporaryDirectory(prefix=".legacy-", dir=target) as scratch:
         found = checkpoint.read(path, Path(scratch), legacy=legacy)
-        embeddings = found.parameters.get(_EMBED)
-        if embeddings is None or embeddings.dim() != 2:
-            raise UserError(
-                f"{path}: no {_EMBED}; wanted a transformer_lm, fairseq's decoder-only language model"
-            )
-        if len(embeddings) != len(dictionary):
-            raise UserError(
-                f"{path}: embeddings of {len(embeddings):,} symbols, but {path.parent / 'dict.txt'} has "
-                f"{len(dictionary):,} (its lines and 4): put the dict.txt of the model's own data there"
-            )
-        model = architecture.read(found.settings, len(dictionary), str(path))
-        parameters = _take(found.parameters, model, str(path))
-        _write_model(target, *_as_transformers(model, parameters))
-    tokenizers.write_tokenizer(dictionary, path.parent, target, model.positions)
+        config, parameters = as_transformers(found, len(dictionary), path)
+        _write_model(target, config, parameters)
+    tokenizers.write_tokenizer(dictionary, path.parent, target, config["max_position_embeddings"])
     shutil.copyfile(path.parent / "dict.txt", target / "dict.txt")
+
+
+def as_transformers(
+    found: checkpoint.Checkpoint, symbols: int, path: Path
+) -> tuple[dict[str, Any], "checkpoint.Tensors"]:
+    """Return config.json and parameters, float32, of the model of transformers that computes what `found` does.
+
+    `symbols` is the size of its dictionary, `path` where it came from. Raises `UserError` for what cannot be converted.
+    """
+    embeddings = found.parameters.get(_EMBED)
+    if embeddings is None or embeddings.dim() != 2:
+        raise UserError(
+            f"{path}: no {_EMBED}; wanted a transformer_lm, fairseq's decoder-only language model"
+        )
+    if len(embeddings) != symbols:
+        raise UserError(
+            f"{path}: embeddings of {len(embeddings):,} symbols, but {path.parent / 'dict.txt'} has "
+            f"{symbols:,} (its lines and 4): put the dict.txt of the model's own data there"
+        )
+    model = architecture.read(found.settings, symbols, str(path))
+    return _as_transformers(model, _take(found.parameters, model, str(path)))
 
 
 def from_hugging_face(folder: Path, target: Path) -> None:
@@ -72,12 +82,7 @@ def from_hugging_face(folder: Path, target: Path) -> None:
 
     config = read_object(folder / "config.json", model_type=str)
     model, family = understand(config, str(folder))
-    exported = tokenizers.export(folder)
-    if not exported.same_ids:
-        raise UserError(
-            f"{folder}: its tokenizer has no <s>, <pad>, </s>, <unk> as ids 0 to 3, where fairseq has them; only "
-            "models grown on a fairseq dictionary can be written (data.root= a folder of data-bins)"
-        )
+    exported = fairseq_tokenizer(folder)
     if len(exported.dictionary) != model.vocab:
         raise UserError(
             f"{folder}: {model.vocab:,} embeddings, {len(exported.dictionary):,} tokens; wanted as many"
@@ -86,13 +91,47 @@ def from_hugging_face(folder: Path, target: Path) -> None:
     for file in weights.files(folder):
         stored |= load_file(file)
     parameters = {theirs: _stored(stored, ours, folder) for theirs, ours in _names(model, family)}
-    pad = config.get("pad_token_id")
-    if not model.learned and isinstance(pad, int) and pad >= _OFFSET:  # XGLM has no position in that row
+    if _lacks_position(model, config):
         model = replace(model, learned=True)
-        parameters[_POSITIONS] = sinusoids(model.positions + _OFFSET, model.width, pad)
+        parameters[_POSITIONS] = sinusoids(model.positions + _OFFSET, model.width, config["pad_token_id"])
     parameters.setdefault(_OUTPUT, parameters[_EMBED])
     checkpoint.write(target / CHECKPOINT, model, parameters)
     tokenizers.copy_dictionary(folder, target, exported)
+
+
+def fairseq_tokenizer(folder: Path) -> tokenizers.Exported:
+    """Return the tokenizer in `folder` as a dictionary; `UserError` unless that gives its very ids."""
+    exported = tokenizers.export(folder)
+    if not exported.same_ids:
+        raise UserError(
+            f"{folder}: its tokenizer has no <s>, <pad>, </s>, <unk> as ids 0 to 3, where fairseq has them: prepare "
+            "text with data.special_tokens=fairseq and another data.name, or take a folder of data-bins"
+        )
+    return exported
+
+
+def trainable(config: dict[str, Any], where: str) -> Architecture:
+    """Return the model of fairseq that a config.json describes, if what it becomes in training can be taken back.
+
+    Raises `UserError` if fairseq has no such model, or only one that has learned the positions of an XGLM.
+    """
+    try:
+        model, _ = understand(config, where)
+        architecture.settings_of(model)
+    except UserError as error:
+        raise UserError(f"{error}: give model=fairseq_lm or model=opt, or trainer=default") from None
+    if _lacks_position(model, config):
+        raise UserError(
+            f"{where}: an XGLM with pad_token_id={config['pad_token_id']} has no sinusoid in that row, where fairseq, "
+            "which pads with 1, has one: give model=fairseq_lm or model=opt"
+        )
+    return model
+
+
+def _lacks_position(model: Architecture, config: dict[str, Any]) -> bool:
+    """Tell whether an XGLM has a row of zeros for a position, where its padding token is."""
+    pad = config.get("pad_token_id")
+    return not model.learned and isinstance(pad, int) and pad >= _OFFSET
 
 
 def _stored(stored: "checkpoint.Tensors", name: str, folder: Path) -> "torch.Tensor":

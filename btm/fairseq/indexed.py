@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,7 +106,32 @@ def write(prefix: Path, pieces: Iterable[Indexed], vocab_size: int) -> int:
             sizes.append(piece.sizes.astype("<i4"))
         sizes_N = np.concatenate([np.empty(0, "<i4"), *sizes])
         ends_N = np.cumsum(sizes_N, dtype="<i8")
-        idx.write(_HEADER.pack(_MAGIC, 1, _CODES[name], len(sizes_N)))
-        idx.write(sizes_N.tobytes())
-        idx.write(((ends_N - sizes_N) * dtype.itemsize).astype("<i8").tobytes())
+        _write_index(idx, name, sizes_N, ends_N - sizes_N)
     return int(ends_N[-1]) if len(sizes_N) else 0
+
+
+def link(prefix: Path, source: Path, dtype: str, begin: int, tokens: int, wanted: int, line: int) -> None:
+    """Publish a `prefix`.idx that tells of `tokens` of the file `source`, from `begin` on, and link the .bin to that.
+
+    They are cut into lines of `line` tokens, and begun anew until there are `wanted`: the index tells of tokens as
+    often as it likes, so nothing is copied. `dtype` is what `source` holds, uint16 or uint32, little-endian.
+    """
+    starts_N = np.arange(0, tokens, line, dtype="<i8")
+    sizes_N = np.minimum(line, tokens - starts_N)
+    copies = -(-wanted // tokens)
+    starts_N, sizes_N = np.tile(starts_N, copies), np.tile(sizes_N, copies)
+    ends_N = np.cumsum(sizes_N)
+    n = int(np.searchsorted(ends_N, wanted)) + 1
+    sizes_N[n - 1] -= ends_N[n - 1] - wanted
+    with durable.publish_file(with_ending(prefix, "idx")) as idx:
+        _write_index(idx, dtype, sizes_N[:n].astype("<i4"), begin + starts_N[:n])
+    with_ending(prefix, "bin").symlink_to(source.absolute())
+
+
+def _write_index(
+    idx: BinaryIO, dtype: str, sizes_N: NDArray[np.integer], starts_N: NDArray[np.integer]
+) -> None:
+    """Write an index of lines that begin at the tokens `starts_N`."""
+    idx.write(_HEADER.pack(_MAGIC, 1, _CODES[dtype], len(sizes_N)))
+    idx.write(sizes_N.tobytes())
+    idx.write((starts_N * np.dtype(dtype).itemsize).astype("<i8").tobytes())

@@ -7,6 +7,7 @@ place.
 N tokens, d the width, V the vocabulary.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -95,6 +96,11 @@ def mean_nll(model: "PreTrainedModel", inputs: torch.Tensor, targets: torch.Tens
     bias = getattr(head, "bias", None)
     flat = hidden.flatten(0, 1)
     return LinearCrossEntropy.apply(flat, head.weight, bias, targets.flatten(), dtype)
+
+
+def chosen(fast: bool) -> Callable[["PreTrainedModel", torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Return what gives a model's mean loss: without its logits, or as transformers does."""
+    return mean_nll if fast else models.mean_nll
 
 
 def fits(model: "PreTrainedModel") -> bool:

@@ -165,13 +165,24 @@ def _child(
 
 
 def _resident_bytes(pid: int) -> int:
-    """Return the memory that a process and all it started hold."""
+    """Return the memory that a process holds, and those it has started in a session of their own.
+
+    So are fairseq and the processes that train one expert together; forked ones would count what is shared twice.
+    """
     try:
-        own = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         started = [file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children")]
     except (OSError, IndexError):
         return 0
-    return own + sum(_resident_bytes(int(child)) for children in started for child in children)
+    apart = [int(child) for children in started for child in children if _leads(child)]
+    return pages * os.sysconf("SC_PAGE_SIZE") + sum(map(_resident_bytes, apart))
+
+
+def _leads(pid: str) -> bool:
+    """Tell whether a process leads a session."""
+    with contextlib.suppress(OSError):
+        return os.getsid(int(pid)) == int(pid)
+    return False
 
 
 def _kernel_ooms() -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from btm import durable, lease, steps
+from btm import durable, fairseq_training, lease, steps
 from btm.config import Config
 from btm.errors import UserError, unknown
 from btm.launch import attach
@@ -155,6 +155,7 @@ def plan(config: Config, stream: IO[str]) -> tuple[Cycle, Records]:
     """Prepare the text and record the settings of the cycle."""
     reporter = ConsoleReporter(stream)
     suite = steps.prepare(config, reporter)
+    fairseq_training.check(config, suite)
     records, rounds = Records(Path(config.forest_root)), steps.rounds(config, suite, reporter.line)
     if (records.forest / "elms" / config.seed.name).exists() or config.seed.source:
         _require_space(config, records, rounds)

@@ -167,6 +167,8 @@ def test_a_suite_keeps_its_tokenizer(config, tmp_path, suite):
         UserError, match=r"trained with data.vocab_size=400, not 500; .* use another data.name"
     ):
         prepare(replace(config, vocab_size=500))
+    with pytest.raises(UserError, match=r"trained with data.special_tokens=endoftext, not fairseq"):
+        prepare(replace(config, special_tokens="fairseq"))
     with pytest.raises(UserError, match=r"has another tokenizer than data.tokenizer="):
         prepare(replace(config, tokenizer=str(suite.tokenizer)))
     with pytest.raises(UserError, match="no such folder"):

@@ -5,13 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from fairseq_models import MODELS
+from fairseq_models import MODELS, PYTHON
 
+from btm import steps
+from btm.cli import compose
 from btm.config import DataConfig
 from btm.data.prepare import prepare
 from btm.errors import UserError
 from btm.fairseq import checkpoint, from_hugging_face, to_hugging_face
-from btm.models import load_model
+from btm.models import load_config, load_model
 from btm.score import Scores, mean_nats, score
 from btm.weights import sha256
 
@@ -57,6 +59,28 @@ def test_fairseq_trains_on_from_what_is_written(place, returned):
 
 def _start_and_end(place, returned):
     return returned[0]["gpt"] / "checkpoint_best.pt", place / "finetuned/checkpoint_last.pt"
+
+
+@pytest.mark.parametrize("name", ["gpt", "post"])
+def test_an_imported_model_is_trained_on_by_fairseq(place, converted, tmp_path, name):
+    """On a suite of data-bins: an XGLM keeps its sinusoids, a post-norm OPT what stands for them."""
+    words = [
+        "data=folder",
+        f"data.root={place / 'words'}",
+        "data.name=words",
+        f"data.out={tmp_path / 'data'}",
+    ]
+    words += ["trainer=fairseq", f"fairseq.python={PYTHON}", f"seed.from={converted[name]}"]
+    words += ["trainer.steps=6", "trainer.batch_size=8", "trainer.seq_len=32", "trainer.lr=1e-2"]
+    config = compose([*words, f"forest={tmp_path / 'forest'}", "trainer.warmup=0", "trainer.decay=constant"])
+    steps.prepare(config)
+    steps.seed(config)
+    steps.branch(config, "bible", "bible")
+    steps.train(config, "bible")
+    elm = steps.merge(config, "bible")
+    assert elm.card.valid_nats < elm.card.parent_valid_nats["seed"] - 0.1
+    config, before = (load_config(path).to_dict() for path in (elm.path, converted[name]))
+    assert {key for key, value in config.items() if before[key] != value} == {"_name_or_path"}
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -77,3 +77,20 @@ def test_a_missing_half_is_named(tmp_path):
     (tmp_path / "p.idx").unlink()
     with pytest.raises(UserError, match=r"p.idx: No such file"):
         indexed.read(tmp_path / "p", 500)
+
+
+@pytest.mark.parametrize(("begin", "tokens", "wanted"), [(0, 23, 23), (3, 20, 20), (2, 9, 40), (0, 23, 4)])
+def test_tokens_are_told_of_as_often_as_wanted_and_copied_never(tmp_path, begin, tokens, wanted):
+    """As fairseq's own reader does: a line is where its pointer says, as long as its size says."""
+    text = np.arange(100, 123, dtype="<u2")
+    text.tofile(tmp_path / "shard.bin")
+    indexed.link(tmp_path / "train", tmp_path / "shard.bin", "uint16", begin, tokens, wanted, 7)
+    content = (tmp_path / "train.idx").read_bytes()
+    magic, version, code, n = struct.unpack("<9sQBQ", content[:26])
+    assert (magic, version, code) == (b"MMIDIDX\0\0", 1, 8)
+    sizes, pointers = np.frombuffer(content, "<i4", n, 26), np.frombuffer(content, "<i8", n, 26 + 4 * n)
+    raw = (tmp_path / "train.bin").read_bytes()
+    lines = [np.frombuffer(raw, "<u2", size, at) for size, at in zip(sizes, pointers, strict=True)]
+    assert len(content) == 26 + 12 * n and sizes.min() > 0 and sizes.max() <= 7
+    assert np.concatenate(lines).tolist() == np.resize(text[begin : begin + tokens], wanted).tolist()
+    assert (tmp_path / "train.bin").is_symlink()

@@ -9,7 +9,7 @@ from btm.data.encode import Encoder
 from btm.data.tokenizer import ORIGIN, load_tokenizer, train_tokenizer
 from btm.errors import UserError
 from btm.fairseq import tokenizer
-from btm.fairseq.dictionary import Dictionary
+from btm.fairseq.dictionary import SPECIALS, Dictionary
 from btm.fairseq.tokenizer import bytes_of, export, find_dictionary, write_tokenizer
 
 
@@ -55,6 +55,21 @@ def test_byte_pairs_of_btm_keep_their_text_under_other_ids(own, pairs, texts, tm
         exported.encoder,
         exported.merges,
     )
+
+
+def test_one_that_is_trained_with_fairseqs_special_tokens_keeps_its_ids(texts, tmp_path):
+    """And a special token that a text spells out is ordinary text."""
+    folder = tmp_path / "own"
+    train_tokenizer(texts, folder, 400, "fairseq")
+    exported = export(folder)
+    assert exported.same_ids
+    assert exported.dictionary.symbols[:4] == SPECIALS
+    assert [load_tokenizer(folder).convert_ids_to_tokens(i) for i in range(4)] == list(SPECIALS)
+    ids = Encoder.open(folder, texts).encode(["one </s> two<pad>"]).ids
+    assert ids[-1] == 2 and ids[:-1].min() > 3
+    exported.write(tmp_path)
+    write_tokenizer(find_dictionary(tmp_path), tmp_path, tmp_path)
+    assert np.array_equal(encoded(tmp_path, texts), encoded(folder, texts))
 
 
 def test_numbers_are_those_that_gpt2_would_give(pairs):

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from launch.processes import sign_of_life, until
 
 from btm import lease
 from btm.forest import Forest
+from btm.launch.attempt import _resident_bytes
 from btm.launch.records import Records, Spec
 
 LONG = ("trainer.steps=60", "trainer.checkpoint_every=10", "trainer.threads=1")
@@ -128,6 +131,19 @@ def test_a_try_that_takes_too_much_memory_is_killed_and_named(plant, fresh):
     outcome = fresh(calls.attempt, spec(cycle), memory_bytes=50_000_000).result(60)
     assert outcome.kind == "oom"
     assert outcome.message.startswith("held more than cluster.memory_gb=0.05")
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_memory_of_what_runs_in_a_session_of_its_own_is_counted(apart):
+    """As fairseq does; forked helpers share theirs with the job."""
+    before = _resident_bytes(os.getpid())
+    code = "held = bytearray(200 << 20); print(flush=True); input()"
+    words = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": apart}
+    with subprocess.Popen([sys.executable, "-c", code], **words) as child:
+        child.stdout.readline()
+        more = _resident_bytes(os.getpid()) - before
+        child.kill()
+    assert (more > 190 << 20) is apart
 
 
 def test_a_loss_that_is_not_finite_is_named_and_nothing_is_registered(plant, fresh):
