@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from typing import Any
 from btm import durable
 from btm.fairseq.command import ENTRY
 
-_GRACE = 60.0  # seconds that it may take to save and end
 _UPDATE = re.compile(r"\btrain_inner\W+?(\{.*\})$")  # between them stands what the form of the log has there
 _SAVED = re.compile(r"Saved checkpoint (.+\.pt) \(epoch \d+ @ (\d+) updates")
 _TELLS = re.compile(r"^(\w+\.)*(\w*(Error|Exception)\b|\w+: error:)|\bout of memory\b|No space left")
@@ -60,7 +58,7 @@ class Training:
         """Start it; what it says but for its updates is appended to the file `log`."""
         self.log, self.versions = log, dict[str, str]()
         self._tail: deque[str] = deque(maxlen=_TAIL)
-        self._timer: threading.Timer | None = None
+        self.stopped = False  # whether it was asked to stop
         # A session of its own: Ctrl-C and signals to our group are ours to pass on.
         self.process = subprocess.Popen(
             [python, str(ENTRY), str(os.getpid()), *options],
@@ -77,9 +75,9 @@ class Training:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._timer:
-            self._timer.cancel()
-        self._kill()
+        if self.process.poll() is None:  # until it is waited for, its number is its own
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()
@@ -92,18 +90,11 @@ class Training:
         self.process.wait()
 
     def stop(self) -> None:
-        """Ask it to save and end; it is killed if it has not after a minute."""
-        if self._timer is None:
+        """Ask it to save after the update at hand and end, however long that takes."""
+        if not self.stopped:
+            self.stopped = True
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGTERM)
-            self._timer = threading.Timer(_GRACE, self._kill)
-            self._timer.daemon = True
-            self._timer.start()
-
-    @property
-    def stopped(self) -> bool:
-        """Whether it was asked to stop."""
-        return self._timer is not None
 
     def why(self) -> str:
         """Return how it ended, in one line, with the last of its lines that tell."""
@@ -124,11 +115,6 @@ class Training:
             self.versions = json.loads(line)
         saved = _SAVED.search(line)
         return Saved(Path(saved[1]), int(saved[2])) if saved else Said(line)
-
-    def _kill(self) -> None:
-        if self.process.poll() is None:  # until it is waited for, its number is its own
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def _update(text: str) -> Update | None:

@@ -27,6 +27,9 @@ from btm.score import mean_nats
 from btm.train import TrainingFailedError, TrainingStoppedError
 
 STEPS = 14
+pytestmark = pytest.mark.timeout(
+    1200
+)  # fairseq takes seconds to start, minutes on a busy machine, nine times
 
 
 @pytest.fixture(autouse=True, scope="module")
