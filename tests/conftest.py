@@ -20,11 +20,10 @@ def pytest_collection_modifyitems(items):
     """Keep the tests of a file in one process, and all that start jobs, which count the cores, in another."""
     for item in items:
         path = item.path.relative_to(item.config.rootpath)
-        jobs = {"launch", "distributed"} & set(path.parts) or path.name in (
+        jobs = "launch" in path.parts or path.name in (
             "test_slurm.py",
             "test_simulated_slurm.py",
             "test_crash.py",
-            "test_backend.py",
         )
         item.add_marker(pytest.mark.xdist_group("jobs" if jobs else str(path)))
 

@@ -269,7 +269,8 @@ def test_a_worker_that_slurm_lost_and_its_double_register_one_expert(slurm, smal
     orphan = sign_of_life(forest, "train-bible")["pid"]
     (job,) = queued(forest, "RUNNING")
     daemons = f"slurmstepd: [{job.partition('_')[0]}."
-    assert len(processes(daemons)) == 2  # one for the batch script, one for its step
+    # One for the batch script, one for its step; what they fork bears their name until it runs what it is for.
+    until(lambda: len(processes(daemons)) == 2)
     for daemon in processes(daemons):
         os.kill(daemon, signal.SIGKILL)
     until(lambda: not processes(daemons))  # else the kernel would hang up on what is stopped

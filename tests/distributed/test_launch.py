@@ -163,7 +163,7 @@ def test_two_processes_come_to_what_one_comes_to(alone, unbroken, parallel):
 
 def test_nobody_else_can_reach_them(unbroken):
     _, _, heard = unbroken("ddp")
-    assert len(heard) == 3, "torchrun and two ranks"
+    assert len(heard) >= 3, "torchrun, two ranks, and what they forked just then"
     assert [bool(addresses) for addresses in heard.values()].count(True) == 2, (
         "gloo listens, torchrun does not"
     )
