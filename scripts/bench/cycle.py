@@ -95,15 +95,16 @@ def main() -> None:
     parser.add_argument("--seq-len", type=int, default=256)
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
     parser.add_argument("--data", default="data", help="where the demo suite is, or is prepared")
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
     args = parser.parse_args()
-    found: dict[str, list[float]] = {"btm run": [], **{name: [] for name in CONTENDERS}}
+    found: dict[str, list[float]] = {"btm run": [], **{name: [] for name in args.contenders}}
     for turn in range(args.rounds):
         with tempfile.TemporaryDirectory() as folder:
             words, config = begin(Path(folder), args)
             seconds, wanted = ours(words, config)
             found["btm run"].append(seconds)
             print(f"round {turn + 1}: btm run {seconds:.1f} s", flush=True)
-            for name in CONTENDERS:
+            for name in args.contenders:
                 seconds, losses = theirs(name, Path(folder), config, args)
                 off = max(abs(a - b) for a, b in zip(losses, wanted, strict=True))
                 found[name].append(seconds)
