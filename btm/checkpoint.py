@@ -121,9 +121,8 @@ def _write(file: Path, tensors: "dict[str, Tensor]") -> None:
 
     entries: dict[str, Any] = {}
     end = 0
-    ordered = sorted(
-        tensors.items(), key=lambda item: (-item[1].element_size(), item[0])
-    )  # aligned by their sizes
+    # The largest elements first, so that all are aligned.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     for name, tensor in ordered:
         begin, end = end, end + tensor.numel() * tensor.element_size()
         entries[name] = {

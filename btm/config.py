@@ -66,9 +66,7 @@ class TrainerConfig:
     carry: str = "auto"  # continue the parent's optimizer and schedule | start fresh | auto
     precision: str = "auto"  # auto | fp32 | bf16 (autocast; weights stay float32)
     device: str = "auto"  # auto | cpu | cuda | cuda:1 …
-    parallel: str = (
-        "ddp"  # of cluster.*.gpus_per_expert processes each holds a whole model | fsdp: a share of it
-    )
+    parallel: str = "ddp"  # each of cluster.*.gpus_per_expert processes holds a model | fsdp: a share of it
     threads: int = 0  # CPU threads, of all processes together; 0: as torch finds them
     seed: int = 0  # of initialisation and data order
     valid_every: int = 0  # steps between validations; 0: at the end only

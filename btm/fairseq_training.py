@@ -6,7 +6,6 @@ What fairseq saves is moved out of its reach, synced and published like a checkp
 far a branch has come need not know who trains it. All else it writes lies in a scratch folder.
 """
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
@@ -34,7 +33,6 @@ from btm.schedule import Schedule
 
 FILE = "fairseq.pt"  # in a checkpoint's folder
 LOG = "fairseq.log"  # in the branch's, while it is in the making
-_KEPT = 2  # checkpoints
 Reads = Callable[[Path], theirs.Checkpoint]
 _COPIES = 5  # of parameters and moments on disk at most: these, and three that fairseq has a hand in
 
@@ -134,7 +132,7 @@ def _read(path: Path, *, legacy: bool) -> theirs.Checkpoint:
 
 def _place(folder: Path, step: int) -> Path:
     """Return where the checkpoint of `step` is."""
-    return folder / f"checkpoint-{step:08d}" / FILE
+    return checkpoint.place(folder, step) / FILE
 
 
 def _begin(
@@ -237,9 +235,8 @@ def _keep(saved: process.Saved, folder: Path, state: dict[str, Any], reads: Read
     state = state | {"step": step}
     with suppress(FileExistsError), durable.publish_folder(_place(folder, step).parent) as scratch:
         taken.rename(scratch / FILE)
-        (scratch / "state.json").write_text(json.dumps(state, indent=1, allow_nan=False))
-    for older in sorted(folder.glob("checkpoint-*"))[:-_KEPT]:
-        durable.remove_folder(older)
+        checkpoint.write_state(scratch, state)
+    checkpoint.prune(folder)
     return state
 
 

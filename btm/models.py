@@ -207,6 +207,17 @@ def load_trainable(folder: Path, device: str) -> "PreTrainedModel":
     return load_model(folder, pick_device(device), dtype=torch.float32).train()
 
 
+def decoder_layers(model: "torch.nn.Module") -> "list[torch.nn.Module]":
+    """Return what a model is a stack of: the modules it says not to split, or else its longest list of one class."""
+    from torch import nn
+
+    whole = set(getattr(model, "_no_split_modules", None) or ())
+    named = [module for module in model.modules() if type(module).__name__ in whole]
+    lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
+    alike = [layers for layers in lists if len({type(layer) for layer in layers}) == 1]
+    return named or max(alike, key=len, default=[])
+
+
 def checkpoint_gradients(model: "PreTrainedModel") -> None:
     """Let a model keep the inputs of its layers alone, and compute the rest again in the backward pass.
 

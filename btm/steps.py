@@ -55,9 +55,8 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
         model = model or _new_model(config, suite)
         forest.root_branch(name, domains, model)
     del model
-    train(
-        replace(config, trainer=replace(config.trainer, delta_density=1.0)), name, reporter
-    )  # it has no parents
+    dense = replace(config.trainer, delta_density=1.0)  # it has no parents
+    train(replace(config, trainer=dense), name, reporter)
     return merge(config, name, reporter)
 
 

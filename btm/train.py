@@ -41,9 +41,8 @@ class TrainingStoppedError(Exception):
 
 
 Pulse = Callable[[int], bool]  # told of every step; returns whether the training should stop
-OfTargets = Callable[
-    ["Tensor", "Tensor"], "Tensor"
-]  # inputs and targets (rows, tokens): log p of each, or a mean
+# Of inputs and targets (rows, tokens): log p of each, or a mean.
+OfTargets = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
 def train(
@@ -248,6 +247,7 @@ def loop(
         "exact": state["exact"],
         "notes": [
             *state["notes"],
+            *layers.notes,
             *([] if trainer.optimizer == "adamw" else [f"{trainer.optimizer}: {size}"]),
         ],
         "optimizer": asdict(size),

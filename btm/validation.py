@@ -260,6 +260,7 @@ def _validate_processes(config: "Config", verb: str) -> None:
     alone = {
         f"trainer.delta_density={trainer.delta_density}": verb == "train" and trainer.delta_density < 1,
         f"trainer.offload={trainer.offload}": trainer.offload,
+        f"trainer.backend={trainer.backend}": trainer.backend != "btm",
         f"trainer.optimizer={trainer.optimizer} with trainer.parallel=fsdp": trainer.parallel == "fsdp"
         and trainer.optimizer != "adamw",
         f"trainer.device={trainer.device}": trainer.device not in ("auto", "cpu", "cuda"),

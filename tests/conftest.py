@@ -33,6 +33,14 @@ def two_threads():
     torch.set_num_threads(2)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def threads_as_before():
+    """What a module trains in this process has its trainer.threads set for the whole of it."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def ctrl_c_is_heard():
     """A shell that starts the tests in the background has them, and all they start, ignore Ctrl-C."""

@@ -170,10 +170,8 @@ def _kept_tokenizer(config: DataConfig, folder: Path) -> str | None:
     remedy = "a suite keeps its tokenizer: use another data.name, or leave data.tokenizer as it was"
     if asked and asked not in (kept, origin.get("copied", {}).get("sha256")):
         raise UserError(f"{folder} has another tokenizer than data.tokenizer={config.tokenizer}; {remedy}")
-    defaults = {
-        "vocab_size": config.vocab_size,
-        "special_tokens": "endoftext",
-    }  # older ones tell no special_tokens
+    # Older ones tell no special_tokens.
+    defaults = {"vocab_size": config.vocab_size, "special_tokens": "endoftext"}
     for key, before in (defaults | origin["trained"] if "trained" in origin and not asked else {}).items():
         if before != getattr(config, key):
             raise UserError(

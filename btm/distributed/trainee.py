@@ -43,6 +43,7 @@ class Replica(training.Trainee):
     whole: Any = field(init=False)
 
     may_compile: ClassVar[bool] = False
+    has_head: ClassVar[bool] = True  # whole: the loss without logits reads its weights itself
     loaded_on: ClassVar[str | None] = None  # null: its device
     name: ClassVar[str] = "ddp"
 
@@ -63,10 +64,6 @@ class Replica(training.Trainee):
         self.whole(models.mean_nll, tokens[:, :-1], tokens[:, 1:]).backward()
         self.model.zero_grad(set_to_none=True)
 
-    def logp(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Return log p(target | inputs so far) of these rows, outside of training: there is nothing to sum."""
-        return super().logp(inputs, targets)
-
     def backward(self, step: int, trainer: TrainerConfig, precision: str) -> float:
         """Add the gradient of a step's loss, summed over processes; return the loss of all its rows.
 
@@ -75,13 +72,9 @@ class Replica(training.Trainee):
         torch.manual_seed(torch.initial_seed() + (self.rank << 56))
         tokens = self.batches.batch(step)
         rows = tokens.reshape(self.size, -1, tokens.shape[-1])[self.rank]
-        nll = partial(self.whole, self.loss(trainer))
+        nll = partial(self.whole, kernels.loss.chosen(trainer.kernels and self.has_head))
         loss = training.backward(self.model, rows, trainer, precision, nll, self.sum_gradients)
         return _sum(loss) / self.size
-
-    def loss(self, trainer: TrainerConfig) -> Callable[..., Tensor]:
-        """Return what gives the mean loss of a model."""
-        return kernels.loss.chosen(trainer.kernels)
 
     def sum_gradients(self, now: bool) -> None:
         """Say whether the next backward pass sums gradients over processes, or adds to what is here."""
@@ -150,6 +143,7 @@ class Replica(training.Trainee):
 class Share(Replica):
     """A share of the model, whose layers are put together while they are needed."""
 
+    has_head: ClassVar[bool] = False
     loaded_on: ClassVar[str | None] = "cpu"  # it is moved and shared out layer by layer
     name: ClassVar[str] = "fsdp"
 
@@ -159,7 +153,7 @@ class Share(Replica):
         from torch.distributed.fsdp import fully_shard
 
         mesh = init_device_mesh(torch.device(self.device).type, (self.size,))
-        for layer in layers(self.model):
+        for layer in models.decoder_layers(self.model):
             fully_shard(layer, mesh=mesh)
         self.whole = fully_shard(_Loss(self.model), mesh=mesh)
 
@@ -168,10 +162,6 @@ class Share(Replica):
         found = self.whole(models.token_logp, inputs, targets)
         self.whole.reshard()  # else a backward pass does that, and there is none
         return found
-
-    def loss(self, trainer: TrainerConfig) -> Callable[..., Tensor]:
-        """Return the plain loss: the other one reads the output layer's weights itself, which are shared out."""
-        return models.mean_nll
 
     def sum_gradients(self, now: bool) -> None:
         """Say whether the next backward pass sums gradients over processes, or adds to what is here."""
@@ -189,14 +179,6 @@ class Share(Replica):
 
 
 KINDS: dict[str, type[Replica]] = {kind.name: kind for kind in (Replica, Share)}
-
-
-def layers(model: nn.Module) -> list[nn.Module]:
-    """Return what a model is a stack of: the modules it says not to split, or else those of its longest list."""
-    whole = set(getattr(model, "_no_split_modules", None) or ())
-    named = [module for module in model.modules() if type(module).__name__ in whole]
-    lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return named or max(lists, key=len, default=[])
 
 
 def wait_for_all() -> None:

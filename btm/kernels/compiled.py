@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from btm import models
 from btm.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-COST = 45.0  # seconds that compiling takes at first
+COST = 45.0  # seconds that compiling is taken to cost
 SAVED = 0.08  # of a step, about, where compiling helps on a CPU (docs/performance.md)
 _TIMED = 3  # steps
 
@@ -38,10 +39,10 @@ class Layers:
     ) -> None:
         """`left` steps are to come; `trial` runs a step forward and backward, and may leave gradients.
 
-        Raises `UserError` if the layers are to be compiled and cannot be.
+        Raises `UserError` if the layers are always to be compiled and cannot be.
         """
         self.model, self.left, self.trial = model, left, trial
-        self.layers = decoder_layers(model)
+        self.layers = models.decoder_layers(model)
         self.state: bool | None = {"always": True, "never": False}.get(how, state)
         self._eager: list[float] = []
         self._compiled: list[float] = []
@@ -50,7 +51,14 @@ class Layers:
         if not self.layers or (self.state is None and not possible(model)):
             self.state = False
         if self.state and left and not self._compile():
-            raise UserError(f"trainer.compile={how}: {self.note}; trainer.compile=never does without")
+            if how == "always":
+                raise UserError(f"trainer.compile=always: {self.note}; trainer.compile=never does without")
+            self.state = False  # it was begun where they could be
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what a card should say: that they are compiled, or why they could not be."""
+        return ["its layers were compiled by torch"] if self.state else [self.note] if self.note else []
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -109,15 +117,8 @@ class Layers:
                 layer.forward = forward
 
 
-def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """Return the layers that a model is stacked of: its longest list of modules of one class."""
-    lists = [list(m) for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m)]
-    alike = [layers for layers in lists if len({type(layer) for layer in layers}) == 1]
-    return max(alike, key=len, default=[])
-
-
 def possible(model: "PreTrainedModel") -> bool:
-    """Tell whether compiling may be tried: on CPUs it needs a C++ compiler."""
+    """Tell whether compiling may be tried: on CPUs it needs a C++ compiler. It was never run on a GPU."""
     if model.device.type == "cpu":
         return shutil.which(os.environ.get("CXX", "g++")) is not None
     return model.device.type == "cuda"

@@ -18,9 +18,7 @@ from btm import models
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CHUNK_BYTES = (
-    2**26
-)  # of the logits that stand in memory at once; fewer make every weight's gradient be added more often
+CHUNK_BYTES = 2**26  # of logits that stand in memory at once; with fewer, gradients are added more often
 ROWS = 2**19  # elements that are exponentiated at a time, in float32: what a core's cache holds
 _FITS: "WeakKeyDictionary[torch.nn.Module, bool]" = WeakKeyDictionary()
 

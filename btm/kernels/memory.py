@@ -1,7 +1,7 @@
 """Memory that a training step frees is what the next one needs: the process keeps it.
 
-glibc gives every array beyond 32 MB back to the kernel, which hands it out again page by page, each zeroed: up to a
-fifth of a small model's step on a CPU.
+glibc gives every array beyond 32 MB back to the kernel, which hands it out again page by page, each zeroed; a small
+model's step on a CPU spends much of its time on that.
 """
 
 import ctypes

@@ -1,7 +1,7 @@
 """An expert trained by fairseq and by btm's own loop: the same verb, model, text, settings, precision and threads.
 
     scripts/fairseq
-    python scripts/bench/fairseq.py --python .venv-fairseq/bin/python --steps 24 --rounds 2
+    python scripts/bench/fairseq.py --python .venv-fairseq/bin/python --steps 60 --rounds 2
 
 A BioGPT of 5 M parameters (fairseq's transformer_lm_gpt3), float32, as fairseq has no bfloat16 on CPUs; by turns. Time
 is that between the first lines of metrics.jsonl and the last, so neither's start counts. The two cut the text at other
@@ -58,7 +58,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--python", required=True, help="the interpreter that has fairseq")
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--domain", default="bible")

@@ -28,6 +28,7 @@ REFUSED = {
         {"gpus_per_expert": 4},
         {},
     ),
+    "does not go with trainer.backend=fairseq": ({"backend": "fairseq"}, {"gpus_per_expert": 4}, {}),
     "does not go with trainer.optimizer=adamw8bit with trainer.parallel=fsdp": (
         {"optimizer": "adamw8bit", "parallel": "fsdp"},
         {"gpus_per_expert": 4},

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from btm import checkpoint, models, optimizers, sharded, steps, train
 from btm.config import ModelConfig, TrainerConfig
 from btm.data.batches import Batches, windows
-from btm.distributed.trainee import KINDS, layers
+from btm.distributed.trainee import KINDS
 from btm.errors import UserError
 from btm.schedule import Schedule
 
@@ -166,7 +166,7 @@ def test_a_damaged_share_is_told_with_its_remedy(group, folder, batches):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_layer_is_shared_out(name):
     config = models.make_config(ModelConfig(config={"model_type": name, **ARCHITECTURES[name]}), 64, 0)
-    found = layers(models.new_model(config, 0))
+    found = models.decoder_layers(models.new_model(config, 0))
     assert len(found) == 3 and len({type(layer) for layer in found}) == 1
 
 

@@ -27,17 +27,8 @@ from btm.score import mean_nats
 from btm.train import TrainingFailedError, TrainingStoppedError
 
 STEPS = 14
-pytestmark = pytest.mark.timeout(
-    1200
-)  # fairseq takes seconds to start, minutes on a busy machine, nine times
-
-
-@pytest.fixture(autouse=True, scope="module")
-def threads_as_before():
-    """trainer.threads is the whole process's."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+# fairseq takes seconds to start, minutes on a busy machine, nine times.
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,6 @@ MODELS = [(name, torch.float32) for name in ("llama", "gpt2", "gpt_neox", "opt",
 MODELS += [("llama", torch.bfloat16), ("gpt2", torch.float16)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def threads_as_before():
-    """trainer.threads is the whole process's."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def words(texts, tmp_path_factory):
     """Overrides: a prepared suite, and a short training."""

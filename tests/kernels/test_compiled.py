@@ -4,13 +4,14 @@ import json
 import os
 import shutil
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from btm import checkpoint, steps
+from btm import checkpoint, models, steps
 from btm.cli import compose
 from btm.errors import UserError
 from btm.forest import Forest
@@ -43,7 +44,7 @@ def layers(made, how="auto", *, left=1000, state=None, trial=None):
 
 
 def is_compiled(made):
-    return ["forward" in vars(layer) for layer in compiled.decoder_layers(made)]
+    return ["forward" in vars(layer) for layer in models.decoder_layers(made)]
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
@@ -65,7 +66,7 @@ def test_gives_the_same_logits_and_leaves_no_trace(kind):
 def paced(monkeypatch, seconds):
     """Let the clock that times steps go as `seconds` says, a step after another."""
     ticks = iter([t for each in seconds for t in (0.0, each)])
-    monkeypatch.setattr(compiled.time, "monotonic", lambda: next(ticks))
+    monkeypatch.setattr(compiled, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
 
 
 @pytest.mark.parametrize(
@@ -102,6 +103,9 @@ def test_without_a_compiler_auto_does_without_and_always_says_so(monkeypatch):
     with pytest.raises(UserError, match=r"trainer.compile=always.*\(no compiler\); trainer.compile=never"):
         layers(made := model(), "always", trial=fails)
     assert is_compiled(made) == [False, False]
+    begun_elsewhere = layers(made, state=True, trial=fails)  # auto, where they could be compiled
+    assert begun_elsewhere.state is False and is_compiled(made) == [False, False]
+    assert begun_elsewhere.notes == ["torch cannot compile this model here (no compiler)"]
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert layers(model()).state is False
 
@@ -121,7 +125,7 @@ def test_a_training_resumes_bit_for_bit(workspace, grown, tmp_path):
     shutil.rmtree(checkpoint.latest(branch))
     assert checkpoint.read_state(checkpoint.latest(branch))["compiled"] is True
     result = steps.train(compose([*words, f"forest={roots[1]}", "trainer.compile=auto"]), "again").result
-    assert result["exact"], result["notes"]
+    assert result["exact"] and "its layers were compiled by torch" in result["notes"]
     weights = [load_file(Forest(root).get_branch("again").path / "model.safetensors") for root in roots]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
