@@ -267,13 +267,16 @@ def test_a_worker_that_slurm_lost_and_its_double_register_one_expert(slurm, smal
     finish(btm("run", *words, "--detach"))
     until(lambda: steps_done(forest, "bible") > 5, 120)
     orphan = sign_of_life(forest, "train-bible")["pid"]
+    os.kill(orphan, signal.SIGSTOP)  # it may be seconds from its end
     (job,) = queued(forest, "RUNNING")
     daemons = f"slurmstepd: [{job.partition('_')[0]}."
     # One for the batch script, one for its step; what they fork bears their name until it runs what it is for.
     until(lambda: len(processes(daemons)) == 2)
-    for daemon in processes(daemons):
+    found = processes(daemons)
+    os.kill(orphan, signal.SIGCONT)  # the kernel hangs up on what is stopped and loses its parent
+    for daemon in found:
         os.kill(daemon, signal.SIGKILL)
-    until(lambda: not processes(daemons))  # else the kernel would hang up on what is stopped
+    until(lambda: not processes(daemons))
     os.kill(orphan, signal.SIGSTOP)  # so that it still works when its double begins
     log = Records(forest).log("train-bible", 1)
     until(lambda: "is at work in another process" in log.read_text(), 200)  # Slurm looks once a minute

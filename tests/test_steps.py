@@ -362,7 +362,7 @@ def test_a_long_average_and_a_branch_show_that_they_live(copy, monkeypatch):
         def alive(self):
             self.signs += 1
 
-    monkeypatch.setattr("btm.average.stream._PULSE", 1e-4)  # these are made in less than the usual second
+    monkeypatch.setattr("btm.average.stream._PULSE", 0.0)  # these are made in less than the usual second
     watcher = Watcher()
     config = copy("average.name=live", "branch=uniform")
     steps.average(config, watcher)
