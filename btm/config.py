@@ -57,8 +57,9 @@ class TrainerConfig:
     gradient_checkpointing: bool = False  # activations are computed again in the backward pass, not kept
     lr: float = 5e-4
     warmup: float = 0.08  # fraction of the steps of the schedule
-    decay: str = "cosine"  # constant | cosine | linear | polynomial
+    decay: str = "cosine"  # constant | cosine | linear | polynomial | wsd: constant, then linear
     decay_power: float = 1.0  # of polynomial
+    decay_share: float = 0.1  # of wsd: fraction of the steps of the schedule that are linear
     final_lr: float = 0.1  # fraction of lr at the end of the schedule
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     weight_decay: float = 0.1

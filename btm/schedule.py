@@ -10,6 +10,9 @@ from btm.config import TrainerConfig
 class Schedule:
     """Warm-up, then decay, over `horizon` steps, of which a training runs from step `offset` on.
 
+    Under `wsd` (warm-up, stable, decay: MiniCPM, arXiv 2404.06395) the rate falls in the last `share` of them only, so
+    that experts which continue it begin from a seed whose rate has hardly fallen.
+
     A fresh schedule has offset 0 and its own steps as horizon. One that continues a seed phase has the
     seed's steps as offset and both phases' steps as horizon, as in the BTM paper (section 3.1).
     """
@@ -20,6 +23,7 @@ class Schedule:
     warmup_steps: int = 0
     decay: str = "cosine"
     power: float = 1.0
+    share: float = 0.1
     final: float = 0.1
 
     @classmethod
@@ -34,6 +38,7 @@ class Schedule:
             warmup_steps=round(trainer.warmup * horizon),
             decay=trainer.decay,
             power=trainer.decay_power,
+            share=trainer.decay_share,
             final=trainer.final_lr,
         )
 
@@ -48,5 +53,6 @@ class Schedule:
             "cosine": 0.5 * (1 - math.cos(math.pi * remaining)),
             "linear": remaining,
             "polynomial": remaining**self.power,
+            "wsd": min(1.0, (self.horizon - position) / (self.share * self.horizon)),
         }[self.decay]
         return self.peak * (self.final + (1 - self.final) * shape)

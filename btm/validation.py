@@ -170,6 +170,7 @@ def _validate_numbers(config: "Config") -> None:
     require(
         0 < trainer.decay_power < 1000, "trainer.decay_power", trainer.decay_power, "wanted a positive number"
     )
+    require(0 < trainer.decay_share <= 1, "trainer.decay_share", trainer.decay_share, "wanted (0, 1]")
     require(trainer.threads <= 1024, "trainer.threads", trainer.threads, "wanted at most 1,024, or 0")
     check_cluster(config.cluster)
     require(trainer.seq_len >= 2, "trainer.seq_len", trainer.seq_len, "wanted 2 or more")

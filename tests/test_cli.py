@@ -204,6 +204,7 @@ BAD_INPUT = {
     "another's device": (["seed", "forest=NEW", "trainer.device=mps"], "trainer.device=cpu"),
     "a huge seed": (["ls", "trainer.seed=99999999999999999999"], "wanted 0 to 2³² - 1"),
     "a negative power": (["ls", "trainer.decay_power=-1"], "wanted a positive number"),
+    "a decay of no steps": (["ls", "trainer.decay_share=0"], "wanted (0, 1]"),
     "thousands of threads": (["ls", "trainer.threads=100000"], "at most 1,024"),
     "a weight that forgets all": (["ls", "ensemble.beta=0"], "wanted (0, 1]"),
     "GPUs below zero": (["ls", "cluster.train.gpus=-1"], "cluster.train.gpus=-1: wanted 0 or more"),

@@ -224,15 +224,19 @@ def test_a_branch_from_several_parents_cannot_continue(copy):
         steps.train(config, "one")
 
 
-@pytest.mark.parametrize("decay", ["constant", "cosine", "linear", "polynomial"])
+@pytest.mark.parametrize("decay", ["constant", "cosine", "linear", "polynomial", "wsd"])
 def test_schedules_warm_up_and_end_where_they_should(decay):
-    trainer = TrainerConfig(lr=1.0, warmup=0.1, decay=decay, decay_power=2.0, final_lr=0.1)
+    trainer = TrainerConfig(lr=1.0, warmup=0.1, decay=decay, decay_power=2.0, decay_share=0.2, final_lr=0.1)
     rates = [schedule.Schedule.of(trainer, horizon=100).lr(step) for step in range(101)]
     assert rates[:10] == pytest.approx(np.arange(1, 11) / 10)
     assert rates[100] == pytest.approx(1.0 if decay == "constant" else 0.1)
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
-    middle = {"constant": 1.0, "cosine": 0.55, "linear": 0.55, "polynomial": 0.1 + 0.9 * 0.25}[decay]
+    middle = {"constant": 1.0, "cosine": 0.55, "linear": 0.55, "polynomial": 0.1 + 0.9 * 0.25, "wsd": 1.0}[
+        decay
+    ]
     assert rates[55] == pytest.approx(middle)
+    if decay == "wsd":
+        assert rates[80:91:5] == pytest.approx([1.0, 0.775, 0.55])
 
 
 def test_a_continued_schedule_is_the_rest_of_the_whole():

@@ -119,6 +119,10 @@ def options(
         raise UserError(
             "trainer.backend=fairseq: it cannot go on with a schedule that another training began"
         )
+    if schedule.decay == "wsd":
+        raise UserError(
+            "trainer.decay=wsd: no schedule of fairseq is constant, then a line; give linear or another"
+        )
     micro = trainer.micro_batch_size or trainer.batch_size
     if trainer.batch_size % micro:
         raise UserError(

@@ -77,6 +77,8 @@ def test_what_it_cannot_do_is_refused():
         told(batch_size=10, micro_batch_size=4)
     with pytest.raises(UserError, match="in bfloat16 on GPUs alone"):
         told(precision="bf16")
+    with pytest.raises(UserError, match="no schedule of fairseq is constant, then a line"):
+        told(decay="wsd")
     continued = Schedule.of(TrainerConfig(), horizon=10, offset=5)
     with pytest.raises(UserError, match="a schedule that another training began"):
         options(MODEL, TrainerConfig(), continued, 5, "cpu")
