@@ -40,7 +40,7 @@ class Card:
     sha256: str  # of the weights
     tokenizer_sha256: str
     parents: dict[str, Parent] = field(default_factory=dict)
-    branch_method: str = "none"  # copy, uniform, argmax, posterior, weights; none: a root
+    branch_method: str = "none"  # copy, uniform, argmax, posterior, token, weights; none: a root
     recipe: dict[str, Any] = field(default_factory=dict)  # of an average: how, where not linear
     estimator: str = ""  # how the parents' weights were found
     delta: dict[str, Any] = field(default_factory=dict)  # of a sparse expert: density, budget, nonzeros, …

@@ -1,6 +1,6 @@
 """The words that settings choose from."""
 
-BRANCH_METHODS = ("copy", "uniform", "argmax", "posterior")
+BRANCH_METHODS = ("copy", "uniform", "argmax", "posterior", "token")
 AVERAGE_METHODS = (
     "linear",
     "slerp",
@@ -16,7 +16,7 @@ AVERAGE_METHODS = (
 ACCUMULATE = ("float32", "float64")
 DTYPES = ("fp32", "bf16", "fp16")
 RESCALE = ("density", "l1", "none")
-AVERAGE_WEIGHTS = ("uniform", "argmax", "posterior")
+AVERAGE_WEIGHTS = ("uniform", "argmax", "posterior", "token")
 RULES = ("bayes", "simple", "last_token", "fixed_share", "tracking", "gated")
 FITS = ("domain", "forest")
 PRIORS = ("uniform", "updating", "cached", "em", "token")

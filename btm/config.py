@@ -235,7 +235,7 @@ class PaperConfig:
     baselines: list[str] = field(default_factory=list)  # under every seed
     extra_baselines: list[str] = field(default_factory=list)  # under the first seed
     added: list[str] = field(default_factory=list)  # domains of a second round, under the first seed
-    schemes: list[str] = field(default_factory=list)  # of these: copy | uniform | argmax | posterior
+    schemes: list[str] = field(default_factory=list)  # of these: copy | uniform | argmax | posterior | token
     resamples: int = 2000  # of the bootstrap
     parallel: int = 0  # studies at once, one thread each; 0: one a core
 
@@ -324,8 +324,8 @@ class Config:
     against: str | None = None  # of diff: another ELM or an average; null: what the expert began with
     domain: str | None = None  # its domain; null: the expert's name
     prompt: str | None = None  # of generate, taken as it is: it needs no quotes but the shell's
-    branch: str = "posterior"  # copy | uniform | argmax | posterior
-    weights: Any = None  # {elm: weight} for branch; also uniform | argmax | posterior for average
+    branch: str = "posterior"  # copy | uniform | argmax | posterior | token
+    weights: Any = None  # {elm: weight} for branch; for average also uniform | argmax | posterior | token
     parent: str | None = None  # of branch=copy; null: the seed. Of import: what the model was trained from
     format: str = "hf"  # hf | mergekit | fairseq | delta | delta8: of what is imported or exported
     to: str | None = None  # the folder, or the file, that export writes

@@ -30,7 +30,8 @@ def domain_weights(
     """Return {ELM: weight} for parameters meant for `domain`, and the estimator they came from.
 
     posterior: the prior fitted on the domain's valid split (BTM, section 2.3: its best); argmax: its
-    likeliest expert alone; uniform: all alike.
+    likeliest expert alone; token: what each is worth in a plain mixture of that split's tokens
+    (`posterior.token_prior`), which leaves some weight to the others; uniform: all alike.
     """
     names = [elm.name for elm in candidates]
     if method == "uniform" or len(names) == 1:
@@ -38,7 +39,8 @@ def domain_weights(
     valid = suite.shard(domain, "valid")
     for elm in candidates:
         score_missing(config, forest, elm.path, elm.card.sha256, [valid], reporter)
-    fitted = config.ensemble if config.ensemble.prior == "em" else replace(config.ensemble, prior="cached")
+    kind = "token" if method == "token" else "em" if config.ensemble.prior == "em" else "cached"
+    fitted = replace(config.ensemble, prior=kind)
     prior = np.exp(evaluate.fit_prior(stack(scores_of(config, forest), valid, candidates), fitted))
     estimator = f"{fitted.prior} prior on {domain}/valid ({valid.sha256[:16]})"
     if method == "argmax":

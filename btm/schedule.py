@@ -23,8 +23,8 @@ class Schedule:
     warmup_steps: int = 0
     decay: str = "cosine"
     power: float = 1.0
-    share: float = 0.1
     final: float = 0.1
+    share: float | None = None  # None but under wsd, so that what was begun before that was there goes on
 
     @classmethod
     def of(
@@ -38,8 +38,8 @@ class Schedule:
             warmup_steps=round(trainer.warmup * horizon),
             decay=trainer.decay,
             power=trainer.decay_power,
-            share=trainer.decay_share,
             final=trainer.final_lr,
+            share=trainer.decay_share if trainer.decay == "wsd" else None,
         )
 
     def lr(self, step: int) -> float:
@@ -53,6 +53,6 @@ class Schedule:
             "cosine": 0.5 * (1 - math.cos(math.pi * remaining)),
             "linear": remaining,
             "polynomial": remaining**self.power,
-            "wsd": min(1.0, (self.horizon - position) / (self.share * self.horizon)),
+            "wsd": min(1.0, (self.horizon - position) / ((self.share or 1.0) * self.horizon)),
         }[self.decay]
         return self.peak * (self.final + (1 - self.final) * shape)

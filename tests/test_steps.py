@@ -96,6 +96,12 @@ def test_posterior_weights_are_the_cached_prior(grown, forest):
         assert weight == pytest.approx(prior[["bible", "code_python"].index(name)])
     assert forest["speeches"].card.parents.keys() == made.keys()
 
+    made, estimator = steps.ensemble.domain_weights(config, forest, suite, "speeches", experts, "token")
+    assert estimator.startswith("token prior on speeches/valid")
+    wanted = np.exp(posterior.token_prior(logp_EST[:, :100]))
+    kept = wanted >= steps.ensemble.NEGLIGIBLE
+    assert list(made.values()) == pytest.approx(wanted[kept])
+
 
 @pytest.mark.parametrize(
     ("overrides", "parents"),

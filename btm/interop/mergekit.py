@@ -9,11 +9,12 @@ from typing import Any
 
 from btm import weights
 from btm.card import Card
+from btm.choices import AVERAGE_WEIGHTS
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.models import DTYPES
 
-_USED = ("weights", "uniform", "argmax", "posterior", "greedy_soup")  # how the weights were found
+_USED = ("weights", *AVERAGE_WEIGHTS, "greedy_soup")  # how the weights were found
 # What mergekit calls a setting, and which methods it has: what is drawn by chance cannot be drawn again there.
 _SHARED = {"scale": "lambda", "t": "t"}
 _OWN = {"density": "density", "gamma": "gamma"}

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import warnings
+from itertools import product
 from pathlib import Path
 
 from btm import averages, baselines, durable, ensemble, steps
@@ -16,6 +17,8 @@ from btm.forest import Forest
 from btm.paper.studies import FOREST
 from btm.report import ConsoleReporter, Reporter
 from btm.train import TrainingStoppedError
+
+AVERAGED = ("posterior", "token")  # ways to weigh the experts for a domain, of which averages are made
 
 
 class _Stoppable(ConsoleReporter):
@@ -64,21 +67,21 @@ def begin_with(source: Path, target: Path) -> None:
         (folder / "forest.json").write_bytes((source / "forest.json").read_bytes())
 
 
-def average_name(domain: str) -> str:
-    """Return what the average meant for a domain is called."""
-    return f"posterior-{domain}"
+def average_name(how: str, domain: str) -> str:
+    """Return what the average meant for a domain is called, whose weights were found by `how`."""
+    return f"{how}-{domain}"
 
 
 def score_averages(config: Config, reporter: Reporter) -> None:
-    """Average the experts uniformly, and by the posterior of every domain; score each where it is meant for."""
+    """Average the experts uniformly, and for every domain by `AVERAGED`; score each where it is meant for."""
     forest, suite = Forest(config.forest_root), steps.open_suite(config)
     experts = forest.experts()
     shards = {domain: suite.shard(domain, config.eval.split) for domain in suite.domains()}
     uniform = averages.publish(forest, "uniform", {elm.name: 1.0 for elm in experts}, method="uniform")
     _score(config, forest, uniform, list(shards.values()), reporter)
-    for domain, shard in shards.items():
-        weights, _ = ensemble.domain_weights(config, forest, suite, domain, experts, "posterior", reporter)
-        folder = averages.publish(forest, average_name(domain), weights, method="posterior")
+    for how, (domain, shard) in product(AVERAGED, shards.items()):
+        weights, _ = ensemble.domain_weights(config, forest, suite, domain, experts, how, reporter)
+        folder = averages.publish(forest, average_name(how, domain), weights, method=how)
         _score(config, forest, folder, [shard], reporter)
 
 

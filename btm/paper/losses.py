@@ -17,7 +17,7 @@ from btm.card import Card
 from btm.config import EnsembleConfig
 from btm.data.shards import Shard, Suite
 from btm.forest import ELM, Forest
-from btm.paper.grow import average_name
+from btm.paper.grow import AVERAGED, average_name
 from btm.paper.studies import FOREST, Study
 
 PAPER = "forest: cached prior (paper)"
@@ -116,11 +116,9 @@ def _rows(grown: Grown) -> Iterator[tuple[Row, str, NDArray[np.float64]]]:
             yield Row("seed", "one model", 1), domain, alone(grown, domain, grown.forest[_seed(grown)])
             yield Row("average: uniform", "one model", 1), domain, averaged(grown, domain, "uniform")
             yield Row("average: argmax", "one model", 1), domain, argmax(grown, domain)
-            yield (
-                Row("average: posterior", "one model", 1),
-                domain,
-                averaged(grown, domain, average_name(domain)),
-            )
+            for how in AVERAGED:
+                name = average_name(how, domain)
+                yield Row(f"average: {how}", "one model", 1), domain, averaged(grown, domain, name)
         chosen = rules(grown.study.config.ensemble, len(grown.experts))
     else:
         every = rules(grown.study.config.ensemble, len(grown.experts))

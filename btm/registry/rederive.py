@@ -15,7 +15,7 @@ from typing import Any
 from btm import averages, durable, steps, tombstone
 from btm.card import Card, Parent
 from btm.checks import read_object
-from btm.choices import DELTA_MASKS
+from btm.choices import AVERAGE_WEIGHTS, DELTA_MASKS
 from btm.config import Config
 from btm.errors import UserError
 from btm.forest import Forest
@@ -26,8 +26,7 @@ from btm.tombstone import Heir
 
 PLAN = "plan.json"
 SCHEMA = 1
-_ESTIMATED = ("uniform", "argmax", "posterior")  # the weights of a branch are found anew
-_AVERAGES = ("weights", *_ESTIMATED)  # averages that can be made again of the weights on their card
+_AVERAGES = ("weights", *AVERAGE_WEIGHTS)  # averages that can be made again of the weights on their card
 Row = dict[str, Any]
 
 
@@ -215,7 +214,7 @@ def _settings(config: Config, forest: Forest, old: Old) -> Config:
     density, mask = old.card.delta.get("density"), old.card.delta.get("mask")
     made.trainer.delta_density = density if isinstance(density, float) and 0 < density < 1 else 1.0
     made.trainer.delta_mask = mask if mask in DELTA_MASKS else config.trainer.delta_mask
-    if kept and old.card.branch_method in _ESTIMATED:
+    if kept and old.card.branch_method in AVERAGE_WEIGHTS:
         made.branch, made.weights = old.card.branch_method, None
     elif kept and old.card.branch_method == "copy":
         made.branch, made.parent, made.weights = "copy", next(iter(kept)), None

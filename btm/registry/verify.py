@@ -13,6 +13,7 @@ from pathlib import Path
 from btm import models, sums, tombstone, weights
 from btm.card import Card
 from btm.checks import is_name, read_object
+from btm.choices import BRANCH_METHODS
 from btm.errors import UserError, unknown
 from btm.forest import Forest
 from btm.registry import index
@@ -201,7 +202,7 @@ def _card(look: Look, path: Path, card: Card, remedy: str) -> Iterator[Finding]:
         ours = card.tokenizer_sha256
     if card.tokenizer_sha256 != ours:
         yield Finding(what, "another tokenizer than the forest's", remedy)
-    if card.parents and card.branch_method in ("copy", "uniform", "argmax", "posterior", "weights"):
+    if card.parents and card.branch_method in (*BRANCH_METHODS, "weights"):
         total = sum(parent.weight for parent in card.parents.values())
         if not abs(total - 1) < 1e-6:
             yield Finding(what, f"the weights of its parents add up to {total:g}, not to 1", remedy)

@@ -48,7 +48,7 @@ def seed(config: Config, out: Output) -> None:
 def branch(config: Config, out: Output) -> None:
     """Initialise a new ELM from a weighted average of those in the forest.
 
-    branch=posterior (weights from the domain's valid split), argmax, uniform or copy; or weights='{…}'.
+    branch=posterior (weights from the domain's valid split), token, argmax, uniform or copy; or weights='{…}'.
 
     example: btm branch expert=law weights='{law: 0.7, med: 0.3}' domain=contracts
     """

@@ -29,7 +29,7 @@ def evaluate(config: Config, out: Output) -> None:
 def average(config: Config, out: Output) -> None:
     """Make one deployable model of several, in averages/.
 
-    weights=uniform, argmax or posterior (both with domain=NAME), or weights='{law: 0.7, med: 0.3}'; for some layers
+    weights=uniform; argmax, posterior or token with domain=NAME; or weights='{law: 0.7, med: 0.3}'; for some layers
     others: average.layers='{*.mlp.*: {law: 1.0}}'. How they are put together is average.method: linear,
     task_arithmetic, ties, dare_ties, dare_linear, breadcrumbs, model_stock (these on differences from average.base,
     the seed if it is not given), slerp (from average.base to average.experts), fisher, greedy_soup (with domain=NAME).
