@@ -15,10 +15,9 @@ from btm.data.documents import find
 from btm.data.splits import survey
 from btm.discover.assign import balanced_assignment
 from btm.discover.cluster import balanced_kmeans
-from btm.discover.router import Router
+from btm.discover.router import HOME, Router, name_of
 from btm.errors import UserError
 
-ROUTER = "router"  # the folder beside the domains that holds the router
 _BLOCK = 8_192  # documents that are balanced together when a corpus is streamed
 
 Say = Callable[[str], None]
@@ -49,10 +48,10 @@ def discover(data: DataConfig, config: DiscoverConfig, target: Path, say: Say) -
     router.temperature = config.temperature
     with durable.publish_folder(target) as folder:
         counts = _write(router, documents(), folder, say)
-        (folder / f".{ROUTER}").mkdir()
-        router.save(folder / f".{ROUTER}")
+        (folder / HOME).mkdir()
+        router.save(folder / HOME)
     return [
-        {"domain": _name(k)}
+        {"domain": name_of(k)}
         | {split: int(counts[k, i]) for i, split in enumerate(SPLITS)}
         | {"marked by": router.describe(k)}
         for k in range(config.k)
@@ -78,9 +77,9 @@ def _write(router: Router, documents: Iterator[tuple[str, str]], folder: Path, s
     with ExitStack() as stack:
         files: dict[tuple[int, str], Any] = {}
         for k in range(K):
-            (folder / _name(k)).mkdir()
+            (folder / name_of(k)).mkdir()
             for split in SPLITS:
-                handle = stack.enter_context((folder / _name(k) / f"{split}.jsonl.zst").open("wb"))
+                handle = stack.enter_context((folder / name_of(k) / f"{split}.jsonl.zst").open("wb"))
                 files[k, split] = stack.enter_context(zstandard.ZstdCompressor().stream_writer(handle))
 
         def flush(split: str) -> None:
@@ -107,7 +106,3 @@ def _balanced(router: Router, texts: list[str], so_far_K: np.ndarray) -> list[in
     order = np.argsort(so_far_K, kind="stable")
     scores = router.similarity(router.features(texts))[:, order]
     return [int(order[k]) for k in balanced_assignment(scores)]
-
-
-def _name(k: int) -> str:
-    return f"cluster{k:02}"

@@ -16,6 +16,7 @@ from btm.errors import UserError
 
 Array = NDArray[np.float32]
 
+HOME = ".router"  # the folder beside the domains that holds the router
 CHARS = 5_000  # of a document that are looked at
 _WORD = re.compile(r"\b\w\w+\b")
 _NUMBER = "#number"
@@ -72,6 +73,11 @@ class Router:
         router = cls(terms, idf_V, svd.components_.astype(np.float32), np.zeros((0, width), np.float32))
         return router, router._project(counts_DV)
 
+    @property
+    def domains(self) -> list[str]:
+        """The names of the clusters, as discovery gives them to its domains."""
+        return [name_of(k) for k in range(len(self.centres))]
+
     def features(self, texts: Iterable[str]) -> Array:
         """Return the features of texts, of length 1 each, shape (D, F); all 0 for a text without known words."""
         _require_sklearn()
@@ -124,6 +130,12 @@ class Router:
         V, F = len(made.terms), made.components.shape[0]
         if made.idf.shape != (V,) or made.components.shape != (F, V) or made.centres.shape[1:] != (F,):
             raise UserError(f"{folder}: the router's tensors do not fit each other")
+        if not all(np.isfinite(tensor).all() for tensor in (made.idf, made.components, made.centres)):
+            raise UserError(f"{folder}: the router has a NaN or an infinity")
+        if not isinstance(made.temperature, int | float) or not 0 < made.temperature < np.inf:
+            raise UserError(f"{folder}: the router's temperature is {made.temperature!r}; wanted more than 0")
+        if not len(made.centres) or not all(isinstance(term, str) for term in made.terms):
+            raise UserError(f"{folder}: the router has no clusters, or terms that are no words")
         return made
 
     def describe(self, k: int, count: int = 6) -> str:
@@ -134,6 +146,11 @@ class Router:
     def _project(self, counts_DV: Any) -> Array:
         features = np.asarray(_weigh(counts_DV, self.idf) @ self.components.T)
         return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
+def name_of(k: int) -> str:
+    """Return the name of the domain that cluster `k` becomes."""
+    return f"cluster{k:02}"
 
 
 def _weigh(counts_DV: Any, idf_V: Array) -> Any:
