@@ -53,10 +53,10 @@ def clustered(found, tmp_path_factory):
         "ensemble=router",
         "run.rounds=[]",
         "run.average=false",
-        "seed.steps=40",
-        "trainer.steps=60",
+        "seed.steps=20",
+        "trainer.steps=40",
         "trainer.checkpoint_every=100",
-        "score.max_tokens=6000",
+        "score.max_tokens=4000",
     ]
     config = compose(words)
     return words, config, steps.run(config)

@@ -58,11 +58,11 @@ def test_the_ensemble_beats_the_plain_average(clustered):
     "overrides", [[], ["ensemble.carry=false"], ["ensemble.top_k=2"], ["ensemble.temperature=0.5"]]
 )
 def test_eval_is_the_equation_on_the_text_before_each_token(clustered, overrides):
-    config = compose([*clustered[0], *overrides, "score.max_tokens=700", "eval.name=again"])
+    config = compose([*clustered[0], *overrides, "score.max_tokens=300", "eval.name=again"])
     result = steps.eval_forest(config)
     forest, suite = Forest(config.forest_root), steps.open_suite(config)
     shard = suite.shard("cluster01", "test")
-    tokens, _ = shard.head(700)
+    tokens, _ = shard.head(300)
     ids, members = shard.tokens[:tokens].tolist(), forest.experts()
     router = Router.load(context.find_router(config)[0])
     router.temperature = config.ensemble.temperature or router.temperature
