@@ -20,7 +20,8 @@ Array = NDArray[np.float32]
 HOME = ".router"  # the folder beside the domains that holds the router
 CHARS = 5_000  # of a document that are looked at
 _WORD = re.compile(r"\w\w+")
-_BREAKS = {code: " " for code in range(128) if not (chr(code).isalnum() or chr(code) == "_")}
+# Every byte, but a blank for each that is part of no word of ASCII.
+_BREAKS = bytes(code if chr(code).isalnum() or code == ord("_") else ord(" ") for code in range(256))
 _NUMBER = "#number"
 _TERMS = 50_000  # of the vocabulary, at most
 _RAREST = 3  # documents that a term must stand in
@@ -36,7 +37,7 @@ def words(text: str) -> list[str]:
 def _spelt(text: str) -> list[str]:
     """Return the same words, numbers as they are written, and maybe single characters among them, but sooner."""
     begun = text[:CHARS].lower()
-    return begun.translate(_BREAKS).split() if begun.isascii() else _WORD.findall(begun)
+    return begun.encode().translate(_BREAKS).decode().split() if begun.isascii() else _WORD.findall(begun)
 
 
 class _Index(dict[str, int]):
@@ -105,7 +106,8 @@ class Router:
         from scipy.sparse import csr_array
 
         number = self._index.__getitem__
-        found = [np.fromiter(map(number, _spelt(text)), np.int32) for text in texts]
+        spelt = map(_spelt, texts)
+        found = [np.fromiter(map(number, each), np.int32, len(each)) for each in spelt]
         known = [terms[terms >= 0] for terms in found]
         if not known:
             return np.zeros((0, len(self.components)), np.float32)

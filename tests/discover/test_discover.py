@@ -42,7 +42,7 @@ def test_clusters_are_balanced_and_are_the_domains(texts, found):
 
 
 def test_blocks_of_a_stream_stay_balanced(texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "_BLOCK", 50)
+    monkeypatch.setattr(corpus, "BLOCK", 50)
     rows = corpus.discover(
         DataConfig(root=str(texts)), DiscoverConfig(k=4, sample=300), tmp_path / "found", lambda text: None
     )
