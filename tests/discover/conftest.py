@@ -56,6 +56,7 @@ def clustered(found, tmp_path_factory):
         "seed.steps=20",
         "trainer.steps=40",
         "trainer.checkpoint_every=100",
+        "trainer.threads=1",
         "score.max_tokens=4000",
     ]
     config = compose(words)
