@@ -142,15 +142,18 @@ class ScoreConfig:
 class EnsembleConfig:
     """How the experts are weighed: a rule (btm/filters.py), its prior, and how many experts are kept."""
 
-    rule: str = "bayes"  # bayes | simple | last_token | fixed_share | tracking | gated (btm/gate)
+    # bayes | simple | last_token | fixed_share | tracking | gated (btm/gate) | router (btm/discover/context.py)
+    rule: str = "bayes"
     alpha: float | None = None  # of tracking and fixed_share: share of the prior in each step; null: fitted
     beta: float | None = None  # of tracking: power of the weights in each step; null: fitted
     gate: list[float] | None = None  # θ of gated: 8 numbers (btm/gate/rule.py); null: fitted
+    router: str | None = None  # what discovery wrote, for the rule router; null: data.root
+    temperature: float | None = None  # of its softmax; null: the router's own
     fit: str = "domain"  # these on the shard's own valid split | forest: once, on the training domains'
     prior: str = "cached"  # uniform | updating | cached | em | token
     carry: bool = False  # a window takes up the belief that the one before it ended with
     decay: float = 0.3  # λ of the moving average behind `cached` and `updating`
-    top_k: int = 0  # experts kept, by prior; 0: all
+    top_k: int = 0  # experts kept, by prior, or by router for each context; 0: all
     experts: list[str] = field(default_factory=list)  # empty: every ELM trained on one domain
     prior_sequences: int = 100  # valid sequences that the prior is fitted on; 0: all
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from btm import evaluate, lease, models, posterior, weights
+from btm import evaluate, lease, ledger, models, posterior, weights
 from btm import score as scoring
 from btm.config import Config, EnsembleConfig
 from btm.data.shards import Shard, Suite
+from btm.discover.context import Route
 from btm.errors import UserError
 from btm.forest import ELM, Branch, Forest
 from btm.report import Reporter, quiet
@@ -56,7 +57,12 @@ def fit_for(
     members: list[ELM],
     reporter: Reporter = quiet,
 ) -> tuple[dict[str, float], EnsembleConfig]:
-    """Return what `ensemble` fits on a domain's valid split: {ELM: prior} of all `members`, and α and β or a gate."""
+    """Return what `ensemble` fits on a domain's valid split: {ELM: prior} of all `members`, and α and β or a gate.
+
+    A router asks for none of these.
+    """
+    if config.ensemble.rule == "router":
+        return {elm.name: 1.0 for elm in members}, config.ensemble
     valid = suite.shard(domain, "valid")
     for elm in members:
         score_missing(config, forest, elm.path, elm.card.sha256, [valid], reporter)
@@ -66,6 +72,13 @@ def fit_for(
     tokens, _ = valid.head(config.score.max_tokens)
     fitted = evaluate.fit_rule([scores_EST], [kept_E], config.ensemble, [tokens], [valid.tokens])
     return {elm.name: float(p) for elm, p in zip(members, np.exp(log_prior_E), strict=True)}, fitted
+
+
+def route(config: Config, forest: Forest, members: list[ELM], eos: int) -> Route | None:
+    """Return the route of the rule `router` for these members, None under another rule."""
+    if config.ensemble.rule != "router":
+        return None
+    return Route.open(config, forest.tokenizer, {elm.name: elm.card.domains for elm in members}, eos)
 
 
 def fit_on_training_domains(
@@ -89,6 +102,18 @@ def fit_on_training_domains(
     tokens = [shard.head(config.score.max_tokens)[0] for shard in shards]
     ids = [np.asarray(shard.tokens) for shard in shards]
     return evaluate.fit_rule(valid, priors, config.ensemble, tokens, ids)
+
+
+def cost(config: Config, elms: list[ELM], members: list[ELM]) -> dict[str, Any]:
+    """Return what training `elms` and predicting with `members` takes, for an evaluation."""
+    card = elms[0].card
+    if card.matrix_parameters:
+        shape = ledger.Shape(card.matrix_parameters, card.attention)
+    else:  # a card from before the ledger
+        shape = ledger.Shape.of_config(models.load_config(elms[0].path))
+    return ledger.entry(
+        [elm.card for elm in elms], [elm.card for elm in members], shape, config.window, config.ensemble.top_k
+    )
 
 
 def check_context(config: Config, model: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ posterior begins anew from the prior, as in the paper, whose blocks are the mode
 it begins with what the window before it ended with.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,12 +18,17 @@ from btm.posterior import Array
 
 ALPHAS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.2)  # tried when α is fitted
 BETAS = (0.8, 0.9, 0.95, 0.98, 1.0)  # tried when β is fitted
+# From a shard's tokens and the length of a window (0: documents alone are contexts) to log w_j,t of consecutive
+# tokens, (E, some): a `btm.discover.context.Route`.
+Route = Callable[[NDArray[Any], int], Iterator[Array]]
 _BLOCK = 1 << 19  # scores that are mixed at once: with their weights, what a cache holds
 _STEP = 2048  # … but at least so many (expert, window) pairs: a step over fewer is all overhead
 
 
 def is_fitted(ensemble: EnsembleConfig) -> bool:
     """Tell whether anything of `ensemble` is fitted on valid splits, so that it may not be measured there."""
+    if ensemble.rule == "router":
+        return False  # its features and centres come from train documents, and it asks no prior
     return ensemble.prior in ("cached", "em", "token") or _is_open(ensemble)
 
 
@@ -34,7 +39,12 @@ def _is_open(ensemble: EnsembleConfig) -> bool:
 
 
 def fit_prior(valid_EST: NDArray[np.float32], ensemble: EnsembleConfig) -> Array:
-    """Return the log prior, shape (E,), that `ensemble` asks for, fitted on valid windows."""
+    """Return the log prior, shape (E,), that `ensemble` asks for, fitted on valid windows.
+
+    Under the rule `router`, which asks none, all experts alike: it keeps its top-k for each context.
+    """
+    if ensemble.rule == "router":
+        return posterior.uniform_prior(len(valid_EST))
     wanted = ensemble.prior_sequences or valid_EST.shape[1]
     sequences_EST = valid_EST[:, :wanted]
     if ensemble.prior == "cached":
@@ -67,12 +77,15 @@ def mix(
     ensemble: EnsembleConfig,
     tokens: int,
     ids_N: NDArray[Any] | None = None,
+    route: Route | None = None,
 ) -> Mixed:
     """Return the ensemble's result on a shard whose first `tokens` scores are real (the rest is padding).
 
-    Experts that the prior leaves out are not read. `ids_N` are the shard's first tokens themselves, which the rule
-    `gated` reads.
+    Experts that the prior leaves out are not read. `ids_N` are the shard's first tokens themselves, which the rules
+    `gated` and `router` read; `route` gives the weights of the latter.
     """
+    if ensemble.rule == "router":
+        return _mix_routed(logp_EST, ensemble, _first(ids_N, tokens), route)
     kept = np.flatnonzero(np.isfinite(log_prior_E))
     if len(kept) < len(logp_EST) and ensemble.prior != "updating":
         mixed = mix(logp_EST[kept], log_prior_E[kept], ensemble, tokens, ids_N)
@@ -111,9 +124,26 @@ def _mix_gated(
     return Mixed(np.concatenate(logp_N), weights_E / len(ids_N))
 
 
+def _mix_routed(
+    logp_EST: NDArray[np.float32], ensemble: EnsembleConfig, ids_N: NDArray[Any], route: Route | None
+) -> Mixed:
+    """Return what `mix` does under the rule `router`: Σ_j w_j,t p_j, whatever the experts' scores were before."""
+    if route is None:
+        raise ValueError("the rule router needs a route")
+    experts, _, window = logp_EST.shape
+    logp_EN = logp_EST.reshape(experts, -1)
+    logp_N, weights_E, start = np.empty(len(ids_N)), np.zeros(experts), 0
+    for weights_EB in route(ids_N, 0 if ensemble.carry else window):
+        stop = start + weights_EB.shape[1]
+        logp_N[start:stop] = np.logaddexp.reduce(logp_EN[:, start:stop] + weights_EB, axis=0)
+        weights_E += np.exp(weights_EB).sum(axis=1)
+        start = stop
+    return Mixed(logp_N, weights_E / len(ids_N))
+
+
 def _first(ids_N: NDArray[Any] | None, tokens: int) -> NDArray[Any]:
     if ids_N is None:
-        raise ValueError("the rule gated needs the tokens beside their scores")
+        raise ValueError("the rules gated and router need the tokens beside their scores")
     return ids_N[:tokens]
 
 
@@ -220,19 +250,20 @@ def shard_result(
     size: tuple[int, int],
     valid_tokens: int,
     ids: tuple[NDArray[Any], NDArray[Any]] | None = None,
+    route: Route | None = None,
 ) -> dict[str, Any]:
     """Return the entry of evals/<name>.json for one shard of `size` (tokens, UTF-8 bytes).
 
     `names` are the ELMs of `logp_EST`, every one of them reported alone; `members` are those of the
     ensemble, and of `valid_EST`, on which its prior and what else `ensemble` leaves open are fitted. `ids` are
-    the tokens of the shard and of valid, for the rule `gated`.
+    the tokens of the shard and of valid, for the rules `gated` and `router`, and `route` is the latter's.
     """
     tokens, utf8_bytes = size
     rows = [names.index(member) for member in members]
     prior_E = fit_prior(valid_EST, ensemble)
     ids_N, valid_ids = (None, None) if ids is None else (ids[0], [ids[1]])
     ensemble = fit_rule([valid_EST], [prior_E], ensemble, [valid_tokens], valid_ids)
-    mixed = mix(logp_EST[rows], prior_E, ensemble, tokens, ids_N)
+    mixed = mix(logp_EST[rows], prior_E, ensemble, tokens, ids_N, route)
     alone = -logp_EST.reshape(len(names), -1)[:, :tokens].sum(axis=1, dtype=np.float64)
     return {
         "tokens": tokens,

@@ -1,7 +1,8 @@
 """The ensemble token by token: to generate, or to score a stream, with no more experts at work than are kept.
 
 Experts outside the top-k are neither loaded nor run. Each of the k keeps its own key-value cache, so a token costs one
-step of k models; the weights follow the tokens by the same rules as in evaluation (btm/filters.py, btm/gate).
+step of k models; the weights follow the tokens by the same rules as in evaluation (btm/filters.py, btm/gate,
+btm/discover/context.py). A router chooses its top-k for each context, so all its experts are loaded and run.
 """
 
 import inspect
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from btm import filters, gate, models, posterior
 from btm.checks import check_weights
 from btm.config import EnsembleConfig
+from btm.discover import context
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.posterior import Array
@@ -33,12 +35,16 @@ class Ensemble:
         log_prior_E: Array,
         start: int,
         ensemble: EnsembleConfig | None = None,
+        route: context.Route | None = None,
     ) -> None:
-        """Begin a text: the experts have read the token `start` (EOS), as at the start of a shard."""
+        """Begin a text: the experts have read the token `start` (EOS), as at the start of a shard.
+
+        `route` weighs the experts under the rule `router`, in their order.
+        """
         self.experts = [_Reader(model) for model in experts.values()]
         self.names = list(experts)
         chosen = ensemble or EnsembleConfig()
-        self.belief = _belief(log_prior_E, chosen)
+        self.belief = _belief(log_prior_E, chosen, route)
         self._next_EV = self._advance([start])[:, -1]
 
     @classmethod
@@ -50,21 +56,22 @@ class Ensemble:
         ensemble: EnsembleConfig | None = None,
         top_k: int = 0,
         device: str = "cpu",
+        route: context.Route | None = None,
     ) -> "Ensemble":
         """Load the `top_k` likeliest experts under `prior` {ELM: weight} (0: all that have weight).
 
         Without a prior, every expert of the forest alike. `UserError` for an ELM that is not there, or for a top-k
-        under a prior that tells no expert from another.
+        under a prior that tells no expert from another. With a `route`, every expert of the prior is loaded.
         """
         weights = check_weights(prior or {elm.name: 1.0 for elm in forest.experts()})
         for name in weights:
             forest[name]
-        kept = keep(weights, top_k)
+        kept = keep(weights, 0 if route else top_k)
         import torch
 
         loaded = {name: models.load_model(forest[name].path, device, dtype=torch.float32) for name in kept}
         start = next(iter(loaded.values())).config.eos_token_id
-        return cls(loaded, np.log(np.array(list(kept.values()))), int(start), ensemble)
+        return cls(loaded, np.log(np.array(list(kept.values()))), int(start), ensemble, route)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -105,7 +112,13 @@ class Ensemble:
         return np.stack([expert.read(tokens) for expert in self.experts]).astype(np.float64)
 
 
-def _belief(log_prior_E: Array, ensemble: EnsembleConfig) -> filters.Belief | gate.Belief:
+def _belief(
+    log_prior_E: Array, ensemble: EnsembleConfig, route: context.Route | None
+) -> filters.Belief | gate.Belief | context.Belief:
+    if ensemble.rule == "router":
+        if route is None or len(route.rows) != len(log_prior_E):
+            raise ValueError("the rule router needs a route for these experts")
+        return route.begin()
     if ensemble.rule == "gated":
         return gate.Belief(log_prior_E, gate.DEFAULT if ensemble.gate is None else ensemble.gate)
     return filters.Belief(ensemble.rule, log_prior_E, *ensemble.settings)

@@ -4,12 +4,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from btm import checkpoint, distributed, interop, steps, tombstone
+from btm import checkpoint, distributed, ensemble, interop, steps, tombstone
 from btm.checks import check_weights
 from btm.config import Config
 from btm.data import prepare as preparation
 from btm.data.documents import find
 from btm.data.shards import Suite
+from btm.discover.context import find_router
 from btm.errors import UserError, unknown
 from btm.forest import Forest
 from btm.registry import gc, rederive, removal
@@ -94,7 +95,9 @@ def _evaluate(config: Config) -> list[Row]:
     forest, suite = Forest(config.forest_root), _suite(config)
     target = forest.root / "evals" / f"{config.eval.name or forest.root.name}.json"
     shards = [suite.shard(domain, config.eval.split) for domain in config.eval.domains or suite.domains()]
-    what = f"{len(forest.elms())} ELMs on {len(shards)} shards, prior {config.ensemble.prior}"
+    route = ensemble.route(config, forest, forest.experts(config.ensemble.experts), suite.eos)
+    weighed = "weighed by the router" if route else f"prior {config.ensemble.prior}"
+    what = f"{len(forest.elms())} ELMs on {len(shards)} shards, {weighed}"
     return [_row("eval", target.stem, f"{what}; writes {target}")]
 
 
@@ -141,6 +144,10 @@ def _cancel(config: Config) -> list[Row]:
 
 def _generate(config: Config) -> list[Row]:
     elms = Forest(config.forest_root).experts(config.ensemble.experts)
+    if config.ensemble.rule == "router":
+        find_router(config)
+        what = f"{config.generate.tokens:,} tokens at most, {len(elms)} experts weighed by the router"
+        return [_row("generate", config.prompt or "", what)]
     kept = min(config.ensemble.top_k, len(elms)) or len(elms)
     under = f"the {config.ensemble.prior} prior of {config.domain}" if config.domain else "a uniform prior"
     what = f"{config.generate.tokens:,} tokens at most, {kept} of {len(elms)} experts under {under}"

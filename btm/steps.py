@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from btm import averages, distributed, durable, ensemble, evaluate, ledger, models, online, phase, tombstone
+from btm import averages, distributed, durable, ensemble, evaluate, models, online, phase, tombstone
 from btm import fairseq_training as by_fairseq
 from btm.checks import check_weights
 from btm.config import Config
 from btm.data import prepare as preparation
 from btm.data.shards import Shard, Suite
+from btm.discover.context import check_domains
 from btm.errors import UserError
 from btm.forest import ELM, Branch, Forest
 from btm.interop import huggingface
@@ -163,6 +164,7 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     _refuse_own_data(config, suite, shards)
     elms = forest.elms()
     members = forest.experts(config.ensemble.experts)
+    route = ensemble.route(config, forest, members, suite.eos)
     for elm in elms:
         _score_for_eval(config, forest, suite, elm, members, reporter)
     trained_on = {domain for elm in elms for domain in elm.card.domains}
@@ -181,6 +183,7 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
             shard.head(config.score.max_tokens),
             valid_shard.head(config.score.max_tokens)[0],
             (shard.tokens, valid_shard.tokens),
+            route,
         )
         entries[f"{shard.domain}/{shard.split}"] = {"novel": shard.domain not in trained_on, **entry}
     result = {
@@ -191,7 +194,7 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
         "window": config.window,
         "ensemble": asdict(config.ensemble) | {"experts": [elm.name for elm in members]},
         "elms": {elm.name: elm.card.sha256 for elm in elms},
-        "ledger": _ledger(config, elms, members),
+        "ledger": ensemble.cost(config, elms, members),
         "shards": entries,
     }
     target = forest.root / "evals" / f"{config.eval.name or forest.root.name}.json"
@@ -254,11 +257,12 @@ def generate(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     prior, rule = dict.fromkeys((elm.name for elm in members), 1.0), config.ensemble
     if config.domain:
         prior, rule = ensemble.fit_for(config, forest, open_suite(config), config.domain, members, reporter)
-    device = models.pick_device(config.trainer.device)
-    mixed = online.Ensemble.load(forest, prior, ensemble=rule, top_k=config.ensemble.top_k, device=device)
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(forest.tokenizer, local_files_only=True)
+    route = ensemble.route(config, forest, members, tokenizer.eos_token_id)
+    device, top_k = models.pick_device(config.trainer.device), config.ensemble.top_k
+    mixed = online.Ensemble.load(forest, prior, ensemble=rule, top_k=top_k, device=device, route=route)
     prompt = tokenizer(config.prompt, add_special_tokens=False).input_ids
     mixed.read(prompt)
     chosen = config.generate
@@ -304,6 +308,7 @@ def rounds(config: Config, suite: Suite, say: Callable[[str], None] = lambda tex
     flat = [domain for domains in planned for domain in domains]
     for domain in flat:
         suite.shard(domain, "train")
+    check_domains(config, flat)
     if len(set(flat)) < len(flat):
         raise UserError(f"run.rounds={planned}: a domain stands there twice")
     root = Path(config.forest_root)
@@ -382,17 +387,6 @@ def _score_for_eval(
     is_member = elm.name in {member.name for member in members}
     needed = [*shards, *valid] if is_member else shards
     ensemble.score_missing(config, forest, elm.path, elm.card.sha256, needed, reporter)
-
-
-def _ledger(config: Config, elms: list[ELM], members: list[ELM]) -> dict[str, Any]:
-    card = elms[0].card
-    if card.matrix_parameters:
-        shape = ledger.Shape(card.matrix_parameters, card.attention)
-    else:  # a card from before the ledger
-        shape = ledger.Shape.of_config(models.load_config(elms[0].path))
-    return ledger.entry(
-        [elm.card for elm in elms], [elm.card for elm in members], shape, config.window, config.ensemble.top_k
-    )
 
 
 def _shards(suite: Suite, domains: list[str], splits: list[str]) -> list[Shard]:

@@ -49,7 +49,7 @@ from btm.choices import (
 from btm.errors import UserError
 
 if TYPE_CHECKING:
-    from btm.config import AverageConfig, Config
+    from btm.config import AverageConfig, Config, EnsembleConfig
 
 
 def validate(config: "Config") -> None:
@@ -73,6 +73,7 @@ def _validate_names(config: "Config") -> None:
         "data.out": config.data.out,
         "data.tokenizer": config.data.tokenizer,
         "discover.out": config.discover.out,
+        "ensemble.router": config.ensemble.router,
         "fairseq.python": config.fairseq.python,
         "model.file": config.model.file,
         "seed.from": config.seed.source,
@@ -279,6 +280,27 @@ def _multiples(number: int, factor: int) -> str:
     return f"{below} or {below + factor}" if below else str(factor)
 
 
+def _validate_router(ensemble: "EnsembleConfig") -> None:
+    """Raise `UserError` if the rule router is told to fit something, or another rule where to route."""
+    theirs = {"ensemble.router": ensemble.router, "ensemble.temperature": ensemble.temperature}
+    if ensemble.rule != "router":
+        for key, value in theirs.items():
+            require(
+                value is None, key, value, f"ensemble.rule={ensemble.rule} has none: give ensemble=router"
+            )
+        return
+    why = "ensemble.rule=router weighs by the words of the text alone"
+    require(ensemble.prior == "uniform", "ensemble.prior", ensemble.prior, f"{why}: give ensemble=router")
+    require(ensemble.fit == "domain", "ensemble.fit", ensemble.fit, f"{why}: it has nothing to fit")
+    for key in ("alpha", "beta", "gate"):
+        value = getattr(ensemble, key)
+        require(value is None, f"ensemble.{key}", value, f"{why}: leave it null")
+    warmth = ensemble.temperature
+    require(
+        warmth is None or 0 < warmth < math.inf, "ensemble.temperature", warmth, "wanted more than 0, or null"
+    )
+
+
 def _validate_choices(config: "Config") -> None:
     check_choice(config.branch, "branch", BRANCH_METHODS)
     check_choice(config.ensemble.prior, "ensemble.prior", PRIORS)
@@ -288,6 +310,7 @@ def _validate_choices(config: "Config") -> None:
             "ensemble.prior=updating: ensemble.rule=gated, the default, follows the text itself: give ensemble=updating"
         )
     check_choice(config.ensemble.fit, "ensemble.fit", FITS)
+    _validate_router(config.ensemble)
     check_choice(config.trainer.decay, "trainer.decay", DECAYS)
     check_choice(config.trainer.delta_mask, "trainer.delta_mask", DELTA_MASKS)
     check_choice(config.trainer.carry, "trainer.carry", CARRY)

@@ -13,7 +13,7 @@ FLOORS = [
     ["config", "weights", "report", "mirrors", "card"],
     ["fairseq"],
     ["schedule", "optimizers", "average", "data", "models", "evaluate", "ledger", "sums", "readme", "sparse"],
-    ["tombstone", "metrics", "sharded", "kernels"],
+    ["tombstone", "metrics", "sharded", "kernels", "discover"],
     ["seal", "checkpoint"],
     ["forest"],
     ["train", "score", "online", "importance", "interop"],
@@ -25,7 +25,7 @@ FLOORS = [
     ["baselines"],
     ["launch"],
     ["paper"],
-    ["plan", "doctor", "discover"],
+    ["plan", "doctor"],
     ["verbs"],
     ["cli"],
 ]

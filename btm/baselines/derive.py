@@ -20,6 +20,11 @@ def derive(config: Config) -> Config:
     """
     if config.baseline is None:
         return config
+    if config.ensemble.rule == "router" and config.baseline != DEMIX:
+        raise UserError(
+            f"baseline={config.baseline} has no experts of clusters, which ensemble=router weighs: give another "
+            "ensemble, as ensemble=uniform"
+        )
     made = deepcopy(config)
     made.forest, made.run.domains = config.base_root, []
     domains = expert_domains(config)

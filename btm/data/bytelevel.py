@@ -28,20 +28,20 @@ def mergeable_ranks(content: dict[str, Any]) -> dict[bytes, int] | None:
     added = content.get("added_tokens", [])
     if not all(token["special"] for token in added):
         return None
-    vocab, alphabet = model["vocab"], _alphabet()
+    vocab, letters = model["vocab"], alphabet()
     made = ["".join(m.split(" ") if isinstance(m, str) else m) for m in model["merges"]]
     ids = [vocab.get(token, -1) for token in made]
     if -1 in ids or any(later <= earlier for earlier, later in pairwise(ids)):
         return None
     # A token that no merge makes is never the outcome here, while tiktoken would find it as a whole word.
-    if set(vocab) - set(made) - set(alphabet) - {token["content"] for token in added}:
+    if set(vocab) - set(made) - set(letters) - {token["content"] for token in added}:
         return None
-    if not all(char in vocab for char in alphabet):
+    if not all(char in vocab for char in letters):
         return None
-    return {bytes(alphabet[c] for c in token): vocab[token] for token in (*alphabet, *made)}
+    return {bytes(letters[c] for c in token): vocab[token] for token in (*letters, *made)}
 
 
-def _alphabet() -> dict[str, int]:
+def alphabet() -> dict[str, int]:
     """Return {character: byte}: GPT-2 writes each byte as a printable character."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]

@@ -1,70 +1,116 @@
 """Balanced assignment: every cluster gets its share of the documents (BASE layers, arXiv 2103.16716)."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_ROUNDS = 200
-_CLOSE = 1e-9  # of the scale of the scores: prices that move less have settled
+Array = NDArray[np.float64]
+
+_SOFTNESS = (0.1, 0.03, 0.01, 0.003, 0.001)  # of the scale of the scores, one after another
+_STEPS = 10  # of Newton's method for each
+_MISSED = 0.002  # of a cluster's share: nearer than that, the next softness does more
+_RIDGE = 1e-6
+_SHORTEST = 1e-3  # of Newton's step
+_SAME = 1e-12  # of the scale of the scores
 
 
 def balanced_assignment(scores_DK: ArrayLike) -> NDArray[np.int64]:
     """Return a cluster for each document, shape (D,), that maximises Σ_d scores[d, cluster of d].
 
     Subject to sizes that differ by one at most. This is the linear assignment of BASE layers (equation 3).
-    Its dual gives every cluster a price: a document takes the cluster of highest score less price. In turn each
-    cluster's price is set so that just its share of the documents wants it, given the other prices, which can
-    only lower the dual; ties that remain are settled by regret. Tests hold it to scipy's exact optimum.
+    Its dual gives every cluster a price: a document takes the cluster of highest score less price. The dual is
+    smoothed, less and less, and solved by Newton's method (the assignment becomes optimal transport with entropy).
+    Under the prices found all but a few clusters are wanted by their share; what is too many in one goes to where there
+    is room, from cluster to cluster, in the way that costs least (successive shortest paths: Ahuja, Magnanti and Orlin,
+    Network Flows, chapter 9), which is exact. Tests hold it to scipy's optimum.
     """
     scores = np.asarray(scores_DK, np.float64)
     if scores.ndim != 2 or not scores.shape[1] or not np.isfinite(scores).all():
         raise ValueError(f"scores have shape {scores.shape}; wanted finite (documents, clusters)")
     D, K = scores.shape
     shares = np.full(K, D // K) + (np.arange(K) < D % K)
-    return _settle(scores - _prices(scores, shares), shares)
-
-
-def _prices(scores: NDArray[np.float64], shares: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the price of each cluster, shape (K,), by coordinate descent on the dual."""
-    D, K = scores.shape
+    scale = float(np.ptp(scores)) if D else 0.0
     prices = np.zeros(K)
-    if K == 1 or K > D:
-        return prices
-    scale = float(np.ptp(scores)) or 1.0
-    for _ in range(_ROUNDS):
-        before = prices.copy()
-        for k in range(K):
-            values = scores - prices
-            values[:, k] = -np.inf
-            margin = scores[:, k] - values.max(
-                axis=1
-            )  # the highest price at which each document still wants k
-            share = int(shares[k])
-            high, low = np.partition(margin, (D - share - 1, D - share))[[D - share, D - share - 1]]
-            prices[k] = (high + low) / 2
-        prices -= prices.mean()
-        if np.abs(prices - before).max() <= _CLOSE * scale:
+    if scale and 1 < K <= D:
+        for softness in _SOFTNESS:
+            prices = _newton(scores, shares, prices, softness * scale)
+    return _even_out(scores, shares, (scores - prices).argmax(axis=1), scale)
+
+
+def _newton(scores: Array, shares: NDArray[Any], prices: Array, soft: float) -> Array:
+    """Return the prices, (K,), that minimise Σ_d soft log Σ_k exp((scores − prices) / soft) + shares · prices."""
+
+    def demand(prices: Array) -> tuple[float, Array]:
+        logits = (scores - prices) / soft
+        top = logits.max(axis=1, keepdims=True)
+        logits -= top
+        wanted = np.exp(logits, out=logits)
+        total = wanted.sum(axis=1, keepdims=True)
+        wanted /= total
+        return soft * float((np.log(total) + top).sum()) + float(shares @ prices), wanted
+
+    value, wanted = demand(prices)
+    for _ in range(_STEPS):
+        sums = wanted.sum(axis=0)
+        slope = shares - sums
+        if np.abs(slope).max() <= _MISSED * len(scores) / len(shares):
             break
+        curve = (np.diag(sums) - wanted.T @ wanted) / soft
+        curve += np.eye(len(shares)) * (_RIDGE * curve.trace() / len(shares) + 1e-12)
+        step = np.linalg.solve(curve, slope)
+        length = 1.0
+        while True:
+            new_value, new_wanted = demand(prices - length * step)
+            if new_value <= value - 1e-4 * length * float(slope @ step):
+                break
+            length /= 4
+            if length < _SHORTEST:
+                return prices
+        prices, value, wanted = prices - length * step, new_value, new_wanted
     return prices
 
 
-def _settle(values: NDArray[np.float64], shares: NDArray[Any]) -> NDArray[np.int64]:
-    """Give every document its best cluster with room, those first who would lose most by another."""
-    D, K = values.shape
-    ranked = np.sort(values, axis=1)
-    regret = ranked[:, -1] - ranked[:, -2] if K > 1 else np.zeros(D)
-    wanted = values.argmax(axis=1)
-    chosen = np.full(D, -1, np.int64)
-    room = shares.copy()
-    for k in range(K):  # at settled prices nearly all of this is exact
-        takers = np.flatnonzero(wanted == k)
-        kept = takers[np.argsort(-regret[takers], kind="stable")[: room[k]]]
-        chosen[kept] = k
-        room[k] -= len(kept)
-    left = np.flatnonzero(chosen < 0)
-    for d in left[np.argsort(-regret[left], kind="stable")]:
-        k = int(np.where(room > 0, values[d], -np.inf).argmax())
-        chosen[d] = k
-        room[k] -= 1
+def _even_out(
+    scores: Array, shares: NDArray[Any], chosen: NDArray[np.int64], scale: float
+) -> NDArray[np.int64]:
+    """Return the best assignment of sizes `shares`, from the best one of the sizes that `chosen` has."""
+    K = len(shares)
+    room = shares - np.bincount(chosen, minlength=K)
+    cost, mover = np.full((K, K), np.inf), np.zeros((K, K), np.int64)
+    stale = list(range(K))
+    while (room < 0).any():
+        for k in stale:  # what it costs to move one document from k to any other, and which one
+            members = np.flatnonzero(chosen == k)
+            if len(members):
+                losses = scores[members, k][:, None] - scores[members]
+                cheapest = losses.argmin(axis=0)
+                cost[k], mover[k] = losses[cheapest, np.arange(K)], members[cheapest]
+            else:
+                cost[k] = np.inf
+        stale = _cheapest_path(cost, room, _SAME * scale)
+        movers = [mover[a, b] for a, b in pairwise(stale)]
+        chosen[movers] = stale[1:]
+        room[stale[0]] += 1
+        room[stale[-1]] -= 1
     return chosen
+
+
+def _cheapest_path(cost: Array, room: NDArray[Any], same: float) -> list[int]:
+    """Return the clusters on the cheapest path from one that is too full to one with room (Bellman and Ford)."""
+    K = len(room)
+    reach = np.where(room < 0, 0.0, np.inf)
+    before = np.full(K, -1)
+    for _ in range(K):
+        through = reach[:, None] + cost
+        nearest = through.argmin(axis=0)
+        shorter = through[nearest, np.arange(K)] < reach - same  # else rounding could close a circle
+        if not shorter.any():
+            break
+        before[shorter] = nearest[shorter]
+        reach[shorter] = through[nearest[shorter], shorter]
+    path = [int(np.where(room > 0, reach, np.inf).argmin())]
+    while before[path[0]] >= 0:
+        path.insert(0, int(before[path[0]]))
+    return path

@@ -15,11 +15,12 @@ from btm.data.documents import find
 from btm.data.splits import survey
 from btm.discover.assign import balanced_assignment
 from btm.discover.cluster import balanced_kmeans
-from btm.discover.router import Router
+from btm.discover.router import HOME, Router, name_of
 from btm.errors import UserError
 
-ROUTER = "router"  # the folder beside the domains that holds the router
-_BLOCK = 8_192  # documents that are balanced together when a corpus is streamed
+BLOCK = 8_192  # documents that are balanced together when a corpus is streamed
+_LEVEL = 1  # of zstd: prepare reads the files once
+_quoted = json.JSONEncoder(ensure_ascii=False).encode
 
 Say = Callable[[str], None]
 
@@ -48,11 +49,11 @@ def discover(data: DataConfig, config: DiscoverConfig, target: Path, say: Say) -
     router.centres, _ = balanced_kmeans(features, config.k, config.seed)
     router.temperature = config.temperature
     with durable.publish_folder(target) as folder:
-        counts = _write(router, documents(), folder, say)
-        (folder / f".{ROUTER}").mkdir()
-        router.save(folder / f".{ROUTER}")
+        counts = write(router, documents(), folder, say)
+        (folder / HOME).mkdir()
+        router.save(folder / HOME)
     return [
-        {"domain": _name(k)}
+        {"domain": name_of(k)}
         | {split: int(counts[k, i]) for i, split in enumerate(SPLITS)}
         | {"marked by": router.describe(k)}
         for k in range(config.k)
@@ -68,7 +69,7 @@ def _sample(texts: Iterator[str], total: int, config: DiscoverConfig) -> list[st
     return [text for text, keep in zip(texts, kept, strict=True) if keep]
 
 
-def _write(router: Router, documents: Iterator[tuple[str, str]], folder: Path, say: Say) -> np.ndarray:
+def write(router: Router, documents: Iterator[tuple[str, str]], folder: Path, say: Say) -> np.ndarray:
     """Stream documents into their clusters' files; return how many went where, (clusters, splits)."""
     import zstandard
 
@@ -78,24 +79,28 @@ def _write(router: Router, documents: Iterator[tuple[str, str]], folder: Path, s
     with ExitStack() as stack:
         files: dict[tuple[int, str], Any] = {}
         for k in range(K):
-            (folder / _name(k)).mkdir()
+            (folder / name_of(k)).mkdir()
             for split in SPLITS:
-                handle = stack.enter_context((folder / _name(k) / f"{split}.jsonl.zst").open("wb"))
-                files[k, split] = stack.enter_context(zstandard.ZstdCompressor().stream_writer(handle))
+                handle = stack.enter_context((folder / name_of(k) / f"{split}.jsonl.zst").open("wb"))
+                files[k, split] = stack.enter_context(zstandard.ZstdCompressor(_LEVEL).stream_writer(handle))
 
         def flush(split: str) -> None:
             texts = blocks[split]
             if not texts:
                 return
-            for text, k in zip(texts, _balanced(router, texts, counts[:, SPLITS.index(split)]), strict=True):
-                files[k, split].write(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n")
-                counts[k, SPLITS.index(split)] += 1
+            so_far_K = counts[:, SPLITS.index(split)]
+            lines: list[list[str]] = [[] for _ in range(K)]
+            for text, k in zip(texts, _balanced(router, texts, so_far_K), strict=True):
+                lines[k].append(f'{{"text": {_quoted(text)}}}\n')
+            for k in range(K):
+                files[k, split].write("".join(lines[k]).encode())
+                so_far_K[k] += len(lines[k])
             blocks[split] = []
             say(f"assigned {counts.sum():,} documents")
 
         for split, text in documents:
             blocks[split].append(text)
-            if len(blocks[split]) == _BLOCK:
+            if len(blocks[split]) == BLOCK:
                 flush(split)
         for split in SPLITS:
             flush(split)
@@ -107,7 +112,3 @@ def _balanced(router: Router, texts: list[str], so_far_K: np.ndarray) -> list[in
     order = np.argsort(so_far_K, kind="stable")
     scores = router.similarity(router.features(texts))[:, order]
     return [int(order[k]) for k in balanced_assignment(scores)]
-
-
-def _name(k: int) -> str:
-    return f"cluster{k:02}"

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,37 @@ from btm.errors import UserError
 
 Array = NDArray[np.float32]
 
+HOME = ".router"  # the folder beside the domains that holds the router
 CHARS = 5_000  # of a document that are looked at
-_WORD = re.compile(r"\b\w\w+\b")
+_WORD = re.compile(r"\w\w+")
+# Every byte, but a blank for each that is part of no word of ASCII.
+_BREAKS = bytes(code if chr(code).isalnum() or code == ord("_") else ord(" ") for code in range(256))
 _NUMBER = "#number"
 _TERMS = 50_000  # of the vocabulary, at most
 _RAREST = 3  # documents that a term must stand in
+_REMEMBERED = 200_000  # words whose number is looked up without a call
 _ITERATIONS = 4  # of the randomised SVD
 
 
 def words(text: str) -> list[str]:
     """Return the words of a document's beginning in lower case; every number is the same word."""
-    found = _WORD.findall(text[:CHARS].lower())
-    return [_NUMBER if word[0].isdigit() else word for word in found]
+    return [_NUMBER if word[0].isdigit() else word for word in _WORD.findall(text[:CHARS].lower())]
+
+
+def _spelt(text: str) -> list[str]:
+    """Return the same words, numbers as they are written, and maybe single characters among them, but sooner."""
+    begun = text[:CHARS].lower()
+    return begun.encode().translate(_BREAKS).decode().split() if begun.isascii() else _WORD.findall(begun)
+
+
+class _Index(dict[str, int]):
+    """The number of every term; a word that is none has -1, whatever it is."""
+
+    def __missing__(self, word: str) -> int:
+        number = self.get(_NUMBER, -1) if word[0].isdigit() and len(word) > 1 else -1
+        if len(self) < _REMEMBERED:  # common words that are no terms would be asked for again and again
+            self[word] = number
+        return number
 
 
 @dataclass
@@ -70,15 +90,39 @@ class Router:
         svd = TruncatedSVD(width, n_iter=_ITERATIONS, random_state=seed)
         svd.fit(_weigh(counts_DV, idf_V))
         router = cls(terms, idf_V, svd.components_.astype(np.float32), np.zeros((0, width), np.float32))
-        return router, router._project(counts_DV)
+        return router, _unit(counts_DV.multiply(idf_V).tocsr() @ router._by_term)
+
+    @property
+    def domains(self) -> list[str]:
+        """The names of the clusters, as discovery gives them to its domains."""
+        return [name_of(k) for k in range(len(self.centres))]
 
     def features(self, texts: Iterable[str]) -> Array:
-        """Return the features of texts, of length 1 each, shape (D, F); all 0 for a text without known words."""
-        _require_sklearn()
-        from sklearn.feature_extraction.text import CountVectorizer
+        """Return the features of texts, of length 1 each, shape (D, F); all 0 for a text without known words.
 
-        counts = CountVectorizer(analyzer=words, vocabulary=self.terms, dtype=np.float32)
-        return self._project(counts.transform(texts))
+        The length takes TF-IDF's own norm away, so each is a sum over the words of a text, which nobody has to count.
+        """
+        _require_sklearn()
+        from scipy.sparse import csr_array
+
+        number = self._index.__getitem__
+        spelt = map(_spelt, texts)
+        found = [np.fromiter(map(number, each), np.int32, len(each)) for each in spelt]
+        known = [terms[terms >= 0] for terms in found]
+        if not known:
+            return np.zeros((0, len(self.components)), np.float32)
+        terms = np.concatenate(known)
+        ends = np.cumsum([0, *map(len, known)])
+        weights_DV = csr_array((self.idf[terms], terms, ends), (len(known), len(self.terms)))
+        return _unit(weights_DV @ self._by_term)
+
+    @cached_property
+    def _index(self) -> _Index:
+        return _Index((term, v) for v, term in enumerate(self.terms))
+
+    @cached_property
+    def _by_term(self) -> Array:
+        return np.ascontiguousarray(self.components.T)  # (V, F)
 
     def similarity(self, features_DF: Array) -> Array:
         """Return −‖x − c‖² of documents and centres, shape (D, K)."""
@@ -124,6 +168,12 @@ class Router:
         V, F = len(made.terms), made.components.shape[0]
         if made.idf.shape != (V,) or made.components.shape != (F, V) or made.centres.shape[1:] != (F,):
             raise UserError(f"{folder}: the router's tensors do not fit each other")
+        if not all(np.isfinite(tensor).all() for tensor in (made.idf, made.components, made.centres)):
+            raise UserError(f"{folder}: the router has a NaN or an infinity")
+        if not isinstance(made.temperature, int | float) or not 0 < made.temperature < np.inf:
+            raise UserError(f"{folder}: the router's temperature is {made.temperature!r}; wanted more than 0")
+        if not len(made.centres) or not all(isinstance(term, str) for term in made.terms):
+            raise UserError(f"{folder}: the router has no clusters, or terms that are no words")
         return made
 
     def describe(self, k: int, count: int = 6) -> str:
@@ -131,9 +181,10 @@ class Router:
         weights_V = self.centres[k] @ self.components
         return ", ".join(self.terms[v] for v in np.argsort(-weights_V)[:count])
 
-    def _project(self, counts_DV: Any) -> Array:
-        features = np.asarray(_weigh(counts_DV, self.idf) @ self.components.T)
-        return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+def name_of(k: int) -> str:
+    """Return the name of the domain that cluster `k` becomes."""
+    return f"cluster{k:02}"
 
 
 def _weigh(counts_DV: Any, idf_V: Array) -> Any:
@@ -141,6 +192,12 @@ def _weigh(counts_DV: Any, idf_V: Array) -> Any:
     weighed = counts_DV.multiply(idf_V).tocsr()
     norms = np.sqrt(np.asarray(weighed.multiply(weighed).sum(axis=1)).ravel())
     return weighed.multiply(1 / np.maximum(norms, 1e-12)[:, None]).tocsr().astype(np.float32)
+
+
+def _unit(features_DF: Any) -> Array:
+    """Return rows of length 1; those of 0 stay so."""
+    features = np.asarray(features_DF, np.float32)
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
 def _require_sklearn() -> None:

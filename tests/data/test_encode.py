@@ -64,10 +64,10 @@ def test_both_libraries_hold_the_same_characters_for_letters_digits_and_blanks(t
     """With merges of a letter, a digit, a mark or a blank and one byte, a word cut elsewhere has other ids."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    from btm.data.bytelevel import _alphabet
+    from btm.data.bytelevel import alphabet
 
-    char_of = {byte: char for char, byte in _alphabet().items()}
-    vocab = {char: i for i, char in enumerate(_alphabet())}
+    char_of = {byte: char for char, byte in alphabet().items()}
+    vocab = {char: i for i, char in enumerate(alphabet())}
     merges = [(char_of[ord(a)], char_of[b]) for a in "a1!" for b in (*range(0x7F, 0xF5), 9, 10, 11, 12, 13)]
     vocab |= {a + b: len(vocab) + i for i, (a, b) in enumerate(merges)}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))

@@ -1,0 +1,63 @@
+"""Four domains without their labels, what discovery makes of them, and a forest grown on the clusters."""
+
+import json
+
+import pytest
+from folders import DEMO
+
+from btm import steps
+from btm.cli import compose
+from btm.config import DataConfig, DiscoverConfig
+from btm.data.documents import find
+from btm.discover import corpus
+
+DOMAINS = ["bible", "code_python", "metamath", "speeches"]
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory):
+    """Four domains with as many documents each, so that balanced clusters can be the domains."""
+    root = tmp_path_factory.mktemp("texts")
+    for source in find(DEMO):
+        if source.domain not in DOMAINS:
+            continue
+        (root / source.domain).mkdir()
+        kept = {"train": 120, "valid": 12, "test": 12}
+        for split, text in source.documents("text"):
+            if kept[split]:
+                kept[split] -= 1
+                with (root / source.domain / f"{split}.jsonl").open("a") as file:
+                    file.write(json.dumps({"text": text}) + "\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def found(texts, tmp_path_factory):
+    target = tmp_path_factory.mktemp("found") / "domains"
+    rows = corpus.discover(
+        DataConfig(root=str(texts)), DiscoverConfig(k=4, sample=600), target, lambda text: None
+    )
+    return target, rows
+
+
+@pytest.fixture(scope="session")
+def clustered(found, tmp_path_factory):
+    """Overrides for, and the result of, a whole cycle on the clusters that ends with their router."""
+    root = tmp_path_factory.mktemp("clustered")
+    words = [
+        "experiment=smoke",
+        f"data.root={found[0]}",
+        "data.name=clusters",
+        f"data.out={root / 'data'}",
+        f"forest={root / 'forest'}",
+        "ensemble=router",
+        "run.rounds=[]",
+        "run.average=false",
+        "seed.steps=20",
+        "trainer.steps=40",
+        "trainer.checkpoint_every=100",
+        "trainer.threads=1",
+        "score.max_tokens=4000",
+    ]
+    config = compose(words)
+    return words, config, steps.run(config)
