@@ -225,7 +225,7 @@ def test_what_does_not_fit_is_refused():
         gate.mixed(np.zeros((2, 3)), np.zeros(2), gate.DEFAULT, np.zeros(2))
     with pytest.raises(ValueError, match="θ has shape"):
         gate.mixed(np.zeros((2, 3)), np.zeros(2), [1.0], np.zeros(3))
-    with pytest.raises(ValueError, match="needs the tokens"):
+    with pytest.raises(ValueError, match="need the tokens"):
         evaluate.mix(np.zeros((2, 1, 3), np.float32), np.zeros(2), EnsembleConfig(rule="gated"), 3)
     assert gate.mixed(np.zeros((2, 0)), np.zeros(2), gate.DEFAULT, np.zeros(0))[0].shape == (0,)
 

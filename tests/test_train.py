@@ -175,7 +175,7 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(copy, file, content):
 def test_another_thread_count_is_said_in_the_card(copy):
     config = copy("branch=copy")
     made = steps.branch(config, "new", "bible").path
-    run_training(config, made)
+    run_training(config, made, threads=2)
     try:
         result = run_training(config, made, threads=1)
     finally:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from folders import DEMO
 
 from btm import steps
@@ -60,4 +61,7 @@ def clustered(found, tmp_path_factory):
         "score.max_tokens=4000",
     ]
     config = compose(words)
-    return words, config, steps.run(config)
+    threads = torch.get_num_threads()
+    result = steps.run(config)
+    torch.set_num_threads(threads)  # threads_as_before comes too late for a session's fixture
+    return words, config, result
