@@ -41,7 +41,7 @@ def domain_weights(
     for elm in candidates:
         score_missing(config, forest, elm.path, elm.card.sha256, [valid], reporter)
     kind = "token" if method == "token" else "em" if config.ensemble.prior == "em" else "cached"
-    fitted = replace(config.ensemble, prior=kind)
+    fitted = replace(config.ensemble, rule="bayes", prior=kind)  # a router has no prior
     prior = np.exp(evaluate.fit_prior(stack(scores_of(config, forest), valid, candidates), fitted))
     estimator = f"{fitted.prior} prior on {domain}/valid ({valid.sha256[:16]})"
     if method == "argmax":
@@ -105,15 +105,18 @@ def fit_on_training_domains(
 
 
 def cost(config: Config, elms: list[ELM], members: list[ELM]) -> dict[str, Any]:
-    """Return what training `elms` and predicting with `members` takes, for an evaluation."""
+    """Return what training `elms` and predicting with `members` takes, for an evaluation.
+
+    A router chooses its top-k for each context, so all of its experts are run (btm/online.py).
+    """
     card = elms[0].card
     if card.matrix_parameters:
         shape = ledger.Shape(card.matrix_parameters, card.attention)
     else:  # a card from before the ledger
         shape = ledger.Shape.of_config(models.load_config(elms[0].path))
-    return ledger.entry(
-        [elm.card for elm in elms], [elm.card for elm in members], shape, config.window, config.ensemble.top_k
-    )
+    top_k = 0 if config.ensemble.rule == "router" else config.ensemble.top_k
+    cards, theirs = [elm.card for elm in elms], [elm.card for elm in members]
+    return ledger.entry(cards, theirs, shape, config.window, top_k)
 
 
 def check_context(config: Config, model: dict[str, Any]) -> None:

@@ -106,7 +106,7 @@ def _average(config: Config) -> list[Row]:
     method, name = steps.average_of(config)
     given = list(check_weights(config.weights)) if method == "weights" else config.average.experts
     names = [elm.name for elm in forest.experts(given)]
-    if method in ("argmax", "posterior", "token", "greedy_soup"):
+    if method not in ("weights", "uniform"):  # it is found on the valid split
         _suite(config).shard(str(config.domain), "valid")
     if config.average.base:
         forest[config.average.base]

@@ -10,8 +10,8 @@ from btm.config import TrainerConfig
 class Schedule:
     """Warm-up, then decay, over `horizon` steps, of which a training runs from step `offset` on.
 
-    Under `wsd` (warm-up, stable, decay: MiniCPM, arXiv 2404.06395) the rate falls in the last `share` of them only, so
-    that experts which continue it begin from a seed whose rate has hardly fallen.
+    Under `wsd` (warm-up, stable, decay: MiniCPM, arXiv 2404.06395) the rate falls in the last `share` of them only (not
+    before the warm-up is over), so that experts which continue it begin from a seed whose rate has hardly fallen.
 
     A fresh schedule has offset 0 and its own steps as horizon. One that continues a seed phase has the
     seed's steps as offset and both phases' steps as horizon, as in the BTM paper (section 3.1).
@@ -47,12 +47,13 @@ class Schedule:
         position = self.offset + step
         if position < self.warmup_steps:
             return self.peak * (position + 1) / self.warmup_steps
-        remaining = 1 - min(1.0, (position - self.warmup_steps) / max(1, self.horizon - self.warmup_steps))
+        span = max(1, self.horizon - self.warmup_steps)
+        remaining = 1 - min(1.0, (position - self.warmup_steps) / span)
         shape = {
             "constant": 1.0,
             "cosine": 0.5 * (1 - math.cos(math.pi * remaining)),
             "linear": remaining,
             "polynomial": remaining**self.power,
-            "wsd": min(1.0, (self.horizon - position) / ((self.share or 1.0) * self.horizon)),
+            "wsd": min(1.0, remaining * span / min(span, (self.share or 1.0) * self.horizon)),
         }[self.decay]
         return self.peak * (self.final + (1 - self.final) * shape)

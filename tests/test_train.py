@@ -235,8 +235,17 @@ def test_schedules_warm_up_and_end_where_they_should(decay):
         decay
     ]
     assert rates[55] == pytest.approx(middle)
-    if decay == "wsd":
-        assert rates[80:91:5] == pytest.approx([1.0, 0.775, 0.55])
+
+
+def test_wsd_is_constant_then_linear_and_never_before_the_warm_up_is_over():
+    trainer = TrainerConfig(lr=1.0, warmup=0.1, decay="wsd", decay_share=0.2, final_lr=0.1)
+    short = schedule.Schedule.of(trainer, horizon=100)
+    assert [short.lr(step) for step in (10, 79, 80, 85, 90, 100, 120)] == pytest.approx(
+        [1.0, 1.0, 1.0, 0.775, 0.55, 0.1, 0.1]
+    )
+    whole = schedule.Schedule.of(replace(trainer, decay_share=1.0), horizon=100)
+    line = schedule.Schedule.of(replace(trainer, decay="linear"), horizon=100)
+    assert [whole.lr(step) for step in range(101)] == pytest.approx([line.lr(step) for step in range(101)])
 
 
 def test_a_continued_schedule_is_the_rest_of_the_whole():

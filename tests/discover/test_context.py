@@ -54,6 +54,18 @@ def test_the_ensemble_beats_the_plain_average(clustered):
         assert max(entry["mean_posterior"], key=entry["mean_posterior"].get) == shard.partition("/")[0]
 
 
+@pytest.mark.parametrize("method", ["posterior", "argmax", "token"])
+def test_parameters_are_weighed_by_the_posterior_whatever_weighs_the_ensemble(clustered, method):
+    overrides, config, _ = clustered
+    forest, suite = Forest(config.forest_root), steps.open_suite(config)
+    found = [
+        ensemble.domain_weights(compose(words), forest, suite, "cluster02", forest.experts(), method)
+        for words in (overrides, [*overrides, "ensemble=cached"])
+    ]
+    assert found[0] == found[1]
+    assert max(found[0][0], key=found[0][0].get) == "cluster02"
+
+
 @pytest.mark.parametrize(
     "overrides", [[], ["ensemble.carry=false"], ["ensemble.top_k=2"], ["ensemble.temperature=0.5"]]
 )
@@ -262,6 +274,7 @@ def test_the_command_line(clustered, capsys, tmp_path):
     )
     result = json.loads(capsys.readouterr().out)
     assert result["ensemble"]["rule"] == "router"
+    assert result["ledger"]["ensemble"]["experts_run"] == 4  # whatever top_k is
     assert result["shards"]["cluster00/valid"]["ensemble"]["perplexity"] > 1
     ask = [
         "generate",
