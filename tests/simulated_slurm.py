@@ -142,7 +142,7 @@ class SimulatedSlurm:
             self.later(self.random.expovariate(1 / 20), action, worker)
 
     def work(self, worker):
-        """A step of the worker: the same moves as `steps.grow`."""
+        """A step of the worker: the same moves as `steps.grow_expert`."""
         if not worker.alive:
             return
         job, self.current = worker.spec.job, worker.identity

@@ -12,7 +12,7 @@ from folders import tree
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from btm import models, posterior, steps, weights
+from btm import ensemble, models, posterior, steps, weights
 from btm.cli import compose
 from btm.errors import UserError
 from btm.forest import Forest
@@ -88,18 +88,18 @@ def test_posterior_weights_are_the_cached_prior(grown, forest):
     config, _ = grown
     suite = steps.open_suite(config)
     experts = [forest[name] for name in ("bible", "code_python")]
-    made, _ = steps.ensemble.domain_weights(config, forest, suite, "speeches", experts, "posterior")
-    scores = steps.ensemble.scores_of(config, forest)
+    made, _ = ensemble.domain_weights(config, forest, suite, "speeches", experts, "posterior")
+    scores = ensemble.scores_of(config, forest)
     logp_EST = np.stack([scores.read(suite.shard("speeches", "valid"), e.card.sha256) for e in experts])
     prior = np.exp(posterior.cached_prior(logp_EST[:, :100].swapaxes(0, 1), 0.3))
     for name, weight in made.items():
         assert weight == pytest.approx(prior[["bible", "code_python"].index(name)])
     assert forest["speeches"].card.parents.keys() == made.keys()
 
-    made, estimator = steps.ensemble.domain_weights(config, forest, suite, "speeches", experts, "token")
+    made, estimator = ensemble.domain_weights(config, forest, suite, "speeches", experts, "token")
     assert estimator.startswith("token prior on speeches/valid")
     wanted = np.exp(posterior.token_prior(logp_EST[:, :100]))
-    kept = wanted >= steps.ensemble.NEGLIGIBLE
+    kept = wanted >= ensemble.NEGLIGIBLE
     assert list(made.values()) == pytest.approx(wanted[kept])
 
 
@@ -298,7 +298,7 @@ def test_the_ensemble_is_the_posterior_of_the_scores(copy):
     config = copy("ensemble=cached", "eval.name=paper")
     result, forest = steps.eval_forest(config), Forest(config.forest_root)
     suite = steps.open_suite(config)
-    scores = steps.ensemble.scores_of(config, forest)
+    scores = ensemble.scores_of(config, forest)
     shard = suite.shard("novels", "test")
     tokens, utf8_bytes = shard.head(config.score.max_tokens)
     logp_EST = np.stack([scores.read(shard, elm.card.sha256) for elm in forest.experts()])
@@ -356,7 +356,7 @@ def test_a_twin_that_branches_first_is_no_mistake(copy, monkeypatch):
         return branch(*arguments, **more)
 
     monkeypatch.setattr(steps, "branch", both)
-    assert steps.grow(config, "bible", ["seed"]).name == "bible"
+    assert steps.grow_expert(config, "bible", ["seed"]).name == "bible"
 
 
 def test_a_long_average_and_a_branch_show_that_they_live(copy, monkeypatch):

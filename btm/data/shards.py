@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from btm.checks import check_choice
 from btm.choices import SPLITS
 from btm.data.tokenizer import ORIGIN, read_origin, tokenizer_sha256
 from btm.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from btm.config import Config
 
 META = "meta.json"
 TOKENIZER = "tokenizer"
@@ -259,3 +262,8 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
         if not isinstance(meta, dict) or not isinstance(meta.get(key), kind):
             raise UserError(f"{folder / META}: no {key!r} that is a {kind.__name__}; {remedy}")
     return meta
+
+
+def open_suite(config: "Config") -> Suite:
+    """Return the prepared suite that `config` names."""
+    return Suite.open(Path(config.data.out) / config.data.name)

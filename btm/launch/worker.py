@@ -151,7 +151,7 @@ def perform(config: Config, job: Job, reporter: Reporter) -> None:
     if job.verb == "train" and config.baseline == "demix":
         demix.grow(config, reporter)
     elif job.verb == "train":
-        steps.grow(config, job.elm, list(job.among), reporter)
+        steps.grow_expert(config, job.elm, list(job.among), reporter)
     elif job.verb == "score":
         steps.score_for_eval(config, job.elm, reporter)
     else:

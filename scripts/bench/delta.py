@@ -36,7 +36,7 @@ def main() -> None:
     steps.seed(config)
     first, second = config.run.rounds
     for domain in (*first, *second):
-        steps.grow(config, domain, ["seed"] if domain in first else first)
+        steps.grow_expert(config, domain, ["seed"] if domain in first else first)
     print("expert, parents, codec: bytes a parameter, nats/token, less the expert's own")
     for domain in (*first, *second):
         elm = Forest(root)[domain]

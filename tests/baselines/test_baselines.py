@@ -195,7 +195,7 @@ def tree_of(elm):
 
 def test_demix_with_one_domain_is_plain_training(beside, grown):
     words = ["run.rounds=[[bible]]", "trainer.steps=5"]
-    steps.grow(beside(*words), "bible", ["seed"])
+    steps.grow_expert(beside(*words), "bible", ["seed"])
     config = beside(*words, "baseline=demix")
     demix.grow(baselines.ready(config))
     expert = Forest(config.base_root)["bible"]

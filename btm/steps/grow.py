@@ -1,26 +1,27 @@
-"""The algorithm, one function a verb, read top to bottom (Branch-Train-Merge, arXiv 2208.03306).
+"""Grow a forest: text, seed phase, branch, train, merge, one function a verb (Branch-Train-Merge, arXiv 2208.03306).
 
 Every step takes the configuration and reads all else from the forest and the suite on disk; each is
 idempotent: what stands there already is not made again.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from btm import averages, distributed, durable, ensemble, evaluate, models, online, phase, tombstone
+from btm import distributed, durable, ensemble, models, phase, tombstone
 from btm import fairseq_training as by_fairseq
 from btm.checks import check_weights
 from btm.config import Config
 from btm.data import prepare as preparation
-from btm.data.shards import Shard, Suite
+from btm.data.shards import Suite, open_suite
 from btm.discover.context import check_domains
 from btm.errors import UserError
 from btm.forest import ELM, Branch, Forest
 from btm.interop import huggingface
-from btm.report import Reporter, heatmap, quiet
+from btm.report import Reporter, quiet
+from btm.steps.averages import average
+from btm.steps.evaluate import eval_forest
 
 
 def prepare(config: Config, reporter: Reporter = quiet) -> Suite:
@@ -28,11 +29,6 @@ def prepare(config: Config, reporter: Reporter = quiet) -> Suite:
     if config.baseline == "random_split":
         return open_suite(config)  # dealt from another suite (btm/baselines), it has no text of its own
     return preparation.prepare(config.data, reporter.line)
-
-
-def open_suite(config: Config) -> Suite:
-    """Return the prepared suite that `config` names."""
-    return Suite.open(Path(config.data.out) / config.data.name)
 
 
 def seed(config: Config, reporter: Reporter = quiet) -> ELM:
@@ -128,7 +124,7 @@ def merge(config: Config, name: str, reporter: Reporter = quiet) -> ELM:
     return elm
 
 
-def grow(config: Config, domain: str, among: list[str], reporter: Reporter = quiet) -> ELM:
+def grow_expert(config: Config, domain: str, among: list[str], reporter: Reporter = quiet) -> ELM:
     """Branch, train and merge the expert of one domain, from wherever an earlier attempt stopped."""
     forest = Forest(config.forest_root)
     if domain in forest:
@@ -145,136 +141,6 @@ def grow(config: Config, domain: str, among: list[str], reporter: Reporter = qui
     return merge(config, domain, reporter)
 
 
-def score(config: Config, reporter: Reporter = quiet) -> list[Path]:
-    """Compute the token log-probabilities that are missing, ELM by ELM."""
-    forest, suite = Forest(config.forest_root), open_suite(config)
-    elms = [forest[name] for name in config.score.experts] or forest.elms()
-    shards = _shards(suite, config.score.domains, config.score.splits)
-    return [
-        path
-        for elm in elms
-        for path in ensemble.score_missing(config, forest, elm.path, elm.card.sha256, shards, reporter)
-    ]
-
-
-def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
-    """Evaluate the ensemble and every ELM alone; write ``evals/<name>.json`` and its heat map."""
-    forest, suite = Forest(config.forest_root), open_suite(config)
-    shards, valid = _evaluated(config, suite)
-    _refuse_own_data(config, suite, shards)
-    elms = forest.elms()
-    members = forest.experts(config.ensemble.experts)
-    route = ensemble.route(config, forest, members, suite.eos)
-    for elm in elms:
-        _score_for_eval(config, forest, suite, elm, members, reporter)
-    trained_on = {domain for elm in elms for domain in elm.card.domains}
-    scores = ensemble.scores_of(config, forest)
-    chosen = config.ensemble
-    if chosen.fit == "forest":
-        chosen = ensemble.fit_on_training_domains(config, forest, suite, members, trained_on, reporter)
-    entries = {}
-    for shard, valid_shard in zip(shards, valid, strict=True):
-        entry = evaluate.shard_result(
-            [elm.name for elm in elms],
-            ensemble.stack(scores, shard, elms),
-            [elm.name for elm in members],
-            ensemble.stack(scores, valid_shard, members),
-            chosen,
-            shard.head(config.score.max_tokens),
-            valid_shard.head(config.score.max_tokens)[0],
-            (shard.tokens, valid_shard.tokens),
-            route,
-        )
-        entries[f"{shard.domain}/{shard.split}"] = {"novel": shard.domain not in trained_on, **entry}
-    result = {
-        "schema": 1,
-        "forest": str(forest.root),
-        "suite": suite.name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "window": config.window,
-        "ensemble": asdict(config.ensemble) | {"experts": [elm.name for elm in members]},
-        "elms": {elm.name: elm.card.sha256 for elm in elms},
-        "ledger": ensemble.cost(config, elms, members),
-        "shards": entries,
-    }
-    target = forest.root / "evals" / f"{config.eval.name or forest.root.name}.json"
-    durable.write_json(target, result)
-    heatmap(result, target.with_suffix(".png"))
-    return result
-
-
-def score_for_eval(config: Config, name: str, reporter: Reporter = quiet) -> None:
-    """Compute what `eval_forest` will need of one ELM, so that many machines can share that work."""
-    forest = Forest(config.forest_root)
-    members = forest.experts(config.ensemble.experts)
-    _score_for_eval(config, forest, open_suite(config), forest[name], members, reporter)
-
-
-def average(config: Config, reporter: Reporter = quiet) -> Path:
-    """Average ELMs into one deployable LM in ``averages/``."""
-    forest = Forest(config.forest_root)
-    how, name = average_of(config)
-    elms = forest.experts(config.average.experts)
-    if how == "weights":
-        weights = check_weights(config.weights)
-    elif config.average.method == "greedy_soup":
-        weights = averages.greedy_soup(config, forest, open_suite(config), str(config.domain), elms, reporter)
-    elif how == "uniform":
-        weights = {elm.name: 1.0 for elm in elms}
-    else:
-        suite, domain = open_suite(config), str(config.domain)
-        weights, _ = ensemble.domain_weights(config, forest, suite, domain, elms, how, reporter)
-    settings = averages.settings_of(config, forest, weights, lambda: open_suite(config), reporter)
-    return averages.publish(forest, name, weights, method=how, settings=settings, alive=reporter.alive)
-
-
-def average_of(config: Config) -> tuple[str, str]:
-    """Return how the weights of an average are found, and its name."""
-    how = "uniform" if config.weights is None else config.weights
-    method = config.average.method
-    if method == "greedy_soup":
-        if config.weights is not None:
-            raise UserError("average.method=greedy_soup finds the weights itself: leave out weights=")
-        how = method
-    if not isinstance(how, str):
-        how = "weights"
-    elif how != "uniform" and config.domain is None:
-        raise UserError(f"{how} weights are found for a domain: give domain=NAME")
-    words = [*([] if method in ("linear", how) else [method.replace("_", "-")]), how.replace("_", "-")]
-    return how, config.average.name or "-".join([*words, *([config.domain] if config.domain else [])])
-
-
-def generate(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
-    """Go on with a prompt; the ensemble keeps, loads and runs its top-k experts alone.
-
-    Their prior, and what the rule leaves open, are fitted on the valid split of `domain`; without a domain the prior
-    is the same for all, and what is open stands at the value that changes nothing, a gate at its default.
-    """
-    if not config.prompt:
-        raise UserError('what shall it go on with? give prompt="some text"')
-    forest = Forest(config.forest_root)
-    members = forest.experts(config.ensemble.experts)
-    prior, rule = dict.fromkeys((elm.name for elm in members), 1.0), config.ensemble
-    if config.domain:
-        prior, rule = ensemble.fit_for(config, forest, open_suite(config), config.domain, members, reporter)
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(forest.tokenizer, local_files_only=True)
-    route = ensemble.route(config, forest, members, tokenizer.eos_token_id)
-    device, top_k = models.pick_device(config.trainer.device), config.ensemble.top_k
-    mixed = online.Ensemble.load(forest, prior, ensemble=rule, top_k=top_k, device=device, route=route)
-    prompt = tokenizer(config.prompt, add_special_tokens=False).input_ids
-    mixed.read(prompt)
-    chosen = config.generate
-    made = list(mixed.generate(chosen.tokens, chosen.temperature, chosen.seed))
-    return {
-        "prompt": config.prompt,
-        "text": tokenizer.decode(made),
-        "tokens": len(made),
-        "experts": mixed.weights,
-    }
-
-
 def run(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     """Grow a whole forest: seed, then rounds of branch, train and merge, then averages and evaluation.
 
@@ -287,7 +153,7 @@ def run(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     earlier: list[str] = []
     for domains in rounds(config, suite, reporter.line):
         for domain in domains:
-            grow(config, domain, earlier or [config.seed.name], reporter)
+            grow_expert(config, domain, earlier or [config.seed.name], reporter)
         earlier += domains
     return finish(config, reporter)
 
@@ -357,37 +223,3 @@ def copied(config: Config, forest: Forest) -> str:
     if config.seed.name in forest:
         return config.seed.name
     raise UserError(f"branch=copy needs parent=NAME; have: {', '.join(forest.names()) or 'none'}")
-
-
-def _evaluated(config: Config, suite: Suite) -> tuple[list[Shard], list[Shard]]:
-    """Return the shards that an evaluation reports on, and those their priors are fitted on."""
-    domains = config.eval.domains or suite.domains()
-    return [suite.shard(d, config.eval.split) for d in domains], [suite.shard(d, "valid") for d in domains]
-
-
-def _refuse_own_data(config: Config, suite: Suite, shards: list[Shard]) -> None:
-    """Raise `UserError` if what is fitted on valid splits would be measured on one of them, by name or by content."""
-    if not evaluate.is_fitted(config.ensemble):
-        return
-    domains = suite.domains() if config.ensemble.fit == "forest" else {shard.domain for shard in shards}
-    fitted_on = {suite.shard(domain, "valid").sha256: domain for domain in domains}
-    for shard in shards:
-        if shard.sha256 in fitted_on:
-            raise UserError(
-                f"ensemble.prior={config.ensemble.prior} and ensemble.rule={config.ensemble.rule} are fitted on "
-                f"{fitted_on[shard.sha256]}/valid, so {shard.domain}/{shard.split}, of the same text, would be "
-                "measured on its own data: give another split, or ensemble=uniform or ensemble=updating"
-            )
-
-
-def _score_for_eval(
-    config: Config, forest: Forest, suite: Suite, elm: ELM, members: list[ELM], reporter: Reporter
-) -> None:
-    shards, valid = _evaluated(config, suite)
-    is_member = elm.name in {member.name for member in members}
-    needed = [*shards, *valid] if is_member else shards
-    ensemble.score_missing(config, forest, elm.path, elm.card.sha256, needed, reporter)
-
-
-def _shards(suite: Suite, domains: list[str], splits: list[str]) -> list[Shard]:
-    return [suite.shard(domain, split) for domain in domains or suite.domains() for split in splits]
