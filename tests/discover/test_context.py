@@ -119,7 +119,7 @@ def test_what_stands_at_t_or_later_changes_no_weight_up_to_t(clustered, route, w
         changed = ids.copy()
         changed[t:] = rng.integers(1, suite.vocab_size, 400 - t)
         after = weights(route, changed, window)
-        # A matrix product of another size may round its last bit otherwise; a weight that looked ahead moves by far more.
+        # A product of matrices of another size may round otherwise; a weight that looked ahead moves by far more.
         np.testing.assert_allclose(after[:, : t + 1], before[:, : t + 1], rtol=1e-9)
         np.testing.assert_allclose(weights(route, ids[: t + 1], window), before[:, : t + 1], rtol=1e-9)
         moved += not np.allclose(after, before, rtol=1e-3)
