@@ -45,6 +45,7 @@ class Card:
     estimator: str = ""  # how the parents' weights were found
     delta: dict[str, Any] = field(default_factory=dict)  # of a sparse expert: density, budget, nonzeros, …
     steps: int = 0  # of its own training
+    lr: float | None = None  # peak learning rate of its own training's schedule
     tokens: int = 0  # of its own training
     flops: float = 0.0  # of its own training (btm/ledger.py)
     ancestors: list[Spent] = field(default_factory=list)  # all it descends from, each once

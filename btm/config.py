@@ -55,7 +55,7 @@ class TrainerConfig:
     compile: str = "auto"  # the layers, by torch: always | never | auto: by the clock, if it pays back
     write_behind: bool = True  # checkpoints are copied and written while the training goes on
     gradient_checkpointing: bool = False  # activations are computed again in the backward pass, not kept
-    lr: float = 5e-4
+    lr: float | str | None = None  # peak; null: by the model's size (btm/schedule.py) | find: by a short test
     warmup: float = 0.08  # fraction of the steps of the schedule
     decay: str = "cosine"  # constant | cosine | linear | polynomial | wsd: constant, then linear
     decay_power: float = 1.0  # of polynomial
@@ -97,7 +97,7 @@ class SeedConfig:
     source: str | None = None  # `seed.from=DIR`: a Hugging Face model folder instead of training
     domains: list[str] = field(default_factory=list)  # of the mix; empty: all training domains
     steps: int | None = None  # null: trainer.steps; 0: no seed phase, experts branch from random parameters
-    lr: float | None = None  # null: trainer.lr
+    lr: float | None = None  # peak; null: as trainer.lr says
     grow_batch: int = 1  # a step after seed.grow_after has so many times trainer.batch_size sequences
     grow_after: int = 0  # steps
 

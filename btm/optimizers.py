@@ -58,7 +58,7 @@ def make_optimizer(model: "torch.nn.Module", trainer: TrainerConfig) -> "torch.o
         import torch
 
         beta1, beta2 = trainer.betas
-        optimizer = torch.optim.AdamW(groups, lr=trainer.lr, betas=(beta1, beta2), fused=True)
+        optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), fused=True)
     if trainer.offload:
         _offload(optimizer)
     return optimizer
@@ -104,7 +104,7 @@ def _adamw8bit(
     beta1, beta2 = trainer.betas
     made = bnb.optim.AdamW8bit(
         groups,
-        lr=trainer.lr,
+        lr=0.0,  # each step sets its own (train.apply)
         betas=(beta1, beta2),
         min_8bit_size=SMALLEST,
     )

@@ -1,18 +1,23 @@
 """One training phase of a cycle: a branch on its own shards, under the schedule that `trainer.carry` gives it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from btm import checkpoint, ensemble, fairseq_training, models, sparse_training
+from btm import checkpoint, ensemble, fairseq_training, models, sparse_training, weights
 from btm import train as training
+from btm.checks import read_object
 from btm.config import Config
 from btm.data.batches import Batches, Growth, windows
 from btm.data.shards import Shard, Suite
 from btm.errors import UserError
 from btm.forest import ELM, Branch, Forest
 from btm.report import Reporter
-from btm.schedule import Schedule
+from btm.schedule import AGAIN, Schedule, default_lr
+
+FIND = "find"  # as trainer.lr: the rate that a short test finds (btm/steps/rates.py)
+RATES = "rates.json"  # in a branch: what its test tried and found
 
 
 def train(
@@ -29,7 +34,9 @@ def train(
 
     `run` is the loop, by default that of one process, for a dense or a sparse expert.
     """
-    trainer, is_root = config.trainer, not branch.parents
+    is_root = not branch.parents
+    steps, schedule, continued = course(config, forest, branch)
+    trainer = replace(config.trainer, lr=schedule.peak)  # the rate that was meant, on the card too
     run = run or _loop(config)
     if is_root and run is sparse_training.train:
         raise UserError(
@@ -37,7 +44,6 @@ def train(
             "in few parameters; a root is trained with 1.0"
         )
     ensemble.check_context(config, models.read_config(branch.path / "config.json"))
-    steps, schedule, continued = course(config, forest, branch)
     valid = None
     if len(shards) == 1:
         valid = windows(suite.shard(shards[0].domain, "valid"), trainer.seq_len, trainer.valid_tokens)
@@ -61,7 +67,7 @@ def train(
     elif trainer.carry == "auto" and (kept := _kept(forest, list(branch.parents))):
         note = f"begins a new optimizer and schedule: {next(iter(branch.parents))!r} was trained with {kept}"
         result["notes"] = [*result["notes"], note]
-    return result | {"data": {shard.domain: shard.sha256 for shard in shards}}
+    return result | {"lr": schedule.peak, "data": {shard.domain: shard.sha256 for shard in shards}}
 
 
 def _loop(config: Config) -> Callable[..., dict[str, Any]]:
@@ -73,15 +79,47 @@ def _loop(config: Config) -> Callable[..., dict[str, Any]]:
 
 def course(config: Config, forest: Forest, branch: Branch) -> tuple[int, Schedule, ELM | None]:
     """Return a branch's steps, its schedule, and the parent whose optimizer it continues, as trainer.carry says."""
-    trainer = config.trainer
+    continued = _continued(config, forest, branch) if branch.parents else None
+    trainer = replace(config.trainer, lr=rate(config, forest, branch, continues=continued is not None))
     if not branch.parents:
         # The seed phase is the first part of a longer schedule, unless experts begin theirs anew.
         steps = config.seed_steps
         horizon = steps + (0 if trainer.carry == "fresh" else trainer.steps)
-        return steps, Schedule.of(trainer, horizon=horizon, lr=config.seed.lr), None
-    continued = _continued(config, forest, branch)
+        return steps, Schedule.of(trainer, horizon=horizon), None
     offset = continued.card.steps if continued else 0
     return trainer.steps, Schedule.of(trainer, horizon=offset + trainer.steps, offset=offset), continued
+
+
+def rate(config: Config, forest: Forest, branch: Branch, *, continues: bool = False) -> float:
+    """Return the peak learning rate of a branch: as given, as a test found it, or by the model's size.
+
+    A branch that `continues` the schedule of its parent has the peak of a root; one that begins a schedule anew has
+    less (`schedule.AGAIN`), unless the rate was given.
+    """
+    given, is_root = config.trainer.lr, not branch.parents
+    if is_root and config.seed.lr is not None:
+        return config.seed.lr
+    again = 1.0 if is_root or continues else AGAIN
+    if given == FIND:
+        return _found(config, forest, branch) * again
+    if given is None:
+        return default_lr(weights.parameters(branch.path)) * again
+    return float(given)
+
+
+def _found(config: Config, forest: Forest, branch: Branch) -> float:
+    """Return the rate that the test of this branch found, or else the one that the seed was trained with.
+
+    Raises `UserError` if there is neither, as under a seed that was imported.
+    """
+    if (branch.path / RATES).exists():
+        return float(read_object(branch.path / RATES, lr=float)["lr"])
+    seed = forest[config.seed.name].card if config.seed.name in forest else None
+    if seed is None or seed.lr is None:
+        raise UserError(
+            f"trainer.lr=find: nothing was tested for {branch.name!r}, nor for the seed: give a number"
+        )
+    return seed.lr
 
 
 def _continued(config: Config, forest: Forest, branch: Branch) -> ELM | None:

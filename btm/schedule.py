@@ -5,6 +5,18 @@ from dataclasses import dataclass
 
 from btm.config import TrainerConfig
 
+# Measured by scripts/bench/choosing.py for 0.2 to 1 M parameters and extrapolated above (docs/choosing.md): the best
+# peak of a dense LM falls with its size; 6e-4 at 125 M is what GPT-3 was trained with (arXiv 2005.14165, table 2.1).
+_REFERENCE = (125e6, 6e-4)
+_EXPONENT = -0.39
+AGAIN = 0.5  # of a root's peak, for an expert that begins a schedule of its own
+
+
+def default_lr(parameters: int) -> float:
+    """Return the peak learning rate of a root with so many parameters, to two digits."""
+    size, lr = _REFERENCE
+    return float(f"{lr * (parameters / size) ** _EXPONENT:.1e}")
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -27,12 +39,15 @@ class Schedule:
     share: float | None = None  # None but under wsd, so that what was begun before that was there goes on
 
     @classmethod
-    def of(
-        cls, trainer: TrainerConfig, *, horizon: int, offset: int = 0, lr: float | None = None
-    ) -> "Schedule":
-        """Return the schedule that `trainer` describes over `horizon` steps."""
+    def of(cls, trainer: TrainerConfig, *, horizon: int, offset: int = 0) -> "Schedule":
+        """Return the schedule that `trainer` describes over `horizon` steps; its `lr` must be a number.
+
+        Raises `ValueError` where the rate is still to be chosen by size or by a test (btm/phase.py, `rate`).
+        """
+        if not isinstance(trainer.lr, int | float):
+            raise ValueError(f"trainer.lr={trainer.lr} is no rate yet")
         return cls(
-            peak=trainer.lr if lr is None else lr,
+            peak=trainer.lr,
             horizon=horizon,
             offset=offset,
             warmup_steps=round(trainer.warmup * horizon),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # What a card takes over from trained.json, the result of the training.
 _FROM_RESULT = (
     "steps",
+    "lr",
     "tokens",
     "flops",
     "data",

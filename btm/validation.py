@@ -164,7 +164,10 @@ def _validate_numbers(config: "Config") -> None:
     for key, part in {"delta_density": trainer.delta_density, "delta_prune": trainer.delta_prune}.items():
         require(0 < part <= 1, f"trainer.{key}", part, "wanted (0, 1]")
     for key, rate in {"trainer.lr": trainer.lr, "seed.lr": config.seed.lr}.items():
-        require(rate is None or 0 < rate < 1000, key, rate, "wanted a positive number")
+        if isinstance(rate, str):
+            require(rate == "find", key, rate, "wanted a positive number, or find")
+        else:
+            require(rate is None or 0 < rate < 1000, key, rate, "wanted a positive number")
     # Beyond this torch cannot seed a step with trainer.seed * 1_000_003 + step.
     for key, seed in {"trainer.seed": trainer.seed, "discover.seed": config.discover.seed}.items():
         require(0 <= seed < 2**32, key, seed, "wanted 0 to 2³² - 1")

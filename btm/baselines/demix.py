@@ -167,9 +167,14 @@ def _train(
     notes = [*result["notes"], _NOTE]
     if continued:
         notes.append(f"continues the optimizer and schedule of {continued.name}")
-    each = {"steps": result["steps"], "flops": result["flops"] / len(mixes), "notes": notes}
+    each = {
+        "steps": result["steps"],
+        "lr": schedule.peak,
+        "flops": result["flops"] / len(mixes),
+        "notes": notes,
+    }
     mean = [*notes, "the mean of the domains' feed-forward layers; the tokens and FLOPs stand in their cards"]
-    return result | {"steps": 0, "tokens": 0, "flops": 0.0, "notes": mean, "each": each}
+    return result | {"steps": 0, "lr": schedule.peak, "tokens": 0, "flops": 0.0, "notes": mean, "each": each}
 
 
 def _publish(

@@ -22,6 +22,7 @@ from btm.interop import huggingface
 from btm.report import Reporter, quiet
 from btm.steps.averages import average
 from btm.steps.evaluate import eval_forest
+from btm.steps.rates import find_rate
 
 
 def prepare(config: Config, reporter: Reporter = quiet) -> Suite:
@@ -104,6 +105,8 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
         shards = [suite.shard(domain, "train") for domain in branch.domains]
         result: dict[str, Any] = {"steps": 0, "tokens": 0}
         if shards:
+            if config.trainer.lr == phase.FIND and not branch.parents:
+                find_rate(config, branch, shards, config.seed_steps, pulse, reporter)
             together = distributed.processes(config, branch) > 1
             run = distributed.train if together else phase.train
             result = run(config, forest, branch, shards, suite, reporter, pulse)

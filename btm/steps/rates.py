@@ -1,0 +1,80 @@
+"""The learning rate by a short test (`trainer.lr=find`): a few rates, a few steps each, the lowest loss wins.
+
+A range test (arXiv 1506.01186), but with a whole short schedule for each rate instead of one rate that rises: what is
+compared is what a training does, warm-up and decay included, and a rate that diverges late is seen to.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+from btm import durable, models, optimizers, phase, train, weights
+from btm.checks import read_object
+from btm.config import Config, TrainerConfig
+from btm.data.batches import Batches
+from btm.data.shards import Shard
+from btm.forest import Branch
+from btm.report import Reporter, quiet
+from btm.schedule import Schedule, default_lr
+
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the default for the model's size
+_SHARE = 0.05  # of the training's steps, for each rate
+_FEWEST, _MOST = 50, 500  # steps for each rate
+_COUNTED = 0.2  # of these steps: the last ones, whose mean loss is compared
+
+
+def find_rate(
+    config: Config,
+    branch: Branch,
+    shards: list[Shard],
+    steps: int,
+    pulse: Callable[[int], bool],
+    reporter: Reporter = quiet,
+) -> float:
+    """Return the best of a few peak learning rates for a branch on the first batches of its `shards`.
+
+    Each begins with the branch's own parameters and gets a twentieth of `steps`, 50 to 500. What was tried is kept in
+    ``rates.json`` of the branch, so a training that was killed goes on with the same rate. Raises
+    `TrainingStoppedError` when `pulse` says so.
+    """
+    file = branch.path / phase.RATES
+    if not file.exists():
+        n = min(_MOST, max(_FEWEST, round(_SHARE * steps)))
+        middle = default_lr(weights.parameters(branch.path))
+        tried = {}
+        for factor in FACTORS:
+            lr = float(f"{middle * factor:.1e}")
+            tried[lr] = _loss(
+                branch, _batches(config.trainer, shards), replace(config.trainer, lr=lr), n, pulse
+            )
+            reporter.line(f"learning rate {lr:g}: loss {tried[lr]:.4f} after {n} steps")
+        best = min(tried, key=lambda lr: tried[lr])
+        kept = [{"lr": lr, "loss": loss if math.isfinite(loss) else None} for lr, loss in tried.items()]
+        durable.write_json(file, {"lr": best, "steps": n, "tried": kept})
+    return float(read_object(file, lr=float)["lr"])
+
+
+def _batches(trainer: TrainerConfig, shards: list[Shard]) -> Batches:
+    pieces = [piece for shard in shards for piece in shard.pieces(trainer.seq_len + 1)]
+    return Batches(pieces, trainer.seq_len, trainer.batch_size, trainer.seed)
+
+
+def _loss(
+    branch: Branch, batches: Batches, trainer: TrainerConfig, steps: int, pulse: Callable[[int], bool]
+) -> float:
+    """Return the mean loss, in nats per token, of the last fifth of `steps` steps at one rate; inf if it diverges."""
+    model = models.load_trainable(branch.path, trainer.device)
+    optimizer = optimizers.make_optimizer(model, trainer)
+    precision = models.pick_precision(trainer.precision, str(model.device))
+    schedule, losses = Schedule.of(trainer, horizon=steps), []
+    for step in range(steps):
+        loss = train.backward(model, batches.batch(step), trainer, precision)
+        norm = optimizers.gradient_norm(model)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            return math.inf
+        train.apply(optimizer, schedule.lr(step), optimizers.shrink(norm, trainer.clip))
+        losses.append(loss)
+        if pulse(0):
+            raise train.TrainingStoppedError("stopped while learning rates were tried")
+    counted = losses[-max(1, round(_COUNTED * steps)) :]
+    return sum(counted) / len(counted)
