@@ -96,7 +96,9 @@ class SeedConfig:
     name: str = "seed"
     source: str | None = None  # `seed.from=DIR`: a Hugging Face model folder instead of training
     domains: list[str] = field(default_factory=list)  # of the mix; empty: all training domains
-    steps: int | None = None  # null: trainer.steps; 0: no seed phase, experts branch from random parameters
+    steps: int | None = (
+        None  # null: half of the training; 0: no seed phase, experts branch from random parameters
+    )
     lr: float | None = None  # peak; null: as trainer.lr says
     grow_batch: int = 1  # a step after seed.grow_after has so many times trainer.batch_size sequences
     grow_after: int = 0  # steps
@@ -348,10 +350,17 @@ class Config:
         """The forest's folder; a baseline's is beside it."""
         return f"{self.base_root}-{self.baseline}" if self.baseline else self.base_root
 
-    @property
-    def seed_steps(self) -> int:
-        """Steps of the seed phase."""
-        return self.trainer.steps if self.seed.steps is None else self.seed.steps
+    def seed_steps(self, training_domains: list[str]) -> int:
+        """Return the steps of the seed phase.
+
+        Where none are given, as many as the experts of the first round have together: half of the training, as in the
+        paper (BTM, section 3.1) and as our own tables have it (docs/paper.md). Without run.domains and run.rounds,
+        that round has an expert for each of the `training_domains` of the suite.
+        """
+        if self.seed.steps is not None:
+            return self.seed.steps
+        first = self.run.rounds[0] if self.run.rounds else self.run.domains or training_domains
+        return self.trainer.steps * max(1, len(first))
 
     @property
     def window(self) -> int:

@@ -83,7 +83,9 @@ def course(config: Config, forest: Forest, branch: Branch) -> tuple[int, Schedul
     trainer = replace(config.trainer, lr=rate(config, forest, branch, continues=continued is not None))
     if not branch.parents:
         # The seed phase is the first part of a longer schedule, unless experts begin theirs anew.
-        steps = config.seed_steps
+        steps = config.seed.steps
+        if steps is None:
+            raise ValueError("seed.steps is still to be decided (steps.train does)")
         horizon = steps + (0 if trainer.carry == "fresh" else trainer.steps)
         return steps, Schedule.of(trainer, horizon=horizon), None
     offset = continued.card.steps if continued else 0

@@ -41,9 +41,10 @@ def _seed(config: Config) -> list[Row]:
         return [_row("seed", name, "nothing: it stands there")]
     if config.seed.source:
         return [_row("seed", name, f"import {config.seed.source}")]
-    if config.seed_steps == 0:
+    steps = config.seed_steps(_suite(config).training_domains())
+    if steps == 0:
         return [_row("seed", name, "random parameters, untrained")]
-    return [_row("seed", name, _training(config, forest, name, config.seed_steps))]
+    return [_row("seed", name, _training(config, forest, name, steps))]
 
 
 def _branch(config: Config) -> list[Row]:
@@ -156,14 +157,15 @@ def _generate(config: Config) -> list[Row]:
 
 def _run(config: Config) -> list[Row]:
     from btm.baselines import derive
-    from btm.launch.forecast import forecast
+    from btm.launch.forecast import forecast, too_few_tokens
 
     derived = derive(config)
     rows = forecast(derived, _rounds(derived))
     prepares = [{"job": f"prepare {row['name']}", "what": row["what"]} for row in _prepare(config)]
     if config.baseline == "random_split":
         prepares.append({"job": "deal", "what": f"documents at random, where missing: {derived.data.name}"})
-    return [dict.fromkeys(rows[0]) | row for row in prepares] + rows
+    notes = [{"job": "note", "what": text}] if (text := too_few_tokens(config)) else []
+    return [dict.fromkeys(rows[0]) | row for row in [*prepares, *notes]] + rows
 
 
 def _remove(config: Config, flags: Collection[str]) -> list[Row]:

@@ -28,6 +28,7 @@ def derive(config: Config) -> Config:
     made = deepcopy(config)
     made.forest, made.run.domains = config.base_root, []
     domains = expert_domains(config)
+    made.seed.steps = config.seed_steps(domains)
     {
         "dense": _dense,
         "dense_large_batch": _dense_large_batch,
@@ -52,7 +53,7 @@ def part_names(domains: list[str]) -> dict[str, str]:
 def _dense(config: Config, domains: list[str]) -> None:
     """Make it a root alone: tokens of the seed and all experts, one schedule over all its steps."""
     _alone(config, domains)
-    config.seed.steps = config.seed_steps + len(domains) * config.trainer.steps
+    config.seed.steps = int(config.seed.steps or 0) + len(domains) * config.trainer.steps
 
 
 def _dense_large_batch(config: Config, domains: list[str]) -> None:
@@ -61,8 +62,9 @@ def _dense_large_batch(config: Config, domains: list[str]) -> None:
     After the seed phase a step has a batch for each expert; micro-batches keep the memory at one of them.
     """
     _alone(config, domains)
-    config.seed.grow_after, config.seed.grow_batch = config.seed_steps, len(domains)
-    config.seed.steps = config.seed_steps + config.trainer.steps
+    begun = int(config.seed.steps or 0)
+    config.seed.grow_after, config.seed.grow_batch = begun, len(domains)
+    config.seed.steps = begun + config.trainer.steps
     config.trainer.micro_batch_size = config.trainer.micro_batch_size or config.trainer.batch_size
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from btm import distributed, ledger, models, weights
 from btm.baselines import SHARES_SEED
+from btm.baselines.derive import expert_domains
 from btm.config import Config
 from btm.data.batches import Growth
 from btm.data.shards import Suite
@@ -14,6 +15,7 @@ from btm.forest import Forest
 from btm.launch.jobs import Job, jobs_of
 from btm.launch.records import read_shown
 
+WORTH_A_FOREST = 10  # training tokens for each parameter of an ELM, at least
 _CHECKPOINTS = 3  # the newest, the one before it, and the one being written
 _BYTES = 4  # of a float32
 _MOMENTS = 2  # of AdamW
@@ -84,6 +86,27 @@ def forecast(config: Config, rounds: list[list[str]]) -> list[dict[str, Any]]:
     return [*rows, {"job": "all", "round": None, "what": "", "parents": "", **total, "seconds": seconds}]
 
 
+def too_few_tokens(config: Config) -> str:
+    """Return a sentence that advises against a forest where one dense LM is likely better; "" where a forest pays.
+
+    What counts is the tokens of the seed phase and of all experts for each parameter of one ELM (docs/choosing.md).
+    """
+    if config.baseline is not None or config.seed.source:
+        return ""  # what an imported seed was trained on is not known
+    experts, trainer = len(expert_domains(config)), config.trainer
+    steps = config.seed_steps(expert_domains(config)) + experts * trainer.steps
+    tokens, parameters = steps * trainer.batch_size * trainer.seq_len, Costs.of(config).parameters
+    if tokens >= WORTH_A_FOREST * parameters:
+        return ""
+    return (
+        f"{tokens / 1e6:,.2f} M training tokens are {tokens / parameters:.1f} for each of a model's "
+        f"{parameters / 1e6:,.2f} M parameters; below {WORTH_A_FOREST}, one dense model is "
+        f"likely better than a forest of {experts} experts: train more steps (seed.steps=, trainer.steps=) "
+        "or a smaller model= "
+        "(docs/choosing.md)"
+    )
+
+
 def disk_bytes(config: Config, rounds: list[list[str]], at_once: int) -> int:
     """Return the bytes that the missing part of a cycle will need at most, with `at_once` trainings at once."""
     rows = forecast(config, rounds)
@@ -110,7 +133,7 @@ def _row(job: Job, config: Config, costs: Costs, forest: Forest | None, done: se
     if job.verb == "seed" and config.baseline in SHARES_SEED:
         copied = f"copy {config.base_root}/elms/{job.elm}"
         return row | {"what": copied} | empty | {"disk bytes": costs.elm_bytes * (1 + _MOMENTS)}
-    steps = config.seed_steps if job.verb == "seed" else trainer.steps
+    steps = config.seed_steps(expert_domains(config)) if job.verb == "seed" else trainer.steps
     tokens = _sequences(job, config, steps) * trainer.seq_len
     kept = _MOMENTS if job.verb == "seed" and steps and trainer.carry != "fresh" else 0
     return row | {

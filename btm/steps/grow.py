@@ -42,7 +42,8 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
     if config.seed.source is not None:
         return _import_seed(config, suite, reporter)
     name = config.seed.name
-    domains = [] if config.seed_steps == 0 else config.seed.domains or suite.training_domains()
+    untrained = config.seed_steps(suite.training_domains()) == 0
+    domains = [] if untrained else config.seed.domains or suite.training_domains()
     for domain in domains:
         suite.shard(domain, "train")
     models.pick_device(config.trainer.device)
@@ -96,6 +97,8 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
     forest, suite = Forest(config.forest_root), open_suite(config)
     if (trained := forest.get_branch(name)).result is not None:
         return trained
+    seed_steps = config.seed_steps(suite.training_domains())
+    config = replace(config, seed=replace(config.seed, steps=seed_steps))
     with forest.hold(name) as (branch, held):
 
         def pulse(step: int) -> bool:
@@ -106,7 +109,7 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
         result: dict[str, Any] = {"steps": 0, "tokens": 0}
         if shards:
             if config.trainer.lr == phase.FIND and not branch.parents:
-                find_rate(config, branch, shards, config.seed_steps, pulse, reporter)
+                find_rate(config, branch, shards, seed_steps, pulse, reporter)
             together = distributed.processes(config, branch) > 1
             run = distributed.train if together else phase.train
             result = run(config, forest, branch, shards, suite, reporter, pulse)

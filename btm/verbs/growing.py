@@ -103,7 +103,10 @@ def run(config: Config, out: Output) -> int:
     example: btm run experiment=demo
     """
     from btm import baselines
+    from btm.launch.forecast import too_few_tokens
 
+    if advice := too_few_tokens(config):
+        out.reporter.line(f"note: {advice}")
     config = baselines.ready(config, out.reporter)
     if config.cluster.kind == "debug":
         if "--detach" in out.flags:

@@ -1,0 +1,53 @@
+"""A cycle under the defaults: how long its seed phase is, and that the verbs one by one give what `run` gives."""
+
+import json
+
+import pytest
+
+from btm import cli, steps
+from btm.cli import compose
+from btm.forest import Forest
+
+
+@pytest.fixture
+def bare(grown, workspace, tmp_path):
+    """A function from a name to the words of a forest without a rate, schedule, carry or seed steps."""
+    return lambda name: [
+        *workspace,
+        f"forest={tmp_path / name}",
+        "run.rounds=[[bible,code_python]]",
+        "trainer.lr=null",
+        "trainer.steps=3",
+        "seed.steps=null",
+        "run.average=false",
+    ]
+
+
+def test_the_seed_phase_is_half_of_the_training(bare):
+    config = compose(bare("forest"))
+    assert config.seed_steps(["bible", "code_python", "speeches"]) == 6  # the first round has two experts
+    config.run.rounds = []
+    assert config.seed_steps(["bible", "code_python", "speeches"]) == 9
+    config.seed.steps = 0
+    assert config.seed_steps(["bible"]) == 0
+
+
+def test_verb_by_verb_gives_the_bytes_of_run(bare, capsys):
+    steps.run(compose(bare("whole")))
+    words = bare("parts")
+    assert cli.main(["seed", *words]) == 0
+    for verb in ("branch", "train", "merge"):
+        for domain in ("bible", "code_python"):
+            parents = ["weights={seed: 1.0}"] if verb == "branch" else []
+            assert cli.main([verb, *words, *parents, f"expert={domain}"]) == 0, capsys.readouterr().err
+    whole, parts = (Forest(compose(bare(name)).forest_root) for name in ("whole", "parts"))
+    assert {e.name: e.card.sha256 for e in whole.elms()} == {e.name: e.card.sha256 for e in parts.elms()}
+    assert whole["seed"].card.steps == 6
+    capsys.readouterr()
+
+
+def test_a_cycle_that_is_planned_says_the_steps_it_will_do(bare, capsys):
+    assert cli.main(["run", *bare("planned"), "--dry-run", "--json"]) == 0
+    rows = {row["job"]: row["what"] for row in json.loads(capsys.readouterr().out)}
+    assert rows["seed"] == "train 6 steps"
+    assert "one dense model is likely better" in rows["note"]
