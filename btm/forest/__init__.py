@@ -1,0 +1,6 @@
+"""The registry on disk: a forest, its ELMs and branches, and the models that lie beside them."""
+
+from btm.forest.branch import ELM, Branch
+from btm.forest.forest import EXACT, SCHEMA, Forest
+
+__all__ = ["ELM", "EXACT", "SCHEMA", "Branch", "Forest"]
