@@ -57,10 +57,10 @@ def find_model(forest: Forest, name_or_dir: str) -> Model:
 
 def averages(forest: Forest, told: Callable[[str], None] = lambda text: None) -> list[Model]:
     """Return the forest's averages, by name; `told` hears of each that is damaged or was never finished, and why."""
-    found = []
+    found, elms = [], set(forest.names())
     for path in _folders(forest):
         try:
-            found.append(_average(path))
+            found.append(_average(path, f"{AVERAGES}/{path.name}" if path.name in elms else path.name))
         except UserError as error:
             told(f"average {path.name!r} is left out: {error}")
     return found
@@ -82,14 +82,14 @@ def _folders(forest: Forest) -> list[Path]:
     return sorted(p for p in home.iterdir() if is_name(p.name) and p.is_dir()) if home.is_dir() else []
 
 
-def _average(path: Path, called: str | None = None) -> Model:
+def _average(path: Path, called: str) -> Model:
     """Return an average; `UserError` if its card or the headers of its weights are not whole."""
     if not (path / "card.json").exists():
         raise UserError(f"{path}: no card.json: it was never finished; delete it, and average again")
     card = Card.read(path / "card.json")
     models.read_config(path / "config.json")
     weights.tensors(path)
-    return Model(called or path.name, path, card.sha256, "average", card)
+    return Model(called, path, card.sha256, "average", card)
 
 
 def _foreign(forest: Forest, other: Forest, name: str) -> Model:

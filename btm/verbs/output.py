@@ -66,14 +66,18 @@ def show_elm(elm: Any, out: Output) -> None:
 
 def show_evaluation(config: Config, result: dict[str, Any], out: Output) -> None:
     """Print the tables of an evaluation, and where it stands."""
-    from btm.report.tables import eval_rows, ledger_rows
+    from btm.report.tables import eval_rows, ledger_rows, model_rows
 
+    for line in result.get("warnings", []):
+        print(f"warning: {line}", file=out.stderr)
     if out.as_json:
         return out.line("", result)
     out.rows(
         eval_rows(result),
         f"perplexity by shard, {result['ensemble']['rule']} under the {result['ensemble']['prior']} prior",
     )
+    if models := model_rows(result):
+        out.rows(models, "averages and other models beside the ensemble: mean perplexity over domains")
     out.rows(ledger_rows(result), "cost: training with all ancestors, each once; inference of one token")
     file = Path(result["forest"]) / "evals" / f"{config.eval.name or Path(result['forest']).name}.json"
     out.line(f"numbers: {file}\npicture: {file.with_suffix('.png')}", None)

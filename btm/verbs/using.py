@@ -7,6 +7,8 @@ from btm.verbs.output import Output, show_evaluation, sweep
 def score(config: Config, out: Output) -> None:
     """Compute the token log-probabilities that are missing from the forest's cache.
 
+    score.experts=[NAME, …] scores these alone: ELMs, averages, or models as models= names them.
+
     example: btm score score.splits=[test] score.domains=[law,med]
     """
     from btm import steps
@@ -17,9 +19,12 @@ def score(config: Config, out: Output) -> None:
 
 
 def evaluate(config: Config, out: Output) -> None:
-    """Evaluate the ensemble and every ELM on every domain; writes evals/<name>.json and a heat map.
+    """Evaluate the ensemble, every ELM and every average on every domain; writes evals/<name>.json and a heat map.
 
-    example: btm eval experiment=demo ensemble.prior=em ensemble.top_k=2 eval.name=demo-em
+    models=[…] adds rows: an average or ELM of another forest (path/to/forest:NAME), or a Hugging Face model folder with
+    the forest's tokenizer.
+
+    example: btm eval experiment=demo ensemble.prior=em ensemble.top_k=2 models=[models/law-lm] eval.name=demo-em
     """
     from btm import steps
 
