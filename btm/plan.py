@@ -103,6 +103,25 @@ def _evaluate(config: Config) -> list[Row]:
     return [_row("eval", target.stem, f"{what}; writes {target}")]
 
 
+def _compare(config: Config) -> list[Row]:
+    forest, suite = Forest(config.forest_root), _suite(config)
+    shards = [suite.shard(domain, config.eval.split) for domain in config.eval.domains or suite.domains()]
+    members = forest.experts(config.ensemble.experts)
+    rows = [
+        _row("compare", forest.root.name, f"ensemble of {len(members)} and top-1 on {len(shards)} shards")
+    ]
+    rows += [
+        _row("beside", model.name, f"{model.kind} in {model.path}") for model in steps.beside(config, forest)
+    ]
+    rows += [
+        _row("beside", root.name, f"{kind} in {Forest(root).root}") for root, kind in steps.rivals(config)
+    ]
+    return [
+        *rows,
+        _row("write", steps.compared_file(config).name, "what scores are missing, the table, a picture"),
+    ]
+
+
 def _average(config: Config) -> list[Row]:
     forest = Forest(config.forest_root)
     method, name = steps.average_of(config)
@@ -250,6 +269,7 @@ _PLANS = {
     "merge": _merge,
     "score": _score,
     "eval": _evaluate,
+    "compare": _compare,
     "average": _average,
     "generate": _generate,
     "import": _import,

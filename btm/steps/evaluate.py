@@ -75,8 +75,8 @@ def measure(
     What is not in the score cache is computed. `trained_on` are the domains that are not novel, and on which a
     rule is fitted under ``ensemble.fit=forest``: if not given, those that `elms` were trained on.
     """
-    shards, valid = _evaluated(config, suite)
-    _refuse_own_data(config, suite, shards)
+    shards, valid = evaluated(config, suite)
+    refuse_own_data(config, suite, shards)
     if trained_on is None:
         trained_on = {domain for elm in elms for domain in elm.card.domains}
     route = ensemble.route(config, forest, members, suite.eos)
@@ -152,13 +152,18 @@ def generate(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     }
 
 
-def _evaluated(config: Config, suite: Suite) -> tuple[list[Shard], list[Shard]]:
+def evaluated(config: Config, suite: Suite) -> tuple[list[Shard], list[Shard]]:
     """Return the shards that an evaluation reports on, and those their priors are fitted on."""
     domains = config.eval.domains or suite.domains()
     return [suite.shard(d, config.eval.split) for d in domains], [suite.shard(d, "valid") for d in domains]
 
 
-def _refuse_own_data(config: Config, suite: Suite, shards: list[Shard]) -> None:
+def refuse_own_data(
+    config: Config,
+    suite: Suite,
+    shards: list[Shard],
+    remedy: str = "give another split, or ensemble=uniform or ensemble=updating",
+) -> None:
     """Raise `UserError` if what is fitted on valid splits would be measured on one of them, by name or by content."""
     if not evaluate.is_fitted(config.ensemble):
         return
@@ -169,14 +174,14 @@ def _refuse_own_data(config: Config, suite: Suite, shards: list[Shard]) -> None:
             raise UserError(
                 f"ensemble.prior={config.ensemble.prior} and ensemble.rule={config.ensemble.rule} are fitted on "
                 f"{fitted_on[shard.sha256]}/valid, so {shard.domain}/{shard.split}, of the same text, would be "
-                "measured on its own data: give another split, or ensemble=uniform or ensemble=updating"
+                f"measured on its own data: {remedy}"
             )
 
 
 def _score_for_eval(
     config: Config, forest: Forest, suite: Suite, elm: ELM, members: list[ELM], reporter: Reporter
 ) -> None:
-    shards, valid = _evaluated(config, suite)
+    shards, valid = evaluated(config, suite)
     is_member = elm.name in {member.name for member in members}
     needed = [*shards, *valid] if is_member else shards
     ensemble.score_missing(config, forest, elm.path, elm.card.sha256, needed, reporter)

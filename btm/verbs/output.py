@@ -4,10 +4,13 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from btm.config import Config
 from btm.errors import UserError
+
+if TYPE_CHECKING:
+    from btm.report.comparison import Comparison
 
 
 @dataclass
@@ -62,6 +65,19 @@ def show_elm(elm: Any, out: Output) -> None:
         return out.line("", card)
     rows = [{"of": key, elm.name: value} for key, value in card.items() if value not in ("", None, [], {})]
     out.rows(rows, str(elm.path))
+
+
+def show_comparison(found: "Comparison", file: Path, out: Output) -> None:
+    """Print the tables of a comparison, what must not be missed, and where it stands."""
+    from btm.report import comparison
+
+    if out.as_json:
+        return out.line("", found.to_json())
+    out.rows(comparison.shard_rows(found), "perplexity by shard, each window begun anew")
+    out.rows(comparison.summary_rows(found), comparison.title(found))
+    for note in found.notes:
+        out.line(f"note: {note}", None)
+    out.line(f"numbers: {file}\npicture: {file.with_suffix('.png')}", None)
 
 
 def show_evaluation(config: Config, result: dict[str, Any], out: Output) -> None:
