@@ -132,7 +132,7 @@ def _rival_row(setting: _Setting, forest: Forest, root: Path, kind: str) -> Meas
     require_same_tokenizer(forest, rival.identity["tokenizer_sha256"], str(root))
     members, config = rival.experts(), setting.of(rival)
     if not members:
-        raise UserError(f"{root} has no ELM yet")
+        raise UserError("it has no ELM yet")
     if len(members) == 1:
         return _alone(setting, config, rival, _as_model(members[0]), root.name, kind)
     return _mixed(setting, config, rival, members, root.name, kind)
