@@ -1,4 +1,4 @@
-"""The picture of a comparison: on every domain, who predicts better than one dense model, and by how much."""
+"""The picture of a comparison: on every domain, who beats one dense model, and by how much."""
 
 import io
 import math
@@ -15,16 +15,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _BETTER, _WORSE = "#2f855a", "#c05621"  # bars of the ensemble: ahead of the reference, behind it
-_MARKS = ("s", "D", "v", "P", "X", "<", ">", "p")  # of averages, models and rival forests, in their order
+_MARKS = ("s", "D", "v", "P", "X", "<", ">", "p")  # of averages, models and rival forests
 _COLOURS = ("#6b46c1", "#d53f8c", "#2b6cb0", "#b7791f", "#0d9488", "#9b2c2c", "#4c51bf", "#975a16")
-_FINE = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.7, 1.9)
-_COARSE = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4, 6, 8, 12, 20, 50, 100)
+# Ticks where the largest ratio is less than twice the smallest, and where it is more.
+_FINE = (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.7, 1.9)
+_COARSE = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4, 6, 9, 20, 50)
 _MOST = len(_MARKS)  # more rows than that nobody can tell apart
 
 
 @dataclass(frozen=True)
 class _Line:
-    """One line of the picture: a domain, or the mean over some; `ratios` are those of the rows, in their order."""
+    """One line: a domain, or the mean over some; `ratios` are those of the rows, in their order."""
 
     label: str
     ratios: list[float]
@@ -32,7 +33,7 @@ class _Line:
 
 
 def draw(found: Comparison, path: Path) -> Path:
-    """Write the PNG of a comparison to `path`: bars are the ensemble, marks the other rows, 1.0 the reference."""
+    """Write the PNG of a comparison: bars are the ensemble, marks other rows, 1.0 the reference."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -57,8 +58,9 @@ def draw(found: Comparison, path: Path) -> Path:
     _name_the_line(parts[0], found)
     parts[-1].set_xlabel(_axis_label(found))
     handles, names = parts[0].get_legend_handles_labels()
-    handles, names = [*handles[-1:], *handles[:-1]], [*names[-1:], *names[:-1]]  # the bar comes first
-    figure.legend(handles, names, loc="outside lower center", ncols=min(3, len(names)), frameon=False)
+    handles, names = [handles[-1], *handles[:-1]], [names[-1], *names[:-1]]  # the bar comes first
+    columns = min(3, len(names))
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False)
     figure.suptitle(_title(found), fontsize=13, fontweight="bold")
     with durable.publish_file(path) as handle:
         buffer = io.BytesIO()
@@ -68,11 +70,12 @@ def draw(found: Comparison, path: Path) -> Path:
 
 
 def shown(found: Comparison) -> list[Row]:
-    """Return the rows that are drawn: the forest's own, and the best of the others, in the order of the table.
+    """Return the rows that are drawn, in the table's order: the forest's, the best of the others.
 
     The reference is none of them: it is the line at 1.
     """
-    rows = [row for row in found.rows[1:] if (row.model, row.kind) != (found.reference, found.reference_kind)]
+    reference = (found.reference, found.reference_kind)
+    rows = [row for row in found.rows[1:] if (row.model, row.kind) != reference]
     fixed = [row for row in rows if row.kind in ("top-1", SEED)]
     others = sorted((row for row in rows if row not in fixed), key=_order)[: _MOST - len(fixed)]
     return [row for row in found.rows if row is found.rows[0] or row in fixed or row in others]
@@ -84,7 +87,7 @@ def _order(row: Row) -> float:
 
 
 def _lines(found: Comparison, rows: Sequence[Row], *, novel: bool) -> list[_Line]:
-    """Return the lines of one group from top to bottom: the mean, then the domains, the ensemble's best first."""
+    """Return the lines of one group: the mean, then the domains, the ensemble's best first."""
     domains = found.domains(novel=novel)
     if not domains:
         return []
@@ -110,7 +113,8 @@ def _draw_group(axes: "Axes", lines: Sequence[_Line], rows: Sequence[Row]) -> No
     for height, line in enumerate(lines):
         value = line.ratios[0]
         colour = _BETTER if value < 1 else _WORSE
-        axes.barh(height, value - 1, left=1, height=0.62, color=colour, alpha=1.0 if line.is_mean else 0.55)
+        alpha = 1.0 if line.is_mean else 0.55
+        axes.barh(height, value - 1, left=1, height=0.62, color=colour, alpha=alpha)
         axes.text(
             1.01,
             height,
@@ -149,7 +153,7 @@ def _draw_group(axes: "Axes", lines: Sequence[_Line], rows: Sequence[Row]) -> No
 
 
 def _said(row: Row, forest: Row) -> str:
-    """Return what the legend calls a row, and whether it was trained on other tokens than the forest."""
+    """Return what the legend calls a row, and what part of the forest's tokens it saw if not all."""
     said = {
         "ensemble": f"forest: {row.model}, {row.experts_run} run for a token",
         "top-1": "forest: one expert (top-1)",
@@ -167,7 +171,8 @@ def _name_the_line(axes: "Axes", found: Comparison) -> None:
     """Write above the line at 1 what it stands for, and beside it which side is the better one."""
     what = "the dense model" if found.dense else short(found.reference)
     said = f"◂ better   {what}   worse ▸"
-    axes.text(1.0, 1.01, said, ha="center", va="bottom", fontsize=9, transform=axes.get_xaxis_transform())
+    at_value = axes.get_xaxis_transform()
+    axes.text(1.0, 1.01, said, ha="center", va="bottom", fontsize=9, transform=at_value)
     axes.text(1.01, 1.01, "forest", va="bottom", fontsize=9, transform=axes.transAxes)
 
 
