@@ -35,6 +35,7 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   merge     check it and add it to the set   btm merge expert=law
   score     cache token log-probabilities    btm score score.splits=[test]
   eval      ensemble against every ELM       btm eval ensemble=tracking ensemble.top_k=4
+  compare   forest, averages, baselines      btm compare experiment=demo
   average   several ELMs into one model      btm average weights='{law: 0.7, med: 0.3}'
   import    a Hugging Face model comes in    btm import from=DIR name=law domain=law
   export    an ELM or an average goes out    btm export average=deploy to=DIR

@@ -18,6 +18,7 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "merge": growing.merge,
     "score": using.score,
     "eval": using.evaluate,
+    "compare": using.compare,
     "average": using.average,
     "import": interop.import_model,
     "export": interop.export_model,
@@ -46,4 +47,8 @@ def check_baseline(verb: str, config: Config) -> None:
     if config.baseline is not None and verb in _STEP_BY_STEP:
         raise UserError(
             f"btm {verb} knows no baseline: leave out baseline={config.baseline}, or use btm run, which grows it whole"
+        )
+    if config.baseline is not None and verb == "compare":
+        raise UserError(
+            f"btm compare finds a forest's baselines by itself: leave out baseline={config.baseline}"
         )

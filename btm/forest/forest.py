@@ -14,66 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from btm import average as averaging
 from btm import durable, lease, ledger, models, readme, seal, sums, tombstone, weights
-from btm.card import Card, Parent, read_parents
+from btm.card import Card
 from btm.checks import check_name, is_name, read_object
 from btm.errors import UserError, unknown
+from btm.forest.branch import ELM, Branch
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
 SCHEMA = 1
 EXACT = averaging.Settings(accumulate="float64")  # a branch of copies is the copy, bit for bit
-
-
-@dataclass(frozen=True)
-class ELM:
-    """One expert language model of a forest: a Hugging Face model folder with a card."""
-
-    path: Path
-    card: Card
-
-    @property
-    def name(self) -> str:
-        """Its name in the forest."""
-        return self.path.name
-
-    def load(self, device: "str | torch.device" = "cpu") -> "PreTrainedModel":
-        """Return the model, in evaluation mode."""
-        return models.load_model(self.path, device)
-
-
-@dataclass(frozen=True)
-class Branch:
-    """An ELM in the making: a model folder in ``branches/`` with its origin and, once trained, its result."""
-
-    path: Path
-
-    @property
-    def name(self) -> str:
-        """The name its ELM will have."""
-        return lease.name_of(self.path)
-
-    @property
-    def origin(self) -> dict[str, Any]:
-        """What `Forest.branch` or `Forest.root_branch` wrote: domains, parents, method, estimator."""
-        return read_object(self.path / "branch.json", domains=list, parents=dict, method=str, estimator=str)
-
-    @property
-    def domains(self) -> list[str]:
-        """The domains it trains on."""
-        return list(self.origin["domains"])
-
-    @property
-    def parents(self) -> dict[str, Parent]:
-        """Its parents with their weights; empty for a root."""
-        return read_parents(self.path / "branch.json", self.origin["parents"])
-
-    @property
-    def result(self) -> dict[str, Any] | None:
-        """What the training left when it was complete, or None."""
-        file = self.path / "trained.json"
-        return read_object(file) if file.exists() else None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,63 @@
+"""What a forest holds: an ELM that stands, and a branch that may become one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from btm import lease, models
+from btm.card import Card, Parent, read_parents
+from btm.checks import read_object
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class ELM:
+    """One expert language model of a forest: a Hugging Face model folder with a card."""
+
+    path: Path
+    card: Card
+
+    @property
+    def name(self) -> str:
+        """Its name in the forest."""
+        return self.path.name
+
+    def load(self, device: "str | torch.device" = "cpu") -> "PreTrainedModel":
+        """Return the model, in evaluation mode."""
+        return models.load_model(self.path, device)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """An ELM in the making: a model folder in ``branches/`` with its origin and, once trained, its result."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The name its ELM will have."""
+        return lease.name_of(self.path)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What `Forest.branch` or `Forest.root_branch` wrote: domains, parents, method, estimator."""
+        return read_object(self.path / "branch.json", domains=list, parents=dict, method=str, estimator=str)
+
+    @property
+    def domains(self) -> list[str]:
+        """The domains it trains on."""
+        return list(self.origin["domains"])
+
+    @property
+    def parents(self) -> dict[str, Parent]:
+        """Its parents with their weights; empty for a root."""
+        return read_parents(self.path / "branch.json", self.origin["parents"])
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What the training left when it was complete, or None."""
+        file = self.path / "trained.json"
+        return read_object(file) if file.exists() else None

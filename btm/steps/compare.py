@@ -1,0 +1,230 @@
+"""Put a forest beside its averages, its seed, its baselines and other forests, at equal context.
+
+Every row is measured on the same tokens, in the same windows, and each window is begun anew: a dense
+LM does not remember the window before, so neither may an ensemble (``ensemble.carry=false``, whatever
+the settings say).
+"""
+
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from btm import durable, ensemble, evaluate
+from btm import score as scoring
+from btm.choices import BASELINES
+from btm.config import Config, EnsembleConfig
+from btm.data.shards import Shard, Suite, open_suite
+from btm.errors import UserError
+from btm.forest import ELM, Forest, Model, require_same_tokenizer
+from btm.report import Reporter, comparison, comparison_picture, quiet
+from btm.report.comparison import Comparison, Measured
+from btm.steps.beside import beside, cost, score_model, seeds
+from btm.steps.evaluate import evaluated, measure, refuse_own_data
+
+_FITTED = ("cached", "em", "token")  # priors that say which expert a domain's valid split asks for
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """One forest and the shards that its models are measured on; scores lie in its own cache."""
+
+    config: Config  # never carries a belief from one window to the next
+    forest: Forest
+    suite: Suite
+    shards: list[Shard]
+    trained_on: set[str]  # domains that are not novel, to the forest that is compared
+    reporter: Reporter
+
+    def of(self, rival: Forest) -> "_Scene":
+        """Return the scene of another forest: the same shards and rule, all of its experts."""
+        everyone = replace(self.config.ensemble, experts=[])
+        config = replace(self.config, forest=str(rival.root), ensemble=everyone)
+        return replace(self, forest=rival, config=config)
+
+
+def compare(config: Config, reporter: Reporter = quiet) -> Comparison:
+    """Measure the forest and all that stands beside it; write what came of it, and a picture.
+
+    That is its averages, its seed, its baselines, ``models=`` and ``against=``. Scores that are missing
+    are computed; what the rule leaves open is fitted on valid splits, as `eval_forest` does.
+    """
+    forest, suite = Forest(config.forest_root), open_suite(config)
+    config = replace(config, ensemble=replace(config.ensemble, carry=False))
+    shards, _ = evaluated(config, suite)
+    remedy = "give another eval.split"
+    refuse_own_data(replace(config, ensemble=top_1(config.ensemble)), suite, shards, remedy)
+    trained_on = {domain for elm in forest.elms() for domain in elm.card.domains}
+    scene = _Scene(config, forest, suite, shards, trained_on, reporter)
+    members = forest.experts(config.ensemble.experts)
+    if not members:
+        raise UserError(f"{forest.root} has no ELM to compare yet: grow it with btm run")
+    measured = _own_rows(scene, members)
+    notes: list[str] = []
+    for root, kind in rivals(config):
+        try:
+            measured.append(_rival_row(scene, root, kind))
+        except UserError as error:
+            if kind == "forest":  # it was asked for
+                raise
+            notes.append(f"{root} is left out: {error}")
+    found = _put_together(scene, members, measured, notes)
+    target = compared_file(config)
+    durable.write_json(target, found.to_json())
+    comparison_picture.draw(found, target.with_suffix(".png"))
+    return found
+
+
+def compared_file(config: Config) -> Path:
+    """Return the file that a comparison is written to; its picture lies beside it."""
+    root = Path(config.forest_root)
+    return root / "evals" / f"{config.eval.name or root.name}-compare.json"
+
+
+def rivals(config: Config) -> list[tuple[Path, str]]:
+    """Return (folder, kind) of the other forests: baselines that stand, then ``against=``."""
+    root = Path(config.forest_root)
+    beside_it = {root.with_name(f"{root.name}-{kind}"): kind for kind in BASELINES}
+    found = {p.resolve(): (p, kind) for p, kind in beside_it.items() if Forest.stands(p)}
+    named = config.against or []
+    for name in [named] if isinstance(named, str) else named:
+        path = Path(name)
+        if path.resolve() == root.resolve():
+            raise UserError(f"against={name}: that is the forest itself")
+        found.setdefault(path.resolve(), (path, "forest"))
+    return list(found.values())
+
+
+def top_1(rule: EnsembleConfig) -> EnsembleConfig:
+    """Return the settings that choose one expert for a domain, as ``ensemble.top_k=1`` does.
+
+    By the rule's own prior if that is fitted, else by `cached`, the paper's.
+    """
+    prior = rule.prior if rule.prior in _FITTED and rule.rule != "router" else "cached"
+    return replace(rule, rule="bayes", prior=prior, top_k=1, carry=False)
+
+
+def _own_rows(scene: _Scene, members: list[ELM]) -> list[Measured]:
+    """Return the forest's rows: ensemble, top-1, averages, named models, seed."""
+    roots = seeds(scene.forest, [elm.name for elm in members])
+    others = beside(scene.config, scene.forest, scene.reporter)
+    return [
+        *_ensemble_rows(scene, members),
+        *(_alone(scene, model, model.name, model.kind) for model in others),
+        *(_alone(scene, _as_model(scene.forest[name]), name, comparison.SEED) for name in roots),
+    ]
+
+
+def _ensemble_rows(scene: _Scene, members: list[ELM]) -> list[Measured]:
+    """Return the ensemble and its top-1; of one member alone there is one row."""
+    if len(members) == 1:
+        return [_alone(scene, _as_model(members[0]), members[0].name, "ELM")]
+    mixed = _mixed(scene, members, f"ensemble of {len(members)}", "ensemble")
+    top = replace(
+        mixed,
+        model=f"top-1 by {top_1(scene.config.ensemble).prior} prior",
+        kind="top-1",
+        experts_run=1,
+        inference_flops_per_token=mixed.inference_flops_per_token / mixed.experts_run,
+        nats_per_token={shard.domain: _top_1_nats(scene, members, shard) for shard in scene.shards},
+    )
+    return [mixed, top]
+
+
+def _rival_row(scene: _Scene, root: Path, kind: str) -> Measured:
+    """Return the row of another forest: its one model, or all its experts under the same rule."""
+    rival = Forest(root)
+    require_same_tokenizer(scene.forest, rival.identity["tokenizer_sha256"], str(root))
+    members = rival.experts()
+    if not members:
+        raise UserError("it has no ELM yet")
+    if len(members) == 1:
+        return _alone(scene.of(rival), _as_model(members[0]), root.name, kind)
+    return _mixed(scene.of(rival), members, root.name, kind)
+
+
+def _alone(scene: _Scene, model: Model, name: str, kind: str) -> Measured:
+    """Return the row of one model that runs alone."""
+    score_model(scene.config, scene.forest, model, scene.shards, scene.reporter)
+    nats = {shard.domain: _nats(scene, shard, model.sha256) for shard in scene.shards}
+    return _measured(name, kind, cost(scene.config, model), nats)
+
+
+def _mixed(scene: _Scene, members: list[ELM], name: str, kind: str) -> Measured:
+    """Return the row of an ensemble."""
+    entries = measure(
+        scene.config,
+        scene.forest,
+        scene.suite,
+        members,
+        members,
+        [],
+        trained_on=scene.trained_on,
+        reporter=scene.reporter,
+    )
+    mixed = {name: entry["ensemble"]["nats_per_token"] for name, entry in entries.items()}
+    nats = {shard.domain: mixed[f"{shard.domain}/{shard.split}"] for shard in scene.shards}
+    return _measured(name, kind, ensemble.cost(scene.config, members, members)["ensemble"], nats)
+
+
+def _top_1_nats(scene: _Scene, members: list[ELM], shard: Shard) -> float:
+    """Return the loss of the one expert that the prior of the domain's valid split favours."""
+    scores = ensemble.scores_of(scene.config, scene.forest)
+    valid = scene.suite.shard(shard.domain, "valid")
+    valid_EST = ensemble.stack(scores, valid, members)
+    log_prior_E = evaluate.fit_prior(valid_EST, top_1(scene.config.ensemble))
+    return _nats(scene, shard, members[int(np.argmax(log_prior_E))].card.sha256)
+
+
+def _nats(scene: _Scene, shard: Shard, sha256: str) -> float:
+    """Return the nats per token of a model whose scores stand in the cache."""
+    scores = ensemble.scores_of(scene.config, scene.forest)
+    tokens, _ = shard.head(scene.config.score.max_tokens)
+    return scoring.mean_nats(ensemble.read(scores, shard, sha256), tokens)
+
+
+def _measured(name: str, kind: str, entry: dict[str, Any], nats: dict[str, float]) -> Measured:
+    """Return a row from its entry of a ledger and its losses."""
+    training = entry["training"]
+    return Measured(
+        model=name,
+        kind=kind,
+        experts_run=entry["experts_run"],
+        training_tokens=training and training["tokens"],
+        training_flops=training and training["flops"],
+        inference_flops_per_token=entry["inference_flops_per_token"],
+        nats_per_token=nats,
+    )
+
+
+def _as_model(elm: ELM) -> Model:
+    return Model(elm.name, elm.path, elm.card.sha256, "ELM", elm.card)
+
+
+def _put_together(
+    scene: _Scene, members: list[ELM], measured: list[Measured], notes: list[str]
+) -> Comparison:
+    """Return the comparison of what was measured, with the notes that a reader must not miss."""
+    config = scene.config
+    shards = []
+    for shard in scene.shards:
+        tokens, _ = shard.head(config.score.max_tokens)
+        novel = shard.domain not in scene.trained_on
+        shards.append(comparison.Shard(shard.domain, shard.split, novel, tokens))
+    rows = comparison.rows_of(measured, shards)
+    reference = comparison.reference_of(rows)
+    return Comparison(
+        forest=str(scene.forest.root),
+        suite=scene.suite.name,
+        window=config.window,
+        rule=asdict(config.ensemble) | {"experts": [elm.name for elm in members]},
+        elms={elm.name: elm.card.sha256 for elm in members},
+        shards=shards,
+        rows=rows,
+        reference=reference.model,
+        reference_kind=reference.kind,
+        notes=[*notes, *comparison.caveats(rows, reference)],
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
