@@ -5,6 +5,8 @@ LM does not remember the window before, so neither may an ensemble (``ensemble.c
 the settings say).
 """
 
+import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,10 +72,19 @@ def compare(config: Config, reporter: Reporter = quiet) -> Comparison:
             if kind == "forest":  # it was asked for
                 raise
             notes.append(f"{root} is left out: {error}")
-    found = _put_together(scene, members, measured, notes)
-    target = compared_file(config)
-    durable.write_json(target, found.to_json())
-    comparison_picture.draw(found, target.with_suffix(".png"))
+    return _published(_put_together(scene, members, measured, notes), compared_file(config))
+
+
+def _published(found: Comparison, file: Path) -> Comparison:
+    """Write a comparison and its picture, unless the same stands there; return what stands there then."""
+    picture = file.with_suffix(".png")
+    with suppress(OSError, ValueError, AttributeError):  # none, or not one that we wrote
+        standing = json.loads(file.read_bytes())
+        dated = replace(found, created=standing.get("created", ""))
+        if picture.exists() and standing == json.loads(json.dumps(dated.to_json())):
+            return dated
+    comparison_picture.draw(found, picture)
+    durable.write_json(file, found.to_json())
     return found
 
 
