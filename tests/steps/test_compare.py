@@ -151,12 +151,13 @@ def test_a_dense_lm_of_other_tokens_is_never_passed_off(apart):
 
 
 def test_without_a_dense_lm_ratios_are_to_the_seed_and_the_remedy_is_said(apart):
-    config = compose([*apart, "models=[bible]"])
+    config = compose([*apart, "models=[bible,seed]"])
     shutil.rmtree(f"{config.forest_root}-dense")
     found = steps.compare(config)
     assert (found.reference, found.reference_kind) == ("seed", "seed")
     assert "baseline=dense" in found.notes[0]
     assert rows(found)["ELM", "bible"].in_domain.domains == 3
+    assert ("ELM", "seed") not in rows(found) and ("seed", "seed") in rows(found)
     assert "/ seed" in comparison.summary_rows(found)[0]
 
 
