@@ -1,11 +1,14 @@
 """The algorithm, one function a verb (Branch-Train-Merge, arXiv 2208.03306)."""
 
-from btm.data.shards import open_suite
+from btm.forest.suites import open_suite, open_suites
+from btm.steps.add_domain import Added, add_domain, new_domain, text_of
 from btm.steps.averages import average, average_of
 from btm.steps.evaluate import eval_forest, generate, score, score_for_eval
 from btm.steps.grow import branch, copied, finish, grow_expert, merge, prepare, rounds, run, seed, train
 
 __all__ = [
+    "Added",
+    "add_domain",
     "average",
     "average_of",
     "branch",
@@ -15,12 +18,15 @@ __all__ = [
     "generate",
     "grow_expert",
     "merge",
+    "new_domain",
     "open_suite",
+    "open_suites",
     "prepare",
     "rounds",
     "run",
     "score",
     "score_for_eval",
     "seed",
+    "text_of",
     "train",
 ]

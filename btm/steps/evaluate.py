@@ -7,15 +7,16 @@ from typing import Any
 
 from btm import durable, ensemble, evaluate, models, online
 from btm.config import Config
-from btm.data.shards import Shard, Suite, open_suite
+from btm.data.shards import Shard, Suite
 from btm.errors import UserError
 from btm.forest import ELM, Forest
+from btm.forest.suites import evaluated_suites, open_suites
 from btm.report import Reporter, heatmap, quiet
 
 
 def score(config: Config, reporter: Reporter = quiet) -> list[Path]:
     """Compute the token log-probabilities that are missing, ELM by ELM."""
-    forest, suite = Forest(config.forest_root), open_suite(config)
+    forest, suite = Forest(config.forest_root), evaluated_suites(config)
     elms = [forest[name] for name in config.score.experts] or forest.elms()
     shards = _shards(suite, config.score.domains, config.score.splits)
     return [
@@ -27,7 +28,7 @@ def score(config: Config, reporter: Reporter = quiet) -> list[Path]:
 
 def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     """Evaluate the ensemble and every ELM alone; write ``evals/<name>.json`` and its heat map."""
-    forest, suite = Forest(config.forest_root), open_suite(config)
+    forest, suite = Forest(config.forest_root), evaluated_suites(config)
     shards, valid = _evaluated(config, suite)
     _refuse_own_data(config, suite, shards)
     elms = forest.elms()
@@ -75,7 +76,7 @@ def score_for_eval(config: Config, name: str, reporter: Reporter = quiet) -> Non
     """Compute what `eval_forest` will need of one ELM, so that many machines can share that work."""
     forest = Forest(config.forest_root)
     members = forest.experts(config.ensemble.experts)
-    _score_for_eval(config, forest, open_suite(config), forest[name], members, reporter)
+    _score_for_eval(config, forest, evaluated_suites(config), forest[name], members, reporter)
 
 
 def generate(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def generate(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     members = forest.experts(config.ensemble.experts)
     prior, rule = dict.fromkeys((elm.name for elm in members), 1.0), config.ensemble
     if config.domain:
-        prior, rule = ensemble.fit_for(config, forest, open_suite(config), config.domain, members, reporter)
+        prior, rule = ensemble.fit_for(config, forest, open_suites(config), config.domain, members, reporter)
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(forest.tokenizer, local_files_only=True)
