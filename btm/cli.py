@@ -41,6 +41,7 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   grow      a new domain: all of these       btm grow forest=experts/demo domain=perl from=texts/perl
   score     cache token log-probabilities    btm score score.splits=[test]
   eval      ensemble against every ELM       btm eval ensemble=tracking ensemble.top_k=4
+  compare   forest, averages, baselines      btm compare experiment=demo
   average   several ELMs into one model      btm average weights='{law: 0.7, med: 0.3}'
   import    a Hugging Face model comes in    btm import from=DIR name=law domain=law
   export    an ELM or an average goes out    btm export average=deploy to=DIR
@@ -159,7 +160,7 @@ def compose(overrides: list[str], verb: str = "") -> Config:
         ) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_reason(error)) from None
-    if verb in ("eval", "score") and named & {"data", "data.name"} and not config.eval.suites:
+    if verb in ("eval", "score", "compare") and named & {"data", "data.name"} and not config.eval.suites:
         config.eval.suites = [config.data.name]
     if prompts:  # text, which hydra would read as its own grammar
         config.prompt = prompts[-1].partition("=")[2]

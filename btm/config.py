@@ -171,7 +171,9 @@ class EvalConfig:
     name: str | None = None  # null: the forest's
     split: str = "test"
     domains: list[str] = field(default_factory=list)  # empty: every prepared domain
-    suites: list[str] = field(default_factory=list)  # of eval and score; empty: all that the forest records
+    suites: list[str] = field(
+        default_factory=list
+    )  # of eval, score and compare; empty: all that the forest records
 
 
 @dataclass
@@ -326,7 +328,11 @@ class Config:
     forest: str | None = None  # its folder; null: experts/<data.name>
     baseline: str | None = None  # dense | dense_large_batch | random_split | demix, in <forest>-<baseline>
     expert: str | None = None  # the ELM to branch, train, merge, show, verify, compare or remove
-    against: str | None = None  # of diff: another ELM or an average; null: what the expert began with
+    against: Any = (
+        None  # of diff: another ELM or an average; null: what the expert began with. Of compare: [FOREST]
+    )
+    # What eval and compare measure too: names of ELMs and averages, FOREST:NAME, or model folders
+    models: list[str] = field(default_factory=list)
     domain: str | None = None  # its domain; null: the expert's name
     prompt: str | None = None  # of generate, taken as it is: it needs no quotes but the shell's
     branch: str = "posterior"  # copy | uniform | argmax | posterior | token

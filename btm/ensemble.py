@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from btm.discover.context import Route
 from btm.errors import UserError
 from btm.forest import ELM, Branch, Forest
 from btm.report import Reporter, quiet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NEGLIGIBLE = 1e-3  # a smaller share of an average is dropped: such a parent would leave a debt and no trace
 
@@ -140,8 +143,8 @@ def valid_nats(
     for name in branch.parents:
         parent = forest[name]
         score_missing(config, forest, parent.path, parent.card.sha256, [valid], reporter)
-        nats[name] = scoring.mean_nats(_read(scores, valid, parent.card.sha256), tokens)
-    ours = scoring.mean_nats(_read(scores, valid, sha256), tokens)
+        nats[name] = scoring.mean_nats(read(scores, valid, parent.card.sha256), tokens)
+    ours = scoring.mean_nats(read(scores, valid, sha256), tokens)
     return {"valid_nats": ours, "parent_valid_nats": nats}
 
 
@@ -150,12 +153,28 @@ def scores_of(config: Config, forest: Forest) -> scoring.Scores:
     return scoring.Scores(forest.root / "scores", config.window, config.score.max_tokens)
 
 
-def score_missing(
-    config: Config, forest: Forest, folder: Path, sha256: str, shards: list[Shard], reporter: Reporter
-) -> list[Path]:
-    """Score the model in `folder` on those of `shards` where its scores are missing."""
+def unscored(config: Config, forest: Forest, sha256: str, shards: list[Shard]) -> list[Shard]:
+    """Return those of `shards` on which the forest's cache has no scores of these weights."""
     scores = scores_of(config, forest)
-    missing = [shard for shard in shards if scores.read(shard, sha256) is None]
+    return [shard for shard in shards if scores.read(shard, sha256) is None]
+
+
+def score_missing(
+    config: Config,
+    forest: Forest,
+    folder: Path,
+    sha256: str,
+    shards: list[Shard],
+    reporter: Reporter,
+    *,
+    model: "PreTrainedModel | None" = None,
+) -> list[Path]:
+    """Score the model in `folder` on those of `shards` where its scores are missing.
+
+    `model` is that model where it is loaded already, in float32.
+    """
+    scores = scores_of(config, forest)
+    missing = unscored(config, forest, sha256, shards)
     if not missing:
         return []
     import torch
@@ -164,7 +183,9 @@ def score_missing(
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     check_context(config, models.read_config(folder / "config.json"))
-    model = models.load_model(folder, device, dtype=torch.float32)
+    if model is None:
+        model = models.load_model(folder, device, dtype=torch.float32)
+    model = model.to(device).eval()
     total = sum(shard.head(config.score.max_tokens)[0] for shard in missing)
     paths = []
     with reporter.scoring(lease.name_of(folder), total) as report:
@@ -177,10 +198,11 @@ def score_missing(
 
 def stack(scores: scoring.Scores, shard: Shard, elms: list[ELM]) -> NDArray[np.float32]:
     """Return the scores of several ELMs, shape (E, S, T)."""
-    return np.stack([_read(scores, shard, elm.card.sha256) for elm in elms])
+    return np.stack([read(scores, shard, elm.card.sha256) for elm in elms])
 
 
-def _read(scores: scoring.Scores, shard: Shard, sha256: str) -> NDArray[np.float32]:
+def read(scores: scoring.Scores, shard: Shard, sha256: str) -> NDArray[np.float32]:
+    """Return the scores of one model, shape (S, T), which were computed before; `UserError` if they are gone."""
     logp = scores.read(shard, sha256)
     if logp is None:
         raise UserError(f"{scores.path(shard, sha256)} vanished while it was needed; run the command again")

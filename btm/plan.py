@@ -11,7 +11,7 @@ from btm.data import prepare as preparation
 from btm.data.documents import find
 from btm.discover.context import find_router
 from btm.errors import UserError, unknown
-from btm.forest import Forest
+from btm.forest import Forest, find_model
 from btm.forest.suites import data_of, evaluated_suites
 from btm.registry import gc, rederive, removal
 from btm.report.progress import bytes_text
@@ -103,7 +103,7 @@ def _score(config: Config) -> list[Row]:
     domains = config.score.domains or suite.domains()
     shards = [suite.shard(domain, split) for domain in domains for split in config.score.splits]
     tokens = sum(shard.head(config.score.max_tokens)[0] for shard in shards)
-    elms = [forest[name].name for name in config.score.experts] or forest.names()
+    elms = [find_model(forest, name).name for name in config.score.experts] or forest.names()
     return [_row("score", elm, f"{len(shards)} shards, {tokens:,} tokens, where missing") for elm in elms]
 
 
@@ -113,8 +113,29 @@ def _evaluate(config: Config) -> list[Row]:
     shards = [suite.shard(domain, config.eval.split) for domain in config.eval.domains or suite.domains()]
     route = ensemble.route(config, forest, forest.experts(config.ensemble.experts), suite.eos)
     weighed = "weighed by the router" if route else f"prior {config.ensemble.prior}"
-    what = f"{len(forest.elms())} ELMs on {len(shards)} shards, {weighed}"
+    more = steps.beside(config, forest)
+    alone = f" and {', '.join(model.name for model in more)}" if more else ""
+    what = f"{len(forest.elms())} ELMs{alone} on {len(shards)} shards, {weighed}"
     return [_row("eval", target.stem, f"{what}; writes {target}")]
+
+
+def _compare(config: Config) -> list[Row]:
+    forest, suite = Forest(config.forest_root), evaluated_suites(config)
+    shards = [suite.shard(domain, config.eval.split) for domain in config.eval.domains or suite.domains()]
+    members = forest.experts(config.ensemble.experts)
+    rows = [
+        _row("compare", forest.root.name, f"ensemble of {len(members)} and top-1 on {len(shards)} shards")
+    ]
+    rows += [
+        _row("beside", model.name, f"{model.kind} in {model.path}") for model in steps.beside(config, forest)
+    ]
+    rows += [
+        _row("beside", root.name, f"{kind} in {Forest(root).root}") for root, kind in steps.rivals(config)
+    ]
+    return [
+        *rows,
+        _row("write", steps.compared_file(config).name, "what scores are missing, the table, a picture"),
+    ]
 
 
 def _average(config: Config) -> list[Row]:
@@ -261,6 +282,7 @@ _PLANS = {
     "grow": _grow,
     "score": _score,
     "eval": _evaluate,
+    "compare": _compare,
     "average": _average,
     "generate": _generate,
     "import": _import,

@@ -90,7 +90,6 @@ def _validate_names(config: "Config") -> None:
         "parent": config.parent,
         "data.domain": config.data.domain,
         "average.base": config.average.base,
-        "against": config.against,
         "ls.domain": config.ls.domain,
         "ls.parent": config.ls.parent,
         "ls.ancestor": config.ls.ancestor,
@@ -104,7 +103,6 @@ def _validate_names(config: "Config") -> None:
         "run.domains": config.run.domains,
         "seed.domains": config.seed.domains,
         "score.domains": config.score.domains,
-        "score.experts": config.score.experts,
         "eval.domains": config.eval.domains,
         "eval.suites": config.eval.suites,
         "ensemble.experts": config.ensemble.experts,
@@ -114,6 +112,22 @@ def _validate_names(config: "Config") -> None:
     for key, names in lists.items():
         for name in names:
             check_name(name, key)
+        if len(set(names)) < len(names):
+            raise UserError(f"{key}={names}: a name stands there twice")
+    _validate_models(config)
+
+
+def _validate_models(config: "Config") -> None:
+    """Check what may be names of models, or folders."""
+    against = config.against
+    if isinstance(against, str) and not against:
+        raise UserError("against='': wanted a name, or null")
+    lists = {"models": config.models, "score.experts": config.score.experts}
+    if against is not None and not isinstance(against, str):
+        lists["against"] = against
+    for key, names in lists.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+            raise UserError(f"{key}={names!r}: wanted [NAME, …], each of them a name or a folder")
         if len(set(names)) < len(names):
             raise UserError(f"{key}={names}: a name stands there twice")
 

@@ -2,5 +2,16 @@
 
 from btm.forest.branch import ELM, Branch
 from btm.forest.forest import EXACT, SCHEMA, Forest
+from btm.forest.models import Model, averages, find_model, require_same_tokenizer
 
-__all__ = ["ELM", "EXACT", "SCHEMA", "Branch", "Forest"]
+__all__ = [
+    "ELM",
+    "EXACT",
+    "SCHEMA",
+    "Branch",
+    "Forest",
+    "Model",
+    "averages",
+    "find_model",
+    "require_same_tokenizer",
+]

@@ -39,6 +39,10 @@ def evaluated_suites(config: Config) -> Suite:
         if name not in places:
             raise unknown("suite", name, places, config.forest_root)
     chosen = config.eval.suites or list(places)
+    if config.ensemble.fit == "forest" and len(chosen) < len(places):
+        raise UserError(
+            "ensemble.fit=forest is fitted on the domains of all suites: choose with eval.domains=[…], not by suite"
+        )
     first, *others = [_open(config, places[name], name) for name in chosen]
     return first.joined(others)
 

@@ -1,17 +1,20 @@
 """The picture of a forest: every ELM and the ensemble on every domain."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from btm import durable
+from btm.report.progress import short
 
 
 def heatmap(result: Mapping[str, Any], path: Path) -> Path:
-    """Write a PNG of an evaluation to `path`: rows are domains, columns ELMs, colours relative perplexity.
+    """Write a PNG of an evaluation to `path`: rows are domains, columns models, colours relative perplexity.
+
+    After the ensemble come the averages and other models measured beside it, then the ELMs, between lines.
 
     A colour is log2 of the perplexity over the best single ELM's on that domain, so that rows compare;
     the figures are perplexities.
@@ -22,14 +25,11 @@ def heatmap(result: Mapping[str, Any], path: Path) -> Path:
     shards: dict[str, Any] = dict(sorted(result["shards"].items(), key=lambda item: item[1]["novel"]))
     first = next(iter(shards.values()))
     elms = sorted(first["experts"], key=lambda elm: (elm in first["prior"], elm))
-    columns = ["ensemble", *elms]
-    values = np.array(
-        [
-            [s["ensemble"]["perplexity"], *(s["experts"][e]["perplexity"] for e in elms)]
-            for s in shards.values()
-        ]
-    )
-    relative = np.log2(values / values[:, 1:].min(axis=1, keepdims=True))
+    others = list(first.get("models", {}))  # evaluations of earlier versions have none
+    columns = ["ensemble", *others, *elms]
+    values = np.array([_perplexities(shard, others, elms) for shard in shards.values()])
+    best_elm = values[:, 1 + len(others) :].min(axis=1, keepdims=True)
+    relative = np.log2(values / best_elm)
 
     figure = Figure(
         figsize=(2.4 + 0.75 * len(columns), 1.8 + 0.36 * len(shards)), dpi=120, layout="constrained"
@@ -37,7 +37,7 @@ def heatmap(result: Mapping[str, Any], path: Path) -> Path:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     image = axes.imshow(relative, cmap="RdYlGn_r", vmin=-1, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right")
+    axes.set_xticks(range(len(columns)), [short(name) for name in columns], rotation=45, ha="right")
     axes.set_yticks(
         range(len(shards)), [f"{name}{' (novel)' if s['novel'] else ''}" for name, s in shards.items()]
     )
@@ -56,7 +56,8 @@ def heatmap(result: Mapping[str, Any], path: Path) -> Path:
                 fontsize=7,
                 color=ink(row, column),
             )
-    axes.axvline(0.5, color="black", linewidth=1.5)
+    for line_at in {0.5, 0.5 + len(others)}:
+        axes.axvline(line_at, color="black", linewidth=1.5)
     axes.set_title(
         f"Perplexity in {result['forest']}: each ELM and the {result['ensemble']['prior']}-prior ensemble"
     )
@@ -66,3 +67,9 @@ def heatmap(result: Mapping[str, Any], path: Path) -> Path:
         figure.savefig(buffer, format="png")
         handle.write(buffer.getvalue())
     return path
+
+
+def _perplexities(shard: Mapping[str, Any], others: Sequence[str], elms: Sequence[str]) -> list[float]:
+    """Return one row of the picture, in the order of its columns."""
+    entries = [shard["ensemble"], *(shard["models"][name] for name in others)]
+    return [entry["perplexity"] for entry in (*entries, *(shard["experts"][name] for name in elms))]

@@ -147,6 +147,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def short(name: str, most: int = 28) -> str:
+    """Return a name that fits a picture: of one that is longer, as a folder's, its end."""
+    return name if len(name) <= most else f"…{name[1 - most :]}"
+
+
 def bytes_text(count: float) -> str:
     """Return a count of bytes as people write it."""
     for unit in ("B", "kB", "MB", "GB"):

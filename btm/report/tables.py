@@ -49,16 +49,52 @@ def eval_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def model_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each average and named model of an evaluation, the ensemble and the roots beside them.
+
+    Perplexities are means over domains, as everywhere; [] where an evaluation has no such model.
+    """
+    others = result.get("models", {})
+    if not others:
+        return []
+    shards = result["shards"].values()
+    first = next(iter(shards))
+    roots = [elm for elm in first["experts"] if elm not in first["prior"]]
+    rows = [("ensemble", "ensemble", [shard["ensemble"] for shard in shards])]
+    rows += [(name, of["kind"], [shard["models"][name] for shard in shards]) for name, of in others.items()]
+    rows += [(name, "root ELM", [shard["experts"][name] for shard in shards]) for name in roots]
+    novel = [shard["novel"] for shard in shards]
+    return [
+        {
+            "model": name,
+            "kind": kind,
+            "trained ppl": _mean(entries, novel, False),
+            "novel ppl": _mean(entries, novel, True),
+        }
+        for name, kind, entries in rows
+    ]
+
+
+def _mean(entries: Sequence[Mapping[str, float]], novel: Sequence[bool], wanted: bool) -> float | None:
+    """Return the mean perplexity over the shards that are novel, or those that are not; None if there are none."""
+    found = [e["perplexity"] for e, is_novel in zip(entries, novel, strict=True) if is_novel == wanted]
+    return sum(found) / len(found) if found else None
+
+
 def ledger_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one row for each ELM of an evaluation and one for the ensemble: what they took, what they take."""
+    """Return one row for the ensemble, each ELM and each other model: what they took, what they take.
+
+    What nobody wrote down of a model from elsewhere is None.
+    """
     ledger = result["ledger"]
+    models = [("ensemble", ledger["ensemble"]), *ledger["elms"].items(), *ledger.get("models", {}).items()]
     return [
         {
             "model": name,
             "experts run": costs["experts_run"],
-            "training tokens": costs["training"]["tokens"],
-            "training FLOPs": f"{costs['training']['flops']:.3g}",
+            "training tokens": costs["training"] and costs["training"]["tokens"],
+            "training FLOPs": costs["training"] and f"{costs['training']['flops']:.3g}",
             "FLOPs/token": f"{costs['inference_flops_per_token']:.3g}",
         }
-        for name, costs in [("ensemble", ledger["ensemble"]), *ledger["elms"].items()]
+        for name, costs in models
     ]

@@ -3,6 +3,8 @@
 from btm.forest.suites import open_suite, open_suites
 from btm.steps.add_domain import Added, add_domain, new_domain, text_of
 from btm.steps.averages import average, average_of
+from btm.steps.beside import beside
+from btm.steps.compare import compare, compared_file, rivals, top_1
 from btm.steps.evaluate import eval_forest, generate, score, score_for_eval
 from btm.steps.grow import branch, copied, finish, grow_expert, merge, prepare, rounds, run, seed, train
 
@@ -11,7 +13,10 @@ __all__ = [
     "add_domain",
     "average",
     "average_of",
+    "beside",
     "branch",
+    "compare",
+    "compared_file",
     "copied",
     "eval_forest",
     "finish",
@@ -22,11 +27,13 @@ __all__ = [
     "open_suite",
     "open_suites",
     "prepare",
+    "rivals",
     "rounds",
     "run",
     "score",
     "score_for_eval",
     "seed",
     "text_of",
+    "top_1",
     "train",
 ]

@@ -6,55 +6,38 @@ from pathlib import Path
 from typing import Any
 
 from btm import durable, ensemble, evaluate, models, online
+from btm import score as scoring
 from btm.config import Config
 from btm.data.shards import Shard, Suite
 from btm.errors import UserError
-from btm.forest import ELM, Forest
+from btm.forest import ELM, Forest, Model, find_model
 from btm.forest.suites import evaluated_suites, open_suites
 from btm.report import Reporter, heatmap, quiet
+from btm.steps.beside import beside, cost, score_model, seeds, warnings
 
 
 def score(config: Config, reporter: Reporter = quiet) -> list[Path]:
-    """Compute the token log-probabilities that are missing, ELM by ELM."""
+    """Compute the token log-probabilities that are missing, model by model."""
     forest, suite = Forest(config.forest_root), evaluated_suites(config)
-    elms = [forest[name] for name in config.score.experts] or forest.elms()
+    names = config.score.experts or [elm.name for elm in forest.elms()]
+    chosen = [find_model(forest, name) for name in names]
     shards = _shards(suite, config.score.domains, config.score.splits)
-    return [
-        path
-        for elm in elms
-        for path in ensemble.score_missing(config, forest, elm.path, elm.card.sha256, shards, reporter)
-    ]
+    return [path for model in chosen for path in score_model(config, forest, model, shards, reporter)]
 
 
 def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
-    """Evaluate the ensemble and every ELM alone; write ``evals/<name>.json`` and its heat map."""
+    """Evaluate the ensemble and every ELM, average and named model alone; write ``evals/<name>.json`` and its picture.
+
+    The models are rows of their own: they take no part in the ensemble, nor in its prior.
+    """
     forest, suite = Forest(config.forest_root), evaluated_suites(config)
-    shards, valid = _evaluated(config, suite)
-    _refuse_own_data(config, suite, shards)
     elms = forest.elms()
     members = forest.experts(config.ensemble.experts)
-    route = ensemble.route(config, forest, members, suite.eos)
-    for elm in elms:
-        _score_for_eval(config, forest, suite, elm, members, reporter)
-    trained_on = {domain for elm in elms for domain in elm.card.domains}
-    scores = ensemble.scores_of(config, forest)
-    chosen = config.ensemble
-    if chosen.fit == "forest":
-        chosen = ensemble.fit_on_training_domains(config, forest, suite, members, trained_on, reporter)
-    entries = {}
-    for shard, valid_shard in zip(shards, valid, strict=True):
-        entry = evaluate.shard_result(
-            [elm.name for elm in elms],
-            ensemble.stack(scores, shard, elms),
-            [elm.name for elm in members],
-            ensemble.stack(scores, valid_shard, members),
-            chosen,
-            shard.head(config.score.max_tokens),
-            valid_shard.head(config.score.max_tokens)[0],
-            (shard.tokens, valid_shard.tokens),
-            route,
-        )
-        entries[f"{shard.domain}/{shard.split}"] = {"novel": shard.domain not in trained_on, **entry}
+    standing = {elm.path for elm in elms}
+    others = [model for model in beside(config, forest, reporter) if model.path not in standing]
+    entries = measure(config, forest, suite, elms, members, others, reporter=reporter)
+    costs = {"models": {model.name: cost(config, model) for model in others}}
+    roots = seeds(forest, [elm.name for elm in members])
     result = {
         "schema": 1,
         "forest": str(forest.root),
@@ -63,13 +46,73 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
         "window": config.window,
         "ensemble": asdict(config.ensemble) | {"experts": [elm.name for elm in members]},
         "elms": {elm.name: elm.card.sha256 for elm in elms},
-        "ledger": ensemble.cost(config, elms, members),
+        "models": {
+            model.name: {"kind": model.kind, "path": str(model.path), "sha256": model.sha256}
+            for model in others
+        },
+        "ledger": ensemble.cost(config, elms, members) | costs,
         "shards": entries,
+        "warnings": warnings(entries, others, roots),
     }
     target = forest.root / "evals" / f"{config.eval.name or forest.root.name}.json"
     durable.write_json(target, result)
     heatmap(result, target.with_suffix(".png"))
     return result
+
+
+def measure(
+    config: Config,
+    forest: Forest,
+    suite: Suite,
+    elms: list[ELM],
+    members: list[ELM],
+    others: list[Model],
+    *,
+    trained_on: set[str] | None = None,
+    reporter: Reporter = quiet,
+) -> dict[str, Any]:
+    """Return {"domain/split": numbers} of the ensemble of `members`, and of each of `elms` and `others` alone.
+
+    What is not in the score cache is computed. `trained_on` are the domains that are not novel, and on which a
+    rule is fitted under ``ensemble.fit=forest``: if not given, those that `elms` were trained on.
+    """
+    shards, valid = evaluated(config, suite)
+    refuse_own_data(config, suite, shards)
+    if trained_on is None:
+        trained_on = {domain for elm in elms for domain in elm.card.domains}
+    route = ensemble.route(config, forest, members, suite.eos)
+    for elm in elms:
+        _score_for_eval(config, forest, suite, elm, members, reporter)
+    for model in others:
+        score_model(config, forest, model, shards, reporter)
+    scores = ensemble.scores_of(config, forest)
+    chosen = config.ensemble
+    if chosen.fit == "forest":
+        chosen = ensemble.fit_on_training_domains(config, forest, suite, members, trained_on, reporter)
+    entries = {}
+    for shard, valid_shard in zip(shards, valid, strict=True):
+        size = shard.head(config.score.max_tokens)
+        entry = evaluate.shard_result(
+            [elm.name for elm in elms],
+            ensemble.stack(scores, shard, elms),
+            [elm.name for elm in members],
+            ensemble.stack(scores, valid_shard, members),
+            chosen,
+            size,
+            valid_shard.head(config.score.max_tokens)[0],
+            (shard.tokens, valid_shard.tokens),
+            route,
+        )
+        alone = {model.name: ensemble.read(scores, shard, model.sha256) for model in others}
+        entries[f"{shard.domain}/{shard.split}"] = {
+            "novel": shard.domain not in trained_on,
+            **entry,
+            "models": {
+                name: evaluate.numbers(scoring.mean_nats(logp, size[0]) * size[0], *size)
+                for name, logp in alone.items()
+            },
+        }
+    return entries
 
 
 def score_for_eval(config: Config, name: str, reporter: Reporter = quiet) -> None:
@@ -110,13 +153,18 @@ def generate(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     }
 
 
-def _evaluated(config: Config, suite: Suite) -> tuple[list[Shard], list[Shard]]:
+def evaluated(config: Config, suite: Suite) -> tuple[list[Shard], list[Shard]]:
     """Return the shards that an evaluation reports on, and those their priors are fitted on."""
     domains = config.eval.domains or suite.domains()
     return [suite.shard(d, config.eval.split) for d in domains], [suite.shard(d, "valid") for d in domains]
 
 
-def _refuse_own_data(config: Config, suite: Suite, shards: list[Shard]) -> None:
+def refuse_own_data(
+    config: Config,
+    suite: Suite,
+    shards: list[Shard],
+    remedy: str = "give another split, or ensemble=uniform or ensemble=updating",
+) -> None:
     """Raise `UserError` if what is fitted on valid splits would be measured on one of them, by name or by content."""
     if not evaluate.is_fitted(config.ensemble):
         return
@@ -127,14 +175,14 @@ def _refuse_own_data(config: Config, suite: Suite, shards: list[Shard]) -> None:
             raise UserError(
                 f"ensemble.prior={config.ensemble.prior} and ensemble.rule={config.ensemble.rule} are fitted on "
                 f"{fitted_on[shard.sha256]}/valid, so {shard.domain}/{shard.split}, of the same text, would be "
-                "measured on its own data: give another split, or ensemble=uniform or ensemble=updating"
+                f"measured on its own data: {remedy}"
             )
 
 
 def _score_for_eval(
     config: Config, forest: Forest, suite: Suite, elm: ELM, members: list[ELM], reporter: Reporter
 ) -> None:
-    shards, valid = _evaluated(config, suite)
+    shards, valid = evaluated(config, suite)
     is_member = elm.name in {member.name for member in members}
     needed = [*shards, *valid] if is_member else shards
     ensemble.score_missing(config, forest, elm.path, elm.card.sha256, needed, reporter)

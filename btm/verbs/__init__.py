@@ -19,6 +19,7 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "grow": growing.grow,
     "score": using.score,
     "eval": using.evaluate,
+    "compare": using.compare,
     "average": using.average,
     "import": interop.import_model,
     "export": interop.export_model,
@@ -47,4 +48,8 @@ def check_baseline(verb: str, config: Config) -> None:
     if config.baseline is not None and verb in _STEP_BY_STEP:
         raise UserError(
             f"btm {verb} knows no baseline: leave out baseline={config.baseline}, or use btm run, which grows it whole"
+        )
+    if config.baseline is not None and verb == "compare":
+        raise UserError(
+            f"btm compare finds a forest's baselines by itself: leave out baseline={config.baseline}"
         )

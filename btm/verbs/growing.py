@@ -1,12 +1,16 @@
 """The verbs that grow a forest: from text to ELMs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from btm.config import Config
 from btm.errors import UserError
-from btm.verbs.output import Output, expert_of, show_elm, show_evaluation, sweep
+from btm.verbs.output import Output, expert_of, show_comparison, show_elm, show_evaluation, sweep
+
+if TYPE_CHECKING:
+    from btm.report.comparison import Comparison
 
 
 def prepare(config: Config, out: Output) -> None:
@@ -130,6 +134,9 @@ def run(config: Config, out: Output) -> int:
     <forest>-X: dense (one LM), dense_large_batch (the paper's), random_split, demix. The last two begin with the
     forest's own seed, so grow the forest first: btm run experiment=demo baseline=demix
 
+    It ends with the tables of btm compare where an average or a baseline stands to compare with: those of the forest,
+    also after a baseline of it.
+
     --detach        start and return
     --retry-failed  try again what failed
 
@@ -137,11 +144,11 @@ def run(config: Config, out: Output) -> int:
     """
     from btm import baselines
 
-    config = baselines.ready(config, out.reporter)
+    words, config = config, baselines.ready(config, out.reporter)
     if config.cluster.kind == "debug":
         if "--detach" in out.flags:
             raise UserError("--detach: cluster=debug runs in this process; give cluster=local or slurm")
-        show_evaluation(config, baselines.run(config, out.reporter), out)
+        _show_end(words, config, baselines.run(config, out.reporter), out)
         return 0
     from btm.launch import cycles
 
@@ -151,7 +158,7 @@ def run(config: Config, out: Output) -> int:
         return 0
     result = _evaluation(config)
     if result is not None:
-        show_evaluation(config, result, out)
+        _show_end(words, config, result, out)
     return 0 if done else 1
 
 
@@ -167,6 +174,39 @@ def paper(config: Config, out: Output) -> None:
 
     folder = reproduce(config, out.reporter)
     out.line(f"report: {folder / 'report.md'}", {"report": str(folder / "report.md")})
+
+
+def _show_end(words: Config, config: Config, result: dict[str, Any], out: Output) -> None:
+    """Print the evaluation of what was grown with `config`, then the comparison of the forest that `words` name."""
+    found = _comparison(replace(words, baseline=None), out)
+    if out.as_json:
+        return out.line("", result | ({} if found is None else {"comparison": found.to_json()}))
+    show_evaluation(config, result, out)
+    if found is not None:
+        from btm import steps
+
+        show_comparison(found, steps.compared_file(replace(words, baseline=None)), out)
+
+
+def _comparison(config: Config, out: Output) -> "Comparison | None":
+    """Return the comparison of a forest, None if it does not stand or there is nothing beside it.
+
+    All that it needs was scored by the evaluations, so it only mixes. What stands in its way is told, and is no failure
+    of the run.
+    """
+    from btm import steps
+    from btm.forest import Forest
+
+    if not Forest.stands(config.forest_root):
+        return None
+    forest = Forest(config.forest_root)
+    try:
+        if not forest.names() or not (steps.rivals(config) or steps.beside(config, forest)):
+            return None
+        return steps.compare(config, out.reporter)
+    except UserError as error:
+        print(f"not compared: {error}", file=out.stderr)
+        return None
 
 
 def _evaluation(config: Config) -> dict[str, Any] | None:

@@ -4,10 +4,13 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from btm.config import Config
 from btm.errors import UserError
+
+if TYPE_CHECKING:
+    from btm.report.comparison import Comparison
 
 
 @dataclass
@@ -64,16 +67,33 @@ def show_elm(elm: Any, out: Output) -> None:
     out.rows(rows, str(elm.path))
 
 
+def show_comparison(found: "Comparison", file: Path, out: Output) -> None:
+    """Print the tables of a comparison, what must not be missed, and where it stands."""
+    from btm.report import comparison
+
+    if out.as_json:
+        return out.line("", found.to_json())
+    out.rows(comparison.shard_rows(found), "perplexity by shard, each window begun anew")
+    out.rows(comparison.summary_rows(found), comparison.title(found))
+    for note in found.notes:
+        out.line(f"note: {note}", None)
+    out.line(f"numbers: {file}\npicture: {file.with_suffix('.png')}", None)
+
+
 def show_evaluation(config: Config, result: dict[str, Any], out: Output) -> None:
     """Print the tables of an evaluation, and where it stands."""
-    from btm.report.tables import eval_rows, ledger_rows
+    from btm.report.tables import eval_rows, ledger_rows, model_rows
 
+    for line in result.get("warnings", []):
+        print(f"warning: {line}", file=out.stderr)
     if out.as_json:
         return out.line("", result)
     out.rows(
         eval_rows(result),
         f"perplexity by shard, {result['ensemble']['rule']} under the {result['ensemble']['prior']} prior",
     )
+    if models := model_rows(result):
+        out.rows(models, "averages and other models beside the ensemble: mean perplexity over domains")
     out.rows(ledger_rows(result), "cost: training with all ancestors, each once; inference of one token")
     file = Path(result["forest"]) / "evals" / f"{config.eval.name or Path(result['forest']).name}.json"
     out.line(f"numbers: {file}\npicture: {file.with_suffix('.png')}", None)

@@ -184,6 +184,8 @@ def diff(config: Config, out: Output) -> None:
 
     forest = Forest(config.forest_root)
     name = expert_of(config)
+    if config.against is not None and not isinstance(config.against, str):
+        raise UserError(f"against={config.against}: diff compares with one model, give against=NAME")
     size = sum(tensor.size for tensor in comparison.side(forest, name).tensors.values())
     with out.reporter.reading("diff", size) as told:
         found = comparison.compare(forest, name, config.against, config.diff.by, told)

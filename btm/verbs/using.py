@@ -1,11 +1,13 @@
 """The verbs that use a forest: evaluate it, average it, let it write."""
 
 from btm.config import Config
-from btm.verbs.output import Output, show_evaluation, sweep
+from btm.verbs.output import Output, show_comparison, show_evaluation, sweep
 
 
 def score(config: Config, out: Output) -> None:
     """Compute the token log-probabilities that are missing from the forest's cache.
+
+    score.experts=[NAME, …] scores these alone: ELMs, averages, or models as models= names them.
 
     example: btm score score.splits=[test] score.domains=[law,med]
     """
@@ -17,13 +19,32 @@ def score(config: Config, out: Output) -> None:
 
 
 def evaluate(config: Config, out: Output) -> None:
-    """Evaluate the ensemble and every ELM on every domain; writes evals/<name>.json and a heat map.
+    """Evaluate the ensemble, every ELM and every average on every domain; writes evals/<name>.json and a heat map.
 
-    example: btm eval experiment=demo ensemble.prior=em ensemble.top_k=2 eval.name=demo-em
+    models=[…] adds rows: an average or ELM of another forest (path/to/forest:NAME), or a Hugging Face model folder with
+    the forest's tokenizer.
+
+    example: btm eval experiment=demo ensemble.prior=em ensemble.top_k=2 models=[models/law-lm] eval.name=demo-em
     """
     from btm import steps
 
     show_evaluation(config, steps.eval_forest(config, out.reporter), out)
+
+
+def compare(config: Config, out: Output) -> None:
+    """Put the forest beside its averages, its seed, its baselines and other forests; one table, JSON, a picture.
+
+    Baselines are those that stand in <forest>-dense, -dense_large_batch, -random_split and -demix; against=[FOREST, …]
+    adds forests over the same tokens, models=[…] models as in btm eval. Every row is measured on the same tokens in
+    windows begun anew (ensemble.carry=false, whatever the bundle says). Perplexities are means over domains; top-1 is
+    the one expert that the prior fitted on a domain's valid split believes in (ensemble.top_k=1). Rows whose training
+    tokens differ from the forest's by more than 1 % are marked. Writes evals/<name>-compare.json and a picture.
+
+    example: btm compare experiment=demo
+    """
+    from btm import steps
+
+    show_comparison(steps.compare(config, out.reporter), steps.compared_file(config), out)
 
 
 def average(config: Config, out: Output) -> None:

@@ -1,0 +1,141 @@
+"""The models that can stand beside an ensemble: ELMs, averages, and Hugging Face folders with the same tokenizer.
+
+Nothing here loads a model. A folder from outside has its JSON, its weights' headers and its tokenizer looked at;
+who loads it has it checked first as an import is (btm/steps/beside.py).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from btm import models, tombstone, weights
+from btm.card import Card
+from btm.checks import is_name
+from btm.errors import UserError, unknown
+from btm.forest.forest import Forest
+
+AVERAGES = "averages"  # the folder of a forest, and what makes a name explicit: averages/NAME
+
+
+@dataclass(frozen=True)
+class Model:
+    """One language model that runs alone: what it is called, where it lies, and the sha256 of its weights."""
+
+    name: str  # as `find_model` finds it again from the same forest
+    path: Path
+    sha256: str  # of the weights, as cards and the score cache know them
+    kind: Literal["ELM", "average", "folder"]
+    card: Card | None  # None for a folder whose card, if any, is not that of its weights
+
+
+def find_model(forest: Forest, name_or_dir: str) -> Model:
+    """Return the model that a user named, as seen from `forest`.
+
+    An ELM's name, an average's name (``averages/NAME`` where an ELM has the same), ``path/to/forest:NAME`` for one of
+    another forest, or a Hugging Face model folder. Raises `UserError` if there is none, or if it has another tokenizer
+    than the forest, pickled weights, or code of its own.
+    """
+    own = _find_own(forest, name_or_dir)
+    if own is not None:
+        return own
+    folder = Path(name_or_dir)
+    if folder.is_dir():
+        return _folder(forest, folder, name_or_dir)
+    root, colon, name = name_or_dir.rpartition(":")
+    if colon and Forest.stands(root):
+        return _foreign(forest, Forest(root), name)
+    if "/" in name_or_dir and not name_or_dir.startswith(f"{AVERAGES}/"):
+        raise UserError(
+            f"{name_or_dir}: no such model folder, and no FOREST:NAME; have in {forest.root}: "
+            + (", ".join(_names(forest)) or "none")
+        )
+    if is_name(name_or_dir):
+        tombstone.refuse(forest.root, name_or_dir)
+    raise unknown("model", name_or_dir, _names(forest), str(forest.root))
+
+
+def averages(forest: Forest, told: Callable[[str], None] = lambda text: None) -> list[Model]:
+    """Return the forest's averages, by name; `told` hears of each that is damaged or was never finished, and why."""
+    found, elms = [], set(forest.names())
+    for path in _folders(forest):
+        try:
+            found.append(_average(path, f"{AVERAGES}/{path.name}" if path.name in elms else path.name))
+        except UserError as error:
+            told(f"average {path.name!r} is left out: {error}")
+    return found
+
+
+def _find_own(forest: Forest, name: str) -> Model | None:
+    """Return the ELM, or else the average, of that name, or None."""
+    if name in forest:
+        elm = forest[name]
+        return Model(name, elm.path, elm.card.sha256, "ELM", elm.card)
+    bare = name.removeprefix(f"{AVERAGES}/")
+    if bare not in {path.name for path in _folders(forest)}:
+        return None
+    return _average(forest.root / AVERAGES / bare, name)
+
+
+def _folders(forest: Forest) -> list[Path]:
+    home = forest.root / AVERAGES
+    return sorted(p for p in home.iterdir() if is_name(p.name) and p.is_dir()) if home.is_dir() else []
+
+
+def _average(path: Path, called: str) -> Model:
+    """Return an average; `UserError` if its card or the headers of its weights are not whole."""
+    if not (path / "card.json").exists():
+        raise UserError(f"{path}: no card.json: it was never finished; delete it, and average again")
+    card = Card.read(path / "card.json")
+    models.read_config(path / "config.json")
+    weights.tensors(path)
+    return Model(called, path, card.sha256, "average", card)
+
+
+def _foreign(forest: Forest, other: Forest, name: str) -> Model:
+    """Return an ELM or an average of another forest, named so that it is found again from here."""
+    found = _find_own(other, name)
+    if found is None:
+        raise unknown("model", name, _names(other), str(other.root))
+    require_same_tokenizer(forest, other.identity["tokenizer_sha256"], str(other.root))
+    return Model(f"{other.root}:{name}", found.path, found.sha256, found.kind, found.card)
+
+
+def _folder(forest: Forest, folder: Path, called: str) -> Model:
+    """Return a Hugging Face model folder once all has been looked at that can be without loading it."""
+    from btm.data.tokenizer import tokenizer_sha256
+
+    if Forest.stands(folder):
+        have = ", ".join(f"{folder}:{name}" for name in _names(Forest(folder))) or "no model"
+        raise UserError(f"{called}: a forest, not a model; it holds {have}")
+    models.read_config(folder / "config.json")
+    weights.tensors(folder)
+    require_same_tokenizer(forest, tokenizer_sha256(folder), called)
+    sha256 = weights.sha256(folder)
+    return Model(called.rstrip("/"), folder, sha256, "folder", _card_of(folder, sha256))
+
+
+def _card_of(folder: Path, sha256: str) -> Card | None:
+    """Return the card beside weights, if there is a valid one and it is theirs."""
+    try:
+        card = Card.read(folder / "card.json")
+    except UserError:
+        return None
+    return card if card.sha256 == sha256 else None
+
+
+def require_same_tokenizer(forest: Forest, tokenizer_sha256: str, what: str) -> None:
+    """Raise `UserError` unless `what` has the tokenizer of `forest`: token by token, others cannot be compared."""
+    ours = forest.identity["tokenizer_sha256"]
+    if tokenizer_sha256 != ours:
+        raise UserError(
+            f"{what} has another tokenizer than the forest {forest.root} ({tokenizer_sha256[:12]} against "
+            f"{ours[:12]}): wanted a model over the same tokens"
+        )
+
+
+def _names(forest: Forest) -> list[str]:
+    """Return every name by which the forest's own models are found."""
+    averaged = [path.name for path in _folders(forest)]
+    taken = set(forest.names())
+    return [*sorted(taken), *(f"{AVERAGES}/{name}" if name in taken else name for name in averaged)]

@@ -1,0 +1,231 @@
+"""Forest, averages, baselines and seed side by side: what a comparison says, and its tables.
+
+A perplexity over domains is the arithmetic mean of the domains' perplexities, as in the paper's tables; a ratio is
+that of two such means, to the row called the reference: the dense LM where one stands beside the forest.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+SCHEMA = 1
+MATCHED = 0.01  # a larger difference in training tokens, relative to the forest's, is no equal training
+DENSE = (
+    "dense",
+    "dense_large_batch",
+)  # the kinds of rows that are a dense LM; the first that stands is the reference
+SEED = "seed"
+M = TypeVar("M", bound="Measured")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard on which all rows were measured."""
+
+    domain: str
+    split: str
+    novel: bool
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One way to predict: what it took, what it takes, and its loss on every shard."""
+
+    model: str
+    kind: str  # ensemble | top-1 | average | seed | ELM | folder | forest | the name of a baseline
+    experts_run: int  # for each token
+    training_tokens: int | None  # with all ancestors, each once; None: nobody wrote it down
+    training_flops: float | None
+    inference_flops_per_token: float
+    nats_per_token: dict[str, float]  # by domain
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A row over the domains that were trained on, or over the novel ones."""
+
+    domains: int
+    perplexity: float  # mean over domains
+    ratio: float  # to the reference's
+    ahead: int  # of the reference, on so many domains
+
+    @classmethod
+    def of(cls, row: Measured, reference: Measured, domains: Sequence[str]) -> "Scope | None":
+        """Return a row's figures over `domains`, None over no domain."""
+        if not domains:
+            return None
+        own, other = (
+            [math.exp(found.nats_per_token[domain]) for domain in domains] for found in (row, reference)
+        )
+        ahead = sum(a < b for a, b in zip(own, other, strict=True))
+        return cls(len(domains), sum(own) / len(domains), sum(own) / sum(other), ahead)
+
+
+@dataclass(frozen=True)
+class Row(Measured):
+    """A measured model beside the reference."""
+
+    compute_matched: bool | None  # training tokens within 1 % of the forest's; None: not known
+    in_domain: Scope | None
+    novel: Scope | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows, on the same shards and tokens, in the same windows, each of them begun anew."""
+
+    forest: str
+    suite: str
+    window: int  # tokens
+    rule: dict[str, Any]  # the settings of the ensembles, `carry` always off
+    elms: dict[str, str]  # sha256 of the forest's ELMs that took part
+    shards: list[Shard]
+    rows: list[Row]  # the first is the forest itself
+    reference: str  # the model that ratios are to
+    reference_kind: str
+    notes: list[str] = field(default_factory=list)
+    created: str = ""  # UTC, ISO 8601
+    schema: int = SCHEMA
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {"schema": self.schema, **asdict(self)}
+
+    @property
+    def dense(self) -> bool:
+        """Whether the reference is a dense LM."""
+        return self.reference_kind in DENSE
+
+    def domains(self, *, novel: bool) -> list[str]:
+        """Return the domains that are novel, or those that were trained on."""
+        return [shard.domain for shard in self.shards if shard.novel == novel]
+
+
+def reference_of(measured: Sequence[M]) -> M:
+    """Return the row that ratios are to: a dense LM, else the seed, else the first row."""
+    for kind in (*DENSE, SEED):
+        for row in measured:
+            if row.kind == kind:
+                return row
+    return measured[0]
+
+
+def rows_of(measured: Sequence[Measured], shards: Sequence[Shard]) -> list[Row]:
+    """Return all that was measured beside the reference; the first is the forest whose tokens others must match."""
+    reference, budget = reference_of(measured), measured[0].training_tokens
+    trained = [shard.domain for shard in shards if not shard.novel]
+    novel = [shard.domain for shard in shards if shard.novel]
+    return [
+        Row(
+            **vars(row),
+            compute_matched=is_matched(row.training_tokens, budget),
+            in_domain=Scope.of(row, reference, trained),
+            novel=Scope.of(row, reference, novel),
+        )
+        for row in measured
+    ]
+
+
+def is_matched(tokens: int | None, budget: int | None) -> bool | None:
+    """Tell whether `tokens` of training are the `budget`, within 1 %; None if either is not known."""
+    if tokens is None or not budget:
+        return None
+    return abs(tokens / budget - 1) <= MATCHED
+
+
+def title(found: Comparison) -> str:
+    """Return what the table of a comparison shows, and under which conditions."""
+    trained, novel = (len(found.domains(novel=flag)) for flag in (False, True))
+    return (
+        f"{found.forest} beside {found.reference}: mean perplexity over {trained} domains trained on and {novel} "
+        f"novel ones; the same tokens for every row, in windows of {found.window} begun anew (ensemble.carry=false)"
+    )
+
+
+def summary_rows(found: Comparison) -> list[dict[str, Any]]:
+    """Return a row of text for each row of a comparison."""
+    to = "dense" if found.dense else found.reference
+    return [
+        {
+            "model": row.model,
+            "kind": row.kind,
+            "experts run": row.experts_run,
+            "training tokens": row.training_tokens,
+            "equal training": said_matched(row, found.rows[0]),
+            "training FLOPs": None if row.training_flops is None else f"{row.training_flops:.3g}",
+            "FLOPs/token": f"{row.inference_flops_per_token:.3g}",
+            "ppl": row.in_domain and row.in_domain.perplexity,
+            "novel ppl": row.novel and row.novel.perplexity,
+            f"/ {to}": row.in_domain and row.in_domain.ratio,
+            f"novel / {to}": row.novel and row.novel.ratio,
+            "ahead on": row.in_domain and f"{row.in_domain.ahead} of {row.in_domain.domains}",
+        }
+        for row in found.rows
+    ]
+
+
+def said_matched(row: Row, forest: Row) -> str:
+    """Return whether a row was trained on as many tokens as the forest, and if not, on what part of them."""
+    if row.compute_matched is None:
+        return "not known"
+    if row.compute_matched:
+        return "yes"
+    return f"NO: {(row.training_tokens or 0) / (forest.training_tokens or 1):.3g} x"
+
+
+def shard_rows(found: Comparison) -> list[dict[str, Any]]:
+    """Return the perplexities of every row on every shard, the domains trained on first."""
+    names = column_names(found.rows)
+    return [
+        {
+            "shard": f"{shard.domain}/{shard.split}",
+            "kind": "novel" if shard.novel else "trained",
+            "tokens": shard.tokens,
+            **{
+                name: math.exp(row.nats_per_token[shard.domain])
+                for name, row in zip(names, found.rows, strict=True)
+            },
+        }
+        for shard in sorted(found.shards, key=lambda shard: shard.novel)
+    ]
+
+
+def column_names(rows: Sequence[Measured]) -> list[str]:
+    """Return a name for each row that no other has: the model's, with its kind where that is not enough."""
+    names = [row.model for row in rows]
+    return [row.model if names.count(row.model) == 1 else f"{row.model} ({row.kind})" for row in rows]
+
+
+def from_json(values: Mapping[str, Any]) -> Comparison:
+    """Return the comparison that `to_json` made `values` of."""
+    rows = [
+        Row(
+            **{
+                **row,
+                "in_domain": row["in_domain"] and Scope(**row["in_domain"]),
+                "novel": row["novel"] and Scope(**row["novel"]),
+            }
+        )
+        for row in values["rows"]
+    ]
+    shards = [Shard(**shard) for shard in values["shards"]]
+    return Comparison(**{**values, "rows": rows, "shards": shards})
+
+
+def caveats(rows: Sequence[Row], reference: Row) -> list[str]:
+    """Return what a reader of the figures must not miss."""
+    found = []
+    if reference.kind not in DENSE:
+        found.append(
+            f"no dense LM stands beside the forest, so ratios are to {reference.model!r}: grow one with the "
+            "forest's own words and baseline=dense (btm run … baseline=dense)"
+        )
+    unequal = [row.model for row in rows[1:] if not row.compute_matched]
+    if unequal:
+        found.append(
+            f"not compute-matched, trained on other tokens than the forest or on nobody knows how many: "
+            f"{', '.join(unequal)}"
+        )
+    return found

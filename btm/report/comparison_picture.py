@@ -1,0 +1,169 @@
+"""The picture of a comparison: on every domain, who predicts better than one dense model, and by how much."""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from btm import durable
+from btm.report.comparison import SEED, Comparison, Row, Scope, column_names
+from btm.report.progress import short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_BETTER, _WORSE = "#2f855a", "#c05621"  # bars of the ensemble: ahead of the reference, behind it
+_MARKS = ("s", "D", "v", "P", "X", "<", ">", "p")  # of averages, models and rival forests, in their order
+_COLOURS = ("#6b46c1", "#d53f8c", "#2b6cb0", "#b7791f", "#0d9488", "#9b2c2c", "#4c51bf", "#975a16")
+_MOST = len(_MARKS)  # more rows than that nobody can tell apart
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One line of the picture: a domain, or the mean over some; `ratios` are those of the rows, in their order."""
+
+    label: str
+    ratios: list[float]
+    is_mean: bool = False
+
+
+def draw(found: Comparison, path: Path) -> Path:
+    """Write the PNG of a comparison to `path`: bars are the ensemble, marks the other rows, 1.0 the reference."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = shown(found)
+    named = {
+        "domains trained on": _lines(found, rows, novel=False),
+        "novel domains": _lines(found, rows, novel=True),
+    }
+    named = {name: lines for name, lines in named.items() if lines}
+    groups = list(named.values())
+    count = sum(len(lines) for lines in groups)
+    figure = Figure(figsize=(9.5, 2.6 + 0.34 * count), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    parts: list[Axes] = figure.subplots(
+        len(groups), 1, sharex=True, squeeze=False, height_ratios=[len(lines) for lines in groups]
+    )[:, 0].tolist()
+    for axes, (name, lines) in zip(parts, named.items(), strict=True):
+        _draw_group(axes, lines, rows)
+        axes.set_ylabel(name, fontsize=10)
+    _scale(parts, groups)
+    parts[-1].set_xlabel(_axis_label(found))
+    handles, names = parts[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
+    figure.suptitle(_title(found), fontsize=13, fontweight="bold")
+    with durable.publish_file(path) as handle:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        handle.write(buffer.getvalue())
+    return path
+
+
+def shown(found: Comparison) -> list[Row]:
+    """Return the rows that are drawn: the forest's own, and the best of the others, in the order of the table.
+
+    The reference is none of them: it is the line at 1.
+    """
+    rows = [row for row in found.rows[1:] if (row.model, row.kind) != (found.reference, found.reference_kind)]
+    fixed = [row for row in rows if row.kind in ("top-1", SEED)]
+    others = sorted((row for row in rows if row not in fixed), key=_order)[: _MOST - len(fixed)]
+    return [row for row in found.rows if row is found.rows[0] or row in fixed or row in others]
+
+
+def _order(row: Row) -> float:
+    scope = row.in_domain or row.novel
+    return math.inf if scope is None else scope.ratio
+
+
+def _lines(found: Comparison, rows: Sequence[Row], *, novel: bool) -> list[_Line]:
+    """Return the lines of one group from top to bottom: the mean, then the domains, the ensemble's best first."""
+    domains = found.domains(novel=novel)
+    if not domains:
+        return []
+    reference = next(row for row in found.rows if row.model == found.reference)
+
+    def ratio(row: Row, domain: str) -> float:
+        return math.exp(row.nats_per_token[domain] - reference.nats_per_token[domain])
+
+    def mean(row: Row) -> float:
+        scope: Scope | None = row.novel if novel else row.in_domain
+        assert scope is not None
+        return scope.ratio
+
+    lines = [_Line(domain, [ratio(row, domain) for row in rows]) for domain in domains]
+    lines.sort(key=lambda line: line.ratios[0])
+    return [_Line(f"mean of {len(domains)}", [mean(row) for row in rows], is_mean=True), *lines]
+
+
+def _draw_group(axes: "Axes", lines: Sequence[_Line], rows: Sequence[Row]) -> None:
+    """Draw a bar from 1 to the ensemble's ratio on each line, and a mark for each other row."""
+    names = [short(name) for name in column_names(rows)]
+    for height, line in enumerate(lines):
+        value = line.ratios[0]
+        colour = _BETTER if value < 1 else _WORSE
+        axes.barh(height, value - 1, left=1, height=0.62, color=colour, alpha=1.0 if line.is_mean else 0.55)
+        axes.annotate(
+            f"{value:.2f}",
+            (value, height),
+            xytext=(-4 if value < 1 else 4, 0),
+            textcoords="offset points",
+            ha="right" if value < 1 else "left",
+            va="center",
+            fontsize=8,
+            fontweight="bold" if line.is_mean else "normal",
+        )
+    axes.barh([0], [0], left=1, color=_BETTER, label=f"{names[0]} (bar; orange where it is behind)")
+    mark = iter(zip(_MARKS, _COLOURS, strict=True))
+    for number, row in enumerate(rows[1:], 1):
+        style = {"top-1": ("o", "black"), SEED: ("^", "#718096")}.get(row.kind) or next(mark)
+        points = [line.ratios[number] for line in lines]
+        label = names[number] + ("" if row.compute_matched else " (other training)")
+        filled = "none" if row.kind == "top-1" else style[1]
+        axes.scatter(
+            points,
+            range(len(lines)),
+            marker=style[0],
+            s=42,
+            facecolors=filled,
+            edgecolors=style[1],
+            label=label,
+            zorder=3,
+        )
+    axes.axvline(1.0, color="black", linewidth=1.4, zorder=2)
+    axes.axhline(0.5, color="#a0aec0", linewidth=0.8)
+    axes.set_yticks(range(len(lines)), [line.label for line in lines], fontsize=9)
+    axes.get_yticklabels()[0].set_fontweight("bold")
+    axes.set_ylim(len(lines) - 0.4, -0.6)
+    axes.grid(axis="x", alpha=0.25)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _scale(parts: Sequence["Axes"], groups: Sequence[Sequence[_Line]]) -> None:
+    """Give all parts one logarithmic axis with ticks that people read."""
+    values = [ratio for lines in groups for line in lines for ratio in line.ratios] + [1.0]
+    low, high = min(values) / 1.12, max(values) * 1.12
+    steps = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4, 6, 8, 12, 20, 50, 100)
+    ticks = [tick for tick in steps if low <= tick <= high]
+    for axes in parts:
+        axes.set_xscale("log")
+        axes.set_xlim(low, high)
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+
+
+def _axis_label(found: Comparison) -> str:
+    what = "the dense model's" if found.dense else f"that of {short(found.reference)}"
+    return f"perplexity divided by {what}: left of the line is better"
+
+
+def _title(found: Comparison) -> str:
+    """Return what the picture shows in one line."""
+    reference = next(row for row in found.rows if row.model == found.reference)
+    if not found.dense:
+        return f"The forest against {short(found.reference)}: lower is better"
+    equal = "equal training tokens" if reference.compute_matched else "UNEQUAL training tokens"
+    return f"Forest against one dense model, {equal}: lower is better"

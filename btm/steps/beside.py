@@ -1,0 +1,91 @@
+"""The models that are measured beside an ensemble: the forest's averages, and what ``models=`` names."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from btm import ensemble, ledger
+from btm import models as causal
+from btm.config import Config
+from btm.data.shards import Shard
+from btm.forest import Forest, Model, averages, find_model
+from btm.interop import box, huggingface
+from btm.report import Reporter, quiet
+
+
+def beside(config: Config, forest: Forest, reporter: Reporter = quiet) -> list[Model]:
+    """Return every whole average of the forest, and what ``models=`` names, each once.
+
+    A damaged average is told of and left out; a damaged or unknown one that was named is a `UserError`.
+    """
+    found = {model.path.resolve(): model for model in averages(forest, reporter.line)}
+    for name in config.models:
+        model = find_model(forest, name)
+        found.setdefault(model.path.resolve(), model)
+    return list(found.values())
+
+
+def score_model(
+    config: Config, forest: Forest, model: Model, shards: list[Shard], reporter: Reporter
+) -> list[Path]:
+    """Score a model on those of `shards` where its scores are missing from the forest's cache; return the new files.
+
+    A folder from outside passes the checks of an import first, and what is scored is the copy that passed.
+    """
+    if model.kind != "folder":
+        return ensemble.score_missing(config, forest, model.path, model.sha256, shards, reporter)
+    if not ensemble.unscored(config, forest, model.sha256, shards):
+        return []
+    with huggingface.checked(model.path, "models", forest.root, alive=reporter.alive) as found:
+        return ensemble.score_missing(
+            config, forest, model.path, model.sha256, shards, reporter, model=found.model.float()
+        )
+
+
+def cost(config: Config, model: Model) -> dict[str, Any]:
+    """Return what training and running a model takes, as an entry of a ledger.
+
+    Its "training" is None where nobody wrote down what it was trained on: a folder without a card of its own.
+    """
+    if model.kind == "folder":  # its config.json may ask for any memory, so a box reads it first
+        box.ask("probe", model.path)
+    if model.card is not None and model.card.matrix_parameters:
+        shape = ledger.Shape(model.card.matrix_parameters, model.card.attention)
+    else:
+        shape = ledger.Shape.of_config(causal.load_config(model.path))
+    return {
+        "training": None if model.card is None else ledger.training([model.card]),
+        "experts_run": 1,
+        "inference_flops_per_token": shape.inference_flops(config.window),
+    }
+
+
+def seeds(forest: Forest, members: Sequence[str]) -> list[str]:
+    """Return the ELMs, by name, that the `members` of an ensemble descend from and that have no parents."""
+    ancestors = {spent.sha256 for name in members for spent in forest[name].card.ancestors}
+    roots = [elm for elm in forest.elms() if elm.name not in members and not elm.card.parents]
+    known = [elm.name for elm in roots if elm.card.sha256 in ancestors]
+    return known or [elm.name for elm in roots]  # cards from before the ledger name no ancestors
+
+
+def warnings(entries: Mapping[str, Any], models: Sequence[Model], seeds: Sequence[str]) -> list[str]:
+    """Return a line for each average that is no better than a seed on the domains trained on, in mean nats.
+
+    `entries` are the shards of an evaluation: {"domain/split": {"novel", "experts", "models", …}}.
+    """
+    trained = [entry for entry in entries.values() if not entry["novel"]]
+
+    def mean(key: str, name: str) -> float:
+        return sum(entry[key][name]["nats_per_token"] for entry in trained) / len(trained)
+
+    lines = []
+    for seed in seeds if trained else ():
+        bound = mean("experts", seed)
+        for model in models:
+            if model.kind == "average" and (nats := mean("models", model.name)) >= bound:
+                lines.append(
+                    f"the average {model.name!r} is no better than {seed!r} on the domains trained on "
+                    f"({nats:.3f} against {bound:.3f} nats/token): average otherwise (docs/averaging.md), or "
+                    "deploy the ensemble"
+                )
+    return lines
