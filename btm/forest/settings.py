@@ -1,6 +1,6 @@
 """What a forest was grown with, so that later commands need no words but forest=DIR (btm/cli.py reads it).
 
-    settings.json        model, trainer, seed phase, ensemble …: of the command that planted the forest
+    settings.json        model, trainer, seed phase, ensemble …: of the command that grew the first expert
     suites/<name>.json   where the text of some of its domains is prepared, and the words that prepare it again
 
 Both are defaults, never an identity: a forest without them opens as ever, and wants the words again.
@@ -32,7 +32,7 @@ _LEFT_OUT = {
 }
 # An experiment or a size is a whole set of words, beside which nothing of a forest's is wanted.
 _WHOLE = ("experiment", "size")
-_ALTERNATIVES = ("run.domains", "run.rounds")  # to name one is to leave the other
+_ALTERNATIVES = ("run.domains", "run.rounds")  # to name one, or another suite, is to leave both
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class SuiteRecord:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command that planted a forest was told."""
+    """What the command that grew the first expert of a forest was told."""
 
     suite: str  # the name of the one that the seed was trained on
     values: dict[str, Any]  # {section: {key: value}} of `_SECTIONS`, and branch
@@ -78,16 +78,17 @@ def read_suites(root: Path) -> dict[str, SuiteRecord]:
 
 
 def record(config: Config, forest: Forest, suite: Suite) -> None:
-    """Record what `config` says, unless a command did so before whose seed stands, and `suite`."""
+    """Record what `config` says, and `suite`; once an expert stands, the words that are recorded stay."""
     record_suite(config, forest, suite)
     file = forest.root / _FILE
-    # Until an ELM stands the words may still change: a seed that failed is tried again with better ones.
-    if file.exists() and forest.names():
+    # Until then they may change: what failed is tried again with better ones.
+    if file.exists() and set(forest.names()) - {config.seed.name}:
         return
     sections = [name for name in _SECTIONS if not (name == "run" and config.baseline)]
     values: dict[str, Any] = {name: _kept(name, asdict(getattr(config, name))) for name in sections}
     values["branch"] = config.branch
-    _write(file, {"suite": suite.name, "settings": values})
+    if read(forest.root) != Settings(suite.name, values):
+        _write(file, {"suite": suite.name, "settings": values})
 
 
 def record_suite(config: Config, forest: Forest, suite: Suite) -> None:
@@ -114,7 +115,8 @@ def defaults(root: Path, suite: str, named: Collection[str]) -> dict[str, Any]:
     if found is None:
         return {}
     flat = dict(_flat(found.values))
-    if any(word in named for word in _ALTERNATIVES):
+    another = suite != found.suite and ("data" in named or "data.name" in named)
+    if another or any(word in named for word in _ALTERNATIVES):
         flat = {key: value for key, value in flat.items() if key not in _ALTERNATIVES}
     flat |= _data_defaults(read_suites(root), found.suite, suite, named)
     return {
