@@ -328,9 +328,8 @@ class Config:
     forest: str | None = None  # its folder; null: experts/<data.name>
     baseline: str | None = None  # dense | dense_large_batch | random_split | demix, in <forest>-<baseline>
     expert: str | None = None  # the ELM to branch, train, merge, show, verify, compare or remove
-    against: Any = (
-        None  # of diff: another ELM or an average; null: what the expert began with. Of compare: [FOREST]
-    )
+    # Of diff: another ELM or an average; null: what the expert began with. Of compare: [FOREST, …]
+    against: Any = None
     # What eval and compare measure too: names of ELMs and averages, FOREST:NAME, or model folders
     models: list[str] = field(default_factory=list)
     domain: str | None = None  # its domain; null: the expert's name

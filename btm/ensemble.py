@@ -202,7 +202,7 @@ def stack(scores: scoring.Scores, shard: Shard, elms: list[ELM]) -> NDArray[np.f
 
 
 def read(scores: scoring.Scores, shard: Shard, sha256: str) -> NDArray[np.float32]:
-    """Return the scores of one model, shape (S, T), which were computed before; `UserError` if they are gone."""
+    """Return a model's scores, shape (S, T), computed before; `UserError` if they are gone."""
     logp = scores.read(shard, sha256)
     if logp is None:
         raise UserError(f"{scores.path(shard, sha256)} vanished while it was needed; run the command again")

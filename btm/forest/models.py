@@ -1,7 +1,7 @@
-"""The models that can stand beside an ensemble: ELMs, averages, and Hugging Face folders with the same tokenizer.
+"""The models that run alone: ELMs, averages, and Hugging Face folders with the forest's tokenizer.
 
-Nothing here loads a model. A folder from outside has its JSON, its weights' headers and its tokenizer looked at;
-who loads it has it checked first as an import is (btm/steps/beside.py).
+Nothing here loads a model. A folder from outside has its JSON, its weights' headers and its tokenizer
+looked at; who loads it has it checked first as an import is (btm/steps/beside.py).
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ AVERAGES = "averages"  # the folder of a forest, and what makes a name explicit:
 
 @dataclass(frozen=True)
 class Model:
-    """One language model that runs alone: what it is called, where it lies, and the sha256 of its weights."""
+    """One language model: what it is called, where it lies, and the sha256 of its weights."""
 
     name: str  # as `find_model` finds it again from the same forest
     path: Path
@@ -32,9 +32,9 @@ class Model:
 def find_model(forest: Forest, name_or_dir: str) -> Model:
     """Return the model that a user named, as seen from `forest`.
 
-    An ELM's name, an average's name (``averages/NAME`` where an ELM has the same), ``path/to/forest:NAME`` for one of
-    another forest, or a Hugging Face model folder. Raises `UserError` if there is none, or if it has another tokenizer
-    than the forest, pickled weights, or code of its own.
+    An ELM's name, an average's name (``averages/NAME`` where an ELM has the same),
+    ``path/to/forest:NAME`` for one of another forest, or a Hugging Face model folder. Raises `UserError`
+    if there is none, or if it has another tokenizer than the forest, pickled weights, or code of its own.
     """
     own = _find_own(forest, name_or_dir)
     if own is not None:
@@ -56,11 +56,12 @@ def find_model(forest: Forest, name_or_dir: str) -> Model:
 
 
 def averages(forest: Forest, told: Callable[[str], None] = lambda text: None) -> list[Model]:
-    """Return the forest's averages, by name; `told` hears of each that is damaged or was never finished, and why."""
+    """Return the forest's averages, by name; `told` hears which are damaged or unfinished, and why."""
     found, elms = [], set(forest.names())
     for path in _folders(forest):
         try:
-            found.append(_average(path, f"{AVERAGES}/{path.name}" if path.name in elms else path.name))
+            called = f"{AVERAGES}/{path.name}" if path.name in elms else path.name
+            found.append(_average(path, called))
         except UserError as error:
             told(f"average {path.name!r} is left out: {error}")
     return found
@@ -102,7 +103,7 @@ def _foreign(forest: Forest, other: Forest, name: str) -> Model:
 
 
 def _folder(forest: Forest, folder: Path, called: str) -> Model:
-    """Return a Hugging Face model folder once all has been looked at that can be without loading it."""
+    """Return a Hugging Face model folder, after all checks that need no loading."""
     from btm.data.tokenizer import tokenizer_sha256
 
     if Forest.stands(folder):
@@ -125,12 +126,12 @@ def _card_of(folder: Path, sha256: str) -> Card | None:
 
 
 def require_same_tokenizer(forest: Forest, tokenizer_sha256: str, what: str) -> None:
-    """Raise `UserError` unless `what` has the tokenizer of `forest`: token by token, others cannot be compared."""
+    """Raise `UserError` unless `what` has the forest's tokenizer: else no token is comparable."""
     ours = forest.identity["tokenizer_sha256"]
     if tokenizer_sha256 != ours:
         raise UserError(
-            f"{what} has another tokenizer than the forest {forest.root} ({tokenizer_sha256[:12]} against "
-            f"{ours[:12]}): wanted a model over the same tokens"
+            f"{what} has another tokenizer than the forest {forest.root} ({tokenizer_sha256[:12]} "
+            f"against {ours[:12]}): wanted a model over the same tokens"
         )
 
 

@@ -1,7 +1,8 @@
 """Forest, averages, baselines and seed side by side: what a comparison says, and its tables.
 
-A perplexity over domains is the arithmetic mean of the domains' perplexities, as in the paper's tables; a ratio is
-that of two such means, to the row called the reference: the dense LM where one stands beside the forest.
+A perplexity over domains is the arithmetic mean of the domains' perplexities, as in the paper's
+tables; a ratio is that of two such means, to the row called the reference: the dense LM where one
+stands beside the forest.
 """
 
 import math
@@ -10,11 +11,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 SCHEMA = 1
-MATCHED = 0.01  # a larger difference in training tokens, relative to the forest's, is no equal training
-DENSE = (
-    "dense",
-    "dense_large_batch",
-)  # the kinds of rows that are a dense LM; the first that stands is the reference
+MATCHED = 0.01  # a larger difference in training tokens, relative to the forest's, is not equal
+DENSE = ("dense", "dense_large_batch")  # kinds of rows that are a dense LM, in order of preference
 SEED = "seed"
 M = TypeVar("M", bound="Measured")
 
@@ -56,9 +54,8 @@ class Scope:
         """Return a row's figures over `domains`, None over no domain."""
         if not domains:
             return None
-        own, other = (
-            [math.exp(found.nats_per_token[domain]) for domain in domains] for found in (row, reference)
-        )
+        own = [math.exp(row.nats_per_token[domain]) for domain in domains]
+        other = [math.exp(reference.nats_per_token[domain]) for domain in domains]
         ahead = sum(a < b for a, b in zip(own, other, strict=True))
         return cls(len(domains), sum(own) / len(domains), sum(own) / sum(other), ahead)
 
@@ -113,7 +110,7 @@ def reference_of(measured: Sequence[M]) -> M:
 
 
 def rows_of(measured: Sequence[Measured], shards: Sequence[Shard]) -> list[Row]:
-    """Return all that was measured beside the reference; the first is the forest whose tokens others must match."""
+    """Return all that was measured beside the reference; others must match the tokens of the first."""
     reference, budget = reference_of(measured), measured[0].training_tokens
     trained = [shard.domain for shard in shards if not shard.novel]
     novel = [shard.domain for shard in shards if shard.novel]
@@ -129,7 +126,7 @@ def rows_of(measured: Sequence[Measured], shards: Sequence[Shard]) -> list[Row]:
 
 
 def is_matched(tokens: int | None, budget: int | None) -> bool | None:
-    """Tell whether `tokens` of training are the `budget`, within 1 %; None if either is not known."""
+    """Tell whether training `tokens` are the `budget`, within 1 %; None if either is not known."""
     if tokens is None or not budget:
         return None
     return abs(tokens / budget - 1) <= MATCHED
@@ -139,8 +136,9 @@ def title(found: Comparison) -> str:
     """Return what the table of a comparison shows, and under which conditions."""
     trained, novel = (len(found.domains(novel=flag)) for flag in (False, True))
     return (
-        f"{found.forest} beside {found.reference}: mean perplexity over {trained} domains trained on and {novel} "
-        f"novel ones; the same tokens for every row, in windows of {found.window} begun anew (ensemble.carry=false)"
+        f"{found.forest} beside {found.reference}: mean perplexity over {trained} domains trained on "
+        f"and {novel} novel ones; the same tokens for every row, in windows of {found.window} begun "
+        "anew (ensemble.carry=false)"
     )
 
 
@@ -167,7 +165,7 @@ def summary_rows(found: Comparison) -> list[dict[str, Any]]:
 
 
 def said_matched(row: Row, forest: Row) -> str:
-    """Return whether a row was trained on as many tokens as the forest, and if not, on what part of them."""
+    """Return whether a row saw as many training tokens as the forest, and if not, what part."""
     if row.compute_matched is None:
         return "not known"
     if row.compute_matched:
@@ -193,9 +191,10 @@ def shard_rows(found: Comparison) -> list[dict[str, Any]]:
 
 
 def column_names(rows: Sequence[Measured]) -> list[str]:
-    """Return a name for each row that no other has: the model's, with its kind where that is not enough."""
+    """Return a name for each row that no other has: the model's, with its kind where need be."""
     names = [row.model for row in rows]
-    return [row.model if names.count(row.model) == 1 else f"{row.model} ({row.kind})" for row in rows]
+    clear = {name for name in names if names.count(name) == 1}
+    return [row.model if row.model in clear else f"{row.model} ({row.kind})" for row in rows]
 
 
 def from_json(values: Mapping[str, Any]) -> Comparison:
@@ -219,13 +218,13 @@ def caveats(rows: Sequence[Row], reference: Row) -> list[str]:
     found = []
     if reference.kind not in DENSE:
         found.append(
-            f"no dense LM stands beside the forest, so ratios are to {reference.model!r}: grow one with the "
-            "forest's own words and baseline=dense (btm run … baseline=dense)"
+            f"no dense LM stands beside the forest, so ratios are to {reference.model!r}: grow one "
+            "with the forest's own words and baseline=dense (btm run … baseline=dense)"
         )
     unequal = [row.model for row in rows[1:] if not row.compute_matched]
     if unequal:
         found.append(
-            f"not compute-matched, trained on other tokens than the forest or on nobody knows how many: "
-            f"{', '.join(unequal)}"
+            "not compute-matched, trained on other tokens than the forest or on nobody knows how "
+            f"many: {', '.join(unequal)}"
         )
     return found

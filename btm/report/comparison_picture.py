@@ -1,4 +1,4 @@
-"""The picture of a comparison: on every domain, who predicts better than one dense model, and by how much."""
+"""The picture of a comparison: on every domain, who beats one dense model, and by how much."""
 
 import io
 import math
@@ -8,21 +8,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from btm import durable
-from btm.report.comparison import SEED, Comparison, Row, Scope, column_names
+from btm.report.comparison import SEED, Comparison, Row, Scope
 from btm.report.progress import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _BETTER, _WORSE = "#2f855a", "#c05621"  # bars of the ensemble: ahead of the reference, behind it
-_MARKS = ("s", "D", "v", "P", "X", "<", ">", "p")  # of averages, models and rival forests, in their order
+_MARKS = ("s", "D", "v", "P", "X", "<", ">", "p")  # of averages, models and rival forests
 _COLOURS = ("#6b46c1", "#d53f8c", "#2b6cb0", "#b7791f", "#0d9488", "#9b2c2c", "#4c51bf", "#975a16")
+# Ticks where the largest ratio is less than twice the smallest, and where it is more.
+_FINE = (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.7, 1.9)
+_COARSE = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4, 6, 9, 20, 50)
 _MOST = len(_MARKS)  # more rows than that nobody can tell apart
 
 
 @dataclass(frozen=True)
 class _Line:
-    """One line of the picture: a domain, or the mean over some; `ratios` are those of the rows, in their order."""
+    """One line: a domain, or the mean over some; `ratios` are those of the rows, in their order."""
 
     label: str
     ratios: list[float]
@@ -30,13 +33,13 @@ class _Line:
 
 
 def draw(found: Comparison, path: Path) -> Path:
-    """Write the PNG of a comparison to `path`: bars are the ensemble, marks the other rows, 1.0 the reference."""
+    """Write the PNG of a comparison: bars are the ensemble, marks other rows, 1.0 the reference."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows = shown(found)
     named = {
-        "domains trained on": _lines(found, rows, novel=False),
+        "trained domains": _lines(found, rows, novel=False),
         "novel domains": _lines(found, rows, novel=True),
     }
     named = {name: lines for name, lines in named.items() if lines}
@@ -49,11 +52,15 @@ def draw(found: Comparison, path: Path) -> Path:
     )[:, 0].tolist()
     for axes, (name, lines) in zip(parts, named.items(), strict=True):
         _draw_group(axes, lines, rows)
-        axes.set_ylabel(name, fontsize=10)
+        # Beside two lines there is room for one word.
+        axes.set_ylabel(name if len(lines) > 3 else name.split()[0], fontsize=11, fontweight="bold")
     _scale(parts, groups)
+    _name_the_line(parts[0], found)
     parts[-1].set_xlabel(_axis_label(found))
     handles, names = parts[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
+    handles, names = [handles[-1], *handles[:-1]], [names[-1], *names[:-1]]  # the bar comes first
+    columns = min(3, len(names))
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False)
     figure.suptitle(_title(found), fontsize=13, fontweight="bold")
     with durable.publish_file(path) as handle:
         buffer = io.BytesIO()
@@ -63,11 +70,12 @@ def draw(found: Comparison, path: Path) -> Path:
 
 
 def shown(found: Comparison) -> list[Row]:
-    """Return the rows that are drawn: the forest's own, and the best of the others, in the order of the table.
+    """Return the rows that are drawn, in the table's order: the forest's, the best of the others.
 
     The reference is none of them: it is the line at 1.
     """
-    rows = [row for row in found.rows[1:] if (row.model, row.kind) != (found.reference, found.reference_kind)]
+    reference = (found.reference, found.reference_kind)
+    rows = [row for row in found.rows[1:] if (row.model, row.kind) != reference]
     fixed = [row for row in rows if row.kind in ("top-1", SEED)]
     others = sorted((row for row in rows if row not in fixed), key=_order)[: _MOST - len(fixed)]
     return [row for row in found.rows if row is found.rows[0] or row in fixed or row in others]
@@ -79,7 +87,7 @@ def _order(row: Row) -> float:
 
 
 def _lines(found: Comparison, rows: Sequence[Row], *, novel: bool) -> list[_Line]:
-    """Return the lines of one group from top to bottom: the mean, then the domains, the ensemble's best first."""
+    """Return the lines of one group: the mean, then the domains, the ensemble's best first."""
     domains = found.domains(novel=novel)
     if not domains:
         return []
@@ -95,32 +103,33 @@ def _lines(found: Comparison, rows: Sequence[Row], *, novel: bool) -> list[_Line
 
     lines = [_Line(domain, [ratio(row, domain) for row in rows]) for domain in domains]
     lines.sort(key=lambda line: line.ratios[0])
+    if len(lines) == 1:
+        return lines
     return [_Line(f"mean of {len(domains)}", [mean(row) for row in rows], is_mean=True), *lines]
 
 
 def _draw_group(axes: "Axes", lines: Sequence[_Line], rows: Sequence[Row]) -> None:
     """Draw a bar from 1 to the ensemble's ratio on each line, and a mark for each other row."""
-    names = [short(name) for name in column_names(rows)]
     for height, line in enumerate(lines):
         value = line.ratios[0]
         colour = _BETTER if value < 1 else _WORSE
-        axes.barh(height, value - 1, left=1, height=0.62, color=colour, alpha=1.0 if line.is_mean else 0.55)
-        axes.annotate(
+        alpha = 1.0 if line.is_mean else 0.55
+        axes.barh(height, value - 1, left=1, height=0.62, color=colour, alpha=alpha)
+        axes.text(
+            1.01,
+            height,
             f"{value:.2f}",
-            (value, height),
-            xytext=(-4 if value < 1 else 4, 0),
-            textcoords="offset points",
-            ha="right" if value < 1 else "left",
+            transform=axes.get_yaxis_transform(),
             va="center",
-            fontsize=8,
+            fontsize=9,
+            color=colour,
             fontweight="bold" if line.is_mean else "normal",
         )
-    axes.barh([0], [0], left=1, color=_BETTER, label=f"{names[0]} (bar; orange where it is behind)")
+    axes.barh([0], [0], left=1, color=_BETTER, label=_said(rows[0], rows[0]))
     mark = iter(zip(_MARKS, _COLOURS, strict=True))
     for number, row in enumerate(rows[1:], 1):
         style = {"top-1": ("o", "black"), SEED: ("^", "#718096")}.get(row.kind) or next(mark)
         points = [line.ratios[number] for line in lines]
-        label = names[number] + ("" if row.compute_matched else " (other training)")
         filled = "none" if row.kind == "top-1" else style[1]
         axes.scatter(
             points,
@@ -129,24 +138,49 @@ def _draw_group(axes: "Axes", lines: Sequence[_Line], rows: Sequence[Row]) -> No
             s=42,
             facecolors=filled,
             edgecolors=style[1],
-            label=label,
+            label=_said(row, rows[0]),
             zorder=3,
         )
     axes.axvline(1.0, color="black", linewidth=1.4, zorder=2)
-    axes.axhline(0.5, color="#a0aec0", linewidth=0.8)
     axes.set_yticks(range(len(lines)), [line.label for line in lines], fontsize=9)
-    axes.get_yticklabels()[0].set_fontweight("bold")
+    if lines[0].is_mean:
+        axes.axhline(0.5, color="#a0aec0", linewidth=0.8)
+        axes.get_yticklabels()[0].set_fontweight("bold")
     axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.grid(axis="x", alpha=0.25)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 
 
+def _said(row: Row, forest: Row) -> str:
+    """Return what the legend calls a row, and what part of the forest's tokens it saw if not all."""
+    said = {
+        "ensemble": f"forest: {row.model}, {row.experts_run} run for a token",
+        "top-1": "forest: one expert (top-1)",
+        "average": f"average: {short(row.model)}",
+        SEED: short(row.model),
+    }.get(row.kind, short(row.model))
+    if row.compute_matched:
+        return said
+    if row.compute_matched is None or not forest.training_tokens:
+        return f"{said} (training not known)"
+    return f"{said} ({(row.training_tokens or 0) / forest.training_tokens:.2g} × the tokens)"
+
+
+def _name_the_line(axes: "Axes", found: Comparison) -> None:
+    """Write above the line at 1 what it stands for, and beside it which side is the better one."""
+    what = "the dense model" if found.dense else short(found.reference)
+    said = f"◂ better   {what}   worse ▸"
+    at_value = axes.get_xaxis_transform()
+    axes.text(1.0, 1.01, said, ha="center", va="bottom", fontsize=9, transform=at_value)
+    axes.text(1.01, 1.01, "forest", va="bottom", fontsize=9, transform=axes.transAxes)
+
+
 def _scale(parts: Sequence["Axes"], groups: Sequence[Sequence[_Line]]) -> None:
     """Give all parts one logarithmic axis with ticks that people read."""
     values = [ratio for lines in groups for line in lines for ratio in line.ratios] + [1.0]
-    low, high = min(values) / 1.12, max(values) * 1.12
-    steps = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4, 6, 8, 12, 20, 50, 100)
+    low, high = min(0.9, *values) / 1.12, max(1.1, *values) * 1.12
+    steps = _FINE if high / low < 2 else _COARSE
     ticks = [tick for tick in steps if low <= tick <= high]
     for axes in parts:
         axes.set_xscale("log")
@@ -164,6 +198,6 @@ def _title(found: Comparison) -> str:
     """Return what the picture shows in one line."""
     reference = next(row for row in found.rows if row.model == found.reference)
     if not found.dense:
-        return f"The forest against {short(found.reference)}: lower is better"
+        return f"Forest against {short(found.reference)} (no dense model beside it): lower is better"
     equal = "equal training tokens" if reference.compute_matched else "UNEQUAL training tokens"
     return f"Forest against one dense model, {equal}: lower is better"

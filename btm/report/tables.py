@@ -50,7 +50,7 @@ def eval_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def model_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row for each average and named model of an evaluation, the ensemble and the roots beside them.
+    """Return a row for each average and named model of an evaluation, beside ensemble and roots.
 
     Perplexities are means over domains, as everywhere; [] where an evaluation has no such model.
     """
@@ -76,13 +76,13 @@ def model_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _mean(entries: Sequence[Mapping[str, float]], novel: Sequence[bool], wanted: bool) -> float | None:
-    """Return the mean perplexity over the shards that are novel, or those that are not; None if there are none."""
+    """Return the mean perplexity over the shards that are novel or not, as `wanted`; None over none."""
     found = [e["perplexity"] for e, is_novel in zip(entries, novel, strict=True) if is_novel == wanted]
     return sum(found) / len(found) if found else None
 
 
 def ledger_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one row for the ensemble, each ELM and each other model: what they took, what they take.
+    """Return a row for the ensemble and for each model: what they took, what they take.
 
     What nobody wrote down of a model from elsewhere is None.
     """

@@ -1,4 +1,4 @@
-"""The models that are measured beside an ensemble: the forest's averages, and what ``models=`` names."""
+"""The models that are measured beside an ensemble: averages, and what ``models=`` names."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from btm.report import Reporter, quiet
 def beside(config: Config, forest: Forest, reporter: Reporter = quiet) -> list[Model]:
     """Return every whole average of the forest, and what ``models=`` names, each once.
 
-    A damaged average is told of and left out; a damaged or unknown one that was named is a `UserError`.
+    A damaged average is told of and left out; a damaged or unknown model that was named is a `UserError`.
     """
     found = {model.path.resolve(): model for model in averages(forest, reporter.line)}
     for name in config.models:
@@ -28,9 +28,9 @@ def beside(config: Config, forest: Forest, reporter: Reporter = quiet) -> list[M
 def score_model(
     config: Config, forest: Forest, model: Model, shards: list[Shard], reporter: Reporter
 ) -> list[Path]:
-    """Score a model on those of `shards` where its scores are missing from the forest's cache; return the new files.
+    """Score a model on those of `shards` where the forest's cache lacks it; return the new files.
 
-    A folder from outside passes the checks of an import first, and what is scored is the copy that passed.
+    A folder from outside passes the checks of an import first, and the copy that passed is scored.
     """
     if model.kind != "folder":
         return ensemble.score_missing(config, forest, model.path, model.sha256, shards, reporter)
@@ -45,7 +45,7 @@ def score_model(
 def cost(config: Config, model: Model) -> dict[str, Any]:
     """Return what training and running a model takes, as an entry of a ledger.
 
-    Its "training" is None where nobody wrote down what it was trained on: a folder without a card of its own.
+    Its "training" is None where nobody wrote that down: a folder without a card of its own.
     """
     if model.kind == "folder":  # its config.json may ask for any memory, so a box reads it first
         box.ask("probe", model.path)
@@ -61,7 +61,7 @@ def cost(config: Config, model: Model) -> dict[str, Any]:
 
 
 def seeds(forest: Forest, members: Sequence[str]) -> list[str]:
-    """Return the ELMs, by name, that the `members` of an ensemble descend from and that have no parents."""
+    """Return the names of the ELMs without parents that the `members` of an ensemble descend from."""
     ancestors = {spent.sha256 for name in members for spent in forest[name].card.ancestors}
     roots = [elm for elm in forest.elms() if elm.name not in members and not elm.card.parents]
     known = [elm.name for elm in roots if elm.card.sha256 in ancestors]
@@ -69,7 +69,7 @@ def seeds(forest: Forest, members: Sequence[str]) -> list[str]:
 
 
 def warnings(entries: Mapping[str, Any], models: Sequence[Model], seeds: Sequence[str]) -> list[str]:
-    """Return a line for each average that is no better than a seed on the domains trained on, in mean nats.
+    """Return a line for each average that has no less mean nats than a seed on the trained domains.
 
     `entries` are the shards of an evaluation: {"domain/split": {"novel", "experts", "models", …}}.
     """
@@ -84,8 +84,8 @@ def warnings(entries: Mapping[str, Any], models: Sequence[Model], seeds: Sequenc
         for model in models:
             if model.kind == "average" and (nats := mean("models", model.name)) >= bound:
                 lines.append(
-                    f"the average {model.name!r} is no better than {seed!r} on the domains trained on "
-                    f"({nats:.3f} against {bound:.3f} nats/token): average otherwise (docs/averaging.md), or "
-                    "deploy the ensemble"
+                    f"the average {model.name!r} is no better than {seed!r} on the domains trained "
+                    f"on ({nats:.3f} against {bound:.3f} nats/token): average otherwise "
+                    "(docs/averaging.md), or deploy the ensemble"
                 )
     return lines

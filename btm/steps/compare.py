@@ -1,9 +1,12 @@
 """Put a forest beside its averages, its seed, its baselines and other forests, at equal context.
 
-Every row is measured on the same tokens, in the same windows, and each window is begun anew: a dense LM does not
-remember the window before, so neither may an ensemble (``ensemble.carry=false``, whatever the settings say).
+Every row is measured on the same tokens, in the same windows, and each window is begun anew: a dense
+LM does not remember the window before, so neither may an ensemble (``ensemble.carry=false``, whatever
+the settings say).
 """
 
+import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,26 +31,28 @@ _FITTED = ("cached", "em", "token")  # priors that say which expert a domain's v
 
 
 @dataclass(frozen=True)
-class _Setting:
-    """What all rows share; `config` never carries a belief from one window to the next."""
+class _Scene:
+    """One forest and the shards that its models are measured on; scores lie in its own cache."""
 
-    config: Config
+    config: Config  # never carries a belief from one window to the next
+    forest: Forest
     suite: Suite
     shards: list[Shard]
-    trained_on: set[str]
+    trained_on: set[str]  # domains that are not novel, to the forest that is compared
     reporter: Reporter
 
-    def of(self, forest: Forest) -> "Config":
-        """Return the settings for the ensemble of another forest: all of its experts."""
+    def of(self, rival: Forest) -> "_Scene":
+        """Return the scene of another forest: the same shards and rule, all of its experts."""
         everyone = replace(self.config.ensemble, experts=[])
-        return replace(self.config, forest=str(forest.root), ensemble=everyone)
+        config = replace(self.config, forest=str(rival.root), ensemble=everyone)
+        return replace(self, forest=rival, config=config)
 
 
 def compare(config: Config, reporter: Reporter = quiet) -> Comparison:
-    """Measure the forest, its averages, seed, baselines and ``against=`` side by side; write what came of it.
+    """Measure the forest and all that stands beside it; write what came of it, and a picture.
 
-    Scores that are missing are computed, and what the rule leaves open is fitted on valid splits as `eval_forest`
-    does. Writes ``evals/<name>-compare.json`` and a picture beside it.
+    That is its averages, its seed, its baselines, ``models=`` and ``against=``. Scores that are missing
+    are computed; what the rule leaves open is fitted on valid splits, as `eval_forest` does.
     """
     forest, suite = Forest(config.forest_root), evaluated_suites(config)
     config = replace(config, ensemble=replace(config.ensemble, carry=False))
@@ -55,23 +60,32 @@ def compare(config: Config, reporter: Reporter = quiet) -> Comparison:
     remedy = "give another eval.split"
     refuse_own_data(replace(config, ensemble=top_1(config.ensemble)), suite, shards, remedy)
     trained_on = {domain for elm in forest.elms() for domain in elm.card.domains}
-    setting = _Setting(config, suite, shards, trained_on, reporter)
+    scene = _Scene(config, forest, suite, shards, trained_on, reporter)
     members = forest.experts(config.ensemble.experts)
     if not members:
-        raise UserError(f"{forest.root} has no ELM yet, so there is nothing to compare: grow it with btm run")
-    measured = _forest_rows(setting, forest, members)
+        raise UserError(f"{forest.root} has no ELM to compare yet: grow it with btm run")
+    measured = _own_rows(scene, members)
     notes: list[str] = []
     for root, kind in rivals(config):
         try:
-            measured.append(_rival_row(setting, forest, root, kind))
+            measured.append(_rival_row(scene, root, kind))
         except UserError as error:
             if kind == "forest":  # it was asked for
                 raise
             notes.append(f"{root} is left out: {error}")
-    found = _put_together(setting, forest, members, measured, notes)
-    target = compared_file(config)
-    durable.write_json(target, found.to_json())
-    comparison_picture.draw(found, target.with_suffix(".png"))
+    return _published(_put_together(scene, members, measured, notes), compared_file(config))
+
+
+def _published(found: Comparison, file: Path) -> Comparison:
+    """Write a comparison and its picture, unless the same stands there; return what stands there then."""
+    picture = file.with_suffix(".png")
+    with suppress(OSError, ValueError, AttributeError):  # none, or not one that we wrote
+        standing = json.loads(file.read_bytes())
+        dated = replace(found, created=standing.get("created", ""))
+        if picture.exists() and standing == json.loads(json.dumps(dated.to_json())):
+            return dated
+    comparison_picture.draw(found, picture)
+    durable.write_json(file, found.to_json())
     return found
 
 
@@ -82,103 +96,105 @@ def compared_file(config: Config) -> Path:
 
 
 def rivals(config: Config) -> list[tuple[Path, str]]:
-    """Return (folder, kind) of every forest to compare with: baselines that stand beside it, then ``against=``."""
+    """Return (folder, kind) of the other forests: baselines that stand, then ``against=``."""
     root = Path(config.forest_root)
-    found = {root.with_name(f"{root.name}-{kind}"): kind for kind in BASELINES}
-    found = {path: kind for path, kind in found.items() if Forest.stands(path)}
+    beside_it = {root.with_name(f"{root.name}-{kind}"): kind for kind in BASELINES}
+    found = {p.resolve(): (p, kind) for p, kind in beside_it.items() if Forest.stands(p)}
     named = config.against or []
     for name in [named] if isinstance(named, str) else named:
-        if Path(name).resolve() == root.resolve():
+        path = Path(name)
+        if path.resolve() == root.resolve():
             raise UserError(f"against={name}: that is the forest itself")
-        found.setdefault(Path(name), "forest")
-    return list(found.items())
+        found.setdefault(path.resolve(), (path, "forest"))
+    return list(found.values())
 
 
 def top_1(rule: EnsembleConfig) -> EnsembleConfig:
-    """Return the settings that choose one expert for a domain: by the fitted prior, which is `cached` if none is."""
+    """Return the settings that choose one expert for a domain, as ``ensemble.top_k=1`` does.
+
+    By the rule's own prior if that is fitted, else by `cached`, the paper's.
+    """
     prior = rule.prior if rule.prior in _FITTED and rule.rule != "router" else "cached"
     return replace(rule, rule="bayes", prior=prior, top_k=1, carry=False)
 
 
-def _forest_rows(setting: _Setting, forest: Forest, members: list[ELM]) -> list[Measured]:
-    """Return the rows of the forest itself: ensemble, top-1, every average and named model, its seed."""
-    config = setting.config
-    roots = [forest[name] for name in seeds(forest, [elm.name for elm in members])]
-    named: list[tuple[Model, str]] = [
-        (model, model.kind) for model in beside(config, forest, setting.reporter)
-    ]
-    named += [(_as_model(elm), comparison.SEED) for elm in roots]
-    rows = _ensemble_rows(setting, forest, members)
-    return rows + [_alone(setting, config, forest, model, model.name, kind) for model, kind in named]
-
-
-def _ensemble_rows(setting: _Setting, forest: Forest, members: list[ELM]) -> list[Measured]:
-    """Return the ensemble and its top-1; of one member alone there is one row."""
-    config = setting.config
-    if len(members) == 1:
-        return [_alone(setting, config, forest, _as_model(members[0]), members[0].name, "ELM")]
-    ensemble_row = _mixed(setting, config, forest, members, f"ensemble of {len(members)}", "ensemble")
-    one = replace(ensemble_row, experts_run=1, inference_flops_per_token=_one(config, members))
-    nats = {shard.domain: _top_1_nats(setting, forest, members, shard) for shard in setting.shards}
-    how = top_1(config.ensemble).prior
+def _own_rows(scene: _Scene, members: list[ELM]) -> list[Measured]:
+    """Return the forest's rows: ensemble, top-1, averages, named models, seed."""
+    roots = seeds(scene.forest, [elm.name for elm in members])
+    others = beside(scene.config, scene.forest, scene.reporter)
     return [
-        ensemble_row,
-        replace(one, model=f"top-1 by {how} prior", kind="top-1", nats_per_token=nats),
+        *_ensemble_rows(scene, members),
+        *(_alone(scene, model, model.name, model.kind) for model in others),
+        *(_alone(scene, _as_model(scene.forest[name]), name, comparison.SEED) for name in roots),
     ]
 
 
-def _rival_row(setting: _Setting, forest: Forest, root: Path, kind: str) -> Measured:
-    """Return the row of another forest: its one model, or the ensemble of all its experts under the same rule."""
-    rival = Forest(root)
-    require_same_tokenizer(forest, rival.identity["tokenizer_sha256"], str(root))
-    members, config = rival.experts(), setting.of(rival)
-    if not members:
-        raise UserError(f"{root} has no ELM yet")
+def _ensemble_rows(scene: _Scene, members: list[ELM]) -> list[Measured]:
+    """Return the ensemble and its top-1; of one member alone there is one row."""
     if len(members) == 1:
-        return _alone(setting, config, rival, _as_model(members[0]), root.name, kind)
-    return _mixed(setting, config, rival, members, root.name, kind)
+        return [_alone(scene, _as_model(members[0]), members[0].name, "ELM")]
+    mixed = _mixed(scene, members, f"ensemble of {len(members)}", "ensemble")
+    top = replace(
+        mixed,
+        model=f"top-1 by {top_1(scene.config.ensemble).prior} prior",
+        kind="top-1",
+        experts_run=1,
+        inference_flops_per_token=mixed.inference_flops_per_token / mixed.experts_run,
+        nats_per_token={shard.domain: _top_1_nats(scene, members, shard) for shard in scene.shards},
+    )
+    return [mixed, top]
 
 
-def _alone(setting: _Setting, config: Config, forest: Forest, model: Model, name: str, kind: str) -> Measured:
-    """Return the row of one model that runs alone; its scores lie in the cache of `forest`."""
-    score_model(config, forest, model, setting.shards, setting.reporter)
-    nats = {shard.domain: _nats(config, forest, shard, model.sha256) for shard in setting.shards}
-    return _measured(name, kind, cost(config, model), nats)
+def _rival_row(scene: _Scene, root: Path, kind: str) -> Measured:
+    """Return the row of another forest: its one model, or all its experts under the same rule."""
+    rival = Forest(root)
+    require_same_tokenizer(scene.forest, rival.identity["tokenizer_sha256"], str(root))
+    members = rival.experts()
+    if not members:
+        raise UserError("it has no ELM yet")
+    if len(members) == 1:
+        return _alone(scene.of(rival), _as_model(members[0]), root.name, kind)
+    return _mixed(scene.of(rival), members, root.name, kind)
 
 
-def _mixed(
-    setting: _Setting, config: Config, forest: Forest, members: list[ELM], name: str, kind: str
-) -> Measured:
+def _alone(scene: _Scene, model: Model, name: str, kind: str) -> Measured:
+    """Return the row of one model that runs alone."""
+    score_model(scene.config, scene.forest, model, scene.shards, scene.reporter)
+    nats = {shard.domain: _nats(scene, shard, model.sha256) for shard in scene.shards}
+    return _measured(name, kind, cost(scene.config, model), nats)
+
+
+def _mixed(scene: _Scene, members: list[ELM], name: str, kind: str) -> Measured:
     """Return the row of an ensemble."""
     entries = measure(
-        config,
-        forest,
-        setting.suite,
+        scene.config,
+        scene.forest,
+        scene.suite,
         members,
         members,
         [],
-        trained_on=setting.trained_on,
-        reporter=setting.reporter,
+        trained_on=scene.trained_on,
+        reporter=scene.reporter,
     )
-    nats = {
-        shard.domain: float(entries[f"{shard.domain}/{shard.split}"]["ensemble"]["nats_per_token"])
-        for shard in setting.shards
-    }
-    return _measured(name, kind, ensemble.cost(config, members, members)["ensemble"], nats)
+    mixed = {name: entry["ensemble"]["nats_per_token"] for name, entry in entries.items()}
+    nats = {shard.domain: mixed[f"{shard.domain}/{shard.split}"] for shard in scene.shards}
+    return _measured(name, kind, ensemble.cost(scene.config, members, members)["ensemble"], nats)
 
 
-def _top_1_nats(setting: _Setting, forest: Forest, members: list[ELM], shard: Shard) -> float:
-    """Return the loss of the one expert that the prior fitted on the domain's valid split believes in most."""
-    scores = ensemble.scores_of(setting.config, forest)
-    valid = setting.suite.shard(shard.domain, "valid")
-    prior_E = evaluate.fit_prior(ensemble.stack(scores, valid, members), top_1(setting.config.ensemble))
-    return _nats(setting.config, forest, shard, members[int(np.argmax(prior_E))].card.sha256)
+def _top_1_nats(scene: _Scene, members: list[ELM], shard: Shard) -> float:
+    """Return the loss of the one expert that the prior of the domain's valid split favours."""
+    scores = ensemble.scores_of(scene.config, scene.forest)
+    valid = scene.suite.shard(shard.domain, "valid")
+    valid_EST = ensemble.stack(scores, valid, members)
+    log_prior_E = evaluate.fit_prior(valid_EST, top_1(scene.config.ensemble))
+    return _nats(scene, shard, members[int(np.argmax(log_prior_E))].card.sha256)
 
 
-def _nats(config: Config, forest: Forest, shard: Shard, sha256: str) -> float:
+def _nats(scene: _Scene, shard: Shard, sha256: str) -> float:
     """Return the nats per token of a model whose scores stand in the cache."""
-    tokens, _ = shard.head(config.score.max_tokens)
-    return scoring.mean_nats(ensemble.read(ensemble.scores_of(config, forest), shard, sha256), tokens)
+    scores = ensemble.scores_of(scene.config, scene.forest)
+    tokens, _ = shard.head(scene.config.score.max_tokens)
+    return scoring.mean_nats(ensemble.read(scores, shard, sha256), tokens)
 
 
 def _measured(name: str, kind: str, entry: dict[str, Any], nats: dict[str, float]) -> Measured:
@@ -195,35 +211,25 @@ def _measured(name: str, kind: str, entry: dict[str, Any], nats: dict[str, float
     )
 
 
-def _one(config: Config, members: list[ELM]) -> float:
-    """Return the FLOPs of a token of one expert."""
-    costs = ensemble.cost(config, members, members)["elms"]
-    return float(costs[members[0].name]["inference_flops_per_token"])
-
-
 def _as_model(elm: ELM) -> Model:
     return Model(elm.name, elm.path, elm.card.sha256, "ELM", elm.card)
 
 
 def _put_together(
-    setting: _Setting, forest: Forest, members: list[ELM], measured: list[Measured], notes: list[str]
+    scene: _Scene, members: list[ELM], measured: list[Measured], notes: list[str]
 ) -> Comparison:
     """Return the comparison of what was measured, with the notes that a reader must not miss."""
-    config = setting.config
-    shards = [
-        comparison.Shard(
-            shard.domain,
-            shard.split,
-            shard.domain not in setting.trained_on,
-            shard.head(config.score.max_tokens)[0],
-        )
-        for shard in setting.shards
-    ]
+    config = scene.config
+    shards = []
+    for shard in scene.shards:
+        tokens, _ = shard.head(config.score.max_tokens)
+        novel = shard.domain not in scene.trained_on
+        shards.append(comparison.Shard(shard.domain, shard.split, novel, tokens))
     rows = comparison.rows_of(measured, shards)
     reference = comparison.reference_of(rows)
     return Comparison(
-        forest=str(forest.root),
-        suite=setting.suite.name,
+        forest=str(scene.forest.root),
+        suite=scene.suite.name,
         window=config.window,
         rule=asdict(config.ensemble) | {"experts": [elm.name for elm in members]},
         elms={elm.name: elm.card.sha256 for elm in members},

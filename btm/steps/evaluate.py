@@ -26,9 +26,9 @@ def score(config: Config, reporter: Reporter = quiet) -> list[Path]:
 
 
 def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
-    """Evaluate the ensemble and every ELM, average and named model alone; write ``evals/<name>.json`` and its picture.
+    """Evaluate the ensemble and every model alone; write ``evals/<name>.json`` and its heat map.
 
-    The models are rows of their own: they take no part in the ensemble, nor in its prior.
+    Averages and what ``models=`` names are rows of their own: they take no part in the ensemble, nor in its prior.
     """
     forest, suite = Forest(config.forest_root), evaluated_suites(config)
     elms = forest.elms()
@@ -71,10 +71,10 @@ def measure(
     trained_on: set[str] | None = None,
     reporter: Reporter = quiet,
 ) -> dict[str, Any]:
-    """Return {"domain/split": numbers} of the ensemble of `members`, and of each of `elms` and `others` alone.
+    """Return {"domain/split": numbers} of the ensemble of `members`, and of the models alone.
 
-    What is not in the score cache is computed. `trained_on` are the domains that are not novel, and on which a
-    rule is fitted under ``ensemble.fit=forest``: if not given, those that `elms` were trained on.
+    What is not in the score cache is computed. `trained_on` are the domains that are not novel, and on
+    which a rule is fitted under ``ensemble.fit=forest``; by default those that `elms` were trained on.
     """
     shards, valid = evaluated(config, suite)
     refuse_own_data(config, suite, shards)

@@ -93,7 +93,7 @@ def show_evaluation(config: Config, result: dict[str, Any], out: Output) -> None
         f"perplexity by shard, {result['ensemble']['rule']} under the {result['ensemble']['prior']} prior",
     )
     if models := model_rows(result):
-        out.rows(models, "averages and other models beside the ensemble: mean perplexity over domains")
+        out.rows(models, "averages and models: mean perplexity")
     out.rows(ledger_rows(result), "cost: training with all ancestors, each once; inference of one token")
     file = Path(result["forest"]) / "evals" / f"{config.eval.name or Path(result['forest']).name}.json"
     out.line(f"numbers: {file}\npicture: {file.with_suffix('.png')}", None)

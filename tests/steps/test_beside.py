@@ -95,7 +95,7 @@ def test_an_average_no_better_than_the_seed_is_named(copy, capsys):
     told = [line for line in said.err.splitlines() if line.startswith("warning:")]
     assert any("'same' is no better than 'seed'" in line for line in told)
     assert not any("'good'" in line for line in told)
-    assert "averages and other models beside the ensemble" in said.out
+    assert "averages and models: mean perplexity" in said.out
     result = json.loads((forest.root / "evals/forest.json").read_text())
     assert result["warnings"][0].startswith("the average 'same'")
 

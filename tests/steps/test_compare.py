@@ -112,9 +112,15 @@ def test_means_are_of_perplexities_and_ratios_are_to_the_dense_lm(found):
 def test_a_second_time_it_reads_the_cache_alone(words, found):
     config = compose(words)
     root = Path(config.forest_root)
-    before = tree(root / "scores") | tree(f"{root}-dense/scores")
+    first = steps.compare(config)
+    before = tree(root) | tree(f"{root}-dense")
+    assert steps.compare(config) == first
+    assert tree(root) | tree(f"{root}-dense") == before  # and what is the same is not written again
+    (root / "evals/forest-compare.png").unlink()
+    (root / "evals/forest-compare.json").write_text("[]")
     steps.compare(config)
-    assert tree(root / "scores") | tree(f"{root}-dense/scores") == before
+    assert json.loads((root / "evals/forest-compare.json").read_text())["schema"] == 1
+    assert (root / "evals/forest-compare.png").is_file()
 
 
 def test_what_is_missing_from_the_cache_is_scored(apart, found):
@@ -222,8 +228,9 @@ def test_a_run_ends_with_the_comparison_of_its_forest_also_that_of_a_baseline(wo
     )
     assert cli.main(["run", *words, "baseline=dense"]) == 0
     assert "/forest beside forest-dense: mean perplexity" in capsys.readouterr().out
-    assert cli.main(["run", *words, "baseline=dense", "--json"]) == 0
+    assert cli.main(["run", *words, "baseline=dense", "models=[uniform,bible]", "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
+    assert "bible" in {row["model"] for row in values["comparison"]["rows"]}
     assert values["forest"].endswith("forest-dense")
     assert values["comparison"]["reference"] == "forest-dense"
 
