@@ -223,6 +223,11 @@ class Suite:
         return self.path.name
 
     @property
+    def names(self) -> list[str]:
+        """The names of all suites that are joined, this one's first."""
+        return [self.name, *sorted({folder.parent.name for folder in self.elsewhere.values()})]
+
+    @property
     def tokenizer(self) -> Path:
         """The folder of the Hugging Face tokenizer."""
         return self.path / TOKENIZER

@@ -95,6 +95,11 @@ def _open(config: Config, folder: Path, name: str) -> Suite:
             f"the suite {name!r} that {root} records is not in {folder}: give data.out=DIR if it was moved, "
             f"or prepare it again: btm prepare forest={root}{which}"
         )
+    if not _stands(folder) and Forest.stands(root):
+        raise UserError(
+            f"no prepared suite in {folder}; prepare it with the forest's tokenizer: btm prepare forest={root} "
+            f"data=folder data.root=DIR data.name={name}"
+        )
     suite = Suite.open(folder)
     if Forest.stands(root):
         _require_own(config, suite.tokenizer_sha256, str(folder))

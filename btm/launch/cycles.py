@@ -10,7 +10,6 @@ from typing import IO, Any
 from btm import durable, fairseq_training, lease, steps
 from btm.config import Config
 from btm.errors import UserError, unknown
-from btm.forest import Forest, settings
 from btm.launch import attach
 from btm.launch.board import Board
 from btm.launch.drive import FINAL, Driver
@@ -158,8 +157,7 @@ def plan(config: Config, stream: IO[str]) -> tuple[Cycle, Records]:
     suite = steps.prepare(config, reporter)
     fairseq_training.check(config, suite)
     records, rounds = Records(Path(config.forest_root)), steps.rounds(config, suite, reporter.line)
-    if Forest.stands(records.forest):  # else its seed records them, when it plants it
-        settings.record(config, Forest(records.forest), suite)
+    steps.begin(config, suite)
     if (records.forest / "elms" / config.seed.name).exists() or config.seed.source:
         _require_space(config, records, rounds)
     return records.write_cycle(config, rounds), records

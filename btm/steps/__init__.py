@@ -6,13 +6,26 @@ from btm.steps.averages import average, average_of
 from btm.steps.beside import beside
 from btm.steps.compare import compare, compared_file, rivals, top_1
 from btm.steps.evaluate import eval_forest, generate, score, score_for_eval
-from btm.steps.grow import branch, copied, finish, grow_expert, merge, prepare, rounds, run, seed, train
+from btm.steps.grow import (
+    begin,
+    branch,
+    copied,
+    finish,
+    grow_expert,
+    merge,
+    prepare,
+    rounds,
+    run,
+    seed,
+    train,
+)
 
 __all__ = [
     "Added",
     "add_domain",
     "average",
     "average_of",
+    "begin",
     "beside",
     "branch",
     "compare",

@@ -42,6 +42,7 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
         "schema": 1,
         "forest": str(forest.root),
         "suite": suite.name,
+        "suites": suite.names,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "window": config.window,
         "ensemble": asdict(config.ensemble) | {"experts": [elm.name for elm in members]},

@@ -18,7 +18,7 @@ from btm.data.shards import Suite
 from btm.discover.context import check_domains
 from btm.errors import UserError
 from btm.forest import ELM, Branch, Forest, settings
-from btm.forest.suites import data_of, open_suite, open_suites
+from btm.forest.suites import data_of, evaluated_suites, open_suite, open_suites
 from btm.interop import huggingface
 from btm.report import Reporter, quiet
 from btm.steps.averages import average
@@ -157,6 +157,7 @@ def run(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     and the place where an earlier run was killed make no difference.
     """
     suite = prepare(config, reporter)
+    begin(config, suite)
     seed(config, reporter)
     Forest(config.forest_root).sweep()
     earlier: list[str] = []
@@ -165,6 +166,13 @@ def run(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
             grow_expert(config, domain, earlier or [config.seed.name], reporter)
         earlier += domains
     return finish(config, reporter)
+
+
+def begin(config: Config, suite: Suite) -> None:
+    """Record the words of a cycle whose forest stands, and see that all it will be evaluated on is there."""
+    if Forest.stands(config.forest_root):  # else its seed records them, when it plants it
+        settings.record(config, Forest(config.forest_root), suite)
+        evaluated_suites(config)
 
 
 def finish(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 def prepare(config: Config, out: Output) -> None:
     """Turn text into token shards under data/<data.name>/.
 
+    With forest=DIR of a forest that stands, with its tokenizer; the forest then knows the suite.
+
     example: btm prepare data=folder data.root=texts data.name=mine
     """
     from btm import steps
