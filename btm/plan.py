@@ -51,16 +51,7 @@ def _branch(config: Config) -> list[Row]:
     forest, suite = Forest(config.forest_root), steps.open_suites(config)
     forest.require_free(name)
     suite.shard(config.domain or name, "train")
-    if config.weights is not None:
-        weights = check_weights(config.weights)
-        return [
-            _row(
-                "branch", name, f"average {', '.join(forest[p].name for p in weights)} with the given weights"
-            )
-        ]
-    if config.branch == "copy":
-        return [_row("branch", name, f"copy {steps.copied(config, forest)}")]
-    return [_row("branch", name, _origin(config, [elm.name for elm in forest.experts()]))]
+    return [_row("branch", name, _beginning(config, forest, name))]
 
 
 def _train(config: Config) -> list[Row]:
@@ -89,9 +80,9 @@ def _grow(config: Config) -> list[Row]:
     else:
         steps.open_suites(config).shard(name, "train")
         rows = []
-    made = f"{config.branch} of {', '.join(elm.name for elm in forest.experts() if elm.name != name)}"
     training = "nothing: it stands there"
     if name not in forest:
+        made = _beginning(config, forest, name)
         training = f"branch ({made}), {_training(config, forest, name, config.trainer.steps)}, merge"
     target = forest.root / "evals" / f"grow-{name}.json"
     evaluation = f"the ensemble without and with {name}, on every domain; writes {target}"
@@ -241,6 +232,16 @@ def _rounds(config: Config) -> list[list[str]]:
     removed = tombstone.names(Path(config.forest_root))
     kept = [[domain for domain in domains if domain not in removed] for domains in planned]
     return [domains for domains in kept if domains] if kept != planned else planned
+
+
+def _beginning(config: Config, forest: Forest, name: str) -> str:
+    """Return what a branch begins with."""
+    if config.weights is not None:
+        parents = [forest[parent].name for parent in check_weights(config.weights)]
+        return f"average {', '.join(parents)} with the given weights"
+    if config.branch == "copy":
+        return f"copy {steps.copied(config, forest)}"
+    return _origin(config, [elm.name for elm in forest.experts() if elm.name != name])
 
 
 def _origin(config: Config, candidates: list[str]) -> str:

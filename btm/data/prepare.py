@@ -138,13 +138,11 @@ def _left_over(folder: Path, domains: list[_Domain]) -> list[str]:
 def _sources(config: DataConfig) -> tuple[list[Source], set[str]]:
     """Return the domains of the source, and the names of those that are novel."""
     root = Path(config.root) if config.root else _DEMO
-    if config.domain:
-        return [find_one(root, config.domain)], set()
-    sources = find(root, config.made_by)
+    sources = [find_one(root, config.domain)] if config.domain else find(root, config.made_by)
     names = [source.domain for source in sources]
     if TOKENIZER in names:
         raise UserError(f"{root}: no domain can be called {TOKENIZER!r}, which is the tokenizer's folder")
-    return sources, _novel(root, names)
+    return sources, set() if config.domain else _novel(root, names)
 
 
 def _novel(root: Path, domains: list[str]) -> set[str]:

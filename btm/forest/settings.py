@@ -100,7 +100,7 @@ def record_suite(config: Config, forest: Forest, suite: Suite) -> None:
     }
     known = read_suites(forest.root).get(suite.name)
     if known is None or asdict(known) != said:
-        _write(forest.root / _SUITES / f"{suite.name}.json", said)
+        _write(suite_file(forest.root, suite.name), said)
 
 
 def defaults(root: Path, suite: str, named: Collection[str]) -> dict[str, Any]:
@@ -149,6 +149,11 @@ def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _kept(section: str, values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in _LEFT_OUT.get(section, ())}
+
+
+def suite_file(root: Path | str, name: str) -> Path:
+    """Return the file that records the suite `name` of the forest at `root`."""
+    return Path(root) / _SUITES / f"{name}.json"
 
 
 def _suite_files(root: Path) -> list[Path]:

@@ -92,8 +92,8 @@ def _open(config: Config, folder: Path, name: str) -> Suite:
     if not _stands(folder) and name in _records(config):
         which = "" if name == config.data.name else f" data.name={name}"
         raise UserError(
-            f"the suite {name!r} that {root} records is not in {folder}: give data.out=DIR if it was moved, "
-            f"or prepare it again: btm prepare forest={root}{which}"
+            f"the suite {name!r} that {root} records is not in {folder}: give data.out=DIR if it was moved, prepare it "
+            f"again (btm prepare forest={root}{which}), or delete {settings.suite_file(root, name)} if it is to go"
         )
     if not _stands(folder) and Forest.stands(root):
         raise UserError(

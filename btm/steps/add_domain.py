@@ -86,6 +86,10 @@ def new_domain(config: Config) -> str:
         raise UserError(
             f"expert={config.expert}: btm grow names an expert after its domain; leave expert= out"
         )
+    if config.eval.name:
+        raise UserError(
+            f"eval.name={config.eval.name}: btm grow names its evaluations after the domain; leave it out"
+        )
     forest = Forest(config.forest_root)
     tombstone.refuse(forest.root, name)
     if name in forest and forest[name].card.domains != [name]:

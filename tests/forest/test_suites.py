@@ -152,10 +152,13 @@ def test_a_suite_that_moved_is_found_with_one_word_and_one_that_is_gone_is_named
     try:
         said = refusal(capsys, "eval", *words)
         assert f"the suite 'more' that {root} records is not in {more}" in said
-        assert (
-            f"give data.out=DIR if it was moved, or prepare it again: btm prepare forest={root} data.name=more"
-            in said
-        )
+        assert "give data.out=DIR if it was moved" in said
+        assert f"(btm prepare forest={root} data.name=more), or delete {root}/suites/more.json" in said
+        elms = tree(root / "elms")
+        assert said == refusal(
+            capsys, "run", *words, "cluster=debug", "run.rounds=[[novels]]"
+        )  # before it trains
+        assert tree(root / "elms") == elms
         assert "which are gone: more" in refusal(capsys, "branch", *words, "expert=x", "domain=tlc")
         assert "tcl" not in steps.open_suites(compose(words, "branch")).domains()
         shutil.copytree(hidden, tmp_path / "moved/more")

@@ -164,6 +164,8 @@ def test_dry_run_tells_it_and_writes_nothing(grown, text, tmp_path, capsys):
     rows = json.loads(capsys.readouterr().out)
     assert [row["step"] for row in rows] == ["prepare", "grow", "eval"]
     assert "posterior of bible, code_python, speeches" in rows[1]["what"]
+    assert cli.main(["grow", "--dry-run", *words, "domain=novels", "weights={bible: 1}"]) == 0
+    assert "average bible with the given weights" in capsys.readouterr().out
     assert tree(tmp_path) == before
 
 
@@ -178,6 +180,8 @@ def test_dry_run_tells_it_and_writes_nothing(grown, text, tmp_path, capsys):
         (["domain=x", "expert=y"], "leave expert= out"),
         (["domain=x", f"from={DEMO / 'suite.json'}"], "wanted a folder, or a file that ends in"),
         (["domain=x", "baseline=dense"], "knows no baseline"),
+        (["domain=novels", "eval.name=x"], "leave it out"),
+        (["domain=tokenizer", f"from={DEMO / 'code_tcl'}"], "no domain can be called 'tokenizer'"),
     ],
 )
 def test_a_mistake_is_one_line_and_changes_nothing(grown, tmp_path, capsys, words, said):
