@@ -120,13 +120,12 @@ def top_1(rule: EnsembleConfig) -> EnsembleConfig:
 
 def _own_rows(scene: _Scene, members: list[ELM]) -> list[Measured]:
     """Return the forest's rows: ensemble, top-1, averages, named models, seed."""
-    roots = seeds(scene.forest, [elm.name for elm in members])
+    names = seeds(scene.forest, [elm.name for elm in members])
+    roots = [_as_model(scene.forest[name]) for name in names]
     others = beside(scene.config, scene.forest, scene.reporter)
-    return [
-        *_ensemble_rows(scene, members),
-        *(_alone(scene, model, model.name, model.kind) for model in others),
-        *(_alone(scene, _as_model(scene.forest[name]), name, comparison.SEED) for name in roots),
-    ]
+    rows = _ensemble_rows(scene, members)
+    rows += [_alone(scene, m, m.name, m.kind) for m in others if m not in roots]
+    return rows + [_alone(scene, root, root.name, comparison.SEED) for root in roots]
 
 
 def _ensemble_rows(scene: _Scene, members: list[ELM]) -> list[Measured]:
@@ -152,9 +151,10 @@ def _rival_row(scene: _Scene, root: Path, kind: str) -> Measured:
     members = rival.experts()
     if not members:
         raise UserError("it has no ELM yet")
+    name = str(root) if kind == "forest" else root.name  # a baseline's says which it is
     if len(members) == 1:
-        return _alone(scene.of(rival), _as_model(members[0]), root.name, kind)
-    return _mixed(scene.of(rival), members, root.name, kind)
+        return _alone(scene.of(rival), _as_model(members[0]), name, kind)
+    return _mixed(scene.of(rival), members, name, kind)
 
 
 def _alone(scene: _Scene, model: Model, name: str, kind: str) -> Measured:

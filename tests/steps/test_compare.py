@@ -151,22 +151,25 @@ def test_a_dense_lm_of_other_tokens_is_never_passed_off(apart):
 
 
 def test_without_a_dense_lm_ratios_are_to_the_seed_and_the_remedy_is_said(apart):
-    config = compose([*apart, "models=[bible]"])
+    config = compose([*apart, "models=[bible,seed]"])
     shutil.rmtree(f"{config.forest_root}-dense")
     found = steps.compare(config)
     assert (found.reference, found.reference_kind) == ("seed", "seed")
     assert "baseline=dense" in found.notes[0]
     assert rows(found)["ELM", "bible"].in_domain.domains == 3
+    assert ("ELM", "seed") not in rows(found) and ("seed", "seed") in rows(found)
     assert "/ seed" in comparison.summary_rows(found)[0]
 
 
 def test_other_forests_stand_beside_it_if_they_have_its_tokenizer(apart, words):
     other = compose(words).forest_root
     config = compose([*apart, f"against=[{other}]"])
+    shutil.copytree(config.forest_root, f"{config.forest_root}-random_split")
     found = steps.compare(config)
-    rival = of_kind(found, "forest")
-    assert rival.nats_per_token == pytest.approx(found.rows[0].nats_per_token, rel=1e-6)
-    assert rival.experts_run == 3
+    for kind, name in (("forest", other), ("random_split", "forest-random_split")):
+        rival = of_kind(found, kind)
+        assert rival.nats_per_token == pytest.approx(found.rows[0].nats_per_token, rel=1e-6)
+        assert (rival.model, rival.experts_run, rival.compute_matched) == (name, 3, True)
     with pytest.raises(UserError, match="that is the forest itself"):
         steps.compare(compose([*apart, f"against={config.forest_root}"]))
     with pytest.raises(UserError, match="no forest in nowhere"):
