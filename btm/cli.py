@@ -14,6 +14,11 @@ from btm.errors import UserError, unknown
 # `from` and `import` are words of Python, so no dataclass can have fields of these names.
 _ALIASES = {"seed.from": "seed.source", "from": "imports.source", "import.legacy": "imports.legacy"}
 _SYNONYMS = {"name": "expert", "average": "average.name"}  # where these read better: btm import, btm export
+# Verbs for which nothing that a forest records of its settings matters: they look at what stands there.
+_SETTLED = (
+    *("discover", "paper", "doctor", "status", "logs", "cancel"),
+    *("ls", "show", "verify", "lineage", "diff", "gc"),
+)
 _FLAGS = ("--dry-run", "--json", "--debug", "--help", "-h")
 # What one verb takes beyond these.
 _FLAGS_OF = {
@@ -33,6 +38,7 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   branch    initialise a new ELM             btm branch expert=law branch=posterior
   train     train it on its domain           btm train expert=law trainer.lr=2e-4
   merge     check it and add it to the set   btm merge expert=law
+  grow      a new domain: all of these       btm grow forest=experts/demo domain=perl from=texts/perl
   score     cache token log-probabilities    btm score score.splits=[test]
   eval      ensemble against every ELM       btm eval ensemble=tracking ensemble.top_k=4
   compare   forest, averages, baselines      btm compare experiment=demo
@@ -112,7 +118,7 @@ def _command(verb: str, words: list[str]) -> int:
         print(_verb_help(verb, verbs.VERBS[verb].__doc__ or ""))
         return 0
     warnings.filterwarnings("ignore", category=FutureWarning)
-    config = compose([word for word in words if not word.startswith("-")])
+    config = compose([word for word in words if not word.startswith("-")], verb)
     verbs.check_baseline(verb, config)
     output = verbs.Output(as_json="--json" in flags, stdout=sys.stdout, stderr=sys.stderr, flags=flags)
     if "--dry-run" in flags:
@@ -123,8 +129,11 @@ def _command(verb: str, words: list[str]) -> int:
     return verbs.VERBS[verb](config, output) or 0
 
 
-def compose(overrides: list[str]) -> Config:
-    """Return the configuration of `conf/` with `overrides`, validated; a `UserError` names the wrong key."""
+def compose(overrides: list[str], verb: str = "") -> Config:
+    """Return the configuration of `conf/` with `overrides`, validated; a `UserError` names the wrong key.
+
+    Where the user is silent, what the forest records of its own settings holds, if `verb` asks for any.
+    """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
@@ -140,6 +149,9 @@ def compose(overrides: list[str]) -> Config:
     try:
         with initialize_config_dir(config_dir=str(conf_folder()), version_base="1.3"):
             composed = hydra_compose("config", checked)
+        named = {override.lstrip("+~").partition("=")[0] for override in checked}
+        if verb not in _SETTLED:
+            _take_recorded(composed, named)
         config: Any = OmegaConf.to_object(composed)
     except OverrideParseException as error:
         key = error.override.partition("=")[0]
@@ -148,9 +160,26 @@ def compose(overrides: list[str]) -> Config:
         ) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_reason(error)) from None
+    if verb in ("eval", "score", "compare") and named & {"data", "data.name"} and not config.eval.suites:
+        config.eval.suites = [config.data.name]
     if prompts:  # text, which hydra would read as its own grammar
         config.prompt = prompts[-1].partition("=")[2]
     return config.validate()
+
+
+def _take_recorded(composed: Any, named: set[str]) -> None:
+    """Give a composed configuration what its forest records, but for the keys and bundles that the user `named`."""
+    from omegaconf import OmegaConf
+
+    from btm.forest import settings
+
+    root = Path(composed.forest or f"experts/{composed.data.name}")
+    for key, value in settings.defaults(root, composed.data.name, named).items():
+        below = [name for name in named if name.startswith(f"{key}.")]  # model.config.hidden_size=64
+        own = {name: OmegaConf.select(composed, name) for name in below}
+        OmegaConf.update(composed, key, value, merge=False)
+        for name, given in own.items():
+            OmegaConf.update(composed, name, given, force_add=True)
 
 
 def conf_folder() -> Path:

@@ -18,6 +18,7 @@ class DataConfig:
 
     name: str = "demo"  # the suite: data/<name>/
     root: str | None = None  # a folder of domains; null: the suite that ships with btm
+    domain: str | None = None  # `root` is one domain, a file or a folder, and this is its name
     made_by: str = ""  # the command that builds `root`, named where that folder is missing
     out: str = "data"  # where prepared suites live
     tokenizer: str | None = None  # a Hugging Face tokenizer folder; null: train one on the suite
@@ -172,6 +173,9 @@ class EvalConfig:
     name: str | None = None  # null: the forest's
     split: str = "test"
     domains: list[str] = field(default_factory=list)  # empty: every prepared domain
+    suites: list[str] = field(
+        default_factory=list
+    )  # of eval, score and compare; empty: all that the forest records
 
 
 @dataclass

@@ -9,10 +9,10 @@ from btm.checks import check_weights
 from btm.config import Config
 from btm.data import prepare as preparation
 from btm.data.documents import find
-from btm.data.shards import Suite
 from btm.discover.context import find_router
 from btm.errors import UserError, unknown
 from btm.forest import Forest, find_model
+from btm.forest.suites import data_of, evaluated_suites
 from btm.registry import gc, rederive, removal
 from btm.report.progress import bytes_text
 
@@ -31,7 +31,7 @@ def _reads(config: Config) -> list[Row]:
 
 
 def _prepare(config: Config) -> list[Row]:
-    return list(preparation.plan(config.data))
+    return list(preparation.plan(data_of(config)))
 
 
 def _seed(config: Config) -> list[Row]:
@@ -49,19 +49,10 @@ def _seed(config: Config) -> list[Row]:
 
 def _branch(config: Config) -> list[Row]:
     name = _named(config)
-    forest, suite = Forest(config.forest_root), _suite(config)
+    forest, suite = Forest(config.forest_root), steps.open_suites(config)
     forest.require_free(name)
     suite.shard(config.domain or name, "train")
-    if config.weights is not None:
-        weights = check_weights(config.weights)
-        return [
-            _row(
-                "branch", name, f"average {', '.join(forest[p].name for p in weights)} with the given weights"
-            )
-        ]
-    if config.branch == "copy":
-        return [_row("branch", name, f"copy {steps.copied(config, forest)}")]
-    return [_row("branch", name, _origin(config, [elm.name for elm in forest.experts()]))]
+    return [_row("branch", name, _beginning(config, forest, name))]
 
 
 def _train(config: Config) -> list[Row]:
@@ -83,8 +74,24 @@ def _merge(config: Config) -> list[Row]:
     return [_row("merge", made.name, f"check {made.path} and move it to {forest.root / 'elms'}")]
 
 
+def _grow(config: Config) -> list[Row]:
+    forest, name = Forest(config.forest_root), steps.new_domain(config)
+    if config.imports.source:
+        rows = _prepare(steps.text_of(config))
+    else:
+        steps.open_suites(config).shard(name, "train")
+        rows = []
+    training = "nothing: it stands there"
+    if name not in forest:
+        made = _beginning(config, forest, name)
+        training = f"branch ({made}), {_training(config, forest, name, config.trainer.steps)}, merge"
+    target = forest.root / "evals" / f"grow-{name}.json"
+    evaluation = f"the ensemble without and with {name}, on every domain; writes {target}"
+    return [*rows, _row("grow", name, training), _row("eval", target.stem, evaluation)]
+
+
 def _score(config: Config) -> list[Row]:
-    forest, suite = Forest(config.forest_root), _suite(config)
+    forest, suite = Forest(config.forest_root), evaluated_suites(config)
     domains = config.score.domains or suite.domains()
     shards = [suite.shard(domain, split) for domain in domains for split in config.score.splits]
     tokens = sum(shard.head(config.score.max_tokens)[0] for shard in shards)
@@ -93,7 +100,7 @@ def _score(config: Config) -> list[Row]:
 
 
 def _evaluate(config: Config) -> list[Row]:
-    forest, suite = Forest(config.forest_root), _suite(config)
+    forest, suite = Forest(config.forest_root), evaluated_suites(config)
     target = forest.root / "evals" / f"{config.eval.name or forest.root.name}.json"
     shards = [suite.shard(domain, config.eval.split) for domain in config.eval.domains or suite.domains()]
     route = ensemble.route(config, forest, forest.experts(config.ensemble.experts), suite.eos)
@@ -105,7 +112,7 @@ def _evaluate(config: Config) -> list[Row]:
 
 
 def _compare(config: Config) -> list[Row]:
-    forest, suite = Forest(config.forest_root), _suite(config)
+    forest, suite = Forest(config.forest_root), evaluated_suites(config)
     shards = [suite.shard(domain, config.eval.split) for domain in config.eval.domains or suite.domains()]
     members = forest.experts(config.ensemble.experts)
     rows = [
@@ -129,7 +136,7 @@ def _average(config: Config) -> list[Row]:
     given = list(check_weights(config.weights)) if method == "weights" else config.average.experts
     names = [elm.name for elm in forest.experts(given)]
     if method not in ("weights", "uniform"):  # it is found on the valid split
-        _suite(config).shard(str(config.domain), "valid")
+        steps.open_suites(config).shard(str(config.domain), "valid")
     if config.average.base:
         forest[config.average.base]
     how = "given" if method == "weights" else method
@@ -219,7 +226,7 @@ def _paper(config: Config) -> list[Row]:
 
 def _rounds(config: Config) -> list[list[str]]:
     """Return the domains of each round, from the source of the data: there may be no suite yet."""
-    known = [row["name"] for row in preparation.plan(config.data)]
+    known = [row["name"] for row in preparation.plan(data_of(config))]
     planned = config.run.rounds or [config.run.domains or preparation.training_domains(config.data)]
     for domain in (domain for domains in planned for domain in domains):
         if domain not in known and config.baseline is None:  # a baseline's parts are made for it
@@ -227,6 +234,16 @@ def _rounds(config: Config) -> list[list[str]]:
     removed = tombstone.names(Path(config.forest_root))
     kept = [[domain for domain in domains if domain not in removed] for domains in planned]
     return [domains for domains in kept if domains] if kept != planned else planned
+
+
+def _beginning(config: Config, forest: Forest, name: str) -> str:
+    """Return what a branch begins with."""
+    if config.weights is not None:
+        parents = [forest[parent].name for parent in check_weights(config.weights)]
+        return f"average {', '.join(parents)} with the given weights"
+    if config.branch == "copy":
+        return f"copy {steps.copied(config, forest)}"
+    return _origin(config, [elm.name for elm in forest.experts() if elm.name != name])
 
 
 def _origin(config: Config, candidates: list[str]) -> str:
@@ -249,10 +266,6 @@ def _forest(config: Config) -> Forest | None:
     return Forest(root) if (root / "forest.json").exists() else None
 
 
-def _suite(config: Config) -> Suite:
-    return Suite.open(Path(config.data.out) / config.data.name)
-
-
 def _named(config: Config) -> str:
     if config.expert is None:
         raise UserError("which one? give expert=NAME")
@@ -269,6 +282,7 @@ _PLANS = {
     "branch": _branch,
     "train": _train,
     "merge": _merge,
+    "grow": _grow,
     "score": _score,
     "eval": _evaluate,
     "compare": _compare,

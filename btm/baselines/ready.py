@@ -2,6 +2,7 @@
 
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from btm.baselines import demix
 from btm.baselines.deal import deal
 from btm.baselines.derive import SHARES_SEED, derive, expert_domains, part_names
 from btm.config import Config
-from btm.data import prepare as preparation
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.report import Reporter, quiet
@@ -22,7 +22,7 @@ def ready(config: Config, reporter: Reporter = quiet) -> Config:
     if config.baseline in SHARES_SEED:
         _share_seed(config, derived)
     if config.baseline == "random_split":
-        suite = preparation.prepare(config.data, reporter.line)
+        suite = steps.prepare(replace(config, baseline=None), reporter)
         target = Path(derived.data.out) / derived.data.name
         deal(suite, target, part_names(expert_domains(config)), reporter.line)
     return derived

@@ -13,7 +13,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -93,6 +93,17 @@ def find(root: Path, made_by: str = "") -> list[Source]:
             f"{root}: {kinds[True]} is a data-bin of fairseq and {kinds[False]} is text; keep one kind"
         )
     return [sources[name] for name in sorted(sources)]
+
+
+def find_one(path: Path, domain: str) -> Source:
+    """Return the domain that is one file, or a folder of files, under a name of its own choice."""
+    if path.is_dir():
+        return replace(_in_folder(path), domain=domain)
+    if not path.exists():
+        raise UserError(f"no file or folder {path}; wanted the text of the domain {domain!r}")
+    if _stem(path) is None:
+        raise UserError(f"{path}: wanted a folder, or a file that ends in {', '.join(FORMATS)}")
+    return Source(domain, {POOL: (path,)})
 
 
 def read(path: Path, column: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from btm.checks import check_name
 from btm.choices import SPLITS
 from btm.config import DataConfig
 from btm.data import binarised
-from btm.data.documents import Source, find
+from btm.data.documents import Source, find, find_one
 from btm.data.encode import EncodeAll, Encoder, cores, encoding, token_type
 from btm.data.pack import pack
 from btm.data.shards import META, SCHEMA, TOKENIZER, Suite, read_meta
@@ -100,6 +100,11 @@ def all_domains(config: DataConfig) -> list[str]:
     return [source.domain for source in _sources(config)[0]]
 
 
+def is_binarised(config: DataConfig) -> bool:
+    """Tell whether the source is fairseq's data-bins, whose dictionary is their tokenizer."""
+    return any(source.binarised for source in _sources(config)[0])
+
+
 def table(suite: Suite) -> list[dict[str, Any]]:
     """Return a row a domain: domain, novel, documents, tokens and bytes by split, and summary figures."""
     rows = []
@@ -133,11 +138,11 @@ def _left_over(folder: Path, domains: list[_Domain]) -> list[str]:
 def _sources(config: DataConfig) -> tuple[list[Source], set[str]]:
     """Return the domains of the source, and the names of those that are novel."""
     root = Path(config.root) if config.root else _DEMO
-    sources = find(root, config.made_by)
+    sources = [find_one(root, config.domain)] if config.domain else find(root, config.made_by)
     names = [source.domain for source in sources]
     if TOKENIZER in names:
         raise UserError(f"{root}: no domain can be called {TOKENIZER!r}, which is the tokenizer's folder")
-    return sources, _novel(root, names)
+    return sources, set() if config.domain else _novel(root, names)
 
 
 def _novel(root: Path, domains: list[str]) -> set[str]:

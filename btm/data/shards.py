@@ -8,10 +8,11 @@ data/<suite>/<domain>/meta.json
 
 import itertools
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +20,6 @@ from btm.checks import check_choice
 from btm.choices import SPLITS
 from btm.data.tokenizer import ORIGIN, read_origin, tokenizer_sha256
 from btm.errors import UserError, unknown
-
-if TYPE_CHECKING:
-    from btm.config import Config
 
 META = "meta.json"
 TOKENIZER = "tokenizer"
@@ -185,10 +183,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class Suite:
-    """A folder of prepared domains that share a tokenizer."""
+    """A folder of prepared domains that share a tokenizer, or several such folders as one (`joined`)."""
 
     path: Path
     metas: dict[str, dict[str, Any]]
+    elsewhere: dict[str, Path] = field(default_factory=dict)  # the folders of domains of other suites
+    note: str = ""  # what the error for an unknown domain adds: suites that could not be opened
 
     @classmethod
     def open(cls, folder: Path) -> "Suite":
@@ -201,10 +201,31 @@ class Suite:
             raise UserError(f"no prepared suite in {folder}; run: btm prepare data={data}")
         return cls(folder, metas)
 
+    def joined(self, others: Sequence["Suite"]) -> "Suite":
+        """Return this suite with the domains of `others`; `UserError` if two of them have one of the same name."""
+        homes = dict.fromkeys(self.metas, self.path)
+        metas, elsewhere = dict(self.metas), dict(self.elsewhere)
+        for other in others:
+            for domain in other.metas:
+                if domain in homes:
+                    raise UserError(
+                        f"the domain {domain!r} is in {homes[domain]} and in {other.path}: "
+                        "choose with eval.suites=[NAME], or prepare one of them under another name"
+                    )
+                homes[domain] = other.path
+                elsewhere[domain] = other.path / domain
+            metas |= other.metas
+        return replace(self, metas=metas, elsewhere=elsewhere)
+
     @property
     def name(self) -> str:
-        """The suite's name."""
+        """The suite's name, that of the first where several are joined."""
         return self.path.name
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all suites that are joined, this one's first."""
+        return [self.name, *sorted({folder.parent.name for folder in self.elsewhere.values()})]
 
     @property
     def tokenizer(self) -> Path:
@@ -241,11 +262,11 @@ class Suite:
     def shard(self, domain: str, split: str) -> Shard:
         """Open one split of a domain."""
         self._meta(domain)
-        return Shard.open(self.path / domain, split)
+        return Shard.open(self.elsewhere.get(domain, self.path / domain), split)
 
     def _meta(self, domain: str) -> dict[str, Any]:
         if domain not in self.metas:
-            raise unknown("domain", domain, self.metas, str(self.path))
+            raise unknown("domain", domain, self.metas, f"{self.path}{self.note}")
         return self.metas[domain]
 
 
@@ -262,8 +283,3 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
         if not isinstance(meta, dict) or not isinstance(meta.get(key), kind):
             raise UserError(f"{folder / META}: no {key!r} that is a {kind.__name__}; {remedy}")
     return meta
-
-
-def open_suite(config: "Config") -> Suite:
-    """Return the prepared suite that `config` names."""
-    return Suite.open(Path(config.data.out) / config.data.name)

@@ -19,10 +19,10 @@ from btm import models, phase
 from btm import train as training
 from btm.config import Config
 from btm.data.batches import Batches
-from btm.data.shards import Suite
 from btm.distributed.agent import AGENT
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.forest.suites import open_suites
 from btm.processes import STOP_SIGNALS, die_with_parent
 from btm.report import Progress, Reporter
 
@@ -112,7 +112,7 @@ def _train(place: Path, rank: int, size: int, channel: Channel) -> dict[str, Any
     config.trainer.device = _device(config.trainer.device, int(os.environ["LOCAL_RANK"]), size)
     backend = "cpu:gloo,cuda:nccl" if config.trainer.device != "cpu" else "gloo"
     dist.init_process_group(backend, init_method=f"file://{place / 'store'}", rank=rank, world_size=size)
-    forest, suite = Forest(config.forest_root), Suite.open(Path(config.data.out) / config.data.name)
+    forest, suite = Forest(config.forest_root), open_suites(config)
     branch = forest.get_branch(spec["branch"])
     shards = [suite.shard(domain, "train") for domain in branch.domains]
     loop = partial(_loop, rank, size, config.trainer.parallel)

@@ -157,6 +157,7 @@ def plan(config: Config, stream: IO[str]) -> tuple[Cycle, Records]:
     suite = steps.prepare(config, reporter)
     fairseq_training.check(config, suite)
     records, rounds = Records(Path(config.forest_root)), steps.rounds(config, suite, reporter.line)
+    steps.begin(config, suite)
     if (records.forest / "elms" / config.seed.name).exists() or config.seed.source:
         _require_space(config, records, rounds)
     return records.write_cycle(config, rounds), records

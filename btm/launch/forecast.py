@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from btm import distributed, ledger, models, weights
+from btm import distributed, ledger, models, steps, weights
 from btm.baselines import SHARES_SEED
 from btm.baselines.derive import expert_domains
 from btm.config import Config
 from btm.data.batches import Growth
-from btm.data.shards import Suite
 from btm.forest import Forest
 from btm.launch.jobs import Job, jobs_of
 from btm.launch.records import read_shown
@@ -43,7 +42,7 @@ class Costs:
             count, made = weights.parameters(source), models.load_config(source)
         else:
             folder = Path(config.data.out) / config.data.name
-            prepared = Suite.open(folder).vocab_size if folder.is_dir() else config.data.vocab_size
+            prepared = steps.open_suite(config).vocab_size if folder.is_dir() else config.data.vocab_size
             made = models.make_config(config.model, prepared, 0)
             count = models.count_parameters(made)
         per_token = ledger.Shape.of_config(made).training_flops(config.trainer.seq_len)

@@ -105,7 +105,7 @@ def make_plan(config: Config, forest: Forest, name: str) -> Plan:
     plan = Plan(name, found.card.sha256, old)
     cards = {name: found.card} | {o.name: o.card for o in old if o.kind != AVERAGE}
     stay = (set(forest.names()) - {name}) | {o.name for o in old if o.kind != AVERAGE}
-    suite = steps.open_suite(config) if any(o.kind != AVERAGE for o in old) else None
+    suite = steps.open_suites(config) if any(o.kind != AVERAGE for o in old) else None
     for o in old:
         if o.kind == AVERAGE:
             continue

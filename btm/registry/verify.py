@@ -15,7 +15,7 @@ from btm.card import Card
 from btm.checks import is_name, read_object
 from btm.choices import BRANCH_METHODS
 from btm.errors import UserError, unknown
-from btm.forest import Forest
+from btm.forest import Forest, settings
 from btm.registry import index
 from btm.registry.removal import BIN
 
@@ -85,7 +85,7 @@ def size(root: Path, only: str | None = None) -> int:
 
 
 def _own_files(look: Look) -> Iterator[Finding]:
-    """Yield what is wrong with forest.json and the tokenizer."""
+    """Yield what is wrong with forest.json, what it records of its text and settings, and the tokenizer."""
     root, file = look.root, look.root / "forest.json"
     wanted = {"schema": int, "architecture": str, "model_type": str, "tokenizer_sha256": str}
     copy = "restore it from a copy; what it says of tokenizer and architecture stands on every card too"
@@ -98,6 +98,12 @@ def _own_files(look: Look) -> Iterator[Finding]:
     except (UserError, UnicodeDecodeError) as error:
         yield Finding("forest.json", str(error), copy)
         facts = {}
+    for recorded in settings.files(root):
+        try:
+            settings.check_file(recorded)
+        except UserError as error:
+            remedy = "delete it; btm run with the words of the forest records them again"
+            yield Finding(_within(look, recorded), str(error), remedy)
     restore = "copy the tokenizer files of any ELM of this forest there"
     folder = root / "tokenizer"
     if not folder.is_dir():

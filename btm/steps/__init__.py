@@ -1,15 +1,31 @@
 """The algorithm, one function a verb (Branch-Train-Merge, arXiv 2208.03306)."""
 
-from btm.data.shards import open_suite
+from btm.forest.suites import open_suite, open_suites
+from btm.steps.add_domain import Added, add_domain, new_domain, text_of
 from btm.steps.averages import average, average_of
 from btm.steps.beside import beside
 from btm.steps.compare import compare, compared_file, rivals, top_1
 from btm.steps.evaluate import eval_forest, generate, score, score_for_eval
-from btm.steps.grow import branch, copied, finish, grow_expert, merge, prepare, rounds, run, seed, train
+from btm.steps.grow import (
+    begin,
+    branch,
+    copied,
+    finish,
+    grow_expert,
+    merge,
+    prepare,
+    rounds,
+    run,
+    seed,
+    train,
+)
 
 __all__ = [
+    "Added",
+    "add_domain",
     "average",
     "average_of",
+    "begin",
     "beside",
     "branch",
     "compare",
@@ -20,7 +36,9 @@ __all__ = [
     "generate",
     "grow_expert",
     "merge",
+    "new_domain",
     "open_suite",
+    "open_suites",
     "prepare",
     "rivals",
     "rounds",
@@ -28,6 +46,7 @@ __all__ = [
     "score",
     "score_for_eval",
     "seed",
+    "text_of",
     "top_1",
     "train",
 ]

@@ -5,9 +5,9 @@ from pathlib import Path
 from btm import averages, ensemble
 from btm.checks import check_weights
 from btm.config import Config
-from btm.data.shards import open_suite
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.forest.suites import open_suites
 from btm.report import Reporter, quiet
 
 
@@ -19,13 +19,15 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
     if how == "weights":
         weights = check_weights(config.weights)
     elif config.average.method == "greedy_soup":
-        weights = averages.greedy_soup(config, forest, open_suite(config), str(config.domain), elms, reporter)
+        weights = averages.greedy_soup(
+            config, forest, open_suites(config), str(config.domain), elms, reporter
+        )
     elif how == "uniform":
         weights = {elm.name: 1.0 for elm in elms}
     else:
-        suite, domain = open_suite(config), str(config.domain)
+        suite, domain = open_suites(config), str(config.domain)
         weights, _ = ensemble.domain_weights(config, forest, suite, domain, elms, how, reporter)
-    settings = averages.settings_of(config, forest, weights, lambda: open_suite(config), reporter)
+    settings = averages.settings_of(config, forest, weights, lambda: open_suites(config), reporter)
     return averages.publish(forest, name, weights, method=how, settings=settings, alive=reporter.alive)
 
 

@@ -18,9 +18,10 @@ from btm import durable, ensemble, evaluate
 from btm import score as scoring
 from btm.choices import BASELINES
 from btm.config import Config, EnsembleConfig
-from btm.data.shards import Shard, Suite, open_suite
+from btm.data.shards import Shard, Suite
 from btm.errors import UserError
 from btm.forest import ELM, Forest, Model, require_same_tokenizer
+from btm.forest.suites import evaluated_suites
 from btm.report import Reporter, comparison, comparison_picture, quiet
 from btm.report.comparison import Comparison, Measured
 from btm.steps.beside import beside, cost, score_model, seeds
@@ -53,7 +54,7 @@ def compare(config: Config, reporter: Reporter = quiet) -> Comparison:
     That is its averages, its seed, its baselines, ``models=`` and ``against=``. Scores that are missing
     are computed; what the rule leaves open is fitted on valid splits, as `eval_forest` does.
     """
-    forest, suite = Forest(config.forest_root), open_suite(config)
+    forest, suite = Forest(config.forest_root), evaluated_suites(config)
     config = replace(config, ensemble=replace(config.ensemble, carry=False))
     shards, _ = evaluated(config, suite)
     remedy = "give another eval.split"

@@ -8,16 +8,17 @@ from typing import Any
 from btm import durable, ensemble, evaluate, models, online
 from btm import score as scoring
 from btm.config import Config
-from btm.data.shards import Shard, Suite, open_suite
+from btm.data.shards import Shard, Suite
 from btm.errors import UserError
 from btm.forest import ELM, Forest, Model, find_model
+from btm.forest.suites import evaluated_suites, open_suites
 from btm.report import Reporter, heatmap, quiet
 from btm.steps.beside import beside, cost, score_model, seeds, warnings
 
 
 def score(config: Config, reporter: Reporter = quiet) -> list[Path]:
     """Compute the token log-probabilities that are missing, model by model."""
-    forest, suite = Forest(config.forest_root), open_suite(config)
+    forest, suite = Forest(config.forest_root), evaluated_suites(config)
     names = config.score.experts or [elm.name for elm in forest.elms()]
     chosen = [find_model(forest, name) for name in names]
     shards = _shards(suite, config.score.domains, config.score.splits)
@@ -29,7 +30,7 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
 
     Averages and what ``models=`` names are rows of their own: they take no part in the ensemble, nor in its prior.
     """
-    forest, suite = Forest(config.forest_root), open_suite(config)
+    forest, suite = Forest(config.forest_root), evaluated_suites(config)
     elms = forest.elms()
     members = forest.experts(config.ensemble.experts)
     standing = {elm.path for elm in elms}
@@ -41,6 +42,7 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
         "schema": 1,
         "forest": str(forest.root),
         "suite": suite.name,
+        "suites": suite.names,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "window": config.window,
         "ensemble": asdict(config.ensemble) | {"experts": [elm.name for elm in members]},
@@ -118,7 +120,7 @@ def score_for_eval(config: Config, name: str, reporter: Reporter = quiet) -> Non
     """Compute what `eval_forest` will need of one ELM, so that many machines can share that work."""
     forest = Forest(config.forest_root)
     members = forest.experts(config.ensemble.experts)
-    _score_for_eval(config, forest, open_suite(config), forest[name], members, reporter)
+    _score_for_eval(config, forest, evaluated_suites(config), forest[name], members, reporter)
 
 
 def generate(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
@@ -133,7 +135,7 @@ def generate(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     members = forest.experts(config.ensemble.experts)
     prior, rule = dict.fromkeys((elm.name for elm in members), 1.0), config.ensemble
     if config.domain:
-        prior, rule = ensemble.fit_for(config, forest, open_suite(config), config.domain, members, reporter)
+        prior, rule = ensemble.fit_for(config, forest, open_suites(config), config.domain, members, reporter)
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(forest.tokenizer, local_files_only=True)

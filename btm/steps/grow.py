@@ -14,10 +14,11 @@ from btm import fairseq_training as by_fairseq
 from btm.checks import check_weights
 from btm.config import Config
 from btm.data import prepare as preparation
-from btm.data.shards import Suite, open_suite
+from btm.data.shards import Suite
 from btm.discover.context import check_domains
 from btm.errors import UserError
-from btm.forest import ELM, Branch, Forest
+from btm.forest import ELM, Branch, Forest, settings
+from btm.forest.suites import data_of, evaluated_suites, open_suite, open_suites
 from btm.interop import huggingface
 from btm.report import Reporter, quiet
 from btm.steps.averages import average
@@ -26,10 +27,14 @@ from btm.steps.rates import find_rate
 
 
 def prepare(config: Config, reporter: Reporter = quiet) -> Suite:
-    """Turn text into token shards, unless they stand there already."""
+    """Turn text into token shards, unless they stand there already; where the forest stands, with its tokenizer."""
     if config.baseline == "random_split":
         return open_suite(config)  # dealt from another suite (btm/baselines), it has no text of its own
-    return preparation.prepare(config.data, reporter.line)
+    preparation.prepare(data_of(config), reporter.line)
+    suite = open_suite(config)
+    if Forest.stands(config.forest_root):
+        settings.record_suite(config, Forest(config.forest_root), suite)
+    return suite
 
 
 def seed(config: Config, reporter: Reporter = quiet) -> ELM:
@@ -40,7 +45,9 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
     suite = open_suite(config)
     by_fairseq.check(config, suite)
     if config.seed.source is not None:
-        return _import_seed(config, suite, reporter)
+        elm = _import_seed(config, suite, reporter)
+        settings.record(config, Forest(config.forest_root), suite)
+        return elm
     name = config.seed.name
     untrained = config.seed_steps(suite.training_domains()) == 0
     domains = [] if untrained else config.seed.domains or suite.training_domains()
@@ -48,6 +55,7 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
         suite.shard(domain, "train")
     models.pick_device(config.trainer.device)
     forest, model = _plant(config, suite)
+    settings.record(config, forest, suite)
     if name in forest:
         return forest[name]
     if not forest.has_branch(name):
@@ -68,9 +76,10 @@ def branch(
     reporter: Reporter = quiet,
 ) -> Branch:
     """Initialise a new ELM for `domain` from those in the forest (or in `among`)."""
-    forest, suite = Forest(config.forest_root), open_suite(config)
+    forest, suite = Forest(config.forest_root), open_suites(config)
     forest.require_free(name)
     suite.shard(domain, "train")
+    settings.record_suite(config, forest, open_suite(config))
     candidates = forest.experts(among)
     if config.weights is not None:
         return forest.branch(
@@ -94,7 +103,7 @@ def branch(
 
 def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
     """Train a branch on its own domain alone, from wherever an earlier attempt stopped."""
-    forest, suite = Forest(config.forest_root), open_suite(config)
+    forest, suite = Forest(config.forest_root), open_suites(config)
     if (trained := forest.get_branch(name)).result is not None:
         return trained
     seed_steps = config.seed_steps(suite.training_domains())
@@ -154,6 +163,7 @@ def run(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     and the place where an earlier run was killed make no difference.
     """
     suite = prepare(config, reporter)
+    begin(config, suite)
     seed(config, reporter)
     Forest(config.forest_root).sweep()
     earlier: list[str] = []
@@ -162,6 +172,13 @@ def run(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
             grow_expert(config, domain, earlier or [config.seed.name], reporter)
         earlier += domains
     return finish(config, reporter)
+
+
+def begin(config: Config, suite: Suite) -> None:
+    """Record the words of a cycle whose forest stands, and see that all it will be evaluated on is there."""
+    if Forest.stands(config.forest_root):  # else its seed records them, when it plants it
+        settings.record(config, Forest(config.forest_root), suite)
+        evaluated_suites(config)
 
 
 def finish(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:

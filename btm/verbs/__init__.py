@@ -16,6 +16,7 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "branch": growing.branch,
     "train": growing.train,
     "merge": growing.merge,
+    "grow": growing.grow,
     "score": using.score,
     "eval": using.evaluate,
     "compare": using.compare,
@@ -39,7 +40,7 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
 }
 
 # What makes ELMs one by one; a baseline is grown by `run` alone.
-_STEP_BY_STEP = ("prepare", "discover", "seed", "branch", "train", "merge", "import")
+_STEP_BY_STEP = ("prepare", "discover", "seed", "branch", "train", "merge", "grow", "import")
 
 
 def check_baseline(verb: str, config: Config) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 def prepare(config: Config, out: Output) -> None:
     """Turn text into token shards under data/<data.name>/.
 
+    With forest=DIR of a forest that stands, with its tokenizer; the forest then knows the suite.
+
     example: btm prepare data=folder data.root=texts data.name=mine
     """
     from btm import steps
@@ -88,6 +90,39 @@ def merge(config: Config, out: Output) -> None:
 
     sweep(config)
     show_elm(steps.merge(config, expert_of(config), out.reporter), out)
+
+
+def grow(config: Config, out: Output) -> None:
+    """Add a domain to a grown forest: prepare its text, branch, train and merge its expert, evaluate before and after.
+
+    from=PATH is a file or a folder of text, all of it one domain; without it domain=NAME is one that is prepared
+    already. The forest's tokenizer and the settings that it records hold; branch=, trainer.steps= and others are
+    yours to give. The table has every domain of the forest, old and new; the same command goes on after a stop.
+
+    example: btm grow forest=experts/demo domain=perl from=texts/perl
+    """
+    from btm import steps
+
+    sweep(config)
+    added = steps.add_domain(config, out.reporter)
+    if out.as_json:
+        return out.line("", added.to_json() | {"file": str(added.file)})
+    rows = [
+        {
+            "domain": change.domain,
+            "kind": change.kind,
+            "tokens": change.tokens,
+            "ppl before": change.before,
+            "ppl after": change.after,
+            "after / before": change.ratio,
+            f"{added.domain} alone": change.expert_alone,
+        }
+        for change in added.changes
+    ]
+    out.rows(
+        rows, f"perplexity of the ensemble, before and after {added.domain!r} joined {config.forest_root}"
+    )
+    out.line(f"numbers: {added.file}", None)
 
 
 def run(config: Config, out: Output) -> int:

@@ -21,6 +21,7 @@ def score(config: Config, out: Output) -> None:
 def evaluate(config: Config, out: Output) -> None:
     """Evaluate the ensemble, every ELM and every average on every domain; writes evals/<name>.json and a heat map.
 
+    The domains are those of every suite that the forest records, or of eval.suites=[…], or of data.name=NAME alone.
     models=[…] adds rows: an average or ELM of another forest (path/to/forest:NAME), or a Hugging Face model folder with
     the forest's tokenizer.
 

@@ -9,9 +9,9 @@ import torch
 from interop.models import make_folder
 
 from btm import averages, cli, models, steps
-from btm.data.shards import open_suite
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.forest.suites import open_suite
 from btm.report.tables import ledger_rows, model_rows
 
 

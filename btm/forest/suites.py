@@ -1,0 +1,141 @@
+"""The prepared text of a forest. A forest has one tokenizer, and nothing opens a suite for it that has another."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from btm.config import Config, DataConfig
+from btm.data import prepare as preparation
+from btm.data.shards import META, TOKENIZER, Suite, read_meta
+from btm.data.tokenizer import ORIGIN, read_origin, tokenizer_sha256
+from btm.errors import UserError, unknown
+from btm.forest import settings
+from btm.forest.forest import Forest
+
+
+def open_suite(config: Config) -> Suite:
+    """Return the suite that `config.data` names; `UserError` if its tokenizer is not that of the forest."""
+    return _open(config, _own_folder(config), config.data.name)
+
+
+def open_suites(config: Config) -> Suite:
+    """Return `open_suite` joined with the other suites that the forest records, as far as they stand."""
+    first, records = open_suite(config), _records(config)
+    places = {name: _place(config, record) for name, record in records.items() if name != first.name}
+    standing = [_open(config, place, name) for name, place in places.items() if _stands(place)]
+    gone = [f"{name} ({place})" for name, place in places.items() if not _stands(place)]
+    note = f" (and not in these suites, which are gone: {', '.join(gone)})" if gone else ""
+    return replace(first.joined(standing), note=note)
+
+
+def evaluated_suites(config: Config) -> Suite:
+    """Return the suites that an evaluation is of: eval.suites, or else all that `open_suites` should find.
+
+    Raises `UserError` if one of them does not stand.
+    """
+    places = {config.data.name: _own_folder(config)}
+    places |= {n: _place(config, r) for n, r in _records(config).items() if n != config.data.name}
+    for name in config.eval.suites:
+        if name not in places:
+            raise unknown("suite", name, places, config.forest_root)
+    chosen = config.eval.suites or list(places)
+    if config.ensemble.fit == "forest" and len(chosen) < len(places):
+        raise UserError(
+            "ensemble.fit=forest is fitted on the domains of all suites: choose with eval.domains=[…], not by suite"
+        )
+    first, *others = [_open(config, places[name], name) for name in chosen]
+    return first.joined(others)
+
+
+def data_of(config: Config) -> DataConfig:
+    """Return `config.data` as text is prepared for the forest: with its tokenizer, where it stands already.
+
+    Raises `UserError`, before anything is written, if the suite has another one, or a domain of another suite's.
+    """
+    root, data = Path(config.forest_root), config.data
+    if not Forest.stands(root):
+        return data
+    stands = bool(read_origin(_own_folder(config) / TOKENIZER))
+    if stands:
+        _require_own(config, tokenizer_sha256(_own_folder(config) / TOKENIZER), str(_own_folder(config)))
+    elif data.tokenizer and Path(data.tokenizer).is_dir():
+        found = tokenizer_sha256(Path(data.tokenizer))
+        _require_own(config, found, f"data.tokenizer={data.tokenizer}")
+    _refuse_clash(config, preparation.all_domains(data))
+    if stands or data.tokenizer:
+        return data
+    if preparation.is_binarised(data):
+        return data  # its dictionary is compared when the suite is opened
+    return replace(data, tokenizer=str(Forest(root).tokenizer))
+
+
+def _records(config: Config) -> dict[str, settings.SuiteRecord]:
+    return settings.read_suites(Path(config.forest_root))
+
+
+def _own_folder(config: Config) -> Path:
+    return Path(config.data.out) / config.data.name
+
+
+def _place(config: Config, record: settings.SuiteRecord) -> Path:
+    """Return where a recorded suite lies: where it was, or else beside the suite that `config.data` names."""
+    moved = Path(config.data.out) / record.name
+    return moved if not _stands(record.folder) and _stands(moved) else record.folder
+
+
+def _stands(folder: Path) -> bool:
+    return (folder / TOKENIZER / ORIGIN).is_file()
+
+
+def _open(config: Config, folder: Path, name: str) -> Suite:
+    root = config.forest_root
+    if not _stands(folder) and name in _records(config):
+        which = "" if name == config.data.name else f" data.name={name}"
+        raise UserError(
+            f"the suite {name!r} that {root} records is not in {folder}: give data.out=DIR if it was moved, prepare it "
+            f"again (btm prepare forest={root}{which}), or delete {settings.suite_file(root, name)} if it is to go"
+        )
+    if not _stands(folder) and Forest.stands(root):
+        raise UserError(
+            f"no prepared suite in {folder}; prepare it with the forest's tokenizer: btm prepare forest={root} "
+            f"data=folder data.root=DIR data.name={name}"
+        )
+    suite = Suite.open(folder)
+    if Forest.stands(root):
+        _require_own(config, suite.tokenizer_sha256, str(folder))
+        for domain, meta in suite.metas.items():
+            _require_own(config, meta["tokenizer_sha256"], str(folder / domain))
+    return suite
+
+
+def _require_own(config: Config, found: str, what: str) -> None:
+    """Raise `UserError` unless a tokenizer is that of the forest."""
+    root = config.forest_root
+    wanted = Forest(root).identity["tokenizer_sha256"]
+    if found != wanted:
+        raise UserError(
+            f"{what} has another tokenizer than the forest {root} ({found[:12]} against {wanted[:12]}): give the data "
+            f"words of the forest's own text, or prepare this one for it under a new name: btm prepare forest={root} "
+            "data=folder data.root=DIR data.name=NAME"
+        )
+
+
+def _refuse_clash(config: Config, domains: Iterable[str]) -> None:
+    """Raise `UserError` if another suite of the forest has one of these domains: an evaluation names them alone."""
+    wanted = set(domains)
+    for name, record in _records(config).items():
+        if name == config.data.name:
+            continue
+        place = _place(config, record)
+        both = sorted(wanted & _prepared(place))
+        if both:
+            raise UserError(
+                f"the domain {both[0]!r} of {config.data.name!r} is in {place} already, a suite of the forest "
+                f"{config.forest_root}: give the new one another name"
+            )
+
+
+def _prepared(folder: Path) -> set[str]:
+    """Return the names of the domains that are prepared in a folder."""
+    children: Sequence[Path] = list(folder.iterdir()) if folder.is_dir() else []
+    return {child.name for child in children if (child / META).is_file() and read_meta(child) is not None}

@@ -1,0 +1,193 @@
+"""Add a domain to a grown forest: its text, its expert, and what both change (`btm grow`).
+
+The promise of Branch-Train-Merge (arXiv 2208.03306, section 3): a new expert joins the set and no other is touched.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from btm import durable, tombstone
+from btm.checks import check_name, is_name, read_object
+from btm.config import Config
+from btm.data.shards import Suite
+from btm.discover.context import check_domains
+from btm.errors import UserError
+from btm.forest import ELM, Forest, settings
+from btm.forest.suites import evaluated_suites, open_suite, open_suites
+from btm.report import Reporter, quiet
+from btm.steps.evaluate import eval_forest
+from btm.steps.grow import grow_expert, prepare
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Change:
+    """The ensemble's perplexity on one domain without the new expert and with it."""
+
+    domain: str
+    kind: str  # new | trained | novel
+    tokens: int  # that were evaluated
+    before: float
+    after: float
+    expert_alone: float  # the new expert, without an ensemble
+
+    @property
+    def ratio(self) -> float:
+        """Perplexity with the new expert over that without it; below 1 it helps."""
+        return self.after / self.before
+
+
+@dataclass(frozen=True)
+class Added:
+    """What adding a domain came to; evals/grow-<domain>.json holds the same."""
+
+    file: Path
+    domain: str
+    changes: list[Change]  # the new domain first
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the domains as they stand in the file."""
+        return {"domain": self.domain, "domains": [asdict(c) | {"ratio": c.ratio} for c in self.changes]}
+
+
+def add_domain(config: Config, reporter: Reporter = quiet) -> Added:
+    """Prepare, branch, train and merge the expert of `config.domain`, evaluating before and after.
+
+    The text is that in `from=`, packed with the forest's tokenizer into a suite of its own, or, without that, of a
+    domain that is prepared already. Whatever stands is not made again, so a killed command is simply repeated.
+    """
+    forest, domain = Forest(config.forest_root), new_domain(config)
+    if config.imports.source:
+        settings.record(config, forest, open_suite(config))  # a forest that an older btm has grown
+        prepare(text_of(config), reporter)
+    open_suites(config).shard(domain, "train")
+    suite = evaluated_suites(config)
+    suite.shard(domain, config.eval.split)
+    done = _read(config, forest, suite, domain)
+    if done is not None:
+        return done
+    before = _evaluate(config, forest, suite, f"before-{domain}", without=domain, reporter=reporter)
+    among = [elm.name for elm in _experts(config, forest, without=domain)]
+    grow_expert(config, domain, among, reporter)
+    after = _evaluate(config, forest, suite, f"after-{domain}", reporter=reporter)
+    return _write(config, forest, suite, domain, (before, after))
+
+
+def new_domain(config: Config) -> str:
+    """Return the domain that is to be added; `UserError` if it cannot be."""
+    if config.domain is None:
+        raise UserError("which domain? give domain=NAME, and from=DIR or FILE where its text is")
+    name = check_name(config.domain, "domain")
+    if config.expert not in (None, name):
+        raise UserError(
+            f"expert={config.expert}: btm grow names an expert after its domain; leave expert= out"
+        )
+    if config.eval.name:
+        raise UserError(
+            f"eval.name={config.eval.name}: btm grow names its evaluations after the domain; leave it out"
+        )
+    forest = Forest(config.forest_root)
+    tombstone.refuse(forest.root, name)
+    if name in forest and forest[name].card.domains != [name]:
+        raise UserError(f"{forest.root} has an ELM {name!r} that was not trained on a domain {name!r} alone")
+    check_domains(config, [name])
+    return name
+
+
+def text_of(config: Config) -> Config:
+    """Return `config` with the suite that the text in `from=` becomes: of one domain, beside the forest's own."""
+    name = f"{Path(config.forest_root).name}-{config.domain}"
+    data = replace(
+        config.data,
+        name=name if is_name(name) else f"added-{config.domain}"[:63],
+        root=config.imports.source,
+        domain=config.domain,
+        made_by="",
+        tokenizer=None,
+    )
+    return replace(config, data=data)
+
+
+def _experts(config: Config, forest: Forest, without: str) -> list[ELM]:
+    """Return the experts of the ensemble as it is without one of them."""
+    kept = [elm for elm in forest.experts(config.ensemble.experts) if elm.name != without]
+    return kept or [elm for elm in forest.elms() if elm.name != without]
+
+
+def _evaluate(
+    config: Config, forest: Forest, suite: Suite, name: str, *, without: str = "", reporter: Reporter
+) -> dict[str, Any]:
+    reporter.line(f"evaluating on {len(_domains(config, suite))} domains: {name}")
+    experts = [elm.name for elm in _experts(config, forest, without)] if without else config.ensemble.experts
+    ensemble = replace(config.ensemble, experts=experts)
+    return eval_forest(replace(config, ensemble=ensemble, eval=replace(config.eval, name=name)), reporter)
+
+
+def _domains(config: Config, suite: Suite) -> list[str]:
+    return config.eval.domains or suite.domains()
+
+
+def _asked(config: Config, suite: Suite) -> dict[str, Any]:
+    """Return all that decides the numbers of an evaluation but the ELMs."""
+    split = config.eval.split
+    return {
+        "ensemble": asdict(config.ensemble),
+        "window": config.window,
+        "max_tokens": config.score.max_tokens,
+        "shards": {f"{d}/{split}": suite.shard(d, split).sha256 for d in _domains(config, suite)},
+    }
+
+
+def _file(forest: Forest, domain: str) -> Path:
+    return forest.root / "evals" / f"grow-{domain}.json"
+
+
+def _read(config: Config, forest: Forest, suite: Suite, domain: str) -> Added | None:
+    """Return what an earlier call with the same words came to, or None."""
+    file = _file(forest, domain)
+    if not file.exists() or domain not in forest:
+        return None
+    values = read_object(file, schema=int, elms=dict, asked=dict, domains=list)
+    if values["elms"].get(domain) != forest[domain].card.sha256 or values["asked"] != _asked(config, suite):
+        return None
+    rows = ({key: value for key, value in row.items() if key != "ratio"} for row in values["domains"])
+    return Added(file, domain, [Change(**row) for row in rows])
+
+
+def _write(
+    config: Config,
+    forest: Forest,
+    suite: Suite,
+    domain: str,
+    results: tuple[Mapping[str, Any], Mapping[str, Any]],
+) -> Added:
+    """Publish what two evaluations, without the new expert and with it, say of each domain."""
+    before, after = (result["shards"] for result in results)
+    changes = []
+    for name in sorted(_domains(config, suite), key=lambda name: (name != domain, name)):
+        key = f"{name}/{config.eval.split}"
+        kind = "new" if name == domain else "novel" if after[key]["novel"] else "trained"
+        change = Change(
+            domain=name,
+            kind=kind,
+            tokens=after[key]["tokens"],
+            before=before[key]["ensemble"]["perplexity"],
+            after=after[key]["ensemble"]["perplexity"],
+            expert_alone=after[key]["experts"][domain]["perplexity"],
+        )
+        changes.append(change)
+    added = Added(_file(forest, domain), domain, changes)
+    values = {
+        "schema": SCHEMA,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "forest": str(forest.root),
+        "elms": results[1]["elms"],
+        "asked": _asked(config, suite),
+        **added.to_json(),
+    }
+    durable.write_json(added.file, values)
+    return added
