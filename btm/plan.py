@@ -41,7 +41,7 @@ def _seed(config: Config) -> list[Row]:
         return [_row("seed", name, "nothing: it stands there")]
     if config.seed.source:
         return [_row("seed", name, f"import {config.seed.source}")]
-    steps = config.seed_steps(_suite(config).training_domains())
+    steps = config.seed_steps(open_suite(config).training_domains())
     if steps == 0:
         return [_row("seed", name, "random parameters, untrained")]
     return [_row("seed", name, _training(config, forest, name, steps))]
