@@ -41,10 +41,10 @@ def _seed(config: Config) -> list[Row]:
         return [_row("seed", name, "nothing: it stands there")]
     if config.seed.source:
         return [_row("seed", name, f"import {config.seed.source}")]
-    steps = config.seed_steps(open_suite(config).training_domains())
-    if steps == 0:
+    n_steps = config.seed_steps(steps.open_suite(config).training_domains())
+    if n_steps == 0:
         return [_row("seed", name, "random parameters, untrained")]
-    return [_row("seed", name, _training(config, forest, name, steps))]
+    return [_row("seed", name, _training(config, forest, name, n_steps))]
 
 
 def _branch(config: Config) -> list[Row]:

@@ -14,7 +14,7 @@ from btm.launch import attach
 from btm.launch.board import Board
 from btm.launch.drive import FINAL, Driver
 from btm.launch.engine import Resources
-from btm.launch.forecast import disk_bytes
+from btm.launch.forecast import disk_bytes, too_few_tokens
 from btm.launch.jobs import Job
 from btm.launch.records import Cycle, Records, Spec, read_shown, show_file
 from btm.report import ConsoleReporter
@@ -160,6 +160,8 @@ def plan(config: Config, stream: IO[str]) -> tuple[Cycle, Records]:
     steps.begin(config, suite)
     if (records.forest / "elms" / config.seed.name).exists() or config.seed.source:
         _require_space(config, records, rounds)
+    if advice := too_few_tokens(config):
+        reporter.line(f"note: {advice}")
     return records.write_cycle(config, rounds), records
 
 

@@ -147,12 +147,12 @@ def run(config: Config, out: Output) -> int:
     from btm import baselines
     from btm.launch.forecast import too_few_tokens
 
-    if advice := too_few_tokens(config):
-        out.reporter.line(f"note: {advice}")
     words, config = config, baselines.ready(config, out.reporter)
     if config.cluster.kind == "debug":
         if "--detach" in out.flags:
             raise UserError("--detach: cluster=debug runs in this process; give cluster=local or slurm")
+        if advice := too_few_tokens(config):
+            out.reporter.line(f"note: {advice}")
         _show_end(words, config, baselines.run(config, out.reporter), out)
         return 0
     from btm.launch import cycles
