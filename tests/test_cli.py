@@ -11,6 +11,7 @@ import torch
 from folders import tree
 
 from btm import averages, cli
+from btm.forest import Forest
 
 
 def run(capsys, *words):
@@ -320,7 +321,8 @@ def test_strangers_in_the_forest_are_no_elms(capsys, words, tmp_path):
     assert "notes" not in out and "empty" not in out
 
 
-def test_a_name_that_leads_elsewhere_is_no_elm(forest):
+def test_a_name_that_leads_elsewhere_is_no_elm(copy):
+    forest = Forest(copy().forest_root)  # the shared one would keep the average
     averages.publish(forest, "elsewhere", {"bible": 1.0})
     assert "../averages/elsewhere" not in forest
     assert "bible\n" not in forest
