@@ -201,6 +201,9 @@ class AverageConfig:
     accumulate: str = "float32"  # or float64
     dtype: str | None = None  # of the parameters: fp32 | bf16 | fp16; null: as stored
     shard_gb: float = 0.0  # of a weight file, at most; 0: the files of the first ELM
+    measure: bool = (
+        True  # on valid splits, beside the seed, before it is sealed; its card says what came of it
+    )
 
 
 @dataclass

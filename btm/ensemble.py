@@ -168,10 +168,11 @@ def score_missing(
     reporter: Reporter,
     *,
     model: "PreTrainedModel | None" = None,
+    called: str | None = None,
 ) -> list[Path]:
     """Score the model in `folder` on those of `shards` where its scores are missing.
 
-    `model` is that model where it is loaded already, in float32.
+    `model` is that model where it is loaded already, in float32. It is reported as `called`, or by its folder's name.
     """
     scores = scores_of(config, forest)
     missing = unscored(config, forest, sha256, shards)
@@ -188,7 +189,7 @@ def score_missing(
     model = model.to(device).eval()
     total = sum(shard.head(config.score.max_tokens)[0] for shard in missing)
     paths = []
-    with reporter.scoring(lease.name_of(folder), total) as report:
+    with reporter.scoring(called or lease.name_of(folder), total) as report:
         for shard in missing:
             paths.append(
                 scoring.score(model, shard, scores, sha256, batch_size=config.score.batch_size, report=report)

@@ -1,7 +1,7 @@
 """The algorithm, one function a verb (Branch-Train-Merge, arXiv 2208.03306)."""
 
 from btm.data.shards import open_suite
-from btm.steps.averages import average, average_of
+from btm.steps.averages import average, average_of, measuring
 from btm.steps.beside import beside
 from btm.steps.compare import compare, compared_file, rivals, top_1
 from btm.steps.evaluate import eval_forest, generate, score, score_for_eval
@@ -19,6 +19,7 @@ __all__ = [
     "finish",
     "generate",
     "grow_expert",
+    "measuring",
     "merge",
     "open_suite",
     "prepare",
