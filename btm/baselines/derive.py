@@ -27,6 +27,7 @@ def derive(config: Config) -> Config:
         )
     made = deepcopy(config)
     made.forest, made.run.domains = config.base_root, []
+    made.models = []  # named as the forest sees them: the comparison of the forest has them beside both
     domains = expert_domains(config)
     {
         "dense": _dense,

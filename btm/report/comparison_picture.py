@@ -59,7 +59,7 @@ def draw(found: Comparison, path: Path) -> Path:
     parts[-1].set_xlabel(_axis_label(found))
     handles, names = parts[0].get_legend_handles_labels()
     handles, names = [handles[-1], *handles[:-1]], [names[-1], *names[:-1]]  # the bar comes first
-    columns = min(3, len(names))
+    columns = min(3 if max(map(len, names)) <= 36 else 2, len(names))
     figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False)
     figure.suptitle(_title(found), fontsize=13, fontweight="bold")
     with durable.publish_file(path) as handle:

@@ -5,6 +5,8 @@ LM does not remember the window before, so neither may an ensemble (``ensemble.c
 the settings say).
 """
 
+import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,10 +72,19 @@ def compare(config: Config, reporter: Reporter = quiet) -> Comparison:
             if kind == "forest":  # it was asked for
                 raise
             notes.append(f"{root} is left out: {error}")
-    found = _put_together(scene, members, measured, notes)
-    target = compared_file(config)
-    durable.write_json(target, found.to_json())
-    comparison_picture.draw(found, target.with_suffix(".png"))
+    return _published(_put_together(scene, members, measured, notes), compared_file(config))
+
+
+def _published(found: Comparison, file: Path) -> Comparison:
+    """Write a comparison and its picture, unless the same stands there; return what stands there then."""
+    picture = file.with_suffix(".png")
+    with suppress(OSError, ValueError, AttributeError):  # none, or not one that we wrote
+        standing = json.loads(file.read_bytes())
+        dated = replace(found, created=standing.get("created", ""))
+        if picture.exists() and standing == json.loads(json.dumps(dated.to_json())):
+            return dated
+    comparison_picture.draw(found, picture)
+    durable.write_json(file, found.to_json())
     return found
 
 
@@ -108,13 +119,12 @@ def top_1(rule: EnsembleConfig) -> EnsembleConfig:
 
 def _own_rows(scene: _Scene, members: list[ELM]) -> list[Measured]:
     """Return the forest's rows: ensemble, top-1, averages, named models, seed."""
-    roots = seeds(scene.forest, [elm.name for elm in members])
+    names = seeds(scene.forest, [elm.name for elm in members])
+    roots = [_as_model(scene.forest[name]) for name in names]
     others = beside(scene.config, scene.forest, scene.reporter)
-    return [
-        *_ensemble_rows(scene, members),
-        *(_alone(scene, model, model.name, model.kind) for model in others),
-        *(_alone(scene, _as_model(scene.forest[name]), name, comparison.SEED) for name in roots),
-    ]
+    rows = _ensemble_rows(scene, members)
+    rows += [_alone(scene, m, m.name, m.kind) for m in others if m not in roots]
+    return rows + [_alone(scene, root, root.name, comparison.SEED) for root in roots]
 
 
 def _ensemble_rows(scene: _Scene, members: list[ELM]) -> list[Measured]:
@@ -140,9 +150,10 @@ def _rival_row(scene: _Scene, root: Path, kind: str) -> Measured:
     members = rival.experts()
     if not members:
         raise UserError("it has no ELM yet")
+    name = str(root) if kind == "forest" else root.name  # a baseline's says which it is
     if len(members) == 1:
-        return _alone(scene.of(rival), _as_model(members[0]), root.name, kind)
-    return _mixed(scene.of(rival), members, root.name, kind)
+        return _alone(scene.of(rival), _as_model(members[0]), name, kind)
+    return _mixed(scene.of(rival), members, name, kind)
 
 
 def _alone(scene: _Scene, model: Model, name: str, kind: str) -> Measured:

@@ -74,7 +74,8 @@ def test_from_plain_text_to_an_evaluated_forest_and_then_nothing_twice(workspace
     assert set(forest["speeches"].card.parents) == {"bible", "code_python"}
     assert (forest.root / "averages/uniform/model.safetensors").is_file()
     assert (forest.root / "evals/forest.png").is_file()
-    assert "perplexity by shard" in said
+    assert (forest.root / "evals/forest-compare.png").is_file()
+    assert "perplexity by shard" in said and "top-1 by token prior" in said
     assert "train-bible            done: 12 steps" in said
     assert set(tries(forest).values()) == {1}
     assert not forest.branches()

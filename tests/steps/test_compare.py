@@ -112,9 +112,15 @@ def test_means_are_of_perplexities_and_ratios_are_to_the_dense_lm(found):
 def test_a_second_time_it_reads_the_cache_alone(words, found):
     config = compose(words)
     root = Path(config.forest_root)
-    before = tree(root / "scores") | tree(f"{root}-dense/scores")
+    first = steps.compare(config)
+    before = tree(root) | tree(f"{root}-dense")
+    assert steps.compare(config) == first
+    assert tree(root) | tree(f"{root}-dense") == before  # and what is the same is not written again
+    (root / "evals/forest-compare.png").unlink()
+    (root / "evals/forest-compare.json").write_text("[]")
     steps.compare(config)
-    assert tree(root / "scores") | tree(f"{root}-dense/scores") == before
+    assert json.loads((root / "evals/forest-compare.json").read_text())["schema"] == 1
+    assert (root / "evals/forest-compare.png").is_file()
 
 
 def test_what_is_missing_from_the_cache_is_scored(apart, found):
@@ -145,22 +151,25 @@ def test_a_dense_lm_of_other_tokens_is_never_passed_off(apart):
 
 
 def test_without_a_dense_lm_ratios_are_to_the_seed_and_the_remedy_is_said(apart):
-    config = compose([*apart, "models=[bible]"])
+    config = compose([*apart, "models=[bible,seed]"])
     shutil.rmtree(f"{config.forest_root}-dense")
     found = steps.compare(config)
     assert (found.reference, found.reference_kind) == ("seed", "seed")
     assert "baseline=dense" in found.notes[0]
     assert rows(found)["ELM", "bible"].in_domain.domains == 3
+    assert ("ELM", "seed") not in rows(found) and ("seed", "seed") in rows(found)
     assert "/ seed" in comparison.summary_rows(found)[0]
 
 
 def test_other_forests_stand_beside_it_if_they_have_its_tokenizer(apart, words):
     other = compose(words).forest_root
     config = compose([*apart, f"against=[{other}]"])
+    shutil.copytree(config.forest_root, f"{config.forest_root}-random_split")
     found = steps.compare(config)
-    rival = of_kind(found, "forest")
-    assert rival.nats_per_token == pytest.approx(found.rows[0].nats_per_token, rel=1e-6)
-    assert rival.experts_run == 3
+    for kind, name in (("forest", other), ("random_split", "forest-random_split")):
+        rival = of_kind(found, kind)
+        assert rival.nats_per_token == pytest.approx(found.rows[0].nats_per_token, rel=1e-6)
+        assert (rival.model, rival.experts_run, rival.compute_matched) == (name, 3, True)
     with pytest.raises(UserError, match="that is the forest itself"):
         steps.compare(compose([*apart, f"against={config.forest_root}"]))
     with pytest.raises(UserError, match="no forest in nowhere"):
@@ -222,8 +231,9 @@ def test_a_run_ends_with_the_comparison_of_its_forest_also_that_of_a_baseline(wo
     )
     assert cli.main(["run", *words, "baseline=dense"]) == 0
     assert "/forest beside forest-dense: mean perplexity" in capsys.readouterr().out
-    assert cli.main(["run", *words, "baseline=dense", "--json"]) == 0
+    assert cli.main(["run", *words, "baseline=dense", "models=[uniform,bible]", "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
+    assert "bible" in {row["model"] for row in values["comparison"]["rows"]}
     assert values["forest"].endswith("forest-dense")
     assert values["comparison"]["reference"] == "forest-dense"
 
