@@ -12,7 +12,7 @@ from btm.data.documents import find
 from btm.data.shards import Suite
 from btm.discover.context import find_router
 from btm.errors import UserError, unknown
-from btm.forest import Forest, find_model
+from btm.forest import Forest, Model, find_model
 from btm.registry import gc, rederive, removal
 from btm.report.progress import bytes_text
 
@@ -164,15 +164,22 @@ def _cancel(config: Config) -> list[Row]:
 
 
 def _generate(config: Config) -> list[Row]:
-    elms = Forest(config.forest_root).experts(config.ensemble.experts)
+    found = steps.writers(config, Forest(config.forest_root))
     if config.ensemble.rule == "router":
         find_router(config)
-        what = f"{config.generate.tokens:,} tokens at most, {len(elms)} experts weighed by the router"
+        what = f"{config.generate.tokens:,} tokens at most, {len(found)} experts weighed by the router"
         return [_row("generate", config.prompt or "", what)]
-    kept = min(config.ensemble.top_k, len(elms)) or len(elms)
+    kept = min(config.ensemble.top_k, len(found)) or len(found)
     under = f"the {config.ensemble.prior} prior of {config.domain}" if config.domain else "a uniform prior"
-    what = f"{config.generate.tokens:,} tokens at most, {kept} of {len(elms)} experts under {under}"
+    what = (
+        f"{config.generate.tokens:,} tokens at most, {kept} of {len(found)} {_members(found)} under {under}"
+    )
     return [_row("generate", config.prompt or "", what)]
+
+
+def _members(found: list[Model]) -> str:
+    """Return what the members of an ensemble are called: experts, where all of them are ELMs."""
+    return "experts" if all(model.kind == "ELM" for model in found) else "models"
 
 
 def _run(config: Config) -> list[Row]:

@@ -4,7 +4,7 @@ from btm.data.shards import open_suite
 from btm.steps.averages import average, average_of, measuring
 from btm.steps.beside import beside
 from btm.steps.compare import compare, compared_file, rivals, top_1
-from btm.steps.evaluate import eval_forest, generate, score, score_for_eval
+from btm.steps.evaluate import eval_forest, generate, score, score_for_eval, writers
 from btm.steps.grow import branch, copied, finish, grow_expert, merge, prepare, rounds, run, seed, train
 
 __all__ = [
@@ -31,4 +31,5 @@ __all__ = [
     "seed",
     "top_1",
     "train",
+    "writers",
 ]

@@ -78,6 +78,8 @@ def generate(config: Config, out: Output) -> None:
     """Let the ensemble go on with prompt="…"; its experts are weighed anew after each token.
 
     domain=NAME starts from the prior of that domain, and ensemble.top_k=K then loads and runs K experts alone.
+    ensemble.experts=[…] chooses who writes: ELMs, averages (one alone, or beside its own experts), FOREST:NAME, or
+    Hugging Face model folders with the forest's tokenizer, which are checked as btm import checks them.
 
     example: btm generate experiment=demo prompt="In the beginning" domain=bible ensemble.top_k=2
     """
