@@ -13,7 +13,7 @@ from btm.data.shards import Suite
 from btm.discover.context import find_router
 from btm.errors import UserError, unknown
 from btm.forest import Forest, Model, find_model
-from btm.registry import gc, rederive, removal
+from btm.registry import gc, rederive, removal, verify
 from btm.report.progress import bytes_text
 
 Row = dict[str, Any]
@@ -132,7 +132,8 @@ def _average(config: Config) -> list[Row]:
     if config.average.base:
         forest[config.average.base]
     how = "given" if method == "weights" else method
-    return [_row("average", name, f"{how} weights over {', '.join(names)}")]
+    measured = "; measured on valid splits, the seed beside it" if config.average.measure else ""
+    return [_row("average", name, f"{how} weights over {', '.join(names)}{measured}")]
 
 
 def _import(config: Config) -> list[Row]:
@@ -195,6 +196,10 @@ def _run(config: Config) -> list[Row]:
 
 
 def _remove(config: Config, flags: Collection[str]) -> list[Row]:
+    if config.average.name is not None:
+        removal.check_average(config, flags)
+        path = verify.folder_of(Forest(config.forest_root).root, f"averages/{config.average.name}")
+        return [_row("remove", path.name, f"delete {path} and its scores")]
     forest, name = Forest(config.forest_root), _named(config)
     found = removal.consequences(forest, name)
     if "--readmit" in flags:

@@ -69,7 +69,7 @@ def verify(
     """
     look = Look(root, full, told)
     if only is not None:
-        return list(_model(look, _folder_of(root, only)))
+        return list(_model(look, folder_of(root, only)))
     found = list(_own_files(look))
     for kind in ("elms", AVERAGES):
         for path in _inside(root / kind):
@@ -81,11 +81,11 @@ def verify(
 
 def size(root: Path, only: str | None = None) -> int:
     """Return how many bytes a full verification reads."""
-    places = [_folder_of(root, only)] if only else [root / "tokenizer", root / "elms", root / AVERAGES]
+    places = [folder_of(root, only)] if only else [root / "tokenizer", root / "elms", root / AVERAGES]
     return sum(p.lstat().st_size for place in places for p in place.rglob("*") if p.is_file())
 
 
-def _folder_of(root: Path, name: str) -> Path:
+def folder_of(root: Path, name: str) -> Path:
     """Return the folder of an ELM or of an average, damaged or not; the `UserError` for neither lists both."""
     bare = name.removeprefix(f"{AVERAGES}/")
     kinds = (AVERAGES,) if bare != name else ("elms", AVERAGES)
@@ -139,7 +139,8 @@ def _model(look: Look, path: Path) -> Iterator[Finding]:
     """Yield what is wrong with an ELM or an average."""
     what, remedy = _within(look, path), _GROW.replace("NAME", path.name)
     if path.parent.name == AVERAGES:
-        remedy = f"delete {path}, and average again: btm average average.name={path.name}"
+        name = path.name
+        remedy = f"btm remove average={name}, and average again: btm average average.name={name}"
     elif tombstone.stands(look.root, path.name):
         yield Finding(what, "removed, and still there", f"btm remove expert={path.name} goes on")
         return

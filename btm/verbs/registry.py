@@ -41,6 +41,7 @@ def show(config: Config, out: Output) -> None:
 def remove(config: Config, out: Output) -> int:
     """Remove an ELM: delete its weights, leave a tombstone, name whoever inherited parameters from it.
 
+    average=NAME deletes an average instead: nothing descends from one, so no tombstone is left.
     What was computed of its weights, scores and Fisher information, goes with them.
 
     Every descendant is listed with the share of its first parameters that came from the ELM. They stay, unless
@@ -57,7 +58,10 @@ def remove(config: Config, out: Output) -> int:
     from btm.forest import Forest
     from btm.registry import removal
 
-    forest, name = Forest(config.forest_root), expert_of(config)
+    forest = Forest(config.forest_root)
+    if config.average.name is not None:
+        return _remove_average(config, out)
+    name = expert_of(config)
     modes = [flag for flag in ("--with-descendants", "--rederive", "--readmit") if flag in out.flags]
     if len(modes) > 1:
         raise UserError(f"{modes[0]} and {modes[1]} exclude each other")
@@ -68,6 +72,16 @@ def remove(config: Config, out: Output) -> int:
         out.line(f"{name!r} may be used again; its tombstone: {kept}", {"tombstone": str(kept)})
         return 0
     return _remove(config, out, name, modes[0] if modes else "")
+
+
+def _remove_average(config: Config, out: Output) -> int:
+    from btm.forest import Forest
+    from btm.registry import removal
+
+    removal.check_average(config, out.flags)
+    path = removal.remove_average(Forest(config.forest_root), str(config.average.name))
+    out.line(f"removed {path}", {"removed": str(path)})
+    return 0
 
 
 def _remove(config: Config, out: Output, name: str, mode: str) -> int:
