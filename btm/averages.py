@@ -7,13 +7,14 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from btm import durable, ensemble, importance, ledger, models, readme, sums, weights
 from btm import score as scoring
 from btm.average import METHODS, Settings, average, normalise
-from btm.card import Card, Parent
+from btm.card import Card, Measured, Parent
 from btm.checks import check_name
 from btm.config import Config
 from btm.data.shards import Suite
@@ -30,10 +31,12 @@ def publish(
     method: str = "weights",
     settings: Settings = Settings(),  # noqa: B008 - it is frozen
     alive: Callable[[], None] = lambda: None,
+    measure: Callable[[Path, Card], dict[str, Measured]] = lambda folder, card: {},
 ) -> Path:
     """Publish the average of `parents` {ELM: weight} in ``averages/`` and return its folder.
 
-    `method` says where the weights come from. Nothing is done if the same average of the same weights stands there.
+    `method` says where the weights come from. What `measure` finds of the model in its folder, by domain, stands on
+    the card that is sealed with it. Nothing is done if the same average of the same weights stands there.
     """
     check_name(name, "average.name")
     target = forest.root / "averages" / name
@@ -47,10 +50,18 @@ def publish(
         if settings.dtype:
             models.declare_dtype(folder / "config.json", settings.dtype)
         card = ledger.summed(replace(card, sha256=weights.identity(digests), sums=True))
+        card = _measured(card, measure(folder, card))
         (folder / "card.json").write_text(json.dumps(card.to_json(), indent=1))
         (folder / "README.md").write_text(readme.readme(card, average=True))
         sums.write(folder, digests)
     return target
+
+
+def _measured(card: Card, found: dict[str, Measured]) -> Card:
+    """Return a card with what was measured by domain; its mean is what a list shows."""
+    mean = sum(part.nats for part in found.values()) / len(found) if found else None
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return replace(card, measured=found, valid_nats=mean, created=created)
 
 
 def settings_of(

@@ -32,8 +32,21 @@ class Spent:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """The loss of an average on the valid split of one domain, and the seeds' on the same tokens, in nats per token."""
+
+    nats: float
+    seeds: dict[str, float]  # ELM without parents: its nats
+    tokens: int
+    window: int  # tokens of context, each window begun anew
+
+
+@dataclass(frozen=True)
 class Card:
-    """The provenance of one ELM. Losses are nats per token on the valid split of its own domain."""
+    """The provenance of one ELM or average.
+
+    Losses are nats per token on the valid split of an ELM's own domain, and on those of `measured` of an average.
+    """
 
     name: str
     domains: list[str]  # what it was trained on itself; several for a seed
@@ -55,8 +68,9 @@ class Card:
     matrix_parameters: int = 0  # those that take part in matrix products (btm/ledger.py)
     attention: int = 0  # layers · width of attention
     data: dict[str, str] = field(default_factory=dict)  # domain: sha256 of the training shard
-    valid_nats: float | None = None  # of the expert
+    valid_nats: float | None = None  # of the expert; of an average the mean over `measured`
     parent_valid_nats: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, Measured] = field(default_factory=dict)  # of an average, by domain, when it was made
     forced: bool = False  # merged although worse than a parent
     exact: bool = True  # bit-for-bit what an unbroken run gives
     notes: list[str] = field(default_factory=list)  # why not exact, what was carried over, …
@@ -71,6 +85,13 @@ class Card:
     def is_expert(self) -> bool:
         """Whether it was trained on one domain, and so belongs to the ensemble."""
         return len(self.domains) == 1
+
+    @property
+    def seed_nats(self) -> dict[str, float]:
+        """The mean nats of each seed over the domains that an average was measured on."""
+        parts = list(self.measured.values())
+        names = parts[0].seeds if parts else {}
+        return {name: sum(part.seeds[name] for part in parts) / len(parts) for name in names}
 
     def to_json(self) -> dict[str, Any]:
         """Return the card as JSON values."""
@@ -100,6 +121,8 @@ class Card:
             parents = values.get("parents", {}).items()
             values["parents"] = {name: Parent(**parent) for name, parent in parents}
             values["ancestors"] = [Spent(**spent) for spent in values.get("ancestors", [])]
+            measured = values.get("measured", {}).items()
+            values["measured"] = {domain: Measured(**found) for domain, found in measured}
             return checked(cls(**values))
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise UserError(f"{file}: not a valid card: {error}") from None
@@ -107,8 +130,10 @@ class Card:
 
 def checked(card: Card) -> Card:
     """Return a card, or raise `ValueError` if a value in it is not of its field's type."""
-    for part in (*card.parents.values(), *card.ancestors):
+    for part in (*card.parents.values(), *card.ancestors, *card.measured.values()):
         _typed(part)
+    if len({tuple(sorted(part.seeds)) for part in card.measured.values()}) > 1:
+        raise ValueError("measured names other seeds on one domain than on another")
     return _typed(card)
 
 

@@ -52,11 +52,11 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   status    the jobs of a cycle              btm status forest=experts/demo
   logs      what a job says                  btm logs -f expert=law
   cancel    stop a cycle, or one job         btm cancel expert=law
-  ls        the ELMs of a forest             btm ls forest=experts/demo
-  show      one ELM's card                   btm show expert=law --json
+  ls        ELMs and averages of a forest    btm ls forest=experts/demo
+  show      the card of an ELM or average    btm show expert=law --json
   verify    whether all is as it was sealed  btm verify --full
   lineage   ancestors and descendants        btm lineage expert=law lineage.format=mermaid
-  diff      two ELMs, tensor by tensor       btm diff expert=law against=seed
+  diff      two models, tensor by tensor     btm diff expert=law against=seed
   remove    an ELM, and who inherited        btm remove expert=law --rederive
   gc        what nothing needs               btm gc --dry-run
   doctor    what this machine offers         btm doctor

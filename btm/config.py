@@ -157,7 +157,8 @@ class EnsembleConfig:
     carry: bool = False  # a window takes up the belief that the one before it ended with
     decay: float = 0.3  # λ of the moving average behind `cached` and `updating`
     top_k: int = 0  # experts kept, by prior, or by router for each context; 0: all
-    experts: list[str] = field(default_factory=list)  # empty: every ELM trained on one domain
+    # Empty: every ELM trained on one domain. For generate also averages, FOREST:NAME and model folders
+    experts: list[str] = field(default_factory=list)
     prior_sequences: int = 100  # valid sequences that the prior is fitted on; 0: all
 
     @property
@@ -207,6 +208,9 @@ class AverageConfig:
     accumulate: str = "float32"  # or float64
     dtype: str | None = None  # of the parameters: fp32 | bf16 | fp16; null: as stored
     shard_gb: float = 0.0  # of a weight file, at most; 0: the files of the first ELM
+    measure: bool = (
+        True  # on valid splits, beside the seed, before it is sealed; its card says what came of it
+    )
 
 
 @dataclass
@@ -329,7 +333,9 @@ class Config:
     diff: DiffConfig = field(default_factory=DiffConfig)
     forest: str | None = None  # its folder; null: experts/<data.name>
     baseline: str | None = None  # dense | dense_large_batch | random_split | demix, in <forest>-<baseline>
-    expert: str | None = None  # the ELM to branch, train, merge, show, verify, compare or remove
+    expert: str | None = (
+        None  # the ELM to branch, train, merge or remove; for show, verify and diff also an average
+    )
     # Of diff: another ELM or an average; null: what the expert began with. Of compare: [FOREST, …]
     against: Any = None
     # What eval and compare measure too: names of ELMs and averages, FOREST:NAME, or model folders

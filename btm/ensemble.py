@@ -1,5 +1,6 @@
 """From a forest to what its experts believe: scores where they are missing, and weights for a domain."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from btm.config import Config, EnsembleConfig
 from btm.data.shards import Shard, Suite
 from btm.discover.context import Route
 from btm.errors import UserError
-from btm.forest import ELM, Branch, Forest
+from btm.forest import ELM, Branch, Forest, Model
 from btm.report import Reporter, quiet
 
 if TYPE_CHECKING:
@@ -57,31 +58,32 @@ def fit_for(
     forest: Forest,
     suite: Suite,
     domain: str,
-    members: list[ELM],
+    members: list[Model],
     reporter: Reporter = quiet,
 ) -> tuple[dict[str, float], EnsembleConfig]:
-    """Return what `ensemble` fits on a domain's valid split: {ELM: prior} of all `members`, and α and β or a gate.
+    """Return what `ensemble` fits on a domain's valid split: {model: prior} of all `members`, and α and β or a gate.
 
-    A router asks for none of these.
+    A router asks for none of these. A folder from outside has been scored before (btm/steps/beside.py).
     """
     if config.ensemble.rule == "router":
-        return {elm.name: 1.0 for elm in members}, config.ensemble
-    valid = suite.shard(domain, "valid")
-    for elm in members:
-        score_missing(config, forest, elm.path, elm.card.sha256, [valid], reporter)
-    scores_EST = stack(scores_of(config, forest), valid, members)
+        return {model.name: 1.0 for model in members}, config.ensemble
+    valid, scores = suite.shard(domain, "valid"), scores_of(config, forest)
+    for model in members:
+        score_missing(config, forest, model.path, model.sha256, [valid], reporter)
+    scores_EST = np.stack([read(scores, valid, model.sha256) for model in members])
     log_prior_E = evaluate.fit_prior(scores_EST, replace(config.ensemble, top_k=0))
     kept_E = posterior.top_k(log_prior_E, config.ensemble.top_k)
     tokens, _ = valid.head(config.score.max_tokens)
     fitted = evaluate.fit_rule([scores_EST], [kept_E], config.ensemble, [tokens], [valid.tokens])
-    return {elm.name: float(p) for elm, p in zip(members, np.exp(log_prior_E), strict=True)}, fitted
+    return {model.name: float(p) for model, p in zip(members, np.exp(log_prior_E), strict=True)}, fitted
 
 
-def route(config: Config, forest: Forest, members: list[ELM], eos: int) -> Route | None:
+def route(config: Config, forest: Forest, members: Sequence[ELM | Model], eos: int) -> Route | None:
     """Return the route of the rule `router` for these members, None under another rule."""
     if config.ensemble.rule != "router":
         return None
-    return Route.open(config, forest.tokenizer, {elm.name: elm.card.domains for elm in members}, eos)
+    domains = {model.name: model.card.domains if model.card else [] for model in members}
+    return Route.open(config, forest.tokenizer, domains, eos)
 
 
 def fit_on_training_domains(
@@ -168,10 +170,11 @@ def score_missing(
     reporter: Reporter,
     *,
     model: "PreTrainedModel | None" = None,
+    called: str | None = None,
 ) -> list[Path]:
     """Score the model in `folder` on those of `shards` where its scores are missing.
 
-    `model` is that model where it is loaded already, in float32.
+    `model` is that model where it is loaded already, in float32. It is reported as `called`, or by its folder's name.
     """
     scores = scores_of(config, forest)
     missing = unscored(config, forest, sha256, shards)
@@ -188,7 +191,7 @@ def score_missing(
     model = model.to(device).eval()
     total = sum(shard.head(config.score.max_tokens)[0] for shard in missing)
     paths = []
-    with reporter.scoring(lease.name_of(folder), total) as report:
+    with reporter.scoring(called or lease.name_of(folder), total) as report:
         for shard in missing:
             paths.append(
                 scoring.score(model, shard, scores, sha256, batch_size=config.score.batch_size, report=report)

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from btm import filters, gate, models, posterior
 from btm.checks import check_weights
 from btm.config import EnsembleConfig
+from btm.data.tokenizer import load_tokenizer
 from btm.discover import context
 from btm.errors import UserError
-from btm.forest import Forest
+from btm.forest import Forest, Model, find_model
+from btm.interop import huggingface
 from btm.posterior import Array
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ _CHUNK = 128  # tokens whose whole distributions are held at once
 
 
 class Ensemble:
-    """k experts that read one text together. E = k, V is the size of the vocabulary."""
+    """k experts, or other models over the same tokens, that read one text together. E = k, V: tokens there are."""
 
     def __init__(
         self,
@@ -37,7 +39,7 @@ class Ensemble:
         ensemble: EnsembleConfig | None = None,
         route: context.Route | None = None,
     ) -> None:
-        """Begin a text: the experts have read the token `start` (EOS), as at the start of a shard.
+        """Begin a text: the experts have read the token `start` (EOS, which also ends one), as at the start of a shard.
 
         `route` weighs the experts under the rule `router`, in their order.
         """
@@ -45,6 +47,7 @@ class Ensemble:
         self.names = list(experts)
         chosen = ensemble or EnsembleConfig()
         self.belief = _belief(log_prior_E, chosen, route)
+        self._eos = start
         self._next_EV = self._advance([start])[:, -1]
 
     @classmethod
@@ -58,19 +61,19 @@ class Ensemble:
         device: str = "cpu",
         route: context.Route | None = None,
     ) -> "Ensemble":
-        """Load the `top_k` likeliest experts under `prior` {ELM: weight} (0: all that have weight).
+        """Load the `top_k` likeliest members under `prior` {model: weight} (0: all that have weight).
 
-        Without a prior, every expert of the forest alike. `UserError` for an ELM that is not there, or for a top-k
-        under a prior that tells no expert from another. With a `route`, every expert of the prior is loaded.
+        A member is whatever `find_model` finds: an ELM, an average, one of another forest, a folder with the same
+        tokenizer, which is checked as an import is. Without a prior, every expert of the forest alike. `UserError` for
+        a model that is not there, or for a top-k under a prior that tells no member from another. With a `route`,
+        every member of the prior is loaded.
         """
         weights = check_weights(prior or {elm.name: 1.0 for elm in forest.experts()})
-        for name in weights:
-            forest[name]
+        members = {name: find_model(forest, name) for name in weights}
         kept = keep(weights, 0 if route else top_k)
-        import torch
-
-        loaded = {name: models.load_model(forest[name].path, device, dtype=torch.float32) for name in kept}
-        start = next(iter(loaded.values())).config.eos_token_id
+        loaded = {name: _load(forest, members[name], device) for name in kept}
+        # A folder's config may name another EOS, or none; what ends a document is the forest's.
+        start = load_tokenizer(forest.tokenizer).eos_token_id
         return cls(loaded, np.log(np.array(list(kept.values()))), int(start), ensemble, route)
 
     @property
@@ -100,16 +103,29 @@ class Ensemble:
     def generate(self, tokens: int, temperature: float = 1.0, seed: int = 0) -> Iterator[int]:
         """Yield up to `tokens` next tokens, sampled at `temperature` (0: the likeliest), until EOS."""
         rng = np.random.default_rng(seed)
-        eos = self.experts[0].model.config.eos_token_id
         for _ in range(tokens):
             token = _pick(self.next_logp(), temperature, rng)
-            if token == eos:
+            if token == self._eos:
                 return
             yield token
             self.read([token])
 
     def _advance(self, tokens: Sequence[int]) -> Array:
-        return np.stack([expert.read(tokens) for expert in self.experts]).astype(np.float64)
+        """Return what each member makes of every token after each of `tokens`, shape (E, tokens, V)."""
+        read = [expert.read(tokens) for expert in self.experts]
+        # Embeddings may be padded: what lies beyond the smallest vocabulary is no token of the tokenizer.
+        size = min(logp_TV.shape[1] for logp_TV in read)
+        return np.stack([logp_TV[:, :size] for logp_TV in read]).astype(np.float64)
+
+
+def _load(forest: Forest, model: Model, device: str) -> "PreTrainedModel":
+    """Return a member in float32, in evaluation mode; one from outside only after the checks of an import."""
+    import torch
+
+    if model.kind != "folder":
+        return models.load_model(model.path, device, dtype=torch.float32)
+    with huggingface.checked(model.path, "ensemble.experts", forest.root) as found:
+        return found.model.float().to(device).eval()
 
 
 def _belief(

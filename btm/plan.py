@@ -11,9 +11,9 @@ from btm.data import prepare as preparation
 from btm.data.documents import find
 from btm.discover.context import find_router
 from btm.errors import UserError, unknown
-from btm.forest import Forest, find_model
+from btm.forest import Forest, Model, find_model
 from btm.forest.suites import data_of, evaluated_suites
-from btm.registry import gc, rederive, removal
+from btm.registry import gc, rederive, removal, verify
 from btm.report.progress import bytes_text
 
 Row = dict[str, Any]
@@ -140,7 +140,8 @@ def _average(config: Config) -> list[Row]:
     if config.average.base:
         forest[config.average.base]
     how = "given" if method == "weights" else method
-    return [_row("average", name, f"{how} weights over {', '.join(names)}")]
+    measured = "; measured on valid splits, the seed beside it" if config.average.measure else ""
+    return [_row("average", name, f"{how} weights over {', '.join(names)}{measured}")]
 
 
 def _import(config: Config) -> list[Row]:
@@ -172,15 +173,22 @@ def _cancel(config: Config) -> list[Row]:
 
 
 def _generate(config: Config) -> list[Row]:
-    elms = Forest(config.forest_root).experts(config.ensemble.experts)
+    found = steps.writers(config, Forest(config.forest_root))
     if config.ensemble.rule == "router":
         find_router(config)
-        what = f"{config.generate.tokens:,} tokens at most, {len(elms)} experts weighed by the router"
+        what = f"{config.generate.tokens:,} tokens at most, {len(found)} experts weighed by the router"
         return [_row("generate", config.prompt or "", what)]
-    kept = min(config.ensemble.top_k, len(elms)) or len(elms)
+    kept = min(config.ensemble.top_k, len(found)) or len(found)
     under = f"the {config.ensemble.prior} prior of {config.domain}" if config.domain else "a uniform prior"
-    what = f"{config.generate.tokens:,} tokens at most, {kept} of {len(elms)} experts under {under}"
+    what = (
+        f"{config.generate.tokens:,} tokens at most, {kept} of {len(found)} {_members(found)} under {under}"
+    )
     return [_row("generate", config.prompt or "", what)]
+
+
+def _members(found: list[Model]) -> str:
+    """Return what the members of an ensemble are called: experts, where all of them are ELMs."""
+    return "experts" if all(model.kind == "ELM" for model in found) else "models"
 
 
 def _run(config: Config) -> list[Row]:
@@ -197,6 +205,10 @@ def _run(config: Config) -> list[Row]:
 
 
 def _remove(config: Config, flags: Collection[str]) -> list[Row]:
+    if config.average.name is not None:
+        removal.check_average(config, flags)
+        path = verify.folder_of(Forest(config.forest_root).root, f"averages/{config.average.name}")
+        return [_row("remove", path.name, f"delete {path} and its scores")]
     forest, name = Forest(config.forest_root), _named(config)
     found = removal.consequences(forest, name)
     if "--readmit" in flags:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass
 class LsConfig:
-    """Which ELMs are listed, and in what order."""
+    """Which ELMs, averages and branches are listed, and in what order."""
 
     name: str | None = None  # a pattern: law*
     domain: str | None = None  # trained on it
@@ -13,7 +13,7 @@ class LsConfig:
     ancestor: str | None = None  # descended from it, through any number of branches
     since: str | None = None  # merged then or later: 2026-11-25, or 2026-11-25T13:00
     before: str | None = None  # merged earlier
-    state: str | None = None  # ELM | branch | trained | damaged | removed; null: all but removed
+    state: str | None = None  # ELM | average | branch | trained | damaged | removed; null: all but removed
     removed: bool = False  # what was removed too
     sort: str = "name"  # name | domain | tokens | total_tokens | parameters | valid_nats | created
     reverse: bool = False

@@ -22,10 +22,10 @@ def readme(card: Card, *, average: bool = False) -> str:
         f"---\n{_metadata(card, average)}---\n",
         f"# {_plain(card.name)}\n",
         f"An {kind} of a Branch-Train-Merge forest ([arXiv 2208.03306](https://arxiv.org/abs/2208.03306)).\n",
-        _facts(card),
+        _facts(card, average),
         f"## Lineage\n\n{_lineage(card)}",
         f"## Data\n\n{_data(card)}",
-        f"## Perplexity\n\n{_perplexity(card)}",
+        f"## Perplexity\n\n{_measured(card) if average else _perplexity(card)}",
         f"## Use\n\n{_use(card, average)}",
         f"## Licence\n\n{_licence(card)}",
     ]
@@ -41,12 +41,13 @@ def _metadata(card: Card, average: bool) -> str:
     elif card.license:
         lines += ["license: other", f"license_name: {_quoted(card.license)}"]
     lines += ["tags:", *(f"- {tag}" for tag in tags)]
-    if card.valid_nats is not None and card.domains:
-        domain = card.domains[0]
+    results = {domain: part.nats for domain, part in card.measured.items()}
+    if not average and card.valid_nats is not None and card.domains:
+        results = {card.domains[0]: card.valid_nats}
+    if results:
+        lines += ["model-index:", f"- name: {_quoted(card.name)}", "  results:"]
+    for domain, nats in results.items():
         lines += [
-            "model-index:",
-            f"- name: {_quoted(card.name)}",
-            "  results:",
             "  - task:",
             "      type: text-generation",
             "    dataset:",
@@ -55,13 +56,13 @@ def _metadata(card: Card, average: bool) -> str:
             "      split: valid",
             "    metrics:",
             "    - type: perplexity",
-            f"      value: {_perplexity_of(card.valid_nats):.4f}",
+            f"      value: {_perplexity_of(nats):.4f}",
             "      name: Perplexity per token",
         ]
     return "\n".join(lines) + "\n"
 
 
-def _facts(card: Card) -> str:
+def _facts(card: Card, average: bool) -> str:
     total = f"{card.total_tokens:,} tokens, {card.total_flops:.3g} FLOPs" if card.total_tokens else ""
     own = (
         f"{card.steps:,} steps, {card.tokens:,} tokens, {card.flops:.3g} FLOPs"
@@ -77,7 +78,8 @@ def _facts(card: Card) -> str:
         "weights": f"sha256 `{_code(card.sha256)}`",
         "tokenizer": f"sha256 `{_code(card.tokenizer_sha256)}`",
         "imported from": _plain(card.source),
-        "merged": _plain(card.created) + (", although worse than a parent" if card.forced else ""),
+        "made" if average else "merged": _plain(card.created)
+        + (", although worse than a parent" if card.forced else ""),
         "made with": ", ".join(
             f"{_plain(name)} {_plain(version)}" for name, version in card.versions.items()
         ),
@@ -130,6 +132,30 @@ def _perplexity(card: Card) -> str:
     ]
     said = f"Per token, on the valid split of {_plain(domain)}, as measured when it was merged.\n\n"
     return said + _table(("model", "perplexity", "nats/token"), rows)
+
+
+def _measured(card: Card) -> str:
+    """Return what an average was worth when it was made, beside the seeds, domain by domain and as their mean."""
+    if not card.measured or card.valid_nats is None:
+        return "Not measured when it was made; `btm eval` measures it.\n"
+    seeds = card.seed_nats
+    heads = ["domain", "tokens", "perplexity", "nats/token"]
+    heads += [f"{seed}: {what}" for seed in seeds for what in ("perplexity", "nats/token")]
+    rows = []
+    for domain, part in card.measured.items():
+        rows.append([domain, f"{part.tokens:,}", *_both([part.nats, *(part.seeds[seed] for seed in seeds)])])
+    if len(rows) > 1:
+        rows.append(["mean nats", "", *_both([card.valid_nats, *seeds.values()])])
+    windows = " or ".join(str(window) for window in sorted({part.window for part in card.measured.values()}))
+    said = f"Per token, on valid splits, in windows of {windows} tokens, as measured when it was made.\n\n"
+    worse = [seed for seed, nats in seeds.items() if card.valid_nats >= nats]
+    verdict = f"\nOn these it is no better than {', '.join(map(_plain, worse))}.\n" if worse else ""
+    return said + _table(heads, rows) + verdict
+
+
+def _both(losses: Iterable[float]) -> list[str]:
+    """Return each of some losses as perplexity and as nats."""
+    return [text for nats in losses for text in (f"{_perplexity_of(nats):.4g}", f"{nats:.4f}")]
 
 
 def _perplexity_of(nats: float) -> float:

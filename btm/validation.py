@@ -105,7 +105,6 @@ def _validate_names(config: "Config") -> None:
         "score.domains": config.score.domains,
         "eval.domains": config.eval.domains,
         "eval.suites": config.eval.suites,
-        "ensemble.experts": config.ensemble.experts,
         "average.experts": config.average.experts,
         **{f"run.rounds[{i}]": names for i, names in enumerate(config.run.rounds)},
     }
@@ -122,7 +121,11 @@ def _validate_models(config: "Config") -> None:
     against = config.against
     if isinstance(against, str) and not against:
         raise UserError("against='': wanted a name, or null")
-    lists = {"models": config.models, "score.experts": config.score.experts}
+    lists = {
+        "models": config.models,
+        "score.experts": config.score.experts,
+        "ensemble.experts": config.ensemble.experts,
+    }
     if against is not None and not isinstance(against, str):
         lists["against"] = against
     for key, names in lists.items():

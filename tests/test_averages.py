@@ -138,3 +138,66 @@ def test_mistakes_are_one_line(words, message, grown, workspace, capsys):
 def test_averages_publishes_what_is_asked_for(forest):
     with pytest.raises(UserError, match=r"average\.name"):
         averages.publish(forest, "../deploy", {"bible": 1.0})
+
+
+def nats(config, folder, domain):
+    """Those of a model on the first valid tokens of a domain, window by window, without any cache."""
+    shard, eos = steps.open_suite(config).shard(domain, "valid"), steps.open_suite(config).eos
+    tokens, _ = shard.head(config.score.max_tokens)
+    ids = torch.from_numpy(shard.tokens[:tokens].astype("int64"))
+    model, total = models.load_model(folder, dtype=torch.float32), 0.0
+    with torch.no_grad():
+        for start in range(0, tokens, config.window):
+            targets = ids[start : start + config.window]
+            before = ids[start - 1 : start] if start else torch.tensor([eos])
+            inputs = torch.cat([before, targets[:-1]])
+            total -= float(models.token_logp(model, inputs[None], targets[None]).double().sum())
+    return total / tokens
+
+
+def test_an_average_says_what_it_and_the_seed_are_worth_on_its_domains(grown, forest):
+    config, _ = grown
+    folder = forest.root / "averages/uniform"
+    card = Card.read(folder / "card.json")
+    assert set(card.measured) == {"bible", "code_python", "speeches"}
+    for domain, part in card.measured.items():
+        assert part.nats == pytest.approx(nats(config, folder, domain), rel=1e-5)
+        assert part.seeds == {"seed": pytest.approx(nats(config, forest["seed"].path, domain), rel=1e-5)}
+        head = steps.open_suite(config).shard(domain, "valid").head(config.score.max_tokens)
+        assert (part.tokens, part.window) == (head[0], config.window)
+    assert card.valid_nats == pytest.approx(np.mean([part.nats for part in card.measured.values()]))
+    told = (folder / "README.md").read_text()
+    assert f"| mean nats |  | {np.exp(card.valid_nats):.4g} | {card.valid_nats:.4f} |" in told
+    assert "Not measured" not in told
+    assert ("no better than seed" in told) == (card.valid_nats >= card.seed_nats["seed"])
+
+
+def test_one_meant_for_a_domain_is_measured_there_and_told_if_it_is_no_better(copy, workspace, capsys):
+    root = copy().forest_root
+    words = ["average", *workspace, f"forest={root}"]
+    assert cli.main([*words, "weights={bible: 1}", "domain=novels", "average.name=deploy"]) == 0
+    card = Card.read(Forest(root).root / "averages/deploy/card.json")
+    assert set(card.measured) == {"novels"}
+    assert "nats/token on valid of novels: deploy" in capsys.readouterr().err
+    assert cli.main([*words, "weights={seed: 1}", "average.name=same", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "warning: same is no better than seed" in said.err
+    found = json.loads(said.out)
+    assert found["valid_nats"] == found["seed_nats"]["seed"]
+    assert set(found["measured"]) == {"bible", "code_python", "speeches"}
+    assert "it is no better than seed" in (Forest(root).root / "averages/same/README.md").read_text()
+    assert cli.main(["show", "average=same", "--json", *workspace, f"forest={root}"]) == 0
+    assert json.loads(capsys.readouterr().out)["measured"] == found["measured"]
+
+
+def test_one_that_is_not_or_cannot_be_measured_is_made_all_the_same(copy, workspace, capsys, tmp_path):
+    root = copy().forest_root
+    words = ["average", *workspace, f"forest={root}", "weights={bible: 1, seed: 1}"]
+    assert cli.main([*words, "average.name=a", "average.measure=false"]) == 0
+    assert "nats/token" not in capsys.readouterr().err
+    assert cli.main([*words, "average.name=b", f"data.out={tmp_path / 'nowhere'}"]) == 0
+    assert "b is not measured: no prepared suite" in capsys.readouterr().err
+    for name in "ab":
+        folder = Forest(root).root / "averages" / name
+        assert Card.read(folder / "card.json").measured == {}
+        assert "Not measured when it was made; `btm eval` measures it." in (folder / "README.md").read_text()

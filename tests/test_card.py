@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from btm import cli
-from btm.card import Card, Parent, Spent
+from btm.card import Card, Measured, Parent, Spent
 from btm.errors import UserError
 from btm.readme import readme
 
@@ -17,6 +17,9 @@ EVIL = (
     "---\nlicense: mit\n--- \"quoted\" 'single' : # [x](javascript:1) `code` | <b>"
     " \x00\x7f\x85\u2028 é 😀 \\ & * _ {a: b} %"
 )
+
+
+WORTH = Measured(2.0, {"seed": 3.0}, 1_000, 64)
 
 
 def full(**changes):
@@ -145,6 +148,21 @@ def test_an_average_says_that_it_is_one(forest):
     assert "merge" not in ModelCard(forest["bible"].path.joinpath("README.md").read_text()).data.tags
 
 
+def test_what_an_average_was_worth_is_told_domain_by_domain():
+    other = Measured(4.0, {"seed": 3.5}, 500, 64)
+    card = full(measured={"law": WORTH, EVIL: other}, valid_nats=3.0)
+    text = readme(card, average=True)
+    assert "| law | 1,000 | 7.389 | 2.0000 | 20.09 | 3.0000 |" in text
+    assert "| mean nats |  | 20.09 | 3.0000 | 25.79 | 3.2500 |" in text
+    assert "no better than" not in text
+    data = ModelCard(text, ignore_metadata_errors=False).data
+    found = {result.dataset_type: result.metric_value for result in data.eval_results}
+    assert found["law"] == pytest.approx(math.exp(2.0), rel=1e-4)
+    assert len(found) == 2
+    assert "no better than seed" in readme(dataclasses.replace(card, valid_nats=3.25), average=True)
+    assert "`btm eval` measures it" in readme(full(measured={}, valid_nats=None), average=True)
+
+
 def test_every_card_of_a_real_forest_is_valid(forest):
     for elm in forest.elms():
         data = ModelCard((elm.path / "README.md").read_text(), ignore_metadata_errors=False).data
@@ -176,6 +194,9 @@ def test_the_licence_is_one_of_the_hubs(workspace):
         {"parents": {"seed": {"weight": 1}}},
         {"ancestors": [{"name": 1, "sha256": "", "tokens": 1, "flops": 1}]},
         {"ancestors": {"name": 1}},
+        {"measured": {"law": {"nats": 1.0}}},
+        {"measured": {"law": {"nats": "1", "seeds": {}, "tokens": 1, "window": 1}}},
+        {"measured": {"law": WORTH.__dict__, "med": WORTH.__dict__ | {"seeds": {}}}},
         {"schema": "1"},
         {"schema": 2},
     ],

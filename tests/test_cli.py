@@ -65,11 +65,18 @@ def test_ls_and_show(capsys, words):
     assert code == 0
     assert "code_python" in out
     code, out, _ = run(capsys, "ls", "--json", *words)
-    assert [row["name"] for row in json.loads(out)] == ["bible", "code_python", "seed", "speeches"]
+    assert [row["name"] for row in json.loads(out)] == [
+        *("bible", "code_python", "seed", "speeches", "uniform")
+    ]
     code, out, _ = run(capsys, "show", "expert=bible", *words)
     assert "sha256" in out
     code, out, _ = run(capsys, "show", "expert=bible", "--json", *words)
     assert json.loads(out)["domains"] == ["bible"]
+    code, out, _ = run(capsys, "show", "expert=uniform", "--json", *words)
+    assert set(json.loads(out)["parents"]) == {"bible", "code_python", "speeches"}
+    assert run(capsys, "show", "average=uniform", "--json", *words)[:2] == (0, out)
+    code, out, _ = run(capsys, "show", "average=uniform", *words)
+    assert "averages/uniform" in out
 
 
 def test_doctor(capsys, words):
@@ -179,6 +186,7 @@ BAD_INPUT = {
     "bad name": (["branch", "expert=../law"], "is no valid name"),
     "no expert": (["train"], "give expert=NAME"),
     "unknown expert": (["show", "expert=bibel"], "did you mean 'bible'?"),
+    "unknown average": (["show", "average=unifrom"], "did you mean 'uniform'?"),
     "unknown branch folder": (["train", "expert=law"], "no branch 'law'"),
     "no forest": (["ls", "forest=/nowhere"], "plant one with: btm seed"),
     "unknown domain": (["branch", "expert=x", "domain=bibel"], "no domain 'bibel'"),

@@ -1,12 +1,14 @@
 """The ensemble token by token against whole forward passes of its experts mixed by the rules of evaluation."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from interop.models import make_folder
 
-from btm import cli, filters, gate, online, posterior, steps
+from btm import cli, filters, gate, models, online, posterior, steps
 from btm.cli import compose
 from btm.config import EnsembleConfig
 from btm.errors import UserError
@@ -140,3 +142,67 @@ def test_the_command(capsys, copy, workspace, tmp_path):
     assert cli.main(["generate", "--help"]) == 0
     assert "example: btm generate" in capsys.readouterr().out
     assert compose(["prompt=a, b"]).prompt == "a, b"
+
+
+def test_an_average_writes_alone_and_beside_its_own_experts(copy, workspace, tmp_path, capsys):
+    forest = Forest(copy().forest_root)
+    words = ["generate", *workspace, f"forest={forest.root}", "prompt=In the beginning", "generate.tokens=4"]
+    words += ["--json", "generate.temperature=0"]
+
+    def written(*more):
+        assert cli.main([*words, *more]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    assert written("ensemble.experts=[uniform]")["experts"] == {"uniform": 1.0}
+    both = written("ensemble.experts=[uniform,bible]", "domain=bible")
+    assert set(both["experts"]) <= {"uniform", "bible"}
+    assert cli.main([*words[:-2], "ensemble.experts=[uniform,bible]", "--dry-run"]) == 0
+    assert "2 of 2 models under a uniform prior" in " ".join(capsys.readouterr().out.split())
+    folder = shutil.copytree(forest.root / "averages/uniform", tmp_path / "deployed")
+    alone = written(f"ensemble.experts=[{folder}]", "domain=bible")
+    assert alone["experts"] == {str(folder): 1.0}
+    assert alone["text"] == written("ensemble.experts=[uniform]")["text"]
+    assert cli.main([*words, "ensemble.experts=[unifrom]"]) == 2
+    assert "did you mean 'uniform'" in capsys.readouterr().err
+
+
+def test_an_average_is_a_member_by_name(grown, forest):
+    ids = text(grown[0], 20)
+    mixed = online.Ensemble.load(forest, {"uniform": 1.0})
+    start = forest["bible"].load().config.eos_token_id
+    with torch.inference_mode():
+        model = models.load_model(forest.root / "averages/uniform")
+        logits = model(torch.tensor([[start, *ids[:-1]]])).logits[0].double()
+    wanted = torch.log_softmax(logits, dim=-1).numpy()[np.arange(20), ids]
+    np.testing.assert_allclose(mixed.read(ids), wanted, atol=1e-5)
+
+
+def test_a_folder_with_more_embeddings_and_no_eos_of_its_own_is_a_member(grown, forest, tmp_path):
+    padded = make_folder(tmp_path / "padded", forest.tokenizer, "gpt2", vocab_size=600)
+    config = json.loads((padded / "config.json").read_text()) | {"eos_token_id": None}
+    (padded / "config.json").write_text(json.dumps(config))
+    ids = text(grown[0], 20)
+    prior = {str(padded): 0.5, "bible": 0.5}
+    mixed = online.Ensemble.load(forest, prior, ensemble=EnsembleConfig(rule="simple"))
+    start = forest["bible"].load().config.eos_token_id
+    parts = []
+    for folder in (padded, forest["bible"].path):
+        with torch.inference_mode():
+            logits = models.load_model(folder, dtype=torch.float32)(torch.tensor([[start, *ids[:-1]]])).logits
+        parts.append(torch.log_softmax(logits[0].double(), dim=-1).numpy()[np.arange(20), ids])
+    np.testing.assert_allclose(mixed.read(ids), np.logaddexp(*parts) - np.log(2), atol=1e-5)
+    assert len(mixed.next_logp()) == forest["bible"].load().config.vocab_size
+
+
+def test_a_folder_that_an_import_would_refuse_writes_nothing(forest, tmp_path):
+    small = make_folder(tmp_path / "small", forest.tokenizer, "gpt2", vocab_size=16)
+    with pytest.raises(UserError, match="embeddings for 16 tokens"):
+        online.Ensemble.load(forest, {str(small): 1.0})
+    with pytest.raises(UserError, match=r"no model 'unifrom' .*did you mean 'uniform'"):
+        online.Ensemble.load(forest, {"unifrom": 1.0})
+
+
+def test_where_an_elm_is_wanted_an_average_is_told_apart(grown, workspace, capsys):
+    for words in (["eval", "ensemble.experts=[uniform]"], ["average", "average.experts=[uniform,bible]"]):
+        assert cli.main([*words[:1], *workspace, *words[1:]]) == 2
+        assert "'uniform' is an average of" in capsys.readouterr().err

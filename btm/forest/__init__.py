@@ -2,7 +2,7 @@
 
 from btm.forest.branch import ELM, Branch
 from btm.forest.forest import EXACT, SCHEMA, Forest
-from btm.forest.models import Model, averages, find_model, require_same_tokenizer
+from btm.forest.models import Model, averages, find_model, own_model, require_same_tokenizer
 
 __all__ = [
     "ELM",
@@ -13,5 +13,6 @@ __all__ = [
     "Model",
     "averages",
     "find_model",
+    "own_model",
     "require_same_tokenizer",
 ]

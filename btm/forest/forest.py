@@ -113,7 +113,13 @@ class Forest:
     def __getitem__(self, name: str) -> ELM:
         """Return one ELM; the `UserError` for a name that is not there lists those that are."""
         if name not in self:
-            tombstone.refuse(self.root, name)
+            if is_name(name):
+                tombstone.refuse(self.root, name)
+                if (self.root / "averages" / name / "card.json").is_file():
+                    raise UserError(
+                        f"{name!r} is an average of {self.root}, and an ELM is wanted here; "
+                        f"have: {', '.join(self.names()) or 'none'}"
+                    )
             raise unknown("ELM", name, self.names(), str(self.root))
         path = self.root / "elms" / name
         return ELM(path, Card.read(path / "card.json"))

@@ -50,9 +50,28 @@ def find_model(forest: Forest, name_or_dir: str) -> Model:
             f"{name_or_dir}: no such model folder, and no FOREST:NAME; have in {forest.root}: "
             + (", ".join(_names(forest)) or "none")
         )
-    if is_name(name_or_dir):
-        tombstone.refuse(forest.root, name_or_dir)
-    raise unknown("model", name_or_dir, _names(forest), str(forest.root))
+    raise _unknown(forest, name_or_dir)
+
+
+def own_model(forest: Forest, name: str) -> Model:
+    """Return the forest's own ELM, or else its average, of that name; ``averages/NAME`` is an average.
+
+    Raises `UserError` if there is neither, or if an average is damaged.
+    """
+    found = _find_own(forest, name)
+    if found is None:
+        raise _unknown(forest, name)
+    return found
+
+
+def _unknown(forest: Forest, name: str) -> UserError:
+    """Return the error for a name that no model of the forest has; it says if one was removed."""
+    bare = name.removeprefix(f"{AVERAGES}/")
+    if bare != name:
+        return unknown("average", bare, [path.name for path in _folders(forest)], str(forest.root))
+    if is_name(name):
+        tombstone.refuse(forest.root, name)
+    return unknown("model", name, _names(forest), str(forest.root))
 
 
 def averages(forest: Forest, told: Callable[[str], None] = lambda text: None) -> list[Model]:

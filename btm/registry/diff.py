@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from btm import average as averaging
 from btm import weights as wt
 from btm.card import Card
-from btm.errors import UserError, unknown
-from btm.forest import Forest
-from btm.registry.lineage import average_folders
+from btm.errors import UserError
+from btm.forest import Forest, Model, find_model, own_model
+from btm.forest.models import AVERAGES
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of two models: an ELM, an average, or the weighted average of several that was never written."""
+    """One of two models: an ELM, an average, a folder, or the weighted average of several that was never written."""
 
     label: str
     shares: dict[Path, float]
@@ -50,24 +50,20 @@ class Difference:
 def compare(
     forest: Forest, name: str, against: str | None, by: str, told: Callable[[int], None] = lambda read: None
 ) -> Difference:
-    """Compare the ELM or average `name` with another, or with what it began with where `against` is None."""
-    one = side(forest, name)
-    other = beginning(forest, one) if against is None else side(forest, against)
+    """Compare a model of the forest with another or a folder; with what it began with where `against` is None."""
+    one = side(own_model(forest, name))
+    other = beginning(forest, one) if against is None else side(find_model(forest, against))
     sums = list(_sums(one, other, told))
     both = [entry for entry in sums if entry[2] is not None]
     whole = _distance(sum(e[2] for e in both if e[2]), sum(e[3] for e in both if e[3]))
     return Difference(one, other, _fields(one.card, other.card), _rows(sums, by), whole)
 
 
-def side(forest: Forest, name: str) -> Side:
-    """Return an ELM, or else the average of that name; the `UserError` for neither lists both."""
-    if name in forest:
-        return Side(name, {forest[name].path: 1.0}, forest[name].card)
-    averages = {path.name: path for path in average_folders(forest.root)}
-    if name not in averages:
-        raise unknown("ELM or average", name, {*forest.names(), *averages}, str(forest.root))
-    path = averages[name]
-    return Side(f"averages/{name}", {path: 1.0}, Card.read(path / "card.json"))
+def side(model: Model) -> Side:
+    """Return a model as one of the two that are compared; the forest's own average is ``averages/NAME``."""
+    own_average = model.kind == "average" and ":" not in model.name
+    label = f"{AVERAGES}/{model.path.name}" if own_average else model.name
+    return Side(label, {model.path: 1.0}, model.card)
 
 
 def beginning(forest: Forest, one: Side) -> Side:

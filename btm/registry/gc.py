@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from btm import durable, importance, lease, tombstone, weights
-from btm.card import Card
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.registry import index, removal
-from btm.registry.lineage import average_folders
 
 
 @dataclass(frozen=True)
@@ -75,9 +73,6 @@ def _bins(forest: Forest) -> list[Waste]:
 def _derived(forest: Forest) -> list[Waste]:
     """Return the scores and the Fisher information of weights that no model of the forest has."""
     kept = {entry.sha256 for entry in index.entries(forest.root)}
-    for path in average_folders(forest.root):
-        with suppress(UserError, OSError):
-            kept.add(Card.read(path / "card.json").sha256)
     for made in forest.branches():
         with suppress(UserError, OSError):
             kept.add(weights.sha256(made.path))

@@ -11,12 +11,11 @@ from typing import NamedTuple
 
 from btm import tombstone
 from btm.card import Card
-from btm.checks import is_name
 from btm.errors import UserError, unknown
 from btm.forest import Forest
 from btm.registry import index
 
-ELM, AVERAGE, BRANCH = "ELM", "average", "branch"
+ELM, AVERAGE, BRANCH = index.ELM, index.AVERAGE, "branch"
 
 
 class Key(NamedTuple):
@@ -57,9 +56,7 @@ class Lineage:
     @classmethod
     def of(cls, root: Path) -> "Lineage":
         """Read the lineage of the forest at `root`: ELMs, averages, branches in the making, and tombstones."""
-        nodes = {
-            node.key: node for node in [*_removed(root), *_elms(root), *_averages(root), *_branches(root)]
-        }
+        nodes = {node.key: node for node in [*_removed(root), *_standing(root), *_branches(root)]}
         for node in list(nodes.values()):
             for key in [*node.parents, *node.ancestors]:
                 nodes.setdefault(key, Node(key, "gone"))
@@ -69,11 +66,15 @@ class Lineage:
                 children[parent][node.key] = weight
         return cls(nodes, children)
 
-    def find(self, name: str, where: str) -> Node:
-        """Return the ELM called `name`, or else what was, or a branch or an average; `UserError` if none is."""
-        named = [node for node in self.nodes.values() if node.key.name == name]
+    def find(self, name: str, where: str, kind: str | None = None) -> Node:
+        """Return the ELM called `name`, or else what was, or a branch or an average; `UserError` if none is.
+
+        With a `kind`, only models of that are looked at.
+        """
+        among = [node for node in self.nodes.values() if kind in (None, node.key.kind)]
+        named = [node for node in among if node.key.name == name]
         if not named:
-            raise unknown("ELM", name, {node.key.name for node in self.nodes.values()}, where)
+            raise unknown(kind or "ELM or average", name, {node.key.name for node in among}, where)
         order = [(ELM, "there"), (ELM, "removed"), (BRANCH, "there"), (AVERAGE, "there"), (ELM, "gone")]
         return min(named, key=lambda node: (order.index((node.key.kind, node.state)), node.note))
 
@@ -113,10 +114,11 @@ def _spread(start: Key, edges: Callable[[Key], Mapping[Key, float]]) -> dict[Key
     return {key: shares[key] for key in order[1:]} | dict.fromkeys(sorted(circular))
 
 
-def _elms(root: Path) -> list[Node]:
+def _standing(root: Path) -> list[Node]:
+    """Return the ELMs and the averages."""
     return [
         Node(
-            Key(ELM, e.name, e.sha256),
+            Key(e.kind, e.name, e.sha256),
             domains=e.domains,
             parents={Key(ELM, name, sha256): e.parents[name] for name, sha256 in d.parents.items()},
             ancestors=frozenset(Key(ELM, name, sha256) for name, sha256 in d.ancestors),
@@ -127,36 +129,19 @@ def _elms(root: Path) -> list[Node]:
     ]
 
 
-def _of_card(kind: str, name: str, card: Card, state: str = "there") -> Node:
+def _removed(root: Path) -> list[Node]:
+    return [_of_tombstone(stone.name, stone.card) for stone in tombstone.all_of(root)]
+
+
+def _of_tombstone(name: str, card: Card) -> Node:
     return Node(
-        Key(kind, name, card.sha256),
-        state,
+        Key(ELM, name, card.sha256),
+        "removed",
         card.domains,
         {Key(ELM, parent, p.sha256): p.weight for parent, p in card.parents.items()},
         frozenset(Key(ELM, spent.name, spent.sha256) for spent in card.ancestors),
         frozenset(card.data.values()),
     )
-
-
-def _removed(root: Path) -> list[Node]:
-    return [_of_card(ELM, stone.name, stone.card, "removed") for stone in tombstone.all_of(root)]
-
-
-def average_folders(root: Path) -> list[Path]:
-    """Return the folders of averages."""
-    folder = root / "averages"
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [path for path in found if is_name(path.name) and path.is_dir()]
-
-
-def _averages(root: Path) -> list[Node]:
-    nodes = []
-    for path in average_folders(root):
-        try:
-            nodes.append(_of_card(AVERAGE, path.name, Card.read(path / "card.json")))
-        except UserError as error:
-            nodes.append(Node(Key(AVERAGE, path.name, ""), note=str(error)))
-    return nodes
 
 
 def _branches(root: Path) -> list[Node]:

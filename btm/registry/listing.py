@@ -12,16 +12,16 @@ from btm.errors import UserError
 from btm.forest import Branch, Forest
 from btm.registry import index
 from btm.registry.index import Entry
-from btm.registry.lineage import ELM, Lineage
+from btm.registry.lineage import AVERAGE, BRANCH, ELM, Lineage
 
 Row = dict[str, Any]
 _STATES = {"branch": "branch", "trained": "trained branch"}  # ls.state: what a row says
 
 
 def rows(root: Path, chosen: LsConfig) -> list[Row]:
-    """Return a row for each ELM of a forest, each branch in the making, and, if asked for, each that was removed."""
+    """Return a row for each ELM, average and branch of a forest, and, if asked for, for each ELM that was removed."""
     forest = Forest(root)
-    found = [("damaged" if entry.damaged else "ELM", entry) for entry in index.entries(root)]
+    found = [("damaged" if entry.damaged else entry.kind, entry) for entry in index.entries(root)]
     found += [_of_branch(made) for made in forest.branches()]
     if chosen.removed or chosen.state == "removed":
         found += [("removed", Entry.of(stone.name, stone.card)) for stone in tombstone.all_of(root)]
@@ -55,15 +55,15 @@ def _tests(root: Path, chosen: LsConfig) -> list[Callable[[str, Entry], bool]]:
         tests.append(lambda s, e: bool(e.created) and e.created < before)
     if chosen.ancestor is not None:
         below = _below(root, chosen.ancestor)
-        tests.append(lambda s, e: e.name in below)
+        tests.append(lambda s, e: (e.kind, e.name) in below)
     return tests
 
 
-def _below(root: Path, ancestor: str) -> set[str]:
-    """Return the names of all that descends from an ELM called `ancestor`, one that was removed too."""
+def _below(root: Path, ancestor: str) -> set[tuple[str, str]]:
+    """Return (kind, name) of all that descends from an ELM called `ancestor`, one that was removed too."""
     lineage = Lineage.of(root)
     named = [key for key in lineage.nodes if key.kind == ELM and key.name == ancestor]
-    return {heir.name for key in named for heir in lineage.descendants(key)}
+    return {(heir.kind, heir.name) for key in named for heir in lineage.descendants(key)}
 
 
 def _value(entry: Entry, key: str) -> Any:
@@ -85,13 +85,14 @@ def _of_branch(made: Branch) -> tuple[str, Entry]:
     try:
         state = "trained branch" if made.result else "branch"
         parents = {name: parent.weight for name, parent in made.parents.items()}
-        return state, Entry.unreadable(made.name, "")._replace(domains=made.domains, parents=parents)
+        entry = Entry.unreadable(made.name, "", BRANCH)
+        return state, entry._replace(domains=made.domains, parents=parents)
     except (UserError, TypeError, KeyError) as error:
-        return "damaged", Entry.unreadable(made.name, str(error))
+        return "damaged", Entry.unreadable(made.name, str(error), BRANCH)
 
 
 def _row(state: str, entry: Entry) -> Row:
-    known = state in ("ELM", "removed")
+    known = state in (ELM, AVERAGE, "removed")
     row = {
         "name": entry.name,
         "state": state,

@@ -180,7 +180,7 @@ def _again(config: Config, forest: Forest, plan: Plan, old: Old, reporter: Repor
     row: Row = {"what": old.kind, "name": old.name, "now": "made again", "why": ""}
     try:
         if old.kind == AVERAGE:
-            return row | _average_again(forest, old, reporter)
+            return row | _average_again(config, forest, old, reporter)
         _grow(_settings(config, forest, old), forest, plan, old, reporter)
     except UserError as error:
         return row | {"now": "failed", "why": str(error)}
@@ -223,7 +223,7 @@ def _settings(config: Config, forest: Forest, old: Old) -> Config:
     return made
 
 
-def _average_again(forest: Forest, old: Old, reporter: Reporter) -> Row:
+def _average_again(config: Config, forest: Forest, old: Old, reporter: Reporter) -> Row:
     if (forest.root / "averages" / old.name / "card.json").is_file():
         return {}
     kept = {name: p.raw for name, p in old.card.parents.items() if p.raw > 0 and name in forest}
@@ -234,5 +234,21 @@ def _average_again(forest: Forest, old: Old, reporter: Reporter) -> Row:
         return {"now": "deleted", "why": f"{method!r} weights cannot be found again from its card"}
     if settings is None:
         return {"now": "deleted", "why": "its base, an ELM of average.layers or Fisher information is gone"}
-    averages.publish(forest, old.name, kept, method=method, settings=settings, alive=reporter.alive)
-    return {}
+    path = averages.publish(
+        forest,
+        old.name,
+        kept,
+        method=method,
+        settings=settings,
+        alive=reporter.alive,
+        measure=steps.measuring(_measured_as(config, old.card), forest, reporter),
+    )
+    return {"before": old.card.valid_nats, "after": Card.read(path / "card.json").valid_nats}
+
+
+def _measured_as(config: Config, card: Card) -> Config:
+    """Return the words by which an average is measured as it was: on one domain, on all of its own, or not at all."""
+    made = deepcopy(config)
+    made.average.measure = bool(card.measured)
+    made.domain = next(iter(card.measured)) if len(card.measured) == 1 else None
+    return made

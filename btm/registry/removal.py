@@ -7,7 +7,7 @@ or a tombstone and something that the same command goes on to delete.
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from btm import durable, importance, lease, tombstone, weights
 from btm.card import Card
+from btm.config import Config
 from btm.errors import UserError, unknown
 from btm.forest import Forest
 from btm.registry.lineage import AVERAGE, BRANCH, ELM, Key, Lineage
@@ -99,6 +100,37 @@ def remove_with_descendants(forest: Forest, name: str, *, reason: str = "") -> l
         else:
             discard_heir(forest, bin_of(forest.root, name), heir)
     return found.heirs
+
+
+def check_average(config: Config, flags: Collection[str]) -> None:
+    """Raise `UserError` for what makes sense for an ELM alone where an average is to go."""
+    wrong = [flag for flag in ("--with-descendants", "--rederive", "--readmit") if flag in flags]
+    wrong += ["remove.reason"] if config.remove.reason else []
+    wrong += [f"expert={config.expert}"] if config.expert is not None else []
+    if wrong:
+        raise UserError(
+            f"average={config.average.name}: an average leaves no tombstone and has no heirs: "
+            f"leave out {', '.join(wrong)}"
+        )
+
+
+def remove_average(forest: Forest, name: str) -> Path:
+    """Delete an average and the scores of its weights; return where it was.
+
+    Nothing descends from an average, so no tombstone is left, and its name is free. `UserError` if there is none.
+    """
+    places = {path.name: path for path in (forest.root / "averages").glob("[!.]*") if path.is_dir()}
+    if name not in places:
+        raise unknown("average", name, places, str(forest.root))
+    sha256 = ""
+    with suppress(UserError, OSError):  # a damaged one goes too; gc finds the scores it leaves
+        sha256 = Card.read(places[name] / "card.json").sha256
+    bin = durable.scratch_folder(places[name].parent)  # swept if this process dies here
+    with suppress(FileNotFoundError):  # another process removes it too
+        durable.rename_folder(places[name], bin / name)
+    durable.remove_folder(bin)
+    discard_derived(forest.root, [sha256])
+    return places[name]
 
 
 def readmit(forest: Forest, name: str) -> Path:

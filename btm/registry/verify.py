@@ -15,7 +15,8 @@ from btm.card import Card
 from btm.checks import is_name, read_object
 from btm.choices import BRANCH_METHODS
 from btm.errors import UserError, unknown
-from btm.forest import Forest, settings
+from btm.forest import settings
+from btm.forest.models import AVERAGES
 from btm.registry import index
 from btm.registry.removal import BIN
 
@@ -44,7 +45,7 @@ class Look:
     @cached_property
     def standing(self) -> dict[str, str]:
         """{name: sha256 that its card names} of the ELMs there are; empty where the card cannot be read."""
-        return {entry.name: entry.sha256 for entry in index.entries(self.root)}
+        return {entry.name: entry.sha256 for entry in index.entries(self.root) if entry.kind == index.ELM}
 
     @cached_property
     def removed(self) -> set[tuple[str, str]]:
@@ -63,14 +64,15 @@ def verify(
     only: str | None = None,
     told: Callable[[int], None] = lambda read: None,
 ) -> list[Finding]:
-    """Return all that is wrong with the forest at `root`, or with its ELM `only`."""
+    """Return all that is wrong with the forest at `root`, or with one model in it.
+
+    `only` names an ELM, or else an average; ``averages/NAME`` an average alone.
+    """
     look = Look(root, full, told)
     if only is not None:
-        if not (root / "elms" / only).is_dir():
-            raise unknown("ELM", only, Forest(root).names(), str(root))
-        return list(_model(look, root / "elms" / only))
+        return list(_model(look, folder_of(root, only)))
     found = list(_own_files(look))
-    for kind in ("elms", "averages"):
+    for kind in ("elms", AVERAGES):
         for path in _inside(root / kind):
             found += _model(look, path) if is_name(path.name) and path.is_dir() else [_stranger(root, path)]
     for path in _inside(root / "removed"):
@@ -80,8 +82,20 @@ def verify(
 
 def size(root: Path, only: str | None = None) -> int:
     """Return how many bytes a full verification reads."""
-    places = [root / "elms" / only] if only else [root / "tokenizer", root / "elms", root / "averages"]
+    places = [folder_of(root, only)] if only else [root / "tokenizer", root / "elms", root / AVERAGES]
     return sum(p.lstat().st_size for place in places for p in place.rglob("*") if p.is_file())
+
+
+def folder_of(root: Path, name: str) -> Path:
+    """Return the folder of an ELM or of an average, damaged or not; the `UserError` for neither lists both."""
+    bare = name.removeprefix(f"{AVERAGES}/")
+    kinds = (AVERAGES,) if bare != name else ("elms", AVERAGES)
+    folders = [p for kind in kinds for p in _inside(root / kind) if is_name(p.name) and p.is_dir()]
+    for folder in folders:  # ELMs first
+        if folder.name == bare:
+            return folder
+    kind = "average" if bare != name else "ELM or average"
+    raise unknown(kind, bare, {folder.name for folder in folders}, str(root))
 
 
 def _own_files(look: Look) -> Iterator[Finding]:
@@ -131,8 +145,9 @@ def _same_tokenizer(look: Look, folder: Path, wanted: str | None, remedy: str) -
 def _model(look: Look, path: Path) -> Iterator[Finding]:
     """Yield what is wrong with an ELM or an average."""
     what, remedy = _within(look, path), _GROW.replace("NAME", path.name)
-    if path.parent.name == "averages":
-        remedy = f"delete {path}, and average again: btm average average.name={path.name}"
+    if path.parent.name == AVERAGES:
+        name = path.name
+        remedy = f"btm remove average={name}, and average again: btm average average.name={name}"
     elif tombstone.stands(look.root, path.name):
         yield Finding(what, "removed, and still there", f"btm remove expert={path.name} goes on")
         return

@@ -2,10 +2,10 @@
 
 from btm.forest.suites import open_suite, open_suites
 from btm.steps.add_domain import Added, add_domain, new_domain, text_of
-from btm.steps.averages import average, average_of
+from btm.steps.averages import average, average_of, measuring
 from btm.steps.beside import beside
 from btm.steps.compare import compare, compared_file, rivals, top_1
-from btm.steps.evaluate import eval_forest, generate, score, score_for_eval
+from btm.steps.evaluate import eval_forest, generate, score, score_for_eval, writers
 from btm.steps.grow import (
     begin,
     branch,
@@ -35,6 +35,7 @@ __all__ = [
     "finish",
     "generate",
     "grow_expert",
+    "measuring",
     "merge",
     "new_domain",
     "open_suite",
@@ -49,4 +50,5 @@ __all__ = [
     "text_of",
     "top_1",
     "train",
+    "writers",
 ]

@@ -124,18 +124,22 @@ def score_for_eval(config: Config, name: str, reporter: Reporter = quiet) -> Non
 
 
 def generate(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
-    """Go on with a prompt; the ensemble keeps, loads and runs its top-k experts alone.
+    """Go on with a prompt; the ensemble keeps, loads and runs its top-k members alone.
 
+    ``ensemble.experts=`` may name averages, models of other forests and folders beside ELMs, one of them alone too.
     Their prior, and what the rule leaves open, are fitted on the valid split of `domain`; without a domain the prior
     is the same for all, and what is open stands at the value that changes nothing, a gate at its default.
     """
     if not config.prompt:
         raise UserError('what shall it go on with? give prompt="some text"')
     forest = Forest(config.forest_root)
-    members = forest.experts(config.ensemble.experts)
-    prior, rule = dict.fromkeys((elm.name for elm in members), 1.0), config.ensemble
+    members = writers(config, forest)
+    prior, rule = dict.fromkeys((model.name for model in members), 1.0), config.ensemble
     if config.domain:
-        prior, rule = ensemble.fit_for(config, forest, open_suites(config), config.domain, members, reporter)
+        suite = open_suites(config)
+        for model in members:
+            score_model(config, forest, model, [suite.shard(config.domain, "valid")], reporter)
+        prior, rule = ensemble.fit_for(config, forest, suite, config.domain, members, reporter)
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(forest.tokenizer, local_files_only=True)
@@ -152,6 +156,12 @@ def generate(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
         "tokens": len(made),
         "experts": mixed.weights,
     }
+
+
+def writers(config: Config, forest: Forest) -> list[Model]:
+    """Return the models that write together: those that ``ensemble.experts=`` names, or every expert."""
+    names = config.ensemble.experts or [elm.name for elm in forest.experts()]
+    return [find_model(forest, name) for name in names]
 
 
 def evaluated(config: Config, suite: Suite) -> tuple[list[Shard], list[Shard]]:

@@ -58,8 +58,30 @@ def expert_of(config: Config) -> str:
     return config.expert
 
 
+def is_named(config: Config) -> bool:
+    """Tell whether expert= or average= names a model."""
+    return config.expert is not None or config.average.name is not None
+
+
+def model_of(config: Config) -> str:
+    """Return the name of the ELM or average that is meant: expert=NAME may be either, average=NAME is an average.
+
+    `UserError` if none was named, or both.
+    """
+    average = config.average.name
+    if average is None:
+        if config.expert is None:
+            raise UserError("which one? give expert=NAME (an ELM or an average) or average=NAME")
+        return config.expert
+    if config.expert is not None:
+        raise UserError(
+            f"expert={config.expert} average={average}: two models, and one is wanted; leave out one"
+        )
+    return f"averages/{average}"
+
+
 def show_elm(elm: Any, out: Output) -> None:
-    """Print the card of an ELM."""
+    """Print the card of an ELM or of an average."""
     card = asdict(elm.card)
     if out.as_json:
         return out.line("", card)

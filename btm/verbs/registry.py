@@ -5,12 +5,13 @@ from typing import Any
 
 from btm.config import Config
 from btm.errors import UserError
-from btm.verbs.output import Output, expert_of, show_elm
+from btm.verbs.output import Output, expert_of, is_named, model_of, show_elm
 
 
 def ls(config: Config, out: Output) -> None:
-    """List the ELMs of a forest, and the branches in the making.
+    """List the ELMs and the averages of a forest, and the branches in the making.
 
+    An average's valid nats are the mean over the domains that it was measured on when it was made.
     ls.domain, ls.parent, ls.ancestor, ls.name='law*', ls.state, ls.since and ls.before choose; ls.sort, ls.reverse and
     ls.limit order; ls.removed=true lists what was removed too. 10,000 ELMs take a fraction of a second.
 
@@ -26,18 +27,21 @@ def ls(config: Config, out: Output) -> None:
 
 
 def show(config: Config, out: Output) -> None:
-    """Show what an ELM's card says.
+    """Show what the card of an ELM or of an average says.
+
+    expert=NAME is an ELM, or else the average of that name; average=NAME is an average.
 
     example: btm show experiment=demo expert=bible
     """
-    from btm.forest import Forest
+    from btm.forest import Forest, own_model
 
-    show_elm(Forest(config.forest_root)[expert_of(config)], out)
+    show_elm(own_model(Forest(config.forest_root), model_of(config)), out)
 
 
 def remove(config: Config, out: Output) -> int:
     """Remove an ELM: delete its weights, leave a tombstone, name whoever inherited parameters from it.
 
+    average=NAME deletes an average instead: nothing descends from one, so no tombstone is left.
     What was computed of its weights, scores and Fisher information, goes with them.
 
     Every descendant is listed with the share of its first parameters that came from the ELM. They stay, unless
@@ -54,7 +58,10 @@ def remove(config: Config, out: Output) -> int:
     from btm.forest import Forest
     from btm.registry import removal
 
-    forest, name = Forest(config.forest_root), expert_of(config)
+    forest = Forest(config.forest_root)
+    if config.average.name is not None:
+        return _remove_average(config, out)
+    name = expert_of(config)
     modes = [flag for flag in ("--with-descendants", "--rederive", "--readmit") if flag in out.flags]
     if len(modes) > 1:
         raise UserError(f"{modes[0]} and {modes[1]} exclude each other")
@@ -65,6 +72,16 @@ def remove(config: Config, out: Output) -> int:
         out.line(f"{name!r} may be used again; its tombstone: {kept}", {"tombstone": str(kept)})
         return 0
     return _remove(config, out, name, modes[0] if modes else "")
+
+
+def _remove_average(config: Config, out: Output) -> int:
+    from btm.forest import Forest
+    from btm.registry import removal
+
+    removal.check_average(config, out.flags)
+    path = removal.remove_average(Forest(config.forest_root), str(config.average.name))
+    out.line(f"removed {path}", {"removed": str(path)})
+    return 0
 
 
 def _remove(config: Config, out: Output, name: str, mode: str) -> int:
@@ -112,11 +129,12 @@ def _require_no_cycle(root: Path) -> None:
 
 
 def verify(config: Config, out: Output) -> int:
-    """Check that a forest, or expert=NAME alone, is as it was sealed; the exit code is 1 where it is not.
+    """Check that a forest is as it was sealed; the exit code is 1 where it is not.
 
+    expert=NAME, an ELM or else an average, or average=NAME: that one alone.
     Without --full: every card and small file, the headers of the weights, and whether parents are what cards say.
 
-    --full  read every byte and compare it with SHA256SUMS, which every ELM carries
+    --full  read every byte and compare it with SHA256SUMS, which every ELM and average carries
 
     example: btm verify forest=experts/demo --full
     """
@@ -126,8 +144,9 @@ def verify(config: Config, out: Output) -> int:
     root, full = Path(config.forest_root), "--full" in out.flags
     if not root.is_dir() or not ((root / "elms").is_dir() or Forest.stands(root)):
         raise UserError(f"no forest in {root}; plant one with: btm seed (or btm run)")
-    with out.reporter.reading("verify", verification.size(root, config.expert) if full else 1) as told:
-        found = verification.verify(root, full=full, only=config.expert, told=told)
+    only = model_of(config) if is_named(config) else None
+    with out.reporter.reading("verify", verification.size(root, only) if full else 1) as told:
+        found = verification.verify(root, full=full, only=only, told=told)
     damage = [finding for finding in found if not finding.note]
     rows = [
         {"what": f.what, "is": "note" if f.note else "DAMAGE", "problem": f.problem, "remedy": f.remedy}
@@ -142,8 +161,9 @@ def verify(config: Config, out: Output) -> int:
 
 
 def lineage(config: Config, out: Output) -> None:
-    """Show what an ELM (or branch or average) descends from and what descends from it; without expert=, the forest.
+    """Show what an ELM, branch or average descends from and what descends from it; without a name, the forest.
 
+    expert=NAME is an ELM, or else what was one, a branch or an average; average=NAME is an average.
     Beside each edge its weight; in brackets the share of what the descendant began with, over all paths.
     lineage.format=mermaid or graphviz gives a picture's source.
 
@@ -151,13 +171,15 @@ def lineage(config: Config, out: Output) -> None:
     """
     from btm.forest import Forest
     from btm.registry import drawing
-    from btm.registry.lineage import Lineage
+    from btm.registry.lineage import AVERAGE, Lineage
 
     root = Forest(config.forest_root).root
     found = Lineage.of(root)
     keys = sorted(found.nodes)
-    if config.expert is not None:
-        key = found.find(config.expert, str(root)).key
+    named = is_named(config)
+    if named:
+        kind = None if config.average.name is None else AVERAGE
+        key = found.find(model_of(config).removeprefix("averages/"), str(root), kind).key
         above, below = found.ancestors(key), found.descendants(key)
         keys = [*reversed(above), key, *below]
         if out.as_json:
@@ -169,24 +191,26 @@ def lineage(config: Config, out: Output) -> None:
         return out.line(drawing.mermaid(found, keys), None)
     if config.lineage.format == "graphviz":
         return out.line(drawing.graphviz(found, keys), None)
-    out.line(drawing.text(found, key) if config.expert is not None else drawing.forest_text(found), None)
+    out.line(drawing.text(found, key) if named else drawing.forest_text(found), None)
 
 
 def diff(config: Config, out: Output) -> None:
-    """Compare an ELM or an average with another (against=NAME), or with the average of parents that it began with.
+    """Compare an ELM or an average with another model, or with the average of parents that it began with.
 
+    expert=NAME is an ELM, or else the average of that name; average=NAME is an average. against=NAME is either, or
+    averages/NAME, or FOREST:NAME, or a Hugging Face model folder with the forest's tokenizer.
     Shows the fields of their cards that differ and the distance ‖a - b‖ / ‖b‖ of each module, or diff.by=tensor.
 
     example: btm diff forest=experts/demo expert=bible against=seed
     """
-    from btm.forest import Forest
+    from btm.forest import Forest, own_model
     from btm.registry import diff as comparison
 
     forest = Forest(config.forest_root)
-    name = expert_of(config)
+    name = model_of(config)
     if config.against is not None and not isinstance(config.against, str):
         raise UserError(f"against={config.against}: diff compares with one model, give against=NAME")
-    size = sum(tensor.size for tensor in comparison.side(forest, name).tensors.values())
+    size = sum(tensor.size for tensor in comparison.side(own_model(forest, name)).tensors.values())
     with out.reporter.reading("diff", size) as told:
         found = comparison.compare(forest, name, config.against, config.diff.by, told)
     if out.as_json:

@@ -1,5 +1,7 @@
 """The verbs that use a forest: evaluate it, average it, let it write."""
 
+from dataclasses import asdict
+
 from btm.config import Config
 from btm.verbs.output import Output, show_comparison, show_evaluation, sweep
 
@@ -56,19 +58,29 @@ def average(config: Config, out: Output) -> None:
     task_arithmetic, ties, dare_ties, dare_linear, breadcrumbs, model_stock (these on differences from average.base,
     the seed if it is not given), slerp (from average.base to average.experts), fisher, greedy_soup (with domain=NAME).
 
+    Before it is sealed it is measured, and the seed beside it, on the valid split of domain=NAME, or else of each
+    domain that its ELMs were trained on. Its card says what came of it; a warning, if it is no better than the seed.
+    average.measure=false leaves that out.
+
     example: btm average experiment=demo weights=posterior domain=novels
     """
     from btm import steps
+    from btm.card import Card
 
     sweep(config)
     path = steps.average(config, out.reporter)
-    out.line(f"averaged into {path}", {"path": str(path)})
+    card = Card.read(path / "card.json")
+    measured = {domain: asdict(part) for domain, part in card.measured.items()}
+    value = {"path": str(path), "valid_nats": card.valid_nats, "seed_nats": card.seed_nats}
+    out.line(f"averaged into {path}", value | {"measured": measured})
 
 
 def generate(config: Config, out: Output) -> None:
     """Let the ensemble go on with prompt="…"; its experts are weighed anew after each token.
 
     domain=NAME starts from the prior of that domain, and ensemble.top_k=K then loads and runs K experts alone.
+    ensemble.experts=[…] chooses who writes: ELMs, averages (one alone, or beside its own experts), FOREST:NAME, or
+    Hugging Face model folders with the forest's tokenizer, which are checked as btm import checks them.
 
     example: btm generate experiment=demo prompt="In the beginning" domain=bible ensemble.top_k=2
     """

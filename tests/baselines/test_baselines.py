@@ -61,6 +61,9 @@ def test_dense_sees_as_many_tokens_as_the_forest(grown, beside):
     assert not result["shards"]["bible/test"]["novel"]
     assert result["shards"]["novels/test"]["novel"]
 
+    for verb in ("ls", "show", "verify"):
+        assert main([verb, f"forest={forest.root}", *(["expert=dense"] if verb == "show" else [])]) == 0
+
     before = tree(forest.root / "elms")
     baselines.run(baselines.ready(config))
     assert tree(forest.root / "elms") == before

@@ -86,3 +86,44 @@ def test_the_verb(copy, workspace, capsys):
     assert "give against=NAME" in capsys.readouterr().err
     shutil.rmtree(Forest(config.forest_root)["bible"].path)
     assert cli.main(["diff", *words, "expert=speeches"]) == 2
+
+
+def test_an_average_or_a_folder_on_either_side(copy, workspace, capsys, tmp_path):
+    forest = Forest(copy().forest_root)
+    words = ["--json", *workspace, f"forest={forest.root}", "diff.by=tensor"]
+
+    def found(*more):
+        assert cli.main(["diff", *words, *more]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    one = found("average=uniform", "against=seed")
+    assert (one["one"], one["other"]) == ("averages/uniform", "seed")
+    ours, theirs = (flat(path) for path in (forest.root / "averages/uniform", forest["seed"].path))
+    row = one["tensors"][0]
+    a, b = ours[row["tensor"]], theirs[row["tensor"]]
+    assert row["distance"] == pytest.approx(float((a - b).norm() / b.norm()), rel=1e-9)
+    other = found("expert=seed", "against=uniform")
+    assert other["other"] == "averages/uniform"
+    assert other["tensors"][0]["largest"] == row["largest"]
+    assert found("average=uniform")["other"] == "the average of its parents"
+    assert found("average=uniform")["distance"] < 1e-6
+    folder = shutil.copytree(forest.root / "averages/uniform", tmp_path / "deployed")
+    assert found("expert=uniform", f"against={folder}")["distance"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["expert=unifrom"], "no model 'unifrom'"),
+        (["average=unifrom"], "no average 'unifrom'"),
+        (["expert=bible", "against=unifrom"], "no model 'unifrom'"),
+        (["expert=bible", "average=uniform"], "two models, and one is wanted"),
+        ([], "give expert=NAME (an ELM or an average) or average=NAME"),
+    ],
+)
+def test_names_of_nothing_are_told_with_the_averages_there_are(words, said, grown, workspace, capsys):
+    assert cli.main(["diff", *workspace, *words]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+    assert "unifrom" not in said or "did you mean 'uniform'" in told

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from btm import cli
+from btm import averages, cli
 from btm.card import Card
 from btm.config import LsConfig
 from btm.forest import Forest
@@ -45,7 +45,7 @@ def read(root):
 
 
 def test_it_is_beside_no_forest_and_holds_what_the_cards_say(root):
-    assert set(read(root)) == {"bible", "code_python", "seed", "speeches"}
+    assert set(read(root)) == {"bible", "code_python", "seed", "speeches", "uniform"}
     assert index.location(root).is_file()
     assert root not in index.location(root).parents
     entry, card = read(root)["speeches"], Forest(root)["speeches"].card
@@ -98,7 +98,7 @@ def test_a_damaged_index_is_never_believed(root):
 def test_one_of_another_version_or_schema_is_made_again(root):
     expected = read(root)
     file = index.location(root)
-    for statement in ("PRAGMA user_version=99", "DROP TABLE elms", "UPDATE elms SET shown='[1]'"):
+    for statement in ("PRAGMA user_version=99", "DROP TABLE models", "UPDATE models SET shown='[1]'"):
         with sqlite3.connect(file) as connection:
             connection.execute(statement)
         connection.close()
@@ -108,7 +108,7 @@ def test_one_of_another_version_or_schema_is_made_again(root):
 def test_where_nothing_can_be_written_it_does_without(root, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert set(read(root)) == {"bible", "code_python", "seed", "speeches"}
+    assert set(read(root)) == {"bible", "code_python", "seed", "speeches", "uniform"}
 
 
 def test_two_forests_in_one_place_one_after_another(root, tmp_path):
@@ -133,8 +133,8 @@ def test_many_at_once(root):
 
     with ThreadPoolExecutor(4) as pool:
         counts = [int(text) for text in pool.map(look, range(8))]
-    assert min(counts) >= 54
-    assert len(read(root)) == 58
+    assert min(counts) >= 55
+    assert len(read(root)) == 59
 
 
 def test_a_few_changes_among_many_are_seen_without_a_new_index(root):
@@ -151,7 +151,7 @@ def test_a_few_changes_among_many_are_seen_without_a_new_index(root):
     assert file.stat().st_ino == written
     for number in range(10, 20):
         shutil.rmtree(root / f"elms/law{number}")
-    assert len(read(root)) == 293
+    assert len(read(root)) == 294
     assert file.stat().st_ino != written
 
 
@@ -166,7 +166,7 @@ def test_filters_and_orders(root):
     assert names(root, domain="law") == ["law1", "law2"]
     assert names(root, name="law?", parent="seed") == ["law2"]
     assert names(root, ancestor="seed", name="sp*") == ["speeches"]
-    assert names(root, ancestor="bible") == ["speeches"]
+    assert names(root, ancestor="bible", state="ELM") == ["speeches"]
     assert names(root, state="damaged") == ["odd"]
     assert names(root, since="2020-06-01", before="2022-01-01") == ["law2"]
     assert names(root, before="2020-01-02T01:00:00+01:00", name="law*") == []
@@ -176,17 +176,53 @@ def test_filters_and_orders(root):
     worst = names(root, sort="valid_nats", reverse=True, state="ELM")
     assert worst[-3] == "law1"
     assert names(root, sort="created", limit=2) == ["law1", "law2"]
-    assert names(root, reverse=True, limit=1) == ["speeches"]
+    assert names(root, reverse=True, limit=1) == ["uniform"]
 
 
 def test_branches_in_the_making_and_what_was_removed(root):
     forest = Forest(root)
     forest.branch("tales", "novels", {"bible": 1.0})
     removal.remove(forest, "speeches")
+    shutil.rmtree(root / "averages")
     rows = {row["name"]: row["state"] for row in listing.rows(root, LsConfig())}
     assert rows == {"bible": "ELM", "code_python": "ELM", "seed": "ELM", "tales": "branch"}
     assert names(root, state="branch", parent="bible") == ["tales"]
     assert names(root, state="removed") == names(root, removed=True, name="speeches") == ["speeches"]
+
+
+def test_averages_are_listed_beside_elms_of_the_same_name(root):
+    forest = Forest(root)
+    averages.publish(forest, "bible", {"bible": 3.0, "seed": 1.0})
+    of = {(entry.name, entry.kind): entry for entry in index.entries(root)}
+    assert index.entries(root) == index.entries(root, cache=False)
+    assert of["bible", "average"].parents == {"bible": 0.75, "seed": 0.25}
+    assert of["bible", "ELM"].sha256 == forest["bible"].card.sha256
+    rows = {(row["name"], row["state"]): row for row in listing.rows(root, LsConfig(name="bible"))}
+    assert set(rows) == {("bible", "ELM"), ("bible", "average")}
+    assert rows["bible", "average"]["parents"] == {"bible": 0.75, "seed": 0.25}
+    assert names(root, state="average") == ["bible", "uniform"]
+    assert names(root, state="average", parent="seed") == ["bible"]
+    assert names(root, ancestor="speeches") == ["uniform"]
+    assert names(root, ancestor="bible") == ["bible", "speeches", "uniform"]
+    removal.remove(forest, "bible")  # the name of an ELM: its average stays, and so does what it says
+    assert names(root, name="bible") == ["bible"]
+    assert names(root, name="bible", state="average") == ["bible"]
+
+
+def test_an_average_that_is_made_anew_damaged_or_unfinished(root):
+    forest, card = Forest(root), root / "averages/uniform/card.json"
+    before = read(root)["uniform"]
+    averages.publish(forest, "uniform", {"bible": 1.0, "speeches": 1.0})
+    assert read(root)["uniform"].sha256 != before.sha256
+    assert set(read(root)["uniform"].parents) == {"bible", "speeches"}
+    card.write_text("{")
+    assert names(root, state="damaged") == ["uniform"]
+    assert "averages/uniform/card.json" in read(root)["uniform"].damaged
+    card.unlink()
+    assert "uniform" not in read(root)
+    shutil.rmtree(root / "averages")
+    (root / "averages").write_text("no folder")
+    assert set(read(root)) == {"bible", "code_python", "seed", "speeches"}
 
 
 def test_a_damaged_card_is_listed_and_told(root, workspace, capsys):

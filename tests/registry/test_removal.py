@@ -191,6 +191,11 @@ def test_rederive_makes_every_heir_again_without_it(capsys, heirs, words):
         assert card.steps == old[name].steps
     assert forest["psalms"].card.branch_method == "copy"
     assert set(Card.read(forest.root / "averages/deploy/card.json").parents) == {"code_python"}
+    uniform = Card.read(forest.root / "averages/uniform/card.json")
+    assert set(uniform.parents) == {"code_python", "speeches"}
+    (row,) = [row for row in made if row["name"] == "uniform"]  # measured as it was
+    assert row["after"] == uniform.valid_nats != row["before"]
+    assert set(uniform.measured) == set(uniform.domains)
     assert "tales" in forest  # the branch was trained too, from the parent that is left
     assert set(forest["tales"].card.parents) == {"seed"}
     assert not removal.consequences(forest, "bible").heirs
@@ -350,3 +355,29 @@ def test_a_disk_that_refuses_is_told_with_its_path(capsys, words, monkeypatch):
     monkeypatch.undo()
     assert run(capsys, "remove", *words, "expert=bible")[0] == 0
     assert not list(Path(cli.compose(words).forest_root).glob("removed/*/deleting"))
+
+
+def test_an_average_goes_without_a_tombstone_and_its_name_is_free(capsys, words, heirs):
+    _, forest = heirs
+    path = forest.root / "averages/uniform"
+    sha256 = Card.read(path / "card.json").sha256
+    scores = list((forest.root / "scores").glob("*/*.npy"))
+    assert any(file.stem == sha256 for file in scores)
+    code, out, _ = run(capsys, "remove", *words, "average=uniform", "--dry-run")
+    assert (code, path.is_dir()) == (0, True)
+    code, _, err = run(capsys, "remove", *words, "average=uniform", "--rederive")
+    assert (code, path.is_dir()) == (2, True)
+    assert "leave out --rederive" in err
+    code, out, err = run(capsys, "remove", *words, "average=uniform", "--json")
+    assert code == 0, err
+    assert json.loads(out)["removed"] == str(path)
+    left = list((forest.root / "scores").glob("*/*.npy"))
+    assert {file.stem for file in scores} - {file.stem for file in left} == {sha256}
+    assert not path.exists()
+    assert not tombstone.names(forest.root)
+    assert not verify.verify(forest.root, full=True)
+    assert run(capsys, "remove", *words, "average=uniform")[0] == 2
+    averages.publish(forest, "uniform", {"bible": 1.0})
+    (path / "card.json").write_text("{")
+    assert run(capsys, "remove", *words, "average=uniform")[0] == 0
+    assert not path.exists()

@@ -129,6 +129,41 @@ def test_damage_is_exit_code_1_with_a_remedy(root, workspace, capsys):
     assert cli.main(["verify", f"forest={root / 'nowhere'}"]) == 2
 
 
+@pytest.mark.parametrize("word", ["expert=uniform", "average=uniform"])
+def test_one_average_alone(word, root, workspace, capsys):
+    words = ["verify", "--json", *workspace, f"forest={root}"]
+    (root / "elms/bible/README.md").write_text("changed")  # of another model: not looked at
+    assert cli.main([*words, word]) == cli.main([*words, "--full", word]) == 0
+    folder = root / "averages/uniform"
+    file = folder / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert cli.main([*words, word]) == 0  # its size and its header are as they were
+    capsys.readouterr()
+    assert cli.main([*words, "--full", word]) == 1
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["what"] == "averages/uniform/model.safetensors"
+    assert "btm average average.name=uniform" in row["remedy"]
+    file.write_bytes(content[:-1])
+    (folder / "card.json").write_text("{")
+    assert cli.main([*words, word]) == 1
+    found = {(r["what"], r["problem"]) for r in json.loads(capsys.readouterr().out)}
+    assert any(what == "averages/uniform/card.json" for what, _ in found)
+    assert any("truncated" in problem for _, problem in found)
+
+
+def test_a_name_of_nothing_is_told_with_elms_and_averages(root):
+    with pytest.raises(UserError, match=r"no ELM or average 'unifrom' .*'uniform'.*have: bible, .*uniform"):
+        verify.verify(root, only="unifrom")
+    with pytest.raises(UserError, match=r"no average 'bible' .*have: uniform"):
+        verify.verify(root, only="averages/bible")
+    shutil.copytree(root / "averages/uniform", root / "averages/bible")
+    assert {f.what for f in verify.verify(root, only="averages/bible")} == {"averages/bible/card.json"}
+    assert verify.verify(root, only="bible") == []
+    assert verify.size(root, "averages/bible") < verify.size(root)
+
+
 def test_a_card_of_other_types_is_no_traceback(root):
     folder = root / "elms/bible"
     for key, value in {
