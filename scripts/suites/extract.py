@@ -128,6 +128,8 @@ def sword(data: bytes) -> Iterator[Extracted]:
         text = stream.decompress(data).decode("utf-8", "replace")
         data = stream.unused_data.lstrip(b"\0")  # padding
         text = re.sub(r"<note\b.*?</note>|<title level.*?</title>|\s+", " ", text, flags=re.S)
+        # Words that translators added stand in a tag of their own, at times without the blanks around it.
+        text = re.sub(r"(?<=</w>)(?=<transChange)|(?<=</transChange>)(?=<w\b)", " ", text)
         text = re.sub(r'<(?!lg)[^<>]* eID=[^<>]*>|<div type="x-milestone"[^<>]*>', " ", text)
         text = re.sub(r"<(?:div|lb|lg|chapter|title|p|q who)\b[^>]*>", "\n\n", text)
         text = html.unescape(re.sub(r"<[^>]*>", "", re.sub(r"<l\b[^>]*>", "\n", text)))

@@ -27,6 +27,7 @@ _JAVA = (
     "jdk.compiler",
     "java.logging",
 )
+_GAMES_A_TEXT = 5
 _MAN_PARAGRAPH = re.compile(r"[.'](PP|P|LP|TP|IP|HP|Pp|RS|RE|sp|br|It|nf|fi|EX|EE|Bl|El|Bd|Ed)\b\s*(.*)")
 _MAN_HEADING = re.compile(r"[.'](SH|SS|Sh|Ss)\s*(.*)")
 _MAN_CHARACTERS = {
@@ -43,6 +44,14 @@ def program(data: bytes) -> Iterator[Extracted]:
         text = text[head.end() :].lstrip("\n")
     if max(map(len, text.split("\n"))) <= _LONGEST_LINE:
         yield text, []
+
+
+def chess_games(data: bytes) -> Iterator[Extracted]:
+    """Games in PGN, a few neighbours to a text, without the tags whose value is not known."""
+    known = re.sub(r'(?m)^\[\w+ "[?.]*"\]\n', "", tidy(decode(data)))
+    games = re.split(r"\n\n(?=\[)", known)
+    for i in range(0, len(games), _GAMES_A_TEXT):
+        yield "\n\n".join(games[i : i + _GAMES_A_TEXT]) + "\n", []
 
 
 def java(data: bytes) -> Iterator[Extracted]:
