@@ -160,6 +160,8 @@ def score_missing(
         return []
     import torch
 
+    from btm import kernels
+
     device = models.pick_device(config.trainer.device)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
@@ -167,7 +169,7 @@ def score_missing(
     model = models.load_model(folder, device, dtype=torch.float32)
     total = sum(shard.head(config.score.max_tokens)[0] for shard in missing)
     paths = []
-    with reporter.scoring(lease.name_of(folder), total) as report:
+    with kernels.waiting.considerate(), reporter.scoring(lease.name_of(folder), total) as report:
         for shard in missing:
             paths.append(
                 scoring.score(model, shard, scores, sha256, batch_size=config.score.batch_size, report=report)
