@@ -1,85 +1,40 @@
 """What a command will need is looked at before it begins, so that no job of a cycle fails late for want of it.
 
 A check takes the configuration and raises `UserError`: what was found, what was wanted, the remedy. It writes nothing
-and trains nothing. Here stands which verb has which checks, cheap ones first; `--dry-run` has the very same.
+and trains nothing. `--dry-run` has the very same checks as the verb.
 
+by_verb  which verb has which
 extras   packages that are not always installed, and fairseq's own Python
 names    domains and ELMs: they stand, or the cycle makes them
 machine  devices, memory, disk, folders that can be written
 shape    the model: that there is one, and its positions
 """
 
-from collections.abc import Callable, Sequence
-
 from btm.config import Config
-from btm.preflight import extras, machine, names, shape
 
-__all__ = ["CHECKS", "check"]
-
-Check = Callable[[Config], None]
-
-_TRAINING: Sequence[Check] = (extras.optimizer, extras.mirrors, extras.fairseq)
-
-CHECKS: dict[str, Sequence[Check]] = {
-    "prepare": (extras.parquet, machine.data_folder),
-    "discover": (extras.clustering, extras.parquet, machine.discover_folder),
-    "seed": (
-        *_TRAINING,
-        names.seed_domains,
-        machine.forest_folder,
-        machine.device,
-        machine.cards_of_seed,
-        shape.source,
-        shape.fits_forest,
-        shape.positions,
-        shape.carries,
-        shape.fairseq_can,
-    ),
-    "train": (*_TRAINING, machine.device, machine.cards_of_train, shape.positions),
-    "score": (machine.device, shape.positions),
-    "eval": (machine.device, shape.positions),
-    "generate": (machine.device,),
-    "import": (machine.forest_folder,),
-    "export": (machine.export_folder,),
-    "run": (
-        *_TRAINING,
-        extras.parquet,
-        machine.forest_folder,
-        machine.data_folder,
-        names.domains_of_cycle,
-        names.elms_of_cycle,
-        names.parents_of_cycle,
-        names.average_of_cycle,
-        names.evaluation_of_cycle,
-        names.seed_of_baseline,
-        machine.device,
-        machine.jobs,
-        shape.source,
-        shape.fits_forest,
-        shape.positions,
-        shape.carries,
-        shape.fairseq_can,
-        machine.disk,  # the last: a large model takes a moment to count
-    ),
-    "paper": (
-        *_TRAINING,
-        extras.parquet,
-        names.domains_of_paper,
-        machine.data_folder,
-        machine.paper_folder,
-        machine.device,
-        shape.source,
-        shape.positions,
-        shape.fairseq_can,
-    ),
-}
+# The others only read: a listing need not wait for the imports that checks take.
+VERBS = (
+    "prepare",
+    "discover",
+    "seed",
+    "train",
+    "score",
+    "eval",
+    "generate",
+    "import",
+    "export",
+    "run",
+    "paper",
+)
 
 
 def check(verb: str, config: Config) -> None:
     """Raise `UserError` if something is missing that ``btm <verb>`` with `config` would need, now or later."""
-    if verb == "run":
-        from btm.baselines import derive
+    if verb not in VERBS:
+        return
+    from btm.baselines import derive
+    from btm.preflight.by_verb import CHECKS
 
-        config = derive(config)
-    for each in CHECKS.get(verb, ()):
-        each(config)
+    derived = derive(config) if verb == "run" else config
+    for each in CHECKS[verb]:
+        each(derived)
