@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(verb: str, words: list[str]) -> int:
-    from btm import verbs
+    from btm import preflight, verbs
 
     if verb.startswith("-"):
         raise UserError(f"{verb} stands before the verb: wanted btm <verb> [key=value …] {verb}")
@@ -120,6 +120,7 @@ def _command(verb: str, words: list[str]) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)
     config = compose([word for word in words if not word.startswith("-")], verb)
     verbs.check_baseline(verb, config)
+    preflight.check(verb, config)
     output = verbs.Output(as_json="--json" in flags, stdout=sys.stdout, stderr=sys.stderr, flags=flags)
     if "--dry-run" in flags:
         from btm.plan import plan

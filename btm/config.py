@@ -65,7 +65,9 @@ class TrainerConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     weight_decay: float = 0.1
     clip: float = 1.0  # norm of the gradient; 0: no clipping
-    carry: str = "auto"  # continue the parent's optimizer and schedule | start fresh | auto
+    carry: str = (
+        "fresh"  # begin a schedule anew | continue the parent's, and its optimizer | auto: where possible
+    )
     precision: str = "auto"  # auto | fp32 | bf16 (autocast; weights stay float32)
     device: str = "auto"  # auto | cpu | cuda | cuda:1 …
     parallel: str = "ddp"  # each of cluster.*.gpus_per_expert processes holds a model | fsdp: a share of it

@@ -182,6 +182,8 @@ def score_missing(
         return []
     import torch
 
+    from btm import kernels
+
     device = models.pick_device(config.trainer.device)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
@@ -191,7 +193,7 @@ def score_missing(
     model = model.to(device).eval()
     total = sum(shard.head(config.score.max_tokens)[0] for shard in missing)
     paths = []
-    with reporter.scoring(called or lease.name_of(folder), total) as report:
+    with kernels.waiting.considerate(), reporter.scoring(called or lease.name_of(folder), total) as report:
         for shard in missing:
             paths.append(
                 scoring.score(model, shard, scores, sha256, batch_size=config.score.batch_size, report=report)

@@ -14,7 +14,7 @@ from btm.data.shards import Shard, Suite
 from btm.errors import UserError
 from btm.forest import ELM, Branch, Forest
 from btm.report import Reporter
-from btm.schedule import AGAIN, Schedule, default_lr
+from btm.schedule import Schedule, default_lr
 
 FIND = "find"  # as trainer.lr: the rate that a short test finds (btm/steps/rates.py)
 RATES = "rates.json"  # in a branch: what its test tried and found
@@ -80,7 +80,7 @@ def _loop(config: Config) -> Callable[..., dict[str, Any]]:
 def course(config: Config, forest: Forest, branch: Branch) -> tuple[int, Schedule, ELM | None]:
     """Return a branch's steps, its schedule, and the parent whose optimizer it continues, as trainer.carry says."""
     continued = _continued(config, forest, branch) if branch.parents else None
-    trainer = replace(config.trainer, lr=rate(config, forest, branch, continues=continued is not None))
+    trainer = replace(config.trainer, lr=rate(config, forest, branch))
     if not branch.parents:
         # The seed phase is the first part of a longer schedule, unless experts begin theirs anew.
         steps = config.seed.steps
@@ -92,21 +92,14 @@ def course(config: Config, forest: Forest, branch: Branch) -> tuple[int, Schedul
     return trainer.steps, Schedule.of(trainer, horizon=offset + trainer.steps, offset=offset), continued
 
 
-def rate(config: Config, forest: Forest, branch: Branch, *, continues: bool = False) -> float:
-    """Return the peak learning rate of a branch: as given, as a test found it, or by the model's size.
-
-    A branch that `continues` the schedule of its parent has the peak of a root; one that begins a schedule anew has
-    less (`schedule.AGAIN`), unless the rate was given.
-    """
-    given, is_root = config.trainer.lr, not branch.parents
-    if is_root and config.seed.lr is not None:
+def rate(config: Config, forest: Forest, branch: Branch) -> float:
+    """Return the peak learning rate of a branch: as given, as a test found it, or by the model's size."""
+    given = config.trainer.lr
+    if not branch.parents and config.seed.lr is not None:
         return config.seed.lr
-    again = 1.0 if is_root or continues else AGAIN
     if given == FIND:
-        return _found(config, forest, branch) * again
-    if given is None:
-        return default_lr(weights.parameters(branch.path)) * again
-    return float(given)
+        return _found(config, forest, branch)
+    return default_lr(weights.parameters(branch.path)) if given is None else float(given)
 
 
 def _found(config: Config, forest: Forest, branch: Branch) -> float:

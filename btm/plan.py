@@ -4,15 +4,16 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from btm import checkpoint, distributed, ensemble, interop, steps, tombstone
+from btm import checkpoint, distributed, ensemble, interop, steps
 from btm.checks import check_weights
 from btm.config import Config
 from btm.data import prepare as preparation
 from btm.data.documents import find
 from btm.discover.context import find_router
-from btm.errors import UserError, unknown
+from btm.errors import UserError
 from btm.forest import Forest, Model, find_model
 from btm.forest.suites import data_of, evaluated_suites
+from btm.preflight.names import rounds
 from btm.registry import gc, rederive, removal, verify
 from btm.report.progress import bytes_text
 
@@ -196,7 +197,7 @@ def _run(config: Config) -> list[Row]:
     from btm.launch.forecast import forecast, too_few_tokens
 
     derived = derive(config)
-    rows = forecast(derived, _rounds(derived))
+    rows = forecast(derived, rounds(derived))
     prepares = [{"job": f"prepare {row['name']}", "what": row["what"]} for row in _prepare(config)]
     if config.baseline == "random_split":
         prepares.append({"job": "deal", "what": f"documents at random, where missing: {derived.data.name}"})
@@ -234,18 +235,6 @@ def _paper(config: Config) -> list[Row]:
     from btm import paper
 
     return paper.plan(config)
-
-
-def _rounds(config: Config) -> list[list[str]]:
-    """Return the domains of each round, from the source of the data: there may be no suite yet."""
-    known = [row["name"] for row in preparation.plan(data_of(config))]
-    planned = config.run.rounds or [config.run.domains or preparation.training_domains(config.data)]
-    for domain in (domain for domains in planned for domain in domains):
-        if domain not in known and config.baseline is None:  # a baseline's parts are made for it
-            raise unknown("domain", domain, known, str(config.data.root or "the demo suite"))
-    removed = tombstone.names(Path(config.forest_root))
-    kept = [[domain for domain in domains if domain not in removed] for domains in planned]
-    return [domains for domains in kept if domains] if kept != planned else planned
 
 
 def _beginning(config: Config, forest: Forest, name: str) -> str:

@@ -9,7 +9,6 @@ from btm.config import TrainerConfig
 # peak of a dense LM falls with its size; 6e-4 at 125 M is what GPT-3 was trained with (arXiv 2005.14165, table 2.1).
 _REFERENCE = (125e6, 6e-4)
 _EXPONENT = -0.39
-AGAIN = 0.5  # of a root's peak, for an expert that begins a schedule of its own
 
 
 def default_lr(parameters: int) -> float:

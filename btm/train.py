@@ -203,7 +203,7 @@ def loop(
     layers = _layers(trainee, trainer, precision, state, steps)
     file = folder / "metrics.jsonl" if trainee.leads else None
     metrics = Metrics(file, state["step"], steps, trainer, trainee.tokens, report)
-    with checkpoint.Writer(behind=trainer.write_behind) as writer:
+    with kernels.waiting.considerate(), checkpoint.Writer(behind=trainer.write_behind) as writer:
         for step in range(state["step"], steps):
             lr = schedule.lr(step)
             torch.manual_seed(trainer.seed * 1_000_003 + step)

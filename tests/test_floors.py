@@ -25,6 +25,7 @@ FLOORS = [
     ["baselines"],
     ["launch"],
     ["paper"],
+    ["preflight"],
     ["plan", "doctor"],
     ["verbs"],
     ["cli"],

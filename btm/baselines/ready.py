@@ -38,14 +38,20 @@ def run(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     return steps.finish(config, reporter)
 
 
-def _share_seed(config: Config, derived: Config) -> None:
-    """Copy the forest's seed, with card and moments, so that what follows is the forest's own procedure."""
+def require_seed(config: Config) -> None:
+    """Raise `UserError` unless the forest has the seed that its baseline begins with."""
     root = Path(config.base_root)
     if not (root / "elms" / config.seed.name / "card.json").is_file():
         raise UserError(
             f"baseline={config.baseline} begins with the forest's own seed, and {root} has no ELM "
             f"{config.seed.name!r} yet: first give the same command without baseline="
         )
+
+
+def _share_seed(config: Config, derived: Config) -> None:
+    """Copy the forest's seed, with card and moments, so that what follows is the forest's own procedure."""
+    require_seed(config)
+    root = Path(config.base_root)
     forest = Forest(root)
     seed = forest[config.seed.name]
     architecture = models.load_config(seed.path)

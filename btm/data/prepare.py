@@ -105,6 +105,16 @@ def is_binarised(config: DataConfig) -> bool:
     return any(source.binarised for source in _sources(config)[0])
 
 
+def prepared(config: DataConfig) -> list[str]:
+    """Return the domains that are prepared already, those that the source no longer has included."""
+    return _prepared(Path(config.out) / config.name)
+
+
+def sources(config: DataConfig) -> list[Source]:
+    """Return the domains of the source with their files, without reading any text."""
+    return _sources(config)[0]
+
+
 def table(suite: Suite) -> list[dict[str, Any]]:
     """Return a row a domain: domain, novel, documents, tokens and bytes by split, and summary figures."""
     rows = []
@@ -131,8 +141,13 @@ def _examine(config: DataConfig, folder: Path) -> list[_Domain]:
 def _left_over(folder: Path, domains: list[_Domain]) -> list[str]:
     """Return the prepared domains that the source no longer has."""
     known = {domain.source.domain for domain in domains}
+    return [name for name in _prepared(folder) if name not in known]
+
+
+def _prepared(folder: Path) -> list[str]:
+    """Return the domains that are prepared in a suite's folder."""
     children = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [child.name for child in children if (child / META).is_file() and child.name not in known]
+    return [child.name for child in children if (child / META).is_file()]
 
 
 def _sources(config: DataConfig) -> tuple[list[Source], set[str]]:

@@ -1,16 +1,16 @@
-"""What a training step spends its time in, made faster: the loss, attention on CPUs, layers, memory.
+"""What a training step spends its time in, made faster: the loss, attention on CPUs, layers, memory, barriers.
 
 Each gives what the plain path of transformers gives, up to rounding, and stands aside where it does not apply.
 """
 
 from typing import TYPE_CHECKING
 
-from btm.kernels import attention, compiled, loss, memory
+from btm.kernels import attention, compiled, loss, memory, waiting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["attention", "compiled", "loss", "memory", "prepare"]
+__all__ = ["attention", "compiled", "loss", "memory", "prepare", "waiting"]
 
 
 def prepare(model: "PreTrainedModel") -> None:

@@ -1,20 +1,19 @@
 """What the command line does with cycles: run, status, logs, cancel."""
 
-import os
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from btm import durable, fairseq_training, lease, steps
+from btm import fairseq_training, lease, steps
 from btm.config import Config
 from btm.errors import UserError, unknown
 from btm.launch import attach
 from btm.launch.board import Board
 from btm.launch.drive import FINAL, Driver
 from btm.launch.engine import Resources
-from btm.launch.forecast import disk_bytes, too_few_tokens
+from btm.launch.forecast import too_few_tokens
 from btm.launch.jobs import Job
 from btm.launch.records import Cycle, Records, Spec, read_shown, show_file
 from btm.report import ConsoleReporter
@@ -158,17 +157,9 @@ def plan(config: Config, stream: IO[str]) -> tuple[Cycle, Records]:
     fairseq_training.check(config, suite)
     records, rounds = Records(Path(config.forest_root)), steps.rounds(config, suite, reporter.line)
     steps.begin(config, suite)
-    if (records.forest / "elms" / config.seed.name).exists() or config.seed.source:
-        _require_space(config, records, rounds)
     if advice := too_few_tokens(config):
         reporter.line(f"note: {advice}")
     return records.write_cycle(config, rounds), records
-
-
-def _require_space(config: Config, records: Records, rounds: list[list[str]]) -> None:
-    """Refuse a cycle that would fill the disk, where its size is known without building the model."""
-    at_once = config.cluster.parallel or (os.cpu_count() or 1 if config.cluster.kind == "local" else 64)
-    durable.require_space(records.forest, disk_bytes(config, rounds, at_once))
 
 
 def status(config: Config) -> tuple[list[dict[str, Any]], str]:

@@ -45,7 +45,7 @@ class LocalEngine:
         self.config, self.cluster = config, config.cluster
         self.cores = cores or len(os.sched_getaffinity(0))
         self.cards = find_cards(config.cluster.cards)
-        self.memory = _MEMORY_SHARE * available_bytes()
+        self.memory = available_for_jobs()
         self.queue: deque[tuple[str, Spec, Resources]] = deque()
         self.running: dict[str, _Running] = {}
         self.ended: dict[str, str] = {}
@@ -54,17 +54,7 @@ class LocalEngine:
 
     def submit(self, specs: Sequence[Spec], resources: Resources) -> list[str]:
         """Put tries into the queue; `UserError` for one that this machine could never run."""
-        if resources.gpus > len(self.cards):
-            raise UserError(f"cluster.gpus={resources.gpus}: this machine has {len(self.cards)}")
-        if self.cards and resources.cards > len(self.cards):
-            raise UserError(
-                f"cluster.gpus_per_expert={resources.processes}: this machine has {len(self.cards)} GPUs; "
-                "trainer.device=cpu does without"
-            )
-        if resources.memory_gb * 1e9 > self.memory:
-            raise UserError(
-                f"cluster.memory_gb={resources.memory_gb:g}: this machine has {self.memory / 1e9:.1f} GB to give"
-            )
+        require_room(resources, len(self.cards), self.memory)
         ids = [f"{spec.job.name}.{spec.attempt}" for spec in specs]
         self.queue.extend(zip(ids, specs, [resources] * len(specs), strict=True))
         self._start()
@@ -190,6 +180,21 @@ class LocalEngine:
         return workers * _WORKER_BYTES + models * count * (4 + state * copies)  # 4: gradients
 
 
+def require_room(resources: Resources, cards: int, memory: float) -> None:
+    """Raise `UserError` for a job that a machine of so many GPUs and bytes of memory could never run."""
+    if resources.gpus > cards:
+        raise UserError(f"cluster.gpus={resources.gpus}: this machine has {cards}")
+    if cards and resources.cards > cards:
+        raise UserError(
+            f"cluster.gpus_per_expert={resources.processes}: this machine has {cards} GPUs; "
+            "trainer.device=cpu does without"
+        )
+    if resources.memory_gb * 1e9 > memory:
+        raise UserError(
+            f"cluster.memory_gb={resources.memory_gb:g}: this machine has {memory / 1e9:.1f} GB to give"
+        )
+
+
 def _begun_with(spec: Spec) -> int:
     """Return the threads of a training that has a checkpoint, else 0."""
     branch = lease.find(Path(spec.forest) / "branches" / spec.job.elm) if spec.job.elm else None
@@ -216,6 +221,11 @@ def find_cards(most: int | None = None) -> list[str]:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
         found = [str(i) for i in range(len(listed.stdout.splitlines()))] if listed.returncode == 0 else []
     return (found or [str(i) for i in range(most or 0)])[:most]
+
+
+def available_for_jobs() -> float:
+    """Return the bytes of memory that jobs may have, of all that are available."""
+    return _MEMORY_SHARE * available_bytes()
 
 
 def available_bytes() -> int:

@@ -71,10 +71,12 @@ def _train_briefly(config: Config, forest: Path, threads: int) -> float:
     shape = (trainer.batch_size, trainer.seq_len + 1)
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, shape)
     begun = time.monotonic()  # of the second step on: the first one warms up
-    for steps in itertools.count():
-        train.backward(model, tokens, trainer, precision)
-        train.apply(optimizer, 0.0, optimizers.shrink(optimizers.gradient_norm(model), trainer.clip))
-        begun = begun if steps else time.monotonic()
-        if time.monotonic() - begun >= _SECONDS:
-            break
+    with kernels.waiting.considerate():
+        for steps in itertools.count():
+            train.backward(model, tokens, trainer, precision)
+            divisor = optimizers.shrink(optimizers.gradient_norm(model), trainer.clip)
+            train.apply(optimizer, 0.0, divisor)
+            begun = begun if steps else time.monotonic()
+            if time.monotonic() - begun >= _SECONDS:
+                break
     return steps * trainer.batch_size * trainer.seq_len / (time.monotonic() - begun)

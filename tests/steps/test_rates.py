@@ -9,7 +9,7 @@ from btm.cli import compose
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.report import Reporter
-from btm.schedule import AGAIN, default_lr
+from btm.schedule import default_lr
 from btm.steps import rates
 
 
@@ -31,13 +31,7 @@ def test_without_a_rate_the_size_decides_and_cards_say_so(words):
     seed = steps.seed(config)
     assert seed.card.lr == default_lr(seed.card.parameters)
     expert = steps.grow_expert(config, "bible", ["seed"])
-    assert expert.card.lr == pytest.approx(seed.card.lr * AGAIN)
-
-
-def test_an_expert_that_continues_keeps_the_peak_of_the_seed(words):
-    config = words("trainer.lr=null", "seed.steps=4", "trainer.steps=3", "trainer.carry=continue")
-    seed = steps.seed(config)
-    assert steps.grow_expert(config, "bible", ["seed"]).card.lr == seed.card.lr
+    assert expert.card.lr == seed.card.lr
 
 
 def test_a_rate_that_was_given_is_taken_by_all(words):
@@ -54,7 +48,7 @@ def test_find_takes_the_rate_of_the_lowest_loss(words, monkeypatch):
     low, usual = found["tried"]
     assert usual["loss"] < low["loss"] - 0.5  # a hundredth of the rate learns next to nothing
     assert found["lr"] == usual["lr"] == seed.card.lr == default_lr(weights.parameters(seed.path))
-    assert steps.grow_expert(config, "bible", ["seed"]).card.lr == pytest.approx(seed.card.lr * AGAIN)
+    assert steps.grow_expert(config, "bible", ["seed"]).card.lr == seed.card.lr
 
 
 def test_a_test_that_is_stopped_finds_nothing_and_is_done_again(words, monkeypatch):
