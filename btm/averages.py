@@ -5,7 +5,8 @@ How parameters are combined stands in ``btm/average/``; here is which models, wi
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,7 +74,7 @@ def settings_of(
 ) -> Settings:
     """Return how `config` wants an average of `parents` made; for fisher their Fisher information is estimated."""
     chosen = config.average
-    method = "linear" if chosen.method == "greedy_soup" else chosen.method
+    method = "linear" if chosen.method in (None, "greedy_soup") else chosen.method
     base = forest[chosen.base or config.seed.name].path if METHODS[method].needs_base else None
     information: dict[Path, Path] = {}
     if chosen.method == "fisher":
@@ -84,7 +85,7 @@ def settings_of(
     return Settings(
         method=method,
         base=base,
-        scale=chosen.scale,
+        scale=1.0 if isinstance(chosen.scale, str) else chosen.scale,  # fit: steps/averages.py finds it
         density=chosen.density,
         gamma=chosen.gamma,
         t=chosen.t,
@@ -131,21 +132,43 @@ def greedy_soup(
     alone = {elm.name: nats(elm.path, elm.card.sha256) for elm in elms}
     ranked = sorted(elms, key=lambda elm: (alone[elm.name], elm.name))
     soup, best = [ranked[0]], alone[ranked[0].name]
-    folder = durable.scratch_folder(durable.make_folder(forest.root / "averages"))
-    try:
-        for elm in ranked[1:]:
-            candidate = folder / elm.name
-            candidate.mkdir()
-            average({other.path: 1.0 for other in [*soup, elm]}, candidate, reporter.alive)
-            models.copy_files(elm.path, candidate)
+    for elm in ranked[1:]:
+        with trial(
+            forest, {other.name: 1.0 for other in [*soup, elm]}, Settings(), reporter.alive
+        ) as candidate:
             found = nats(candidate, weights.sha256(candidate))
-            if found <= best:
-                soup, best = [*soup, elm], found
-            reporter.line(f"soup with {elm.name}: {found:.4f} nats/token, best {best:.4f}")
-            shutil.rmtree(candidate)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if found <= best:
+            soup, best = [*soup, elm], found
+        reporter.line(f"soup with {elm.name}: {found:.4f} nats/token, best {best:.4f}")
     return {elm.name: 1.0 for elm in soup}
+
+
+@contextmanager
+def trial(
+    forest: Forest, parents: Mapping[str, float], settings: Settings, alive: Callable[[], None] = lambda: None
+) -> Iterator[Path]:
+    """Yield the folder of an average of `parents` {ELM: weight} that is there to be measured, and then deleted."""
+    scratch = durable.scratch_folder(durable.make_folder(forest.root / "averages"))
+    folder = scratch / "trial"
+    try:
+        folder.mkdir()
+        folders = {forest[name].path: weight for name, weight in parents.items() if weight > 0}
+        average(folders, folder, alive, settings)
+        models.copy_files(min(folders), folder)
+        yield folder
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def scale_of(forest: Forest, name: str, parents: Mapping[str, float], settings: Settings) -> float | None:
+    """Return the scale of the average `name` that stands, if it is of these parents and weights; else None."""
+    file = forest.root / "averages" / name / "card.json"
+    if not file.exists():
+        return None
+    standing = Card.read(file)
+    scale = float(standing.recipe.get("scale", 1.0))
+    wanted = _card(forest, name, parents, standing.branch_method, replace(settings, scale=scale))
+    return scale if _same(standing, wanted) else None
 
 
 def _information(config: Config, forest: Forest, elm: ELM, suite: Suite, reporter: Reporter) -> Path:

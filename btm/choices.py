@@ -13,6 +13,13 @@ AVERAGE_METHODS = (
     "fisher",
     "greedy_soup",
 )
+SCALED = (
+    "task_arithmetic",
+    "ties",
+    "dare_ties",
+    "dare_linear",
+    "breadcrumbs",
+)  # what average.scale multiplies
 ACCUMULATE = ("float32", "float64")
 DTYPES = ("fp32", "bf16", "fp16")
 RESCALE = ("density", "l1", "none")

@@ -56,7 +56,7 @@ class TrainerConfig:
     compile: str = "auto"  # the layers, by torch: always | never | auto: by the clock, if it pays back
     write_behind: bool = True  # checkpoints are copied and written while the training goes on
     gradient_checkpointing: bool = False  # activations are computed again in the backward pass, not kept
-    lr: float | str | None = None  # peak; null: by the model's size (btm/schedule.py) | find: by a short test
+    lr: float | int | str | None = None  # peak; null: by the model's size (btm/schedule.py) | find: by a short test
     warmup: float = 0.08  # fraction of the steps of the schedule
     decay: str = "cosine"  # constant | cosine | linear | polynomial | wsd: constant, then linear
     decay_power: float = 1.0  # of polynomial
@@ -197,9 +197,10 @@ class AverageConfig:
     name: str | None = None  # null: made of method, weights and domain
     experts: list[str] = field(default_factory=list)  # empty: every ELM trained on one domain
     # linear | slerp | task_arithmetic | ties | dare_ties | dare_linear | breadcrumbs | model_stock | fisher |
-    method: str = "linear"  # | greedy_soup
+    # | greedy_soup; null: linear of weights=; without weights=, task_arithmetic of token weights with scale=fit
+    method: str | None = None
     base: str | None = None  # the ELM that differences are taken from; null: the seed
-    scale: float = 1.0  # λ, on the sum of differences
+    scale: float | int | str = 1.0  # λ, on the sum of differences | fit: what does best on valid
     density: float = 0.5  # share of each difference that ties, dare and breadcrumbs keep
     gamma: float = 0.01  # share of each difference, its largest entries, that breadcrumbs drops
     t: float = 0.5  # of slerp: 0 is the base, 1 the other ELM
@@ -233,7 +234,7 @@ class RunConfig:
 
     domains: list[str] = field(default_factory=list)  # one round; empty: all training domains
     rounds: list[list[str]] = field(default_factory=list)  # several; a later round sees the earlier
-    average: bool = True  # a uniform average of the experts at the end
+    average: bool = True  # one model of the experts at the end (btm average)
 
 
 @dataclass

@@ -27,12 +27,12 @@ def domain_weights(
     config: Config,
     forest: Forest,
     suite: Suite,
-    domain: str,
+    domains: str | Sequence[str],
     candidates: list[ELM],
     method: str,
     reporter: Reporter = quiet,
 ) -> tuple[dict[str, float], str]:
-    """Return {ELM: weight} for parameters meant for `domain`, and the estimator they came from.
+    """Return {ELM: weight} for parameters meant for a domain, or for several alike, and the estimator they came from.
 
     posterior: the prior fitted on the domain's valid split (BTM, section 2.3: its best); argmax: its
     likeliest expert alone; token: what each is worth in a plain mixture of that split's tokens
@@ -41,13 +41,18 @@ def domain_weights(
     names = [elm.name for elm in candidates]
     if method == "uniform" or len(names) == 1:
         return dict.fromkeys(names, 1.0), "given"
-    valid = suite.shard(domain, "valid")
+    shards = [suite.shard(d, "valid") for d in ([domains] if isinstance(domains, str) else domains)]
     for elm in candidates:
-        score_missing(config, forest, elm.path, elm.card.sha256, [valid], reporter)
+        score_missing(config, forest, elm.path, elm.card.sha256, shards, reporter)
     kind = "token" if method == "token" else "em" if config.ensemble.prior == "em" else "cached"
-    fitted = replace(config.ensemble, rule="bayes", prior=kind)  # a router has no prior
-    prior = np.exp(evaluate.fit_prior(stack(scores_of(config, forest), valid, candidates), fitted))
-    estimator = f"{fitted.prior} prior on {domain}/valid ({valid.sha256[:16]})"
+    wanted = config.ensemble.prior_sequences or None  # of each domain, so that none counts for more
+    scores = scores_of(config, forest)
+    logp_EST = np.concatenate([stack(scores, shard, candidates)[:, :wanted] for shard in shards], axis=1)
+    # A router has no prior of its own.
+    fitted = replace(config.ensemble, rule="bayes", prior=kind, prior_sequences=0)
+    prior = np.exp(evaluate.fit_prior(logp_EST, fitted))
+    where = ", ".join(f"{shard.domain}/valid ({shard.sha256[:16]})" for shard in shards)
+    estimator = f"{fitted.prior} prior on {where}"
     if method == "argmax":
         return {names[int(prior.argmax())]: 1.0}, estimator
     return {name: float(p) for name, p in zip(names, prior, strict=True) if p >= NEGLIGIBLE}, estimator

@@ -136,8 +136,8 @@ def _average(config: Config) -> list[Row]:
     method, name = steps.average_of(config)
     given = list(check_weights(config.weights)) if method == "weights" else config.average.experts
     names = [elm.name for elm in forest.experts(given)]
-    if method not in ("weights", "uniform"):  # it is found on the valid split
-        steps.open_suites(config).shard(str(config.domain), "valid")
+    if config.domain:
+        steps.open_suites(config).shard(config.domain, "valid")
     if config.average.base:
         forest[config.average.base]
     how = "given" if method == "weights" else method

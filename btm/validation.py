@@ -43,6 +43,7 @@ from btm.choices import (
     PRIORS,
     RESCALE,
     RULES,
+    SCALED,
     SPECIAL_TOKENS,
     SPLITS,
 )
@@ -244,7 +245,8 @@ def _validate_backend(config: "Config") -> None:
 
 
 def _validate_average(average: "AverageConfig") -> None:
-    check_choice(average.method, "average.method", AVERAGE_METHODS)
+    if average.method is not None:
+        check_choice(average.method, "average.method", AVERAGE_METHODS)
     check_choice(average.accumulate, "average.accumulate", ACCUMULATE)
     check_choice(average.rescale, "average.rescale", RESCALE)
     if average.dtype is not None:
@@ -256,7 +258,16 @@ def _validate_average(average: "AverageConfig") -> None:
     require(0 < average.density <= 1, "average.density", average.density, "wanted (0, 1]")
     require(0 <= average.gamma < 1, "average.gamma", average.gamma, "wanted [0, 1)")
     require(0 <= average.t <= 1, "average.t", average.t, "wanted [0, 1]")
-    require(math.isfinite(average.scale), "average.scale", average.scale, "wanted a finite number")
+    if isinstance(average.scale, str):
+        scaled = average.scale == "fit" and average.method in (None, *SCALED)
+        require(
+            scaled,
+            "average.scale",
+            average.scale,
+            f"wanted a number, or fit under one of {', '.join(SCALED)}",
+        )
+    else:
+        require(math.isfinite(average.scale), "average.scale", average.scale, "wanted a finite number")
     require(0 <= average.seed < 2**32, "average.seed", average.seed, "wanted 0 to 2³² - 1")
     require(average.sequences >= 1, "average.sequences", average.sequences, "wanted 1 or more")
     size = average.shard_gb

@@ -196,7 +196,7 @@ def test_one_that_is_not_or_cannot_be_measured_is_made_all_the_same(copy, worksp
     assert cli.main([*words, "average.name=a", "average.measure=false"]) == 0
     assert "nats/token" not in capsys.readouterr().err
     assert cli.main([*words, "average.name=b", f"data.out={tmp_path / 'nowhere'}"]) == 0
-    assert "b is not measured: no prepared suite" in capsys.readouterr().err
+    assert "b is not measured: the suite" in capsys.readouterr().err
     for name in "ab":
         folder = Forest(root).root / "averages" / name
         assert Card.read(folder / "card.json").measured == {}

@@ -87,12 +87,14 @@ def average_of_cycle(config: Config) -> None:
     if not config.run.average:
         return
     how, _ = steps.average_of(config)
-    if how not in ("uniform", "weights"):
+    if config.domain:
         _require_domains(config, {"domain": [str(config.domain)]})
     given = check_weights(config.weights) if how == "weights" else config.average.experts
     experts = {domain for domains in rounds(config) for domain in domains}
     count = len(given) or len(experts)
-    least, most = METHODS[config.average.method].models if how != "greedy_soup" else (1, None)
+    least, most = (
+        METHODS[config.average.method or "task_arithmetic"].models if how != "greedy_soup" else (1, None)
+    )
     # More experts than those of this cycle may stand in the forest, so too few of them is told by the average itself.
     if most is not None and count > most:
         raise UserError(

@@ -1,24 +1,35 @@
 """Average ELMs of a forest into one deployable LM: which weights, and under which name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from btm import averages, ensemble
+from btm import averages, ensemble, models, train
 from btm import score as scoring
+from btm.average import Settings
 from btm.card import Card, Measured
 from btm.checks import check_weights
 from btm.config import Config
+from btm.data.batches import windows
 from btm.errors import UserError
-from btm.forest import Forest, require_same_tokenizer
+from btm.forest import ELM, Forest, require_same_tokenizer
 from btm.forest.suites import open_suites
 from btm.report import Reporter, quiet
 from btm.steps.beside import seeds
 
+FIT = "fit"  # as average.scale: the λ that does best on valid
+SCALES = (0.1, 0.25, 0.5, 0.75, 1.0)  # that are tried
+
 
 def average(config: Config, reporter: Reporter = quiet) -> Path:
-    """Average ELMs into one deployable LM in ``averages/``."""
+    """Average ELMs into one deployable LM in ``averages/``.
+
+    Without a word on how: the experts' token weights over all training domains, drawn towards the seed as far as their
+    valid splits ask for (docs/averaging.md).
+    """
     forest = Forest(config.forest_root)
     how, name = average_of(config)
+    config = _recipe(config)
     elms = forest.experts(config.average.experts)
     if how == "weights":
         weights = check_weights(config.weights)
@@ -29,9 +40,14 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
     elif how == "uniform":
         weights = {elm.name: 1.0 for elm in elms}
     else:
-        suite, domain = open_suites(config), str(config.domain)
-        weights, _ = ensemble.domain_weights(config, forest, suite, domain, elms, how, reporter)
+        domains = _meant_for(config, elms)
+        weights, _ = ensemble.domain_weights(
+            config, forest, open_suites(config), domains, elms, how, reporter
+        )
     settings = averages.settings_of(config, forest, weights, lambda: open_suites(config), reporter)
+    if config.average.scale == FIT:
+        domains = _meant_for(config, elms)
+        settings = fit_scale(config, forest, name, weights, settings, domains, reporter)
     path = averages.publish(
         forest,
         name,
@@ -116,15 +132,75 @@ def _measure(
 
 def average_of(config: Config) -> tuple[str, str]:
     """Return how the weights of an average are found, and its name."""
+    if _says_nothing(config):
+        domain = [config.domain] if config.domain else []
+        return "token", config.average.name or "-".join(["fitted", *domain])
     how = "uniform" if config.weights is None else config.weights
-    method = config.average.method
+    method = config.average.method or "linear"
     if method == "greedy_soup":
         if config.weights is not None:
             raise UserError("average.method=greedy_soup finds the weights itself: leave out weights=")
+        if config.domain is None:
+            raise UserError("greedy_soup weights are found for a domain: give domain=NAME")
         how = method
     if not isinstance(how, str):
         how = "weights"
-    elif how != "uniform" and config.domain is None:
-        raise UserError(f"{how} weights are found for a domain: give domain=NAME")
     words = [*([] if method in ("linear", how) else [method.replace("_", "-")]), how.replace("_", "-")]
     return how, config.average.name or "-".join([*words, *([config.domain] if config.domain else [])])
+
+
+def _recipe(config: Config) -> Config:
+    """Return `config` with the method of an average decided, where nothing was said of it."""
+    if _says_nothing(config):
+        return replace(config, average=replace(config.average, method="task_arithmetic", scale=FIT))
+    return replace(config, average=replace(config.average, method=config.average.method or "linear"))
+
+
+def _says_nothing(config: Config) -> bool:
+    """Tell whether no word was said on how the average is to be made."""
+    chosen = config.average
+    return config.weights is None and chosen.method is None and not chosen.layers and chosen.base is None
+
+
+def _meant_for(config: Config, elms: list[ELM]) -> list[str]:
+    """Return the domains that an average is meant for: ``domain=``, or all that its experts were trained on."""
+    if config.domain:
+        return [config.domain]
+    known = open_suites(config).domains()
+    found = sorted({domain for elm in elms for domain in elm.card.domains} & set(known))
+    if not found:
+        raise UserError(
+            f"{config.forest_root}: no domain of its experts is prepared: give domain=NAME or weights="
+        )
+    return found
+
+
+def fit_scale(
+    config: Config,
+    forest: Forest,
+    name: str,
+    weights: Mapping[str, float],
+    settings: Settings,
+    domains: list[str],
+    reporter: Reporter = quiet,
+) -> Settings:
+    """Return `settings` with the scale λ of the average that is best on the valid splits of `domains`, each alike.
+
+    WiSE-FT (arXiv 2109.01903) for several experts: θ_0 + λ Σ_j w_j (θ_j − θ_0), for the λ of `SCALES`. What an
+    average of the same experts and weights found is taken again. `trainer.valid_tokens` of each split are read.
+    """
+    known = averages.scale_of(forest, name, weights, settings)
+    if known is not None:
+        return replace(settings, scale=known)
+    shards = [open_suites(config).shard(domain, "valid") for domain in domains]
+    read = [windows(shard, config.window, config.trainer.valid_tokens) for shard in shards]
+    device = models.pick_device(config.trainer.device)
+    tried: dict[float, float] = {}
+    for scale in SCALES:
+        with averages.trial(forest, weights, replace(settings, scale=scale), reporter.alive) as folder:
+            model = models.load_model(folder, device)
+            tried[scale] = sum(train.validate(model, each) for each in read) / len(read)
+        reporter.line(
+            f"{name}: scale {scale:g}: {tried[scale]:.4f} nats/token on valid of {len(read)} domains"
+        )
+    return replace(settings, scale=min(tried, key=lambda scale: tried[scale]))

@@ -182,7 +182,7 @@ def begin(config: Config, suite: Suite) -> None:
 
 
 def finish(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
-    """End a cycle: the uniform average of the experts, if asked for, and the evaluation."""
+    """End a cycle: one model of the experts, if asked for, and the evaluation."""
     if config.run.average:
         reporter.line(f"averaged into {average(config, reporter)}")
     return eval_forest(config, reporter)

@@ -53,10 +53,14 @@ def compare(config: Config, out: Output) -> None:
 def average(config: Config, out: Output) -> None:
     """Make one deployable model of several, in averages/.
 
-    weights=uniform; argmax, posterior or token with domain=NAME; or weights='{law: 0.7, med: 0.3}'; for some layers
-    others: average.layers='{*.mlp.*: {law: 1.0}}'. How they are put together is average.method: linear,
-    task_arithmetic, ties, dare_ties, dare_linear, breadcrumbs, model_stock (these on differences from average.base,
-    the seed if it is not given), slerp (from average.base to average.experts), fisher, greedy_soup (with domain=NAME).
+    Without a word on how: the token weights over all training domains, drawn towards the seed by a scale that is fitted
+    on their valid splits; its name is `fitted`.
+
+    weights=uniform; argmax, posterior or token, for domain=NAME or for all training domains; or
+    weights='{law: 0.7, med: 0.3}'; for some layers others: average.layers='{*.mlp.*: {law: 1.0}}'.
+    How they are put together is average.method: linear, task_arithmetic, ties, dare_ties, dare_linear, breadcrumbs,
+    model_stock (these on differences from average.base, the seed if it is not given), slerp (from average.base to
+    average.experts), fisher, greedy_soup (with domain=NAME).
 
     Before it is sealed it is measured, and the seed beside it, on the valid split of domain=NAME, or else of each
     domain that its ELMs were trained on. Its card says what came of it; a warning, if it is no better than the seed.

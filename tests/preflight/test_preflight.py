@@ -119,7 +119,7 @@ CYCLES = {
     "an expert's layers": (["average.layers={mlp: {nobody: 1}}"], "average.layers: no ELM 'nobody'"),
     "a parent": (["branch=copy", "parent=nobody"], "parent: no ELM 'nobody'"),
     "a parent that is yet to come": (["weights={speeches: 1}"], "weights: no ELM 'speeches'"),
-    "weights for a domain": (["weights=posterior"], "give domain=NAME"),
+    "a soup for no domain": (["average.method=greedy_soup"], "give domain=NAME"),
     "an average of so many": (
         ["average.method=slerp", "average.base=seed"],
         "average.method=slerp takes 1 models beside its base, and at the end of this cycle it would get 3",

@@ -1,0 +1,67 @@
+"""The average that is made without a word on how: token weights of all training domains, a scale fitted on valid."""
+
+import json
+
+import pytest
+
+from btm import models, steps
+from btm.card import Card
+from btm.cli import compose, main
+from btm.errors import UserError
+from btm.steps import averages
+
+
+def test_without_a_word_it_is_fitted_on_all_training_domains(copy):
+    config = copy("average.method=null")
+    path = steps.average(config)
+    card = Card.read(path / "card.json")
+    assert path.name == "fitted"
+    assert card.domains == ["bible", "code_python", "speeches"]
+    assert card.recipe["method"] == "task_arithmetic"
+    assert card.recipe.get("scale", 1.0) in averages.SCALES
+    assert "seed" in card.parents
+
+
+def test_the_scale_is_the_best_of_those_tried(copy, capsys):
+    config = copy("average.method=null")
+    words = [f"forest={config.forest_root}", f"data.out={config.data.out}", "average.method=null"]
+    assert main(["average", *words]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "scale" in line]
+    tried = {
+        float(line.split("scale ")[1].split(":")[0]): float(line.split(": ")[2].split()[0]) for line in said
+    }
+    assert list(tried) == list(averages.SCALES)
+    best = min(tried, key=tried.get)
+    card = json.loads((steps.average(config) / "card.json").read_text())
+    assert card["recipe"].get("scale", 1.0) == best
+
+
+def test_a_cycle_ends_with_it(copy):
+    config = copy("average.method=null")
+    result = steps.finish(config)
+    assert set(result["models"]) == {"fitted", "uniform"}
+
+
+def test_the_same_average_is_not_fitted_again(copy, monkeypatch):
+    config = copy("average.method=null")
+    path = steps.average(config)
+    before = (path / "card.json").stat().st_mtime_ns
+    monkeypatch.setattr(models, "load_model", lambda *a, **k: pytest.fail("a model was loaded"))
+    assert steps.average(config) == path
+    assert (path / "card.json").stat().st_mtime_ns == before
+
+
+def test_token_weights_need_no_domain(copy):
+    config = copy("weights=token", "average.name=all", "average.method=null")
+    card = Card.read(steps.average(config) / "card.json")
+    assert sum(parent.weight for parent in card.parents.values()) == pytest.approx(1.0)
+    assert not card.recipe  # linear
+
+
+def test_fit_is_refused_where_there_is_no_scale(copy):
+    with pytest.raises(
+        UserError, match=r"average\.scale=fit: wanted a number, or fit under one of task_arithmetic"
+    ):
+        copy("average.method=linear", "average.scale=fit")
+    with pytest.raises(UserError, match=r"average\.scale=fitted"):
+        compose(["average.scale=fitted"])
