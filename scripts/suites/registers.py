@@ -48,7 +48,7 @@ def program(data: bytes) -> Iterator[Extracted]:
 
 def chess_games(data: bytes) -> Iterator[Extracted]:
     """Games in PGN, a few neighbours to a text, without the tags whose value is not known."""
-    known = re.sub(r'(?m)^\[\w+ "[?.]*"\]\n', "", tidy(decode(data)))
+    known = re.sub(r'(?m)^\[\w+ "[?.]*"\]\n', "", tidy(decode(data))).rstrip("\n")
     games = re.split(r"\n\n(?=\[)", known)
     for i in range(0, len(games), _GAMES_A_TEXT):
         yield "\n\n".join(games[i : i + _GAMES_A_TEXT]) + "\n", []

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import build_corpora
+import build_demo_suite
 from btm import cli
 from btm.checks import check_name
 from btm.config import DataConfig
@@ -52,7 +53,7 @@ def documents(folder):
 
 
 def test_the_suites_are_what_the_docs_say():
-    assert [(len(s.training), len(s.novel)) for s in SUITES.values()] == [(8, 8), (64, 8)]
+    assert [(len(s.training), len(s.novel)) for s in SUITES.values()] == [(8, 8), (64, 8), (8, 4)]
     for suite in SUITES.values():
         names = [*suite.training, *suite.novel]
         assert len(set(names)) == len(names)
@@ -62,6 +63,21 @@ def test_the_suites_are_what_the_docs_say():
         check_name(name, "domain")
         assert each.title and each.licence and each.sources
     assert all(DOMAINS[name].stands_for for name in (*SUITES["btm16"].training, *SUITES["btm16"].novel))
+
+
+def test_the_suite_that_is_far_apart_reads_no_package_of_another():
+    packages = {
+        name: {source.package for each in (*suite.training, *suite.novel) for source in DOMAINS[each].sources}
+        for name, suite in SUITES.items()
+    }
+    packages["demo"] = {
+        source.package
+        for each in (*build_demo_suite.TRAINING, *build_demo_suite.NOVEL)
+        for source in each.sources
+    }
+    own = packages.pop("far8")
+    assert own
+    assert not {name: own & others for name, others in packages.items() if own & others}
 
 
 def test_no_document_stands_twice_and_a_suite_can_be_prepared(reads, tmp_path):
@@ -166,7 +182,10 @@ def test_a_package_that_is_broken_is_named(tmp_path, package):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--suite", "btm61"], "build_corpora: no suite 'btm61' (did you mean 'btm16'?); have: btm16, d64\n"),
+        (
+            ["--suite", "btm61"],
+            "build_corpora: no suite 'btm61' (did you mean 'btm16'?); have: btm16, d64, far8\n",
+        ),
         (["--domains", "bible"], "build_corpora: no domain 'bible' in btm16"),
         (["--domains", "speeches"], "build_corpora: --domains makes a part of a suite"),
     ],
@@ -187,7 +206,7 @@ def test_mistakes_cost_a_line(words, message, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("data", ["btm16", "d64"])
+@pytest.mark.parametrize("data", ["btm16", "d64", "far8"])
 def test_a_suite_that_is_not_built_costs_a_line_with_the_remedy(data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["prepare", f"data={data}"]) == 2

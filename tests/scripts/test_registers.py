@@ -5,7 +5,7 @@ import zlib
 import pytest
 
 from suites import registers
-from suites.extract import web_page
+from suites.extract import sword, web_page
 
 
 def only(texts):
@@ -26,6 +26,39 @@ echo "$@"
     assert only(registers.program(b"/* Copyright 1999 */\nint main(void);\n")) == "int main(void);\n"
     assert only(registers.program(b"-- adds one\nlocal x = 1\n")).startswith("-- adds one")
     assert list(registers.program(b"var a=[" + b"1," * 1000 + b"]")) == []
+
+
+def test_chess_games_come_a_few_to_a_text_without_tags_that_say_nothing():
+    game = b"""[Event "?"]
+[Site "Hastings"]
+[Date "????.??.??"]
+[White "Player %d"]
+[Result "1-0"]
+
+1.e4 e5 2.Nf3 Nc6 3.Bc4 Nf6 4.Ng5 d5 5.exd5
+Nxd5 1-0
+
+"""
+    texts = [text for text, _ in registers.chess_games(b"".join(game % i for i in range(7)))]
+    assert [text.count("1.e4") for text in texts] == [5, 2]
+    assert texts[1] == "\n".join(
+        f'[Site "Hastings"]\n[White "Player {i}"]\n[Result "1-0"]\n\n'
+        "1.e4 e5 2.Nf3 Nc6 3.Bc4 Nf6 4.Ng5 d5 5.exd5\nNxd5 1-0\n"
+        for i in (5, 6)
+    )
+
+
+def test_words_that_translators_added_to_a_bible_stand_alone():
+    word, added = "<w lemma='strong:G1'>{}</w>", "<transChange type='added'>{}</transChange>"
+    glued = (
+        f"{word.format('de')} {word.format('la')}{added.format('que fué mujer')}{word.format('de')} Urías."
+    )
+    apart = f"{word.format('in')} {added.format('the')} {word.format('beginning')}, {added.format('even')}."
+    packed = b"".join(zlib.compress(text.encode()) for text in (glued, apart))
+    assert [text for text, _ in sword(packed)] == [
+        "de la que fué mujer de Urías.\n",
+        "in the beginning, even.\n",
+    ]
 
 
 def test_a_manual_page_in_troff():
