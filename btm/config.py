@@ -56,7 +56,9 @@ class TrainerConfig:
     compile: str = "auto"  # the layers, by torch: always | never | auto: by the clock, if it pays back
     write_behind: bool = True  # checkpoints are copied and written while the training goes on
     gradient_checkpointing: bool = False  # activations are computed again in the backward pass, not kept
-    lr: float | int | str | None = None  # peak; null: by the model's size (btm/schedule.py) | find: by a short test
+    lr: float | int | str | None = (
+        None  # peak; null: by the model's size (btm/schedule.py) | find: by a short test
+    )
     warmup: float = 0.08  # fraction of the steps of the schedule
     decay: str = "cosine"  # constant | cosine | linear | polynomial | wsd: constant, then linear
     decay_power: float = 1.0  # of polynomial

@@ -80,6 +80,7 @@ def workspace(texts, tmp_path_factory):
         "trainer.log_every=1",
         "trainer.valid_tokens=512",
         "score.max_tokens=1024",
+        "trainer.carry=auto",  # many tests read the moments that a seed keeps for its experts
         "average.method=linear",  # of uniform weights: many tests read that average
     ]
 

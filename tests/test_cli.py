@@ -224,7 +224,10 @@ BAD_INPUT = {
         ["branch", "--dry-run", "expert=x", "domain=bible", "branch=copy", "parent=bibel"],
         "no ELM 'bibel'",
     ),
-    "a planned average for nothing": (["average", "--dry-run", "average.method=greedy_soup"], "give domain=NAME"),
+    "a planned average for nothing": (
+        ["average", "--dry-run", "average.method=greedy_soup"],
+        "give domain=NAME",
+    ),
     "another vocabulary": (["prepare", "data.vocab_size=600"], "data.name"),
 }
 

@@ -10,6 +10,7 @@ from btm.data.shards import Suite
 from btm.errors import UserError
 from btm.fairseq import command, convert
 from btm.forest import Forest
+from btm.forest.suites import open_suite
 from btm.schedule import Schedule
 
 _CONFIG = "config.json"
@@ -36,6 +37,7 @@ def fits_forest(config: Config) -> None:
     if suite is None or config.seed.source or _seed_stands(config) or not Forest.stands(config.forest_root):
         return
     forest = Forest(config.forest_root)
+    open_suite(config)  # another tokenizer is the plainer reason, where both differ
     planned = models.architecture(models.make_config(config.model, suite.vocab_size, suite.eos))
     forest.require(planned, forest.identity["tokenizer_sha256"], f"model={config.model.name}")
 

@@ -144,13 +144,14 @@ def run(config: Config, out: Output) -> int:
 
     example: btm run experiment=demo
     """
-    from btm import baselines
+    from btm import baselines, steps
     from btm.launch.forecast import too_few_tokens
 
     words, config = config, baselines.ready(config, out.reporter)
     if config.cluster.kind == "debug":
         if "--detach" in out.flags:
             raise UserError("--detach: cluster=debug runs in this process; give cluster=local or slurm")
+        steps.begin(config, steps.prepare(config, out.reporter))  # what is refused is refused before the note
         if advice := too_few_tokens(config):
             out.reporter.line(f"note: {advice}")
         _show_end(words, config, baselines.run(config, out.reporter), out)

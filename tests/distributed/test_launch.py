@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from btm import distributed, steps
 from btm.cli import compose
+from btm.errors import UserError
 from btm.forest import Forest
 from btm.report import Reporter
 from btm.train import TrainingStoppedError
@@ -235,6 +236,6 @@ def test_one_process_goes_on_where_two_stopped_and_two_where_one_did(planted, al
 def test_a_mistake_is_told_as_one_process_would_tell_it(planted):
     config = planted(*TOGETHER["ddp"], "trainer.carry=continue", "trainer.optimizer=adamw8bit")
     begun = time.monotonic()
-    with pytest.raises(steps.UserError, match="carry=continue: branch 'new' cannot"):
+    with pytest.raises(UserError, match="carry=continue: branch 'new' cannot"):
         steps.train(config, "new")
     assert time.monotonic() - begun < 60 and not ranks()

@@ -28,7 +28,7 @@ MODEL = Architecture(
 
 
 def told(device="cpu", steps=100, **values):
-    trainer = TrainerConfig(carry="fresh", **values)
+    trainer = TrainerConfig(**{"carry": "fresh", "lr": 1e-3} | values)
     words = options(MODEL, trainer, Schedule.of(trainer, horizon=steps), steps, device)
     pairs = [word.removeprefix("--").partition("=") for word in words]
     return {key: value if equals else True for key, equals, value in pairs}

@@ -53,7 +53,7 @@ def test_what_the_machine_decides_is_not_recorded(grown, root, copy):
         (["run.average=false"], "run.rounds", [["bible", "code_python"], ["speeches"]]),
         (["data=demo"], "data.name", "demo"),
         (["data.name=other"], "run.rounds", []),
-        (["experiment=demo"], "trainer.steps", 80),
+        (["experiment=demo"], "trainer.steps", 240),
         (["baseline=dense"], "seed.steps", 24),
     ],
 )

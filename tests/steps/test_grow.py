@@ -17,10 +17,16 @@ def bare(grown, workspace, tmp_path):
         f"forest={tmp_path / name}",
         "run.rounds=[[bible,code_python]]",
         "trainer.lr=null",
+        f"trainer.carry={compose([]).trainer.carry}",
         "trainer.steps=3",
         "seed.steps=null",
         "run.average=false",
     ]
+
+
+def test_experts_begin_a_schedule_of_their_own():
+    trainer = compose([]).trainer
+    assert (trainer.lr, trainer.carry, trainer.decay) == (None, "fresh", "cosine")
 
 
 def test_the_seed_phase_is_half_of_the_training(bare):
