@@ -104,7 +104,7 @@ def training(args: argparse.Namespace) -> Callable[[], float]:
         tokens = draws.integers(0, model.config.vocab_size, shape)
         loss = train.backward(model, tokens, trainer, precision)
         divisor = optimizers.shrink(optimizers.gradient_norm(model), trainer.clip)
-        train.apply(optimizer, trainer.lr, divisor)
+        train.apply(optimizer, 1e-3, divisor)
         return loss
 
     return step

@@ -26,9 +26,9 @@ from btm.config import ModelConfig, TrainerConfig
 from btm.data.batches import windows
 
 VARIANTS = {
-    "adamw": TrainerConfig(),
-    "adamw8bit": TrainerConfig(optimizer="adamw8bit"),
-    "adamw8bit, embeddings in 32 bits": TrainerConfig(optimizer="adamw8bit", embedding_bits=32),
+    "adamw": TrainerConfig(lr=1e-3),
+    "adamw8bit": TrainerConfig(lr=1e-3, optimizer="adamw8bit"),
+    "adamw8bit, embeddings in 32 bits": TrainerConfig(lr=1e-3, optimizer="adamw8bit", embedding_bits=32),
 }
 PICO = compose(["experiment=demo"]).model
 

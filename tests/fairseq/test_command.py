@@ -79,9 +79,10 @@ def test_what_it_cannot_do_is_refused():
         told(precision="bf16")
     with pytest.raises(UserError, match="no schedule of fairseq is constant, then a line"):
         told(decay="wsd")
-    continued = Schedule.of(TrainerConfig(), horizon=10, offset=5)
+    trainer = TrainerConfig(lr=1e-3)
+    continued = Schedule.of(trainer, horizon=10, offset=5)
     with pytest.raises(UserError, match="a schedule that another training began"):
-        options(MODEL, TrainerConfig(), continued, 5, "cpu")
+        options(MODEL, trainer, continued, 5, "cpu")
 
 
 def test_further_options():
