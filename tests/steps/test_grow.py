@@ -44,7 +44,7 @@ def test_verb_by_verb_gives_the_bytes_of_run(bare, capsys):
     assert cli.main(["seed", *words]) == 0
     for verb in ("branch", "train", "merge"):
         for domain in ("bible", "code_python"):
-            parents = ["weights={seed: 1.0}"] if verb == "branch" else []
+            parents = ["branch=copy"] if verb == "branch" else []
             assert cli.main([verb, *words, *parents, f"expert={domain}"]) == 0, capsys.readouterr().err
     whole, parts = (Forest(compose(bare(name)).forest_root) for name in ("whole", "parts"))
     assert {e.name: e.card.sha256 for e in whole.elms()} == {e.name: e.card.sha256 for e in parts.elms()}

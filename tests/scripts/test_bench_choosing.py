@@ -1,0 +1,53 @@
+"""The sweep of defaults: its cells, and that docs/choosing.md says what its CSV does."""
+
+import argparse
+import csv
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from bench import choosing
+
+ROOT = Path(__file__).parent.parent.parent
+ROWS = list(csv.DictReader((ROOT / "docs/results/choosing/defaults.csv").read_text().splitlines()))
+TABLE = re.findall(
+    r"^\| (\w+) \| (\d) \| (\S+) \| (\S+) \| (\S+) \| (\S+) / (\S+) \| (\d) of (\d) \|$",
+    (ROOT / "docs/choosing.md").read_text(),
+    re.MULTILINE,
+)
+
+
+def ratio(suite, seed, column, novel):
+    """The geometric mean, over domains, of a forest's perplexity over the dense LM's."""
+    own = {(r["kind"], r["domain"]): r for r in ROWS if (r["suite"], r["seed"]) == (suite, seed)}
+    domains = [d for (kind, d), r in own.items() if kind == "forest" and r["novel"] == str(novel)]
+    gains = [float(own["forest", d][column]) - float(own["dense", d]["root"]) for d in domains]
+    return math.exp(sum(gains) / len(gains)), sum(gain < 0 for gain in gains), len(gains)
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: " ".join(row[:2]))
+def test_the_page_says_what_was_measured(row):
+    suite, seed, *said, ahead, of = row
+    columns = [("gated", False), ("gated", True), ("own", False), ("cached", False), ("cached", True)]
+    for number, (column, novel) in zip(said, columns, strict=True):
+        assert float(number) == pytest.approx(ratio(suite, seed, column, novel)[0], abs=6e-4)
+    assert (int(ahead), int(of)) == ratio(suite, seed, "gated", False)[1:]
+
+
+def test_all_suites_and_seeds_are_on_the_page():
+    assert {row[:2] for row in TABLE} == {
+        (suite, str(seed)) for suite in choosing.SUITES for seed in range(3)
+    }
+
+
+def test_cells_of_a_part_have_names_of_their_own_and_equal_tokens(tmp_path):
+    args = argparse.Namespace(corpora=tmp_path, out=tmp_path)
+    settings = [*choosing.rates(), *choosing.schedules(), *choosing.default()]
+    cells = {choosing.Cell("demo", "0.2m", 0, setting) for setting in settings}
+    assert len({cell.name for cell in cells}) == len(cells)
+    for cell in cells:
+        config = choosing.config_of(cell, args)
+        steps = config.seed.steps + 8 * config.trainer.steps
+        assert steps * config.trainer.batch_size * config.trainer.seq_len == 3840 * 2048
