@@ -37,6 +37,7 @@ CHECKS: dict[str, Sequence[Check]] = {
         machine.data_folder,
         names.domains_of_cycle,
         names.elms_of_cycle,
+        names.models_of_cycle,
         names.parents_of_cycle,
         names.average_of_cycle,
         names.evaluation_of_cycle,

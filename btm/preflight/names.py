@@ -14,6 +14,7 @@ from btm.data import prepare as preparation
 from btm.discover.context import check_domains
 from btm.errors import UserError, unknown
 from btm.forest import Forest, settings
+from btm.forest import averages as standing_averages
 
 
 def rounds(config: Config) -> list[list[str]]:
@@ -62,6 +63,19 @@ def elms_of_cycle(config: Config) -> None:
     }
     for key, wanted in named.items():
         _require_elms(config, key, wanted, made)
+
+
+def models_of_cycle(config: Config) -> None:
+    """Require that what models= names will stand at the end of a cycle: an ELM, an average, a folder."""
+    averages = {steps.average_of(config)[1]} if config.run.average else set()
+    if Forest.stands(config.forest_root):
+        averages |= {model.name for model in standing_averages(Forest(config.forest_root))}
+    have = _at_end(config) | averages | {f"averages/{name}" for name in averages}
+    for name in config.models:
+        # FOREST:NAME is another forest's; a folder is looked into by the evaluation, in a process with limits.
+        if ":" not in name and not Path(name).is_dir() and name not in have:
+            error = unknown("model", name, have, f"{config.forest_root} by the time it is needed")
+            raise UserError(f"models: {error}")
 
 
 def parents_of_cycle(config: Config) -> None:

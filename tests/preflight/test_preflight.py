@@ -115,6 +115,7 @@ CYCLES = {
     "an expert mixed": (["ensemble.experts=[nobody]"], "ensemble.experts: no ELM 'nobody'"),
     "an expert averaged": (["average.experts=[nobody]"], "average.experts: no ELM 'nobody'"),
     "an expert scored": (["score.experts=[nobody]"], "score.experts: no ELM 'nobody'"),
+    "a model beside it": (["models=[nobody]"], "models: no model 'nobody'"),
     "a base": (["average.method=ties", "average.base=nobody"], "average.base: no ELM 'nobody'"),
     "an expert's layers": (["average.layers={mlp: {nobody: 1}}"], "average.layers: no ELM 'nobody'"),
     "a parent": (["branch=copy", "parent=nobody"], "parent: no ELM 'nobody'"),
