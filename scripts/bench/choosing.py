@@ -64,6 +64,7 @@ def _pico(hidden: int, inner: int, layers: int, heads: int) -> tuple[str, ...]:
 
 SIZES = {
     "0.2m": Size(_pico(64, 172, 2, 2), 2048, 1920, 240),  # 0.23 M parameters, 34 tokens for each
+    "0.2m-short": Size(_pico(64, 172, 2, 2), 2048, 560, 70),  # the same with 10 tokens for each
     "0.3m": Size(_pico(64, 172, 4, 4), 2048, 1920, 240),  # 0.33 M parameters, 24 tokens for each
     "1m": Size(("model=pico",), 2048, 2560, 320),  # 1.05 M parameters, 10 tokens for each
 }
