@@ -232,7 +232,7 @@ def test_what_does_not_fit_is_refused():
 
 def test_the_settings():
     bundle = compose(["ensemble=gated"]).ensemble
-    assert (bundle.rule, bundle.prior, bundle.carry, bundle.gate) == ("gated", "token", True, None)
+    assert (bundle.rule, bundle.prior, bundle.carry, bundle.gate) == ("gated", "token", False, None)
     assert evaluate.is_fitted(EnsembleConfig(rule="gated", prior="uniform"))
     given = compose(["ensemble=gated", "ensemble.prior=uniform", "ensemble.gate=[1,0,0,0,0,0,0,0]"]).ensemble
     assert not evaluate.is_fitted(given)

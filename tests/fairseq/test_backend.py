@@ -14,7 +14,7 @@ from fairseq_models import EVALUATION, PYTHON, fairseq
 from launch.processes import btm, finish, until
 from safetensors.torch import load_file, save_file
 
-from btm import fairseq_training, steps
+from btm import ensemble, fairseq_training, steps
 from btm.cli import compose
 from btm.data import binarised
 from btm.data.batches import Batches
@@ -142,7 +142,7 @@ def test_its_loss_is_that_of_fairseq_eval_lm(grown, forest, tmp_path):
     found = fairseq(tmp_path, [job])["eval"]["loss"] * np.log(2)
     whole = compose([*_overrides(config), "score.max_tokens=0"])
     shard = suite.shard("speeches", "valid")
-    (path,) = steps.ensemble.score_missing(whole, forest, elm.path, elm.card.sha256, [shard], Reporter())
+    (path,) = ensemble.score_missing(whole, forest, elm.path, elm.card.sha256, [shard], Reporter())
     assert mean_nats(np.load(path), shard.n_tokens) == pytest.approx(found, abs=1e-5)
 
 
