@@ -42,6 +42,7 @@ from btm.forest import Forest
 from btm.launch import attach
 from btm.launch.drive import Driver
 from btm.launch.records import Records, read_shown
+from btm.report import quiet
 
 EXPERT = "speeches"  # of the reference: the one with two parents
 DOMAINS = ("bible", "code_python", EXPERT, "novels")
@@ -163,7 +164,7 @@ def lasting(file: Path) -> bytes:
         content = re.sub(rb'"\w*sha256\w*": "[^"]*"', b"", content)
     if file.name == "README.md":
         content = re.sub(rb"\d{4}-\d\d-\d\d[T\d:+.Z]*", b"", content)
-        content = re.sub(rb"(?m)^- \*\*merged\*\*: .*$", b"", content)
+        content = re.sub(rb"(?m)^- \*\*(merged|made)\*\*: .*$", b"", content)
     if file.name == "SHA256SUMS":  # of files that tell of the clock
         content = re.sub(rb"(?m)^.*  (card\.json|README\.md|metrics\.jsonl)$", b"", content)
     if file.name == "metrics.jsonl":
@@ -413,7 +414,7 @@ def operations(place: Workplace, scratch: Path) -> Iterator[Operation]:
 
     def score(root: Path) -> None:
         shards = [suite.shard("bible", "valid"), suite.shard("novels", "test")]
-        ensemble.score_missing(config, Forest(root), seed.path, seed.card.sha256, shards, steps.quiet)
+        ensemble.score_missing(config, Forest(root), seed.path, seed.card.sha256, shards, quiet)
 
     grown = scratch / "grown"
     shutil.copytree(place.reference, grown)
