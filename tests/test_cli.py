@@ -120,12 +120,13 @@ def test_the_verbs_one_by_one(capsys, words):
         ("run", ["run.rounds=[]"], "score-bible"),
         ("ls", [], "only reads"),
         ("seed", ["forest=/nowhere/forest"], "24 steps, 12,288 tokens"),
-        ("seed", ["forest=/nowhere/forest", "seed.from=/nowhere"], "import /nowhere"),
+        ("seed", ["forest=/nowhere/forest", "seed.from=SEED"], "import "),
         ("run", ["forest=/nowhere/forest"], "posterior of bible, code_python"),
     ],
 )
 def test_dry_run_says_it_and_writes_nothing(capsys, words, tmp_path, grown, verb, more, said):
     before = tree(tmp_path) | tree(grown[0].data.out)
+    more = [word.replace("SEED", f"{grown[0].forest_root}/elms/seed") for word in more]
     code, out, err = run(capsys, verb, "--dry-run", *words, *more)
     assert code == 0, err
     assert said in out
@@ -185,6 +186,7 @@ BAD_INPUT = {
     "repeated domain": (["run", "run.rounds=[[bible],[bible]]"], "stands there twice"),
     "context too long": (["eval", "score.window=5000"], "positions for 1024"),
     "no such model": (["seed", "seed.from=/nowhere"], "no such folder"),
+    "a planned seed of no model": (["seed", "--dry-run", "seed.from=/nowhere"], "no such folder"),
     "not a causal LM": (["seed", "forest=NEW", "model.config.model_type=lama"], "did you mean"),
     "missing config": (["seed", "forest=NEW", "model.file=/nowhere.json"], "No such file"),
     "no such GPU": (["train", "expert=x", "trainer.device=gpu"], "choose one of auto, cpu"),

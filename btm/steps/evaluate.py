@@ -34,7 +34,7 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     members = forest.experts(config.ensemble.experts)
     route = ensemble.route(config, forest, members, suite.eos)
     for elm in elms:
-        _score_for_eval(config, forest, suite, elm, members, reporter)
+        _score_for_eval(config, forest, suite, elm, [member.name for member in members], reporter)
     trained_on = {domain for elm in elms for domain in elm.card.domains}
     scores = ensemble.scores_of(config, forest)
     chosen = config.ensemble
@@ -74,7 +74,8 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
 def score_for_eval(config: Config, name: str, reporter: Reporter = quiet) -> None:
     """Compute what `eval_forest` will need of one ELM, so that many machines can share that work."""
     forest = Forest(config.forest_root)
-    members = forest.experts(config.ensemble.experts)
+    # Those that are named need not stand yet: an ELM is scored as soon as it does.
+    members = config.ensemble.experts or [elm.name for elm in forest.experts()]
     _score_for_eval(config, forest, open_suite(config), forest[name], members, reporter)
 
 
@@ -131,11 +132,10 @@ def _refuse_own_data(config: Config, suite: Suite, shards: list[Shard]) -> None:
 
 
 def _score_for_eval(
-    config: Config, forest: Forest, suite: Suite, elm: ELM, members: list[ELM], reporter: Reporter
+    config: Config, forest: Forest, suite: Suite, elm: ELM, members: list[str], reporter: Reporter
 ) -> None:
     shards, valid = _evaluated(config, suite)
-    is_member = elm.name in {member.name for member in members}
-    needed = [*shards, *valid] if is_member else shards
+    needed = [*shards, *valid] if elm.name in members else shards
     ensemble.score_missing(config, forest, elm.path, elm.card.sha256, needed, reporter)
 
 
