@@ -62,6 +62,20 @@ def test_running_again_does_nothing(grown):
     assert not any("/elms/" in path or "/scores/" in path for path in changed)
 
 
+def test_an_elm_is_scored_while_named_experts_are_still_to_come(copy):
+    def splits():
+        folders = (Path(config.forest_root) / "scores").glob("*-t512")
+        return {folder.name.split("-")[1] for folder in folders}
+
+    config = copy("ensemble.experts=[speeches]", "score.max_tokens=512")
+    shutil.rmtree(Path(config.forest_root) / "elms" / "speeches")
+    steps.score_for_eval(config, "seed")
+    assert splits() == {"test"}  # it is no member, whose prior would need the valid split
+    config.ensemble.experts = ["seed", "speeches"]
+    steps.score_for_eval(config, "seed")
+    assert splits() == {"test", "valid"}
+
+
 def test_a_later_round_branches_from_the_earlier_experts(forest):
     card = forest["speeches"].card
     assert set(card.parents) <= {"bible", "code_python"}

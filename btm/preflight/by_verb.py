@@ -44,7 +44,7 @@ CHECKS: dict[str, Sequence[Check]] = {
         names.seed_of_baseline,
         machine.device,
         machine.jobs,
-        shape.source,
+        shape.source_of_cycle,
         shape.fits_forest,
         shape.positions,
         shape.carries,

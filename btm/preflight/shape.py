@@ -16,10 +16,16 @@ from btm.schedule import Schedule
 _CONFIG = "config.json"
 
 
+def source_of_cycle(config: Config) -> None:
+    """Require the folder that the seed is imported from, unless the seed stands: then no job imports it."""
+    if config.cluster.kind == "debug" or not _seed_stands(config):
+        source(config)
+
+
 def source(config: Config) -> None:
-    """Require the folder that the seed is imported from, unless it stands already."""
+    """Require the folder that the seed is imported from, if it is."""
     folder = config.seed.source
-    if folder is None or _seed_stands(config):
+    if folder is None:
         return
     if not Path(folder).is_dir():
         raise UserError(f"seed.from={folder}: no such folder; wanted the folder of a Hugging Face model")

@@ -1,5 +1,6 @@
 """Threads spin at barriers until others want the cores; what they compute stays as it was."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -45,6 +46,14 @@ def test_beside_busy_programs_libgomp_gets_more_threads_than_there_are_cores(und
     with waiting.considerate():
         assert compute_until(lambda: "btm-team" in threads(), 30)
     assert not threads()
+
+
+def test_threads_that_stepped_aside_get_all_their_cores_back(undecided, neighbours):
+    before = os.sched_getaffinity(0)
+    with waiting.considerate():
+        assert compute_until(lambda: os.sched_getaffinity(0) < before, 30)
+    tasks = [int(task.name) for task in Path("/proc/self/task").iterdir()]
+    assert all(os.sched_getaffinity(task) == before for task in tasks)
 
 
 @pytest.mark.parametrize("variable", waiting.DECIDED_BY)
