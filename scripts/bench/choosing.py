@@ -67,6 +67,7 @@ SIZES = {
     "0.2m-short": Size(_pico(64, 172, 2, 2), 2048, 560, 70),  # the same with 10 tokens for each
     "0.3m": Size(_pico(64, 172, 4, 4), 2048, 1920, 240),  # 0.33 M parameters, 24 tokens for each
     "1m": Size(("model=pico",), 2048, 2560, 320),  # 1.05 M parameters, 10 tokens for each
+    "7m-begun": Size(("model=tiny",), 8192, 256, 32),  # 7.3 M parameters: a million tokens, for `peaks` alone
 }
 SUITES = ("demo", "btm16", "far8")
 
@@ -122,13 +123,26 @@ def schedules() -> Iterator[Setting]:
     yield Setting("dense", 6e-3, "wsd")
 
 
+def peaks() -> Iterator[Setting]:
+    """Yield dense LMs at learning rates around the default of every size."""
+    for lr in (6e-3, 3e-3, 1.5e-3, 1.2e-2):
+        yield Setting("dense", lr, "cosine")
+
+
+def batches() -> Iterator[Setting]:
+    """Yield the defaults with fewer and more sequences a step, at as many tokens."""
+    for batch in (SEQUENCES, SEQUENCES // 2, SEQUENCES * 2):
+        yield Setting("dense", None, batch=batch)
+        yield Setting("forest", None, batch=batch)
+
+
 def default() -> Iterator[Setting]:
     """Yield a dense LM and a forest without any word on rate, schedule or carry."""
     yield Setting("dense", None)
     yield Setting("forest", None)
 
 
-PARTS = {"rates": rates, "schedules": schedules, "default": default}
+PARTS = {"rates": rates, "schedules": schedules, "peaks": peaks, "batches": batches, "default": default}
 
 
 @dataclass(frozen=True)
