@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from btm.durable import make_folder, publish_folder, sweep, write_json
 from btm.errors import UserError, unknown
+from btm.system.durable import make_folder, publish_folder, sweep, write_json
 from suites.audit import audit
 from suites.documents import MAX_SHARED, SPLITS, Document, mark, shared, shingles, union
 from suites.domains import DOMAINS, SUITES, Domain

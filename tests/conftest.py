@@ -10,7 +10,7 @@ from fairseq_models import converted, place, returned  # noqa: F401
 from folders import DEMO
 
 from btm import steps
-from btm.cli import compose
+from btm.cli.main import compose
 from btm.forest import Forest
 
 DOMAINS = ["bible", "code_python", "speeches", "novels"]

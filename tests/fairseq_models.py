@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from folders import DEMO
 
-from btm.config import DataConfig, ModelConfig
+from btm.config.schema import DataConfig, ModelConfig
 from btm.data import binarised
 from btm.data.documents import read
 from btm.data.prepare import prepare
@@ -17,7 +17,7 @@ from btm.data.shards import Suite
 from btm.data.tokenizer import train_tokenizer
 from btm.fairseq import from_hugging_face, to_hugging_face
 from btm.fairseq.tokenizer import export
-from btm.models import copy_tokenizer, make_config, new_model
+from btm.models.causal_lm import copy_tokenizer, make_config, new_model
 
 ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".venv-fairseq/bin/python"

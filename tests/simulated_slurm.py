@@ -11,9 +11,9 @@ import random
 import re
 from dataclasses import dataclass, field
 
-from btm import durable, lease
 from btm.launch.records import Outcome, Records, Spec, read_json
 from btm.launch.slurm import AwayError
+from btm.system import durable, lease
 
 
 @dataclass

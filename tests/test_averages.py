@@ -7,14 +7,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from btm import averages, cli, models, steps, weights
-from btm import score as scoring
-from btm.average import METHODS
-from btm.card import Card
-from btm.choices import AVERAGE_METHODS
-from btm.cli import compose
+from btm import steps
+from btm.cli import main
+from btm.cli.main import compose
+from btm.config.choices import AVERAGE_METHODS
+from btm.ensemble import score as scoring
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.forest.card import Card
+from btm.models import causal_lm, weights
+from btm.models.average import METHODS
+from btm.steps import publish
 
 SLERP = ["average.base=bible", "average.experts=[code_python]"]
 
@@ -36,9 +39,9 @@ def test_every_method_makes_a_model_that_loads(method, copy):
     }
     ids = torch.arange(20)[None]
     with torch.no_grad():
-        logits = models.load_model(path)(ids).logits
+        logits = causal_lm.load_model(path)(ids).logits
         assert torch.isfinite(logits).all()
-        assert not torch.equal(logits, models.load_model(forest["seed"].path)(ids).logits)
+        assert not torch.equal(logits, causal_lm.load_model(forest["seed"].path)(ids).logits)
     before = (path / "model.safetensors").stat().st_mtime_ns
     assert steps.average(config) == path
     assert (path / "model.safetensors").stat().st_mtime_ns == before
@@ -63,7 +66,7 @@ def test_the_dtype_is_stored_and_declared(word, dtype, copy):
     path = steps.average(copy(f"average.dtype={word}", "average.shard_gb=0.0001"))
     assert len(weights.files(path)) > 1
     assert json.loads((path / "config.json").read_bytes())["dtype"] == dtype
-    assert next(models.load_model(path).parameters()).dtype == getattr(torch, dtype)
+    assert next(causal_lm.load_model(path).parameters()).dtype == getattr(torch, dtype)
 
 
 def test_a_greedy_soup_is_no_worse_than_its_best_ingredient(copy):
@@ -94,7 +97,7 @@ def test_fisher_information_is_the_mean_square_of_gradients(copy):
     folder = next(f for f in folders if f.name.startswith(forest["bible"].card.sha256[:32]))
     found = load_file(folder / "model.safetensors")
     name = "model.norm.weight"
-    model = models.load_model(forest["bible"].path, dtype=torch.float32)
+    model = causal_lm.load_model(forest["bible"].path, dtype=torch.float32)
     valid = steps.open_suite(config).shard("bible", "valid")
     total, seen = torch.zeros_like(found[name]), 0
     for start in (0, 64):
@@ -129,7 +132,7 @@ def test_fisher_information_is_the_mean_square_of_gradients(copy):
     ],
 )
 def test_mistakes_are_one_line(words, message, grown, workspace, capsys):
-    assert cli.main(["average", *workspace, *words]) == 2
+    assert main.main(["average", *workspace, *words]) == 2
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
@@ -137,7 +140,7 @@ def test_mistakes_are_one_line(words, message, grown, workspace, capsys):
 
 def test_averages_publishes_what_is_asked_for(forest):
     with pytest.raises(UserError, match=r"average\.name"):
-        averages.publish(forest, "../deploy", {"bible": 1.0})
+        publish.publish(forest, "../deploy", {"bible": 1.0})
 
 
 def nats(config, folder, domain):
@@ -145,13 +148,13 @@ def nats(config, folder, domain):
     shard, eos = steps.open_suite(config).shard(domain, "valid"), steps.open_suite(config).eos
     tokens, _ = shard.head(config.score.max_tokens)
     ids = torch.from_numpy(shard.tokens[:tokens].astype("int64"))
-    model, total = models.load_model(folder, dtype=torch.float32), 0.0
+    model, total = causal_lm.load_model(folder, dtype=torch.float32), 0.0
     with torch.no_grad():
         for start in range(0, tokens, config.window):
             targets = ids[start : start + config.window]
             before = ids[start - 1 : start] if start else torch.tensor([eos])
             inputs = torch.cat([before, targets[:-1]])
-            total -= float(models.token_logp(model, inputs[None], targets[None]).double().sum())
+            total -= float(causal_lm.token_logp(model, inputs[None], targets[None]).double().sum())
     return total / tokens
 
 
@@ -175,27 +178,27 @@ def test_an_average_says_what_it_and_the_seed_are_worth_on_its_domains(grown, fo
 def test_one_meant_for_a_domain_is_measured_there_and_told_if_it_is_no_better(copy, workspace, capsys):
     root = copy().forest_root
     words = ["average", *workspace, f"forest={root}"]
-    assert cli.main([*words, "weights={bible: 1}", "domain=novels", "average.name=deploy"]) == 0
+    assert main.main([*words, "weights={bible: 1}", "domain=novels", "average.name=deploy"]) == 0
     card = Card.read(Forest(root).root / "averages/deploy/card.json")
     assert set(card.measured) == {"novels"}
     assert "nats/token on valid of novels: deploy" in capsys.readouterr().err
-    assert cli.main([*words, "weights={seed: 1}", "average.name=same", "--json"]) == 0
+    assert main.main([*words, "weights={seed: 1}", "average.name=same", "--json"]) == 0
     said = capsys.readouterr()
     assert "warning: same is no better than seed" in said.err
     found = json.loads(said.out)
     assert found["valid_nats"] == found["seed_nats"]["seed"]
     assert set(found["measured"]) == {"bible", "code_python", "speeches"}
     assert "it is no better than seed" in (Forest(root).root / "averages/same/README.md").read_text()
-    assert cli.main(["show", "average=same", "--json", *workspace, f"forest={root}"]) == 0
+    assert main.main(["show", "average=same", "--json", *workspace, f"forest={root}"]) == 0
     assert json.loads(capsys.readouterr().out)["measured"] == found["measured"]
 
 
 def test_one_that_is_not_or_cannot_be_measured_is_made_all_the_same(copy, workspace, capsys, tmp_path):
     root = copy().forest_root
     words = ["average", *workspace, f"forest={root}", "weights={bible: 1, seed: 1}"]
-    assert cli.main([*words, "average.name=a", "average.measure=false"]) == 0
+    assert main.main([*words, "average.name=a", "average.measure=false"]) == 0
     assert "nats/token" not in capsys.readouterr().err
-    assert cli.main([*words, "average.name=b", f"data.out={tmp_path / 'nowhere'}"]) == 0
+    assert main.main([*words, "average.name=b", f"data.out={tmp_path / 'nowhere'}"]) == 0
     assert "b is not measured: the suite" in capsys.readouterr().err
     for name in "ab":
         folder = Forest(root).root / "averages" / name

@@ -8,10 +8,10 @@ import pytest
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from btm import cli
-from btm.card import Card, Measured, Parent, Spent
+from btm.cli import main
 from btm.errors import UserError
-from btm.readme import readme
+from btm.forest.card import Card, Measured, Parent, Spent
+from btm.forest.model_card import readme
 
 EVIL = (
     "---\nlicense: mit\n--- \"quoted\" 'single' : # [x](javascript:1) `code` | <b>"
@@ -171,9 +171,9 @@ def test_every_card_of_a_real_forest_is_valid(forest):
 
 
 def test_the_licence_is_one_of_the_hubs(workspace):
-    assert cli.compose([*workspace, "card.license=apache-2.0"]).card.license == "apache-2.0"
+    assert main.compose([*workspace, "card.license=apache-2.0"]).card.license == "apache-2.0"
     with pytest.raises(UserError, match=r"did you mean 'apache-2\.0'"):
-        cli.compose([*workspace, "card.license=apache2"])
+        main.compose([*workspace, "card.license=apache2"])
 
 
 @pytest.mark.parametrize(

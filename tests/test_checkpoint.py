@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig
 
-from btm import checkpoint, durable, models, optimizers, train
-from btm.config import TrainerConfig
+from btm.config.schema import TrainerConfig
+from btm.models import causal_lm
+from btm.system import durable
+from btm.train import checkpoint, loop, optimizers
 
 SIZES = {
     "hidden_size": 16,
@@ -25,15 +27,15 @@ STATE = {"settings": {}, "environment": {}, "notes": []}
 @pytest.fixture
 def training():
     """A model after one step, and its optimizer."""
-    model = models.new_model(LlamaConfig(**SIZES), 0).train()
+    model = causal_lm.new_model(LlamaConfig(**SIZES), 0).train()
     optimizer = optimizers.make_optimizer(model, TrainerConfig())
     return step(model, optimizer), optimizer
 
 
 def step(model, optimizer):
     rows = torch.arange(40).reshape(2, 20).numpy() % 50
-    train.backward(model, rows, TrainerConfig(), "fp32")
-    train.apply(optimizer, 0.01)
+    loop.backward(model, rows, TrainerConfig(), "fp32")
+    loop.apply(optimizer, 0.01)
     return model
 
 
@@ -102,15 +104,15 @@ def test_a_step_divides_gradients_as_it_goes(name):
     trainer = replace(TrainerConfig(), optimizer=name)
     found = []
     for divisor in (1.0, 3.0):
-        model = models.new_model(LlamaConfig(**SIZES), 0).train()
+        model = causal_lm.new_model(LlamaConfig(**SIZES), 0).train()
         optimizer = optimizers.make_optimizer(model, trainer)
         rows = torch.arange(40).reshape(2, 20).numpy() % 50
         for _ in range(3):
-            train.backward(model, rows, trainer, "fp32")
+            loop.backward(model, rows, trainer, "fp32")
             if divisor == 1.0:
                 for parameter in model.parameters():
                     parameter.grad /= 3.0
-            train.apply(optimizer, 0.01, divisor)
+            loop.apply(optimizer, 0.01, divisor)
         found.append(checkpoint.parameters(model))
     for key, parameter in found[0].items():
         torch.testing.assert_close(found[1][key], parameter, rtol=1e-5, atol=1e-6, msg=key)

@@ -10,12 +10,13 @@ import pytest
 import torch
 from folders import tree
 
-from btm import averages, cli
+from btm.cli import main
 from btm.forest import Forest
+from btm.steps import publish
 
 
 def run(capsys, *words):
-    code = cli.main(list(words))
+    code = main.main(list(words))
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -31,7 +32,7 @@ def test_help_is_fast_and_names_every_verb():
     begun = time.monotonic()
     done = subprocess.run([sys.executable, "-m", "btm.cli", "--help"], capture_output=True, text=True)
     seconds = time.monotonic() - begun
-    from btm.verbs import VERBS
+    from btm.cli.verbs import VERBS
 
     assert done.returncode == 0
     assert all(f"  {verb} " in done.stdout for verb in VERBS)
@@ -39,13 +40,13 @@ def test_help_is_fast_and_names_every_verb():
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys; from btm.cli import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+    code = "import sys; from btm.cli.main import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert not {"torch", "hydra", "numpy", "transformers", "omegaconf"} & set(done.stderr.split())
 
 
 def test_every_verb_has_help_with_an_example(capsys):
-    from btm.verbs import VERBS
+    from btm.cli.verbs import VERBS
 
     for verb in VERBS:
         code, out, _ = run(capsys, verb, "--help")
@@ -287,7 +288,7 @@ def test_debug_shows_the_traceback(words):
     from btm.errors import UserError
 
     with pytest.raises(UserError):
-        cli.main(["show", *words, "expert=none", "--debug"])
+        main.main(["show", *words, "expert=none", "--debug"])
 
 
 def test_no_room_is_one_line(capsys, words, monkeypatch, tmp_path):
@@ -333,7 +334,7 @@ def test_strangers_in_the_forest_are_no_elms(capsys, words, tmp_path):
 
 def test_a_name_that_leads_elsewhere_is_no_elm(copy):
     forest = Forest(copy().forest_root)  # the shared one would keep the average
-    averages.publish(forest, "elsewhere", {"bible": 1.0})
+    publish.publish(forest, "elsewhere", {"bible": 1.0})
     assert "../averages/elsewhere" not in forest
     assert "bible\n" not in forest
 
@@ -356,6 +357,6 @@ def test_dry_run_of_a_cycle_tells_what_it_takes(capsys, words, tmp_path):
 
 
 def test_a_dictionary_takes_keys_that_nobody_knew():
-    assert cli.compose(["cluster=slurm", "cluster.extra={reservation: night}"]).cluster.extra == {
+    assert main.compose(["cluster=slurm", "cluster.extra={reservation: night}"]).cluster.extra == {
         "reservation": "night"
     }

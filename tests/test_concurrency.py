@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from btm import steps, weights
-from btm.card import Card
+from btm import steps
 from btm.forest import Forest
+from btm.forest.card import Card
+from btm.models import weights
 
 NAMES = 1_000
 MERGING = Path(__file__).with_name("merging.py")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from btm import durable
+from btm.system import durable
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "bench" / "crash.py"
 SEED = 7

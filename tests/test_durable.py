@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from btm import durable
+from btm.system import durable
 
 
 def test_published_file_has_content_and_usual_mode(tmp_path):

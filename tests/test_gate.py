@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from btm import evaluate, filters, gate, posterior
-from btm.cli import compose
-from btm.config import EnsembleConfig
+from btm.cli.main import compose
+from btm.config.schema import EnsembleConfig
+from btm.ensemble import gate, mix, posterior, rules
+from btm.ensemble.gate import sums
 from btm.errors import UserError
-from btm.gate import sums
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def prior(seed, experts=5):
 
 
 def weights_by_hand(logp_EN, log_prior_E, theta, ids_N, features=gate.FEATURES):
-    """The weights before each token of one text, from the equation in the docstring of btm/gate/rule.py."""
+    """The weights before each token of one text, from the equation in the docstring of btm/ensemble/gate/rule.py."""
     experts, tokens = logp_EN.shape
     rows = []
     for t in range(tokens):
@@ -72,7 +72,7 @@ def test_windows_are_texts_of_their_own(window):
 
 def test_the_prior_alone_is_simple_and_the_whole_past_is_bayes():
     logp, tokens = scores(5, scale=3.0), ids(5)
-    simple = filters.simple(logp[:, None], prior(5))[0][0]
+    simple = rules.simple(logp[:, None], prior(5))[0][0]
     np.testing.assert_allclose(gate.mixed(logp, prior(5), [1] + [0] * 7, tokens)[0], simple, atol=1e-9)
     found = gate.mixed(logp, prior(5), [1, 1], tokens, features=((0, math.inf),))[0]
     np.testing.assert_allclose(found, posterior.mixture(logp, prior(5)), atol=1e-9)
@@ -185,17 +185,17 @@ def test_an_ensemble_mixes_by_it(carry):
     logp, text = learnable(4, 2000)
     logp_EST = logp.astype(np.float32).reshape(5, 20, 100)
     chosen = EnsembleConfig(rule="gated", prior="token", carry=carry)
-    log_prior = evaluate.fit_prior(logp_EST, chosen)
-    fitted = evaluate.fit_rule([logp_EST], [log_prior], chosen, [1950], [text])
+    log_prior = mix.fit_prior(logp_EST, chosen)
+    fitted = mix.fit_rule([logp_EST], [log_prior], chosen, [1950], [text])
     sample = gate.Sample.of(logp_EST.reshape(5, -1)[:, :1950], log_prior, text[:1950], 0 if carry else 100)
     assert tuple(fitted.gate) == gate.fit([sample])
-    assert evaluate.fit_rule([logp_EST], [log_prior], fitted, [1950], [text]) == fitted
-    found = evaluate.mix(logp_EST, log_prior, fitted, 1950, text)
+    assert mix.fit_rule([logp_EST], [log_prior], fitted, [1950], [text]) == fitted
+    found = mix.mix(logp_EST, log_prior, fitted, 1950, text)
     wanted, weights = gate.mixed(
         logp_EST.reshape(5, -1)[:, :1950], log_prior, fitted.gate, text[:1950], 0 if carry else 100
     )
     assert found.nats == pytest.approx(-wanted.sum(), rel=1e-9)
-    assert found.nats < evaluate.mix(logp_EST, log_prior, EnsembleConfig(), 1950).nats
+    assert found.nats < mix.mix(logp_EST, log_prior, EnsembleConfig(), 1950).nats
     np.testing.assert_allclose(found.mean_posterior, weights.mean(axis=1), atol=1e-9)
 
 
@@ -207,12 +207,12 @@ def test_experts_outside_the_top_k_are_not_read():
     spoilt[~kept] = np.nan
     chosen = EnsembleConfig(rule="gated", carry=True)
     found, wanted = (
-        evaluate.fit_rule([x[:, None]], [p], chosen, [2000], [text])
+        mix.fit_rule([x[:, None]], [p], chosen, [2000], [text])
         for x, p in ((spoilt, log_prior), (logp[kept], log_prior[kept]))
     )
     assert found == wanted
-    mixed = evaluate.mix(spoilt[:, None], log_prior, found, 2000, text)
-    assert mixed.nats == evaluate.mix(logp[kept][:, None], log_prior[kept], found, 2000, text).nats
+    mixed = mix.mix(spoilt[:, None], log_prior, found, 2000, text)
+    assert mixed.nats == mix.mix(logp[kept][:, None], log_prior[kept], found, 2000, text).nats
     assert (mixed.mean_posterior[~kept] == 0).all()
 
 
@@ -226,16 +226,16 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="θ has shape"):
         gate.mixed(np.zeros((2, 3)), np.zeros(2), [1.0], np.zeros(3))
     with pytest.raises(ValueError, match="need the tokens"):
-        evaluate.mix(np.zeros((2, 1, 3), np.float32), np.zeros(2), EnsembleConfig(rule="gated"), 3)
+        mix.mix(np.zeros((2, 1, 3), np.float32), np.zeros(2), EnsembleConfig(rule="gated"), 3)
     assert gate.mixed(np.zeros((2, 0)), np.zeros(2), gate.DEFAULT, np.zeros(0))[0].shape == (0,)
 
 
 def test_the_settings():
     bundle = compose(["ensemble=gated"]).ensemble
     assert (bundle.rule, bundle.prior, bundle.carry, bundle.gate) == ("gated", "token", False, None)
-    assert evaluate.is_fitted(EnsembleConfig(rule="gated", prior="uniform"))
+    assert mix.is_fitted(EnsembleConfig(rule="gated", prior="uniform"))
     given = compose(["ensemble=gated", "ensemble.prior=uniform", "ensemble.gate=[1,0,0,0,0,0,0,0]"]).ensemble
-    assert not evaluate.is_fitted(given)
+    assert not mix.is_fitted(given)
     with pytest.raises(UserError, match=r"ensemble\.gate=.*wanted 8 numbers, or null"):
         compose(["ensemble=gated", "ensemble.gate=[1,0]"])
     with pytest.raises(UserError, match="give ensemble=updating"):
@@ -244,6 +244,6 @@ def test_the_settings():
 
 
 def test_settings_ask_for_as_many_numbers_as_there_are():
-    from btm.choices import GATE_NUMBERS
+    from btm.config.choices import GATE_NUMBERS
 
     assert len(gate.DEFAULT) == GATE_NUMBERS

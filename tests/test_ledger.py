@@ -7,18 +7,20 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from btm import ledger, models, steps
-from btm.card import Card
-from btm.cli import compose
+from btm import steps
+from btm.cli.main import compose
+from btm.forest import ledger
+from btm.forest.card import Card
 from btm.launch import forecast
+from btm.models import causal_lm
 from btm.report.tables import ledger_rows
 
 VOCABULARY = 2048
 
 
 def small_model(name, *overrides):
-    config = models.make_config(compose([f"model={name}", *overrides]).model, VOCABULARY, 0)
-    return models.new_model(config, seed=0)
+    config = causal_lm.make_config(compose([f"model={name}", *overrides]).model, VOCABULARY, 0)
+    return causal_lm.new_model(config, seed=0)
 
 
 @pytest.mark.parametrize("seq_len", [128, 512])
@@ -84,7 +86,7 @@ def test_two_of_one_name_are_two():
 
 def test_every_card_of_a_grown_forest_carries_its_cost(grown, forest):
     config, _ = grown
-    per_token = ledger.Shape.of_config(models.load_config(forest["seed"].path)).training_flops(64)
+    per_token = ledger.Shape.of_config(causal_lm.load_config(forest["seed"].path)).training_flops(64)
     seed, bible, speeches = (forest[name].card for name in ("seed", "bible", "speeches"))
     own = config.trainer.batch_size * config.trainer.seq_len
     assert (seed.total_tokens, bible.total_tokens) == (24 * own, 36 * own)
@@ -124,7 +126,7 @@ def test_an_evaluation_carries_the_cost(copy, forest, top_k, run):
     assert costs["ensemble"]["experts_run"] == run
     one = costs["elms"]["bible"]["inference_flops_per_token"]
     assert costs["ensemble"]["inference_flops_per_token"] == run * one
-    shape = ledger.Shape.of_config(models.load_config(forest["bible"].path))
+    shape = ledger.Shape.of_config(causal_lm.load_config(forest["bible"].path))
     assert one == shape.inference_flops(config.window)
     assert costs["elms"]["bible"]["training"]["tokens"] == forest["bible"].card.total_tokens
     assert [row["experts run"] for row in ledger_rows(result)] == [run, 1, 1, 1, 1, 1]  # the average too

@@ -8,11 +8,14 @@ import pytest
 import torch
 from interop.models import make_folder
 
-from btm import cli, filters, gate, models, online, posterior, steps
-from btm.cli import compose
-from btm.config import EnsembleConfig
+from btm import steps
+from btm.cli import main
+from btm.cli.main import compose
+from btm.config.schema import EnsembleConfig
+from btm.ensemble import gate, generate, posterior, rules
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.models import causal_lm
 
 NAMES = ["bible", "code_python", "speeches"]
 PRIOR = {"bible": 0.2, "code_python": 0.5, "speeches": 0.3}
@@ -32,19 +35,19 @@ def whole(forest, ids, names):
     return np.stack([torch.log_softmax(x, dim=-1).numpy() for x in logits])
 
 
-@pytest.mark.parametrize("rule", [*filters.RULES, "gated"])
+@pytest.mark.parametrize("rule", [*rules.RULES, "gated"])
 def test_it_equals_the_mixture_of_whole_passes(grown, forest, rule):
     config, _ = grown
     ids = text(config)
     ensemble = EnsembleConfig(rule=rule, alpha=0.05, beta=0.9)
-    mixed = online.Ensemble.load(forest, PRIOR, ensemble=ensemble)
+    mixed = generate.Ensemble.load(forest, PRIOR, ensemble=ensemble)
     logp_ETV = whole(forest, ids, NAMES)
     logp_ET = logp_ETV[:, np.arange(len(ids)), ids]
     log_prior_E = np.log(list(PRIOR.values()))
     if rule == "gated":
         wanted_T, weights_ET = gate.mixed(logp_ET, log_prior_E, gate.DEFAULT, ids)
     else:
-        (wanted_T,), weights_EST = filters.RULES[rule](logp_ET[:, None], log_prior_E, 0.05, 0.9)
+        (wanted_T,), weights_EST = rules.RULES[rule](logp_ET[:, None], log_prior_E, 0.05, 0.9)
         weights_ET = weights_EST[:, 0]
     found = [mixed.read(ids[:30])]
     for t in range(30, 60):
@@ -56,29 +59,29 @@ def test_it_equals_the_mixture_of_whole_passes(grown, forest, rule):
 
 
 def test_next_tokens_are_a_distribution(forest):
-    mixed = online.Ensemble.load(forest)
+    mixed = generate.Ensemble.load(forest)
     assert np.exp(mixed.next_logp()).sum() == pytest.approx(1, abs=1e-6)
     assert mixed.read([]).shape == (0,)
 
 
-@pytest.mark.parametrize("rule", filters.RULES)
+@pytest.mark.parametrize("rule", rules.RULES)
 def test_a_belief_follows_its_rule(rule):
     logp_EST = -np.random.default_rng(0).exponential(2.0, (4, 1, 50))
     log_prior_E = np.log([0.1, 0.2, 0.3, 0.4])
-    wanted_ST, weights_EST = filters.RULES[rule](logp_EST, log_prior_E, 0.1, 0.9)
-    belief = filters.Belief(rule, log_prior_E, 0.1, 0.9)
+    wanted_ST, weights_EST = rules.RULES[rule](logp_EST, log_prior_E, 0.1, 0.9)
+    belief = rules.Belief(rule, log_prior_E, 0.1, 0.9)
     for t in range(50):
         np.testing.assert_allclose(np.exp(belief.log_weights), weights_EST[:, 0, t], atol=1e-9)
         assert belief.see(logp_EST[:, 0, t]) == pytest.approx(wanted_ST[0, t], abs=1e-6)
     with pytest.raises(ValueError, match="no rule"):
-        filters.Belief("bayesian", log_prior_E)
+        rules.Belief("bayesian", log_prior_E)
 
 
 def test_experts_outside_the_top_k_are_neither_loaded_nor_run(copy):
     config = copy()
     forest = Forest(config.forest_root)
     (forest["bible"].path / "model.safetensors").unlink()
-    mixed = online.Ensemble.load(forest, PRIOR, top_k=2)
+    mixed = generate.Ensemble.load(forest, PRIOR, top_k=2)
     assert mixed.names == ["code_python", "speeches"]
     assert len(mixed.experts) == 2
     ids = text(config, 20)
@@ -87,21 +90,21 @@ def test_experts_outside_the_top_k_are_neither_loaded_nor_run(copy):
     wanted = posterior.mixture(logp_ET, np.log([0.5 / 0.8, 0.3 / 0.8]))
     np.testing.assert_allclose(mixed.read(ids), wanted, atol=1e-5)
     with pytest.raises(UserError, match=r"no model\.safetensors"):
-        online.Ensemble.load(forest, PRIOR)
+        generate.Ensemble.load(forest, PRIOR)
 
 
 def test_a_top_k_of_equals_is_refused():
     with pytest.raises(UserError, match="all weigh the same"):
-        online.keep({"a": 1.0, "b": 1.0}, 1)
-    assert online.keep({"a": 1.0, "b": 1.0}, 0) == {"a": 0.5, "b": 0.5}
-    assert online.keep({"a": 1.0, "b": 0.0}, 0) == {"a": 1.0}
-    assert online.keep({"a": 1.0, "b": 3.0, "c": 2.0}, 2) == pytest.approx({"b": 0.6, "c": 0.4})
+        generate.keep({"a": 1.0, "b": 1.0}, 1)
+    assert generate.keep({"a": 1.0, "b": 1.0}, 0) == {"a": 0.5, "b": 0.5}
+    assert generate.keep({"a": 1.0, "b": 0.0}, 0) == {"a": 1.0}
+    assert generate.keep({"a": 1.0, "b": 3.0, "c": 2.0}, 2) == pytest.approx({"b": 0.6, "c": 0.4})
 
 
 def test_where_positions_end_it_goes_on_from_the_later_half(forest):
     model = forest["bible"].load()
     model.config.max_position_embeddings = 16
-    reader = online._Reader(model)
+    reader = generate._Reader(model)
     ids = list(range(40))
     found = np.concatenate([reader.read(ids[:10]), reader.read(ids[10:])])
     assert found.shape[0] == 40
@@ -114,7 +117,7 @@ def test_where_positions_end_it_goes_on_from_the_later_half(forest):
 
 def test_generation_depends_on_the_seed_alone(forest):
     def go_on(seed, temperature):
-        mixed = online.Ensemble.load(forest, PRIOR, top_k=2)
+        mixed = generate.Ensemble.load(forest, PRIOR, top_k=2)
         mixed.read([40, 41, 42])
         return list(mixed.generate(8, temperature, seed))
 
@@ -130,16 +133,16 @@ def test_the_command(capsys, copy, workspace, tmp_path):
     forest = Forest(tmp_path / "forest")
     for name in ("code_python", "speeches"):
         (forest[name].path / "model.safetensors").unlink()
-    assert cli.main(ask) == 0
+    assert main.main(ask) == 0
     made = json.loads(capsys.readouterr().out)
     assert made["prompt"] == "In the beginning, 'God' = {x: [1]}"
     assert made["experts"] == {"bible": 1.0}
     assert 0 <= made["tokens"] <= 5
-    assert cli.main([*ask[:-1], "--dry-run"]) == 0
+    assert main.main([*ask[:-1], "--dry-run"]) == 0
     assert "1 of 3 experts under the token prior of bible" in " ".join(capsys.readouterr().out.split())
-    assert cli.main(["generate", *words]) == 2
+    assert main.main(["generate", *words]) == 2
     assert "give prompt=" in capsys.readouterr().err
-    assert cli.main(["generate", "--help"]) == 0
+    assert main.main(["generate", "--help"]) == 0
     assert "example: btm generate" in capsys.readouterr().out
     assert compose(["prompt=a, b"]).prompt == "a, b"
 
@@ -150,28 +153,28 @@ def test_an_average_writes_alone_and_beside_its_own_experts(copy, workspace, tmp
     words += ["--json", "generate.temperature=0"]
 
     def written(*more):
-        assert cli.main([*words, *more]) == 0
+        assert main.main([*words, *more]) == 0
         return json.loads(capsys.readouterr().out)
 
     assert written("ensemble.experts=[uniform]")["experts"] == {"uniform": 1.0}
     both = written("ensemble.experts=[uniform,bible]", "domain=bible")
     assert set(both["experts"]) <= {"uniform", "bible"}
-    assert cli.main([*words[:-2], "ensemble.experts=[uniform,bible]", "--dry-run"]) == 0
+    assert main.main([*words[:-2], "ensemble.experts=[uniform,bible]", "--dry-run"]) == 0
     assert "2 of 2 models under a uniform prior" in " ".join(capsys.readouterr().out.split())
     folder = shutil.copytree(forest.root / "averages/uniform", tmp_path / "deployed")
     alone = written(f"ensemble.experts=[{folder}]", "domain=bible")
     assert alone["experts"] == {str(folder): 1.0}
     assert alone["text"] == written("ensemble.experts=[uniform]")["text"]
-    assert cli.main([*words, "ensemble.experts=[unifrom]"]) == 2
+    assert main.main([*words, "ensemble.experts=[unifrom]"]) == 2
     assert "did you mean 'uniform'" in capsys.readouterr().err
 
 
 def test_an_average_is_a_member_by_name(grown, forest):
     ids = text(grown[0], 20)
-    mixed = online.Ensemble.load(forest, {"uniform": 1.0})
+    mixed = generate.Ensemble.load(forest, {"uniform": 1.0})
     start = forest["bible"].load().config.eos_token_id
     with torch.inference_mode():
-        model = models.load_model(forest.root / "averages/uniform")
+        model = causal_lm.load_model(forest.root / "averages/uniform")
         logits = model(torch.tensor([[start, *ids[:-1]]])).logits[0].double()
     wanted = torch.log_softmax(logits, dim=-1).numpy()[np.arange(20), ids]
     np.testing.assert_allclose(mixed.read(ids), wanted, atol=1e-5)
@@ -183,12 +186,14 @@ def test_a_folder_with_more_embeddings_and_no_eos_of_its_own_is_a_member(grown, 
     (padded / "config.json").write_text(json.dumps(config))
     ids = text(grown[0], 20)
     prior = {str(padded): 0.5, "bible": 0.5}
-    mixed = online.Ensemble.load(forest, prior, ensemble=EnsembleConfig(rule="simple"))
+    mixed = generate.Ensemble.load(forest, prior, ensemble=EnsembleConfig(rule="simple"))
     start = forest["bible"].load().config.eos_token_id
     parts = []
     for folder in (padded, forest["bible"].path):
         with torch.inference_mode():
-            logits = models.load_model(folder, dtype=torch.float32)(torch.tensor([[start, *ids[:-1]]])).logits
+            logits = causal_lm.load_model(folder, dtype=torch.float32)(
+                torch.tensor([[start, *ids[:-1]]])
+            ).logits
         parts.append(torch.log_softmax(logits[0].double(), dim=-1).numpy()[np.arange(20), ids])
     np.testing.assert_allclose(mixed.read(ids), np.logaddexp(*parts) - np.log(2), atol=1e-5)
     assert len(mixed.next_logp()) == forest["bible"].load().config.vocab_size
@@ -197,12 +202,12 @@ def test_a_folder_with_more_embeddings_and_no_eos_of_its_own_is_a_member(grown, 
 def test_a_folder_that_an_import_would_refuse_writes_nothing(forest, tmp_path):
     small = make_folder(tmp_path / "small", forest.tokenizer, "gpt2", vocab_size=16)
     with pytest.raises(UserError, match="embeddings for 16 tokens"):
-        online.Ensemble.load(forest, {str(small): 1.0})
+        generate.Ensemble.load(forest, {str(small): 1.0})
     with pytest.raises(UserError, match=r"no model 'unifrom' .*did you mean 'uniform'"):
-        online.Ensemble.load(forest, {"unifrom": 1.0})
+        generate.Ensemble.load(forest, {"unifrom": 1.0})
 
 
 def test_where_an_elm_is_wanted_an_average_is_told_apart(grown, workspace, capsys):
     for words in (["eval", "ensemble.experts=[uniform]"], ["average", "average.experts=[uniform,bible]"]):
-        assert cli.main([*words[:1], *workspace, *words[1:]]) == 2
+        assert main.main([*words[:1], *workspace, *words[1:]]) == 2
         assert "'uniform' is an average of" in capsys.readouterr().err

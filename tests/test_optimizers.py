@@ -12,10 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from btm import checkpoint, lease, models, optimizers, schedule, steps, train, weights
-from btm.config import ModelConfig, TrainerConfig
+from btm import steps
+from btm.config.schema import ModelConfig, TrainerConfig
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.models import causal_lm, weights
+from btm.system import lease
+from btm.train import checkpoint, loop, optimizers, schedule
 
 EIGHT = TrainerConfig(optimizer="adamw8bit", lr=1e-3, precision="fp32")
 SHAPE = {
@@ -31,7 +34,7 @@ SHAPE = {
 
 @pytest.fixture
 def model():
-    return models.new_model(models.make_config(ModelConfig(config=SHAPE), 512, 0), 0).train()
+    return causal_lm.new_model(causal_lm.make_config(ModelConfig(config=SHAPE), 512, 0), 0).train()
 
 
 def tokens(seed=0):
@@ -41,8 +44,8 @@ def tokens(seed=0):
 def run(model, trainer, n=3):
     optimizer = optimizers.make_optimizer(model, trainer)
     for step in range(n):
-        train.backward(model, tokens(step), trainer, "fp32")
-        train.apply(optimizer, trainer.lr)
+        loop.backward(model, tokens(step), trainer, "fp32")
+        loop.apply(optimizer, trainer.lr)
     return optimizer
 
 
@@ -97,13 +100,13 @@ def test_a_checkpoint_goes_on_bit_for_bit(model, tmp_path, name):
         writer.save(tmp_path, model, optimizer, state)
     saved = checkpoint.latest(tmp_path)
 
-    resumed = models.new_model(model.config, 1).train()
+    resumed = causal_lm.new_model(model.config, 1).train()
     again = optimizers.make_optimizer(resumed, trainer)
     checkpoint.load(saved, resumed, again)
     for trained, with_optimizer in ((unbroken, run_on), (resumed, again)):
         for step in (2, 3):
-            train.backward(trained, tokens(step), trainer, "fp32")
-            train.apply(with_optimizer, trainer.lr)
+            loop.backward(trained, tokens(step), trainer, "fp32")
+            loop.apply(with_optimizer, trainer.lr)
     assert equal(bits(unbroken), bits(resumed))
     ours, theirs = checkpoint.moments(resumed, again), checkpoint.moments(unbroken, run_on)
     assert ours.keys() == theirs.keys()
@@ -146,11 +149,11 @@ def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients(model):
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss = train.backward(model, tokens(), EIGHT, "fp32")
+            loss = loop.backward(model, tokens(), EIGHT, "fp32")
         return loss, {name: p.grad for name, p in model.named_parameters()}, sum(kept)
 
     other = copying.deepcopy(model)
-    models.checkpoint_gradients(other)
+    causal_lm.checkpoint_gradients(other)
     (loss, gradients, kept), (same, theirs, fewer) = pass_through(model), pass_through(other)
     assert loss == same
     assert equal(gradients, theirs)
@@ -171,7 +174,7 @@ def test_the_library_fetches_no_kernels():
         "    def find_spec(self, name, path=None, target=None):\n"
         "        assert name.partition('.')[0] != 'kernels', 'kernels was looked for'\n"
         "sys.meta_path.insert(0, Watch())\n"
-        "from btm import optimizers\n"
+        "from btm.train import optimizers\n"
         "optimizers._bitsandbytes()\n"
         "print('kernels' in sys.modules)\n"
     )
@@ -184,10 +187,8 @@ def trained(config, name, **changes):
     made = steps.branch(config, name, "bible").path
     suite = steps.open_suite(config)
     trainer = replace(config.trainer, **changes)
-    batches = train.Batches(
-        [suite.shard("bible", "train")], trainer.seq_len, trainer.batch_size, trainer.seed
-    )
-    return made, lambda n=6, **more: train.train(
+    batches = loop.Batches([suite.shard("bible", "train")], trainer.seq_len, trainer.batch_size, trainer.seed)
+    return made, lambda n=6, **more: loop.train(
         made,
         batches,
         replace(trainer, **more),
@@ -202,7 +203,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(copy):
     whole, run_whole = trained(config, "whole")
     broken, run_broken = trained(config, "broken")
     result = run_whole()
-    with pytest.raises(train.TrainingStoppedError):
+    with pytest.raises(loop.TrainingStoppedError):
         run_broken(3)
     # What saves memory changes nothing, and so may change.
     assert run_broken(gradient_checkpointing=True, offload=True)["exact"]
@@ -214,7 +215,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(copy):
 
 def test_a_checkpoint_older_than_a_setting_goes_on(copy):
     made, run_it = trained(copy("branch=copy"), "new")
-    with pytest.raises(train.TrainingStoppedError):
+    with pytest.raises(loop.TrainingStoppedError):
         run_it(3)
     file = checkpoint.latest(made) / "state.json"
     state = json.loads(file.read_text())
@@ -251,6 +252,6 @@ def test_an_expert_continues_the_moments_of_its_seed(copy):
 def run_seed(model, config):
     optimizer = optimizers.make_optimizer(model, config.trainer)
     rows = torch.randint(0, 256, (2, 17)).numpy()
-    train.backward(model, rows, config.trainer, "fp32")
-    train.apply(optimizer, 0.0)
+    loop.backward(model, rows, config.trainer, "fp32")
+    loop.apply(optimizer, 0.0)
     return optimizer

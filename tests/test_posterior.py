@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btm import posterior
+from btm.ensemble import posterior
 
 
 def random_logp(seed, experts=4, tokens=30, scale=3.0):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from power_cut import recorded, states
 
-from btm import durable
+from btm.system import durable
 
 SOURCE = Path(durable.__file__).read_text()
 OLD, NEW = {"a": b"old a", "sub/b": b"old b"}, {"a": b"a new text", "sub/b": b"another", "c": b"a third"}

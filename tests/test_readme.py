@@ -11,8 +11,8 @@ import pytest
 import zstandard
 from folders import DEMO
 
-from btm import cli
-from btm.verbs import VERBS
+from btm.cli import main
+from btm.cli.verbs import VERBS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -23,8 +23,8 @@ COMMANDS = re.findall(r"^    btm (.+)$", README, re.MULTILINE)
 def test_commands_are_valid(command):
     verb, *words = shlex.split(command, comments=True)
     assert verb in VERBS
-    assert {word for word in words if word.startswith("-")} <= {*cli._FLAGS, *cli._FLAGS_OF.get(verb, ())}
-    cli.compose([word for word in words if not word.startswith("-")])
+    assert {word for word in words if word.startswith("-")} <= {*main._FLAGS, *main._FLAGS_OF.get(verb, ())}
+    main.compose([word for word in words if not word.startswith("-")])
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(((?!http)[^)#]+)\)", README))
@@ -96,7 +96,7 @@ def test_own_text_in_every_format(tmp_path, monkeypatch, capsys):
         "merge.force=true",
     ]
     for command in (["prepare"], ["run"], ["eval"], ["average", "average.name=deploy"]):
-        assert cli.main([*command, *own, *small]) == 0, capsys.readouterr().err
+        assert main.main([*command, *own, *small]) == 0, capsys.readouterr().err
     forest = tmp_path / "experts" / "mine"
     assert {path.name for path in (forest / "elms").iterdir()} == {"seed", *domains}
     result = json.loads((forest / "evals" / "mine.json").read_text())

@@ -7,11 +7,11 @@ import tracemalloc
 import pytest
 from simulated_slurm import SimulatedSlurm
 
-from btm import durable, lease
-from btm.config import Config
+from btm.config.schema import Config
 from btm.launch.drive import Driver
 from btm.launch.records import Records
 from btm.launch.slurm import SlurmEngine
+from btm.system import durable, lease
 
 SCENARIOS = 500
 ROUNDS = [["a", "b", "c"], ["d", "e"]]

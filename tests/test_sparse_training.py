@@ -10,13 +10,16 @@ import pytest
 import torch
 import yaml
 
-from btm import checkpoint, interop, models, schedule, sparse_training, steps, sums, train, weights
-from btm.cli import compose
-from btm.config import ModelConfig
+from btm import interop, steps
+from btm.cli.main import compose
+from btm.config.schema import ModelConfig
 from btm.data.batches import Batches
 from btm.errors import UserError
-from btm.forest import Forest
-from btm.sparse import delta
+from btm.forest import Forest, delta
+from btm.models import causal_lm, weights
+from btm.system import sums
+from btm.train import checkpoint, loop, schedule
+from btm.train.sparse import trainee as sparse_training
 
 SPARSE = ("trainer.delta_density=0.05", "trainer.delta_every=2")
 
@@ -34,7 +37,7 @@ def run(config, folder, n=8, pulse=lambda step: False, trainee=None, **changes):
     trainer = replace(config.trainer, **changes)
     plan = schedule.Schedule.of(trainer, horizon=n)
     if trainee is not None:
-        return train.loop(folder, trainee, trainer, plan, n, pulse=pulse)
+        return loop.loop(folder, trainee, trainer, plan, n, pulse=pulse)
     return sparse_training.train(folder, batches_of(config), trainer, plan, n, pulse=pulse)
 
 
@@ -46,7 +49,7 @@ def stop_at(step):
 def test_the_budget_is_exact_at_every_step(copy, mask):
     config = copy("branch=copy", *SPARSE, f"trainer.delta_mask={mask}")
     made = branch_of(config, "new")
-    model = models.load_trainable(made, "cpu")
+    model = causal_lm.load_trainable(made, "cpu")
     trainee = sparse_training.SparseTrainee(model, batches_of(config), made, config.trainer, 8)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     first = {name: m.clone() for name, m in trainee.masks.items()}
@@ -75,7 +78,7 @@ def test_a_resumed_training_is_the_unbroken_one_bit_for_bit(copy, stops):
     broken, whole = branch_of(config, "broken"), branch_of(config, "whole")
     run(config, whole)
     for stop in stops:
-        with pytest.raises(train.TrainingStoppedError):
+        with pytest.raises(loop.TrainingStoppedError):
             run(config, broken, pulse=stop_at(stop))
     result = run(config, broken)
     assert result["exact"]
@@ -96,7 +99,7 @@ def test_a_resumed_training_is_the_unbroken_one_bit_for_bit(copy, stops):
 def test_another_mask_does_not_resume(copy):
     config = copy("branch=copy", *SPARSE)
     made = branch_of(config, "new")
-    with pytest.raises(train.TrainingStoppedError):
+    with pytest.raises(loop.TrainingStoppedError):
         run(config, made, pulse=stop_at(3))
     with pytest.raises(UserError, match=r"other settings \(delta_density was 0.05, now 0.1\)"):
         run(config, made, delta_density=0.1)
@@ -105,20 +108,20 @@ def test_another_mask_does_not_resume(copy):
     plan = schedule.Schedule.of(config.trainer, horizon=8)
     dense = replace(config.trainer, delta_density=1.0)
     with pytest.raises(UserError, match=r"other settings \(delta_density was 0.05, now 1.0\)"):
-        train.train(made, batches_of(config), dense, plan, 8)
+        loop.train(made, batches_of(config), dense, plan, 8)
 
 
 def test_a_dense_checkpoint_of_before_these_settings_resumes(copy):
     config = copy("branch=copy", "trainer.checkpoint_every=2")
     made = branch_of(config, "new")
     plan = schedule.Schedule.of(config.trainer, horizon=4)
-    with pytest.raises(train.TrainingStoppedError):
-        train.train(made, batches_of(config), config.trainer, plan, 4, pulse=stop_at(2))
+    with pytest.raises(loop.TrainingStoppedError):
+        loop.train(made, batches_of(config), config.trainer, plan, 4, pulse=stop_at(2))
     file = checkpoint.latest(made) / "state.json"
     state = json.loads(file.read_text())
     kept = {k: v for k, v in state["settings"].items() if not k.startswith("delta_")}
     file.write_text(json.dumps(state | {"settings": kept}))
-    assert train.train(made, batches_of(config), config.trainer, plan, 4)["exact"]
+    assert loop.train(made, batches_of(config), config.trainer, plan, 4)["exact"]
 
 
 @pytest.mark.parametrize("content", [None, b"x" * 50])
@@ -266,13 +269,13 @@ def test_parents_are_known_by_their_weights_not_by_their_names(copy, tmp_path):
 def test_parents_of_half_precision(copy, dtype):
     config = copy("branch=copy", *SPARSE)
     made = branch_of(config, "new")
-    models.load_model(made).to(getattr(torch, dtype)).save_pretrained(made)
+    causal_lm.load_model(made).to(getattr(torch, dtype)).save_pretrained(made)
     start = shutil.copytree(made, made.with_name("start"))
     run(config, made, n=3)
-    assert models.stored_dtype(made) == dtype
+    assert causal_lm.stored_dtype(made) == dtype
     delta.apply(delta.read(made / delta.FILE), start)
     assert (start / "model.safetensors").read_bytes() == (made / "model.safetensors").read_bytes()
-    loaded = models.load_model(made)
+    loaded = causal_lm.load_model(made)
     assert all(torch.isfinite(p).all() for p in loaded.parameters())
 
 
@@ -300,14 +303,14 @@ def test_a_budget_that_vectors_fill_is_refused(copy):
 @pytest.mark.parametrize("model", ["pico", "gpt2", "gpt_neox", "opt", "bloom"])
 def test_every_architecture_is_its_parent_and_its_delta(model, tmp_path):
     file = Path(__file__).parent.parent / "conf" / "model" / f"{model}.yaml"
-    config = models.make_config(ModelConfig(**yaml.safe_load(file.read_text())), 320, 0)
+    config = causal_lm.make_config(ModelConfig(**yaml.safe_load(file.read_text())), 320, 0)
     made = tmp_path / "made"
-    models.new_model(config, 0).save_pretrained(made)
+    causal_lm.new_model(config, 0).save_pretrained(made)
     parents = {"seed": {"weight": 1.0, "raw": 1.0, "sha256": weights.sha256(made)}}
     (made / "branch.json").write_text(json.dumps({"parents": parents}))
     start = shutil.copytree(made, tmp_path / "start")
     trainer = compose(["trainer.delta_density=0.05"]).trainer
-    loaded = models.load_trainable(made, "cpu")
+    loaded = causal_lm.load_trainable(made, "cpu")
     trainee = sparse_training.SparseTrainee(loaded, None, made, trainer, 8)
     before = {name: p.detach().clone() for name, p in loaded.named_parameters()}
     with torch.no_grad():
@@ -318,7 +321,7 @@ def test_every_architecture_is_its_parent_and_its_delta(model, tmp_path):
     assert trainee.said["nonzeros"] == trainee.budget
     delta.apply(delta.read(made / delta.FILE), start)
     assert (start / "model.safetensors").read_bytes() == (made / "model.safetensors").read_bytes()
-    found = dict(models.load_model(made).named_parameters())
+    found = dict(causal_lm.load_model(made).named_parameters())
     assert sum(int((found[name] != p).sum()) for name, p in before.items()) == trainee.budget
     for name, parameter in loaded.named_parameters():
         torch.testing.assert_close(found[name], parameter, rtol=1e-5, atol=2e-5)

@@ -12,11 +12,14 @@ from folders import tree
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from btm import ensemble, models, posterior, steps, weights
-from btm.cli import compose
+from btm import steps
+from btm.cli.main import compose
+from btm.ensemble import posterior
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.models import causal_lm, weights
 from btm.report import Reporter
+from btm.steps import domain_weights
 
 IDS = torch.arange(3 * 40).view(3, 40)
 
@@ -102,18 +105,18 @@ def test_posterior_weights_are_the_cached_prior(grown, forest):
     config, _ = grown
     suite = steps.open_suite(config)
     experts = [forest[name] for name in ("bible", "code_python")]
-    made, _ = ensemble.domain_weights(config, forest, suite, "speeches", experts, "posterior")
-    scores = ensemble.scores_of(config, forest)
+    made, _ = domain_weights.domain_weights(config, forest, suite, "speeches", experts, "posterior")
+    scores = domain_weights.scores_of(config, forest)
     logp_EST = np.stack([scores.read(suite.shard("speeches", "valid"), e.card.sha256) for e in experts])
     prior = np.exp(posterior.cached_prior(logp_EST[:, :100].swapaxes(0, 1), 0.3))
     for name, weight in made.items():
         assert weight == pytest.approx(prior[["bible", "code_python"].index(name)])
     assert forest["speeches"].card.parents.keys() == made.keys()
 
-    made, estimator = ensemble.domain_weights(config, forest, suite, "speeches", experts, "token")
+    made, estimator = domain_weights.domain_weights(config, forest, suite, "speeches", experts, "token")
     assert estimator.startswith("token prior on speeches/valid")
     wanted = np.exp(posterior.token_prior(logp_EST[:, :100]))
-    kept = wanted >= ensemble.NEGLIGIBLE
+    kept = wanted >= domain_weights.NEGLIGIBLE
     assert list(made.values()) == pytest.approx(wanted[kept])
 
 
@@ -158,7 +161,7 @@ def test_average_for_a_domain(copy):
     argmax = steps.average(replace(config, weights="argmax"))
     assert weights.sha256(argmax) == Forest(config.forest_root)["bible"].card.sha256
     given = steps.average(replace(config, weights={"bible": 1, "speeches": 1}, domain=None))
-    assert models.load_model(given)
+    assert causal_lm.load_model(given)
     assert steps.average(replace(config, weights="argmax", domain=None)).name == "argmax"
 
 
@@ -311,7 +314,7 @@ def test_the_ensemble_is_the_posterior_of_the_scores(copy):
     config = copy("ensemble=cached", "eval.name=paper")
     result, forest = steps.eval_forest(config), Forest(config.forest_root)
     suite = steps.open_suite(config)
-    scores = ensemble.scores_of(config, forest)
+    scores = domain_weights.scores_of(config, forest)
     shard = suite.shard("novels", "test")
     tokens, utf8_bytes = shard.head(config.score.max_tokens)
     logp_EST = np.stack([scores.read(shard, elm.card.sha256) for elm in forest.experts()])
@@ -381,7 +384,9 @@ def test_a_long_average_and_a_branch_show_that_they_live(copy, monkeypatch):
         def alive(self):
             self.signs += 1
 
-    monkeypatch.setattr("btm.average.stream._PULSE", 0.0)  # these are made in less than the usual second
+    monkeypatch.setattr(
+        "btm.models.average.stream._PULSE", 0.0
+    )  # these are made in less than the usual second
     watcher = Watcher()
     config = copy("average.name=live", "branch=uniform")
     steps.average(config, watcher)
@@ -404,7 +409,7 @@ def test_without_a_seed_phase_experts_branch_from_random_parameters(workspace, t
     steps.run(config)
     forest = Forest(config.forest_root)
     seed, bible = forest["seed"], forest["bible"]
-    made = models.new_model(seed.load().config, config.trainer.seed)
+    made = causal_lm.new_model(seed.load().config, config.trainer.seed)
     assert all(torch.equal(a, b) for a, b in zip(seed.load().parameters(), made.parameters(), strict=True))
     assert (seed.card.steps, seed.card.domains) == (0, [])
     assert (bible.card.steps, list(bible.card.parents)) == (3, ["seed"])

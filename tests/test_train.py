@@ -20,12 +20,15 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from btm import checkpoint, lease, models, optimizers, schedule, steps, train, weights
-from btm.cli import compose
-from btm.config import TrainerConfig
+from btm import steps
+from btm.cli.main import compose
+from btm.config.schema import TrainerConfig
 from btm.errors import UserError
 from btm.forest import Forest
-from btm.mirrors import Mirrors
+from btm.models import causal_lm, weights
+from btm.system import lease
+from btm.train import checkpoint, loop, optimizers, schedule
+from btm.train.mirrors import Mirrors
 
 BTM = [sys.executable, "-m", "btm.cli"]
 
@@ -106,13 +109,13 @@ def reached(home, step):
 def batches_of(config, domain="bible"):
     suite = steps.open_suite(config)
     t = config.trainer
-    return train.Batches([suite.shard(domain, "train")], t.seq_len, t.batch_size, t.seed)
+    return loop.Batches([suite.shard(domain, "train")], t.seq_len, t.batch_size, t.seed)
 
 
 def run_training(config, folder, n=4, **changes):
     trainer = replace(config.trainer, **changes)
     plan = schedule.Schedule.of(trainer, horizon=n)
-    return train.train(folder, batches_of(config), trainer, plan, n)
+    return loop.train(folder, batches_of(config), trainer, plan, n)
 
 
 def test_gradient_accumulation_is_the_whole_batch(copy):
@@ -122,7 +125,7 @@ def test_gradient_accumulation_is_the_whole_batch(copy):
     run_training(config, whole, precision="fp32")
     run_training(config, parts, micro_batch_size=3, precision="fp32")
     for a, b in zip(
-        models.load_model(whole).parameters(), models.load_model(parts).parameters(), strict=True
+        causal_lm.load_model(whole).parameters(), causal_lm.load_model(parts).parameters(), strict=True
     ):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
 
@@ -145,7 +148,7 @@ def test_other_text_does_not_resume(copy):
     with pytest.raises(
         UserError, match=r"half trained with other settings \(data was {'bible': .* now {'novels':"
     ):
-        train.train(made, batches_of(config, "novels"), config.trainer, plan, 4)
+        loop.train(made, batches_of(config, "novels"), config.trainer, plan, 4)
 
 
 @pytest.mark.parametrize(
@@ -190,8 +193,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(copy):
     trainer = replace(config.trainer, warmup=0.0, checkpoint_every=1)
     rising = schedule.Schedule(peak=1e-3, horizon=200, decay="constant")
     object.__setattr__(rising, "lr", lambda step: 1e-3 if step < 3 else 1e30)
-    with pytest.raises(train.TrainingFailedError, match=r"stopped at step [45]: .* Lower trainer.lr"):
-        train.train(made, batches_of(config), trainer, rising, 200)
+    with pytest.raises(loop.TrainingFailedError, match=r"stopped at step [45]: .* Lower trainer.lr"):
+        loop.train(made, batches_of(config), trainer, rising, 200)
     kept = checkpoint.latest(made)
     assert checkpoint.read_state(kept)["step"] == 3
     assert all(torch.isfinite(t).all() for t in load_file(kept / "parameters.safetensors").values())
@@ -265,8 +268,8 @@ def test_norms_and_biases_are_not_decayed():
 
 def test_precision_follows_the_hardware():
     native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    assert models.pick_precision("auto", "cpu") == ("bf16" if native else "fp32")
-    assert models.pick_precision("bf16", "cpu") == "bf16"
+    assert causal_lm.pick_precision("auto", "cpu") == ("bf16" if native else "fp32")
+    assert causal_lm.pick_precision("bf16", "cpu") == "bf16"
 
 
 def test_bf16_autocast_trains_float32_weights(copy):
@@ -274,7 +277,7 @@ def test_bf16_autocast_trains_float32_weights(copy):
     made = steps.branch(config, "new", "bible").path
     result = run_training(config, made, n=2, precision="bf16")
     assert result["precision"] == "bf16"
-    assert models.stored_dtype(made) == "float32"
+    assert causal_lm.stored_dtype(made) == "float32"
     assert math.isfinite(result["loss"])
 
 
@@ -313,10 +316,10 @@ def test_sizes_are_those_of_the_paper(name, millions):
     vocabulary = {"pico": 2048, "tiny": 8192}.get(name, 50257)
     from transformers import AutoModelForCausalLM
 
-    from btm.config import ModelConfig
+    from btm.config.schema import ModelConfig
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(models.make_config(ModelConfig(**values), vocabulary, 0))
+        model = AutoModelForCausalLM.from_config(causal_lm.make_config(ModelConfig(**values), vocabulary, 0))
     assert model.num_parameters() / 1e6 == pytest.approx(millions, rel=0.05)
 
 

@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from btm.choices import SPLITS
+from btm.config.choices import SPLITS
 from btm.data.shards import Shard, Suite
 from btm.data.tokenizer import ORIGIN, read_origin, tokenizer_sha256
-from btm.durable import publish_folder, write_json
 from btm.errors import UserError
 from btm.fairseq import indexed
 from btm.fairseq import tokenizer as tokenizers
 from btm.fairseq.dictionary import EOS, Dictionary
 from btm.fairseq.indexed import Indexed
+from btm.system.durable import publish_folder, write_json
 
 _CHUNK = 1 << 22  # tokens held in memory at once
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from btm.checks import check_name
-from btm.choices import SPLITS
+from btm.config.checks import check_name
+from btm.config.choices import SPLITS
 from btm.data.streams import CORRUPT, open_bytes
 from btm.errors import UserError
 from btm.fairseq import databin

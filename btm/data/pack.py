@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from btm.choices import SPLITS
+from btm.config.choices import SPLITS
 from btm.data.encode import Chunk, EncodeAll, Encoder
 
 _CHUNK_CHARS = 250_000  # of text that are encoded at once: they and their arrays fit a cache

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from btm.checks import parse_json
+from btm.config.checks import parse_json
 from btm.data.bytelevel import alphabet
 from btm.errors import UserError
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from btm.checks import check_name
-from btm.choices import SPLITS
-from btm.config import DataConfig
+from btm.config.checks import check_name
+from btm.config.choices import SPLITS
+from btm.config.schema import DataConfig
 from btm.data import binarised
 from btm.data.documents import Source, find, find_one
 from btm.data.encode import EncodeAll, Encoder, cores, encoding, token_type
@@ -26,11 +26,11 @@ from btm.data.tokenizer import (
     train_tokenizer,
     training_texts,
 )
-from btm.durable import publish_folder, require_space, sweep, write_json
 from btm.errors import UserError, unknown
 from btm.fairseq import databin
 from btm.fairseq.dictionary import EOS
 from btm.fairseq.tokenizer import bytes_of
+from btm.system.durable import publish_folder, require_space, sweep, write_json
 
 Progress = Callable[[str], None]
 _DEMO = Path(__file__).parent / "demo"

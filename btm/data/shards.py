@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from btm.checks import check_choice
-from btm.choices import SPLITS
+from btm.config.checks import check_choice
+from btm.config.choices import SPLITS
 from btm.data.tokenizer import ORIGIN, read_origin, tokenizer_sha256
 from btm.errors import UserError, unknown
 

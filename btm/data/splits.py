@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from btm.choices import SPLITS
-from btm.config import DataConfig
+from btm.config.choices import SPLITS
+from btm.config.schema import DataConfig
 from btm.data.documents import POOL, Source
 from btm.errors import UserError
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btm import durable
 from btm.errors import UserError
 from btm.fairseq import architecture
 from btm.fairseq.architecture import Architecture
+from btm.system import durable
 
 if TYPE_CHECKING:
     import torch

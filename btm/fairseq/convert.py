@@ -16,13 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btm.checks import read_object
-from btm.durable import write_json
+from btm.config.checks import read_object
 from btm.errors import UserError
 from btm.fairseq import architecture, checkpoint
 from btm.fairseq import tokenizer as tokenizers
 from btm.fairseq.architecture import Architecture
 from btm.fairseq.families import FAMILIES, Family, describe, family_of, understand
+from btm.system.durable import write_json
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +78,7 @@ def from_hugging_face(folder: Path, target: Path) -> None:
     """
     from safetensors.torch import load_file
 
-    from btm import weights
+    from btm.models import weights
 
     config = read_object(folder / "config.json", model_type=str)
     model, family = understand(config, str(folder))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from btm.choices import SPLITS
+from btm.config.choices import SPLITS
 from btm.errors import UserError
 from btm.fairseq import dictionary as dictionaries
 from btm.fairseq import indexed

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btm.checks import read_object
+from btm.config.checks import read_object
 from btm.errors import UserError
 
 if TYPE_CHECKING:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btm import lease, models
-from btm.card import Card, Parent, read_parents
-from btm.checks import read_object
+from btm.config.checks import read_object
+from btm.forest.card import Card, Parent, read_parents
+from btm.models import causal_lm
+from btm.system import lease
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +28,7 @@ class ELM:
 
     def load(self, device: "str | torch.device" = "cpu") -> "PreTrainedModel":
         """Return the model, in evaluation mode."""
-        return models.load_model(self.path, device)
+        return causal_lm.load_model(self.path, device)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btm import average as averaging
-from btm import durable, lease, ledger, models, readme, seal, sums, tombstone, weights
-from btm.card import Card
-from btm.checks import check_name, is_name, read_object
+from btm.config.checks import check_name, is_name, read_object
 from btm.errors import UserError, unknown
+from btm.forest import ledger, model_card, seal, tombstone
 from btm.forest.branch import ELM, Branch
+from btm.forest.card import Card
+from btm.models import average as averaging
+from btm.models import causal_lm, weights
+from btm.system import durable, lease, sums
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -54,11 +56,11 @@ class Forest:
         Raises `UserError` if another architecture or tokenizer already grows there.
         """
         root = Path(root)
-        fingerprint = models.architecture(config)
+        fingerprint = causal_lm.architecture(config)
         if not cls.stands(root):
             if not (root / "tokenizer").exists():
                 with durable.publish_folder(root / "tokenizer") as folder:
-                    models.copy_tokenizer(tokenizer, folder)
+                    causal_lm.copy_tokenizer(tokenizer, folder)
                     sums.write(folder)
             facts = {
                 "schema": SCHEMA,
@@ -195,7 +197,7 @@ class Forest:
         }
         with self.new_branch(name, origin) as folder:
             averaging.average({self[p].path: share for p, share in shares.items()}, folder, alive, EXACT)
-            models.copy_files(self[next(iter(shares))].path, folder)
+            causal_lm.copy_files(self[next(iter(shares))].path, folder)
             finish(folder)
         return self.get_branch(name)
 
@@ -225,7 +227,7 @@ class Forest:
             origin["parents"] = {parent: {"weight": 1.0, "raw": 1.0, "sha256": self[parent].card.sha256}}
         with self.new_branch(name, origin) as folder:
             model.save_pretrained(folder, max_shard_size="5GB")
-            models.copy_tokenizer(self.tokenizer, folder)
+            causal_lm.copy_tokenizer(self.tokenizer, folder)
         return self.get_branch(name)
 
     def merge(self, branch: Branch, *, force: bool = False, license: str = "") -> ELM:
@@ -252,7 +254,7 @@ class Forest:
         card = replace(card, forced=forced, license=license or card.license)
         durable.write_json(branch.path / "card.json", card.to_json())
         with durable.publish_file(branch.path / "README.md") as handle:
-            handle.write(readme.readme(card).encode())
+            handle.write(model_card.readme(card).encode())
         for leftover in [*branch.path.glob("checkpoint-*"), *branch.path.glob(".tmp-*")]:
             # One that cannot be deleted stops the merge: it would be part of the ELM for ever.
             durable.remove_folder(leftover) if leftover.is_dir() else leftover.unlink()
@@ -316,9 +318,9 @@ class Forest:
             raise UserError(f"branch {branch.name!r} has a NaN or an infinity in tensor {bad!r}: not merged")
         from btm.data.tokenizer import tokenizer_sha256
 
-        fingerprint = models.architecture(models.load_config(branch.path))
+        fingerprint = causal_lm.architecture(causal_lm.load_config(branch.path))
         self.require(fingerprint, tokenizer_sha256(branch.path), f"branch {branch.name!r}")
         for parent in branch.parents:
             if parent in self:
                 averaging.require_same_tensors(self[parent].path, branch.path)
-        return ledger.Shape.of(models.load_model(branch.path))
+        return ledger.Shape.of(causal_lm.load_model(branch.path))

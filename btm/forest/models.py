@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from btm import models, tombstone, weights
-from btm.card import Card
-from btm.checks import is_name
+from btm.config.checks import is_name
 from btm.errors import UserError, unknown
+from btm.forest import tombstone
+from btm.forest.card import Card
 from btm.forest.forest import Forest
+from btm.models import causal_lm, weights
 
 AVERAGES = "averages"  # the folder of a forest, and what makes a name explicit: averages/NAME
 
@@ -107,7 +108,7 @@ def _average(path: Path, called: str) -> Model:
     if not (path / "card.json").exists():
         raise UserError(f"{path}: no card.json: it was never finished; delete it, and average again")
     card = Card.read(path / "card.json")
-    models.read_config(path / "config.json")
+    causal_lm.read_config(path / "config.json")
     weights.tensors(path)
     return Model(called, path, card.sha256, "average", card)
 
@@ -128,7 +129,7 @@ def _folder(forest: Forest, folder: Path, called: str) -> Model:
     if Forest.stands(folder):
         have = ", ".join(f"{folder}:{name}" for name in _names(Forest(folder))) or "no model"
         raise UserError(f"{called}: a forest, not a model; it holds {have}")
-    models.read_config(folder / "config.json")
+    causal_lm.read_config(folder / "config.json")
     weights.tensors(folder)
     require_same_tokenizer(forest, tokenizer_sha256(folder), called)
     sha256 = weights.sha256(folder)

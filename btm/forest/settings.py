@@ -1,4 +1,4 @@
-"""What a forest was grown with, so that later commands need no words but forest=DIR (btm/cli.py reads it).
+"""What a forest was grown with, so that later commands need no words but forest=DIR (btm/cli/main.py reads it).
 
     settings.json        model, trainer, seed phase, ensemble …: of the command that grew the first expert
     suites/<name>.json   where the text of some of its domains is prepared, and the words that prepare it again
@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from btm import durable, sums
-from btm.checks import is_name, read_object
-from btm.config import Config
+from btm.config.checks import is_name, read_object
+from btm.config.schema import Config
 from btm.data.shards import Suite
 from btm.errors import UserError
 from btm.forest.forest import Forest
+from btm.system import durable, sums
 
 SCHEMA = 1
 _FILE, _SUITES = "settings.json", "suites"

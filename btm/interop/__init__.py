@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from btm import durable, fairseq
-from btm.checks import check_name
-from btm.config import Config
+from btm import fairseq
+from btm.config.checks import check_name
+from btm.config.schema import Config
 from btm.errors import UserError, unknown
 from btm.forest import ELM, Forest
-from btm.interop import delta8, export, huggingface, mergekit, sparse
+from btm.interop import delta, delta8, export, huggingface, mergekit
 from btm.report import Reporter, quiet
+from btm.system import durable
 
 
 def import_model(config: Config, reporter: Reporter = quiet) -> ELM:
@@ -23,7 +24,7 @@ def import_model(config: Config, reporter: Reporter = quiet) -> ELM:
     """
     source, root = _source(config), Path(config.forest_root)
     if config.format == "delta":
-        return sparse.import_elm(config, source, reporter)
+        return delta.import_elm(config, source, reporter)
     name, domains = imported_as(config)
     if config.format == "delta8":
         return delta8.enter(Forest(root), source, name, config, reporter.alive)
@@ -67,7 +68,7 @@ def imported_as(config: Config) -> tuple[str, list[str]]:
     """Return the name and the domains of an import: where nothing grows yet, it is the seed, of no domain."""
     planted = Forest.stands(config.forest_root)
     if config.format == "delta":
-        return sparse.named(config, _source(config))
+        return delta.named(config, _source(config))
     if config.expert is None and planted:
         raise UserError("what shall it be called? give name=NAME")
     name = check_name(config.expert or config.seed.name, "name")
@@ -100,7 +101,7 @@ def export_model(config: Config, reporter: Reporter = quiet) -> tuple[Path | Non
     if config.format == "fairseq":
         return _export_fairseq(source, Path(config.to)), ""
     if config.format == "delta":
-        return sparse.export(source, Path(config.to)), ""
+        return delta.export(source, Path(config.to)), ""
     wanted = config.export
     if config.format == "delta8":
         if config.expert is None:

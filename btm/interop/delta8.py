@@ -1,7 +1,7 @@
 """An ELM as its difference from its parents, in 8 bits an element: ``format=delta8``.
 
 The difference is θ - Σ w_p θ_p, from the average of the parents that the branch began as (`Forest.branch`), quantised
-by ``btm/codec.py``. Whoever has the same parents has the ELM again. A folder holds
+by ``btm/models/blockwise.py``. Whoever has the same parents has the ELM again. A folder holds
 
     delta.json          the ELM's card, the block, and the sha256 of the weights that come of it
     delta.safetensors   absmax.<tensor> (F32, one a block) and codes.<tensor> (U8, of the tensor's shape)
@@ -20,15 +20,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from btm import average as averaging
-from btm import codec, durable, ledger, models, seal, sums, weights
-from btm.card import Card
-from btm.checks import check_name, read_object
-from btm.choices import LICENSES
-from btm.config import Config
+from btm.config.checks import check_name, read_object
+from btm.config.choices import LICENSES
+from btm.config.schema import Config
 from btm.errors import UserError
-from btm.forest import ELM, EXACT, Forest
+from btm.forest import ELM, EXACT, Forest, ledger, seal
+from btm.forest.card import Card
 from btm.interop.export import publish
+from btm.models import average as averaging
+from btm.models import blockwise, causal_lm, weights
+from btm.system import durable, sums
 
 SCHEMA = 1
 _HEADER, _TENSORS = "delta.json", "delta.safetensors"
@@ -65,9 +66,9 @@ class Delta:
             )
         if sums.checked(values) != values:
             raise UserError(f"{file}: damaged: its values are not those of its check sum")
-        if values["block"] not in codec.BLOCKS:
+        if values["block"] not in blockwise.BLOCKS:
             raise UserError(
-                f"{file}: block {values['block']}; wanted one of {', '.join(map(str, codec.BLOCKS))}"
+                f"{file}: block {values['block']}; wanted one of {', '.join(map(str, blockwise.BLOCKS))}"
             )
         card = Card.from_json(values["card"], file)
         if not card.parents:
@@ -127,7 +128,7 @@ def enter(forest: Forest, source: Path, name: str, config: Config, alive: _Alive
                     raise UserError(
                         f"{source}: gives other weights than it says (sha256): damaged, export it again"
                     )
-                models.copy_files(forest[next(iter(delta.card.parents))].path, folder)
+                causal_lm.copy_files(forest[next(iter(delta.card.parents))].path, folder)
                 durable.write_json(folder / "trained.json", _result(delta))
     finally:
         durable.remove_folder(scratch)
@@ -194,12 +195,12 @@ def _write(expert: Path, base: Path, target: Path, block: int, alive: _Alive) ->
     scales_begin = len(head)
     with target.open("xb") as handle:
         handle.write(head)
-        handle.seek(scales_begin + 4 * sum(codec.blocks(math.prod(t.shape), block) for t in floats))
+        handle.seek(scales_begin + 4 * sum(blockwise.blocks(math.prod(t.shape), block) for t in floats))
         scales = []
         for tensor in floats:
             for one, other in zip(weights.chunks(ours[tensor.name]), weights.chunks(tensor), strict=True):
                 moved = weights.to_float64(one, tensor.dtype) - weights.to_float64(other, tensor.dtype)
-                codes, absmax = codec.quantise(moved, block)
+                codes, absmax = blockwise.quantise(moved, block)
                 handle.write(codes.tobytes())
                 scales.append(absmax.astype("<f4"))
                 alive()
@@ -212,7 +213,7 @@ def _head(floats: list[weights.Tensor], block: int) -> bytes:
     header: dict[str, Any] = {"__metadata__": {"format": "delta8"}}
     begin = 0
     for tensor in floats:
-        count = codec.blocks(math.prod(tensor.shape), block)
+        count = blockwise.blocks(math.prod(tensor.shape), block)
         header[f"absmax.{tensor.name}"] = _entry("F32", [count], begin, 4 * count)
         begin += 4 * count
     for tensor in floats:
@@ -233,7 +234,7 @@ def _check_tensors(delta: Delta, base: Path) -> None:
     for name, tensor in weights.tensors(base).items():
         if tensor.is_float:
             wanted[f"codes.{name}"] = ("U8", tensor.shape)
-            wanted[f"absmax.{name}"] = ("F32", (codec.blocks(math.prod(tensor.shape), delta.block),))
+            wanted[f"absmax.{name}"] = ("F32", (blockwise.blocks(math.prod(tensor.shape), delta.block),))
     for name in sorted(wanted.keys() | found.keys()):
         has = (found[name].dtype, found[name].shape) if name in found else None
         if has != wanted.get(name):
@@ -271,5 +272,7 @@ def _restored(
     pairs = zip(weights.chunks(tensor), weights.chunks(stored[f"codes.{tensor.name}"]), strict=True)
     for number, (raw, codes) in enumerate(pairs):
         first = number * (weights.CHUNK // block)
-        moved = codec.dequantise(codes, scales[first : first + codec.blocks(len(codes), block)], block)
+        moved = blockwise.dequantise(
+            codes, scales[first : first + blockwise.blocks(len(codes), block)], block
+        )
         yield weights.narrow(weights.to_float64(raw, tensor.dtype) + moved, tensor.dtype)

@@ -6,10 +6,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from btm import durable, models, readme, sums, weights
-from btm.average import Settings, average
-from btm.card import Card
 from btm.errors import UserError
+from btm.forest import model_card
+from btm.forest.card import Card
+from btm.models import causal_lm, weights
+from btm.models.average import Settings, average
+from btm.system import durable, sums
 
 
 def export(
@@ -62,7 +64,7 @@ def publish(target: Path) -> Iterator[Path]:
 def _write(
     source: Path, made: Path, card: Card, dtype: str | None, shard_gb: float, alive: Callable[[], None]
 ) -> None:
-    models.copy_files(source, made)
+    causal_lm.copy_files(source, made)
     if dtype is None and not shard_gb:
         _copy_weights(source, made, alive)
     else:
@@ -70,14 +72,14 @@ def _write(
         settings = Settings(dtype=stored, shard_bytes=int(shard_gb * 1e9) or None)
         average({source: 1.0}, made, alive, settings)
     if dtype is not None:
-        models.declare_dtype(made / "config.json", weights.STORED[dtype])
+        causal_lm.declare_dtype(made / "config.json", weights.STORED[dtype])
     digests = weights.digests(made)
     sha256 = weights.identity(digests)
     if sha256 != card.sha256:
         what = f"as {dtype}" if dtype else "in other files"
         card = replace(card, sha256=sha256, notes=[*card.notes, f"exported {what} from sha256 {card.sha256}"])
     durable.write_json(made / "card.json", card.to_json())
-    (made / "README.md").write_text(readme.readme(card, average=source.parent.name == "averages"))
+    (made / "README.md").write_text(model_card.readme(card, average=source.parent.name == "averages"))
     sums.write(made, digests)
 
 

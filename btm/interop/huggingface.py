@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from btm import durable, models, weights
 from btm.data.tokenizer import copy_tokenizer, read_origin, tokenizer_sha256
 from btm.errors import UserError
 from btm.forest import ELM, Forest
-from btm.interop import box, intake
+from btm.interop import intake, sandbox
+from btm.models import causal_lm, weights
+from btm.system import durable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -107,15 +108,15 @@ def _check(source: Path, scratch: Path, with_legacy: bool, alive: Callable[[], N
     """Copy a model folder and check the copy."""
     copy = scratch / "model"
     copy.mkdir()
-    box.start()
+    sandbox.start()
     taken = intake.take(source, copy, legacy=with_legacy, alive=alive)
     if taken.pickled:
-        box.ask("convert", copy / intake.PICKLED, copy)
+        sandbox.ask("convert", copy / intake.PICKLED, copy)
         shutil.rmtree(copy / intake.PICKLED)
         if len(taken.weights) > 1:
             intake.write_index(copy)
     _require_finite(copy, source)
-    box.ask("probe", copy)
+    sandbox.ask("probe", copy)
     model, notes = _load(copy)
     copy_tokenizer(copy, scratch / _TOKENIZER)
     _require_vocabulary(model, scratch / _TOKENIZER, source)
@@ -142,14 +143,14 @@ def _require_finite(folder: Path, source: Path) -> None:
 
 def _load(folder: Path) -> tuple["PreTrainedModel", list[str]]:
     """Return the model in a type that loses nothing, and notes on what is not as it was."""
-    declared = models.read_config(folder / "config.json")
+    declared = causal_lm.read_config(folder / "config.json")
     said = declared.get("dtype") or declared.get("torch_dtype")
     dtype, notes = widest(folder, said), []
     if said is not None and dtype != said:
         notes.append(f"its config says {said}, its weights need {dtype}, in which they are kept")
     import torch
 
-    model = models.load_model(folder, dtype=getattr(torch, dtype))
+    model = causal_lm.load_model(folder, dtype=getattr(torch, dtype))
     settings = model.generation_config
     try:
         if settings is not None:
@@ -167,8 +168,8 @@ def widest(folder: Path, said: object = None) -> str:
 
     bfloat16 and float16 do not hold each other; float32 holds both.
     """
-    kinds = {models.DTYPES[tensor.dtype] for tensor in weights.tensors(folder).values() if tensor.is_float}
-    kinds |= {str(said)} & set(models.DTYPES.values())
+    kinds = {causal_lm.DTYPES[tensor.dtype] for tensor in weights.tensors(folder).values() if tensor.is_float}
+    kinds |= {str(said)} & set(causal_lm.DTYPES.values())
     for dtype in ("float64", "float32"):
         if dtype in kinds:
             return dtype
@@ -193,6 +194,6 @@ def _require_sense(model: "PreTrainedModel", source: Path) -> None:
         with torch.no_grad():
             logits = model(input_ids=ids, use_cache=False).logits
     except Exception as error:  # each architecture's code fails in its own way on values it never met
-        raise UserError(f"{source}: does not run: {models.why(error)}") from None
+        raise UserError(f"{source}: does not run: {causal_lm.why(error)}") from None
     if not torch.isfinite(logits).all():
         raise UserError(f"{source}: gives logits that are not finite")

@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from btm import weights
-from btm.card import Card
-from btm.choices import AVERAGE_WEIGHTS
+from btm.config.choices import AVERAGE_WEIGHTS
 from btm.errors import UserError
 from btm.forest import Forest
-from btm.models import DTYPES
+from btm.forest.card import Card
+from btm.models import weights
+from btm.models.causal_lm import DTYPES
 
 _USED = ("weights", *AVERAGE_WEIGHTS, "greedy_soup")  # how the weights were found
 # What mergekit calls a setting, and which methods it has: what is drawn by chance cannot be drawn again there.

@@ -7,10 +7,10 @@ Here that ends this process alone. The parameters are made on torch's meta devic
 from pathlib import Path
 from typing import Any
 
-from btm import models, weights
 from btm.data.tokenizer import load_tokenizer
 from btm.errors import UserError
-from btm.interop import box
+from btm.interop import sandbox
+from btm.models import causal_lm, weights
 
 _MEMORY, _SECONDS = 2 << 30, 60
 _SLACK = 1 << 28  # elements of tables that are computed, not stored
@@ -18,10 +18,10 @@ _SLACK = 1 << 28  # elements of tables that are computed, not stored
 
 def probe(place: str) -> int:
     """Return the parameters of the model folder at `place`; `UserError` if config, tokenizer and weights do not fit."""
-    box.close(_MEMORY, _SECONDS)
+    sandbox.close(_MEMORY, _SECONDS)
     folder = Path(place)
     load_tokenizer(folder)
-    config = models.load_config(folder)
+    config = causal_lm.load_config(folder)
     stored = weights.tensors(folder)
     layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
     if not isinstance(layers, int) or not 0 <= layers <= len(stored):

@@ -6,11 +6,11 @@ import sys
 import warnings
 from pathlib import Path
 
-from btm import lease
 from btm.launch import attach
 from btm.launch.drive import Driver
 from btm.launch.local import LocalEngine
 from btm.launch.records import Records
+from btm.system import lease
 
 
 def main(forest: str, cycle_id: str) -> int:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from btm import durable, lease
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.launch.drive import Driver
 from btm.launch.records import Cycle, Records, read_shown
+from btm.system import durable, lease
 
 _DRIVER = "driver"  # the folder whose lease the driver holds
 _LOOK_EVERY = 0.1  # seconds

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from btm.launch import worker
 from btm.launch.records import Kind, Outcome, Records, Spec, read_shown
-from btm.processes import STOP_SIGNALS, die_with_parent
+from btm.system.processes import STOP_SIGNALS, die_with_parent
 
 _STOPPED = 75  # exit code EX_TEMPFAIL of sysexits.h
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from btm import fairseq_training, lease, steps
-from btm.config import Config
+from btm import steps
+from btm.config.schema import Config
 from btm.errors import UserError, unknown
 from btm.launch import attach
 from btm.launch.board import Board
@@ -17,6 +17,8 @@ from btm.launch.forecast import too_few_tokens
 from btm.launch.jobs import Job
 from btm.launch.records import Cycle, Records, Spec, read_shown, show_file
 from btm.report import ConsoleReporter
+from btm.system import lease
+from btm.train.fairseq import training
 
 
 def run(config: Config, stream: IO[str], *, detach: bool = False, retry: bool = False) -> bool | None:
@@ -154,7 +156,7 @@ def plan(config: Config, stream: IO[str]) -> tuple[Cycle, Records]:
     """Prepare the text and record the settings of the cycle."""
     reporter = ConsoleReporter(stream)
     suite = steps.prepare(config, reporter)
-    fairseq_training.check(config, suite)
+    training.check(config, suite)
     records, rounds = Records(Path(config.forest_root)), steps.rounds(config, suite, reporter.line)
     steps.begin(config, suite)
     if advice := too_few_tokens(config):

@@ -4,8 +4,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, Protocol
 
-from btm.checks import processes_of
-from btm.config import ClusterConfig
+from btm.config.checks import processes_of
+from btm.config.schema import ClusterConfig
 from btm.launch.jobs import Verb
 from btm.launch.records import Spec
 

@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from btm import distributed, ledger, models, steps, weights
-from btm.baselines import SHARES_SEED
-from btm.baselines.derive import expert_domains
-from btm.config import Config
+from btm import steps
+from btm.config.schema import Config
 from btm.data.batches import Growth
-from btm.forest import Forest
+from btm.forest import Forest, ledger
 from btm.launch.jobs import Job, jobs_of
 from btm.launch.records import read_shown
+from btm.models import causal_lm, weights
+from btm.steps.baselines import SHARES_SEED
+from btm.steps.baselines.derive import expert_domains
+from btm.train.distributed import job as distributed
 
 WORTH_A_FOREST = 10  # training tokens for each parameter of an ELM, at least
 _CHECKPOINTS = 3  # the newest, the one before it, and the one being written
@@ -36,15 +38,15 @@ class Costs:
         seeds = [Path(place) / "elms" / config.seed.name for place in (root, config.base_root)]
         seed = next((seed for seed in seeds if seed.is_dir()), seeds[0])
         if (seed / "config.json").is_file():
-            count, made = weights.parameters(seed), models.load_config(seed)
+            count, made = weights.parameters(seed), causal_lm.load_config(seed)
         elif config.seed.source:
             source = Path(config.seed.source)
-            count, made = weights.parameters(source), models.load_config(source)
+            count, made = weights.parameters(source), causal_lm.load_config(source)
         else:
             folder = Path(config.data.out) / config.data.name
             prepared = steps.open_suite(config).vocab_size if folder.is_dir() else config.data.vocab_size
-            made = models.make_config(config.model, prepared, 0)
-            count = models.count_parameters(made)
+            made = causal_lm.make_config(config.model, prepared, 0)
+            count = causal_lm.count_parameters(made)
         per_token = ledger.Shape.of_config(made).training_flops(config.trainer.seq_len)
         return cls(count, per_token, _rate(config, root))
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from btm.config import Config
+from btm.config.schema import Config
 
 Verb = Literal["seed", "train", "score", "finish"]
 

@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from btm import checkpoint, lease, weights
-from btm.config import Config
+from btm.config.schema import Config
 from btm.errors import UserError
 from btm.launch import throughput
 from btm.launch.attempt import Attempt, preload
 from btm.launch.engine import Resources, Status
 from btm.launch.records import Spec
+from btm.models import weights
+from btm.system import lease
+from btm.train import checkpoint
 
 _MOMENTS = {"adamw": 8.0, "adamw8bit": 2.1}  # bytes of state a parameter
 _WORKER_BYTES = 500_000_000  # what a process with torch takes of its own

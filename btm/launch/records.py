@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from btm import durable, lease
-from btm.config import Config
+from btm.config.schema import Config
 from btm.errors import UserError
 from btm.launch.jobs import Job, jobs_of
+from btm.system import durable, lease
 
 # How a try can end. `stopped` was asked to (preemption, time limit, cancel) and saved before.
 Kind = Literal[

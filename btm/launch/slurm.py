@@ -21,11 +21,11 @@ from typing import Any
 
 import submitit
 
-from btm import durable
-from btm.config import ClusterConfig
+from btm.config.schema import ClusterConfig
 from btm.errors import UserError
 from btm.launch.engine import Resources, Status
 from btm.launch.records import Records, Spec, read_json
+from btm.system import durable
 
 Run = Callable[[list[str]], str]  # a command of Slurm; returns what it printed
 

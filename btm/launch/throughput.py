@@ -5,9 +5,10 @@ import os
 import time
 from pathlib import Path
 
-from btm import durable, optimizers
-from btm.config import Config
+from btm.config.schema import Config
 from btm.launch.records import read_shown
+from btm.system import durable
+from btm.train import optimizers
 
 _SECONDS = 1.5  # of training, for each choice
 
@@ -59,23 +60,24 @@ def _train_briefly(config: Config, forest: Path, threads: int) -> float:
     import numpy as np
     import torch
 
-    from btm import kernels, models, train
+    from btm.models import causal_lm
+    from btm.train import kernels, loop
 
     torch.set_num_threads(threads)
     trainer = config.trainer
-    model = models.load_trainable(forest / "elms" / config.seed.name, trainer.device)
+    model = causal_lm.load_trainable(forest / "elms" / config.seed.name, trainer.device)
     optimizer = optimizers.make_optimizer(model, trainer)
     if trainer.kernels:
         kernels.prepare(model)
-    precision = models.pick_precision(trainer.precision, str(model.device))
+    precision = causal_lm.pick_precision(trainer.precision, str(model.device))
     shape = (trainer.batch_size, trainer.seq_len + 1)
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, shape)
     begun = time.monotonic()  # of the second step on: the first one warms up
     with kernels.waiting.considerate():
         for steps in itertools.count():
-            train.backward(model, tokens, trainer, precision)
+            loop.backward(model, tokens, trainer, precision)
             divisor = optimizers.shrink(optimizers.gradient_norm(model), trainer.clip)
-            train.apply(optimizer, 0.0, divisor)
+            loop.apply(optimizer, 0.0, divisor)
             begun = begun if steps else time.monotonic()
             if time.monotonic() - begun >= _SECONDS:
                 break

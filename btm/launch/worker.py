@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from btm import lease, steps
-from btm.baselines import demix
-from btm.config import Config
+from btm import steps
+from btm.config.schema import Config
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.launch.jobs import Job
 from btm.launch.records import Kind, Outcome, Records, Spec, show_file
-from btm.processes import STOP_SIGNALS
 from btm.report import Progress, Reporter
-from btm.train import TrainingFailedError, TrainingStoppedError
+from btm.steps.baselines import demix
+from btm.system import lease
+from btm.system.processes import STOP_SIGNALS
+from btm.train.loop import TrainingFailedError, TrainingStoppedError
 
 _BEAT_EVERY = 0.5  # seconds
 _WAIT = 0.5  # seconds between looks at a folder that another process holds

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from btm.report import Reporter, quiet
 
 if TYPE_CHECKING:
-    from btm.config import Config
+    from btm.config.schema import Config
 
 
 def reproduce(config: "Config", reporter: Reporter = quiet) -> Path:

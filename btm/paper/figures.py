@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from btm import durable
+from btm.system import durable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from btm.config import Config
+from btm.config.schema import Config
 from btm.launch.forecast import Costs
 from btm.paper.studies import Study
 
@@ -53,7 +53,7 @@ def peak_flops() -> float:
     """
     import torch
 
-    from btm.models import pick_precision
+    from btm.models.causal_lm import pick_precision
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     clock, cores = (time.monotonic, 1) if device == "cuda" else (time.process_time, os.cpu_count() or 1)

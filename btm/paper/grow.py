@@ -8,15 +8,17 @@ import warnings
 from itertools import product
 from pathlib import Path
 
-from btm import averages, baselines, durable, ensemble, steps
-from btm.card import Card
-from btm.config import Config
+from btm import steps
+from btm.config.schema import Config
 from btm.data.shards import Shard
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.forest.card import Card
 from btm.paper.studies import FOREST
 from btm.report import ConsoleReporter, Reporter
-from btm.train import TrainingStoppedError
+from btm.steps import baselines, domain_weights, publish
+from btm.system import durable
+from btm.train.loop import TrainingStoppedError
 
 AVERAGED = ("posterior", "token")  # ways to weigh the experts for a domain, of which averages are made
 
@@ -77,17 +79,17 @@ def score_averages(config: Config, reporter: Reporter) -> None:
     forest, suite = Forest(config.forest_root), steps.open_suite(config)
     experts = forest.experts()
     shards = {domain: suite.shard(domain, config.eval.split) for domain in suite.domains()}
-    uniform = averages.publish(forest, "uniform", {elm.name: 1.0 for elm in experts}, method="uniform")
+    uniform = publish.publish(forest, "uniform", {elm.name: 1.0 for elm in experts}, method="uniform")
     _score(config, forest, uniform, list(shards.values()), reporter)
     for how, (domain, shard) in product(AVERAGED, shards.items()):
-        weights, _ = ensemble.domain_weights(config, forest, suite, domain, experts, how, reporter)
-        folder = averages.publish(forest, average_name(how, domain), weights, method=how)
+        weights, _ = domain_weights.domain_weights(config, forest, suite, domain, experts, how, reporter)
+        folder = publish.publish(forest, average_name(how, domain), weights, method=how)
         _score(config, forest, folder, [shard], reporter)
 
 
 def _score(config: Config, forest: Forest, folder: Path, shards: list[Shard], reporter: Reporter) -> None:
     sha256 = Card.read(folder / "card.json").sha256
-    ensemble.score_missing(config, forest, folder, sha256, shards, reporter)
+    domain_weights.score_missing(config, forest, folder, sha256, shards, reporter)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
-from btm import durable
-from btm.config import Config
+from btm.config.schema import Config
 from btm.errors import UserError
 from btm.paper.studies import Study
 from btm.report import Reporter
 from btm.report.progress import duration
+from btm.system import durable
 
 _LOOK_EVERY = 0.5  # seconds
 _SAY_EVERY = 30.0

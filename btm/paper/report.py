@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from btm import durable, ledger
-from btm.config import Config
+from btm.config.schema import Config
+from btm.forest import ledger
 from btm.paper import ablations, figures, losses
 from btm.paper.bootstrap import SCOPES, Nats, ratios
 from btm.paper.studies import FOREST, Study, root
+from btm.system import durable
 
 # What was aimed for: a row, a scope, the row it is divided by, and the bound (docs/results says where they are from).
 GOALS = (

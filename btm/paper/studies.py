@@ -8,9 +8,9 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
-from btm.baselines import derive
-from btm.config import Config
+from btm.config.schema import Config
 from btm.errors import UserError
+from btm.steps.baselines import derive
 
 FOREST = "forest"
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from btm import durable
 from btm.report.comparison import SEED, Comparison, Row, Scope
 from btm.report.progress import short
+from btm.system import durable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

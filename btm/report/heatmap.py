@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from btm import durable
 from btm.report.progress import short
+from btm.system import durable
 
 
 def heatmap(result: Mapping[str, Any], path: Path) -> Path:

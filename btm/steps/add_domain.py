@@ -9,17 +9,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from btm import durable, tombstone
-from btm.checks import check_name, is_name, read_object
-from btm.config import Config
+from btm.config.checks import check_name, is_name, read_object
+from btm.config.schema import Config
 from btm.data.shards import Suite
-from btm.discover.context import check_domains
+from btm.ensemble.router import check_domains
 from btm.errors import UserError
-from btm.forest import ELM, Forest, settings
+from btm.forest import ELM, Forest, settings, tombstone
 from btm.forest.suites import evaluated_suites, open_suite, open_suites
 from btm.report import Reporter, quiet
 from btm.steps.evaluate import eval_forest
 from btm.steps.grow import grow_expert, prepare
+from btm.system import durable
 
 SCHEMA = 1
 

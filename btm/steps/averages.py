@@ -4,18 +4,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from btm import averages, ensemble, models, train
-from btm import score as scoring
-from btm.average import Settings
-from btm.card import Card, Measured
-from btm.checks import check_weights
-from btm.config import Config
+from btm.config.checks import check_weights
+from btm.config.schema import Config
 from btm.data.batches import windows
+from btm.ensemble import score as scoring
 from btm.errors import UserError
 from btm.forest import ELM, Forest, require_same_tokenizer
+from btm.forest.card import Card, Measured
 from btm.forest.suites import open_suites
+from btm.models import causal_lm
+from btm.models.average import Settings
 from btm.report import Reporter, quiet
+from btm.steps import domain_weights, publish
 from btm.steps.beside import seeds
+from btm.train import loop
 
 FIT = "fit"  # as average.scale: the λ that does best on valid
 SCALES = (0.1, 0.25, 0.5, 0.75, 1.0)  # that are tried
@@ -34,21 +36,19 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
     if how == "weights":
         weights = check_weights(config.weights)
     elif config.average.method == "greedy_soup":
-        weights = averages.greedy_soup(
-            config, forest, open_suites(config), str(config.domain), elms, reporter
-        )
+        weights = publish.greedy_soup(config, forest, open_suites(config), str(config.domain), elms, reporter)
     elif how == "uniform":
         weights = {elm.name: 1.0 for elm in elms}
     else:
         domains = _meant_for(config, elms)
-        weights, _ = ensemble.domain_weights(
+        weights, _ = domain_weights.domain_weights(
             config, forest, open_suites(config), domains, elms, how, reporter
         )
-    settings = averages.settings_of(config, forest, weights, lambda: open_suites(config), reporter)
+    settings = publish.settings_of(config, forest, weights, lambda: open_suites(config), reporter)
     if config.average.scale == FIT:
         domains = _meant_for(config, elms)
         settings = fit_scale(config, forest, name, weights, settings, domains, reporter)
-    path = averages.publish(
+    path = publish.publish(
         forest,
         name,
         weights,
@@ -110,19 +110,21 @@ def _measure(
     if not domains:
         raise UserError(f"{suite.path} has none of its domains ({', '.join(card.domains) or 'it has none'})")
     shards = {domain: suite.shard(domain, "valid") for domain in domains}
-    ensemble.score_missing(
+    domain_weights.score_missing(
         config, forest, folder, card.sha256, list(shards.values()), reporter, called=card.name
     )
     roots = seeds(forest, [name for name in card.parents if forest[name].card.parents])
     digests = {name: forest[name].card.sha256 for name in roots}
     for name, sha256 in digests.items():
-        ensemble.score_missing(config, forest, forest[name].path, sha256, list(shards.values()), reporter)
+        domain_weights.score_missing(
+            config, forest, forest[name].path, sha256, list(shards.values()), reporter
+        )
 
-    scores, found = ensemble.scores_of(config, forest), {}
+    scores, found = domain_weights.scores_of(config, forest), {}
     for domain, shard in shards.items():
         tokens, _ = shard.head(config.score.max_tokens)
         nats = {
-            sha256: scoring.mean_nats(ensemble.read(scores, shard, sha256), tokens)
+            sha256: scoring.mean_nats(domain_weights.read(scores, shard, sha256), tokens)
             for sha256 in (card.sha256, *digests.values())
         }
         beside = {name: nats[sha256] for name, sha256 in digests.items()}
@@ -189,17 +191,17 @@ def fit_scale(
     WiSE-FT (arXiv 2109.01903) for several experts: θ_0 + λ Σ_j w_j (θ_j − θ_0), for the λ of `SCALES`. What an
     average of the same experts and weights found is taken again. `trainer.valid_tokens` of each split are read.
     """
-    known = averages.scale_of(forest, name, weights, settings)
+    known = publish.scale_of(forest, name, weights, settings)
     if known is not None:
         return replace(settings, scale=known)
     shards = [open_suites(config).shard(domain, "valid") for domain in domains]
     read = [windows(shard, config.window, config.trainer.valid_tokens) for shard in shards]
-    device = models.pick_device(config.trainer.device)
+    device = causal_lm.pick_device(config.trainer.device)
     tried: dict[float, float] = {}
     for scale in SCALES:
-        with averages.trial(forest, weights, replace(settings, scale=scale), reporter.alive) as folder:
-            model = models.load_model(folder, device)
-            tried[scale] = sum(train.validate(model, each) for each in read) / len(read)
+        with publish.trial(forest, weights, replace(settings, scale=scale), reporter.alive) as folder:
+            model = causal_lm.load_model(folder, device)
+            tried[scale] = sum(loop.validate(model, each) for each in read) / len(read)
         reporter.line(
             f"{name}: scale {scale:g}: {tried[scale]:.4f} nats/token on valid of {len(read)} domains"
         )

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from btm import ensemble, ledger
-from btm import models as causal
-from btm.config import Config
+from btm.config.schema import Config
 from btm.data.shards import Shard
-from btm.forest import Forest, Model, averages, find_model
-from btm.interop import box, huggingface
+from btm.forest import Forest, Model, averages, find_model, ledger
+from btm.interop import huggingface, sandbox
+from btm.models import causal_lm as causal
 from btm.report import Reporter, quiet
+from btm.steps import domain_weights
 
 
 def beside(config: Config, forest: Forest, reporter: Reporter = quiet) -> list[Model]:
@@ -33,11 +33,11 @@ def score_model(
     A folder from outside passes the checks of an import first, and the copy that passed is scored.
     """
     if model.kind != "folder":
-        return ensemble.score_missing(config, forest, model.path, model.sha256, shards, reporter)
-    if not ensemble.unscored(config, forest, model.sha256, shards):
+        return domain_weights.score_missing(config, forest, model.path, model.sha256, shards, reporter)
+    if not domain_weights.unscored(config, forest, model.sha256, shards):
         return []
     with huggingface.checked(model.path, "models", forest.root, alive=reporter.alive) as found:
-        return ensemble.score_missing(
+        return domain_weights.score_missing(
             config, forest, model.path, model.sha256, shards, reporter, model=found.model.float()
         )
 
@@ -48,7 +48,7 @@ def cost(config: Config, model: Model) -> dict[str, Any]:
     Its "training" is None where nobody wrote that down: a folder without a card of its own.
     """
     if model.kind == "folder":  # its config.json may ask for any memory, so a box reads it first
-        box.ask("probe", model.path)
+        sandbox.ask("probe", model.path)
     if model.card is not None and model.card.matrix_parameters:
         shape = ledger.Shape(model.card.matrix_parameters, model.card.attention)
     else:

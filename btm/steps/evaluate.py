@@ -5,15 +5,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from btm import durable, ensemble, evaluate, models, online
-from btm import score as scoring
-from btm.config import Config
+from btm.config.schema import Config
 from btm.data.shards import Shard, Suite
+from btm.ensemble import generate as online
+from btm.ensemble import mix
+from btm.ensemble import score as scoring
 from btm.errors import UserError
 from btm.forest import ELM, Forest, Model, find_model
 from btm.forest.suites import evaluated_suites, open_suites
+from btm.models import causal_lm
 from btm.report import Reporter, heatmap, quiet
+from btm.steps import domain_weights
 from btm.steps.beside import beside, cost, score_model, seeds, warnings
+from btm.system import durable
 
 
 def score(config: Config, reporter: Reporter = quiet) -> list[Path]:
@@ -51,7 +55,7 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
             model.name: {"kind": model.kind, "path": str(model.path), "sha256": model.sha256}
             for model in others
         },
-        "ledger": ensemble.cost(config, elms, members) | costs,
+        "ledger": domain_weights.cost(config, elms, members) | costs,
         "shards": entries,
         "warnings": warnings(entries, others, roots),
     }
@@ -81,35 +85,35 @@ def measure(
     refuse_own_data(config, suite, shards)
     if trained_on is None:
         trained_on = {domain for elm in elms for domain in elm.card.domains}
-    route = ensemble.route(config, forest, members, suite.eos)
+    route = domain_weights.route(config, forest, members, suite.eos)
     for elm in elms:
         _score_for_eval(config, forest, suite, elm, [member.name for member in members], reporter)
     for model in others:
         score_model(config, forest, model, shards, reporter)
-    scores = ensemble.scores_of(config, forest)
+    scores = domain_weights.scores_of(config, forest)
     chosen = config.ensemble
     if chosen.fit == "forest":
-        chosen = ensemble.fit_on_training_domains(config, forest, suite, members, trained_on, reporter)
+        chosen = domain_weights.fit_on_training_domains(config, forest, suite, members, trained_on, reporter)
     entries = {}
     for shard, valid_shard in zip(shards, valid, strict=True):
         size = shard.head(config.score.max_tokens)
-        entry = evaluate.shard_result(
+        entry = mix.shard_result(
             [elm.name for elm in elms],
-            ensemble.stack(scores, shard, elms),
+            domain_weights.stack(scores, shard, elms),
             [elm.name for elm in members],
-            ensemble.stack(scores, valid_shard, members),
+            domain_weights.stack(scores, valid_shard, members),
             chosen,
             size,
             valid_shard.head(config.score.max_tokens)[0],
             (shard.tokens, valid_shard.tokens),
             route,
         )
-        alone = {model.name: ensemble.read(scores, shard, model.sha256) for model in others}
+        alone = {model.name: domain_weights.read(scores, shard, model.sha256) for model in others}
         entries[f"{shard.domain}/{shard.split}"] = {
             "novel": shard.domain not in trained_on,
             **entry,
             "models": {
-                name: evaluate.numbers(scoring.mean_nats(logp, size[0]) * size[0], *size)
+                name: mix.numbers(scoring.mean_nats(logp, size[0]) * size[0], *size)
                 for name, logp in alone.items()
             },
         }
@@ -140,12 +144,12 @@ def generate(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
         suite = open_suites(config)
         for model in members:
             score_model(config, forest, model, [suite.shard(config.domain, "valid")], reporter)
-        prior, rule = ensemble.fit_for(config, forest, suite, config.domain, members, reporter)
+        prior, rule = domain_weights.fit_for(config, forest, suite, config.domain, members, reporter)
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(forest.tokenizer, local_files_only=True)
-    route = ensemble.route(config, forest, members, tokenizer.eos_token_id)
-    device, top_k = models.pick_device(config.trainer.device), config.ensemble.top_k
+    route = domain_weights.route(config, forest, members, tokenizer.eos_token_id)
+    device, top_k = causal_lm.pick_device(config.trainer.device), config.ensemble.top_k
     mixed = online.Ensemble.load(forest, prior, ensemble=rule, top_k=top_k, device=device, route=route)
     prompt = tokenizer(config.prompt, add_special_tokens=False).input_ids
     mixed.read(prompt)
@@ -178,7 +182,7 @@ def refuse_own_data(
     remedy: str = "give another split, or ensemble=uniform or ensemble=updating",
 ) -> None:
     """Raise `UserError` if what is fitted on valid splits would be measured on one of them, by name or by content."""
-    if not evaluate.is_fitted(config.ensemble):
+    if not mix.is_fitted(config.ensemble):
         return
     domains = suite.domains() if config.ensemble.fit == "forest" else {shard.domain for shard in shards}
     fitted_on = {suite.shard(domain, "valid").sha256: domain for domain in domains}
@@ -196,7 +200,7 @@ def _score_for_eval(
 ) -> None:
     shards, valid = evaluated(config, suite)
     needed = [*shards, *valid] if elm.name in members else shards
-    ensemble.score_missing(config, forest, elm.path, elm.card.sha256, needed, reporter)
+    domain_weights.score_missing(config, forest, elm.path, elm.card.sha256, needed, reporter)
 
 
 def _shards(suite: Suite, domains: list[str], splits: list[str]) -> list[Shard]:

@@ -9,21 +9,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from btm import distributed, durable, ensemble, models, phase, tombstone
-from btm import fairseq_training as by_fairseq
-from btm.checks import check_weights
-from btm.config import Config
+from btm.config.checks import check_weights
+from btm.config.schema import Config
 from btm.data import prepare as preparation
 from btm.data.shards import Suite
-from btm.discover.context import check_domains
+from btm.ensemble.router import check_domains
 from btm.errors import UserError
-from btm.forest import ELM, Branch, Forest, settings
+from btm.forest import ELM, Branch, Forest, settings, tombstone
 from btm.forest.suites import data_of, evaluated_suites, open_suite, open_suites
 from btm.interop import huggingface
+from btm.models import causal_lm
 from btm.report import Reporter, quiet
+from btm.steps import domain_weights
 from btm.steps.averages import average
 from btm.steps.evaluate import eval_forest
 from btm.steps.rates import find_rate
+from btm.system import durable
+from btm.train import phase
+from btm.train.distributed import job
+from btm.train.fairseq import training as by_fairseq
 
 
 def prepare(config: Config, reporter: Reporter = quiet) -> Suite:
@@ -53,7 +57,7 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
     domains = [] if untrained else config.seed.domains or suite.training_domains()
     for domain in domains:
         suite.shard(domain, "train")
-    models.pick_device(config.trainer.device)
+    causal_lm.pick_device(config.trainer.device)
     forest, model = _plant(config, suite)
     settings.record(config, forest, suite)
     if name in forest:
@@ -93,7 +97,7 @@ def branch(
     if config.branch == "copy":
         parents = {copied(config, forest): 1.0}
         return forest.branch(name, domain, parents, method="copy", estimator="given", alive=reporter.alive)
-    weights, estimator = ensemble.domain_weights(
+    weights, estimator = domain_weights.domain_weights(
         config, forest, suite, domain, candidates, config.branch, reporter
     )
     return forest.branch(
@@ -119,11 +123,11 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
         if shards:
             if config.trainer.lr == phase.FIND and not branch.parents:
                 find_rate(config, branch, shards, seed_steps, pulse, reporter)
-            together = distributed.processes(config, branch) > 1
-            run = distributed.train if together else phase.train
+            together = job.processes(config, branch) > 1
+            run = job.train if together else phase.train
             result = run(config, forest, branch, shards, suite, reporter, pulse)
         if branch.parents:
-            result |= ensemble.valid_nats(config, forest, branch, suite, reporter)
+            result |= domain_weights.valid_nats(config, forest, branch, suite, reporter)
         durable.write_json(branch.path / "trained.json", result)
     return forest.get_branch(name)
 
@@ -213,8 +217,8 @@ def _plant(config: Config, suite: Suite) -> tuple[Forest, Any]:
 
     A model that cannot be made plants nothing: a forest never gets another architecture.
     """
-    wanted = models.make_config(config.model, suite.vocab_size, suite.eos)
-    ensemble.check_context(config, wanted.to_dict())
+    wanted = causal_lm.make_config(config.model, suite.vocab_size, suite.eos)
+    domain_weights.check_context(config, wanted.to_dict())
     model = None if Forest.stands(config.forest_root) else _new_model(config, suite)
     return Forest.create(config.forest_root, wanted, suite.tokenizer, suite.tokenizer_sha256), model
 
@@ -229,14 +233,14 @@ def _import_seed(config: Config, suite: Suite, reporter: Reporter) -> ELM:
                 f"seed.from={source} has another tokenizer than the suite {suite.name!r}: prepare the text with its "
                 f"own (btm prepare data.tokenizer={source} data.name=NAME …)"
             )
-        ensemble.check_context(config, model.model.config.to_dict())
+        domain_weights.check_context(config, model.model.config.to_dict())
         return huggingface.enter(root, name, [], model)
 
 
 def _new_model(config: Config, suite: Suite) -> Any:
     """Return the model that the seed phase begins with."""
-    wanted = models.make_config(config.model, suite.vocab_size, suite.eos)
-    return models.new_model(wanted, config.trainer.seed)
+    wanted = causal_lm.make_config(config.model, suite.vocab_size, suite.eos)
+    return causal_lm.new_model(wanted, config.trainer.seed)
 
 
 def copied(config: Config, forest: Forest) -> str:

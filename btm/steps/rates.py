@@ -8,14 +8,16 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from btm import durable, models, optimizers, phase, train, weights
-from btm.checks import read_object
-from btm.config import Config, TrainerConfig
+from btm.config.checks import read_object
+from btm.config.schema import Config, TrainerConfig
 from btm.data.batches import Batches
 from btm.data.shards import Shard
 from btm.forest import Branch
+from btm.models import causal_lm, weights
 from btm.report import Reporter, quiet
-from btm.schedule import Schedule, default_lr
+from btm.system import durable
+from btm.train import loop, optimizers, phase
+from btm.train.schedule import Schedule, default_lr
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the default for the model's size
 _SHARE = 0.05  # of the training's steps, for each rate
@@ -63,18 +65,18 @@ def _loss(
     branch: Branch, batches: Batches, trainer: TrainerConfig, steps: int, pulse: Callable[[int], bool]
 ) -> float:
     """Return the mean loss, in nats per token, of the last fifth of `steps` steps at one rate; inf if it diverges."""
-    model = models.load_trainable(branch.path, trainer.device)
+    model = causal_lm.load_trainable(branch.path, trainer.device)
     optimizer = optimizers.make_optimizer(model, trainer)
-    precision = models.pick_precision(trainer.precision, str(model.device))
+    precision = causal_lm.pick_precision(trainer.precision, str(model.device))
     schedule, losses = Schedule.of(trainer, horizon=steps), []
     for step in range(steps):
-        loss = train.backward(model, batches.batch(step), trainer, precision)
+        loss = loop.backward(model, batches.batch(step), trainer, precision)
         norm = optimizers.gradient_norm(model)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             return math.inf
-        train.apply(optimizer, schedule.lr(step), optimizers.shrink(norm, trainer.clip))
+        loop.apply(optimizer, schedule.lr(step), optimizers.shrink(norm, trainer.clip))
         losses.append(loss)
         if pulse(0):
-            raise train.TrainingStoppedError("stopped while learning rates were tried")
+            raise loop.TrainingStoppedError("stopped while learning rates were tried")
     counted = losses[-max(1, round(_COUNTED * steps)) :]
     return sum(counted) / len(counted)

@@ -140,8 +140,8 @@ def run(name: str, folder: Path) -> None:
     """Be one contender."""
     models, out = sorted(folder.glob("elm*")), folder / f"out-{name}"
     if name in ("btm", "nothing"):
-        from btm import durable
-        from btm.average import average
+        from btm.models.average import average
+        from btm.system import durable
 
         if name == "nothing":
             return

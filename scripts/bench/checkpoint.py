@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from btm import checkpoint, optimizers
-from btm.config import TrainerConfig
-from btm.kernels import memory
+from btm.config.schema import TrainerConfig
+from btm.train import checkpoint, optimizers
+from btm.train.kernels import memory
 
 STATE = {"settings": {}, "environment": {}, "notes": []}
 

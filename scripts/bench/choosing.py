@@ -25,17 +25,19 @@ from typing import IO
 
 import numpy as np
 
-from btm import durable, ensemble, evaluate
-from btm.baselines.derive import expert_domains
-from btm.cli import compose
-from btm.config import Config
+from btm.cli.main import compose
+from btm.config.schema import Config
 from btm.data import prepare as preparation
 from btm.data.shards import Suite
+from btm.ensemble import mix
 from btm.forest import Forest
 from btm.paper.pool import Pool
 from btm.paper.studies import Study
 from btm.report import ConsoleReporter, Reporter
 from btm.report.tables import table
+from btm.steps import domain_weights
+from btm.steps.baselines.derive import expert_domains
+from btm.system import durable
 
 SEQUENCES, SEQ_LEN = 16, 128  # of a batch: 2,048 tokens a step
 HELD_OUT = 8_192  # tokens of each valid and test split that are scored
@@ -266,7 +268,7 @@ def measured(cell: Cell, args: argparse.Namespace) -> Iterator[dict[str, object]
     config = config_of(cell, args)
     forest = Forest(config.forest_root)
     suite = Suite.open(Path(config.data.out) / config.data.name)
-    scores = ensemble.scores_of(config, forest)
+    scores = domain_weights.scores_of(config, forest)
     about = {"suite": cell.suite, "size": cell.size, "seed": cell.seed, **asdict(cell.setting)}
     root = forest["dense" if cell.setting.kind == "dense" else "seed"]
     elms = [] if cell.setting.kind == "dense" else forest.experts()
@@ -278,18 +280,18 @@ def measured(cell: Cell, args: argparse.Namespace) -> Iterator[dict[str, object]
             "novel": suite.novel(domain),
             "tokens": tokens,
             "root": -float(
-                ensemble.stack(scores, test, [root])[0].reshape(-1)[:tokens].mean(dtype=np.float64)
+                domain_weights.stack(scores, test, [root])[0].reshape(-1)[:tokens].mean(dtype=np.float64)
             ),
         }
         if elms:
-            logp, fitted = ensemble.stack(scores, test, elms), ensemble.stack(scores, valid, elms)
+            logp, fitted = domain_weights.stack(scores, test, elms), domain_weights.stack(scores, valid, elms)
             own = {
                 elm.name: -logp[i].reshape(-1)[:tokens].mean(dtype=np.float64) for i, elm in enumerate(elms)
             }
             row["own"] = float(own.get(domain, np.nan))
             for name, words in (("gated", ("gated", "token")), ("cached", ("bayes", "cached"))):
                 chosen = replace(config.ensemble, rule=words[0], prior=words[1], carry=False)
-                entry = evaluate.shard_result(
+                entry = mix.shard_result(
                     [elm.name for elm in elms], logp, [elm.name for elm in elms], fitted, chosen,
                     test.head(HELD_OUT), valid.head(HELD_OUT)[0], (test.tokens, valid.tokens),
                 )  # fmt: skip

@@ -62,11 +62,11 @@ def tensors(folder: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 
 def btm(folder: Path, settings: dict[str, Any], turns: Turns, how: str = "always") -> None:
     """The loop of btm itself, from its own memory maps, with its metrics."""
-    from btm import train
-    from btm.config import TrainerConfig
+    from btm.config.schema import TrainerConfig
     from btm.data.batches import Batches
     from btm.data.shards import Shard
-    from btm.schedule import Schedule
+    from btm.train import loop
+    from btm.train.schedule import Schedule
 
     shards = [Shard.open(Path(place), "train") for place in settings["shards"]]
     batches = Batches(shards, settings["seq_len"], settings["batch_size"], seed=0)
@@ -90,8 +90,8 @@ def btm(folder: Path, settings: dict[str, Any], turns: Turns, how: str = "always
         return turns.done(lines[-1])
 
     schedule = Schedule.of(trainer, horizon=trainer.steps)
-    with contextlib.suppress(train.TrainingStoppedError):
-        train.train(
+    with contextlib.suppress(loop.TrainingStoppedError):
+        loop.train(
             folder,
             batches,
             trainer,

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from btm.registry import verify
+from btm.forest import verify
 
 
 def flip_bit(content: bytes, rng: random.Random) -> bytes:
@@ -125,7 +125,7 @@ def trials(
 def grow(root: Path) -> Path:
     """Grow the forest of `experiment=smoke`, seed, three experts and their average; return it."""
     from btm import steps
-    from btm.cli import compose
+    from btm.cli.main import compose
 
     words = [
         "experiment=smoke",

@@ -35,14 +35,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from btm import averages, checkpoint, durable, lease, weights
-from btm.card import Card
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.forest.card import Card
 from btm.launch import attach
 from btm.launch.drive import Driver
 from btm.launch.records import Records, read_shown
+from btm.models import weights
 from btm.report import quiet
+from btm.steps import publish
+from btm.system import durable, lease
+from btm.train import checkpoint
 
 EXPERT = "speeches"  # of the reference: the one with two parents
 DOMAINS = ("bible", "code_python", EXPERT, "novels")
@@ -386,14 +389,17 @@ def operations(place: Workplace, scratch: Path) -> Iterator[Operation]:
     """Yield every operation, with a forest that is made of the reference to begin with."""
     import torch
 
-    from btm import ensemble, models, optimizers, steps
-    from btm.cli import compose
+    from btm import steps
+    from btm.cli.main import compose
+    from btm.models import causal_lm
+    from btm.steps import domain_weights
+    from btm.train import optimizers
 
     torch.set_num_threads(1)  # no thread pool, which would not survive the fork
     config = compose(place.settings(place.reference))
     suite = steps.open_suite(config)
     seed = Forest(place.reference)["seed"]
-    model = models.load_model(seed.path, dtype=torch.float32)
+    model = causal_lm.load_model(seed.path, dtype=torch.float32)
     optimizer = optimizers.make_optimizer(model, config.trainer)
     checkpoint.load_moments(seed.path / checkpoint.MOMENTS, model, optimizer)
 
@@ -406,7 +412,7 @@ def operations(place: Workplace, scratch: Path) -> Iterator[Operation]:
             forest.merge(forest.get_branch(EXPERT), force=True)
 
     def average(root: Path) -> None:
-        averages.publish(Forest(root), "deploy", {"bible": 0.7, "code_python": 0.3})
+        publish.publish(Forest(root), "deploy", {"bible": 0.7, "code_python": 0.3})
 
     def branch(root: Path) -> None:
         if not (forest := Forest(root)).has_branch("novels"):
@@ -414,7 +420,7 @@ def operations(place: Workplace, scratch: Path) -> Iterator[Operation]:
 
     def score(root: Path) -> None:
         shards = [suite.shard("bible", "valid"), suite.shard("novels", "test")]
-        ensemble.score_missing(config, Forest(root), seed.path, seed.card.sha256, shards, quiet)
+        domain_weights.score_missing(config, Forest(root), seed.path, seed.card.sha256, shards, quiet)
 
     grown = scratch / "grown"
     shutil.copytree(place.reference, grown)
@@ -428,7 +434,7 @@ def operations(place: Workplace, scratch: Path) -> Iterator[Operation]:
     for step in (10, 12):
         save(halfway, step)
     averaged = Path(shutil.copytree(grown, scratch / "averaged"))
-    averages.publish(Forest(averaged), "deploy", {"bible": 0.5, "code_python": 0.5})
+    publish.publish(Forest(averaged), "deploy", {"bible": 0.5, "code_python": 0.5})
 
     yield Operation("merge", halfway, merge, moves=EXPERT)
     yield Operation("checkpoint", halfway, partial(save, step=14))

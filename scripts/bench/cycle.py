@@ -22,11 +22,12 @@ from pathlib import Path
 import numpy as np
 from train import SIZES, Contender, architecture
 
-from btm import models, steps
-from btm.cli import compose
-from btm.config import Config
+from btm import steps
+from btm.cli.main import compose
+from btm.config.schema import Config
 from btm.data.batches import Batches
 from btm.forest import Forest
+from btm.models import causal_lm
 
 CONTENDERS = ("nanoGPT", "nanoGPT, compiled")
 
@@ -111,8 +112,8 @@ def main() -> None:
                 print(f"round {turn + 1}: {name} {seconds:.1f} s, losses within {off:.4f}", flush=True)
                 if off > 0.02:
                     raise SystemExit("losses do not agree")
-    parameters = models.count_parameters(
-        models.make_config(architecture("gpt2", "tiny"), SIZES["tiny"][4], 0)
+    parameters = causal_lm.count_parameters(
+        causal_lm.make_config(architecture("gpt2", "tiny"), SIZES["tiny"][4], 0)
     )
     print(
         f"{parameters:,} parameters, 8 domains, {args.steps} steps of {args.batch_size * args.seq_len:,} tokens"

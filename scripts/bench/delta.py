@@ -14,11 +14,13 @@ from pathlib import Path
 
 import torch
 
-from btm import average, interop, steps, train
-from btm.cli import compose
+from btm import interop, steps
+from btm.cli.main import compose
 from btm.data.batches import windows
 from btm.forest import ELM, EXACT, Forest
-from btm.weights import parameters
+from btm.models import average
+from btm.models.weights import parameters
+from btm.train import loop
 
 BLOCKS = (256, 2048, 4096)
 WORDS = ["experiment=demo", "run.rounds=[[bible,code_python],[speeches]]", "run.average=false"]
@@ -41,13 +43,13 @@ def main() -> None:
     for domain in (*first, *second):
         elm = Forest(root)[domain]
         shard = windows(suite.shard(domain, "test"), config.trainer.seq_len)
-        own = train.validate(elm.load(), shard)
+        own = loop.validate(elm.load(), shard)
         print(f"{domain}, {' and '.join(elm.card.parents)}, dense: 4.000 {own:.6f}")
         for block in BLOCKS:
             model, size = through(root, elm, folder, block)
-            nats = train.validate(model, shard)
+            nats = loop.validate(model, shard)
             print(f"{domain}, delta8 of {block}: {size:.3f} {nats:.6f} {nats - own:+.1e}")
-        nats = train.validate(in_float16(root, elm, folder / "base"), shard)
+        nats = loop.validate(in_float16(root, elm, folder / "base"), shard)
         print(f"{domain}, float16: 2.000 {nats:.6f} {nats - own:+.1e}", flush=True)
 
 

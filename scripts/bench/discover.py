@@ -20,12 +20,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import btm.data
-from btm.config import DiscoverConfig
+from btm.config.schema import DiscoverConfig
+from btm.data.discover import corpus
+from btm.data.discover.assign import balanced_assignment
+from btm.data.discover.cluster import balanced_kmeans
+from btm.data.discover.router import CHARS, Router
 from btm.data.documents import find
-from btm.discover import corpus
-from btm.discover.assign import balanced_assignment
-from btm.discover.cluster import balanced_kmeans
-from btm.discover.router import CHARS, Router
 
 DEMO = Path(btm.data.__file__).parent / "demo"
 SHORTEST, LONGEST = 2_000, 6_000  # characters of a document that is taken as it is

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from btm import steps
-from btm.cli import compose
+from btm.cli.main import compose
 
 FIRST = 4  # step from which time counts
 

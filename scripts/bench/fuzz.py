@@ -23,13 +23,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from btm import average, averages, models, readme, seal, weights
-from btm.card import Card
+from btm.cli.verbs import registry
+from btm.cli.verbs.output import Output
 from btm.errors import UserError
-from btm.forest import Branch, Forest
+from btm.forest import Branch, Forest, model_card, seal
+from btm.forest.card import Card
 from btm.interop import intake, mergekit
-from btm.verbs import registry
-from btm.verbs.output import Output
+from btm.models import average, causal_lm, weights
+from btm.steps import publish
 
 _SLOW = 2.0  # seconds of CPU
 _RESULT = {"steps": 1, "tokens": 2, "notes": ["x"], "valid_nats": 1.0, "parent_valid_nats": {"law": 1.5}}
@@ -90,12 +91,12 @@ class World:
         from transformers import AutoConfig
 
         config = AutoConfig.for_model("llama", vocab_size=320, bos_token_id=0, eos_token_id=0, **sizes)
-        model = models.new_model(config, 0).to(torch.bfloat16)
+        model = causal_lm.new_model(config, 0).to(torch.bfloat16)
         model.save_pretrained(self.folder, max_shard_size="20KB")
-        models.copy_tokenizer(self.folder.parent / "tokenizer", self.folder)
+        causal_lm.copy_tokenizer(self.folder.parent / "tokenizer", self.folder)
         (self.folder / "README.md").write_text("---\nlicense: mit\n---\n")
         forest = Forest.create(self.forest, config, self.folder.parent / "tokenizer", "0" * 64)
-        self.architecture = models.architecture(config)
+        self.architecture = causal_lm.architecture(config)
         for name in ("law", "med", "made"):
             branch = forest.root_branch(name, [name], model, source=str(self.folder))
             (branch.path / "trained.json").write_text(json.dumps(_RESULT))
@@ -104,7 +105,7 @@ class World:
                 (branch.path / "card.json").write_text(json.dumps(card.to_json()))
                 (self.forest / "elms").mkdir(exist_ok=True)
                 branch.path.rename(self.forest / "elms" / name)
-        averages.publish(forest, "deploy", {"law": 0.5, "med": 0.5})
+        publish.publish(forest, "deploy", {"law": 0.5, "med": 0.5})
         for _, _, read in KINDS.values():
             read(self)  # whole, all of it can be read
 
@@ -174,7 +175,7 @@ def _header(content: bytes, rng: random.Random) -> bytes:
 def _read_card(world: World) -> None:
     forest = Forest(world.forest)
     elm = forest["law"]
-    readme.readme(elm.card).encode()
+    model_card.readme(elm.card).encode()
     json.dumps(elm.card.to_json(), allow_nan=True)
     for as_json in (False, True):
         registry.ls(_config(world), Output(as_json, io.StringIO(), io.StringIO()))
@@ -186,7 +187,7 @@ def _read_average(world: World) -> None:
 
 
 def _config(world: World) -> Any:
-    from btm.config import Config
+    from btm.config.schema import Config
 
     return Config(forest=str(world.forest), expert="law")
 
@@ -201,7 +202,7 @@ def _read_branch(world: World) -> None:
     result = branch.result or {}
     assert isinstance(branch.domains, list) and isinstance(branch.parents, dict)
     seal.is_worse(branch.name, result, False)
-    from btm.ledger import Shape
+    from btm.forest.ledger import Shape
 
     json.dumps(seal.card(branch, result, "0" * 64, Shape(1, 1), weights.digests(branch.path)).to_json())
 
@@ -212,7 +213,7 @@ def _take(world: World) -> None:
     world.copy.mkdir()
     try:
         intake.take(world.folder, world.copy)
-        models.read_config(world.copy / "config.json")
+        causal_lm.read_config(world.copy / "config.json")
     finally:
         shutil.rmtree(world.copy)
 
@@ -246,7 +247,7 @@ def _try_name(world: World, rng: random.Random) -> None:
     if rng.random() < 0.7:
         name = mutate(name.encode(errors="replace"), rng)[:300].decode(errors="surrogateescape")
     forest = Forest(world.forest)
-    for use in (forest.__getitem__, forest.get_branch, lambda n: averages.publish(forest, n, {"law": 1.0})):
+    for use in (forest.__getitem__, forest.get_branch, lambda n: publish.publish(forest, n, {"law": 1.0})):
         try:
             use(name)
         except UserError as error:

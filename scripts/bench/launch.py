@@ -77,7 +77,7 @@ def work(spec):
 
 def slots() -> None:
     """Print the tokens per second of this machine with every split of its cores that it can choose."""
-    from btm.cli import compose
+    from btm.cli.main import compose
     from btm.launch import attempt, throughput
 
     with tempfile.TemporaryDirectory() as folder:
@@ -100,10 +100,10 @@ def scale(experts: int) -> None:
     from simulated_slurm import SimulatedSlurm
     from test_simulated_slurm import drive, plant
 
-    from btm import durable
     from btm.launch.drive import Driver
     from btm.launch.records import Records
     from btm.launch.slurm import SlurmEngine
+    from btm.system import durable
 
     os.fsync = lambda handle: None  # as in the test: nothing loses power here
     with tempfile.TemporaryDirectory() as folder:
@@ -129,7 +129,7 @@ def scale(experts: int) -> None:
 def grow_smoke(folder: Path):
     """Grow a smoke forest of one expert in `folder`, and return its configuration."""
     from btm import steps
-    from btm.cli import compose
+    from btm.cli.main import compose
 
     words = ["experiment=smoke", f"data.out={folder / 'data'}", f"forest={folder / 'forest'}"]
     config = compose([*words, "run.rounds=[[bible]]", "trainer.steps=5", "seed.steps=10"])

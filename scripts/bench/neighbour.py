@@ -8,7 +8,7 @@
 Threads of OpenMP meet at a barrier after every operation. One that waits there either *spins*, libgomp's own way, which
 is soonest where every thread has a core, or sleeps (*passive*: OMP_WAIT_POLICY=passive), which leaves the core to
 whoever has work, the very thread that is waited for among them. *btm* spins until others want the cores
-(btm/kernels/waiting.py). *one thread* waits for nobody.
+(btm/train/kernels/waiting.py). *one thread* waits for nobody.
 
 Each way to wait is a process of its own that trains the same batches for some seconds at a time. A round gives each a
 turn alone and one beside `--busy` processes that compute without end; before a turn it has some seconds to settle. The
@@ -71,7 +71,7 @@ def child(args: argparse.Namespace) -> None:
         os.environ["OMP_WAIT_POLICY"] = "passive"
     import torch
 
-    from btm.kernels import waiting
+    from btm.train.kernels import waiting
 
     torch.set_num_threads(args.threads)
     with waiting.considerate() if args.child == "btm" else nullcontext():
@@ -88,23 +88,26 @@ def training(args: argparse.Namespace) -> Callable[[], float]:
     """Return a function that does the next step of a training and returns its loss."""
     import numpy as np
 
-    from btm import kernels, models, optimizers, train
-    from btm.cli import compose
+    from btm.cli.main import compose
+    from btm.models import causal_lm
+    from btm.train import kernels, loop, optimizers
 
     config = compose([f"model={args.model}", f"trainer.batch_size={args.batch_size}"])
     trainer = config.trainer
-    model = models.new_model(models.make_config(config.model, config.data.vocab_size, 0), seed=0).train()
+    model = causal_lm.new_model(
+        causal_lm.make_config(config.model, config.data.vocab_size, 0), seed=0
+    ).train()
     optimizer = optimizers.make_optimizer(model, trainer)
     kernels.prepare(model)
-    precision = models.pick_precision(trainer.precision, "cpu")
+    precision = causal_lm.pick_precision(trainer.precision, "cpu")
     shape = (args.batch_size, args.seq_len + 1)
     draws = np.random.default_rng(0)
 
     def step() -> float:
         tokens = draws.integers(0, model.config.vocab_size, shape)
-        loss = train.backward(model, tokens, trainer, precision)
+        loss = loop.backward(model, tokens, trainer, precision)
         divisor = optimizers.shrink(optimizers.gradient_norm(model), trainer.clip)
-        train.apply(optimizer, 1e-3, divisor)
+        loop.apply(optimizer, 1e-3, divisor)
         return loss
 
     return step

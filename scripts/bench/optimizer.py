@@ -19,11 +19,13 @@ from typing import Any
 
 import torch
 
-from btm import models, optimizers, steps, train
-from btm.checks import read_object
-from btm.cli import compose
-from btm.config import ModelConfig, TrainerConfig
+from btm import steps
+from btm.cli.main import compose
+from btm.config.checks import read_object
+from btm.config.schema import ModelConfig, TrainerConfig
 from btm.data.batches import windows
+from btm.models import causal_lm
+from btm.train import loop, optimizers
 
 VARIANTS = {
     "adamw": TrainerConfig(lr=1e-3),
@@ -37,10 +39,10 @@ def step(rounds: int, config: ModelConfig = PICO) -> None:
     """Print the median time of a step of each optimizer on the same gradients, by turns, and its state."""
     made: dict[str, tuple[torch.nn.Module, torch.optim.Optimizer]] = {}
     for name, trainer in VARIANTS.items():
-        model = models.new_model(models.make_config(config, 2048, 0), 0)
+        model = causal_lm.new_model(causal_lm.make_config(config, 2048, 0), 0)
         made[name] = (model, optimizers.make_optimizer(model, trainer))
     if (other := _torchao()) is not None:
-        model = models.new_model(models.make_config(config, 2048, 0), 0)
+        model = causal_lm.new_model(causal_lm.make_config(config, 2048, 0), 0)
         made["torchao"] = (model, other(model.parameters(), lr=5e-4, block_size=256))
     count = sum(p.numel() for p in next(iter(made.values()))[0].parameters())
     times: dict[str, list[float]] = {name: [] for name in made}
@@ -95,7 +97,7 @@ def _train(trainer: TrainerConfig, n_steps: int, seed: int, data: Path, root: Pa
     model = elm.load()
     domains = suite.training_domains()
     shards = [windows(suite.shard(domain, "test"), config.trainer.seq_len, 16_384) for domain in domains]
-    nats = statistics.mean(train.validate(model, shard) for shard in shards)
+    nats = statistics.mean(loop.validate(model, shard) for shard in shards)
     state = read_object(elm.path / "trained.json", optimizer=dict)["optimizer"]
     return nats, state["bytes"] / state["parameters"]
 
@@ -107,15 +109,15 @@ def unseen(n_steps: int) -> None:
     """
     untied = replace(PICO, config=PICO.config | {"tie_word_embeddings": False})
     for name, trainer in VARIANTS.items():
-        model = models.new_model(models.make_config(untied, 2048, 0), 0).train()
+        model = causal_lm.new_model(causal_lm.make_config(untied, 2048, 0), 0).train()
         table = model.get_input_embeddings().weight
         begin, trainer = table.detach().clone(), replace(trainer, weight_decay=0.0)
         optimizer = optimizers.make_optimizer(model, trainer)
         chance = torch.Generator().manual_seed(0)
         for _ in range(n_steps):
             tokens = 2 * torch.randint(0, 1024, (4, 65), generator=chance).numpy()
-            train.backward(model, tokens, trainer, "fp32")
-            train.apply(optimizer, trainer.lr)
+            loop.backward(model, tokens, trainer, "fp32")
+            loop.apply(optimizer, trainer.lr)
         moved = (table.detach() - begin).abs().mean(dim=1)
         print(f"{name:34} seen {moved[::2].mean():.2e}, unseen {moved[1::2].mean():.2e} (mean |change|)")
 

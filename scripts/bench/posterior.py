@@ -3,8 +3,8 @@
     python scripts/bench/posterior.py [--experts 64] [--tokens 1048576] [--windows 128 1024]
 
 Scores are synthetic: a difficulty a token, a skill an expert and window, and noise. The reference is the equation of
-each rule, step by step in float64 and in log space, on the first windows; bayes has it in btm/posterior.py, gated
-in gate.Belief. Tokens, which gated reads, are drawn from Zipf's law.
+each rule, step by step in float64 and in log space, on the first windows; bayes has it in
+btm/ensemble/posterior.py, gated in gate.Belief. Tokens, which gated reads, are drawn from Zipf's law.
 """
 
 import argparse
@@ -13,8 +13,8 @@ import time
 
 import numpy as np
 
-from btm import evaluate, gate, posterior
-from btm.config import EnsembleConfig
+from btm.config.schema import EnsembleConfig
+from btm.ensemble import gate, mix, posterior
 from btm.report.tables import table
 
 SETTINGS = [
@@ -76,10 +76,10 @@ def measure(logp_EST: np.ndarray, log_prior_E: np.ndarray, rule: str, alpha, bet
     tokens = logp_EST[0].size
     ids_N = ids(tokens)
     cpu, clock = time.process_time(), time.perf_counter()
-    mixed = evaluate.mix(logp_EST, log_prior_E, ensemble, tokens, ids_N)
+    mixed = mix.mix(logp_EST, log_prior_E, ensemble, tokens, ids_N)
     cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
     some_EST = logp_EST[:, :CHECKED]
-    found = evaluate.mix(some_EST, log_prior_E, ensemble, some_EST[0].size, ids_N).nats / some_EST[0].size
+    found = mix.mix(some_EST, log_prior_E, ensemble, some_EST[0].size, ids_N).nats / some_EST[0].size
     if carry:  # the windows are one text
         some_EST = some_EST.reshape(len(some_EST), 1, -1)
     if rule == "gated":
@@ -102,9 +102,9 @@ def measure(logp_EST: np.ndarray, log_prior_E: np.ndarray, rule: str, alpha, bet
 
 def measure_fit(logp_EST: np.ndarray, log_prior_E: np.ndarray) -> dict:
     """Return a row for the fit of α and β: seconds for each of its settings."""
-    settings = len(evaluate.ALPHAS) * len(evaluate.BETAS)
+    settings = len(mix.ALPHAS) * len(mix.BETAS)
     cpu, clock = time.process_time(), time.perf_counter()
-    evaluate.fit_rule([logp_EST], [log_prior_E], EnsembleConfig(rule="tracking"), [logp_EST[0].size])
+    mix.fit_rule([logp_EST], [log_prior_E], EnsembleConfig(rule="tracking"), [logp_EST[0].size])
     cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
     row = {"window": logp_EST.shape[2], "rule": f"fit of {settings} settings, each"}
     return row | {"CPU seconds": round(cpu / settings, 2), "clock": round(clock / settings, 2)}
@@ -115,7 +115,7 @@ def measure_gate(logp_EST: np.ndarray, log_prior_E: np.ndarray) -> dict:
     ensemble, tokens = EnsembleConfig(rule="gated", carry=True), logp_EST[0].size
     ids_N = ids(tokens)
     cpu, clock = time.process_time(), time.perf_counter()
-    evaluate.fit_rule([logp_EST], [log_prior_E], ensemble, [tokens], [ids_N])
+    mix.fit_rule([logp_EST], [log_prior_E], ensemble, [tokens], [ids_N])
     cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
     row = {"window": logp_EST.shape[2], "rule": "fit of a gate"}
     return row | {"CPU seconds": round(cpu, 2), "clock": round(clock, 2)}

@@ -22,12 +22,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from btm import ledger
-from btm.card import Card, Parent
-from btm.config import LsConfig
-from btm.registry import index, listing
-from btm.registry.lineage import Lineage
-from btm.verbs import Output
+from btm.cli.verbs import Output
+from btm.config.schema import LsConfig
+from btm.forest import index, ledger, listing
+from btm.forest.card import Card, Parent
+from btm.forest.lineage import Lineage
 
 
 def make(root: Path, count: int) -> None:

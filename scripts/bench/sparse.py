@@ -17,16 +17,18 @@ from pathlib import Path
 
 import torch
 
-from btm import models, sparse_training, steps, weights
-from btm import train as training
-from btm.average import average
-from btm.checkpoint import parameters
-from btm.cli import compose
-from btm.config import Config
+from btm import steps
+from btm.cli.main import compose
+from btm.config.schema import Config
 from btm.data.batches import Batches, windows
-from btm.forest import Forest
-from btm.schedule import Schedule
-from btm.sparse import delta, momentum
+from btm.forest import Forest, delta
+from btm.models import causal_lm, weights
+from btm.models.average import average
+from btm.train import loop as training
+from btm.train.checkpoint import parameters
+from btm.train.schedule import Schedule
+from btm.train.sparse import masks as momentum
+from btm.train.sparse import trainee as sparse_training
 
 DENSITIES = (0.2, 0.1, 0.05, 0.02)
 MAIN = 0.05
@@ -74,20 +76,20 @@ class Bench:
         shutil.copytree(self.forest["seed"].path, folder)
         t, shard = config.trainer, steps.open_suite(config).shard(domain, "train")
         batches = Batches([shard], t.seq_len, t.batch_size, t.seed)
-        trainee = SparseWeights(models.load_trainable(folder, "cpu"), batches, folder, t, t.steps)
+        trainee = SparseWeights(causal_lm.load_trainable(folder, "cpu"), batches, folder, t, t.steps)
         training.loop(folder, trainee, t, Schedule.of(t, horizon=t.steps), t.steps)
         folder.rename(target)
         print(f"  grown: sparse weights of {domain}", flush=True)
         return target
 
-    def nats(self, model: "models.PreTrainedModel", domain: str) -> float:
+    def nats(self, model: "causal_lm.PreTrainedModel", domain: str) -> float:
         """Return nats per token on a domain's test split."""
         config = self.config()
         shard = steps.open_suite(config).shard(domain, "test")
         return training.validate(model, windows(shard, config.trainer.seq_len))
 
     def nats_of(self, folder: Path, domain: str) -> float:
-        return self.nats(models.load_model(folder), domain)
+        return self.nats(causal_lm.load_model(folder), domain)
 
     def averaged(self, folders: list[Path]) -> Path:
         """Return the uniform average of model folders."""
@@ -95,7 +97,7 @@ class Bench:
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
         average(dict.fromkeys(folders, 1.0), target)
-        models.copy_files(folders[0], target)
+        causal_lm.copy_files(folders[0], target)
         return target
 
 
@@ -108,7 +110,7 @@ class SparseWeights(sparse_training.SparseTrainee):
             self.origin[name].zero_()
 
     def write(self, folder: Path, dtype: str) -> None:
-        models.write(folder, self.model, dtype)
+        causal_lm.write(folder, self.model, dtype)
 
 
 def main() -> None:
@@ -197,9 +199,9 @@ def check_budget(bench: Bench, paths: list[Path], density: float, n: int) -> Non
             )
 
 
-def changes_of(bench: Bench, expert: Path) -> "tuple[models.PreTrainedModel, dict[str, torch.Tensor]]":
+def changes_of(bench: Bench, expert: Path) -> "tuple[causal_lm.PreTrainedModel, dict[str, torch.Tensor]]":
     """Return the seed, and what an expert adds to it."""
-    model, trained = models.load_model(bench.forest["seed"].path), models.load_model(expert)
+    model, trained = causal_lm.load_model(bench.forest["seed"].path), causal_lm.load_model(expert)
     before, after = parameters(model), parameters(trained)
     return model, {name: after[name] - before[name] for name in before}
 

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
-from btm import kernels, models, optimizers, train
-from btm.config import ModelConfig, TrainerConfig
+from btm.config.schema import ModelConfig, TrainerConfig
+from btm.models import causal_lm
+from btm.train import kernels, loop, optimizers
 
 
 class Loss(torch.nn.Module):
@@ -76,9 +77,9 @@ class Apart:
         """Train on rows (experts, batch, L + 1); return the losses."""
         losses = []
         for (expert, optimizer), own in zip(self.experts, rows, strict=True):
-            losses.append(train.backward(expert, own.numpy(), self.trainer, self.precision))
+            losses.append(loop.backward(expert, own.numpy(), self.trainer, self.precision))
             divisor = optimizers.shrink(optimizers.gradient_norm(expert), 1.0)
-            train.apply(optimizer, self.trainer.lr, divisor)
+            loop.apply(optimizer, self.trainer.lr, divisor)
         return losses
 
 
@@ -98,11 +99,11 @@ def main() -> None:
     torch.set_num_threads(1)
     shape = {"hidden_size": args.width, "intermediate_size": args.width * 8 // 3, "num_attention_heads": 4}
     shape |= {"num_key_value_heads": 4, "num_hidden_layers": args.layers, "tie_word_embeddings": False}
-    config = models.make_config(ModelConfig(config={"model_type": "llama", **shape}), args.vocabulary, 0)
+    config = causal_lm.make_config(ModelConfig(config={"model_type": "llama", **shape}), args.vocabulary, 0)
     trainer = TrainerConfig(lr=1e-3)
     ways: dict[str, Any] = {}
     for name, kind in {"apart": Apart, "stacked": Stacked}.items():
-        experts = [models.new_model(config, seed).train() for seed in range(args.experts)]
+        experts = [causal_lm.new_model(config, seed).train() for seed in range(args.experts)]
         ways[name] = kind(experts, trainer, args.precision)
     chance = torch.Generator().manual_seed(0)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -120,7 +121,7 @@ def main() -> None:
     if off > 0.02:
         raise SystemExit(f"losses differ by {off:.4f} nats")
     ratios = [a / b for a, b in zip(seconds["apart"][2:], seconds["stacked"][2:], strict=True)]
-    parameters = models.count_parameters(config)
+    parameters = causal_lm.count_parameters(config)
     tokens = args.experts * args.batch_size * args.seq_len
     print(f"{args.experts} experts of {parameters:,} parameters, {tokens:,} tokens a step, {args.precision}")
     print(f"losses within {off:.4f} nats; apart over stacked {statistics.median(ratios):.2f}", end=" ")

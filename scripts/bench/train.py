@@ -9,8 +9,8 @@ is some steps. Against nanoGPT btm trains a GPT-2, against transformers.Trainer 
 DIR is a clone of github.com/karpathy/nanoGPT; scripts/peers makes .venv-peers. What is not given does not take part.
 
 Losses have to agree first: no step more than 0.02 nats off btm's without any of its kernels, their mean 0.005. MFU
-counts 6 N + 12 · layers · width · T FLOPs a token (btm/ledger.py), over the largest rate at which this machine was seen
-to multiply matrices of that precision during the run, with as many threads.
+counts 6 N + 12 · layers · width · T FLOPs a token (btm/forest/ledger.py), over the largest rate at which this machine
+was seen to multiply matrices of that precision during the run, with as many threads.
 """
 
 import argparse
@@ -26,10 +26,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from btm import ledger, models, steps
-from btm.cli import compose
-from btm.config import ModelConfig
+from btm import steps
+from btm.cli.main import compose
+from btm.config.schema import ModelConfig
 from btm.data.batches import Batches
+from btm.forest import ledger
+from btm.models import causal_lm
 
 HERE = Path(__file__).parent
 SIZES = {"tiny": (256, 688, 6, 4, 8192), "125m": (768, 2048, 12, 12, 50304), "quick": (32, 64, 2, 2, 8192)}
@@ -114,7 +116,7 @@ def prepare(folder: Path, kind: str, args: argparse.Namespace) -> tuple[Path, fl
     batches = Batches([suite.shard(d, "train") for d in domains], args.seq_len, args.batch_size, seed=0)
     n = args.warm_up + args.rounds * args.steps
     target = folder / kind
-    model = models.new_model(models.make_config(architecture(kind, size), SIZES[size][4], 0), 0)
+    model = causal_lm.new_model(causal_lm.make_config(architecture(kind, size), SIZES[size][4], 0), 0)
     model.save_pretrained(target)
     np.save(target / "batches.npy", np.stack([batches.batch(step) for step in range(n)]).astype(np.uint16))
     settings = {

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from btm.durable import make_folder, publish_file, scratch_folder, sweep
 from btm.errors import UserError
+from btm.system.durable import make_folder, publish_file, scratch_folder, sweep
 
 Extracted = tuple[str, list[str]]  # a text and the names or copyright lines to credit for it
 Extract = Callable[[bytes], Iterator[Extracted]]

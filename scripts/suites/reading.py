@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from btm.durable import make_folder, publish_folder, sweep, write_json
+from btm.system.durable import make_folder, publish_folder, sweep, write_json
 from suites.documents import Document, Groups, add, digest, fill, shingles, union, without_repeats
 from suites.domains import Domain
 from suites.packages import Source, fetch, members, version_of

@@ -10,10 +10,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from btm import average, models, weights
-from btm.cli import conf_folder
-from btm.config import ModelConfig
+from btm.cli.main import conf_folder
+from btm.config.schema import ModelConfig
 from btm.errors import UserError
+from btm.models import average, causal_lm, weights
 
 ARCHITECTURES = ["pico", "gpt2", "gpt_neox", "opt", "bloom"]
 
@@ -23,11 +23,11 @@ def small_config(name):
     values = yaml.safe_load((conf_folder() / "model" / f"{name}.yaml").read_text())
     layers = next(key for key in ("num_hidden_layers", "n_layer") if key in values["config"])
     values["config"][layers] = 2
-    return models.make_config(ModelConfig(**values), vocab_size=300, eos=0)
+    return causal_lm.make_config(ModelConfig(**values), vocab_size=300, eos=0)
 
 
 def saved(name, folder, seed, dtype=torch.float32):
-    models.new_model(small_config(name), seed).to(dtype).save_pretrained(folder)
+    causal_lm.new_model(small_config(name), seed).to(dtype).save_pretrained(folder)
     return folder
 
 
@@ -76,7 +76,7 @@ def test_average_of_copies_is_the_copy(name, dtype, tmp_path):
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_tied_weights_survive_and_logits_are_bit_equal(name, tmp_path):
-    model = models.new_model(small_config(name), 0).eval()
+    model = causal_lm.new_model(small_config(name), 0).eval()
     model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
@@ -84,7 +84,7 @@ def test_tied_weights_survive_and_logits_are_bit_equal(name, tmp_path):
     ids = torch.arange(2 * 20).view(2, 20)
     with torch.no_grad():
         assert torch.equal(model(ids).logits, loaded(ids).logits)
-        assert torch.equal(model(ids).logits, models.load_model(tmp_path)(ids).logits)
+        assert torch.equal(model(ids).logits, causal_lm.load_model(tmp_path)(ids).logits)
 
 
 def test_bfloat16_rounds_to_nearest_even():
@@ -104,7 +104,7 @@ def test_bfloat16_is_rounded_once():
 
 
 def test_shards_are_read_and_written(tmp_path):
-    model = models.new_model(small_config("pico"), 0)
+    model = causal_lm.new_model(small_config("pico"), 0)
     model.save_pretrained(tmp_path / "whole")
     model.save_pretrained(tmp_path / "parts", max_shard_size="300KB")
     assert len(weights.files(tmp_path / "parts")) > 1

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from btm import average, models
-from btm.average import sparse
-from btm.config import ModelConfig
+from btm.config.schema import ModelConfig
+from btm.models import average, causal_lm
+from btm.models.average import sparse
 
 PYTHON = Path(__file__).parents[2] / ".venv-mergekit/bin/python"
 if not PYTHON.exists() and not os.environ.get("CI"):
@@ -62,10 +62,10 @@ for name, config in json.loads((folder / "cases.json").read_text()).items():
 def merged(tmp_path_factory):
     """A folder with a base, three models and mergekit's result of every case."""
     folder = tmp_path_factory.mktemp("mergekit")
-    config = models.make_config(
+    config = causal_lm.make_config(
         ModelConfig(config={"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
                             "num_attention_heads": 2}), vocab_size=300, eos=0)  # fmt: skip
-    base = models.new_model(config, 0)
+    base = causal_lm.new_model(config, 0)
     base.save_pretrained(folder / "base")
     rng = np.random.default_rng(0)
     origin, masks = load_file(folder / "base/model.safetensors"), {}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from btm import average
-from btm.average import sparse, stream
+from btm.models import average
+from btm.models.average import sparse, stream
 
 WEIGHTS = [0.5, 1.0, 0.8]
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from btm import average, weights
-from btm.average import stream
 from btm.errors import UserError
+from btm.models import average, weights
+from btm.models.average import stream
 
 SHAPES = {
     "embed.weight": (1000, 33),
@@ -163,7 +163,7 @@ def test_methods_say_how_many_models_they_take(method, count, forest, tmp_path):
 
 def test_a_model_cut_short_meanwhile_is_an_error_of_one_line(tmp_path, monkeypatch):
     copies = [model(tmp_path / str(j), j) for j in range(2)]
-    monkeypatch.setattr("btm.average.layout.plan", cut_after(copies[1], average.layout.plan))
+    monkeypatch.setattr("btm.models.average.layout.plan", cut_after(copies[1], average.layout.plan))
     with pytest.raises(UserError, match="cut short while it was read"):
         made(dict.fromkeys(copies, 1.0), tmp_path / "mean")
 
@@ -196,7 +196,7 @@ def test_memory_grows_with_neither_models_nor_their_size(tmp_path):
 import sys
 from pathlib import Path
 import numpy as np
-from btm.average import Settings, average
+from btm.models.average import Settings, average
 def peak():
     return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmHWM")) / 1024
 folders = sorted(p for p in Path(sys.argv[1]).iterdir() if p.name.startswith("elm"))

@@ -12,16 +12,19 @@ from folders import tree
 from launch.processes import btm, finish
 from safetensors.torch import load_file
 
-from btm import baselines, checkpoint, models, steps
-from btm.baselines import deal, demix, ffn
-from btm.baselines.derive import derive
-from btm.choices import SPLITS
-from btm.cli import compose, main
+from btm import steps
+from btm.cli.main import compose, main
+from btm.config.choices import SPLITS
 from btm.data.batches import Batches, Growth
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.models import causal_lm
 from btm.report import Reporter
-from btm.train import TrainingStoppedError
+from btm.steps import baselines
+from btm.steps.baselines import deal, demix, ffn
+from btm.steps.baselines.derive import derive
+from btm.train import checkpoint
+from btm.train.loop import TrainingStoppedError
 
 EXPERTS = ["bible", "code_python", "speeches"]
 
@@ -78,7 +81,7 @@ def test_the_plan_of_dense_is_the_ledger_of_the_forest(grown, forest, beside):
 
 
 def plan_of(config):
-    from btm.plan import plan
+    from btm.cli.dry_run import plan
 
     return plan("run", config)
 
@@ -267,12 +270,12 @@ def test_the_gradient_of_what_is_shared_is_the_mean(beside, grown):
     config = beside()
     mixes = demix._mixes(config, steps.open_suite(config), EXPERTS)
     seed = Forest(config.base_root)["seed"].path
-    trainee = demix.DemixTrainee.of(models.load_trainable(seed, "cpu"), mixes)
+    trainee = demix.DemixTrainee.of(causal_lm.load_trainable(seed, "cpu"), mixes)
     trainee.backward(0, config.trainer, "fp32")
     grads = {name: p.grad for name, p in trainee.model.named_parameters()}
     alone = []
     for batches in mixes.values():
-        model = models.load_trainable(seed, "cpu")
+        model = causal_lm.load_trainable(seed, "cpu")
         demix.training.backward(model, batches.batch(0), config.trainer, "fp32")
         alone.append({name: p.grad for name, p in model.named_parameters()})
     for name, grad in grads.items():
@@ -295,7 +298,7 @@ def test_feed_forward_layers_of_every_class_are_found(model_type, more):
     from transformers import AutoConfig
 
     config = AutoConfig.for_model(model_type, vocab_size=32, hidden_size=8, **more)
-    model = models.new_model(config, 0).eval()
+    model = causal_lm.new_model(config, 0).eval()
     ids = torch.arange(12).view(1, 12)
     names = {name for name, _ in model.named_parameters()}
     before = model(ids).logits
@@ -310,7 +313,7 @@ def test_feed_forward_layers_of_every_class_are_found(model_type, more):
                 parameter += 0.1
     changed = model(ids).logits
     assert not torch.equal(changed, before)
-    plain = ffn.fill(models.new_model(config, 1).eval(), ffn.of_domain(dict(model.named_parameters()), 1))
+    plain = ffn.fill(causal_lm.new_model(config, 1).eval(), ffn.of_domain(dict(model.named_parameters()), 1))
     assert torch.equal(plain(ids).logits, changed)
 
 
@@ -318,7 +321,7 @@ def test_demix_refuses_a_class_it_does_not_know():
     from transformers import AutoConfig
 
     config = AutoConfig.for_model("gptj", vocab_size=32, n_embd=8, n_layer=2, n_head=2, rotary_dim=2)
-    model = models.new_model(config, 0)
+    model = causal_lm.new_model(config, 0)
     for layer in ffn._layers(model):
         layer.ours = layer.mlp
         del layer.mlp

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from btm.choices import SPLITS
+from btm.config.choices import SPLITS
 from btm.data import prepare as preparation
 from btm.data.prepare import plan, prepare, table, training_domains
 from btm.errors import UserError
@@ -224,7 +224,7 @@ def test_a_tokenizer_folder_that_was_lost_packs_everything_again(config):
 
 
 def test_the_suite_that_ships_with_btm_is_found(tmp_path):
-    from btm.config import DataConfig
+    from btm.config.schema import DataConfig
 
     config = DataConfig(out=str(tmp_path / "out"))
     assert len(plan(config)) > len(training_domains(config)) > 1

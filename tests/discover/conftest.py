@@ -7,10 +7,10 @@ import torch
 from folders import DEMO
 
 from btm import steps
-from btm.cli import compose
-from btm.config import DataConfig, DiscoverConfig
+from btm.cli.main import compose
+from btm.config.schema import DataConfig, DiscoverConfig
+from btm.data.discover import corpus
 from btm.data.documents import find
-from btm.discover import corpus
 
 DOMAINS = ["bible", "code_python", "metamath", "speeches"]
 

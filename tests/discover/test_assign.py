@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from btm.discover.assign import balanced_assignment
+from btm.data.discover.assign import balanced_assignment
 
 
 def exact(scores):

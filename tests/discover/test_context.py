@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from btm import cli, ensemble, evaluate, online, steps
-from btm.cli import compose
-from btm.config import EnsembleConfig
+from btm import steps
+from btm.cli import main
+from btm.cli.main import compose
+from btm.config.schema import EnsembleConfig
+from btm.data.discover.router import CHARS, HOME, Router, words
 from btm.data.pieces import token_bytes
-from btm.discover import context
-from btm.discover.context import Reading, Route
-from btm.discover.router import CHARS, HOME, Router, words
+from btm.ensemble import generate, mix
+from btm.ensemble import router as context
+from btm.ensemble.router import Reading, Route
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.steps import domain_weights
 
 TRICKY = (
     "Ærøskøbing's 3,141 naïve Straße\u00a0日本語 テキスト! e\u0301tude _x_ don't 😀smile a bc\n\n"
@@ -31,7 +34,7 @@ def route(clustered):
 def route_of(clustered, *overrides):
     config = compose([*clustered[0], *overrides])
     forest = Forest(config.forest_root)
-    return ensemble.route(config, forest, forest.experts(), steps.open_suite(config).eos)
+    return domain_weights.route(config, forest, forest.experts(), steps.open_suite(config).eos)
 
 
 def weights(route, ids, window=0):
@@ -59,7 +62,7 @@ def test_parameters_are_weighed_by_the_posterior_whatever_weighs_the_ensemble(cl
     overrides, config, _ = clustered
     forest, suite = Forest(config.forest_root), steps.open_suite(config)
     found = [
-        ensemble.domain_weights(compose(words), forest, suite, "cluster02", forest.experts(), method)
+        domain_weights.domain_weights(compose(words), forest, suite, "cluster02", forest.experts(), method)
         for words in (overrides, [*overrides, "ensemble=cached"])
     ]
     assert found[0] == found[1]
@@ -78,9 +81,9 @@ def test_eval_is_the_equation_on_the_text_before_each_token(clustered, overrides
     router = Router.load(context.find_router(config)[0])
     router.temperature = config.ensemble.temperature or router.temperature
     pieces = token_bytes(suite.tokenizer)
-    scores = ensemble.stack(ensemble.scores_of(config, forest), shard, members)
+    scores = domain_weights.stack(domain_weights.scores_of(config, forest), shard, members)
     route = route_of(clustered, *overrides)
-    mixed = evaluate.mix(scores, np.zeros(4), config.ensemble, tokens, shard.tokens, route)
+    mixed = mix.mix(scores, np.zeros(4), config.ensemble, tokens, shard.tokens, route)
     begin = 0
     for t in range(min(tokens, 1500)):
         if (t and ids[t - 1] == suite.eos) or (not config.ensemble.carry and t % config.window == 0):
@@ -150,18 +153,18 @@ def test_generation_weighs_as_eval_does(clustered):
     members, shard = forest.experts(), suite.shard("cluster02", "test")
     window = config.window
     ids = shard.tokens[:window].tolist()
-    route = ensemble.route(config, forest, members, suite.eos)
-    mixed = online.Ensemble.load(forest, top_k=1, ensemble=config.ensemble, route=route)
+    route = domain_weights.route(config, forest, members, suite.eos)
+    mixed = generate.Ensemble.load(forest, top_k=1, ensemble=config.ensemble, route=route)
     assert mixed.names == [elm.name for elm in members]  # a top-k is chosen for each context, so all are here
     logp = np.concatenate([mixed.read(ids[:20]), mixed.read(ids[20:])])
-    scores = ensemble.stack(ensemble.scores_of(config, forest), shard, members)[:, :1]
-    prior = evaluate.fit_prior(scores, config.ensemble)
-    wanted = evaluate.mix(scores, prior, config.ensemble, window, shard.tokens, route)
+    scores = domain_weights.stack(domain_weights.scores_of(config, forest), shard, members)[:, :1]
+    prior = mix.fit_prior(scores, config.ensemble)
+    wanted = mix.mix(scores, prior, config.ensemble, window, shard.tokens, route)
     np.testing.assert_allclose(logp, wanted.logp, atol=1e-4)
     with pytest.raises(ValueError, match="needs a route"):
-        online.Ensemble.load(forest, ensemble=config.ensemble)
+        generate.Ensemble.load(forest, ensemble=config.ensemble)
     with pytest.raises(ValueError, match="needs a route"):
-        evaluate.mix(scores, prior, config.ensemble, window, shard.tokens)
+        mix.mix(scores, prior, config.ensemble, window, shard.tokens)
 
 
 def test_words_are_those_of_the_text_wherever_tokens_cut_it(clustered):
@@ -214,7 +217,7 @@ def test_a_member_of_no_cluster_and_a_missing_router_are_refused(clustered, tmp_
         steps.run(compose([*overrides, f"ensemble.router={tmp_path}", f"forest={tmp_path / 'forest'}"]))
     chosen = compose([*overrides, f"ensemble.router={tmp_path}", "ensemble.experts=[cluster02,cluster00]"])
     forest = Forest(chosen.forest_root)
-    assert ensemble.route(chosen, forest, forest.experts(chosen.ensemble.experts), 0).rows == [2, 0]
+    assert domain_weights.route(chosen, forest, forest.experts(chosen.ensemble.experts), 0).rows == [2, 0]
     with pytest.raises(UserError, match="which router"):
         context.find_router(compose(["ensemble=router"]))
 
@@ -254,7 +257,7 @@ def test_settings_that_a_router_has_no_use_for(more, said):
         compose(["ensemble=router", more])
     with pytest.raises(UserError, match="give ensemble=router"):
         compose(["ensemble=cached", "ensemble.temperature=1"])
-    assert not evaluate.is_fitted(EnsembleConfig(rule="router", prior="cached"))
+    assert not mix.is_fitted(EnsembleConfig(rule="router", prior="cached"))
 
 
 def test_a_router_without_known_words_weighs_all_alike():
@@ -271,7 +274,8 @@ def test_a_router_without_known_words_weighs_all_alike():
 def test_the_command_line(clustered, capsys, tmp_path):
     overrides = clustered[0]
     assert (
-        cli.main(["eval", *overrides, "eval.split=valid", "eval.name=cli", "ensemble.top_k=2", "--json"]) == 0
+        main.main(["eval", *overrides, "eval.split=valid", "eval.name=cli", "ensemble.top_k=2", "--json"])
+        == 0
     )
     result = json.loads(capsys.readouterr().out)
     assert result["ensemble"]["rule"] == "router"
@@ -284,13 +288,13 @@ def test_the_command_line(clustered, capsys, tmp_path):
         "generate.tokens=3",
         "domain=cluster00",
     ]
-    assert cli.main([*ask, "ensemble.top_k=1", "--json"]) == 0
+    assert main.main([*ask, "ensemble.top_k=1", "--json"]) == 0
     experts = json.loads(capsys.readouterr().out)["experts"]
     assert sorted(experts.values())[:3] == [0, 0, 0]
     for verb in (ask, ["eval", *overrides]):
-        assert cli.main([*verb, "--dry-run"]) == 0
+        assert main.main([*verb, "--dry-run"]) == 0
         assert "weighed by the router" in " ".join(capsys.readouterr().out.split())
-    assert cli.main(["run", *overrides, f"ensemble.router={tmp_path}", f"forest={tmp_path / 'f'}"]) == 2
+    assert main.main(["run", *overrides, f"ensemble.router={tmp_path}", f"forest={tmp_path / 'f'}"]) == 2
     assert "no router in" in capsys.readouterr().err
-    assert cli.main(["run", *overrides, "baseline=dense"]) == 2
+    assert main.main(["run", *overrides, "baseline=dense"]) == 2
     assert "no experts of clusters" in capsys.readouterr().err

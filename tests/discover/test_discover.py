@@ -6,13 +6,13 @@ import shutil
 import numpy as np
 import pytest
 
-from btm import cli
-from btm.config import DataConfig, DiscoverConfig
+from btm.cli import main
+from btm.config.schema import DataConfig, DiscoverConfig
+from btm.data.discover import corpus
+from btm.data.discover.assign import balanced_assignment
+from btm.data.discover.cluster import balanced_kmeans
+from btm.data.discover.router import Router, words
 from btm.data.documents import find
-from btm.discover import corpus
-from btm.discover.assign import balanced_assignment
-from btm.discover.cluster import balanced_kmeans
-from btm.discover.router import Router, words
 from btm.errors import UserError
 
 
@@ -117,14 +117,14 @@ def test_command_line_to_prepared_data(texts, tmp_path, capsys):
         "discover.k=3",
         "discover.sample=300",
     ]
-    assert cli.main(["discover", "data=folder", *words, "--json"]) == 0
+    assert main.main(["discover", "data=folder", *words, "--json"]) == 0
     assert [row["domain"] for row in json.loads(capsys.readouterr().out)] == [
         "cluster00",
         "cluster01",
         "cluster02",
     ]
-    assert cli.main(["discover", "data=folder", *words]) == 2
+    assert main.main(["discover", "data=folder", *words]) == 2
     assert "stands there already" in capsys.readouterr().err
     prepare = ["prepare", "data=folder", f"data.root={tmp_path / 'found'}", f"data.out={tmp_path / 'data'}"]
-    assert cli.main([*prepare, "data.name=found", "data.vocab_size=400"]) == 0
+    assert main.main([*prepare, "data.name=found", "data.vocab_size=400"]) == 0
     assert (tmp_path / "data/found/cluster02/train.bin").is_file()

@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from btm import distributed, steps
-from btm.cli import compose
+from btm import steps
+from btm.cli.main import compose
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.report import Reporter
-from btm.train import TrainingStoppedError
+from btm.train.distributed import job
+from btm.train.loop import TrainingStoppedError
 
 STEPS, EVERY = 9, 3
 LOOPBACK = {"0100007F", "00000000000000000000000001000000"}  # as /proc/net has 127.0.0.1 and ::1
@@ -46,7 +47,7 @@ def ranks():
     """{rank: process} of the training that this process has started."""
     found = {}
     for pid in children(os.getpid()):
-        if b"btm.distributed.rank" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if b"btm.train.distributed.rank" in Path(f"/proc/{pid}/cmdline").read_bytes():
             environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
             found[next(int(word[5:]) for word in environment if word.startswith(b"RANK="))] = pid
     return found
@@ -194,7 +195,7 @@ def test_a_killed_rank_ends_all_and_the_resumed_training_equals_the_unbroken(pla
         running.update(ranks())
         os.kill(running[1], signal.SIGKILL)
 
-    with pytest.raises(distributed.RankDiedError, match="rank 1 of 2 was killed by SIGKILL"):
+    with pytest.raises(job.RankDiedError, match="rank 1 of 2 was killed by SIGKILL"):
         steps.train(config, "new", Watcher(5, kill))
     assert len(running) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in running.values())
     assert checkpoints(config) == ["checkpoint-00000003"]

@@ -2,15 +2,15 @@
 
 import pytest
 
-from btm import distributed
-from btm.checks import processes_of
-from btm.cli import compose
-from btm.config import Config
+from btm.cli.dry_run import plan
+from btm.cli.main import compose
+from btm.config.checks import processes_of
+from btm.config.schema import Config
 from btm.errors import UserError
 from btm.launch.engine import Resources
 from btm.launch.local import LocalEngine
 from btm.launch.records import Records, Spec
-from btm.plan import plan
+from btm.train.distributed import job as distributed
 
 REFUSED = {
     "trainer.batch_size=10: cluster.gpus_per_expert=4 processes share it equally: give 8 or 12": (

@@ -10,12 +10,15 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from btm import checkpoint, models, optimizers, sharded, steps, train
-from btm.config import ModelConfig, TrainerConfig
+from btm import steps
+from btm.config.schema import ModelConfig, TrainerConfig
 from btm.data.batches import Batches, windows
-from btm.distributed.trainee import KINDS
 from btm.errors import UserError
-from btm.schedule import Schedule
+from btm.models import causal_lm
+from btm.train import checkpoint, loop, optimizers
+from btm.train.distributed import checkpoint as sharded
+from btm.train.distributed.trainee import KINDS
+from btm.train.schedule import Schedule
 
 TRAINER = TrainerConfig(
     batch_size=4,
@@ -74,9 +77,9 @@ def batches(grown):
 
 def run(place, batches, trainer, kind=None, n=4, **more):
     """Train in a process that knows of no other (kind=None), or as the only one of a group."""
-    model = models.load_trainable(place, "cpu")
-    trainee = KINDS[kind](model, batches, 0, 1, "cpu") if kind else train.Trainee(model, batches)
-    return train.loop(place, trainee, trainer, Schedule.of(trainer, horizon=4), n, **more)
+    model = causal_lm.load_trainable(place, "cpu")
+    trainee = KINDS[kind](model, batches, 0, 1, "cpu") if kind else loop.Trainee(model, batches)
+    return loop.loop(place, trainee, trainer, Schedule.of(trainer, horizon=4), n, **more)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -98,7 +101,7 @@ def test_a_group_of_one_comes_to_what_a_process_alone_comes_to(kind, group, fold
 
 def test_the_order_of_sums_stands_before_the_first_step(group, folder, batches):
     """DDP finds it in its first backward pass: after a resume it must not be found later than in an unbroken run."""
-    trainee = KINDS["ddp"](models.load_trainable(folder("begun"), "cpu"), batches, 0, 1, "cpu")
+    trainee = KINDS["ddp"](causal_lm.load_trainable(folder("begun"), "cpu"), batches, 0, 1, "cpu")
     assert all(parameter.grad is None for parameter in trainee.model.parameters())
     trainee.backward(0, TRAINER, "fp32")
     assert trainee.whole._get_ddp_logging_data()["has_rebuilt_buckets"] == 1
@@ -135,7 +138,7 @@ def test_moments_of_8_bits_go_through_a_checkpoint_of_several(group, folder, bat
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_loss_that_is_not_finite_ends_it(kind, group, folder, batches):
     place = folder("hot")
-    with pytest.raises(train.TrainingFailedError, match=r"last good state: checkpoint-00000002"):
+    with pytest.raises(loop.TrainingFailedError, match=r"last good state: checkpoint-00000002"):
         run(place, batches, TRAINER, kind, 2)
         state = load_file(found := next(checkpoint.latest(place).glob("shard-*")))
         spoilt = {name: t * float("nan") if t.is_floating_point() else t for name, t in state.items()}
@@ -165,14 +168,14 @@ def test_a_damaged_share_is_told_with_its_remedy(group, folder, batches):
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_layer_is_shared_out(name):
-    config = models.make_config(ModelConfig(config={"model_type": name, **ARCHITECTURES[name]}), 64, 0)
-    found = models.decoder_layers(models.new_model(config, 0))
+    config = causal_lm.make_config(ModelConfig(config={"model_type": name, **ARCHITECTURES[name]}), 64, 0)
+    found = causal_lm.decoder_layers(causal_lm.new_model(config, 0))
     assert len(found) == 3 and len({type(layer) for layer in found}) == 1
 
 
 def test_dropout_differs_from_process_to_process(group, batches):
     config = ModelConfig(config={"model_type": "gpt2", **ARCHITECTURES["gpt2"], "resid_pdrop": 0.5})
-    model = models.new_model(models.make_config(config, 512, 0), 0).train()
+    model = causal_lm.new_model(causal_lm.make_config(config, 512, 0), 0).train()
     trainer, losses = replace(TRAINER, micro_batch_size=0), []
     for rank in (0, 1, 0):
         trainee = KINDS["ddp"](copying.deepcopy(model), _Same(batches), rank, 2, "cpu")

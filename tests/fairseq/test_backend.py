@@ -14,17 +14,19 @@ from fairseq_models import EVALUATION, PYTHON, fairseq
 from launch.processes import btm, finish, until
 from safetensors.torch import load_file, save_file
 
-from btm import ensemble, fairseq_training, steps
-from btm.cli import compose
+from btm import steps
+from btm.cli.main import compose
 from btm.data import binarised
 from btm.data.batches import Batches
+from btm.ensemble.score import mean_nats
 from btm.errors import UserError
 from btm.fairseq import from_hugging_face
 from btm.forest import Forest
 from btm.report import Reporter
-from btm.schedule import Schedule
-from btm.score import mean_nats
-from btm.train import TrainingFailedError, TrainingStoppedError
+from btm.steps import domain_weights
+from btm.train.fairseq import training
+from btm.train.loop import TrainingFailedError, TrainingStoppedError
+from btm.train.schedule import Schedule
 
 STEPS = 14
 # fairseq takes seconds to start, minutes on a busy machine, nine times.
@@ -142,7 +144,7 @@ def test_its_loss_is_that_of_fairseq_eval_lm(grown, forest, tmp_path):
     found = fairseq(tmp_path, [job])["eval"]["loss"] * np.log(2)
     whole = compose([*_overrides(config), "score.max_tokens=0"])
     shard = suite.shard("speeches", "valid")
-    (path,) = ensemble.score_missing(whole, forest, elm.path, elm.card.sha256, [shard], Reporter())
+    (path,) = domain_weights.score_missing(whole, forest, elm.path, elm.card.sha256, [shard], Reporter())
     assert mean_nats(np.load(path), shard.n_tokens) == pytest.approx(found, abs=1e-5)
 
 
@@ -209,7 +211,7 @@ def test_a_job_that_is_killed_takes_fairseq_with_it_and_is_gone_on_with(branch, 
     finish(job, code=None)
     until(lambda: not running(f"{home}~"), seconds=5)
     newest = max(home.parent.glob("killed*/checkpoint-*"))
-    with (newest / fairseq_training.FILE).open("r+b") as handle:
+    with (newest / training.FILE).open("r+b") as handle:
         handle.truncate(1000)
     made = steps.train(config, "killed")
     assert made.result["steps"] == STEPS
@@ -247,7 +249,7 @@ def test_a_mix_shows_each_domain_alike(grown, tmp_path):
     """In whole steps: as many tokens of each as the largest has, and a few more from its beginning."""
     suite = steps.open_suite(grown[0])
     shards = [suite.shard(domain, "train") for domain in suite.training_domains()]
-    fairseq_training._write_data(tmp_path, Batches(shards, 32, 6, 0))
+    training._write_data(tmp_path, Batches(shards, 32, 6, 0))
     found = [np.fromfile(tmp_path / f"train{i or ''}.idx", "u1") for i in range(len(shards))]
     lines = [int(content[18:26].view("<u8")[0]) for content in found]
     sizes = [int(c[26 : 26 + 4 * n].view("<i4").sum()) for c, n in zip(found, lines, strict=True)]

@@ -4,13 +4,13 @@ import math
 
 import pytest
 
-from btm.cli import compose
-from btm.config import TrainerConfig
+from btm.cli.main import compose
+from btm.config.schema import TrainerConfig
 from btm.errors import UserError
-from btm.fairseq import command
 from btm.fairseq.architecture import Architecture
-from btm.fairseq.command import environment, extra_options, interpreter, options
-from btm.schedule import Schedule
+from btm.train.fairseq import command
+from btm.train.fairseq.command import environment, extra_options, interpreter, options
+from btm.train.schedule import Schedule
 
 MODEL = Architecture(
     vocab=500,

@@ -8,14 +8,14 @@ import torch
 from fairseq_models import MODELS, PYTHON
 
 from btm import steps
-from btm.cli import compose
-from btm.config import DataConfig
+from btm.cli.main import compose
+from btm.config.schema import DataConfig
 from btm.data.prepare import prepare
+from btm.ensemble.score import Scores, mean_nats, score
 from btm.errors import UserError
 from btm.fairseq import checkpoint, from_hugging_face, to_hugging_face
-from btm.models import load_config, load_model
-from btm.score import Scores, mean_nats, score
-from btm.weights import sha256
+from btm.models.causal_lm import load_config, load_model
+from btm.models.weights import sha256
 
 
 @pytest.mark.parametrize("name", MODELS)

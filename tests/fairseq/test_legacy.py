@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from btm.errors import UserError
 from btm.fairseq import legacy, to_hugging_face
-from btm.weights import sha256
+from btm.models.weights import sha256
 
 
 @pytest.fixture

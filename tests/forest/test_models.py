@@ -7,9 +7,9 @@ import pytest
 from folders import tree
 from interop.models import make_folder
 
-from btm import averages as published
 from btm.errors import UserError
 from btm.forest import Forest, averages, find_model
+from btm.steps import publish as published
 
 
 def test_an_elm_and_an_average_are_found_by_their_names(forest):

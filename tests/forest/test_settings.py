@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from folders import tree
 
-from btm import cli, steps
-from btm.cli import compose
-from btm.forest import Forest, settings
-from btm.registry import verify
+from btm import steps
+from btm.cli import main
+from btm.cli.main import compose
+from btm.forest import Forest, settings, verify
 
 
 @pytest.fixture
@@ -95,10 +95,10 @@ def test_a_baselines_forest_needs_no_words_either(copy, grown):
 
 def test_a_damaged_record_is_one_line_and_is_found(root, capsys):
     (root / "settings.json").write_text((root / "settings.json").read_text().replace("12", "13"))
-    assert cli.main(["eval", f"forest={root}"]) == 2
+    assert main.main(["eval", f"forest={root}"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "settings.json: not as btm wrote it; delete it" in said
-    assert cli.main(["ls", f"forest={root}"]) == 0
+    assert main.main(["ls", f"forest={root}"]) == 0
     assert [finding.what for finding in verify.verify(root)] == ["settings.json"]
     (root / "suites/smoke.json").write_text("{}")
     assert [finding.what for finding in verify.verify(root)] == ["settings.json", "suites/smoke.json"]
@@ -107,7 +107,7 @@ def test_a_damaged_record_is_one_line_and_is_found(root, capsys):
 def test_a_record_of_a_newer_btm_is_one_line(root, capsys):
     values = json.loads((root / "settings.json").read_bytes())
     (root / "settings.json").write_text(json.dumps(values | {"schema": 2}))
-    assert cli.main(["eval", f"forest={root}"]) == 2
+    assert main.main(["eval", f"forest={root}"]) == 2
     assert "written by a newer btm" in capsys.readouterr().err
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from folders import DEMO, tree
 
-from btm import cli, steps
-from btm.cli import compose
+from btm import steps
+from btm.cli import main
+from btm.cli.main import compose
 from btm.data import prepare as preparation
 from btm.errors import UserError
 from btm.forest import Forest, settings
@@ -40,7 +41,7 @@ def added(place):
 
 
 def refusal(capsys, *words):
-    assert cli.main(list(words)) == 2
+    assert main.main(list(words)) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     return said
@@ -126,7 +127,7 @@ def test_a_domain_has_one_suite(place, added, capsys, tmp_path):
     ],
 )
 def test_an_evaluation_is_of_all_suites_or_those_named(added, capsys, words, wanted):
-    assert cli.main(["eval", "--json", *added, "score.max_tokens=256", "eval.name=some", *words]) == 0
+    assert main.main(["eval", "--json", *added, "score.max_tokens=256", "eval.name=some", *words]) == 0
     result = json.loads(capsys.readouterr().out)
     assert {key.partition("/")[0] for key in result["shards"]} == wanted
 

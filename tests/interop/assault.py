@@ -3,7 +3,7 @@
 import resource
 import time
 
-from btm import cli
+from btm.cli import main
 
 SECONDS, MEMORY = 40, 1 << 30  # the first one also waits for torch's imports
 
@@ -12,7 +12,7 @@ def assault(world, capsys, *words, wanted=2):
     """Import ``world/outside/model`` into ``world/forest``; return the line that was printed."""
     outside, canary, forest = world / "outside", world / "canary", world / "forest"
     before, began, used = _tree(outside), time.monotonic(), _peak()
-    code = cli.main(["import", f"from={outside / 'model'}", f"forest={forest}", *words])
+    code = main.main(["import", f"from={outside / 'model'}", f"forest={forest}", *words])
     said = capsys.readouterr()
     assert not canary.exists(), "code was executed"
     assert _tree(outside) == before, "written outside the forest"

@@ -9,12 +9,15 @@ import pytest
 from folders import tree
 from safetensors.numpy import load_file, save_file
 
-from btm import cli, codec, interop, sums, weights
-from btm.average import average
-from btm.card import Card
-from btm.cli import compose
+from btm import interop
+from btm.cli import main
+from btm.cli.main import compose
 from btm.errors import UserError
 from btm.forest import EXACT, Forest
+from btm.forest.card import Card
+from btm.models import blockwise, weights
+from btm.models.average import average
+from btm.system import sums
 
 
 @pytest.fixture(scope="module")
@@ -269,14 +272,14 @@ def test_an_import_that_was_killed_begins_anew(sent, parents):
 
 def test_from_the_command_line(root, parents, tmp_path, capsys):
     words = [f"forest={root}", f"to={tmp_path / 'out'}", "format=delta8", "expert=speeches"]
-    assert cli.main(["export", *words]) == 0
+    assert main.main(["export", *words]) == 0
     assert f"exported to {tmp_path / 'out'}" in capsys.readouterr().out
     words = [f"forest={parents}", f"from={tmp_path / 'out'}", "format=delta8", "name=again"]
-    assert cli.main(["import", *words]) == 0
+    assert main.main(["import", *words]) == 0
     card = Card.read(parents / "elms" / "again" / "card.json")
     assert (card.name, card.domains) == ("again", ["speeches"])
     assert (
-        cli.main(["export", f"forest={root}", "to=x", "format=delta8", "expert=bible", "export.block=100"])
+        main.main(["export", f"forest={root}", "to=x", "format=delta8", "expert=bible", "export.block=100"])
         == 2
     )
-    assert f"wanted one of {', '.join(map(str, codec.BLOCKS))}" in capsys.readouterr().err
+    assert f"wanted one of {', '.join(map(str, blockwise.BLOCKS))}" in capsys.readouterr().err

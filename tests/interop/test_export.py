@@ -10,11 +10,14 @@ from interop.models import IDS, make_folder
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from btm import averages, cli, interop, weights
-from btm.card import Card
-from btm.cli import compose
+from btm import interop
+from btm.cli import main
+from btm.cli.main import compose
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.forest.card import Card
+from btm.models import weights
+from btm.steps import publish
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,7 @@ def root(pristine, tokenizer, tmp_path_factory):
     for name, seed in {"seed": 0, "law": 1, "med": 2}.items():
         folder = make_folder(tmp_path_factory.mktemp(name) / "model", tokenizer, seed=seed)
         interop.import_model(compose([f"from={folder}", f"forest={root}", f"name={name}"]))
-    averages.publish(Forest(root), "deploy", {"law": 0.7, "med": 0.2, "seed": 0.1})
+    publish.publish(Forest(root), "deploy", {"law": 0.7, "med": 0.2, "seed": 0.1})
     return root
 
 
@@ -136,11 +139,11 @@ def test_numbers_that_do_not_fit(tokenizer, tmp_path):
     ],
 )
 def test_what_was_meant_is_said(words, message, root, capsys):
-    assert cli.main(["export", f"forest={root}", *words]) == 2
+    assert main.main(["export", f"forest={root}", *words]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_dry_run_writes_nothing(root, tmp_path, capsys):
-    assert cli.main(["export", f"forest={root}", "average=deploy", f"to={tmp_path / 'x'}", "--dry-run"]) == 0
+    assert main.main(["export", f"forest={root}", "average=deploy", f"to={tmp_path / 'x'}", "--dry-run"]) == 0
     assert "deploy" in capsys.readouterr().out
     assert not (tmp_path / "x").exists()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from btm import cli
+from btm.cli import main
 from btm.fairseq import checkpoint
 from btm.forest import Forest
 
@@ -13,13 +13,13 @@ from btm.forest import Forest
 def test_a_checkpoint_becomes_a_seed_and_goes_back(name, place, tmp_path, capsys):
     source, root = place / "models" / name, tmp_path / "forest"
     words = ["format=fairseq", f"forest={root}"]
-    assert cli.main(["import", *words, f"from={source}", "name=seed"]) == 0, capsys.readouterr().err
+    assert main.main(["import", *words, f"from={source}", "name=seed"]) == 0, capsys.readouterr().err
     elm = Forest(root)["seed"]
     assert elm.card.source == str(source)
     with torch.no_grad():
         found = elm.load()(input_ids=torch.from_numpy(np.load(place / "inputs.npy"))).logits.numpy()
     assert np.abs(found - np.load(source / "logits.npy")).max() <= 1e-5
-    assert cli.main(["export", *words, "expert=seed", f"to={tmp_path / 'back'}"]) == 0, (
+    assert main.main(["export", *words, "expert=seed", f"to={tmp_path / 'back'}"]) == 0, (
         capsys.readouterr().err
     )
     before = checkpoint.read(checkpoint.find(source), tmp_path).parameters
@@ -35,7 +35,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, capsys):
         (["import", f"from={tmp_path / 'nothing.pt'}", "name=seed"], "no such file or folder"),
         (["import", f"from={tmp_path}", "name=seed"], "dict.txt"),
     ]:
-        assert cli.main([*words, "format=fairseq", f"forest={tmp_path / 'forest'}"]) == 2
+        assert main.main([*words, "format=fairseq", f"forest={tmp_path / 'forest'}"]) == 2
         said = capsys.readouterr().err
         assert message in said or "checkpoint" in said
         assert said.count("\n") == 1

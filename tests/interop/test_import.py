@@ -11,10 +11,13 @@ from interop.models import IDS, SIZES, make_folder, make_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from btm import averages, cli, interop, weights
-from btm.cli import compose
+from btm import interop
+from btm.cli import main
+from btm.cli.main import compose
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.models import weights
+from btm.steps import publish
 
 
 def bring(folder, root, *words):
@@ -75,7 +78,7 @@ def test_an_expert_joins_a_forest(pristine, tokenizer, tmp_path):
     with pytest.raises(UserError, match="another architecture"):
         bring(make_folder(tmp_path / "other", tokenizer, intermediate_size=32), root, "name=other")
     assert tree(root) == before
-    averaged = averages.publish(Forest(root), "both", {"seed": 1, "law": 1})
+    averaged = publish.publish(Forest(root), "both", {"seed": 1, "law": 1})
     mean = (load_file(seed.path / "model.safetensors")["lm_head.weight"] / 2).add(
         load_file(elm.path / "model.safetensors")["lm_head.weight"] / 2
     )
@@ -162,7 +165,7 @@ DAMAGE = {
 @pytest.mark.parametrize("change", DAMAGE, ids=lambda change: change.__name__)
 def test_weights_that_do_not_fit_are_refused(change, folder, tmp_path, capsys):
     rewrite(folder, change)
-    assert cli.main(["import", f"from={folder}", f"forest={tmp_path / 'forest'}"]) == 2
+    assert main.main(["import", f"from={folder}", f"forest={tmp_path / 'forest'}"]) == 2
     error = capsys.readouterr().err
     assert DAMAGE[change] in error
     assert error.startswith(f"btm: {folder}") and error.count("\n") == 1
@@ -193,13 +196,13 @@ def test_no_tokenizer_or_one_that_is_too_large(tokenizer, folder, tmp_path):
 )
 def test_what_was_meant_is_said(words, message, tmp_path, pristine, capsys):
     words = [word.replace("FILE", str(pristine / "model.safetensors")) for word in words]
-    assert cli.main(["import", f"forest={tmp_path / 'forest'}", *words]) == 2
+    assert main.main(["import", f"forest={tmp_path / 'forest'}", *words]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_dry_run_writes_nothing(pristine, tmp_path, capsys):
     root = tmp_path / "forest"
-    assert cli.main(["import", f"from={pristine}", f"forest={root}", "--dry-run"]) == 0
+    assert main.main(["import", f"from={pristine}", f"forest={root}", "--dry-run"]) == 0
     assert "as a seed" in " ".join(capsys.readouterr().out.split())
     assert not root.exists()
 

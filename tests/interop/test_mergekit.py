@@ -10,10 +10,12 @@ import torch
 from interop.models import make_folder
 from safetensors.torch import load_file
 
-from btm import averages, cli, interop
-from btm.cli import compose
+from btm import interop
+from btm.cli import main
+from btm.cli.main import compose
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.steps import publish
 
 ROOT = Path(__file__).parent.parent.parent
 MERGEKIT = Path(os.environ.get("MERGEKIT", ROOT / ".venv-mergekit/bin/mergekit-yaml"))
@@ -28,7 +30,7 @@ def grow(root, tokenizer, tmp_path, **values):
     for name, seed in {"seed": 0, "law": 1, "med": 2}.items():
         folder = make_folder(tmp_path / f"{name}", tokenizer, seed=seed, **values)
         interop.import_model(compose([f"from={folder}", f"forest='{root}'", f"name={name}"]))
-    return averages.publish(Forest(root), "deploy", {"law": 0.7, "med": 0.23, "seed": 1 / 3})
+    return publish.publish(Forest(root), "deploy", {"law": 0.7, "med": 0.23, "seed": 1 / 3})
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 2**-7)])
@@ -38,7 +40,7 @@ def test_mergekit_makes_the_same_average(dtype, tolerance, tokenizer, tmp_path):
     average = grow(root, tokenizer, tmp_path, dtype=getattr(torch, dtype))
     recipe = tmp_path / "recipe.yaml"
     words = [f"forest='{root}'", "average=deploy", "format=mergekit"]
-    assert cli.main(["export", *words, f"to={recipe}"]) == 0
+    assert main.main(["export", *words, f"to={recipe}"]) == 0
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
     command = [MERGEKIT, recipe, tmp_path / "made"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -60,7 +62,7 @@ def test_the_recipe_on_the_screen(tokenizer, tmp_path, capsys):
     grow(tmp_path / "forest", tokenizer, tmp_path)
     words = ["export", f"forest={tmp_path / 'forest'}", "average=deploy", "format=mergekit"]
     capsys.readouterr()
-    assert cli.main(words) == 0
+    assert main.main(words) == 0
     recipe = OmegaConf.create(capsys.readouterr().out)
     assert (recipe.merge_method, recipe.dtype) == ("linear", "float32")
     assert sum(model.parameters.weight for model in recipe.models) == pytest.approx(1)

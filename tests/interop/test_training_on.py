@@ -7,8 +7,9 @@ import torch
 from interop.models import IDS, make_folder
 from transformers import AutoModelForCausalLM
 
-from btm import models, steps
-from btm.cli import compose
+from btm import steps
+from btm.cli.main import compose
+from btm.models import causal_lm
 
 MODELS = [(name, torch.float32) for name in ("llama", "gpt2", "gpt_neox", "opt", "bloom")]
 MODELS += [("llama", torch.bfloat16), ("gpt2", torch.float16)]
@@ -36,7 +37,7 @@ def test_it_begins_where_it_was_and_goes_on(model_type, dtype, words, tmp_path):
     branch = steps.branch(config, "bible", "bible")
     with torch.no_grad():
         wanted = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()(IDS).logits
-        trainable = models.load_trainable(branch.path, "cpu")
+        trainable = causal_lm.load_trainable(branch.path, "cpu")
         assert trainable.training and trainable.dtype == torch.float32
         assert torch.equal(trainable.eval()(IDS).logits, wanted)
     branch = steps.train(config, "bible")

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from btm.kernels import attention
+from btm.train.kernels import attention
 
 LLAMA = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,

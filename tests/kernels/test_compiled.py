@@ -11,11 +11,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from btm import checkpoint, models, steps
-from btm.cli import compose
+from btm import steps
+from btm.cli.main import compose
 from btm.errors import UserError
 from btm.forest import Forest
-from btm.kernels import compiled
+from btm.models import causal_lm
+from btm.train import checkpoint
+from btm.train.kernels import compiled
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,7 +46,7 @@ def layers(made, how="auto", *, left=1000, state=None, trial=None):
 
 
 def is_compiled(made):
-    return ["forward" in vars(layer) for layer in models.decoder_layers(made)]
+    return ["forward" in vars(layer) for layer in causal_lm.decoder_layers(made)]
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt_neox"])

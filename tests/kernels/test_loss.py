@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from btm import models
-from btm.kernels import loss
+from btm.models import causal_lm
+from btm.train.kernels import loss
 
 SIZES = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 ARCHITECTURES = {
@@ -50,7 +50,7 @@ def gradients(model, mean, dtype=None):
 def test_equals_the_plain_loss_in_float32(kind):
     plain, ours = made(kind), made(kind)
     assert loss.fits(ours)
-    wanted, theirs = gradients(plain, models.mean_nll)
+    wanted, theirs = gradients(plain, causal_lm.mean_nll)
     found, gained = gradients(ours, loss.mean_nll)
     assert found == pytest.approx(wanted, abs=1e-6)
     for name, gradient in theirs.items():
@@ -59,8 +59,8 @@ def test_equals_the_plain_loss_in_float32(kind):
 
 @pytest.mark.parametrize("kind", ["llama", "phi"])
 def test_is_as_near_to_float32_as_the_plain_loss_under_autocast(kind):
-    _, exact = gradients(made(kind), models.mean_nll)
-    wanted, theirs = gradients(made(kind), models.mean_nll, torch.bfloat16)
+    _, exact = gradients(made(kind), causal_lm.mean_nll)
+    wanted, theirs = gradients(made(kind), causal_lm.mean_nll, torch.bfloat16)
     found, ours = gradients(made(kind), loss.mean_nll, torch.bfloat16)
     assert found == pytest.approx(wanted, abs=1e-4)
     off = [sum(float((g[name] - exact[name]).norm()) for name in exact) for g in (ours, theirs)]
@@ -83,7 +83,7 @@ def test_chunks_make_no_difference(monkeypatch):
 def test_heads_with_more_than_a_product_take_the_plain_path():
     model = made("granite", logits_scaling=3.0, intermediate_size=64)
     assert not loss.fits(model)
-    wanted, theirs = gradients(copy.deepcopy(model), models.mean_nll)
+    wanted, theirs = gradients(copy.deepcopy(model), causal_lm.mean_nll)
     found, ours = gradients(model, loss.mean_nll)
     assert found == wanted
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)

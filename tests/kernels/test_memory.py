@@ -8,7 +8,7 @@ import pytest
 CODE = """
 import resource, sys
 import torch
-from btm.kernels import memory
+from btm.train.kernels import memory
 torch.set_num_threads(1)
 if sys.argv[1] == "keep":
     assert memory.keep_freed()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from btm.kernels import waiting
+from btm.train.kernels import waiting
 
 ROOT = Path(__file__).parents[2]
 

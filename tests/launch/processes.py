@@ -10,7 +10,10 @@ import time
 def btm(*words):
     """Start a command of btm."""
     return subprocess.Popen(
-        [sys.executable, "-m", "btm.cli", *words], stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "btm.cli", *words],
+        stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 

@@ -11,10 +11,10 @@ import pytest
 from launch import fresh as calls
 from launch.processes import sign_of_life, until
 
-from btm import lease
 from btm.forest import Forest
 from btm.launch.attempt import _resident_bytes
 from btm.launch.records import Records, Spec
+from btm.system import lease
 
 LONG = ("trainer.steps=60", "trainer.checkpoint_every=10", "trainer.threads=1")
 ENDLESS = ("trainer.steps=100000", "trainer.checkpoint_every=10")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from btm.config import ClusterConfig, Config
+from btm.config.schema import ClusterConfig, Config
 from btm.errors import UserError
 from btm.launch.drive import Driver, retry_after
 from btm.launch.engine import Status

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from launch import fresh as calls
 
-from btm.config import Config
+from btm.config.schema import Config
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.launch.engine import Resources

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from btm.cli import compose
-from btm.config import Config
+from btm.cli.main import compose
+from btm.config.schema import Config
 from btm.errors import UserError
 from btm.launch.engine import Resources
 from btm.launch.jobs import Job

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from btm import paper
-from btm.cli import compose
+from btm.cli.main import compose
 from btm.paper import losses
 from btm.paper.studies import studies
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from folders import tree
 
-from btm import cli, preflight
-from btm.preflight.by_verb import CHECKS
-from btm.verbs import VERBS
+from btm.cli import main, preflight
+from btm.cli.preflight.by_verb import CHECKS
+from btm.cli.verbs import VERBS
 
 
 class _AllBut(importlib.abc.MetaPathFinder):
@@ -45,7 +45,7 @@ def refused(capsys):
     def refused(verb, *words, place):
         before, lines = tree(place), set()
         for flag in ("--dry-run", "--json"):
-            code = cli.main([verb, flag, *words])
+            code = main.main([verb, flag, *words])
             lines.add(re.sub(r"[\d.]+ GB", "… GB", capsys.readouterr().err))  # what is free comes and goes
             assert code == 2, lines
             assert tree(place) == before
@@ -164,7 +164,7 @@ def test_a_place_that_is_none(refused, cycle, tmp_path, key):
 
 def test_slurm_is_not_asked_for_the_devices_of_its_nodes(capsys, cycle):
     words = [*cycle, "cluster=slurm", "trainer.device=cuda:1", "cluster.gpus=8", "cluster.memory_gb=1e6"]
-    assert cli.main(["run", "--dry-run", *words]) == 0, capsys.readouterr().err
+    assert main.main(["run", "--dry-run", *words]) == 0, capsys.readouterr().err
 
 
 def test_a_local_job_sees_its_own_cards_alone(monkeypatch, refused, cycle, tmp_path):
@@ -216,7 +216,7 @@ def test_every_list_is_that_of_a_verb():
 
 
 def test_what_only_reads_does_not_wait_for_the_checks():
-    code = "import sys; from btm.cli import main; main(['ls', 'forest=nowhere']); print(*sys.modules)"
+    code = "import sys; from btm.cli.main import main; main(['ls', 'forest=nowhere']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "btm.preflight" in done.stdout.split()
-    assert not {"btm.preflight.by_verb", "btm.launch.local"} & set(done.stdout.split())
+    assert "btm.cli.preflight" in done.stdout.split()
+    assert not {"btm.cli.preflight.by_verb", "btm.launch.local"} & set(done.stdout.split())

@@ -8,9 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from btm import cli
-from btm.forest import Forest
-from btm.registry import diff
+from btm.cli import main
+from btm.forest import Forest, diff
 
 
 def flat(path):
@@ -74,18 +73,18 @@ def test_tensors_that_only_one_has_and_other_shapes(copy):
 def test_the_verb(copy, workspace, capsys):
     config = copy()
     words = [*workspace, f"forest={config.forest_root}"]
-    assert cli.main(["diff", *words, "expert=bible", "against=seed"]) == 0
+    assert main.main(["diff", *words, "expert=bible", "against=seed"]) == 0
     out = capsys.readouterr().out
     assert "q_proj" in out
     assert "valid_nats" in out
-    assert cli.main(["diff", "--json", *words, "expert=uniform", "against=speeches", "diff.by=tensor"]) == 0
+    assert main.main(["diff", "--json", *words, "expert=uniform", "against=speeches", "diff.by=tensor"]) == 0
     assert json.loads(capsys.readouterr().out)["one"] == "averages/uniform"
-    assert cli.main(["diff", *words, "expert=bible", "against=uniformm"]) == 2
+    assert main.main(["diff", *words, "expert=bible", "against=uniformm"]) == 2
     assert "did you mean 'uniform'" in capsys.readouterr().err
-    assert cli.main(["diff", *words, "expert=seed"]) == 2
+    assert main.main(["diff", *words, "expert=seed"]) == 2
     assert "give against=NAME" in capsys.readouterr().err
     shutil.rmtree(Forest(config.forest_root)["bible"].path)
-    assert cli.main(["diff", *words, "expert=speeches"]) == 2
+    assert main.main(["diff", *words, "expert=speeches"]) == 2
 
 
 def test_an_average_or_a_folder_on_either_side(copy, workspace, capsys, tmp_path):
@@ -93,7 +92,7 @@ def test_an_average_or_a_folder_on_either_side(copy, workspace, capsys, tmp_path
     words = ["--json", *workspace, f"forest={forest.root}", "diff.by=tensor"]
 
     def found(*more):
-        assert cli.main(["diff", *words, *more]) == 0
+        assert main.main(["diff", *words, *more]) == 0
         return json.loads(capsys.readouterr().out)
 
     one = found("average=uniform", "against=seed")
@@ -122,7 +121,7 @@ def test_an_average_or_a_folder_on_either_side(copy, workspace, capsys, tmp_path
     ],
 )
 def test_names_of_nothing_are_told_with_the_averages_there_are(words, said, grown, workspace, capsys):
-    assert cli.main(["diff", *workspace, *words]) == 2
+    assert main.main(["diff", *workspace, *words]) == 2
     told = capsys.readouterr().err
     assert said in told
     assert told.count("\n") == 1

@@ -6,9 +6,10 @@ import shutil
 import pytest
 from folders import tree
 
-from btm import cli, importance, steps
-from btm.forest import Forest
-from btm.registry import gc, index, removal
+from btm import steps
+from btm.cli import main
+from btm.forest import Forest, gc, index, removal
+from btm.steps import fisher
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +19,7 @@ def own_cache(monkeypatch, tmp_path):
 
 
 def run(capsys, *words):
-    code = cli.main(list(words))
+    code = main.main(list(words))
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -78,8 +79,7 @@ def test_fisher_information_stays_while_its_weights_do(copy):
     steps.average(config)
     forest = Forest(config.forest_root)
     own = {
-        name: importance.of_weights(forest.root, forest[name].card.sha256)
-        for name in ("bible", "code_python")
+        name: fisher.of_weights(forest.root, forest[name].card.sha256) for name in ("bible", "code_python")
     }
     assert [len(found) for found in own.values()] == [1, 1]
     stale = own["bible"][0].rename(own["bible"][0].with_name("0" * 32 + own["bible"][0].name[32:]))

@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from btm import averages, cli
-from btm.card import Card
-from btm.config import LsConfig
-from btm.forest import Forest
-from btm.registry import index, listing, removal
+from btm.cli import main
+from btm.config.schema import LsConfig
+from btm.forest import Forest, index, listing, removal
+from btm.forest.card import Card
+from btm.steps import publish
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +122,7 @@ def test_two_forests_in_one_place_one_after_another(root, tmp_path):
 def test_many_at_once(root):
     for number in range(50):
         add(root, f"law{number}")
-    code = "import sys, pathlib; from btm.registry import index; print(len(index.entries(pathlib.Path(sys.argv[1]))))"
+    code = "import sys, pathlib; from btm.forest import index; print(len(index.entries(pathlib.Path(sys.argv[1]))))"
 
     def look(number):
         if number % 2:
@@ -192,7 +192,7 @@ def test_branches_in_the_making_and_what_was_removed(root):
 
 def test_averages_are_listed_beside_elms_of_the_same_name(root):
     forest = Forest(root)
-    averages.publish(forest, "bible", {"bible": 3.0, "seed": 1.0})
+    publish.publish(forest, "bible", {"bible": 3.0, "seed": 1.0})
     of = {(entry.name, entry.kind): entry for entry in index.entries(root)}
     assert index.entries(root) == index.entries(root, cache=False)
     assert of["bible", "average"].parents == {"bible": 0.75, "seed": 0.25}
@@ -212,7 +212,7 @@ def test_averages_are_listed_beside_elms_of_the_same_name(root):
 def test_an_average_that_is_made_anew_damaged_or_unfinished(root):
     forest, card = Forest(root), root / "averages/uniform/card.json"
     before = read(root)["uniform"]
-    averages.publish(forest, "uniform", {"bible": 1.0, "speeches": 1.0})
+    publish.publish(forest, "uniform", {"bible": 1.0, "speeches": 1.0})
     assert read(root)["uniform"].sha256 != before.sha256
     assert set(read(root)["uniform"].parents) == {"bible", "speeches"}
     card.write_text("{")
@@ -227,7 +227,7 @@ def test_an_average_that_is_made_anew_damaged_or_unfinished(root):
 
 def test_a_damaged_card_is_listed_and_told(root, workspace, capsys):
     (root / "elms/bible/card.json").write_text("{")
-    assert cli.main(["ls", *workspace, f"forest={root}"]) == 0
+    assert main.main(["ls", *workspace, f"forest={root}"]) == 0
     captured = capsys.readouterr()
     assert "damaged" in captured.out
     assert "elms/bible/card.json" in captured.err
@@ -244,7 +244,7 @@ def test_a_damaged_card_is_listed_and_told(root, workspace, capsys):
     ],
 )
 def test_words_that_make_no_sense(word, said, root, workspace, capsys):
-    assert cli.main(["ls", *workspace, f"forest={root}", word]) == 2
+    assert main.main(["ls", *workspace, f"forest={root}", word]) == 2
     assert said in capsys.readouterr().err
 
 

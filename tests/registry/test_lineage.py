@@ -8,10 +8,9 @@ import subprocess
 
 import pytest
 
-from btm import cli
-from btm.forest import Forest
-from btm.registry import drawing, removal
-from btm.registry.lineage import AVERAGE, BRANCH, ELM, Key, Lineage, Node
+from btm.cli import main
+from btm.forest import Forest, drawing, removal
+from btm.forest.lineage import AVERAGE, BRANCH, ELM, Key, Lineage, Node
 
 MERMAID = re.compile(
     r"flowchart TD|"
@@ -116,11 +115,11 @@ def test_one_that_was_deleted_by_hand_still_has_its_heirs(root):
 def test_the_pictures_are_well_formed(root, workspace, capsys, expert):
     removal.remove(Forest(root), "bible")
     words = [*workspace, f"forest={root}", *([f"expert={expert}"] if expert else [])]
-    assert cli.main(["lineage", *words, "lineage.format=mermaid"]) == 0
+    assert main.main(["lineage", *words, "lineage.format=mermaid"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert all(MERMAID.fullmatch(line) for line in lines), lines
     assert any("bible (removed)" in line for line in lines)
-    assert cli.main(["lineage", *words, "lineage.format=graphviz"]) == 0
+    assert main.main(["lineage", *words, "lineage.format=graphviz"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("digraph lineage {")
     if shutil.which("dot"):
@@ -130,19 +129,19 @@ def test_the_pictures_are_well_formed(root, workspace, capsys, expert):
 def test_text_and_json(root, workspace, capsys):
     words = [*workspace, f"forest={root}"]
     weight = Forest(root)["speeches"].card.parents["bible"].weight
-    assert cli.main(["lineage", *words, "expert=speeches"]) == 0
+    assert main.main(["lineage", *words, "expert=speeches"]) == 0
     text = capsys.readouterr().out
     assert f"bible  {weight:.4g}  ({weight:.4g})" in text
     assert "tales (branch)  0.25  (0.25)" in text
     assert "…" not in text.partition("descendants")[2]
-    assert cli.main(["lineage", "--json", *words, "expert=speeches"]) == 0
+    assert main.main(["lineage", "--json", *words, "expert=speeches"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["seed"]["share"] == pytest.approx(1.0)
     assert rows["tales"]["of"] == "descendant"
-    assert cli.main(["lineage", *words]) == 0
+    assert main.main(["lineage", *words]) == 0
     assert capsys.readouterr().out.startswith("seed\n")
-    assert cli.main(["lineage", "--json", *words]) == 0
-    assert cli.main(["lineage", *words, "expert=speach"]) == 2
+    assert main.main(["lineage", "--json", *words]) == 0
+    assert main.main(["lineage", *words, "expert=speach"]) == 2
     assert "did you mean 'speeches'" in capsys.readouterr().err
 
 

@@ -12,12 +12,14 @@ from unittest.mock import patch
 
 import pytest
 
-from btm import averages, cli, lease, steps, tombstone
-from btm.card import Card
+from btm import steps
+from btm.cli import main
 from btm.errors import UserError
-from btm.forest import Forest
-from btm.registry import rederive, removal, verify
-from btm.registry.lineage import ELM, Key, Lineage
+from btm.forest import Forest, removal, tombstone, verify
+from btm.forest.card import Card
+from btm.forest.lineage import ELM, Key, Lineage
+from btm.steps import publish, rederive
+from btm.system import lease
 
 MUTATING = ("rename", "replace", "unlink", "remove", "rmdir", "mkdir", "fsync")
 
@@ -60,10 +62,10 @@ def family(workspace, grown, tmp_path_factory):
     root = shutil.copytree(grown[0].forest_root, tmp_path_factory.mktemp("family") / "forest")
     words = [*workspace, f"forest={root}", "merge.force=true", "trainer.steps=2"]
     forest = Forest(root)
-    steps.branch(cli.compose([*words, "branch=copy", "parent=speeches"]), "psalms", "bible")
-    steps.train(cli.compose(words), "psalms")
-    steps.merge(cli.compose(words), "psalms")
-    averages.publish(forest, "deploy", {"bible": 0.25, "code_python": 0.75})
+    steps.branch(main.compose([*words, "branch=copy", "parent=speeches"]), "psalms", "bible")
+    steps.train(main.compose(words), "psalms")
+    steps.merge(main.compose(words), "psalms")
+    publish.publish(forest, "deploy", {"bible": 0.25, "code_python": 0.75})
     forest.branch("tales", "novels", {"bible": 0.5, "seed": 0.5})
     return root
 
@@ -78,12 +80,12 @@ def words(workspace, family, tmp_path):
 @pytest.fixture
 def heirs(words):
     """The configuration and the forest."""
-    config = cli.compose(words)
+    config = main.compose(words)
     return config, Forest(config.forest_root)
 
 
 def run(capsys, *words):
-    code = cli.main(list(words))
+    code = main.main(list(words))
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -205,15 +207,15 @@ def test_rederive_makes_every_heir_again_without_it(capsys, heirs, words):
 
 
 def test_an_heir_of_one_parent_begins_with_that_parents_parents(words):
-    forest = Forest(cli.compose(words).forest_root)
-    rederive.rederive(cli.compose(words), "speeches")  # whose parents bible and code_python are
+    forest = Forest(main.compose(words).forest_root)
+    rederive.rederive(main.compose(words), "speeches")  # whose parents bible and code_python are
     card = tombstone.read(tombstone.folder(forest.root, "speeches")).card
     weights = {name: parent.weight for name, parent in forest["psalms"].card.parents.items()}
     assert weights == pytest.approx({name: parent.weight for name, parent in card.parents.items()})
 
 
 def test_a_root_cannot_be_rederived_and_nothing_happens(capsys, words):
-    forest = Forest(cli.compose(words).forest_root)
+    forest = Forest(main.compose(words).forest_root)
     before = bytes_of(forest)
     code, _, err = run(capsys, "remove", "--rederive", *words, "expert=seed")
     assert code == 2
@@ -234,7 +236,7 @@ def test_a_refused_merge_is_told_and_the_same_command_goes_on(capsys, heirs, wor
 
 
 def test_a_damaged_card_is_no_way_to_stay(capsys, words):
-    forest = Forest(cli.compose(words).forest_root)
+    forest = Forest(main.compose(words).forest_root)
     (forest.root / "elms/bible/card.json").write_text("{")
     code, out, err = run(capsys, "remove", *words, "expert=bible")
     assert code == 0, err
@@ -259,7 +261,7 @@ def test_unknown_and_contradictory_requests(capsys, words):
 
 
 def test_a_merge_cannot_bring_a_removed_name_back(words):
-    config = cli.compose(words)
+    config = main.compose(words)
     forest = Forest(config.forest_root)
     steps.train(config, "tales")
     with pytest.MonkeyPatch.context() as patched:  # as if it were removed by another process meanwhile
@@ -326,7 +328,7 @@ def sums_wrong(forest):
 @pytest.mark.timeout(600)
 def test_a_rederivation_killed_anywhere_goes_on_to_the_same_end(heirs, words, tmp_path):
     _, forest = heirs
-    config = cli.compose(words)
+    config = main.compose(words)
     begin = shutil.copytree(forest.root, tmp_path / "begin")
     with killed_at(10**9) as left:
         rederive.rederive(config, "speeches")
@@ -354,7 +356,7 @@ def test_a_disk_that_refuses_is_told_with_its_path(capsys, words, monkeypatch):
     assert "Permission denied" in err
     monkeypatch.undo()
     assert run(capsys, "remove", *words, "expert=bible")[0] == 0
-    assert not list(Path(cli.compose(words).forest_root).glob("removed/*/deleting"))
+    assert not list(Path(main.compose(words).forest_root).glob("removed/*/deleting"))
 
 
 def test_an_average_goes_without_a_tombstone_and_its_name_is_free(capsys, words, heirs):
@@ -377,7 +379,7 @@ def test_an_average_goes_without_a_tombstone_and_its_name_is_free(capsys, words,
     assert not tombstone.names(forest.root)
     assert not verify.verify(forest.root, full=True)
     assert run(capsys, "remove", *words, "average=uniform")[0] == 2
-    averages.publish(forest, "uniform", {"bible": 1.0})
+    publish.publish(forest, "uniform", {"bible": 1.0})
     (path / "card.json").write_text("{")
     assert run(capsys, "remove", *words, "average=uniform")[0] == 0
     assert not path.exists()

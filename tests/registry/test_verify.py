@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from btm import cli, sums
+from btm.cli import main
 from btm.errors import UserError
-from btm.forest import Forest
-from btm.registry import verify
+from btm.forest import Forest, verify
+from btm.system import sums
 
 SCRIPT = Path(__file__).parent.parent.parent / "scripts" / "bench" / "corruption.py"
 CORRUPTIONS = 500
@@ -113,41 +113,41 @@ def test_a_list_that_leads_out_of_its_folder_is_refused(tmp_path):
 
 def test_damage_is_exit_code_1_with_a_remedy(root, workspace, capsys):
     words = [*workspace, f"forest={root}"]
-    assert cli.main(["verify", "--full", *words]) == 0
+    assert main.main(["verify", "--full", *words]) == 0
     assert "as it was sealed" in capsys.readouterr().out
-    assert cli.main(["verify", *words, "expert=bible"]) == 0
+    assert main.main(["verify", *words, "expert=bible"]) == 0
     (root / "elms/bible/README.md").write_text("changed")
     (root / "removed/old").mkdir(parents=True)
     capsys.readouterr()
-    assert cli.main(["verify", "--json", *words]) == 1
+    assert main.main(["verify", "--json", *words]) == 1
     rows = json.loads(capsys.readouterr().out)
     assert {row["what"] for row in rows} == {"elms/bible/README.md", "removed/old"}
     assert all(row["remedy"] and row["is"] == "DAMAGE" for row in rows)
     (root / "forest.json").unlink()
-    assert cli.main(["verify", *words]) == 1
-    assert cli.main(["verify", *words, "expert=none"]) == 2
-    assert cli.main(["verify", f"forest={root / 'nowhere'}"]) == 2
+    assert main.main(["verify", *words]) == 1
+    assert main.main(["verify", *words, "expert=none"]) == 2
+    assert main.main(["verify", f"forest={root / 'nowhere'}"]) == 2
 
 
 @pytest.mark.parametrize("word", ["expert=uniform", "average=uniform"])
 def test_one_average_alone(word, root, workspace, capsys):
     words = ["verify", "--json", *workspace, f"forest={root}"]
     (root / "elms/bible/README.md").write_text("changed")  # of another model: not looked at
-    assert cli.main([*words, word]) == cli.main([*words, "--full", word]) == 0
+    assert main.main([*words, word]) == main.main([*words, "--full", word]) == 0
     folder = root / "averages/uniform"
     file = folder / "model.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    assert cli.main([*words, word]) == 0  # its size and its header are as they were
+    assert main.main([*words, word]) == 0  # its size and its header are as they were
     capsys.readouterr()
-    assert cli.main([*words, "--full", word]) == 1
+    assert main.main([*words, "--full", word]) == 1
     (row,) = json.loads(capsys.readouterr().out)
     assert row["what"] == "averages/uniform/model.safetensors"
     assert "btm average average.name=uniform" in row["remedy"]
     file.write_bytes(content[:-1])
     (folder / "card.json").write_text("{")
-    assert cli.main([*words, word]) == 1
+    assert main.main([*words, word]) == 1
     found = {(r["what"], r["problem"]) for r in json.loads(capsys.readouterr().out)}
     assert any(what == "averages/uniform/card.json" for what, _ in found)
     assert any("truncated" in problem for _, problem in found)

@@ -10,9 +10,9 @@ import pytest
 
 import build_corpora
 import build_demo_suite
-from btm import cli
-from btm.checks import check_name
-from btm.config import DataConfig
+from btm.cli import main
+from btm.config.checks import check_name
+from btm.config.schema import DataConfig
 from btm.data.prepare import prepare
 from btm.data.shards import Suite
 from btm.errors import UserError
@@ -209,7 +209,7 @@ def test_mistakes_cost_a_line(words, message, tmp_path):
 @pytest.mark.parametrize("data", ["btm16", "d64", "far8"])
 def test_a_suite_that_is_not_built_costs_a_line_with_the_remedy(data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["prepare", f"data={data}"]) == 2
+    assert main.main(["prepare", f"data={data}"]) == 2
     assert capsys.readouterr().err == (
         f"btm: no folder corpora/{data}; "
         f"build it: python scripts/build_corpora.py --suite {data} --out corpora/{data}\n"

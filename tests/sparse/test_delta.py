@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from btm import weights
-from btm.card import Parent
 from btm.errors import UserError
-from btm.sparse import delta
+from btm.forest import delta
+from btm.forest.card import Parent
+from btm.models import weights
 
 PARENTS = {"seed": Parent(0.25, 1.0, "a" * 64), "law": Parent(0.75, 3.0, "b" * 64)}
 

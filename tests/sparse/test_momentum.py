@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from btm.sparse import momentum
+from btm.train.sparse import masks as momentum
 
 
 def test_shares_sum_exactly_and_keep_to_the_room():

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from folders import DEMO, tree
 
-from btm import cli, steps
-from btm.cli import compose
+from btm import steps
+from btm.cli import main
+from btm.cli.main import compose
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.report import Reporter
@@ -88,10 +89,10 @@ def test_a_second_call_prints_the_same_and_touches_nothing(added, text, capsys):
     words, found = added
     root = Path(compose(words, "grow").forest_root).parent
     before = tree(root)
-    assert cli.main(["grow", *words, "domain=code_tcl", text, "--json"]) == 0
+    assert main.main(["grow", *words, "domain=code_tcl", text, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == found.to_json() | {"file": str(found.file)}
     assert tree(root) == before
-    assert cli.main(["grow", *words, "domain=code_tcl", text]) == 0
+    assert main.main(["grow", *words, "domain=code_tcl", text]) == 0
     table = capsys.readouterr().out
     assert table.index("code_tcl      new") < table.index("bible")
 
@@ -113,14 +114,16 @@ def test_other_words_evaluate_anew_and_train_nothing(added, text, tmp_path):
 def test_later_verbs_need_the_forest_alone(added, capsys, tmp_path):
     root = shutil.copytree(compose(added[0], "grow").forest_root, tmp_path / "forest")
     words = [f"forest={root}"]
-    assert cli.main(["eval", "--json", *words]) == 0
+    assert main.main(["eval", "--json", *words]) == 0
     result = json.loads(capsys.readouterr().out)
     assert "code_tcl" in result["ensemble"]["experts"] and "code_tcl/test" in result["shards"]
-    assert cli.main(["generate", *words, "prompt=proc", "domain=code_tcl", "generate.tokens=2"]) == 0
-    assert cli.main(["average", *words, "weights=posterior", "domain=code_tcl"]) == 0
-    assert cli.main(["status", *words]) == 2  # no cycle ran; the words were enough to find that out
+    assert main.main(["generate", *words, "prompt=proc", "domain=code_tcl", "generate.tokens=2"]) == 0
+    assert main.main(["average", *words, "weights=posterior", "domain=code_tcl"]) == 0
+    assert main.main(["status", *words]) == 2  # no cycle ran; the words were enough to find that out
     capsys.readouterr()
-    assert cli.main(["remove", *words, "expert=code_python", "--rederive", "--json", "merge.force=true"]) == 0
+    assert (
+        main.main(["remove", *words, "expert=code_python", "--rederive", "--json", "merge.force=true"]) == 0
+    )
     made = json.loads(capsys.readouterr().out)["made_again"]
     assert {"speeches", "code_tcl"} <= {row["name"] for row in made if row["now"] == "made again"}
     assert "code_python" not in Forest(root)["code_tcl"].card.parents
@@ -160,11 +163,11 @@ def test_a_prepared_domain_needs_no_text(grown, tmp_path):
 def test_dry_run_tells_it_and_writes_nothing(grown, text, tmp_path, capsys):
     words = place_of(grown, tmp_path)
     before = tree(tmp_path)
-    assert cli.main(["grow", "--dry-run", "--json", *words, "domain=code_tcl", text]) == 0
+    assert main.main(["grow", "--dry-run", "--json", *words, "domain=code_tcl", text]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["step"] for row in rows] == ["prepare", "grow", "eval"]
     assert "posterior of bible, code_python, speeches" in rows[1]["what"]
-    assert cli.main(["grow", "--dry-run", *words, "domain=novels", "weights={bible: 1}"]) == 0
+    assert main.main(["grow", "--dry-run", *words, "domain=novels", "weights={bible: 1}"]) == 0
     assert "average bible with the given weights" in capsys.readouterr().out
     assert tree(tmp_path) == before
 
@@ -188,7 +191,7 @@ def test_a_mistake_is_one_line_and_changes_nothing(grown, tmp_path, capsys, word
     place = place_of(grown, tmp_path)
     before = tree(tmp_path)
     for flag in ([], ["--dry-run"]):
-        assert cli.main(["grow", *place, *words, *flag]) == 2
+        assert main.main(["grow", *place, *words, *flag]) == 2
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1
     assert tree(tmp_path / "data") == {key: before[key] for key in before if "/data/" in key}
@@ -197,6 +200,6 @@ def test_a_mistake_is_one_line_and_changes_nothing(grown, tmp_path, capsys, word
 
 def test_a_removed_domain_is_not_added_again(grown, text, tmp_path):
     words = place_of(grown, tmp_path)
-    assert cli.main(["remove", *words, "expert=speeches"]) == 0
+    assert main.main(["remove", *words, "expert=speeches"]) == 0
     with pytest.raises(UserError, match="removed"):
         steps.add_domain(compose([*words, "domain=speeches"], "grow"))

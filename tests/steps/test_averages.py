@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from btm import models, steps
-from btm.card import Card
-from btm.cli import compose, main
+from btm import steps
+from btm.cli.main import compose, main
 from btm.errors import UserError
+from btm.forest.card import Card
+from btm.models import causal_lm
 from btm.steps import averages
 
 
@@ -46,7 +47,7 @@ def test_the_same_average_is_not_fitted_again(copy, monkeypatch):
     config = copy("average.method=null")
     path = steps.average(config)
     before = (path / "card.json").stat().st_mtime_ns
-    monkeypatch.setattr(models, "load_model", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(causal_lm, "load_model", lambda *a, **k: pytest.fail("a model was loaded"))
     assert steps.average(config) == path
     assert (path / "card.json").stat().st_mtime_ns == before
 

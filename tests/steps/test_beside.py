@@ -8,11 +8,14 @@ import pytest
 import torch
 from interop.models import make_folder
 
-from btm import averages, cli, models, steps
+from btm import steps
+from btm.cli import main
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.forest.suites import open_suite
+from btm.models import causal_lm
 from btm.report.tables import ledger_rows, model_rows
+from btm.steps import publish
 
 
 def perplexity(config, folder, domain):
@@ -20,14 +23,14 @@ def perplexity(config, folder, domain):
     shard = open_suite(config).shard(domain, "test")
     tokens, _ = shard.head(config.score.max_tokens)
     ids = torch.from_numpy(shard.tokens[:tokens].astype("int64"))
-    model, nats = models.load_model(folder, dtype=torch.float32), 0.0
+    model, nats = causal_lm.load_model(folder, dtype=torch.float32), 0.0
     eos = torch.tensor([open_suite(config).eos])
     with torch.no_grad():
         for start in range(0, tokens, config.window):
             targets = ids[start : start + config.window]
             before = ids[start - 1 : start] if start else eos
             inputs = torch.cat([before, targets[:-1]])
-            nats -= float(models.token_logp(model, inputs[None], targets[None]).double().sum())
+            nats -= float(causal_lm.token_logp(model, inputs[None], targets[None]).double().sum())
     return math.exp(nats / tokens)
 
 
@@ -85,12 +88,12 @@ def test_score_takes_averages_by_name(copy):
 def test_an_average_no_better_than_the_seed_is_named(copy, capsys):
     config = copy("eval.domains=[bible,novels]")
     forest = Forest(config.forest_root)
-    averages.publish(forest, "same", {"seed": 1})
-    averages.publish(forest, "good", {"bible": 1})
+    publish.publish(forest, "same", {"seed": 1})
+    publish.publish(forest, "good", {"bible": 1})
     assert forest["bible"].card.valid_nats < forest["bible"].card.parent_valid_nats["seed"]
     words = [f"forest={forest.root}", "eval.domains=[bible,novels]", f"data.out={config.data.out}"]
     words += ["experiment=smoke", "score.max_tokens=1024"]
-    assert cli.main(["eval", *words]) == 0
+    assert main.main(["eval", *words]) == 0
     said = capsys.readouterr()
     told = [line for line in said.err.splitlines() if line.startswith("warning:")]
     assert any("'same' is no better than 'seed'" in line for line in told)
@@ -105,11 +108,11 @@ def test_a_damaged_average_is_told_of_and_does_not_stop_an_evaluation(copy, caps
     weights = Forest(config.forest_root).root / "averages/uniform/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
     words = [f"forest={config.forest_root}", "eval.domains=[bible]", f"data.out={config.data.out}"]
-    assert cli.main(["eval", "experiment=smoke", "score.max_tokens=1024", *words]) == 0
+    assert main.main(["eval", "experiment=smoke", "score.max_tokens=1024", *words]) == 0
     assert "average 'uniform' is left out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", ["models=['']", "models=[a,a]", "score.experts=['']", "against=[1]"])
 def test_names_that_make_no_sense_are_refused(words, capsys):
-    assert cli.main(["eval", "experiment=smoke", words]) == 2
+    assert main.main(["eval", "experiment=smoke", words]) == 2
     assert words.partition("=")[0] in capsys.readouterr().err

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from folders import tree
 
-from btm import baselines, cli, steps
-from btm.cli import compose
+from btm import steps
+from btm.cli import main
+from btm.cli.main import compose
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.report import comparison, comparison_picture
+from btm.steps import baselines
 
 TRAINED = {"bible", "code_python", "speeches"}
 
@@ -206,31 +208,31 @@ def test_nothing_is_chosen_on_what_is_measured(words):
 
 def test_the_verb_prints_tables_or_json_and_dry_run_writes_nothing(words, found, capsys):
     root = Path(found.forest)
-    assert cli.main(["compare", *words]) == 0
+    assert main.main(["compare", *words]) == 0
     said = capsys.readouterr().out
     assert "ensemble of 3" in said and "forest-dense" in said and "ahead on" in said and "NO: " in said
     assert "0 of 3" in said and f"{root / 'evals/forest-compare.png'}" in said
-    assert cli.main(["compare", *words, "--json"]) == 0
+    assert main.main(["compare", *words, "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["schema"] == 1 and {row["kind"] for row in values["rows"]} >= {"ensemble", "dense", "seed"}
     before = tree(root)
-    assert cli.main(["compare", *words, "--dry-run"]) == 0
+    assert main.main(["compare", *words, "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "dense in" in said and "average in" in said and "ensemble of 3 and top-1 on 4 shards" in said
     assert tree(root) == before
-    assert cli.main(["compare", *words, "baseline=dense"]) == 2
+    assert main.main(["compare", *words, "baseline=dense"]) == 2
     assert "by itself" in capsys.readouterr().err
 
 
 def test_a_run_ends_with_the_comparison_of_its_forest_also_that_of_a_baseline(words, capsys):
-    assert cli.main(["run", *words]) == 0
+    assert main.main(["run", *words]) == 0
     said = capsys.readouterr().out
     assert said.index("perplexity by shard, gated") < said.index(
         "/forest beside forest-dense: mean perplexity"
     )
-    assert cli.main(["run", *words, "baseline=dense"]) == 0
+    assert main.main(["run", *words, "baseline=dense"]) == 0
     assert "/forest beside forest-dense: mean perplexity" in capsys.readouterr().out
-    assert cli.main(["run", *words, "baseline=dense", "models=[uniform,bible]", "--json"]) == 0
+    assert main.main(["run", *words, "baseline=dense", "models=[uniform,bible]", "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert "bible" in {row["model"] for row in values["comparison"]["rows"]}
     assert values["forest"].endswith("forest-dense")

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from btm import cli, steps
-from btm.cli import compose
+from btm import steps
+from btm.cli import main
+from btm.cli.main import compose
 from btm.forest import Forest
 
 
@@ -41,11 +42,11 @@ def test_the_seed_phase_is_half_of_the_training(bare):
 def test_verb_by_verb_gives_the_bytes_of_run(bare, capsys):
     steps.run(compose(bare("whole")))
     words = bare("parts")
-    assert cli.main(["seed", *words]) == 0
+    assert main.main(["seed", *words]) == 0
     for verb in ("branch", "train", "merge"):
         for domain in ("bible", "code_python"):
             parents = ["branch=copy"] if verb == "branch" else []
-            assert cli.main([verb, *words, *parents, f"expert={domain}"]) == 0, capsys.readouterr().err
+            assert main.main([verb, *words, *parents, f"expert={domain}"]) == 0, capsys.readouterr().err
     whole, parts = (Forest(compose(bare(name)).forest_root) for name in ("whole", "parts"))
     assert {e.name: e.card.sha256 for e in whole.elms()} == {e.name: e.card.sha256 for e in parts.elms()}
     assert whole["seed"].card.steps == 6
@@ -53,7 +54,7 @@ def test_verb_by_verb_gives_the_bytes_of_run(bare, capsys):
 
 
 def test_a_cycle_that_is_planned_says_the_steps_it_will_do(bare, capsys):
-    assert cli.main(["run", *bare("planned"), "--dry-run", "--json"]) == 0
+    assert main.main(["run", *bare("planned"), "--dry-run", "--json"]) == 0
     rows = {row["job"]: row["what"] for row in json.loads(capsys.readouterr().out)}
     assert rows["seed"] == "train 6 steps"
     assert "one dense model is likely better" in rows["note"]

@@ -4,13 +4,15 @@ import json
 
 import pytest
 
-from btm import phase, steps, train, weights
-from btm.cli import compose
+from btm import steps
+from btm.cli.main import compose
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.models import weights
 from btm.report import Reporter
-from btm.schedule import default_lr
 from btm.steps import rates
+from btm.train import loop, phase
+from btm.train.schedule import default_lr
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def test_a_test_that_is_stopped_finds_nothing_and_is_done_again(words, monkeypat
         def pulse(self, step):
             return True
 
-    with pytest.raises(train.TrainingStoppedError, match="while learning rates were tried"):
+    with pytest.raises(loop.TrainingStoppedError, match="while learning rates were tried"):
         steps.seed(config, Stopping())
     branch = Forest(config.forest_root).get_branch("seed")
     assert not (branch.path / phase.RATES).exists()

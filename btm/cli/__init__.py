@@ -1,0 +1,1 @@
+"""The command line: hydra composes the configuration, a verb is carried out, and its result is shown."""

@@ -1,0 +1,65 @@
+"""Which verb has which checks, cheap ones first."""
+
+from collections.abc import Callable, Sequence
+
+from btm.cli.preflight import extras, machine, names, shape
+from btm.config.schema import Config
+
+Check = Callable[[Config], None]
+
+_TRAINING: Sequence[Check] = (extras.optimizer, extras.mirrors, extras.fairseq)
+
+CHECKS: dict[str, Sequence[Check]] = {
+    "prepare": (extras.parquet, machine.data_folder),
+    "discover": (extras.clustering, extras.parquet, machine.discover_folder),
+    "seed": (
+        *_TRAINING,
+        names.seed_domains,
+        machine.forest_folder,
+        machine.device,
+        machine.cards_of_seed,
+        shape.source,
+        shape.fits_forest,
+        shape.positions,
+        shape.carries,
+        shape.fairseq_can,
+    ),
+    "train": (*_TRAINING, machine.device, machine.cards_of_train, shape.positions),
+    "score": (machine.device, shape.positions),
+    "eval": (machine.device, shape.positions),
+    "generate": (machine.device,),
+    "import": (machine.forest_folder,),
+    "export": (machine.export_folder,),
+    "run": (
+        *_TRAINING,
+        extras.parquet,
+        machine.forest_folder,
+        machine.data_folder,
+        names.domains_of_cycle,
+        names.elms_of_cycle,
+        names.models_of_cycle,
+        names.parents_of_cycle,
+        names.average_of_cycle,
+        names.evaluation_of_cycle,
+        names.seed_of_baseline,
+        machine.device,
+        machine.jobs,
+        shape.source_of_cycle,
+        shape.fits_forest,
+        shape.positions,
+        shape.carries,
+        shape.fairseq_can,
+        machine.disk,  # the last: a large model takes a moment to count
+    ),
+    "paper": (
+        *_TRAINING,
+        extras.parquet,
+        names.domains_of_paper,
+        machine.data_folder,
+        machine.paper_folder,
+        machine.device,
+        shape.source,
+        shape.positions,
+        shape.fairseq_can,
+    ),
+}

@@ -1,0 +1,63 @@
+"""Packages that are not installed with btm, and are imported only where they are used."""
+
+from importlib.util import find_spec
+
+from btm.config.schema import Config
+from btm.data import prepare as preparation
+from btm.data.documents import Source
+from btm.errors import UserError
+from btm.train.fairseq import command
+
+_MIRRORS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # {mirror: package}
+_CLUSTERING = ("sklearn", "scipy")
+
+
+def optimizer(config: Config) -> None:
+    """Require bitsandbytes for moments of 8 bits; it is not imported, which would take seconds."""
+    if config.trainer.optimizer == "adamw8bit" and not _installed("bitsandbytes"):
+        raise UserError(
+            "trainer.optimizer=adamw8bit needs bitsandbytes: pip install 'btm[int8]', "
+            "or use trainer.optimizer=adamw"
+        )
+
+
+def mirrors(config: Config) -> None:
+    """Require what metrics are mirrored to."""
+    for mirror in config.trainer.mirrors:
+        if not _installed(_MIRRORS[mirror]):
+            raise UserError(
+                f"trainer.mirrors={config.trainer.mirrors}: {mirror} is not installed: "
+                f"pip install 'btm[{mirror}]', or leave it out"
+            )
+
+
+def fairseq(config: Config) -> None:
+    """Require a Python that has fairseq, and options that are fairseq's to take."""
+    if config.trainer.backend == "fairseq":
+        command.interpreter(config.fairseq.python)
+        command.extra_options(config.fairseq.options)
+
+
+def parquet(config: Config) -> None:
+    """Require pyarrow where text lies in parquet files."""
+    if config.baseline == "random_split" or _installed("pyarrow"):  # the former has no text of its own
+        return
+    for source in _sources(config):
+        for _, path in source.listing():
+            if path.suffix == ".parquet":
+                raise UserError(f"{path}: parquet needs pyarrow; run: pip install 'btm[parquet]'")
+
+
+def clustering(config: Config) -> None:
+    """Require what discovery clusters with."""
+    if not all(map(_installed, _CLUSTERING)):
+        raise UserError("discovery needs scikit-learn; run: pip install 'btm[discover]'")
+
+
+def _sources(config: Config) -> list[Source]:
+    return preparation.sources(config.data)
+
+
+def _installed(package: str) -> bool:
+    """Tell whether a package can be found, without importing it."""
+    return find_spec(package) is not None

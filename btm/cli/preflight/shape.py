@@ -1,0 +1,107 @@
+"""The model that is trained: that there is one, what it can read, and what its training can go on from."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from btm.config.schema import Config
+from btm.data.shards import Suite
+from btm.errors import UserError
+from btm.fairseq import convert
+from btm.forest import Forest
+from btm.forest.suites import open_suite
+from btm.models import causal_lm
+from btm.steps import domain_weights
+from btm.train.fairseq import command
+from btm.train.schedule import Schedule
+
+_CONFIG = "config.json"
+
+
+def source_of_cycle(config: Config) -> None:
+    """Require the folder that the seed is imported from, unless the seed stands: then no job imports it."""
+    if config.cluster.kind == "debug" or not _seed_stands(config):
+        source(config)
+
+
+def source(config: Config) -> None:
+    """Require the folder that the seed is imported from, if it is."""
+    folder = config.seed.source
+    if folder is None:
+        return
+    if not Path(folder).is_dir():
+        raise UserError(f"seed.from={folder}: no such folder; wanted the folder of a Hugging Face model")
+    causal_lm.read_config(Path(folder) / _CONFIG)
+
+
+def positions(config: Config) -> None:
+    """Require positions for trainer.seq_len and for the window of scores, of the models that stand or are planned."""
+    domain_weights.check_context(config, _model(config)[0])
+
+
+def fits_forest(config: Config) -> None:
+    """Refuse to plant a seed of another architecture than the forest was planted with."""
+    suite = _suite(config)
+    if suite is None or config.seed.source or _seed_stands(config) or not Forest.stands(config.forest_root):
+        return
+    forest = Forest(config.forest_root)
+    open_suite(config)  # another tokenizer is the plainer reason, where both differ
+    planned = causal_lm.architecture(causal_lm.make_config(config.model, suite.vocab_size, suite.eos))
+    forest.require(planned, forest.identity["tokenizer_sha256"], f"model={config.model.name}")
+
+
+def carries(config: Config) -> None:
+    """Refuse trainer.carry=continue where the seed will have kept no optimizer state."""
+    if config.trainer.carry != "continue" or _seed_stands(config):
+        return
+    why = f"seed.from={config.seed.source} brings none" if config.seed.source else "seed.steps=0 leaves none"
+    if config.seed.source or config.seed.steps == 0:
+        raise UserError(
+            f"trainer.carry=continue goes on with the seed's optimizer state, and {why}; use auto or fresh"
+        )
+
+
+def fairseq_can(config: Config) -> None:
+    """Require a model, a tokenizer and settings that fairseq can train with, where it trains."""
+    trainer = config.trainer
+    if trainer.backend != "fairseq":
+        return
+    values, where = _model(config)
+    model = convert.trainable(values, where)
+    # What a device of another machine can do is not asked; "cuda" refuses the least.
+    device = "cuda" if config.cluster.kind == "slurm" else causal_lm.pick_device(trainer.device)
+    if not isinstance(trainer.lr, int | float):
+        trainer = replace(trainer, lr=1e-3)  # whichever it will be, fairseq has no word on rates
+    for steps in {config.seed.steps or trainer.steps, trainer.steps}:
+        command.options(model, trainer, Schedule.of(trainer, horizon=steps), steps, device)
+    if (suite := _suite(config)) is not None:
+        convert.fairseq_tokenizer(suite.tokenizer)
+
+
+def _model(config: Config) -> tuple[dict[str, Any], str]:
+    """Return the config.json of the models of a forest, or of its seed that is still to come; and what to call it."""
+    for root in (config.forest_root, config.base_root):
+        names = Forest(root).names() if Forest.stands(root) else []
+        for name in sorted(names, key=lambda name: name != config.seed.name):
+            file = Path(root) / "elms" / name / _CONFIG
+            if file.is_file():
+                return causal_lm.read_config(file), root
+    if config.seed.source:
+        return causal_lm.read_config(Path(config.seed.source) / _CONFIG), config.seed.source
+    suite = _suite(config)
+    vocabulary, eos = (suite.vocab_size, suite.eos) if suite else (config.data.vocab_size, 0)
+    return causal_lm.make_config(config.model, vocabulary, eos).to_dict(), f"model={config.model.name}"
+
+
+def _seed_stands(config: Config) -> bool:
+    root = config.forest_root
+    return Forest.stands(root) and config.seed.name in Forest(root)
+
+
+def _suite(config: Config) -> Suite | None:
+    """Return the suite if it is prepared."""
+    folder = Path(config.data.out) / config.data.name
+    try:
+        return Suite.open(folder) if folder.is_dir() else None
+    except UserError:
+        return None  # half prepared, or damaged: `prepare` will say so, or mend it

@@ -1,0 +1,55 @@
+"""What each verb of the command line does: call a step, then show what came of it."""
+
+from collections.abc import Callable
+
+from btm.cli.verbs import growing, interop, jobs, registry, using
+from btm.cli.verbs.output import Output
+from btm.config.schema import Config
+from btm.errors import UserError
+
+__all__ = ["VERBS", "Output", "check_baseline"]
+
+VERBS: dict[str, Callable[[Config, Output], int | None]] = {
+    "prepare": growing.prepare,
+    "discover": growing.discover,
+    "seed": growing.seed,
+    "branch": growing.branch,
+    "train": growing.train,
+    "merge": growing.merge,
+    "grow": growing.grow,
+    "score": using.score,
+    "eval": using.evaluate,
+    "compare": using.compare,
+    "average": using.average,
+    "import": interop.import_model,
+    "export": interop.export_model,
+    "generate": using.generate,
+    "run": growing.run,
+    "paper": growing.paper,
+    "status": jobs.status,
+    "logs": jobs.logs,
+    "cancel": jobs.cancel,
+    "ls": registry.ls,
+    "show": registry.show,
+    "verify": registry.verify,
+    "lineage": registry.lineage,
+    "diff": registry.diff,
+    "remove": registry.remove,
+    "gc": registry.gc,
+    "doctor": jobs.doctor,
+}
+
+# What makes ELMs one by one; a baseline is grown by `run` alone.
+_STEP_BY_STEP = ("prepare", "discover", "seed", "branch", "train", "merge", "grow", "import")
+
+
+def check_baseline(verb: str, config: Config) -> None:
+    """Raise `UserError` if `verb` cannot do its work for a baseline."""
+    if config.baseline is not None and verb in _STEP_BY_STEP:
+        raise UserError(
+            f"btm {verb} knows no baseline: leave out baseline={config.baseline}, or use btm run, which grows it whole"
+        )
+    if config.baseline is not None and verb == "compare":
+        raise UserError(
+            f"btm compare finds a forest's baselines by itself: leave out baseline={config.baseline}"
+        )

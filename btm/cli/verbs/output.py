@@ -1,0 +1,121 @@
+"""How a verb reports, and what several verbs ask and show."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from btm.config.schema import Config
+from btm.errors import UserError
+
+if TYPE_CHECKING:
+    from btm.report.comparison import Comparison
+
+
+@dataclass
+class Output:
+    """Where results (stdout, as tables or JSON) and progress (stderr) go."""
+
+    as_json: bool
+    stdout: IO[str]
+    stderr: IO[str]
+    flags: Collection[str] = ()
+
+    @property
+    def reporter(self) -> Any:
+        """The progress of long work."""
+        from btm.report import ConsoleReporter
+
+        return ConsoleReporter(self.stderr)
+
+    def line(self, text: str, value: Any) -> None:
+        """Print a sentence, or `value` as JSON."""
+        print(json.dumps(value, indent=1) if self.as_json else text, file=self.stdout)
+
+    def rows(self, rows: Sequence[Mapping[str, Any]], title: str) -> None:
+        """Print a table, or its rows as JSON."""
+        if self.as_json:  # a row a line: indented, ten thousand would take half a second
+            lines = ",\n".join(" " + json.dumps(row) for row in rows)
+            print(f"[\n{lines}\n]" if rows else "[]", file=self.stdout)
+            return
+        from btm.report.tables import table
+
+        print(table(rows, title), file=self.stdout)
+
+
+def sweep(config: Config) -> None:
+    """Delete what killed commands left in the forest; a cycle's driver does that itself."""
+    from btm.forest import Forest
+
+    Forest(config.forest_root).sweep()
+
+
+def expert_of(config: Config) -> str:
+    """Return the expert that is meant; `UserError` if none was named."""
+    if config.expert is None:
+        raise UserError("which one? give expert=NAME")
+    return config.expert
+
+
+def is_named(config: Config) -> bool:
+    """Tell whether expert= or average= names a model."""
+    return config.expert is not None or config.average.name is not None
+
+
+def model_of(config: Config) -> str:
+    """Return the name of the ELM or average that is meant: expert=NAME may be either, average=NAME is an average.
+
+    `UserError` if none was named, or both.
+    """
+    average = config.average.name
+    if average is None:
+        if config.expert is None:
+            raise UserError("which one? give expert=NAME (an ELM or an average) or average=NAME")
+        return config.expert
+    if config.expert is not None:
+        raise UserError(
+            f"expert={config.expert} average={average}: two models, and one is wanted; leave out one"
+        )
+    return f"averages/{average}"
+
+
+def show_elm(elm: Any, out: Output) -> None:
+    """Print the card of an ELM or of an average."""
+    card = asdict(elm.card)
+    if out.as_json:
+        return out.line("", card)
+    rows = [{"of": key, elm.name: value} for key, value in card.items() if value not in ("", None, [], {})]
+    out.rows(rows, str(elm.path))
+
+
+def show_comparison(found: "Comparison", file: Path, out: Output) -> None:
+    """Print the tables of a comparison, what must not be missed, and where it stands."""
+    from btm.report import comparison
+
+    if out.as_json:
+        return out.line("", found.to_json())
+    out.rows(comparison.shard_rows(found), "perplexity by shard, each window begun anew")
+    out.rows(comparison.summary_rows(found), comparison.title(found))
+    for note in found.notes:
+        out.line(f"note: {note}", None)
+    out.line(f"numbers: {file}\npicture: {file.with_suffix('.png')}", None)
+
+
+def show_evaluation(config: Config, result: dict[str, Any], out: Output) -> None:
+    """Print the tables of an evaluation, and where it stands."""
+    from btm.report.tables import eval_rows, ledger_rows, model_rows
+
+    for line in result.get("warnings", []):
+        print(f"warning: {line}", file=out.stderr)
+    if out.as_json:
+        return out.line("", result)
+    out.rows(
+        eval_rows(result),
+        f"perplexity by shard, {result['ensemble']['rule']} under the {result['ensemble']['prior']} prior",
+    )
+    if models := model_rows(result):
+        out.rows(models, "averages and models: mean perplexity")
+    out.rows(ledger_rows(result), "cost: training with all ancestors, each once; inference of one token")
+    file = Path(result["forest"]) / "evals" / f"{config.eval.name or Path(result['forest']).name}.json"
+    out.line(f"numbers: {file}\npicture: {file.with_suffix('.png')}", None)

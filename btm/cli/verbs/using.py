@@ -1,0 +1,97 @@
+"""The verbs that use a forest: evaluate it, average it, let it write."""
+
+from dataclasses import asdict
+
+from btm.cli.verbs.output import Output, show_comparison, show_evaluation, sweep
+from btm.config.schema import Config
+
+
+def score(config: Config, out: Output) -> None:
+    """Compute the token log-probabilities that are missing from the forest's cache.
+
+    score.experts=[NAME, …] scores these alone: ELMs, averages, or models as models= names them.
+
+    example: btm score score.splits=[test] score.domains=[law,med]
+    """
+    from btm import steps
+
+    sweep(config)
+    paths = steps.score(config, out.reporter)
+    out.line(f"{len(paths)} score files written; the others stood there", [str(path) for path in paths])
+
+
+def evaluate(config: Config, out: Output) -> None:
+    """Evaluate the ensemble, every ELM and every average on every domain; writes evals/<name>.json and a heat map.
+
+    The domains are those of every suite that the forest records, or of eval.suites=[…], or of data.name=NAME alone.
+    models=[…] adds rows: an average or ELM of another forest (path/to/forest:NAME), or a Hugging Face model folder with
+    the forest's tokenizer.
+
+    example: btm eval experiment=demo ensemble.prior=em ensemble.top_k=2 models=[models/law-lm] eval.name=demo-em
+    """
+    from btm import steps
+
+    show_evaluation(config, steps.eval_forest(config, out.reporter), out)
+
+
+def compare(config: Config, out: Output) -> None:
+    """Put the forest beside its averages, its seed, its baselines and other forests; one table, JSON, a picture.
+
+    Baselines are those that stand in <forest>-dense, -dense_large_batch, -random_split and -demix; against=[FOREST, …]
+    adds forests over the same tokens, models=[…] models as in btm eval. Every row is measured on the same tokens in
+    windows begun anew (ensemble.carry=false, whatever the bundle says). Perplexities are means over domains; top-1 is
+    the one expert that the prior fitted on a domain's valid split believes in (ensemble.top_k=1). Rows whose training
+    tokens differ from the forest's by more than 1 % are marked. Writes evals/<name>-compare.json and a picture.
+
+    example: btm compare experiment=demo
+    """
+    from btm import steps
+
+    show_comparison(steps.compare(config, out.reporter), steps.compared_file(config), out)
+
+
+def average(config: Config, out: Output) -> None:
+    """Make one deployable model of several, in averages/.
+
+    Without a word on how: the token weights over all training domains, drawn towards the seed by a scale that is fitted
+    on their valid splits; its name is `fitted`.
+
+    weights=uniform; argmax, posterior or token, for domain=NAME or for all training domains; or
+    weights='{law: 0.7, med: 0.3}'; for some layers others: average.layers='{*.mlp.*: {law: 1.0}}'.
+    How they are put together is average.method: linear, task_arithmetic, ties, dare_ties, dare_linear, breadcrumbs,
+    model_stock (these on differences from average.base, the seed if it is not given), slerp (from average.base to
+    average.experts), fisher, greedy_soup (with domain=NAME).
+
+    Before it is sealed it is measured, and the seed beside it, on the valid split of domain=NAME, or else of each
+    domain that its ELMs were trained on. Its card says what came of it; a warning, if it is no better than the seed.
+    average.measure=false leaves that out.
+
+    example: btm average experiment=demo weights=posterior domain=novels
+    """
+    from btm import steps
+    from btm.forest.card import Card
+
+    sweep(config)
+    path = steps.average(config, out.reporter)
+    card = Card.read(path / "card.json")
+    measured = {domain: asdict(part) for domain, part in card.measured.items()}
+    value = {"path": str(path), "valid_nats": card.valid_nats, "seed_nats": card.seed_nats}
+    out.line(f"averaged into {path}", value | {"measured": measured})
+
+
+def generate(config: Config, out: Output) -> None:
+    """Let the ensemble go on with prompt="…"; its experts are weighed anew after each token.
+
+    domain=NAME starts from the prior of that domain, and ensemble.top_k=K then loads and runs K experts alone.
+    ensemble.experts=[…] chooses who writes: ELMs, averages (one alone, or beside its own experts), FOREST:NAME, or
+    Hugging Face model folders with the forest's tokenizer, which are checked as btm import checks them.
+
+    example: btm generate experiment=demo prompt="In the beginning" domain=bible ensemble.top_k=2
+    """
+    from btm import steps
+
+    made = steps.generate(config, out.reporter)
+    if out.as_json:
+        return out.line("", made)
+    print(made["prompt"] + made["text"], file=out.stdout)
+    print(", ".join(f"{name} {weight:.3f}" for name, weight in made["experts"].items()), file=out.stderr)

@@ -1,0 +1,1 @@
+"""The configuration: dataclasses of every section, the words they choose from, and what is refused."""

@@ -1,0 +1,114 @@
+"""From text of any kind to a folder of balanced domains, in bounded memory."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from btm.config.choices import SPLITS
+from btm.config.schema import DataConfig, DiscoverConfig
+from btm.data.discover.assign import balanced_assignment
+from btm.data.discover.cluster import balanced_kmeans
+from btm.data.discover.router import HOME, Router, name_of
+from btm.data.documents import find
+from btm.data.splits import survey
+from btm.errors import UserError
+from btm.system import durable
+
+BLOCK = 8_192  # documents that are balanced together when a corpus is streamed
+_LEVEL = 1  # of zstd: prepare reads the files once
+_quoted = json.JSONEncoder(ensure_ascii=False).encode
+
+Say = Callable[[str], None]
+
+
+def discover(data: DataConfig, config: DiscoverConfig, target: Path, say: Say) -> list[dict[str, Any]]:
+    """Cluster the documents of `data.root` into `target`; return a row for each cluster.
+
+    The features and centres are fitted on a sample of the train split; then every split is streamed in blocks,
+    each balanced by itself, so that the clusters of any corpus hold the same number of documents within a few.
+    """
+    if data.root is None:
+        raise UserError("data.root is missing: discovery needs data=folder data.root=DIR")
+    surveys = [survey(source, data) for source in find(Path(data.root), data.made_by)]
+    total = sum(each.splits["train"].documents for each in surveys)
+    if config.k > total // 2:
+        raise UserError(f"discover.k={config.k}: {total:,} documents for training are too few")
+
+    def documents() -> Iterator[tuple[str, str]]:
+        for each in surveys:
+            yield from each.documents(data.text_column)
+
+    say(f"reading a sample of {min(total, config.sample):,} of {total:,} documents")
+    sample = _sample((text for split, text in documents() if split == "train"), total, config)
+    router, features = Router.fit(sample, config.features, config.seed)
+    say(f"{len(router.terms):,} terms, {features.shape[1]} features; {config.k} balanced clusters")
+    router.centres, _ = balanced_kmeans(features, config.k, config.seed)
+    router.temperature = config.temperature
+    with durable.publish_folder(target) as folder:
+        counts = write(router, documents(), folder, say)
+        (folder / HOME).mkdir()
+        router.save(folder / HOME)
+    return [
+        {"domain": name_of(k)}
+        | {split: int(counts[k, i]) for i, split in enumerate(SPLITS)}
+        | {"marked by": router.describe(k)}
+        for k in range(config.k)
+    ]
+
+
+def _sample(texts: Iterator[str], total: int, config: DiscoverConfig) -> list[str]:
+    """Return `config.sample` of `total` texts, drawn evenly by seed; all of them if they are fewer."""
+    if total <= config.sample:
+        return list(texts)
+    kept = np.zeros(total, bool)
+    kept[np.random.default_rng(config.seed).choice(total, config.sample, replace=False)] = True
+    return [text for text, keep in zip(texts, kept, strict=True) if keep]
+
+
+def write(router: Router, documents: Iterator[tuple[str, str]], folder: Path, say: Say) -> np.ndarray:
+    """Stream documents into their clusters' files; return how many went where, (clusters, splits)."""
+    import zstandard
+
+    K = len(router.centres)
+    counts = np.zeros((K, len(SPLITS)), np.int64)
+    blocks: dict[str, list[str]] = {split: [] for split in SPLITS}
+    with ExitStack() as stack:
+        files: dict[tuple[int, str], Any] = {}
+        for k in range(K):
+            (folder / name_of(k)).mkdir()
+            for split in SPLITS:
+                handle = stack.enter_context((folder / name_of(k) / f"{split}.jsonl.zst").open("wb"))
+                files[k, split] = stack.enter_context(zstandard.ZstdCompressor(_LEVEL).stream_writer(handle))
+
+        def flush(split: str) -> None:
+            texts = blocks[split]
+            if not texts:
+                return
+            so_far_K = counts[:, SPLITS.index(split)]
+            lines: list[list[str]] = [[] for _ in range(K)]
+            for text, k in zip(texts, _balanced(router, texts, so_far_K), strict=True):
+                lines[k].append(f'{{"text": {_quoted(text)}}}\n')
+            for k in range(K):
+                files[k, split].write("".join(lines[k]).encode())
+                so_far_K[k] += len(lines[k])
+            blocks[split] = []
+            say(f"assigned {counts.sum():,} documents")
+
+        for split, text in documents:
+            blocks[split].append(text)
+            if len(blocks[split]) == BLOCK:
+                flush(split)
+        for split in SPLITS:
+            flush(split)
+    return counts
+
+
+def _balanced(router: Router, texts: list[str], so_far_K: np.ndarray) -> list[int]:
+    """Return a cluster for each text; those that have the fewest so far get what cannot be shared evenly."""
+    order = np.argsort(so_far_K, kind="stable")
+    scores = router.similarity(router.features(texts))[:, order]
+    return [int(order[k]) for k in balanced_assignment(scores)]

@@ -1,0 +1,206 @@
+"""The router: text → TF-IDF → truncated SVD → distances to cluster centres → weights of the experts."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from btm.errors import UserError
+from btm.system import durable
+
+Array = NDArray[np.float32]
+
+HOME = ".router"  # the folder beside the domains that holds the router
+CHARS = 5_000  # of a document that are looked at
+_WORD = re.compile(r"\w\w+")
+# Every byte, but a blank for each that is part of no word of ASCII.
+_BREAKS = bytes(code if chr(code).isalnum() or code == ord("_") else ord(" ") for code in range(256))
+_NUMBER = "#number"
+_TERMS = 50_000  # of the vocabulary, at most
+_RAREST = 3  # documents that a term must stand in
+_REMEMBERED = 200_000  # words whose number is looked up without a call
+_ITERATIONS = 4  # of the randomised SVD
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a document's beginning in lower case; every number is the same word."""
+    return [_NUMBER if word[0].isdigit() else word for word in _WORD.findall(text[:CHARS].lower())]
+
+
+def _spelt(text: str) -> list[str]:
+    """Return the same words, numbers as they are written, and maybe single characters among them, but sooner."""
+    begun = text[:CHARS].lower()
+    return begun.encode().translate(_BREAKS).decode().split() if begun.isascii() else _WORD.findall(begun)
+
+
+class _Index(dict[str, int]):
+    """The number of every term; a word that is none has -1, whatever it is."""
+
+    def __missing__(self, word: str) -> int:
+        number = self.get(_NUMBER, -1) if word[0].isdigit() and len(word) > 1 else -1
+        if len(self) < _REMEMBERED:  # common words that are no terms would be asked for again and again
+            self[word] = number
+        return number
+
+
+@dataclass
+class Router:
+    """What turns a context into weights of clusters: V terms, F features, K clusters."""
+
+    terms: list[str]
+    idf: Array  # (V,)
+    components: Array  # (F, V)
+    centres: Array  # (K, F)
+    temperature: float = 0.1
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], features: int, seed: int) -> tuple["Router", Array]:
+        """Learn the features of `texts`; return a router without centres yet, and the features (D, F)."""
+        _require_sklearn()
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
+
+        counts = CountVectorizer(
+            analyzer=words,
+            min_df=min(_RAREST, max(1, len(texts) // 100)),
+            max_features=_TERMS,
+            dtype=np.float32,
+        )
+        try:
+            counts_DV = counts.fit_transform(texts)
+        except ValueError as error:
+            raise UserError(f"no words to tell documents apart by: {error}") from None
+        common = [
+            i for i, term in enumerate(counts.get_feature_names_out()) if term not in ENGLISH_STOP_WORDS
+        ]
+        terms = counts.get_feature_names_out()[common].tolist()
+        counts_DV = counts_DV[:, common]
+        in_documents = np.asarray((counts_DV > 0).sum(axis=0)).ravel()
+        idf_V = (np.log((1 + len(texts)) / (1 + in_documents)) + 1).astype(np.float32)
+        width = min(features, len(terms) - 1, len(texts) - 1)
+        if width < 1:
+            raise UserError(f"{len(texts)} documents with {len(terms)} terms are too few to tell apart")
+        svd = TruncatedSVD(width, n_iter=_ITERATIONS, random_state=seed)
+        svd.fit(_weigh(counts_DV, idf_V))
+        router = cls(terms, idf_V, svd.components_.astype(np.float32), np.zeros((0, width), np.float32))
+        return router, _unit(counts_DV.multiply(idf_V).tocsr() @ router._by_term)
+
+    @property
+    def domains(self) -> list[str]:
+        """The names of the clusters, as discovery gives them to its domains."""
+        return [name_of(k) for k in range(len(self.centres))]
+
+    def features(self, texts: Iterable[str]) -> Array:
+        """Return the features of texts, of length 1 each, shape (D, F); all 0 for a text without known words.
+
+        The length takes TF-IDF's own norm away, so each is a sum over the words of a text, which nobody has to count.
+        """
+        _require_sklearn()
+        from scipy.sparse import csr_array
+
+        number = self._index.__getitem__
+        spelt = map(_spelt, texts)
+        found = [np.fromiter(map(number, each), np.int32, len(each)) for each in spelt]
+        known = [terms[terms >= 0] for terms in found]
+        if not known:
+            return np.zeros((0, len(self.components)), np.float32)
+        terms = np.concatenate(known)
+        ends = np.cumsum([0, *map(len, known)])
+        weights_DV = csr_array((self.idf[terms], terms, ends), (len(known), len(self.terms)))
+        return _unit(weights_DV @ self._by_term)
+
+    @cached_property
+    def _index(self) -> _Index:
+        return _Index((term, v) for v, term in enumerate(self.terms))
+
+    @cached_property
+    def _by_term(self) -> Array:
+        return np.ascontiguousarray(self.components.T)  # (V, F)
+
+    def similarity(self, features_DF: Array) -> Array:
+        """Return −‖x − c‖² of documents and centres, shape (D, K)."""
+        squares = (features_DF**2).sum(axis=1)[:, None] + (self.centres**2).sum(axis=1)
+        return 2 * features_DF @ self.centres.T - squares
+
+    def log_prior(self, texts: Iterable[str], top_k: int = 0) -> NDArray[np.float64]:
+        """Return log p(cluster | context), shape (K, D): softmax(−dist² / T), only the top k (c-BTM, section 2.3)."""
+        from btm.ensemble import posterior
+
+        logits = self.similarity(self.features(texts)).astype(np.float64) / self.temperature
+        return np.stack([posterior.top_k(row, top_k) for row in logits], axis=1)
+
+    def save(self, folder: Path) -> None:
+        """Write the router into the unpublished `folder`: JSON and safetensors, nothing pickled."""
+        from safetensors.numpy import save
+
+        tensors = {"idf": self.idf, "components": self.components, "centres": self.centres}
+        # safetensors writes the memory as it lies, whatever the order of its axes.
+        tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+        with durable.publish_file(folder / "router.safetensors") as handle:
+            handle.write(save(tensors))
+        durable.write_json(folder / "router.json", {"temperature": self.temperature, "terms": self.terms})
+
+    @classmethod
+    def load(cls, folder: Path) -> "Router":
+        """Read what `save` wrote; `UserError` if it is not whole."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            facts = json.loads((folder / "router.json").read_bytes())
+            tensors = load_file(folder / "router.safetensors")
+            made = cls(
+                facts["terms"],
+                tensors["idf"],
+                tensors["components"],
+                tensors["centres"],
+                facts["temperature"],
+            )
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise UserError(f"{folder}: no router there: {error}") from None
+        V, F = len(made.terms), made.components.shape[0]
+        if made.idf.shape != (V,) or made.components.shape != (F, V) or made.centres.shape[1:] != (F,):
+            raise UserError(f"{folder}: the router's tensors do not fit each other")
+        if not all(np.isfinite(tensor).all() for tensor in (made.idf, made.components, made.centres)):
+            raise UserError(f"{folder}: the router has a NaN or an infinity")
+        if not isinstance(made.temperature, int | float) or not 0 < made.temperature < np.inf:
+            raise UserError(f"{folder}: the router's temperature is {made.temperature!r}; wanted more than 0")
+        if not len(made.centres) or not all(isinstance(term, str) for term in made.terms):
+            raise UserError(f"{folder}: the router has no clusters, or terms that are no words")
+        return made
+
+    def describe(self, k: int, count: int = 6) -> str:
+        """Return the terms that mark a cluster most."""
+        weights_V = self.centres[k] @ self.components
+        return ", ".join(self.terms[v] for v in np.argsort(-weights_V)[:count])
+
+
+def name_of(k: int) -> str:
+    """Return the name of the domain that cluster `k` becomes."""
+    return f"cluster{k:02}"
+
+
+def _weigh(counts_DV: Any, idf_V: Array) -> Any:
+    """Return TF-IDF rows of length 1."""
+    weighed = counts_DV.multiply(idf_V).tocsr()
+    norms = np.sqrt(np.asarray(weighed.multiply(weighed).sum(axis=1)).ravel())
+    return weighed.multiply(1 / np.maximum(norms, 1e-12)[:, None]).tocsr().astype(np.float32)
+
+
+def _unit(features_DF: Any) -> Array:
+    """Return rows of length 1; those of 0 stay so."""
+    features = np.asarray(features_DF, np.float32)
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
+def _require_sklearn() -> None:
+    """Raise `UserError` if the extra is missing."""
+    if find_spec("sklearn") is None:
+        raise UserError("discovery needs scikit-learn; run: pip install 'btm[discover]'")

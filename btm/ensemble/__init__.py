@@ -1,0 +1,1 @@
+"""The ensemble: log-probabilities of each ELM, domain posterior, mixture, and generation."""

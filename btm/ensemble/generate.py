@@ -1,0 +1,204 @@
+"""The ensemble token by token: to generate, or to score a stream, with no more experts at work than are kept.
+
+Experts outside the top-k are neither loaded nor run. Each of the k keeps its own key-value cache, so a token costs one
+step of k models; the weights follow the tokens by the same rules as in evaluation (btm/ensemble/rules.py, btm/gate,
+btm/ensemble/router.py). A router chooses its top-k for each context, so all its experts are loaded and run.
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from btm.config.checks import check_weights
+from btm.config.schema import EnsembleConfig
+from btm.data.tokenizer import load_tokenizer
+from btm.ensemble import gate, posterior, router, rules
+from btm.ensemble.posterior import Array
+from btm.errors import UserError
+from btm.forest import Forest, Model, find_model
+from btm.interop import huggingface
+from btm.models import causal_lm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_CHUNK = 128  # tokens whose whole distributions are held at once
+
+
+class Ensemble:
+    """k experts, or other models over the same tokens, that read one text together. E = k, V: tokens there are."""
+
+    def __init__(
+        self,
+        experts: Mapping[str, "PreTrainedModel"],
+        log_prior_E: Array,
+        start: int,
+        ensemble: EnsembleConfig | None = None,
+        route: router.Route | None = None,
+    ) -> None:
+        """Begin a text: the experts have read the token `start` (EOS, which also ends one), as at the start of a shard.
+
+        `route` weighs the experts under the rule `router`, in their order.
+        """
+        self.experts = [_Reader(model) for model in experts.values()]
+        self.names = list(experts)
+        chosen = ensemble or EnsembleConfig()
+        self.belief = _belief(log_prior_E, chosen, route)
+        self._eos = start
+        self._next_EV = self._advance([start])[:, -1]
+
+    @classmethod
+    def load(
+        cls,
+        forest: Forest,
+        prior: Mapping[str, float] | None = None,
+        *,
+        ensemble: EnsembleConfig | None = None,
+        top_k: int = 0,
+        device: str = "cpu",
+        route: router.Route | None = None,
+    ) -> "Ensemble":
+        """Load the `top_k` likeliest members under `prior` {model: weight} (0: all that have weight).
+
+        A member is whatever `find_model` finds: an ELM, an average, one of another forest, a folder with the same
+        tokenizer, which is checked as an import is. Without a prior, every expert of the forest alike. `UserError` for
+        a model that is not there, or for a top-k under a prior that tells no member from another. With a `route`,
+        every member of the prior is loaded.
+        """
+        weights = check_weights(prior or {elm.name: 1.0 for elm in forest.experts()})
+        members = {name: find_model(forest, name) for name in weights}
+        kept = keep(weights, 0 if route else top_k)
+        loaded = {name: _load(forest, members[name], device) for name in kept}
+        # A folder's config may name another EOS, or none; what ends a document is the forest's.
+        start = load_tokenizer(forest.tokenizer).eos_token_id
+        return cls(loaded, np.log(np.array(list(kept.values()))), int(start), ensemble, route)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """What each expert weighs at this moment."""
+        return {n: float(p) for n, p in zip(self.names, np.exp(self.belief.log_weights), strict=True)}
+
+    def next_logp(self) -> Array:
+        """Return log p(x_t | x_<t) of every token, shape (V,): the mixture under the weights of this moment."""
+        joint_EV = self._next_EV + self.belief.log_weights[:, None]
+        top_V = joint_EV.max(axis=0)
+        return np.log(np.exp(joint_EV - top_V).sum(axis=0)) + top_V
+
+    def read(self, tokens: Sequence[int]) -> Array:
+        """Read `tokens` in one pass of each expert; return log p of each before it was seen, shape (tokens,)."""
+        parts = [self._read(tokens[i : i + _CHUNK]) for i in range(0, len(tokens), _CHUNK)]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    def _read(self, tokens: Sequence[int]) -> Array:
+        later_ETV = self._advance(tokens)
+        before_ETV = np.concatenate([self._next_EV[:, None], later_ETV[:, :-1]], axis=1)
+        logp_ET = before_ETV[:, np.arange(len(tokens)), np.asarray(tokens)]
+        self._next_EV = later_ETV[:, -1]
+        seen = zip(logp_ET.T, tokens, strict=True)
+        return np.array([self.belief.see(logp_E, token) for logp_E, token in seen])
+
+    def generate(self, tokens: int, temperature: float = 1.0, seed: int = 0) -> Iterator[int]:
+        """Yield up to `tokens` next tokens, sampled at `temperature` (0: the likeliest), until EOS."""
+        rng = np.random.default_rng(seed)
+        for _ in range(tokens):
+            token = _pick(self.next_logp(), temperature, rng)
+            if token == self._eos:
+                return
+            yield token
+            self.read([token])
+
+    def _advance(self, tokens: Sequence[int]) -> Array:
+        """Return what each member makes of every token after each of `tokens`, shape (E, tokens, V)."""
+        read = [expert.read(tokens) for expert in self.experts]
+        # Embeddings may be padded: what lies beyond the smallest vocabulary is no token of the tokenizer.
+        size = min(logp_TV.shape[1] for logp_TV in read)
+        return np.stack([logp_TV[:, :size] for logp_TV in read]).astype(np.float64)
+
+
+def _load(forest: Forest, model: Model, device: str) -> "PreTrainedModel":
+    """Return a member in float32, in evaluation mode; one from outside only after the checks of an import."""
+    import torch
+
+    if model.kind != "folder":
+        return causal_lm.load_model(model.path, device, dtype=torch.float32)
+    with huggingface.checked(model.path, "ensemble.experts", forest.root) as found:
+        return found.model.float().to(device).eval()
+
+
+def _belief(
+    log_prior_E: Array, ensemble: EnsembleConfig, route: router.Route | None
+) -> rules.Belief | gate.Belief | router.Belief:
+    if ensemble.rule == "router":
+        if route is None or len(route.rows) != len(log_prior_E):
+            raise ValueError("the rule router needs a route for these experts")
+        return route.begin()
+    if ensemble.rule == "gated":
+        return gate.Belief(log_prior_E, gate.DEFAULT if ensemble.gate is None else ensemble.gate)
+    return rules.Belief(ensemble.rule, log_prior_E, *ensemble.settings)
+
+
+def keep(weights: Mapping[str, float], top_k: int) -> dict[str, float]:
+    """Return the `top_k` likeliest of `weights` (0: all above 0), normalised; they alone are loaded and run."""
+    values = np.array(list(weights.values()), np.float64)
+    if 0 < top_k < len(values) and np.ptp(values) == 0:
+        raise UserError(
+            f"top_k={top_k} of {len(values)} experts that all weigh the same: give a prior, as domain=NAME does"
+        )
+    with np.errstate(divide="ignore"):
+        kept = np.exp(posterior.top_k(np.log(values), top_k))
+    return {name: float(p) for name, p in zip(weights, kept, strict=True) if p > 0}
+
+
+class _Reader:
+    """One expert and what it has read: its key-value cache."""
+
+    def __init__(self, model: "PreTrainedModel") -> None:
+        self.model = model
+        self.limit = causal_lm.context_limit(model.config.to_dict())
+        # transformers called it past_key_values before it called it cache.
+        known = inspect.signature(model.forward).parameters
+        self._key = "cache" if "cache" in known else "past_key_values"
+        self._forget()
+
+    def _forget(self) -> None:
+        from transformers import DynamicCache
+
+        self.seen: list[int] = []  # in the cache
+        self._cache: Any = DynamicCache(config=self.model.config)
+
+    def read(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Return log p of every token after each of `tokens`, shape (tokens, V).
+
+        Where the model has no more positions it goes on from the second half of what it has read.
+        """
+        rows = []
+        left = [int(token) for token in tokens]
+        while left:
+            if self.limit is not None and len(self.seen) >= self.limit:
+                again = self.seen[-(self.limit // 2) :]
+                self._forget()
+                self._forward(again)
+            room = len(left) if self.limit is None else self.limit - len(self.seen)
+            rows.append(self._forward(left[:room]))
+            left = left[room:]
+        return np.concatenate(rows)
+
+    def _forward(self, tokens: list[int]) -> NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode():
+            ids = torch.tensor([tokens], device=self.model.device)
+            out = self.model(input_ids=ids, use_cache=True, **{self._key: self._cache})
+            self.seen += tokens
+            return torch.log_softmax(out.logits[0].float(), dim=-1).cpu().numpy()
+
+
+def _pick(logp_V: Array, temperature: float, rng: np.random.Generator) -> int:
+    if temperature == 0:
+        return int(logp_V.argmax())
+    scaled_V = logp_V / temperature
+    p_V = np.exp(scaled_V - scaled_V.max())
+    return int(rng.choice(len(p_V), p=p_V / p_V.sum()))

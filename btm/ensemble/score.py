@@ -1,0 +1,97 @@
+"""Token log-probabilities of one ELM on one shard, computed once and kept.
+
+A score file holds float32 log p(x_t | x_<t) in nats, shape (windows, tokens), under
+``scores/<shard>/<sha256 of the weights>.npy``. Windows do not overlap, every token of the shard's head
+stands in exactly one, and what pads the last window is 0. Mixing scores needs no model and no torch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from btm.data.batches import Windows, windows
+from btm.data.shards import Shard
+from btm.errors import UserError
+from btm.models import causal_lm
+from btm.system import durable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Report = Callable[[int], None]  # how many more tokens are done
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The cache of one forest: which file holds the scores of which weights on which shard."""
+
+    root: Path  # <forest>/scores
+    window: int
+    max_tokens: int = 0
+
+    def windows(self, shard: Shard) -> Windows:
+        """Return the windows of `shard` that are scored."""
+        return windows(shard, self.window, self.max_tokens)
+
+    def path(self, shard: Shard, weights_sha256: str) -> Path:
+        """Return the file for one ELM: its name holds all that the numbers depend on."""
+        head = f"-t{self.max_tokens}" if self.max_tokens else ""
+        name = f"{shard.domain}-{shard.split}-{shard.sha256[:16]}-w{self.window}{head}"
+        return self.root / name / f"{weights_sha256}.npy"
+
+    def read(self, shard: Shard, weights_sha256: str) -> NDArray[np.float32] | None:
+        """Return the scores, memory-mapped, or None where there are none (or none that are whole)."""
+        path = self.path(shard, weights_sha256)
+        try:
+            logp = np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            return None
+        except (ValueError, EOFError, OSError):
+            path.unlink(missing_ok=True)
+            return None
+        return logp if logp.shape == (self.windows(shard).n_windows, self.window) else None
+
+
+def score(
+    model: "PreTrainedModel",
+    shard: Shard,
+    scores: Scores,
+    weights_sha256: str,
+    *,
+    batch_size: int = 32,
+    report: Report | None = None,
+) -> Path:
+    """Write the scores of `model` on `shard` into the cache, in float32 arithmetic, and return the file."""
+    import torch
+
+    chosen = scores.windows(shard)
+    path = scores.path(shard, weights_sha256)
+    layout = {"descr": "<f4", "fortran_order": False, "shape": (chosen.n_windows, scores.window)}
+    done = 0
+    with durable.publish_file(path) as out, torch.inference_mode():
+        np.lib.format.write_array_header_1_0(out, layout)
+        for start in range(0, chosen.n_windows, batch_size):
+            stop = min(start + batch_size, chosen.n_windows)
+            inputs = torch.from_numpy(chosen.inputs(start, stop)).to(model.device)
+            targets = torch.from_numpy(chosen.targets(start, stop)).to(model.device)
+            logp = causal_lm.token_logp(model, inputs, targets).float().cpu().numpy()
+            logp.reshape(-1)[max(0, chosen.n_tokens - done) :] = 0
+            if not np.isfinite(logp).all():
+                raise UserError(
+                    f"the model gives NaN or infinite log-probabilities on {shard.domain}/{shard.split}"
+                )
+            out.write(np.ascontiguousarray(logp, dtype="<f4").tobytes())
+            more = min(logp.size, chosen.n_tokens - done)
+            done += more
+            if report:
+                report(more)
+    return path
+
+
+def mean_nats(logp: NDArray[np.float32], tokens: int) -> float:
+    """Return nats per token of scores whose first `tokens` are real."""
+    return -float(logp.reshape(-1)[:tokens].astype(np.float64).sum()) / tokens

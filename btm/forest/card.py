@@ -1,0 +1,172 @@
+"""What an ELM says of itself: `card.json`. `btm/forest/model_card.py` makes the model card of it that people read."""
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+from btm.config.checks import parse_json, read_regular
+from btm.errors import UserError
+
+SCHEMA = 1
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Parent:
+    """One parent of a branch: `weight` is its share of the average, `raw` what the estimator gave."""
+
+    weight: float
+    raw: float
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What the training of one ELM took, without its ancestors'."""
+
+    name: str
+    sha256: str
+    tokens: int
+    flops: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The loss of an average on the valid split of one domain, and the seeds' on the same tokens, in nats per token."""
+
+    nats: float
+    seeds: dict[str, float]  # ELM without parents: its nats
+    tokens: int
+    window: int  # tokens of context, each window begun anew
+
+
+@dataclass(frozen=True)
+class Card:
+    """The provenance of one ELM or average.
+
+    Losses are nats per token on the valid split of an ELM's own domain, and on those of `measured` of an average.
+    """
+
+    name: str
+    domains: list[str]  # what it was trained on itself; several for a seed
+    sha256: str  # of the weights
+    tokenizer_sha256: str
+    parents: dict[str, Parent] = field(default_factory=dict)
+    branch_method: str = "none"  # copy, uniform, argmax, posterior, token, weights; none: a root
+    recipe: dict[str, Any] = field(default_factory=dict)  # of an average: how, where not linear
+    estimator: str = ""  # how the parents' weights were found
+    delta: dict[str, Any] = field(default_factory=dict)  # of a sparse expert: density, budget, nonzeros, …
+    steps: int = 0  # of its own training
+    lr: float | None = None  # peak learning rate of its own training's schedule
+    tokens: int = 0  # of its own training
+    flops: float = 0.0  # of its own training (btm/forest/ledger.py)
+    ancestors: list[Spent] = field(default_factory=list)  # all it descends from, each once
+    total_tokens: int = 0  # of its own training and of its ancestors'
+    total_flops: float = 0.0
+    parameters: int = 0
+    matrix_parameters: int = 0  # those that take part in matrix products (btm/forest/ledger.py)
+    attention: int = 0  # layers · width of attention
+    data: dict[str, str] = field(default_factory=dict)  # domain: sha256 of the training shard
+    valid_nats: float | None = None  # of the expert; of an average the mean over `measured`
+    parent_valid_nats: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, Measured] = field(default_factory=dict)  # of an average, by domain, when it was made
+    forced: bool = False  # merged although worse than a parent
+    exact: bool = True  # bit-for-bit what an unbroken run gives
+    notes: list[str] = field(default_factory=list)  # why not exact, what was carried over, …
+    source: str = ""  # an imported model's folder
+    license: str = ""  # an identifier of the Hugging Face Hub; empty: nobody said
+    sums: bool = False  # whether SHA256SUMS names every file of the folder
+    created: str = ""  # UTC, ISO 8601
+    versions: dict[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    @property
+    def is_expert(self) -> bool:
+        """Whether it was trained on one domain, and so belongs to the ensemble."""
+        return len(self.domains) == 1
+
+    @property
+    def seed_nats(self) -> dict[str, float]:
+        """The mean nats of each seed over the domains that an average was measured on."""
+        parts = list(self.measured.values())
+        names = parts[0].seeds if parts else {}
+        return {name: sum(part.seeds[name] for part in parts) / len(parts) for name in names}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the card as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, file: Path) -> "Card":
+        """Return the card in `file`; `UserError` if it is none."""
+        try:
+            values = parse_json(read_regular(file))
+        except FileNotFoundError:
+            raise UserError(f"{file}: no such card: the folder is no ELM") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{file}: not a valid card: {error}") from None
+        return cls.from_json(values, file)
+
+    @classmethod
+    def from_json(cls, values: Any, file: Path) -> "Card":
+        """Return the card that `to_json` made `values` of; `UserError`, naming `file`, if it is none."""
+        try:
+            if values.get("schema", 0) > SCHEMA:
+                raise UserError(
+                    f"{file}: written by a newer btm (schema {values['schema']}); this one reads {SCHEMA}"
+                )
+            known = {f.name for f in fields(cls)}
+            values = {key: value for key, value in values.items() if key in known}
+            parents = values.get("parents", {}).items()
+            values["parents"] = {name: Parent(**parent) for name, parent in parents}
+            values["ancestors"] = [Spent(**spent) for spent in values.get("ancestors", [])]
+            measured = values.get("measured", {}).items()
+            values["measured"] = {domain: Measured(**found) for domain, found in measured}
+            return checked(cls(**values))
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise UserError(f"{file}: not a valid card: {error}") from None
+
+
+def checked(card: Card) -> Card:
+    """Return a card, or raise `ValueError` if a value in it is not of its field's type."""
+    for part in (*card.parents.values(), *card.ancestors, *card.measured.values()):
+        _typed(part)
+    if len({tuple(sorted(part.seeds)) for part in card.measured.values()}) > 1:
+        raise ValueError("measured names other seeds on one domain than on another")
+    return _typed(card)
+
+
+def _typed(made: T) -> T:
+    """Return a dataclass of JSON values, or raise `ValueError` if one is of another type than its field."""
+    for item in fields(made):  # type: ignore[arg-type]
+        value = getattr(made, item.name)
+        if not _fits(value, item.type):
+            raise ValueError(f"{item.name} is {value!r}")
+    return made
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Tell whether a JSON value is of a type; a float may be written as a whole number, and must be finite."""
+    if kind is Any:
+        return True
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, inner[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            _fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items()
+        )
+    if inner:  # a union
+        return any(_fits(value, choice) for choice in inner)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def read_parents(file: Path, values: dict[str, Any]) -> dict[str, Parent]:
+    """Return the parents that a `file` of JSON lists; `UserError` if they are none."""
+    try:
+        return {name: _typed(Parent(**parent)) for name, parent in values.items()}
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{file}: no valid parents: {error}") from None

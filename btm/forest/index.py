@@ -1,0 +1,228 @@
+"""What `btm ls` shows of the cards of ELMs and averages, from a disposable cache: 10,000 are not read each time.
+
+The cache is one SQLite file a forest and host, in the user's cache folder, never in the forest: that may lie on a
+network file system. It is replaced whole by a rename and read as immutable, so nothing is ever locked. An entry counts
+while the card's inode, times and size are those it was made of; whatever else is the matter with the file (deleted,
+damaged, of another version, not writable), the cards are read instead.
+"""
+
+import hashlib
+import json
+import os
+import socket
+import sqlite3
+import tempfile
+import zlib
+from collections.abc import Iterable
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from btm.config.checks import is_name
+from btm.errors import UserError
+from btm.forest import tombstone
+from btm.forest.card import Card
+
+VERSION = 2  # of the table and of `Entry`
+ELM, AVERAGE = "ELM", "average"
+PLACES = {ELM: "elms", AVERAGE: "averages"}  # kind: the folder of a forest where they stand
+# An entry is two texts: what a list shows, and what only a lineage needs, which is longer.
+_SCHEMA = """
+CREATE TABLE models (
+    kind TEXT NOT NULL, name TEXT NOT NULL, stamp TEXT NOT NULL, shown TEXT NOT NULL, descent TEXT NOT NULL,
+    crc INTEGER NOT NULL, descent_crc INTEGER NOT NULL, PRIMARY KEY (kind, name)
+)
+"""
+
+
+class Key(NamedTuple):
+    """Which model: an ELM and an average may have the same name."""
+
+    name: str
+    kind: str  # one of `PLACES`
+
+
+class Entry(NamedTuple):
+    """What is asked of many cards at once; `damaged` tells why a card is none."""
+
+    name: str
+    sha256: str
+    domains: list[str]
+    parents: dict[str, float]
+    method: str
+    tokens: int
+    total_tokens: int
+    parameters: int
+    valid_nats: float | None
+    forced: bool
+    created: str
+    damaged: str = ""
+    kind: str = ELM
+
+    @classmethod
+    def of(cls, name: str, card: Card, kind: str = ELM) -> "Entry":
+        """Return what is shown of a card."""
+        parents = {parent: p.weight for parent, p in card.parents.items()}
+        about = (card.branch_method, card.tokens, card.total_tokens, card.parameters, card.valid_nats)
+        return cls(name, card.sha256, card.domains, parents, *about, card.forced, card.created, "", kind)
+
+    @classmethod
+    def unreadable(cls, name: str, why: str, kind: str = ELM) -> "Entry":
+        """Return the entry of a model whose card cannot be read."""
+        return cls(name, "", [], {}, "", 0, 0, 0, None, False, "", why, kind)
+
+
+class Descent(NamedTuple):
+    """What tells the ancestors of a model from others of their names, and what it was trained on."""
+
+    parents: dict[str, str]  # name: sha256
+    ancestors: list[list[str]]  # [name, sha256]
+    data: list[str]  # sha256 of the training shards
+
+    @classmethod
+    def of(cls, card: Card) -> "Descent":
+        """Return what a lineage needs of a card."""
+        ancestors = [[spent.name, spent.sha256] for spent in card.ancestors]
+        return cls(
+            {name: p.sha256 for name, p in card.parents.items()}, ancestors, sorted(card.data.values())
+        )
+
+
+_NONE = Descent({}, [], [])
+
+
+def entries(root: Path, *, cache: bool = True) -> list[Entry]:
+    """Return what is shown of every ELM and average of the forest at `root`, by name."""
+    return [entry for entry, _ in _entries(root, cache, descent=False)]
+
+
+def descents(root: Path, *, cache: bool = True) -> list[tuple[Entry, Descent]]:
+    """Return the same with what a lineage needs."""
+    return _entries(root, cache, descent=True)
+
+
+def _entries(root: Path, cache: bool, *, descent: bool) -> list[tuple[Entry, Descent]]:
+    stamps = _stamps(root)
+    file = location(root) if cache else None
+    known = _load(file, descent) if file else {}
+    found = {key: known[key] for key, stamp in stamps.items() if key in known and known[key][0] == stamp}
+    missing = stamps.keys() - found.keys()
+    # A few cards are sooner read each time than all are written again.
+    stale = len(missing) + len(known.keys() - stamps.keys()) > len(stamps) // 100
+    if stale and file and not descent:  # what is written is whole
+        return _entries(root, cache, descent=True)
+    found |= {key: (stamps[key], *_read(root, key)) for key in missing}
+    if file and stale:
+        with suppress(OSError, sqlite3.Error):
+            _store(file, ((key, *kept) for key, kept in found.items() if not kept[1].damaged), root)
+    return [found[key][1:] for key in sorted(found)]
+
+
+def location(root: Path) -> Path:
+    """Return where the cache of a forest is: its path, its folder's identity and this host name it."""
+    stat = root.stat()
+    key = f"{root.resolve()} {stat.st_dev} {stat.st_ino} {socket.gethostname()}"
+    return folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}-{VERSION}.sqlite"
+
+
+def folder() -> Path:
+    """Return the folder of all caches, as XDG_CACHE_HOME has it."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(home) if Path(home).is_absolute() else Path("~/.cache").expanduser()) / "btm" / "index"
+
+
+def forest_of(file: Path) -> str | None:
+    """Return the root of the forest that a cache is of, or None if the file is no cache that can be read."""
+    try:
+        with closing(_open(file)) as connection:
+            return str(connection.execute("SELECT root FROM forest").fetchone()[0])
+    except (sqlite3.Error, ValueError, TypeError, OSError):
+        return None
+
+
+def _stamps(root: Path) -> dict[Key, str]:
+    """Return {model: what changes whenever its card does} of every one that stands and was not removed."""
+    gone = {Key(name, ELM) for name in tombstone.names(root)}
+    stamps = {}
+    for kind, place in PLACES.items():
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(root / place) as found:
+            for entry in found:
+                key = Key(entry.name, kind)
+                if is_name(entry.name) and key not in gone:
+                    with suppress(FileNotFoundError, NotADirectoryError):
+                        s = os.stat(f"{entry.path}/card.json")  # noqa: PTH116
+                        stamps[key] = f"{s.st_ino} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_size}"
+    return stamps
+
+
+def _read(root: Path, key: Key) -> tuple[Entry, Descent]:
+    try:
+        card = Card.read(root / PLACES[key.kind] / key.name / "card.json")
+        return Entry.of(key.name, card, key.kind), Descent.of(card)
+    except (UserError, OSError) as error:
+        return Entry.unreadable(key.name, str(error), key.kind), _NONE
+
+
+def _open(file: Path) -> sqlite3.Connection:
+    path = str(file).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    return sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)
+
+
+def _load(file: Path, descent: bool) -> dict[Key, tuple[str, Entry, Descent]]:
+    """Return {model: (stamp, entry, descent)} as the cache has it; {} if it is not all as this version wrote it."""
+    try:
+        if not file.is_file():
+            return {}
+        with closing(_open(file)) as connection:
+            if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+                return {}
+            shown = connection.execute("SELECT kind, name, stamp, shown, crc FROM models").fetchall()
+            query = "SELECT kind, name, stamp, descent, descent_crc FROM models"
+            further = connection.execute(query).fetchall() if descent else []
+        if any(_crc(*texts) != crc for *texts, crc in [*shown, *further]):
+            return {}
+        found = [Entry(*values) for values in _parsed(shown)]
+        rest = [Descent(*values) for values in _parsed(further)] if descent else [_NONE] * len(found)
+        return {
+            Key(name, kind): (stamp, one, two)
+            for (kind, name, stamp, *_), one, two in zip(shown, found, rest, strict=True)
+        }
+    except (sqlite3.Error, ValueError, TypeError, OverflowError, OSError, AttributeError):
+        return {}
+
+
+def _parsed(rows: list[Any]) -> list[Any]:
+    return json.loads("[" + ",".join(row[3] for row in rows) + "]")
+
+
+def _store(file: Path, found: Iterable[tuple[Key, str, Entry, Descent]], root: Path) -> None:
+    """Replace the cache; not durable, for nothing depends on it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=file.parent)
+    os.close(descriptor)
+    try:
+        with closing(sqlite3.connect(name, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode=OFF")
+            connection.execute("PRAGMA synchronous=OFF")
+            connection.execute(f"PRAGMA user_version={VERSION}")
+            connection.execute("BEGIN")
+            connection.execute(_SCHEMA)
+            connection.execute("CREATE TABLE forest (root TEXT NOT NULL)")
+            connection.execute("INSERT INTO forest VALUES (?)", (str(root.resolve()),))
+            rows = (_row(*kept) for kept in found)
+            connection.executemany("INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            connection.execute("COMMIT")
+        Path(name).replace(file)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _row(key: Key, stamp: str, entry: Entry, descent: Descent) -> tuple[str | int, ...]:
+    """Return a row of the table, in the order of its columns."""
+    shown, rest = (json.dumps(value, separators=(",", ":")) for value in (entry, descent))
+    head = (key.kind, key.name, stamp)
+    return (*head, shown, rest, _crc(*head, shown), _crc(*head, rest))
+
+
+def _crc(kind: str, name: str, stamp: str, text: str) -> int:
+    return zlib.crc32(f"{kind}\0{name}\0{stamp}\0{text}".encode())

@@ -1,0 +1,105 @@
+"""The rows of `btm ls`: chosen, ordered and cut."""
+
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from btm.config.checks import check_moment
+from btm.config.schema import LsConfig
+from btm.errors import UserError
+from btm.forest import Branch, Forest, index, tombstone
+from btm.forest.index import Entry
+from btm.forest.lineage import AVERAGE, BRANCH, ELM, Lineage
+
+Row = dict[str, Any]
+_STATES = {"branch": "branch", "trained": "trained branch"}  # ls.state: what a row says
+
+
+def rows(root: Path, chosen: LsConfig) -> list[Row]:
+    """Return a row for each ELM, average and branch of a forest, and, if asked for, for each ELM that was removed."""
+    forest = Forest(root)
+    found = [("damaged" if entry.damaged else entry.kind, entry) for entry in index.entries(root)]
+    found += [_of_branch(made) for made in forest.branches()]
+    if chosen.removed or chosen.state == "removed":
+        found += [("removed", Entry.of(stone.name, stone.card)) for stone in tombstone.all_of(root)]
+    tests = _tests(root, chosen)
+    kept = [pair for pair in found if all(test(*pair) for test in tests)] if tests else found
+    kept.sort(key=lambda pair: pair[1].name)
+    if chosen.sort != "name":
+        kept.sort(key=lambda pair: _order(pair[1], chosen.sort), reverse=chosen.reverse)
+        kept.sort(key=lambda pair: _value(pair[1], chosen.sort) is None)  # what is not known stands last
+    elif chosen.reverse:
+        kept.reverse()
+    return [_row(state, entry) for state, entry in (kept[: chosen.limit] if chosen.limit else kept)]
+
+
+def _tests(root: Path, chosen: LsConfig) -> list[Callable[[str, Entry], bool]]:
+    """Return what a row must pass."""
+    name, domain, parent, state = chosen.name, chosen.domain, chosen.parent, chosen.state
+    since, before = check_moment(chosen.since, "ls.since"), check_moment(chosen.before, "ls.before")
+    tests: list[Callable[[str, Entry], bool]] = []
+    if state is not None:
+        tests.append(lambda s, e: s == _STATES.get(state, state))
+    if name is not None:
+        tests.append(lambda s, e: fnmatchcase(e.name, name))
+    if domain is not None:
+        tests.append(lambda s, e: domain in e.domains)
+    if parent is not None:
+        tests.append(lambda s, e: parent in e.parents)
+    if since:
+        tests.append(lambda s, e: bool(e.created) and e.created >= since)
+    if before:
+        tests.append(lambda s, e: bool(e.created) and e.created < before)
+    if chosen.ancestor is not None:
+        below = _below(root, chosen.ancestor)
+        tests.append(lambda s, e: (e.kind, e.name) in below)
+    return tests
+
+
+def _below(root: Path, ancestor: str) -> set[tuple[str, str]]:
+    """Return (kind, name) of all that descends from an ELM called `ancestor`, one that was removed too."""
+    lineage = Lineage.of(root)
+    named = [key for key in lineage.nodes if key.kind == ELM and key.name == ancestor]
+    return {(heir.kind, heir.name) for key in named for heir in lineage.descendants(key)}
+
+
+def _value(entry: Entry, key: str) -> Any:
+    """Return what an entry is ordered by; None where that is not known."""
+    if key == "domain":
+        return entry.domains[0] if entry.domains else None
+    value = getattr(entry, key)
+    return None if value == "" else value
+
+
+def _order(entry: Entry, key: str) -> Any:
+    value = _value(entry, key)
+    if value is None:
+        return "" if key in ("domain", "created") else 0
+    return value
+
+
+def _of_branch(made: Branch) -> tuple[str, Entry]:
+    try:
+        state = "trained branch" if made.result else "branch"
+        parents = {name: parent.weight for name, parent in made.parents.items()}
+        entry = Entry.unreadable(made.name, "", BRANCH)
+        return state, entry._replace(domains=made.domains, parents=parents)
+    except (UserError, TypeError, KeyError) as error:
+        return "damaged", Entry.unreadable(made.name, str(error), BRANCH)
+
+
+def _row(state: str, entry: Entry) -> Row:
+    known = state in (ELM, AVERAGE, "removed")
+    row = {
+        "name": entry.name,
+        "state": state,
+        "domains": entry.domains,
+        "parents": {name: round(weight, 4) for name, weight in entry.parents.items()},
+        "tokens": entry.tokens if known else None,
+        "total tokens": entry.total_tokens if known else None,
+        "valid nats": entry.valid_nats,
+        "created": entry.created,
+        "sha256": entry.sha256[:12],
+    }
+    return row | ({"why": entry.damaged} if entry.damaged else {})

@@ -1,0 +1,273 @@
+"""Removal that means it: the weights go, a tombstone stays, and whoever inherited from them is named.
+
+The tombstone comes first, by one rename; from then on the ELM is no part of the forest. Then everything is moved out of
+its place into ``removed/<name>/deleting/`` and deleted there. So a kill at any instruction leaves either the whole ELM
+or a tombstone and something that the same command goes on to delete.
+"""
+
+import json
+import shutil
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from btm.config.schema import Config
+from btm.errors import UserError, unknown
+from btm.forest import Forest, tombstone
+from btm.forest.card import Card
+from btm.forest.lineage import AVERAGE, BRANCH, ELM, Key, Lineage
+from btm.forest.tombstone import Heir, Tombstone
+from btm.models import weights
+from btm.steps import fisher
+from btm.system import durable, lease
+
+BIN = "deleting"
+
+
+@dataclass(frozen=True)
+class Consequences:
+    """What the removal of an ELM means for the rest of the forest."""
+
+    card: Card
+    heirs: list[Heir]  # parents before children
+    same_data: list[str]  # ELMs that were themselves trained on a shard it was trained on
+    evals: list[Path]  # evaluations that measured it: numbers, which stay
+    copies: list[Path]  # the same weights in forests beside this one
+    linked: bool  # whether its weight files have other names on this disk (hard links)
+
+
+def consequences(forest: Forest, name: str) -> Consequences:
+    """Return what the removal of `name` means, or meant; `UserError` if there never was such an ELM."""
+    card = _card_of(forest, name)
+    lineage = Lineage.of(forest.root)
+    key = Key(ELM, name, card.sha256)
+    data = set(card.data.values())
+    same = sorted(
+        n.key.name for n in lineage.nodes.values() if n.key != key and n.state == "there" and data & n.data
+    )
+    folder = forest.root / "elms" / name
+    files = list(folder.glob("model*.safetensors")) if folder.is_dir() else []
+    return Consequences(
+        card,
+        heirs(lineage, key),
+        same,
+        _evals(forest.root, card.sha256),
+        _copies(forest.root, name, card.sha256),
+        any(file.stat().st_nlink > 1 for file in files),
+    )
+
+
+def heirs(lineage: Lineage, key: Key) -> list[Heir]:
+    """Return what stands in the forest and inherited from `key`, parents before children."""
+    if key not in lineage.nodes:
+        return []
+    found = lineage.descendants(key)
+    return [
+        Heir(*other, lineage.nodes[other].parents.get(key), share)
+        for other, share in found.items()
+        if lineage.nodes[other].state == "there"
+    ]
+
+
+def remove(forest: Forest, name: str, *, reason: str = "", because_of: str = "") -> Tombstone:
+    """Remove one ELM, or finish to remove it; return its tombstone.
+
+    Raises `UserError` if there never was such an ELM, or a process works on a branch of its name.
+    """
+    require_idle(forest, [name])
+    if not tombstone.stands(forest.root, name):
+        found = consequences(forest, name)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        with suppress(FileExistsError):  # another process removes it too
+            tombstone.publish(forest.root, Tombstone(found.card, now, reason, because_of, found.heirs))
+    stone = tombstone.read(tombstone.folder(forest.root, name))
+    bin = bin_of(forest.root, name)
+    empty(bin)
+    discard(bin, forest.root / "elms" / name)
+    discard_branch(forest, bin, name)
+    discard_derived(forest.root, [stone.card.sha256])
+    return stone
+
+
+def remove_with_descendants(forest: Forest, name: str, *, reason: str = "") -> list[Heir]:
+    """Remove an ELM and whatever inherited from it; return what went with it."""
+    found = consequences(forest, name)
+    require_idle(forest, [name, *(heir.name for heir in found.heirs)])
+    remove(forest, name, reason=reason)
+    for heir in found.heirs:
+        if heir.kind == ELM:
+            remove(forest, heir.name, reason=reason, because_of=name)
+        else:
+            discard_heir(forest, bin_of(forest.root, name), heir)
+    return found.heirs
+
+
+def check_average(config: Config, flags: Collection[str]) -> None:
+    """Raise `UserError` for what makes sense for an ELM alone where an average is to go."""
+    wrong = [flag for flag in ("--with-descendants", "--rederive", "--readmit") if flag in flags]
+    wrong += ["remove.reason"] if config.remove.reason else []
+    wrong += [f"expert={config.expert}"] if config.expert is not None else []
+    if wrong:
+        raise UserError(
+            f"average={config.average.name}: an average leaves no tombstone and has no heirs: "
+            f"leave out {', '.join(wrong)}"
+        )
+
+
+def remove_average(forest: Forest, name: str) -> Path:
+    """Delete an average and the scores of its weights; return where it was.
+
+    Nothing descends from an average, so no tombstone is left, and its name is free. `UserError` if there is none.
+    """
+    places = {path.name: path for path in (forest.root / "averages").glob("[!.]*") if path.is_dir()}
+    if name not in places:
+        raise unknown("average", name, places, str(forest.root))
+    sha256 = ""
+    with suppress(UserError, OSError):  # a damaged one goes too; gc finds the scores it leaves
+        sha256 = Card.read(places[name] / "card.json").sha256
+    bin = durable.scratch_folder(places[name].parent)  # swept if this process dies here
+    with suppress(FileNotFoundError):  # another process removes it too
+        durable.rename_folder(places[name], bin / name)
+    durable.remove_folder(bin)
+    discard_derived(forest.root, [sha256])
+    return places[name]
+
+
+def readmit(forest: Forest, name: str) -> Path:
+    """Let the name of a removed ELM be used again; its tombstone stays, and is returned."""
+    if not tombstone.stands(forest.root, name):
+        raise unknown("removed ELM", name, tombstone.names(forest.root), str(forest.root))
+    if (forest.root / "elms" / name).exists() or bin_of(forest.root, name).exists():
+        raise UserError(f"the removal of {name!r} is not finished: first btm remove expert={name}")
+    return tombstone.readmit(forest.root, name)
+
+
+def require_idle(forest: Forest, names: Iterable[str]) -> None:
+    """Raise `UserError` if a process that lives works on a branch of one of these names."""
+    for name in names:
+        if lease.held(forest.root / "branches" / name):
+            raise UserError(
+                f"branch {name!r} is at work: first btm cancel expert={name}, or wait for its end"
+            )
+
+
+def bin_of(root: Path, name: str) -> Path:
+    """Return where what goes with `name` is deleted."""
+    return tombstone.folder(root, name) / BIN
+
+
+def discard(bin: Path, folder: Path) -> None:
+    """Move a folder into the bin, in one step, and delete it there."""
+    if not folder.is_dir():
+        return
+    target = durable.make_folder(bin) / f"{folder.parent.name}-{folder.name}"
+    with suppress(FileNotFoundError):  # another process discards it too
+        durable.rename_folder(folder, target)
+    empty(bin)
+
+
+def discard_branch(forest: Forest, bin: Path, name: str) -> None:
+    """Delete the branch `name`, if there is one, once this process alone may work on it."""
+    try:
+        held = lease.take(forest.root / "branches" / name)
+    except FileNotFoundError:
+        return
+    discard(bin, held.path)
+
+
+def discard_heir(forest: Forest, bin: Path, heir: Heir) -> None:
+    """Delete an ELM, an average or a branch that inherited, and its scores, without a tombstone of its own."""
+    if heir.kind == BRANCH:
+        return discard_branch(forest, bin, heir.name)
+    discard(bin, forest.root / ("averages" if heir.kind == AVERAGE else "elms") / heir.name)
+    discard_derived(forest.root, [heir.sha256])
+
+
+def discard_derived(root: Path, gone: Iterable[str]) -> None:
+    """Delete the scores and the Fisher information of weights that no model of the forest has any more."""
+    gone = {sha256 for sha256 in gone if sha256}
+    kept = {key.sha256 for key, node in Lineage.of(root).nodes.items() if node.state == "there"}
+    for sha256 in gone - kept:
+        for file in (root / "scores").glob(f"*/{sha256}.npy"):
+            file.unlink(missing_ok=True)
+        for folder in fisher.of_weights(root, sha256):
+            with suppress(FileNotFoundError):
+                durable.remove_folder(folder)
+
+
+def empty(bin: Path) -> None:
+    """Delete a bin with all that is in it."""
+    while bin.is_dir():  # what another process puts there meanwhile goes too
+        with suppress(FileNotFoundError):
+            shutil.rmtree(bin)
+        durable.sync_folder(bin.parent)
+
+
+def _card_of(forest: Forest, name: str) -> Card:
+    """Return the card of an ELM that stands or was removed; of one whose card is damaged, what is known otherwise."""
+    path = forest.root / "elms" / name
+    if tombstone.stands(forest.root, name):
+        return tombstone.read(tombstone.folder(forest.root, name)).card
+    try:
+        return forest[name].card
+    except UserError:
+        if name not in forest:
+            raise
+    return Card(name, [], _identity(path), "", notes=["removed with a card that could not be read"])
+
+
+def _identity(path: Path) -> str:
+    """Return the sha256 of the weights of an ELM without a card, as far as it can be found out."""
+    with suppress(UserError, OSError):
+        return weights.sha256(path)
+    return ""
+
+
+def _evals(root: Path, sha256: str) -> list[Path]:
+    found = []
+    for file in sorted((root / "evals").glob("*.json")):
+        with suppress(OSError, ValueError, AttributeError, TypeError):
+            if sha256 in json.loads(file.read_bytes())["elms"].values():
+                found.append(file)
+    return found
+
+
+def _copies(root: Path, name: str, sha256: str) -> list[Path]:
+    """Return the ELMs of this name and these weights in forests beside this one: a baseline's copy of the seed."""
+    found = []
+    for file in sorted(root.resolve().parent.glob(f"*/elms/{name}/card.json")):
+        with suppress(UserError, OSError):
+            if file.parents[2] != root.resolve() and Card.read(file).sha256 == sha256:
+                found.append(file.parent)
+    return found
+
+
+def advice(root: Path, name: str, found: Consequences, mode: str) -> list[str]:
+    """Return what the owner of a forest must know after a removal, one sentence each."""
+    said = []
+    if found.heirs and not mode:
+        said.append(
+            f"They hold parameters that came from {name!r}: --with-descendants removes them, --rederive makes them "
+            "again without it."
+        )
+    if found.same_data:
+        said.append(
+            f"Trained on the same text themselves, which no removal of {name!r} undoes: {', '.join(found.same_data)}."
+        )
+    if found.card.data:
+        said.append(
+            f"The text of {', '.join(sorted(found.card.data))} in data/ is yours; it was not touched."
+        )
+    if found.evals:
+        said.append(
+            f"Evaluations that measured it, numbers alone, stay: {', '.join(str(f) for f in found.evals)}."
+        )
+    if found.copies:
+        said.append(f"The same weights stand in other forests: {', '.join(str(p) for p in found.copies)}.")
+    elif found.linked:
+        said.append(
+            "Its weight files have further names on this disk (hard links), which this forest does not know."
+        )
+    return said

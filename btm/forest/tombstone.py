@@ -1,0 +1,132 @@
+"""What is left of an ELM that was removed: ``removed/<name>/card.json``.
+
+The tombstone is the removal: from the moment it stands the ELM is no part of the forest, whatever is still to be
+deleted. It keeps the card (provenance, no parameters), why and when, and who had inherited from it. A name with a
+tombstone is not used again until it is readmitted: then the tombstone moves to ``removed/<name>~<when>``.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from btm.config.checks import is_name, read_object
+from btm.errors import UserError
+from btm.forest.card import Card
+from btm.system import durable, sums
+
+SCHEMA = 1
+_FOLDER = "removed"
+_READMITTED = "~"  # cannot stand in the name of an ELM
+
+
+@dataclass(frozen=True)
+class Heir:
+    """What inherited parameters: an ELM, an average or a branch, and how much of what it began with."""
+
+    kind: str
+    name: str
+    sha256: str
+    weight: float | None  # directly, as a parent; None: through others alone
+    share: float | None  # through all paths; None: an ELM in between is gone, its weights unknown
+
+
+@dataclass(frozen=True)
+class Tombstone:
+    """The record of one removal."""
+
+    card: Card
+    removed: str  # UTC, ISO 8601
+    reason: str = ""
+    because_of: str = ""  # the ELM it descended from, with which it went
+    heirs: list[Heir] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The name of the ELM."""
+        return self.card.name
+
+
+def folder(root: Path, name: str) -> Path:
+    """Return where the tombstone of `name` stands, if it does."""
+    return root / _FOLDER / name
+
+
+def stands(root: Path, name: str) -> bool:
+    """Tell whether `name` was removed from the forest at `root`, and not readmitted."""
+    return (folder(root, name) / "card.json").is_file()
+
+
+def names(root: Path) -> set[str]:
+    """Return the names that were removed and not readmitted."""
+    return {path.name for path in _folders(root) if is_name(path.name)}
+
+
+def all_of(root: Path) -> list[Tombstone]:
+    """Return every tombstone that is readable, those of readmitted names too."""
+    found = []
+    for path in _folders(root):
+        try:
+            found.append(read(path))
+        except UserError:
+            continue  # btm verify tells of it
+    return found
+
+
+def read(path: Path) -> Tombstone:
+    """Return the tombstone in the folder `path`; `UserError` if it is none."""
+    file = path / "card.json"
+    values = read_object(file, schema=int, card=dict, removed=str, reason=str, because_of=str, heirs=list)
+    if values["schema"] > SCHEMA:
+        raise UserError(f"{file}: written by a newer btm (schema {values['schema']})")
+    try:
+        heirs = [Heir(**heir) for heir in values["heirs"]]
+    except TypeError as error:
+        raise UserError(f"{file}: not a valid tombstone: {error}") from None
+    card = Card.from_json(values["card"], file)
+    return Tombstone(card, values["removed"], values["reason"], values["because_of"], heirs)
+
+
+def publish(root: Path, stone: Tombstone) -> None:
+    """Write a tombstone, in one step; `FileExistsError` if the name has one."""
+    with durable.publish_folder(folder(root, stone.name)) as made:
+        values: dict[str, Any] = {"schema": SCHEMA, **asdict(stone), "card": stone.card.to_json()}
+        (made / "card.json").write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+        sums.write(made)
+
+
+def readmit(root: Path, name: str) -> Path:
+    """Let `name` be used again; its tombstone stays under another name, which is returned."""
+    stone = read(folder(root, name))
+    when = "".join(c for c in stone.removed if c.isdigit())
+    target = folder(root, f"{name}{_READMITTED}{when}-{stone.card.sha256[:12]}")
+    durable.rename_folder(folder(root, name), target)
+    return target
+
+
+def error(root: Path, name: str) -> UserError:
+    """Return the error for a use of the name of a removed ELM."""
+    told = ""
+    try:
+        stone = read(folder(root, name))
+        told = f" on {stone.removed[:10]}" + (f" ({stone.reason})" if stone.reason else "")
+    except UserError:
+        pass  # a damaged tombstone is one all the same
+    return UserError(
+        f"{name!r} was removed from {root}{told}; to let that name be used again: "
+        f"btm remove expert={name} --readmit"
+    )
+
+
+def refuse(root: Path, name: str) -> None:
+    """Raise `UserError` if `name` was removed and not readmitted."""
+    if stands(root, name):
+        raise error(root, name)
+
+
+def _folders(root: Path) -> list[Path]:
+    try:
+        found = sorted((root / _FOLDER).iterdir())
+    except FileNotFoundError:
+        return []
+    return [path for path in found if not path.name.startswith(".") and (path / "card.json").is_file()]

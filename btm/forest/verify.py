@@ -1,0 +1,280 @@
+"""Whether a forest is as it was sealed: every finding with its remedy.
+
+Without `full` what is small is read whole, and of weight files the header, which tells of a truncation. With it, every
+byte: an ELM's SHA256SUMS names every file of its folder, so nothing can change, vanish or appear unseen.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from btm.config.checks import is_name, read_object
+from btm.config.choices import BRANCH_METHODS
+from btm.errors import UserError, unknown
+from btm.forest import index, settings, tombstone
+from btm.forest.card import Card
+from btm.forest.models import AVERAGES
+from btm.forest.removal import BIN
+from btm.models import causal_lm, weights
+from btm.system import sums
+
+SMALL = 1 << 16  # bytes; a smaller file is always read whole
+_GROW = "restore it from a copy, or remove it (btm remove expert=NAME --readmit after it) and grow it again"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong; a note is worth knowing, and no damage."""
+
+    what: str  # the folder or file, within the forest
+    problem: str
+    remedy: str
+    note: bool = False
+
+
+@dataclass
+class Look:
+    """What is looked at, and how closely."""
+
+    root: Path
+    full: bool
+    told: Callable[[int], None] = lambda read: None  # how many more bytes were read
+
+    @cached_property
+    def standing(self) -> dict[str, str]:
+        """{name: sha256 that its card names} of the ELMs there are; empty where the card cannot be read."""
+        return {entry.name: entry.sha256 for entry in index.entries(self.root) if entry.kind == index.ELM}
+
+    @cached_property
+    def removed(self) -> set[tuple[str, str]]:
+        """(name, sha256) of the ELMs that were removed."""
+        return {(stone.name, stone.card.sha256) for stone in tombstone.all_of(self.root)}
+
+    def wants(self, file: Path) -> bool:
+        """Tell whether a file is read whole."""
+        return self.full or file.lstat().st_size <= SMALL
+
+
+def verify(
+    root: Path,
+    *,
+    full: bool = False,
+    only: str | None = None,
+    told: Callable[[int], None] = lambda read: None,
+) -> list[Finding]:
+    """Return all that is wrong with the forest at `root`, or with one model in it.
+
+    `only` names an ELM, or else an average; ``averages/NAME`` an average alone.
+    """
+    look = Look(root, full, told)
+    if only is not None:
+        return list(_model(look, folder_of(root, only)))
+    found = list(_own_files(look))
+    for kind in ("elms", AVERAGES):
+        for path in _inside(root / kind):
+            found += _model(look, path) if is_name(path.name) and path.is_dir() else [_stranger(root, path)]
+    for path in _inside(root / "removed"):
+        found += _tombstone(look, path)
+    return found
+
+
+def size(root: Path, only: str | None = None) -> int:
+    """Return how many bytes a full verification reads."""
+    places = [folder_of(root, only)] if only else [root / "tokenizer", root / "elms", root / AVERAGES]
+    return sum(p.lstat().st_size for place in places for p in place.rglob("*") if p.is_file())
+
+
+def folder_of(root: Path, name: str) -> Path:
+    """Return the folder of an ELM or of an average, damaged or not; the `UserError` for neither lists both."""
+    bare = name.removeprefix(f"{AVERAGES}/")
+    kinds = (AVERAGES,) if bare != name else ("elms", AVERAGES)
+    folders = [p for kind in kinds for p in _inside(root / kind) if is_name(p.name) and p.is_dir()]
+    for folder in folders:  # ELMs first
+        if folder.name == bare:
+            return folder
+    kind = "average" if bare != name else "ELM or average"
+    raise unknown(kind, bare, {folder.name for folder in folders}, str(root))
+
+
+def _own_files(look: Look) -> Iterator[Finding]:
+    """Yield what is wrong with forest.json, what it records of its text and settings, and the tokenizer."""
+    root, file = look.root, look.root / "forest.json"
+    wanted = {"schema": int, "architecture": str, "model_type": str, "tokenizer_sha256": str}
+    copy = "restore it from a copy; what it says of tokenizer and architecture stands on every card too"
+    try:
+        facts = read_object(file, **wanted)
+        as_written = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+        old = facts.keys() == wanted.keys()  # from before it had a check
+        if file.read_bytes().decode() != as_written or not (old or sums.checked(facts) == facts):
+            yield Finding("forest.json", "not as btm wrote it: bytes changed", copy)
+    except (UserError, UnicodeDecodeError) as error:
+        yield Finding("forest.json", str(error), copy)
+        facts = {}
+    for recorded in settings.files(root):
+        try:
+            settings.check_file(recorded)
+        except UserError as error:
+            remedy = "delete it; btm run with the words of the forest records them again"
+            yield Finding(_within(look, recorded), str(error), remedy)
+    restore = "copy the tokenizer files of any ELM of this forest there"
+    folder = root / "tokenizer"
+    if not folder.is_dir():
+        yield Finding("tokenizer", "missing", restore)
+        return
+    if (folder / sums.NAME).exists() or "check" in facts:
+        yield from _differences(look, folder, restore)
+    yield from _same_tokenizer(look, folder, facts.get("tokenizer_sha256"), restore)
+
+
+def _same_tokenizer(look: Look, folder: Path, wanted: str | None, remedy: str) -> Iterator[Finding]:
+    from btm.data.tokenizer import tokenizer_sha256
+
+    try:
+        found = tokenizer_sha256(folder)
+    except (UserError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        yield Finding(_within(look, folder), f"its tokenizer is not readable: {error}", remedy)
+        return
+    if wanted is not None and found != wanted:
+        yield Finding(
+            _within(look, folder), f"its tokenizer is {found[:12]}, the forest's {wanted[:12]}", remedy
+        )
+
+
+def _model(look: Look, path: Path) -> Iterator[Finding]:
+    """Yield what is wrong with an ELM or an average."""
+    what, remedy = _within(look, path), _GROW.replace("NAME", path.name)
+    if path.parent.name == AVERAGES:
+        name = path.name
+        remedy = f"btm remove average={name}, and average again: btm average average.name={name}"
+    elif tombstone.stands(look.root, path.name):
+        yield Finding(what, "removed, and still there", f"btm remove expert={path.name} goes on")
+        return
+    card = None
+    try:
+        card = Card.read(path / "card.json")
+        yield from _card(look, path, card, remedy)
+    except (UserError, OSError) as error:
+        yield Finding(f"{what}/card.json", str(error), remedy)
+    try:
+        causal_lm.read_config(path / "config.json")
+        weights.tensors(path)
+    except (UserError, OSError) as error:
+        yield Finding(what, str(error), remedy)
+    if (path / sums.NAME).exists() or (card is not None and card.sums):
+        yield from _differences(look, path, remedy)
+        if card is not None:
+            yield from _named(look, path, card, remedy)
+    elif card is not None:
+        yield from _unlisted(look, path, card, remedy)
+
+
+def _differences(look: Look, folder: Path, remedy: str) -> Iterator[Finding]:
+    """Yield what differs from a folder's SHA256SUMS."""
+    what = _within(look, folder)
+    try:
+        for name, problem in sums.differences(folder, look.wants, look.told).items():
+            yield Finding(f"{what}/{name}", problem, remedy)
+    except UserError as error:
+        yield Finding(f"{what}/{sums.NAME}", str(error), remedy)
+
+
+def _named(look: Look, path: Path, card: Card, remedy: str) -> Iterator[Finding]:
+    """Yield a finding if card and SHA256SUMS name different weights."""
+    try:
+        listed = {name: digest for name, digest in sums.read(path).items() if name in _weight_files(path)}
+    except UserError:
+        return  # told already
+    if listed and weights.identity(listed) != card.sha256:
+        yield Finding(_within(look, path), f"its card names other weights than {sums.NAME}", remedy)
+
+
+def _weight_files(path: Path) -> set[str]:
+    try:
+        return {file.name for file in weights.files(path)}
+    except UserError:
+        return set()
+
+
+def _unlisted(look: Look, path: Path, card: Card, remedy: str) -> Iterator[Finding]:
+    """Yield what can be said of a model from before there was a SHA256SUMS."""
+    what = _within(look, path)
+    yield Finding(what, f"made before {sums.NAME}: only its weights can be checked", "none needed", note=True)
+    if not look.full:
+        return
+    try:
+        found = weights.sha256(path)
+    except (UserError, OSError):
+        return  # told already
+    if found != card.sha256:
+        yield Finding(what, "its weights are not those that its card names", remedy)
+
+
+def _card(look: Look, path: Path, card: Card, remedy: str) -> Iterator[Finding]:
+    """Yield what contradicts itself, or the forest, in a card."""
+    what = f"{_within(look, path)}/card.json"
+    if card.name != path.name:
+        yield Finding(what, f"it is the card of {card.name!r}", remedy)
+    facts = look.root / "forest.json"
+    try:
+        ours = read_object(facts, tokenizer_sha256=str)["tokenizer_sha256"]
+    except UserError:
+        ours = card.tokenizer_sha256
+    if card.tokenizer_sha256 != ours:
+        yield Finding(what, "another tokenizer than the forest's", remedy)
+    if card.parents and card.branch_method in (*BRANCH_METHODS, "weights"):
+        total = sum(parent.weight for parent in card.parents.values())
+        if not abs(total - 1) < 1e-6:
+            yield Finding(what, f"the weights of its parents add up to {total:g}, not to 1", remedy)
+    spent = {(item.name, item.sha256) for item in card.ancestors}
+    for name, parent in card.parents.items():
+        if card.ancestors and (name, parent.sha256) not in spent:
+            yield Finding(what, f"its parent {name!r} is not among its ancestors", remedy)
+        if problem := _parent(look, name, parent.sha256):
+            yield Finding(what, problem, "restore that ELM from a copy; its descendants are not affected")
+
+
+def _parent(look: Look, name: str, sha256: str) -> str:
+    """Return what is wrong with a parent that a card names, or an empty string."""
+    if (name, sha256) in look.removed:
+        return ""
+    there = look.standing.get(name)
+    if there is None:
+        return f"its parent {name!r} is neither there nor removed by btm"
+    known = not there or there == sha256
+    return "" if known else f"its parent {name!r} ({sha256[:12]}) is not the one that stands there now"
+
+
+def _tombstone(look: Look, path: Path) -> Iterator[Finding]:
+    what = _within(look, path)
+    name = path.name.partition("~")[0]
+    if not (path / "card.json").is_file():
+        yield Finding(
+            what, "no tombstone: its card.json is missing", "restore it from a copy, or delete the folder"
+        )
+        return
+    try:
+        tombstone.read(path)
+        wrong = sums.differences(path)
+    except UserError as error:
+        yield Finding(f"{what}", str(error), "restore it from a copy")
+        return
+    for file, problem in wrong.items():
+        if not file.startswith(f"{BIN}/") and file != "plan.json":
+            yield Finding(f"{what}/{file}", problem, "restore it from a copy")
+    if (path / BIN).exists():
+        yield Finding(f"{what}/{BIN}", "the removal is not finished", f"btm remove expert={name} goes on")
+
+
+def _stranger(root: Path, path: Path) -> Finding:
+    return Finding(str(path.relative_to(root)), "nothing of btm's", "move it away", note=True)
+
+
+def _inside(folder: Path) -> list[Path]:
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in found if not path.name.startswith(".")]
+
+
+def _within(look: Look, path: Path) -> str:
+    return path.relative_to(look.root).as_posix()

@@ -1,6 +1,0 @@
-"""The rule `gated`: weights from what each expert was worth lately, and after the same tokens (rule.py)."""
-
-from btm.gate.fit import SAMPLE, Sample, fit
-from btm.gate.rule import DEFAULT, FEATURES, Belief, mixed, mixed_blocks, named
-
-__all__ = ["DEFAULT", "FEATURES", "SAMPLE", "Belief", "Sample", "fit", "mixed", "mixed_blocks", "named"]

@@ -1,0 +1,95 @@
+"""Sparse experts as their delta alone: a folder with ``delta.safetensors`` and the card, and back into a forest.
+
+The parents stay where they are. A forest that has the same ones, by sha256, makes the same weights of it, bit for bit.
+"""
+
+import shutil
+from pathlib import Path
+
+from btm.config.checks import check_name
+from btm.config.schema import Config
+from btm.errors import UserError
+from btm.forest import ELM, Forest, delta, seal
+from btm.forest.card import Card
+from btm.models import weights
+from btm.report import Reporter
+from btm.system import durable, sums
+
+_FILES = (delta.FILE, "card.json")
+
+
+def export(source: Path, target: Path) -> Path:
+    """Publish the delta of the ELM in `source` at `target` and return that.
+
+    Raises `UserError` if it is no sparse expert, if it is damaged, or if something stands at `target`.
+    """
+    if not (source / delta.FILE).is_file():
+        raise UserError(
+            f"{source.name!r} was not trained as a sparse expert (trainer.delta_density=0.05), so it has no delta; "
+            "format=hf exports it whole"
+        )
+    if delta.read(source / delta.FILE).sha256 != weights.sha256(source):
+        raise UserError(f"{source}: its weights and its delta disagree: damaged, restore it from a copy")
+    if target.exists():
+        raise UserError(f"to={target} stands there already; give another to=DIR, or delete it")
+    with durable.publish_folder(target) as folder:
+        for name in _FILES:
+            shutil.copyfile(source / name, folder / name)
+        sums.write(folder)
+    return target
+
+
+def import_elm(config: Config, source: Path, reporter: Reporter) -> ELM:
+    """Add the ELM that the delta in `source` and its parents in the forest make; return it.
+
+    What stands there already under that name is returned if it has the same weights. Raises `UserError` if a parent
+    is missing, if files are damaged, or if the name is another's; nothing has changed then.
+    """
+    forest, card = Forest(config.forest_root), Card.read(source / "card.json")
+    made = delta.read(source / delta.FILE)
+    name, domains = named(config, source)
+    if made.sha256 != card.sha256 or len(card.domains) != 1:
+        raise UserError(f"{source}: its card is not that of its {delta.FILE}: damaged, export it again")
+    for file, wrong in sums.differences(source).items():
+        if file in _FILES:
+            raise UserError(f"{source / file}: {wrong}: damaged, export it again")
+    if name in forest and forest[name].card.sha256 == made.sha256:
+        return forest[name]
+    parents = _parents(forest, made)
+
+    def finish(folder: Path) -> None:
+        delta.apply(made, folder)
+        shutil.copyfile(source / delta.FILE, folder / delta.FILE)
+        durable.write_json(folder / "trained.json", seal.result(card))
+
+    left = forest.get_branch(name).result if forest.has_branch(name) else None
+    if left is None or weights.sha256(forest.get_branch(name).path) != made.sha256:
+        how = {"method": card.branch_method, "estimator": card.estimator}
+        forest.branch(name, domains[0], parents, **how, alive=reporter.alive, finish=finish)
+    reporter.line(f"made {name} of {', '.join(parents)} and {made.nonzeros:,} changes")
+    branch = forest.get_branch(name)
+    try:
+        return forest.merge(branch, force=card.forced, license=card.license)
+    except UserError:
+        durable.remove_folder(branch.path)
+        raise
+
+
+def named(config: Config, source: Path) -> tuple[str, list[str]]:
+    """Return the name and the domains that the delta in `source` will have here: those of its card, unless given."""
+    card = Card.read(source / "card.json")
+    name = check_name(config.expert or card.name, "name")
+    return name, card.domains if config.domain is None else [config.domain]
+
+
+def _parents(forest: Forest, made: delta.Delta) -> dict[str, float]:
+    """Return {ELM of this forest: weight as it was given} for the parents of a delta, which may be called otherwise."""
+    here = {elm.card.sha256: elm.name for elm in forest.elms()}
+    here |= {forest[name].card.sha256: name for name in made.parents if name in forest}
+    for name, parent in made.parents.items():
+        if parent.sha256 not in here:
+            raise UserError(
+                f"the delta needs the parent {name!r} (sha256 {parent.sha256[:12]}), which {forest.root} does not "
+                f"have: import it first; have: {', '.join(forest.names()) or 'none'}"
+            )
+    return {here[parent.sha256]: parent.raw for parent in made.parents.values()}

@@ -1,0 +1,216 @@
+"""A process for reading what came from outside: limited in memory and time, without network, writing or processes.
+
+Importing torch and transformers takes seconds, so one process does that (`_serve`) and forks a box for each question.
+A box answers with one JSON value, and nothing that it says is ever unpickled.
+"""
+
+import atexit
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import btm
+from btm.errors import UserError
+
+_SECONDS = 300  # by the clock; a box's own limit is on CPU time
+_MOST = 1 << 20  # bytes of an answer
+# What Python's audit events (PEP 578) call the ways out. A hook cannot be taken away again.
+_NO = (
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.fork",
+    "os.forkpty",
+    "pty.spawn",
+    "subprocess.Popen",
+)
+_NO_NETWORK = ("socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo")
+_NO_CHANGE = (
+    "os.remove",
+    "os.rename",
+    "os.rmdir",
+    "os.mkdir",
+    "os.link",
+    "os.symlink",
+    "os.chmod",
+    "shutil.rmtree",
+)
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+@dataclass
+class _Server:
+    """The process that forks boxes, and whose it is: a fork of ours needs one of its own."""
+
+    process: "subprocess.Popen[bytes]"
+    owner: int
+
+
+_server: _Server | None = None
+_lock = threading.Lock()
+
+
+def start() -> None:
+    """Start the process that boxes are forked from, unless it runs. This does not wait for its imports."""
+    global _server
+    if _server is not None and _server.owner == os.getpid() and _server.process.poll() is None:
+        return
+    paths = [str(Path(btm.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    settings = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-B", "-m", "btm.interop.sandbox_server"],
+        env=os.environ | one_thread | settings | {"TOKENIZERS_PARALLELISM": "false"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    _server = _Server(process, os.getpid())
+    atexit.register(_stop, _server)
+
+
+def _stop(server: _Server) -> None:
+    """End a server when this process ends."""
+    if server.owner == os.getpid():
+        for pipe in (server.process.stdin, server.process.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
+        _kill(server.process)
+
+
+def ask(question: str, *words: Path | str) -> Any:
+    """Return what the function `question` of btm/interop/sandbox_server.py answers to `words`, asked in a box.
+
+    Raises `UserError` with what it refused, or if one of its limits ended it.
+    """
+    with _lock:
+        start()
+        assert _server is not None
+        try:
+            said = _talk(_server.process, json.dumps([question, *map(str, words)]).encode() + b"\n")
+        except BaseException:
+            _kill(_server.process)  # else its answer to this would be taken for one to the next question
+            raise
+    answer = json.loads(said) if said else {"died": f"more than {_SECONDS} s"}
+    if "refused" in answer:
+        raise UserError(str(answer["refused"]))
+    if "answer" not in answer:
+        raise UserError(
+            f"{words[0]}: reading it took more memory or time than it is given ({answer.get('died')})"
+        )
+    return answer["answer"]
+
+
+def _talk(process: "subprocess.Popen[bytes]", line: bytes) -> bytes:
+    """Return the line that answers a line; nothing if none came in time, or the process died."""
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        process.stdin.write(line)
+        process.stdin.flush()
+        ready = select.select([process.stdout], [], [], _SECONDS)[0]
+        said = process.stdout.readline() if ready else b""
+    except BrokenPipeError:
+        said = b""
+    if not said:
+        _kill(process)
+    return said
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """End a server and the box it waits for."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def serve(questions: dict[str, Callable[..., Any]]) -> None:
+    """Fork a box for each line ``[question, words…]`` of stdin, and write its answer as a line."""
+    with os.fdopen(os.dup(1), "wb") as out, os.fdopen(os.dup(0), "rb") as lines:
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1):
+            os.dup2(null, standard)
+        for line in lines:
+            question, *words = json.loads(line)
+            out.write(json.dumps(_in_a_box(questions[question], words)).encode() + b"\n")
+            out.flush()
+
+
+def _in_a_box(question: Callable[..., Any], words: list[str]) -> dict[str, Any]:
+    """Return {"answer"}, {"refused"} or {"died"}."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(reading)
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(json.dumps(_reply(question, words)).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        said = pipe.read(_MOST)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    try:
+        answer = json.loads(said)
+        return answer if isinstance(answer, dict) else {"died": "no answer"}
+    except ValueError:
+        return {"died": signal.Signals(-code).name if code < 0 else f"exit code {code}"}
+
+
+def _reply(question: Callable[..., Any], words: list[str]) -> dict[str, Any]:
+    try:
+        return {"answer": question(*words)}
+    except UserError as error:
+        return {"refused": str(error)}
+    except MemoryError:
+        return {"died": "memory"}
+    except BaseException as error:  # a library in Rust panics with one that is no Exception
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return {"refused": f"{words[0]}: does not load: {lines[0][:300] if lines else type(error).__name__}"}
+
+
+def close(memory: int, seconds: int, writable: Path | None = None) -> None:
+    """Bound this process for the rest of its life.
+
+    It gets `memory` bytes beyond what it has, `seconds` of CPU time, no process, no connection, and may write in the
+    folder `writable` alone: at most `memory` bytes a file.
+    """
+    if (held := Path("/proc/self/statm")).exists():  # elsewhere than on Linux memory is not bounded
+        pages = int(held.read_text().split()[0])
+        _limit(resource.RLIMIT_AS, pages * os.sysconf("SC_PAGE_SIZE") + memory)
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    _limit(resource.RLIMIT_CPU, int(spent.ru_utime + spent.ru_stime) + seconds)
+    _limit(resource.RLIMIT_FSIZE, memory if writable else 0)
+    _limit(resource.RLIMIT_CORE, 0)
+    home = None if writable is None else str(writable.resolve())
+    sys.addaudithook(lambda event, words: _audit(event, words, home))
+
+
+def _limit(which: int, value: int) -> None:
+    hard = resource.getrlimit(which)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(which, (value, value))
+
+
+def _audit(event: str, words: tuple[Any, ...], home: str | None) -> None:
+    """Raise `PermissionError` for what a process that reads has no need of."""
+    if event in _NO or event in _NO_NETWORK:
+        raise PermissionError(f"{event} is not allowed while a model from outside is read")
+    writes = event == "open" and isinstance(words[2], int) and words[2] & _WRITING
+    for place in words[:2] if event in _NO_CHANGE else words[:1] if writes else ():
+        inside = home is not None and isinstance(place, str | os.PathLike)
+        if isinstance(place, str | bytes | os.PathLike) and not (
+            inside and Path(str(place)).resolve().is_relative_to(str(home))
+        ):
+            raise PermissionError(f"writing {place!r} is not allowed while a model from outside is read")

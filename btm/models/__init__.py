@@ -1,0 +1,1 @@
+"""Models of `transformers`, their weights on disk, and averages of parameters."""

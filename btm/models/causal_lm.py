@@ -1,0 +1,339 @@
+"""Causal LMs of `transformers`: made from a config, loaded from a folder; never remote code."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from btm.config.checks import parse_json, read_regular
+from btm.config.schema import ModelConfig
+from btm.errors import UserError, nearest
+from btm.models import weights
+from btm.system import durable
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel
+
+# Fields of a config.json that say nothing of the function the parameters stand for.
+_VOLATILE = {
+    "_name_or_path",
+    "architectures",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "use_cache",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+}
+# Settings that choose code; a word beyond these names a repository of the Hub, whose kernels would be run.
+_CODE_KEYS = ("attn_implementation", "experts_implementation", "attn_implementation_internal")
+_KNOWN_CODE = (
+    "eager",
+    "sdpa",
+    "flash_attention_2",
+    "flash_attention_3",
+    "flex_attention",
+    "grouped_mm",
+    "batched_mm",
+)
+# What older versions of transformers stored beside the parameters, and newer ones compute.
+_OLD_BUFFERS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".inv_freq")
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors: torch
+# What travels with weights so that `AutoTokenizer` and `AutoModelForCausalLM` load a folder.
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
+
+
+def make_config(model: ModelConfig, vocab_size: int, eos: int) -> "PretrainedConfig":
+    """Return the `transformers` config of `model` with the vocabulary of a tokenizer."""
+    values = dict(model.config)
+    if model.file is not None:
+        values = read_config(Path(model.file))
+    model_type = values.pop("model_type", None)
+    if model_type is None:
+        raise UserError(f"model {model.name!r} has no model_type: give model=pico or model.file=config.json")
+    from transformers import CONFIG_MAPPING, AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or model_type not in CONFIG_MAPPING:
+        close = nearest(str(model_type), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+        raise UserError(f"model_type {model_type!r} is no causal LM of transformers{close}")
+    values |= {"vocab_size": vocab_size, "bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos}
+    try:
+        return AutoConfig.for_model(model_type, **values)
+    except Exception as error:  # each architecture refuses values in its own way
+        raise UserError(f"model {model.name!r}: {why(error)}") from None
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """Return a config.json as a dict; `UserError` if it is none, or asks for remote code."""
+    try:
+        values = parse_json(read_regular(file))
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{file}: not valid JSON: {error}") from None
+    if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
+        raise UserError(f"{file}: no model_type: not the config.json of a transformers model")
+    refuse_code(values, file)
+    return values
+
+
+def refuse_code(values: Any, file: Path) -> None:
+    """Raise `UserError` if anything in the JSON of a model folder names code that is not in transformers.
+
+    That is ``auto_map``, and an attention or experts implementation that would be fetched from the Hub.
+    """
+    if isinstance(values, list):
+        for value in values:
+            refuse_code(value, file)
+    if not isinstance(values, dict):
+        return
+    if values.get("auto_map"):
+        raise UserError(f"{file}: it asks for code of its own (auto_map), which is never run")
+    for key, value in values.items():
+        if key.endswith(_CODE_KEYS) and not (value is None or value in _KNOWN_CODE):
+            raise UserError(f"{file}: it asks for code of its own ({key}={value!r}), which is never run")
+        refuse_code(value, file)
+
+
+def load_config(folder: Path) -> "PretrainedConfig":
+    """Return the `transformers` config of a model folder; `UserError` if it is none."""
+    read_config(folder / "config.json")
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder / 'config.json'}: {str(error).splitlines()[0]}") from None
+
+
+def architecture(config: "PretrainedConfig") -> str:
+    """Return a fingerprint of what two models must share to be averaged.
+
+    Only fields that differ from the defaults count: a newer transformers may add fields, not change those.
+    """
+    kept = {key: value for key, value in config.to_diff_dict().items() if key not in _VOLATILE}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def new_model(config: "PretrainedConfig", seed: int) -> "PreTrainedModel":
+    """Return a float32 model with random parameters, a function of `seed` alone.
+
+    Raises `UserError` if the architecture's code cannot make a model of `config`.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        except MemoryError:
+            raise
+        except Exception as error:  # sizes that do not fit show as whatever the arithmetic raises
+            raise UserError(
+                f"no {config.model_type} model can be made of this config: {why(error)}"
+            ) from None
+
+
+def why(error: BaseException) -> str:
+    """Return the cause of an error of transformers in one line."""
+    cause = error.__cause__ or error
+    return (str(cause).strip() or type(cause).__name__).splitlines()[0]
+
+
+def load_model(folder: Path, device: "str | torch.device" = "cpu", *, dtype: Any = None) -> "PreTrainedModel":
+    """Return the model in `folder`, in evaluation mode; `UserError` if it is not whole, or has tensors to spare."""
+    read_config(folder / "config.json")
+    weights.tensors(folder)
+    if (index := folder / "model.safetensors.index.json").exists():
+        weights.read_index(index)
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with quiet():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype or "auto",
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # they are told below, by name
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{folder}: does not load: {why(error)}") from None
+    info["unexpected_keys"] = [key for key in info["unexpected_keys"] if not key.endswith(_OLD_BUFFERS)]
+    wrong = {kind.removesuffix("_keys"): sorted(map(str, keys))[:3] for kind, keys in info.items() if keys}
+    if wrong:
+        raise UserError(f"{folder}: does not load: {wrong}")
+    return model.to(device).eval()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from reporting, at length, what is told in one line."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def load_trainable(folder: Path, device: str) -> "PreTrainedModel":
+    """Return the model in `folder`, in float32 and in training mode, on the device that trainer.device names."""
+    import torch
+
+    return load_model(folder, pick_device(device), dtype=torch.float32).train()
+
+
+def decoder_layers(model: "torch.nn.Module") -> "list[torch.nn.Module]":
+    """Return what a model is a stack of: the modules it says not to split, or else its longest list of one class."""
+    from torch import nn
+
+    whole = set(getattr(model, "_no_split_modules", None) or ())
+    named = [module for module in model.modules() if type(module).__name__ in whole]
+    lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
+    alike = [layers for layers in lists if len({type(layer) for layer in layers}) == 1]
+    return named or max(alike, key=len, default=[])
+
+
+def checkpoint_gradients(model: "PreTrainedModel") -> None:
+    """Let a model keep the inputs of its layers alone, and compute the rest again in the backward pass.
+
+    The gradients are the same, at the price of another forward pass. Raises `UserError` if it cannot.
+    """
+    try:
+        # Newer versions of transformers deprecate the older name.
+        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise UserError(f"trainer.gradient_checkpointing=true: {why(error)}") from None
+
+
+def stored_dtype(folder: Path) -> str:
+    """Return torch's name of the float type that most parameters in `folder` are stored in."""
+    sizes = dict.fromkeys(DTYPES, 0)
+    for tensor in weights.tensors(folder).values():
+        if tensor.is_float:
+            sizes[tensor.dtype] += tensor.size
+    return DTYPES[max(sizes, key=lambda dtype: sizes[dtype])]
+
+
+def declare_dtype(file: Path, dtype: str) -> None:
+    """Let the config.json of an unpublished folder name the `dtype`, as safetensors calls it, of its parameters."""
+    values = {key: value for key, value in read_config(file).items() if key != "torch_dtype"}
+    file.write_text(json.dumps(values | {"dtype": DTYPES[dtype]}, indent=2) + "\n")
+
+
+def token_logp(model: "PreTrainedModel", inputs: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+    """Return log p(target | inputs so far) in nats, float32, of the same shape (rows, tokens) as `targets`."""
+    import torch.nn.functional as F  # noqa: N812
+
+    logits = model(input_ids=inputs, use_cache=False).logits.float()
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    return -loss.view_as(targets)
+
+
+def mean_nll(model: "PreTrainedModel", inputs: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+    """Return the mean of −log p(target | inputs so far), in nats."""
+    return -token_logp(model, inputs, targets).mean()
+
+
+def context_limit(config: dict[str, Any]) -> int | None:
+    """Return the longest sequence the model has positions for, or None where there is no limit."""
+    for key in ("max_position_embeddings", "n_positions", "max_sequence_length"):
+        if isinstance(config.get(key), int):
+            return config[key]
+    return None
+
+
+def pick_device(name: str) -> str:
+    """Return the torch device that `name` stands for; `auto` is the first GPU or the CPU."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"trainer.device={name}: no GPU is visible here; use trainer.device=cpu")
+    if name.startswith("cuda:") and int(name[5:]) >= torch.cuda.device_count():
+        raise UserError(
+            f"trainer.device={name}: GPUs here are cuda:0 to cuda:{torch.cuda.device_count() - 1}"
+        )
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError("trainer.device=mps: this is no Mac with a GPU; use trainer.device=cpu")
+    return name
+
+
+def pick_precision(name: str, device: str) -> str:
+    """Return fp32 or bf16; `auto` takes bf16 where the hardware multiplies it natively.
+
+    Without such instructions bf16 autocast is emulated: ten times slower than fp32 on an AVX2 CPU.
+    """
+    import torch
+
+    if name != "auto":
+        return name
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if device == "cpu" and native else "fp32"
+
+
+def count_parameters(config: "PretrainedConfig") -> int:
+    """Return the parameters of an architecture, without making any."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config).num_parameters()
+
+
+def write(folder: Path, model: "PreTrainedModel", dtype: str) -> None:
+    """Replace the weights in `folder`, file by file, each durably, in the dtype the branch came with."""
+    import torch
+
+    scratch = durable.scratch_folder(folder)
+    with durable.naming(folder):
+        model.to(getattr(torch, dtype)).save_pretrained(scratch, max_shard_size="5GB")
+    durable.sync_tree(scratch)
+    for file in sorted(scratch.iterdir()):
+        file.replace(folder / file.name)
+    scratch.rmdir()
+    durable.sync_folder(folder)
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer files that stand in `source` into the unpublished folder `target`."""
+    for name in _TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copy everything that makes weights a loadable model: configs and tokenizer."""
+    for name in ("config.json", "generation_config.json"):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    copy_tokenizer(source, target)

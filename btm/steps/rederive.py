@@ -1,0 +1,255 @@
+"""After a removal: what inherited from the ELM is branched and trained again without it.
+
+What is to be made again is written down beside the tombstone (plan.json) before anything goes; how far it has come is
+what stands in the forest. So the same command goes on after a kill. A model that names the removed one, or one of the
+old heirs, among its parents is an old heir; one that does not is new.
+"""
+
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from btm import steps
+from btm.config.checks import read_object
+from btm.config.choices import AVERAGE_WEIGHTS, DELTA_MASKS
+from btm.config.schema import Config
+from btm.errors import UserError
+from btm.forest import Forest, removal, tombstone
+from btm.forest.card import Card, Parent
+from btm.forest.lineage import AVERAGE, BRANCH
+from btm.forest.tombstone import Heir
+from btm.report import Reporter, quiet
+from btm.steps import publish
+from btm.system import durable
+
+PLAN = "plan.json"
+SCHEMA = 1
+_AVERAGES = ("weights", *AVERAGE_WEIGHTS)  # averages that can be made again of the weights on their card
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Old:
+    """A model as it was before the removal."""
+
+    kind: str
+    card: Card
+
+    @property
+    def name(self) -> str:
+        """Its name, which the new one has too."""
+        return self.card.name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is made again, parents before children."""
+
+    name: str  # of the ELM that is removed
+    sha256: str
+    old: list[Old]
+    finished: str = ""  # UTC, ISO 8601
+
+    @property
+    def tainted(self) -> set[tuple[str, str]]:
+        """(name, sha256) of every ELM that nothing new may descend from."""
+        return {(self.name, self.sha256), *((o.name, o.card.sha256) for o in self.old if o.kind != AVERAGE)}
+
+    def write(self, root: Path) -> None:
+        """Put the plan beside the tombstone."""
+        values = {"schema": SCHEMA, **asdict(self)}
+        durable.write_json(tombstone.folder(root, self.name) / PLAN, values)
+
+    @classmethod
+    def read(cls, root: Path, name: str) -> "Plan | None":
+        """Return the plan beside the tombstone of `name`, or None."""
+        file = tombstone.folder(root, name) / PLAN
+        if not file.exists():
+            return None
+        values = read_object(file, schema=int, name=str, sha256=str, old=list, finished=str)
+        try:
+            old = [Old(item["kind"], Card.from_json(item["card"], file)) for item in values["old"]]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{file}: not a valid plan: {error}") from None
+        return cls(values["name"], values["sha256"], old, values["finished"])
+
+
+def rederive(config: Config, name: str, *, reason: str = "", reporter: Reporter = quiet) -> list[Row]:
+    """Remove `name` and make all that inherited from it again without it; return a row for each, as far as it came.
+
+    Raises `UserError`, before anything is removed, if one of them cannot be made again.
+    """
+    forest = Forest(config.forest_root)
+    plan = Plan.read(forest.root, name)
+    if plan is None or plan.finished:
+        plan = make_plan(config, forest, name)
+    removal.require_idle(forest, [name, *(o.name for o in plan.old)])
+    removal.remove(forest, name, reason=reason)
+    plan.write(forest.root)  # a kill before this: the heirs still stand, and the plan follows from them again
+    for old in plan.old:
+        _discard(forest, plan, old)
+    rows = [_again(config, forest, plan, old, reporter) for old in plan.old]
+    if all(row["now"] != "failed" for row in rows):
+        Plan(plan.name, plan.sha256, plan.old, datetime.now(UTC).isoformat(timespec="seconds")).write(
+            forest.root
+        )
+    return rows
+
+
+def make_plan(config: Config, forest: Forest, name: str) -> Plan:
+    """Return what is to be made again; `UserError` if one of them cannot be."""
+    found = removal.consequences(forest, name)
+    old = [_old(forest, heir) for heir in found.heirs]
+    plan = Plan(name, found.card.sha256, old)
+    cards = {name: found.card} | {o.name: o.card for o in old if o.kind != AVERAGE}
+    stay = (set(forest.names()) - {name}) | {o.name for o in old if o.kind != AVERAGE}
+    suite = steps.open_suites(config) if any(o.kind != AVERAGE for o in old) else None
+    for o in old:
+        if o.kind == AVERAGE:
+            continue
+        if o.card.branch_method == "demix" or len(o.card.domains) != 1:
+            raise UserError(f"{o.name!r} was not branched and trained on its own: grow its forest again")
+        if not without(o.card, stay - {o.name}, cards):
+            raise UserError(
+                f"{o.name!r} would have no parent left: {name!r} is a root. Leave --rederive out, or give "
+                "--with-descendants and plant anew: btm seed"
+            )
+        if suite is not None:
+            for split in ("train", "valid"):
+                suite.shard(o.card.domains[0], split)
+    return plan
+
+
+def without(card: Card, standing: Iterable[str], cards: dict[str, Card]) -> dict[str, float]:
+    """Return the parents of a model that stand, with their weights; where none does, those of the parents instead."""
+    standing = set(standing)
+    kept = {name: p.weight for name, p in card.parents.items() if name in standing}
+    if kept:
+        return kept
+    found: dict[str, float] = {}
+    for name, parent in card.parents.items():
+        known = cards.get(name)
+        if known is not None and name != card.name:
+            others = {k: v for k, v in cards.items() if k != name}
+            for grand, weight in without(known, standing, others).items():
+                found[grand] = found.get(grand, 0.0) + parent.weight * weight
+    return found
+
+
+def _old(forest: Forest, heir: Heir) -> Old:
+    if heir.kind == BRANCH:
+        made = forest.get_branch(heir.name)
+        card = Card(
+            name=made.name,
+            domains=made.domains,
+            sha256="",
+            tokenizer_sha256="",
+            parents=made.parents,
+            branch_method=made.origin["method"],
+            estimator=made.origin["estimator"],
+        )
+        return Old(heir.kind, card)
+    if heir.kind == AVERAGE:
+        return Old(heir.kind, Card.read(forest.root / "averages" / heir.name / "card.json"))
+    return Old(heir.kind, forest[heir.name].card)
+
+
+def _discard(forest: Forest, plan: Plan, old: Old) -> None:
+    """Delete what still stands of the old model; what was made anew stays."""
+    bin = removal.bin_of(forest.root, plan.name)
+    if old.kind == AVERAGE:
+        file = forest.root / "averages" / old.name / "card.json"
+        if file.is_file() and _is_old(plan, Card.read(file).parents):
+            removal.discard_heir(forest, bin, Heir(AVERAGE, old.name, old.card.sha256, None, None))
+        return
+    if old.name in forest and _is_old(plan, forest[old.name].card.parents):
+        removal.discard(bin, forest.root / "elms" / old.name)
+    if forest.has_branch(old.name) and _is_old(plan, forest.get_branch(old.name).parents):
+        removal.discard_branch(forest, bin, old.name)
+    removal.discard_derived(forest.root, [old.card.sha256])
+
+
+def _is_old(plan: Plan, parents: dict[str, Parent]) -> bool:
+    return any((name, parent.sha256) in plan.tainted for name, parent in parents.items())
+
+
+def _again(config: Config, forest: Forest, plan: Plan, old: Old, reporter: Reporter) -> Row:
+    """Make one model again, or go on; a mistake (its merge is refused, say) stops this one alone."""
+    row: Row = {"what": old.kind, "name": old.name, "now": "made again", "why": ""}
+    try:
+        if old.kind == AVERAGE:
+            return row | _average_again(config, forest, old, reporter)
+        _grow(_settings(config, forest, old), forest, plan, old, reporter)
+    except UserError as error:
+        return row | {"now": "failed", "why": str(error)}
+    new = forest[old.name].card
+    return row | {"before": old.card.valid_nats, "after": new.valid_nats}
+
+
+def _grow(config: Config, forest: Forest, plan: Plan, old: Old, reporter: Reporter) -> None:
+    if old.name in forest:
+        return
+    if not forest.has_branch(old.name):
+        missing = [
+            o.name
+            for o in plan.old
+            if o.kind != AVERAGE and o.name in old.card.parents and o.name not in forest
+        ]
+        if missing:
+            raise UserError(f"its parent {missing[0]!r} was not made again yet")
+        among = [parent for parent in old.card.parents if parent in forest] or None
+        steps.branch(config, old.name, old.card.domains[0], among=among, reporter=reporter)
+    steps.train(config, old.name, reporter)
+    steps.merge(config, old.name, reporter)
+
+
+def _settings(config: Config, forest: Forest, old: Old) -> Config:
+    """Return the words by which an expert is branched and trained as it was, from the parents that are left."""
+    made = deepcopy(config)
+    kept = {name: p.weight for name, p in old.card.parents.items() if name in forest}
+    cards = {stone.name: stone.card for stone in tombstone.all_of(forest.root)}
+    made.trainer.steps = old.card.steps or config.trainer.steps
+    density, mask = old.card.delta.get("density"), old.card.delta.get("mask")
+    made.trainer.delta_density = density if isinstance(density, float) and 0 < density < 1 else 1.0
+    made.trainer.delta_mask = mask if mask in DELTA_MASKS else config.trainer.delta_mask
+    if kept and old.card.branch_method in AVERAGE_WEIGHTS:
+        made.branch, made.weights = old.card.branch_method, None
+    elif kept and old.card.branch_method == "copy":
+        made.branch, made.parent, made.weights = "copy", next(iter(kept)), None
+    else:
+        made.weights = kept or without(old.card, forest.names(), cards)
+    return made
+
+
+def _average_again(config: Config, forest: Forest, old: Old, reporter: Reporter) -> Row:
+    if (forest.root / "averages" / old.name / "card.json").is_file():
+        return {}
+    kept = {name: p.raw for name, p in old.card.parents.items() if p.raw > 0 and name in forest}
+    method, settings = old.card.branch_method, publish.settings_again(forest, old.card)
+    if not kept:
+        return {"now": "deleted", "why": "none of its parents is left"}
+    if method not in _AVERAGES:
+        return {"now": "deleted", "why": f"{method!r} weights cannot be found again from its card"}
+    if settings is None:
+        return {"now": "deleted", "why": "its base, an ELM of average.layers or Fisher information is gone"}
+    path = publish.publish(
+        forest,
+        old.name,
+        kept,
+        method=method,
+        settings=settings,
+        alive=reporter.alive,
+        measure=steps.measuring(_measured_as(config, old.card), forest, reporter),
+    )
+    return {"before": old.card.valid_nats, "after": Card.read(path / "card.json").valid_nats}
+
+
+def _measured_as(config: Config, card: Card) -> Config:
+    """Return the words by which an average is measured as it was: on one domain, on all of its own, or not at all."""
+    made = deepcopy(config)
+    made.average.measure = bool(card.measured)
+    made.domain = next(iter(card.measured)) if len(card.measured) == 1 else None
+    return made

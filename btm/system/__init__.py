@@ -1,0 +1,1 @@
+"""Files and processes: crash-safe writing, leases, checksums, signals."""

@@ -1,0 +1,83 @@
+"""SHA256SUMS: one line for every file of a folder, in the format that ``sha256sum -c SHA256SUMS`` reads.
+
+Any byte that changes, any file that is cut off, missing or new shows, in the list itself too: it has one valid form.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from btm.errors import UserError
+from btm.models import weights
+from btm.system import durable
+
+NAME = "SHA256SUMS"
+_LINE = re.compile(r"([0-9a-f]{64})  ([^\\\n\r\0]+)")
+
+
+def names(folder: Path) -> list[str]:
+    """Return every file below `folder` but its SHA256SUMS and what is scratch, as relative paths, sorted."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
+    return sorted(p.as_posix() for p in found if p.as_posix() != NAME and not p.name.startswith(".tmp-"))
+
+
+def write(folder: Path, known: Mapping[str, str] | None = None) -> None:
+    """Write SHA256SUMS for all that is in `folder`; what is `known` ({file: sha256}) is not read again."""
+    digests = {name: (known or {}).get(name) or weights.file_sha256(folder / name) for name in names(folder)}
+    with durable.publish_file(folder / NAME) as handle:
+        handle.write(_text(digests).encode())
+
+
+def read(folder: Path) -> dict[str, str]:
+    """Return {file: sha256} as SHA256SUMS has it; `UserError` if one byte of its form is wrong."""
+    file = folder / NAME
+    try:
+        text = file.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not readable: {error}") from None
+    found = [_LINE.fullmatch(line) for line in text.split("\n")[:-1]]
+    digests = {match[2]: match[1] for match in found if match}
+    if not digests or _text(digests) != text:
+        raise UserError(f"{file}: not a list of sha256 sums, one a file, sorted by name")
+    for name in digests:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"{file}: {name!r} leads out of the folder")
+    return digests
+
+
+def differences(
+    folder: Path,
+    wanted: Callable[[Path], bool] = lambda path: True,
+    told: Callable[[int], None] = lambda read: None,
+) -> dict[str, str]:
+    """Return {file: what is wrong with it}, for files that are missing, new, or, where `wanted`, of another sha256.
+
+    `told` hears after each file how many bytes it had. Raises `UserError` if SHA256SUMS is damaged.
+    """
+    listed, present = read(folder), set(names(folder))
+    wrong = dict.fromkeys(listed.keys() - present, "missing")
+    wrong |= dict.fromkeys(present - listed.keys(), f"not listed in {NAME}")
+    for name in sorted(listed.keys() & present):
+        path = folder / name
+        if not wanted(path):
+            continue
+        try:
+            if weights.file_sha256(path) != listed[name]:
+                wrong[name] = "its sha256 is another: bytes changed"
+            told(path.stat().st_size)
+        except OSError as error:
+            wrong[name] = f"not readable: {error.strerror}"
+    return wrong
+
+
+def checked(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` with `check`, the sha256 of all else in them: for a file that no SHA256SUMS names."""
+    rest = {key: value for key, value in values.items() if key != "check"}
+    return rest | {"check": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
+
+
+def _text(digests: Mapping[str, str]) -> str:
+    return "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))

@@ -1,0 +1,1 @@
+"""Training of one ELM: loop, schedule, optimizer, checkpoints."""

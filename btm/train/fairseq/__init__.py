@@ -1,0 +1,1 @@
+"""Training with fairseq in a process of its own."""

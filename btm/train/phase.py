@@ -1,0 +1,145 @@
+"""One training phase of a cycle: a branch on its own shards, under the schedule that `trainer.carry` gives it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from btm.config.checks import read_object
+from btm.config.schema import Config
+from btm.data.batches import Batches, Growth, windows
+from btm.data.shards import Shard, Suite
+from btm.errors import UserError
+from btm.forest import ELM, Branch, Forest
+from btm.models import causal_lm, weights
+from btm.report import Reporter
+from btm.steps import domain_weights
+from btm.train import checkpoint, loop
+from btm.train.fairseq import training
+from btm.train.schedule import Schedule, default_lr
+from btm.train.sparse import trainee
+
+FIND = "find"  # as trainer.lr: the rate that a short test finds (btm/steps/rates.py)
+RATES = "rates.json"  # in a branch: what its test tried and found
+
+
+def train(
+    config: Config,
+    forest: Forest,
+    branch: Branch,
+    shards: list[Shard],
+    suite: Suite,
+    reporter: Reporter,
+    pulse: loop.Pulse,
+    run: Callable[..., dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Train with the schedule and the optimizer state that the policy trainer.carry gives.
+
+    `run` is the loop, by default that of one process, for a dense or a sparse expert.
+    """
+    is_root = not branch.parents
+    steps, schedule, continued = course(config, forest, branch)
+    trainer = replace(config.trainer, lr=schedule.peak)  # the rate that was meant, on the card too
+    run = run or _loop(config)
+    if is_root and run is trainee.train:
+        raise UserError(
+            f"trainer.delta_density={trainer.delta_density}: {branch.name!r} has no parents that it could differ from "
+            "in few parameters; a root is trained with 1.0"
+        )
+    domain_weights.check_context(config, causal_lm.read_config(branch.path / "config.json"))
+    valid = None
+    if len(shards) == 1:
+        valid = windows(suite.shard(shards[0].domain, "valid"), trainer.seq_len, trainer.valid_tokens)
+    growth = Growth(config.seed.grow_batch, config.seed.grow_after) if is_root else Growth()
+    pieces = [piece for shard in shards for piece in shard.pieces(trainer.seq_len + 1)]
+    with reporter.training(branch.name) as report:
+        result = run(
+            branch.path,
+            Batches(pieces, trainer.seq_len, trainer.batch_size, trainer.seed, growth),
+            trainer,
+            schedule,
+            steps,
+            valid=valid,
+            moments=continued.path / checkpoint.MOMENTS if continued else None,
+            keep_moments=is_root and trainer.carry != "fresh",
+            report=report,
+            pulse=pulse,
+        )
+    if continued:
+        result["notes"] = [*result["notes"], f"continues the optimizer and schedule of {continued.name}"]
+    elif trainer.carry == "auto" and (kept := _kept(forest, list(branch.parents))):
+        note = f"begins a new optimizer and schedule: {next(iter(branch.parents))!r} was trained with {kept}"
+        result["notes"] = [*result["notes"], note]
+    return result | {"lr": schedule.peak, "data": {shard.domain: shard.sha256 for shard in shards}}
+
+
+def _loop(config: Config) -> Callable[..., dict[str, Any]]:
+    """Return the function that trains, as trainer.backend and trainer.delta_density say."""
+    if config.trainer.backend == "fairseq":
+        return partial(training.train, fairseq=config.fairseq, legacy=config.imports.legacy)
+    return loop.train if config.trainer.delta_density == 1 else trainee.train
+
+
+def course(config: Config, forest: Forest, branch: Branch) -> tuple[int, Schedule, ELM | None]:
+    """Return a branch's steps, its schedule, and the parent whose optimizer it continues, as trainer.carry says."""
+    continued = _continued(config, forest, branch) if branch.parents else None
+    trainer = replace(config.trainer, lr=rate(config, forest, branch))
+    if not branch.parents:
+        # The seed phase is the first part of a longer schedule, unless experts begin theirs anew.
+        steps = config.seed.steps
+        if steps is None:
+            raise ValueError("seed.steps is still to be decided (steps.train does)")
+        horizon = steps + (0 if trainer.carry == "fresh" else trainer.steps)
+        return steps, Schedule.of(trainer, horizon=horizon), None
+    offset = continued.card.steps if continued else 0
+    return trainer.steps, Schedule.of(trainer, horizon=offset + trainer.steps, offset=offset), continued
+
+
+def rate(config: Config, forest: Forest, branch: Branch) -> float:
+    """Return the peak learning rate of a branch: as given, as a test found it, or by the model's size."""
+    given = config.trainer.lr
+    if not branch.parents and config.seed.lr is not None:
+        return config.seed.lr
+    if given == FIND:
+        return _found(config, forest, branch)
+    return default_lr(weights.parameters(branch.path)) if given is None else float(given)
+
+
+def _found(config: Config, forest: Forest, branch: Branch) -> float:
+    """Return the rate that the test of this branch found, or else the one that the seed was trained with.
+
+    Raises `UserError` if there is neither, as under a seed that was imported.
+    """
+    if (branch.path / RATES).exists():
+        return float(read_object(branch.path / RATES, lr=float)["lr"])
+    seed = forest[config.seed.name].card if config.seed.name in forest else None
+    if seed is None or seed.lr is None:
+        raise UserError(
+            f"trainer.lr=find: nothing was tested for {branch.name!r}, nor for the seed: give a number"
+        )
+    return seed.lr
+
+
+def _continued(config: Config, forest: Forest, branch: Branch) -> ELM | None:
+    """Return the parent whose optimizer and schedule the branch continues, as trainer.carry says, or None."""
+    if config.trainer.carry == "fresh":
+        return None
+    names = list(branch.parents)
+    kept = _kept(forest, names)
+    if kept == config.trainer.optimizer:
+        return forest[names[0]]
+    if config.trainer.carry == "continue":
+        why = f"{names[0]!r} was trained with {kept}" if kept else f"{names[0]!r} kept no optimizer state"
+        why = "it has several parents" if len(names) > 1 else why
+        raise UserError(
+            f"trainer.carry=continue: branch {branch.name!r} cannot, for {why}; use auto or fresh"
+        )
+    return None
+
+
+def _kept(forest: Forest, parents: list[str]) -> str | None:
+    """Return the optimizer whose moments the only one of `parents` kept; None if there are none."""
+    if len(parents) != 1:
+        return None
+    file = forest[parents[0]].path / checkpoint.MOMENTS
+    return checkpoint.optimizer_of(file) if file.is_file() else None
