@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from folders import DEMO
 
-from btm.config.schema import DataConfig, ModelConfig
+from btm.config.data import DataConfig
+from btm.config.training import ModelConfig
 from btm.data import binarised
 from btm.data.documents import read
 from btm.data.prepare import prepare

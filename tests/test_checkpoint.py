@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig
 
-from btm.config.schema import TrainerConfig
+from btm.config.training import TrainerConfig
 from btm.models import causal_lm
 from btm.system import durable
-from btm.train import checkpoint, loop, optimizers
+from btm.train import checkpoint, optimizers, trainee
 
 SIZES = {
     "hidden_size": 16,
@@ -34,8 +34,8 @@ def training():
 
 def step(model, optimizer):
     rows = torch.arange(40).reshape(2, 20).numpy() % 50
-    loop.backward(model, rows, TrainerConfig(), "fp32")
-    loop.apply(optimizer, 0.01)
+    trainee.backward(model, rows, TrainerConfig(), "fp32")
+    trainee.apply(optimizer, 0.01)
     return model
 
 
@@ -108,11 +108,11 @@ def test_a_step_divides_gradients_as_it_goes(name):
         optimizer = optimizers.make_optimizer(model, trainer)
         rows = torch.arange(40).reshape(2, 20).numpy() % 50
         for _ in range(3):
-            loop.backward(model, rows, trainer, "fp32")
+            trainee.backward(model, rows, trainer, "fp32")
             if divisor == 1.0:
                 for parameter in model.parameters():
                     parameter.grad /= 3.0
-            loop.apply(optimizer, 0.01, divisor)
+            trainee.apply(optimizer, 0.01, divisor)
         found.append(checkpoint.parameters(model))
     for key, parameter in found[0].items():
         torch.testing.assert_close(found[1][key], parameter, rtol=1e-5, atol=1e-6, msg=key)

@@ -87,7 +87,10 @@ def test_what_comes_back_is_near(values, block):
 
 
 def test_it_needs_no_torch():
-    script = "import sys; from btm.models import blockwise; blockwise.quantise(blockwise.codebook(), 64); print('torch' in sys.modules)"
+    script = (
+        "import sys; from btm.models import blockwise; blockwise.quantise(blockwise.codebook(), 64);"
+        "print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from btm.config.schema import EnsembleConfig
-from btm.ensemble import mix, posterior, rules
+from btm.config.ensemble import EnsembleConfig
+from btm.ensemble import fit, mix, posterior, rules
 
 
 def scores(seed, experts=4, sequences=3, tokens=20, scale=1.0):
@@ -108,16 +108,16 @@ def test_the_fit_takes_what_is_best_on_valid():
     logp = -rng.exponential(4.0, (4, 10, 32))
     logp[turns.reshape(10, 32)[None] == np.arange(4)[:, None, None]] = -0.2
     uniform, count = posterior.uniform_prior(4), logp.shape[1] * logp.shape[2]
-    chosen = mix.fit_rule([logp], [uniform], EnsembleConfig(rule="tracking", prior="em"), [count])
+    chosen = fit.fit_rule([logp], [uniform], EnsembleConfig(rule="tracking", prior="em"), [count])
     losses = {
         (alpha, beta): -rules.tracking(logp, uniform, alpha, beta)[0].sum()
-        for alpha in mix.ALPHAS
-        for beta in mix.BETAS
+        for alpha in fit.ALPHAS
+        for beta in fit.BETAS
     }
     assert (chosen.alpha, chosen.beta) == min(losses, key=losses.get)
     assert chosen.alpha > 0
     kept = EnsembleConfig(rule="tracking", alpha=0.5, beta=0.5)
-    assert mix.fit_rule([logp], [uniform], kept, [count]) == kept
+    assert fit.fit_rule([logp], [uniform], kept, [count]) == kept
 
 
 def test_wrong_shapes_are_refused():
@@ -154,7 +154,7 @@ def test_an_ensemble_that_carries_has_read_the_whole_shard(rule, monkeypatch):
     assert found.nats == pytest.approx(-whole[0, :175].sum(), rel=1e-6)
     np.testing.assert_allclose(found.mean_posterior, weights[:, 0, :175].mean(axis=1), atol=1e-6)
     if rule == "tracking":
-        (nats,) = mix._tracking_nats(logp, log_prior, [chosen], 175)
+        (nats,) = fit._tracking_nats(logp, log_prior, [chosen], 175)
         assert nats == pytest.approx(found.nats, rel=1e-9)
 
 

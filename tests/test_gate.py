@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from btm.cli.main import compose
-from btm.config.schema import EnsembleConfig
-from btm.ensemble import gate, mix, posterior, rules
+from btm.config.ensemble import EnsembleConfig
+from btm.ensemble import fit, gate, mix, posterior, rules
 from btm.ensemble.gate import sums
 from btm.errors import UserError
 
@@ -185,11 +185,11 @@ def test_an_ensemble_mixes_by_it(carry):
     logp, text = learnable(4, 2000)
     logp_EST = logp.astype(np.float32).reshape(5, 20, 100)
     chosen = EnsembleConfig(rule="gated", prior="token", carry=carry)
-    log_prior = mix.fit_prior(logp_EST, chosen)
-    fitted = mix.fit_rule([logp_EST], [log_prior], chosen, [1950], [text])
+    log_prior = fit.fit_prior(logp_EST, chosen)
+    fitted = fit.fit_rule([logp_EST], [log_prior], chosen, [1950], [text])
     sample = gate.Sample.of(logp_EST.reshape(5, -1)[:, :1950], log_prior, text[:1950], 0 if carry else 100)
     assert tuple(fitted.gate) == gate.fit([sample])
-    assert mix.fit_rule([logp_EST], [log_prior], fitted, [1950], [text]) == fitted
+    assert fit.fit_rule([logp_EST], [log_prior], fitted, [1950], [text]) == fitted
     found = mix.mix(logp_EST, log_prior, fitted, 1950, text)
     wanted, weights = gate.mixed(
         logp_EST.reshape(5, -1)[:, :1950], log_prior, fitted.gate, text[:1950], 0 if carry else 100
@@ -207,7 +207,7 @@ def test_experts_outside_the_top_k_are_not_read():
     spoilt[~kept] = np.nan
     chosen = EnsembleConfig(rule="gated", carry=True)
     found, wanted = (
-        mix.fit_rule([x[:, None]], [p], chosen, [2000], [text])
+        fit.fit_rule([x[:, None]], [p], chosen, [2000], [text])
         for x, p in ((spoilt, log_prior), (logp[kept], log_prior[kept]))
     )
     assert found == wanted
@@ -233,9 +233,9 @@ def test_what_does_not_fit_is_refused():
 def test_the_settings():
     bundle = compose(["ensemble=gated"]).ensemble
     assert (bundle.rule, bundle.prior, bundle.carry, bundle.gate) == ("gated", "token", False, None)
-    assert mix.is_fitted(EnsembleConfig(rule="gated", prior="uniform"))
+    assert fit.is_fitted(EnsembleConfig(rule="gated", prior="uniform"))
     given = compose(["ensemble=gated", "ensemble.prior=uniform", "ensemble.gate=[1,0,0,0,0,0,0,0]"]).ensemble
-    assert not mix.is_fitted(given)
+    assert not fit.is_fitted(given)
     with pytest.raises(UserError, match=r"ensemble\.gate=.*wanted 8 numbers, or null"):
         compose(["ensemble=gated", "ensemble.gate=[1,0]"])
     with pytest.raises(UserError, match="give ensemble=updating"):

@@ -12,7 +12,7 @@ from btm.cli.main import compose
 from btm.forest import ledger
 from btm.forest.card import Card
 from btm.launch import forecast
-from btm.models import causal_lm
+from btm.models import causal_lm, flops
 from btm.report.tables import ledger_rows
 
 VOCABULARY = 2048
@@ -43,25 +43,25 @@ def test_flops_are_those_that_torch_counts(name, overrides, seq_len):
         logits = model(input_ids=ids, use_cache=False).logits
     with FlopCounterMode(display=False) as backward:
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten()).backward()
-    shape = ledger.Shape.of(model)
+    shape = flops.Shape.of(model)
     counted = forward.get_total_flops() / seq_len
     assert shape.inference_flops(seq_len) == pytest.approx(counted, rel=0.02)
     assert shape.training_flops(seq_len) == pytest.approx(
         counted + backward.get_total_flops() / seq_len, rel=0.02
     )
-    assert ledger.Shape.of_config(model.config) == shape
+    assert flops.Shape.of_config(model.config) == shape
 
 
 def test_embeddings_count_only_as_the_head():
     tied, untied = small_model("pico"), small_model("pico", "model.config.tie_word_embeddings=false")
-    assert ledger.Shape.of(tied) == ledger.Shape.of(untied)
+    assert flops.Shape.of(tied) == flops.Shape.of(untied)
     norms = sum(p.numel() for p in tied.parameters() if p.ndim == 1)
-    assert ledger.Shape.of(tied).matrix_parameters == tied.num_parameters() - norms
+    assert flops.Shape.of(tied).matrix_parameters == tied.num_parameters() - norms
 
 
 def test_a_head_wider_than_the_model_is_seen():
     model = small_model("pico", "model.config.head_dim=64")
-    assert ledger.Shape.of(model).attention == 4 * 4 * 64
+    assert flops.Shape.of(model).attention == 4 * 4 * 64
 
 
 def card(name, tokens, parents=()):
@@ -86,7 +86,7 @@ def test_two_of_one_name_are_two():
 
 def test_every_card_of_a_grown_forest_carries_its_cost(grown, forest):
     config, _ = grown
-    per_token = ledger.Shape.of_config(causal_lm.load_config(forest["seed"].path)).training_flops(64)
+    per_token = flops.Shape.of_config(causal_lm.load_config(forest["seed"].path)).training_flops(64)
     seed, bible, speeches = (forest[name].card for name in ("seed", "bible", "speeches"))
     own = config.trainer.batch_size * config.trainer.seq_len
     assert (seed.total_tokens, bible.total_tokens) == (24 * own, 36 * own)
@@ -126,7 +126,7 @@ def test_an_evaluation_carries_the_cost(copy, forest, top_k, run):
     assert costs["ensemble"]["experts_run"] == run
     one = costs["elms"]["bible"]["inference_flops_per_token"]
     assert costs["ensemble"]["inference_flops_per_token"] == run * one
-    shape = ledger.Shape.of_config(causal_lm.load_config(forest["bible"].path))
+    shape = flops.Shape.of_config(causal_lm.load_config(forest["bible"].path))
     assert one == shape.inference_flops(config.window)
     assert costs["elms"]["bible"]["training"]["tokens"] == forest["bible"].card.total_tokens
     assert [row["experts run"] for row in ledger_rows(result)] == [run, 1, 1, 1, 1, 1]  # the average too

@@ -11,7 +11,7 @@ from interop.models import make_folder
 from btm import steps
 from btm.cli import main
 from btm.cli.main import compose
-from btm.config.schema import EnsembleConfig
+from btm.config.ensemble import EnsembleConfig
 from btm.ensemble import gate, generate, posterior, rules
 from btm.errors import UserError
 from btm.forest import Forest

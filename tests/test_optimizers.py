@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 from btm import steps
-from btm.config.schema import ModelConfig, TrainerConfig
+from btm.config.training import ModelConfig, TrainerConfig
 from btm.errors import UserError
 from btm.forest import Forest
-from btm.models import causal_lm, weights
-from btm.system import lease
-from btm.train import checkpoint, loop, optimizers, schedule
+from btm.models import causal_lm
+from btm.system import lease, sums
+from btm.train import checkpoint, loop, optimizers, schedule, trainee
 
 EIGHT = TrainerConfig(optimizer="adamw8bit", lr=1e-3, precision="fp32")
 SHAPE = {
@@ -44,8 +44,8 @@ def tokens(seed=0):
 def run(model, trainer, n=3):
     optimizer = optimizers.make_optimizer(model, trainer)
     for step in range(n):
-        loop.backward(model, tokens(step), trainer, "fp32")
-        loop.apply(optimizer, trainer.lr)
+        trainee.backward(model, tokens(step), trainer, "fp32")
+        trainee.apply(optimizer, trainer.lr)
     return optimizer
 
 
@@ -105,8 +105,8 @@ def test_a_checkpoint_goes_on_bit_for_bit(model, tmp_path, name):
     checkpoint.load(saved, resumed, again)
     for trained, with_optimizer in ((unbroken, run_on), (resumed, again)):
         for step in (2, 3):
-            loop.backward(trained, tokens(step), trainer, "fp32")
-            loop.apply(with_optimizer, trainer.lr)
+            trainee.backward(trained, tokens(step), trainer, "fp32")
+            trainee.apply(with_optimizer, trainer.lr)
     assert equal(bits(unbroken), bits(resumed))
     ours, theirs = checkpoint.moments(resumed, again), checkpoint.moments(unbroken, run_on)
     assert ours.keys() == theirs.keys()
@@ -149,7 +149,7 @@ def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients(model):
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss = loop.backward(model, tokens(), EIGHT, "fp32")
+            loss = trainee.backward(model, tokens(), EIGHT, "fp32")
         return loss, {name: p.grad for name, p in model.named_parameters()}, sum(kept)
 
     other = copying.deepcopy(model)
@@ -208,7 +208,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(copy):
     # What saves memory changes nothing, and so may change.
     assert run_broken(gradient_checkpointing=True, offload=True)["exact"]
     for name in ("model.safetensors", "checkpoint-00000006/optimizer.safetensors"):
-        assert weights.file_sha256(whole / name) == weights.file_sha256(broken / name)
+        assert sums.file_sha256(whole / name) == sums.file_sha256(broken / name)
     assert result["optimizer"]["bytes"] > 2 * result["optimizer"]["parameters"]
     assert "bytes of optimizer state per parameter" in result["notes"][-1]
 
@@ -252,6 +252,6 @@ def test_an_expert_continues_the_moments_of_its_seed(copy):
 def run_seed(model, config):
     optimizer = optimizers.make_optimizer(model, config.trainer)
     rows = torch.randint(0, 256, (2, 17)).numpy()
-    loop.backward(model, rows, config.trainer, "fp32")
-    loop.apply(optimizer, 0.0)
+    trainee.backward(model, rows, config.trainer, "fp32")
+    trainee.apply(optimizer, 0.0)
     return optimizer

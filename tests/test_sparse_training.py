@@ -10,12 +10,13 @@ import pytest
 import torch
 import yaml
 
-from btm import interop, steps
+from btm import steps
 from btm.cli.main import compose
-from btm.config.schema import ModelConfig
+from btm.config.training import ModelConfig
 from btm.data.batches import Batches
 from btm.errors import UserError
 from btm.forest import Forest, delta
+from btm.interop import formats
 from btm.models import causal_lm, weights
 from btm.system import sums
 from btm.train import checkpoint, loop, schedule
@@ -180,13 +181,13 @@ def test_the_elm_is_its_parents_and_its_delta(copy, tmp_path):
     assert size == said["bytes"]
 
     config.expert, config.format, config.to = "new", "delta", str(tmp_path / "shipped")
-    target, _ = interop.export_model(config)
+    target, _ = formats.export_model(config)
     assert {p.name for p in target.iterdir()} == {delta.FILE, "card.json", "SHA256SUMS"}
     with pytest.raises(UserError, match="stands there already"):
-        interop.export_model(config)
+        formats.export_model(config)
 
     there = compose([f"forest={other}", f"from={target}", "format=delta", "name=came"])
-    came = interop.import_model(there)
+    came = formats.import_model(there)
     assert (came.path / "model.safetensors").read_bytes() == (elm.path / "model.safetensors").read_bytes()
     assert (came.path / delta.FILE).read_bytes() == (elm.path / delta.FILE).read_bytes()
     for same in (
@@ -201,11 +202,11 @@ def test_the_elm_is_its_parents_and_its_delta(copy, tmp_path):
         "delta",
     ):
         assert getattr(came.card, same) == getattr(elm.card, same), same
-    assert interop.import_model(there).card == came.card
+    assert formats.import_model(there).card == came.card
 
     config.expert, config.to = "bible", str(tmp_path / "dense")
     with pytest.raises(UserError, match="'bible' was not trained as a sparse expert"):
-        interop.export_model(config)
+        formats.export_model(config)
 
 
 def shipped(config, tmp_path):
@@ -215,7 +216,7 @@ def shipped(config, tmp_path):
     steps.train(config, "new")
     steps.merge(config, "new")
     config.expert, config.format, config.to = "new", "delta", str(tmp_path / "shipped")
-    target, _ = interop.export_model(config)
+    target, _ = formats.export_model(config)
     return target, compose([f"forest={other}", f"from={target}", "format=delta"])
 
 
@@ -228,7 +229,7 @@ def test_what_cannot_be_made_again_is_refused_and_leaves_nothing(copy, tmp_path)
         if sealed:
             sums.write(target)
         with pytest.raises(UserError, match=match):
-            interop.import_model(there)
+            formats.import_model(there)
         assert sorted(p.name for p in Path(there.forest_root).rglob("*")) == before
 
     whole = (target / delta.FILE).read_bytes()
@@ -260,7 +261,7 @@ def test_parents_are_known_by_their_weights_not_by_their_names(copy, tmp_path):
     _, there = shipped(config, tmp_path)
     elms = Path(there.forest_root) / "elms"
     (elms / "bible").rename(elms / "scripture")
-    made = interop.import_model(there)
+    made = formats.import_model(there)
     assert list(made.card.parents) == ["scripture"]
     assert made.card.sha256 == Forest(config.forest_root)["new"].card.sha256
 

@@ -19,7 +19,7 @@ from btm.errors import UserError
 from btm.forest import Forest
 from btm.models import causal_lm, weights
 from btm.report import Reporter
-from btm.steps import domain_weights
+from btm.steps import domain_weights, score_cache
 
 IDS = torch.arange(3 * 40).view(3, 40)
 
@@ -106,7 +106,7 @@ def test_posterior_weights_are_the_cached_prior(grown, forest):
     suite = steps.open_suite(config)
     experts = [forest[name] for name in ("bible", "code_python")]
     made, _ = domain_weights.domain_weights(config, forest, suite, "speeches", experts, "posterior")
-    scores = domain_weights.scores_of(config, forest)
+    scores = score_cache.scores_of(config, forest)
     logp_EST = np.stack([scores.read(suite.shard("speeches", "valid"), e.card.sha256) for e in experts])
     prior = np.exp(posterior.cached_prior(logp_EST[:, :100].swapaxes(0, 1), 0.3))
     for name, weight in made.items():
@@ -314,7 +314,7 @@ def test_the_ensemble_is_the_posterior_of_the_scores(copy):
     config = copy("ensemble=cached", "eval.name=paper")
     result, forest = steps.eval_forest(config), Forest(config.forest_root)
     suite = steps.open_suite(config)
-    scores = domain_weights.scores_of(config, forest)
+    scores = score_cache.scores_of(config, forest)
     shard = suite.shard("novels", "test")
     tokens, utf8_bytes = shard.head(config.score.max_tokens)
     logp_EST = np.stack([scores.read(shard, elm.card.sha256) for elm in forest.experts()])

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from btm import steps
 from btm.cli.main import compose
-from btm.config.schema import TrainerConfig
+from btm.config.training import TrainerConfig
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.models import causal_lm, weights
@@ -316,7 +316,7 @@ def test_sizes_are_those_of_the_paper(name, millions):
     vocabulary = {"pico": 2048, "tiny": 8192}.get(name, 50257)
     from transformers import AutoModelForCausalLM
 
-    from btm.config.schema import ModelConfig
+    from btm.config.training import ModelConfig
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(causal_lm.make_config(ModelConfig(**values), vocabulary, 0))

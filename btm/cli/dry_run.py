@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from btm import interop, steps
+from btm import steps
 from btm.cli.preflight.names import rounds
 from btm.config.checks import check_weights
 from btm.config.schema import Config
@@ -14,6 +14,7 @@ from btm.ensemble.router import find_router
 from btm.errors import UserError
 from btm.forest import Forest, Model, find_model, gc, removal, verify
 from btm.forest.suites import data_of, evaluated_suites
+from btm.interop import formats
 from btm.report.progress import bytes_text
 from btm.steps import domain_weights, rederive
 from btm.train import checkpoint
@@ -148,14 +149,14 @@ def _average(config: Config) -> list[Row]:
 
 
 def _import(config: Config) -> list[Row]:
-    name, domains = interop.imported_as(config)
+    name, domains = formats.imported_as(config)
     as_what = f"an expert of {domains[0]}" if domains else "a seed"
     what = f"check {config.imports.source} and add it to {config.forest_root} as {as_what}"
     return [_row("import", name, what)]
 
 
 def _export(config: Config) -> list[Row]:
-    source = interop.exported(config)
+    source = formats.exported(config)
     return [_row("export", source.name, f"write {source} as {config.format} to {config.to or 'the screen'}")]
 
 

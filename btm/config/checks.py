@@ -1,18 +1,13 @@
 """Checks of what comes from outside; each `UserError` names the key, what was found and what was wanted."""
 
-import json
-import os
 import re
-import stat
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from btm.errors import UserError, nearest
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-MAX_JSON = 64 << 20  # bytes of a JSON file that is not a tokenizer
 
 
 def is_name(name: str) -> bool:
@@ -98,57 +93,6 @@ def check_cluster(cluster: Any) -> None:
                 require(
                     low <= value < float("inf"), f"cluster.{verb}.{item.name}", value, f"wanted {low} or more"
                 )
-
-
-def read_regular(file: Path, most: int = MAX_JSON) -> bytes:
-    """Return the content of a regular file of `most` bytes at most.
-
-    Raises `OSError` if there is none, and `UserError` for a device, a pipe or a socket: reading one may never end.
-    """
-    handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(handle, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise UserError(f"{file}: wanted a regular file")
-        content = stream.read(most + 1)
-    if len(content) > most:
-        raise UserError(f"{file}: larger than {most:,} bytes")
-    return content
-
-
-def parse_json(content: bytes, *, unique: bool = False) -> Any:
-    """Return the value of a JSON text; `ValueError` if it is none, nests too deep or, if `unique`, repeats a key."""
-    try:
-        value = json.loads(content, object_pairs_hook=_once if unique else None)
-        if rb"\ud" in content or rb"\uD" in content:
-            json.dumps(
-                value, ensure_ascii=False
-            ).encode()  # half a character can be neither printed nor written
-        return value
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in values:
-            raise ValueError(f"the key {key!r} stands there twice")
-        values[key] = value
-    return values
-
-
-def read_object(file: Path, **wanted: type) -> dict[str, Any]:
-    """Return the JSON object in `file`; `UserError` unless it has the keys and types that are `wanted`."""
-    try:
-        value = parse_json(read_regular(file))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: not readable: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{file}: wanted a JSON object")
-    for key, kind in wanted.items():
-        if not isinstance(value.get(key), kind) or (kind is int and isinstance(value[key], bool)):
-            raise UserError(f"{file}: no {key} that is a {kind.__name__}: damaged, restore it from a copy")
-    return value
 
 
 def fill(node: Any, values: dict[str, Any], prefix: str = "") -> Any:

@@ -50,7 +50,9 @@ from btm.config.choices import (
 from btm.errors import UserError
 
 if TYPE_CHECKING:
-    from btm.config.schema import AverageConfig, Config, EnsembleConfig
+    from btm.config.average import AverageConfig
+    from btm.config.ensemble import EnsembleConfig
+    from btm.config.schema import Config
 
 
 def validate(config: "Config") -> None:

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from btm.config.checks import parse_json
 from btm.data.bytelevel import alphabet
 from btm.errors import UserError
+from btm.system.json_files import parse_json
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _BLANK = "\u2581"  # how SentencePiece writes a blank

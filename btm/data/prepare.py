@@ -12,7 +12,7 @@ from typing import Any
 
 from btm.config.checks import check_name
 from btm.config.choices import SPLITS
-from btm.config.schema import DataConfig
+from btm.config.data import DataConfig
 from btm.data import binarised
 from btm.data.documents import Source, find, find_one
 from btm.data.encode import EncodeAll, Encoder, cores, encoding, token_type

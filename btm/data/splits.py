@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from btm.config.choices import SPLITS
-from btm.config.schema import DataConfig
+from btm.config.data import DataConfig
 from btm.data.documents import POOL, Source
 from btm.errors import UserError
 

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from btm.config.checks import parse_json, read_regular
 from btm.data.splits import Survey
 from btm.errors import UserError
 from btm.fairseq import dictionary
 from btm.system.durable import publish_folder, write_json
+from btm.system.json_files import parse_json, read_regular
 
 EOS = "<|endoftext|>"
 SPECIALS = ("bos_token", "pad_token", "eos_token", "unk_token")

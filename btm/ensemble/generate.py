@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from btm.config.checks import check_weights
-from btm.config.schema import EnsembleConfig
+from btm.config.ensemble import EnsembleConfig
 from btm.data.tokenizer import load_tokenizer
 from btm.ensemble import gate, posterior, router, rules
 from btm.ensemble.posterior import Array

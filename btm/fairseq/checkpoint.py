@@ -6,29 +6,19 @@ is all that fairseq 0.12 writes. What older ones hold besides is read by `btm.fa
 
 import re
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from btm.errors import UserError
 from btm.fairseq import architecture
 from btm.fairseq.architecture import Architecture
+from btm.fairseq.state import Checkpoint, Tensors, of_state
 from btm.system import durable
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
-Tensors = dict[str, "torch.Tensor"]
 _NAMES = ("checkpoint_best.pt", "checkpoint_last.pt")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What makes a model: its settings, flat, and its parameters by fairseq's names; and the updates it has had."""
-
-    settings: dict[str, Any]
-    parameters: Tensors
-    updates: int = 0
 
 
 def find(source: Path) -> Path:
@@ -85,30 +75,6 @@ def read(path: Path, scratch: Path, *, legacy: bool = False) -> Checkpoint:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: no checkpoint that torch reads: {why}") from None
     return of_state(state, str(path))
-
-
-def of_state(state: Any, where: str) -> Checkpoint:
-    """Return what makes the model of a checkpoint's content; `UserError` if that is not all there."""
-    import torch
-
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        raise UserError(f"{where}: no model in it; wanted a checkpoint of fairseq-train")
-    if state.get("shard_metadata") or state.get("fsdp_metadata"):
-        raise UserError(
-            f"{where}: one shard of a model trained with FSDP; consolidate them with fairseq first"
-        )
-    parts = [value if isinstance(value, dict) else None for value in (state.get("args"), state.get("cfg"))]
-    settings = architecture.flatten(parts[0], parts[1], where)
-    parameters = {str(k): v for k, v in state["model"].items() if isinstance(v, torch.Tensor)}
-    return Checkpoint(settings, parameters, _updates(state))
-
-
-def _updates(state: dict[str, Any]) -> int:
-    """Return the updates of the last optimizer, 0 where that is not told."""
-    history = state.get("optimizer_history")
-    last = history[-1] if isinstance(history, list) and history else {}
-    found = last.get("num_updates", 0) if isinstance(last, dict) else 0
-    return found if isinstance(found, int) else 0
 
 
 def write(path: Path, model: Architecture, parameters: Tensors) -> None:

@@ -16,13 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btm.config.checks import read_object
 from btm.errors import UserError
-from btm.fairseq import architecture, checkpoint
+from btm.fairseq import architecture, checkpoint, state
 from btm.fairseq import tokenizer as tokenizers
 from btm.fairseq.architecture import Architecture
 from btm.fairseq.families import FAMILIES, Family, describe, family_of, understand
 from btm.system.durable import write_json
+from btm.system.json_files import read_object
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +50,7 @@ def to_hugging_face(source: Path, target: Path, *, legacy: bool = False) -> None
 
 
 def as_transformers(
-    found: checkpoint.Checkpoint, symbols: int, path: Path
+    found: state.Checkpoint, symbols: int, path: Path
 ) -> tuple[dict[str, Any], "checkpoint.Tensors"]:
     """Return config.json and parameters, float32, of the model of transformers that computes what `found` does.
 
@@ -87,7 +87,7 @@ def from_hugging_face(folder: Path, target: Path) -> None:
         raise UserError(
             f"{folder}: {model.vocab:,} embeddings, {len(exported.dictionary):,} tokens; wanted as many"
         )
-    stored: checkpoint.Tensors = {}
+    stored: state.Tensors = {}
     for file in weights.files(folder):
         stored |= load_file(file)
     parameters = {theirs: _stored(stored, ours, folder) for theirs, ours in _names(model, family)}
@@ -184,7 +184,7 @@ def _take(found: "checkpoint.Tensors", model: Architecture, where: str) -> "chec
 
 def _modern(found: "checkpoint.Tensors") -> "checkpoint.Tensors":
     """Give parameters the names that fairseq has used since 0.9; older ones had q, k and v in one."""
-    modern: checkpoint.Tensors = {}
+    modern: state.Tensors = {}
     for name, tensor in found.items():
         name = name.replace("layer_norms.0.", "self_attn_layer_norm.")
         name = name.replace("layer_norms.2.", "final_layer_norm.").replace("decoder.embed_out", _OUTPUT)

@@ -17,11 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btm.config.checks import read_object
 from btm.errors import UserError
+from btm.system.json_files import read_object
 
 if TYPE_CHECKING:
-    from btm.fairseq.checkpoint import Checkpoint
+    from btm.fairseq.state import Checkpoint
 
 MEMORY = 8 << 30  # bytes, and three times the file besides
 SECONDS = 900  # of processor time, and of the clock
@@ -69,7 +69,7 @@ def read(path: Path, scratch: Path, memory: int = MEMORY) -> "Checkpoint":
     """
     from safetensors.torch import load_file
 
-    from btm.fairseq.checkpoint import Checkpoint
+    from btm.fairseq.state import Checkpoint
 
     package = str(Path(__file__).parents[2])
     environment = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
@@ -105,7 +105,7 @@ def main(arguments: list[str]) -> int:
     _limit(path.stat().st_size, int(arguments[2]))
     from safetensors.torch import save_file
 
-    from btm.fairseq.checkpoint import of_state
+    from btm.fairseq.state import of_state
 
     try:
         found = of_state(_plain(_load(path)), "it")

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from btm.config.checks import read_object
 from btm.errors import UserError
 from btm.fairseq import dictionary as dictionaries
 from btm.fairseq.dictionary import EOS, SPECIALS, Dictionary
 from btm.system.durable import write_json
+from btm.system.json_files import read_object
 
 ENCODER, MERGES = "encoder.json", "vocab.bpe"
 _BLANK = r"[\s\x1c-\x1f]+"  # what Python's str.split() splits at

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btm.config.checks import read_object
 from btm.forest.card import Card, Parent, read_parents
 from btm.models import causal_lm
 from btm.system import lease
+from btm.system.json_files import read_object
 
 if TYPE_CHECKING:
     import torch

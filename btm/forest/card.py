@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
-from btm.config.checks import parse_json, read_regular
 from btm.errors import UserError
+from btm.system.json_files import parse_json, read_regular
 
 SCHEMA = 1
 T = TypeVar("T")

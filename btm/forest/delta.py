@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from btm.config.checks import is_name, parse_json
+from btm.config.checks import is_name
 from btm.errors import UserError
 from btm.forest.card import Parent, read_parents
 from btm.models import weights
 from btm.system import durable
+from btm.system.json_files import parse_json
 
 FILE = "delta.safetensors"
 STORABLE = ("F32", "F16", "BF16")  # dtypes of a tensor that float32 holds exactly

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from btm.errors import UserError
-from btm.forest import Forest, Model, find_model, own_model
 from btm.forest.card import Card
-from btm.forest.models import AVERAGES
+from btm.forest.forest import Forest
+from btm.forest.models import AVERAGES, Model, find_model, own_model
 from btm.models import average as averaging
 from btm.models import weights as wt
 

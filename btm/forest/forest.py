@@ -12,14 +12,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btm.config.checks import check_name, is_name, read_object
+from btm.config.checks import check_name, is_name
 from btm.errors import UserError, unknown
 from btm.forest import ledger, model_card, seal, tombstone
 from btm.forest.branch import ELM, Branch
 from btm.forest.card import Card
 from btm.models import average as averaging
-from btm.models import causal_lm, weights
+from btm.models import causal_lm, flops, weights
 from btm.system import durable, lease, sums
+from btm.system.json_files import read_object
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -311,7 +312,7 @@ class Forest:
             yield folder
             self.require_free(name)  # another process may have begun it meanwhile
 
-    def _check(self, branch: Branch) -> ledger.Shape:
+    def _check(self, branch: Branch) -> flops.Shape:
         """Return the shape of a branch that may be merged; a `UserError` says why one may not."""
         bad = weights.first_not_finite(branch.path)
         if bad is not None:
@@ -323,4 +324,4 @@ class Forest:
         for parent in branch.parents:
             if parent in self:
                 averaging.require_same_tensors(self[parent].path, branch.path)
-        return ledger.Shape.of(causal_lm.load_model(branch.path))
+        return flops.Shape.of(causal_lm.load_model(branch.path))

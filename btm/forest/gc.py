@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from btm.errors import UserError
-from btm.forest import Forest, index, removal, tombstone
+from btm.forest import index, paths, removal, tombstone
+from btm.forest.forest import Forest
 from btm.models import weights
-from btm.steps import fisher
 from btm.system import durable, lease
 
 
@@ -80,7 +80,7 @@ def _derived(forest: Forest) -> list[Waste]:
     files = (forest.root / "scores").glob("*/*.npy")
     found = [_waste(file, "scores of weights that are gone") for file in files if file.stem not in kept]
     informed = [path for path in (forest.root / "fisher").glob("*") if not path.name.startswith(".")]
-    gone = [p for p in informed if not any(sha.startswith(fisher.weights_of(p)) for sha in kept)]
+    gone = [p for p in informed if not any(sha.startswith(paths.weights_of(p)) for sha in kept)]
     return found + [_waste(path, "Fisher information of weights that are gone") for path in gone]
 
 

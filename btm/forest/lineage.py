@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from btm.errors import UserError, unknown
-from btm.forest import Forest, index, tombstone
+from btm.forest import index, tombstone
 from btm.forest.card import Card
+from btm.forest.forest import Forest
 
 ELM, AVERAGE, BRANCH = index.ELM, index.AVERAGE, "branch"
 

@@ -8,7 +8,9 @@ from typing import Any
 from btm.config.checks import check_moment
 from btm.config.schema import LsConfig
 from btm.errors import UserError
-from btm.forest import Branch, Forest, index, tombstone
+from btm.forest import index, tombstone
+from btm.forest.branch import Branch
+from btm.forest.forest import Forest
 from btm.forest.index import Entry
 from btm.forest.lineage import AVERAGE, BRANCH, ELM, Lineage
 

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from btm.config.schema import Config
 from btm.errors import UserError, unknown
-from btm.forest import Forest, tombstone
+from btm.forest import paths, tombstone
 from btm.forest.card import Card
+from btm.forest.forest import Forest
 from btm.forest.lineage import AVERAGE, BRANCH, ELM, Key, Lineage
 from btm.forest.tombstone import Heir, Tombstone
 from btm.models import weights
-from btm.steps import fisher
 from btm.system import durable, lease
 
 BIN = "deleting"
@@ -192,7 +192,7 @@ def discard_derived(root: Path, gone: Iterable[str]) -> None:
     for sha256 in gone - kept:
         for file in (root / "scores").glob(f"*/{sha256}.npy"):
             file.unlink(missing_ok=True)
-        for folder in fisher.of_weights(root, sha256):
+        for folder in paths.of_weights(root, sha256):
             with suppress(FileNotFoundError):
                 durable.remove_folder(folder)
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from btm.errors import UserError
 from btm.forest import ledger
 from btm.forest.card import Card, Spent, checked
-from btm.models import weights
+from btm.models import flops, weights
 
 if TYPE_CHECKING:
-    from btm.forest import Branch
+    from btm.forest.branch import Branch
 
 # What a card takes over from trained.json, the result of the training.
 _FROM_RESULT = (
@@ -55,7 +55,7 @@ def card(
     branch: "Branch",
     result: dict[str, Any],
     tokenizer_sha256: str,
-    shape: ledger.Shape,
+    shape: flops.Shape,
     digests: dict[str, str],
 ) -> Card:
     """Return the card of the ELM that a trained branch with weight files of these `digests` becomes."""

@@ -12,12 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from btm.config.checks import is_name, read_object
+from btm.config.checks import is_name
 from btm.config.schema import Config
 from btm.data.shards import Suite
 from btm.errors import UserError
 from btm.forest.forest import Forest
 from btm.system import durable, sums
+from btm.system.json_files import read_object
 
 SCHEMA = 1
 _FILE, _SUITES = "settings.json", "suites"

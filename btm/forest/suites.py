@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from btm.config.schema import Config, DataConfig
+from btm.config.data import DataConfig
+from btm.config.schema import Config
 from btm.data import prepare as preparation
 from btm.data.shards import META, TOKENIZER, Suite, read_meta
 from btm.data.tokenizer import ORIGIN, read_origin, tokenizer_sha256

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from btm.config.checks import is_name, read_object
+from btm.config.checks import is_name
 from btm.errors import UserError
 from btm.forest.card import Card
 from btm.system import durable, sums
+from btm.system.json_files import read_object
 
 SCHEMA = 1
 _FOLDER = "removed"

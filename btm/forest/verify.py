@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from btm.config.checks import is_name, read_object
+from btm.config.checks import is_name
 from btm.config.choices import BRANCH_METHODS
 from btm.errors import UserError, unknown
 from btm.forest import index, settings, tombstone
@@ -19,6 +19,7 @@ from btm.forest.models import AVERAGES
 from btm.forest.removal import BIN
 from btm.models import causal_lm, weights
 from btm.system import sums
+from btm.system.json_files import read_object
 
 SMALL = 1 << 16  # bytes; a smaller file is always read whole
 _GROW = "restore it from a copy, or remove it (btm remove expert=NAME --readmit after it) and grow it again"

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from btm.config.checks import check_name, read_object
+from btm.config.checks import check_name
 from btm.config.choices import LICENSES
 from btm.config.schema import Config
 from btm.errors import UserError
@@ -30,6 +30,7 @@ from btm.interop.export import publish
 from btm.models import average as averaging
 from btm.models import blockwise, causal_lm, weights
 from btm.system import durable, sums
+from btm.system.json_files import read_object
 
 SCHEMA = 1
 _HEADER, _TENSORS = "delta.json", "delta.safetensors"

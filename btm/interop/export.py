@@ -97,6 +97,6 @@ def _same(one: Path, other: Path) -> bool:
         {path.name: path for path in folder.iterdir()} if folder.is_dir() else {} for folder in (one, other)
     )
     return ours.keys() == theirs.keys() and all(
-        theirs[name].is_file() and weights.file_sha256(path) == weights.file_sha256(theirs[name])
+        theirs[name].is_file() and sums.file_sha256(path) == sums.file_sha256(theirs[name])
         for name, path in ours.items()
     )

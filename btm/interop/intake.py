@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from btm.config.checks import MAX_JSON, parse_json
 from btm.errors import UserError
 from btm.models import weights
 from btm.models.causal_lm import read_config, refuse_code
 from btm.system import durable
+from btm.system.json_files import MAX_JSON, parse_json
 
 INDEX = "model.safetensors.index.json"
 PICKLED = "pickled"  # where pickled weights lie in the copy until they are converted

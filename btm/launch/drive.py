@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from btm.config.schema import ClusterConfig
+from btm.config.cluster import ClusterConfig
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.launch.engine import Engine, Resources

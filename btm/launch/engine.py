@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, Protocol
 
 from btm.config.checks import processes_of
-from btm.config.schema import ClusterConfig
+from btm.config.cluster import ClusterConfig
 from btm.launch.jobs import Verb
 from btm.launch.records import Spec
 

@@ -8,10 +8,10 @@ from typing import Any
 from btm import steps
 from btm.config.schema import Config
 from btm.data.batches import Growth
-from btm.forest import Forest, ledger
+from btm.forest import Forest
 from btm.launch.jobs import Job, jobs_of
 from btm.launch.records import read_shown
-from btm.models import causal_lm, weights
+from btm.models import causal_lm, flops, weights
 from btm.steps.baselines import SHARES_SEED
 from btm.steps.baselines.derive import expert_domains
 from btm.train.distributed import job as distributed
@@ -47,7 +47,7 @@ class Costs:
             prepared = steps.open_suite(config).vocab_size if folder.is_dir() else config.data.vocab_size
             made = causal_lm.make_config(config.model, prepared, 0)
             count = causal_lm.count_parameters(made)
-        per_token = ledger.Shape.of_config(made).training_flops(config.trainer.seq_len)
+        per_token = flops.Shape.of_config(made).training_flops(config.trainer.seq_len)
         return cls(count, per_token, _rate(config, root))
 
     @property

@@ -21,7 +21,7 @@ from typing import Any
 
 import submitit
 
-from btm.config.schema import ClusterConfig
+from btm.config.cluster import ClusterConfig
 from btm.errors import UserError
 from btm.launch.engine import Resources, Status
 from btm.launch.records import Records, Spec, read_json

@@ -61,7 +61,7 @@ def _train_briefly(config: Config, forest: Path, threads: int) -> float:
     import torch
 
     from btm.models import causal_lm
-    from btm.train import kernels, loop
+    from btm.train import kernels, trainee
 
     torch.set_num_threads(threads)
     trainer = config.trainer
@@ -75,9 +75,9 @@ def _train_briefly(config: Config, forest: Path, threads: int) -> float:
     begun = time.monotonic()  # of the second step on: the first one warms up
     with kernels.waiting.considerate():
         for steps in itertools.count():
-            loop.backward(model, tokens, trainer, precision)
+            trainee.backward(model, tokens, trainer, precision)
             divisor = optimizers.shrink(optimizers.gradient_norm(model), trainer.clip)
-            loop.apply(optimizer, 0.0, divisor)
+            trainee.apply(optimizer, 0.0, divisor)
             begun = begun if steps else time.monotonic()
             if time.monotonic() - begun >= _SECONDS:
                 break

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btm.config.checks import parse_json, read_regular
-from btm.config.schema import ModelConfig
+from btm.config.schema import Config
+from btm.config.training import ModelConfig
 from btm.errors import UserError, nearest
 from btm.models import weights
 from btm.system import durable
+from btm.system.json_files import parse_json, read_regular
 
 if TYPE_CHECKING:
     import torch
@@ -337,3 +338,11 @@ def copy_files(source: Path, target: Path) -> None:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
     copy_tokenizer(source, target)
+
+
+def check_context(config: Config, model: dict[str, Any]) -> None:
+    """Raise `UserError` if a model (its config.json) has no positions for the sequences asked for."""
+    limit = context_limit(model)
+    for key, length in (("trainer.seq_len", config.trainer.seq_len), ("score.window", config.window)):
+        if limit is not None and length > limit:
+            raise UserError(f"{key}={length}: the model has positions for {limit} tokens")

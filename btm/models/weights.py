@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from btm.config.checks import parse_json, read_regular
 from btm.errors import UserError
+from btm.system.json_files import parse_json, read_regular
+from btm.system.sums import file_sha256
 
 CHUNK = 1 << 20  # elements held in memory at a time
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # bfloat16 is handled as its bits
@@ -206,12 +207,6 @@ def sha256(folder: Path) -> str:
 def parameters(folder: Path) -> int:
     """Return the number of stored parameters; tied ones count once."""
     return sum(math.prod(tensor.shape) for tensor in tensors(folder).values())
-
-
-def file_sha256(file: Path) -> str:
-    """Return the sha256 of a file's bytes."""
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _tensor(file: Path, name: str, entry: dict[str, Any], base: int) -> Tensor:

@@ -16,7 +16,7 @@ from btm.forest import Forest
 from btm.forest.card import Card
 from btm.paper.studies import FOREST
 from btm.report import ConsoleReporter, Reporter
-from btm.steps import baselines, domain_weights, publish
+from btm.steps import baselines, domain_weights, publish, score_cache
 from btm.system import durable
 from btm.train.loop import TrainingStoppedError
 
@@ -89,7 +89,7 @@ def score_averages(config: Config, reporter: Reporter) -> None:
 
 def _score(config: Config, forest: Forest, folder: Path, shards: list[Shard], reporter: Reporter) -> None:
     sha256 = Card.read(folder / "card.json").sha256
-    domain_weights.score_missing(config, forest, folder, sha256, shards, reporter)
+    score_cache.score_missing(config, forest, folder, sha256, shards, reporter)
 
 
 if __name__ == "__main__":

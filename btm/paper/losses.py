@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from btm import steps
-from btm.config.schema import EnsembleConfig
+from btm.config.ensemble import EnsembleConfig
 from btm.data.shards import Shard, Suite
-from btm.ensemble import mix
+from btm.ensemble import fit, mix
 from btm.forest import ELM, Forest
 from btm.forest.card import Card
 from btm.paper.grow import AVERAGED, average_name
 from btm.paper.studies import FOREST, Study
-from btm.steps import domain_weights
+from btm.steps import score_cache
 
 PAPER = "forest: cached prior (paper)"
 DENSE = "dense"
@@ -60,9 +60,7 @@ class Grown:
 
     def scores(self, shard: Shard, elms: Sequence[ELM]) -> NDArray[np.float32]:
         """Return log p of every token of `shard` by some of its ELMs, shape (E, S, T)."""
-        return domain_weights.stack(
-            domain_weights.scores_of(self.study.config, self.forest), shard, list(elms)
-        )
+        return score_cache.stack(score_cache.scores_of(self.study.config, self.forest), shard, list(elms))
 
     def tokens(self, shard: Shard) -> int:
         """Return how many tokens of `shard` are scored."""
@@ -149,9 +147,9 @@ def mixed(grown: Grown, rule: EnsembleConfig, domains: Sequence[str]) -> dict[st
         training = grown.suite.training_domains()
         valid = [grown.suite.shard(domain, "valid") for domain in training]
         stacks = [grown.scores(shard, grown.experts) for shard in valid]
-        priors = [mix.fit_prior(stack, rule) for stack in stacks]
+        priors = [fit.fit_prior(stack, rule) for stack in stacks]
         tokens, ids = [grown.tokens(shard) for shard in valid], [shard.tokens for shard in valid]
-        fitted = mix.fit_rule(stacks, priors, rule, tokens, ids)
+        fitted = fit.fit_rule(stacks, priors, rule, tokens, ids)
     return {domain: _mixed(grown, fitted, domain) for domain in domains}
 
 
@@ -159,8 +157,8 @@ def _mixed(grown: Grown, rule: EnsembleConfig, domain: str) -> NDArray[np.float6
     valid = grown.suite.shard(domain, "valid")
     test = grown.suite.shard(domain, grown.study.config.eval.split)
     valid_EST = grown.scores(valid, grown.experts)
-    prior_E = mix.fit_prior(valid_EST, rule)
-    rule = mix.fit_rule([valid_EST], [prior_E], rule, [grown.tokens(valid)], [valid.tokens])
+    prior_E = fit.fit_prior(valid_EST, rule)
+    rule = fit.fit_rule([valid_EST], [prior_E], rule, [grown.tokens(valid)], [valid.tokens])
     logp_EST = grown.scores(test, grown.experts)
     return mix.mix(logp_EST, prior_E, rule, grown.tokens(test), test.tokens).logp
 
@@ -181,7 +179,7 @@ def argmax(grown: Grown, domain: str) -> NDArray[np.float64]:
     """Return what the likeliest expert alone gives: the average whose weights are argmax."""
     valid = grown.suite.shard(domain, "valid")
     rule = replace(grown.study.config.ensemble, rule="bayes", prior="cached", top_k=0)
-    prior_E = mix.fit_prior(grown.scores(valid, grown.experts), rule)
+    prior_E = fit.fit_prior(grown.scores(valid, grown.experts), rule)
     return alone(grown, domain, grown.experts[int(prior_E.argmax())])
 
 

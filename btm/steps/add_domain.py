@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from btm.config.checks import check_name, is_name, read_object
+from btm.config.checks import check_name, is_name
 from btm.config.schema import Config
 from btm.data.shards import Suite
 from btm.ensemble.router import check_domains
@@ -20,6 +20,7 @@ from btm.report import Reporter, quiet
 from btm.steps.evaluate import eval_forest
 from btm.steps.grow import grow_expert, prepare
 from btm.system import durable
+from btm.system.json_files import read_object
 
 SCHEMA = 1
 

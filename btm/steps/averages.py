@@ -15,9 +15,9 @@ from btm.forest.suites import open_suites
 from btm.models import causal_lm
 from btm.models.average import Settings
 from btm.report import Reporter, quiet
-from btm.steps import domain_weights, publish
+from btm.steps import domain_weights, publish, score_cache
 from btm.steps.beside import seeds
-from btm.train import loop
+from btm.train import trainee
 
 FIT = "fit"  # as average.scale: the λ that does best on valid
 SCALES = (0.1, 0.25, 0.5, 0.75, 1.0)  # that are tried
@@ -110,21 +110,19 @@ def _measure(
     if not domains:
         raise UserError(f"{suite.path} has none of its domains ({', '.join(card.domains) or 'it has none'})")
     shards = {domain: suite.shard(domain, "valid") for domain in domains}
-    domain_weights.score_missing(
+    score_cache.score_missing(
         config, forest, folder, card.sha256, list(shards.values()), reporter, called=card.name
     )
     roots = seeds(forest, [name for name in card.parents if forest[name].card.parents])
     digests = {name: forest[name].card.sha256 for name in roots}
     for name, sha256 in digests.items():
-        domain_weights.score_missing(
-            config, forest, forest[name].path, sha256, list(shards.values()), reporter
-        )
+        score_cache.score_missing(config, forest, forest[name].path, sha256, list(shards.values()), reporter)
 
-    scores, found = domain_weights.scores_of(config, forest), {}
+    scores, found = score_cache.scores_of(config, forest), {}
     for domain, shard in shards.items():
         tokens, _ = shard.head(config.score.max_tokens)
         nats = {
-            sha256: scoring.mean_nats(domain_weights.read(scores, shard, sha256), tokens)
+            sha256: scoring.mean_nats(score_cache.read(scores, shard, sha256), tokens)
             for sha256 in (card.sha256, *digests.values())
         }
         beside = {name: nats[sha256] for name, sha256 in digests.items()}
@@ -201,7 +199,7 @@ def fit_scale(
     for scale in SCALES:
         with publish.trial(forest, weights, replace(settings, scale=scale), reporter.alive) as folder:
             model = causal_lm.load_model(folder, device)
-            tried[scale] = sum(loop.validate(model, each) for each in read) / len(read)
+            tried[scale] = sum(trainee.validate(model, each) for each in read) / len(read)
         reporter.line(
             f"{name}: scale {scale:g}: {tried[scale]:.4f} nats/token on valid of {len(read)} domains"
         )

@@ -9,8 +9,9 @@ from btm.data.shards import Shard
 from btm.forest import Forest, Model, averages, find_model, ledger
 from btm.interop import huggingface, sandbox
 from btm.models import causal_lm as causal
+from btm.models import flops
 from btm.report import Reporter, quiet
-from btm.steps import domain_weights
+from btm.steps import score_cache
 
 
 def beside(config: Config, forest: Forest, reporter: Reporter = quiet) -> list[Model]:
@@ -33,11 +34,11 @@ def score_model(
     A folder from outside passes the checks of an import first, and the copy that passed is scored.
     """
     if model.kind != "folder":
-        return domain_weights.score_missing(config, forest, model.path, model.sha256, shards, reporter)
-    if not domain_weights.unscored(config, forest, model.sha256, shards):
+        return score_cache.score_missing(config, forest, model.path, model.sha256, shards, reporter)
+    if not score_cache.unscored(config, forest, model.sha256, shards):
         return []
     with huggingface.checked(model.path, "models", forest.root, alive=reporter.alive) as found:
-        return domain_weights.score_missing(
+        return score_cache.score_missing(
             config, forest, model.path, model.sha256, shards, reporter, model=found.model.float()
         )
 
@@ -50,9 +51,9 @@ def cost(config: Config, model: Model) -> dict[str, Any]:
     if model.kind == "folder":  # its config.json may ask for any memory, so a box reads it first
         sandbox.ask("probe", model.path)
     if model.card is not None and model.card.matrix_parameters:
-        shape = ledger.Shape(model.card.matrix_parameters, model.card.attention)
+        shape = flops.Shape(model.card.matrix_parameters, model.card.attention)
     else:
-        shape = ledger.Shape.of_config(causal.load_config(model.path))
+        shape = flops.Shape.of_config(causal.load_config(model.path))
     return {
         "training": None if model.card is None else ledger.training([model.card]),
         "experts_run": 1,

@@ -15,16 +15,17 @@ from typing import Any
 import numpy as np
 
 from btm.config.choices import BASELINES
-from btm.config.schema import Config, EnsembleConfig
+from btm.config.ensemble import EnsembleConfig
+from btm.config.schema import Config
 from btm.data.shards import Shard, Suite
-from btm.ensemble import mix
+from btm.ensemble import fit
 from btm.ensemble import score as scoring
 from btm.errors import UserError
 from btm.forest import ELM, Forest, Model, require_same_tokenizer
 from btm.forest.suites import evaluated_suites
 from btm.report import Reporter, comparison, comparison_picture, quiet
 from btm.report.comparison import Comparison, Measured
-from btm.steps import domain_weights
+from btm.steps import domain_weights, score_cache
 from btm.steps.beside import beside, cost, score_model, seeds
 from btm.steps.evaluate import evaluated, measure, refuse_own_data
 from btm.system import durable
@@ -185,18 +186,18 @@ def _mixed(scene: _Scene, members: list[ELM], name: str, kind: str) -> Measured:
 
 def _top_1_nats(scene: _Scene, members: list[ELM], shard: Shard) -> float:
     """Return the loss of the one expert that the prior of the domain's valid split favours."""
-    scores = domain_weights.scores_of(scene.config, scene.forest)
+    scores = score_cache.scores_of(scene.config, scene.forest)
     valid = scene.suite.shard(shard.domain, "valid")
-    valid_EST = domain_weights.stack(scores, valid, members)
-    log_prior_E = mix.fit_prior(valid_EST, top_1(scene.config.ensemble))
+    valid_EST = score_cache.stack(scores, valid, members)
+    log_prior_E = fit.fit_prior(valid_EST, top_1(scene.config.ensemble))
     return _nats(scene, shard, members[int(np.argmax(log_prior_E))].card.sha256)
 
 
 def _nats(scene: _Scene, shard: Shard, sha256: str) -> float:
     """Return the nats per token of a model whose scores stand in the cache."""
-    scores = domain_weights.scores_of(scene.config, scene.forest)
+    scores = score_cache.scores_of(scene.config, scene.forest)
     tokens, _ = shard.head(scene.config.score.max_tokens)
-    return scoring.mean_nats(domain_weights.read(scores, shard, sha256), tokens)
+    return scoring.mean_nats(score_cache.read(scores, shard, sha256), tokens)
 
 
 def _measured(name: str, kind: str, entry: dict[str, Any], nats: dict[str, float]) -> Measured:

@@ -2,25 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from btm.config.schema import Config, EnsembleConfig
-from btm.data.shards import Shard, Suite
-from btm.ensemble import mix, posterior
-from btm.ensemble import score as scoring
+from btm.config.ensemble import EnsembleConfig
+from btm.config.schema import Config
+from btm.data.shards import Suite
+from btm.ensemble import fit, posterior
 from btm.ensemble.router import Route
-from btm.errors import UserError
-from btm.forest import ELM, Branch, Forest, Model, ledger
-from btm.models import causal_lm, weights
+from btm.forest import ELM, Forest, Model, ledger
+from btm.models import causal_lm, flops
 from btm.report import Reporter, quiet
-from btm.system import lease
+from btm.steps.score_cache import read, score_missing, scores_of, stack
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
 NEGLIGIBLE = 1e-3  # a smaller share of an average is dropped: such a parent would leave a debt and no trace
 
@@ -52,7 +49,7 @@ def domain_weights(
     logp_EST = np.concatenate([stack(scores, shard, candidates)[:, :wanted] for shard in shards], axis=1)
     # A router has no prior of its own.
     fitted = replace(config.ensemble, rule="bayes", prior=kind, prior_sequences=0)
-    prior = np.exp(mix.fit_prior(logp_EST, fitted))
+    prior = np.exp(fit.fit_prior(logp_EST, fitted))
     where = ", ".join(f"{shard.domain}/valid ({shard.sha256[:16]})" for shard in shards)
     estimator = f"{fitted.prior} prior on {where}"
     if method == "argmax":
@@ -78,10 +75,10 @@ def fit_for(
     for model in members:
         score_missing(config, forest, model.path, model.sha256, [valid], reporter)
     scores_EST = np.stack([read(scores, valid, model.sha256) for model in members])
-    log_prior_E = mix.fit_prior(scores_EST, replace(config.ensemble, top_k=0))
+    log_prior_E = fit.fit_prior(scores_EST, replace(config.ensemble, top_k=0))
     kept_E = posterior.top_k(log_prior_E, config.ensemble.top_k)
     tokens, _ = valid.head(config.score.max_tokens)
-    fitted = mix.fit_rule([scores_EST], [kept_E], config.ensemble, [tokens], [valid.tokens])
+    fitted = fit.fit_rule([scores_EST], [kept_E], config.ensemble, [tokens], [valid.tokens])
     return {model.name: float(p) for model, p in zip(members, np.exp(log_prior_E), strict=True)}, fitted
 
 
@@ -110,10 +107,10 @@ def fit_on_training_domains(
     for elm in members:
         score_missing(config, forest, elm.path, elm.card.sha256, shards, reporter)
     valid = [stack(scores, shard, members) for shard in shards]
-    priors = [mix.fit_prior(scores_EST, config.ensemble) for scores_EST in valid]
+    priors = [fit.fit_prior(scores_EST, config.ensemble) for scores_EST in valid]
     tokens = [shard.head(config.score.max_tokens)[0] for shard in shards]
     ids = [np.asarray(shard.tokens) for shard in shards]
-    return mix.fit_rule(valid, priors, config.ensemble, tokens, ids)
+    return fit.fit_rule(valid, priors, config.ensemble, tokens, ids)
 
 
 def cost(config: Config, elms: list[ELM], members: list[ELM]) -> dict[str, Any]:
@@ -123,99 +120,9 @@ def cost(config: Config, elms: list[ELM], members: list[ELM]) -> dict[str, Any]:
     """
     card = elms[0].card
     if card.matrix_parameters:
-        shape = ledger.Shape(card.matrix_parameters, card.attention)
+        shape = flops.Shape(card.matrix_parameters, card.attention)
     else:  # a card from before the ledger
-        shape = ledger.Shape.of_config(causal_lm.load_config(elms[0].path))
+        shape = flops.Shape.of_config(causal_lm.load_config(elms[0].path))
     top_k = 0 if config.ensemble.rule == "router" else config.ensemble.top_k
     cards, theirs = [elm.card for elm in elms], [elm.card for elm in members]
     return ledger.entry(cards, theirs, shape, config.window, top_k)
-
-
-def check_context(config: Config, model: dict[str, Any]) -> None:
-    """Raise `UserError` if a model (its config.json) has no positions for the sequences asked for."""
-    limit = causal_lm.context_limit(model)
-    for key, length in (("trainer.seq_len", config.trainer.seq_len), ("score.window", config.window)):
-        if limit is not None and length > limit:
-            raise UserError(f"{key}={length}: the model has positions for {limit} tokens")
-
-
-def valid_nats(
-    config: Config, forest: Forest, branch: Branch, suite: Suite, reporter: Reporter
-) -> dict[str, Any]:
-    """Return the losses that decide a merge: the branch's and its parents', on the branch's valid split."""
-    valid = suite.shard(branch.domains[0], "valid")
-    scores = scores_of(config, forest)
-    tokens, _ = valid.head(config.score.max_tokens)
-    sha256 = weights.sha256(branch.path)
-    score_missing(config, forest, branch.path, sha256, [valid], reporter)
-    nats = {}
-    for name in branch.parents:
-        parent = forest[name]
-        score_missing(config, forest, parent.path, parent.card.sha256, [valid], reporter)
-        nats[name] = scoring.mean_nats(read(scores, valid, parent.card.sha256), tokens)
-    ours = scoring.mean_nats(read(scores, valid, sha256), tokens)
-    return {"valid_nats": ours, "parent_valid_nats": nats}
-
-
-def scores_of(config: Config, forest: Forest) -> scoring.Scores:
-    """Return the forest's score cache for the window and the head of shards that `config` asks for."""
-    return scoring.Scores(forest.root / "scores", config.window, config.score.max_tokens)
-
-
-def unscored(config: Config, forest: Forest, sha256: str, shards: list[Shard]) -> list[Shard]:
-    """Return those of `shards` on which the forest's cache has no scores of these weights."""
-    scores = scores_of(config, forest)
-    return [shard for shard in shards if scores.read(shard, sha256) is None]
-
-
-def score_missing(
-    config: Config,
-    forest: Forest,
-    folder: Path,
-    sha256: str,
-    shards: list[Shard],
-    reporter: Reporter,
-    *,
-    model: "PreTrainedModel | None" = None,
-    called: str | None = None,
-) -> list[Path]:
-    """Score the model in `folder` on those of `shards` where its scores are missing.
-
-    `model` is that model where it is loaded already, in float32. It is reported as `called`, or by its folder's name.
-    """
-    scores = scores_of(config, forest)
-    missing = unscored(config, forest, sha256, shards)
-    if not missing:
-        return []
-    import torch
-
-    from btm.train import kernels
-
-    device = causal_lm.pick_device(config.trainer.device)
-    if config.trainer.threads:
-        torch.set_num_threads(config.trainer.threads)
-    check_context(config, causal_lm.read_config(folder / "config.json"))
-    if model is None:
-        model = causal_lm.load_model(folder, device, dtype=torch.float32)
-    model = model.to(device).eval()
-    total = sum(shard.head(config.score.max_tokens)[0] for shard in missing)
-    paths = []
-    with kernels.waiting.considerate(), reporter.scoring(called or lease.name_of(folder), total) as report:
-        for shard in missing:
-            paths.append(
-                scoring.score(model, shard, scores, sha256, batch_size=config.score.batch_size, report=report)
-            )
-    return paths
-
-
-def stack(scores: scoring.Scores, shard: Shard, elms: list[ELM]) -> NDArray[np.float32]:
-    """Return the scores of several ELMs, shape (E, S, T)."""
-    return np.stack([read(scores, shard, elm.card.sha256) for elm in elms])
-
-
-def read(scores: scoring.Scores, shard: Shard, sha256: str) -> NDArray[np.float32]:
-    """Return a model's scores, shape (S, T), computed before; `UserError` if they are gone."""
-    logp = scores.read(shard, sha256)
-    if logp is None:
-        raise UserError(f"{scores.path(shard, sha256)} vanished while it was needed; run the command again")
-    return logp

@@ -7,15 +7,15 @@ from typing import Any
 
 from btm.config.schema import Config
 from btm.data.shards import Shard, Suite
+from btm.ensemble import evaluate, fit
 from btm.ensemble import generate as online
-from btm.ensemble import mix
 from btm.ensemble import score as scoring
 from btm.errors import UserError
 from btm.forest import ELM, Forest, Model, find_model
 from btm.forest.suites import evaluated_suites, open_suites
 from btm.models import causal_lm
 from btm.report import Reporter, heatmap, quiet
-from btm.steps import domain_weights
+from btm.steps import domain_weights, score_cache
 from btm.steps.beside import beside, cost, score_model, seeds, warnings
 from btm.system import durable
 
@@ -90,30 +90,30 @@ def measure(
         _score_for_eval(config, forest, suite, elm, [member.name for member in members], reporter)
     for model in others:
         score_model(config, forest, model, shards, reporter)
-    scores = domain_weights.scores_of(config, forest)
+    scores = score_cache.scores_of(config, forest)
     chosen = config.ensemble
     if chosen.fit == "forest":
         chosen = domain_weights.fit_on_training_domains(config, forest, suite, members, trained_on, reporter)
     entries = {}
     for shard, valid_shard in zip(shards, valid, strict=True):
         size = shard.head(config.score.max_tokens)
-        entry = mix.shard_result(
+        entry = evaluate.shard_result(
             [elm.name for elm in elms],
-            domain_weights.stack(scores, shard, elms),
+            score_cache.stack(scores, shard, elms),
             [elm.name for elm in members],
-            domain_weights.stack(scores, valid_shard, members),
+            score_cache.stack(scores, valid_shard, members),
             chosen,
             size,
             valid_shard.head(config.score.max_tokens)[0],
             (shard.tokens, valid_shard.tokens),
             route,
         )
-        alone = {model.name: domain_weights.read(scores, shard, model.sha256) for model in others}
+        alone = {model.name: score_cache.read(scores, shard, model.sha256) for model in others}
         entries[f"{shard.domain}/{shard.split}"] = {
             "novel": shard.domain not in trained_on,
             **entry,
             "models": {
-                name: mix.numbers(scoring.mean_nats(logp, size[0]) * size[0], *size)
+                name: evaluate.numbers(scoring.mean_nats(logp, size[0]) * size[0], *size)
                 for name, logp in alone.items()
             },
         }
@@ -182,7 +182,7 @@ def refuse_own_data(
     remedy: str = "give another split, or ensemble=uniform or ensemble=updating",
 ) -> None:
     """Raise `UserError` if what is fitted on valid splits would be measured on one of them, by name or by content."""
-    if not mix.is_fitted(config.ensemble):
+    if not fit.is_fitted(config.ensemble):
         return
     domains = suite.domains() if config.ensemble.fit == "forest" else {shard.domain for shard in shards}
     fitted_on = {suite.shard(domain, "valid").sha256: domain for domain in domains}
@@ -200,7 +200,7 @@ def _score_for_eval(
 ) -> None:
     shards, valid = evaluated(config, suite)
     needed = [*shards, *valid] if elm.name in members else shards
-    domain_weights.score_missing(config, forest, elm.path, elm.card.sha256, needed, reporter)
+    score_cache.score_missing(config, forest, elm.path, elm.card.sha256, needed, reporter)
 
 
 def _shards(suite: Suite, domains: list[str], splits: list[str]) -> list[Shard]:

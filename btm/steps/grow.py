@@ -20,7 +20,7 @@ from btm.forest.suites import data_of, evaluated_suites, open_suite, open_suites
 from btm.interop import huggingface
 from btm.models import causal_lm
 from btm.report import Reporter, quiet
-from btm.steps import domain_weights
+from btm.steps import domain_weights, score_cache
 from btm.steps.averages import average
 from btm.steps.evaluate import eval_forest
 from btm.steps.rates import find_rate
@@ -127,7 +127,7 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
             run = job.train if together else phase.train
             result = run(config, forest, branch, shards, suite, reporter, pulse)
         if branch.parents:
-            result |= domain_weights.valid_nats(config, forest, branch, suite, reporter)
+            result |= score_cache.valid_nats(config, forest, branch, suite, reporter)
         durable.write_json(branch.path / "trained.json", result)
     return forest.get_branch(name)
 
@@ -218,7 +218,7 @@ def _plant(config: Config, suite: Suite) -> tuple[Forest, Any]:
     A model that cannot be made plants nothing: a forest never gets another architecture.
     """
     wanted = causal_lm.make_config(config.model, suite.vocab_size, suite.eos)
-    domain_weights.check_context(config, wanted.to_dict())
+    causal_lm.check_context(config, wanted.to_dict())
     model = None if Forest.stands(config.forest_root) else _new_model(config, suite)
     return Forest.create(config.forest_root, wanted, suite.tokenizer, suite.tokenizer_sha256), model
 
@@ -233,7 +233,7 @@ def _import_seed(config: Config, suite: Suite, reporter: Reporter) -> ELM:
                 f"seed.from={source} has another tokenizer than the suite {suite.name!r}: prepare the text with its "
                 f"own (btm prepare data.tokenizer={source} data.name=NAME …)"
             )
-        domain_weights.check_context(config, model.model.config.to_dict())
+        causal_lm.check_context(config, model.model.config.to_dict())
         return huggingface.enter(root, name, [], model)
 
 

@@ -17,12 +17,12 @@ from btm.config.schema import Config
 from btm.data.shards import Suite
 from btm.ensemble import score as scoring
 from btm.errors import UserError
-from btm.forest import ELM, Forest, ledger, model_card
+from btm.forest import ELM, Forest, ledger, model_card, paths
 from btm.forest.card import Card, Measured, Parent
 from btm.models import causal_lm, weights
 from btm.models.average import METHODS, Settings, average, normalise
 from btm.report import Reporter, quiet
-from btm.steps import domain_weights, fisher
+from btm.steps import fisher, score_cache
 from btm.system import durable, sums
 
 
@@ -126,8 +126,8 @@ def greedy_soup(
     tokens, _ = valid.head(config.score.max_tokens)
 
     def nats(folder: Path, sha256: str) -> float:
-        domain_weights.score_missing(config, forest, folder, sha256, [valid], reporter)
-        found = domain_weights.scores_of(config, forest).read(valid, sha256)
+        score_cache.score_missing(config, forest, folder, sha256, [valid], reporter)
+        found = score_cache.scores_of(config, forest).read(valid, sha256)
         assert found is not None
         return scoring.mean_nats(found, tokens)
 
@@ -180,7 +180,7 @@ def _information(config: Config, forest: Forest, elm: ELM, suite: Suite, reporte
             f"average.method=fisher: {elm.name!r} has no domain of its own whose valid split could be used"
         )
     valid, count = suite.shard(elm.card.domains[0], "valid"), config.average.sequences
-    target = fisher.folder(forest.root, elm.card.sha256, valid, config.window, count)
+    target = paths.folder(forest.root, elm.card.sha256, valid, config.window, count)
     if not target.exists():
         device = causal_lm.pick_device(config.trainer.device)
         reporter.line(f"Fisher information of {elm.name} on {valid.domain}/valid")

@@ -8,15 +8,16 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from btm.config.checks import read_object
-from btm.config.schema import Config, TrainerConfig
+from btm.config.schema import Config
+from btm.config.training import TrainerConfig
 from btm.data.batches import Batches
 from btm.data.shards import Shard
 from btm.forest import Branch
 from btm.models import causal_lm, weights
 from btm.report import Reporter, quiet
 from btm.system import durable
-from btm.train import loop, optimizers, phase
+from btm.system.json_files import read_object
+from btm.train import loop, optimizers, phase, trainee
 from btm.train.schedule import Schedule, default_lr
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the default for the model's size
@@ -70,11 +71,11 @@ def _loss(
     precision = causal_lm.pick_precision(trainer.precision, str(model.device))
     schedule, losses = Schedule.of(trainer, horizon=steps), []
     for step in range(steps):
-        loss = loop.backward(model, batches.batch(step), trainer, precision)
+        loss = trainee.backward(model, batches.batch(step), trainer, precision)
         norm = optimizers.gradient_norm(model)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             return math.inf
-        loop.apply(optimizer, schedule.lr(step), optimizers.shrink(norm, trainer.clip))
+        trainee.apply(optimizer, schedule.lr(step), optimizers.shrink(norm, trainer.clip))
         losses.append(loss)
         if pulse(0):
             raise loop.TrainingStoppedError("stopped while learning rates were tried")

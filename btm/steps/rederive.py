@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from btm import steps
-from btm.config.checks import read_object
 from btm.config.choices import AVERAGE_WEIGHTS, DELTA_MASKS
 from btm.config.schema import Config
 from btm.errors import UserError
@@ -24,6 +23,7 @@ from btm.forest.tombstone import Heir
 from btm.report import Reporter, quiet
 from btm.steps import publish
 from btm.system import durable
+from btm.system.json_files import read_object
 
 PLAN = "plan.json"
 SCHEMA = 1

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from btm.errors import UserError
-from btm.models import weights
 from btm.system import durable
 
 NAME = "SHA256SUMS"
@@ -26,7 +25,7 @@ def names(folder: Path) -> list[str]:
 
 def write(folder: Path, known: Mapping[str, str] | None = None) -> None:
     """Write SHA256SUMS for all that is in `folder`; what is `known` ({file: sha256}) is not read again."""
-    digests = {name: (known or {}).get(name) or weights.file_sha256(folder / name) for name in names(folder)}
+    digests = {name: (known or {}).get(name) or file_sha256(folder / name) for name in names(folder)}
     with durable.publish_file(folder / NAME) as handle:
         handle.write(_text(digests).encode())
 
@@ -65,7 +64,7 @@ def differences(
         if not wanted(path):
             continue
         try:
-            if weights.file_sha256(path) != listed[name]:
+            if file_sha256(path) != listed[name]:
                 wrong[name] = "its sha256 is another: bytes changed"
             told(path.stat().st_size)
         except OSError as error:
@@ -81,3 +80,9 @@ def checked(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _text(digests: Mapping[str, str]) -> str:
     return "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
+
+
+def file_sha256(file: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

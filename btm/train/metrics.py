@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from btm.config.schema import TrainerConfig
+from btm.config.training import TrainerConfig
 from btm.report import Progress
 from btm.system import durable
 from btm.train.mirrors import Mirrors

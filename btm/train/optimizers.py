@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from btm.config.schema import TrainerConfig
+from btm.config.training import TrainerConfig
 from btm.errors import UserError
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from btm.config.checks import read_object
 from btm.config.schema import Config
 from btm.data.batches import Batches, Growth, windows
 from btm.data.shards import Shard, Suite
@@ -13,7 +12,7 @@ from btm.errors import UserError
 from btm.forest import ELM, Branch, Forest
 from btm.models import causal_lm, weights
 from btm.report import Reporter
-from btm.steps import domain_weights
+from btm.system.json_files import read_object
 from btm.train import checkpoint, loop
 from btm.train.fairseq import training
 from btm.train.schedule import Schedule, default_lr
@@ -46,7 +45,7 @@ def train(
             f"trainer.delta_density={trainer.delta_density}: {branch.name!r} has no parents that it could differ from "
             "in few parameters; a root is trained with 1.0"
         )
-    domain_weights.check_context(config, causal_lm.read_config(branch.path / "config.json"))
+    causal_lm.check_context(config, causal_lm.read_config(branch.path / "config.json"))
     valid = None
     if len(shards) == 1:
         valid = windows(suite.shard(shards[0].domain, "valid"), trainer.seq_len, trainer.valid_tokens)

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from btm.config.schema import TrainerConfig
+from btm.config.training import TrainerConfig
 
 # Measured by scripts/bench/choosing.py for 0.2 to 1 M parameters and extrapolated above (docs/choosing.md): the best
 # peak of a dense LM falls with its size; 6e-4 at 125 M is what GPT-3 was trained with (arXiv 2005.14165, table 2.1).

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from btm.config.schema import TrainerConfig
+from btm.config.training import TrainerConfig
 from btm.train import checkpoint, optimizers
 from btm.train.kernels import memory
 

@@ -29,13 +29,13 @@ from btm.cli.main import compose
 from btm.config.schema import Config
 from btm.data import prepare as preparation
 from btm.data.shards import Suite
-from btm.ensemble import mix
+from btm.ensemble import evaluate
 from btm.forest import Forest
 from btm.paper.pool import Pool
 from btm.paper.studies import Study
 from btm.report import ConsoleReporter, Reporter
 from btm.report.tables import table
-from btm.steps import domain_weights
+from btm.steps import score_cache
 from btm.steps.baselines.derive import expert_domains
 from btm.system import durable
 
@@ -268,7 +268,7 @@ def measured(cell: Cell, args: argparse.Namespace) -> Iterator[dict[str, object]
     config = config_of(cell, args)
     forest = Forest(config.forest_root)
     suite = Suite.open(Path(config.data.out) / config.data.name)
-    scores = domain_weights.scores_of(config, forest)
+    scores = score_cache.scores_of(config, forest)
     about = {"suite": cell.suite, "size": cell.size, "seed": cell.seed, **asdict(cell.setting)}
     root = forest["dense" if cell.setting.kind == "dense" else "seed"]
     elms = [] if cell.setting.kind == "dense" else forest.experts()
@@ -280,18 +280,18 @@ def measured(cell: Cell, args: argparse.Namespace) -> Iterator[dict[str, object]
             "novel": suite.novel(domain),
             "tokens": tokens,
             "root": -float(
-                domain_weights.stack(scores, test, [root])[0].reshape(-1)[:tokens].mean(dtype=np.float64)
+                score_cache.stack(scores, test, [root])[0].reshape(-1)[:tokens].mean(dtype=np.float64)
             ),
         }
         if elms:
-            logp, fitted = domain_weights.stack(scores, test, elms), domain_weights.stack(scores, valid, elms)
+            logp, fitted = score_cache.stack(scores, test, elms), score_cache.stack(scores, valid, elms)
             own = {
                 elm.name: -logp[i].reshape(-1)[:tokens].mean(dtype=np.float64) for i, elm in enumerate(elms)
             }
             row["own"] = float(own.get(domain, np.nan))
             for name, words in (("gated", ("gated", "token")), ("cached", ("bayes", "cached"))):
                 chosen = replace(config.ensemble, rule=words[0], prior=words[1], carry=False)
-                entry = mix.shard_result(
+                entry = evaluate.shard_result(
                     [elm.name for elm in elms], logp, [elm.name for elm in elms], fitted, chosen,
                     test.head(HELD_OUT), valid.head(HELD_OUT)[0], (test.tokens, valid.tokens),
                 )  # fmt: skip

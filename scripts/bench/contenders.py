@@ -62,7 +62,7 @@ def tensors(folder: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 
 def btm(folder: Path, settings: dict[str, Any], turns: Turns, how: str = "always") -> None:
     """The loop of btm itself, from its own memory maps, with its metrics."""
-    from btm.config.schema import TrainerConfig
+    from btm.config.training import TrainerConfig
     from btm.data.batches import Batches
     from btm.data.shards import Shard
     from btm.train import loop

@@ -392,7 +392,7 @@ def operations(place: Workplace, scratch: Path) -> Iterator[Operation]:
     from btm import steps
     from btm.cli.main import compose
     from btm.models import causal_lm
-    from btm.steps import domain_weights
+    from btm.steps import score_cache
     from btm.train import optimizers
 
     torch.set_num_threads(1)  # no thread pool, which would not survive the fork
@@ -420,7 +420,7 @@ def operations(place: Workplace, scratch: Path) -> Iterator[Operation]:
 
     def score(root: Path) -> None:
         shards = [suite.shard("bible", "valid"), suite.shard("novels", "test")]
-        domain_weights.score_missing(config, Forest(root), seed.path, seed.card.sha256, shards, quiet)
+        score_cache.score_missing(config, Forest(root), seed.path, seed.card.sha256, shards, quiet)
 
     grown = scratch / "grown"
     shutil.copytree(place.reference, grown)

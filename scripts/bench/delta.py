@@ -14,13 +14,14 @@ from pathlib import Path
 
 import torch
 
-from btm import interop, steps
+from btm import steps
 from btm.cli.main import compose
 from btm.data.batches import windows
 from btm.forest import ELM, EXACT, Forest
+from btm.interop import formats
 from btm.models import average
 from btm.models.weights import parameters
-from btm.train import loop
+from btm.train import trainee
 
 BLOCKS = (256, 2048, 4096)
 WORDS = ["experiment=demo", "run.rounds=[[bible,code_python],[speeches]]", "run.average=false"]
@@ -43,13 +44,13 @@ def main() -> None:
     for domain in (*first, *second):
         elm = Forest(root)[domain]
         shard = windows(suite.shard(domain, "test"), config.trainer.seq_len)
-        own = loop.validate(elm.load(), shard)
+        own = trainee.validate(elm.load(), shard)
         print(f"{domain}, {' and '.join(elm.card.parents)}, dense: 4.000 {own:.6f}")
         for block in BLOCKS:
             model, size = through(root, elm, folder, block)
-            nats = loop.validate(model, shard)
+            nats = trainee.validate(model, shard)
             print(f"{domain}, delta8 of {block}: {size:.3f} {nats:.6f} {nats - own:+.1e}")
-        nats = loop.validate(in_float16(root, elm, folder / "base"), shard)
+        nats = trainee.validate(in_float16(root, elm, folder / "base"), shard)
         print(f"{domain}, float16: 2.000 {nats:.6f} {nats - own:+.1e}", flush=True)
 
 
@@ -59,10 +60,10 @@ def through(root: Path, elm: ELM, folder: Path, block: int) -> tuple[torch.nn.Mo
     for place in (out, other):
         shutil.rmtree(place, ignore_errors=True)
     words = [f"to={out}", "format=delta8", f"expert={elm.name}", f"export.block={block}", f"forest={root}"]
-    interop.export_model(compose(words))
+    formats.export_model(compose(words))
     ignored = shutil.ignore_patterns("speeches", elm.name, "scores", "jobs")
     shutil.copytree(root, other, ignore=ignored)
-    back = interop.import_model(compose([f"from={out}", "format=delta8", "name=back", f"forest={other}"]))
+    back = formats.import_model(compose([f"from={out}", "format=delta8", "name=back", f"forest={other}"]))
     size = sum(file.stat().st_size for file in out.iterdir())
     return back.load(), size / parameters(elm.path)
 

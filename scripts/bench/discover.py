@@ -20,7 +20,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import btm.data
-from btm.config.schema import DiscoverConfig
+from btm.config.data import DiscoverConfig
 from btm.data.discover import corpus
 from btm.data.discover.assign import balanced_assignment
 from btm.data.discover.cluster import balanced_kmeans

@@ -202,7 +202,7 @@ def _read_branch(world: World) -> None:
     result = branch.result or {}
     assert isinstance(branch.domains, list) and isinstance(branch.parents, dict)
     seal.is_worse(branch.name, result, False)
-    from btm.forest.ledger import Shape
+    from btm.models.flops import Shape
 
     json.dumps(seal.card(branch, result, "0" * 64, Shape(1, 1), weights.digests(branch.path)).to_json())
 

@@ -90,7 +90,7 @@ def training(args: argparse.Namespace) -> Callable[[], float]:
 
     from btm.cli.main import compose
     from btm.models import causal_lm
-    from btm.train import kernels, loop, optimizers
+    from btm.train import kernels, optimizers, trainee
 
     config = compose([f"model={args.model}", f"trainer.batch_size={args.batch_size}"])
     trainer = config.trainer
@@ -105,9 +105,9 @@ def training(args: argparse.Namespace) -> Callable[[], float]:
 
     def step() -> float:
         tokens = draws.integers(0, model.config.vocab_size, shape)
-        loss = loop.backward(model, tokens, trainer, precision)
+        loss = trainee.backward(model, tokens, trainer, precision)
         divisor = optimizers.shrink(optimizers.gradient_norm(model), trainer.clip)
-        loop.apply(optimizer, 1e-3, divisor)
+        trainee.apply(optimizer, 1e-3, divisor)
         return loss
 
     return step

@@ -21,11 +21,11 @@ import torch
 
 from btm import steps
 from btm.cli.main import compose
-from btm.config.checks import read_object
-from btm.config.schema import ModelConfig, TrainerConfig
+from btm.config.training import ModelConfig, TrainerConfig
 from btm.data.batches import windows
 from btm.models import causal_lm
-from btm.train import loop, optimizers
+from btm.system.json_files import read_object
+from btm.train import optimizers, trainee
 
 VARIANTS = {
     "adamw": TrainerConfig(lr=1e-3),
@@ -97,7 +97,7 @@ def _train(trainer: TrainerConfig, n_steps: int, seed: int, data: Path, root: Pa
     model = elm.load()
     domains = suite.training_domains()
     shards = [windows(suite.shard(domain, "test"), config.trainer.seq_len, 16_384) for domain in domains]
-    nats = statistics.mean(loop.validate(model, shard) for shard in shards)
+    nats = statistics.mean(trainee.validate(model, shard) for shard in shards)
     state = read_object(elm.path / "trained.json", optimizer=dict)["optimizer"]
     return nats, state["bytes"] / state["parameters"]
 
@@ -116,8 +116,8 @@ def unseen(n_steps: int) -> None:
         chance = torch.Generator().manual_seed(0)
         for _ in range(n_steps):
             tokens = 2 * torch.randint(0, 1024, (4, 65), generator=chance).numpy()
-            loop.backward(model, tokens, trainer, "fp32")
-            loop.apply(optimizer, trainer.lr)
+            trainee.backward(model, tokens, trainer, "fp32")
+            trainee.apply(optimizer, trainer.lr)
         moved = (table.detach() - begin).abs().mean(dim=1)
         print(f"{name:34} seen {moved[::2].mean():.2e}, unseen {moved[1::2].mean():.2e} (mean |change|)")
 

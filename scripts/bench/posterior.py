@@ -13,8 +13,8 @@ import time
 
 import numpy as np
 
-from btm.config.schema import EnsembleConfig
-from btm.ensemble import gate, mix, posterior
+from btm.config.ensemble import EnsembleConfig
+from btm.ensemble import fit, gate, mix, posterior
 from btm.report.tables import table
 
 SETTINGS = [
@@ -102,9 +102,9 @@ def measure(logp_EST: np.ndarray, log_prior_E: np.ndarray, rule: str, alpha, bet
 
 def measure_fit(logp_EST: np.ndarray, log_prior_E: np.ndarray) -> dict:
     """Return a row for the fit of α and β: seconds for each of its settings."""
-    settings = len(mix.ALPHAS) * len(mix.BETAS)
+    settings = len(fit.ALPHAS) * len(fit.BETAS)
     cpu, clock = time.process_time(), time.perf_counter()
-    mix.fit_rule([logp_EST], [log_prior_E], EnsembleConfig(rule="tracking"), [logp_EST[0].size])
+    fit.fit_rule([logp_EST], [log_prior_E], EnsembleConfig(rule="tracking"), [logp_EST[0].size])
     cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
     row = {"window": logp_EST.shape[2], "rule": f"fit of {settings} settings, each"}
     return row | {"CPU seconds": round(cpu / settings, 2), "clock": round(clock / settings, 2)}
@@ -115,7 +115,7 @@ def measure_gate(logp_EST: np.ndarray, log_prior_E: np.ndarray) -> dict:
     ensemble, tokens = EnsembleConfig(rule="gated", carry=True), logp_EST[0].size
     ids_N = ids(tokens)
     cpu, clock = time.process_time(), time.perf_counter()
-    mix.fit_rule([logp_EST], [log_prior_E], ensemble, [tokens], [ids_N])
+    fit.fit_rule([logp_EST], [log_prior_E], ensemble, [tokens], [ids_N])
     cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
     row = {"window": logp_EST.shape[2], "rule": "fit of a gate"}
     return row | {"CPU seconds": round(cpu, 2), "clock": round(clock, 2)}

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 import btm.data
-from btm.config.schema import DataConfig
+from btm.config.data import DataConfig
 from btm.data.documents import find
 from btm.data.encode import Encoder, cores
 from btm.data.prepare import prepare

@@ -29,6 +29,7 @@ from btm.train.checkpoint import parameters
 from btm.train.schedule import Schedule
 from btm.train.sparse import masks as momentum
 from btm.train.sparse import trainee as sparse_training
+from btm.train.trainee import validate
 
 DENSITIES = (0.2, 0.1, 0.05, 0.02)
 MAIN = 0.05
@@ -86,7 +87,7 @@ class Bench:
         """Return nats per token on a domain's test split."""
         config = self.config()
         shard = steps.open_suite(config).shard(domain, "test")
-        return training.validate(model, windows(shard, config.trainer.seq_len))
+        return validate(model, windows(shard, config.trainer.seq_len))
 
     def nats_of(self, folder: Path, domain: str) -> float:
         return self.nats(causal_lm.load_model(folder), domain)

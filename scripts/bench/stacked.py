@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
-from btm.config.schema import ModelConfig, TrainerConfig
+from btm.config.training import ModelConfig, TrainerConfig
 from btm.models import causal_lm
-from btm.train import kernels, loop, optimizers
+from btm.train import kernels, optimizers, trainee
 
 
 class Loss(torch.nn.Module):
@@ -77,9 +77,9 @@ class Apart:
         """Train on rows (experts, batch, L + 1); return the losses."""
         losses = []
         for (expert, optimizer), own in zip(self.experts, rows, strict=True):
-            losses.append(loop.backward(expert, own.numpy(), self.trainer, self.precision))
+            losses.append(trainee.backward(expert, own.numpy(), self.trainer, self.precision))
             divisor = optimizers.shrink(optimizers.gradient_norm(expert), 1.0)
-            loop.apply(optimizer, self.trainer.lr, divisor)
+            trainee.apply(optimizer, self.trainer.lr, divisor)
         return losses
 
 

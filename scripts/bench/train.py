@@ -28,10 +28,9 @@ import torch
 
 from btm import steps
 from btm.cli.main import compose
-from btm.config.schema import ModelConfig
+from btm.config.training import ModelConfig
 from btm.data.batches import Batches
-from btm.forest import ledger
-from btm.models import causal_lm
+from btm.models import causal_lm, flops
 
 HERE = Path(__file__).parent
 SIZES = {"tiny": (256, 688, 6, 4, 8192), "125m": (768, 2048, 12, 12, 50304), "quick": (32, 64, 2, 2, 8192)}
@@ -130,7 +129,7 @@ def prepare(folder: Path, kind: str, args: argparse.Namespace) -> tuple[Path, fl
     (target / "settings.json").write_text(json.dumps(settings))
     tokens = args.batch_size * args.seq_len
     print(f"{kind}: {model.num_parameters():,} parameters, {tokens:,} tokens a step, {n} steps", flush=True)
-    return target, ledger.Shape.of(model).training_flops(args.seq_len) * tokens
+    return target, flops.Shape.of(model).training_flops(args.seq_len) * tokens
 
 
 def taking_part(kind: str, args: argparse.Namespace) -> dict[str, str]:

@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from btm.cli.main import conf_folder
-from btm.config.schema import ModelConfig
+from btm.config.training import ModelConfig
 from btm.errors import UserError
 from btm.models import average, causal_lm, weights
+from btm.system import sums
 
 ARCHITECTURES = ["pico", "gpt2", "gpt_neox", "opt", "bloom"]
 
@@ -111,7 +112,7 @@ def test_shards_are_read_and_written(tmp_path):
     (tmp_path / "mean").mkdir()
     sources = {tmp_path / "parts": 1.0, tmp_path / "whole": 3.0}
     digests = average.average(sources, tmp_path / "mean")
-    assert digests == {file.name: weights.file_sha256(file) for file in weights.files(tmp_path / "mean")}
+    assert digests == {file.name: sums.file_sha256(file) for file in weights.files(tmp_path / "mean")}
     for file in weights.files(tmp_path / "parts"):
         assert (tmp_path / "mean" / file.name).read_bytes() == file.read_bytes()
     assert weights.parameters(tmp_path / "mean") == weights.parameters(tmp_path / "whole")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from btm.config.schema import ModelConfig
+from btm.config.training import ModelConfig
 from btm.models import average, causal_lm
 from btm.models.average import sparse
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import btm.data
-from btm.config.schema import DataConfig
+from btm.config.data import DataConfig
 from btm.data.documents import read
 from btm.data.prepare import prepare
 

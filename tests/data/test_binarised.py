@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from btm.config.schema import DataConfig
+from btm.config.data import DataConfig
 from btm.data import binarised
 from btm.data.documents import find
 from btm.data.encode import Encoder

@@ -224,7 +224,7 @@ def test_a_tokenizer_folder_that_was_lost_packs_everything_again(config):
 
 
 def test_the_suite_that_ships_with_btm_is_found(tmp_path):
-    from btm.config.schema import DataConfig
+    from btm.config.data import DataConfig
 
     config = DataConfig(out=str(tmp_path / "out"))
     assert len(plan(config)) > len(training_domains(config)) > 1

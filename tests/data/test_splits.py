@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from btm.config.schema import DataConfig
+from btm.config.data import DataConfig
 from btm.data.documents import find
 from btm.data.splits import fingerprint, survey
 from btm.errors import UserError

@@ -8,7 +8,7 @@ from folders import DEMO
 
 from btm import steps
 from btm.cli.main import compose
-from btm.config.schema import DataConfig, DiscoverConfig
+from btm.config.data import DataConfig, DiscoverConfig
 from btm.data.discover import corpus
 from btm.data.documents import find
 

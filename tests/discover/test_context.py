@@ -10,15 +10,15 @@ from safetensors.numpy import load_file, save_file
 from btm import steps
 from btm.cli import main
 from btm.cli.main import compose
-from btm.config.schema import EnsembleConfig
+from btm.config.ensemble import EnsembleConfig
 from btm.data.discover.router import CHARS, HOME, Router, words
 from btm.data.pieces import token_bytes
-from btm.ensemble import generate, mix
+from btm.ensemble import fit, generate, mix
 from btm.ensemble import router as context
 from btm.ensemble.router import Reading, Route
 from btm.errors import UserError
 from btm.forest import Forest
-from btm.steps import domain_weights
+from btm.steps import domain_weights, score_cache
 
 TRICKY = (
     "Ærøskøbing's 3,141 naïve Straße\u00a0日本語 テキスト! e\u0301tude _x_ don't 😀smile a bc\n\n"
@@ -81,7 +81,7 @@ def test_eval_is_the_equation_on_the_text_before_each_token(clustered, overrides
     router = Router.load(context.find_router(config)[0])
     router.temperature = config.ensemble.temperature or router.temperature
     pieces = token_bytes(suite.tokenizer)
-    scores = domain_weights.stack(domain_weights.scores_of(config, forest), shard, members)
+    scores = score_cache.stack(score_cache.scores_of(config, forest), shard, members)
     route = route_of(clustered, *overrides)
     mixed = mix.mix(scores, np.zeros(4), config.ensemble, tokens, shard.tokens, route)
     begin = 0
@@ -157,8 +157,8 @@ def test_generation_weighs_as_eval_does(clustered):
     mixed = generate.Ensemble.load(forest, top_k=1, ensemble=config.ensemble, route=route)
     assert mixed.names == [elm.name for elm in members]  # a top-k is chosen for each context, so all are here
     logp = np.concatenate([mixed.read(ids[:20]), mixed.read(ids[20:])])
-    scores = domain_weights.stack(domain_weights.scores_of(config, forest), shard, members)[:, :1]
-    prior = mix.fit_prior(scores, config.ensemble)
+    scores = score_cache.stack(score_cache.scores_of(config, forest), shard, members)[:, :1]
+    prior = fit.fit_prior(scores, config.ensemble)
     wanted = mix.mix(scores, prior, config.ensemble, window, shard.tokens, route)
     np.testing.assert_allclose(logp, wanted.logp, atol=1e-4)
     with pytest.raises(ValueError, match="needs a route"):
@@ -257,7 +257,7 @@ def test_settings_that_a_router_has_no_use_for(more, said):
         compose(["ensemble=router", more])
     with pytest.raises(UserError, match="give ensemble=router"):
         compose(["ensemble=cached", "ensemble.temperature=1"])
-    assert not mix.is_fitted(EnsembleConfig(rule="router", prior="cached"))
+    assert not fit.is_fitted(EnsembleConfig(rule="router", prior="cached"))
 
 
 def test_a_router_without_known_words_weighs_all_alike():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from btm.cli import main
-from btm.config.schema import DataConfig, DiscoverConfig
+from btm.config.data import DataConfig, DiscoverConfig
 from btm.data.discover import corpus
 from btm.data.discover.assign import balanced_assignment
 from btm.data.discover.cluster import balanced_kmeans

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from btm import steps
-from btm.config.schema import ModelConfig, TrainerConfig
+from btm.config.training import ModelConfig, TrainerConfig
 from btm.data.batches import Batches, windows
 from btm.errors import UserError
 from btm.models import causal_lm
@@ -19,6 +19,7 @@ from btm.train import checkpoint, loop, optimizers
 from btm.train.distributed import checkpoint as sharded
 from btm.train.distributed.trainee import KINDS
 from btm.train.schedule import Schedule
+from btm.train.trainee import Trainee
 
 TRAINER = TrainerConfig(
     batch_size=4,
@@ -78,7 +79,7 @@ def batches(grown):
 def run(place, batches, trainer, kind=None, n=4, **more):
     """Train in a process that knows of no other (kind=None), or as the only one of a group."""
     model = causal_lm.load_trainable(place, "cpu")
-    trainee = KINDS[kind](model, batches, 0, 1, "cpu") if kind else loop.Trainee(model, batches)
+    trainee = KINDS[kind](model, batches, 0, 1, "cpu") if kind else Trainee(model, batches)
     return loop.loop(place, trainee, trainer, Schedule.of(trainer, horizon=4), n, **more)
 
 

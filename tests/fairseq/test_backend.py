@@ -23,7 +23,7 @@ from btm.errors import UserError
 from btm.fairseq import from_hugging_face
 from btm.forest import Forest
 from btm.report import Reporter
-from btm.steps import domain_weights
+from btm.steps import score_cache
 from btm.train.fairseq import training
 from btm.train.loop import TrainingFailedError, TrainingStoppedError
 from btm.train.schedule import Schedule
@@ -144,7 +144,7 @@ def test_its_loss_is_that_of_fairseq_eval_lm(grown, forest, tmp_path):
     found = fairseq(tmp_path, [job])["eval"]["loss"] * np.log(2)
     whole = compose([*_overrides(config), "score.max_tokens=0"])
     shard = suite.shard("speeches", "valid")
-    (path,) = domain_weights.score_missing(whole, forest, elm.path, elm.card.sha256, [shard], Reporter())
+    (path,) = score_cache.score_missing(whole, forest, elm.path, elm.card.sha256, [shard], Reporter())
     assert mean_nats(np.load(path), shard.n_tokens) == pytest.approx(found, abs=1e-5)
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from btm.cli.main import compose
-from btm.config.schema import TrainerConfig
+from btm.config.training import TrainerConfig
 from btm.errors import UserError
 from btm.fairseq.architecture import Architecture
 from btm.train.fairseq import command

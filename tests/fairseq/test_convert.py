@@ -9,7 +9,7 @@ from fairseq_models import MODELS, PYTHON
 
 from btm import steps
 from btm.cli.main import compose
-from btm.config.schema import DataConfig
+from btm.config.data import DataConfig
 from btm.data.prepare import prepare
 from btm.ensemble.score import Scores, mean_nats, score
 from btm.errors import UserError

@@ -9,12 +9,12 @@ import pytest
 from folders import tree
 from safetensors.numpy import load_file, save_file
 
-from btm import interop
 from btm.cli import main
 from btm.cli.main import compose
 from btm.errors import UserError
 from btm.forest import EXACT, Forest
 from btm.forest.card import Card
+from btm.interop import formats
 from btm.models import blockwise, weights
 from btm.models.average import average
 from btm.system import sums
@@ -40,12 +40,12 @@ def parents(root, tmp_path):
 
 
 def export(root, to, *words):
-    return interop.export_model(compose([f"forest={root}", f"to={to}", "format=delta8", *words]))[0]
+    return formats.export_model(compose([f"forest={root}", f"to={to}", "format=delta8", *words]))[0]
 
 
 def bring(folder, root, *words):
     words = words or ["name=speeches"]
-    return interop.import_model(compose([f"forest={root}", f"from={folder}", "format=delta8", *words]))
+    return formats.import_model(compose([f"forest={root}", f"from={folder}", "format=delta8", *words]))
 
 
 def test_it_comes_back_where_its_parents_are(root, sent, parents):
@@ -123,9 +123,9 @@ def test_bfloat16_comes_back_as_bfloat16(tokenizer, tmp_path):
     shutil.copytree(base, tmp_path / "law", ignore=shutil.ignore_patterns("model*"))
     moved.save_pretrained(tmp_path / "law")
     root = tmp_path / "forest"
-    interop.import_model(compose([f"from={base}", f"forest={root}"]))
+    formats.import_model(compose([f"from={base}", f"forest={root}"]))
     words = [f"from={tmp_path / 'law'}", f"forest={root}", "name=law", "parent=seed"]
-    original = interop.import_model(compose(words))
+    original = formats.import_model(compose(words))
     folder = export(root, tmp_path / "out", "expert=law")
     other = tmp_path / "other"
     shutil.copytree(root, other, ignore=shutil.ignore_patterns("law"))

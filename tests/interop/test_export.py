@@ -10,12 +10,12 @@ from interop.models import IDS, make_folder
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from btm import interop
 from btm.cli import main
 from btm.cli.main import compose
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.forest.card import Card
+from btm.interop import formats
 from btm.models import weights
 from btm.steps import publish
 
@@ -26,13 +26,13 @@ def root(pristine, tokenizer, tmp_path_factory):
     root = tmp_path_factory.mktemp("exported") / "forest"
     for name, seed in {"seed": 0, "law": 1, "med": 2}.items():
         folder = make_folder(tmp_path_factory.mktemp(name) / "model", tokenizer, seed=seed)
-        interop.import_model(compose([f"from={folder}", f"forest={root}", f"name={name}"]))
+        formats.import_model(compose([f"from={folder}", f"forest={root}", f"name={name}"]))
     publish.publish(Forest(root), "deploy", {"law": 0.7, "med": 0.2, "seed": 0.1})
     return root
 
 
 def export(root, to, *words):
-    return interop.export_model(compose([f"forest={root}", f"to={to}", *words]))[0]
+    return formats.export_model(compose([f"forest={root}", f"to={to}", *words]))[0]
 
 
 def logits(folder, **kind):
@@ -43,7 +43,7 @@ def logits(folder, **kind):
 
 @pytest.mark.parametrize("what", ["expert=law", "average=deploy"])
 def test_anybody_loads_it(what, root, tmp_path):
-    source = interop.exported(compose([f"forest={root}", what]))
+    source = formats.exported(compose([f"forest={root}", what]))
     target = export(root, tmp_path / "out/model", what)
     assert torch.equal(logits(target), logits(source))
     assert (target / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
@@ -83,7 +83,7 @@ def test_other_float_types_in_shards(word, root, tmp_path):
 
 def test_what_was_exported_comes_in_again(root, tmp_path):
     target = export(root, tmp_path / "model", "expert=law", "export.shard_gb=0.00004")
-    elm = interop.import_model(compose([f"from={target}", f"forest={tmp_path / 'forest'}"]))
+    elm = formats.import_model(compose([f"from={target}", f"forest={tmp_path / 'forest'}"]))
     assert elm.card.sha256 == Forest(root)["law"].card.sha256
 
 
@@ -116,7 +116,7 @@ def test_numbers_that_do_not_fit(tokenizer, tmp_path):
     tensors["model.norm.weight"][0] = 1e6
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     root = tmp_path / "forest"
-    interop.import_model(compose([f"from={folder}", f"forest={root}"]))
+    formats.import_model(compose([f"from={folder}", f"forest={root}"]))
     with pytest.raises(UserError, match=r"'model.norm.weight' has numbers too large for F16"):
         export(root, tmp_path / "model", "expert=seed", "export.dtype=fp16")
     assert not list(tmp_path.glob("model*"))

@@ -11,17 +11,17 @@ from interop.models import IDS, SIZES, make_folder, make_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from btm import interop
 from btm.cli import main
 from btm.cli.main import compose
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.interop import formats
 from btm.models import weights
 from btm.steps import publish
 
 
 def bring(folder, root, *words):
-    return interop.import_model(compose([f"from={folder}", f"forest={root}", *words]))
+    return formats.import_model(compose([f"from={folder}", f"forest={root}", *words]))
 
 
 def logits(folder):

@@ -10,11 +10,11 @@ import torch
 from interop.models import make_folder
 from safetensors.torch import load_file
 
-from btm import interop
 from btm.cli import main
 from btm.cli.main import compose
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.interop import formats
 from btm.steps import publish
 
 ROOT = Path(__file__).parent.parent.parent
@@ -29,7 +29,7 @@ def grow(root, tokenizer, tmp_path, **values):
     """A forest of three imported ELMs and an average of them, under a path that YAML could misread."""
     for name, seed in {"seed": 0, "law": 1, "med": 2}.items():
         folder = make_folder(tmp_path / f"{name}", tokenizer, seed=seed, **values)
-        interop.import_model(compose([f"from={folder}", f"forest='{root}'", f"name={name}"]))
+        formats.import_model(compose([f"from={folder}", f"forest='{root}'", f"name={name}"]))
     return publish.publish(Forest(root), "deploy", {"law": 0.7, "med": 0.23, "seed": 1 / 3})
 
 
@@ -69,4 +69,4 @@ def test_the_recipe_on_the_screen(tokenizer, tmp_path, capsys):
     card = tmp_path / "forest/elms/law/card.json"
     card.write_text(json.dumps(json.loads(card.read_text()) | {"sha256": "0" * 64}))
     with pytest.raises(UserError, match="another 'law'"):
-        interop.export_model(compose(words[1:]))
+        formats.export_model(compose(words[1:]))

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from btm.config.schema import ClusterConfig, Config
+from btm.config.cluster import ClusterConfig
+from btm.config.schema import Config
 from btm.errors import UserError
 from btm.launch.drive import Driver, retry_after
 from btm.launch.engine import Status

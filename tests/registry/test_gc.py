@@ -8,8 +8,7 @@ from folders import tree
 
 from btm import steps
 from btm.cli import main
-from btm.forest import Forest, gc, index, removal
-from btm.steps import fisher
+from btm.forest import Forest, gc, index, paths, removal
 
 
 @pytest.fixture(autouse=True)
@@ -78,9 +77,7 @@ def test_fisher_information_stays_while_its_weights_do(copy):
     config = copy(*words)
     steps.average(config)
     forest = Forest(config.forest_root)
-    own = {
-        name: fisher.of_weights(forest.root, forest[name].card.sha256) for name in ("bible", "code_python")
-    }
+    own = {name: paths.of_weights(forest.root, forest[name].card.sha256) for name in ("bible", "code_python")}
     assert [len(found) for found in own.values()] == [1, 1]
     stale = own["bible"][0].rename(own["bible"][0].with_name("0" * 32 + own["bible"][0].name[32:]))
     assert [waste.path for waste in gc.collect(forest)] == [stale]

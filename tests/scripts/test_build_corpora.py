@@ -12,7 +12,7 @@ import build_corpora
 import build_demo_suite
 from btm.cli import main
 from btm.config.checks import check_name
-from btm.config.schema import DataConfig
+from btm.config.data import DataConfig
 from btm.data.prepare import prepare
 from btm.data.shards import Suite
 from btm.errors import UserError

@@ -8,7 +8,7 @@ from btm import steps
 from btm.config.checks import check_weights
 from btm.config.schema import Config
 from btm.data import prepare as preparation
-from btm.ensemble import mix
+from btm.ensemble import fit
 from btm.ensemble.router import check_domains
 from btm.errors import UserError, unknown
 from btm.forest import Forest, settings, tombstone
@@ -125,7 +125,7 @@ def average_of_cycle(config: Config) -> None:
 
 def evaluation_of_cycle(config: Config) -> None:
     """Refuse to measure, at the end of a cycle, what was fitted on a valid split on that split."""
-    if config.eval.split == "valid" and mix.is_fitted(config.ensemble):
+    if config.eval.split == "valid" and fit.is_fitted(config.ensemble):
         raise UserError(
             f"eval.split=valid: ensemble.prior={config.ensemble.prior} and ensemble.rule={config.ensemble.rule} are "
             "fitted there, and would be measured on their own data: give another split, or ensemble=uniform"

@@ -11,7 +11,6 @@ from btm.fairseq import convert
 from btm.forest import Forest
 from btm.forest.suites import open_suite
 from btm.models import causal_lm
-from btm.steps import domain_weights
 from btm.train.fairseq import command
 from btm.train.schedule import Schedule
 
@@ -36,7 +35,7 @@ def source(config: Config) -> None:
 
 def positions(config: Config) -> None:
     """Require positions for trainer.seq_len and for the window of scores, of the models that stand or are planned."""
-    domain_weights.check_context(config, _model(config)[0])
+    causal_lm.check_context(config, _model(config)[0])
 
 
 def fits_forest(config: Config) -> None:

@@ -14,9 +14,9 @@ def import_model(config: Config, out: Output) -> None:
 
     example: btm import from=models/law-lm name=law domain=law forest=experts/mine
     """
-    from btm import interop
+    from btm.interop import formats
 
-    show_elm(interop.import_model(config, out.reporter), out)
+    show_elm(formats.import_model(config, out.reporter), out)
 
 
 def export_model(config: Config, out: Output) -> None:
@@ -29,9 +29,9 @@ def export_model(config: Config, out: Output) -> None:
 
     example: btm export average=deploy to=models/deploy export.dtype=bf16
     """
-    from btm import interop
+    from btm.interop import formats
 
-    path, text = interop.export_model(config, out.reporter)
+    path, text = formats.export_model(config, out.reporter)
     out.line(
         text.rstrip() if path is None else f"exported to {path}", {"path": path and str(path), "text": text}
     )

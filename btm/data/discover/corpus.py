@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from btm.config.choices import SPLITS
-from btm.config.schema import DataConfig, DiscoverConfig
+from btm.config.data import DataConfig, DiscoverConfig
 from btm.data.discover.assign import balanced_assignment
 from btm.data.discover.cluster import balanced_kmeans
 from btm.data.discover.router import HOME, Router, name_of

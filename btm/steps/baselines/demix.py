@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from btm import steps
-from btm.config.schema import Config, TrainerConfig
+from btm.config.schema import Config
+from btm.config.training import TrainerConfig
 from btm.data.batches import Batches
 from btm.data.shards import Suite
 from btm.errors import UserError
-from btm.forest import Branch, Forest, ledger
-from btm.models import causal_lm
+from btm.forest import Branch, Forest
+from btm.models import causal_lm, flops
 from btm.report import Reporter, quiet
-from btm.steps import domain_weights
+from btm.steps import score_cache
 from btm.steps.baselines.derive import DEMIX
 from btm.system import durable
 from btm.train import checkpoint, phase
 from btm.train import loop as training
+from btm.train.trainee import Trainee, backward
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +37,7 @@ _NOTE = "DEMix (arXiv 2108.05036): all but the feed-forward layers is shared by 
 
 
 @dataclass
-class DemixTrainee(training.Trainee):
+class DemixTrainee(Trainee):
     """A model with feed-forward layers for each domain; `mixes` are the domains' batches, `batches` the first's."""
 
     may_compile = False  # what a layer does depends on the domain
@@ -47,7 +49,7 @@ class DemixTrainee(training.Trainee):
         """Multiply the feed-forward layers."""
         from btm.steps.baselines import ffn
 
-        self.flops_per_token = ledger.Shape.of(self.model).training_flops(self.batches.seq_len)
+        self.flops_per_token = flops.Shape.of(self.model).training_flops(self.batches.seq_len)
         self.layers = ffn.split(self.model, len(self.mixes))
 
     @classmethod
@@ -61,7 +63,7 @@ class DemixTrainee(training.Trainee):
         for domain, batches in enumerate(self.mixes.values()):
             for layer in self.layers:
                 layer.active = domain
-            losses.append(training.backward(self.model, batches.batch(step), trainer, precision))
+            losses.append(backward(self.model, batches.batch(step), trainer, precision))
         for parameter, shared in self._parameters():
             if shared and parameter.grad is not None:
                 parameter.grad /= len(self.mixes)
@@ -154,7 +156,7 @@ def _train(
 
     trainer.valid_every is not looked at: there is no one valid split.
     """
-    domain_weights.check_context(config, causal_lm.read_config(branch.path / "config.json"))
+    causal_lm.check_context(config, causal_lm.read_config(branch.path / "config.json"))
     n_steps, schedule, continued = phase.course(config, forest, branch)
     trainee = DemixTrainee.of(causal_lm.load_trainable(branch.path, config.trainer.device), mixes)
     with reporter.training(DEMIX) as report:
@@ -198,7 +200,7 @@ def _publish(
                 "exact": whole["exact"],
             }
             result |= {"data": {domain: suite.shard(domain, "train").sha256}}
-            result |= domain_weights.valid_nats(config, forest, made, suite, reporter)
+            result |= score_cache.valid_nats(config, forest, made, suite, reporter)
             durable.write_json(made.path / "trained.json", result)
     forest.merge(forest.get_branch(domain), force=True)
 

@@ -15,11 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from btm.config.schema import TrainerConfig
+from btm.config.training import TrainerConfig
 from btm.models import causal_lm
 from btm.system import durable
-from btm.train import checkpoint, kernels
-from btm.train import loop as training
+from btm.train import checkpoint, kernels, trainee
 from btm.train.distributed import checkpoint as sharded
 
 _WARM_UP = 8  # tokens
@@ -37,7 +36,7 @@ class _Loss(nn.Module):
 
 
 @dataclass
-class Replica(training.Trainee):
+class Replica(trainee.Trainee):
     """A whole model on the rows of one of `size` processes."""
 
     rank: int
@@ -76,7 +75,7 @@ class Replica(training.Trainee):
         tokens = self.batches.batch(step)
         rows = tokens.reshape(self.size, -1, tokens.shape[-1])[self.rank]
         nll = partial(self.whole, kernels.loss.chosen(trainer.kernels and self.has_head))
-        loss = training.backward(self.model, rows, trainer, precision, nll, self.sum_gradients)
+        loss = trainee.backward(self.model, rows, trainer, precision, nll, self.sum_gradients)
         return _sum(loss) / self.size
 
     def sum_gradients(self, now: bool) -> None:

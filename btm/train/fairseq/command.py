@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btm.config.schema import TrainerConfig
+from btm.config.training import TrainerConfig
 from btm.errors import UserError
 from btm.fairseq import architecture
 from btm.fairseq.architecture import Architecture

@@ -16,8 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from btm.config.checks import read_object
-from btm.config.schema import Config, FairseqConfig, TrainerConfig
+from btm.config.schema import Config
+from btm.config.training import FairseqConfig, TrainerConfig
 from btm.data.batches import Batches
 from btm.data.shards import Piece, Suite
 from btm.errors import UserError
@@ -26,10 +26,11 @@ from btm.fairseq import convert, from_hugging_face, indexed
 from btm.fairseq import tokenizer as tokenizers
 from btm.fairseq.architecture import Architecture
 from btm.fairseq.families import understand
-from btm.forest import ledger
-from btm.models import causal_lm, weights
+from btm.fairseq.state import Checkpoint
+from btm.models import causal_lm, flops, weights
 from btm.system import durable, lease
-from btm.train import checkpoint
+from btm.system.json_files import read_object
+from btm.train import checkpoint, resume
 from btm.train import loop as training
 from btm.train.fairseq import command, process
 from btm.train.metrics import Metrics, Report
@@ -37,7 +38,7 @@ from btm.train.schedule import Schedule
 
 FILE = "fairseq.pt"  # in a checkpoint's folder
 LOG = "fairseq.log"  # in the branch's, while it is in the making
-Reads = Callable[[Path], theirs.Checkpoint]
+Reads = Callable[[Path], Checkpoint]
 _COPIES = 5  # of parameters and moments on disk at most: these, and three that fairseq has a hand in
 
 
@@ -82,7 +83,7 @@ def train(
     python, device = command.interpreter(fairseq.python), causal_lm.pick_device(trainer.device)
     options = command.options(model, trainer, schedule, steps, device)
     options += command.extra_options(fairseq.options)
-    settings = training.settings_of(trainer, schedule, steps) | {
+    settings = resume.settings_of(trainer, schedule, steps) | {
         "data": {shard.domain: shard.sha256[:16] for shard in batches.shards},
         "fairseq": fairseq.options,
     }
@@ -109,7 +110,7 @@ def _said(
 ) -> dict[str, Any]:
     """Return what is known of a training that is done."""
     tokens, versions = batches.tokens(steps), state["environment"]
-    shape = ledger.Shape.of_config(causal_lm.load_config(folder))
+    shape = flops.Shape.of_config(causal_lm.load_config(folder))
     return {
         "steps": steps,
         "tokens": tokens,
@@ -129,7 +130,7 @@ def _environment(threads: int, device: str) -> dict[str, Any]:
     return {"threads": threads, "instructions": instructions, "device": device.partition(":")[0]}
 
 
-def _read(path: Path, *, legacy: bool) -> theirs.Checkpoint:
+def _read(path: Path, *, legacy: bool) -> Checkpoint:
     with TemporaryDirectory(prefix=".tmp-legacy-", dir=path.parent) as scratch:
         return theirs.read(path, Path(scratch), legacy=legacy)
 
@@ -145,7 +146,7 @@ def _begin(
     """Return the state of the newest checkpoint that opens, at step 0 if there is none; damaged ones are deleted."""
     for found in sorted(folder.glob("checkpoint-*"), reverse=True):
         state = checkpoint.read_state(found)
-        training.require_same(found, state["settings"], settings)
+        resume.require_same(found, state["settings"], settings)
         try:
             reads(found / FILE)
         except UserError as error:
@@ -272,7 +273,7 @@ def _require_end(child: process.Training, folder: Path, state: dict[str, Any], s
     )
 
 
-def _take_back(folder: Path, found: theirs.Checkpoint, model: Architecture) -> None:
+def _take_back(folder: Path, found: Checkpoint, model: Architecture) -> None:
     """Replace the weights in `folder` by those of a checkpoint, in the dtype they had; all else stays."""
     import torch
 

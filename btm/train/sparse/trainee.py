@@ -11,18 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btm.config.checks import read_object
-from btm.config.schema import TrainerConfig
+from btm.config.training import TrainerConfig
 from btm.data.batches import Batches
 from btm.errors import UserError
 from btm.forest import delta
 from btm.forest.card import read_parents
 from btm.models import causal_lm, weights
 from btm.system import durable, lease
+from btm.system.json_files import read_object
 from btm.train import checkpoint
 from btm.train import loop as training
 from btm.train.schedule import Schedule
 from btm.train.sparse import masks as momentum
+from btm.train.trainee import Trainee
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +46,7 @@ def train(
 
 
 @dataclass
-class SparseTrainee(training.Trainee):
+class SparseTrainee(Trainee):
     """A model whose matrices differ from `origin` only where `masks` allow it; both are by parameter."""
 
     folder: Path

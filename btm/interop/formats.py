@@ -1,0 +1,150 @@
+"""Import and export models in the formats of others: a function for each format."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from btm import fairseq
+from btm.config.checks import check_name
+from btm.config.schema import Config
+from btm.errors import UserError, unknown
+from btm.forest import ELM, Forest
+from btm.interop import delta, delta8, export, huggingface, mergekit
+from btm.report import Reporter, quiet
+from btm.system import durable
+
+
+def import_model(config: Config, reporter: Reporter = quiet) -> ELM:
+    """Add the model that ``from=`` names to the forest, which is planted for it if there is none.
+
+    Returns its ELM; what stands there already under that name is returned if it came from the same folder.
+    Raises `UserError` for whatever makes it unfit; nothing has changed then.
+    """
+    source, root = _source(config), Path(config.forest_root)
+    if config.format == "delta":
+        return delta.import_elm(config, source, reporter)
+    name, domains = imported_as(config)
+    if config.format == "delta8":
+        return delta8.enter(Forest(root), source, name, config, reporter.alive)
+    forest = Forest(root) if Forest.stands(root) else None
+    if forest and name in forest and forest[name].card.source == str(source):
+        return forest[name]
+    if forest and name in forest:
+        forest.require_free(name)
+    if config.parent is not None and forest is None:
+        raise UserError(f"parent={config.parent}: there is no forest in {root} yet; leave it out")
+    if forest and config.parent is not None:
+        forest[config.parent]
+    legacy = config.imports.legacy
+    with (
+        _as_hugging_face(source, root, config.format, legacy) as folder,
+        huggingface.checked(folder, "from", root, with_legacy=legacy, alive=reporter.alive) as model,
+    ):
+        reporter.line(f"checked {source}")
+        return huggingface.enter(root, name, domains, replace(model, source=source), parent=config.parent)
+
+
+@contextmanager
+def _as_hugging_face(source: Path, root: Path, format: str, legacy: bool) -> Iterator[Path]:
+    """Yield a model of another format as a Hugging Face folder, which is gone when the block ends."""
+    if format == "hf":
+        yield source
+        return
+    if not source.exists():
+        raise UserError(f"from={source}: no such file or folder")
+    place = durable.make_folder(root.absolute().parent)
+    durable.sweep(place)  # of imports that were killed
+    scratch = durable.scratch_folder(place)
+    try:
+        fairseq.to_hugging_face(source, scratch, legacy=legacy)
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def imported_as(config: Config) -> tuple[str, list[str]]:
+    """Return the name and the domains of an import: where nothing grows yet, it is the seed, of no domain."""
+    planted = Forest.stands(config.forest_root)
+    if config.format == "delta":
+        return delta.named(config, _source(config))
+    if config.expert is None and planted:
+        raise UserError("what shall it be called? give name=NAME")
+    name = check_name(config.expert or config.seed.name, "name")
+    if config.domain is not None:
+        return name, [config.domain]
+    return name, [name] if planted else []
+
+
+def _source(config: Config) -> Path:
+    if config.imports.source is None:
+        raise UserError("import what? give from=DIR, the folder of a Hugging Face model")
+    if config.format == "mergekit":
+        raise UserError(
+            "format=mergekit is none that models are imported from: wanted hf, fairseq, delta or delta8"
+        )
+    return Path(config.imports.source)
+
+
+def export_model(config: Config, reporter: Reporter = quiet) -> tuple[Path | None, str]:
+    """Write an ELM or an average in a format of others; return where it is, and its text if it is one.
+
+    Without ``to=`` a text is only returned. Raises `UserError` if there is no such model, if it cannot be said in that
+    format, or if something else stands there.
+    """
+    source = exported(config)
+    if config.format == "mergekit":
+        return _export_text(mergekit.recipe(Forest(config.forest_root), source), config)
+    if config.to is None:
+        raise UserError("export to where? give to=DIR")
+    if config.format == "fairseq":
+        return _export_fairseq(source, Path(config.to)), ""
+    if config.format == "delta":
+        return delta.export(source, Path(config.to)), ""
+    wanted = config.export
+    if config.format == "delta8":
+        if config.expert is None:
+            raise UserError(
+                "format=delta8 is the difference from parents, which an average has not: give expert=NAME"
+            )
+        forest = Forest(config.forest_root)
+        return delta8.export(forest, config.expert, Path(config.to), wanted.block, reporter.alive), ""
+    target = export.export(
+        source, Path(config.to), dtype=wanted.dtype, shard_gb=wanted.shard_gb, alive=reporter.alive
+    )
+    return target, ""
+
+
+def _export_fairseq(source: Path, target: Path) -> Path:
+    """Publish a model as a checkpoint of fairseq with its dict.txt."""
+    if target.exists():
+        raise UserError(f"to={target} stands there already; give another to=DIR, or delete it")
+    with durable.publish_folder(target) as folder:
+        fairseq.from_hugging_face(source, folder)
+    return target
+
+
+def exported(config: Config) -> Path:
+    """Return the folder of the ELM or the average that is exported."""
+    forest = Forest(config.forest_root)
+    if (config.expert is None) == (config.average.name is None):
+        raise UserError("export what? give expert=NAME (an ELM) or average=NAME")
+    if config.expert is not None:
+        return forest[config.expert].path
+    folder = forest.root / "averages"
+    names = [path.parent.name for path in folder.glob("*/card.json") if not path.parent.name.startswith(".")]
+    if config.average.name not in names:
+        raise unknown("average", str(config.average.name), names, str(forest.root))
+    return folder / str(config.average.name)
+
+
+def _export_text(text: str, config: Config) -> tuple[Path | None, str]:
+    if config.to is None:
+        return None, text
+    target = Path(config.to)
+    if target.is_dir() or (target.exists() and target.read_bytes() != text.encode()):
+        raise UserError(f"to={target} holds something else already; give another to=FILE, or delete it")
+    with durable.publish_file(target) as handle:
+        handle.write(text.encode())
+    return target, text

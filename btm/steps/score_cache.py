@@ -1,0 +1,102 @@
+"""Score models on shards where the forest's cache has no scores yet, and read what it has."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from btm.config.schema import Config
+from btm.data.shards import Shard, Suite
+from btm.ensemble import score as scoring
+from btm.errors import UserError
+from btm.forest import ELM, Branch, Forest
+from btm.models import causal_lm, weights
+from btm.models.causal_lm import check_context
+from btm.report import Reporter
+from btm.system import lease
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def valid_nats(
+    config: Config, forest: Forest, branch: Branch, suite: Suite, reporter: Reporter
+) -> dict[str, Any]:
+    """Return the losses that decide a merge: the branch's and its parents', on the branch's valid split."""
+    valid = suite.shard(branch.domains[0], "valid")
+    scores = scores_of(config, forest)
+    tokens, _ = valid.head(config.score.max_tokens)
+    sha256 = weights.sha256(branch.path)
+    score_missing(config, forest, branch.path, sha256, [valid], reporter)
+    nats = {}
+    for name in branch.parents:
+        parent = forest[name]
+        score_missing(config, forest, parent.path, parent.card.sha256, [valid], reporter)
+        nats[name] = scoring.mean_nats(read(scores, valid, parent.card.sha256), tokens)
+    ours = scoring.mean_nats(read(scores, valid, sha256), tokens)
+    return {"valid_nats": ours, "parent_valid_nats": nats}
+
+
+def scores_of(config: Config, forest: Forest) -> scoring.Scores:
+    """Return the forest's score cache for the window and the head of shards that `config` asks for."""
+    return scoring.Scores(forest.root / "scores", config.window, config.score.max_tokens)
+
+
+def unscored(config: Config, forest: Forest, sha256: str, shards: list[Shard]) -> list[Shard]:
+    """Return those of `shards` on which the forest's cache has no scores of these weights."""
+    scores = scores_of(config, forest)
+    return [shard for shard in shards if scores.read(shard, sha256) is None]
+
+
+def score_missing(
+    config: Config,
+    forest: Forest,
+    folder: Path,
+    sha256: str,
+    shards: list[Shard],
+    reporter: Reporter,
+    *,
+    model: "PreTrainedModel | None" = None,
+    called: str | None = None,
+) -> list[Path]:
+    """Score the model in `folder` on those of `shards` where its scores are missing.
+
+    `model` is that model where it is loaded already, in float32. It is reported as `called`, or by its folder's name.
+    """
+    scores = scores_of(config, forest)
+    missing = unscored(config, forest, sha256, shards)
+    if not missing:
+        return []
+    import torch
+
+    from btm.train import kernels
+
+    device = causal_lm.pick_device(config.trainer.device)
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    check_context(config, causal_lm.read_config(folder / "config.json"))
+    if model is None:
+        model = causal_lm.load_model(folder, device, dtype=torch.float32)
+    model = model.to(device).eval()
+    total = sum(shard.head(config.score.max_tokens)[0] for shard in missing)
+    paths = []
+    with kernels.waiting.considerate(), reporter.scoring(called or lease.name_of(folder), total) as report:
+        for shard in missing:
+            paths.append(
+                scoring.score(model, shard, scores, sha256, batch_size=config.score.batch_size, report=report)
+            )
+    return paths
+
+
+def stack(scores: scoring.Scores, shard: Shard, elms: list[ELM]) -> NDArray[np.float32]:
+    """Return the scores of several ELMs, shape (E, S, T)."""
+    return np.stack([read(scores, shard, elm.card.sha256) for elm in elms])
+
+
+def read(scores: scoring.Scores, shard: Shard, sha256: str) -> NDArray[np.float32]:
+    """Return a model's scores, shape (S, T), computed before; `UserError` if they are gone."""
+    logp = scores.read(shard, sha256)
+    if logp is None:
+        raise UserError(f"{scores.path(shard, sha256)} vanished while it was needed; run the command again")
+    return logp
