@@ -13,7 +13,7 @@ from btm.cli.main import compose
 from btm.config.ensemble import EnsembleConfig
 from btm.data.discover.router import CHARS, HOME, Router, words
 from btm.data.pieces import token_bytes
-from btm.ensemble import fit, generate, mix
+from btm.ensemble import fit, generate, mix, posterior
 from btm.ensemble import router as context
 from btm.ensemble.router import Reading, Route
 from btm.errors import UserError
@@ -92,7 +92,8 @@ def test_eval_is_the_equation_on_the_text_before_each_token(clustered, overrides
             continue
         text = b"".join(pieces[i] for i in ids[begin:t]).decode(errors="ignore")
         known = text if len(text) >= CHARS else text[: len(text) - len(_open(text))]
-        log_w = router.log_prior([known], config.ensemble.top_k)[:, 0]
+        similarity_K = router.similarity(router.features([known])).astype(np.float64)[0]
+        log_w = posterior.top_k(similarity_K / router.temperature, config.ensemble.top_k)
         if not set(words(known)) & set(router.terms):
             log_w = np.full(4, -np.log(4))
         wanted = np.logaddexp.reduce(log_w + scores.reshape(4, -1)[:, t])

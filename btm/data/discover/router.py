@@ -129,13 +129,6 @@ class Router:
         squares = (features_DF**2).sum(axis=1)[:, None] + (self.centres**2).sum(axis=1)
         return 2 * features_DF @ self.centres.T - squares
 
-    def log_prior(self, texts: Iterable[str], top_k: int = 0) -> NDArray[np.float64]:
-        """Return log p(cluster | context), shape (K, D): softmax(−dist² / T), only the top k (c-BTM, section 2.3)."""
-        from btm.ensemble import posterior
-
-        logits = self.similarity(self.features(texts)).astype(np.float64) / self.temperature
-        return np.stack([posterior.top_k(row, top_k) for row in logits], axis=1)
-
     def save(self, folder: Path) -> None:
         """Write the router into the unpublished `folder`: JSON and safetensors, nothing pickled."""
         from safetensors.numpy import save
