@@ -13,6 +13,7 @@ from btm import steps
 from btm.cli.main import compose
 from btm.forest import Forest
 
+pytest_plugins = ["clusters"]
 DOMAINS = ["bible", "code_python", "speeches", "novels"]
 
 
@@ -20,11 +21,7 @@ def pytest_collection_modifyitems(items):
     """Keep the tests of a file in one process, and all that start jobs, which count the cores, in another."""
     for item in items:
         path = item.path.relative_to(item.config.rootpath)
-        jobs = "launch" in path.parts or path.name in (
-            "test_slurm.py",
-            "test_simulated_slurm.py",
-            "test_crash.py",
-        )
+        jobs = "launch" in path.parts or path.name == "test_crash.py"
         item.add_marker(pytest.mark.xdist_group("jobs" if jobs else str(path)))
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import btm
 
-DEMO = Path(btm.__file__).parent / "data" / "demo"
+ROOT = Path(btm.__file__).parents[1]  # of the repository
+DEMO = ROOT / "btm/data/demo"
 
 
 def tree(folder):

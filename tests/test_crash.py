@@ -6,13 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from folders import ROOT
 
 from btm.system import durable
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "bench" / "crash.py"
+SCRIPT = ROOT / "scripts" / "bench" / "crash.py"
 SEED = 7
 CALLS, KILLS = 48, 12
 

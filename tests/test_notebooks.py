@@ -1,11 +1,11 @@
 """Every cell of every notebook runs, on the shared forest."""
 
 import json
-from pathlib import Path
 
 import pytest
+from folders import ROOT
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)

@@ -5,16 +5,14 @@ import io
 import json
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 import zstandard
-from folders import DEMO
+from folders import DEMO, ROOT
 
 from btm.cli import main
 from btm.cli.verbs import VERBS
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^    btm (.+)$", README, re.MULTILINE)
 

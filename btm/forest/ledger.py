@@ -3,7 +3,7 @@
 FLOPs per token (PaLM, arXiv 2204.02311, appendix B; a multiply-add is 2): training 6 N + 12 · layers · width · T,
 inference 2 N + 4 · layers · width · T. N are the parameters that take part in matrix products: neither a looked-up
 embedding nor a table of positions, but a tied embedding, for it is the head. T tokens are attended to in full, as a
-causal mask saves no product that is computed. Norms, biases and softmax are left out: under 2 % (tests/test_ledger.py).
+causal mask saves no product that is computed. Norms, biases and softmax are left out: under 2 %.
 """
 
 from collections.abc import Iterable

@@ -4,11 +4,11 @@ import importlib.util
 import random
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from folders import ROOT
 
-SCRIPT = Path(__file__).parent.parent.parent / "scripts/bench/fuzz.py"
+SCRIPT = ROOT / "scripts/bench/fuzz.py"
 
 
 @pytest.fixture(scope="module")

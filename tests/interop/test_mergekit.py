@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from folders import ROOT
 from interop.models import make_folder
 from safetensors.torch import load_file
 
@@ -17,7 +18,6 @@ from btm.forest import Forest
 from btm.interop import formats
 from btm.steps import publish
 
-ROOT = Path(__file__).parent.parent.parent
 MERGEKIT = Path(os.environ.get("MERGEKIT", ROOT / ".venv-mergekit/bin/mergekit-yaml"))
 pytestmark = pytest.mark.timeout(300)
 

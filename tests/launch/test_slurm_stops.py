@@ -4,7 +4,7 @@ import json
 
 import pytest
 from launch.processes import btm, finish, sign_of_life, state, until
-from test_slurm import CLUSTER, command, queued, slurm
+from launch.test_slurm import CLUSTER, command, queued, slurm
 
 from btm.launch.records import Records
 

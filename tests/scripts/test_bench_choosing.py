@@ -4,13 +4,12 @@ import argparse
 import csv
 import math
 import re
-from pathlib import Path
 
 import pytest
+from folders import ROOT
 
 from bench import choosing
 
-ROOT = Path(__file__).parent.parent.parent
 ROWS = list(csv.DictReader((ROOT / "docs/results/choosing/defaults.csv").read_text().splitlines()))
 TABLE = re.findall(
     r"^\| (\w+) \| (\d) \| (\S+) \| (\S+) \| (\S+) \| (\S+) / (\S+) \| (\d) of (\d) \|$",

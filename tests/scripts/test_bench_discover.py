@@ -3,9 +3,8 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from folders import ROOT
 
 
 def test_it_measures_every_part(tmp_path):

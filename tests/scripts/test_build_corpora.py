@@ -4,9 +4,9 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from folders import ROOT
 
 import build_corpora
 import build_demo_suite
@@ -22,8 +22,6 @@ from suites.domains import DOMAINS, SUITES, Domain
 from suites.extract import plain
 from suites.packages import DEBIAN, NPM, Source, fetch
 from suites.reading import read, split
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 def quiet(line):

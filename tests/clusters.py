@@ -16,7 +16,7 @@ DOMAINS = ["bible", "code_python", "metamath", "speeches"]
 
 
 @pytest.fixture(scope="session")
-def texts(tmp_path_factory):
+def unlabelled(tmp_path_factory):
     """Four domains with as many documents each, so that balanced clusters can be the domains."""
     root = tmp_path_factory.mktemp("texts")
     for source in find(DEMO):
@@ -33,10 +33,10 @@ def texts(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def found(texts, tmp_path_factory):
+def found(unlabelled, tmp_path_factory):
     target = tmp_path_factory.mktemp("found") / "domains"
     rows = corpus.discover(
-        DataConfig(root=str(texts)), DiscoverConfig(k=4, sample=600), target, lambda text: None
+        DataConfig(root=str(unlabelled)), DiscoverConfig(k=4, sample=600), target, lambda text: None
     )
     return target, rows
 

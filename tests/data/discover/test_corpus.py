@@ -16,22 +16,22 @@ from btm.data.documents import find
 from btm.errors import UserError
 
 
-def labelled(texts):
+def labelled(unlabelled):
     """Every training document with the domain that discovery was not told."""
     return {
         text: source.domain
-        for source in find(texts)
+        for source in find(unlabelled)
         for split, text in source.documents("text")
         if split == "train"
     }
 
 
-def test_clusters_are_balanced_and_are_the_domains(texts, found):
+def test_clusters_are_balanced_and_are_the_domains(unlabelled, found):
     target, rows = found
     for split in ("train", "valid", "test"):
         sizes = [row[split] for row in rows]
         assert max(sizes) - min(sizes) <= 1 + 0.01 * min(sizes)
-    label = labelled(texts)
+    label = labelled(unlabelled)
     pure = total = 0
     for source in find(target):
         names = [label[text] for split, text in source.documents("text") if split == "train"]
@@ -41,10 +41,13 @@ def test_clusters_are_balanced_and_are_the_domains(texts, found):
     assert pure / total > 0.8
 
 
-def test_blocks_of_a_stream_stay_balanced(texts, tmp_path, monkeypatch):
+def test_blocks_of_a_stream_stay_balanced(unlabelled, tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "BLOCK", 50)
     rows = corpus.discover(
-        DataConfig(root=str(texts)), DiscoverConfig(k=4, sample=300), tmp_path / "found", lambda text: None
+        DataConfig(root=str(unlabelled)),
+        DiscoverConfig(k=4, sample=300),
+        tmp_path / "found",
+        lambda text: None,
     )
     sizes = [row["train"] for row in rows]
     assert max(sizes) - min(sizes) <= 0.01 * sum(sizes) / 4 + 1
@@ -107,9 +110,9 @@ def test_the_same_seed_gives_the_same_clusters():
         balanced_kmeans(features[:3], 5, seed=0)
 
 
-def test_command_line_to_prepared_data(texts, tmp_path, capsys):
+def test_command_line_to_prepared_data(unlabelled, tmp_path, capsys):
     words = [
-        f"data.root={texts}",
+        f"data.root={unlabelled}",
         f"discover.out={tmp_path / 'found'}",
         "discover.k=3",
         "discover.sample=300",

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from folders import ROOT
 
 from btm.train.kernels import waiting
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

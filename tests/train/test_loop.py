@@ -12,12 +12,12 @@ import sys
 import time
 import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from folders import ROOT
 from safetensors.torch import load_file
 
 from btm import steps
@@ -312,7 +312,7 @@ def test_tensorboard_gets_the_metrics(tmp_path):
     ("name", "millions"), [("pico", 1.05), ("tiny", 6.8), ("125m", 123.5), ("1b3", 1318)]
 )
 def test_sizes_are_those_of_the_paper(name, millions):
-    values = yaml.safe_load((Path(__file__).parent.parent / "conf" / "model" / f"{name}.yaml").read_text())
+    values = yaml.safe_load((ROOT / "conf" / "model" / f"{name}.yaml").read_text())
     vocabulary = {"pico": 2048, "tiny": 8192}.get(name, 50257)
     from transformers import AutoModelForCausalLM
 

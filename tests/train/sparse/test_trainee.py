@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from folders import ROOT
 
 from btm import steps
 from btm.cli.main import compose
@@ -303,7 +304,7 @@ def test_a_budget_that_vectors_fill_is_refused(copy):
 
 @pytest.mark.parametrize("model", ["pico", "gpt2", "gpt_neox", "opt", "bloom"])
 def test_every_architecture_is_its_parent_and_its_delta(model, tmp_path):
-    file = Path(__file__).parent.parent / "conf" / "model" / f"{model}.yaml"
+    file = ROOT / "conf" / "model" / f"{model}.yaml"
     config = causal_lm.make_config(ModelConfig(**yaml.safe_load(file.read_text())), 320, 0)
     made = tmp_path / "made"
     causal_lm.new_model(config, 0).save_pretrained(made)

@@ -5,16 +5,16 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from folders import ROOT
 
 from btm.cli import main
 from btm.errors import UserError
 from btm.forest import Forest, verify
 from btm.system import sums
 
-SCRIPT = Path(__file__).parent.parent.parent / "scripts" / "bench" / "corruption.py"
+SCRIPT = ROOT / "scripts" / "bench" / "corruption.py"
 CORRUPTIONS = 500
 
 

@@ -8,13 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
-from folders import DEMO
+from folders import DEMO, ROOT
 from launch.processes import btm, finish, sign_of_life, state, until
 
 from btm.forest import Forest
 from btm.launch.records import Records
 
-ROOT = Path(__file__).parent.parent
 EXPERTS = ["bible", "code_python", "metamath", "pronunciation", "speeches", "wordnet"]
 NODES = 3
 pytestmark = pytest.mark.timeout(900)

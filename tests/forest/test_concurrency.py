@@ -15,7 +15,7 @@ from btm.forest.card import Card
 from btm.models import weights
 
 NAMES = 1_000
-MERGING = Path(__file__).with_name("merging.py")
+MERGING = Path(__file__).parents[1] / "merging.py"
 
 
 @pytest.fixture

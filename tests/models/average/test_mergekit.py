@@ -3,18 +3,18 @@
 import json
 import os
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from folders import ROOT
 from safetensors.numpy import load_file, save_file
 
 from btm.config.training import ModelConfig
 from btm.models import average, causal_lm
 from btm.models.average import sparse
 
-PYTHON = Path(__file__).parents[2] / ".venv-mergekit/bin/python"
+PYTHON = ROOT / ".venv-mergekit/bin/python"
 if not PYTHON.exists() and not os.environ.get("CI"):
     pytest.skip("no mergekit here: scripts/mergekit", allow_module_level=True)
 
