@@ -1,4 +1,6 @@
-"""Branch-Train-Merge: train, combine and ship forests of expert language models (arXiv 2208.03306)."""
+"""Branch-Train-Merge: train, combine and ship forests of expert language models (arXiv
+2208.03306).
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any

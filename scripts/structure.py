@@ -3,8 +3,8 @@
 
     python scripts/structure.py
 
-A *room* is a folder at the top of `btm/`. `FLOORS` says which stand below which (docs/design.md): a module imports from
-lower floors alone. `tests/test_floors.py` holds that.
+A *room* is a folder at the top of `btm/`. `FLOORS` says which stand below which (docs/design.md): a
+module imports from lower floors alone. `tests/test_floors.py` holds that.
 """
 
 import ast
@@ -54,7 +54,9 @@ def floor_of(room: str) -> int:
 
 
 def imports(path: Path, *, lazy: bool = True) -> Iterator[str]:
-    """Yield all that a file imports, as dotted names; without `lazy` only what is imported with the file itself."""
+    """Yield all that a file imports, as dotted names; without `lazy` only what is imported with the
+    file itself.
+    """
     tree = ast.parse(path.read_text())
     nodes = ast.walk(tree) if lazy else iter(tree.body)
     for node in nodes:
@@ -66,19 +68,25 @@ def imports(path: Path, *, lazy: bool = True) -> Iterator[str]:
 
 
 def graph(*, lazy: bool = True) -> dict[str, set[str]]:
-    """Return the modules that each module imports, also for annotations; the package's own `__init__` left out."""
+    """Return the modules that each module imports, also for annotations; the package's own
+    `__init__` left out.
+    """
     known = modules()
     arrows: dict[str, set[str]] = {}
     for module, path in known.items():
         if module == "btm":  # it names homes, and imports nothing before it is asked
             continue
-        names = [name if name in known else name.rpartition(".")[0] for name in imports(path, lazy=lazy)]
+        names = [
+            name if name in known else name.rpartition(".")[0] for name in imports(path, lazy=lazy)
+        ]
         arrows[module] = {name for name in names if name in known and name not in ("btm", module)}
     return arrows
 
 
 def circles(arrows: Mapping[str, set[str]]) -> list[list[str]]:
-    """Return the groups of modules that import one another (strongly connected components; Tarjan 1972)."""
+    """Return the groups of modules that import one another (strongly connected components; Tarjan
+    1972).
+    """
     number: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -107,7 +115,9 @@ def circles(arrows: Mapping[str, set[str]]) -> list[list[str]]:
 
 def arrows_of_rooms(arrows: Mapping[str, set[str]]) -> set[tuple[str, str]]:
     """Return the pairs of rooms of which the first imports from the second."""
-    pairs = {(room_of(module), room_of(other)) for module, others in arrows.items() for other in others}
+    pairs = {
+        (room_of(module), room_of(other)) for module, others in arrows.items() for other in others
+    }
     return {(room, other) for room, other in pairs if room != other}
 
 
@@ -127,7 +137,9 @@ def habits() -> dict[str, str]:
         "full-line comments": f"{len(comments)} ({len(comments) / len(lines):.1%})",
         "lines over 100 characters": f"{sum(len(line) > 100 for line in lines)}",
         "dict[str, Any]": str(sum(len(re.findall(r"dict\[str, Any\]", text)) for text in texts)),
-        'docstrings "Return what"': str(sum(len(re.findall(r'"""Return what', text)) for text in texts)),
+        'docstrings "Return what"': str(
+            sum(len(re.findall(r'"""Return what', text)) for text in texts)
+        ),
         "README lines": str(len((ROOT / "README.md").read_text().splitlines())),
         "words of docs/": f"{sum(len(path.read_text().split()) for path in docs):,}",
     }
@@ -138,7 +150,10 @@ def main() -> None:
     arrows = graph()
     rooms = {room_of(module) for module in arrows}
     sys.setrecursionlimit(10_000)
-    print(f"rooms {len(rooms)}, floors {len(FLOORS)}, arrows between rooms {len(arrows_of_rooms(arrows))}")
+    print(
+        f"rooms {len(rooms)}, floors {len(FLOORS)}, arrows between rooms "
+        f"{len(arrows_of_rooms(arrows))}"
+    )
     print(f"modules {len(arrows)}, circles of modules {len(circles(arrows))}")
     for name, value in habits().items():
         print(f"{name}: {value}")

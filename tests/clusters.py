@@ -1,4 +1,6 @@
-"""Four domains without their labels, what discovery makes of them, and a forest grown on the clusters."""
+"""Four domains without their labels, what discovery makes of them, and a forest grown on the
+clusters.
+"""
 
 import json
 
@@ -7,7 +9,7 @@ import torch
 from folders import DEMO
 
 from btm import steps
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.config.data import DataConfig, DiscoverConfig
 from btm.data.discover import corpus
 from btm.data.documents import find
@@ -43,7 +45,9 @@ def found(unlabelled, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def clustered(found, tmp_path_factory):
-    """Overrides for, and the result of, a whole cycle on the clusters that ends with their router."""
+    """Overrides for, and the result of, a whole cycle on the clusters that ends with their
+    router.
+    """
     root = tmp_path_factory.mktemp("clustered")
     words = [
         "experiment=smoke",

@@ -1,4 +1,6 @@
-"""A real forest of pico models on real text, grown once and shared by the tests that only read it."""
+"""A real forest of pico models on real text, grown once and shared by the tests that only
+read it.
+"""
 
 import json
 import shutil
@@ -10,7 +12,7 @@ from fairseq_models import converted, place, returned  # noqa: F401
 from folders import DEMO
 
 from btm import steps
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.forest import Forest
 
 pytest_plugins = ["clusters"]
@@ -18,7 +20,9 @@ DOMAINS = ["bible", "code_python", "speeches", "novels"]
 
 
 def pytest_collection_modifyitems(items):
-    """Keep the tests of a file in one process, and all that start jobs, which count the cores, in another."""
+    """Keep the tests of a file in one process, and all that start jobs, which count the cores, in
+    another.
+    """
     for item in items:
         path = item.path.relative_to(item.config.rootpath)
         jobs = "launch" in path.parts or path.name == "test_crash.py"
@@ -40,7 +44,9 @@ def threads_as_before():
 
 @pytest.fixture(autouse=True, scope="session")
 def ctrl_c_is_heard():
-    """A shell that starts the tests in the background has them, and all they start, ignore Ctrl-C."""
+    """A shell that starts the tests in the background has them, and all they start, ignore
+    Ctrl-C.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -54,7 +60,9 @@ def caches_of_their_own(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def texts(tmp_path_factory):
-    """Four domains of the embedded suite, one of them novel, as a folder of the user's own text would lie."""
+    """Four domains of the embedded suite, one of them novel, as a folder of the user's own text
+    would lie.
+    """
     root = tmp_path_factory.mktemp("texts")
     for domain in DOMAINS:
         shutil.copytree(DEMO / domain, root / domain)
@@ -84,7 +92,9 @@ def workspace(texts, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def grown(workspace):
-    """The configuration and the result of a whole run: seed, two experts, a third from those two."""
+    """The configuration and the result of a whole run: seed, two experts, a third from those
+    two.
+    """
     config = compose(workspace)
     return config, steps.run(config)
 

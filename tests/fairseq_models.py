@@ -1,4 +1,6 @@
-"""What tests train and evaluate with fairseq itself, in the environment that scripts/fairseq makes."""
+"""What tests train and evaluate with fairseq itself, in the environment that scripts/fairseq
+makes.
+"""
 
 import json
 import os
@@ -34,9 +36,34 @@ MODELS = {
     "post_untied": ["transformer_lm", *BASE, "--decoder-learned-pos", "--no-scale-embedding"],
 }
 TRAINING = ["--cpu", "--task", "language_modeling", "--tokens-per-sample", 32, "--max-tokens", 256]
-TRAINING += ["--optimizer", "adam", "--lr", 0.01, "--max-update", 8, "--seed", 1, "--disable-validation"]
-TRAINING += ["--no-epoch-checkpoints", "--no-progress-bar", "--log-format", "none", "--num-workers", 0]
-EVALUATION = ["--tokens-per-sample", 32, "--max-tokens", 512, "--no-progress-bar", "--num-workers", 0]
+TRAINING += [
+    "--optimizer",
+    "adam",
+    "--lr",
+    0.01,
+    "--max-update",
+    8,
+    "--seed",
+    1,
+    "--disable-validation",
+]
+TRAINING += [
+    "--no-epoch-checkpoints",
+    "--no-progress-bar",
+    "--log-format",
+    "none",
+    "--num-workers",
+    0,
+]
+EVALUATION = [
+    "--tokens-per-sample",
+    32,
+    "--max-tokens",
+    512,
+    "--no-progress-bar",
+    "--num-workers",
+    0,
+]
 
 LINES = [[5, 6, 7, 2], [2], [499, 4, 2]]
 VOCABULARIES = (500, 65_499, 65_500, 1 << 32)  # on either side of where fairseq takes a wider type
@@ -45,7 +72,9 @@ VOCABULARIES = (500, 65_499, 65_500, 1 << 32)  # on either side of where fairseq
 def fairseq(folder, jobs):
     """Run (name, job, *words) in fairseq's own environment and return {name: result}."""
     assert PYTHON.exists(), "no fairseq here; run: scripts/fairseq"
-    listed = [{"name": name, "run": job, "words": [str(w) for w in words]} for name, job, *words in jobs]
+    listed = [
+        {"name": name, "run": job, "words": [str(w) for w in words]} for name, job, *words in jobs
+    ]
     (folder / "jobs.json").write_text(json.dumps(listed))
     command = [
         PYTHON,
@@ -63,7 +92,9 @@ def fairseq(folder, jobs):
 
 def preprocess(text, target, *words):
     """The job that binarises the three splits of a folder of text."""
-    prefixes = [word for s in ("train", "valid", "test") for word in (f"--{s}pref", text / f"{s}.txt")]
+    prefixes = [
+        word for s in ("train", "valid", "test") for word in (f"--{s}pref", text / f"{s}.txt")
+    ]
     return (
         str(target),
         "preprocess",
@@ -89,7 +120,9 @@ def lines_of(domain, split, documents):
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory):
-    """Text of two domains as fairseq takes it, in words and in byte pairs, binarised; models trained on the words."""
+    """Text of two domains as fairseq takes it, in words and in byte pairs, binarised; models
+    trained on the words.
+    """
     if not PYTHON.exists() and not os.environ.get("CI"):
         pytest.skip("no fairseq here: scripts/fairseq")
     root = tmp_path_factory.mktemp("fairseq")
@@ -112,7 +145,9 @@ def place(tmp_path_factory):
     for split in ("train", "valid", "test"):
         source, target = root / f"text/speeches/{split}.txt", root / f"encoded/{split}.txt"
         jobs.append((f"encode {split}", "encode", pairs / "speeches", source, target))
-    jobs.append(preprocess(root / "encoded", pairs / "speeches", "--srcdict", root / "gpt2_dict.txt"))
+    jobs.append(
+        preprocess(root / "encoded", pairs / "speeches", "--srcdict", root / "gpt2_dict.txt")
+    )
     (root / "lines.json").write_text(json.dumps(LINES))
     for size in VOCABULARIES:
         jobs.append((f"build {size}", "build", root / "lines.json", root / f"built-{size}", size))
@@ -121,25 +156,34 @@ def place(tmp_path_factory):
         jobs.append((name, "train", data, "--arch", arch, *settings, *TRAINING, "--save-dir", out))
         checkpoint = out / "checkpoint_last.pt"
         jobs.append((f"eval {name}", "eval-lm", data, checkpoint, "valid", *EVALUATION))
-        jobs.append((f"logits {name}", "logits", data, checkpoint, root / "inputs.npy", out / "logits.npy"))
+        jobs.append(
+            (f"logits {name}", "logits", data, checkpoint, root / "inputs.npy", out / "logits.npy")
+        )
     results = fairseq(root, jobs)
     (root / "perplexities.json").write_text(json.dumps({n: results[f"eval {n}"] for n in MODELS}))
     for name in MODELS:
-        (root / "models" / name / "dict.txt").write_bytes((words / "speeches/dict.txt").read_bytes())
+        (root / "models" / name / "dict.txt").write_bytes(
+            (words / "speeches/dict.txt").read_bytes()
+        )
     return root
 
 
 def _byte_pairs(root):
-    """Write encoder.json and vocab.bpe of byte pairs learned here, and a dict.txt of all of them."""
+    """Write encoder.json and vocab.bpe of byte pairs learned here, and a dict.txt of all of
+    them.
+    """
     folder, texts = root / "pairs/speeches", (root / "text/speeches/train.txt").read_text()
     train_tokenizer([texts], root / "tokenizer", 500)
     exported = export(root / "tokenizer")
     folder.mkdir(parents=True)
     (root / "encoded").mkdir()
     exported.write(folder)
-    # fairseq's own dictionary of GPT-2 is in the order of frequency and filled up: so is this one, reversed
+    # fairseq's own dictionary of GPT-2 is in the order of frequency and filled up: so is this one,
+    # reversed
     lines = (folder / "dict.txt").read_text().splitlines()[::-1]
-    (root / "gpt2_dict.txt").write_text("".join(f"{line}\n" for line in [*lines, "madeupword0000 0"]))
+    (root / "gpt2_dict.txt").write_text(
+        "".join(f"{line}\n" for line in [*lines, "madeupword0000 0"])
+    )
     (folder / "dict.txt").unlink()
 
 
@@ -165,15 +209,29 @@ def returned(place, converted):
         from_hugging_face(folder, out)
         checkpoint, data = out / "checkpoint_best.pt", place / "words/speeches"
         jobs.append((f"eval {name}", "eval-lm", data, checkpoint, "valid", *EVALUATION))
-        jobs.append((f"logits {name}", "logits", data, checkpoint, place / "inputs.npy", out / "logits.npy"))
+        jobs.append(
+            (f"logits {name}", "logits", data, checkpoint, place / "inputs.npy", out / "logits.npy")
+        )
     own = folders["own"] = place / "returned/own"
     own.mkdir()
     from_hugging_face(_grown(place), own)
-    words = (place / "words/speeches", own / "checkpoint_best.pt", place / "inputs.npy", own / "logits.npy")
+    words = (
+        place / "words/speeches",
+        own / "checkpoint_best.pt",
+        place / "inputs.npy",
+        own / "logits.npy",
+    )
     jobs.append(("logits own", "logits", *words))
     data, start = place / "written", folders["gpt"] / "checkpoint_best.pt"
     binarised.write(Suite.open(place / "suites/grown"), "bible", data)
-    words = ["--finetune-from-model", start, "--save-dir", place / "finetuned", "--arch", *MODELS["gpt"]]
+    words = [
+        "--finetune-from-model",
+        start,
+        "--save-dir",
+        place / "finetuned",
+        "--arch",
+        *MODELS["gpt"],
+    ]
     jobs.append(("finetune", "train", data, *words, *TRAINING))
     return folders, fairseq(place, jobs)
 
@@ -188,7 +246,9 @@ def _grown(place):
         "attention_heads": 4,
         "max_position_embeddings": 64,
     }
-    config = make_config(ModelConfig(config={"model_type": "xglm", **size}), suite.vocab_size, suite.eos)
+    config = make_config(
+        ModelConfig(config={"model_type": "xglm", **size}), suite.vocab_size, suite.eos
+    )
     folder = place / "grown"
     new_model(config, seed=1).save_pretrained(folder)
     copy_tokenizer(suite.tokenizer, folder)

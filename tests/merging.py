@@ -1,6 +1,8 @@
-"""Sixty-four processes that merge the same thousand branches: ``python merging.py FOREST RESULTS SEED``.
+"""Sixty-four processes that merge the same thousand branches: ``python merging.py FOREST RESULTS
+SEED``.
 
-Forked from one process that has imported torch and run nothing in parallel. Some are killed at random moments.
+Forked from one process that has imported torch and run nothing in parallel. Some are killed at
+random moments.
 """
 
 import json

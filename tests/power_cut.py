@@ -1,8 +1,10 @@
-"""What a disk may hold after a power cut: a log of file operations, and every state that is left of it.
+"""What a disk may hold after a power cut: a log of file operations, and every state that is left of
+it.
 
-As ALICE and CrashMonkey do: an operation on a folder's entries is certain only once that folder was synced after
-it, and a file's content only once the file was. All else may have happened or not, in any combination: a rename
-may be on disk before the content it names. A rename itself, and an exchange, are one step.
+As ALICE and CrashMonkey do: an operation on a folder's entries is certain only once that folder was
+synced after it, and a file's content only once the file was. All else may have happened or not, in
+any combination: a rename may be on disk before the content it names. A rename itself, and an
+exchange, are one step.
 """
 
 import itertools
@@ -73,8 +75,8 @@ class Recorder:
 
     def place(self, path, folder=None):
         """The entry that a path (relative to a folder's handle, perhaps) is."""
-        parent = os.fstat(folder).st_ino if folder is not None else os.stat(Path(path).parent).st_ino  # noqa: PTH116
-        return parent, Path(path).name
+        at = os.fstat(folder) if folder is not None else Path(path).parent.stat()
+        return at.st_ino, Path(path).name
 
     def close(self):
         for handle in self.kept:
@@ -120,7 +122,9 @@ def recorded(root, module):
         first, second = recorder.place(one), recorder.place(other)
         done = exchange(one, other)
         if done and recorder.entries.get(first) != os.stat(one).st_ino:  # noqa: PTH116
-            recorder.change({first: recorder.entries.get(second), second: recorder.entries.get(first)})
+            recorder.change(
+                {first: recorder.entries.get(second), second: recorder.entries.get(first)}
+            )
         return done
 
     with (
@@ -148,7 +152,9 @@ def before(recorder):
 
 
 def states(log, root_inode, seed=0):
-    """Every state (a dict from path to bytes, or None for a folder) that a disk may hold after `log`."""
+    """Every state (a dict from path to bytes, or None for a folder) that a disk may hold after
+    `log`.
+    """
     operations, contents, certain_content = [], {}, {}
     for entry in log:
         if isinstance(entry, Operation):
@@ -163,7 +169,8 @@ def states(log, root_inode, seed=0):
     doubtful = [
         inode
         for inode, content in contents.items()
-        if content is not None and (inode not in certain_content or certain_content[inode] != content)
+        if content is not None
+        and (inode not in certain_content or certain_content[inode] != content)
     ]
     choices = [(False, True)] * len(uncertain) + [(0, 1, 2)] * len(doubtful)
     if len(choices) <= ALL_OF:
@@ -180,7 +187,9 @@ def states(log, root_inode, seed=0):
         data = dict(contents)
         for inode, choice in zip(doubtful, pick[len(uncertain) :], strict=True):
             old = certain_content.get(inode) or b""
-            data[inode] = (old, contents[inode], contents[inode][: len(contents[inode]) // 2])[choice]
+            data[inode] = (old, contents[inode], contents[inode][: len(contents[inode]) // 2])[
+                choice
+            ]
         yield tree(entries, data, root_inode)
 
 

@@ -1,8 +1,9 @@
 """A Slurm that misbehaves: an event at a time, on a clock of its own, from a seed.
 
-It answers the commands that the engine gives, loses jobs, forgets them while they run, starts them twice,
-reuses ids, shows old queues, is away, takes a job and then says it was away, and delivers outcomes late.
-What its workers do is what real ones do to the disk: make the branch, take the lease, work, rename, report.
+It answers the commands that the engine gives, loses jobs, forgets them while they run, starts them
+twice, reuses ids, shows old queues, is away, takes a job and then says it was away, and delivers
+outcomes late. What its workers do is what real ones do to the disk: make the branch, take the
+lease, work, rename, report.
 """
 
 import heapq

@@ -37,8 +37,12 @@ def place(crash, tmp_path_factory):
 
 
 def run(place, *words):
-    """Run the harness as a person would; coverage would write files of its own between the calls."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE")}
+    """Run the harness as a person would; coverage would write files of its own between the
+    calls.
+    """
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith("COVERAGE")
+    }
     command = [sys.executable, str(SCRIPT), *words, "--seed", str(SEED), "--work", str(place.root)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,6 +1,7 @@
-"""A module imports from lower floors alone, and no modules import one another (docs/design.md, scripts/structure.py)."""
+"""A module imports from lower floors alone, and no modules import one another (docs/design.md)."""
 
 import pytest
+
 import structure
 
 ARROWS = structure.graph()
@@ -27,7 +28,9 @@ def test_no_modules_import_one_another():
 
 
 def test_every_room_has_a_floor():
-    assert {structure.room_of(module) for module in ARROWS} == {r for rooms in structure.FLOORS for r in rooms}
+    assert {structure.room_of(module) for module in ARROWS} == {
+        r for rooms in structure.FLOORS for r in rooms
+    }
 
 
 def users(package, *, lazy=True):
@@ -46,17 +49,23 @@ def test_hydra_and_submitit_stay_in_one_place():
 
 def test_settings_files_and_mathematics_need_no_torch():
     torch = users("torch") | users("transformers")
-    assert not [m for m in torch if structure.room_of(m) in NO_TORCH or m.startswith(NO_TORCH_MODULES)]
+    assert not [
+        m for m in torch if structure.room_of(m) in NO_TORCH or m.startswith(NO_TORCH_MODULES)
+    ]
     at_once = users("torch", lazy=False) | users("transformers", lazy=False)
     assert not [module for module in at_once if structure.room_of(module) == "forest"]
 
 
 def test_files_stay_readable():
-    assert not {m: n for m, path in MODULES.items() if (n := len(path.read_text().splitlines())) > 400}
+    assert not {
+        m: n for m, path in MODULES.items() if (n := len(path.read_text().splitlines())) > 400
+    }
 
 
 def test_tests_stand_in_the_rooms_that_they_test():
     tests = structure.ROOT / "tests"
-    folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")} - {tests.relative_to(tests)}
+    folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")} - {
+        tests.relative_to(tests)
+    }
     for folder in folders:
         assert folder.parts[0] == "scripts" or (structure.PACKAGE / folder).is_dir(), folder

@@ -1,4 +1,6 @@
-"""What the README promises: its commands are valid, and the user's own text goes through in every format."""
+"""What the README promises: its commands are valid, and the user's own text goes through in every
+format.
+"""
 
 import gzip
 import io
@@ -10,7 +12,7 @@ import pytest
 import zstandard
 from folders import DEMO, ROOT
 
-from btm.cli import main
+from btm.cli import compose, main
 from btm.cli.verbs import VERBS
 
 README = (ROOT / "README.md").read_text()
@@ -21,8 +23,11 @@ COMMANDS = re.findall(r"^    btm (.+)$", README, re.MULTILINE)
 def test_commands_are_valid(command):
     verb, *words = shlex.split(command, comments=True)
     assert verb in VERBS
-    assert {word for word in words if word.startswith("-")} <= {*main._FLAGS, *main._FLAGS_OF.get(verb, ())}
-    main.compose([word for word in words if not word.startswith("-")])
+    assert {word for word in words if word.startswith("-")} <= {
+        *main._FLAGS,
+        *main._FLAGS_OF.get(verb, ()),
+    }
+    compose.compose([word for word in words if not word.startswith("-")])
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(((?!http)[^)#]+)\)", README))
@@ -85,7 +90,13 @@ def write_texts(root):
 def test_own_text_in_every_format(tmp_path, monkeypatch, capsys):
     domains = write_texts(tmp_path / "texts")
     monkeypatch.chdir(tmp_path)
-    own = ["data=folder", "data.root=texts", "data.name=mine", "data.vocab_size=512", "score.max_tokens=256"]
+    own = [
+        "data=folder",
+        "data.root=texts",
+        "data.name=mine",
+        "data.vocab_size=512",
+        "score.max_tokens=256",
+    ]
     small = [
         "trainer.steps=2",
         "seed.steps=2",

@@ -1,1 +1,3 @@
-"""The command line: hydra composes the configuration, a verb is carried out, and its result is shown."""
+"""The command line: hydra composes the configuration, a verb is carried out, and its result is
+shown.
+"""

@@ -1,4 +1,6 @@
-"""What this machine offers: versions, instructions, devices, room; and what is missing, with the remedy."""
+"""What this machine offers: versions, instructions, devices, room; and what is missing, with the
+remedy.
+"""
 
 import importlib.util
 import os
@@ -52,5 +54,7 @@ def findings(config: Config) -> list[dict[str, str]]:
     }
     for module, extra in _EXTRAS.items():
         there = importlib.util.find_spec(module) is not None
-        rows[f"btm[{extra}]"] = "installed" if there else f"not installed: pip install 'btm[{extra}]'"
+        rows[f"btm[{extra}]"] = (
+            "installed" if there else f"not installed: pip install 'btm[{extra}]'"
+        )
     return [{"what": key, "found": value} for key, value in rows.items()]

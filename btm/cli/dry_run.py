@@ -88,7 +88,9 @@ def _grow(config: Config) -> list[Row]:
     training = "nothing: it stands there"
     if name not in forest:
         made = _beginning(config, forest, name)
-        training = f"branch ({made}), {_training(config, forest, name, config.trainer.steps)}, merge"
+        training = (
+            f"branch ({made}), {_training(config, forest, name, config.trainer.steps)}, merge"
+        )
     target = forest.root / "evals" / f"grow-{name}.json"
     evaluation = f"the ensemble without and with {name}, on every domain; writes {target}"
     return [*rows, _row("grow", name, training), _row("eval", target.stem, evaluation)]
@@ -100,13 +102,18 @@ def _score(config: Config) -> list[Row]:
     shards = [suite.shard(domain, split) for domain in domains for split in config.score.splits]
     tokens = sum(shard.head(config.score.max_tokens)[0] for shard in shards)
     elms = [find_model(forest, name).name for name in config.score.experts] or forest.names()
-    return [_row("score", elm, f"{len(shards)} shards, {tokens:,} tokens, where missing") for elm in elms]
+    return [
+        _row("score", elm, f"{len(shards)} shards, {tokens:,} tokens, where missing")
+        for elm in elms
+    ]
 
 
 def _evaluate(config: Config) -> list[Row]:
     forest, suite = Forest(config.forest_root), evaluated_suites(config)
     target = forest.root / "evals" / f"{config.eval.name or forest.root.name}.json"
-    shards = [suite.shard(domain, config.eval.split) for domain in config.eval.domains or suite.domains()]
+    shards = [
+        suite.shard(domain, config.eval.split) for domain in config.eval.domains or suite.domains()
+    ]
     route = domain_weights.route(config, forest, forest.experts(config.ensemble.experts), suite.eos)
     weighed = "weighed by the router" if route else f"prior {config.ensemble.prior}"
     more = steps.beside(config, forest)
@@ -117,20 +124,32 @@ def _evaluate(config: Config) -> list[Row]:
 
 def _compare(config: Config) -> list[Row]:
     forest, suite = Forest(config.forest_root), evaluated_suites(config)
-    shards = [suite.shard(domain, config.eval.split) for domain in config.eval.domains or suite.domains()]
+    shards = [
+        suite.shard(domain, config.eval.split) for domain in config.eval.domains or suite.domains()
+    ]
     members = forest.experts(config.ensemble.experts)
     rows = [
-        _row("compare", forest.root.name, f"ensemble of {len(members)} and top-1 on {len(shards)} shards")
+        _row(
+            "compare",
+            forest.root.name,
+            f"ensemble of {len(members)} and top-1 on {len(shards)} shards",
+        )
     ]
     rows += [
-        _row("beside", model.name, f"{model.kind} in {model.path}") for model in steps.beside(config, forest)
+        _row("beside", model.name, f"{model.kind} in {model.path}")
+        for model in steps.beside(config, forest)
     ]
     rows += [
-        _row("beside", root.name, f"{kind} in {Forest(root).root}") for root, kind in steps.rivals(config)
+        _row("beside", root.name, f"{kind} in {Forest(root).root}")
+        for root, kind in steps.rivals(config)
     ]
     return [
         *rows,
-        _row("write", steps.compared_file(config).name, "what scores are missing, the table, a picture"),
+        _row(
+            "write",
+            steps.compared_file(config).name,
+            "what scores are missing, the table, a picture",
+        ),
     ]
 
 
@@ -157,7 +176,13 @@ def _import(config: Config) -> list[Row]:
 
 def _export(config: Config) -> list[Row]:
     source = formats.exported(config)
-    return [_row("export", source.name, f"write {source} as {config.format} to {config.to or 'the screen'}")]
+    return [
+        _row(
+            "export",
+            source.name,
+            f"write {source} as {config.format} to {config.to or 'the screen'}",
+        )
+    ]
 
 
 def _discover(config: Config) -> list[Row]:
@@ -165,8 +190,13 @@ def _discover(config: Config) -> list[Row]:
         raise UserError("data.root is missing: discovery needs data=folder data.root=DIR")
     sources = find(Path(config.data.root))
     if Path(config.discover_target).exists():
-        raise UserError(f"{config.discover_target} stands there already; give another discover.out=DIR")
-    what = f"cluster the documents of {len(sources)} sources in {config.data.root} into {config.discover.k} domains"
+        raise UserError(
+            f"{config.discover_target} stands there already; give another discover.out=DIR"
+        )
+    what = (
+        f"cluster the documents of {len(sources)} sources in {config.data.root} into "
+        f"{config.discover.k} domains"
+    )
     return [_row("discover", config.discover_target, what)]
 
 
@@ -180,12 +210,19 @@ def _generate(config: Config) -> list[Row]:
     found = steps.writers(config, Forest(config.forest_root))
     if config.ensemble.rule == "router":
         find_router(config)
-        what = f"{config.generate.tokens:,} tokens at most, {len(found)} experts weighed by the router"
+        what = (
+            f"{config.generate.tokens:,} tokens at most, {len(found)} experts weighed by the router"
+        )
         return [_row("generate", config.prompt or "", what)]
     kept = min(config.ensemble.top_k, len(found)) or len(found)
-    under = f"the {config.ensemble.prior} prior of {config.domain}" if config.domain else "a uniform prior"
+    under = (
+        f"the {config.ensemble.prior} prior of {config.domain}"
+        if config.domain
+        else "a uniform prior"
+    )
     what = (
-        f"{config.generate.tokens:,} tokens at most, {kept} of {len(found)} {_members(found)} under {under}"
+        f"{config.generate.tokens:,} tokens at most, {kept} of {len(found)} {_members(found)} "
+        f"under {under}"
     )
     return [_row("generate", config.prompt or "", what)]
 
@@ -203,7 +240,9 @@ def _run(config: Config) -> list[Row]:
     rows = forecast(derived, rounds(derived))
     prepares = [{"job": f"prepare {row['name']}", "what": row["what"]} for row in _prepare(config)]
     if config.baseline == "random_split":
-        prepares.append({"job": "deal", "what": f"documents at random, where missing: {derived.data.name}"})
+        prepares.append(
+            {"job": "deal", "what": f"documents at random, where missing: {derived.data.name}"}
+        )
     notes = [{"job": "note", "what": text}] if (text := too_few_tokens(config)) else []
     return [dict.fromkeys(rows[0]) | row for row in [*prepares, *notes]] + rows
 
@@ -230,7 +269,9 @@ def _remove(config: Config, flags: Collection[str]) -> list[Row]:
 
 def _gc(config: Config) -> list[Row]:
     found = gc.find(Forest(config.forest_root))
-    rows = [_row("delete", str(waste.path), f"{bytes_text(waste.size)}: {waste.why}") for waste in found]
+    rows = [
+        _row("delete", str(waste.path), f"{bytes_text(waste.size)}: {waste.why}") for waste in found
+    ]
     return rows or [_row("nothing", "", "everything is needed")]
 
 
@@ -261,7 +302,11 @@ def _training(config: Config, forest: Forest | None, name: str, n_steps: int) ->
     text = f"train {n_steps:,} steps, {n_steps * trainer.batch_size * trainer.seq_len:,} tokens"
     text += job.said(config, "seed" if name == config.seed.name else "train")
     text += "" if trainer.backend == "btm" else f", by {trainer.backend}"
-    begun = checkpoint.latest(forest.get_branch(name).path) if forest and forest.has_branch(name) else None
+    begun = (
+        checkpoint.latest(forest.get_branch(name).path)
+        if forest and forest.has_branch(name)
+        else None
+    )
     return f"{text}, from {begun.name}" if begun else text
 
 

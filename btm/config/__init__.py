@@ -1,1 +1,3 @@
-"""The configuration: dataclasses of every section, the words they choose from, and what is refused."""
+"""The configuration: dataclasses of every section, the words they choose from, and what is
+refused.
+"""

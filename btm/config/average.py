@@ -6,12 +6,15 @@ from typing import Any
 
 @dataclass
 class AverageConfig:
-    """How one model is made of several (btm/models/average/methods.py); its weights are the top-level `weights`."""
+    """How one model is made of several (btm/models/average/methods.py); its weights are the
+    top-level `weights`.
+    """
 
     name: str | None = None  # null: made of method, weights and domain
     experts: list[str] = field(default_factory=list)  # empty: every ELM trained on one domain
-    # linear | slerp | task_arithmetic | ties | dare_ties | dare_linear | breadcrumbs | model_stock | fisher |
-    # | greedy_soup; null: linear of weights=; without weights=, task_arithmetic of token weights with scale=fit
+    # linear | slerp | task_arithmetic | ties | dare_ties | dare_linear | breadcrumbs | model_stock
+    # | fisher | | greedy_soup; null: linear of weights=; without weights=, task_arithmetic of token
+    # weights with scale=fit
     method: str | None = None
     base: str | None = None  # the ELM that differences are taken from; null: the seed
     scale: float | int | str = 1.0  # λ, on the sum of differences | fit: what does best on valid
@@ -21,10 +24,10 @@ class AverageConfig:
     rescale: str = "density"  # of what dare keeps: density (1/density) | l1 | none
     seed: int = 0  # of what dare drops
     sequences: int = 100  # valid windows that fisher estimates its information on
-    layers: Any = None  # {pattern of tensors' names: {elm: weight}}; of several that match, the last counts
+    # {pattern of tensors' names: {elm: weight}}; of several that match, the last counts
+    layers: Any = None
     accumulate: str = "float32"  # or float64
     dtype: str | None = None  # of the parameters: fp32 | bf16 | fp16; null: as stored
     shard_gb: float = 0.0  # of a weight file, at most; 0: the files of the first ELM
-    measure: bool = (
-        True  # on valid splits, beside the seed, before it is sealed; its card says what came of it
-    )
+    # on valid splits, beside the seed, before it is sealed; its card says what came of it
+    measure: bool = True

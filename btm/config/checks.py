@@ -1,4 +1,6 @@
-"""Checks of what comes from outside; each `UserError` names the key, what was found and what was wanted."""
+"""Checks of what comes from outside; each `UserError` names the key, what was found and what was
+wanted.
+"""
 
 import re
 from dataclasses import fields, is_dataclass
@@ -11,7 +13,9 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
 def is_name(name: str) -> bool:
-    """Tell whether `name` can name a folder of a forest; one that leads out of its folder cannot."""
+    """Tell whether `name` can name a folder of a forest; one that leads out of its folder
+    cannot.
+    """
     return NAME.fullmatch(name) is not None
 
 
@@ -19,7 +23,8 @@ def check_name(name: str, key: str) -> str:
     """Return `name`, or raise `UserError` if it cannot name a folder of a forest."""
     if not is_name(name):
         raise UserError(
-            f"{key}={name[:100]!r} is no valid name: 1 to 63 of a-z 0-9 . _ - that start with a letter or digit"
+            f"{key}={name[:100]!r} is no valid name: 1 to 63 of a-z 0-9 . _ - that start with a "
+            "letter or digit"
         )
     return name
 
@@ -27,19 +32,29 @@ def check_name(name: str, key: str) -> str:
 def check_choice(value: str, key: str, choices: tuple[str, ...]) -> str:
     """Return `value`, or raise `UserError` if it is none of `choices`."""
     if value not in choices:
-        raise UserError(f"{key}={value!r}: choose one of {', '.join(choices)}{nearest(value, choices)}")
+        raise UserError(
+            f"{key}={value!r}: choose one of {', '.join(choices)}{nearest(value, choices)}"
+        )
     return value
 
 
 def check_moment(text: str | None, key: str) -> str:
-    """Return a moment as the cards write it (UTC, ISO 8601), "" for None; `UserError` if it is none."""
+    """Return a moment as the cards write it (UTC, ISO 8601), "" for None; `UserError` if it is
+    none.
+    """
     try:
         when = datetime.fromisoformat(text) if text else None
     except ValueError:
-        raise UserError(f"{key}={text!r}: wanted a day or a moment, 2026-11-25 or 2026-11-25T13:00") from None
+        raise UserError(
+            f"{key}={text!r}: wanted a day or a moment, 2026-11-25 or 2026-11-25T13:00"
+        ) from None
     if when is None:
         return ""
-    return (when if when.tzinfo else when.replace(tzinfo=UTC)).astimezone(UTC).isoformat(timespec="seconds")
+    return (
+        (when if when.tzinfo else when.replace(tzinfo=UTC))
+        .astimezone(UTC)
+        .isoformat(timespec="seconds")
+    )
 
 
 def check_weights(weights: Any, key: str = "weights") -> dict[str, float]:
@@ -49,7 +64,11 @@ def check_weights(weights: Any, key: str = "weights") -> dict[str, float]:
             f"{key}={weights!r}: wanted {{name: weight, …}}, as in {key}='{{law: 0.7, med: 0.3}}'"
         )
     for name, weight in weights.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+        if (
+            isinstance(weight, bool)
+            or not isinstance(weight, int | float)
+            or not 0 <= weight < float("inf")
+        ):
             raise UserError(f"{key}.{name}={weight!r}: wanted a finite number that is not negative")
     if sum(weights.values()) <= 0:
         raise UserError(f"{key}: all weights are 0; at least one must be positive")
@@ -91,12 +110,17 @@ def check_cluster(cluster: Any) -> None:
             if isinstance(value, int | float):
                 low = 1 if item.name in ("nodes", "gpus_per_expert") else 0
                 require(
-                    low <= value < float("inf"), f"cluster.{verb}.{item.name}", value, f"wanted {low} or more"
+                    low <= value < float("inf"),
+                    f"cluster.{verb}.{item.name}",
+                    value,
+                    f"wanted {low} or more",
                 )
 
 
 def fill(node: Any, values: dict[str, Any], prefix: str = "") -> Any:
-    """Return the dataclass `node` with `values`, nested ones in nested dataclasses; a key it lacks is a `UserError`."""
+    """Return the dataclass `node` with `values`, nested ones in nested dataclasses; a key it lacks
+    is a `UserError`.
+    """
     known = {item.name for item in fields(node)}
     for key, value in values.items():
         if key not in known:

@@ -15,7 +15,9 @@ class RunConfig:
 
 @dataclass
 class PaperConfig:
-    """The paper's tables: what is grown side by side. A bundle conf/size/*.yaml gives each size its values."""
+    """The paper's tables: what is grown side by side. A bundle conf/size/*.yaml gives each size its
+    values.
+    """
 
     name: str = ""  # of the size; empty: none was chosen
     out: str | None = None  # forests, logs and report; null: results/<paper.name>
@@ -23,11 +25,17 @@ class PaperConfig:
     steps: int = 0  # of seed and experts together, and of the dense LM; a step is one batch
     seeds: list[int] = field(default_factory=lambda: [0])  # of the main rows
     seed_fraction: float = 0.5  # of the steps
-    fractions: list[float] = field(default_factory=list)  # other seed fractions, under the first seed
+    fractions: list[float] = field(
+        default_factory=list
+    )  # other seed fractions, under the first seed
     baselines: list[str] = field(default_factory=list)  # under every seed
     extra_baselines: list[str] = field(default_factory=list)  # under the first seed
-    added: list[str] = field(default_factory=list)  # domains of a second round, under the first seed
-    schemes: list[str] = field(default_factory=list)  # of these: copy | uniform | argmax | posterior | token
+    added: list[str] = field(
+        default_factory=list
+    )  # domains of a second round, under the first seed
+    schemes: list[str] = field(
+        default_factory=list
+    )  # of these: copy | uniform | argmax | posterior | token
     resamples: int = 2000  # of the bootstrap
     parallel: int = 0  # studies at once, one thread each; 0: one a core
 
@@ -55,7 +63,8 @@ class ClusterConfig:
     kind: str = "local"  # debug: in this process, one after another | local: this machine | slurm
     cpus: int = 0  # threads of a job; 0: local measures which number is fastest, slurm takes 1
     gpus: int = 0  # of a job; local gives each job cards of its own
-    gpus_per_expert: int = 1  # processes that train one expert together, each on a GPU; without GPUs on CPUs
+    # processes that train one expert together, each on a GPU; without GPUs on CPUs
+    gpus_per_expert: int = 1
     cards: int | None = None  # GPUs of this machine that local may use; null: as found
     memory_gb: float = 0.0  # of a job, which is killed above it; 0: no bound
     time_min: int = 0  # minutes; 0: the partition's limit
@@ -70,8 +79,10 @@ class ClusterConfig:
     train: JobConfig = field(default_factory=JobConfig)
     score: JobConfig = field(default_factory=JobConfig)
     finish: JobConfig = field(default_factory=JobConfig)
-    retries: int = 3  # of a job that died for no fault of its own, and gained nothing since it last died
+    # of a job that died for no fault of its own, and gained nothing since it last died
+    retries: int = 3
     backoff: float = 5.0  # seconds before the first of them; doubles
     hang_after: float = 600.0  # seconds without a sign of life after which a job is killed
     poll: float = 10.0  # seconds between questions to slurm
-    warn_before: int = 90  # seconds before its time limit at which slurm tells a job to save and requeue
+    # seconds before its time limit at which slurm tells a job to save and requeue
+    warn_before: int = 90

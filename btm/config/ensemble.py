@@ -17,21 +17,28 @@ class ScoreConfig:
 
 @dataclass
 class EnsembleConfig:
-    """How the experts are weighed: a rule (btm/ensemble/rules.py), its prior, and how many experts are kept."""
+    """How the experts are weighed: a rule (btm/ensemble/rules.py), its prior, and how many experts
+    are kept.
+    """
 
-    # bayes | simple | last_token | fixed_share | tracking | gated (btm/gate) | router (btm/ensemble/router.py)
+    # bayes | simple | last_token | fixed_share | tracking | gated (btm/gate) | router
+    # (btm/ensemble/router.py)
     rule: str = "bayes"
-    alpha: float | None = None  # of tracking and fixed_share: share of the prior in each step; null: fitted
+    # of tracking and fixed_share: share of the prior in each step; null: fitted
+    alpha: float | None = None
     beta: float | None = None  # of tracking: power of the weights in each step; null: fitted
-    gate: list[float] | None = None  # θ of gated: 8 numbers (btm/ensemble/gate/rule.py); null: fitted
+    # θ of gated: 8 numbers (btm/ensemble/gate/rule.py); null: fitted
+    gate: list[float] | None = None
     router: str | None = None  # what discovery wrote, for the rule router; null: data.root
     temperature: float | None = None  # of its softmax; null: the router's own
-    fit: str = "domain"  # these on the shard's own valid split | forest: once, on the training domains'
+    # these on the shard's own valid split | forest: once, on the training domains'
+    fit: str = "domain"
     prior: str = "cached"  # uniform | updating | cached | em | token
     carry: bool = False  # a window takes up the belief that the one before it ended with
     decay: float = 0.3  # λ of the moving average behind `cached` and `updating`
     top_k: int = 0  # experts kept, by prior, or by router for each context; 0: all
-    # Empty: every ELM trained on one domain. For generate also averages, FOREST:NAME and model folders
+    # Empty: every ELM trained on one domain. For generate also averages, FOREST:NAME and model
+    # folders
     experts: list[str] = field(default_factory=list)
     prior_sequences: int = 100  # valid sequences that the prior is fitted on; 0: all
 

@@ -24,4 +24,5 @@ class ExportConfig:
 class CardConfig:
     """What the card of a new ELM says that btm cannot know."""
 
-    license: str | None = None  # an identifier of the Hugging Face Hub, apache-2.0; null: none is stated
+    # an identifier of the Hugging Face Hub, apache-2.0; null: none is stated
+    license: str | None = None

@@ -13,7 +13,8 @@ class LsConfig:
     ancestor: str | None = None  # descended from it, through any number of branches
     since: str | None = None  # merged then or later: 2026-11-25, or 2026-11-25T13:00
     before: str | None = None  # merged earlier
-    state: str | None = None  # ELM | average | branch | trained | damaged | removed; null: all but removed
+    # ELM | average | branch | trained | damaged | removed; null: all but removed
+    state: str | None = None
     removed: bool = False  # what was removed too
     sort: str = "name"  # name | domain | tokens | total_tokens | parameters | valid_nats | created
     reverse: bool = False

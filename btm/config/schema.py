@@ -45,10 +45,10 @@ class Config:
     lineage: LineageConfig = field(default_factory=LineageConfig)
     diff: DiffConfig = field(default_factory=DiffConfig)
     forest: str | None = None  # its folder; null: experts/<data.name>
-    baseline: str | None = None  # dense | dense_large_batch | random_split | demix, in <forest>-<baseline>
-    expert: str | None = (
-        None  # the ELM to branch, train, merge or remove; for show, verify and diff also an average
-    )
+    # dense | dense_large_batch | random_split | demix, in <forest>-<baseline>
+    baseline: str | None = None
+    # the ELM to branch, train, merge or remove; for show, verify and diff also an average
+    expert: str | None = None
     # Of diff: another ELM or an average; null: what the expert began with. Of compare: [FOREST, …]
     against: Any = None
     # What eval and compare measure too: names of ELMs and averages, FOREST:NAME, or model folders
@@ -56,8 +56,10 @@ class Config:
     domain: str | None = None  # its domain; null: the expert's name
     prompt: str | None = None  # of generate, taken as it is: it needs no quotes but the shell's
     branch: str = "posterior"  # copy | uniform | argmax | posterior | token
-    weights: Any = None  # {elm: weight} for branch; for average also uniform | argmax | posterior | token
-    parent: str | None = None  # of branch=copy; null: the seed. Of import: what the model was trained from
+    # {elm: weight} for branch; for average also uniform | argmax | posterior | token
+    weights: Any = None
+    # of branch=copy; null: the seed. Of import: what the model was trained from
+    parent: str | None = None
     format: str = "hf"  # hf | mergekit | fairseq | delta | delta8: of what is imported or exported
     to: str | None = None  # the folder, or the file, that export writes
 
@@ -79,9 +81,10 @@ class Config:
     def seed_steps(self, training_domains: list[str]) -> int:
         """Return the steps of the seed phase.
 
-        Where none are given, as many as the experts of the first round have together: half of the training, as in the
-        paper (BTM, section 3.1) and as our own tables have it (docs/paper.md). Without run.domains and run.rounds,
-        that round has an expert for each of the `training_domains` of the suite.
+        Where none are given, as many as the experts of the first round have together: half of the
+        training, as in the paper (BTM, section 3.1) and as our own tables have it (docs/paper.md).
+        Without run.domains and run.rounds, that round has an expert for each of the
+        `training_domains` of the suite.
         """
         if self.seed.steps is not None:
             return self.seed.steps
@@ -100,5 +103,7 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Config":
-        """Return the configuration that `dataclasses.asdict` made `values` of; unknown keys are an error."""
+        """Return the configuration that `dataclasses.asdict` made `values` of; unknown keys are an
+        error.
+        """
         return fill(cls(), values).validate()

@@ -25,13 +25,15 @@ class TrainerConfig:
     optimizer: str = "adamw"  # or adamw8bit: its moments are quantised to 8 bits (btm[int8])
     embedding_bits: int = 8  # of the moments of embeddings under adamw8bit: 8 | 32
     offload: bool = False  # moments in the host's memory; the optimizer steps there
-    kernels: bool = True  # loss and attention of btm/kernels: the plain ones' results, up to rounding, sooner
-    compile: str = "auto"  # the layers, by torch: always | never | auto: by the clock, if it pays back
+    # loss and attention of btm/kernels: the plain ones' results, up to rounding, sooner
+    kernels: bool = True
+    # the layers, by torch: always | never | auto: by the clock, if it pays back
+    compile: str = "auto"
     write_behind: bool = True  # checkpoints are copied and written while the training goes on
-    gradient_checkpointing: bool = False  # activations are computed again in the backward pass, not kept
-    lr: float | int | str | None = (
-        None  # peak; null: by the model's size (btm/train/schedule.py) | find: by a short test
-    )
+    # activations are computed again in the backward pass, not kept
+    gradient_checkpointing: bool = False
+    # peak; null: by the model's size (btm/train/schedule.py) | find: by a short test
+    lr: float | int | str | None = None
     warmup: float = 0.08  # fraction of the steps of the schedule
     decay: str = "cosine"  # constant | cosine | linear | polynomial | wsd: constant, then linear
     decay_power: float = 1.0  # of polynomial
@@ -40,12 +42,12 @@ class TrainerConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     weight_decay: float = 0.1
     clip: float = 1.0  # norm of the gradient; 0: no clipping
-    carry: str = (
-        "fresh"  # begin a schedule anew | continue the parent's, and its optimizer | auto: where possible
-    )
+    # begin a schedule anew | continue the parent's, and its optimizer | auto: where possible
+    carry: str = "fresh"
     precision: str = "auto"  # auto | fp32 | bf16 (autocast; weights stay float32)
     device: str = "auto"  # auto | cpu | cuda | cuda:1 …
-    parallel: str = "ddp"  # each of cluster.*.gpus_per_expert processes holds a model | fsdp: a share of it
+    # each of cluster.*.gpus_per_expert processes holds a model | fsdp: a share of it
+    parallel: str = "ddp"
     threads: int = 0  # CPU threads, of all processes together; 0: as torch finds them
     seed: int = 0  # of initialisation and data order
     valid_every: int = 0  # steps between validations; 0: at the end only
@@ -56,7 +58,8 @@ class TrainerConfig:
     delta_density: float = 1.0  # share of parameters that may differ from the parents'; 1: dense
     delta_every: int = 0  # steps between prunings of these; 0: a hundredth of the steps
     delta_prune: float = 0.5  # share pruned at first, falling as a cosine to a hundredth of that
-    delta_mask: str = "momentum"  # momentum | normalised (docs/sparse.md) | random: it stays as drawn
+    # momentum | normalised (docs/sparse.md) | random: it stays as drawn
+    delta_mask: str = "momentum"
 
 
 @dataclass
@@ -74,11 +77,11 @@ class SeedConfig:
     name: str = "seed"
     source: str | None = None  # `seed.from=DIR`: a Hugging Face model folder instead of training
     domains: list[str] = field(default_factory=list)  # of the mix; empty: all training domains
-    steps: int | None = (
-        None  # null: half of the training; 0: no seed phase, experts branch from random parameters
-    )
+    # null: half of the training; 0: no seed phase, experts branch from random parameters
+    steps: int | None = None
     lr: float | None = None  # peak; null: as trainer.lr says
-    grow_batch: int = 1  # a step after seed.grow_after has so many times trainer.batch_size sequences
+    # a step after seed.grow_after has so many times trainer.batch_size sequences
+    grow_batch: int = 1
     grow_after: int = 0  # steps
 
 

@@ -69,7 +69,8 @@ def validate(config: "Config") -> None:
 def _validate_names(config: "Config") -> None:
     if config.data.root == "":
         raise UserError(
-            "data.root is missing: data=folder needs data.root=DIR, the folder that holds your domains"
+            "data.root is missing: data=folder needs data.root=DIR, the folder that holds your "
+            "domains"
         )
     paths = {
         "forest": config.forest,
@@ -182,8 +183,16 @@ def _validate_numbers(config: "Config") -> None:
     for key, number in not_negative.items():
         require(0 <= number < float("inf"), key, number, "wanted 0 or more")
     for key, number in fractions.items():
-        require(0 <= number < 1 or (key == "trainer.final_lr" and number == 1), key, number, "wanted [0, 1)")
-    for key, part in {"delta_density": trainer.delta_density, "delta_prune": trainer.delta_prune}.items():
+        require(
+            0 <= number < 1 or (key == "trainer.final_lr" and number == 1),
+            key,
+            number,
+            "wanted [0, 1)",
+        )
+    for key, part in {
+        "delta_density": trainer.delta_density,
+        "delta_prune": trainer.delta_prune,
+    }.items():
         require(0 < part <= 1, f"trainer.{key}", part, "wanted (0, 1]")
     for key, rate in {"trainer.lr": trainer.lr, "seed.lr": config.seed.lr}.items():
         if isinstance(rate, str):
@@ -194,13 +203,25 @@ def _validate_numbers(config: "Config") -> None:
     for key, seed in {"trainer.seed": trainer.seed, "discover.seed": config.discover.seed}.items():
         require(0 <= seed < 2**32, key, seed, "wanted 0 to 2³² - 1")
     require(
-        0 < trainer.decay_power < 1000, "trainer.decay_power", trainer.decay_power, "wanted a positive number"
+        0 < trainer.decay_power < 1000,
+        "trainer.decay_power",
+        trainer.decay_power,
+        "wanted a positive number",
     )
-    require(0 < trainer.decay_share <= 1, "trainer.decay_share", trainer.decay_share, "wanted (0, 1]")
-    require(trainer.threads <= 1024, "trainer.threads", trainer.threads, "wanted at most 1,024, or 0")
+    require(
+        0 < trainer.decay_share <= 1, "trainer.decay_share", trainer.decay_share, "wanted (0, 1]"
+    )
+    require(
+        trainer.threads <= 1024, "trainer.threads", trainer.threads, "wanted at most 1,024, or 0"
+    )
     check_cluster(config.cluster)
     require(trainer.seq_len >= 2, "trainer.seq_len", trainer.seq_len, "wanted 2 or more")
-    require(score.window != 1, "score.window", score.window, "wanted 2 or more, or 0 for trainer.seq_len")
+    require(
+        score.window != 1,
+        "score.window",
+        score.window,
+        "wanted 2 or more, or 0 for trainer.seq_len",
+    )
     require(len(trainer.betas) == 2, "trainer.betas", trainer.betas, "wanted two numbers")
     alpha, beta = ensemble.alpha, ensemble.beta
     require(alpha is None or 0 <= alpha <= 1, "ensemble.alpha", alpha, "wanted [0, 1], or null")
@@ -209,18 +230,30 @@ def _validate_numbers(config: "Config") -> None:
     theta, wanted = ensemble.gate, GATE_NUMBERS
     fits = theta is None or (len(theta) == wanted and all(map(math.isfinite, theta)))
     require(fits, "ensemble.gate", theta, f"wanted {wanted} numbers, or null")
-    require(config.generate.tokens >= 1, "generate.tokens", config.generate.tokens, "wanted 1 or more")
+    require(
+        config.generate.tokens >= 1, "generate.tokens", config.generate.tokens, "wanted 1 or more"
+    )
     heat = config.generate.temperature
     require(0 <= heat < float("inf"), "generate.temperature", heat, "wanted 0 or more")
     temperature = config.discover.temperature
     require(temperature > 0, "discover.temperature", temperature, "wanted more than 0")
     require(0 < ensemble.decay <= 1, "ensemble.decay", ensemble.decay, "wanted (0, 1]")
-    require(data.vocab_size >= 300, "data.vocab_size", data.vocab_size, "wanted 300 or more (256 are bytes)")
+    require(
+        data.vocab_size >= 300,
+        "data.vocab_size",
+        data.vocab_size,
+        "wanted 300 or more (256 are bytes)",
+    )
     held_out = data.valid_fraction + data.test_fraction
-    require(held_out <= 0.9, "data.valid_fraction + data.test_fraction", held_out, "wanted at most 0.9")
+    require(
+        held_out <= 0.9, "data.valid_fraction + data.test_fraction", held_out, "wanted at most 0.9"
+    )
     for i, names in enumerate(config.run.rounds):
         require(
-            bool(names) or config.baseline is not None, f"run.rounds[{i}]", names, "wanted a domain or more"
+            bool(names) or config.baseline is not None,
+            f"run.rounds[{i}]",
+            names,
+            "wanted a domain or more",
         )
 
 
@@ -228,11 +261,19 @@ def _validate_backend(config: "Config") -> None:
     check_choice(config.trainer.backend, "trainer.backend", BACKENDS)
     check_choice(config.data.special_tokens, "data.special_tokens", SPECIAL_TOKENS)
     if config.trainer.backend == "btm":
-        require(not config.fairseq.options, "fairseq.options", config.fairseq.options, "give trainer=fairseq")
+        require(
+            not config.fairseq.options,
+            "fairseq.options",
+            config.fairseq.options,
+            "give trainer=fairseq",
+        )
         return
     trainer = config.trainer
     only: dict[str, tuple[object, object]] = {
-        "trainer.carry": (trainer.carry, "fresh"),  # its optimizer's state is a pickle, which no ELM keeps
+        "trainer.carry": (
+            trainer.carry,
+            "fresh",
+        ),  # its optimizer's state is a pickle, which no ELM keeps
         "trainer.optimizer": (trainer.optimizer, "adamw"),
         "trainer.offload": (trainer.offload, False),
         "trainer.delta_density": (trainer.delta_density, 1.0),
@@ -241,7 +282,12 @@ def _validate_backend(config: "Config") -> None:
     }
     for key, (value, able) in only.items():
         require(value == able, key, value, f"trainer.backend=fairseq can do with {able} alone")
-    require(config.baseline != "demix", "baseline", config.baseline, "trainer.backend=fairseq cannot do that")
+    require(
+        config.baseline != "demix",
+        "baseline",
+        config.baseline,
+        "trainer.backend=fairseq cannot do that",
+    )
     device = trainer.device
     require(device != "mps", "trainer.device", device, "trainer.backend=fairseq wants cpu or cuda")
 
@@ -254,7 +300,9 @@ def _validate_average(average: "AverageConfig") -> None:
     if average.dtype is not None:
         check_choice(average.dtype, "average.dtype", DTYPES)
     layers = average.layers or {}
-    require(isinstance(layers, dict), "average.layers", layers, "wanted {pattern: {elm: weight, …}, …}")
+    require(
+        isinstance(layers, dict), "average.layers", layers, "wanted {pattern: {elm: weight, …}, …}"
+    )
     for pattern, weights in layers.items():
         check_weights(weights, f"average.layers.{pattern}")
     require(0 < average.density <= 1, "average.density", average.density, "wanted (0, 1]")
@@ -269,14 +317,17 @@ def _validate_average(average: "AverageConfig") -> None:
             f"wanted a number, or fit under one of {', '.join(SCALED)}",
         )
     else:
-        require(math.isfinite(average.scale), "average.scale", average.scale, "wanted a finite number")
+        require(
+            math.isfinite(average.scale), "average.scale", average.scale, "wanted a finite number"
+        )
     require(0 <= average.seed < 2**32, "average.seed", average.seed, "wanted 0 to 2³² - 1")
     require(average.sequences >= 1, "average.sequences", average.sequences, "wanted 1 or more")
     size = average.shard_gb
     require(size == 0 or 1e-6 <= size < 1e6, "average.shard_gb", size, "wanted gigabytes, or 0")
     if average.method == "slerp" and average.base is None:
         raise UserError(
-            "average.method=slerp goes from one ELM to another: give average.base=A average.experts=[B]"
+            "average.method=slerp goes from one ELM to another: give average.base=A "
+            "average.experts=[B]"
         )
 
 
@@ -295,10 +346,12 @@ def _validate_processes(config: "Config", verb: str) -> None:
     )
     gpus, nodes = own.gpus or cluster.gpus, own.nodes or cluster.nodes
     alone = {
-        f"trainer.delta_density={trainer.delta_density}": verb == "train" and trainer.delta_density < 1,
+        f"trainer.delta_density={trainer.delta_density}": verb == "train"
+        and trainer.delta_density < 1,
         f"trainer.offload={trainer.offload}": trainer.offload,
         f"trainer.backend={trainer.backend}": trainer.backend != "btm",
-        f"trainer.optimizer={trainer.optimizer} with trainer.parallel=fsdp": trainer.parallel == "fsdp"
+        f"trainer.optimizer={trainer.optimizer} with trainer.parallel=fsdp": trainer.parallel
+        == "fsdp"
         and trainer.optimizer != "adamw",
         f"trainer.device={trainer.device}": trainer.device not in ("auto", "cpu", "cuda"),
         f"baseline={config.baseline}": verb == "train" and config.baseline == "demix",
@@ -316,23 +369,36 @@ def _multiples(number: int, factor: int) -> str:
 
 
 def _validate_router(ensemble: "EnsembleConfig") -> None:
-    """Raise `UserError` if the rule router is told to fit something, or another rule where to route."""
+    """Raise `UserError` if the rule router is told to fit something, or another rule where to
+    route.
+    """
     theirs = {"ensemble.router": ensemble.router, "ensemble.temperature": ensemble.temperature}
     if ensemble.rule != "router":
         for key, value in theirs.items():
             require(
-                value is None, key, value, f"ensemble.rule={ensemble.rule} has none: give ensemble=router"
+                value is None,
+                key,
+                value,
+                f"ensemble.rule={ensemble.rule} has none: give ensemble=router",
             )
         return
     why = "ensemble.rule=router weighs by the words of the text alone"
-    require(ensemble.prior == "uniform", "ensemble.prior", ensemble.prior, f"{why}: give ensemble=router")
+    require(
+        ensemble.prior == "uniform",
+        "ensemble.prior",
+        ensemble.prior,
+        f"{why}: give ensemble=router",
+    )
     require(ensemble.fit == "domain", "ensemble.fit", ensemble.fit, f"{why}: it has nothing to fit")
     for key in ("alpha", "beta", "gate"):
         value = getattr(ensemble, key)
         require(value is None, f"ensemble.{key}", value, f"{why}: leave it null")
     warmth = ensemble.temperature
     require(
-        warmth is None or 0 < warmth < math.inf, "ensemble.temperature", warmth, "wanted more than 0, or null"
+        warmth is None or 0 < warmth < math.inf,
+        "ensemble.temperature",
+        warmth,
+        "wanted more than 0, or null",
     )
 
 
@@ -342,7 +408,8 @@ def _validate_choices(config: "Config") -> None:
     check_choice(config.ensemble.rule, "ensemble.rule", RULES)
     if config.ensemble.rule == "gated" and config.ensemble.prior == "updating":
         raise UserError(
-            "ensemble.prior=updating: ensemble.rule=gated, the default, follows the text itself: give ensemble=updating"
+            "ensemble.prior=updating: ensemble.rule=gated, the default, follows the text itself: "
+            "give ensemble=updating"
         )
     check_choice(config.ensemble.fit, "ensemble.fit", FITS)
     _validate_router(config.ensemble)
@@ -382,4 +449,6 @@ def _validate_choices(config: "Config") -> None:
         check_weights(config.weights)
     device = config.trainer.device
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", device):
-        raise UserError(f"trainer.device={device!r}: choose one of auto, cpu, cuda, cuda:<index>, mps")
+        raise UserError(
+            f"trainer.device={device!r}: choose one of auto, cpu, cuda, cuda:<index>, mps"
+        )

@@ -28,8 +28,8 @@ class Growth:
 class Batches:
     """An endless, exactly balanced mix of shards, each of them in ever new epochs.
 
-    An epoch of a shard visits its windows of L tokens once each, in an order of its own and cut from an
-    offset of its own, so fewer than 2 L tokens at the ends sit an epoch out.
+    An epoch of a shard visits its windows of L tokens once each, in an order of its own and cut
+    from an offset of its own, so fewer than 2 L tokens at the ends sit an epoch out.
     """
 
     def __init__(
@@ -49,7 +49,12 @@ class Batches:
                     f"{shard.folder}: {shard.split} has {shard.n_tokens:,} tokens; "
                     f"trainer.seq_len={seq_len} needs {seq_len + 1:,}: add text or shorten it"
                 )
-        self.shards, self.seq_len, self.batch_size, self.seed = tuple(shards), seq_len, batch_size, seed
+        self.shards, self.seq_len, self.batch_size, self.seed = (
+            tuple(shards),
+            seq_len,
+            batch_size,
+            seed,
+        )
         self.growth = growth
         self._epochs: dict[int, tuple[int, int, np.ndarray]] = {}
 
@@ -72,12 +77,16 @@ class Batches:
         return shard.tokens[start : start + L + 1].astype(np.int64)
 
     def _epoch(self, index: int, epoch: int) -> tuple[int, np.ndarray]:
-        """Return (offset, order of windows) of a shard's epoch; the latest epoch of each is kept."""
+        """Return (offset, order of windows) of a shard's epoch; the latest epoch of each is
+        kept.
+        """
         known = self._epochs.get(index)
         if known is None or known[0] != epoch:
             shard, L = self.shards[index], self.seq_len
             n = _n_windows(shard, L)
-            rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, index, epoch])))
+            rng = np.random.Generator(
+                np.random.Philox(np.random.SeedSequence([self.seed, index, epoch]))
+            )
             offset = int(rng.integers(min(L, shard.n_tokens - n * L)))
             known = self._epochs[index] = (epoch, offset, rng.permutation(n))
         return known[1], known[2]
@@ -106,10 +115,16 @@ class Windows:
         return -(-self.n_tokens // self.L)
 
     def inputs(self, i: int, j: int) -> np.ndarray:
-        """Return what windows i to j - 1 show a model, int64 (j - i, L): the targets, one earlier."""
+        """Return what windows i to j - 1 show a model, int64 (j - i, L): the targets, one
+        earlier.
+        """
         targets = self.targets(i, j)
         before = self.shard.tokens[i * self.L - 1] if i else self.shard.eos
-        return np.concatenate([[before], targets.reshape(-1)[:-1]]).astype(np.int64).reshape(targets.shape)
+        return (
+            np.concatenate([[before], targets.reshape(-1)[:-1]])
+            .astype(np.int64)
+            .reshape(targets.shape)
+        )
 
     def targets(self, i: int, j: int) -> np.ndarray:
         """Return what windows i to j - 1 ask of a model, int64 (j - i, L)."""
@@ -120,5 +135,7 @@ class Windows:
 
 
 def windows(shard: Shard, window: int, max_tokens: int = 0) -> Windows:
-    """Cut the first whole documents of up to `max_tokens` tokens (0: all) into windows for scoring."""
+    """Cut the first whole documents of up to `max_tokens` tokens (0: all) into windows for
+    scoring.
+    """
     return Windows(shard, window, *shard.head(max_tokens))

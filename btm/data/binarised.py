@@ -1,10 +1,12 @@
-"""fairseq's data-bins as domains: token ids are taken over as they are, and the dictionary is the tokenizer.
+"""fairseq's data-bins as domains: token ids are taken over as they are, and the dictionary is the
+tokenizer.
 
     ROOT/<domain>/dict.txt                        the same in every domain
     ROOT/<domain>/{train,valid,test}.{bin,idx}    see btm/fairseq/databin.py for other names
 
-The stream of ids is fairseq's, ``</s>`` after every line. A document ends at a blank line, as fairseq's
-``--sample-break-mode complete_doc`` has it; where a split has no blank line, every line is a document.
+The stream of ids is fairseq's, ``</s>`` after every line. A document ends at a blank line, as
+fairseq's ``--sample-break-mode complete_doc`` has it; where a split has no blank line, every line
+is a document.
 """
 
 import hashlib
@@ -30,7 +32,8 @@ _CHUNK = 1 << 22  # tokens held in memory at once
 
 
 def ensure_tokenizer(dictionary: Dictionary, beside: Path, target: Path) -> None:
-    """Publish the tokenizer of a dictionary as a suite's unless it is there; `UserError` if another one is.
+    """Publish the tokenizer of a dictionary as a suite's unless it is there; `UserError` if another
+    one is.
 
     `beside` holds encoder.json and vocab.bpe if the dictionary is of byte pairs.
     """
@@ -38,17 +41,24 @@ def ensure_tokenizer(dictionary: Dictionary, beside: Path, target: Path) -> None
         made = Path(name)
         tokenizers.write_tokenizer(dictionary, beside, made)
         if not read_origin(target):
-            origin = {"fairseq": {"symbols": len(dictionary)}, "eos": EOS, "vocab_size": len(dictionary)}
+            origin = {
+                "fairseq": {"symbols": len(dictionary)},
+                "eos": EOS,
+                "vocab_size": len(dictionary),
+            }
             with publish_folder(target) as temporary:
                 shutil.copytree(made, temporary, dirs_exist_ok=True)
                 write_json(temporary / ORIGIN, origin)
         elif tokenizer_sha256(target) != tokenizer_sha256(made):
             raise UserError(
-                f"{target.parent} has another tokenizer than dict.txt of {beside}; use another data.name"
+                f"{target.parent} has another tokenizer than dict.txt of {beside}; use another "
+                "data.name"
             )
 
 
-def pack(opened: Mapping[str, Sequence[Indexed]], bytes_V: np.ndarray, folder: Path, dtype: np.dtype) -> Any:
+def pack(
+    opened: Mapping[str, Sequence[Indexed]], bytes_V: np.ndarray, folder: Path, dtype: np.dtype
+) -> Any:
     """Write the splits as shards into `folder`; `bytes_V` is how much text each symbol stands for.
 
     Returns {split: {documents, tokens, bytes, sha256, duplicates_dropped}}.
@@ -80,12 +90,17 @@ def _chunks(parts: Sequence[Indexed]) -> Iterator[tuple[np.ndarray, np.ndarray]]
         while begin < len(ends):
             start = int(ends[begin - 1]) if begin else 0
             end = max(begin + 1, int(np.searchsorted(ends, start + _CHUNK, side="right")))
-            yield np.asarray(part.tokens[start : ends[end - 1]]), part.sizes[begin:end].astype(np.int64)
+            yield (
+                np.asarray(part.tokens[start : ends[end - 1]]),
+                part.sizes[begin:end].astype(np.int64),
+            )
             begin = end
 
 
 def _documents(lines_N2: np.ndarray) -> np.ndarray:
-    """Join the (tokens, bytes) of lines up to each blank one, which is ``</s>`` alone; without any, none is joined."""
+    """Join the (tokens, bytes) of lines up to each blank one, which is ``</s>`` alone; without any,
+    none is joined.
+    """
     blank = lines_N2[:, 0] == 1
     if not blank.any():
         return lines_N2
@@ -94,17 +109,21 @@ def _documents(lines_N2: np.ndarray) -> np.ndarray:
 
 
 def write(suite: Suite, domain: str, target: Path) -> None:
-    """Publish a domain of a suite as the data-bin `target`, which fairseq-train and fairseq-eval-lm read.
+    """Publish a domain of a suite as the data-bin `target`, which fairseq-train and fairseq-eval-lm
+    read.
 
-    A line ends at each end of text, so what was read from a data-bin is written as it was, bit for bit. A tokenizer
-    that is not made of a dictionary gets one: its byte pairs as GPT-2's, with encoder.json and vocab.bpe beside.
+    A line ends at each end of text, so what was read from a data-bin is written as it was, bit for
+    bit. A tokenizer that is not made of a dictionary gets one: its byte pairs as GPT-2's, with
+    encoder.json and vocab.bpe beside.
     """
     exported = tokenizers.export(suite.tokenizer)
     shards = {split: suite.shard(domain, split) for split in SPLITS}
     with publish_folder(target) as temporary:
         exported.write(temporary)
         for split, shard in shards.items():
-            indexed.write(temporary / split, _lines(shard, exported.table), len(exported.dictionary))
+            indexed.write(
+                temporary / split, _lines(shard, exported.table), len(exported.dictionary)
+            )
 
 
 def _lines(shard: Shard, table: np.ndarray) -> Iterator[Indexed]:

@@ -1,12 +1,13 @@
 """Where documents come from: a folder of domains in any of several arrangements and formats.
 
-    ROOT/<domain>/{train,valid,test}.jsonl    splits of its own (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt)
+    ROOT/<domain>/{train,valid,test}.jsonl    its own splits (.jsonl .gz .zst, .parquet, .txt)
     ROOT/<domain>/*.txt                       pooled, to be split (the same formats)
     ROOT/<domain>.txt                         one file is a domain (the same formats)
     ROOT/<domain>/dict.txt, train.bin …       a data-bin of fairseq (btm/data/binarised.py)
 
 `find` lists the sources without opening a file; `read` streams the documents of one file in bounded
-memory. Whatever is wrong with a source is a `UserError` of one line that names the file and the line.
+memory. Whatever is wrong with a source is a `UserError` of one line that names the file and the
+line.
 """
 
 import codecs
@@ -70,10 +71,16 @@ def find(root: Path, made_by: str = "") -> list[Source]:
     `made_by` is the command that builds `root`, if there is one: the remedy where it is missing.
     """
     if not root.is_dir():
-        remedy = f"build it: {made_by} --out {root}" if made_by else "data.root must be a folder of domains"
+        remedy = (
+            f"build it: {made_by} --out {root}"
+            if made_by
+            else "data.root must be a folder of domains"
+        )
         raise UserError(f"no folder {root}; {remedy}")
     if databin.is_data_bin(root):
-        raise UserError(f"{root} is one data-bin, and so one domain; data.root must be the folder above it")
+        raise UserError(
+            f"{root} is one data-bin, and so one domain; data.root must be the folder above it"
+        )
     sources: dict[str, Source] = {}
     for entry in sorted(root.iterdir()):
         name = entry.name if entry.is_dir() else _stem(entry)
@@ -83,14 +90,17 @@ def find(root: Path, made_by: str = "") -> list[Source]:
         if name in SPLITS and not entry.is_dir():
             raise UserError(f"{entry}: {root} is one domain; data.root must be the folder above it")
         if name in sources:
-            raise UserError(f"{root}: two sources for the domain {name!r}, one is {entry.name}; keep one")
+            raise UserError(
+                f"{root}: two sources for the domain {name!r}, one is {entry.name}; keep one"
+            )
         sources[name] = _in_folder(entry) if entry.is_dir() else Source(name, {POOL: (entry,)})
     if not sources:
         raise UserError(f"no domain in {root}; wanted <domain>/ or <domain>{{{','.join(FORMATS)}}}")
     kinds = {source.binarised: name for name, source in sources.items()}
     if len(kinds) > 1:
         raise UserError(
-            f"{root}: {kinds[True]} is a data-bin of fairseq and {kinds[False]} is text; keep one kind"
+            f"{root}: {kinds[True]} is a data-bin of fairseq and {kinds[False]} is text; keep one "
+            "kind"
         )
     return [sources[name] for name in sorted(sources)]
 
@@ -107,7 +117,9 @@ def find_one(path: Path, domain: str) -> Source:
 
 
 def read(path: Path, column: str) -> Iterator[str]:
-    """Yield the documents of one file that are not blank; `column` names the text in JSON and parquet."""
+    """Yield the documents of one file that are not blank; `column` names the text in JSON and
+    parquet.
+    """
     try:
         if not path.stat().st_size:
             raise UserError(f"{path}: the file is empty; fill or remove it")
@@ -124,7 +136,9 @@ def read(path: Path, column: str) -> Iterator[str]:
 
 def _stem(path: Path) -> str | None:
     """Return the file's name without its format, or None if it is no format of ours."""
-    ending = next((e for e in sorted(FORMATS, key=len, reverse=True) if path.name.endswith(e)), None)
+    ending = next(
+        (e for e in sorted(FORMATS, key=len, reverse=True) if path.name.endswith(e)), None
+    )
     return None if ending is None else path.name.removesuffix(ending)
 
 
@@ -140,14 +154,18 @@ def _in_folder(folder: Path) -> Source:
     splits: dict[str, tuple[Path, ...]] = {}
     for stem, path in files:
         if stem not in SPLITS:
-            raise UserError(f"{path}: is neither train, valid nor test, which stand beside it; move it away")
+            raise UserError(
+                f"{path}: is neither train, valid nor test, which stand beside it; move it away"
+            )
         if stem in splits:
             raise UserError(f"{path}: {splits[stem][0].name} is the {stem} split already; keep one")
         splits[stem] = (path,)
     for split in SPLITS:
         if split not in splits:
             have = ", ".join(path.name for _, path in files)
-            raise UserError(f"{folder}: no {split} split beside {have}; add it, or rename those to be split")
+            raise UserError(
+                f"{folder}: no {split} split beside {have}; add it, or rename those to be split"
+            )
     return Source(folder.name, {split: splits[split] for split in SPLITS})
 
 
@@ -169,7 +187,9 @@ def _whole_lines(path: Path, handle: BinaryIO) -> Iterator[bytes]:
     while line := handle.readline(_LONGEST_LINE + 1):
         number += 1
         if len(line) > _LONGEST_LINE:
-            raise UserError(f"{path}:{number}: longer than {_LONGEST_LINE:,} bytes; wanted a document a line")
+            raise UserError(
+                f"{path}:{number}: longer than {_LONGEST_LINE:,} bytes; wanted a document a line"
+            )
         yield line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
 
 
@@ -177,13 +197,17 @@ def _text_of(path: Path, number: int, record: object, column: str) -> str:
     """Return the record's text, or raise `UserError` naming the line."""
     if not isinstance(record, dict) or column not in record:
         have = ", ".join(map(repr, record)) if isinstance(record, dict) else type(record).__name__
-        raise UserError(f"{path}:{number}: no {column!r}; found {have or 'nothing'} (set data.text_column)")
+        raise UserError(
+            f"{path}:{number}: no {column!r}; found {have or 'nothing'} (set data.text_column)"
+        )
     text = record[column]
     if not isinstance(text, str):
         raise UserError(f"{path}:{number}: {column!r} is no string but {type(text).__name__}")
     # JSON can spell half of a surrogate pair; no file could hold it and no tokenizer takes it.
     if not text.isascii() and _LONE_SURROGATE.search(text):
-        raise UserError(f"{path}:{number}: {column!r} holds a lone surrogate, which is no Unicode text")
+        raise UserError(
+            f"{path}:{number}: {column!r} holds a lone surrogate, which is no Unicode text"
+        )
     return text
 
 
@@ -236,7 +260,9 @@ def _decode(path: Path, number: int, line: bytes) -> str:
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}:{number}: no UTF-8: {error.reason} (byte {error.start + 1})") from None
+        raise UserError(
+            f"{path}:{number}: no UTF-8: {error.reason} (byte {error.start + 1})"
+        ) from None
 
 
 def _first_line(error: BaseException) -> str:

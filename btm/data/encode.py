@@ -1,10 +1,11 @@
 """Documents to token ids, in two ways that agree: `tokenizers`, and a fast one through `tiktoken`.
 
-The fast way serves byte-level BPE that splits words as GPT-2 does. GPT-2's pattern looks ahead in one
-place only: of several blanks before a word, the last belongs to the word. Without that lookahead
-tiktoken matches with a plain automaton, about twice as fast; so the place is marked beforehand, with a
-control character whose token is dropped again. A second one marks where a document ends, which makes a
-whole chunk of documents one call. A document that holds either of the two takes the slow way.
+The fast way serves byte-level BPE that splits words as GPT-2 does. GPT-2's pattern looks ahead in
+one place only: of several blanks before a word, the last belongs to the word. Without that
+lookahead tiktoken matches with a plain automaton, about twice as fast; so the place is marked
+beforehand, with a control character whose token is dropped again. A second one marks where a
+document ends, which makes a whole chunk of documents one call. A document that holds either of the
+two takes the slow way.
 """
 
 import json
@@ -22,8 +23,12 @@ from btm.errors import UserError
 
 Chunk = tuple[str, list[str]]  # a split, and documents of it
 _CUT, _END = "\x01", "\x02"
-_PATTERN = rf"{_CUT}|{_END}|'(?:[sdmt]|ll|ve|re)| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}{_CUT}{_END}]+|\s+"
-# Unicode's White_Space, which is what \s means to both libraries (and is not what str.isspace means).
+_PATTERN = (
+    rf"{_CUT}|{_END}|'(?:[sdmt]|ll|ve|re)| ?\p{{L}}+| ?\p{{N}}+|"
+    rf" ?[^\s\p{{L}}\p{{N}}{_CUT}{_END}]+|\s+"
+)
+# Unicode's White_Space, which is what \s means to both libraries (and is not what str.isspace
+# means).
 _BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000".replace(
     "\u2000-\u200a", "".join(map(chr, range(0x2000, 0x200B)))
 )
@@ -32,14 +37,18 @@ _IS_BLANK[[ord(blank) for blank in _BLANKS]] = True
 
 
 class Packed(NamedTuple):
-    """Encoded documents: all ids, the EOS after each document included, and (tokens, bytes) of each, (D, 2)."""
+    """Encoded documents: all ids, the EOS after each document included, and (tokens, bytes) of
+    each, (D, 2).
+    """
 
     ids: np.ndarray
     sizes: np.ndarray
 
 
 class Encoder:
-    """Turns documents into token ids; special tokens that a text spells out are ordinary text to it."""
+    """Turns documents into token ids; special tokens that a text spells out are ordinary text to
+    it.
+    """
 
     def __init__(self, spec: str, eos: int, vocab_size: int, fast: bool = True) -> None:
         """Take the content of a tokenizer.json; `fast` allows the way through tiktoken."""
@@ -63,7 +72,11 @@ class Encoder:
         origin = read_origin(folder)
         spec = (folder / "tokenizer.json").read_text(encoding="utf-8")
         encoder = cls(spec, origin["eos"], origin["vocab_size"])
-        return encoder if encoder.agrees_on(samples) else cls(spec, encoder.eos, encoder.vocab_size, False)
+        return (
+            encoder
+            if encoder.agrees_on(samples)
+            else cls(spec, encoder.eos, encoder.vocab_size, False)
+        )
 
     @property
     def fast(self) -> bool:
@@ -96,12 +109,16 @@ class Encoder:
         marked = [_CUT in text or _END in text for text in documents]
         ways = [self._encode_slow if m else self._encode_fast for m in marked]
         packed = [way([text]) for way, text in zip(ways, documents, strict=True)]
-        return Packed(np.concatenate([p.ids for p in packed]), np.concatenate([p.sizes for p in packed]))
+        return Packed(
+            np.concatenate([p.ids for p in packed]), np.concatenate([p.sizes for p in packed])
+        )
 
     def _encode_slow(self, documents: Sequence[str]) -> Packed:
         encodings = self._slow.encode_batch_fast(list(documents), add_special_tokens=False)
         ids_D = [np.array([*encoding.ids, self.eos], self.dtype) for encoding in encodings]
-        return Packed(np.concatenate(ids_D), _sizes(np.array([len(ids) for ids in ids_D]), documents))
+        return Packed(
+            np.concatenate(ids_D), _sizes(np.array([len(ids) for ids in ids_D]), documents)
+        )
 
 
 EncodeAll = Callable[[Iterable[Chunk]], Iterator[tuple[str, Packed]]]
@@ -111,8 +128,8 @@ EncodeAll = Callable[[Iterable[Chunk]], Iterator[tuple[str, Packed]]]
 def encoding(encoder: Encoder, workers: int) -> Iterator[EncodeAll]:
     """Yield a function that encodes chunks in `workers` processes and returns them in their order.
 
-    Processes are spawned, since a fork could inherit a locked thread pool: a script that gets here with
-    more than one worker must guard its entry with ``if __name__ == "__main__":``.
+    Processes are spawned, since a fork could inherit a locked thread pool: a script that gets here
+    with more than one worker must guard its entry with ``if __name__ == "__main__":``.
     """
     if workers == 1:
         yield lambda chunks: ((split, encoder.encode(texts)) for split, texts in chunks)
@@ -126,7 +143,9 @@ def encoding(encoder: Encoder, workers: int) -> Iterator[EncodeAll]:
         try:
             yield lambda chunks: _in_order(pool, chunks, 2 * workers)
         except BrokenProcessPool:
-            raise UserError("a process that tokenizes died (out of memory?); try data.workers=1") from None
+            raise UserError(
+                "a process that tokenizes died (out of memory?); try data.workers=1"
+            ) from None
 
 
 def token_type(vocab_size: int) -> np.dtype:
@@ -190,5 +209,6 @@ def _load(content: dict[str, Any], eos: int) -> Any:
     tokenizer = Tokenizer.from_str(json.dumps(content))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True  # a special token that a text spells out is ordinary text
+    # a special token that a text spells out is ordinary text
+    tokenizer.encode_special_tokens = True
     return tokenizer

@@ -22,8 +22,12 @@ def pack(
     counts = {split: {"documents": 0, "tokens": 0, "bytes": 0} for split in SPLITS}
     hashes = {split: hashlib.sha256() for split in SPLITS}
     with ExitStack() as stack:
-        bins = {split: stack.enter_context((folder / f"{split}.bin").open("wb")) for split in SPLITS}
-        idxs = {split: stack.enter_context((folder / f"{split}.idx").open("wb")) for split in SPLITS}
+        bins = {
+            split: stack.enter_context((folder / f"{split}.bin").open("wb")) for split in SPLITS
+        }
+        idxs = {
+            split: stack.enter_context((folder / f"{split}.idx").open("wb")) for split in SPLITS
+        }
         for split, (ids, sizes) in encode_all(_chunks(documents)):
             data = ids.tobytes()
             bins[split].write(data)

@@ -1,4 +1,6 @@
-"""The bytes that each token of a tokenizer stands for, so that ids can be read as text one by one."""
+"""The bytes that each token of a tokenizer stands for, so that ids can be read as text one by
+one.
+"""
 
 import re
 from pathlib import Path
@@ -13,16 +15,19 @@ _BLANK = "\u2581"  # how SentencePiece writes a blank
 
 
 def token_bytes(folder: Path) -> list[bytes]:
-    """Return the UTF-8 bytes of every token of the tokenizer in `folder`, by id; special tokens have none.
+    """Return the UTF-8 bytes of every token of the tokenizer in `folder`, by id; special tokens
+    have none.
 
-    A token may be a part of a character. Byte-level BPE, and SentencePiece with or without its fallback to bytes;
-    `UserError` for other kinds, whose tokens have no bytes of their own.
+    A token may be a part of a character. Byte-level BPE, and SentencePiece with or without its
+    fallback to bytes; `UserError` for other kinds, whose tokens have no bytes of their own.
     """
     path = folder / "tokenizer.json"
     try:
         content = parse_json(path.read_bytes())
         vocab = content["model"]["vocab"]
-        kinds = _kinds([content.get("decoder"), content.get("pre_tokenizer"), content.get("normalizer")])
+        kinds = _kinds(
+            [content.get("decoder"), content.get("pre_tokenizer"), content.get("normalizer")]
+        )
         ids = vocab if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
         added = {token["id"]: token for token in content.get("added_tokens") or []}
         pieces = [b""] * (1 + max([*ids.values(), *added], default=-1))
@@ -32,7 +37,9 @@ def token_bytes(folder: Path) -> list[bytes]:
         for i, token in added.items():
             pieces[i] = b"" if token["special"] else token["content"].encode()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not the tokenizer.json of a Hugging Face tokenizer: {error!r}") from None
+        raise UserError(
+            f"{path}: not the tokenizer.json of a Hugging Face tokenizer: {error!r}"
+        ) from None
     return pieces
 
 
@@ -41,12 +48,15 @@ def _reader(kinds: set[str], path: Path) -> Any:
     if "ByteLevel" in kinds:
         table = alphabet()
         # What merges did not make, an added token, may hold other characters.
-        return lambda piece: bytes(table[c] for c in piece) if set(piece) <= table.keys() else piece.encode()
+        return lambda piece: (
+            bytes(table[c] for c in piece) if set(piece) <= table.keys() else piece.encode()
+        )
     if kinds & {"Metaspace", "ByteFallback"}:
         return _of_sentencepiece
     found = ", ".join(sorted(kinds)) or "none"
     raise UserError(
-        f"{path}: tokens cannot be read one by one: wanted byte-level BPE or SentencePiece, found {found}"
+        f"{path}: tokens cannot be read one by one: wanted byte-level BPE or SentencePiece, found "
+        f"{found}"
     )
 
 
@@ -60,7 +70,9 @@ def _kinds(nodes: list[Any]) -> set[str]:
     found: set[str] = set()
     for node in nodes:
         if isinstance(node, dict):
-            found |= {str(node.get("type"))} | _kinds([v for v in node.values() if isinstance(v, list)])
+            found |= {str(node.get("type"))} | _kinds(
+                [v for v in node.values() if isinstance(v, list)]
+            )
         elif isinstance(node, list):
             found |= _kinds(node)
     return found

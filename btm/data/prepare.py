@@ -1,7 +1,8 @@
 """`btm prepare`: text to token shards, domain by domain, each published whole or not at all.
 
-Everything that will be read is validated before anything is written. A domain whose text, settings and
-tokenizer are those of its folder is left alone, so a run that was interrupted is simply run again.
+Everything that will be read is validated before anything is written. A domain whose text, settings
+and tokenizer are those of its folder is left alone, so a run that was interrupted is simply run
+again.
 """
 
 import json
@@ -37,7 +38,10 @@ _DEMO = Path(__file__).parent / "demo"
 _SAMPLE_CHARS = 20_000  # of each domain, on which the fast tokenizer must agree with the other
 _WORTH_A_PROCESS = 8_000_000  # bytes of text; less is tokenized before a process has started
 # What sets tokenizers apart: blanks, contractions, scripts, marks, controls and a spelt-out EOS.
-_NASTY = "I'll  we've\t\r\n \n x\u00a0\u3000 y'S 12½٣ e\u0301😀 \u200d日本語<|endoftext|>\0\x1c\x85 \ufeff  "
+_NASTY = (
+    "I'll  we've\t\r\n \n x\u00a0\u3000 "
+    "y'S 12½٣ e\u0301😀 \u200d日本語<|endoftext|>\0\x1c\x85 \ufeff  "
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,9 @@ def prepare(config: DataConfig, progress: Progress = lambda line: None) -> Suite
     sweep(folder)
     domains = _examine(config, folder)
     for name in _left_over(folder, domains):
-        progress(f"{name}: its source is gone; its shards stay in use until you delete {folder / name}")
+        progress(
+            f"{name}: its source is gone; its shards stay in use until you delete {folder / name}"
+        )
     if domains[0].source.binarised:
         _take_over(config, folder, domains, progress)
         return Suite.open(folder)
@@ -106,7 +112,9 @@ def is_binarised(config: DataConfig) -> bool:
 
 
 def prepared(config: DataConfig) -> list[str]:
-    """Return the domains that are prepared already, those that the source no longer has included."""
+    """Return the domains that are prepared already, those that the source no longer has
+    included.
+    """
     return _prepared(Path(config.out) / config.name)
 
 
@@ -116,7 +124,9 @@ def sources(config: DataConfig) -> list[Source]:
 
 
 def table(suite: Suite) -> list[dict[str, Any]]:
-    """Return a row a domain: domain, novel, documents, tokens and bytes by split, and summary figures."""
+    """Return a row a domain: domain, novel, documents, tokens and bytes by split, and summary
+    figures.
+    """
     rows = []
     for name in suite.domains():
         splits = suite.metas[name]["splits"]
@@ -135,7 +145,9 @@ def _examine(config: DataConfig, folder: Path) -> list[_Domain]:
     check_name(config.name, "data.name")
     sources, novel = _sources(config)
     tokenizer = _kept_tokenizer(config, folder)
-    return [_compare(config, folder, source, source.domain in novel, tokenizer) for source in sources]
+    return [
+        _compare(config, folder, source, source.domain in novel, tokenizer) for source in sources
+    ]
 
 
 def _left_over(folder: Path, domains: list[_Domain]) -> list[str]:
@@ -156,7 +168,9 @@ def _sources(config: DataConfig) -> tuple[list[Source], set[str]]:
     sources = [find_one(root, config.domain)] if config.domain else find(root, config.made_by)
     names = [source.domain for source in sources]
     if TOKENIZER in names:
-        raise UserError(f"{root}: no domain can be called {TOKENIZER!r}, which is the tokenizer's folder")
+        raise UserError(
+            f"{root}: no domain can be called {TOKENIZER!r}, which is the tokenizer's folder"
+        )
     return sources, set() if config.domain else _novel(root, names)
 
 
@@ -175,12 +189,15 @@ def _novel(root: Path, domains: list[str]) -> set[str]:
 
 
 def _kept_tokenizer(config: DataConfig, folder: Path) -> str | None:
-    """Return the fingerprint of the suite's tokenizer, None if it has none; `UserError` if another is asked."""
+    """Return the fingerprint of the suite's tokenizer, None if it has none; `UserError` if another
+    is asked.
+    """
     asked = None
     if config.tokenizer:
         if not Path(config.tokenizer).is_dir():
             raise UserError(
-                f"data.tokenizer={config.tokenizer}: no such folder; wanted a Hugging Face tokenizer"
+                f"data.tokenizer={config.tokenizer}: no such folder; wanted a Hugging Face "
+                "tokenizer"
             )
         asked = tokenizer_sha256(Path(config.tokenizer))
     origin = read_origin(folder / TOKENIZER)
@@ -189,19 +206,26 @@ def _kept_tokenizer(config: DataConfig, folder: Path) -> str | None:
     kept = tokenizer_sha256(folder / TOKENIZER)
     remedy = "a suite keeps its tokenizer: use another data.name, or leave data.tokenizer as it was"
     if asked and asked not in (kept, origin.get("copied", {}).get("sha256")):
-        raise UserError(f"{folder} has another tokenizer than data.tokenizer={config.tokenizer}; {remedy}")
+        raise UserError(
+            f"{folder} has another tokenizer than data.tokenizer={config.tokenizer}; {remedy}"
+        )
     # Older ones tell no special_tokens.
     defaults = {"vocab_size": config.vocab_size, "special_tokens": "endoftext"}
-    for key, before in (defaults | origin["trained"] if "trained" in origin and not asked else {}).items():
+    for key, before in (
+        defaults | origin["trained"] if "trained" in origin and not asked else {}
+    ).items():
         if before != getattr(config, key):
             raise UserError(
-                f"{folder} has a tokenizer trained with data.{key}={before}, not {getattr(config, key)}; "
+                f"{folder} has a tokenizer trained with data.{key}={before}, not "
+                f"{getattr(config, key)}; "
                 "a suite keeps its tokenizer: use another data.name"
             )
     return kept
 
 
-def _compare(config: DataConfig, folder: Path, source: Source, novel: bool, tokenizer: str | None) -> _Domain:
+def _compare(
+    config: DataConfig, folder: Path, source: Source, novel: bool, tokenizer: str | None
+) -> _Domain:
     sha256, files = fingerprint(source)
     settings: dict[str, Any] = {
         "schema": SCHEMA,
@@ -219,14 +243,20 @@ def _compare(config: DataConfig, folder: Path, source: Source, novel: bool, toke
     else:
         # A setting that the source now has and had not, or the reverse, is a change as well.
         changed = [
-            key for key in {**settings, **meta["settings"]} if meta["settings"].get(key) != settings.get(key)
+            key
+            for key in {**settings, **meta["settings"]}
+            if meta["settings"].get(key) != settings.get(key)
         ]
         why = f"changed: {', '.join(changed)}" if changed else ""
     return _Domain(source, novel, settings, files, why)
 
 
 def _ensure_tokenizer(
-    config: DataConfig, folder: Path, domains: list[_Domain], surveys: dict[str, Survey], progress: Progress
+    config: DataConfig,
+    folder: Path,
+    domains: list[_Domain],
+    surveys: dict[str, Survey],
+    progress: Progress,
 ) -> None:
     """Train or copy the suite's tokenizer unless it is there."""
     if read_origin(folder / TOKENIZER):
@@ -246,12 +276,18 @@ def _ensure_tokenizer(
 
 
 def _pack_all(
-    config: DataConfig, folder: Path, domains: list[_Domain], surveys: dict[str, Survey], progress: Progress
+    config: DataConfig,
+    folder: Path,
+    domains: list[_Domain],
+    surveys: dict[str, Survey],
+    progress: Progress,
 ) -> None:
     if not domains:
         return
     samples = [_sample(surveys[d.source.domain], config.text_column) for d in domains]
-    encoder = Encoder.open(folder / TOKENIZER, [_NASTY, *(text for sample in samples for text in sample)])
+    encoder = Encoder.open(
+        folder / TOKENIZER, [_NASTY, *(text for sample in samples for text in sample)]
+    )
     size = sum(_n_bytes(each) for each in surveys.values())
     workers = (config.workers or cores()) if size >= _WORTH_A_PROCESS else 1
     with encoding(encoder, workers) as encode_all:
@@ -262,7 +298,12 @@ def _pack_all(
 
 
 def _pack_one(
-    config: DataConfig, folder: Path, domain: _Domain, seen: Survey, encoder: Encoder, encode_all: EncodeAll
+    config: DataConfig,
+    folder: Path,
+    domain: _Domain,
+    seen: Survey,
+    encoder: Encoder,
+    encode_all: EncodeAll,
 ) -> None:
     """Publish data/<suite>/<domain>/, replacing what was there in one step."""
     size = (encoder.dtype.name, encoder.eos, encoder.vocab_size)
@@ -278,9 +319,13 @@ def _pack_one(
 def _describe(
     domain: _Domain, splits: dict[str, Any], size: tuple[str, int, int], folder: Path, target: Path
 ) -> None:
-    """Write meta.json, which makes `target` a domain; `UserError` if its source has changed meanwhile."""
+    """Write meta.json, which makes `target` a domain; `UserError` if its source has changed
+    meanwhile.
+    """
     if fingerprint(domain.source)[0] != domain.settings["source_sha256"]:
-        raise UserError(f"{domain.source.domain}: its files changed while they were read; run it again")
+        raise UserError(
+            f"{domain.source.domain}: its files changed while they were read; run it again"
+        )
     dtype, eos, vocab_size = size
     meta = {
         "schema": SCHEMA,
@@ -298,17 +343,25 @@ def _describe(
     write_json(target / META, meta)
 
 
-def _take_over(config: DataConfig, folder: Path, domains: list[_Domain], progress: Progress) -> None:
-    """Make shards of fairseq's data-bins: the ids stay, and the dictionary is the suite's tokenizer."""
+def _take_over(
+    config: DataConfig, folder: Path, domains: list[_Domain], progress: Progress
+) -> None:
+    """Make shards of fairseq's data-bins: the ids stay, and the dictionary is the suite's
+    tokenizer.
+    """
     if config.tokenizer:
-        raise UserError(f"data.tokenizer={config.tokenizer}: data-bins have theirs in dict.txt; leave it out")
+        raise UserError(
+            f"data.tokenizer={config.tokenizer}: data-bins have theirs in dict.txt; leave it out"
+        )
     places = {d.source.domain: d.source.listing()[0][1].parent for d in domains}
     dictionary = databin.shared_dictionary(list(places.values()))
     opened = {}
     for domain in (d for d in domains if d.why):
         progress(f"{domain.source.domain}: reading ({domain.why})")
         opened[domain.source.domain] = databin.read(domain.source.files, dictionary)
-    require_space(folder, sum(file["bytes"] for domain in domains if domain.why for file in domain.files))
+    require_space(
+        folder, sum(file["bytes"] for domain in domains if domain.why for file in domain.files)
+    )
     beside = places[domains[0].source.domain]
     binarised.ensure_tokenizer(dictionary, beside, folder / TOKENIZER)
     dtype = token_type(len(dictionary))

@@ -47,7 +47,9 @@ class Shard:
 
     @classmethod
     def open(cls, folder: Path, split: str) -> "Shard":
-        """Open a split of a domain's folder; `UserError` if a file does not have the size it should."""
+        """Open a split of a domain's folder; `UserError` if a file does not have the size it
+        should.
+        """
         check_choice(split, "split", SPLITS)
         meta = read_meta(folder)
         if meta is None:
@@ -115,9 +117,11 @@ class Shard:
         return int(ends_D2[last, 0]), int(ends_D2[last, 1])
 
     def pieces(self, least: int) -> "list[Shard | Piece]":
-        """Return what a balanced mix takes turns of: the shard, or the runs its meta.json says it consists of.
+        """Return what a balanced mix takes turns of: the shard, or the runs its meta.json says it
+        consists of.
 
-        A run of fewer than `least` tokens goes with those after it, the last ones with those before.
+        A run of fewer than `least` tokens goes with those after it, the last ones with those
+        before.
         """
         ends, begin = [], 0
         for end in np.cumsum(self.meta["splits"][self.split].get("runs", [self.n_tokens])).tolist():
@@ -183,26 +187,38 @@ class Piece:
 
 @dataclass(frozen=True)
 class Suite:
-    """A folder of prepared domains that share a tokenizer, or several such folders as one (`joined`)."""
+    """A folder of prepared domains that share a tokenizer, or several such folders as one
+    (`joined`).
+    """
 
     path: Path
     metas: dict[str, dict[str, Any]]
-    elsewhere: dict[str, Path] = field(default_factory=dict)  # the folders of domains of other suites
+    elsewhere: dict[str, Path] = field(
+        default_factory=dict
+    )  # the folders of domains of other suites
     note: str = ""  # what the error for an unknown domain adds: suites that could not be opened
 
     @classmethod
     def open(cls, folder: Path) -> "Suite":
         """Open a prepared suite; `UserError` if there is none."""
         children = sorted(folder.iterdir()) if folder.is_dir() else []
-        found = {child.name: read_meta(child) for child in children if not child.name.startswith(".")}
+        found = {
+            child.name: read_meta(child) for child in children if not child.name.startswith(".")
+        }
         metas = {name: meta for name, meta in found.items() if meta is not None}
         if not metas or not (folder / TOKENIZER / ORIGIN).is_file():
-            data = folder.name if folder.name in _BUNDLES else f"folder data.root=DIR data.name={folder.name}"
+            data = (
+                folder.name
+                if folder.name in _BUNDLES
+                else f"folder data.root=DIR data.name={folder.name}"
+            )
             raise UserError(f"no prepared suite in {folder}; run: btm prepare data={data}")
         return cls(folder, metas)
 
     def joined(self, others: Sequence["Suite"]) -> "Suite":
-        """Return this suite with the domains of `others`; `UserError` if two of them have one of the same name."""
+        """Return this suite with the domains of `others`; `UserError` if two of them have one of
+        the same name.
+        """
         homes = dict.fromkeys(self.metas, self.path)
         metas, elsewhere = dict(self.metas), dict(self.elsewhere)
         for other in others:

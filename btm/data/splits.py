@@ -1,8 +1,8 @@
 """Pass 1 over a domain: read all of it, refuse what is broken, and decide where each document goes.
 
-A pooled domain is split by the hashes of its documents, so the splits depend on the text alone and not
-on the order or the names of files. A document that occurs twice in a domain is kept once: in test
-rather than valid, and in valid rather than train, so that nothing held out was trained on.
+A pooled domain is split by the hashes of its documents, so the splits depend on the text alone and
+not on the order or the names of files. A document that occurs twice in a domain is kept once: in
+test rather than valid, and in valid rather than train, so that nothing held out was trained on.
 """
 
 import hashlib
@@ -40,8 +40,12 @@ class Survey:
     splits: dict[str, SplitCount]
 
     def documents(self, column: str) -> Iterator[tuple[str, str]]:
-        """Yield (split, text) of the documents that are kept; `UserError` if the files have changed."""
-        changed = UserError(f"{self.source.domain}: its files changed while they were read; run it again")
+        """Yield (split, text) of the documents that are kept; `UserError` if the files have
+        changed.
+        """
+        changed = UserError(
+            f"{self.source.domain}: its files changed while they were read; run it again"
+        )
         seen = 0
         for _, text in self.source.documents(column):
             if seen == len(self.split_of):
@@ -67,15 +71,21 @@ def survey(source: Source, config: DataConfig) -> Survey:
         sizes.append(len(data))
         priorities.append(_PRIORITY[split])
     if not digests:
-        raise UserError(f"{source.domain}: no document in {source.listing()[0][1].parent}; all is blank")
+        raise UserError(
+            f"{source.domain}: no document in {source.listing()[0][1].parent}; all is blank"
+        )
     digest_D, priority_D = np.frombuffer(digests, np.uint64), np.frombuffer(priorities, np.uint8)
     twin_D = _first_of_each(digest_D, priority_D)
     if source.pooled:
         wanted_D = _by_hash(source.domain, digest_D, twin_D, config)
     else:
-        wanted_D = np.array([SPLITS.index(s) for s in ("test", "valid", "train")], np.uint8)[priority_D]
+        wanted_D = np.array([SPLITS.index(s) for s in ("test", "valid", "train")], np.uint8)[
+            priority_D
+        ]
     split_D = np.where(twin_D, wanted_D, np.uint8(DROPPED))
-    return Survey(source, split_D, _counts(source.domain, split_D, wanted_D, np.frombuffer(sizes, np.uint32)))
+    return Survey(
+        source, split_D, _counts(source.domain, split_D, wanted_D, np.frombuffer(sizes, np.uint32))
+    )
 
 
 def fingerprint(source: Source) -> tuple[str, list[dict[str, object]]]:
@@ -113,7 +123,9 @@ def _first_of_each(digest_D: np.ndarray, priority_D: np.ndarray) -> np.ndarray:
     return marked
 
 
-def _by_hash(domain: str, digest_D: np.ndarray, twin_D: np.ndarray, config: DataConfig) -> np.ndarray:
+def _by_hash(
+    domain: str, digest_D: np.ndarray, twin_D: np.ndarray, config: DataConfig
+) -> np.ndarray:
     """Give the lowest hashes to test, the next to valid, the rest to train; twins go together."""
     distinct = np.sort(digest_D[twin_D])
     n = len(distinct)
@@ -122,7 +134,8 @@ def _by_hash(domain: str, digest_D: np.ndarray, twin_D: np.ndarray, config: Data
     if n_test + n_valid >= n:
         raise UserError(
             f"{domain}: {n} distinct documents are too few for train, valid and test "
-            f"({n_valid} and {n_test} would be held out); add text, or give it three splits of its own"
+            f"({n_valid} and {n_test} would be held out); add text, or give it three splits of "
+            "its own"
         )
     rank_D = np.searchsorted(distinct, digest_D)
     return np.select(
@@ -148,4 +161,7 @@ def _counts(
 def _why_empty(split: str, given: int) -> str:
     if not given:
         return f"no document in its {split} split; all is blank"
-    return f"each of the {given} documents of its {split} split stands in another split too; none is left"
+    return (
+        f"each of the {given} documents of its {split} split stands in another split too; none is "
+        "left"
+    )

@@ -28,7 +28,9 @@ def open_bytes(path: Path) -> BinaryIO:
 
 
 class _Zstandard(io.RawIOBase):
-    """The unpacked bytes of a zstandard file; unlike the library's reader it notices a missing end."""
+    """The unpacked bytes of a zstandard file; unlike the library's reader it notices a
+    missing end.
+    """
 
     def __init__(self, path: Path) -> None:
         import zstandard

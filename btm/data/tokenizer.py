@@ -1,7 +1,7 @@
 """The tokenizer of a suite: trained on its text, or a copy of one that the user has.
 
-Every domain of a suite, and so every expert of a forest, shares one tokenizer; `tokenizer_sha256` is
-how the rest of btm tells two of them apart.
+Every domain of a suite, and so every expert of a forest, shares one tokenizer; `tokenizer_sha256`
+is how the rest of btm tells two of them apart.
 """
 
 import hashlib
@@ -18,7 +18,9 @@ from btm.system.json_files import parse_json, read_regular
 
 EOS = "<|endoftext|>"
 SPECIALS = ("bos_token", "pad_token", "eos_token", "unk_token")
-FAIRSEQ_SPECIALS = dict(zip(SPECIALS, dictionary.SPECIALS, strict=True))  # in the order of their ids
+FAIRSEQ_SPECIALS = dict(
+    zip(SPECIALS, dictionary.SPECIALS, strict=True)
+)  # in the order of their ids
 _MAX_BYTES = 512 << 20  # of a tokenizer file; the largest in use have 30 MB
 ORIGIN = "origin.json"  # beside the tokenizer's own files: where it came from, its size and its EOS
 _FILES = (
@@ -38,8 +40,8 @@ def train_tokenizer(
     """Train a byte-level BPE on `texts` and publish it at `folder` as a Hugging Face tokenizer.
 
     It splits words as GPT-2 does, normalizes nothing, and so gives back any text exactly. The
-    vocabulary comes out smaller than `vocab_size` where the text has too little to merge. The first ids are
-    the `special_tokens`: ``<|endoftext|>``, or fairseq's ``<s> <pad> </s> <unk>``.
+    vocabulary comes out smaller than `vocab_size` where the text has too little to merge. The first
+    ids are the `special_tokens`: ``<|endoftext|>``, or fairseq's ``<s> <pad> </s> <unk>``.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -72,9 +74,13 @@ def train_tokenizer(
 
 
 def training_texts(surveys: Iterable[Survey], column: str, budget: int) -> Iterator[str]:
-    """Yield about `budget` bytes of train documents: as much of each domain, spread evenly over it."""
+    """Yield about `budget` bytes of train documents: as much of each domain, spread evenly
+    over it.
+    """
     by_name = {survey.source.domain: survey for survey in surveys}
-    quotas = _quotas({name: survey.splits["train"].bytes for name, survey in by_name.items()}, budget)
+    quotas = _quotas(
+        {name: survey.splits["train"].bytes for name, survey in by_name.items()}, budget
+    )
     for name, survey in by_name.items():
         size, seen, taken = survey.splits["train"].bytes, 0, 0
         for split, text in survey.documents(column):
@@ -96,31 +102,40 @@ def _quotas(sizes: Mapping[str, int], budget: int) -> dict[str, int]:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load a Hugging Face tokenizer folder, running none of its code; `UserError` if it is unusable."""
+    """Load a Hugging Face tokenizer folder, running none of its code; `UserError` if it is
+    unusable.
+    """
     if not folder.is_dir():
         raise UserError(f"data.tokenizer={folder}: no such folder; wanted a Hugging Face tokenizer")
     for name, remote in (("tokenizer_config.json", None), ("config.json", "AutoTokenizer")):
         auto_map = _read_json(folder / name).get("auto_map")
         if auto_map and (remote is None or remote in auto_map):
             raise UserError(
-                f"data.tokenizer={folder}: {name} asks for code of its own (auto_map); btm runs none"
+                f"data.tokenizer={folder}: {name} asks for code of its own (auto_map); btm runs "
+                "none"
             )
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=False, local_files_only=True
+        )
     except Exception as error:  # each kind of tokenizer fails in its own way
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"data.tokenizer={folder}: does not load: {why}") from None
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise UserError(f"data.tokenizer={folder}: has no fast form; wanted a tokenizer.json")
     if tokenizer.eos_token_id is None:
-        raise UserError(f"data.tokenizer={folder}: has no eos_token; set one in tokenizer_config.json")
+        raise UserError(
+            f"data.tokenizer={folder}: has no eos_token; set one in tokenizer_config.json"
+        )
     return tokenizer
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Publish a copy of the tokenizer in `source` at `folder`, byte for byte where that is enough."""
+    """Publish a copy of the tokenizer in `source` at `folder`, byte for byte where that is
+    enough.
+    """
     tokenizer = load_tokenizer(source)
     settings = _read_json(source / "tokenizer_config.json")
     # A model folder may name the class, and so the end of text, in config.json alone.
@@ -134,7 +149,8 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
     with publish_folder(folder) as temporary:
         for path in tokenizer_files(source):
             (temporary / path.name).write_bytes(path.read_bytes())
-        # Some classes of transformers build a tokenizer of their own; what loads is what shall be packed.
+        # Some classes of transformers build a tokenizer of their own; what loads is what shall be
+        # packed.
         loaded = tokenizer.backend_tokenizer.to_str()
         if tokenizer_sha256(temporary) != _fingerprint(json.loads(loaded)):
             (temporary / "tokenizer.json").write_text(loaded, encoding="utf-8")
@@ -151,8 +167,9 @@ def tokenizer_files(folder: Path) -> list[Path]:
 def tokenizer_sha256(folder: Path) -> str:
     """Return the fingerprint of a tokenizer: of all in tokenizer.json that decides a text's ids.
 
-    So a copy that `save_pretrained` has written counts as the same tokenizer, though that lays the file
-    out anew and adds a post-processor. Without a tokenizer.json all files count, byte for byte.
+    So a copy that `save_pretrained` has written counts as the same tokenizer, though that lays the
+    file out anew and adds a post-processor. Without a tokenizer.json all files count, byte for
+    byte.
     """
     path = folder / "tokenizer.json"
     if path.is_file():
@@ -170,12 +187,16 @@ def tokenizer_sha256(folder: Path) -> str:
 
 
 def read_origin(folder: Path) -> dict[str, Any]:
-    """Return {"trained" or "copied", "eos", "vocab_size"} of a suite's tokenizer; {} if there is none."""
+    """Return {"trained" or "copied", "eos", "vocab_size"} of a suite's tokenizer; {} if there is
+    none.
+    """
     path = folder / ORIGIN
     origin = _read_json(path)
     whole = isinstance(origin.get("eos"), int) and isinstance(origin.get("vocab_size"), int)
     if path.exists() and not (whole and (folder / "tokenizer.json").is_file()):
-        raise UserError(f"{folder}: a damaged tokenizer; remove {folder.parent} and run btm prepare again")
+        raise UserError(
+            f"{folder}: a damaged tokenizer; remove {folder.parent} and run btm prepare again"
+        )
     return origin
 
 

@@ -34,8 +34,9 @@ def shard_result(
     """Return the entry of evals/<name>.json for one shard of `size` (tokens, UTF-8 bytes).
 
     `names` are the ELMs of `logp_EST`, every one of them reported alone; `members` are those of the
-    ensemble, and of `valid_EST`, on which its prior and what else `ensemble` leaves open are fitted. `ids` are
-    the tokens of the shard and of valid, for the rules `gated` and `router`, and `route` is the latter's.
+    ensemble, and of `valid_EST`, on which its prior and what else `ensemble` leaves open are
+    fitted. `ids` are the tokens of the shard and of valid, for the rules `gated` and `router`, and
+    `route` is the latter's.
     """
     tokens, utf8_bytes = size
     rows = [names.index(member) for member in members]
@@ -48,9 +49,15 @@ def shard_result(
         "tokens": tokens,
         "bytes": utf8_bytes,
         "ensemble": numbers(mixed.nats, tokens, utf8_bytes),
-        "experts": {n: numbers(float(x), tokens, utf8_bytes) for n, x in zip(names, alone, strict=True)},
+        "experts": {
+            n: numbers(float(x), tokens, utf8_bytes) for n, x in zip(names, alone, strict=True)
+        },
         **({} if ensemble.alpha is None else {"alpha": ensemble.alpha, "beta": ensemble.beta}),
-        **({"gate": gate.named(ensemble.gate)} if ensemble.rule == "gated" and ensemble.gate else {}),
+        **(
+            {"gate": gate.named(ensemble.gate)}
+            if ensemble.rule == "gated" and ensemble.gate
+            else {}
+        ),
         "prior": {n: float(p) for n, p in zip(members, np.exp(prior_E), strict=True)},
         "mean_posterior": {n: float(p) for n, p in zip(members, mixed.mean_posterior, strict=True)},
     }

@@ -18,7 +18,9 @@ BETAS = (0.8, 0.9, 0.95, 0.98, 1.0)  # tried when β is fitted
 
 
 def is_fitted(ensemble: EnsembleConfig) -> bool:
-    """Tell whether anything of `ensemble` is fitted on valid splits, so that it may not be measured there."""
+    """Tell whether anything of `ensemble` is fitted on valid splits, so that it may not be measured
+    there.
+    """
     if ensemble.rule == "router":
         return False  # its features and centres come from train documents, and it asks no prior
     return ensemble.prior in ("cached", "em", "token") or _is_open(ensemble)
@@ -33,7 +35,8 @@ def _is_open(ensemble: EnsembleConfig) -> bool:
 def fit_prior(valid_EST: NDArray[np.float32], ensemble: EnsembleConfig) -> Array:
     """Return the log prior, shape (E,), that `ensemble` asks for, fitted on valid windows.
 
-    Under the rule `router`, which asks none, all experts alike: it keeps its top-k for each context.
+    Under the rule `router`, which asks none, all experts alike: it keeps its top-k for each
+    context.
     """
     if ensemble.rule == "router":
         return posterior.uniform_prior(len(valid_EST))
@@ -57,7 +60,8 @@ def fit_rule(
     tokens: list[int],
     ids: Sequence[NDArray[Any]] | None = None,
 ) -> EnsembleConfig:
-    """Return `ensemble` with what it leaves open of α, β and the gate set to what does best on valid shards.
+    """Return `ensemble` with what it leaves open of α, β and the gate set to what does best on
+    valid shards.
 
     One shard, the domain's own, or several: then every domain counts the same, whatever its length.
     """
@@ -100,7 +104,9 @@ def _fit_gate(
 def _tracking_nats(
     logp_EST: NDArray[np.float32], log_prior_E: Array, choices: list[EnsembleConfig], tokens: int
 ) -> Array:
-    """Return the nats of each choice of α and β on the first `tokens` scores; likelihoods are made once for all."""
+    """Return the nats of each choice of α and β on the first `tokens` scores; likelihoods are made
+    once for all.
+    """
     nats = np.zeros(len(choices))
     beliefs: dict[int, Array] = {}
     for start, block_EST, log_prior_ES in blocks(logp_EST, log_prior_E, choices[0]):

@@ -1,8 +1,10 @@
-"""The ensemble token by token: to generate, or to score a stream, with no more experts at work than are kept.
+"""The ensemble token by token: to generate, or to score a stream, with no more experts at work than
+are kept.
 
-Experts outside the top-k are neither loaded nor run. Each of the k keeps its own key-value cache, so a token costs one
-step of k models; the weights follow the tokens by the same rules as in evaluation (btm/ensemble/rules.py, btm/gate,
-btm/ensemble/router.py). A router chooses its top-k for each context, so all its experts are loaded and run.
+Experts outside the top-k are neither loaded nor run. Each of the k keeps its own key-value cache,
+so a token costs one step of k models; the weights follow the tokens by the same rules as in
+evaluation (btm/ensemble/rules.py, btm/gate, btm/ensemble/router.py). A router chooses its top-k for
+each context, so all its experts are loaded and run.
 """
 
 import inspect
@@ -29,7 +31,9 @@ _CHUNK = 128  # tokens whose whole distributions are held at once
 
 
 class Ensemble:
-    """k experts, or other models over the same tokens, that read one text together. E = k, V: tokens there are."""
+    """k experts, or other models over the same tokens, that read one text together. E = k, V:
+    tokens there are.
+    """
 
     def __init__(
         self,
@@ -39,7 +43,8 @@ class Ensemble:
         ensemble: EnsembleConfig | None = None,
         route: router.Route | None = None,
     ) -> None:
-        """Begin a text: the experts have read the token `start` (EOS, which also ends one), as at the start of a shard.
+        """Begin a text: the experts have read the token `start` (EOS, which also ends one), as at
+        the start of a shard.
 
         `route` weighs the experts under the rule `router`, in their order.
         """
@@ -61,12 +66,13 @@ class Ensemble:
         device: str = "cpu",
         route: router.Route | None = None,
     ) -> "Ensemble":
-        """Load the `top_k` likeliest members under `prior` {model: weight} (0: all that have weight).
+        """Load the `top_k` likeliest members under `prior` {model: weight} (0: all that have
+        weight).
 
-        A member is whatever `find_model` finds: an ELM, an average, one of another forest, a folder with the same
-        tokenizer, which is checked as an import is. Without a prior, every expert of the forest alike. `UserError` for
-        a model that is not there, or for a top-k under a prior that tells no member from another. With a `route`,
-        every member of the prior is loaded.
+        A member is whatever `find_model` finds: an ELM, an average, one of another forest, a folder
+        with the same tokenizer, which is checked as an import is. Without a prior, every expert of
+        the forest alike. `UserError` for a model that is not there, or for a top-k under a prior
+        that tells no member from another. With a `route`, every member of the prior is loaded.
         """
         weights = check_weights(prior or {elm.name: 1.0 for elm in forest.experts()})
         members = {name: find_model(forest, name) for name in weights}
@@ -79,16 +85,22 @@ class Ensemble:
     @property
     def weights(self) -> dict[str, float]:
         """What each expert weighs at this moment."""
-        return {n: float(p) for n, p in zip(self.names, np.exp(self.belief.log_weights), strict=True)}
+        return {
+            n: float(p) for n, p in zip(self.names, np.exp(self.belief.log_weights), strict=True)
+        }
 
     def next_logp(self) -> Array:
-        """Return log p(x_t | x_<t) of every token, shape (V,): the mixture under the weights of this moment."""
+        """Return log p(x_t | x_<t) of every token, shape (V,): the mixture under the weights of
+        this moment.
+        """
         joint_EV = self._next_EV + self.belief.log_weights[:, None]
         top_V = joint_EV.max(axis=0)
         return np.log(np.exp(joint_EV - top_V).sum(axis=0)) + top_V
 
     def read(self, tokens: Sequence[int]) -> Array:
-        """Read `tokens` in one pass of each expert; return log p of each before it was seen, shape (tokens,)."""
+        """Read `tokens` in one pass of each expert; return log p of each before it was seen, shape
+        (tokens,).
+        """
         parts = [self._read(tokens[i : i + _CHUNK]) for i in range(0, len(tokens), _CHUNK)]
         return np.concatenate(parts) if parts else np.empty(0)
 
@@ -101,7 +113,9 @@ class Ensemble:
         return np.array([self.belief.see(logp_E, token) for logp_E, token in seen])
 
     def generate(self, tokens: int, temperature: float = 1.0, seed: int = 0) -> Iterator[int]:
-        """Yield up to `tokens` next tokens, sampled at `temperature` (0: the likeliest), until EOS."""
+        """Yield up to `tokens` next tokens, sampled at `temperature` (0: the likeliest),
+        until EOS.
+        """
         rng = np.random.default_rng(seed)
         for _ in range(tokens):
             token = _pick(self.next_logp(), temperature, rng)
@@ -111,15 +125,20 @@ class Ensemble:
             self.read([token])
 
     def _advance(self, tokens: Sequence[int]) -> Array:
-        """Return what each member makes of every token after each of `tokens`, shape (E, tokens, V)."""
+        """Return what each member makes of every token after each of `tokens`, shape (E, tokens,
+        V).
+        """
         read = [expert.read(tokens) for expert in self.experts]
-        # Embeddings may be padded: what lies beyond the smallest vocabulary is no token of the tokenizer.
+        # Embeddings may be padded: what lies beyond the smallest vocabulary is no token of the
+        # tokenizer.
         size = min(logp_TV.shape[1] for logp_TV in read)
         return np.stack([logp_TV[:, :size] for logp_TV in read]).astype(np.float64)
 
 
 def _load(forest: Forest, model: Model, device: str) -> "PreTrainedModel":
-    """Return a member in float32, in evaluation mode; one from outside only after the checks of an import."""
+    """Return a member in float32, in evaluation mode; one from outside only after the checks of an
+    import.
+    """
     import torch
 
     if model.kind != "folder":
@@ -141,11 +160,14 @@ def _belief(
 
 
 def keep(weights: Mapping[str, float], top_k: int) -> dict[str, float]:
-    """Return the `top_k` likeliest of `weights` (0: all above 0), normalised; they alone are loaded and run."""
+    """Return the `top_k` likeliest of `weights` (0: all above 0), normalised; they alone are loaded
+    and run.
+    """
     values = np.array(list(weights.values()), np.float64)
     if 0 < top_k < len(values) and np.ptp(values) == 0:
         raise UserError(
-            f"top_k={top_k} of {len(values)} experts that all weigh the same: give a prior, as domain=NAME does"
+            f"top_k={top_k} of {len(values)} experts that all weigh the same: give a prior, as "
+            "domain=NAME does"
         )
     with np.errstate(divide="ignore"):
         kept = np.exp(posterior.top_k(np.log(values), top_k))

@@ -1,8 +1,9 @@
-"""Ensembles from cached scores, in numpy alone: the domain posterior of a shard, its mixture, its numbers.
+"""Ensembles from cached scores, in numpy alone: the domain posterior of a shard, its mixture, its
+numbers.
 
-A shard is S windows of T tokens scored by E experts: ``logp_EST``. Each window is a sequence of its own, whose
-posterior begins anew from the prior, as in the paper, whose blocks are the model's context; or with `ensemble.carry`
-it begins with what the window before it ended with.
+A shard is S windows of T tokens scored by E experts: ``logp_EST``. Each window is a sequence of its
+own, whose posterior begins anew from the prior, as in the paper, whose blocks are the model's
+context; or with `ensemble.carry` it begins with what the window before it ended with.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,8 +17,8 @@ from btm.config.ensemble import EnsembleConfig
 from btm.ensemble import gate, posterior, rules
 from btm.ensemble.posterior import Array
 
-# From a shard's tokens and the length of a window (0: documents alone are contexts) to log w_j,t of consecutive
-# tokens, (E, some): a `btm.ensemble.router.Route`.
+# From a shard's tokens and the length of a window (0: documents alone are contexts) to log w_j,t of
+# consecutive tokens, (E, some): a `btm.ensemble.router.Route`.
 Route = Callable[[NDArray[Any], int], Iterator[Array]]
 _BLOCK = 1 << 19  # scores that are mixed at once: with their weights, what a cache holds
 _STEP = 2048  # … but at least so many (expert, window) pairs: a step over fewer is all overhead
@@ -25,7 +26,9 @@ _STEP = 2048  # … but at least so many (expert, window) pairs: a step over few
 
 @dataclass(frozen=True)
 class Mixed:
-    """The ensemble on one shard: `logp` of every token, shape (T,), and the mean of each expert's weight, (E,)."""
+    """The ensemble on one shard: `logp` of every token, shape (T,), and the mean of each expert's
+    weight, (E,).
+    """
 
     logp: Array
     mean_posterior: Array
@@ -44,10 +47,11 @@ def mix(
     ids_N: NDArray[Any] | None = None,
     route: Route | None = None,
 ) -> Mixed:
-    """Return the ensemble's result on a shard whose first `tokens` scores are real (the rest is padding).
+    """Return the ensemble's result on a shard whose first `tokens` scores are real (the rest is
+    padding).
 
-    Experts that the prior leaves out are not read. `ids_N` are the shard's first tokens themselves, which the rules
-    `gated` and `router` read; `route` gives the weights of the latter.
+    Experts that the prior leaves out are not read. `ids_N` are the shard's first tokens themselves,
+    which the rules `gated` and `router` read; `route` gives the weights of the latter.
     """
     if ensemble.rule == "router":
         return _mix_routed(logp_EST, ensemble, _first(ids_N, tokens), route)
@@ -66,7 +70,9 @@ def mix(
     first_ES = belief_E = None
     for start, block_EST, prior_ES in blocks(logp_EST, log_prior_E, ensemble):
         if ensemble.carry:
-            first_ES, belief_E = rules.carried(ensemble.rule, block_EST, prior_ES, alpha, beta, belief_E)
+            first_ES, belief_E = rules.carried(
+                ensemble.rule, block_EST, prior_ES, alpha, beta, belief_E
+            )
         logp_ST, weights_EST = rule(block_EST, prior_ES, alpha, beta, first_ES)
         real = min(logp_ST.size, tokens - start * window)
         logp_T[start * window : start * window + real] = logp_ST.reshape(-1)[:real]
@@ -90,9 +96,14 @@ def _mix_gated(
 
 
 def _mix_routed(
-    logp_EST: NDArray[np.float32], ensemble: EnsembleConfig, ids_N: NDArray[Any], route: Route | None
+    logp_EST: NDArray[np.float32],
+    ensemble: EnsembleConfig,
+    ids_N: NDArray[Any],
+    route: Route | None,
 ) -> Mixed:
-    """Return what `mix` does under the rule `router`: Σ_j w_j,t p_j, whatever the experts' scores were before."""
+    """Return what `mix` does under the rule `router`: Σ_j w_j,t p_j, whatever the experts' scores
+    were before.
+    """
     if route is None:
         raise ValueError("the rule router needs a route")
     experts, _, window = logp_EST.shape
@@ -115,7 +126,9 @@ def _first(ids_N: NDArray[Any] | None, tokens: int) -> NDArray[Any]:
 def blocks(
     logp_EST: NDArray[np.float32], log_prior_E: Array, ensemble: EnsembleConfig
 ) -> Iterator[tuple[int, NDArray[np.float32], Array]]:
-    """Yield (first window, scores, log prior (E, S)) of so many windows as a processor's cache holds."""
+    """Yield (first window, scores, log prior (E, S)) of so many windows as a processor's cache
+    holds.
+    """
     experts, n_windows, window = logp_EST.shape
     log_prior_ES = _priors(logp_EST, log_prior_E, ensemble)
     rows = max(1, _BLOCK // (experts * window), _STEP // experts)
@@ -125,7 +138,9 @@ def blocks(
 
 
 def _priors(logp_EST: NDArray[np.float32], log_prior_E: Array, ensemble: EnsembleConfig) -> Array:
-    """Return the log prior to begin each window with, shape (E, S): one for all, unless it is `updating`."""
+    """Return the log prior to begin each window with, shape (E, S): one for all, unless it is
+    `updating`.
+    """
     if ensemble.prior != "updating":
         return np.broadcast_to(log_prior_E[:, None], logp_EST.shape[:2])
     moving = posterior.moving_priors(logp_EST.swapaxes(0, 1), ensemble.decay)

@@ -1,4 +1,5 @@
-"""The mathematics of the ensemble: domain posterior, priors, mixture (BTM, arXiv 2208.03306, section 2.2).
+"""The mathematics of the ensemble: domain posterior, priors, mixture (BTM, arXiv 2208.03306,
+section 2.2).
 
 Shapes: E experts, S sequences, T tokens. Everything is float64 in log space, in nats:
 ``logp_ET[j, t]`` is log p(x_t | x_<t, D=j) of one sequence, ``logp_EST`` the same of several, and
@@ -18,8 +19,8 @@ Array = NDArray[np.float64]
 def domain_posterior(logp_ET: ArrayLike, log_prior_E: ArrayLike) -> Array:
     """Return log p(D=j | x_<t), shape (E, T): what the ensemble believes *before* it sees token t.
 
-    p(D=j | x_<t) = p(x_<t | D=j) p(D=j) / Σ_j' p(x_<t | D=j') p(D=j')   (BTM, equation 2). Column 0 is the
-    prior; each column sums to 1 in probability.
+    p(D=j | x_<t) = p(x_<t | D=j) p(D=j) / Σ_j' p(x_<t | D=j') p(D=j')   (BTM, equation 2). Column 0
+    is the prior; each column sums to 1 in probability.
     """
     joint_ET = _joint(logp_ET, log_prior_E)[:, :-1]
     return joint_ET - _logsumexp(joint_ET)
@@ -28,8 +29,8 @@ def domain_posterior(logp_ET: ArrayLike, log_prior_E: ArrayLike) -> Array:
 def mixture(logp_ET: ArrayLike, log_prior_E: ArrayLike) -> Array:
     """Return log p(x_t | x_<t), shape (T,): the ensemble's own next-token log-probability.
 
-    p(x_t | x_<t) = Σ_j p(x_t | x_<t, D=j) p(D=j | x_<t)   (BTM, equation 1). Its sum over t telescopes to
-    logsumexp_j(log p(D=j) + Σ_t logp_ET[j, t]).
+    p(x_t | x_<t) = Σ_j p(x_t | x_<t, D=j) p(D=j | x_<t)   (BTM, equation 1). Its sum over t
+    telescopes to logsumexp_j(log p(D=j) + Σ_t logp_ET[j, t]).
     """
     logp = _as_logp(logp_ET, 2)
     return _logsumexp(domain_posterior(logp, log_prior_E) + logp)
@@ -61,8 +62,9 @@ def cached_prior(sequences: Iterable[ArrayLike], decay: float = 0.3) -> Array:
 def moving_priors(sequences: Iterable[ArrayLike], decay: float = 0.3) -> Iterator[Array]:
     """Yield log priors of shape (E,): the uniform one, then one more after each (E, T) sequence.
 
-    An exponential moving average of posteriors under a uniform prior: π ← (1 - λ) π + λ p(D | sequence).
-    Zipped with its own sequences it is the paper's `updating` prior, which needs no valid data.
+    An exponential moving average of posteriors under a uniform prior: π ← (1 - λ) π + λ p(D |
+    sequence). Zipped with its own sequences it is the paper's `updating` prior, which needs no
+    valid data.
     """
     prior_E: Array | None = None
     for logp_ET in sequences:
@@ -76,10 +78,11 @@ def moving_priors(sequences: Iterable[ArrayLike], decay: float = 0.3) -> Iterato
 
 
 def em_prior(logp_EST: ArrayLike, iterations: int = 1000, tolerance: float = 1e-12) -> Array:
-    """Return the log prior, shape (E,), that maximises the ensemble's likelihood of valid sequences.
+    """Return the log prior, shape (E,), that maximises the ensemble's likelihood of valid
+    sequences.
 
-    Expectation-maximisation on Σ_s log Σ_j π_j p(x_s | D=j), which is concave in π, from the uniform prior:
-    π_j ← mean_s p(D=j | x_s). It ends when no π_j moves by more than `tolerance`.
+    Expectation-maximisation on Σ_s log Σ_j π_j p(x_s | D=j), which is concave in π, from the
+    uniform prior: π_j ← mean_s p(D=j | x_s). It ends when no π_j moves by more than `tolerance`.
     """
     logp_ES = _as_logp(logp_EST, 3).sum(axis=2)
     log_prior = uniform_prior(len(logp_ES))
@@ -94,11 +97,13 @@ def em_prior(logp_EST: ArrayLike, iterations: int = 1000, tolerance: float = 1e-
 
 
 def token_prior(logp_EST: ArrayLike, iterations: int = 1000, tolerance: float = 1e-7) -> Array:
-    """Return the log prior, shape (E,), that maximises the likelihood of valid *tokens* under their plain mixture.
+    """Return the log prior, shape (E,), that maximises the likelihood of valid *tokens* under their
+    plain mixture.
 
-    Expectation-maximisation on Σ_s,t log Σ_j π_j p(x_t | x_<t, D=j), concave in π: what each expert is worth in a
-    mixture, where `em_prior` asks how often an expert explains a whole sequence best. It is the better target for a
-    rule that may switch within a text. Ends when no π_j moves by more than `tolerance`.
+    Expectation-maximisation on Σ_s,t log Σ_j π_j p(x_t | x_<t, D=j), concave in π: what each expert
+    is worth in a mixture, where `em_prior` asks how often an expert explains a whole sequence best.
+    It is the better target for a rule that may switch within a text. Ends when no π_j moves by more
+    than `tolerance`.
     """
     logp = _as_logp(logp_EST, 3)
     logp_EN = logp.reshape(len(logp), -1)
@@ -114,7 +119,8 @@ def token_prior(logp_EST: ArrayLike, iterations: int = 1000, tolerance: float = 
 
 
 def top_k(log_prior_E: ArrayLike, k: int) -> Array:
-    """Return the log prior restricted to its `k` likeliest experts and normalised; the others get -inf.
+    """Return the log prior restricted to its `k` likeliest experts and normalised; the others get
+    -inf.
 
     k = 0, or k ≥ E, keeps all. Equal weights are kept in the order of the experts.
     """
@@ -142,7 +148,9 @@ def _joint(logp_ET: ArrayLike, log_prior_E: ArrayLike) -> Array:
     logp = _as_logp(logp_ET, 2)
     log_prior = np.asarray(log_prior_E, dtype=np.float64)
     if log_prior.shape != (len(logp),):
-        raise ValueError(f"the prior has shape {log_prior.shape}; wanted ({len(logp)},), one entry an expert")
+        raise ValueError(
+            f"the prior has shape {log_prior.shape}; wanted ({len(logp)},), one entry an expert"
+        )
     prefix_ET = np.zeros((logp.shape[0], logp.shape[1] + 1))
     np.cumsum(logp, axis=1, out=prefix_ET[:, 1:])
     return log_prior[:, None] + prefix_ET
@@ -152,7 +160,9 @@ def _as_logp(logp: ArrayLike, axes: int) -> Array:
     """Return `logp` in float64, checked: cumulative sums of long float32 sequences would drift."""
     array = np.asarray(logp, dtype=np.float64)
     if array.ndim != axes or not array.shape[0]:
-        raise ValueError(f"log-probabilities have shape {array.shape}; wanted {axes} axes, experts first")
+        raise ValueError(
+            f"log-probabilities have shape {array.shape}; wanted {axes} axes, experts first"
+        )
     return array
 
 

@@ -1,16 +1,19 @@
-"""The router along a text: what each expert weighs before every token, by the words that stand before it.
+"""The router along a text: what each expert weighs before every token, by the words that stand
+before it.
 
     w_j,t = softmax_j( −‖f(x_<t) − c_j‖² / T ),    p(x_t | x_<t) = Σ_j w_j,t p(x_t | x_<t, D=j)
 
-over the `top_k` centres c_j that are nearest to this context (c-BTM, arXiv 2303.14177, section 2.3). f is the router's
-feature, of length 1, so TF-IDF's own norm cancels: the features of all prefixes of a document are the sums
-Σ idf_v components[:, v] over the words read so far, each normalised. Time and memory are linear in the words.
+over the `top_k` centres c_j that are nearest to this context (c-BTM, arXiv 2303.14177, section
+2.3). f is the router's feature, of length 1, so TF-IDF's own norm cancels: the features of all
+prefixes of a document are the sums Σ idf_v components[:, v] over the words read so far, each
+normalised. Time and memory are linear in the words.
 
-What a context is. It begins with a document (EOS ends one) or, if windows are contexts of their own, with a window.
-Only text of tokens before t counts: a word counts once a token has been read that holds a character behind its end,
-since until then it may go on; so does a character of several tokens once the last of them has been read. Of a context
-the first CHARS characters count, as in `words`; the word that stands there last is cut off, and counts at once. Before
-the first known word all experts weigh the same, whatever `top_k` is: none is nearest.
+What a context is. It begins with a document (EOS ends one) or, if windows are contexts of their
+own, with a window. Only text of tokens before t counts: a word counts once a token has been read
+that holds a character behind its end, since until then it may go on; so does a character of several
+tokens once the last of them has been read. Of a context the first CHARS characters count, as in
+`words`; the word that stands there last is cut off, and counts at once. Before the first known word
+all experts weigh the same, whatever `top_k` is: none is nearest.
 
 Shapes: E experts, N tokens, R contexts that differ, F features. numpy alone.
 """
@@ -53,7 +56,9 @@ class Reading:
 
     def read(self, token: int) -> list[str]:
         """Return the words that are known to have ended now that `token` was read."""
-        piece = self._pieces[token] if token < len(self._pieces) else b""  # a vocabulary may be padded
+        piece = (
+            self._pieces[token] if token < len(self._pieces) else b""
+        )  # a vocabulary may be padded
         text = self._decode(piece)[: self._left]
         if not text:
             return []
@@ -70,7 +75,9 @@ class Reading:
 
 @dataclass
 class Route:
-    """A router for the experts of one ensemble: which centre is whose, and how ids are read as words."""
+    """A router for the experts of one ensemble: which centre is whose, and how ids are read as
+    words.
+    """
 
     router: Router
     rows: list[int]  # the cluster of each expert, (E,)
@@ -86,22 +93,29 @@ class Route:
         self._centres_EF = self.router.centres[self.rows].astype(np.float64)
 
     @classmethod
-    def open(cls, config: Config, tokenizer: Path, members: Mapping[str, Sequence[str]], eos: int) -> "Route":
-        """Return the route of `members` {expert: domains it was trained on}; `UserError` for one of no cluster."""
+    def open(
+        cls, config: Config, tokenizer: Path, members: Mapping[str, Sequence[str]], eos: int
+    ) -> "Route":
+        """Return the route of `members` {expert: domains it was trained on}; `UserError` for one of
+        no cluster.
+        """
         folder, router = find_router(config)
         for name, domains in members.items():
             if len(domains) != 1 or domains[0] not in router.domains:
                 trained = ", ".join(domains) or "no domain"
                 raise UserError(
-                    f"the expert {name!r} was trained on {trained}; wanted one of the clusters of the router {folder}, "
-                    f"{_span(router)}: choose with ensemble.experts=[…], or give another ensemble.router=DIR"
+                    f"the expert {name!r} was trained on {trained}; wanted one of the clusters of "
+                    f"the router {folder}, "
+                    f"{_span(router)}: choose with ensemble.experts=[…], or give another "
+                    "ensemble.router=DIR"
                 )
         rows = [router.domains.index(domains[0]) for domains in members.values()]
         chosen = config.ensemble
         return cls(router, rows, token_bytes(tokenizer), eos, chosen.top_k, chosen.temperature)
 
     def __call__(self, ids_N: ArrayLike, window: int = 0) -> Iterator[Array]:
-        """Yield log w_j,t of consecutive tokens, (E, some of N), for the tokens `ids_N` of whole documents.
+        """Yield log w_j,t of consecutive tokens, (E, some of N), for the tokens `ids_N` of whole
+        documents.
 
         Every `window` tokens are a context of their own (0: documents alone are).
         """
@@ -125,7 +139,9 @@ class Route:
         return self._terms_VF[list(terms)].astype(np.float64)
 
     def log_weights(self, sums_RF: Array) -> Array:
-        """Return log w of contexts whose words add up to `sums_RF`, (R, E); all alike where they are 0."""
+        """Return log w of contexts whose words add up to `sums_RF`, (R, E); all alike where they
+        are 0.
+        """
         lengths = np.linalg.norm(sums_RF, axis=1, keepdims=True)
         features = sums_RF / np.maximum(lengths, 1e-12)
         squares = (features**2).sum(axis=1)[:, None] + (self._centres_EF**2).sum(axis=1)
@@ -159,7 +175,9 @@ class Route:
 
 
 class Belief:
-    """The weights of one text, token by token: what a `Route` gives, for a reader that cannot look ahead."""
+    """The weights of one text, token by token: what a `Route` gives, for a reader that cannot look
+    ahead.
+    """
 
     def __init__(self, route: Route) -> None:
         """Begin a text: nothing was seen."""
@@ -172,7 +190,9 @@ class Belief:
         self.log_weights: Array = self._route.log_weights(self._sums_F[None])[0]
 
     def see(self, logp_E: ArrayLike, token: int) -> float:
-        """Take in the token that came and log p(x_t | x_<t, D=j) of it; return the mixture's log p(x_t | x_<t)."""
+        """Take in the token that came and log p(x_t | x_<t, D=j) of it; return the mixture's log
+        p(x_t | x_<t).
+        """
         mixed = float(np.logaddexp.reduce(self.log_weights + np.asarray(logp_E, np.float64)))
         if token == self._route.eos:
             self._begin()
@@ -186,33 +206,44 @@ class Belief:
 
 
 def find_router(config: Config) -> tuple[Path, Router]:
-    """Return the router that `config` means, and its folder: ensemble.router, or what lies in data.root."""
+    """Return the router that `config` means, and its folder: ensemble.router, or what lies in
+    data.root.
+    """
     given = config.ensemble.router or config.data.root
     if given is None:
         raise UserError(
-            "ensemble.rule=router: which router? give ensemble.router=DIR, the folder that discovery wrote"
+            "ensemble.rule=router: which router? give ensemble.router=DIR, the folder that "
+            "discovery wrote"
         )
     folder = Path(given)
     folder = folder / HOME if (folder / HOME).is_dir() else folder
     if not (folder / "router.json").is_file():
         raise UserError(
-            f"no router in {given}: give ensemble.router=DIR, the folder that btm discover wrote, or its {HOME}"
+            f"no router in {given}: give ensemble.router=DIR, the folder that btm discover wrote, "
+            f"or its {HOME}"
         )
     return folder, Router.load(folder)
 
 
 def check_domains(config: Config, domains: Sequence[str]) -> None:
-    """Raise `UserError` if a cycle ends with `ensemble.rule=router` and has a domain that is none of its clusters."""
+    """Raise `UserError` if a cycle ends with `ensemble.rule=router` and has a domain that is none
+    of its clusters.
+    """
     if config.ensemble.rule != "router":
         return
     folder, router = find_router(config)
     for domain in domains:
         if domain not in router.domains and not config.ensemble.experts:
             raise UserError(
-                f"ensemble.rule=router: {domain!r} is no cluster of the router {folder}; it has {_span(router)}: give "
+                f"ensemble.rule=router: {domain!r} is no cluster of the router {folder}; it has "
+                f"{_span(router)}: give "
                 "run.domains=[…], another ensemble.router=DIR, or another ensemble"
             )
 
 
 def _span(router: Router) -> str:
-    return f"{router.domains[0]} … {router.domains[-1]}" if len(router.domains) > 1 else router.domains[0]
+    return (
+        f"{router.domains[0]} … {router.domains[-1]}"
+        if len(router.domains) > 1
+        else router.domains[0]
+    )

@@ -1,12 +1,14 @@
 """How the weights of an ensemble follow the tokens: a family of posteriors, each with its equation.
 
-Every rule takes ``logp_EST`` (log p(x_t | x_<t, D=j) in nats: E experts, S sequences, T tokens) and a log
-prior, shape (E,) or one a sequence (E, S), and returns two arrays: the mixture's log-probability of each
-token, shape (S, T), and the weights w_j,t that it had *before* it saw token t, shape (E, S, T). For all of them
-p(x_t | x_<t) = Σ_j w_j,t p(x_t | x_<t, D=j). One pass, one exponential for each score, numpy alone.
+Every rule takes ``logp_EST`` (log p(x_t | x_<t, D=j) in nats: E experts, S sequences, T tokens) and
+a log prior, shape (E,) or one a sequence (E, S), and returns two arrays: the mixture's
+log-probability of each token, shape (S, T), and the weights w_j,t that it had *before* it saw token
+t, shape (E, S, T). For all of them p(x_t | x_<t) = Σ_j w_j,t p(x_t | x_<t, D=j). One pass, one
+exponential for each score, numpy alone.
 
-A sequence begins from the prior π, as in the paper, or from the log weights `first_ES`: `carried` finds
-the ones with which each window of a text takes up the belief that the window before it ended with.
+A sequence begins from the prior π, as in the paper, or from the log weights `first_ES`: `carried`
+finds the ones with which each window of a text takes up the belief that the window before it ended
+with.
 """
 
 from collections.abc import Callable
@@ -31,9 +33,11 @@ def bayes(
     beta: float = 1.0,
     first_ES: Array | None = None,
 ) -> Mixed:
-    """Weigh by the posterior of the whole prefix: w_t ∝ π p(x_<t | D=j) (BTM, arXiv 2208.03306, equation 2).
+    """Weigh by the posterior of the whole prefix: w_t ∝ π p(x_<t | D=j) (BTM, arXiv 2208.03306,
+    equation 2).
 
-    Under a frozen prior these are the paper's `uniform`, `cached` and, with a moving one, `updating`.
+    Under a frozen prior these are the paper's `uniform`, `cached` and, with a moving one,
+    `updating`.
     """
     logp, log_prior = _checked(logp_EST, log_prior_E if first_ES is None else first_ES)
     joint = np.empty((*logp.shape[:2], logp.shape[2] + 1))
@@ -56,7 +60,9 @@ def simple(
     beta: float = 1.0,
     first_ES: Array | None = None,
 ) -> Mixed:
-    """Weigh by the prior for ever: w_t = π. Under a uniform prior, the plain average of probabilities."""
+    """Weigh by the prior for ever: w_t = π. Under a uniform prior, the plain average of
+    probabilities.
+    """
     logp, log_prior = _checked(logp_EST, log_prior_E)
     return Likelihoods.of(logp).mixed(np.exp(log_prior)[None])
 
@@ -70,8 +76,8 @@ def last_token(
 ) -> Mixed:
     """Weigh by the last token alone: w_t ∝ π p(x_t-1 | x_<t-1, D=j), w_0 = uniform.
 
-    What the code released with DEMix layers computes (kernelmachine/demix, sequence_scorer.py), and not what
-    the paper writes; kept to replicate its numbers.
+    What the code released with DEMix layers computes (kernelmachine/demix, sequence_scorer.py), and
+    not what the paper writes; kept to replicate its numbers.
     """
     logp, log_prior = _checked(logp_EST, log_prior_E)
     likelihoods = Likelihoods.of(logp)
@@ -91,9 +97,10 @@ def tracking(
 ) -> Mixed:
     """Weigh by a posterior that forgets and may switch.
 
-    w_t+1 = (1 - α) normalise(w_t^β p(x_t | x_<t, D=j)) + α π. With α > 0 the loss is bounded against the best
-    *sequence* of experts (fixed share: Herbster and Warmuth, Machine Learning 32, 1998); β < 1 forgets old
-    tokens. Bayes' rule on the whole prefix, α = 0 and β = 1, can do neither, and documents change topic.
+    w_t+1 = (1 - α) normalise(w_t^β p(x_t | x_<t, D=j)) + α π. With α > 0 the loss is bounded
+    against the best *sequence* of experts (fixed share: Herbster and Warmuth, Machine Learning 32,
+    1998); β < 1 forgets old tokens. Bayes' rule on the whole prefix, α = 0 and β = 1, can do
+    neither, and documents change topic.
     """
     logp, log_prior = _checked(logp_EST, log_prior_E)
     first = None if first_ES is None else np.exp(first_ES)
@@ -104,8 +111,8 @@ def tracking(
 class Likelihoods:
     """p(x_t | x_<t, D=j) over the likeliest expert's, made once for any number of α and β.
 
-    Each step of `tracking` reads one block of `ratio`, which is float32 where the scores are: an error of 1e-7 in a
-    probability is no more than their own. The weights are float64 always.
+    Each step of `tracking` reads one block of `ratio`, which is float32 where the scores are: an
+    error of 1e-7 in a probability is no more than their own. The weights are float64 always.
     """
 
     ratio: NDArray[np.floating[Any]]  # (T, E, S)
@@ -116,25 +123,35 @@ class Likelihoods:
         """Return those of scores in nats."""
         top = logp_EST.max(axis=0)
         ratio_EST = logp_EST - top
-        np.maximum(ratio_EST, _LEAST_LOG, out=ratio_EST)  # a weight that became 0 would never return
+        np.maximum(
+            ratio_EST, _LEAST_LOG, out=ratio_EST
+        )  # a weight that became 0 would never return
         np.exp(ratio_EST, out=ratio_EST)
         return cls(np.ascontiguousarray(np.moveaxis(ratio_EST, 2, 0)), top)
 
-    def track(self, prior_ES: Array, alpha: float, beta: float, first_ES: Array | None = None) -> Mixed:
+    def track(
+        self, prior_ES: Array, alpha: float, beta: float, first_ES: Array | None = None
+    ) -> Mixed:
         """Return what `tracking` does; prior and first weights are probabilities."""
         weights_TES = np.empty(self.ratio.shape)
         totals_TS, _ = self._follow(prior_ES, alpha, beta, first_ES, weights_TES)
         return self._log(totals_TS), np.moveaxis(weights_TES, 0, 2)
 
-    def track_logp(self, prior_ES: Array, alpha: float, beta: float, first_ES: Array | None = None) -> Array:
+    def track_logp(
+        self, prior_ES: Array, alpha: float, beta: float, first_ES: Array | None = None
+    ) -> Array:
         """Return the mixture's log-probabilities alone, (S, T)."""
         return self._log(self._follow(prior_ES, alpha, beta, first_ES)[0])
 
-    def carried(self, prior_ES: Array, alpha: float, beta: float, begin_E: Array) -> tuple[Array, Array]:
-        """Return the weights each window begins with when it takes up where the one before ended, and the last's end.
+    def carried(
+        self, prior_ES: Array, alpha: float, beta: float, begin_E: Array
+    ) -> tuple[Array, Array]:
+        """Return the weights each window begins with when it takes up where the one before ended,
+        and the last's end.
 
-        All windows run at once, from a guess by the last tokens before them; those whose beginning turns out
-        different run again, until none does. After k rounds the first k windows are exact in any case.
+        All windows run at once, from a guess by the last tokens before them; those whose beginning
+        turns out different run again, until none does. After k rounds the first k windows are exact
+        in any case.
         """
         first_ES: Array = np.array(prior_ES)
         first_ES[:, 0] = begin_E
@@ -152,7 +169,9 @@ class Likelihoods:
         return first_ES, end_ES[:, -1]
 
     def mixed(self, weights_TES: Array) -> Mixed:
-        """Return the mixture under given weights, which may be the same for every token: (1, E, S)."""
+        """Return the mixture under given weights, which may be the same for every token: (1,
+        E, S).
+        """
         every_TES = np.broadcast_to(weights_TES, self.ratio.shape)
         totals_TS = np.einsum("tes,tes->ts", self.ratio, every_TES)
         return self._log(totals_TS), np.moveaxis(every_TES, 0, 2)
@@ -198,7 +217,9 @@ def fixed_share(
     beta: float = 1.0,
     first_ES: Array | None = None,
 ) -> Mixed:
-    """Weigh as `tracking` without forgetting: w_t+1 = (1 - α) normalise(w_t p(x_t | x_<t, D=j)) + α π."""
+    """Weigh as `tracking` without forgetting: w_t+1 = (1 - α) normalise(w_t p(x_t | x_<t, D=j)) + α
+    π.
+    """
     return tracking(logp_EST, log_prior_E, alpha, 1.0, first_ES)
 
 
@@ -210,10 +231,12 @@ def carried(
     beta: float,
     begin_E: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Return log weights that consecutive windows of one text begin with, (E, S), and those after the last, (E,).
+    """Return log weights that consecutive windows of one text begin with, (E, S), and those after
+    the last, (E,).
 
-    The belief is not reset between windows: the ensemble has read the whole text, the experts their windows alone.
-    `begin_E` are the log weights before the first window; None begins the text from the prior.
+    The belief is not reset between windows: the ensemble has read the whole text, the experts their
+    windows alone. `begin_E` are the log weights before the first window; None begins the text from
+    the prior.
     """
     logp, log_prior = _checked(logp_EST, log_prior_E)
     if rule == "simple":
@@ -247,13 +270,18 @@ SETTINGS: dict[str, Callable[[float, float], tuple[float, float]]] = {
 
 
 class Belief:
-    """The weights of one sequence, token by token: what the rules above do, for a reader that cannot look ahead.
+    """The weights of one sequence, token by token: what the rules above do, for a reader that
+    cannot look ahead.
 
     Kept in log space, so that with α = 0 no expert is ever lost.
     """
 
-    def __init__(self, rule: str, log_prior_E: ArrayLike, alpha: float = 0.0, beta: float = 1.0) -> None:
-        """Begin from the prior, with α and β as `rule` takes them; `ValueError` for a rule that is none."""
+    def __init__(
+        self, rule: str, log_prior_E: ArrayLike, alpha: float = 0.0, beta: float = 1.0
+    ) -> None:
+        """Begin from the prior, with α and β as `rule` takes them; `ValueError` for a rule that is
+        none.
+        """
         if rule not in RULES:
             raise ValueError(f"no rule {rule!r}; have: {', '.join(RULES)}")
         prior_E = np.asarray(log_prior_E, np.float64)
@@ -266,11 +294,14 @@ class Belief:
 
     @property
     def log_weights(self) -> Array:
-        """The log weight of each expert before the next token, shape (E,); they sum to 1 in probability."""
+        """The log weight of each expert before the next token, shape (E,); they sum to 1 in
+        probability.
+        """
         return self._log_weights_E
 
     def see(self, logp_E: ArrayLike, token: int = -1) -> float:
-        """Take in log p(x_t | x_<t, D=j) of the token that came; return the mixture's log p(x_t | x_<t).
+        """Take in log p(x_t | x_<t, D=j) of the token that came; return the mixture's log p(x_t |
+        x_<t).
 
         These rules ask for no more; which token it was makes no difference.
         """
@@ -278,7 +309,9 @@ class Belief:
         mixed = float(np.logaddexp.reduce(self._log_weights_E + logp_E))
         if self._rule == "simple":
             return mixed
-        before_E = self._log_prior_E if self._rule == "last_token" else self._beta * self._log_weights_E
+        before_E = (
+            self._log_prior_E if self._rule == "last_token" else self._beta * self._log_weights_E
+        )
         seen_E = before_E + logp_E
         seen_E -= np.logaddexp.reduce(seen_E)
         if self._alpha:
@@ -307,14 +340,20 @@ def _power(weights: Array, beta: float) -> Array:
 
 
 def _checked(logp: ArrayLike, log_prior: ArrayLike) -> tuple[NDArray[Any], Array]:
-    """Return scores, float32 or float64, (E, S, T), and prior, (E, S); `ValueError` if they do not fit."""
+    """Return scores, float32 or float64, (E, S, T), and prior, (E, S); `ValueError` if they do not
+    fit.
+    """
     scores, prior = np.asarray(logp), np.asarray(log_prior, np.float64)
     if scores.dtype != np.float32:
         scores = scores.astype(np.float64)
     if scores.ndim != 3 or not scores.shape[0]:
-        raise ValueError(f"log-probabilities have shape {scores.shape}; wanted (experts, sequences, tokens)")
+        raise ValueError(
+            f"log-probabilities have shape {scores.shape}; wanted (experts, sequences, tokens)"
+        )
     if prior.shape not in (scores.shape[:1], scores.shape[:2]):
         raise ValueError(
             f"the prior has shape {prior.shape}; wanted {scores.shape[:1]} or {scores.shape[:2]}"
         )
-    return scores, np.broadcast_to(prior.reshape(*prior.shape, *[1] * (2 - prior.ndim)), scores.shape[:2])
+    return scores, np.broadcast_to(
+        prior.reshape(*prior.shape, *[1] * (2 - prior.ndim)), scores.shape[:2]
+    )

@@ -1,8 +1,9 @@
 """Token log-probabilities of one ELM on one shard, computed once and kept.
 
 A score file holds float32 log p(x_t | x_<t) in nats, shape (windows, tokens), under
-``scores/<shard>/<sha256 of the weights>.npy``. Windows do not overlap, every token of the shard's head
-stands in exactly one, and what pads the last window is 0. Mixing scores needs no model and no torch.
+``scores/<shard>/<sha256 of the weights>.npy``. Windows do not overlap, every token of the shard's
+head stands in exactly one, and what pads the last window is 0. Mixing scores needs no model and no
+torch.
 """
 
 from collections.abc import Callable
@@ -44,7 +45,9 @@ class Scores:
         return self.root / name / f"{weights_sha256}.npy"
 
     def read(self, shard: Shard, weights_sha256: str) -> NDArray[np.float32] | None:
-        """Return the scores, memory-mapped, or None where there are none (or none that are whole)."""
+        """Return the scores, memory-mapped, or None where there are none (or none that are
+        whole).
+        """
         path = self.path(shard, weights_sha256)
         try:
             logp = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -65,7 +68,9 @@ def score(
     batch_size: int = 32,
     report: Report | None = None,
 ) -> Path:
-    """Write the scores of `model` on `shard` into the cache, in float32 arithmetic, and return the file."""
+    """Write the scores of `model` on `shard` into the cache, in float32 arithmetic, and return the
+    file.
+    """
     import torch
 
     chosen = scores.windows(shard)
@@ -82,7 +87,8 @@ def score(
             logp.reshape(-1)[max(0, chosen.n_tokens - done) :] = 0
             if not np.isfinite(logp).all():
                 raise UserError(
-                    f"the model gives NaN or infinite log-probabilities on {shard.domain}/{shard.split}"
+                    "the model gives NaN or infinite log-probabilities on "
+                    f"{shard.domain}/{shard.split}"
                 )
             out.write(np.ascontiguousarray(logp, dtype="<f4").tobytes())
             more = min(logp.size, chosen.n_tokens - done)

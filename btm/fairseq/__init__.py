@@ -1,7 +1,9 @@
-"""Files of fairseq, read and written with no fairseq installed: checkpoints, dictionaries, binarised data.
+"""Files of fairseq, read and written with no fairseq installed: checkpoints, dictionaries,
+binarised data.
 
-fairseq (Ott et al. 2019, arXiv:1904.01038) is the toolkit that the BTM authors trained and published their ELMs
-with. It is no longer maintained; docs/fairseq.md says what of it is read, written and refused.
+fairseq (Ott et al. 2019, arXiv:1904.01038) is the toolkit that the BTM authors trained and
+published their ELMs with. It is no longer maintained; docs/fairseq.md says what of it is read,
+written and refused.
 """
 
 from btm.fairseq.convert import from_hugging_face, to_hugging_face

@@ -1,4 +1,6 @@
-"""What a `transformer_lm` checkpoint says of its model, and which of that transformers can compute."""
+"""What a `transformer_lm` checkpoint says of its model, and which of that transformers can
+compute.
+"""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +18,8 @@ ACTIVATIONS = {
     "tanh": "tanh",
     "linear": "linear",
 }
-# Settings that change the function in ways that no model of transformers has; off is false, 0, null or absent.
+# Settings that change the function in ways that no model of transformers has; off is false, 0, null
+# or absent.
 _REFUSED = {
     "adaptive_softmax_cutoff": "an adaptive softmax, of which transformers has none",
     "adaptive_input": "adaptive inputs, of which transformers has none",
@@ -29,7 +32,7 @@ _REFUSED = {
     "scale_attn": "NormFormer's layer norms",
     "scale_heads": "NormFormer's scales of heads",
     "scale_resids": "NormFormer's scales of residuals",
-    "decoder_layers_to_keep": "layers to be dropped when it is loaded; save it without the others first",
+    "decoder_layers_to_keep": "layers to be dropped on loading; save it without the others first",
     "decoder_xformers_att_config": "attention of xFormers",
 }
 
@@ -56,10 +59,14 @@ class Architecture:
 
 
 def read(settings: Mapping[str, Any], vocab: int, where: str) -> Architecture:
-    """Return the architecture of a checkpoint's flat `settings`; `UserError` names what cannot be converted."""
+    """Return the architecture of a checkpoint's flat `settings`; `UserError` names what cannot be
+    converted.
+    """
     name = str(settings.get("_name") or settings.get("arch") or "a model without a name")
     if not name.startswith("transformer_lm"):
-        raise UserError(f"{where}: {name}; wanted a transformer_lm, fairseq's decoder-only language model")
+        raise UserError(
+            f"{where}: {name}; wanted a transformer_lm, fairseq's decoder-only language model"
+        )
     for key, what in _REFUSED.items():
         if settings.get(key):
             raise UserError(f"{where}: {key}={settings[key]}: {what}; it cannot be converted")
@@ -67,12 +74,17 @@ def read(settings: Mapping[str, Any], vocab: int, where: str) -> Architecture:
     width = value.whole("decoder_embed_dim", 512)
     for key in ("decoder_input_dim", "decoder_output_dim"):
         if value.whole(key, width) != width:
-            raise UserError(f"{where}: {key}={settings[key]} is not decoder_embed_dim={width}; not converted")
+            raise UserError(
+                f"{where}: {key}={settings[key]} is not decoder_embed_dim={width}; not converted"
+            )
     pre_norm = bool(settings.get("decoder_normalize_before", False))
-    # Older checkpoints have decoder_final_norm; those with no_tie_adaptive_proj are older still and never had one.
+    # Older checkpoints have decoder_final_norm; those with no_tie_adaptive_proj are older still and
+    # never had one.
     final = settings.get("decoder_final_norm", "no_tie_adaptive_proj" not in settings)
     if pre_norm and settings.get("no_decoder_final_norm", not final):
-        raise UserError(f"{where}: no_decoder_final_norm: no layer norm at the end; it cannot be converted")
+        raise UserError(
+            f"{where}: no_decoder_final_norm: no layer norm at the end; it cannot be converted"
+        )
     activation = str(settings.get("activation_fn") or "relu")
     if activation not in ACTIVATIONS:
         raise UserError(f"{where}: activation_fn={activation}; have: {', '.join(ACTIVATIONS)}")
@@ -90,7 +102,8 @@ def read(settings: Mapping[str, Any], vocab: int, where: str) -> Architecture:
         activation=ACTIVATIONS[activation],
         dropout=value.share("dropout", 0.1),
         attention_dropout=value.share("attention_dropout", 0.0),
-        activation_dropout=value.share("activation_dropout", 0.0) or value.share("relu_dropout", 0.0),
+        activation_dropout=value.share("activation_dropout", 0.0)
+        or value.share("relu_dropout", 0.0),
         layerdrop=value.share("decoder_layerdrop", 0.0),
     )
 
@@ -117,13 +130,19 @@ class _Values:
         return float(found)
 
 
-def flatten(args: Mapping[str, Any] | None, cfg: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
-    """Return one {setting: value} of a checkpoint's `args` (older) or `cfg`, whose model and task it joins."""
+def flatten(
+    args: Mapping[str, Any] | None, cfg: Mapping[str, Any] | None, where: str
+) -> dict[str, Any]:
+    """Return one {setting: value} of a checkpoint's `args` (older) or `cfg`, whose model and task
+    it joins.
+    """
     if args:
         return dict(args)
     parts = [(cfg or {}).get(key) for key in ("task", "model")]
     if not isinstance(parts[1], Mapping):
-        raise UserError(f"{where}: neither args nor cfg.model in it; wanted a checkpoint of fairseq-train")
+        raise UserError(
+            f"{where}: neither args nor cfg.model in it; wanted a checkpoint of fairseq-train"
+        )
     task = parts[0] if isinstance(parts[0], Mapping) else {}
     model = {key: _resolved(value, cfg or {}) for key, value in parts[1].items()}
     return {"tokens_per_sample": task.get("tokens_per_sample"), **model}
@@ -137,11 +156,15 @@ def _resolved(value: Any, cfg: Mapping[str, Any]) -> Any:
 
 
 def settings_of(architecture: Architecture) -> dict[str, Any]:
-    """Return `cfg.model` of a checkpoint: every setting of fairseq that decides the function, and the dropouts."""
+    """Return `cfg.model` of a checkpoint: every setting of fairseq that decides the function, and
+    the dropouts.
+    """
     a = architecture
     names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     if a.activation not in names:
-        raise UserError(f"activation {a.activation!r}: fairseq has none of that; have: {', '.join(names)}")
+        raise UserError(
+            f"activation {a.activation!r}: fairseq has none of that; have: {', '.join(names)}"
+        )
     return {
         "_name": "transformer_lm",
         "activation_fn": names[a.activation],

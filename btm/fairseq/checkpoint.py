@@ -1,7 +1,8 @@
 """fairseq's `checkpoint*.pt`, opened without running anything that stands in it.
 
-A checkpoint is a pickle. torch's restricted reader (``weights_only=True``) takes tensors and plain values, which
-is all that fairseq 0.12 writes. What older ones hold besides is read by `btm.fairseq.legacy`.
+A checkpoint is a pickle. torch's restricted reader (``weights_only=True``) takes tensors and plain
+values, which is all that fairseq 0.12 writes. What older ones hold besides is read by
+`btm.fairseq.legacy`.
 """
 
 import re
@@ -22,21 +23,26 @@ _NAMES = ("checkpoint_best.pt", "checkpoint_last.pt")
 
 
 def find(source: Path) -> Path:
-    """Return the checkpoint that `source` is or, a folder, holds; `UserError` if it is none or half of one."""
+    """Return the checkpoint that `source` is or, a folder, holds; `UserError` if it is none or half
+    of one.
+    """
     found = source
     if source.is_dir():
         there = sorted(source.glob("*.pt"))
         named = [source / name for name in _NAMES if (source / name) in there]
         if not named and len(there) != 1:
             have = ", ".join(path.name for path in there) or "none"
-            raise UserError(f"{source}: wanted a checkpoint_best.pt, or one .pt alone; have: {have}")
+            raise UserError(
+                f"{source}: wanted a checkpoint_best.pt, or one .pt alone; have: {have}"
+            )
         found = (named or there)[0]
     if not found.is_file():
         raise UserError(f"no checkpoint {found}; wanted a .pt file of fairseq-train, or its folder")
     part = re.search(r"-(rank-\d+|shared|shard\d+)\.pt$", found.name)
     if part:
         raise UserError(
-            f"{found}: {part[1]} is one part of a model (DEMix, mixture of experts or FSDP); join the parts with "
+            f"{found}: {part[1]} is one part of a model (DEMix, mixture of experts or FSDP); join "
+            "the parts with "
             "the code that wrote them, into one file for each domain, and give that"
         )
     return found
@@ -45,8 +51,8 @@ def find(source: Path) -> Path:
 def read(path: Path, scratch: Path, *, legacy: bool = False) -> Checkpoint:
     """Open a checkpoint; its tensors stay on disk until they are used, where the file allows that.
 
-    Raises `UserError` if it is none, or holds more than tensors and plain values and `legacy` is false. With
-    `legacy` a child process reads it and leaves the tensors in the folder `scratch`.
+    Raises `UserError` if it is none, or holds more than tensors and plain values and `legacy` is
+    false. With `legacy` a child process reads it and leaves the tensors in the folder `scratch`.
     """
     import pickle
 
@@ -63,7 +69,8 @@ def read(path: Path, scratch: Path, *, legacy: bool = False) -> Checkpoint:
             ) from None
         if not legacy:
             raise UserError(
-                f"{path}: holds {wanted[1]}, more than tensors and plain values; import.legacy=true reads what "
+                f"{path}: holds {wanted[1]}, more than tensors and plain values; "
+                "import.legacy=true reads what "
                 "older fairseq wrote, in a process of its own and running none of it"
             ) from None
         from btm.fairseq import legacy as old

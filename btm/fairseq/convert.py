@@ -3,9 +3,10 @@
     sinusoidal positions, pre-norm (`transformer_lm_gpt`)          XGLM
     learned positions, pre-norm, scaled (`transformer_lm_gpt3_*`)  BioGPT
     learned positions, not scaled (`--no-scale-embedding`)         OPT
-    anything else, as post-norm (`transformer_lm`)                 OPT, with sinusoids and √d in the weights
+    anything else, as post-norm (`transformer_lm`)                 OPT, sinusoids and √d in weights
 
-All four number positions from 2 and name the parameters of a layer alike; only what stands around differs.
+All four number positions from 2 and name the parameters of a layer alike; only what stands around
+differs.
 """
 
 import math
@@ -28,16 +29,22 @@ if TYPE_CHECKING:
     import torch
 
 CHECKPOINT = "checkpoint_best.pt"
-_IGNORED = ("decoder.version", "decoder.embed_positions._float_tensor", "decoder.embed_positions.weights")
+_IGNORED = (
+    "decoder.version",
+    "decoder.embed_positions._float_tensor",
+    "decoder.embed_positions.weights",
+)
 _EMBED, _OUTPUT = "decoder.embed_tokens.weight", "decoder.output_projection.weight"
 _POSITIONS, _OFFSET = "decoder.embed_positions.weight", 2
 
 
 def to_hugging_face(source: Path, target: Path, *, legacy: bool = False) -> None:
-    """Convert a checkpoint, with the dict.txt beside it, into the unpublished model folder `target`.
+    """Convert a checkpoint, with the dict.txt beside it, into the unpublished model folder
+    `target`.
 
-    `source` is the .pt file or its folder. Parameters are written in float32, in which fairseq computes, whatever
-    they are stored in. Raises `UserError` for what cannot be converted, or not without `legacy` (`checkpoint.read`).
+    `source` is the .pt file or its folder. Parameters are written in float32, in which fairseq
+    computes, whatever they are stored in. Raises `UserError` for what cannot be converted, or not
+    without `legacy` (`checkpoint.read`).
     """
     path = checkpoint.find(source)
     dictionary = tokenizers.find_dictionary(path.parent)
@@ -52,9 +59,11 @@ def to_hugging_face(source: Path, target: Path, *, legacy: bool = False) -> None
 def as_transformers(
     found: state.Checkpoint, symbols: int, path: Path
 ) -> tuple[dict[str, Any], "checkpoint.Tensors"]:
-    """Return config.json and parameters, float32, of the model of transformers that computes what `found` does.
+    """Return config.json and parameters, float32, of the model of transformers that computes what
+    `found` does.
 
-    `symbols` is the size of its dictionary, `path` where it came from. Raises `UserError` for what cannot be converted.
+    `symbols` is the size of its dictionary, `path` where it came from. Raises `UserError` for what
+    cannot be converted.
     """
     embeddings = found.parameters.get(_EMBED)
     if embeddings is None or embeddings.dim() != 2:
@@ -63,7 +72,8 @@ def as_transformers(
         )
     if len(embeddings) != symbols:
         raise UserError(
-            f"{path}: embeddings of {len(embeddings):,} symbols, but {path.parent / 'dict.txt'} has "
+            f"{path}: embeddings of {len(embeddings):,} symbols, but {path.parent / 'dict.txt'} "
+            "has "
             f"{symbols:,} (its lines and 4): put the dict.txt of the model's own data there"
         )
     model = architecture.read(found.settings, symbols, str(path))
@@ -71,10 +81,11 @@ def as_transformers(
 
 
 def from_hugging_face(folder: Path, target: Path) -> None:
-    """Write an XGLM, BioGPT or OPT model as checkpoint_best.pt and dict.txt into the unpublished folder `target`.
+    """Write an XGLM, BioGPT or OPT model as checkpoint_best.pt and dict.txt into the unpublished
+    folder `target`.
 
-    Its tokenizer must have fairseq's special symbols as its first four, as one made of a dictionary has. Raises
-    `UserError` if it has not, or if fairseq has no such model.
+    Its tokenizer must have fairseq's special symbols as its first four, as one made of a dictionary
+    has. Raises `UserError` if it has not, or if fairseq has no such model.
     """
     from safetensors.torch import load_file
 
@@ -85,7 +96,8 @@ def from_hugging_face(folder: Path, target: Path) -> None:
     exported = fairseq_tokenizer(folder)
     if len(exported.dictionary) != model.vocab:
         raise UserError(
-            f"{folder}: {model.vocab:,} embeddings, {len(exported.dictionary):,} tokens; wanted as many"
+            f"{folder}: {model.vocab:,} embeddings, {len(exported.dictionary):,} tokens; wanted "
+            "as many"
         )
     stored: state.Tensors = {}
     for file in weights.files(folder):
@@ -93,36 +105,47 @@ def from_hugging_face(folder: Path, target: Path) -> None:
     parameters = {theirs: _stored(stored, ours, folder) for theirs, ours in _names(model, family)}
     if _lacks_position(model, config):
         model = replace(model, learned=True)
-        parameters[_POSITIONS] = sinusoids(model.positions + _OFFSET, model.width, config["pad_token_id"])
+        parameters[_POSITIONS] = sinusoids(
+            model.positions + _OFFSET, model.width, config["pad_token_id"]
+        )
     parameters.setdefault(_OUTPUT, parameters[_EMBED])
     checkpoint.write(target / CHECKPOINT, model, parameters)
     tokenizers.copy_dictionary(folder, target, exported)
 
 
 def fairseq_tokenizer(folder: Path) -> tokenizers.Exported:
-    """Return the tokenizer in `folder` as a dictionary; `UserError` unless that gives its very ids."""
+    """Return the tokenizer in `folder` as a dictionary; `UserError` unless that gives its
+    very ids.
+    """
     exported = tokenizers.export(folder)
     if not exported.same_ids:
         raise UserError(
-            f"{folder}: its tokenizer has no <s>, <pad>, </s>, <unk> as ids 0 to 3, where fairseq has them: prepare "
-            "text with data.special_tokens=fairseq and another data.name, or take a folder of data-bins"
+            f"{folder}: its tokenizer has no <s>, <pad>, </s>, <unk> as ids 0 to 3, where fairseq "
+            "has them: prepare "
+            "text with data.special_tokens=fairseq and another data.name, or take a folder of "
+            "data-bins"
         )
     return exported
 
 
 def trainable(config: dict[str, Any], where: str) -> Architecture:
-    """Return the model of fairseq that a config.json describes, if what it becomes in training can be taken back.
+    """Return the model of fairseq that a config.json describes, if what it becomes in training can
+    be taken back.
 
-    Raises `UserError` if fairseq has no such model, or only one that has learned the positions of an XGLM.
+    Raises `UserError` if fairseq has no such model, or only one that has learned the positions of
+    an XGLM.
     """
     try:
         model, _ = understand(config, where)
         architecture.settings_of(model)
     except UserError as error:
-        raise UserError(f"{error}: give model=fairseq_lm or model=opt, or trainer=default") from None
+        raise UserError(
+            f"{error}: give model=fairseq_lm or model=opt, or trainer=default"
+        ) from None
     if _lacks_position(model, config):
         raise UserError(
-            f"{where}: an XGLM with pad_token_id={config['pad_token_id']} has no sinusoid in that row, where fairseq, "
+            f"{where}: an XGLM with pad_token_id={config['pad_token_id']} has no sinusoid in that "
+            "row, where fairseq, "
             "which pads with 1, has one: give model=fairseq_lm or model=opt"
         )
     return model
@@ -162,7 +185,9 @@ def _pair(theirs: str, ours: str) -> Iterator[tuple[str, str]]:
 
 
 def _take(found: "checkpoint.Tensors", model: Architecture, where: str) -> "checkpoint.Tensors":
-    """Return the parameters that `model` has, in float32; `UserError` if the checkpoint has others or other sizes."""
+    """Return the parameters that `model` has, in float32; `UserError` if the checkpoint has others
+    or other sizes.
+    """
     found = _modern({name: tensor for name, tensor in found.items() if name not in _IGNORED})
     if model.tied:
         found.pop(_OUTPUT, None)
@@ -170,9 +195,13 @@ def _take(found: "checkpoint.Tensors", model: Architecture, where: str) -> "chec
     more = sorted(set(found) - set(wanted))
     if more:
         kind = (
-            "a mixture of experts" if any("expert" in name or "moe" in name for name in more) else "no part"
+            "a mixture of experts"
+            if any("expert" in name or "moe" in name for name in more)
+            else "no part"
         )
-        raise UserError(f"{where}: has {more[0]}: {kind} of a transformer_lm; it cannot be converted")
+        raise UserError(
+            f"{where}: has {more[0]}: {kind} of a transformer_lm; it cannot be converted"
+        )
     shapes = _shapes(model)
     for name in wanted:
         shape = shapes[name.split(".", 3)[3] if ".layers." in name else name]
@@ -183,14 +212,20 @@ def _take(found: "checkpoint.Tensors", model: Architecture, where: str) -> "chec
 
 
 def _modern(found: "checkpoint.Tensors") -> "checkpoint.Tensors":
-    """Give parameters the names that fairseq has used since 0.9; older ones had q, k and v in one."""
+    """Give parameters the names that fairseq has used since 0.9; older ones had q, k and v in
+    one.
+    """
     modern: state.Tensors = {}
     for name, tensor in found.items():
         name = name.replace("layer_norms.0.", "self_attn_layer_norm.")
-        name = name.replace("layer_norms.2.", "final_layer_norm.").replace("decoder.embed_out", _OUTPUT)
+        name = name.replace("layer_norms.2.", "final_layer_norm.").replace(
+            "decoder.embed_out", _OUTPUT
+        )
         head, joined, kind = name.rpartition("in_proj_")
         if joined and kind in ("weight", "bias") and len(tensor) % 3 == 0:
-            modern |= {f"{head}{p}_proj.{kind}": t for p, t in zip("qkv", tensor.chunk(3), strict=True)}
+            modern |= {
+                f"{head}{p}_proj.{kind}": t for p, t in zip("qkv", tensor.chunk(3), strict=True)
+            }
         else:
             modern[name] = tensor
     return modern
@@ -223,7 +258,9 @@ def _as_transformers(
 def _plain_embeddings(
     model: Architecture, parameters: "checkpoint.Tensors"
 ) -> tuple[Architecture, "checkpoint.Tensors"]:
-    """Write sinusoids out as learned positions and √d into the embeddings, which OPT has no settings for."""
+    """Write sinusoids out as learned positions and √d into the embeddings, which OPT has no
+    settings for.
+    """
     changed = dict(parameters)
     if not model.learned:
         changed[_POSITIONS] = sinusoids(model.positions + _OFFSET, model.width)

@@ -1,4 +1,5 @@
-"""A data-bin, the folder that fairseq-preprocess writes: dict.txt, and a .bin and an .idx for each split.
+"""A data-bin, the folder that fairseq-preprocess writes: dict.txt, and a .bin and an .idx for each
+split.
 
 dict.txt
 {train,valid,test}.{bin,idx}          train1, train2 … go on where train ends
@@ -26,12 +27,16 @@ def is_data_bin(folder: Path) -> bool:
 
 
 def files_of(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """Return the .idx and .bin files of each split; `UserError` if one is missing or is there twice."""
+    """Return the .idx and .bin files of each split; `UserError` if one is missing or is there
+    twice.
+    """
     found = {split: _prefixes(folder, split) for split in SPLITS}
     for split, prefixes in found.items():
         if (len(prefixes) != 1 and split != "train") or not prefixes:
             have = ", ".join(sorted(path.stem for path in folder.glob("*.idx")))
-            raise UserError(f"{folder}: wanted one {split} or {split}_<name> (.bin and .idx); have: {have}")
+            raise UserError(
+                f"{folder}: wanted one {split} or {split}_<name> (.bin and .idx); have: {have}"
+            )
     return {
         split: tuple(indexed.with_ending(p, ending) for p in prefixes for ending in ("idx", "bin"))
         for split, prefixes in found.items()
@@ -60,14 +65,17 @@ def shared_dictionary(folders: Sequence[Path]) -> Dictionary:
     for folder in folders[1:]:
         if tokenizers.find_dictionary(folder).symbols != first.symbols:
             raise UserError(
-                f"{folder / dictionaries.FILE} is not {folders[0] / dictionaries.FILE}; a suite has one "
+                f"{folder / dictionaries.FILE} is not {folders[0] / dictionaries.FILE}; a suite "
+                "has one "
                 "tokenizer: binarise all domains with the same --srcdict"
             )
     return first
 
 
 def read(files: Mapping[str, Sequence[Path]], dictionary: Dictionary) -> dict[str, list[Indexed]]:
-    """Open the splits of a data-bin; `UserError` for a file that is not whole or does not end its lines."""
+    """Open the splits of a data-bin; `UserError` for a file that is not whole or does not end its
+    lines.
+    """
     opened = {}
     for split, paths in files.items():
         prefixes = [path.with_suffix("") for path in paths if path.suffix == ".idx"]
@@ -78,6 +86,7 @@ def read(files: Mapping[str, Sequence[Path]], dictionary: Dictionary) -> dict[st
                 raise UserError(f"{prefix}.idx: no line; every split needs some")
             if not part.sizes.all() or (part.tokens[ends] != EOS).any():
                 raise UserError(
-                    f"{prefix}.bin: lines that </s> does not end; wanted what fairseq-preprocess writes"
+                    f"{prefix}.bin: lines that </s> does not end; wanted what fairseq-preprocess "
+                    "writes"
                 )
     return opened

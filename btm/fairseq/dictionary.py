@@ -1,7 +1,9 @@
-"""`dict.txt`: the symbols of a fairseq model, one a line with its count; ids are the order of the lines.
+"""`dict.txt`: the symbols of a fairseq model, one a line with its count; ids are the order of the
+lines.
 
-Four special symbols stand before the first line and in no file. A dictionary is padded to a multiple of 8 by
-``madeupword0000`` …, which are symbols like any other. GPT-2's byte pairs are written as their decimal ids.
+Four special symbols stand before the first line and in no file. A dictionary is padded to a
+multiple of 8 by ``madeupword0000`` …, which are symbols like any other. GPT-2's byte pairs are
+written as their decimal ids.
 """
 
 import re
@@ -38,12 +40,16 @@ class Dictionary:
 
     @cached_property
     def ids(self) -> dict[str, int]:
-        """The id of each symbol; of two lines that say so (`#fairseq:overwrite`), the later one's."""
+        """The id of each symbol; of two lines that say so (`#fairseq:overwrite`), the later
+        one's.
+        """
         return {symbol: i for i, symbol in enumerate(self.symbols)}
 
     @property
     def ordinary(self) -> dict[int, str]:
-        """The symbols that text becomes, by id: neither special nor made up to fill the dictionary."""
+        """The symbols that text becomes, by id: neither special nor made up to fill the
+        dictionary.
+        """
         rest = list(enumerate(self.symbols))[len(SPECIALS) :]
         return {i: symbol for i, symbol in rest if not _MADE_UP.fullmatch(symbol)}
 
@@ -62,17 +68,22 @@ def read(path: Path) -> Dictionary:
         raise UserError(f"{path}: {error.strerror}; wanted a fairseq dictionary") from None
     except UnicodeDecodeError as error:
         bad = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}:{bad}: no UTF-8: {error.reason}; wanted '<symbol> <count>'") from None
+        raise UserError(
+            f"{path}:{bad}: no UTF-8: {error.reason}; wanted '<symbol> <count>'"
+        ) from None
     lines = re.split(r"\r\n|\r|\n", text)  # what Python's text files take for an end of line
     lines = lines[:-1] if not lines[-1] else lines
     if not 0 < len(lines) <= _MOST:
-        raise UserError(f"{path}: {len(lines):,} lines; wanted 1 to {_MOST:,} of '<symbol> <count>'")
+        raise UserError(
+            f"{path}: {len(lines):,} lines; wanted 1 to {_MOST:,} of '<symbol> <count>'"
+        )
     symbols, counts, seen = [], [], set(SPECIALS)
     for number, line in enumerate(lines, 1):
         symbol, count, overwrite = _parse(path, number, line)
         if symbol in seen and not overwrite:
             raise UserError(
-                f"{path}:{number}: {symbol!r} is there twice; remove a line, or end it with {_OVERWRITE}"
+                f"{path}:{number}: {symbol!r} is there twice; remove a line, or end it with "
+                f"{_OVERWRITE}"
             )
         seen.add(symbol)
         symbols.append(symbol)

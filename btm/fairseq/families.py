@@ -1,4 +1,6 @@
-"""The three architectures of `transformers` that are fairseq's: how they name parameters and settings."""
+"""The three architectures of `transformers` that are fairseq's: how they name parameters and
+settings.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +11,9 @@ from btm.fairseq.architecture import Architecture
 
 @dataclass(frozen=True)
 class Family:
-    """A model_type of transformers: where its parameters are, and what it calls the numbers of an architecture."""
+    """A model_type of transformers: where its parameters are, and what it calls the numbers of an
+    architecture.
+    """
 
     name: str
     model_class: str
@@ -46,8 +50,15 @@ FAMILIES = {
         "output_projection",
         _COMMON
         | {"width": "hidden_size", "ffn": "intermediate_size", "layers": "num_hidden_layers"}
-        | {"heads": "num_attention_heads", "activation": "hidden_act", "dropout": "hidden_dropout_prob"}
-        | {"attention_dropout": "attention_probs_dropout_prob", "activation_dropout": "activation_dropout"}
+        | {
+            "heads": "num_attention_heads",
+            "activation": "hidden_act",
+            "dropout": "hidden_dropout_prob",
+        }
+        | {
+            "attention_dropout": "attention_probs_dropout_prob",
+            "activation_dropout": "activation_dropout",
+        }
         | {"scaled": "scale_embedding"},
         {},
     ),
@@ -59,7 +70,11 @@ FAMILIES = {
         "lm_head",
         _COMMON
         | {"width": "hidden_size", "ffn": "ffn_dim", "layers": "num_hidden_layers"}
-        | {"heads": "num_attention_heads", "activation": "activation_function", "dropout": "dropout"}
+        | {
+            "heads": "num_attention_heads",
+            "activation": "activation_function",
+            "dropout": "dropout",
+        }
         | {"attention_dropout": "attention_dropout", "pre_norm": "do_layer_norm_before"},
         {
             "enable_bias": True,
@@ -97,11 +112,17 @@ def understand(config: dict[str, Any], where: str) -> tuple[Architecture, Family
     family = FAMILIES.get(config["model_type"])
     if family is None:
         have = ", ".join(FAMILIES)
-        raise UserError(f"{where}: model_type {config['model_type']!r}; fairseq has the like of {have} alone")
+        raise UserError(
+            f"{where}: model_type {config['model_type']!r}; fairseq has the like of {have} alone"
+        )
     from transformers import CONFIG_MAPPING
 
-    full = CONFIG_MAPPING[family.name](**{k: v for k, v in config.items() if k != "model_type"}).to_dict()
-    wanted = family.fixed | ({"word_embed_proj_dim": full.get("hidden_size")} if family.name == "opt" else {})
+    full = CONFIG_MAPPING[family.name](
+        **{k: v for k, v in config.items() if k != "model_type"}
+    ).to_dict()
+    wanted = family.fixed | (
+        {"word_embed_proj_dim": full.get("hidden_size")} if family.name == "opt" else {}
+    )
     for key, value in wanted.items():
         if full.get(key, value) != value:
             raise UserError(f"{where}: {key}={full[key]!r}; fairseq can do with {value!r} alone")

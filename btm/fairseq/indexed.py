@@ -1,7 +1,8 @@
 """fairseq's binarised text, `PREFIX.bin` and `PREFIX.idx` of its format *mmap*, with numpy alone.
 
-The index is ``MMIDIDX\\0\\0``, version 1 (uint64), a code of the token type (one byte), the number N of lines
-(uint64), their lengths in tokens (int32, N) and where they begin in the .bin (int64 bytes, N).
+The index is ``MMIDIDX\\0\\0``, version 1 (uint64), a code of the token type (one byte), the number
+N of lines (uint64), their lengths in tokens (int32, N) and where they begin in the .bin (int64
+bytes, N).
 """
 
 import struct
@@ -19,14 +20,27 @@ from btm.system import durable
 
 _MAGIC = b"MMIDIDX\0\0"
 _HEADER = struct.Struct("<9sQBQ")  # magic, version, code, lines
-_TYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 6: "<f8", 7: "<f8", 8: "<u2", 9: "<u4", 10: "<u8"}
+_TYPES = {
+    1: "u1",
+    2: "i1",
+    3: "<i2",
+    4: "<i4",
+    5: "<i8",
+    6: "<f8",
+    7: "<f8",
+    8: "<u2",
+    9: "<u4",
+    10: "<u8",
+}
 _CODES = {"uint16": 8, "uint32": 9, "int64": 5}
 _OTHERS = {b"TNTIDX\0\0": "cached or lazy", b"HUFFIDX\0": "huffman"}
 
 
 @dataclass(frozen=True)
 class Indexed:
-    """Lines of token ids: `tokens` are all of them, one after another; `sizes` is how many each line has."""
+    """Lines of token ids: `tokens` are all of them, one after another; `sizes` is how many each
+    line has.
+    """
 
     tokens: NDArray[np.integer]
     sizes: NDArray[np.int32]
@@ -45,7 +59,8 @@ def with_ending(prefix: Path, ending: str) -> Path:
 def read(prefix: Path, vocab_size: int) -> Indexed:
     """Open `prefix`.bin and .idx as memory maps.
 
-    Raises `UserError` unless both are whole, of the format *mmap*, and hold ids below `vocab_size` alone.
+    Raises `UserError` unless both are whole, of the format *mmap*, and hold ids below `vocab_size`
+    alone.
     """
     idx, bin_ = with_ending(prefix, "idx"), with_ending(prefix, "bin")
     dtype, n = _header(idx)
@@ -62,11 +77,15 @@ def read(prefix: Path, vocab_size: int) -> Indexed:
     wanted = int(ends[-1]) * dtype.itemsize if n else 0
     found = bin_.stat().st_size if bin_.is_file() else 0
     if found != wanted:
-        raise UserError(f"{bin_}: {found:,} bytes, but {idx.name} says {wanted:,}: copy or binarise it again")
+        raise UserError(
+            f"{bin_}: {found:,} bytes, but {idx.name} says {wanted:,}: copy or binarise it again"
+        )
     tokens = np.memmap(bin_, dtype, "r") if wanted else np.empty(0, dtype)
     for chunk in np.array_split(tokens, max(1, len(tokens) >> 22)):
         if len(chunk) and not 0 <= int(chunk.min()) <= int(chunk.max()) < vocab_size:
-            raise UserError(f"{bin_}: a token id outside 0 to {vocab_size - 1}: dict.txt is of other data")
+            raise UserError(
+                f"{bin_}: a token id outside 0 to {vocab_size - 1}: dict.txt is of other data"
+            )
     return Indexed(tokens, sizes)
 
 
@@ -91,9 +110,11 @@ def _header(idx: Path) -> tuple[np.dtype, int]:
 
 
 def write(prefix: Path, pieces: Iterable[Indexed], vocab_size: int) -> int:
-    """Publish `prefix`.bin and .idx as fairseq-preprocess writes them, bit for bit, and return the tokens.
+    """Publish `prefix`.bin and .idx as fairseq-preprocess writes them, bit for bit, and return the
+    tokens.
 
-    The token type is fairseq's choice for `vocab_size`; the .idx appears last, so a reader finds both or none.
+    The token type is fairseq's choice for `vocab_size`; the .idx appears last, so a reader finds
+    both or none.
     """
     name = "uint16" if vocab_size < 65_500 else "uint32" if vocab_size < 0xFFFFFFFF else "int64"
     dtype = np.dtype(name).newbyteorder("<")
@@ -110,11 +131,15 @@ def write(prefix: Path, pieces: Iterable[Indexed], vocab_size: int) -> int:
     return int(ends_N[-1]) if len(sizes_N) else 0
 
 
-def link(prefix: Path, source: Path, dtype: str, begin: int, tokens: int, wanted: int, line: int) -> None:
-    """Publish a `prefix`.idx that tells of `tokens` of the file `source`, from `begin` on, and link the .bin to that.
+def link(
+    prefix: Path, source: Path, dtype: str, begin: int, tokens: int, wanted: int, line: int
+) -> None:
+    """Publish a `prefix`.idx that tells of `tokens` of the file `source`, from `begin` on, and link
+    the .bin to that.
 
-    They are cut into lines of `line` tokens, and begun anew until there are `wanted`: the index tells of tokens as
-    often as it likes, so nothing is copied. `dtype` is what `source` holds, uint16 or uint32, little-endian.
+    They are cut into lines of `line` tokens, and begun anew until there are `wanted`: the index
+    tells of tokens as often as it likes, so nothing is copied. `dtype` is what `source` holds,
+    uint16 or uint32, little-endian.
     """
     starts_N = np.arange(0, tokens, line, dtype="<i8")
     sizes_N = np.minimum(line, tokens - starts_N)

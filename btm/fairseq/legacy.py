@@ -1,9 +1,10 @@
 """Checkpoints of older fairseq, whose settings are an `argparse.Namespace` or objects of omegaconf.
 
-They are read by a process of its own, ``python -m btm.fairseq.legacy CHECKPOINT FOLDER``, under limits of memory,
-time and disk, with torch's restricted reader. Each class that is named in the file and on a list of ours is given
-a stand-in that keeps values and does nothing; any other name ends the reading. So no code of the file, of fairseq
-or of omegaconf runs, and neither need be installed. What comes out is safetensors and JSON.
+They are read by a process of its own, ``python -m btm.fairseq.legacy CHECKPOINT FOLDER``, under
+limits of memory, time and disk, with torch's restricted reader. Each class that is named in the
+file and on a list of ours is given a stand-in that keeps values and does nothing; any other name
+ends the reading. So no code of the file, of fairseq or of omegaconf runs, and neither need be
+installed. What comes out is safetensors and JSON.
 """
 
 import argparse
@@ -65,7 +66,8 @@ class Kept:
 def read(path: Path, scratch: Path, memory: int = MEMORY) -> "Checkpoint":
     """Return a checkpoint read by a child process, which leaves its tensors in `scratch`.
 
-    Raises `UserError` for what is none, names other classes, or needs more than `memory` bytes and 3 times the file.
+    Raises `UserError` for what is none, names other classes, or needs more than `memory` bytes and
+    3 times the file.
     """
     from safetensors.torch import load_file
 
@@ -87,7 +89,9 @@ def read(path: Path, scratch: Path, memory: int = MEMORY) -> "Checkpoint":
             cwd=scratch,
         )
     except subprocess.TimeoutExpired:
-        raise UserError(f"{path}: not read within {SECONDS} s; it is no checkpoint of fairseq") from None
+        raise UserError(
+            f"{path}: not read within {SECONDS} s; it is no checkpoint of fairseq"
+        ) from None
     if done.returncode:
         last = (done.stderr.strip() or f"code {done.returncode}").splitlines()[-1]
         why = (
@@ -96,11 +100,15 @@ def read(path: Path, scratch: Path, memory: int = MEMORY) -> "Checkpoint":
             else f"its reader ended within its limits of memory and time: {last}"
         )
         raise UserError(f"{path}: {why}")
-    return Checkpoint(read_object(scratch / "settings.json"), load_file(scratch / "model.safetensors"))
+    return Checkpoint(
+        read_object(scratch / "settings.json"), load_file(scratch / "model.safetensors")
+    )
 
 
 def main(arguments: list[str]) -> int:
-    """Read the checkpoint, write settings.json and model.safetensors; a mistake goes to stderr, in one line."""
+    """Read the checkpoint, write settings.json and model.safetensors; a mistake goes to stderr, in
+    one line.
+    """
     path, folder = map(Path, arguments[:2])
     _limit(path.stat().st_size, int(arguments[2]))
     from safetensors.torch import save_file
@@ -111,7 +119,8 @@ def main(arguments: list[str]) -> int:
         found = of_state(_plain(_load(path)), "it")
         (folder / "settings.json").write_text(json.dumps(found.settings, default=str))
         save_file(
-            {k: v.contiguous().clone() for k, v in found.parameters.items()}, folder / "model.safetensors"
+            {k: v.contiguous().clone() for k, v in found.parameters.items()},
+            folder / "model.safetensors",
         )
     except UserError as error:
         print(error, file=sys.stderr)
@@ -147,7 +156,9 @@ def _load(path: Path) -> Any:
         except pickle.UnpicklingError as error:
             wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
             if wanted is None or {wanted[1], _BUILTINS[0] + wanted[1]} & set(stand_ins):
-                raise UserError("no checkpoint that torch reads: it is damaged or of another kind") from None
+                raise UserError(
+                    "no checkpoint that torch reads: it is damaged or of another kind"
+                ) from None
             if not _HARMLESS.fullmatch(wanted[1]):
                 raise UserError(
                     f"names {wanted[1]}, which is no part of a checkpoint; it was not run"
@@ -170,7 +181,13 @@ def _plain(value: Any) -> Any:
         for key in ("_content", "_val"):  # of omegaconf's containers and nodes
             if key in state:
                 return _plain(state[key])
-        return _plain(value.items) if value.items else _plain(value.arguments[0]) if value.arguments else None
+        return (
+            _plain(value.items)
+            if value.items
+            else _plain(value.arguments[0])
+            if value.arguments
+            else None
+        )
     return None if isinstance(value, type) else value
 
 

@@ -15,7 +15,9 @@ Tensors = dict[str, "torch.Tensor"]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What makes a model: its settings, flat, and its parameters by fairseq's names; and the updates it has had."""
+    """What makes a model: its settings, flat, and its parameters by fairseq's names; and the
+    updates it has had.
+    """
 
     settings: dict[str, Any]
     parameters: Tensors
@@ -23,7 +25,9 @@ class Checkpoint:
 
 
 def of_state(state: Any, where: str) -> Checkpoint:
-    """Return what makes the model of a checkpoint's content; `UserError` if that is not all there."""
+    """Return what makes the model of a checkpoint's content; `UserError` if that is not all
+    there.
+    """
     import torch
 
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
@@ -32,7 +36,10 @@ def of_state(state: Any, where: str) -> Checkpoint:
         raise UserError(
             f"{where}: one shard of a model trained with FSDP; consolidate them with fairseq first"
         )
-    parts = [value if isinstance(value, dict) else None for value in (state.get("args"), state.get("cfg"))]
+    parts = [
+        value if isinstance(value, dict) else None
+        for value in (state.get("args"), state.get("cfg"))
+    ]
     settings = architecture.flatten(parts[0], parts[1], where)
     parameters = {str(k): v for k, v in state["model"].items() if isinstance(v, torch.Tensor)}
     return Checkpoint(settings, parameters, _updates(state))

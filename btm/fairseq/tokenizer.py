@@ -1,7 +1,8 @@
 """A fairseq dictionary as a Hugging Face tokenizer that gives its ids, and the way back.
 
-fairseq knows two kinds of text. Words: a line is split at blanks, each word is a symbol. GPT-2's byte pairs: text
-goes through ``encoder.json`` and ``vocab.bpe``, and each token's number, in decimal digits, is the symbol.
+fairseq knows two kinds of text. Words: a line is split at blanks, each word is a symbol. GPT-2's
+byte pairs: text goes through ``encoder.json`` and ``vocab.bpe``, and each token's number, in
+decimal digits, is the symbol.
 """
 
 import shutil
@@ -25,11 +26,14 @@ _WHERE = "https://dl.fbaipublicfiles.com/fairseq/gpt2_bpe/"
 
 
 def find_dictionary(folder: Path) -> Dictionary:
-    """Return the dictionary in `folder`, with the files its byte pairs need; `UserError` says what to put there."""
+    """Return the dictionary in `folder`, with the files its byte pairs need; `UserError` says what
+    to put there.
+    """
     path = folder / dictionaries.FILE
     if not path.is_file():
         raise UserError(
-            f"no {path}; put the dict.txt of the model's data there (GPT-2's byte pairs: {_WHERE}dict.txt)"
+            f"no {path}; put the dict.txt of the model's data there (GPT-2's byte pairs: "
+            f"{_WHERE}dict.txt)"
         )
     found = dictionaries.read(path)
     missing = [name for name in (ENCODER, MERGES) if not (folder / name).is_file()]
@@ -41,10 +45,14 @@ def find_dictionary(folder: Path) -> Dictionary:
     return found
 
 
-def write_tokenizer(dictionary: Dictionary, beside: Path, target: Path, context: int = 1_000_000_000) -> None:
-    """Write a Hugging Face tokenizer with the ids of `dictionary` into the unpublished folder `target`.
+def write_tokenizer(
+    dictionary: Dictionary, beside: Path, target: Path, context: int = 1_000_000_000
+) -> None:
+    """Write a Hugging Face tokenizer with the ids of `dictionary` into the unpublished folder
+    `target`.
 
-    `beside` holds encoder.json and vocab.bpe if the dictionary is of byte pairs; `context` is the longest input.
+    `beside` holds encoder.json and vocab.bpe if the dictionary is of byte pairs; `context` is the
+    longest input.
     """
     tokenizer = _byte_pairs(dictionary, beside) if dictionary.is_byte_pairs else _words(dictionary)
     tokenizer.add_special_tokens(list(SPECIALS))
@@ -52,7 +60,8 @@ def write_tokenizer(dictionary: Dictionary, beside: Path, target: Path, context:
     names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token"), SPECIALS, strict=True))
     settings = {"clean_up_tokenization_spaces": False, "model_max_length": context}
     write_json(
-        target / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **names, **settings}
+        target / "tokenizer_config.json",
+        {"tokenizer_class": "PreTrainedTokenizerFast", **names, **settings},
     )
 
 
@@ -85,8 +94,10 @@ def _byte_pairs(dictionary: Dictionary, beside: Path) -> Any:
     missing = [token for token in needed if token not in encoder or str(encoder[token]) not in ids]
     if missing:
         raise UserError(
-            f"{beside / dictionaries.FILE}: {len(missing):,} byte pairs of {ENCODER} are not there, as "
-            f"{missing[0]!r}; a tokenizer needs all: binarise with --srcdict of fairseq's {_WHERE}dict.txt"
+            f"{beside / dictionaries.FILE}: {len(missing):,} byte pairs of {ENCODER} are not "
+            "there, as "
+            f"{missing[0]!r}; a tokenizer needs all: binarise with --srcdict of fairseq's "
+            f"{_WHERE}dict.txt"
         )
     vocab |= {token: ids[str(number)] for token, number in encoder.items() if str(number) in ids}
     used = set(vocab.values())
@@ -117,7 +128,9 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Exported:
-    """A tokenizer in fairseq's files: `table[i]` is the id in `dictionary` of the tokenizer's id i."""
+    """A tokenizer in fairseq's files: `table[i]` is the id in `dictionary` of the tokenizer's
+    id i.
+    """
 
     dictionary: Dictionary
     table: NDArray[np.int64]
@@ -141,16 +154,19 @@ class Exported:
 
 
 def export(folder: Path) -> Exported:
-    """Return the tokenizer in `folder` as a dictionary; `UserError` if it is neither words nor byte pairs.
+    """Return the tokenizer in `folder` as a dictionary; `UserError` if it is neither words nor byte
+    pairs.
 
-    A tokenizer made of a dictionary gives that dictionary again, its counts aside. Of any other the end of text
-    becomes ``</s>``, and byte pairs are numbered as GPT-2 numbers its own: bytes first, then as they merge.
+    A tokenizer made of a dictionary gives that dictionary again, its counts aside. Of any other the
+    end of text becomes ``</s>``, and byte pairs are numbered as GPT-2 numbers its own: bytes first,
+    then as they merge.
     """
     content = read_object(folder / "tokenizer.json", model=dict)
     model, vocab = content["model"], content["model"].get("vocab")
     if model.get("type") not in ("WordLevel", "BPE") or not isinstance(vocab, dict):
         raise UserError(
-            f"{folder}: a tokenizer of the type {model.get('type')}; fairseq takes words or byte pairs"
+            f"{folder}: a tokenizer of the type {model.get('type')}; fairseq takes words or byte "
+            "pairs"
         )
     vocab = vocab | {token["content"]: token["id"] for token in content.get("added_tokens", [])}
     encoder: dict[str, int] = {}
@@ -167,7 +183,10 @@ def export(folder: Path) -> Exported:
 
 
 def _as_it_is(
-    folder: Path, names: dict[int, str], encoder: dict[str, int], merges: tuple[tuple[str, str], ...]
+    folder: Path,
+    names: dict[int, str],
+    encoder: dict[str, int],
+    merges: tuple[tuple[str, str], ...],
 ) -> Exported:
     if sorted(names) != list(range(len(names))):
         raise UserError(f"{folder}: ids without a token; fairseq's dictionary cannot skip any")
@@ -178,7 +197,9 @@ def _as_it_is(
 def _moved(
     eos: int, names: dict[int, str], encoder: dict[str, int], merges: tuple[tuple[str, str], ...]
 ) -> Exported:
-    """Give the end of text fairseq's id and the others those from 4 on, byte pairs in the order of their numbers."""
+    """Give the end of text fairseq's id and the others those from 4 on, byte pairs in the order of
+    their numbers.
+    """
     rest = [i for i in sorted(names) if i != eos]
     if encoder:
         rest.sort(key=lambda i: int(names[i]))
@@ -191,7 +212,9 @@ def _moved(
 def _numbered(
     folder: Path, content: dict[str, Any], vocab: dict[str, int], merges: Iterable[tuple[str, str]]
 ) -> dict[str, int]:
-    """Return {token: number} as GPT-2's encoder.json has it; special and made-up tokens are not in there."""
+    """Return {token: number} as GPT-2's encoder.json has it; special and made-up tokens are not in
+    there.
+    """
     from tokenizers import pre_tokenizers
 
     pre, alphabet = content.get("pre_tokenizer") or {}, sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -210,12 +233,16 @@ def _end_of_text(folder: Path, vocab: dict[str, int]) -> int:
     token = read_object(folder / "tokenizer_config.json").get("eos_token")
     token = token.get("content") if isinstance(token, dict) else token
     if not isinstance(token, str) or token not in vocab:
-        raise UserError(f"{folder}: its tokenizer has no eos_token, which fairseq's data ends lines with")
+        raise UserError(
+            f"{folder}: its tokenizer has no eos_token, which fairseq's data ends lines with"
+        )
     return vocab[token]
 
 
 def copy_dictionary(source: Path, target: Path, exported: Exported) -> None:
-    """Write fairseq's files of a tokenizer, with the counts of `source`/dict.txt if that is the same dictionary."""
+    """Write fairseq's files of a tokenizer, with the counts of `source`/dict.txt if that is the
+    same dictionary.
+    """
     exported.write(target)
     path = source / dictionaries.FILE
     if path.is_file() and dictionaries.read(path).symbols == exported.dictionary.symbols:

@@ -33,7 +33,9 @@ class ELM:
 
 @dataclass(frozen=True)
 class Branch:
-    """An ELM in the making: a model folder in ``branches/`` with its origin and, once trained, its result."""
+    """An ELM in the making: a model folder in ``branches/`` with its origin and, once trained, its
+    result.
+    """
 
     path: Path
 
@@ -44,8 +46,12 @@ class Branch:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What `Forest.branch` or `Forest.root_branch` wrote: domains, parents, method, estimator."""
-        return read_object(self.path / "branch.json", domains=list, parents=dict, method=str, estimator=str)
+        """What `Forest.branch` or `Forest.root_branch` wrote: domains, parents, method,
+        estimator.
+        """
+        return read_object(
+            self.path / "branch.json", domains=list, parents=dict, method=str, estimator=str
+        )
 
     @property
     def domains(self) -> list[str]:

@@ -1,4 +1,6 @@
-"""What an ELM says of itself: `card.json`. `btm/forest/model_card.py` makes the model card of it that people read."""
+"""What an ELM says of itself: `card.json`. `btm/forest/model_card.py` makes the model card of it
+that people read.
+"""
 
 import math
 from dataclasses import asdict, dataclass, field, fields
@@ -14,7 +16,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Parent:
-    """One parent of a branch: `weight` is its share of the average, `raw` what the estimator gave."""
+    """One parent of a branch: `weight` is its share of the average, `raw` what the estimator
+    gave.
+    """
 
     weight: float
     raw: float
@@ -33,7 +37,9 @@ class Spent:
 
 @dataclass(frozen=True)
 class Measured:
-    """The loss of an average on the valid split of one domain, and the seeds' on the same tokens, in nats per token."""
+    """The loss of an average on the valid split of one domain, and the seeds' on the same tokens,
+    in nats per token.
+    """
 
     nats: float
     seeds: dict[str, float]  # ELM without parents: its nats
@@ -45,7 +51,8 @@ class Measured:
 class Card:
     """The provenance of one ELM or average.
 
-    Losses are nats per token on the valid split of an ELM's own domain, and on those of `measured` of an average.
+    Losses are nats per token on the valid split of an ELM's own domain, and on those of `measured`
+    of an average.
     """
 
     name: str
@@ -56,7 +63,9 @@ class Card:
     branch_method: str = "none"  # copy, uniform, argmax, posterior, token, weights; none: a root
     recipe: dict[str, Any] = field(default_factory=dict)  # of an average: how, where not linear
     estimator: str = ""  # how the parents' weights were found
-    delta: dict[str, Any] = field(default_factory=dict)  # of a sparse expert: density, budget, nonzeros, …
+    delta: dict[str, Any] = field(
+        default_factory=dict
+    )  # of a sparse expert: density, budget, nonzeros, …
     steps: int = 0  # of its own training
     lr: float | None = None  # peak learning rate of its own training's schedule
     tokens: int = 0  # of its own training
@@ -70,7 +79,9 @@ class Card:
     data: dict[str, str] = field(default_factory=dict)  # domain: sha256 of the training shard
     valid_nats: float | None = None  # of the expert; of an average the mean over `measured`
     parent_valid_nats: dict[str, float] = field(default_factory=dict)
-    measured: dict[str, Measured] = field(default_factory=dict)  # of an average, by domain, when it was made
+    measured: dict[str, Measured] = field(
+        default_factory=dict
+    )  # of an average, by domain, when it was made
     forced: bool = False  # merged although worse than a parent
     exact: bool = True  # bit-for-bit what an unbroken run gives
     notes: list[str] = field(default_factory=list)  # why not exact, what was carried over, …
@@ -110,11 +121,14 @@ class Card:
 
     @classmethod
     def from_json(cls, values: Any, file: Path) -> "Card":
-        """Return the card that `to_json` made `values` of; `UserError`, naming `file`, if it is none."""
+        """Return the card that `to_json` made `values` of; `UserError`, naming `file`, if it is
+        none.
+        """
         try:
             if values.get("schema", 0) > SCHEMA:
                 raise UserError(
-                    f"{file}: written by a newer btm (schema {values['schema']}); this one reads {SCHEMA}"
+                    f"{file}: written by a newer btm (schema {values['schema']}); this one reads "
+                    f"{SCHEMA}"
                 )
             known = {f.name for f in fields(cls)}
             values = {key: value for key, value in values.items() if key in known}
@@ -138,7 +152,9 @@ def checked(card: Card) -> Card:
 
 
 def _typed(made: T) -> T:
-    """Return a dataclass of JSON values, or raise `ValueError` if one is of another type than its field."""
+    """Return a dataclass of JSON values, or raise `ValueError` if one is of another type than its
+    field.
+    """
     for item in fields(made):  # type: ignore[arg-type]
         value = getattr(made, item.name)
         if not _fits(value, item.type):
@@ -147,7 +163,9 @@ def _typed(made: T) -> T:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Tell whether a JSON value is of a type; a float may be written as a whole number, and must be finite."""
+    """Tell whether a JSON value is of a type; a float may be written as a whole number, and must be
+    finite.
+    """
     if kind is Any:
         return True
     origin, inner = get_origin(kind), get_args(kind)
@@ -160,7 +178,9 @@ def _fits(value: Any, kind: Any) -> bool:
     if inner:  # a union
         return any(_fits(value, choice) for choice in inner)
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return (
+            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        )
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 

@@ -1,9 +1,10 @@
-"""The file of a sparse expert: the parents it begins with, by hash and weight, and what it adds to their average.
+"""The file of a sparse expert: the parents it begins with, by hash and weight, and what it adds to
+their average.
 
-``delta.safetensors`` holds for each tensor that changed the float16 changes, ``value.<tensor>``, and where they go,
-``index.<tensor>``: positions in the flat tensor as gaps, a byte each (see `encode`). Its metadata are one JSON object.
-The model is defined by it: average the parents as a branch does, widen to float32, add, and round to the dtype of
-the tensor. Nothing here needs torch.
+``delta.safetensors`` holds for each tensor that changed the float16 changes, ``value.<tensor>``,
+and where they go, ``index.<tensor>``: positions in the flat tensor as gaps, a byte each (see
+`encode`). Its metadata are one JSON object. The model is defined by it: average the parents as a
+branch does, widen to float32, add, and round to the dtype of the tensor. Nothing here needs torch.
 """
 
 import json
@@ -33,7 +34,9 @@ Entries = tuple[NDArray[np.int64], NDArray[np.float16]]  # positions, ascending;
 
 @dataclass(frozen=True)
 class Delta:
-    """What a sparse expert adds to the average of its parents; `sha256` is that of the resulting weights."""
+    """What a sparse expert adds to the average of its parents; `sha256` is that of the resulting
+    weights.
+    """
 
     parents: dict[str, Parent]
     sha256: str
@@ -48,7 +51,9 @@ class Delta:
 
 
 def encode(index: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Return ascending positions as gaps: bytes under 255 end an entry, each 255 before it adds 255 to its gap."""
+    """Return ascending positions as gaps: bytes under 255 end an entry, each 255 before it adds 255
+    to its gap.
+    """
     gaps = np.diff(index, prepend=-1) - 1
     skips, rests = np.divmod(gaps, _SKIP)
     ends = np.cumsum(skips + 1) - 1
@@ -58,7 +63,9 @@ def encode(index: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 def decode(gaps: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return the positions that `encode` made `gaps` of; `ValueError` if they end within an entry."""
+    """Return the positions that `encode` made `gaps` of; `ValueError` if they end within an
+    entry.
+    """
     if len(gaps) and gaps[-1] == _SKIP:
         raise ValueError("the positions end within an entry")
     (ends,) = np.nonzero(gaps != _SKIP)
@@ -84,7 +91,9 @@ def write(file: Path, delta: Delta) -> None:
 
 
 def read(file: Path) -> Delta:
-    """Return the delta in `file`; `UserError` if it is none, is damaged, or comes from a newer btm."""
+    """Return the delta in `file`; `UserError` if it is none, is damaged, or comes from a
+    newer btm.
+    """
     if not file.is_file():
         raise UserError(
             f"{file}: no such file: wanted the delta of a sparse expert (btm export format=delta)"
@@ -117,7 +126,9 @@ def _entries(stored: Mapping[str, weights.Tensor]) -> dict[str, Entries]:
             raise ValueError(f"{name!r} is stored as {value.dtype} and {index.dtype}")
         at, change = decode(np.asarray(index.raw())), np.asarray(value.raw())
         if len(at) != len(change) or not np.isfinite(change).all():
-            raise ValueError(f"{name!r} has {len(at)} positions and {len(change)} values, or one not finite")
+            raise ValueError(
+                f"{name!r} has {len(at)} positions and {len(change)} values, or one not finite"
+            )
         tensors[name] = (at, change)
     return tensors
 
@@ -125,7 +136,8 @@ def _entries(stored: Mapping[str, weights.Tensor]) -> dict[str, Entries]:
 def apply(delta: Delta, folder: Path) -> None:
     """Add a delta to the weights in an unpublished `folder`, the average of its parents.
 
-    Raises `UserError` if the tensors are not those that it was made for, or if the result has another sha256.
+    Raises `UserError` if the tensors are not those that it was made for, or if the result has
+    another sha256.
     """
     found = weights.tensors(folder)
     changes = {name: entries for name, entries in delta.tensors.items() if len(entries[0])}
@@ -145,7 +157,8 @@ def apply(delta: Delta, folder: Path) -> None:
     rewrite(folder, folder, changed)
     if (made := weights.sha256(folder)) != delta.sha256:
         raise UserError(
-            f"the parents and the delta give weights of sha256 {made[:12]}, wanted {delta.sha256[:12]}: it is damaged"
+            f"the parents and the delta give weights of sha256 {made[:12]}, wanted "
+            f"{delta.sha256[:12]}: it is damaged"
         )
 
 
@@ -159,11 +172,15 @@ def add(values: NDArray[np.float32], entries: Entries) -> NDArray[np.float32]:
 def rewrite(
     source: Path, target: Path, values: Callable[[weights.Tensor], NDArray[np.float32] | None]
 ) -> None:
-    """Write the weight files of `source` into `target`, their headers unchanged, with other `values` where not None."""
+    """Write the weight files of `source` into `target`, their headers unchanged, with other
+    `values` where not None.
+    """
     for file in weights.files(source):
         tensors, head = weights.header(file)
         with durable.publish_file(target / file.name) as handle:
             handle.write(head)
             for tensor in tensors:
                 own = values(tensor)
-                handle.write((tensor.raw() if own is None else weights.narrow(own, tensor.dtype)).tobytes())
+                handle.write(
+                    (tensor.raw() if own is None else weights.narrow(own, tensor.dtype)).tobytes()
+                )

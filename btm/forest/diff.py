@@ -1,4 +1,5 @@
-"""How two models differ: what their cards say, and how far their tensors are apart, in constant memory.
+"""How two models differ: what their cards say, and how far their tensors are apart, in constant
+memory.
 
 The distance of tensors is ‖a - b‖ / ‖b‖ (L2), of a module that of all its tensors together.
 """
@@ -24,7 +25,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Side:
-    """One of two models: an ELM, an average, a folder, or the weighted average of several that was never written."""
+    """One of two models: an ELM, an average, a folder, or the weighted average of several that was
+    never written.
+    """
 
     label: str
     shares: dict[Path, float]
@@ -48,9 +51,15 @@ class Difference:
 
 
 def compare(
-    forest: Forest, name: str, against: str | None, by: str, told: Callable[[int], None] = lambda read: None
+    forest: Forest,
+    name: str,
+    against: str | None,
+    by: str,
+    told: Callable[[int], None] = lambda read: None,
 ) -> Difference:
-    """Compare a model of the forest with another or a folder; with what it began with where `against` is None."""
+    """Compare a model of the forest with another or a folder; with what it began with where
+    `against` is None.
+    """
     one = side(own_model(forest, name))
     other = beginning(forest, one) if against is None else side(find_model(forest, against))
     sums = list(_sums(one, other, told))
@@ -60,7 +69,9 @@ def compare(
 
 
 def side(model: Model) -> Side:
-    """Return a model as one of the two that are compared; the forest's own average is ``averages/NAME``."""
+    """Return a model as one of the two that are compared; the forest's own average is
+    ``averages/NAME``.
+    """
     own_average = model.kind == "average" and ":" not in model.name
     label = f"{AVERAGES}/{model.path.name}" if own_average else model.name
     return Side(label, {model.path: 1.0}, model.card)
@@ -70,7 +81,9 @@ def beginning(forest: Forest, one: Side) -> Side:
     """Return the weighted average of the parents, with which an expert began."""
     card = one.card
     if card is None or not card.parents:
-        raise UserError(f"{one.label} is a root and began with nothing of this forest: give against=NAME")
+        raise UserError(
+            f"{one.label} is a root and began with nothing of this forest: give against=NAME"
+        )
     for name, parent in card.parents.items():
         if forest[name].card.sha256 != parent.sha256:
             raise UserError(
@@ -96,7 +109,9 @@ def _sums(one: Side, other: Side, told: Callable[[int], None]) -> Iterator[Sums]
             yield name, f"{list(a.shape)} against {list(theirs[name].shape)}", None, None, 0.0
             continue
         squares, norm, largest = 0.0, 0.0, 0.0
-        for chunk, base in zip(wt.chunks(a), _mean([(t[name], share) for t, share in parts]), strict=True):
+        for chunk, base in zip(
+            wt.chunks(a), _mean([(t[name], share) for t, share in parts]), strict=True
+        ):
             apart = _numbers(chunk, a) - base
             squares += float(apart @ apart)
             norm += float(base @ base)
@@ -120,7 +135,9 @@ def _numbers(chunk: NDArray[Any], tensor: wt.Tensor) -> NDArray[np.float64]:
 
 
 def _rows(sums: list[Sums], by: str) -> list[Row]:
-    """Return a row for each tensor, or for each module: all tensors but for the last part of their names."""
+    """Return a row for each tensor, or for each module: all tensors but for the last part of their
+    names.
+    """
     groups: dict[str, list[Sums]] = {}
     for entry in sums:
         module = entry[0].rpartition(".")[0] or entry[0]
@@ -129,7 +146,11 @@ def _rows(sums: list[Sums], by: str) -> list[Row]:
 
 
 def _row(name: str, by: str, entries: list[Sums]) -> Row:
-    both = [(squares, norm) for _, _, squares, norm, _ in entries if squares is not None and norm is not None]
+    both = [
+        (squares, norm)
+        for _, _, squares, norm, _ in entries
+        if squares is not None and norm is not None
+    ]
     distance = _distance(sum(s for s, _ in both), sum(n for _, n in both)) if both else None
     shapes = "; ".join(shape for _, shape, *_ in entries)
     return {by: name, "shape": shapes, "distance": distance, "largest": max(e[4] for e in entries)}
@@ -158,5 +179,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested objects as one, with dotted keys."""
     found: dict[str, Any] = {}
     for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        found |= (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
     return found

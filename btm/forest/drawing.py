@@ -1,4 +1,6 @@
-"""A lineage as text, as a Mermaid flowchart and as a Graphviz digraph. Labels come from cards, so they are escaped."""
+"""A lineage as text, as a Mermaid flowchart and as a Graphviz digraph. Labels come from cards, so
+they are escaped.
+"""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,10 +13,15 @@ Row = dict[str, Any]
 def text(lineage: Lineage, key: Key) -> str:
     """Return the ancestors and the descendants of one model as two trees.
 
-    What can be reached twice is drawn whole once. A line says the weight of its edge and the share of the farther end.
+    What can be reached twice is drawn whole once. A line says the weight of its edge and the share
+    of the farther end.
     """
     above, below = lineage.ancestors(key), lineage.descendants(key)
-    lines = [f"{lineage.nodes[key].label}", "", "ancestors: weight of the edge, share of what it began with"]
+    lines = [
+        f"{lineage.nodes[key].label}",
+        "",
+        "ancestors: weight of the edge, share of what it began with",
+    ]
     lines += _tree(lineage, key, lambda at: lineage.nodes[at].parents, above) or ["  none: a root"]
     lines += ["", f"descendants: weight of the edge, share of {key.name} in what they began with"]
     lines += _tree(lineage, key, lambda at: lineage.children[at], below) or ["  none"]
@@ -36,7 +43,10 @@ def mermaid(lineage: Lineage, keys: Iterable[Key]) -> str:
     ids = {key: f"n{i}" for i, key in enumerate(keys)}
     lines = ["flowchart TD"]
     lines += [f'  {ids[key]}["{_mermaid(lineage.nodes[key].label)}"]' for key in ids]
-    lines += [f"  {ids[one]} -->|{weight:.4g}| {ids[other]}" for one, other, weight in _edges(lineage, ids)]
+    lines += [
+        f"  {ids[one]} -->|{weight:.4g}| {ids[other]}"
+        for one, other, weight in _edges(lineage, ids)
+    ]
     away = [ids[key] for key in ids if lineage.nodes[key].state != "there"]
     if away:
         lines += ["  classDef away stroke-dasharray: 4 4", f"  class {','.join(away)} away"]
@@ -50,7 +60,9 @@ def graphviz(lineage: Lineage, keys: Iterable[Key]) -> str:
     for key, name in ids.items():
         style = "" if lineage.nodes[key].state == "there" else ", style=dashed"
         lines.append(f'  {name} [label="{_graphviz(lineage.nodes[key].label)}"{style}];')
-    lines += [f'  {ids[a]} -> {ids[b]} [label="{weight:.4g}"];' for a, b, weight in _edges(lineage, ids)]
+    lines += [
+        f'  {ids[a]} -> {ids[b]} [label="{weight:.4g}"];' for a, b, weight in _edges(lineage, ids)
+    ]
     return "\n".join([*lines, "}"])
 
 
@@ -63,7 +75,9 @@ def rows(lineage: Lineage, shares: dict[Key, float | None], of: str) -> list[Row
             "what": key.kind,
             "state": lineage.nodes[key].state,
             "share": share,
-            "parents": {parent.name: weight for parent, weight in lineage.nodes[key].parents.items()},
+            "parents": {
+                parent.name: weight for parent, weight in lineage.nodes[key].parents.items()
+            },
             "sha256": key.sha256,
         }
         for key, share in shares.items()
@@ -94,13 +108,16 @@ def _tree(
         told = f"  {weight:.4g}" + (f"  ({share:.4g})" if share is not None else "")
         again = key in seen and bool(edges(key))
         lines.append(
-            f"{prefix}{'└─' if last else '├─'} {lineage.nodes[key].label}{told}{'  …as above' if again else ''}"
+            f"{prefix}{'└─' if last else '├─'} "
+            f"{lineage.nodes[key].label}{told}{'  …as above' if again else ''}"
         )
         if key not in seen:
             seen.add(key)
             push(prefix + ("   " if last else "│  "), key)
     unknown = [key for key, share in shares.items() if share is None]
-    return lines + [f"  {lineage.nodes[key].label}  (what stood in between is gone)" for key in unknown]
+    return lines + [
+        f"  {lineage.nodes[key].label}  (what stood in between is gone)" for key in unknown
+    ]
 
 
 def _edges(lineage: Lineage, ids: dict[Key, str]) -> Iterable[tuple[Key, Key, float]]:
@@ -112,7 +129,9 @@ def _edges(lineage: Lineage, ids: dict[Key, str]) -> Iterable[tuple[Key, Key, fl
 
 def _mermaid(label: str) -> str:
     """Return a label whose every character but the plainest is an entity code."""
-    return "".join(c if c.isascii() and (c.isalnum() or c in " ._-()") else f"#{ord(c)};" for c in label)
+    return "".join(
+        c if c.isascii() and (c.isalnum() or c in " ._-()") else f"#{ord(c)};" for c in label
+    )
 
 
 def _graphviz(label: str) -> str:

@@ -1,7 +1,8 @@
-"""The registry on disk. A forest is a folder; an ELM exists if and only if its folder is in ``elms/``.
+"""The registry on disk. A forest is a folder; an ELM exists if and only if its folder is in
+``elms/``.
 
-Nothing in ``elms/`` is ever modified, and a folder arrives there whole by one rename. So any number of
-processes may branch, train and merge at once, and be killed at any instruction.
+Nothing in ``elms/`` is ever modified, and a folder arrives there whole by one rename. So any number
+of processes may branch, train and merge at once, and be killed at any instruction.
 """
 
 import json
@@ -52,7 +53,8 @@ class Forest:
     def create(
         cls, root: str | Path, config: "PretrainedConfig", tokenizer: Path, tokenizer_sha256: str
     ) -> "Forest":
-        """Plant a forest for one architecture and one tokenizer (a folder and its fingerprint), or open it.
+        """Plant a forest for one architecture and one tokenizer (a folder and its fingerprint), or
+        open it.
 
         Raises `UserError` if another architecture or tokenizer already grows there.
         """
@@ -101,7 +103,9 @@ class Forest:
         return [self[name] for name in self.names() if name in self]
 
     def experts(self, names: list[str] | None = None) -> list[ELM]:
-        """Return the ELMs called `names`, or else every ELM trained on one domain, or else every ELM."""
+        """Return the ELMs called `names`, or else every ELM trained on one domain, or else every
+        ELM.
+        """
         if names:
             return [self[name] for name in names]
         elms = self.elms()
@@ -130,7 +134,11 @@ class Forest:
     def branches(self) -> list[Branch]:
         """Return the ELMs in the making, by name."""
         folder = self.root / "branches"
-        found = sorted(p for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
+        found = (
+            sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+            if folder.is_dir()
+            else []
+        )
         return [Branch(path) for path in found if (path / "branch.json").is_file()]
 
     def has_branch(self, name: str) -> bool:
@@ -138,11 +146,14 @@ class Forest:
         return is_name(name) and lease.find(self.root / "branches" / name) is not None
 
     def get_branch(self, name: str) -> Branch:
-        """Return the branch `name`; the `UserError` for one that is not there lists those that are."""
+        """Return the branch `name`; the `UserError` for one that is not there lists those
+        that are.
+        """
         path = lease.find(self.root / "branches" / name) if is_name(name) else None
         if path is None and name in self:
             raise UserError(
-                f"{name!r} is an ELM of {self.root}, and ELMs never change: give another expert=NAME"
+                f"{name!r} is an ELM of {self.root}, and ELMs never change: give another "
+                "expert=NAME"
             )
         if path is None:
             raise unknown("branch", name, [b.name for b in self.branches()], str(self.root))
@@ -150,7 +161,9 @@ class Forest:
 
     @contextmanager
     def hold(self, name: str) -> Iterator[tuple[Branch, lease.Lease]]:
-        """Yield the branch `name` with the sole right to work on it; `lease.HeldError` if another has that."""
+        """Yield the branch `name` with the sole right to work on it; `lease.HeldError` if another
+        has that.
+        """
         self.get_branch(name)
         try:
             taken = lease.take(self.root / "branches" / name)
@@ -178,7 +191,8 @@ class Forest:
         alive: Callable[[], None] = lambda: None,
         finish: Callable[[Path], None] = lambda folder: None,
     ) -> Branch:
-        """Initialise a new ELM as the weighted average of its `parents` {ELM: weight} (BTM, section 2.3).
+        """Initialise a new ELM as the weighted average of its `parents` {ELM: weight} (BTM, section
+        2.3).
 
         `finish` may change the branch's folder before it appears.
         """
@@ -191,13 +205,19 @@ class Forest:
             "method": method,
             "estimator": estimator,
             "parents": {
-                parent: {"weight": share, "raw": float(parents[parent]), "sha256": self[parent].card.sha256}
+                parent: {
+                    "weight": share,
+                    "raw": float(parents[parent]),
+                    "sha256": self[parent].card.sha256,
+                }
                 for parent, share in shares.items()
             },
             "ancestors": [asdict(spent) for spent in ledger.lineage(self[p].card for p in shares)],
         }
         with self.new_branch(name, origin) as folder:
-            averaging.average({self[p].path: share for p, share in shares.items()}, folder, alive, EXACT)
+            averaging.average(
+                {self[p].path: share for p, share in shares.items()}, folder, alive, EXACT
+            )
             causal_lm.copy_files(self[next(iter(shares))].path, folder)
             finish(folder)
         return self.get_branch(name)
@@ -213,7 +233,9 @@ class Forest:
         parent: str | None = None,
         method: str = "none",
     ) -> Branch:
-        """Begin an ELM from `model`: new parameters, an imported model's (`source`), or a `parent`'s by `method`."""
+        """Begin an ELM from `model`: new parameters, an imported model's (`source`), or a
+        `parent`'s by `method`.
+        """
         self.require_free(name)
         origin: dict[str, Any] = {
             "domains": domains,
@@ -225,7 +247,9 @@ class Forest:
         }
         if parent is not None:
             origin["ancestors"] = [asdict(spent) for spent in ledger.lineage([self[parent].card])]
-            origin["parents"] = {parent: {"weight": 1.0, "raw": 1.0, "sha256": self[parent].card.sha256}}
+            origin["parents"] = {
+                parent: {"weight": 1.0, "raw": 1.0, "sha256": self[parent].card.sha256}
+            }
         with self.new_branch(name, origin) as folder:
             model.save_pretrained(folder, max_shard_size="5GB")
             causal_lm.copy_tokenizer(self.tokenizer, folder)
@@ -234,12 +258,14 @@ class Forest:
     def merge(self, branch: Branch, *, force: bool = False, license: str = "") -> ELM:
         """Check and seal a trained branch and move it into ``elms/`` with one rename.
 
-        Raises `UserError` if it is not trained, has a tensor that is not finite, another architecture or
-        tokenizer than the forest, does not load, or is worse than its best parent on its own valid split
-        and `force` is false. Nothing changes then.
+        Raises `UserError` if it is not trained, has a tensor that is not finite, another
+        architecture or tokenizer than the forest, does not load, or is worse than its best parent
+        on its own valid split and `force` is false. Nothing changes then.
         """
         if branch.name in self:
-            raise UserError(f"{self.root} has an ELM {branch.name!r} already; ELMs are never replaced")
+            raise UserError(
+                f"{self.root} has an ELM {branch.name!r} already; ELMs are never replaced"
+            )
         with self.hold(branch.name) as (held, _):
             return self._merge(held, force, license)
 
@@ -247,7 +273,9 @@ class Forest:
         tombstone.refuse(self.root, branch.name)
         result = branch.result
         if result is None:
-            raise UserError(f"branch {branch.name!r} is not trained yet: btm train expert={branch.name}")
+            raise UserError(
+                f"branch {branch.name!r} is not trained yet: btm train expert={branch.name}"
+            )
         forced = seal.is_worse(branch.name, result, force)
         shape = self._check(branch)
         digests = weights.digests(branch.path)
@@ -275,7 +303,8 @@ class Forest:
         if tokenizer_sha256 != self.identity["tokenizer_sha256"]:
             raise UserError(
                 f"{what} has another tokenizer than the forest {self.root} "
-                f"({tokenizer_sha256[:12]} against {self.identity['tokenizer_sha256'][:12]}): give another forest=DIR"
+                f"({tokenizer_sha256[:12]} against {self.identity['tokenizer_sha256'][:12]}): "
+                "give another forest=DIR"
             )
         if architecture != self.identity["architecture"]:
             raise UserError(
@@ -284,14 +313,22 @@ class Forest:
             )
 
     def sweep(self) -> None:
-        """Delete what killed processes left behind; never an ELM, a result, or a branch that can become one."""
-        for folder in (self.root, *(p for p in self.root.glob("*") if p.is_dir()), *self.root.glob("*/*")):
+        """Delete what killed processes left behind; never an ELM, a result, or a branch that can
+        become one.
+        """
+        for folder in (
+            self.root,
+            *(p for p in self.root.glob("*") if p.is_dir()),
+            *self.root.glob("*/*"),
+        ):
             if folder.is_dir() and not folder.name.startswith("."):
                 durable.sweep(folder)
         for made in self.branches():
             home = made.path.with_name(made.name)
             if made.name in self and not lease.held(home):
-                shutil.rmtree(made.path, ignore_errors=True)  # a twin that lost the race to become this ELM
+                shutil.rmtree(
+                    made.path, ignore_errors=True
+                )  # a twin that lost the race to become this ELM
 
     def require_free(self, name: str) -> None:
         """Raise `UserError` unless `name` is valid and neither an ELM nor a branch has it."""
@@ -301,12 +338,15 @@ class Forest:
             raise UserError(f"{self.root} has an ELM {name!r} already; give another expert=NAME")
         if self.has_branch(name):
             raise UserError(
-                f"{self.root} has a branch {name!r} already: btm train expert={name}, or delete its folder"
+                f"{self.root} has a branch {name!r} already: btm train expert={name}, or delete "
+                "its folder"
             )
 
     @contextmanager
     def new_branch(self, name: str, origin: dict[str, Any]) -> Iterator[Path]:
-        """Yield an empty folder that becomes the branch `name`, of that `origin`, when the block ends."""
+        """Yield an empty folder that becomes the branch `name`, of that `origin`, when the block
+        ends.
+        """
         with durable.publish_folder(self.root / "branches" / name) as folder:
             (folder / "branch.json").write_text(json.dumps(origin, indent=1))
             yield folder
@@ -316,7 +356,9 @@ class Forest:
         """Return the shape of a branch that may be merged; a `UserError` says why one may not."""
         bad = weights.first_not_finite(branch.path)
         if bad is not None:
-            raise UserError(f"branch {branch.name!r} has a NaN or an infinity in tensor {bad!r}: not merged")
+            raise UserError(
+                f"branch {branch.name!r} has a NaN or an infinity in tensor {bad!r}: not merged"
+            )
         from btm.data.tokenizer import tokenizer_sha256
 
         fingerprint = causal_lm.architecture(causal_lm.load_config(branch.path))

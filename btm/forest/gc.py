@@ -1,4 +1,6 @@
-"""What nothing needs any more: never an ELM, an average, an evaluation, or a branch that can become an ELM."""
+"""What nothing needs any more: never an ELM, an average, an evaluation, or a branch that can become
+an ELM.
+"""
 
 import os
 from contextlib import suppress
@@ -22,7 +24,9 @@ class Waste:
 
 
 def find(forest: Forest) -> list[Waste]:
-    """Return what can go, largest first; what was computed of weights stays while a process works on a branch."""
+    """Return what can go, largest first; what was computed of weights stays while a process works
+    on a branch.
+    """
     found = [*_temporaries(forest), *_branches(forest), *_bins(forest), *_caches()]
     if not any(lease.held(forest.root / "branches" / made.name) for made in forest.branches()):
         found += _derived(forest)
@@ -49,8 +53,12 @@ def collect(forest: Forest) -> list[Waste]:
 
 def _temporaries(forest: Forest) -> list[Waste]:
     folders = [forest.root, *(path for path in forest.root.glob("*") if path.is_dir())]
-    folders += [path for path in forest.root.glob("*/*") if path.is_dir() and not path.name.startswith(".")]
-    return [_waste(path, "left by a process that died") for f in folders for path in durable.orphans(f)]
+    folders += [
+        path for path in forest.root.glob("*/*") if path.is_dir() and not path.name.startswith(".")
+    ]
+    return [
+        _waste(path, "left by a process that died") for f in folders for path in durable.orphans(f)
+    ]
 
 
 def _branches(forest: Forest) -> list[Waste]:
@@ -78,8 +86,12 @@ def _derived(forest: Forest) -> list[Waste]:
         with suppress(UserError, OSError):
             kept.add(weights.sha256(made.path))
     files = (forest.root / "scores").glob("*/*.npy")
-    found = [_waste(file, "scores of weights that are gone") for file in files if file.stem not in kept]
-    informed = [path for path in (forest.root / "fisher").glob("*") if not path.name.startswith(".")]
+    found = [
+        _waste(file, "scores of weights that are gone") for file in files if file.stem not in kept
+    ]
+    informed = [
+        path for path in (forest.root / "fisher").glob("*") if not path.name.startswith(".")
+    ]
     gone = [p for p in informed if not any(sha.startswith(paths.weights_of(p)) for sha in kept)]
     return found + [_waste(path, "Fisher information of weights that are gone") for path in gone]
 

@@ -1,9 +1,11 @@
-"""What `btm ls` shows of the cards of ELMs and averages, from a disposable cache: 10,000 are not read each time.
+"""What `btm ls` shows of the cards of ELMs and averages, from a disposable cache: 10,000 are not
+read each time.
 
-The cache is one SQLite file a forest and host, in the user's cache folder, never in the forest: that may lie on a
-network file system. It is replaced whole by a rename and read as immutable, so nothing is ever locked. An entry counts
-while the card's inode, times and size are those it was made of; whatever else is the matter with the file (deleted,
-damaged, of another version, not writable), the cards are read instead.
+The cache is one SQLite file a forest and host, in the user's cache folder, never in the forest:
+that may lie on a network file system. It is replaced whole by a rename and read as immutable, so
+nothing is ever locked. An entry counts while the card's inode, times and size are those it was made
+of; whatever else is the matter with the file (deleted, damaged, of another version, not writable),
+the cards are read instead.
 """
 
 import hashlib
@@ -29,7 +31,8 @@ PLACES = {ELM: "elms", AVERAGE: "averages"}  # kind: the folder of a forest wher
 # An entry is two texts: what a list shows, and what only a lineage needs, which is longer.
 _SCHEMA = """
 CREATE TABLE models (
-    kind TEXT NOT NULL, name TEXT NOT NULL, stamp TEXT NOT NULL, shown TEXT NOT NULL, descent TEXT NOT NULL,
+    kind TEXT NOT NULL, name TEXT NOT NULL, stamp TEXT NOT NULL, shown TEXT NOT NULL,
+    descent TEXT NOT NULL,
     crc INTEGER NOT NULL, descent_crc INTEGER NOT NULL, PRIMARY KEY (kind, name)
 )
 """
@@ -63,8 +66,16 @@ class Entry(NamedTuple):
     def of(cls, name: str, card: Card, kind: str = ELM) -> "Entry":
         """Return what is shown of a card."""
         parents = {parent: p.weight for parent, p in card.parents.items()}
-        about = (card.branch_method, card.tokens, card.total_tokens, card.parameters, card.valid_nats)
-        return cls(name, card.sha256, card.domains, parents, *about, card.forced, card.created, "", kind)
+        about = (
+            card.branch_method,
+            card.tokens,
+            card.total_tokens,
+            card.parameters,
+            card.valid_nats,
+        )
+        return cls(
+            name, card.sha256, card.domains, parents, *about, card.forced, card.created, "", kind
+        )
 
     @classmethod
     def unreadable(cls, name: str, why: str, kind: str = ELM) -> "Entry":
@@ -73,7 +84,9 @@ class Entry(NamedTuple):
 
 
 class Descent(NamedTuple):
-    """What tells the ancestors of a model from others of their names, and what it was trained on."""
+    """What tells the ancestors of a model from others of their names, and what it was trained
+    on.
+    """
 
     parents: dict[str, str]  # name: sha256
     ancestors: list[list[str]]  # [name, sha256]
@@ -84,7 +97,9 @@ class Descent(NamedTuple):
         """Return what a lineage needs of a card."""
         ancestors = [[spent.name, spent.sha256] for spent in card.ancestors]
         return cls(
-            {name: p.sha256 for name, p in card.parents.items()}, ancestors, sorted(card.data.values())
+            {name: p.sha256 for name, p in card.parents.items()},
+            ancestors,
+            sorted(card.data.values()),
         )
 
 
@@ -105,7 +120,9 @@ def _entries(root: Path, cache: bool, *, descent: bool) -> list[tuple[Entry, Des
     stamps = _stamps(root)
     file = location(root) if cache else None
     known = _load(file, descent) if file else {}
-    found = {key: known[key] for key, stamp in stamps.items() if key in known and known[key][0] == stamp}
+    found = {
+        key: known[key] for key, stamp in stamps.items() if key in known and known[key][0] == stamp
+    }
     missing = stamps.keys() - found.keys()
     # A few cards are sooner read each time than all are written again.
     stale = len(missing) + len(known.keys() - stamps.keys()) > len(stamps) // 100
@@ -119,7 +136,9 @@ def _entries(root: Path, cache: bool, *, descent: bool) -> list[tuple[Entry, Des
 
 
 def location(root: Path) -> Path:
-    """Return where the cache of a forest is: its path, its folder's identity and this host name it."""
+    """Return where the cache of a forest is: its path, its folder's identity and this host
+    name it.
+    """
     stat = root.stat()
     key = f"{root.resolve()} {stat.st_dev} {stat.st_ino} {socket.gethostname()}"
     return folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}-{VERSION}.sqlite"
@@ -128,11 +147,17 @@ def location(root: Path) -> Path:
 def folder() -> Path:
     """Return the folder of all caches, as XDG_CACHE_HOME has it."""
     home = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(home) if Path(home).is_absolute() else Path("~/.cache").expanduser()) / "btm" / "index"
+    return (
+        (Path(home) if Path(home).is_absolute() else Path("~/.cache").expanduser())
+        / "btm"
+        / "index"
+    )
 
 
 def forest_of(file: Path) -> str | None:
-    """Return the root of the forest that a cache is of, or None if the file is no cache that can be read."""
+    """Return the root of the forest that a cache is of, or None if the file is no cache that can be
+    read.
+    """
     try:
         with closing(_open(file)) as connection:
             return str(connection.execute("SELECT root FROM forest").fetchone()[0])
@@ -141,7 +166,9 @@ def forest_of(file: Path) -> str | None:
 
 
 def _stamps(root: Path) -> dict[Key, str]:
-    """Return {model: what changes whenever its card does} of every one that stands and was not removed."""
+    """Return {model: what changes whenever its card does} of every one that stands and was not
+    removed.
+    """
     gone = {Key(name, ELM) for name in tombstone.names(root)}
     stamps = {}
     for kind, place in PLACES.items():
@@ -169,20 +196,26 @@ def _open(file: Path) -> sqlite3.Connection:
 
 
 def _load(file: Path, descent: bool) -> dict[Key, tuple[str, Entry, Descent]]:
-    """Return {model: (stamp, entry, descent)} as the cache has it; {} if it is not all as this version wrote it."""
+    """Return {model: (stamp, entry, descent)} as the cache has it; {} if it is not all as this
+    version wrote it.
+    """
     try:
         if not file.is_file():
             return {}
         with closing(_open(file)) as connection:
             if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
                 return {}
-            shown = connection.execute("SELECT kind, name, stamp, shown, crc FROM models").fetchall()
+            shown = connection.execute(
+                "SELECT kind, name, stamp, shown, crc FROM models"
+            ).fetchall()
             query = "SELECT kind, name, stamp, descent, descent_crc FROM models"
             further = connection.execute(query).fetchall() if descent else []
         if any(_crc(*texts) != crc for *texts, crc in [*shown, *further]):
             return {}
         found = [Entry(*values) for values in _parsed(shown)]
-        rest = [Descent(*values) for values in _parsed(further)] if descent else [_NONE] * len(found)
+        rest = (
+            [Descent(*values) for values in _parsed(further)] if descent else [_NONE] * len(found)
+        )
         return {
             Key(name, kind): (stamp, one, two)
             for (kind, name, stamp, *_), one, two in zip(shown, found, rest, strict=True)

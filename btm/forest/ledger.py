@@ -1,9 +1,11 @@
-"""What training and inference cost, counted alike everywhere: on cards, in evaluations, in forecasts.
+"""What training and inference cost, counted alike everywhere: on cards, in evaluations, in
+forecasts.
 
-FLOPs per token (PaLM, arXiv 2204.02311, appendix B; a multiply-add is 2): training 6 N + 12 · layers · width · T,
-inference 2 N + 4 · layers · width · T. N are the parameters that take part in matrix products: neither a looked-up
-embedding nor a table of positions, but a tied embedding, for it is the head. T tokens are attended to in full, as a
-causal mask saves no product that is computed. Norms, biases and softmax are left out: under 2 %.
+FLOPs per token (PaLM, arXiv 2204.02311, appendix B; a multiply-add is 2): training 6 N + 12 ·
+layers · width · T, inference 2 N + 4 · layers · width · T. N are the parameters that take part in
+matrix products: neither a looked-up embedding nor a table of positions, but a tied embedding, for
+it is the head. T tokens are attended to in full, as a causal mask saves no product that is
+computed. Norms, biases and softmax are left out: under 2 %.
 """
 
 from collections.abc import Iterable
@@ -44,21 +46,30 @@ def summed(card: Card) -> Card:
 def total(spent: Iterable[Spent]) -> dict[str, Any]:
     """Return the sums {"tokens", "flops"}."""
     entries = list(spent)
-    return {"tokens": sum(entry.tokens for entry in entries), "flops": sum(entry.flops for entry in entries)}
+    return {
+        "tokens": sum(entry.tokens for entry in entries),
+        "flops": sum(entry.flops for entry in entries),
+    }
 
 
-def entry(elms: list[Card], members: list[Card], shape: Shape, context: int, top_k: int) -> dict[str, Any]:
+def entry(
+    elms: list[Card], members: list[Card], shape: Shape, context: int, top_k: int
+) -> dict[str, Any]:
     """Return the ledger of an evaluation: of each of `elms`, and of the ensemble of `members`.
 
-    Training is in tokens and FLOPs with all ancestors; inference in FLOPs per token at `context` tokens, where an
-    ensemble runs its `top_k` experts, or all of them for 0.
+    Training is in tokens and FLOPs with all ancestors; inference in FLOPs per token at `context`
+    tokens, where an ensemble runs its `top_k` experts, or all of them for 0.
     """
     run = min(top_k, len(members)) or len(members)
     one = shape.inference_flops(context)
     return {
         "shape": asdict(shape),
         "elms": {
-            card.name: {"training": training([card]), "experts_run": 1, "inference_flops_per_token": one}
+            card.name: {
+                "training": training([card]),
+                "experts_run": 1,
+                "inference_flops_per_token": one,
+            }
             for card in elms
         },
         "ensemble": {

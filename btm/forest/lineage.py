@@ -1,7 +1,8 @@
 """Who descends from whom, by weighted branches, and how much of what it began with came from where.
 
-The parameters that a child begins with are θ = Σ_p w_p θ_p. So the share of an ancestor is the product of the weights
-along a path, summed over all paths; what training then made of them is not counted.
+The parameters that a child begins with are θ = Σ_p w_p θ_p. So the share of an ancestor is the
+product of the weights along a path, summed over all paths; what training then made of them is not
+counted.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +19,9 @@ ELM, AVERAGE, BRANCH = index.ELM, index.AVERAGE, "branch"
 
 
 class Key(NamedTuple):
-    """One model: a name may have stood for several, which the sha256 of their weights tells apart."""
+    """One model: a name may have stood for several, which the sha256 of their weights tells
+    apart.
+    """
 
     kind: str
     name: str
@@ -27,7 +30,9 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Node:
-    """A model of the forest, or one that was: `state` is there, removed or gone (deleted by hand)."""
+    """A model of the forest, or one that was: `state` is there, removed or gone (deleted by
+    hand).
+    """
 
     key: Key
     state: str = "there"
@@ -54,7 +59,9 @@ class Lineage:
 
     @classmethod
     def of(cls, root: Path) -> "Lineage":
-        """Read the lineage of the forest at `root`: ELMs, averages, branches in the making, and tombstones."""
+        """Read the lineage of the forest at `root`: ELMs, averages, branches in the making, and
+        tombstones.
+        """
         nodes = {node.key: node for node in [*_removed(root), *_standing(root), *_branches(root)]}
         for node in list(nodes.values()):
             for key in [*node.parents, *node.ancestors]:
@@ -66,7 +73,8 @@ class Lineage:
         return cls(nodes, children)
 
     def find(self, name: str, where: str, kind: str | None = None) -> Node:
-        """Return the ELM called `name`, or else what was, or a branch or an average; `UserError` if none is.
+        """Return the ELM called `name`, or else what was, or a branch or an average; `UserError` if
+        none is.
 
         With a `kind`, only models of that are looked at.
         """
@@ -74,7 +82,13 @@ class Lineage:
         named = [node for node in among if node.key.name == name]
         if not named:
             raise unknown(kind or "ELM or average", name, {node.key.name for node in among}, where)
-        order = [(ELM, "there"), (ELM, "removed"), (BRANCH, "there"), (AVERAGE, "there"), (ELM, "gone")]
+        order = [
+            (ELM, "there"),
+            (ELM, "removed"),
+            (BRANCH, "there"),
+            (AVERAGE, "there"),
+            (ELM, "gone"),
+        ]
         return min(named, key=lambda node: (order.index((node.key.kind, node.state)), node.note))
 
     def ancestors(self, key: Key) -> dict[Key, float | None]:
@@ -83,14 +97,18 @@ class Lineage:
         return shares | dict.fromkeys(self.nodes[key].ancestors - shares.keys() - {key})
 
     def descendants(self, key: Key) -> dict[Key, float | None]:
-        """Return {descendant: share of `key` in it}, parents before children; None where the way cannot be followed."""
+        """Return {descendant: share of `key` in it}, parents before children; None where the way
+        cannot be followed.
+        """
         shares = _spread(key, lambda at: self.children[at])
         lost = [n.key for n in self.nodes.values() if key in n.ancestors and n.key not in shares]
         return shares | dict.fromkeys(sorted(lost))
 
 
 def _spread(start: Key, edges: Callable[[Key], Mapping[Key, float]]) -> dict[Key, float | None]:
-    """Return {reached: sum over paths of the product of weights}, in topological order, without `start`."""
+    """Return {reached: sum over paths of the product of weights}, in topological order, without
+    `start`.
+    """
     waits = {start: 0}
     stack = [start]
     while stack:

@@ -19,7 +19,9 @@ _STATES = {"branch": "branch", "trained": "trained branch"}  # ls.state: what a 
 
 
 def rows(root: Path, chosen: LsConfig) -> list[Row]:
-    """Return a row for each ELM, average and branch of a forest, and, if asked for, for each ELM that was removed."""
+    """Return a row for each ELM, average and branch of a forest, and, if asked for, for each ELM
+    that was removed.
+    """
     forest = Forest(root)
     found = [("damaged" if entry.damaged else entry.kind, entry) for entry in index.entries(root)]
     found += [_of_branch(made) for made in forest.branches()]
@@ -30,7 +32,9 @@ def rows(root: Path, chosen: LsConfig) -> list[Row]:
     kept.sort(key=lambda pair: pair[1].name)
     if chosen.sort != "name":
         kept.sort(key=lambda pair: _order(pair[1], chosen.sort), reverse=chosen.reverse)
-        kept.sort(key=lambda pair: _value(pair[1], chosen.sort) is None)  # what is not known stands last
+        kept.sort(
+            key=lambda pair: _value(pair[1], chosen.sort) is None
+        )  # what is not known stands last
     elif chosen.reverse:
         kept.reverse()
     return [_row(state, entry) for state, entry in (kept[: chosen.limit] if chosen.limit else kept)]
@@ -60,7 +64,9 @@ def _tests(root: Path, chosen: LsConfig) -> list[Callable[[str, Entry], bool]]:
 
 
 def _below(root: Path, ancestor: str) -> set[tuple[str, str]]:
-    """Return (kind, name) of all that descends from an ELM called `ancestor`, one that was removed too."""
+    """Return (kind, name) of all that descends from an ELM called `ancestor`, one that was removed
+    too.
+    """
     lineage = Lineage.of(root)
     named = [key for key in lineage.nodes if key.kind == ELM and key.name == ancestor]
     return {(heir.kind, heir.name) for key in named for heir in lineage.descendants(key)}

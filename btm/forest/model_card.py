@@ -1,8 +1,9 @@
-"""The model card for people, README.md: metadata as the Hugging Face Hub reads it, then what one would ask first.
+"""The model card for people, README.md: metadata as the Hugging Face Hub reads it, then what one
+would ask first.
 
-https://huggingface.co/docs/hub/model-cards. Names and notes come from folders and users: in the metadata each is a
-double-quoted YAML string, in the text its Markdown is escaped. base_model stays out: it names a repository of the Hub,
-and a parent is a folder of a forest.
+https://huggingface.co/docs/hub/model-cards. Names and notes come from folders and users: in the
+metadata each is a double-quoted YAML string, in the text its Markdown is escaped. base_model stays
+out: it names a repository of the Hub, and a parent is a folder of a forest.
 """
 
 import json
@@ -21,7 +22,8 @@ def readme(card: Card, *, average: bool = False) -> str:
     parts = [
         f"---\n{_metadata(card, average)}---\n",
         f"# {_plain(card.name)}\n",
-        f"An {kind} of a Branch-Train-Merge forest ([arXiv 2208.03306](https://arxiv.org/abs/2208.03306)).\n",
+        f"An {kind} of a Branch-Train-Merge forest ([arXiv "
+        "2208.03306](https://arxiv.org/abs/2208.03306)).\n",
         _facts(card, average),
         f"## Lineage\n\n{_lineage(card)}",
         f"## Data\n\n{_data(card)}",
@@ -33,8 +35,14 @@ def readme(card: Card, *, average: bool = False) -> str:
 
 
 def _metadata(card: Card, average: bool) -> str:
-    """Return the block of YAML: every value that is not a word of ours is a JSON string, which YAML reads."""
-    tags = ["branch-train-merge", "expert-language-model", *(["merge", "model-average"] if average else [])]
+    """Return the block of YAML: every value that is not a word of ours is a JSON string, which YAML
+    reads.
+    """
+    tags = [
+        "branch-train-merge",
+        "expert-language-model",
+        *(["merge", "model-average"] if average else []),
+    ]
     lines = ["library_name: transformers", "pipeline_tag: text-generation"]
     if card.license in LICENSES:
         lines += [f"license: {_quoted(card.license)}"]
@@ -63,7 +71,9 @@ def _metadata(card: Card, average: bool) -> str:
 
 
 def _facts(card: Card, average: bool) -> str:
-    total = f"{card.total_tokens:,} tokens, {card.total_flops:.3g} FLOPs" if card.total_tokens else ""
+    total = (
+        f"{card.total_tokens:,} tokens, {card.total_flops:.3g} FLOPs" if card.total_tokens else ""
+    )
     own = (
         f"{card.steps:,} steps, {card.tokens:,} tokens, {card.flops:.3g} FLOPs"
         if card.steps
@@ -101,15 +111,26 @@ def _lineage(card: Card) -> str:
     if not card.parents:
         return "A root: it has no parents.\n"
     how = f" ({_plain(card.estimator)})" if card.estimator not in ("", "given") else ""
-    said = f"It began as the weighted average of its parents, by `{_code(card.branch_method)}`{how}.\n\n"
+    said = (
+        "It began as the weighted average of its parents, by "
+        f"`{_code(card.branch_method)}`{how}.\n\n"
+    )
     if card.recipe:
-        recipe = ", ".join(f"{_plain(key)} {_plain(json.dumps(value))}" for key, value in card.recipe.items())
-        said = f"It was made of its parents, weighted by `{_code(card.branch_method)}`: {recipe}.\n\n"
-    parents = [(name, f"{p.weight:.4f}", f"`{_code(p.sha256[:12])}`") for name, p in card.parents.items()]
+        recipe = ", ".join(
+            f"{_plain(key)} {_plain(json.dumps(value))}" for key, value in card.recipe.items()
+        )
+        said = (
+            f"It was made of its parents, weighted by `{_code(card.branch_method)}`: {recipe}.\n\n"
+        )
+    parents = [
+        (name, f"{p.weight:.4f}", f"`{_code(p.sha256[:12])}`") for name, p in card.parents.items()
+    ]
     text = said + _table(("parent", "weight", "sha256"), parents)
     further = [spent for spent in card.ancestors if spent.name not in card.parents]
     if further:
-        rows = [(spent.name, f"{spent.tokens:,}", f"`{_code(spent.sha256[:12])}`") for spent in further]
+        rows = [
+            (spent.name, f"{spent.tokens:,}", f"`{_code(spent.sha256[:12])}`") for spent in further
+        ]
         text += "\n" + _table(("further ancestor", "tokens", "sha256"), rows)
     return text
 
@@ -135,7 +156,9 @@ def _perplexity(card: Card) -> str:
 
 
 def _measured(card: Card) -> str:
-    """Return what an average was worth when it was made, beside the seeds, domain by domain and as their mean."""
+    """Return what an average was worth when it was made, beside the seeds, domain by domain and as
+    their mean.
+    """
     if not card.measured or card.valid_nats is None:
         return "Not measured when it was made; `btm eval` measures it.\n"
     seeds = card.seed_nats
@@ -143,11 +166,18 @@ def _measured(card: Card) -> str:
     heads += [f"{seed}: {what}" for seed in seeds for what in ("perplexity", "nats/token")]
     rows = []
     for domain, part in card.measured.items():
-        rows.append([domain, f"{part.tokens:,}", *_both([part.nats, *(part.seeds[seed] for seed in seeds)])])
+        rows.append(
+            [domain, f"{part.tokens:,}", *_both([part.nats, *(part.seeds[seed] for seed in seeds)])]
+        )
     if len(rows) > 1:
         rows.append(["mean nats", "", *_both([card.valid_nats, *seeds.values()])])
-    windows = " or ".join(str(window) for window in sorted({part.window for part in card.measured.values()}))
-    said = f"Per token, on valid splits, in windows of {windows} tokens, as measured when it was made.\n\n"
+    windows = " or ".join(
+        str(window) for window in sorted({part.window for part in card.measured.values()})
+    )
+    said = (
+        f"Per token, on valid splits, in windows of {windows} tokens, as measured when it was "
+        "made.\n\n"
+    )
     worse = [seed for seed, nats in seeds.items() if card.valid_nats >= nats]
     verdict = f"\nOn these it is no better than {', '.join(map(_plain, worse))}.\n" if worse else ""
     return said + _table(heads, rows) + verdict
@@ -188,7 +218,10 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/{name}")
 
 def _licence(card: Card) -> str:
     if not card.license:
-        return "None was stated. The licences of the text it was trained on, and of its ancestors, may bind its use.\n"
+        return (
+            "None was stated. The licences of the text it was trained on, and of its ancestors, "
+            "may bind its use.\n"
+        )
     return f"{_plain(card.license)}\n"
 
 

@@ -1,7 +1,7 @@
 """The models that run alone: ELMs, averages, and Hugging Face folders with the forest's tokenizer.
 
-Nothing here loads a model. A folder from outside has its JSON, its weights' headers and its tokenizer
-looked at; who loads it has it checked first as an import is (btm/steps/beside.py).
+Nothing here loads a model. A folder from outside has its JSON, its weights' headers and its
+tokenizer looked at; who loads it has it checked first as an import is (btm/steps/beside.py).
 """
 
 from collections.abc import Callable
@@ -34,8 +34,9 @@ def find_model(forest: Forest, name_or_dir: str) -> Model:
     """Return the model that a user named, as seen from `forest`.
 
     An ELM's name, an average's name (``averages/NAME`` where an ELM has the same),
-    ``path/to/forest:NAME`` for one of another forest, or a Hugging Face model folder. Raises `UserError`
-    if there is none, or if it has another tokenizer than the forest, pickled weights, or code of its own.
+    ``path/to/forest:NAME`` for one of another forest, or a Hugging Face model folder. Raises
+    `UserError` if there is none, or if it has another tokenizer than the forest, pickled weights,
+    or code of its own.
     """
     own = _find_own(forest, name_or_dir)
     if own is not None:
@@ -55,7 +56,8 @@ def find_model(forest: Forest, name_or_dir: str) -> Model:
 
 
 def own_model(forest: Forest, name: str) -> Model:
-    """Return the forest's own ELM, or else its average, of that name; ``averages/NAME`` is an average.
+    """Return the forest's own ELM, or else its average, of that name; ``averages/NAME`` is an
+    average.
 
     Raises `UserError` if there is neither, or if an average is damaged.
     """
@@ -76,7 +78,9 @@ def _unknown(forest: Forest, name: str) -> UserError:
 
 
 def averages(forest: Forest, told: Callable[[str], None] = lambda text: None) -> list[Model]:
-    """Return the forest's averages, by name; `told` hears which are damaged or unfinished, and why."""
+    """Return the forest's averages, by name; `told` hears which are damaged or unfinished,
+    and why.
+    """
     found, elms = [], set(forest.names())
     for path in _folders(forest):
         try:
@@ -100,13 +104,17 @@ def _find_own(forest: Forest, name: str) -> Model | None:
 
 def _folders(forest: Forest) -> list[Path]:
     home = forest.root / AVERAGES
-    return sorted(p for p in home.iterdir() if is_name(p.name) and p.is_dir()) if home.is_dir() else []
+    return (
+        sorted(p for p in home.iterdir() if is_name(p.name) and p.is_dir()) if home.is_dir() else []
+    )
 
 
 def _average(path: Path, called: str) -> Model:
     """Return an average; `UserError` if its card or the headers of its weights are not whole."""
     if not (path / "card.json").exists():
-        raise UserError(f"{path}: no card.json: it was never finished; delete it, and average again")
+        raise UserError(
+            f"{path}: no card.json: it was never finished; delete it, and average again"
+        )
     card = Card.read(path / "card.json")
     causal_lm.read_config(path / "config.json")
     weights.tensors(path)

@@ -13,7 +13,9 @@ _KEPT = 32  # digits of a sha256 in the name of a folder
 
 
 def folder(root: Path, sha256: str, shard: Shard, window: int, sequences: int) -> Path:
-    """Return where a forest at `root` keeps the Fisher information of the weights `sha256` on a shard."""
+    """Return where a forest at `root` keeps the Fisher information of the weights `sha256` on a
+    shard.
+    """
     return root / "fisher" / f"{sha256[:_KEPT]}-{shard.sha256[:16]}-w{window}-n{sequences}"
 
 
@@ -23,5 +25,7 @@ def of_weights(root: Path, sha256: str) -> list[Path]:
 
 
 def weights_of(path: Path) -> str:
-    """Return the first digits of the sha256 of the weights that a folder of Fisher information belongs to."""
+    """Return the first digits of the sha256 of the weights that a folder of Fisher information
+    belongs to.
+    """
     return path.name.partition("-")[0]

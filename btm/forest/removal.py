@@ -1,8 +1,10 @@
-"""Removal that means it: the weights go, a tombstone stays, and whoever inherited from them is named.
+"""Removal that means it: the weights go, a tombstone stays, and whoever inherited from them is
+named.
 
-The tombstone comes first, by one rename; from then on the ELM is no part of the forest. Then everything is moved out of
-its place into ``removed/<name>/deleting/`` and deleted there. So a kill at any instruction leaves either the whole ELM
-or a tombstone and something that the same command goes on to delete.
+The tombstone comes first, by one rename; from then on the ELM is no part of the forest. Then
+everything is moved out of its place into ``removed/<name>/deleting/`` and deleted there. So a kill
+at any instruction leaves either the whole ELM or a tombstone and something that the same command
+goes on to delete.
 """
 
 import json
@@ -39,13 +41,17 @@ class Consequences:
 
 
 def consequences(forest: Forest, name: str) -> Consequences:
-    """Return what the removal of `name` means, or meant; `UserError` if there never was such an ELM."""
+    """Return what the removal of `name` means, or meant; `UserError` if there never was such an
+    ELM.
+    """
     card = _card_of(forest, name)
     lineage = Lineage.of(forest.root)
     key = Key(ELM, name, card.sha256)
     data = set(card.data.values())
     same = sorted(
-        n.key.name for n in lineage.nodes.values() if n.key != key and n.state == "there" and data & n.data
+        n.key.name
+        for n in lineage.nodes.values()
+        if n.key != key and n.state == "there" and data & n.data
     )
     folder = forest.root / "elms" / name
     files = list(folder.glob("model*.safetensors")) if folder.is_dir() else []
@@ -81,7 +87,9 @@ def remove(forest: Forest, name: str, *, reason: str = "", because_of: str = "")
         found = consequences(forest, name)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with suppress(FileExistsError):  # another process removes it too
-            tombstone.publish(forest.root, Tombstone(found.card, now, reason, because_of, found.heirs))
+            tombstone.publish(
+                forest.root, Tombstone(found.card, now, reason, because_of, found.heirs)
+            )
     stone = tombstone.read(tombstone.folder(forest.root, name))
     bin = bin_of(forest.root, name)
     empty(bin)
@@ -119,7 +127,8 @@ def check_average(config: Config, flags: Collection[str]) -> None:
 def remove_average(forest: Forest, name: str) -> Path:
     """Delete an average and the scores of its weights; return where it was.
 
-    Nothing descends from an average, so no tombstone is left, and its name is free. `UserError` if there is none.
+    Nothing descends from an average, so no tombstone is left, and its name is free. `UserError` if
+    there is none.
     """
     places = {path.name: path for path in (forest.root / "averages").glob("[!.]*") if path.is_dir()}
     if name not in places:
@@ -178,7 +187,9 @@ def discard_branch(forest: Forest, bin: Path, name: str) -> None:
 
 
 def discard_heir(forest: Forest, bin: Path, heir: Heir) -> None:
-    """Delete an ELM, an average or a branch that inherited, and its scores, without a tombstone of its own."""
+    """Delete an ELM, an average or a branch that inherited, and its scores, without a tombstone of
+    its own.
+    """
     if heir.kind == BRANCH:
         return discard_branch(forest, bin, heir.name)
     discard(bin, forest.root / ("averages" if heir.kind == AVERAGE else "elms") / heir.name)
@@ -186,7 +197,9 @@ def discard_heir(forest: Forest, bin: Path, heir: Heir) -> None:
 
 
 def discard_derived(root: Path, gone: Iterable[str]) -> None:
-    """Delete the scores and the Fisher information of weights that no model of the forest has any more."""
+    """Delete the scores and the Fisher information of weights that no model of the forest has any
+    more.
+    """
     gone = {sha256 for sha256 in gone if sha256}
     kept = {key.sha256 for key, node in Lineage.of(root).nodes.items() if node.state == "there"}
     for sha256 in gone - kept:
@@ -206,7 +219,9 @@ def empty(bin: Path) -> None:
 
 
 def _card_of(forest: Forest, name: str) -> Card:
-    """Return the card of an ELM that stands or was removed; of one whose card is damaged, what is known otherwise."""
+    """Return the card of an ELM that stands or was removed; of one whose card is damaged, what is
+    known otherwise.
+    """
     path = forest.root / "elms" / name
     if tombstone.stands(forest.root, name):
         return tombstone.read(tombstone.folder(forest.root, name)).card
@@ -235,7 +250,9 @@ def _evals(root: Path, sha256: str) -> list[Path]:
 
 
 def _copies(root: Path, name: str, sha256: str) -> list[Path]:
-    """Return the ELMs of this name and these weights in forests beside this one: a baseline's copy of the seed."""
+    """Return the ELMs of this name and these weights in forests beside this one: a baseline's copy
+    of the seed.
+    """
     found = []
     for file in sorted(root.resolve().parent.glob(f"*/elms/{name}/card.json")):
         with suppress(UserError, OSError):
@@ -249,25 +266,32 @@ def advice(root: Path, name: str, found: Consequences, mode: str) -> list[str]:
     said = []
     if found.heirs and not mode:
         said.append(
-            f"They hold parameters that came from {name!r}: --with-descendants removes them, --rederive makes them "
+            f"They hold parameters that came from {name!r}: --with-descendants removes them, "
+            "--rederive makes them "
             "again without it."
         )
     if found.same_data:
         said.append(
-            f"Trained on the same text themselves, which no removal of {name!r} undoes: {', '.join(found.same_data)}."
+            f"Trained on the same text themselves, which no removal of {name!r} undoes: "
+            f"{', '.join(found.same_data)}."
         )
     if found.card.data:
         said.append(
-            f"The text of {', '.join(sorted(found.card.data))} in data/ is yours; it was not touched."
+            f"The text of {', '.join(sorted(found.card.data))} in data/ is yours; it was not "
+            "touched."
         )
     if found.evals:
         said.append(
-            f"Evaluations that measured it, numbers alone, stay: {', '.join(str(f) for f in found.evals)}."
+            "Evaluations that measured it, numbers alone, stay: "
+            f"{', '.join(str(f) for f in found.evals)}."
         )
     if found.copies:
-        said.append(f"The same weights stand in other forests: {', '.join(str(p) for p in found.copies)}.")
+        said.append(
+            f"The same weights stand in other forests: {', '.join(str(p) for p in found.copies)}."
+        )
     elif found.linked:
         said.append(
-            "Its weight files have further names on this disk (hard links), which this forest does not know."
+            "Its weight files have further names on this disk (hard links), which this forest "
+            "does not know."
         )
     return said

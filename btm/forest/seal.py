@@ -29,19 +29,27 @@ _FROM_RESULT = (
 
 
 def is_worse(name: str, result: dict[str, Any], force: bool) -> bool:
-    """Tell whether a forced expert is worse than its best parent; unforced, that is a `UserError`."""
+    """Tell whether a forced expert is worse than its best parent; unforced, that is a
+    `UserError`.
+    """
     ours, parents = result.get("valid_nats"), result.get("parent_valid_nats") or {}
-    losses = [*parents.values(), 0.0 if ours is None else ours] if isinstance(parents, dict) else [None]
+    losses = (
+        [*parents.values(), 0.0 if ours is None else ours] if isinstance(parents, dict) else [None]
+    )
     if not all(isinstance(loss, int | float) for loss in losses):
-        raise UserError(f"branch {name!r}: the losses in its trained.json are no numbers: train it again")
+        raise UserError(
+            f"branch {name!r}: the losses in its trained.json are no numbers: train it again"
+        )
     if ours is None or not parents:
         return False
     best = min(parents, key=lambda parent: parents[parent])
     worse = not ours <= parents[best]
     if worse and not force:
         raise UserError(
-            f"branch {name!r} is worse than its parent {best!r} on its own valid split ({ours:.4f} against "
-            f"{parents[best]:.4f} nats/token): train it longer or with another trainer.lr, or merge.force=true"
+            f"branch {name!r} is worse than its parent {best!r} on its own valid split "
+            f"({ours:.4f} against "
+            f"{parents[best]:.4f} nats/token): train it longer or with another trainer.lr, or "
+            "merge.force=true"
         )
     return worse
 
@@ -58,7 +66,9 @@ def card(
     shape: flops.Shape,
     digests: dict[str, str],
 ) -> Card:
-    """Return the card of the ELM that a trained branch with weight files of these `digests` becomes."""
+    """Return the card of the ELM that a trained branch with weight files of these `digests`
+    becomes.
+    """
     known = {field: result[field] for field in _FROM_RESULT if field in result}
     made = Card(
         name=branch.name,
@@ -81,4 +91,6 @@ def card(
     try:
         return ledger.summed(checked(made))
     except ValueError as error:
-        raise UserError(f"{branch.path / 'trained.json'}: damaged, train the branch again: {error}") from None
+        raise UserError(
+            f"{branch.path / 'trained.json'}: damaged, train the branch again: {error}"
+        ) from None

@@ -1,9 +1,11 @@
-"""What a forest was grown with, so that later commands need no words but forest=DIR (btm/cli/main.py reads it).
+"""What a forest was grown with, so that later commands need no words but forest=DIR
+(btm/cli/main.py reads it).
 
-    settings.json        model, trainer, seed phase, ensemble …: of the command that grew the first expert
-    suites/<name>.json   where the text of some of its domains is prepared, and the words that prepare it again
+    settings.json        model, trainer, seed phase, ensemble …, of the first expert's command
+    suites/<name>.json   where some domains are prepared, and the words to prepare them again
 
-Both are defaults, never an identity: a forest without them opens as ever, and wants the words again.
+Both are defaults, never an identity: a forest without them opens as ever, and wants the words
+again.
 """
 
 from collections.abc import Collection, Iterator
@@ -59,7 +61,9 @@ class Settings:
 
 
 def read(root: Path) -> Settings | None:
-    """Return the settings of the forest at `root`, None if it records none; `UserError` if they are damaged."""
+    """Return the settings of the forest at `root`, None if it records none; `UserError` if they are
+    damaged.
+    """
     file = root / _FILE
     if not file.exists():
         return None
@@ -68,7 +72,9 @@ def read(root: Path) -> Settings | None:
 
 
 def read_suites(root: Path) -> dict[str, SuiteRecord]:
-    """Return the suites that the forest at `root` records, by name; `UserError` if one is damaged."""
+    """Return the suites that the forest at `root` records, by name; `UserError` if one is
+    damaged.
+    """
     found = {}
     for file in _suite_files(root):
         values = _read(file, name=str, tokenizer_sha256=str, data=dict)
@@ -79,7 +85,9 @@ def read_suites(root: Path) -> dict[str, SuiteRecord]:
 
 
 def record(config: Config, forest: Forest, suite: Suite) -> None:
-    """Record what `config` says, and `suite`; once an expert stands, the words that are recorded stay."""
+    """Record what `config` says, and `suite`; once an expert stands, the words that are recorded
+    stay.
+    """
     record_suite(config, forest, suite)
     file = forest.root / _FILE
     # Until then they may change: what failed is tried again with better ones.
@@ -105,10 +113,11 @@ def record_suite(config: Config, forest: Forest, suite: Suite) -> None:
 
 
 def defaults(root: Path, suite: str, named: Collection[str]) -> dict[str, Any]:
-    """Return {dotted key: value} that the forest at `root` records, but for what the user has `named`.
+    """Return {dotted key: value} that the forest at `root` records, but for what the user has
+    `named`.
 
-    `named` holds keys (trainer.lr) and bundles (trainer), which stand for all their keys; `suite` is the data.name
-    that holds without the record.
+    `named` holds keys (trainer.lr) and bundles (trainer), which stand for all their keys; `suite`
+    is the data.name that holds without the record.
     """
     if any(word in named for word in _WHOLE):
         return {}
@@ -121,14 +130,18 @@ def defaults(root: Path, suite: str, named: Collection[str]) -> dict[str, Any]:
         flat = {key: value for key, value in flat.items() if key not in _ALTERNATIVES}
     flat |= _data_defaults(read_suites(root), found.suite, suite, named)
     return {
-        key: value for key, value in flat.items() if key not in named and key.partition(".")[0] not in named
+        key: value
+        for key, value in flat.items()
+        if key not in named and key.partition(".")[0] not in named
     }
 
 
 def _data_defaults(
     suites: dict[str, SuiteRecord], first: str, asked: str, named: Collection[str]
 ) -> dict[str, Any]:
-    """Return the `data` keys of the suite the user asked for, or else of the one the forest was planted with."""
+    """Return the `data` keys of the suite the user asked for, or else of the one the forest was
+    planted with.
+    """
     name = asked if "data.name" in named else first
     if name in suites:
         return {f"data.{key}": value for key, value in suites[name].data.items()}
@@ -181,9 +194,15 @@ def _read(file: Path, **wanted: type) -> dict[str, Any]:
 
 
 def _damaged(file: Path) -> UserError:
-    return UserError(f"{file}: not as btm wrote it; delete it, and give its words with the next command")
+    return UserError(
+        f"{file}: not as btm wrote it; delete it, and give its words with the next command"
+    )
 
 
 def _write(file: Path, values: dict[str, Any]) -> None:
-    stamped = {"schema": SCHEMA, **values, "recorded": datetime.now(UTC).isoformat(timespec="seconds")}
+    stamped = {
+        "schema": SCHEMA,
+        **values,
+        "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     durable.write_json(file, sums.checked(stamped))

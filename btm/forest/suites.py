@@ -1,4 +1,6 @@
-"""The prepared text of a forest. A forest has one tokenizer, and nothing opens a suite for it that has another."""
+"""The prepared text of a forest. A forest has one tokenizer, and nothing opens a suite for it that
+has another.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -15,14 +17,20 @@ from btm.forest.forest import Forest
 
 
 def open_suite(config: Config) -> Suite:
-    """Return the suite that `config.data` names; `UserError` if its tokenizer is not that of the forest."""
+    """Return the suite that `config.data` names; `UserError` if its tokenizer is not that of the
+    forest.
+    """
     return _open(config, _own_folder(config), config.data.name)
 
 
 def open_suites(config: Config) -> Suite:
-    """Return `open_suite` joined with the other suites that the forest records, as far as they stand."""
+    """Return `open_suite` joined with the other suites that the forest records, as far as they
+    stand.
+    """
     first, records = open_suite(config), _records(config)
-    places = {name: _place(config, record) for name, record in records.items() if name != first.name}
+    places = {
+        name: _place(config, record) for name, record in records.items() if name != first.name
+    }
     standing = [_open(config, place, name) for name, place in places.items() if _stands(place)]
     gone = [f"{name} ({place})" for name, place in places.items() if not _stands(place)]
     note = f" (and not in these suites, which are gone: {', '.join(gone)})" if gone else ""
@@ -30,7 +38,8 @@ def open_suites(config: Config) -> Suite:
 
 
 def evaluated_suites(config: Config) -> Suite:
-    """Return the suites that an evaluation is of: eval.suites, or else all that `open_suites` should find.
+    """Return the suites that an evaluation is of: eval.suites, or else all that `open_suites`
+    should find.
 
     Raises `UserError` if one of them does not stand.
     """
@@ -42,23 +51,28 @@ def evaluated_suites(config: Config) -> Suite:
     chosen = config.eval.suites or list(places)
     if config.ensemble.fit == "forest" and len(chosen) < len(places):
         raise UserError(
-            "ensemble.fit=forest is fitted on the domains of all suites: choose with eval.domains=[…], not by suite"
+            "ensemble.fit=forest is fitted on the domains of all suites: choose with "
+            "eval.domains=[…], not by suite"
         )
     first, *others = [_open(config, places[name], name) for name in chosen]
     return first.joined(others)
 
 
 def data_of(config: Config) -> DataConfig:
-    """Return `config.data` as text is prepared for the forest: with its tokenizer, where it stands already.
+    """Return `config.data` as text is prepared for the forest: with its tokenizer, where it stands
+    already.
 
-    Raises `UserError`, before anything is written, if the suite has another one, or a domain of another suite's.
+    Raises `UserError`, before anything is written, if the suite has another one, or a domain of
+    another suite's.
     """
     root, data = Path(config.forest_root), config.data
     if not Forest.stands(root):
         return data
     stands = bool(read_origin(_own_folder(config) / TOKENIZER))
     if stands:
-        _require_own(config, tokenizer_sha256(_own_folder(config) / TOKENIZER), str(_own_folder(config)))
+        _require_own(
+            config, tokenizer_sha256(_own_folder(config) / TOKENIZER), str(_own_folder(config))
+        )
     elif data.tokenizer and Path(data.tokenizer).is_dir():
         found = tokenizer_sha256(Path(data.tokenizer))
         _require_own(config, found, f"data.tokenizer={data.tokenizer}")
@@ -79,7 +93,9 @@ def _own_folder(config: Config) -> Path:
 
 
 def _place(config: Config, record: settings.SuiteRecord) -> Path:
-    """Return where a recorded suite lies: where it was, or else beside the suite that `config.data` names."""
+    """Return where a recorded suite lies: where it was, or else beside the suite that `config.data`
+    names.
+    """
     moved = Path(config.data.out) / record.name
     return moved if not _stands(record.folder) and _stands(moved) else record.folder
 
@@ -93,12 +109,15 @@ def _open(config: Config, folder: Path, name: str) -> Suite:
     if not _stands(folder) and name in _records(config):
         which = "" if name == config.data.name else f" data.name={name}"
         raise UserError(
-            f"the suite {name!r} that {root} records is not in {folder}: give data.out=DIR if it was moved, prepare it "
-            f"again (btm prepare forest={root}{which}), or delete {settings.suite_file(root, name)} if it is to go"
+            f"the suite {name!r} that {root} records is not in {folder}: give data.out=DIR if it "
+            "was moved, prepare it "
+            f"again (btm prepare forest={root}{which}), or delete "
+            f"{settings.suite_file(root, name)} if it is to go"
         )
     if not _stands(folder) and Forest.stands(root):
         raise UserError(
-            f"no prepared suite in {folder}; prepare it with the forest's tokenizer: btm prepare forest={root} "
+            f"no prepared suite in {folder}; prepare it with the forest's tokenizer: btm prepare "
+            f"forest={root} "
             f"data=folder data.root=DIR data.name={name}"
         )
     suite = Suite.open(folder)
@@ -115,14 +134,18 @@ def _require_own(config: Config, found: str, what: str) -> None:
     wanted = Forest(root).identity["tokenizer_sha256"]
     if found != wanted:
         raise UserError(
-            f"{what} has another tokenizer than the forest {root} ({found[:12]} against {wanted[:12]}): give the data "
-            f"words of the forest's own text, or prepare this one for it under a new name: btm prepare forest={root} "
+            f"{what} has another tokenizer than the forest {root} ({found[:12]} against "
+            f"{wanted[:12]}): give the data "
+            "words of the forest's own text, or prepare this one for it under a new name: btm "
+            f"prepare forest={root} "
             "data=folder data.root=DIR data.name=NAME"
         )
 
 
 def _refuse_clash(config: Config, domains: Iterable[str]) -> None:
-    """Raise `UserError` if another suite of the forest has one of these domains: an evaluation names them alone."""
+    """Raise `UserError` if another suite of the forest has one of these domains: an evaluation
+    names them alone.
+    """
     wanted = set(domains)
     for name, record in _records(config).items():
         if name == config.data.name:
@@ -131,7 +154,8 @@ def _refuse_clash(config: Config, domains: Iterable[str]) -> None:
         both = sorted(wanted & _prepared(place))
         if both:
             raise UserError(
-                f"the domain {both[0]!r} of {config.data.name!r} is in {place} already, a suite of the forest "
+                f"the domain {both[0]!r} of {config.data.name!r} is in {place} already, a suite "
+                "of the forest "
                 f"{config.forest_root}: give the new one another name"
             )
 
@@ -139,4 +163,8 @@ def _refuse_clash(config: Config, domains: Iterable[str]) -> None:
 def _prepared(folder: Path) -> set[str]:
     """Return the names of the domains that are prepared in a folder."""
     children: Sequence[Path] = list(folder.iterdir()) if folder.is_dir() else []
-    return {child.name for child in children if (child / META).is_file() and read_meta(child) is not None}
+    return {
+        child.name
+        for child in children
+        if (child / META).is_file() and read_meta(child) is not None
+    }

@@ -1,8 +1,9 @@
 """What is left of an ELM that was removed: ``removed/<name>/card.json``.
 
-The tombstone is the removal: from the moment it stands the ELM is no part of the forest, whatever is still to be
-deleted. It keeps the card (provenance, no parameters), why and when, and who had inherited from it. A name with a
-tombstone is not used again until it is readmitted: then the tombstone moves to ``removed/<name>~<when>``.
+The tombstone is the removal: from the moment it stands the ELM is no part of the forest, whatever
+is still to be deleted. It keeps the card (provenance, no parameters), why and when, and who had
+inherited from it. A name with a tombstone is not used again until it is readmitted: then the
+tombstone moves to ``removed/<name>~<when>``.
 """
 
 import json
@@ -23,7 +24,9 @@ _READMITTED = "~"  # cannot stand in the name of an ELM
 
 @dataclass(frozen=True)
 class Heir:
-    """What inherited parameters: an ELM, an average or a branch, and how much of what it began with."""
+    """What inherited parameters: an ELM, an average or a branch, and how much of what it began
+    with.
+    """
 
     kind: str
     name: str
@@ -77,7 +80,9 @@ def all_of(root: Path) -> list[Tombstone]:
 def read(path: Path) -> Tombstone:
     """Return the tombstone in the folder `path`; `UserError` if it is none."""
     file = path / "card.json"
-    values = read_object(file, schema=int, card=dict, removed=str, reason=str, because_of=str, heirs=list)
+    values = read_object(
+        file, schema=int, card=dict, removed=str, reason=str, because_of=str, heirs=list
+    )
     if values["schema"] > SCHEMA:
         raise UserError(f"{file}: written by a newer btm (schema {values['schema']})")
     try:
@@ -130,4 +135,6 @@ def _folders(root: Path) -> list[Path]:
         found = sorted((root / _FOLDER).iterdir())
     except FileNotFoundError:
         return []
-    return [path for path in found if not path.name.startswith(".") and (path / "card.json").is_file()]
+    return [
+        path for path in found if not path.name.startswith(".") and (path / "card.json").is_file()
+    ]

@@ -1,7 +1,8 @@
 """Whether a forest is as it was sealed: every finding with its remedy.
 
-Without `full` what is small is read whole, and of weight files the header, which tells of a truncation. With it, every
-byte: an ELM's SHA256SUMS names every file of its folder, so nothing can change, vanish or appear unseen.
+Without `full` what is small is read whole, and of weight files the header, which tells of a
+truncation. With it, every byte: an ELM's SHA256SUMS names every file of its folder, so nothing can
+change, vanish or appear unseen.
 """
 
 import json
@@ -22,7 +23,10 @@ from btm.system import sums
 from btm.system.json_files import read_object
 
 SMALL = 1 << 16  # bytes; a smaller file is always read whole
-_GROW = "restore it from a copy, or remove it (btm remove expert=NAME --readmit after it) and grow it again"
+_GROW = (
+    "restore it from a copy, or remove it (btm remove expert=NAME --readmit after it) and grow it "
+    "again"
+)
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,14 @@ class Look:
 
     @cached_property
     def standing(self) -> dict[str, str]:
-        """{name: sha256 that its card names} of the ELMs there are; empty where the card cannot be read."""
-        return {entry.name: entry.sha256 for entry in index.entries(self.root) if entry.kind == index.ELM}
+        """{name: sha256 that its card names} of the ELMs there are; empty where the card cannot be
+        read.
+        """
+        return {
+            entry.name: entry.sha256
+            for entry in index.entries(self.root)
+            if entry.kind == index.ELM
+        }
 
     @cached_property
     def removed(self) -> set[tuple[str, str]]:
@@ -75,7 +85,11 @@ def verify(
     found = list(_own_files(look))
     for kind in ("elms", AVERAGES):
         for path in _inside(root / kind):
-            found += _model(look, path) if is_name(path.name) and path.is_dir() else [_stranger(root, path)]
+            found += (
+                _model(look, path)
+                if is_name(path.name) and path.is_dir()
+                else [_stranger(root, path)]
+            )
     for path in _inside(root / "removed"):
         found += _tombstone(look, path)
     return found
@@ -83,12 +97,16 @@ def verify(
 
 def size(root: Path, only: str | None = None) -> int:
     """Return how many bytes a full verification reads."""
-    places = [folder_of(root, only)] if only else [root / "tokenizer", root / "elms", root / AVERAGES]
+    places = (
+        [folder_of(root, only)] if only else [root / "tokenizer", root / "elms", root / AVERAGES]
+    )
     return sum(p.lstat().st_size for place in places for p in place.rglob("*") if p.is_file())
 
 
 def folder_of(root: Path, name: str) -> Path:
-    """Return the folder of an ELM or of an average, damaged or not; the `UserError` for neither lists both."""
+    """Return the folder of an ELM or of an average, damaged or not; the `UserError` for neither
+    lists both.
+    """
     bare = name.removeprefix(f"{AVERAGES}/")
     kinds = (AVERAGES,) if bare != name else ("elms", AVERAGES)
     folders = [p for kind in kinds for p in _inside(root / kind) if is_name(p.name) and p.is_dir()]
@@ -100,10 +118,15 @@ def folder_of(root: Path, name: str) -> Path:
 
 
 def _own_files(look: Look) -> Iterator[Finding]:
-    """Yield what is wrong with forest.json, what it records of its text and settings, and the tokenizer."""
+    """Yield what is wrong with forest.json, what it records of its text and settings, and the
+    tokenizer.
+    """
     root, file = look.root, look.root / "forest.json"
     wanted = {"schema": int, "architecture": str, "model_type": str, "tokenizer_sha256": str}
-    copy = "restore it from a copy; what it says of tokenizer and architecture stands on every card too"
+    copy = (
+        "restore it from a copy; what it says of tokenizer and architecture stands on every card "
+        "too"
+    )
     try:
         facts = read_object(file, **wanted)
         as_written = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
@@ -139,7 +162,9 @@ def _same_tokenizer(look: Look, folder: Path, wanted: str | None, remedy: str) -
         return
     if wanted is not None and found != wanted:
         yield Finding(
-            _within(look, folder), f"its tokenizer is {found[:12]}, the forest's {wanted[:12]}", remedy
+            _within(look, folder),
+            f"its tokenizer is {found[:12]}, the forest's {wanted[:12]}",
+            remedy,
         )
 
 
@@ -184,7 +209,9 @@ def _differences(look: Look, folder: Path, remedy: str) -> Iterator[Finding]:
 def _named(look: Look, path: Path, card: Card, remedy: str) -> Iterator[Finding]:
     """Yield a finding if card and SHA256SUMS name different weights."""
     try:
-        listed = {name: digest for name, digest in sums.read(path).items() if name in _weight_files(path)}
+        listed = {
+            name: digest for name, digest in sums.read(path).items() if name in _weight_files(path)
+        }
     except UserError:
         return  # told already
     if listed and weights.identity(listed) != card.sha256:
@@ -201,7 +228,9 @@ def _weight_files(path: Path) -> set[str]:
 def _unlisted(look: Look, path: Path, card: Card, remedy: str) -> Iterator[Finding]:
     """Yield what can be said of a model from before there was a SHA256SUMS."""
     what = _within(look, path)
-    yield Finding(what, f"made before {sums.NAME}: only its weights can be checked", "none needed", note=True)
+    yield Finding(
+        what, f"made before {sums.NAME}: only its weights can be checked", "none needed", note=True
+    )
     if not look.full:
         return
     try:
@@ -233,7 +262,9 @@ def _card(look: Look, path: Path, card: Card, remedy: str) -> Iterator[Finding]:
         if card.ancestors and (name, parent.sha256) not in spent:
             yield Finding(what, f"its parent {name!r} is not among its ancestors", remedy)
         if problem := _parent(look, name, parent.sha256):
-            yield Finding(what, problem, "restore that ELM from a copy; its descendants are not affected")
+            yield Finding(
+                what, problem, "restore that ELM from a copy; its descendants are not affected"
+            )
 
 
 def _parent(look: Look, name: str, sha256: str) -> str:
@@ -244,7 +275,9 @@ def _parent(look: Look, name: str, sha256: str) -> str:
     if there is None:
         return f"its parent {name!r} is neither there nor removed by btm"
     known = not there or there == sha256
-    return "" if known else f"its parent {name!r} ({sha256[:12]}) is not the one that stands there now"
+    return (
+        "" if known else f"its parent {name!r} ({sha256[:12]}) is not the one that stands there now"
+    )
 
 
 def _tombstone(look: Look, path: Path) -> Iterator[Finding]:
@@ -252,7 +285,9 @@ def _tombstone(look: Look, path: Path) -> Iterator[Finding]:
     name = path.name.partition("~")[0]
     if not (path / "card.json").is_file():
         yield Finding(
-            what, "no tombstone: its card.json is missing", "restore it from a copy, or delete the folder"
+            what,
+            "no tombstone: its card.json is missing",
+            "restore it from a copy, or delete the folder",
         )
         return
     try:
@@ -265,7 +300,9 @@ def _tombstone(look: Look, path: Path) -> Iterator[Finding]:
         if not file.startswith(f"{BIN}/") and file != "plan.json":
             yield Finding(f"{what}/{file}", problem, "restore it from a copy")
     if (path / BIN).exists():
-        yield Finding(f"{what}/{BIN}", "the removal is not finished", f"btm remove expert={name} goes on")
+        yield Finding(
+            f"{what}/{BIN}", "the removal is not finished", f"btm remove expert={name} goes on"
+        )
 
 
 def _stranger(root: Path, path: Path) -> Finding:

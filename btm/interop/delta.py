@@ -1,6 +1,8 @@
-"""Sparse experts as their delta alone: a folder with ``delta.safetensors`` and the card, and back into a forest.
+"""Sparse experts as their delta alone: a folder with ``delta.safetensors`` and the card, and back
+into a forest.
 
-The parents stay where they are. A forest that has the same ones, by sha256, makes the same weights of it, bit for bit.
+The parents stay where they are. A forest that has the same ones, by sha256, makes the same weights
+of it, bit for bit.
 """
 
 import shutil
@@ -21,15 +23,19 @@ _FILES = (delta.FILE, "card.json")
 def export(source: Path, target: Path) -> Path:
     """Publish the delta of the ELM in `source` at `target` and return that.
 
-    Raises `UserError` if it is no sparse expert, if it is damaged, or if something stands at `target`.
+    Raises `UserError` if it is no sparse expert, if it is damaged, or if something stands at
+    `target`.
     """
     if not (source / delta.FILE).is_file():
         raise UserError(
-            f"{source.name!r} was not trained as a sparse expert (trainer.delta_density=0.05), so it has no delta; "
+            f"{source.name!r} was not trained as a sparse expert (trainer.delta_density=0.05), so "
+            "it has no delta; "
             "format=hf exports it whole"
         )
     if delta.read(source / delta.FILE).sha256 != weights.sha256(source):
-        raise UserError(f"{source}: its weights and its delta disagree: damaged, restore it from a copy")
+        raise UserError(
+            f"{source}: its weights and its delta disagree: damaged, restore it from a copy"
+        )
     if target.exists():
         raise UserError(f"to={target} stands there already; give another to=DIR, or delete it")
     with durable.publish_folder(target) as folder:
@@ -42,14 +48,17 @@ def export(source: Path, target: Path) -> Path:
 def import_elm(config: Config, source: Path, reporter: Reporter) -> ELM:
     """Add the ELM that the delta in `source` and its parents in the forest make; return it.
 
-    What stands there already under that name is returned if it has the same weights. Raises `UserError` if a parent
-    is missing, if files are damaged, or if the name is another's; nothing has changed then.
+    What stands there already under that name is returned if it has the same weights. Raises
+    `UserError` if a parent is missing, if files are damaged, or if the name is another's; nothing
+    has changed then.
     """
     forest, card = Forest(config.forest_root), Card.read(source / "card.json")
     made = delta.read(source / delta.FILE)
     name, domains = named(config, source)
     if made.sha256 != card.sha256 or len(card.domains) != 1:
-        raise UserError(f"{source}: its card is not that of its {delta.FILE}: damaged, export it again")
+        raise UserError(
+            f"{source}: its card is not that of its {delta.FILE}: damaged, export it again"
+        )
     for file, wrong in sums.differences(source).items():
         if file in _FILES:
             raise UserError(f"{source / file}: {wrong}: damaged, export it again")
@@ -76,20 +85,25 @@ def import_elm(config: Config, source: Path, reporter: Reporter) -> ELM:
 
 
 def named(config: Config, source: Path) -> tuple[str, list[str]]:
-    """Return the name and the domains that the delta in `source` will have here: those of its card, unless given."""
+    """Return the name and the domains that the delta in `source` will have here: those of its card,
+    unless given.
+    """
     card = Card.read(source / "card.json")
     name = check_name(config.expert or card.name, "name")
     return name, card.domains if config.domain is None else [config.domain]
 
 
 def _parents(forest: Forest, made: delta.Delta) -> dict[str, float]:
-    """Return {ELM of this forest: weight as it was given} for the parents of a delta, which may be called otherwise."""
+    """Return {ELM of this forest: weight as it was given} for the parents of a delta, which may be
+    called otherwise.
+    """
     here = {elm.card.sha256: elm.name for elm in forest.elms()}
     here |= {forest[name].card.sha256: name for name in made.parents if name in forest}
     for name, parent in made.parents.items():
         if parent.sha256 not in here:
             raise UserError(
-                f"the delta needs the parent {name!r} (sha256 {parent.sha256[:12]}), which {forest.root} does not "
+                f"the delta needs the parent {name!r} (sha256 {parent.sha256[:12]}), which "
+                f"{forest.root} does not "
                 f"have: import it first; have: {', '.join(forest.names()) or 'none'}"
             )
     return {here[parent.sha256]: parent.raw for parent in made.parents.values()}

@@ -1,12 +1,14 @@
 """An ELM as its difference from its parents, in 8 bits an element: ``format=delta8``.
 
-The difference is θ - Σ w_p θ_p, from the average of the parents that the branch began as (`Forest.branch`), quantised
-by ``btm/models/blockwise.py``. Whoever has the same parents has the ELM again. A folder holds
+The difference is θ - Σ w_p θ_p, from the average of the parents that the branch began as
+(`Forest.branch`), quantised by ``btm/models/blockwise.py``. Whoever has the same parents has the
+ELM again. A folder holds
 
     delta.json          the ELM's card, the block, and the sha256 of the weights that come of it
-    delta.safetensors   absmax.<tensor> (F32, one a block) and codes.<tensor> (U8, of the tensor's shape)
+    delta.safetensors   absmax.<tensor> (F32, one a block), codes.<tensor> (U8, the tensor's shape)
 
-and is from outside: what is read of it is checked, and nothing enters a forest but weights of that sha256.
+and is from outside: what is read of it is checked, and nothing enters a forest but weights of that
+sha256.
 """
 
 import math
@@ -36,7 +38,8 @@ SCHEMA = 1
 _HEADER, _TENSORS = "delta.json", "delta.safetensors"
 _README = """# {name}, as a difference
 
-The ELM {name} of a Branch-Train-Merge forest as its difference from {parents}, in 8 bits an element.
+The ELM {name} of a Branch-Train-Merge forest as its difference from {parents},
+in 8 bits an element.
 Whoever has a forest with the same parents has it again with
 
     btm import from=DIR format=delta8 name={name} forest=FOREST
@@ -55,21 +58,27 @@ class Delta:
 
     @classmethod
     def read(cls, folder: Path) -> "Delta":
-        """Return the difference in `folder`; `UserError` if there is none, or its header is damaged."""
+        """Return the difference in `folder`; `UserError` if there is none, or its header is
+        damaged.
+        """
         file = folder / _HEADER
         for wanted in (_HEADER, _TENSORS):
             if not (folder / wanted).exists():
-                raise UserError(f"from={folder}: no {wanted}; wanted what btm export format=delta8 wrote")
+                raise UserError(
+                    f"from={folder}: no {wanted}; wanted what btm export format=delta8 wrote"
+                )
         values = read_object(file, schema=int, format=str, block=int, sha256=str, card=dict)
         if values["format"] != "delta8" or values["schema"] > SCHEMA:
             raise UserError(
-                f"{file}: format {values['format']!r}, schema {values['schema']}; wanted delta8, {SCHEMA}"
+                f"{file}: format {values['format']!r}, schema {values['schema']}; wanted delta8, "
+                f"{SCHEMA}"
             )
         if sums.checked(values) != values:
             raise UserError(f"{file}: damaged: its values are not those of its check sum")
         if values["block"] not in blockwise.BLOCKS:
             raise UserError(
-                f"{file}: block {values['block']}; wanted one of {', '.join(map(str, blockwise.BLOCKS))}"
+                f"{file}: block {values['block']}; wanted one of "
+                f"{', '.join(map(str, blockwise.BLOCKS))}"
             )
         card = Card.from_json(values["card"], file)
         if not card.parents:
@@ -80,17 +89,23 @@ class Delta:
         return cls(folder / _TENSORS, card, values["block"], values["sha256"])
 
 
-def export(forest: Forest, name: str, target: Path, block: int, alive: _Alive = lambda: None) -> Path:
+def export(
+    forest: Forest, name: str, target: Path, block: int, alive: _Alive = lambda: None
+) -> Path:
     """Publish the difference of an ELM from its parents at `target`, and return that.
 
-    Raises `UserError` if it has no parents, one is no longer the ELM it was, or something else stands at `target`.
+    Raises `UserError` if it has no parents, one is no longer the ELM it was, or something else
+    stands at `target`.
     """
     elm = forest[name]
     if not elm.card.parents:
-        raise UserError(f"{name!r} has no parents that it could be a difference from: give format=hf")
+        raise UserError(
+            f"{name!r} has no parents that it could be a difference from: give format=hf"
+        )
     if weights.sha256(elm.path) != elm.card.sha256:
         raise UserError(
-            f"{elm.path}: its weights are not those of its card (sha256): damaged, restore it from a copy"
+            f"{elm.path}: its weights are not those of its card (sha256): damaged, restore it "
+            "from a copy"
         )
     if target.resolve().is_relative_to(elm.path.resolve()):
         raise UserError(f"to={target} lies in the folder that is exported; give another to=DIR")
@@ -99,18 +114,28 @@ def export(forest: Forest, name: str, target: Path, block: int, alive: _Alive = 
         restored = made.parent / "restored"
         restored.mkdir()
         _restore(base, made / _TENSORS, block, restored, alive)
-        values = {"schema": SCHEMA, "format": "delta8", "block": block, "sha256": weights.sha256(restored)}
+        values = {
+            "schema": SCHEMA,
+            "format": "delta8",
+            "block": block,
+            "sha256": weights.sha256(restored),
+        }
         durable.write_json(made / _HEADER, sums.checked(values | {"card": elm.card.to_json()}))
-        (made / "README.md").write_text(_README.format(name=name, parents=" and ".join(elm.card.parents)))
+        (made / "README.md").write_text(
+            _README.format(name=name, parents=" and ".join(elm.card.parents))
+        )
         sums.write(made)
     return target
 
 
-def enter(forest: Forest, source: Path, name: str, config: Config, alive: _Alive = lambda: None) -> ELM:
-    """Add the ELM whose difference lies in the folder `source` to a forest that has its parents; return it.
+def enter(
+    forest: Forest, source: Path, name: str, config: Config, alive: _Alive = lambda: None
+) -> ELM:
+    """Add the ELM whose difference lies in the folder `source` to a forest that has its parents;
+    return it.
 
-    What stands there under that name with the same weights is returned. Raises `UserError`, and changes nothing, if the
-    folder is damaged or none, or the forest has not the same parents.
+    What stands there under that name with the same weights is returned. Raises `UserError`, and
+    changes nothing, if the folder is damaged or none, or the forest has not the same parents.
     """
     delta = Delta.read(source)
     if name in forest and forest[name].card.sha256 == delta.sha256:
@@ -127,7 +152,8 @@ def enter(forest: Forest, source: Path, name: str, config: Config, alive: _Alive
                 _restore(base, delta.file, delta.block, folder, alive)
                 if weights.sha256(folder) != delta.sha256:
                     raise UserError(
-                        f"{source}: gives other weights than it says (sha256): damaged, export it again"
+                        f"{source}: gives other weights than it says (sha256): damaged, export it "
+                        "again"
                     )
                 causal_lm.copy_files(forest[next(iter(delta.card.parents))].path, folder)
                 durable.write_json(folder / "trained.json", _result(delta))
@@ -150,7 +176,9 @@ def _origin(forest: Forest, delta: Delta, source: Path, domain: str | None) -> d
         "method": card.branch_method,
         "estimator": card.estimator,
         "parents": {name: asdict(parent) for name, parent in card.parents.items()},
-        "ancestors": [asdict(spent) for spent in ledger.lineage(forest[name].card for name in card.parents)],
+        "ancestors": [
+            asdict(spent) for spent in ledger.lineage(forest[name].card for name in card.parents)
+        ],
         "source": str(source),
     }
 
@@ -158,7 +186,10 @@ def _origin(forest: Forest, delta: Delta, source: Path, domain: str | None) -> d
 def _result(delta: Delta) -> dict[str, Any]:
     """Return what the training left, as the ELM's card tells it."""
     card = delta.card
-    note = f"restored from a difference in 8 bits (delta8, block {delta.block}) of sha256 {card.sha256}"
+    note = (
+        f"restored from a difference in 8 bits (delta8, block {delta.block}) of sha256 "
+        f"{card.sha256}"
+    )
     # What a sparse expert says of its delta goes: the weights are no longer exactly that.
     return seal.result(card) | {"delta": {}, "notes": [*card.notes, note]}
 
@@ -176,7 +207,9 @@ def _begun(forest: Forest, card: Card, place: Path, what: str, alive: _Alive) ->
     folder = place / "base"
     folder.mkdir()
     shares = {forest[name].path: parent.weight for name, parent in card.parents.items()}
-    durable.require_space(place, 3 * sum(file.stat().st_size for file in weights.files(next(iter(shares)))))
+    durable.require_space(
+        place, 3 * sum(file.stat().st_size for file in weights.files(next(iter(shares))))
+    )
     averaging.average(shares, folder, alive, EXACT)
     yield folder
     shutil.rmtree(folder)
@@ -190,17 +223,25 @@ def _write(expert: Path, base: Path, target: Path, block: int, alive: _Alive) ->
     for name, tensor in theirs.items():
         same = tensor.dtype == ours[name].dtype
         if not same or not (tensor.is_float or np.array_equal(tensor.raw(), ours[name].raw())):
-            raise UserError(f"{expert}: tensor {name!r} is no difference from its parents': give format=hf")
+            raise UserError(
+                f"{expert}: tensor {name!r} is no difference from its parents': give format=hf"
+            )
     floats = [tensor for tensor in theirs.values() if tensor.is_float]
     head = _head(floats, block)
     scales_begin = len(head)
     with target.open("xb") as handle:
         handle.write(head)
-        handle.seek(scales_begin + 4 * sum(blockwise.blocks(math.prod(t.shape), block) for t in floats))
+        handle.seek(
+            scales_begin + 4 * sum(blockwise.blocks(math.prod(t.shape), block) for t in floats)
+        )
         scales = []
         for tensor in floats:
-            for one, other in zip(weights.chunks(ours[tensor.name]), weights.chunks(tensor), strict=True):
-                moved = weights.to_float64(one, tensor.dtype) - weights.to_float64(other, tensor.dtype)
+            for one, other in zip(
+                weights.chunks(ours[tensor.name]), weights.chunks(tensor), strict=True
+            ):
+                moved = weights.to_float64(one, tensor.dtype) - weights.to_float64(
+                    other, tensor.dtype
+                )
                 codes, absmax = blockwise.quantise(moved, block)
                 handle.write(codes.tobytes())
                 scales.append(absmax.astype("<f4"))
@@ -229,13 +270,18 @@ def _entry(dtype: str, shape: list[int], begin: int, size: int) -> dict[str, Any
 
 
 def _check_tensors(delta: Delta, base: Path) -> None:
-    """Raise `UserError` unless a difference has what each tensor of `base` needs, and nothing else."""
+    """Raise `UserError` unless a difference has what each tensor of `base` needs, and nothing
+    else.
+    """
     found = {tensor.name: tensor for tensor in weights.header(delta.file)[0]}
     wanted: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name, tensor in weights.tensors(base).items():
         if tensor.is_float:
             wanted[f"codes.{name}"] = ("U8", tensor.shape)
-            wanted[f"absmax.{name}"] = ("F32", (blockwise.blocks(math.prod(tensor.shape), delta.block),))
+            wanted[f"absmax.{name}"] = (
+                "F32",
+                (blockwise.blocks(math.prod(tensor.shape), delta.block),),
+            )
     for name in sorted(wanted.keys() | found.keys()):
         has = (found[name].dtype, found[name].shape) if name in found else None
         if has != wanted.get(name):
@@ -248,7 +294,9 @@ def _check_tensors(delta: Delta, base: Path) -> None:
 
 
 def _restore(base: Path, file: Path, block: int, target: Path, alive: _Alive) -> None:
-    """Write the model that a difference makes of `base` into the folder `target`, in the same files and dtypes."""
+    """Write the model that a difference makes of `base` into the folder `target`, in the same files
+    and dtypes.
+    """
     stored = {tensor.name: tensor for tensor in weights.header(file)[0]}
     for source in weights.files(base):
         tensors, head = weights.header(source)

@@ -1,4 +1,6 @@
-"""A model of the forest as a folder for others: weights, config, tokenizer, and the card, for people and as JSON."""
+"""A model of the forest as a folder for others: weights, config, tokenizer, and the card, for
+people and as JSON.
+"""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,14 +26,15 @@ def export(
 ) -> Path:
     """Publish the model folder `source` at `target` and return that.
 
-    The weights are the same bytes, unless they are converted to `dtype` (fp32, bf16, fp16) or split into files of
-    `shard_gb` (10⁹ bytes). Raises `UserError` if something else stands at `target`, if numbers do not fit into `dtype`,
-    or if the weights are not those that the card says.
+    The weights are the same bytes, unless they are converted to `dtype` (fp32, bf16, fp16) or split
+    into files of `shard_gb` (10⁹ bytes). Raises `UserError` if something else stands at `target`,
+    if numbers do not fit into `dtype`, or if the weights are not those that the card says.
     """
     card = Card.read(source / "card.json")
     if weights.sha256(source) != card.sha256:
         raise UserError(
-            f"{source}: its weights are not those of its card (sha256): damaged, restore it from a copy"
+            f"{source}: its weights are not those of its card (sha256): damaged, restore it from "
+            "a copy"
         )
     if target.resolve().is_relative_to(source.resolve()):
         raise UserError(f"to={target} lies in the folder that is exported; give another to=DIR")
@@ -43,7 +46,8 @@ def export(
 
 @contextmanager
 def publish(target: Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes `target` when the block ends; the same files there already are left alone.
+    """Yield an empty folder that becomes `target` when the block ends; the same files there already
+    are left alone.
 
     Raises `UserError` if something else stands there.
     """
@@ -56,13 +60,20 @@ def publish(target: Path) -> Iterator[Path]:
         if not target.exists():
             durable.rename_folder(made, target)
         elif not _same(made, target):
-            raise UserError(f"to={target} holds something else already; give another to=DIR, or delete it")
+            raise UserError(
+                f"to={target} holds something else already; give another to=DIR, or delete it"
+            )
     finally:
         durable.remove_folder(scratch)
 
 
 def _write(
-    source: Path, made: Path, card: Card, dtype: str | None, shard_gb: float, alive: Callable[[], None]
+    source: Path,
+    made: Path,
+    card: Card,
+    dtype: str | None,
+    shard_gb: float,
+    alive: Callable[[], None],
 ) -> None:
     causal_lm.copy_files(source, made)
     if dtype is None and not shard_gb:
@@ -77,9 +88,13 @@ def _write(
     sha256 = weights.identity(digests)
     if sha256 != card.sha256:
         what = f"as {dtype}" if dtype else "in other files"
-        card = replace(card, sha256=sha256, notes=[*card.notes, f"exported {what} from sha256 {card.sha256}"])
+        card = replace(
+            card, sha256=sha256, notes=[*card.notes, f"exported {what} from sha256 {card.sha256}"]
+        )
     durable.write_json(made / "card.json", card.to_json())
-    (made / "README.md").write_text(model_card.readme(card, average=source.parent.name == "averages"))
+    (made / "README.md").write_text(
+        model_card.readme(card, average=source.parent.name == "averages")
+    )
     sums.write(made, digests)
 
 
@@ -94,7 +109,8 @@ def _copy_weights(source: Path, made: Path, alive: Callable[[], None]) -> None:
 def _same(one: Path, other: Path) -> bool:
     """Tell whether two folders hold the same files."""
     ours, theirs = (
-        {path.name: path for path in folder.iterdir()} if folder.is_dir() else {} for folder in (one, other)
+        {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
+        for folder in (one, other)
     )
     return ours.keys() == theirs.keys() and all(
         theirs[name].is_file() and sums.file_sha256(path) == sums.file_sha256(theirs[name])

@@ -19,8 +19,8 @@ from btm.system import durable
 def import_model(config: Config, reporter: Reporter = quiet) -> ELM:
     """Add the model that ``from=`` names to the forest, which is planted for it if there is none.
 
-    Returns its ELM; what stands there already under that name is returned if it came from the same folder.
-    Raises `UserError` for whatever makes it unfit; nothing has changed then.
+    Returns its ELM; what stands there already under that name is returned if it came from the same
+    folder. Raises `UserError` for whatever makes it unfit; nothing has changed then.
     """
     source, root = _source(config), Path(config.forest_root)
     if config.format == "delta":
@@ -40,15 +40,21 @@ def import_model(config: Config, reporter: Reporter = quiet) -> ELM:
     legacy = config.imports.legacy
     with (
         _as_hugging_face(source, root, config.format, legacy) as folder,
-        huggingface.checked(folder, "from", root, with_legacy=legacy, alive=reporter.alive) as model,
+        huggingface.checked(
+            folder, "from", root, with_legacy=legacy, alive=reporter.alive
+        ) as model,
     ):
         reporter.line(f"checked {source}")
-        return huggingface.enter(root, name, domains, replace(model, source=source), parent=config.parent)
+        return huggingface.enter(
+            root, name, domains, replace(model, source=source), parent=config.parent
+        )
 
 
 @contextmanager
 def _as_hugging_face(source: Path, root: Path, format: str, legacy: bool) -> Iterator[Path]:
-    """Yield a model of another format as a Hugging Face folder, which is gone when the block ends."""
+    """Yield a model of another format as a Hugging Face folder, which is gone when the block
+    ends.
+    """
     if format == "hf":
         yield source
         return
@@ -65,7 +71,9 @@ def _as_hugging_face(source: Path, root: Path, format: str, legacy: bool) -> Ite
 
 
 def imported_as(config: Config) -> tuple[str, list[str]]:
-    """Return the name and the domains of an import: where nothing grows yet, it is the seed, of no domain."""
+    """Return the name and the domains of an import: where nothing grows yet, it is the seed, of no
+    domain.
+    """
     planted = Forest.stands(config.forest_root)
     if config.format == "delta":
         return delta.named(config, _source(config))
@@ -82,16 +90,18 @@ def _source(config: Config) -> Path:
         raise UserError("import what? give from=DIR, the folder of a Hugging Face model")
     if config.format == "mergekit":
         raise UserError(
-            "format=mergekit is none that models are imported from: wanted hf, fairseq, delta or delta8"
+            "format=mergekit is none that models are imported from: wanted hf, fairseq, delta or "
+            "delta8"
         )
     return Path(config.imports.source)
 
 
 def export_model(config: Config, reporter: Reporter = quiet) -> tuple[Path | None, str]:
-    """Write an ELM or an average in a format of others; return where it is, and its text if it is one.
+    """Write an ELM or an average in a format of others; return where it is, and its text if it is
+    one.
 
-    Without ``to=`` a text is only returned. Raises `UserError` if there is no such model, if it cannot be said in that
-    format, or if something else stands there.
+    Without ``to=`` a text is only returned. Raises `UserError` if there is no such model, if it
+    cannot be said in that format, or if something else stands there.
     """
     source = exported(config)
     if config.format == "mergekit":
@@ -106,10 +116,13 @@ def export_model(config: Config, reporter: Reporter = quiet) -> tuple[Path | Non
     if config.format == "delta8":
         if config.expert is None:
             raise UserError(
-                "format=delta8 is the difference from parents, which an average has not: give expert=NAME"
+                "format=delta8 is the difference from parents, which an average has not: give "
+                "expert=NAME"
             )
         forest = Forest(config.forest_root)
-        return delta8.export(forest, config.expert, Path(config.to), wanted.block, reporter.alive), ""
+        return delta8.export(
+            forest, config.expert, Path(config.to), wanted.block, reporter.alive
+        ), ""
     target = export.export(
         source, Path(config.to), dtype=wanted.dtype, shard_gb=wanted.shard_gb, alive=reporter.alive
     )
@@ -133,7 +146,11 @@ def exported(config: Config) -> Path:
     if config.expert is not None:
         return forest[config.expert].path
     folder = forest.root / "averages"
-    names = [path.parent.name for path in folder.glob("*/card.json") if not path.parent.name.startswith(".")]
+    names = [
+        path.parent.name
+        for path in folder.glob("*/card.json")
+        if not path.parent.name.startswith(".")
+    ]
     if config.average.name not in names:
         raise unknown("average", str(config.average.name), names, str(forest.root))
     return folder / str(config.average.name)
@@ -144,7 +161,9 @@ def _export_text(text: str, config: Config) -> tuple[Path | None, str]:
         return None, text
     target = Path(config.to)
     if target.is_dir() or (target.exists() and target.read_bytes() != text.encode()):
-        raise UserError(f"to={target} holds something else already; give another to=FILE, or delete it")
+        raise UserError(
+            f"to={target} holds something else already; give another to=FILE, or delete it"
+        )
     with durable.publish_file(target) as handle:
         handle.write(text.encode())
     return target, text

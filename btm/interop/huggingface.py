@@ -1,7 +1,9 @@
-"""Hugging Face model folders: taken into a forest after every check there is, and written for others.
+"""Hugging Face model folders: taken into a forest after every check there is, and written for
+others.
 
-What comes in is copied first (`intake`); the copy is looked at with our own reader (headers, finite values), then in
-a process with limits (`probe`), and only then loaded here. It enters by the door of a trained branch, `Forest.merge`.
+What comes in is copied first (`intake`); the copy is looked at with our own reader (headers, finite
+values), then in a process with limits (`probe`), and only then loaded here. It enters by the door
+of a trained branch, `Forest.merge`.
 """
 
 import shutil
@@ -45,10 +47,12 @@ def checked(
     with_legacy: bool = False,
     alive: Callable[[], None] = lambda: None,
 ) -> Iterator[Checked]:
-    """Yield the model of the folder `source`, which the setting `key` names; scratch files lie in `place` meanwhile.
+    """Yield the model of the folder `source`, which the setting `key` names; scratch files lie in
+    `place` meanwhile.
 
-    Raises `UserError`, in one line, for whatever makes it unfit: not a folder, remote code, pickled weights, files that
-    are no regular ones, shapes or names that do not fit its config, numbers that are not finite, no usable tokenizer.
+    Raises `UserError`, in one line, for whatever makes it unfit: not a folder, remote code, pickled
+    weights, files that are no regular ones, shapes or names that do not fit its config, numbers
+    that are not finite, no usable tokenizer.
     """
     if not source.is_dir():
         raise UserError(f"{key}={source}: {_no_folder(source)}")
@@ -72,12 +76,15 @@ def checked(
                 place.rmdir()  # if nothing came of it
 
 
-def enter(root: Path, name: str, domains: list[str], model: Checked, *, parent: str | None = None) -> ELM:
-    """Add a checked model to the forest at `root`, which is planted for it if there is none; return its ELM.
+def enter(
+    root: Path, name: str, domains: list[str], model: Checked, *, parent: str | None = None
+) -> ELM:
+    """Add a checked model to the forest at `root`, which is planted for it if there is none; return
+    its ELM.
 
-    An ELM of that name that came from the same folder is returned as it stands, and a branch that an import of it left
-    when it was killed begins anew. Raises `UserError`, and leaves nothing behind, if the forest has another
-    architecture or tokenizer, or another ELM of that name.
+    An ELM of that name that came from the same folder is returned as it stands, and a branch that
+    an import of it left when it was killed begins anew. Raises `UserError`, and leaves nothing
+    behind, if the forest has another architecture or tokenizer, or another ELM of that name.
     """
     source = str(model.source)
     forest = Forest.create(root, model.model.config, model.tokenizer, model.tokenizer_sha256)
@@ -96,7 +103,9 @@ def enter(root: Path, name: str, domains: list[str], model: Checked, *, parent: 
         method="import" if parent else "none",
     )
     with forest.hold(name) as (held, _):
-        durable.write_json(held.path / "trained.json", {"steps": 0, "tokens": 0, "notes": model.notes})
+        durable.write_json(
+            held.path / "trained.json", {"steps": 0, "tokens": 0, "notes": model.notes}
+        )
     try:
         return forest.merge(forest.get_branch(name))
     except UserError:
@@ -121,7 +130,9 @@ def _check(source: Path, scratch: Path, with_legacy: bool, alive: Callable[[], N
     copy_tokenizer(copy, scratch / _TOKENIZER)
     _require_vocabulary(model, scratch / _TOKENIZER, source)
     _require_sense(model, source)
-    notes = [f"{name} of the source: sha256 {digest}" for name, digest in taken.weights.items()] + notes
+    notes = [
+        f"{name} of the source: sha256 {digest}" for name, digest in taken.weights.items()
+    ] + notes
     sha256 = tokenizer_sha256(scratch / _TOKENIZER)
     return Checked(source, model, scratch / _TOKENIZER, sha256, taken.license, notes)
 
@@ -129,9 +140,14 @@ def _check(source: Path, scratch: Path, with_legacy: bool, alive: Callable[[], N
 def _no_folder(source: Path) -> str:
     """Return why `source` is no model folder, and what to do."""
     if source.is_file():
-        return "a file; wanted the folder of a Hugging Face model, with its config.json and tokenizer"
+        return (
+            "a file; wanted the folder of a Hugging Face model, with its config.json and tokenizer"
+        )
     if len(source.parts) == 2 and not source.parent.exists():
-        return f"no such folder; if it is a model of the Hub, fetch it first: hf download {source} --local-dir DIR"
+        return (
+            f"no such folder; if it is a model of the Hub, fetch it first: hf download {source} "
+            "--local-dir DIR"
+        )
     return "no such folder"
 
 
@@ -164,11 +180,16 @@ def _load(folder: Path) -> tuple["PreTrainedModel", list[str]]:
 
 
 def widest(folder: Path, said: object = None) -> str:
-    """Return torch's name of the smallest float type that holds all in `folder`, and what its config `said`.
+    """Return torch's name of the smallest float type that holds all in `folder`, and what its
+    config `said`.
 
     bfloat16 and float16 do not hold each other; float32 holds both.
     """
-    kinds = {causal_lm.DTYPES[tensor.dtype] for tensor in weights.tensors(folder).values() if tensor.is_float}
+    kinds = {
+        causal_lm.DTYPES[tensor.dtype]
+        for tensor in weights.tensors(folder).values()
+        if tensor.is_float
+    }
     kinds |= {str(said)} & set(causal_lm.DTYPES.values())
     for dtype in ("float64", "float32"):
         if dtype in kinds:
@@ -181,7 +202,8 @@ def _require_vocabulary(model: "PreTrainedModel", tokenizer: Path, source: Path)
     if rows < size:
         raise UserError(
             f"{source} has embeddings for {rows:,} tokens, its tokenizer {size:,}: "
-            "resize the model (resize_token_embeddings) or give it the tokenizer it was trained with"
+            "resize the model (resize_token_embeddings) or give it the tokenizer it was trained "
+            "with"
         )
 
 
@@ -193,7 +215,9 @@ def _require_sense(model: "PreTrainedModel", source: Path) -> None:
     try:
         with torch.no_grad():
             logits = model(input_ids=ids, use_cache=False).logits
-    except Exception as error:  # each architecture's code fails in its own way on values it never met
+    except (
+        Exception
+    ) as error:  # each architecture's code fails in its own way on values it never met
         raise UserError(f"{source}: does not run: {causal_lm.why(error)}") from None
     if not torch.isfinite(logits).all():
         raise UserError(f"{source}: gives logits that are not finite")

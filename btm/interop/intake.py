@@ -1,7 +1,9 @@
-"""What is taken of a folder that came from outside: the files a model needs, copied into a folder of ours.
+"""What is taken of a folder that came from outside: the files a model needs, copied into a folder
+of ours.
 
-Only known names are taken, and only regular files. So whatever reads the copy, transformers included, never sees
-code, adapters, pickles or devices, and what was checked is what is kept, though the source may change meanwhile.
+Only known names are taken, and only regular files. So whatever reads the copy, transformers
+included, never sees code, adapters, pickles or devices, and what was checked is what is kept,
+though the source may change meanwhile.
 """
 
 import hashlib
@@ -23,7 +25,12 @@ from btm.system.json_files import MAX_JSON, parse_json
 INDEX = "model.safetensors.index.json"
 PICKLED = "pickled"  # where pickled weights lie in the copy until they are converted
 _CHUNK = 8 << 20  # bytes
-_JSON = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
+_JSON = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
 _TOKENIZER = ("tokenizer.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt")
 _TEMPLATE = "chat_template.jinja"
 _PIECES = "*.model"  # sentencepiece
@@ -37,7 +44,9 @@ _PATHS = ("_file", "_path")
 
 @dataclass
 class Taken:
-    """What was copied: the sha256 of each weight file by its name in the source, and the licence, if it has one."""
+    """What was copied: the sha256 of each weight file by its name in the source, and the licence,
+    if it has one.
+    """
 
     weights: dict[str, str] = field(default_factory=dict)
     license: str = ""
@@ -49,15 +58,18 @@ def take(
 ) -> Taken:
     """Copy what a causal LM needs from the folder `source` into the empty folder `target`.
 
-    Weights get the usual names, ``model.safetensors`` or shards with an index; pickled ones, taken only if `legacy`,
-    lie in ``target/pickled`` and wait to be converted. Raises `UserError` for what is no such folder, asks for remote
-    code, has files that are no regular ones or links that lead out of it, or changes while it is read.
+    Weights get the usual names, ``model.safetensors`` or shards with an index; pickled ones, taken
+    only if `legacy`, lie in ``target/pickled`` and wait to be converted. Raises `UserError` for
+    what is no such folder, asks for remote code, has files that are no regular ones or links that
+    lead out of it, or changes while it is read.
     """
     folder = _Folder(source)
     _take_texts(folder, target)
     files, index = _weight_files(folder, legacy)
     opened = {name: folder.size(name) for name in files}
-    durable.require_space(target, 2 * sum(opened.values()))  # the copy, and the branch that is made of it
+    durable.require_space(
+        target, 2 * sum(opened.values())
+    )  # the copy, and the branch that is made of it
     taken = Taken(license=_license(folder), pickled=not files[0].endswith(".safetensors"))
     home = target / PICKLED if taken.pickled else target
     home.mkdir(exist_ok=True)
@@ -98,7 +110,9 @@ class _Folder:
             return os.fstat(handle.fileno()).st_size
 
     def open(self, name: str) -> BinaryIO:
-        """Open a regular file of the folder; a link must stay inside it, or in the blobs of a Hub cache."""
+        """Open a regular file of the folder; a link must stay inside it, or in the blobs of a Hub
+        cache.
+        """
         place = self.path / name
         try:
             real = place.resolve(strict=True)
@@ -109,7 +123,9 @@ class _Folder:
             *([self.real.parent.parent / "blobs"] if self.real.parent.name == "snapshots" else []),
         ]
         if not any(real.is_relative_to(home) for home in homes):
-            raise UserError(f"{place}: a link that leads out of the folder; copy the folder with cp -rL")
+            raise UserError(
+                f"{place}: a link that leads out of the folder; copy the folder with cp -rL"
+            )
         try:
             handle = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
@@ -142,7 +158,8 @@ class _Folder:
             after = os.fstat(handle.fileno())
         if left or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise UserError(
-                f"{self.path / name}: changed while it was read; import it when nothing writes to it"
+                f"{self.path / name}: changed while it was read; import it when nothing writes to "
+                "it"
             )
         return digest.hexdigest()
 
@@ -156,7 +173,9 @@ def _take_texts(folder: _Folder, target: Path) -> None:
             if adapter
             else ""
         )
-        raise UserError(f"{folder.path}: no config.json{hint}; wanted the folder of a Hugging Face causal LM")
+        raise UserError(
+            f"{folder.path}: no config.json{hint}; wanted the folder of a Hugging Face causal LM"
+        )
     for name in _JSON:
         if folder.has(name):
             (target / name).write_bytes(_configuration(folder, name))
@@ -191,15 +210,23 @@ def _weight_files(folder: _Folder, legacy: bool) -> tuple[list[str], dict[str, s
         return ["model.safetensors"], {}
     if folder.has(INDEX):
         return _shards(folder, INDEX, ".safetensors")
-    pickled = [name for name in ("pytorch_model.bin", "pytorch_model.bin.index.json") if folder.has(name)]
+    pickled = [
+        name for name in ("pytorch_model.bin", "pytorch_model.bin.index.json") if folder.has(name)
+    ]
     if not pickled:
-        raise UserError(f"{folder.path}: no model.safetensors; wanted the folder of a Hugging Face causal LM")
+        raise UserError(
+            f"{folder.path}: no model.safetensors; wanted the folder of a Hugging Face causal LM"
+        )
     if not legacy:
         raise UserError(
-            f"{folder.path}: its weights are pickled ({pickled[0]}), and a pickle can run anything: have them "
-            "converted to safetensors, or give import.legacy=true to read them as tensors alone, in a box"
+            f"{folder.path}: its weights are pickled ({pickled[0]}), and a pickle can run "
+            "anything: have them "
+            "converted to safetensors, or give import.legacy=true to read them as tensors alone, "
+            "in a box"
         )
-    return ([pickled[0]], {}) if pickled[0].endswith(".bin") else _shards(folder, pickled[0], ".bin")
+    return (
+        ([pickled[0]], {}) if pickled[0].endswith(".bin") else _shards(folder, pickled[0], ".bin")
+    )
 
 
 def _shards(folder: _Folder, name: str, ending: str) -> tuple[list[str], dict[str, str]]:
@@ -216,7 +243,9 @@ def _check_shard(file: Path, name: str, index: dict[str, str], source: Path) -> 
     said = {tensor for tensor, place in index.items() if place == name} if index else held
     for tensor in sorted(held ^ said):
         where = (
-            "holds it, the index does not say so" if tensor in held else "does not hold it, the index says so"
+            "holds it, the index does not say so"
+            if tensor in held
+            else "does not hold it, the index says so"
         )
         raise UserError(f"{source}: tensor {tensor!r}: {name} {where}")
 

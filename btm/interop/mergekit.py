@@ -1,6 +1,7 @@
 """mergekit's YAML for an average: anybody can make it again from the ELMs, without btm.
 
-Its sums are float32 as ours are, in another order: the two differ by the rounding (tests/interop/test_mergekit.py).
+Its sums are float32 as ours are, in another order: the two differ by the rounding
+(tests/interop/test_mergekit.py).
 """
 
 import json
@@ -15,7 +16,8 @@ from btm.models import weights
 from btm.models.causal_lm import DTYPES
 
 _USED = ("weights", *AVERAGE_WEIGHTS, "greedy_soup")  # how the weights were found
-# What mergekit calls a setting, and which methods it has: what is drawn by chance cannot be drawn again there.
+# What mergekit calls a setting, and which methods it has: what is drawn by chance cannot be drawn
+# again there.
 _SHARED = {"scale": "lambda", "t": "t"}
 _OWN = {"density": "density", "gamma": "gamma"}
 _SETTINGS = {
@@ -31,7 +33,8 @@ _SETTINGS = {
 def recipe(forest: Forest, average: Path) -> str:
     """Return the YAML with which ``mergekit-yaml FILE OUT`` makes the model folder `average` again.
 
-    Raises `UserError` if mergekit cannot say it, or if one of its parents is not in the forest as it was.
+    Raises `UserError` if mergekit cannot say it, or if one of its parents is not in the forest as
+    it was.
     """
     card = Card.read(average / "card.json")
     method = str(card.recipe.get("method", "linear"))
@@ -62,7 +65,9 @@ def recipe(forest: Forest, average: Path) -> str:
 
 def _check(forest: Forest, average: Path, card: Card, method: str) -> None:
     if not card.parents or card.branch_method not in _USED or card.steps:
-        raise UserError(f"{average} is no average of ELMs, which is all that format=mergekit can say")
+        raise UserError(
+            f"{average} is no average of ELMs, which is all that format=mergekit can say"
+        )
     if method not in _SETTINGS or card.recipe.get("layers"):
         what = (
             "weights of their own for some layers"
@@ -73,7 +78,8 @@ def _check(forest: Forest, average: Path, card: Card, method: str) -> None:
     for name, parent in card.parents.items():
         if forest[name].card.sha256 != parent.sha256:
             raise UserError(
-                f"{average} was made of another {name!r} than the one in {forest.root}: average again"
+                f"{average} was made of another {name!r} than the one in {forest.root}: average "
+                "again"
             )
 
 
@@ -91,6 +97,7 @@ def _dtype(folder: Path) -> str:
     kinds = {tensor.dtype for tensor in weights.tensors(folder).values() if tensor.is_float}
     if len(kinds) != 1:
         raise UserError(
-            f"{folder} is stored in {', '.join(sorted(kinds))}; mergekit makes all tensors of one type"
+            f"{folder} is stored in {', '.join(sorted(kinds))}; mergekit makes all tensors of one "
+            "type"
         )
     return DTYPES[kinds.pop()]

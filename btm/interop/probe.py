@@ -1,7 +1,8 @@
 """Can a copied model folder be loaded at all? Asked in a box.
 
-Sizes in a config.json, and what a tokenizer.json holds, can make the library that reads them take any memory or time.
-Here that ends this process alone. The parameters are made on torch's meta device: shapes without memory.
+Sizes in a config.json, and what a tokenizer.json holds, can make the library that reads them take
+any memory or time. Here that ends this process alone. The parameters are made on torch's meta
+device: shapes without memory.
 """
 
 from pathlib import Path
@@ -17,7 +18,9 @@ _SLACK = 1 << 28  # elements of tables that are computed, not stored
 
 
 def probe(place: str) -> int:
-    """Return the parameters of the model folder at `place`; `UserError` if config, tokenizer and weights do not fit."""
+    """Return the parameters of the model folder at `place`; `UserError` if config, tokenizer and
+    weights do not fit.
+    """
     sandbox.close(_MEMORY, _SECONDS)
     folder = Path(place)
     load_tokenizer(folder)
@@ -26,7 +29,8 @@ def probe(place: str) -> int:
     layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
     if not isinstance(layers, int) or not 0 <= layers <= len(stored):
         raise UserError(
-            f"{folder}: its config.json says {layers} layers, its weights have {len(stored):,} tensors"
+            f"{folder}: its config.json says {layers} layers, its weights have {len(stored):,} "
+            "tensors"
         )
     model = _empty(config)
     for name, parameter in model.named_parameters():
@@ -38,7 +42,9 @@ def probe(place: str) -> int:
     wanted = sum(parameter.numel() for parameter in model.parameters())
     held = weights.parameters(folder)
     if wanted > held:
-        raise UserError(f"{folder}: its config.json says {wanted:,} parameters, its weights hold {held:,}")
+        raise UserError(
+            f"{folder}: its config.json says {wanted:,} parameters, its weights hold {held:,}"
+        )
     computed = sum(buffer.numel() for buffer in model.buffers())
     if computed > held + _SLACK:
         raise UserError(

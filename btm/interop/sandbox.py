@@ -1,7 +1,8 @@
-"""A process for reading what came from outside: limited in memory and time, without network, writing or processes.
+"""A process for reading what came from outside: limited in memory and time, without network,
+writing or processes.
 
-Importing torch and transformers takes seconds, so one process does that (`_serve`) and forks a box for each question.
-A box answers with one JSON value, and nothing that it says is ever unpickled.
+Importing torch and transformers takes seconds, so one process does that (`_serve`) and forks a box
+for each question. A box answers with one JSON value, and nothing that it says is ever unpickled.
 """
 
 import atexit
@@ -61,7 +62,9 @@ _lock = threading.Lock()
 
 
 def start() -> None:
-    """Start the process that boxes are forked from, unless it runs. This does not wait for its imports."""
+    """Start the process that boxes are forked from, unless it runs. This does not wait for its
+    imports.
+    """
     global _server
     if _server is not None and _server.owner == os.getpid() and _server.process.poll() is None:
         return
@@ -91,7 +94,8 @@ def _stop(server: _Server) -> None:
 
 
 def ask(question: str, *words: Path | str) -> Any:
-    """Return what the function `question` of btm/interop/sandbox_server.py answers to `words`, asked in a box.
+    """Return what the function `question` of btm/interop/sandbox_server.py answers to `words`,
+    asked in a box.
 
     Raises `UserError` with what it refused, or if one of its limits ended it.
     """
@@ -101,14 +105,17 @@ def ask(question: str, *words: Path | str) -> Any:
         try:
             said = _talk(_server.process, json.dumps([question, *map(str, words)]).encode() + b"\n")
         except BaseException:
-            _kill(_server.process)  # else its answer to this would be taken for one to the next question
+            _kill(
+                _server.process
+            )  # else its answer to this would be taken for one to the next question
             raise
     answer = json.loads(said) if said else {"died": f"more than {_SECONDS} s"}
     if "refused" in answer:
         raise UserError(str(answer["refused"]))
     if "answer" not in answer:
         raise UserError(
-            f"{words[0]}: reading it took more memory or time than it is given ({answer.get('died')})"
+            f"{words[0]}: reading it took more memory or time than it is given "
+            f"({answer.get('died')})"
         )
     return answer["answer"]
 
@@ -176,14 +183,17 @@ def _reply(question: Callable[..., Any], words: list[str]) -> dict[str, Any]:
         return {"died": "memory"}
     except BaseException as error:  # a library in Rust panics with one that is no Exception
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return {"refused": f"{words[0]}: does not load: {lines[0][:300] if lines else type(error).__name__}"}
+        return {
+            "refused": f"{words[0]}: does not load: "
+            + (lines[0][:300] if lines else type(error).__name__)
+        }
 
 
 def close(memory: int, seconds: int, writable: Path | None = None) -> None:
     """Bound this process for the rest of its life.
 
-    It gets `memory` bytes beyond what it has, `seconds` of CPU time, no process, no connection, and may write in the
-    folder `writable` alone: at most `memory` bytes a file.
+    It gets `memory` bytes beyond what it has, `seconds` of CPU time, no process, no connection, and
+    may write in the folder `writable` alone: at most `memory` bytes a file.
     """
     if (held := Path("/proc/self/statm")).exists():  # elsewhere than on Linux memory is not bounded
         pages = int(held.read_text().split()[0])
@@ -212,4 +222,6 @@ def _audit(event: str, words: tuple[Any, ...], home: str | None) -> None:
         if isinstance(place, str | bytes | os.PathLike) and not (
             inside and Path(str(place)).resolve().is_relative_to(str(home))
         ):
-            raise PermissionError(f"writing {place!r} is not allowed while a model from outside is read")
+            raise PermissionError(
+                f"writing {place!r} is not allowed while a model from outside is read"
+            )

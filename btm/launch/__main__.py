@@ -1,4 +1,6 @@
-"""The driver of a cycle on this machine: ``python -m btm.launch FOREST CYCLE``, started by `btm run`."""
+"""The driver of a cycle on this machine: ``python -m btm.launch FOREST CYCLE``, started by `btm
+run`.
+"""
 
 import os
 import signal

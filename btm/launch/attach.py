@@ -1,4 +1,6 @@
-"""Start a cycle, watch it, leave it, come back: what `btm run`, `btm status` and `btm cancel` stand on."""
+"""Start a cycle, watch it, leave it, come back: what `btm run`, `btm status` and `btm cancel` stand
+on.
+"""
 
 import os
 import shutil
@@ -40,9 +42,12 @@ def sole_driver(records: Records) -> Iterator[lease.Lease]:
 
 
 def drive(
-    records: Records, make: Callable[[], Driver], show: Callable[[dict[str, Any]], None] = lambda state: None
+    records: Records,
+    make: Callable[[], Driver],
+    show: Callable[[dict[str, Any]], None] = lambda state: None,
 ) -> dict[str, Any]:
-    """Drive a cycle in this process as the forest's only driver, until it is finished; return its last state.
+    """Drive a cycle in this process as the forest's only driver, until it is finished; return its
+    last state.
 
     Raises `lease.HeldError` if another driver is at work.
     """
@@ -84,7 +89,9 @@ def start(records: Records, cycle: Cycle) -> None:
 
 
 def start_and_leave(records: Records, cycle: Cycle) -> None:
-    """Start a driver, and return once it has something to show; `UserError` if it has nothing for long."""
+    """Start a driver, and return once it has something to show; `UserError` if it has nothing for
+    long.
+    """
     start(records, cycle)
     begun = time.monotonic()
     while not (records.root / "state.json").exists():
@@ -107,7 +114,9 @@ def watch(records: Records, cycle: Cycle, show: Callable[[dict[str, Any]], None]
             return state
         if not driver_runs(records) and time.monotonic() - begun > _STARTS_WITHIN:
             if restarts == _RESTARTS:
-                raise UserError(f"the driver died {restarts} times; see {records.root}/logs/driver.log")
+                raise UserError(
+                    f"the driver died {restarts} times; see {records.root}/logs/driver.log"
+                )
             restarts, begun = restarts + 1, time.monotonic()
             start(records, cycle)
         time.sleep(_LOOK_EVERY)
@@ -131,11 +140,14 @@ def require_same(records: Records, cycle: Cycle) -> None:
 def other_at_work(records: Records) -> UserError:
     """Return the error for a forest in which another cycle is at work."""
     return UserError(
-        f"{records.forest}: a cycle with other settings is at work; wait for it (btm status), or btm cancel"
+        f"{records.forest}: a cycle with other settings is at work; wait for it (btm status), or "
+        "btm cancel"
     )
 
 
-def _look(records: Records, cycle: Cycle, show: Callable[[dict[str, Any]], None]) -> dict[str, Any] | None:
+def _look(
+    records: Records, cycle: Cycle, show: Callable[[dict[str, Any]], None]
+) -> dict[str, Any] | None:
     """Show and return what the driver last saw, if it has looked yet."""
     state = read_shown(records.root / "state.json")
     if state is None:

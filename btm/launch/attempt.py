@@ -19,8 +19,8 @@ _STOPPED = 75  # exit code EX_TEMPFAIL of sysexits.h
 class Attempt:
     """A child process that works on a spec.
 
-    A fork of a process that has imported torch and transformers starts to work within milliseconds. The
-    parent must not have run any parallel torch code, for thread pools do not survive a fork.
+    A fork of a process that has imported torch and transformers starts to work within milliseconds.
+    The parent must not have run any parallel torch code, for thread pools do not survive a fork.
     """
 
     def __init__(
@@ -33,23 +33,28 @@ class Attempt:
         hang_after: float = 600.0,
         keep_stops: bool = True,
     ) -> None:
-        """Fork the child. `gpus` are the only cards it sees; above `memory_bytes` (0: no bound) it is killed.
+        """Fork the child. `gpus` are the only cards it sees; above `memory_bytes` (0: no bound) it
+        is killed.
 
-        Without `keep_stops` the outcome of a child that was asked to stop is returned but not recorded.
+        Without `keep_stops` the outcome of a child that was asked to stop is returned but not
+        recorded.
         """
         self.spec, self.memory_bytes, self.hang_after = spec, memory_bytes, hang_after
         self.records = Records(Path(spec.forest))
         self.begun, self._wall = time.monotonic(), time.time()
         self._doom: Kind | None = None
-        self._seen, self._lived = 0, self.begun  # the last sign of life, and when by our own clock it was new
+        self._seen, self._lived = (
+            0,
+            self.begun,
+        )  # the last sign of life, and when by our own clock it was new
         self._ooms = _kernel_ooms()
         log = self.records.log(spec.job.name, spec.attempt)
         log.parent.mkdir(parents=True, exist_ok=True)
         parent = os.getpid()
         sys.stdout.flush()
         sys.stderr.flush()
-        # Until the worker listens, a signal to stop is held back: it must neither be lost nor do in the
-        # child what it would do here.
+        # Until the worker listens, a signal to stop is held back: it must neither be lost nor do in
+        # the child what it would do here.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         self.pid = os.fork()
         if not self.pid:
@@ -58,7 +63,9 @@ class Attempt:
         self.handle = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else -1
 
     def poll(self) -> Outcome | None:
-        """Return how the try ended, or None while it goes on; kills a child that hangs or takes too much."""
+        """Return how the try ended, or None while it goes on; kills a child that hangs or takes too
+        much.
+        """
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         if not pid:
             self._watch()
@@ -167,11 +174,14 @@ def _child(
 def _resident_bytes(pid: int) -> int:
     """Return the memory that a process holds, and those it has started in a session of their own.
 
-    So are fairseq and the processes that train one expert together; forked ones would count what is shared twice.
+    So are fairseq and the processes that train one expert together; forked ones would count what is
+    shared twice.
     """
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        started = [file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children")]
+        started = [
+            file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children")
+        ]
     except (OSError, IndexError):
         return 0
     apart = [int(child) for children in started for child in children if _leads(child)]

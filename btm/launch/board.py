@@ -8,7 +8,17 @@ from btm.report.progress import duration
 
 _LINES_EVERY = 5.0  # seconds between progress lines where nothing can be redrawn
 _ROWS = 20  # of a live table
-_ORDER = ("running", "ended", "failed", "queued", "ready", "cancelled", "blocked", "waiting", "done")
+_ORDER = (
+    "running",
+    "ended",
+    "failed",
+    "queued",
+    "ready",
+    "cancelled",
+    "blocked",
+    "waiting",
+    "done",
+)
 
 
 class Board:
@@ -92,7 +102,9 @@ class Board:
         from rich.table import Table
 
         counts = ", ".join(f"{count} {name}" for name, count in state["counts"].items())
-        table = Table(title=f"{self.records.forest}: {counts}", box=box.SIMPLE_HEAD, title_justify="left")
+        table = Table(
+            title=f"{self.records.forest}: {counts}", box=box.SIMPLE_HEAD, title_justify="left"
+        )
         for column in ("job", "state", "progress"):
             table.add_column(column)
         rows = sorted(state["jobs"].items(), key=lambda item: _ORDER.index(item[1]["state"]))

@@ -21,7 +21,9 @@ from btm.system import lease
 from btm.train.fairseq import training
 
 
-def run(config: Config, stream: IO[str], *, detach: bool = False, retry: bool = False) -> bool | None:
+def run(
+    config: Config, stream: IO[str], *, detach: bool = False, retry: bool = False
+) -> bool | None:
     """Run a cycle, or watch it if it runs; return whether all was done, or None if detached."""
     cycle, records = plan(config, stream)
     if retry and attach.driver_runs(records):
@@ -38,7 +40,9 @@ def run(config: Config, stream: IO[str], *, detach: bool = False, retry: bool = 
         else:
             state = attach.watch(records, cycle, board.show)
     except KeyboardInterrupt:
-        board.say("the jobs go on: the same command watches them again; btm status, btm logs, btm cancel")
+        board.say(
+            "the jobs go on: the same command watches them again; btm status, btm logs, btm cancel"
+        )
         raise
     finally:
         board.close()
@@ -47,7 +51,10 @@ def run(config: Config, stream: IO[str], *, detach: bool = False, retry: bool = 
             print(f"{name} {job['state']}: {job['message']}", file=stream)
     if state["counts"].get("failed"):
         failed = state["counts"]["failed"]
-        print(f"{failed} failed; mend the cause, then the same command with --retry-failed", file=stream)
+        print(
+            f"{failed} failed; mend the cause, then the same command with --retry-failed",
+            file=stream,
+        )
     return all(job["state"] == "done" for job in state["jobs"].values())
 
 
@@ -91,7 +98,9 @@ def _adopt(driver: Driver, engine: Any) -> None:
 
 
 def _detach(cycle: Cycle, records: Records, stream: IO[str]) -> None:
-    """Start a cycle and leave it: on Slurm everything is submitted with its dependencies, and nothing stays."""
+    """Start a cycle and leave it: on Slurm everything is submitted with its dependencies, and
+    nothing stays.
+    """
     if attach.driver_runs(records):
         return attach.require_same(records, cycle)
     if cycle.config.cluster.kind == "local":
@@ -104,7 +113,9 @@ def _detach(cycle: Cycle, records: Records, stream: IO[str]) -> None:
 
 
 def _submit_all(cycle: Cycle, records: Records, stream: IO[str]) -> None:
-    """Submit to Slurm what is neither done, nor failed, nor in flight; each stage after the one before."""
+    """Submit to Slurm what is neither done, nor failed, nor in flight; each stage after the one
+    before.
+    """
     from btm.launch.slurm import SlurmEngine
 
     def say(text: str) -> None:
@@ -118,13 +129,22 @@ def _submit_all(cycle: Cycle, records: Records, stream: IO[str]) -> None:
     after: list[str] = []
     for stage in stages(cycle):
         flying = [running[job.name][0] for job in stage if job.name in running]
-        new = [job for job in stage if job.name not in running and driver.tasks[job.name].state not in FINAL]
-        specs = [Spec(str(records.forest), cycle.id, job, driver.tasks[job.name].attempt + 1) for job in new]
+        new = [
+            job
+            for job in stage
+            if job.name not in running and driver.tasks[job.name].state not in FINAL
+        ]
+        specs = [
+            Spec(str(records.forest), cycle.id, job, driver.tasks[job.name].attempt + 1)
+            for job in new
+        ]
         ids: list[str] = []
         if specs:
             resources = Resources.of(cycle.config.cluster, new[0].verb, cycle.config.trainer.device)
             ids = engine.submit(specs, resources, after, detached=True)
-        taken = {spec.job.name: (id, spec.attempt) for spec, id in zip(specs, ids, strict=False) if id}
+        taken = {
+            spec.job.name: (id, spec.attempt) for spec, id in zip(specs, ids, strict=False) if id
+        }
         if specs:
             say(f"submitted {len(taken)} x {new[0].verb}")
         driver.adopt(taken)
@@ -137,7 +157,9 @@ def _submit_all(cycle: Cycle, records: Records, stream: IO[str]) -> None:
 
 
 def _until_settled(driver: Driver) -> None:
-    """Look until each try that Slurm says has ended (cancelled, or its node lost) has had time to say how."""
+    """Look until each try that Slurm says has ended (cancelled, or its node lost) has had time to
+    say how.
+    """
     driver.look()
     while any(task.missing_since for task in driver.active.values()):
         driver.engine.wait(1.0)
@@ -145,7 +167,9 @@ def _until_settled(driver: Driver) -> None:
 
 
 def stages(cycle: Cycle) -> list[list[Job]]:
-    """Return the jobs of a cycle in groups that run one after another: seed, each round, scores, the end."""
+    """Return the jobs of a cycle in groups that run one after another: seed, each round, scores,
+    the end.
+    """
     groups: dict[tuple[str, int], list[Job]] = {}
     for job in cycle.jobs:
         groups.setdefault((job.verb, job.round), []).append(job)
@@ -170,7 +194,11 @@ def status(config: Config) -> tuple[list[dict[str, Any]], str]:
     state = _state(records)
     rows = []
     for name, job in state["jobs"].items():
-        shown = read_shown(records.progress(name, job["try"])) or {} if job["state"] == "running" else {}
+        shown = (
+            read_shown(records.progress(name, job["try"])) or {}
+            if job["state"] == "running"
+            else {}
+        )
         rows.append(
             {
                 "job": name,
@@ -178,11 +206,15 @@ def status(config: Config) -> tuple[list[dict[str, Any]], str]:
                 "try": job["try"],
                 "step": f"{shown['step']}/{shown['steps']}" if "steps" in shown else "",
                 "loss": shown.get("loss"),
-                "tokens/s": round(shown["tokens_per_second"]) if "tokens_per_second" in shown else None,
+                "tokens/s": round(shown["tokens_per_second"])
+                if "tokens_per_second" in shown
+                else None,
                 "why": job["message"],
             }
         )
-    alive = "finished" if state["finished"] else "at work" if _at_work(records, state) else "stopped"
+    alive = (
+        "finished" if state["finished"] else "at work" if _at_work(records, state) else "stopped"
+    )
     counts = ", ".join(f"{count} {state}" for state, count in sorted(state["counts"].items()))
     return rows, f"cycle {state['cycle']} in {records.forest}: {alive}; {counts}"
 
@@ -194,7 +226,9 @@ def _at_work(records: Records, state: dict[str, Any]) -> bool:
 
 
 def _state(records: Records) -> dict[str, Any]:
-    """Return what the driver last saw; where jobs run without one, look for ourselves, if Slurm answers."""
+    """Return what the driver last saw; where jobs run without one, look for ourselves, if Slurm
+    answers.
+    """
     state = read_shown(records.root / "state.json")
     if state is None:
         raise UserError(f"no cycle has run in {records.forest}; start one with: btm run")
@@ -209,7 +243,9 @@ def _state(records: Records) -> dict[str, Any]:
 
 
 def _watcher(records: Records, cycle: Cycle) -> Driver | None:
-    """Return a driver that knows what runs on Slurm, for those who submit nothing; None if Slurm is away."""
+    """Return a driver that knows what runs on Slurm, for those who submit nothing; None if Slurm is
+    away.
+    """
     from btm.launch.slurm import AwayError, SlurmEngine
 
     engine = SlurmEngine(records, cycle.config.cluster)
@@ -233,7 +269,9 @@ def log_lines(config: Config, elm: str, *, follow: bool) -> Iterator[str]:
     while True:
         job = state["jobs"][name]
         logs = [records.log(name, attempt) for attempt in range(job["try"], 0, -1)]
-        file = next((log for log in logs if log.exists()), None)  # what was never begun said nothing
+        file = next(
+            (log for log in logs if log.exists()), None
+        )  # what was never begun said nothing
         if file != read:
             read, position = file, 0
         if file is not None:
@@ -252,7 +290,9 @@ def _job(records: Records, state: dict[str, Any], name: str) -> str:
     for job in (name, f"train-{name}"):
         if job in state["jobs"]:
             return job
-    raise unknown("job", name, [job.removeprefix("train-") for job in state["jobs"]], str(records.root))
+    raise unknown(
+        "job", name, [job.removeprefix("train-") for job in state["jobs"]], str(records.root)
+    )
 
 
 def cancel(config: Config) -> str:
@@ -265,7 +305,10 @@ def cancel(config: Config) -> str:
         attach.request_cancel(records)
         while attach.driver_runs(records):
             time.sleep(0.1)
-        return f"cancelled; what was trained is saved, and btm run goes on from there ({records.forest})"
+        return (
+            "cancelled; what was trained is saved, and btm run goes on from there "
+            f"({records.forest})"
+        )
     name = _job(records, state, config.expert)
     attach.request_cancel(records, name)
     return f"cancelling {name}; btm run --retry-failed tries it again"

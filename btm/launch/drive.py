@@ -1,7 +1,8 @@
-"""The driver of a cycle: looks at the disk and at the engine, and starts what may start, until nothing is left.
+"""The driver of a cycle: looks at the disk and at the engine, and starts what may start, until
+nothing is left.
 
-It has no memory that matters. Killed at any moment, a new one reads the forest, the outcomes and what the
-engine still runs, and goes on; a job that runs is never submitted again.
+It has no memory that matters. Killed at any moment, a new one reads the forest, the outcomes and
+what the engine still runs, and goes on; a job that runs is never submitted again.
 """
 
 import time
@@ -43,9 +44,10 @@ class Task:
 def retry_after(tries: Sequence[Outcome], cluster: ClusterConfig) -> float | None:
     """Return in how many seconds a job whose tries ended so should be tried again; None: never.
 
-    Mistakes are not retried. A try that was asked to stop costs nothing. A machine fault is retried with
-    back-off up to `cluster.retries` times in a row without gain: a job that comes nearer to its end each
-    time is never given up. A loss that is not finite is tried once more, for it may be the machine's.
+    Mistakes are not retried. A try that was asked to stop costs nothing. A machine fault is retried
+    with back-off up to `cluster.retries` times in a row without gain: a job that comes nearer to
+    its end each time is never given up. A loss that is not finite is tried once more, for it may be
+    the machine's.
     """
     last = tries[-1]
     if last.kind in _MISTAKES:
@@ -78,7 +80,8 @@ class Driver:
     ) -> None:
         """Read what is done already.
 
-        `settle` is how long after a job's end its outcome may still be on its way over a shared disk.
+        `settle` is how long after a job's end its outcome may still be on its way over a shared
+        disk.
         """
         self.cycle, self.engine, self.say, self.now, self.settle = cycle, engine, say, now, settle
         self.root = Path(cycle.config.forest_root)
@@ -105,12 +108,19 @@ class Driver:
         for name, (id, attempt) in running.items():
             task = self.tasks.get(name)
             if task is not None and task.state not in ("done", "submitted"):
-                task.state, task.id, task.attempt, task.engine_state = "submitted", id, attempt, "queued"
+                task.state, task.id, task.attempt, task.engine_state = (
+                    "submitted",
+                    id,
+                    attempt,
+                    "queued",
+                )
                 self.ready.pop(name, None)
                 self.active[name] = task
 
     def tick(self) -> bool:
-        """Look at everything once and start what may start; return whether nothing is left to do."""
+        """Look at everything once and start what may start; return whether nothing is left to
+        do.
+        """
         self.look()
         self._retry()
         self._requests()
@@ -258,7 +268,9 @@ class Driver:
         self.engine.cancel([task.id for task in self.active.values()])
 
     def _retry(self) -> None:
-        """Obey `btm run --retry-failed`, which leaves a file: what failed is tried again, what runs goes on."""
+        """Obey `btm run --retry-failed`, which leaves a file: what failed is tried again, what runs
+        goes on.
+        """
         file = self.records.root / "retry"
         if file.exists():
             running = {name: (task.id, task.attempt) for name, task in self.active.items()}
@@ -287,9 +299,15 @@ class Driver:
             for name in names & self.tasks.keys():
                 task = self.tasks[name]
                 if task.state not in ("done", "failed"):
-                    task.attempt += 1  # what the cancelled try will still say must not overwrite this
+                    # what the cancelled try will still say must not overwrite this
+                    task.attempt += 1
                     outcome = Outcome(
-                        self.cycle.id, name, task.attempt, "cancelled", "cancelled", ended=self.now()
+                        self.cycle.id,
+                        name,
+                        task.attempt,
+                        "cancelled",
+                        "cancelled",
+                        ended=self.now(),
                     )
                     self.records.write_outcome(outcome)
                     self._leave(task)
@@ -304,7 +322,9 @@ class Driver:
             if task.not_before <= now:
                 groups.setdefault(task.job.verb, []).append(task)
         for verb, tasks in groups.items():
-            specs = [Spec(str(self.root), self.cycle.id, task.job, task.attempt + 1) for task in tasks]
+            specs = [
+                Spec(str(self.root), self.cycle.id, task.job, task.attempt + 1) for task in tasks
+            ]
             try:
                 ids = self.engine.submit(
                     specs, Resources.of(self.cluster, verb, self.cycle.config.trainer.device)
@@ -322,7 +342,12 @@ class Driver:
                 if not id:
                     continue
                 del self.ready[task.job.name]
-                task.state, task.id, task.attempt, task.engine_state = "submitted", id, spec.attempt, "queued"
+                task.state, task.id, task.attempt, task.engine_state = (
+                    "submitted",
+                    id,
+                    spec.attempt,
+                    "queued",
+                )
                 task.message = ""
                 self.active[task.job.name] = task
 

@@ -1,4 +1,6 @@
-"""The seam between the driver and what runs jobs: submit, poll, cancel. Logs are where `Records.log` says."""
+"""The seam between the driver and what runs jobs: submit, poll, cancel. Logs are where
+`Records.log` says.
+"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
@@ -52,7 +54,9 @@ class Status:
 
 
 class Engine(Protocol):
-    """What runs jobs. It may lose, delay or repeat them; the driver and the leases keep the result exact."""
+    """What runs jobs. It may lose, delay or repeat them; the driver and the leases keep the result
+    exact.
+    """
 
     def submit(self, specs: Sequence[Spec], resources: Resources) -> list[str]:
         """Hand over tries; return an id for each, "" or none for what is not taken now.

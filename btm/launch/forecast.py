@@ -1,4 +1,6 @@
-"""What a cycle will take before it is started: jobs, parents and weights, tokens, FLOPs, disk and time."""
+"""What a cycle will take before it is started: jobs, parents and weights, tokens, FLOPs, disk and
+time.
+"""
 
 import json
 from dataclasses import dataclass
@@ -44,7 +46,9 @@ class Costs:
             count, made = weights.parameters(source), causal_lm.load_config(source)
         else:
             folder = Path(config.data.out) / config.data.name
-            prepared = steps.open_suite(config).vocab_size if folder.is_dir() else config.data.vocab_size
+            prepared = (
+                steps.open_suite(config).vocab_size if folder.is_dir() else config.data.vocab_size
+            )
             made = causal_lm.make_config(config.model, prepared, 0)
             count = causal_lm.count_parameters(made)
         per_token = flops.Shape.of_config(made).training_flops(config.trainer.seq_len)
@@ -62,7 +66,9 @@ class Costs:
 
 
 def _rate(config: Config, root: Path) -> float | None:
-    """Return tokens per second: as measured on this machine with all jobs together, or as the seed had."""
+    """Return tokens per second: as measured on this machine with all jobs together, or as the seed
+    had.
+    """
     known = (read_shown(root / "jobs" / "throughput.json") or {}).get("tokens_per_second", {})
     if known and config.cluster.kind != "slurm":
         return max(known.values())
@@ -84,13 +90,18 @@ def forecast(config: Config, rounds: list[list[str]]) -> list[dict[str, Any]]:
     seconds = None if costs.tokens_per_second is None else total["tokens"] / costs.tokens_per_second
     if seconds and config.cluster.kind == "slurm":
         seconds /= config.cluster.train.parallel or config.cluster.parallel or max(map(len, rounds))
-    return [*rows, {"job": "all", "round": None, "what": "", "parents": "", **total, "seconds": seconds}]
+    return [
+        *rows,
+        {"job": "all", "round": None, "what": "", "parents": "", **total, "seconds": seconds},
+    ]
 
 
 def too_few_tokens(config: Config) -> str:
-    """Return a sentence that advises against a forest where one dense LM is likely better; "" where a forest pays.
+    """Return a sentence that advises against a forest where one dense LM is likely better; "" where
+    a forest pays.
 
-    What counts is the tokens of the seed phase and of all experts for each parameter of one ELM (docs/choosing.md).
+    What counts is the tokens of the seed phase and of all experts for each parameter of one ELM
+    (docs/choosing.md).
     """
     if config.baseline is not None or config.seed.source:
         return ""  # what an imported seed was trained on is not known
@@ -100,22 +111,28 @@ def too_few_tokens(config: Config) -> str:
     if tokens >= WORTH_A_FOREST * parameters:
         return ""
     return (
-        f"{tokens / 1e6:,.2f} M training tokens are {tokens / parameters:.1f} for each of a model's "
+        f"{tokens / 1e6:,.2f} M training tokens are {tokens / parameters:.1f} for each of a "
+        "model's "
         f"{parameters / 1e6:,.2f} M parameters; below {WORTH_A_FOREST}, one dense model is "
-        f"likely better than a forest of {experts} experts: train more steps (seed.steps=, trainer.steps=) "
+        f"likely better than a forest of {experts} experts: train more steps (seed.steps=, "
+        "trainer.steps=) "
         "or a smaller model= "
         "(docs/choosing.md)"
     )
 
 
 def disk_bytes(config: Config, rounds: list[list[str]], at_once: int) -> int:
-    """Return the bytes that the missing part of a cycle will need at most, with `at_once` trainings at once."""
+    """Return the bytes that the missing part of a cycle will need at most, with `at_once` trainings
+    at once.
+    """
     rows = forecast(config, rounds)
     missing = sum(row["tokens"] is not None for row in rows[:-1])
     return rows[-1]["disk bytes"] + min(missing, at_once) * Costs.of(config).training_bytes
 
 
-def _row(job: Job, config: Config, costs: Costs, forest: Forest | None, done: set[str]) -> dict[str, Any]:
+def _row(
+    job: Job, config: Config, costs: Costs, forest: Forest | None, done: set[str]
+) -> dict[str, Any]:
     row: dict[str, Any] = {"job": job.name, "round": job.round or None, "what": "", "parents": ""}
     empty = {"tokens": None, "flops": None, "disk bytes": None, "seconds": None}
     trainer = config.trainer
@@ -125,12 +142,17 @@ def _row(job: Job, config: Config, costs: Costs, forest: Forest | None, done: se
         average = "average, " if config.run.average else ""
         size = costs.elm_bytes if config.run.average else 0
         return (
-            row | {"what": f"{average}evaluate, prior {config.ensemble.prior}"} | empty | {"disk bytes": size}
+            row
+            | {"what": f"{average}evaluate, prior {config.ensemble.prior}"}
+            | empty
+            | {"disk bytes": size}
         )
     if job.elm in done:
         return row | {"what": "nothing: it stands there"} | empty
     if job.verb == "seed" and config.seed.source:
-        return row | {"what": f"import {config.seed.source}"} | empty | {"disk bytes": costs.elm_bytes}
+        return (
+            row | {"what": f"import {config.seed.source}"} | empty | {"disk bytes": costs.elm_bytes}
+        )
     if job.verb == "seed" and config.baseline in SHARES_SEED:
         copied = f"copy {config.base_root}/elms/{job.elm}"
         return row | {"what": copied} | empty | {"disk bytes": costs.elm_bytes * (1 + _MOMENTS)}
@@ -157,7 +179,9 @@ def _sequences(job: Job, config: Config, steps: int) -> int:
 
 def _elms(job: Job, config: Config) -> int:
     """Return how many ELMs a training makes."""
-    return len(config.run.rounds[0]) + 1 if job.verb == "train" and config.baseline == "demix" else 1
+    return (
+        len(config.run.rounds[0]) + 1 if job.verb == "train" and config.baseline == "demix" else 1
+    )
 
 
 def _training(job: Job, config: Config, steps: int) -> str:
@@ -178,7 +202,8 @@ def _parents(job: Job, config: Config, forest: Forest | None) -> str:
         return f"{config.seed.name} 1"
     if forest is not None and forest.has_branch(job.elm):
         return ", ".join(
-            f"{name} {parent.weight:.3f}" for name, parent in forest.get_branch(job.elm).parents.items()
+            f"{name} {parent.weight:.3f}"
+            for name, parent in forest.get_branch(job.elm).parents.items()
         )
     if isinstance(config.weights, dict):
         return ", ".join(f"{name} {weight:g}" for name, weight in config.weights.items())

@@ -24,12 +24,16 @@ class Job:
 def jobs_of(config: Config, rounds: Sequence[Sequence[str]]) -> list[Job]:
     """Return the jobs of the cycle that `config` and its rounds stand for."""
     if config.baseline == "demix":
-        return together(config.seed.name, "demix", [domain for domains in rounds for domain in domains])
+        return together(
+            config.seed.name, "demix", [domain for domains in rounds for domain in domains]
+        )
     return cycle(config.seed.name, rounds)
 
 
 def together(seed: str, name: str, domains: Sequence[str]) -> list[Job]:
-    """Return the jobs of a cycle in which one job makes the ELMs of all domains, and last one called `name`."""
+    """Return the jobs of a cycle in which one job makes the ELMs of all domains, and last one
+    called `name`.
+    """
     train = Job(f"train-{name}", "train", name, ("seed",), (seed,), 1)
     scores = [Job(f"score-{seed}", "score", seed, ("seed",))]
     scores += [Job(f"score-{elm}", "score", elm, (train.name,)) for elm in [*domains, name]]
@@ -40,20 +44,23 @@ def together(seed: str, name: str, domains: Sequence[str]) -> list[Job]:
 def cycle(seed: str, rounds: Sequence[Sequence[str]], *, score_seed: bool = True) -> list[Job]:
     """Return the jobs of a cycle, in an order in which each stands after those it needs.
 
-    An expert needs the seed, or every expert of the rounds before its own; so siblings never wait for one
-    another. Each ELM is scored as soon as it stands.
+    An expert needs the seed, or every expert of the rounds before its own; so siblings never wait
+    for one another. Each ELM is scored as soon as it stands.
     """
     jobs = [Job("seed", "seed", seed)]
     needs: tuple[str, ...] = ("seed",)
     among: tuple[str, ...] = (seed,)
     earlier: list[str] = []
     for number, domains in enumerate(rounds, 1):
-        jobs += [Job(f"train-{domain}", "train", domain, needs, among, number) for domain in domains]
+        jobs += [
+            Job(f"train-{domain}", "train", domain, needs, among, number) for domain in domains
+        ]
         earlier += domains
         among, needs = tuple(earlier), tuple(f"train-{domain}" for domain in earlier)
     scored = [seed, *earlier] if score_seed else earlier
     scores = [
-        Job(f"score-{elm}", "score", elm, ("seed" if elm == seed else f"train-{elm}",)) for elm in scored
+        Job(f"score-{elm}", "score", elm, ("seed" if elm == seed else f"train-{elm}",))
+        for elm in scored
     ]
     return [*jobs, *scores, Job("finish", "finish", "", tuple(job.name for job in scores))]
 

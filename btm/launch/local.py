@@ -1,7 +1,7 @@
 """This machine as an engine: never more jobs at once than its cores, memory and cards carry.
 
-Workers are forked from the driver's own process, which has imported all they need, so a job starts within
-milliseconds. They stop, after a checkpoint, when the driver dies.
+Workers are forked from the driver's own process, which has imported all they need, so a job starts
+within milliseconds. They stop, after a checkpoint, when the driver dies.
 """
 
 import gc
@@ -90,7 +90,9 @@ class LocalEngine:
                 self.running[id].attempt.stop()
 
     def wait(self, seconds: float) -> None:
-        """Sleep until a worker ends, at most a second, since hangs and requests are looked for too."""
+        """Sleep until a worker ends, at most a second, since hangs and requests are looked
+        for too.
+        """
         handles = [running.attempt.handle for running in self.running.values()]
         if handles and min(handles) >= 0:
             select.select(handles, [], [], min(seconds, 1.0))
@@ -139,7 +141,9 @@ class LocalEngine:
         )
 
     def _cards_of(self, spec: Spec, resources: Resources) -> int:
-        """Return how many cards a job gets: one unless told otherwise, so that each sees only its own."""
+        """Return how many cards a job gets: one unless told otherwise, so that each sees only its
+        own.
+        """
         return resources.cards or (0 if spec.job.verb == "finish" else 1)
 
     def _free_cards(self) -> list[str]:
@@ -147,7 +151,8 @@ class LocalEngine:
         return [card for card in self.cards if card not in taken]
 
     def _cpus(self, spec: Spec, resources: Resources) -> int:
-        """Return a job's threads: as told, or what its training began with, for then it resumes exactly.
+        """Return a job's threads: as told, or what its training began with, for then it resumes
+        exactly.
 
         Else all for a job that runs alone, or what was measured best.
         """
@@ -167,23 +172,31 @@ class LocalEngine:
         return self._measured
 
     def _bytes(self, resources: Resources) -> float:
-        """Return the memory to set aside for a job: as told, or what a training of this model needs."""
+        """Return the memory to set aside for a job: as told, or what a training of this model
+        needs.
+        """
         if resources.memory_gb:
             return resources.memory_gb * 1e9
         seed = Path(self.config.forest_root) / "elms" / self.config.seed.name
         count = weights.parameters(seed) if seed.is_dir() else 0
-        if self.config.baseline == "demix":  # it trains the feed-forward layers of every domain at once
+        if (
+            self.config.baseline == "demix"
+        ):  # it trains the feed-forward layers of every domain at once
             count *= sum(map(len, self.config.run.rounds))
         ranks, trainer = resources.processes, self.config.trainer
         workers = 1 if ranks == 1 else 2 + ranks  # the job itself and torchrun
         models = ranks if trainer.parallel == "ddp" else 1
-        state = 4 + _MOMENTS[trainer.optimizer]  # parameters and moments, in float32 if not said otherwise
+        state = (
+            4 + _MOMENTS[trainer.optimizer]
+        )  # parameters and moments, in float32 if not said otherwise
         copies = 2 if trainer.write_behind and ranks == 1 else 1
         return workers * _WORKER_BYTES + models * count * (4 + state * copies)  # 4: gradients
 
 
 def require_room(resources: Resources, cards: int, memory: float) -> None:
-    """Raise `UserError` for a job that a machine of so many GPUs and bytes of memory could never run."""
+    """Raise `UserError` for a job that a machine of so many GPUs and bytes of memory could never
+    run.
+    """
     if resources.gpus > cards:
         raise UserError(f"cluster.gpus={resources.gpus}: this machine has {cards}")
     if cards and resources.cards > cards:
@@ -193,7 +206,8 @@ def require_room(resources: Resources, cards: int, memory: float) -> None:
         )
     if resources.memory_gb * 1e9 > memory:
         raise UserError(
-            f"cluster.memory_gb={resources.memory_gb:g}: this machine has {memory / 1e9:.1f} GB to give"
+            f"cluster.memory_gb={resources.memory_gb:g}: this machine has {memory / 1e9:.1f} GB "
+            "to give"
         )
 
 
@@ -209,19 +223,26 @@ def _begun_with(spec: Spec) -> int:
 
 
 def find_cards(most: int | None = None) -> list[str]:
-    """Return the GPUs this process may use, as CUDA_VISIBLE_DEVICES calls them, without touching them.
+    """Return the GPUs this process may use, as CUDA_VISIBLE_DEVICES calls them, without touching
+    them.
 
     `most` takes that many of them, or stands for as many where none can be listed.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         names = [name.strip() for name in visible.split(",") if name.strip()]
-        found = list(takewhile(lambda name: not name.startswith("-"), names))  # -1 hides what follows
+        found = list(
+            takewhile(lambda name: not name.startswith("-"), names)
+        )  # -1 hides what follows
     elif shutil.which("nvidia-smi") is None:
         found = []
     else:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-        found = [str(i) for i in range(len(listed.stdout.splitlines()))] if listed.returncode == 0 else []
+        found = (
+            [str(i) for i in range(len(listed.stdout.splitlines()))]
+            if listed.returncode == 0
+            else []
+        )
     return (found or [str(i) for i in range(most or 0)])[:most]
 
 

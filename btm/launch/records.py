@@ -1,14 +1,15 @@
-"""What a cycle leaves in ``<forest>/jobs``: its settings, its submissions, the outcome of every try.
+"""What a cycle leaves in ``<forest>/jobs``: its settings, its submissions, the outcome of every
+try.
 
     cycles/<hash>.json             settings and rounds: what a job reads to know what to do
-    submissions/<id>.json          what was handed to Slurm, written before it is and completed after
+    submissions/<id>.json          what was handed to Slurm, written before and completed after
     outcomes/<job>.<try>.json      how a try ended
     progress/<job>.<try>.json      the sign of life of a running try
     logs/<job>.<try>.log           what it printed
     state.json                     what the driver last saw, for those who watch
 
-Everything but the sign of life and state.json is published durably. All of it can be deleted once a cycle is
-finished: what is done is what stands in the forest.
+Everything but the sign of life and state.json is published durably. All of it can be deleted once a
+cycle is finished: what is done is what stands in the forest.
 """
 
 import hashlib
@@ -25,7 +26,17 @@ from btm.system import durable, lease
 
 # How a try can end. `stopped` was asked to (preemption, time limit, cancel) and saved before.
 Kind = Literal[
-    "done", "mistake", "blocked", "nan", "stopped", "fault", "killed", "oom", "hang", "lost", "cancelled"
+    "done",
+    "mistake",
+    "blocked",
+    "nan",
+    "stopped",
+    "fault",
+    "killed",
+    "oom",
+    "hang",
+    "lost",
+    "cancelled",
 ]
 _FILE = re.compile(r"^(?P<job>.+)\.(?P<attempt>\d+)\.json$")
 
@@ -106,7 +117,9 @@ class Records:
 
     def write_outcome(self, outcome: Outcome) -> None:
         """Record how a try ended."""
-        durable.write_json(self.root / "outcomes" / f"{outcome.job}.{outcome.attempt}.json", asdict(outcome))
+        durable.write_json(
+            self.root / "outcomes" / f"{outcome.job}.{outcome.attempt}.json", asdict(outcome)
+        )
 
     def take_back(self, outcome: Outcome) -> None:
         """Undo `write_outcome`: the try goes on after all."""
@@ -119,7 +132,9 @@ class Records:
             outcome = self.outcome(job, attempt)
             if outcome is not None and outcome.cycle == cycle_id:
                 found.setdefault(job, []).append(outcome)
-        return {job: sorted(tries, key=lambda outcome: outcome.attempt) for job, tries in found.items()}
+        return {
+            job: sorted(tries, key=lambda outcome: outcome.attempt) for job, tries in found.items()
+        }
 
     def outcome(self, job: str, attempt: int) -> Outcome | None:
         """Return how one try ended, or None if it has not, as far as the disk knows."""
@@ -131,7 +146,8 @@ class Records:
         return set(self._named("outcomes"))
 
     def forgive(self, cycle_id: str) -> list[str]:
-        """Set aside the outcomes of jobs that failed, so that they are tried again; return the jobs.
+        """Set aside the outcomes of jobs that failed, so that they are tried again; return the
+        jobs.
 
         The end of the cycle is then done again too, for it was done without them.
         """
@@ -160,7 +176,9 @@ class Records:
         return self.root / "progress" / f"{job}.{attempt}.json"
 
     def saved(self, job: Job) -> int:
-        """Return how far the work of a job has come on disk: 0, then 1 + the step of its checkpoint, then more."""
+        """Return how far the work of a job has come on disk: 0, then 1 + the step of its
+        checkpoint, then more.
+        """
         folder = lease.find(self.forest / "branches" / job.elm) if job.elm else None
         if folder is None:
             return 0
@@ -179,9 +197,13 @@ class Records:
 
 
 def show_file(path: Path, value: Any) -> None:
-    """Replace a file that people watch: never half of it, but not durable, for nothing depends on it."""
+    """Replace a file that people watch: never half of it, but not durable, for nothing depends on
+    it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{durable.writer()}-shown")  # a name that `durable.sweep` knows
+    temporary = path.with_name(
+        f".tmp-{durable.writer()}-shown"
+    )  # a name that `durable.sweep` knows
     temporary.write_text(json.dumps(value))
     temporary.replace(path)
 

@@ -1,9 +1,10 @@
 """A Slurm cluster as an engine; submitit writes the batch scripts, and is asked for nothing else.
 
-submitit's own bookkeeping is not used, for it was seen to take a requeued job for a dead one, to return the
-result of an older job under a reused id, and to wait for ever where accounting is off (docs/design.md,
-decision 11). Here a submission is a manifest of ours, written before sbatch is called and completed after;
-what runs is asked of squeue, once for all jobs; how a try ended is what it wrote itself.
+submitit's own bookkeeping is not used, for it was seen to take a requeued job for a dead one, to
+return the result of an older job under a reused id, and to wait for ever where accounting is off
+(docs/design.md, decision 11). Here a submission is a manifest of ours, written before sbatch is
+called and completed after; what runs is asked of squeue, once for all jobs; how a try ended is what
+it wrote itself.
 """
 
 import getpass
@@ -30,15 +31,15 @@ from btm.system import durable
 Run = Callable[[list[str]], str]  # a command of Slurm; returns what it printed
 
 _TIMEOUT = 60.0  # seconds that a command of Slurm may take
-_DOUBT = (
-    60.0  # seconds for which NODE_FAIL or PREEMPTED must stand before it is the end: a requeue shows both
-)
+# seconds for which NODE_FAIL or PREEMPTED must stand before it is the end: a requeue shows both
+_DOUBT = 60.0
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 _DOUBTFUL = {"NODE_FAIL", "PREEMPTED"}
 _RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"}
 # What sbatch says when asking again later may help; all else it refuses for good.
 _AWAY = re.compile(
-    r"unable to contact|timed out|timeout|connection|not connected|communication|try again|temporarily|"
+    r"unable to contact|timed out|timeout|connection|not connected|communication|try "
+    r"again|temporarily|"
     r"zero bytes|not responding|controller|authentication|munge",
     re.IGNORECASE,
 )
@@ -58,7 +59,9 @@ class FullError(AwayError):
 
 
 class SlurmEngine:
-    """Submits arrays of tries and follows them with squeue alone; accounting (sacct) is not needed."""
+    """Submits arrays of tries and follows them with squeue alone; accounting (sacct) is not
+    needed.
+    """
 
     def __init__(
         self,
@@ -73,7 +76,8 @@ class SlurmEngine:
         """Use the Slurm that this machine's commands reach (SLURM_CONF)."""
         if run is None and shutil.which("sbatch") is None:
             raise UserError(
-                "cluster=slurm: no sbatch here; log in to a machine of the cluster, or cluster=local"
+                "cluster=slurm: no sbatch here; log in to a machine of the cluster, or "
+                "cluster=local"
             )
         self.records, self.cluster = records, cluster
         self.run, self.now, self.sleep, self.say = run or run_command, now, sleep, say
@@ -94,15 +98,21 @@ class SlurmEngine:
         *,
         detached: bool = False,
     ) -> list[str]:
-        """Submit tries as arrays; return their ids, "" for those that Slurm did not take, [] if it took none.
+        """Submit tries as arrays; return their ids, "" for those that Slurm did not take, [] if it
+        took none.
 
-        `after` are ids of arrays that must have ended, well or not, before these start. Where a user may
-        have few jobs, arrays get smaller, and the rest waits. Raises `UserError` if the first is refused.
+        `after` are ids of arrays that must have ended, well or not, before these start. Where a
+        user may have few jobs, arrays get smaller, and the rest waits. Raises `UserError` if the
+        first is refused.
         """
         taken: dict[tuple[str, int], str] = {}
         try:
             self._settle_doubts()
-            taken = {_key(spec): self._found.pop(_key(spec)) for spec in specs if _key(spec) in self._found}
+            taken = {
+                _key(spec): self._found.pop(_key(spec))
+                for spec in specs
+                if _key(spec) in self._found
+            }
             for spec, id in self._arrays(
                 [s for s in specs if _key(s) not in taken], resources, after, detached
             ):
@@ -137,13 +147,16 @@ class SlurmEngine:
         """Sleep."""
         self.sleep(seconds)
 
-    def in_flight(self, cycle_id: str | None = None, *, mend: bool = True) -> dict[str, tuple[str, int]]:
-        """Return {job: (id, try)} of what earlier drivers (of one cycle) submitted and has no outcome yet.
+    def in_flight(
+        self, cycle_id: str | None = None, *, mend: bool = True
+    ) -> dict[str, tuple[str, int]]:
+        """Return {job: (id, try)} of what earlier drivers (of one cycle) submitted and has no
+        outcome yet.
 
         A submission whose id was never written down is looked for by its name: sbatch may have been
-        interrupted before or after Slurm took it. Without `mend`, for those who only watch, nothing is
-        written or forgotten: another process may be about to submit. Raises `AwayError` if Slurm does not
-        answer.
+        interrupted before or after Slurm took it. Without `mend`, for those who only watch, nothing
+        is written or forgotten: another process may be about to submit. Raises `AwayError` if Slurm
+        does not answer.
         """
         found: dict[str, tuple[str, int]] = {}
         ended = self.records.ended()
@@ -176,7 +189,9 @@ class SlurmEngine:
     def has_others(self, cycle_id: str) -> bool:
         """Tell whether jobs of another cycle are queued or running; raises `AwayError`."""
         manifests = map(read_json, self.folder.glob("*.json"))
-        names = {m["name"] for m in manifests if any(spec["cycle"] != cycle_id for spec in m["specs"])}
+        names = {
+            m["name"] for m in manifests if any(spec["cycle"] != cycle_id for spec in m["specs"])
+        }
         at_work = (name for name, state, _ in dict(self._queue()).values() if state not in _ENDED)
         return bool(names) and not names.isdisjoint(at_work)
 
@@ -229,11 +244,15 @@ class SlurmEngine:
         self._names[manifest["id"]] = manifest["name"]
         return [f"{manifest['id']}_{index}" for index in range(len(specs))]
 
-    def _sbatch(self, file: Path, name: str, count: int, resources: Resources, after: Sequence[str]) -> str:
+    def _sbatch(
+        self, file: Path, name: str, count: int, resources: Resources, after: Sequence[str]
+    ) -> str:
         executor = _Executor(file.with_suffix(""), python=shlex.quote(sys.executable))
         executor.update_parameters(**self._parameters(name, resources, after))
         executor.parameters["map_count"] = count
-        command = f"{executor.python} -u -m btm.launch.slurm_task {shlex.quote(str(file.resolve()))}"
+        command = (
+            f"{executor.python} -u -m btm.launch.slurm_task {shlex.quote(str(file.resolve()))}"
+        )
         script = file.with_suffix("") / "batch.sh"
         script.parent.mkdir(parents=True, exist_ok=True)
         script.write_text(executor.script(command))
@@ -284,7 +303,9 @@ class SlurmEngine:
             "nodes": resources.nodes,
             "cpus_per_task": max(resources.cpus, resources.processes),
             "gpus_per_node": resources.cards or None,
-            "mem": f"{round(resources.memory_gb * 1024)}M" if resources.memory_gb else None,  # no fractions
+            "mem": f"{round(resources.memory_gb * 1024)}M"
+            if resources.memory_gb
+            else None,  # no fractions
             "array_parallelism": resources.parallel or 100_000,
             "signal_delay_s": self.cluster.warn_before,
             "setup": list(self.cluster.setup) or None,
@@ -298,7 +319,14 @@ class SlurmEngine:
         """Yield (id, (name, state, reason)) of every task of this user that Slurm still knows."""
         user = getpass.getuser()
         text = self.run(
-            ["squeue", "--noheader", "--array", "--states=all", f"--user={user}", "--format=%i|%j|%T|%r"]
+            [
+                "squeue",
+                "--noheader",
+                "--array",
+                "--states=all",
+                f"--user={user}",
+                "--format=%i|%j|%T|%r",
+            ]
         )
         for line in text.splitlines():
             parts = line.strip().split("|", 3)
@@ -323,7 +351,9 @@ class SlurmEngine:
             return Status("ended", said)
         if _HELD.search(reason):
             self._patiently(["scontrol", "release", id])
-        return Status("queued", "" if reason in ("None", "Priority", "Resources", "Dependency") else reason)
+        return Status(
+            "queued", "" if reason in ("None", "Priority", "Resources", "Dependency") else reason
+        )
 
     def _patiently(self, command: list[str]) -> None:
         """Run a command whose failure changes nothing: it is asked again at the next poll."""
@@ -335,10 +365,14 @@ class SlurmEngine:
     def _say_away(self, why: str) -> None:
         if not self._away_since:
             self._away_since = self.now()
-            self.say(f"Slurm does not answer ({why}); what runs goes on, and so do we once it is back")
+            self.say(
+                f"Slurm does not answer ({why}); what runs goes on, and so do we once it is back"
+            )
 
     def _forget(self, file: Path) -> None:
-        """Delete a submission that nobody waits for: the script first, so that a crash leaves the manifest."""
+        """Delete a submission that nobody waits for: the script first, so that a crash leaves the
+        manifest.
+        """
         shutil.rmtree(file.with_suffix(""), ignore_errors=True)
         file.unlink(missing_ok=True)
 
@@ -358,7 +392,8 @@ class _Executor(submitit.SlurmExecutor):
 
 
 def run_command(command: list[str]) -> str:
-    """Run a command of Slurm; `AwayError` if Slurm does not answer, `UserError` if it refuses for good.
+    """Run a command of Slurm; `AwayError` if Slurm does not answer, `UserError` if it refuses for
+    good.
 
     What Slurm set for a job that this process itself runs in is kept from the new one.
     """
@@ -378,7 +413,9 @@ def run_command(command: list[str]) -> str:
     if done.returncode == 0:
         return done.stdout
     lines = (done.stderr or done.stdout).splitlines()
-    said = "; ".join(line.strip().removeprefix(f"{command[0]}: error: ") for line in lines if line.strip())
+    said = "; ".join(
+        line.strip().removeprefix(f"{command[0]}: error: ") for line in lines if line.strip()
+    )
     if _FULL.search(said):
         raise FullError(said)
     if command[0] in _QUESTIONS or _AWAY.search(said):

@@ -1,8 +1,8 @@
 """What one task of a Slurm array runs: ``python -m btm.launch.slurm_task MANIFEST``.
 
-This process stays small and forks the worker, so that it outlives it: it names a death, a hang or a want of
-memory, tries again where nobody else would (a detached cycle), and has Slurm requeue the job when its time
-is up or it is preempted.
+This process stays small and forks the worker, so that it outlives it: it names a death, a hang or a
+want of memory, tries again where nobody else would (a detached cycle), and has Slurm requeue the
+job when its time is up or it is preempted.
 """
 
 import os
@@ -19,7 +19,9 @@ from btm.launch.drive import retry_after
 from btm.launch.records import Outcome, Records, Spec, read_json
 from btm.launch.slurm import AwayError, run_command
 
-_REQUEUE_SIGNAL = signal.SIGUSR2  # what submitit asks Slurm to send before a time limit or a preemption
+_REQUEUE_SIGNAL = (
+    signal.SIGUSR2
+)  # what submitit asks Slurm to send before a time limit or a preemption
 _LOOK_EVERY = 0.2
 _ENDS_WITHIN = 60.0  # seconds in which Slurm ends a task that it is about to start again
 
@@ -60,19 +62,25 @@ class Task:
             delay = retry_after(self.tries, self.cluster)
             if delay is None:
                 return 1
-            self.records.take_back(outcome)  # this task goes on, so for everybody else its try is not over
+            self.records.take_back(
+                outcome
+            )  # this task goes on, so for everybody else its try is not over
             self._wait(delay)
 
     def _decided(self) -> bool:
-        """Tell whether this try has ended for everybody else: Slurm starts again what it took for dead.
+        """Tell whether this try has ended for everybody else: Slurm starts again what it took for
+        dead.
 
-        Where nobody drives the cycle, a try that this task itself would do again goes on. `lost` is what a
-        driver says, and it has begun another.
+        Where nobody drives the cycle, a try that this task itself would do again goes on. `lost` is
+        what a driver says, and it has begun another.
         """
         written = self.records.outcome(self.spec.job.name, self.spec.attempt)
         if written is None:
             return False
-        again = written.kind not in ("done", "lost") and retry_after([written], self.cluster) is not None
+        again = (
+            written.kind not in ("done", "lost")
+            and retry_after([written], self.cluster) is not None
+        )
         if self.detached and again:
             self.records.take_back(written)
             return False
@@ -103,7 +111,9 @@ class Task:
             self.attempt.stop(signal.SIGTERM)
 
     def _stopped(self, outcome: Outcome) -> int:
-        """Have the job requeued if that is left to us; if it was cancelled, or that fails, record the end."""
+        """Have the job requeued if that is left to us; if it was cancelled, or that fails, record
+        the end.
+        """
         try:
             said = run_command(["scontrol", "--oneliner", "show", "job", self.id])
             what = fate(said, self.restarts, warned=_REQUEUE_SIGNAL in self.signals)
@@ -119,11 +129,13 @@ class Task:
 
 
 def fate(said: str, restarts: int, *, warned: bool) -> Literal["requeue", "restart", "end"]:
-    """Return what becomes of a job that was told to stop, from what ``scontrol show job`` says of it.
+    """Return what becomes of a job that was told to stop, from what ``scontrol show job`` says of
+    it.
 
-    `restart`: somebody had it requeued, which has raised its count of restarts, so Slurm starts it again by
-    itself. `requeue`: it still runs, so that was a warning (preemption, time limit), or there was one before
-    (`warned`). `end`: it was cancelled. Its state alone does not tell, for in both cases that is COMPLETING.
+    `restart`: somebody had it requeued, which has raised its count of restarts, so Slurm starts it
+    again by itself. `requeue`: it still runs, so that was a warning (preemption, time limit), or
+    there was one before (`warned`). `end`: it was cancelled. Its state alone does not tell, for in
+    both cases that is COMPLETING.
     """
     found = dict(re.findall(r"\b(JobState|Restarts)=(\S+)", said))
     if int(found.get("Restarts", 0)) > restarts:

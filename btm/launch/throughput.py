@@ -1,4 +1,6 @@
-"""How many threads a training should have: measured, since neither one job per core nor one job wins always."""
+"""How many threads a training should have: measured, since neither one job per core nor one job
+wins always.
+"""
 
 import itertools
 import os
@@ -14,10 +16,11 @@ _SECONDS = 1.5  # of training, for each choice
 
 
 def best_threads(config: Config, forest: Path, cores: int) -> int:
-    """Return the threads per job that give all jobs together the most tokens per second on this machine.
+    """Return the threads per job that give all jobs together the most tokens per second on this
+    machine.
 
-    Measured once for a model, a batch and a number of cores, by as many forked processes at once as would
-    run; the figures are kept in ``jobs/throughput.json``.
+    Measured once for a model, a batch and a number of cores, by as many forked processes at once as
+    would run; the figures are kept in ``jobs/throughput.json``.
     """
     if cores == 1:
         return 1
@@ -29,7 +32,9 @@ def best_threads(config: Config, forest: Path, cores: int) -> int:
     known = read_shown(file) or {}
     if known.get("key") != key:
         choices = [threads for threads in range(1, cores + 1) if cores % threads == 0]
-        rates = {str(threads): _rate(config, forest, threads, cores // threads) for threads in choices}
+        rates = {
+            str(threads): _rate(config, forest, threads, cores // threads) for threads in choices
+        }
         known = {"key": key, "tokens_per_second": rates, "cores": cores}
         durable.write_json(file, known)
     rates = known["tokens_per_second"]

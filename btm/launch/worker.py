@@ -1,4 +1,6 @@
-"""One try at one job, in this process: read everything again from disk, do the step, say how it ended."""
+"""One try at one job, in this process: read everything again from disk, do the step, say how it
+ended.
+"""
 
 import contextlib
 import os
@@ -31,7 +33,9 @@ class BlockedError(Exception):
 
 
 class JobReporter(Reporter):
-    """Keeps the sign of life that others watch, and learns from signals that the job should stop."""
+    """Keeps the sign of life that others watch, and learns from signals that the job should
+    stop.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -40,7 +44,9 @@ class JobReporter(Reporter):
         self._beaten = -1e9
 
     def listen(self) -> None:
-        """Stop at the next step once a stop signal comes, or if one has been held back until now."""
+        """Stop at the next step once a stop signal comes, or if one has been held back until
+        now.
+        """
         for number in STOP_SIGNALS:
             signal.signal(number, self._stop)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
@@ -100,7 +106,8 @@ class JobReporter(Reporter):
 def work(spec: Spec, *, threads: int = 0, keep_stops: bool = True) -> Outcome:
     """Do one try at a job in this process, record how it ended, and return that.
 
-    Without `keep_stops` a try that was asked to stop is not recorded: whoever asked will go on with it.
+    Without `keep_stops` a try that was asked to stop is not recorded: whoever asked will go on with
+    it.
     """
     records = Records(Path(spec.forest))
     reporter = JobReporter(records.progress(spec.job.name, spec.attempt))
@@ -132,7 +139,14 @@ def work(spec: Spec, *, threads: int = 0, keep_stops: bool = True) -> Outcome:
         print(f"{kind}: {message}", file=sys.stderr, flush=True)
     saved = records.saved(spec.job)
     outcome = Outcome(
-        spec.cycle, spec.job.name, spec.attempt, kind, message, saved, time.monotonic() - begun, time.time()
+        spec.cycle,
+        spec.job.name,
+        spec.attempt,
+        kind,
+        message,
+        saved,
+        time.monotonic() - begun,
+        time.time(),
     )
     if keep_stops or kind != "stopped":
         records.write_outcome(outcome)
@@ -148,7 +162,9 @@ def perform(config: Config, job: Job, reporter: Reporter) -> None:
     wanted = job.among if job.verb == "train" else (job.elm,) if job.verb == "score" else ()
     missing = [name for name in wanted if name not in forest]
     if missing:
-        raise BlockedError(f"{', '.join(missing)}: not in {forest.root}, and {job.name} is made of it")
+        raise BlockedError(
+            f"{', '.join(missing)}: not in {forest.root}, and {job.name} is made of it"
+        )
     if job.verb == "train" and config.baseline == "demix":
         demix.grow(config, reporter)
     elif job.verb == "train":
@@ -160,7 +176,9 @@ def perform(config: Config, job: Job, reporter: Reporter) -> None:
 
 
 def _until_free(config: Config, job: Job, reporter: JobReporter) -> None:
-    """Perform the job; while another process holds its branch, wait for that to finish it or to die."""
+    """Perform the job; while another process holds its branch, wait for that to finish it or to
+    die.
+    """
     told = False
     while True:
         try:

@@ -1,8 +1,8 @@
 """Block-wise dynamic quantisation to 8 bits (arXiv 2110.02861, section 2), in numpy.
 
-A block of B elements shares the scale N = max|T|; an element T becomes the index of the number of a codebook Q that is
-nearest to T / N, and is read as Q[index] · N. Block sizes, codebooks and scales are those of bitsandbytes. Rounding is
-to the nearest, at a tie to the smaller number.
+A block of B elements shares the scale N = max|T|; an element T becomes the index of the number of a
+codebook Q that is nearest to T / N, and is read as Q[index] · N. Block sizes, codebooks and scales
+are those of bitsandbytes. Rounding is to the nearest, at a tie to the smaller number.
 """
 
 from functools import cache
@@ -20,10 +20,11 @@ Codes = NDArray[np.uint8]
 
 @cache
 def codebook(*, signed: bool = True) -> Floats:
-    """Return the 256 numbers of the dynamic data type, ascending, in [-1, 1], or in [0, 1] if not `signed`.
+    """Return the 256 numbers of the dynamic data type, ascending, in [-1, 1], or in [0, 1] if not
+    `signed`.
 
-    For each exponent i in 0…6 the midpoints of linspace(0.1, 1, n + 1) · 10^(i - 6), with n = 2^i and both signs, or
-    n = 2^(i + 1); and 0, and 1.
+    For each exponent i in 0…6 the midpoints of linspace(0.1, 1, n + 1) · 10^(i - 6), with n = 2^i
+    and both signs, or n = 2^(i + 1); and 0, and 1.
     """
     numbers: list[float] = [0.0, 1.0]
     for i in range(_EXPONENTS):
@@ -35,8 +36,12 @@ def codebook(*, signed: bool = True) -> Floats:
     return made
 
 
-def quantise(values: NDArray[np.floating], block: int, *, signed: bool = True) -> tuple[Codes, Floats]:
-    """Return the codes (n,) of flat finite `values` (n,) and the scale of each block (ceil(n / block),)."""
+def quantise(
+    values: NDArray[np.floating], block: int, *, signed: bool = True
+) -> tuple[Codes, Floats]:
+    """Return the codes (n,) of flat finite `values` (n,) and the scale of each block (ceil(n /
+    block),).
+    """
     codes = np.empty(len(values), np.uint8)
     absmax = np.zeros(blocks(len(values), block), np.float32)
     book = codebook(signed=signed)
@@ -53,7 +58,9 @@ def quantise(values: NDArray[np.floating], block: int, *, signed: bool = True) -
 
 
 def dequantise(codes: Codes, absmax: Floats, block: int, *, signed: bool = True) -> Floats:
-    """Return the numbers (n,) that flat `codes` (n,) with the scales `absmax` of their blocks stand for."""
+    """Return the numbers (n,) that flat `codes` (n,) with the scales `absmax` of their blocks stand
+    for.
+    """
     return codebook(signed=signed)[codes] * np.repeat(absmax, block)[: len(codes)]
 
 
@@ -63,7 +70,11 @@ def blocks(elements: int, block: int) -> int:
 
 
 def _linspace(n: int) -> Floats:
-    """Return n + 1 numbers from 0.1 to 1 as torch.linspace rounds them: from both ends, and once."""
+    """Return n + 1 numbers from 0.1 to 1 as torch.linspace rounds them: from both ends, and
+    once.
+    """
     low, high = np.float32(0.1), np.float32(1)
     step, k = float((high - low) / np.float32(n)), np.arange(n + 1, dtype=np.float64)
-    return np.where(k < (n + 1) // 2, float(low) + step * k, float(high) - step * (n - k)).astype(np.float32)
+    return np.where(k < (n + 1) // 2, float(low) + step * k, float(high) - step * (n - k)).astype(
+        np.float32
+    )

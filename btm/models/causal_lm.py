@@ -31,7 +31,8 @@ _VOLATILE = {
     "eos_token_id",
     "pad_token_id",
 }
-# Settings that choose code; a word beyond these names a repository of the Hub, whose kernels would be run.
+# Settings that choose code; a word beyond these names a repository of the Hub, whose kernels would
+# be run.
 _CODE_KEYS = ("attn_implementation", "experts_implementation", "attn_implementation_internal")
 _KNOWN_CODE = (
     "eager",
@@ -43,8 +44,19 @@ _KNOWN_CODE = (
     "batched_mm",
 )
 # What older versions of transformers stored beside the parameters, and newer ones compute.
-_OLD_BUFFERS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".inv_freq")
-DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors: torch
+_OLD_BUFFERS = (
+    ".attn.bias",
+    ".attn.masked_bias",
+    ".attention.bias",
+    ".attention.masked_bias",
+    ".inv_freq",
+)
+DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+}  # safetensors: torch
 # What travels with weights so that `AutoTokenizer` and `AutoModelForCausalLM` load a folder.
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -66,14 +78,21 @@ def make_config(model: ModelConfig, vocab_size: int, eos: int) -> "PretrainedCon
         values = read_config(Path(model.file))
     model_type = values.pop("model_type", None)
     if model_type is None:
-        raise UserError(f"model {model.name!r} has no model_type: give model=pico or model.file=config.json")
+        raise UserError(
+            f"model {model.name!r} has no model_type: give model=pico or model.file=config.json"
+        )
     from transformers import CONFIG_MAPPING, AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or model_type not in CONFIG_MAPPING:
         close = nearest(str(model_type), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
         raise UserError(f"model_type {model_type!r} is no causal LM of transformers{close}")
-    values |= {"vocab_size": vocab_size, "bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos}
+    values |= {
+        "vocab_size": vocab_size,
+        "bos_token_id": eos,
+        "eos_token_id": eos,
+        "pad_token_id": eos,
+    }
     try:
         return AutoConfig.for_model(model_type, **values)
     except Exception as error:  # each architecture refuses values in its own way
@@ -95,9 +114,11 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def refuse_code(values: Any, file: Path) -> None:
-    """Raise `UserError` if anything in the JSON of a model folder names code that is not in transformers.
+    """Raise `UserError` if anything in the JSON of a model folder names code that is not in
+    transformers.
 
-    That is ``auto_map``, and an attention or experts implementation that would be fetched from the Hub.
+    That is ``auto_map``, and an attention or experts implementation that would be fetched from the
+    Hub.
     """
     if isinstance(values, list):
         for value in values:
@@ -108,7 +129,9 @@ def refuse_code(values: Any, file: Path) -> None:
         raise UserError(f"{file}: it asks for code of its own (auto_map), which is never run")
     for key, value in values.items():
         if key.endswith(_CODE_KEYS) and not (value is None or value in _KNOWN_CODE):
-            raise UserError(f"{file}: it asks for code of its own ({key}={value!r}), which is never run")
+            raise UserError(
+                f"{file}: it asks for code of its own ({key}={value!r}), which is never run"
+            )
         refuse_code(value, file)
 
 
@@ -126,7 +149,8 @@ def load_config(folder: Path) -> "PretrainedConfig":
 def architecture(config: "PretrainedConfig") -> str:
     """Return a fingerprint of what two models must share to be averaged.
 
-    Only fields that differ from the defaults count: a newer transformers may add fields, not change those.
+    Only fields that differ from the defaults count: a newer transformers may add fields, not change
+    those.
     """
     kept = {key: value for key, value in config.to_diff_dict().items() if key not in _VOLATILE}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
@@ -160,8 +184,12 @@ def why(error: BaseException) -> str:
     return (str(cause).strip() or type(cause).__name__).splitlines()[0]
 
 
-def load_model(folder: Path, device: "str | torch.device" = "cpu", *, dtype: Any = None) -> "PreTrainedModel":
-    """Return the model in `folder`, in evaluation mode; `UserError` if it is not whole, or has tensors to spare."""
+def load_model(
+    folder: Path, device: "str | torch.device" = "cpu", *, dtype: Any = None
+) -> "PreTrainedModel":
+    """Return the model in `folder`, in evaluation mode; `UserError` if it is not whole, or has
+    tensors to spare.
+    """
     read_config(folder / "config.json")
     weights.tensors(folder)
     if (index := folder / "model.safetensors.index.json").exists():
@@ -181,8 +209,14 @@ def load_model(folder: Path, device: "str | torch.device" = "cpu", *, dtype: Any
             )
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{folder}: does not load: {why(error)}") from None
-    info["unexpected_keys"] = [key for key in info["unexpected_keys"] if not key.endswith(_OLD_BUFFERS)]
-    wrong = {kind.removesuffix("_keys"): sorted(map(str, keys))[:3] for kind, keys in info.items() if keys}
+    info["unexpected_keys"] = [
+        key for key in info["unexpected_keys"] if not key.endswith(_OLD_BUFFERS)
+    ]
+    wrong = {
+        kind.removesuffix("_keys"): sorted(map(str, keys))[:3]
+        for kind, keys in info.items()
+        if keys
+    }
     if wrong:
         raise UserError(f"{folder}: does not load: {wrong}")
     return model.to(device).eval()
@@ -203,14 +237,18 @@ def quiet() -> Iterator[None]:
 
 
 def load_trainable(folder: Path, device: str) -> "PreTrainedModel":
-    """Return the model in `folder`, in float32 and in training mode, on the device that trainer.device names."""
+    """Return the model in `folder`, in float32 and in training mode, on the device that
+    trainer.device names.
+    """
     import torch
 
     return load_model(folder, pick_device(device), dtype=torch.float32).train()
 
 
 def decoder_layers(model: "torch.nn.Module") -> "list[torch.nn.Module]":
-    """Return what a model is a stack of: the modules it says not to split, or else its longest list of one class."""
+    """Return what a model is a stack of: the modules it says not to split, or else its longest list
+    of one class.
+    """
     from torch import nn
 
     whole = set(getattr(model, "_no_split_modules", None) or ())
@@ -221,13 +259,17 @@ def decoder_layers(model: "torch.nn.Module") -> "list[torch.nn.Module]":
 
 
 def checkpoint_gradients(model: "PreTrainedModel") -> None:
-    """Let a model keep the inputs of its layers alone, and compute the rest again in the backward pass.
+    """Let a model keep the inputs of its layers alone, and compute the rest again in the backward
+    pass.
 
-    The gradients are the same, at the price of another forward pass. Raises `UserError` if it cannot.
+    The gradients are the same, at the price of another forward pass. Raises `UserError` if it
+    cannot.
     """
     try:
         # Newer versions of transformers deprecate the older name.
-        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        enable = getattr(
+            model, "activation_checkpointing_enable", model.gradient_checkpointing_enable
+        )
         enable({"use_reentrant": False})
     except ValueError as error:
         raise UserError(f"trainer.gradient_checkpointing=true: {why(error)}") from None
@@ -243,13 +285,19 @@ def stored_dtype(folder: Path) -> str:
 
 
 def declare_dtype(file: Path, dtype: str) -> None:
-    """Let the config.json of an unpublished folder name the `dtype`, as safetensors calls it, of its parameters."""
+    """Let the config.json of an unpublished folder name the `dtype`, as safetensors calls it, of
+    its parameters.
+    """
     values = {key: value for key, value in read_config(file).items() if key != "torch_dtype"}
     file.write_text(json.dumps(values | {"dtype": DTYPES[dtype]}, indent=2) + "\n")
 
 
-def token_logp(model: "PreTrainedModel", inputs: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
-    """Return log p(target | inputs so far) in nats, float32, of the same shape (rows, tokens) as `targets`."""
+def token_logp(
+    model: "PreTrainedModel", inputs: "torch.Tensor", targets: "torch.Tensor"
+) -> "torch.Tensor":
+    """Return log p(target | inputs so far) in nats, float32, of the same shape (rows, tokens) as
+    `targets`.
+    """
     import torch.nn.functional as F  # noqa: N812
 
     logits = model(input_ids=inputs, use_cache=False).logits.float()
@@ -257,7 +305,9 @@ def token_logp(model: "PreTrainedModel", inputs: "torch.Tensor", targets: "torch
     return -loss.view_as(targets)
 
 
-def mean_nll(model: "PreTrainedModel", inputs: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+def mean_nll(
+    model: "PreTrainedModel", inputs: "torch.Tensor", targets: "torch.Tensor"
+) -> "torch.Tensor":
     """Return the mean of −log p(target | inputs so far), in nats."""
     return -token_logp(model, inputs, targets).mean()
 
@@ -312,7 +362,9 @@ def count_parameters(config: "PretrainedConfig") -> int:
 
 
 def write(folder: Path, model: "PreTrainedModel", dtype: str) -> None:
-    """Replace the weights in `folder`, file by file, each durably, in the dtype the branch came with."""
+    """Replace the weights in `folder`, file by file, each durably, in the dtype the branch came
+    with.
+    """
     import torch
 
     scratch = durable.scratch_folder(folder)
@@ -341,8 +393,13 @@ def copy_files(source: Path, target: Path) -> None:
 
 
 def check_context(config: Config, model: dict[str, Any]) -> None:
-    """Raise `UserError` if a model (its config.json) has no positions for the sequences asked for."""
+    """Raise `UserError` if a model (its config.json) has no positions for the sequences asked
+    for.
+    """
     limit = context_limit(model)
-    for key, length in (("trainer.seq_len", config.trainer.seq_len), ("score.window", config.window)):
+    for key, length in (
+        ("trainer.seq_len", config.trainer.seq_len),
+        ("score.window", config.window),
+    ):
         if limit is not None and length > limit:
             raise UserError(f"{key}={length}: the model has positions for {limit} tokens")

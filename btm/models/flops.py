@@ -9,7 +9,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shape:
-    """What the cost of an architecture's token depends on: N, and layers · width of its attention."""
+    """What the cost of an architecture's token depends on: N, and layers · width of its
+    attention.
+    """
 
     matrix_parameters: int
     attention: int

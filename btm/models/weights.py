@@ -1,7 +1,8 @@
 """Weight files (safetensors) read and written a chunk at a time, with numpy alone.
 
-A model folder holds ``model.safetensors``, or several files and an index. safetensors is a length, a
-JSON header and the tensors' bytes; its header is validated here because folders come from outside.
+A model folder holds ``model.safetensors``, or several files and an index. safetensors is a length,
+a JSON header and the tensors' bytes; its header is validated here because folders come from
+outside.
 """
 
 import hashlib
@@ -23,7 +24,12 @@ from btm.system.json_files import parse_json, read_regular
 from btm.system.sums import file_sha256
 
 CHUNK = 1 << 20  # elements held in memory at a time
-FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # bfloat16 is handled as its bits
+FLOATS = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+}  # bfloat16 is handled as its bits
 STORED = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}  # the words of settings
 INTEGERS = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "u1"}
 _MAX_HEADER = 100_000_000  # the limit of the safetensors format itself
@@ -59,13 +65,17 @@ def files(folder: Path) -> list[Path]:
     found = sorted(folder.glob("model*.safetensors"))
     if not found:
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
-        hint = "; its pickled weights are never loaded: convert them to safetensors" if pickled else ""
+        hint = (
+            "; its pickled weights are never loaded: convert them to safetensors" if pickled else ""
+        )
         raise UserError(f"{folder}: no model.safetensors{hint}")
     return found
 
 
 def read_index(file: Path) -> dict[str, str]:
-    """Return {tensor: file name} of an index of shards; `UserError` if it is none or leads out of its folder."""
+    """Return {tensor: file name} of an index of shards; `UserError` if it is none or leads out of
+    its folder.
+    """
     try:
         return parse_index(read_regular(file), file)
     except OSError as error:
@@ -111,28 +121,43 @@ def header(file: Path) -> tuple[list[Tensor], bytes]:
             for name, entry in entries.items()
             if name != "__metadata__"
         ]
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error, IsADirectoryError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        struct.error,
+        IsADirectoryError,
+    ) as error:
         raise UserError(f"{file}: not a valid safetensors file: {error}") from None
     found.sort(key=lambda tensor: tensor.offset)
     end = 8 + length
     for tensor in found:
         if tensor.offset != end:
-            raise UserError(f"{file}: not a valid safetensors file: a gap or overlap before {tensor.name!r}")
+            raise UserError(
+                f"{file}: not a valid safetensors file: a gap or overlap before {tensor.name!r}"
+            )
         end += tensor.size
     if end != status.st_size:
-        raise UserError(f"{file}: truncated or overlong: {status.st_size:,} bytes, its header says {end:,}")
+        raise UserError(
+            f"{file}: truncated or overlong: {status.st_size:,} bytes, its header says {end:,}"
+        )
     return found, prefix + text
 
 
 def head(entries: dict[str, Any]) -> bytes:
-    """Return `entries`, a safetensors header, as a file begins with it; what follows is aligned to 8 bytes."""
+    """Return `entries`, a safetensors header, as a file begins with it; what follows is aligned to
+    8 bytes.
+    """
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
 
 
 def widen(raw: NDArray[Any], dtype: str, out: NDArray[Any]) -> None:
-    """Put stored elements of a float `dtype` into `out`, float32 or float64 of the same shape, exactly."""
+    """Put stored elements of a float `dtype` into `out`, float32 or float64 of the same shape,
+    exactly.
+    """
     if dtype != "BF16":
         out[:] = raw
         return
@@ -145,12 +170,15 @@ def widen(raw: NDArray[Any], dtype: str, out: NDArray[Any]) -> None:
 
 
 def narrow(values: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """Return float32 or float64 `values` in the storage form of `dtype`, rounded once, to nearest, ties to even."""
+    """Return float32 or float64 `values` in the storage form of `dtype`, rounded once, to nearest,
+    ties to even.
+    """
     if dtype != "BF16":
         return values.astype(FLOATS[dtype], copy=False)
     bits = values.astype(np.float32, copy=False).view(np.uint32)
     if values.dtype == np.float64:
-        # Rounded to odd here, so that the rounding to bfloat16 is the only one: two in a row may miss a tie.
+        # Rounded to odd here, so that the rounding to bfloat16 is the only one: two in a row may
+        # miss a tie.
         single = bits.view(np.float32)
         down = bits - (np.abs(single.astype(np.float64)) > np.abs(values)).astype(np.uint32)
         bits = down | (single != values)
@@ -192,7 +220,9 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def identity(digests: dict[str, str]) -> str:
-    """Return what a model's weights are known by: the sha256 of its one file, or of the list of several."""
+    """Return what a model's weights are known by: the sha256 of its one file, or of the list of
+    several.
+    """
     if len(digests) == 1:
         return next(iter(digests.values()))
     listed = "".join(f"{digest}  {name}\n" for name, digest in digests.items())

@@ -1,7 +1,8 @@
 """The paper's tables: forests and baselines grown side by side, compared on the same documents.
 
-`studies` says what is grown, `pool` grows it, `losses` brings every row down to nats per document, `bootstrap` compares
-rows, `ablations` vary one thing at a time, `report` and `figures` write it all down.
+`studies` says what is grown, `pool` grows it, `losses` brings every row down to nats per document,
+`bootstrap` compares rows, `ablations` vary one thing at a time, `report` and `figures` write it all
+down.
 """
 
 import os

@@ -1,6 +1,8 @@
-"""One thing varied at a time, under the first seed: perplexities relative to the dense LM of the same seed.
+"""One thing varied at a time, under the first seed: perplexities relative to the dense LM of the
+same seed.
 
-seed fraction, initialisation, experts in the ensemble, valid sequences behind the prior, the second round.
+seed fraction, initialisation, experts in the ensemble, valid sequences behind the prior, the second
+round.
 """
 
 from collections.abc import Iterator, Sequence
@@ -74,13 +76,16 @@ def _sequences(forest: Grown, base: Base, trained: list[str]) -> Iterator[dict[s
 def _rounds(grown: dict[str, Grown], base: Base, trained: list[str]) -> Iterator[dict[str, Any]]:
     """A second round of experts: each new one alone on its domain, then the ensemble of all.
 
-    The dense LM was never trained on the new domains: schemes compare with one another here, not with it.
+    The dense LM was never trained on the new domains: schemes compare with one another here, not
+    with it.
     """
     for each in (g for g in grown.values() if g.study.kind == "rounds"):
         added = each.study.config.paper.added
         new = {domain: alone(each, domain, each.forest[domain]) for domain in added}
         scheme = each.study.value
-        yield from _ratios("initialisation", scheme, "the new expert on its domain", new, base, added)
+        yield from _ratios(
+            "initialisation", scheme, "the new expert on its domain", new, base, added
+        )
         for row, rule in rules(each.study.config.ensemble, len(each.experts)).items():
             if row.name in _COMPARED:
                 logp = mixed(each, rule, list(base))

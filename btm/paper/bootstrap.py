@@ -1,10 +1,11 @@
-"""Rows compared on the same documents: perplexities, ratios to the dense LM, 95 % intervals by a paired bootstrap.
+"""Rows compared on the same documents: perplexities, ratios to the dense LM, 95 % intervals by a
+paired bootstrap.
 
-A row's perplexity in a domain is exp of its nats per token there; over domains perplexities are averaged
-arithmetically, as the paper's tables do, and a ratio is that of two such averages. Documents are drawn with
-replacement within each domain, the same draw for all rows and seeds, and seeds are drawn too: an interval
-covers what another set of documents and another initialisation would change.
-Shapes: R rows, K seeds, G domains, D documents of a domain, B resamples.
+A row's perplexity in a domain is exp of its nats per token there; over domains perplexities are
+averaged arithmetically, as the paper's tables do, and a ratio is that of two such averages.
+Documents are drawn with replacement within each domain, the same draw for all rows and seeds, and
+seeds are drawn too: an interval covers what another set of documents and another initialisation
+would change. Shapes: R rows, K seeds, G domains, D documents of a domain, B resamples.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ SCOPES = ("in-domain", "novel", "all")
 
 @dataclass(frozen=True)
 class Nats:
-    """Nats and tokens of every document, by domain: (R, K, D) and (D,); a row may lack seeds (NaN)."""
+    """Nats and tokens of every document, by domain: (R, K, D) and (D,); a row may lack seeds
+    (NaN).
+    """
 
     rows: list[str]
     seeds: list[int]
@@ -29,11 +32,15 @@ class Nats:
 
     @classmethod
     def of(cls, frame: pd.DataFrame) -> "Nats":
-        """Arrange the records of `losses.measure`; `ValueError` if rows were measured on other documents."""
+        """Arrange the records of `losses.measure`; `ValueError` if rows were measured on other
+        documents.
+        """
         rows, seeds = list(dict.fromkeys(frame["row"])), sorted(set(frame["seed"]))
         novel, nats, tokens = {}, {}, {}
         for domain, part in frame.groupby("domain", sort=True):
-            wide = part.pivot_table(index=["row", "seed"], columns="document", values="nats", aggfunc="sum")
+            wide = part.pivot_table(
+                index=["row", "seed"], columns="document", values="nats", aggfunc="sum"
+            )
             full = wide.reindex(pd.MultiIndex.from_product([rows, seeds], names=["row", "seed"]))
             nats[str(domain)] = full.to_numpy(float).reshape(len(rows), len(seeds), -1)
             lengths = part.groupby("document")["tokens"].agg(["min", "max"])
@@ -45,11 +52,17 @@ class Nats:
 
     def domains(self, scope: str) -> list[str]:
         """Return the domains of one of `SCOPES`."""
-        return [name for name, novel in self.novel.items() if scope == "all" or novel == (scope == "novel")]
+        return [
+            name
+            for name, novel in self.novel.items()
+            if scope == "all" or novel == (scope == "novel")
+        ]
 
 
 def perplexities(found: Nats, scope: str, counts: dict[str, Array] | None = None) -> Array:
-    """Return the mean perplexity over the domains of a scope, shape (R, K), or (B, R, K) under `counts` (B, D)."""
+    """Return the mean perplexity over the domains of a scope, shape (R, K), or (B, R, K) under
+    `counts` (B, D).
+    """
     domains = found.domains(scope)
     total: Array = np.zeros(())
     for domain in domains:
@@ -66,15 +79,19 @@ def draw(found: Nats, resamples: int, seed: int = 0) -> dict[str, Array]:
     """Return how often each document is drawn in each resample, by domain: (B, D)."""
     rng = np.random.default_rng(seed)
     return {
-        domain: rng.multinomial(len(tokens), np.full(len(tokens), 1 / len(tokens)), resamples).astype(float)
+        domain: rng.multinomial(
+            len(tokens), np.full(len(tokens), 1 / len(tokens)), resamples
+        ).astype(float)
         for domain, tokens in found.tokens.items()
     }
 
 
 def ratios(found: Nats, to: str, resamples: int, seed: int = 0) -> pd.DataFrame:
-    """Return a record for each row and scope: perplexity, its ratio to row `to`, and the ratio's 95 % interval.
+    """Return a record for each row and scope: perplexity, its ratio to row `to`, and the ratio's 95
+    % interval.
 
-    Only seeds that both rows have count. `spread` is the sample standard deviation of the ratio over seeds.
+    Only seeds that both rows have count. `spread` is the sample standard deviation of the ratio
+    over seeds.
     """
     counts = draw(found, resamples, seed)
     rng = np.random.default_rng(seed + 1)

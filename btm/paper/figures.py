@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 _COLOURS = {"in-domain": "#2b6cb0", "novel": "#dd6b20"}
 
 
-def draw(folder: Path, compared: pd.DataFrame, varied: pd.DataFrame, domains: pd.DataFrame) -> list[str]:
+def draw(
+    folder: Path, compared: pd.DataFrame, varied: pd.DataFrame, domains: pd.DataFrame
+) -> list[str]:
     """Write every figure into `folder`, and return the names of the files."""
     made = {"ratios.png": _ratios(compared), "domains.png": _domains(domains)}
     for name, part in varied.groupby("ablation", sort=False):
@@ -67,7 +69,13 @@ def _ablation(name: str, part: pd.DataFrame) -> "Figure":
     for dash, (row, rows) in zip(("-", "--", ":"), part.groupby("row", sort=False), strict=False):
         for scope, line in rows.groupby("scope", sort=False):
             places = [values.index(value) for value in line["value"]]
-            axes.plot(places, line["ratio"], f"o{dash}", color=_COLOURS[str(scope)], label=f"{row}, {scope}")
+            axes.plot(
+                places,
+                line["ratio"],
+                f"o{dash}",
+                color=_COLOURS[str(scope)],
+                label=f"{row}, {scope}",
+            )
     axes.axhline(1.0, color="black", linewidth=1)
     axes.set_xticks(range(len(values)), values)
     axes.set_xlabel(name)
@@ -80,7 +88,9 @@ def _ablation(name: str, part: pd.DataFrame) -> "Figure":
 def _domains(domains: pd.DataFrame) -> "Figure":
     """Every row on every domain: log2 of its perplexity over the dense LM's, mean over seeds."""
     nats = domains.assign(mean=domains["nats"] / domains["tokens"])
-    table = nats.pivot_table(index="row", columns="domain", values="mean", aggfunc="mean", sort=False)
+    table = nats.pivot_table(
+        index="row", columns="domain", values="mean", aggfunc="mean", sort=False
+    )
     relative = (table - table.loc["dense"]) / np.log(2)
     novel = domains.drop_duplicates("domain").set_index("domain")["novel"]
     columns = sorted(relative.columns, key=lambda domain: (bool(novel[domain]), domain))
@@ -96,7 +106,9 @@ def _domains(domains: pd.DataFrame) -> "Figure":
     axes.set_yticks(range(len(relative)), list(relative.index))
     for y, row in enumerate(relative.index):
         for x, domain in enumerate(columns):
-            axes.text(x, y, f"{2 ** relative.loc[row, domain]:.2f}", ha="center", va="center", fontsize=6)
+            axes.text(
+                x, y, f"{2 ** relative.loc[row, domain]:.2f}", ha="center", va="center", fontsize=6
+            )
     axes.set_title("Perplexity over the dense LM's, by domain")
     figure.colorbar(image, ax=axes, label="log2 ratio")
     return figure

@@ -14,7 +14,9 @@ _SIZE, _SECONDS = 1024, 0.5  # of the product that finds the peak
 
 
 def forecast(config: Config, studies: Sequence[Study]) -> list[dict[str, Any]]:
-    """Return a row {study, needs, tokens, flops, seconds here} for each study, and one for the sum."""
+    """Return a row {study, needs, tokens, flops, seconds here} for each study, and one for
+    the sum.
+    """
     costs = Costs.of(studies[0].config)
     rate = SHARE * peak_flops()
     rows: list[dict[str, Any]] = []
@@ -47,7 +49,8 @@ def training_tokens(study: Study) -> int:
 
 
 def peak_flops() -> float:
-    """Return the FLOP/s of float32 or bfloat16 matrix products on this machine, whichever training would use.
+    """Return the FLOP/s of float32 or bfloat16 matrix products on this machine, whichever training
+    would use.
 
     On a CPU by processor time, for other programs may have the cores just now.
     """
@@ -56,7 +59,9 @@ def peak_flops() -> float:
     from btm.models.causal_lm import pick_precision
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    clock, cores = (time.monotonic, 1) if device == "cuda" else (time.process_time, os.cpu_count() or 1)
+    clock, cores = (
+        (time.monotonic, 1) if device == "cuda" else (time.process_time, os.cpu_count() or 1)
+    )
     dtype = torch.bfloat16 if pick_precision("auto", device) == "bf16" else torch.float32
     factor = torch.ones(_SIZE, _SIZE, dtype=dtype, device=device)
     factor @ factor

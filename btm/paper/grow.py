@@ -20,7 +20,10 @@ from btm.steps import baselines, domain_weights, publish, score_cache
 from btm.system import durable
 from btm.train.loop import TrainingStoppedError
 
-AVERAGED = ("posterior", "token")  # ways to weigh the experts for a domain, of which averages are made
+AVERAGED = (
+    "posterior",
+    "token",
+)  # ways to weigh the experts for a domain, of which averages are made
 
 
 class _Stoppable(ConsoleReporter):
@@ -56,7 +59,9 @@ def main(file: str) -> int:
 
 
 def begin_with(source: Path, target: Path) -> None:
-    """Make `target` a forest with the ELMs and scores of `source`: links, as neither is ever modified."""
+    """Make `target` a forest with the ELMs and scores of `source`: links, as neither is ever
+    modified.
+    """
     if target.exists():
         return
     with durable.publish_folder(target) as folder:
@@ -75,19 +80,27 @@ def average_name(how: str, domain: str) -> str:
 
 
 def score_averages(config: Config, reporter: Reporter) -> None:
-    """Average the experts uniformly, and for every domain by `AVERAGED`; score each where it is meant for."""
+    """Average the experts uniformly, and for every domain by `AVERAGED`; score each where it is
+    meant for.
+    """
     forest, suite = Forest(config.forest_root), steps.open_suite(config)
     experts = forest.experts()
     shards = {domain: suite.shard(domain, config.eval.split) for domain in suite.domains()}
-    uniform = publish.publish(forest, "uniform", {elm.name: 1.0 for elm in experts}, method="uniform")
+    uniform = publish.publish(
+        forest, "uniform", {elm.name: 1.0 for elm in experts}, method="uniform"
+    )
     _score(config, forest, uniform, list(shards.values()), reporter)
     for how, (domain, shard) in product(AVERAGED, shards.items()):
-        weights, _ = domain_weights.domain_weights(config, forest, suite, domain, experts, how, reporter)
+        weights, _ = domain_weights.domain_weights(
+            config, forest, suite, domain, experts, how, reporter
+        )
         folder = publish.publish(forest, average_name(how, domain), weights, method=how)
         _score(config, forest, folder, [shard], reporter)
 
 
-def _score(config: Config, forest: Forest, folder: Path, shards: list[Shard], reporter: Reporter) -> None:
+def _score(
+    config: Config, forest: Forest, folder: Path, shards: list[Shard], reporter: Reporter
+) -> None:
     sha256 = Card.read(folder / "card.json").sha256
     score_cache.score_missing(config, forest, folder, sha256, shards, reporter)
 

@@ -1,7 +1,8 @@
-"""Every row of the tables as nats of each test document, so that rows can be compared document by document.
+"""Every row of the tables as nats of each test document, so that rows can be compared document by
+document.
 
-All of it comes from cached scores: no model runs here. What a row leaves open (priors, α, β) is fitted on valid
-splits, never on the test split that is reported.
+All of it comes from cached scores: no model runs here. What a row leaves open (priors, α, β) is
+fitted on valid splits, never on the test split that is reported.
 """
 
 from collections.abc import Iterator, Sequence
@@ -60,7 +61,9 @@ class Grown:
 
     def scores(self, shard: Shard, elms: Sequence[ELM]) -> NDArray[np.float32]:
         """Return log p of every token of `shard` by some of its ELMs, shape (E, S, T)."""
-        return score_cache.stack(score_cache.scores_of(self.study.config, self.forest), shard, list(elms))
+        return score_cache.stack(
+            score_cache.scores_of(self.study.config, self.forest), shard, list(elms)
+        )
 
     def tokens(self, shard: Shard) -> int:
         """Return how many tokens of `shard` are scored."""
@@ -115,8 +118,16 @@ def _rows(grown: Grown) -> Iterator[tuple[Row, str, NDArray[np.float64]]]:
         return
     if kind == FOREST:
         for domain in domains:
-            yield Row("seed", "one model", 1), domain, alone(grown, domain, grown.forest[_seed(grown)])
-            yield Row("average: uniform", "one model", 1), domain, averaged(grown, domain, "uniform")
+            yield (
+                Row("seed", "one model", 1),
+                domain,
+                alone(grown, domain, grown.forest[_seed(grown)]),
+            )
+            yield (
+                Row("average: uniform", "one model", 1),
+                domain,
+                averaged(grown, domain, "uniform"),
+            )
             yield Row("average: argmax", "one model", 1), domain, argmax(grown, domain)
             for how in AVERAGED:
                 name = average_name(how, domain)
@@ -136,11 +147,15 @@ def _rows(grown: Grown) -> Iterator[tuple[Row, str, NDArray[np.float64]]]:
 
 
 def evaluated(grown: Grown) -> list[str]:
-    """Return the domains of the tables: those of the original suite, also where random parts were trained on."""
+    """Return the domains of the tables: those of the original suite, also where random parts were
+    trained on.
+    """
     return grown.study.cycle.eval.domains or grown.suite.domains()
 
 
-def mixed(grown: Grown, rule: EnsembleConfig, domains: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+def mixed(
+    grown: Grown, rule: EnsembleConfig, domains: Sequence[str]
+) -> dict[str, NDArray[np.float64]]:
     """Return the ensemble's log-probability of every test token, by domain."""
     fitted = rule
     if rule.fit == "forest":
@@ -191,11 +206,15 @@ def by_document(logp_T: NDArray[np.float64], shard: Shard) -> NDArray[np.float64
     return -np.add.reduceat(logp_T, starts)
 
 
-def _records(grown: Grown, row: Row, domain: str, logp_T: NDArray[np.float64]) -> Iterator[dict[str, Any]]:
+def _records(
+    grown: Grown, row: Row, domain: str, logp_T: NDArray[np.float64]
+) -> Iterator[dict[str, Any]]:
     shard = grown.suite.shard(domain, grown.study.config.eval.split)
     nats_D = by_document(logp_T, shard)
     facts = {"seed": grown.study.seed, "row": row.name, "group": row.group, "models": row.models}
-    trained = domain in grown.study.config.seed.domains  # the forest's, also where a baseline has other parts
+    trained = (
+        domain in grown.study.config.seed.domains
+    )  # the forest's, also where a baseline has other parts
     for number, nats in enumerate(nats_D):
         tokens, size = (int(n) for n in shard.documents[number])
         yield facts | {

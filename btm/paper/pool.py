@@ -1,4 +1,6 @@
-"""Grow studies on this machine, a few at once, each in a process of its own that goes on where it was killed."""
+"""Grow studies on this machine, a few at once, each in a process of its own that goes on where it
+was killed.
+"""
 
 import json
 import os
@@ -23,7 +25,9 @@ _SAY_EVERY = 30.0
 
 
 class Pool:
-    """At most `slots` studies at a time, one thread each: on few cores that beats one study on all of them."""
+    """At most `slots` studies at a time, one thread each: on few cores that beats one study on all
+    of them.
+    """
 
     def __init__(self, folder: Path, slots: int, reporter: Reporter) -> None:
         """Keep specs, logs and what is done in `folder`."""
@@ -32,7 +36,9 @@ class Pool:
         self.said = time.monotonic()
 
     def grow(self, studies: Sequence[Study]) -> None:
-        """Grow every study that is not done; `UserError` once all that can end has ended, if one failed."""
+        """Grow every study that is not done; `UserError` once all that can end has ended, if one
+        failed.
+        """
         done = {study.name for study in studies if self._stands(study)}
         if done:
             self.reporter.line(f"{len(done)} of {len(studies)} studies stand already")
@@ -69,7 +75,9 @@ class Pool:
         threads = str(max(1, (os.cpu_count() or 1) // self.slots))
         environment = os.environ | {"OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
         command = [sys.executable, "-m", "btm.paper.grow", str(spec)]
-        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment)
+        return subprocess.Popen(
+            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment
+        )
 
     def _reap(self, done: set[str], failed: list[str]) -> None:
         for name, (process, begun) in list(self.running.items()):
@@ -82,7 +90,9 @@ class Pool:
                 failed.append(name)
                 self.reporter.line(f"{name}: failed after {spent}: {self._last_line(name)}")
             else:
-                durable.write_json(self._file(name, "done"), {"seconds": round(time.monotonic() - begun, 1)})
+                durable.write_json(
+                    self._file(name, "done"), {"seconds": round(time.monotonic() - begun, 1)}
+                )
                 done.add(name)
                 self.reporter.line(f"{name}: done in {spent}")
 

@@ -17,7 +17,8 @@ from btm.paper.bootstrap import SCOPES, Nats, ratios
 from btm.paper.studies import FOREST, Study, root
 from btm.system import durable
 
-# What was aimed for: a row, a scope, the row it is divided by, and the bound (docs/results says where they are from).
+# What was aimed for: a row, a scope, the row it is divided by, and the bound (docs/results says
+# where they are from).
 GOALS = (
     (losses.GATED, "in-domain", losses.DENSE, "≤", 0.85, "0.86"),
     (losses.GATED, "novel", losses.DENSE, "≤", 0.93, "0.89"),
@@ -65,16 +66,18 @@ def write(config: Config, studies: Sequence[Study]) -> Path:
     return folder
 
 
-_LEGEND = """`models` is how many models of one size run for each token: rows with 1 cost the same to use. A ratio
-is the mean perplexity over domains divided by the dense LM's, mean over seeds; in brackets the 95 % interval of a
-paired bootstrap over documents and seeds. Below 1 is better than the dense LM."""
+_LEGEND = """`models` is how many models of one size run for each token: rows with 1 cost the same to use. A
+ratio is the mean perplexity over domains divided by the dense LM's, mean over seeds; in brackets
+the 95 % interval of a paired bootstrap over documents and seeds. Below 1 is better than the dense
+LM."""
 
-_VARIED = """Ratios to the dense LM of the same seed. The dense LM was never trained on the domains that a second round
-adds: under *initialisation* and *second round* compare the schemes with one another, not with it."""
+_VARIED = """Ratios to the dense LM of the same seed. The dense LM was never trained on the domains that a
+second round adds: under *initialisation* and *second round* compare the schemes with one another,
+not with it."""
 
-_FILES = """`documents.csv.gz`: nats of every test document under every row and seed; `domains.csv`: the same by domain.
-`ratios.csv` and `ratios-to-the-paper.csv`: the tables above, to the dense LM and to the paper's posterior.
-`ablations.csv`: what was varied."""
+_FILES = """`documents.csv.gz`: nats of every test document under every row and seed; `domains.csv`: the same
+by domain. `ratios.csv` and `ratios-to-the-paper.csv`: the tables above, to the dense LM and to
+the paper's posterior. `ablations.csv`: what was varied."""
 
 
 def main_table(
@@ -88,7 +91,9 @@ def main_table(
     facts = documents.drop_duplicates("row")[["row", "group", "models"]].to_dict("records")
 
     def place(fact: Any) -> tuple[int, float]:
-        rank = next((i for i, name in enumerate(_ORDER) if fact["group"].startswith(name)), len(_ORDER))
+        rank = next(
+            (i for i, name in enumerate(_ORDER) if fact["group"].startswith(name)), len(_ORDER)
+        )
         return rank, -records[(fact["row"], SCOPES[0])]["ratio"]
 
     for fact in sorted(facts, key=place):
@@ -102,7 +107,9 @@ def main_table(
 
 
 def costs(studies: Sequence[Study]) -> dict[str, dict[str, float]]:
-    """Return the training tokens and FLOPs, all ancestors included, behind the models of each kind of study."""
+    """Return the training tokens and FLOPs, all ancestors included, behind the models of each kind
+    of study.
+    """
     found = {}
     for study in studies[::-1]:  # so that the first seed's stay
         grown = losses.Grown(study)
@@ -114,7 +121,10 @@ def costs(studies: Sequence[Study]) -> dict[str, dict[str, float]]:
 
 def goals(compared: pd.DataFrame, against_paper: pd.DataFrame) -> str:
     """Return what was aimed for, what came out, and whether that is enough."""
-    lines = ["| row | domains | over | paper, 125M | aim | here | |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| row | domains | over | paper, 125M | aim | here | |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row, scope, base, sign, bound, paper in GOALS:
         table = compared if base == losses.DENSE else against_paper
         found = table[(table["row"] == row) & (table["scope"] == scope)]
@@ -123,7 +133,8 @@ def goals(compared: pd.DataFrame, against_paper: pd.DataFrame) -> str:
         ratio = float(found["ratio"].iloc[0])
         met = ratio <= bound if sign == "≤" else ratio > bound
         lines.append(
-            f"| {row} | {scope} | {base} | {paper} | {sign} {bound:g} | {_interval(found.iloc[0])} | "
+            f"| {row} | {scope} | {base} | {paper} | {sign} {bound:g} | "
+            f"{_interval(found.iloc[0])} | "
             f"{'met' if met else 'not met'} |"
         )
     return "\n".join(lines)
@@ -140,7 +151,9 @@ def ablation_tables(varied: pd.DataFrame) -> str:
         for value, rows in part.groupby("value", sort=False):
             by = rows.set_index(["row", "scope"])["ratio"]
             lines.append(
-                f"| {value} | " + " | ".join(f"{by.get(key, float('nan')):.3f}" for key in columns) + " |"
+                f"| {value} | "
+                + " | ".join(f"{by.get(key, float('nan')):.3f}" for key in columns)
+                + " |"
             )
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
@@ -171,12 +184,16 @@ def _setting(config: Config, studies: Sequence[Study]) -> str:
     rows = {
         "command": f"`btm paper size={config.paper.name}`",
         "commit": commit
-        + (" (with changes)" if _git("status", "--porcelain", "-uno", "--", ".", "../conf") else ""),
-        "machine": f"{os.cpu_count()} cores, {_processor()}, {platform.system()} {platform.machine()}",
+        + (
+            " (with changes)" if _git("status", "--porcelain", "-uno", "--", ".", "../conf") else ""
+        ),
+        "machine": f"{os.cpu_count()} cores, {_processor()}, "
+        f"{platform.system()} {platform.machine()}",
         "software": ", ".join(f"{name} {found}" for name, found in versions.items()),
         "suite": f"{config.data.name}: {len(forest.seed.domains)} training domains",
         "model": f"{config.model.name}, sequences of {trainer.seq_len} tokens",
-        "training": f"{config.paper.steps:,} steps of {batch:,} tokens in all; of these in the forest the seed "
+        "training": f"{config.paper.steps:,} steps of {batch:,} tokens in all; "
+        "of these in the forest the seed "
         f"{forest.seed.steps:,}, each expert {forest.trainer.steps:,}",
         "seeds": ", ".join(map(str, config.paper.seeds)),
     }

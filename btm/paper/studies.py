@@ -1,6 +1,8 @@
-"""What is grown for the tables: a forest for each seed, its baselines, and forests with one thing changed.
+"""What is grown for the tables: a forest for each seed, its baselines, and forests with one thing
+changed.
 
-All of them have the same suite, model, batch size and training tokens; a study is one cycle of one of them.
+All of them have the same suite, model, batch size and training tokens; a study is one cycle of one
+of them.
 """
 
 from collections.abc import Iterator
@@ -17,7 +19,9 @@ FOREST = "forest"
 
 @dataclass(frozen=True)
 class Study:
-    """One cycle: what kind of thing it grows, under which seed, and the studies that must stand before."""
+    """One cycle: what kind of thing it grows, under which seed, and the studies that must stand
+    before.
+    """
 
     name: str
     kind: str  # forest, or the baseline's name, fraction, rounds
@@ -34,7 +38,9 @@ class Study:
 
     @property
     def cycle(self) -> Config:
-        """The settings of the cycle that it is: a baseline's are derived from those of its forest."""
+        """The settings of the cycle that it is: a baseline's are derived from those of its
+        forest.
+        """
         return derive(self.config)
 
 
@@ -44,20 +50,25 @@ def root(config: Config) -> Path:
 
 
 def studies(config: Config, domains: list[str]) -> list[Study]:
-    """Return every study for the training `domains`, in an order in which each stands after what it needs."""
+    """Return every study for the training `domains`, in an order in which each stands after what it
+    needs.
+    """
     first = config.paper.seeds[0]
     main = [study for seed in config.paper.seeds for study in _main(config, domains, seed)]
     return [*main, *_fractions(config, domains, first), *_rounds(config, domains, first)]
 
 
 def steps(config: Config, domains: int, fraction: float) -> tuple[int, int]:
-    """Return the steps of the seed phase and of each expert: together `paper.steps`, whatever the fraction.
+    """Return the steps of the seed phase and of each expert: together `paper.steps`, whatever the
+    fraction.
 
     Raises `UserError` if an expert would get none.
     """
     each = round((1 - fraction) * config.paper.steps / domains)
     if each < 1:
-        raise UserError(f"paper.steps={config.paper.steps}: no step is left for each of {domains} experts")
+        raise UserError(
+            f"paper.steps={config.paper.steps}: no step is left for each of {domains} experts"
+        )
     return config.paper.steps - each * domains, each
 
 
@@ -83,7 +94,9 @@ def _fractions(config: Config, domains: list[str], seed: int) -> Iterator[Study]
 
 
 def _rounds(config: Config, domains: list[str], seed: int) -> Iterator[Study]:
-    """Yield the forest of a seed with a second round of experts, once for each way to initialise them."""
+    """Yield the forest of a seed with a second round of experts, once for each way to initialise
+    them.
+    """
     if not config.paper.added:
         return
     source = f"{FOREST}-{seed}"

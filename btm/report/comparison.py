@@ -110,7 +110,9 @@ def reference_of(measured: Sequence[M]) -> M:
 
 
 def rows_of(measured: Sequence[Measured], shards: Sequence[Shard]) -> list[Row]:
-    """Return all that was measured beside the reference; others must match the tokens of the first."""
+    """Return all that was measured beside the reference; others must match the tokens of the
+    first.
+    """
     reference, budget = reference_of(measured), measured[0].training_tokens
     trained = [shard.domain for shard in shards if not shard.novel]
     novel = [shard.domain for shard in shards if shard.novel]
@@ -136,8 +138,10 @@ def title(found: Comparison) -> str:
     """Return what the table of a comparison shows, and under which conditions."""
     trained, novel = (len(found.domains(novel=flag)) for flag in (False, True))
     return (
-        f"{found.forest} beside {found.reference}: mean perplexity over {trained} domains trained on "
-        f"and {novel} novel ones; the same tokens for every row, in windows of {found.window} begun "
+        f"{found.forest} beside {found.reference}: mean perplexity over {trained} domains trained "
+        "on "
+        f"and {novel} novel ones; the same tokens for every row, in windows of {found.window} "
+        "begun "
         "anew (ensemble.carry=false)"
     )
 

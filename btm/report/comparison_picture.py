@@ -153,7 +153,9 @@ def _draw_group(axes: "Axes", lines: Sequence[_Line], rows: Sequence[Row]) -> No
 
 
 def _said(row: Row, forest: Row) -> str:
-    """Return what the legend calls a row, and what part of the forest's tokens it saw if not all."""
+    """Return what the legend calls a row, and what part of the forest's tokens it saw if not
+    all.
+    """
     said = {
         "ensemble": f"forest: {row.model}, {row.experts_run} run for a token",
         "top-1": "forest: one expert (top-1)",
@@ -198,6 +200,8 @@ def _title(found: Comparison) -> str:
     """Return what the picture shows in one line."""
     reference = next(row for row in found.rows if row.model == found.reference)
     if not found.dense:
-        return f"Forest against {short(found.reference)} (no dense model beside it): lower is better"
+        return (
+            f"Forest against {short(found.reference)} (no dense model beside it): lower is better"
+        )
     equal = "equal training tokens" if reference.compute_matched else "UNEQUAL training tokens"
     return f"Forest against one dense model, {equal}: lower is better"

@@ -12,17 +12,21 @@ from btm.system import durable
 
 
 def heatmap(result: Mapping[str, Any], path: Path) -> Path:
-    """Write a PNG of an evaluation to `path`: rows are domains, columns models, colours relative perplexity.
+    """Write a PNG of an evaluation to `path`: rows are domains, columns models, colours relative
+    perplexity.
 
-    After the ensemble come the averages and other models measured beside it, then the ELMs, between lines.
+    After the ensemble come the averages and other models measured beside it, then the ELMs, between
+    lines.
 
-    A colour is log2 of the perplexity over the best single ELM's on that domain, so that rows compare;
-    the figures are perplexities.
+    A colour is log2 of the perplexity over the best single ELM's on that domain, so that rows
+    compare; the figures are perplexities.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shards: dict[str, Any] = dict(sorted(result["shards"].items(), key=lambda item: item[1]["novel"]))
+    shards: dict[str, Any] = dict(
+        sorted(result["shards"].items(), key=lambda item: item[1]["novel"])
+    )
     first = next(iter(shards.values()))
     elms = sorted(first["experts"], key=lambda elm: (elm in first["prior"], elm))
     others = list(first.get("models", {}))  # evaluations of earlier versions have none
@@ -39,7 +43,8 @@ def heatmap(result: Mapping[str, Any], path: Path) -> Path:
     image = axes.imshow(relative, cmap="RdYlGn_r", vmin=-1, vmax=1, aspect="auto")
     axes.set_xticks(range(len(columns)), [short(name) for name in columns], rotation=45, ha="right")
     axes.set_yticks(
-        range(len(shards)), [f"{name}{' (novel)' if s['novel'] else ''}" for name, s in shards.items()]
+        range(len(shards)),
+        [f"{name}{' (novel)' if s['novel'] else ''}" for name, s in shards.items()],
     )
 
     def ink(row: int, column: int) -> str:
@@ -71,7 +76,9 @@ def heatmap(result: Mapping[str, Any], path: Path) -> Path:
     return path
 
 
-def _perplexities(shard: Mapping[str, Any], others: Sequence[str], elms: Sequence[str]) -> list[float]:
+def _perplexities(
+    shard: Mapping[str, Any], others: Sequence[str], elms: Sequence[str]
+) -> list[float]:
     """Return one row of the picture, in the order of its columns."""
     entries = [shard["ensemble"], *(shard["models"][name] for name in others)]
     return [entry["perplexity"] for entry in (*entries, *(shard["experts"][name] for name in elms))]

@@ -42,7 +42,9 @@ class Reporter:
 
     @contextmanager
     def scoring(self, name: str, tokens: int) -> Iterator[Callable[[int], None]]:
-        """Give the function that a scoring by `name` of `tokens` in all tells how many more are done."""
+        """Give the function that a scoring by `name` of `tokens` in all tells how many more are
+        done.
+        """
         yield lambda tokens: None
 
     @contextmanager
@@ -55,7 +57,9 @@ quiet = Reporter()
 
 
 class ConsoleReporter(Reporter):
-    """Reports to a stream: rewrites one line on a terminal, prints a line every `every` seconds elsewhere."""
+    """Reports to a stream: rewrites one line on a terminal, prints a line every `every` seconds
+    elsewhere.
+    """
 
     def __init__(self, stream: IO[str], every: float = 5.0) -> None:
         self.stream, self.every = stream, every
@@ -115,7 +119,9 @@ class ConsoleReporter(Reporter):
             nonlocal done
             done += more
             rate = bytes_text(done / max(time.monotonic() - begun, 1e-9))
-            self._status(f"{what} {bytes_text(done)} of {bytes_text(size)}, {rate}/s", done / max(size, 1))
+            self._status(
+                f"{what} {bytes_text(done)} of {bytes_text(size)}, {rate}/s", done / max(size, 1)
+            )
 
         yield report
         self._clear()
@@ -162,7 +168,9 @@ def bytes_text(count: float) -> str:
 
 
 def cell(value: Any) -> str:
-    """Return a table cell: counts with separators, reals with three decimals or in powers of ten, lists by commas."""
+    """Return a table cell: counts with separators, reals with three decimals or in powers of ten,
+    lists by commas.
+    """
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -27,7 +27,9 @@ def table(rows: Sequence[Mapping[str, Any]], title: str = "") -> str:
 
 
 def eval_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one row a shard of an evaluation: perplexities of the ensemble and of what it is compared with."""
+    """Return one row a shard of an evaluation: perplexities of the ensemble and of what it is
+    compared with.
+    """
     rows = []
     for name, shard in sorted(result["shards"].items(), key=lambda item: item[1]["novel"]):
         experts = {expert: numbers["perplexity"] for expert, numbers in shard["experts"].items()}
@@ -43,7 +45,9 @@ def eval_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "best ppl": experts[best],
                 "ensemble ppl": shard["ensemble"]["perplexity"],
                 "bits/byte": shard["ensemble"]["bits_per_byte"],
-                "believes in": max(shard["mean_posterior"], key=lambda e: shard["mean_posterior"][e]),
+                "believes in": max(
+                    shard["mean_posterior"], key=lambda e: shard["mean_posterior"][e]
+                ),
             }
         )
     return rows
@@ -61,7 +65,10 @@ def model_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     first = next(iter(shards))
     roots = [elm for elm in first["experts"] if elm not in first["prior"]]
     rows = [("ensemble", "ensemble", [shard["ensemble"] for shard in shards])]
-    rows += [(name, of["kind"], [shard["models"][name] for shard in shards]) for name, of in others.items()]
+    rows += [
+        (name, of["kind"], [shard["models"][name] for shard in shards])
+        for name, of in others.items()
+    ]
     rows += [(name, "root ELM", [shard["experts"][name] for shard in shards]) for name in roots]
     novel = [shard["novel"] for shard in shards]
     return [
@@ -75,9 +82,15 @@ def model_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _mean(entries: Sequence[Mapping[str, float]], novel: Sequence[bool], wanted: bool) -> float | None:
-    """Return the mean perplexity over the shards that are novel or not, as `wanted`; None over none."""
-    found = [e["perplexity"] for e, is_novel in zip(entries, novel, strict=True) if is_novel == wanted]
+def _mean(
+    entries: Sequence[Mapping[str, float]], novel: Sequence[bool], wanted: bool
+) -> float | None:
+    """Return the mean perplexity over the shards that are novel or not, as `wanted`; None over
+    none.
+    """
+    found = [
+        e["perplexity"] for e, is_novel in zip(entries, novel, strict=True) if is_novel == wanted
+    ]
     return sum(found) / len(found) if found else None
 
 
@@ -87,7 +100,11 @@ def ledger_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     What nobody wrote down of a model from elsewhere is None.
     """
     ledger = result["ledger"]
-    models = [("ensemble", ledger["ensemble"]), *ledger["elms"].items(), *ledger.get("models", {}).items()]
+    models = [
+        ("ensemble", ledger["ensemble"]),
+        *ledger["elms"].items(),
+        *ledger.get("models", {}).items(),
+    ]
     return [
         {
             "model": name,

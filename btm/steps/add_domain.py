@@ -1,6 +1,7 @@
 """Add a domain to a grown forest: its text, its expert, and what both change (`btm grow`).
 
-The promise of Branch-Train-Merge (arXiv 2208.03306, section 3): a new expert joins the set and no other is touched.
+The promise of Branch-Train-Merge (arXiv 2208.03306, section 3): a new expert joins the set and no
+other is touched.
 """
 
 from collections.abc import Mapping
@@ -52,14 +53,18 @@ class Added:
 
     def to_json(self) -> dict[str, Any]:
         """Return the domains as they stand in the file."""
-        return {"domain": self.domain, "domains": [asdict(c) | {"ratio": c.ratio} for c in self.changes]}
+        return {
+            "domain": self.domain,
+            "domains": [asdict(c) | {"ratio": c.ratio} for c in self.changes],
+        }
 
 
 def add_domain(config: Config, reporter: Reporter = quiet) -> Added:
     """Prepare, branch, train and merge the expert of `config.domain`, evaluating before and after.
 
-    The text is that in `from=`, packed with the forest's tokenizer into a suite of its own, or, without that, of a
-    domain that is prepared already. Whatever stands is not made again, so a killed command is simply repeated.
+    The text is that in `from=`, packed with the forest's tokenizer into a suite of its own, or,
+    without that, of a domain that is prepared already. Whatever stands is not made again, so a
+    killed command is simply repeated.
     """
     forest, domain = Forest(config.forest_root), new_domain(config)
     if config.imports.source:
@@ -89,18 +94,23 @@ def new_domain(config: Config) -> str:
         )
     if config.eval.name:
         raise UserError(
-            f"eval.name={config.eval.name}: btm grow names its evaluations after the domain; leave it out"
+            f"eval.name={config.eval.name}: btm grow names its evaluations after the domain; "
+            "leave it out"
         )
     forest = Forest(config.forest_root)
     tombstone.refuse(forest.root, name)
     if name in forest and forest[name].card.domains != [name]:
-        raise UserError(f"{forest.root} has an ELM {name!r} that was not trained on a domain {name!r} alone")
+        raise UserError(
+            f"{forest.root} has an ELM {name!r} that was not trained on a domain {name!r} alone"
+        )
     check_domains(config, [name])
     return name
 
 
 def text_of(config: Config) -> Config:
-    """Return `config` with the suite that the text in `from=` becomes: of one domain, beside the forest's own."""
+    """Return `config` with the suite that the text in `from=` becomes: of one domain, beside the
+    forest's own.
+    """
     name = f"{Path(config.forest_root).name}-{config.domain}"
     data = replace(
         config.data,
@@ -120,12 +130,24 @@ def _experts(config: Config, forest: Forest, without: str) -> list[ELM]:
 
 
 def _evaluate(
-    config: Config, forest: Forest, suite: Suite, name: str, *, without: str = "", reporter: Reporter
+    config: Config,
+    forest: Forest,
+    suite: Suite,
+    name: str,
+    *,
+    without: str = "",
+    reporter: Reporter,
 ) -> dict[str, Any]:
     reporter.line(f"evaluating on {len(_domains(config, suite))} domains: {name}")
-    experts = [elm.name for elm in _experts(config, forest, without)] if without else config.ensemble.experts
+    experts = (
+        [elm.name for elm in _experts(config, forest, without)]
+        if without
+        else config.ensemble.experts
+    )
     ensemble = replace(config.ensemble, experts=experts)
-    return eval_forest(replace(config, ensemble=ensemble, eval=replace(config.eval, name=name)), reporter)
+    return eval_forest(
+        replace(config, ensemble=ensemble, eval=replace(config.eval, name=name)), reporter
+    )
 
 
 def _domains(config: Config, suite: Suite) -> list[str]:
@@ -153,9 +175,13 @@ def _read(config: Config, forest: Forest, suite: Suite, domain: str) -> Added | 
     if not file.exists() or domain not in forest:
         return None
     values = read_object(file, schema=int, elms=dict, asked=dict, domains=list)
-    if values["elms"].get(domain) != forest[domain].card.sha256 or values["asked"] != _asked(config, suite):
+    if values["elms"].get(domain) != forest[domain].card.sha256 or values["asked"] != _asked(
+        config, suite
+    ):
         return None
-    rows = ({key: value for key, value in row.items() if key != "ratio"} for row in values["domains"])
+    rows = (
+        {key: value for key, value in row.items() if key != "ratio"} for row in values["domains"]
+    )
     return Added(file, domain, [Change(**row) for row in rows])
 
 

@@ -26,8 +26,8 @@ SCALES = (0.1, 0.25, 0.5, 0.75, 1.0)  # that are tried
 def average(config: Config, reporter: Reporter = quiet) -> Path:
     """Average ELMs into one deployable LM in ``averages/``.
 
-    Without a word on how: the experts' token weights over all training domains, drawn towards the seed as far as their
-    valid splits ask for (docs/averaging.md).
+    Without a word on how: the experts' token weights over all training domains, drawn towards the
+    seed as far as their valid splits ask for (docs/averaging.md).
     """
     forest = Forest(config.forest_root)
     how, name = average_of(config)
@@ -36,7 +36,9 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
     if how == "weights":
         weights = check_weights(config.weights)
     elif config.average.method == "greedy_soup":
-        weights = publish.greedy_soup(config, forest, open_suites(config), str(config.domain), elms, reporter)
+        weights = publish.greedy_soup(
+            config, forest, open_suites(config), str(config.domain), elms, reporter
+        )
     elif how == "uniform":
         weights = {elm.name: 1.0 for elm in elms}
     else:
@@ -65,7 +67,8 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
 def measuring(
     config: Config, forest: Forest, reporter: Reporter = quiet
 ) -> Callable[[Path, Card], dict[str, Measured]]:
-    """Return the function that measures an average before it is sealed: on ``domain=``, or else on all of its domains.
+    """Return the function that measures an average before it is sealed: on ``domain=``, or else on
+    all of its domains.
 
     Where that cannot be done, for want of a prepared suite for one, it says so and returns nothing.
     """
@@ -83,7 +86,9 @@ def measuring(
 
 
 def worth(card: Card) -> list[str]:
-    """Return in a line what an average was worth when it was made; in another a warning if a seed is no worse."""
+    """Return in a line what an average was worth when it was made; in another a warning if a seed
+    is no worse.
+    """
     if not card.measured or card.valid_nats is None:
         return []
     models = {card.name: card.valid_nats} | card.seed_nats
@@ -91,7 +96,8 @@ def worth(card: Card) -> list[str]:
     said = ", ".join(f"{name} {nats:.4f}" for name, nats in models.items())
     lines = [f"nats/token on valid of {on}: {said}"]
     lines += [
-        f"warning: {card.name} is no better than {seed} there: average otherwise (docs/averaging.md), "
+        f"warning: {card.name} is no better than {seed} there: average otherwise "
+        "(docs/averaging.md), "
         "or deploy the ensemble"
         for seed, nats in card.seed_nats.items()
         if card.valid_nats >= nats
@@ -106,9 +112,13 @@ def _measure(
     suite = open_suites(config)
     require_same_tokenizer(forest, suite.tokenizer_sha256, f"the suite {suite.path}")
     prepared = suite.domains()
-    domains = [config.domain] if config.domain else [name for name in card.domains if name in prepared]
+    domains = (
+        [config.domain] if config.domain else [name for name in card.domains if name in prepared]
+    )
     if not domains:
-        raise UserError(f"{suite.path} has none of its domains ({', '.join(card.domains) or 'it has none'})")
+        raise UserError(
+            f"{suite.path} has none of its domains ({', '.join(card.domains) or 'it has none'})"
+        )
     shards = {domain: suite.shard(domain, "valid") for domain in domains}
     score_cache.score_missing(
         config, forest, folder, card.sha256, list(shards.values()), reporter, called=card.name
@@ -116,7 +126,9 @@ def _measure(
     roots = seeds(forest, [name for name in card.parents if forest[name].card.parents])
     digests = {name: forest[name].card.sha256 for name in roots}
     for name, sha256 in digests.items():
-        score_cache.score_missing(config, forest, forest[name].path, sha256, list(shards.values()), reporter)
+        score_cache.score_missing(
+            config, forest, forest[name].path, sha256, list(shards.values()), reporter
+        )
 
     scores, found = score_cache.scores_of(config, forest), {}
     for domain, shard in shards.items():
@@ -139,38 +151,55 @@ def average_of(config: Config) -> tuple[str, str]:
     method = config.average.method or "linear"
     if method == "greedy_soup":
         if config.weights is not None:
-            raise UserError("average.method=greedy_soup finds the weights itself: leave out weights=")
+            raise UserError(
+                "average.method=greedy_soup finds the weights itself: leave out weights="
+            )
         if config.domain is None:
             raise UserError("greedy_soup weights are found for a domain: give domain=NAME")
         how = method
     if not isinstance(how, str):
         how = "weights"
-    words = [*([] if method in ("linear", how) else [method.replace("_", "-")]), how.replace("_", "-")]
-    return how, config.average.name or "-".join([*words, *([config.domain] if config.domain else [])])
+    words = [
+        *([] if method in ("linear", how) else [method.replace("_", "-")]),
+        how.replace("_", "-"),
+    ]
+    return how, config.average.name or "-".join(
+        [*words, *([config.domain] if config.domain else [])]
+    )
 
 
 def _recipe(config: Config) -> Config:
     """Return `config` with the method of an average decided, where nothing was said of it."""
     if _says_nothing(config):
         return replace(config, average=replace(config.average, method="task_arithmetic", scale=FIT))
-    return replace(config, average=replace(config.average, method=config.average.method or "linear"))
+    return replace(
+        config, average=replace(config.average, method=config.average.method or "linear")
+    )
 
 
 def _says_nothing(config: Config) -> bool:
     """Tell whether no word was said on how the average is to be made."""
     chosen = config.average
-    return config.weights is None and chosen.method is None and not chosen.layers and chosen.base is None
+    return (
+        config.weights is None
+        and chosen.method is None
+        and not chosen.layers
+        and chosen.base is None
+    )
 
 
 def _meant_for(config: Config, elms: list[ELM]) -> list[str]:
-    """Return the domains that an average is meant for: ``domain=``, or all that its experts were trained on."""
+    """Return the domains that an average is meant for: ``domain=``, or all that its experts were
+    trained on.
+    """
     if config.domain:
         return [config.domain]
     known = open_suites(config).domains()
     found = sorted({domain for elm in elms for domain in elm.card.domains} & set(known))
     if not found:
         raise UserError(
-            f"{config.forest_root}: no domain of its experts is prepared: give domain=NAME or weights="
+            f"{config.forest_root}: no domain of its experts is prepared: give domain=NAME or "
+            "weights="
         )
     return found
 
@@ -184,10 +213,12 @@ def fit_scale(
     domains: list[str],
     reporter: Reporter = quiet,
 ) -> Settings:
-    """Return `settings` with the scale λ of the average that is best on the valid splits of `domains`, each alike.
+    """Return `settings` with the scale λ of the average that is best on the valid splits of
+    `domains`, each alike.
 
-    WiSE-FT (arXiv 2109.01903) for several experts: θ_0 + λ Σ_j w_j (θ_j − θ_0), for the λ of `SCALES`. What an
-    average of the same experts and weights found is taken again. `trainer.valid_tokens` of each split are read.
+    WiSE-FT (arXiv 2109.01903) for several experts: θ_0 + λ Σ_j w_j (θ_j − θ_0), for the λ of
+    `SCALES`. What an average of the same experts and weights found is taken again.
+    `trainer.valid_tokens` of each split are read.
     """
     known = publish.scale_of(forest, name, weights, settings)
     if known is not None:
@@ -197,10 +228,13 @@ def fit_scale(
     device = causal_lm.pick_device(config.trainer.device)
     tried: dict[float, float] = {}
     for scale in SCALES:
-        with publish.trial(forest, weights, replace(settings, scale=scale), reporter.alive) as folder:
+        with publish.trial(
+            forest, weights, replace(settings, scale=scale), reporter.alive
+        ) as folder:
             model = causal_lm.load_model(folder, device)
             tried[scale] = sum(trainee.validate(model, each) for each in read) / len(read)
         reporter.line(
-            f"{name}: scale {scale:g}: {tried[scale]:.4f} nats/token on valid of {len(read)} domains"
+            f"{name}: scale {scale:g}: {tried[scale]:.4f} nats/token on valid of {len(read)} "
+            "domains"
         )
     return replace(settings, scale=min(tried, key=lambda scale: tried[scale]))

@@ -17,7 +17,8 @@ from btm.steps import score_cache
 def beside(config: Config, forest: Forest, reporter: Reporter = quiet) -> list[Model]:
     """Return every whole average of the forest, and what ``models=`` names, each once.
 
-    A damaged average is told of and left out; a damaged or unknown model that was named is a `UserError`.
+    A damaged average is told of and left out; a damaged or unknown model that was named is a
+    `UserError`.
     """
     found = {model.path.resolve(): model for model in averages(forest, reporter.line)}
     for name in config.models:
@@ -62,14 +63,18 @@ def cost(config: Config, model: Model) -> dict[str, Any]:
 
 
 def seeds(forest: Forest, members: Sequence[str]) -> list[str]:
-    """Return the names of the ELMs without parents that the `members` of an ensemble descend from."""
+    """Return the names of the ELMs without parents that the `members` of an ensemble descend
+    from.
+    """
     ancestors = {spent.sha256 for name in members for spent in forest[name].card.ancestors}
     roots = [elm for elm in forest.elms() if elm.name not in members and not elm.card.parents]
     known = [elm.name for elm in roots if elm.card.sha256 in ancestors]
     return known or [elm.name for elm in roots]  # cards from before the ledger name no ancestors
 
 
-def warnings(entries: Mapping[str, Any], models: Sequence[Model], seeds: Sequence[str]) -> list[str]:
+def warnings(
+    entries: Mapping[str, Any], models: Sequence[Model], seeds: Sequence[str]
+) -> list[str]:
     """Return a line for each average that has no less mean nats than a seed on the trained domains.
 
     `entries` are the shards of an evaluation: {"domain/split": {"novel", "experts", "models", …}}.

@@ -1,8 +1,8 @@
 """Put a forest beside its averages, its seed, its baselines and other forests, at equal context.
 
-Every row is measured on the same tokens, in the same windows, and each window is begun anew: a dense
-LM does not remember the window before, so neither may an ensemble (``ensemble.carry=false``, whatever
-the settings say).
+Every row is measured on the same tokens, in the same windows, and each window is begun anew: a
+dense LM does not remember the window before, so neither may an ensemble (``ensemble.carry=false``,
+whatever the settings say).
 """
 
 import json
@@ -54,8 +54,9 @@ class _Scene:
 def compare(config: Config, reporter: Reporter = quiet) -> Comparison:
     """Measure the forest and all that stands beside it; write what came of it, and a picture.
 
-    That is its averages, its seed, its baselines, ``models=`` and ``against=``. Scores that are missing
-    are computed; what the rule leaves open is fitted on valid splits, as `eval_forest` does.
+    That is its averages, its seed, its baselines, ``models=`` and ``against=``. Scores that are
+    missing are computed; what the rule leaves open is fitted on valid splits, as `eval_forest`
+    does.
     """
     forest, suite = Forest(config.forest_root), evaluated_suites(config)
     config = replace(config, ensemble=replace(config.ensemble, carry=False))
@@ -80,7 +81,9 @@ def compare(config: Config, reporter: Reporter = quiet) -> Comparison:
 
 
 def _published(found: Comparison, file: Path) -> Comparison:
-    """Write a comparison and its picture, unless the same stands there; return what stands there then."""
+    """Write a comparison and its picture, unless the same stands there; return what stands there
+    then.
+    """
     picture = file.with_suffix(".png")
     with suppress(OSError, ValueError, AttributeError):  # none, or not one that we wrote
         standing = json.loads(file.read_bytes())
@@ -181,7 +184,9 @@ def _mixed(scene: _Scene, members: list[ELM], name: str, kind: str) -> Measured:
     )
     mixed = {name: entry["ensemble"]["nats_per_token"] for name, entry in entries.items()}
     nats = {shard.domain: mixed[f"{shard.domain}/{shard.split}"] for shard in scene.shards}
-    return _measured(name, kind, domain_weights.cost(scene.config, members, members)["ensemble"], nats)
+    return _measured(
+        name, kind, domain_weights.cost(scene.config, members, members)["ensemble"], nats
+    )
 
 
 def _top_1_nats(scene: _Scene, members: list[ELM], shard: Shard) -> float:

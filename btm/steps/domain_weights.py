@@ -1,4 +1,6 @@
-"""From a forest to what its experts believe: scores where they are missing, and weights for a domain."""
+"""From a forest to what its experts believe: scores where they are missing, and weights for a
+domain.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +21,8 @@ from btm.steps.score_cache import read, score_missing, scores_of, stack
 if TYPE_CHECKING:
     pass
 
-NEGLIGIBLE = 1e-3  # a smaller share of an average is dropped: such a parent would leave a debt and no trace
+# a smaller share of an average is dropped: such a parent would leave a debt and no trace
+NEGLIGIBLE = 1e-3
 
 
 def domain_weights(
@@ -31,10 +34,11 @@ def domain_weights(
     method: str,
     reporter: Reporter = quiet,
 ) -> tuple[dict[str, float], str]:
-    """Return {ELM: weight} for parameters meant for a domain, or for several alike, and the estimator they came from.
+    """Return {ELM: weight} for parameters meant for a domain, or for several alike, and the
+    estimator they came from.
 
-    posterior: the prior fitted on the domain's valid split (BTM, section 2.3: its best); argmax: its
-    likeliest expert alone; token: what each is worth in a plain mixture of that split's tokens
+    posterior: the prior fitted on the domain's valid split (BTM, section 2.3: its best); argmax:
+    its likeliest expert alone; token: what each is worth in a plain mixture of that split's tokens
     (`posterior.token_prior`), which leaves some weight to the others; uniform: all alike.
     """
     names = [elm.name for elm in candidates]
@@ -46,7 +50,9 @@ def domain_weights(
     kind = "token" if method == "token" else "em" if config.ensemble.prior == "em" else "cached"
     wanted = config.ensemble.prior_sequences or None  # of each domain, so that none counts for more
     scores = scores_of(config, forest)
-    logp_EST = np.concatenate([stack(scores, shard, candidates)[:, :wanted] for shard in shards], axis=1)
+    logp_EST = np.concatenate(
+        [stack(scores, shard, candidates)[:, :wanted] for shard in shards], axis=1
+    )
     # A router has no prior of its own.
     fitted = replace(config.ensemble, rule="bayes", prior=kind, prior_sequences=0)
     prior = np.exp(fit.fit_prior(logp_EST, fitted))
@@ -54,7 +60,9 @@ def domain_weights(
     estimator = f"{fitted.prior} prior on {where}"
     if method == "argmax":
         return {names[int(prior.argmax())]: 1.0}, estimator
-    return {name: float(p) for name, p in zip(names, prior, strict=True) if p >= NEGLIGIBLE}, estimator
+    return {
+        name: float(p) for name, p in zip(names, prior, strict=True) if p >= NEGLIGIBLE
+    }, estimator
 
 
 def fit_for(
@@ -65,9 +73,11 @@ def fit_for(
     members: list[Model],
     reporter: Reporter = quiet,
 ) -> tuple[dict[str, float], EnsembleConfig]:
-    """Return what `ensemble` fits on a domain's valid split: {model: prior} of all `members`, and α and β or a gate.
+    """Return what `ensemble` fits on a domain's valid split: {model: prior} of all `members`, and α
+    and β or a gate.
 
-    A router asks for none of these. A folder from outside has been scored before (btm/steps/beside.py).
+    A router asks for none of these. A folder from outside has been scored before
+    (btm/steps/beside.py).
     """
     if config.ensemble.rule == "router":
         return {model.name: 1.0 for model in members}, config.ensemble
@@ -79,7 +89,9 @@ def fit_for(
     kept_E = posterior.top_k(log_prior_E, config.ensemble.top_k)
     tokens, _ = valid.head(config.score.max_tokens)
     fitted = fit.fit_rule([scores_EST], [kept_E], config.ensemble, [tokens], [valid.tokens])
-    return {model.name: float(p) for model, p in zip(members, np.exp(log_prior_E), strict=True)}, fitted
+    return {
+        model.name: float(p) for model, p in zip(members, np.exp(log_prior_E), strict=True)
+    }, fitted
 
 
 def route(config: Config, forest: Forest, members: Sequence[ELM | Model], eos: int) -> Route | None:
@@ -98,7 +110,8 @@ def fit_on_training_domains(
     domains: set[str],
     reporter: Reporter = quiet,
 ) -> EnsembleConfig:
-    """Return the ensemble with its α and β, or its gate, fitted once, on the valid splits of the domains trained on.
+    """Return the ensemble with its α and β, or its gate, fitted once, on the valid splits of the
+    domains trained on.
 
     So nothing of a novel domain is used but the prior of its own.
     """
@@ -116,7 +129,8 @@ def fit_on_training_domains(
 def cost(config: Config, elms: list[ELM], members: list[ELM]) -> dict[str, Any]:
     """Return what training `elms` and predicting with `members` takes, for an evaluation.
 
-    A router chooses its top-k for each context, so all of its experts are run (btm/ensemble/generate.py).
+    A router chooses its top-k for each context, so all of its experts are run
+    (btm/ensemble/generate.py).
     """
     card = elms[0].card
     if card.matrix_parameters:

@@ -26,13 +26,16 @@ def score(config: Config, reporter: Reporter = quiet) -> list[Path]:
     names = config.score.experts or [elm.name for elm in forest.elms()]
     chosen = [find_model(forest, name) for name in names]
     shards = _shards(suite, config.score.domains, config.score.splits)
-    return [path for model in chosen for path in score_model(config, forest, model, shards, reporter)]
+    return [
+        path for model in chosen for path in score_model(config, forest, model, shards, reporter)
+    ]
 
 
 def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     """Evaluate the ensemble and every model alone; write ``evals/<name>.json`` and its heat map.
 
-    Averages and what ``models=`` names are rows of their own: they take no part in the ensemble, nor in its prior.
+    Averages and what ``models=`` names are rows of their own: they take no part in the ensemble,
+    nor in its prior.
     """
     forest, suite = Forest(config.forest_root), evaluated_suites(config)
     elms = forest.elms()
@@ -78,8 +81,9 @@ def measure(
 ) -> dict[str, Any]:
     """Return {"domain/split": numbers} of the ensemble of `members`, and of the models alone.
 
-    What is not in the score cache is computed. `trained_on` are the domains that are not novel, and on
-    which a rule is fitted under ``ensemble.fit=forest``; by default those that `elms` were trained on.
+    What is not in the score cache is computed. `trained_on` are the domains that are not novel, and
+    on which a rule is fitted under ``ensemble.fit=forest``; by default those that `elms` were
+    trained on.
     """
     shards, valid = evaluated(config, suite)
     refuse_own_data(config, suite, shards)
@@ -93,7 +97,9 @@ def measure(
     scores = score_cache.scores_of(config, forest)
     chosen = config.ensemble
     if chosen.fit == "forest":
-        chosen = domain_weights.fit_on_training_domains(config, forest, suite, members, trained_on, reporter)
+        chosen = domain_weights.fit_on_training_domains(
+            config, forest, suite, members, trained_on, reporter
+        )
     entries = {}
     for shard, valid_shard in zip(shards, valid, strict=True):
         size = shard.head(config.score.max_tokens)
@@ -121,7 +127,9 @@ def measure(
 
 
 def score_for_eval(config: Config, name: str, reporter: Reporter = quiet) -> None:
-    """Compute what `eval_forest` will need of one ELM, so that many machines can share that work."""
+    """Compute what `eval_forest` will need of one ELM, so that many machines can share that
+    work.
+    """
     forest = Forest(config.forest_root)
     # Those that are named need not stand yet: an ELM is scored as soon as it does.
     members = config.ensemble.experts or [elm.name for elm in forest.experts()]
@@ -131,9 +139,10 @@ def score_for_eval(config: Config, name: str, reporter: Reporter = quiet) -> Non
 def generate(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     """Go on with a prompt; the ensemble keeps, loads and runs its top-k members alone.
 
-    ``ensemble.experts=`` may name averages, models of other forests and folders beside ELMs, one of them alone too.
-    Their prior, and what the rule leaves open, are fitted on the valid split of `domain`; without a domain the prior
-    is the same for all, and what is open stands at the value that changes nothing, a gate at its default.
+    ``ensemble.experts=`` may name averages, models of other forests and folders beside ELMs, one of
+    them alone too. Their prior, and what the rule leaves open, are fitted on the valid split of
+    `domain`; without a domain the prior is the same for all, and what is open stands at the value
+    that changes nothing, a gate at its default.
     """
     if not config.prompt:
         raise UserError('what shall it go on with? give prompt="some text"')
@@ -144,13 +153,17 @@ def generate(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
         suite = open_suites(config)
         for model in members:
             score_model(config, forest, model, [suite.shard(config.domain, "valid")], reporter)
-        prior, rule = domain_weights.fit_for(config, forest, suite, config.domain, members, reporter)
+        prior, rule = domain_weights.fit_for(
+            config, forest, suite, config.domain, members, reporter
+        )
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(forest.tokenizer, local_files_only=True)
     route = domain_weights.route(config, forest, members, tokenizer.eos_token_id)
     device, top_k = causal_lm.pick_device(config.trainer.device), config.ensemble.top_k
-    mixed = online.Ensemble.load(forest, prior, ensemble=rule, top_k=top_k, device=device, route=route)
+    mixed = online.Ensemble.load(
+        forest, prior, ensemble=rule, top_k=top_k, device=device, route=route
+    )
     prompt = tokenizer(config.prompt, add_special_tokens=False).input_ids
     mixed.read(prompt)
     chosen = config.generate
@@ -164,7 +177,9 @@ def generate(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
 
 
 def writers(config: Config, forest: Forest) -> list[Model]:
-    """Return the models that write together: those that ``ensemble.experts=`` names, or every expert."""
+    """Return the models that write together: those that ``ensemble.experts=`` names, or every
+    expert.
+    """
     names = config.ensemble.experts or [elm.name for elm in forest.experts()]
     return [find_model(forest, name) for name in names]
 
@@ -172,7 +187,9 @@ def writers(config: Config, forest: Forest) -> list[Model]:
 def evaluated(config: Config, suite: Suite) -> tuple[list[Shard], list[Shard]]:
     """Return the shards that an evaluation reports on, and those their priors are fitted on."""
     domains = config.eval.domains or suite.domains()
-    return [suite.shard(d, config.eval.split) for d in domains], [suite.shard(d, "valid") for d in domains]
+    return [suite.shard(d, config.eval.split) for d in domains], [
+        suite.shard(d, "valid") for d in domains
+    ]
 
 
 def refuse_own_data(
@@ -181,16 +198,22 @@ def refuse_own_data(
     shards: list[Shard],
     remedy: str = "give another split, or ensemble=uniform or ensemble=updating",
 ) -> None:
-    """Raise `UserError` if what is fitted on valid splits would be measured on one of them, by name or by content."""
+    """Raise `UserError` if what is fitted on valid splits would be measured on one of them, by name
+    or by content.
+    """
     if not fit.is_fitted(config.ensemble):
         return
-    domains = suite.domains() if config.ensemble.fit == "forest" else {shard.domain for shard in shards}
+    domains = (
+        suite.domains() if config.ensemble.fit == "forest" else {shard.domain for shard in shards}
+    )
     fitted_on = {suite.shard(domain, "valid").sha256: domain for domain in domains}
     for shard in shards:
         if shard.sha256 in fitted_on:
             raise UserError(
-                f"ensemble.prior={config.ensemble.prior} and ensemble.rule={config.ensemble.rule} are fitted on "
-                f"{fitted_on[shard.sha256]}/valid, so {shard.domain}/{shard.split}, of the same text, would be "
+                f"ensemble.prior={config.ensemble.prior} and ensemble.rule={config.ensemble.rule} "
+                "are fitted on "
+                f"{fitted_on[shard.sha256]}/valid, so {shard.domain}/{shard.split}, of the same "
+                "text, would be "
                 f"measured on its own data: {remedy}"
             )
 

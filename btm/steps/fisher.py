@@ -1,4 +1,6 @@
-"""How much each parameter of an ELM matters to what it predicts: the diagonal of its Fisher information."""
+"""How much each parameter of an ELM matters to what it predicts: the diagonal of its Fisher
+information.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +21,14 @@ Alive = Callable[[], None]
 def fisher(
     model: Path, shard: Shard, window: int, sequences: int, target: Path, device: str, alive: Alive
 ) -> None:
-    """Write the Fisher information of the model in `model` into the unpublished folder `target`, float32.
+    """Write the Fisher information of the model in `model` into the unpublished folder `target`,
+    float32.
 
-    F = E_x E_{y ~ p(y|x)} (∂ log p(y|x) / ∂θ)² (arXiv 2111.09832, equation 2), x the prefixes in the first
-    `sequences` windows of `shard`, one y drawn for each; per token. The gradients of a window are summed before they
-    are squared: they are independent given the text and zero on average, so nothing is added but noise. A tensor
-    that is no parameter gets zeros, and so the plain average. Raises `UserError` if the shard is empty.
+    F = E_x E_{y ~ p(y|x)} (∂ log p(y|x) / ∂θ)² (arXiv 2111.09832, equation 2), x the prefixes in
+    the first `sequences` windows of `shard`, one y drawn for each; per token. The gradients of a
+    window are summed before they are squared: they are independent given the text and zero on
+    average, so nothing is added but noise. A tensor that is no parameter gets zeros, and so the
+    plain average. Raises `UserError` if the shard is empty.
     """
     import torch
 

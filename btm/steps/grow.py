@@ -1,4 +1,5 @@
-"""Grow a forest: text, seed phase, branch, train, merge, one function a verb (Branch-Train-Merge, arXiv 2208.03306).
+"""Grow a forest: text, seed phase, branch, train, merge, one function a verb (Branch-Train-Merge,
+arXiv 2208.03306).
 
 Every step takes the configuration and reads all else from the forest and the suite on disk; each is
 idempotent: what stands there already is not made again.
@@ -31,9 +32,13 @@ from btm.train.fairseq import training as by_fairseq
 
 
 def prepare(config: Config, reporter: Reporter = quiet) -> Suite:
-    """Turn text into token shards, unless they stand there already; where the forest stands, with its tokenizer."""
+    """Turn text into token shards, unless they stand there already; where the forest stands, with
+    its tokenizer.
+    """
     if config.baseline == "random_split":
-        return open_suite(config)  # dealt from another suite (btm/baselines), it has no text of its own
+        return open_suite(
+            config
+        )  # dealt from another suite (btm/baselines), it has no text of its own
     preparation.prepare(data_of(config), reporter.line)
     suite = open_suite(config)
     if Forest.stands(config.forest_root):
@@ -96,7 +101,9 @@ def branch(
         )
     if config.branch == "copy":
         parents = {copied(config, forest): 1.0}
-        return forest.branch(name, domain, parents, method="copy", estimator="given", alive=reporter.alive)
+        return forest.branch(
+            name, domain, parents, method="copy", estimator="given", alive=reporter.alive
+        )
     weights, estimator = domain_weights.domain_weights(
         config, forest, suite, domain, candidates, config.branch, reporter
     )
@@ -144,7 +151,9 @@ def merge(config: Config, name: str, reporter: Reporter = quiet) -> ELM:
 
 
 def grow_expert(config: Config, domain: str, among: list[str], reporter: Reporter = quiet) -> ELM:
-    """Branch, train and merge the expert of one domain, from wherever an earlier attempt stopped."""
+    """Branch, train and merge the expert of one domain, from wherever an earlier attempt
+    stopped.
+    """
     forest = Forest(config.forest_root)
     if domain in forest:
         return forest[domain]
@@ -161,10 +170,11 @@ def grow_expert(config: Config, domain: str, among: list[str], reporter: Reporte
 
 
 def run(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
-    """Grow a whole forest: seed, then rounds of branch, train and merge, then averages and evaluation.
+    """Grow a whole forest: seed, then rounds of branch, train and merge, then averages and
+    evaluation.
 
-    Within a round every branch sees the same forest, that of the rounds before, so the order of siblings
-    and the place where an earlier run was killed make no difference.
+    Within a round every branch sees the same forest, that of the rounds before, so the order of
+    siblings and the place where an earlier run was killed make no difference.
     """
     suite = prepare(config, reporter)
     begin(config, suite)
@@ -179,7 +189,9 @@ def run(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
 
 
 def begin(config: Config, suite: Suite) -> None:
-    """Record the words of a cycle whose forest stands, and see that all it will be evaluated on is there."""
+    """Record the words of a cycle whose forest stands, and see that all it will be evaluated on is
+    there.
+    """
     if Forest.stands(config.forest_root):  # else its seed records them, when it plants it
         settings.record(config, Forest(config.forest_root), suite)
         evaluated_suites(config)
@@ -192,7 +204,9 @@ def finish(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     return eval_forest(config, reporter)
 
 
-def rounds(config: Config, suite: Suite, say: Callable[[str], None] = lambda text: None) -> list[list[str]]:
+def rounds(
+    config: Config, suite: Suite, say: Callable[[str], None] = lambda text: None
+) -> list[list[str]]:
     """Return the domains of each round; an unknown or repeated one is a `UserError`.
 
     The domain of an expert that was removed is left out, and `say` is told.
@@ -213,7 +227,8 @@ def rounds(config: Config, suite: Suite, say: Callable[[str], None] = lambda tex
 
 
 def _plant(config: Config, suite: Suite) -> tuple[Forest, Any]:
-    """Return the forest, planted if need be, and a model of its architecture, if one was made for that.
+    """Return the forest, planted if need be, and a model of its architecture, if one was made for
+    that.
 
     A model that cannot be made plants nothing: a forest never gets another architecture.
     """
@@ -224,13 +239,18 @@ def _plant(config: Config, suite: Suite) -> tuple[Forest, Any]:
 
 
 def _import_seed(config: Config, suite: Suite, reporter: Reporter) -> ELM:
-    """Return the seed that a Hugging Face folder is: the same checks as btm import, and that it fits the suite."""
+    """Return the seed that a Hugging Face folder is: the same checks as btm import, and that it
+    fits the suite.
+    """
     source, root, name = Path(str(config.seed.source)), Path(config.forest_root), config.seed.name
     legacy = config.imports.legacy
-    with huggingface.checked(source, "seed.from", root, with_legacy=legacy, alive=reporter.alive) as model:
+    with huggingface.checked(
+        source, "seed.from", root, with_legacy=legacy, alive=reporter.alive
+    ) as model:
         if model.tokenizer_sha256 != suite.tokenizer_sha256:
             raise UserError(
-                f"seed.from={source} has another tokenizer than the suite {suite.name!r}: prepare the text with its "
+                f"seed.from={source} has another tokenizer than the suite {suite.name!r}: prepare "
+                "the text with its "
                 f"own (btm prepare data.tokenizer={source} data.name=NAME …)"
             )
         causal_lm.check_context(config, model.model.config.to_dict())

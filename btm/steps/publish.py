@@ -1,6 +1,8 @@
-"""The deployable models of a forest: published averages of its ELMs, and what some ways to average need to know.
+"""The deployable models of a forest: published averages of its ELMs, and what some ways to average
+need to know.
 
-How parameters are combined stands in ``btm/models/average/``; here is which models, with what weights, and the card.
+How parameters are combined stands in ``btm/models/average/``; here is which models, with what
+weights, and the card.
 """
 
 import json
@@ -38,8 +40,9 @@ def publish(
 ) -> Path:
     """Publish the average of `parents` {ELM: weight} in ``averages/`` and return its folder.
 
-    `method` says where the weights come from. What `measure` finds of the model in its folder, by domain, stands on
-    the card that is sealed with it. Nothing is done if the same average of the same weights stands there.
+    `method` says where the weights come from. What `measure` finds of the model in its folder, by
+    domain, stands on the card that is sealed with it. Nothing is done if the same average of the
+    same weights stands there.
     """
     check_name(name, "average.name")
     target = forest.root / "averages" / name
@@ -74,7 +77,9 @@ def settings_of(
     suite: Callable[[], Suite],
     reporter: Reporter = quiet,
 ) -> Settings:
-    """Return how `config` wants an average of `parents` made; for fisher their Fisher information is estimated."""
+    """Return how `config` wants an average of `parents` made; for fisher their Fisher information
+    is estimated.
+    """
     chosen = config.average
     method = "linear" if chosen.method in (None, "greedy_soup") else chosen.method
     base = forest[chosen.base or config.seed.name].path if METHODS[method].needs_base else None
@@ -87,7 +92,9 @@ def settings_of(
     return Settings(
         method=method,
         base=base,
-        scale=1.0 if isinstance(chosen.scale, str) else chosen.scale,  # fit: steps/averages.py finds it
+        scale=1.0
+        if isinstance(chosen.scale, str)
+        else chosen.scale,  # fit: steps/averages.py finds it
         density=chosen.density,
         gamma=chosen.gamma,
         t=chosen.t,
@@ -102,10 +109,14 @@ def settings_of(
 
 
 def settings_again(forest: Forest, card: Card) -> Settings | None:
-    """Return the settings that an average's card records, or None if what they need is not in the forest."""
+    """Return the settings that an average's card records, or None if what they need is not in the
+    forest.
+    """
     known = dict(card.recipe)
     base = known.pop("base", None)
-    if not {name for own in known.get("layers", {}).values() for name in own} <= set(forest.names()):
+    if not {name for own in known.get("layers", {}).values() for name in own} <= set(
+        forest.names()
+    ):
         return None
     if known.pop("importance", None) or (base is not None and base not in forest):
         return None
@@ -116,11 +127,18 @@ def settings_again(forest: Forest, card: Card) -> Settings | None:
 
 
 def greedy_soup(
-    config: Config, forest: Forest, suite: Suite, domain: str, elms: list[ELM], reporter: Reporter = quiet
+    config: Config,
+    forest: Forest,
+    suite: Suite,
+    domain: str,
+    elms: list[ELM],
+    reporter: Reporter = quiet,
 ) -> dict[str, float]:
-    """Return {ELM: 1} of those whose uniform average is best on the domain's valid split (arXiv 2203.05482, recipe 1).
+    """Return {ELM: 1} of those whose uniform average is best on the domain's valid split (arXiv
+    2203.05482, recipe 1).
 
-    ELMs are tried from the best alone to the worst; one stays if the soup with it is no worse than without.
+    ELMs are tried from the best alone to the worst; one stays if the soup with it is no worse than
+    without.
     """
     valid = suite.shard(domain, "valid")
     tokens, _ = valid.head(config.score.max_tokens)
@@ -147,9 +165,14 @@ def greedy_soup(
 
 @contextmanager
 def trial(
-    forest: Forest, parents: Mapping[str, float], settings: Settings, alive: Callable[[], None] = lambda: None
+    forest: Forest,
+    parents: Mapping[str, float],
+    settings: Settings,
+    alive: Callable[[], None] = lambda: None,
 ) -> Iterator[Path]:
-    """Yield the folder of an average of `parents` {ELM: weight} that is there to be measured, and then deleted."""
+    """Yield the folder of an average of `parents` {ELM: weight} that is there to be measured, and
+    then deleted.
+    """
     scratch = durable.scratch_folder(durable.make_folder(forest.root / "averages"))
     folder = scratch / "trial"
     try:
@@ -162,8 +185,12 @@ def trial(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def scale_of(forest: Forest, name: str, parents: Mapping[str, float], settings: Settings) -> float | None:
-    """Return the scale of the average `name` that stands, if it is of these parents and weights; else None."""
+def scale_of(
+    forest: Forest, name: str, parents: Mapping[str, float], settings: Settings
+) -> float | None:
+    """Return the scale of the average `name` that stands, if it is of these parents and weights;
+    else None.
+    """
     file = forest.root / "averages" / name / "card.json"
     if not file.exists():
         return None
@@ -173,11 +200,16 @@ def scale_of(forest: Forest, name: str, parents: Mapping[str, float], settings: 
     return scale if _same(standing, wanted) else None
 
 
-def _information(config: Config, forest: Forest, elm: ELM, suite: Suite, reporter: Reporter) -> Path:
-    """Return the folder of an ELM's Fisher information on the valid split of the domain it was trained on."""
+def _information(
+    config: Config, forest: Forest, elm: ELM, suite: Suite, reporter: Reporter
+) -> Path:
+    """Return the folder of an ELM's Fisher information on the valid split of the domain it was
+    trained on.
+    """
     if not elm.card.domains:
         raise UserError(
-            f"average.method=fisher: {elm.name!r} has no domain of its own whose valid split could be used"
+            f"average.method=fisher: {elm.name!r} has no domain of its own whose valid split "
+            "could be used"
         )
     valid, count = suite.shard(elm.card.domains[0], "valid"), config.average.sequences
     target = paths.folder(forest.root, elm.card.sha256, valid, config.window, count)
@@ -192,16 +224,21 @@ def _information(config: Config, forest: Forest, elm: ELM, suite: Suite, reporte
     return target
 
 
-def _card(forest: Forest, name: str, parents: Mapping[str, float], method: str, settings: Settings) -> Card:
+def _card(
+    forest: Forest, name: str, parents: Mapping[str, float], method: str, settings: Settings
+) -> Card:
     """Return the card of an average before its parameters are made."""
     shares = _shares(parents, settings)
     like = forest[next(iter(shares))].card
     origins = {
-        n: Parent(share, float(parents.get(n, 0.0)), forest[n].card.sha256) for n, share in shares.items()
+        n: Parent(share, float(parents.get(n, 0.0)), forest[n].card.sha256)
+        for n, share in shares.items()
     }
     return Card(
         name=name,
-        domains=sorted({domain for parent in normalise(parents) for domain in forest[parent].card.domains}),
+        domains=sorted(
+            {domain for parent in normalise(parents) for domain in forest[parent].card.domains}
+        ),
         sha256="",
         tokenizer_sha256=forest.identity["tokenizer_sha256"],
         parents=origins,
@@ -215,12 +252,17 @@ def _card(forest: Forest, name: str, parents: Mapping[str, float], method: str, 
 
 
 def _shares(parents: Mapping[str, float], settings: Settings) -> dict[str, float]:
-    """Return {ELM: share} of an average; a base has what θ_0 + λ Σ w_j (θ_j − θ_0) leaves of it, and always a place."""
+    """Return {ELM: share} of an average; a base has what θ_0 + λ Σ w_j (θ_j − θ_0) leaves of it,
+    and always a place.
+    """
     if settings.base is None:
         return normalise(parents)
     factor = settings.t if settings.method == "slerp" else settings.scale
     whole = 1.0 if settings.method == "slerp" else sum(parents.values())
-    own = {name: abs(factor) * weight / (sum(parents.values()) / whole) for name, weight in parents.items()}
+    own = {
+        name: abs(factor) * weight / (sum(parents.values()) / whole)
+        for name, weight in parents.items()
+    }
     base = settings.base.name
     rest = max(0.0, 1 - sum(own.values()))
     found = normalise(own | {base: own.get(base, 0.0) + rest})
@@ -228,7 +270,9 @@ def _shares(parents: Mapping[str, float], settings: Settings) -> dict[str, float
 
 
 def _recipe(settings: Settings) -> dict[str, Any]:
-    """Return, as JSON values, the settings that differ from their defaults and change the parameters."""
+    """Return, as JSON values, the settings that differ from their defaults and change the
+    parameters.
+    """
     known = asdict(settings) | {"base": settings.base and settings.base.name}
     known["importance"] = sorted(path.name for path in settings.importance.values())
     known["layers"] = {pattern: dict(own) for pattern, own in settings.layers.items()}

@@ -1,7 +1,9 @@
-"""The learning rate by a short test (`trainer.lr=find`): a few rates, a few steps each, the lowest loss wins.
+"""The learning rate by a short test (`trainer.lr=find`): a few rates, a few steps each, the lowest
+loss wins.
 
-A range test (arXiv 1506.01186), but with a whole short schedule for each rate instead of one rate that rises: what is
-compared is what a training does, warm-up and decay included, and a rate that diverges late is seen to.
+A range test (arXiv 1506.01186), but with a whole short schedule for each rate instead of one rate
+that rises: what is compared is what a training does, warm-up and decay included, and a rate that
+diverges late is seen to.
 """
 
 import math
@@ -34,11 +36,12 @@ def find_rate(
     pulse: Callable[[int], bool],
     reporter: Reporter = quiet,
 ) -> float:
-    """Return the best of a few peak learning rates for a branch on the first batches of its `shards`.
+    """Return the best of a few peak learning rates for a branch on the first batches of its
+    `shards`.
 
-    Each begins with the branch's own parameters and gets a twentieth of `steps`, 50 to 500. What was tried is kept in
-    ``rates.json`` of the branch, so a training that was killed goes on with the same rate. Raises
-    `TrainingStoppedError` when `pulse` says so.
+    Each begins with the branch's own parameters and gets a twentieth of `steps`, 50 to 500. What
+    was tried is kept in ``rates.json`` of the branch, so a training that was killed goes on with
+    the same rate. Raises `TrainingStoppedError` when `pulse` says so.
     """
     file = branch.path / phase.RATES
     if not file.exists():
@@ -52,7 +55,9 @@ def find_rate(
             )
             reporter.line(f"learning rate {lr:g}: loss {tried[lr]:.4f} after {n} steps")
         best = min(tried, key=lambda lr: tried[lr])
-        kept = [{"lr": lr, "loss": loss if math.isfinite(loss) else None} for lr, loss in tried.items()]
+        kept = [
+            {"lr": lr, "loss": loss if math.isfinite(loss) else None} for lr, loss in tried.items()
+        ]
         durable.write_json(file, {"lr": best, "steps": n, "tried": kept})
     return float(read_object(file, lr=float)["lr"])
 
@@ -63,9 +68,15 @@ def _batches(trainer: TrainerConfig, shards: list[Shard]) -> Batches:
 
 
 def _loss(
-    branch: Branch, batches: Batches, trainer: TrainerConfig, steps: int, pulse: Callable[[int], bool]
+    branch: Branch,
+    batches: Batches,
+    trainer: TrainerConfig,
+    steps: int,
+    pulse: Callable[[int], bool],
 ) -> float:
-    """Return the mean loss, in nats per token, of the last fifth of `steps` steps at one rate; inf if it diverges."""
+    """Return the mean loss, in nats per token, of the last fifth of `steps` steps at one rate; inf
+    if it diverges.
+    """
     model = causal_lm.load_trainable(branch.path, trainer.device)
     optimizer = optimizers.make_optimizer(model, trainer)
     precision = causal_lm.pick_precision(trainer.precision, str(model.device))

@@ -1,8 +1,9 @@
 """After a removal: what inherited from the ELM is branched and trained again without it.
 
-What is to be made again is written down beside the tombstone (plan.json) before anything goes; how far it has come is
-what stands in the forest. So the same command goes on after a kill. A model that names the removed one, or one of the
-old heirs, among its parents is an old heir; one that does not is new.
+What is to be made again is written down beside the tombstone (plan.json) before anything goes; how
+far it has come is what stands in the forest. So the same command goes on after a kill. A model that
+names the removed one, or one of the old heirs, among its parents is an old heir; one that does not
+is new.
 """
 
 from collections.abc import Iterable
@@ -27,7 +28,10 @@ from btm.system.json_files import read_object
 
 PLAN = "plan.json"
 SCHEMA = 1
-_AVERAGES = ("weights", *AVERAGE_WEIGHTS)  # averages that can be made again of the weights on their card
+_AVERAGES = (
+    "weights",
+    *AVERAGE_WEIGHTS,
+)  # averages that can be made again of the weights on their card
 Row = dict[str, Any]
 
 
@@ -56,7 +60,10 @@ class Plan:
     @property
     def tainted(self) -> set[tuple[str, str]]:
         """(name, sha256) of every ELM that nothing new may descend from."""
-        return {(self.name, self.sha256), *((o.name, o.card.sha256) for o in self.old if o.kind != AVERAGE)}
+        return {
+            (self.name, self.sha256),
+            *((o.name, o.card.sha256) for o in self.old if o.kind != AVERAGE),
+        }
 
     def write(self, root: Path) -> None:
         """Put the plan beside the tombstone."""
@@ -77,8 +84,11 @@ class Plan:
         return cls(values["name"], values["sha256"], old, values["finished"])
 
 
-def rederive(config: Config, name: str, *, reason: str = "", reporter: Reporter = quiet) -> list[Row]:
-    """Remove `name` and make all that inherited from it again without it; return a row for each, as far as it came.
+def rederive(
+    config: Config, name: str, *, reason: str = "", reporter: Reporter = quiet
+) -> list[Row]:
+    """Remove `name` and make all that inherited from it again without it; return a row for each, as
+    far as it came.
 
     Raises `UserError`, before anything is removed, if one of them cannot be made again.
     """
@@ -88,14 +98,16 @@ def rederive(config: Config, name: str, *, reason: str = "", reporter: Reporter 
         plan = make_plan(config, forest, name)
     removal.require_idle(forest, [name, *(o.name for o in plan.old)])
     removal.remove(forest, name, reason=reason)
-    plan.write(forest.root)  # a kill before this: the heirs still stand, and the plan follows from them again
+    plan.write(
+        forest.root
+    )  # a kill before this: the heirs still stand, and the plan follows from them again
     for old in plan.old:
         _discard(forest, plan, old)
     rows = [_again(config, forest, plan, old, reporter) for old in plan.old]
     if all(row["now"] != "failed" for row in rows):
-        Plan(plan.name, plan.sha256, plan.old, datetime.now(UTC).isoformat(timespec="seconds")).write(
-            forest.root
-        )
+        Plan(
+            plan.name, plan.sha256, plan.old, datetime.now(UTC).isoformat(timespec="seconds")
+        ).write(forest.root)
     return rows
 
 
@@ -111,10 +123,13 @@ def make_plan(config: Config, forest: Forest, name: str) -> Plan:
         if o.kind == AVERAGE:
             continue
         if o.card.branch_method == "demix" or len(o.card.domains) != 1:
-            raise UserError(f"{o.name!r} was not branched and trained on its own: grow its forest again")
+            raise UserError(
+                f"{o.name!r} was not branched and trained on its own: grow its forest again"
+            )
         if not without(o.card, stay - {o.name}, cards):
             raise UserError(
-                f"{o.name!r} would have no parent left: {name!r} is a root. Leave --rederive out, or give "
+                f"{o.name!r} would have no parent left: {name!r} is a root. Leave --rederive out, "
+                "or give "
                 "--with-descendants and plant anew: btm seed"
             )
         if suite is not None:
@@ -124,7 +139,9 @@ def make_plan(config: Config, forest: Forest, name: str) -> Plan:
 
 
 def without(card: Card, standing: Iterable[str], cards: dict[str, Card]) -> dict[str, float]:
-    """Return the parents of a model that stand, with their weights; where none does, those of the parents instead."""
+    """Return the parents of a model that stand, with their weights; where none does, those of the
+    parents instead.
+    """
     standing = set(standing)
     kept = {name: p.weight for name, p in card.parents.items() if name in standing}
     if kept:
@@ -177,7 +194,9 @@ def _is_old(plan: Plan, parents: dict[str, Parent]) -> bool:
 
 
 def _again(config: Config, forest: Forest, plan: Plan, old: Old, reporter: Reporter) -> Row:
-    """Make one model again, or go on; a mistake (its merge is refused, say) stops this one alone."""
+    """Make one model again, or go on; a mistake (its merge is refused, say) stops this one
+    alone.
+    """
     row: Row = {"what": old.kind, "name": old.name, "now": "made again", "why": ""}
     try:
         if old.kind == AVERAGE:
@@ -207,7 +226,9 @@ def _grow(config: Config, forest: Forest, plan: Plan, old: Old, reporter: Report
 
 
 def _settings(config: Config, forest: Forest, old: Old) -> Config:
-    """Return the words by which an expert is branched and trained as it was, from the parents that are left."""
+    """Return the words by which an expert is branched and trained as it was, from the parents that
+    are left.
+    """
     made = deepcopy(config)
     kept = {name: p.weight for name, p in old.card.parents.items() if name in forest}
     cards = {stone.name: stone.card for stone in tombstone.all_of(forest.root)}
@@ -234,7 +255,10 @@ def _average_again(config: Config, forest: Forest, old: Old, reporter: Reporter)
     if method not in _AVERAGES:
         return {"now": "deleted", "why": f"{method!r} weights cannot be found again from its card"}
     if settings is None:
-        return {"now": "deleted", "why": "its base, an ELM of average.layers or Fisher information is gone"}
+        return {
+            "now": "deleted",
+            "why": "its base, an ELM of average.layers or Fisher information is gone",
+        }
     path = publish.publish(
         forest,
         old.name,
@@ -248,7 +272,9 @@ def _average_again(config: Config, forest: Forest, old: Old, reporter: Reporter)
 
 
 def _measured_as(config: Config, card: Card) -> Config:
-    """Return the words by which an average is measured as it was: on one domain, on all of its own, or not at all."""
+    """Return the words by which an average is measured as it was: on one domain, on all of its own,
+    or not at all.
+    """
     made = deepcopy(config)
     made.average.measure = bool(card.measured)
     made.domain = next(iter(card.measured)) if len(card.measured) == 1 else None

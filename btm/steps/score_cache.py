@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 def valid_nats(
     config: Config, forest: Forest, branch: Branch, suite: Suite, reporter: Reporter
 ) -> dict[str, Any]:
-    """Return the losses that decide a merge: the branch's and its parents', on the branch's valid split."""
+    """Return the losses that decide a merge: the branch's and its parents', on the branch's valid
+    split.
+    """
     valid = suite.shard(branch.domains[0], "valid")
     scores = scores_of(config, forest)
     tokens, _ = valid.head(config.score.max_tokens)
@@ -39,7 +41,9 @@ def valid_nats(
 
 
 def scores_of(config: Config, forest: Forest) -> scoring.Scores:
-    """Return the forest's score cache for the window and the head of shards that `config` asks for."""
+    """Return the forest's score cache for the window and the head of shards that `config`
+    asks for.
+    """
     return scoring.Scores(forest.root / "scores", config.window, config.score.max_tokens)
 
 
@@ -62,7 +66,8 @@ def score_missing(
 ) -> list[Path]:
     """Score the model in `folder` on those of `shards` where its scores are missing.
 
-    `model` is that model where it is loaded already, in float32. It is reported as `called`, or by its folder's name.
+    `model` is that model where it is loaded already, in float32. It is reported as `called`, or by
+    its folder's name.
     """
     scores = scores_of(config, forest)
     missing = unscored(config, forest, sha256, shards)
@@ -81,10 +86,15 @@ def score_missing(
     model = model.to(device).eval()
     total = sum(shard.head(config.score.max_tokens)[0] for shard in missing)
     paths = []
-    with kernels.waiting.considerate(), reporter.scoring(called or lease.name_of(folder), total) as report:
+    with (
+        kernels.waiting.considerate(),
+        reporter.scoring(called or lease.name_of(folder), total) as report,
+    ):
         for shard in missing:
             paths.append(
-                scoring.score(model, shard, scores, sha256, batch_size=config.score.batch_size, report=report)
+                scoring.score(
+                    model, shard, scores, sha256, batch_size=config.score.batch_size, report=report
+                )
             )
     return paths
 
@@ -98,5 +108,7 @@ def read(scores: scoring.Scores, shard: Shard, sha256: str) -> NDArray[np.float3
     """Return a model's scores, shape (S, T), computed before; `UserError` if they are gone."""
     logp = scores.read(shard, sha256)
     if logp is None:
-        raise UserError(f"{scores.path(shard, sha256)} vanished while it was needed; run the command again")
+        raise UserError(
+            f"{scores.path(shard, sha256)} vanished while it was needed; run the command again"
+        )
     return logp

@@ -1,8 +1,8 @@
 """Publish files and folders so that neither a crash nor a power cut can show half of one.
 
 The recipe is always the same: write under a temporary name in the same folder, fsync, rename, fsync
-the folder. A temporary name starts with ``.tmp-`` and carries the host and process id of its writer,
-so that `sweep` can tell the orphan of a dead process from the work of a live one.
+the folder. A temporary name starts with ``.tmp-`` and carries the host and process id of its
+writer, so that `sweep` can tell the orphan of a dead process from the work of a live one.
 """
 
 import ctypes
@@ -28,7 +28,8 @@ _CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give what the disk refuses within the block the form of an `OSError` that names a path, `path` if need be.
+    """Give what the disk refuses within the block the form of an `OSError` that names a path,
+    `path` if need be.
 
     write(2) and fsync(2) know no path, and libraries written in Rust raise errors of their own.
     """
@@ -46,7 +47,9 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write_at(descriptor: int, data: Any, offset: int) -> None:
-    """Write a buffer at `offset` of an open file, whole, and let the disk begin with it: a later fsync waits less."""
+    """Write a buffer at `offset` of an open file, whole, and let the disk begin with it: a later
+    fsync waits less.
+    """
     view = memoryview(data).cast("B")
     begin, size = offset, len(view)
     while view:
@@ -80,7 +83,9 @@ def make_folder(folder: Path) -> Path:
 
 @contextmanager
 def publish_file(path: Path) -> Iterator[BinaryIO]:
-    """Yield a binary handle whose content appears at `path`, whole, when the block ends without error."""
+    """Yield a binary handle whose content appears at `path`, whole, when the block ends without
+    error.
+    """
     make_folder(path.parent)
     descriptor, name = tempfile.mkstemp(prefix=f"{_PREFIX}{writer()}-", dir=path.parent)
     temporary = Path(name)
@@ -102,8 +107,8 @@ def publish_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder that becomes `path` when the block ends without error.
 
     Raises `FileExistsError`, with nothing changed, if `path` exists and `replace` is false. With
-    `replace`, readers find the old folder or the new one, never a mixture of two; where the file system
-    cannot exchange two folders in one step, they may for an instant find none.
+    `replace`, readers find the old folder or the new one, never a mixture of two; where the file
+    system cannot exchange two folders in one step, they may for an instant find none.
     """
     make_folder(path.parent)
     temporary = scratch_folder(path.parent)
@@ -131,10 +136,12 @@ def scratch_folder(parent: Path) -> Path:
 
 
 def rename_folder(source: Path, target: Path) -> None:
-    """Move the synced folder `source` to `target` in one step; `FileExistsError` if `target` exists.
+    """Move the synced folder `source` to `target` in one step; `FileExistsError` if `target`
+    exists.
 
-    rename(2) refuses a target that holds anything, so of two racing writers exactly one wins. It would
-    replace an *empty* folder: that is why nothing in btm ever creates a target before its content.
+    rename(2) refuses a target that holds anything, so of two racing writers exactly one wins. It
+    would replace an *empty* folder: that is why nothing in btm ever creates a target before its
+    content.
     """
     try:
         source.rename(target)
@@ -148,14 +155,18 @@ def rename_folder(source: Path, target: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Delete a folder: out of sight in one rename first, so that a crash never leaves a partial one."""
+    """Delete a folder: out of sight in one rename first, so that a crash never leaves a partial
+    one.
+    """
     doomed = scratch_folder(path.parent)
     rename_folder(path, doomed / path.name)
     shutil.rmtree(doomed)
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders change places in one step; False where that cannot be done (NFS, or not Linux)."""
+    """Let two folders change places in one step; False where that cannot be done (NFS, or not
+    Linux).
+    """
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False
@@ -168,7 +179,9 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def sync_tree(folder: Path) -> None:
-    """fsync every file and every folder below `folder`, deepest first, giving files the usual mode."""
+    """fsync every file and every folder below `folder`, deepest first, giving files the usual
+    mode.
+    """
     for place, _, files in os.walk(folder, topdown=False):
         for name in files:
             handle = os.open(Path(place) / name, os.O_RDONLY)
@@ -217,26 +230,34 @@ def sweep(folder: Path) -> list[Path]:
 def orphans(folder: Path) -> list[Path]:
     """Return what dead writers left in `folder`.
 
-    Whether a writer of another machine, or from before this one was started, lives cannot be known: it is
-    dead if it has written nothing for a day.
+    Whether a writer of another machine, or from before this one was started, lives cannot be known:
+    it is dead if it has written nothing for a day.
     """
-    return [path for path in folder.glob(_PREFIX + "*") if not _alive(path)] if folder.is_dir() else []
+    return (
+        [path for path in folder.glob(_PREFIX + "*") if not _alive(path)] if folder.is_dir() else []
+    )
 
 
 def require_space(folder: Path, wanted: int) -> None:
     """Raise `OSError` (ENOSPC) unless the disk that holds `folder` has `wanted` bytes free."""
     free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
     if free < wanted:
-        raise OSError(errno.ENOSPC, f"{wanted:,} bytes are needed and {free:,} are free", str(folder))
+        raise OSError(
+            errno.ENOSPC, f"{wanted:,} bytes are needed and {free:,} are free", str(folder)
+        )
 
 
 def writer() -> str:
-    """Return the identity of this process: no other, on any machine or after any reboot, has it too."""
+    """Return the identity of this process: no other, on any machine or after any reboot, has it
+    too.
+    """
     return f"{_machine()}-{os.getpid()}-{_born(os.getpid()) or 0}"
 
 
 def is_alive(identity: str) -> bool | None:
-    """Tell whether the process with an identity (`writer`) still runs; None if it is of another machine."""
+    """Tell whether the process with an identity (`writer`) still runs; None if it is of another
+    machine.
+    """
     machine, _, rest = identity.rpartition("-")[0].rpartition("-")
     if machine != _machine() or not rest.isdigit():
         return None
@@ -254,7 +275,9 @@ def _machine() -> str:
 
 
 def _born(pid: int) -> int | None:
-    """Return when a process began, in ticks since boot (0 where that cannot be known); None if there is none."""
+    """Return when a process began, in ticks since boot (0 where that cannot be known); None if
+    there is none.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -271,7 +294,9 @@ def _born(pid: int) -> int | None:
 
 
 def _alive(path: Path) -> bool:
-    """Tell whether the writer of a temporary file or folder, which its name tells, may still be at work."""
+    """Tell whether the writer of a temporary file or folder, which its name tells, may still be at
+    work.
+    """
     alive = is_alive(path.name.removeprefix(_PREFIX).rpartition("-")[0])
     return time.time() - _written(path) < _FORGOTTEN if alive is None else alive
 
@@ -282,7 +307,9 @@ def _written(path: Path) -> float:
     with suppress(FileNotFoundError):
         last = path.stat().st_mtime
         for place, folders, files in os.walk(path):
-            last = max(last, *(os.lstat(Path(place) / name).st_mtime for name in [".", *folders, *files]))
+            last = max(
+                last, *(os.lstat(Path(place) / name).st_mtime for name in [".", *folders, *files])
+            )
     return last
 
 

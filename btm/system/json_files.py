@@ -14,7 +14,8 @@ MAX_JSON = 64 << 20  # bytes of a JSON file that is not a tokenizer
 def read_regular(file: Path, most: int = MAX_JSON) -> bytes:
     """Return the content of a regular file of `most` bytes at most.
 
-    Raises `OSError` if there is none, and `UserError` for a device, a pipe or a socket: reading one may never end.
+    Raises `OSError` if there is none, and `UserError` for a device, a pipe or a socket: reading one
+    may never end.
     """
     handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as stream:
@@ -27,7 +28,9 @@ def read_regular(file: Path, most: int = MAX_JSON) -> bytes:
 
 
 def parse_json(content: bytes, *, unique: bool = False) -> Any:
-    """Return the value of a JSON text; `ValueError` if it is none, nests too deep or, if `unique`, repeats a key."""
+    """Return the value of a JSON text; `ValueError` if it is none, nests too deep or, if `unique`,
+    repeats a key.
+    """
     try:
         value = json.loads(content, object_pairs_hook=_once if unique else None)
         if rb"\ud" in content or rb"\uD" in content:
@@ -49,7 +52,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_object(file: Path, **wanted: type) -> dict[str, Any]:
-    """Return the JSON object in `file`; `UserError` unless it has the keys and types that are `wanted`."""
+    """Return the JSON object in `file`; `UserError` unless it has the keys and types that are
+    `wanted`.
+    """
     try:
         value = parse_json(read_regular(file))
     except (OSError, ValueError) as error:
@@ -58,5 +63,7 @@ def read_object(file: Path, **wanted: type) -> dict[str, Any]:
         raise UserError(f"{file}: wanted a JSON object")
     for key, kind in wanted.items():
         if not isinstance(value.get(key), kind) or (kind is int and isinstance(value[key], bool)):
-            raise UserError(f"{file}: no {key} that is a {kind.__name__}: damaged, restore it from a copy")
+            raise UserError(
+                f"{file}: no {key} that is a {kind.__name__}: damaged, restore it from a copy"
+            )
     return value

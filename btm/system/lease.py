@@ -1,12 +1,14 @@
-"""The right to work in a folder, held by one process at a time, and never left for a person to delete.
+"""The right to work in a folder, held by one process at a time, and never left for a person to
+delete.
 
-The lease *is* the folder's name: to take ``law`` is to rename it ``law~<holder>``. So no two processes can
-hold it, and a holder that was wrongly taken for dead is fenced off by the file system itself: whatever it
-publishes goes to a path that is no longer there. A lock beside the folder could only be checked and then
-acted upon, with room for a second writer in between.
+The lease *is* the folder's name: to take ``law`` is to rename it ``law~<holder>``. So no two
+processes can hold it, and a holder that was wrongly taken for dead is fenced off by the file system
+itself: whatever it publishes goes to a path that is no longer there. A lock beside the folder could
+only be checked and then acted upon, with room for a second writer in between.
 
-A holder shows that it lives by touching the folder (`Lease.beat`). Its lease passes to whoever asks when
-its process is gone, which is seen at once on the same machine, or after `EXPIRY` seconds without a beat.
+A holder shows that it lives by touching the folder (`Lease.beat`). Its lease passes to whoever asks
+when its process is gone, which is seen at once on the same machine, or after `EXPIRY` seconds
+without a beat.
 """
 
 import itertools
@@ -42,7 +44,9 @@ class Lease:
     _beaten: float = field(default_factory=time.monotonic)
 
     def beat(self) -> None:
-        """Show that the holder lives; call it as often as you like. Raises `LostError` once it is lost."""
+        """Show that the holder lives; call it as often as you like. Raises `LostError` once it is
+        lost.
+        """
         now = time.monotonic()
         if now - self._beaten < _TOUCH_EVERY:
             return
@@ -51,7 +55,9 @@ class Lease:
             with durable.naming(self.path):
                 os.utime(self.path)
         except FileNotFoundError:
-            raise LostError(f"{self.home} was taken over by another process; this one stops") from None
+            raise LostError(
+                f"{self.home} was taken over by another process; this one stops"
+            ) from None
 
     def release(self) -> None:
         """Put the folder back to rest, unless it was moved on (merged) or lost."""
@@ -64,8 +70,8 @@ class Lease:
 def take(home: Path, expiry: float = EXPIRY) -> Lease:
     """Take the lease on the folder `home`.
 
-    Raises `HeldError` while another process that lives holds it, and `FileNotFoundError` if there is no
-    such folder.
+    Raises `HeldError` while another process that lives holds it, and `FileNotFoundError` if there
+    is no such folder.
     """
     mine = home.with_name(f"{home.name}{MARK}{durable.writer()}.{next(_count)}")
     while True:
@@ -91,7 +97,9 @@ def find(home: Path) -> Path | None:
             return home
         try:
             with os.scandir(home.parent) as entries:  # there may be thousands
-                held = next((entry.name for entry in entries if entry.name.startswith(prefix)), None)
+                held = next(
+                    (entry.name for entry in entries if entry.name.startswith(prefix)), None
+                )
         except FileNotFoundError:
             return None
         if held:
@@ -126,6 +134,8 @@ def _abandoned(path: Path, expiry: float) -> bool:
 
 
 def _file_server_time(folder: Path) -> float:
-    """Return the time by the clock that stamps the files in `folder`: a shared disk's may differ from ours."""
+    """Return the time by the clock that stamps the files in `folder`: a shared disk's may differ
+    from ours.
+    """
     with tempfile.TemporaryFile(dir=folder) as file:
         return os.fstat(file.fileno()).st_mtime

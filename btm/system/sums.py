@@ -1,6 +1,8 @@
-"""SHA256SUMS: one line for every file of a folder, in the format that ``sha256sum -c SHA256SUMS`` reads.
+"""SHA256SUMS: one line for every file of a folder, in the format that ``sha256sum -c SHA256SUMS``
+reads.
 
-Any byte that changes, any file that is cut off, missing or new shows, in the list itself too: it has one valid form.
+Any byte that changes, any file that is cut off, missing or new shows, in the list itself too: it
+has one valid form.
 """
 
 import hashlib
@@ -18,14 +20,22 @@ _LINE = re.compile(r"([0-9a-f]{64})  ([^\\\n\r\0]+)")
 
 
 def names(folder: Path) -> list[str]:
-    """Return every file below `folder` but its SHA256SUMS and what is scratch, as relative paths, sorted."""
+    """Return every file below `folder` but its SHA256SUMS and what is scratch, as relative paths,
+    sorted.
+    """
     found = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
-    return sorted(p.as_posix() for p in found if p.as_posix() != NAME and not p.name.startswith(".tmp-"))
+    return sorted(
+        p.as_posix() for p in found if p.as_posix() != NAME and not p.name.startswith(".tmp-")
+    )
 
 
 def write(folder: Path, known: Mapping[str, str] | None = None) -> None:
-    """Write SHA256SUMS for all that is in `folder`; what is `known` ({file: sha256}) is not read again."""
-    digests = {name: (known or {}).get(name) or file_sha256(folder / name) for name in names(folder)}
+    """Write SHA256SUMS for all that is in `folder`; what is `known` ({file: sha256}) is not read
+    again.
+    """
+    digests = {
+        name: (known or {}).get(name) or file_sha256(folder / name) for name in names(folder)
+    }
     with durable.publish_file(folder / NAME) as handle:
         handle.write(_text(digests).encode())
 
@@ -52,7 +62,8 @@ def differences(
     wanted: Callable[[Path], bool] = lambda path: True,
     told: Callable[[int], None] = lambda read: None,
 ) -> dict[str, str]:
-    """Return {file: what is wrong with it}, for files that are missing, new, or, where `wanted`, of another sha256.
+    """Return {file: what is wrong with it}, for files that are missing, new, or, where `wanted`, of
+    another sha256.
 
     `told` hears after each file how many bytes it had. Raises `UserError` if SHA256SUMS is damaged.
     """
@@ -73,7 +84,9 @@ def differences(
 
 
 def checked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `values` with `check`, the sha256 of all else in them: for a file that no SHA256SUMS names."""
+    """Return `values` with `check`, the sha256 of all else in them: for a file that no SHA256SUMS
+    names.
+    """
     rest = {key: value for key, value in values.items() if key != "check"}
     return rest | {"check": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 

@@ -1,4 +1,6 @@
-"""What a training needs to go on: parameters, optimizer moments and the step, in one published folder."""
+"""What a training needs to go on: parameters, optimizer moments and the step, in one published
+folder.
+"""
 
 import json
 import threading
@@ -27,10 +29,11 @@ _DTYPES |= {"torch.uint8": "U8", "torch.int32": "I32", "torch.int64": "I64", "to
 
 
 class Writer:
-    """Publishes checkpoints while the training goes on: all that is in one is copied, and written by a thread.
+    """Publishes checkpoints while the training goes on: all that is in one is copied, and written
+    by a thread.
 
-    The buffers it is copied into are used again, so a checkpoint stops the training for one copy in memory. Without
-    `behind` it is written at once, from where it lies.
+    The buffers it is copied into are used again, so a checkpoint stops the training for one copy in
+    memory. Without `behind` it is written at once, from where it lies.
     """
 
     def __init__(self, *, behind: bool = True) -> None:
@@ -56,7 +59,9 @@ class Writer:
         state: dict[str, Any],
         own: "dict[str, Tensor] | None" = None,
     ) -> None:
-        """Publish ``folder/checkpoint-<step>``, with what is the trainee's `own`, once the one before it is written."""
+        """Publish ``folder/checkpoint-<step>``, with what is the trainee's `own`, once the one
+        before it is written.
+        """
         self.wait()
         files = {PARAMETERS: parameters(model), MOMENTS: moments(model, optimizer)}
         if own:
@@ -66,9 +71,12 @@ class Writer:
             _publish(target, files, text)
             return
         copied = {
-            file: {name: self._copy(file, name, t) for name, t in ts.items()} for file, ts in files.items()
+            file: {name: self._copy(file, name, t) for name, t in ts.items()}
+            for file, ts in files.items()
         }
-        self._thread = threading.Thread(target=self._work, args=(target, copied, text), name=target.name)
+        self._thread = threading.Thread(
+            target=self._work, args=(target, copied, text), name=target.name
+        )
         self._thread.start()
 
     def check(self) -> None:
@@ -105,7 +113,8 @@ class Writer:
 def _publish(target: Path, files: "dict[str, dict[str, Tensor]]", text: str) -> None:
     """Publish a checkpoint, and delete all before it but the newest.
 
-    One older checkpoint stays because the new one is proven good only by the step after it: see `drop`.
+    One older checkpoint stays because the new one is proven good only by the step after it: see
+    `drop`.
     """
     if not target.exists():
         with durable.publish_folder(target) as scratch:
@@ -116,7 +125,8 @@ def _publish(target: Path, files: "dict[str, dict[str, Tensor]]", text: str) -> 
 
 
 def _write(file: Path, tensors: "dict[str, Tensor]") -> None:
-    """Write a safetensors file straight from the tensors' memory; while it is written other threads can run.
+    """Write a safetensors file straight from the tensors' memory; while it is written other threads
+    can run.
 
     The library's own writer keeps Python's lock until the last byte.
     """
@@ -160,13 +170,17 @@ def prune(folder: Path) -> None:
 
 
 def drop(folder: Path, step: int) -> None:
-    """Delete the checkpoint of `step`, whose parameters gave a loss that is not finite, if there is one."""
+    """Delete the checkpoint of `step`, whose parameters gave a loss that is not finite, if there is
+    one.
+    """
     if (found := place(folder, step)).exists():
         durable.remove_folder(found)
 
 
 def disk_bytes(model: "torch.nn.Module") -> int:
-    """Return what the checkpoints of a training take at most: two, and one that is being written."""
+    """Return what the checkpoints of a training take at most: two, and one that is being
+    written.
+    """
     return 3 * (1 + _MOMENTS) * sum(p.numel() * p.element_size() for p in model.parameters())
 
 
@@ -179,7 +193,12 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """Return the state that `save` was given."""
     try:
         state = json.loads((checkpoint / STATE).read_bytes())
-        for key, kind in {"step": int, "settings": dict, "environment": dict, "notes": list}.items():
+        for key, kind in {
+            "step": int,
+            "settings": dict,
+            "environment": dict,
+            "notes": list,
+        }.items():
             if not isinstance(state[key], kind):
                 raise TypeError(f"no {key}")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -212,9 +231,11 @@ def load_share(
     moments_alone: bool = False,
     remedy: str = "",
 ) -> None:
-    """Put parameters and moments from `folder` into `model` and `optimizer`, of DTensors the part that is here.
+    """Put parameters and moments from `folder` into `model` and `optimizer`, of DTensors the part
+    that is here.
 
-    `folder` may be the checkpoint of any number of processes, one too. Where there is a process group, all call this.
+    `folder` may be the checkpoint of any number of processes, one too. Where there is a process
+    group, all call this.
     """
     wanted = {} if moments_alone else parameters(model)
     states: dict[Tensor, dict[str, Tensor]] = {}
@@ -223,7 +244,9 @@ def load_share(
         for name, parameter in model.named_parameters():
             if f"step.{name}" in stored:
                 blank = optimizers.blank_state(optimizer, parameter)
-                states[parameter] = {key: wanted.setdefault(_entry(key, name), blank[key]) for key in blank}
+                states[parameter] = {
+                    key: wanted.setdefault(_entry(key, name), blank[key]) for key in blank
+                }
         if missing := sorted(wanted.keys() - stored):
             raise ValueError(f"no tensor {missing[0]!r}")
         sharded.read(folder, wanted)
@@ -234,7 +257,9 @@ def load_share(
 
 
 def _counted(key: str, value: "Tensor") -> "Tensor | int":
-    """Return an entry of a parameter's state as its optimizer has it: some count steps in an int."""
+    """Return an entry of a parameter's state as its optimizer has it: some count steps in an
+    int.
+    """
     return value if key != "step" or value.is_floating_point() else int(value)
 
 
@@ -249,7 +274,9 @@ def parameters(model: "torch.nn.Module") -> "dict[str, Tensor]":
 
 
 def moments(model: "torch.nn.Module", optimizer: "torch.optim.Optimizer") -> "dict[str, Tensor]":
-    """Return the optimizer's state by ``<entry>.<parameter>``; counts that are no tensors become tensors of int64."""
+    """Return the optimizer's state by ``<entry>.<parameter>``; counts that are no tensors become
+    tensors of int64.
+    """
     import torch
 
     found: dict[str, Tensor] = {}
@@ -273,7 +300,9 @@ def write_moments(file: Path, tensors: "dict[str, Tensor]") -> None:
 
 
 def optimizer_of(file: Path) -> str:
-    """Return the trainer.optimizer that left the moments in `file`; `UserError` if it is damaged."""
+    """Return the trainer.optimizer that left the moments in `file`; `UserError` if it is
+    damaged.
+    """
     quantised = any(tensor.name.startswith("state1.") for tensor in weights.header(file)[0])
     return "adamw8bit" if quantised else "adamw"
 
@@ -302,7 +331,8 @@ def load_moments(
             if value is None or str(value.dtype) != f"torch.{dtype}" or value.numel() != size:
                 found = "none" if value is None else f"{value.numel():,} of {value.dtype}"
                 raise UserError(
-                    f"{file}: its optimizer is another than trainer.optimizer and trainer.embedding_bits say "
+                    f"{file}: its optimizer is another than trainer.optimizer and "
+                    "trainer.embedding_bits say "
                     f"({key} of {name}: wanted {size:,} of {dtype}, found {found}): {remedy}"
                 )
             own = entry == f"{key}.{name}" and name != own_name

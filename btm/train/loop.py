@@ -1,8 +1,8 @@
 """The training loop of one ELM: next-token loss on its own data, talking to nobody.
 
-Everything random is a function of (trainer.seed, step), and the batches are too, so the step and the
-tensors are the whole state: a run that was killed and resumed gives the same bytes as one that was not,
-on the same thread count, torch version and instruction set.
+Everything random is a function of (trainer.seed, step), and the batches are too, so the step and
+the tensors are the whole state: a run that was killed and resumed gives the same bytes as one that
+was not, on the same thread count, torch version and instruction set.
 """
 
 import math
@@ -31,7 +31,9 @@ class TrainingFailedError(UserError):
 
 
 class TrainingStoppedError(Exception):
-    """The training was asked to stop, and did so after a checkpoint; the same call goes on from there."""
+    """The training was asked to stop, and did so after a checkpoint; the same call goes on from
+    there.
+    """
 
 
 Pulse = Callable[[int], bool]  # told of every step; returns whether the training should stop
@@ -52,10 +54,10 @@ def train(
 ) -> dict[str, Any]:
     """Train the model in `folder` for `steps`, in place, and return what its card should say.
 
-    Resumes from the newest checkpoint in `folder`. `moments` is an optimizer.safetensors to begin with
-    (the policy `continue`), which `keep_moments` leaves for others. Raises `TrainingFailedError` where
-    the loss stops being finite, `UserError` if the checkpoint belongs to other settings, and
-    `TrainingStoppedError`, after a checkpoint, when `pulse` says so.
+    Resumes from the newest checkpoint in `folder`. `moments` is an optimizer.safetensors to begin
+    with (the policy `continue`), which `keep_moments` leaves for others. Raises
+    `TrainingFailedError` where the loss stops being finite, `UserError` if the checkpoint belongs
+    to other settings, and `TrainingStoppedError`, after a checkpoint, when `pulse` says so.
     """
     trainee = Trainee(causal_lm.load_trainable(folder, trainer.device), batches)
     return loop(
@@ -171,5 +173,6 @@ def _failed(folder: Path, step: int, found: str, lr: float) -> TrainingFailedErr
     return TrainingFailedError(
         f"training of {lease.name_of(folder)!r} stopped at step {step}: {found}; "
         f"last good state: {kept.name if kept else 'the branch itself'}. "
-        f"Lower trainer.lr (it was {lr:g}), delete {folder.with_name(lease.name_of(folder))} and branch again"
+        f"Lower trainer.lr (it was {lr:g}), delete {folder.with_name(lease.name_of(folder))} and "
+        "branch again"
     )

@@ -15,7 +15,9 @@ Report = Callable[[Progress], None]
 
 
 class Metrics:
-    """metrics.jsonl, the mirrors and the live report, every `log_every` steps; none of them without a file."""
+    """metrics.jsonl, the mirrors and the live report, every `log_every` steps; none of them without
+    a file.
+    """
 
     def __init__(
         self,
@@ -26,7 +28,13 @@ class Metrics:
         tokens: Callable[[int], int],
         report: Report | None,
     ) -> None:
-        self.file, self.steps, self.trainer, self.tokens, self.report = file, steps, trainer, tokens, report
+        self.file, self.steps, self.trainer, self.tokens, self.report = (
+            file,
+            steps,
+            trainer,
+            tokens,
+            report,
+        )
         self.begun, self.first = time.monotonic(), step
         self.last_loss: float | None = None
         self.mirrors: Mirrors | None = None

@@ -1,4 +1,6 @@
-"""Copies of the metrics in TensorBoard, W&B or MLflow; a mirror that fails is dropped with a warning."""
+"""Copies of the metrics in TensorBoard, W&B or MLflow; a mirror that fails is dropped with a
+warning.
+"""
 
 import warnings
 from collections.abc import Callable
@@ -12,7 +14,9 @@ Log = Callable[[dict[str, float], int], None]
 
 
 class Mirrors:
-    """The mirrors named in trainer.mirrors, for one training in `folder`. metrics.jsonl stays the record."""
+    """The mirrors named in trainer.mirrors, for one training in `folder`. metrics.jsonl stays the
+    record.
+    """
 
     def __init__(self, names: list[str], folder: Path) -> None:
         self.loggers: dict[str, tuple[Log, Callable[[], None]]] = {}
@@ -21,7 +25,9 @@ class Mirrors:
 
     def log(self, values: dict[str, Any], step: int) -> None:
         """Send the numbers among `values` to every mirror that still works."""
-        numbers = {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
+        numbers = {
+            key: float(value) for key, value in values.items() if isinstance(value, int | float)
+        }
         for name, (log, _) in list(self.loggers.items()):
             self._guard(name, partial(log, numbers, step))
 
@@ -34,13 +40,16 @@ class Mirrors:
         self.loggers[name] = _OPEN[name](folder)
 
     def _guard(self, name: str, action: Callable[[], Any]) -> None:
-        # A training of days must outlive an expired token or a server that is away, whatever it raises.
+        # A training of days must outlive an expired token or a server that is away, whatever it
+        # raises.
         try:
             action()
         except Exception as error:
             self.loggers.pop(name, None)
             warnings.warn(
-                f"{name} stopped mirroring: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=3
+                f"{name} stopped mirroring: {type(error).__name__}: {error}",
+                RuntimeWarning,
+                stacklevel=3,
             )
 
 

@@ -1,8 +1,9 @@
-"""AdamW with moments of 32 or of 8 bits (arXiv 2110.02861), its moments on the device or in the host's memory.
+"""AdamW with moments of 32 or of 8 bits (arXiv 2110.02861), its moments on the device or in the
+host's memory.
 
 The moments of 8 bits are quantised block by block (256 elements) with the codebooks of
-``btm/models/blockwise.py``. bitsandbytes does that; what it leaves in 32 bits, tensors under 4,096 elements and on
-request embeddings, is counted here.
+``btm/models/blockwise.py``. bitsandbytes does that; what it leaves in 32 bits, tensors under 4,096
+elements and on request embeddings, is counted here.
 """
 
 import logging
@@ -50,7 +51,10 @@ def make_optimizer(model: "torch.nn.Module", trainer: TrainerConfig) -> "torch.o
     Raises `UserError` if ``adamw8bit`` is asked for and bitsandbytes is not installed.
     """
     groups = [
-        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": trainer.weight_decay},
+        {
+            "params": [p for p in model.parameters() if p.ndim >= 2],
+            "weight_decay": trainer.weight_decay,
+        },
         {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
     ]
     if trainer.optimizer == "adamw8bit":
@@ -69,11 +73,15 @@ def gradient_norm(model: "torch.nn.Module") -> float:
     """Return the norm of all gradients together."""
     import torch
 
-    return float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+    return float(
+        torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    )
 
 
 def shrink(norm: float, bound: float) -> float:
-    """Return what gradients of this norm are to be divided by so that it is at most `bound` (0: no bound)."""
+    """Return what gradients of this norm are to be divided by so that it is at most `bound` (0: no
+    bound).
+    """
     return max(1.0, norm / bound) if bound else 1.0
 
 
@@ -90,7 +98,8 @@ def step(optimizer: "torch.optim.Optimizer", divisor: float = 1.0) -> None:
         optimizer.step()
         return
     try:
-        optimizer.grad_scale = torch.tensor(divisor)  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
+        # as torch.amp.GradScaler does
+        optimizer.grad_scale = torch.tensor(divisor)  # type: ignore[attr-defined]
         optimizer.step()
     finally:
         del optimizer.grad_scale  # type: ignore[attr-defined]
@@ -109,8 +118,8 @@ def _adamw8bit(
         betas=(beta1, beta2),
         min_8bit_size=SMALLEST,
     )
-    # Its manager of exceptions is one for the process and knows parameters by their address, which another
-    # model's may take later: so this optimizer gets one of its own.
+    # Its manager of exceptions is one for the process and knows parameters by their address, which
+    # another model's may take later: so this optimizer gets one of its own.
     made.mng = object.__new__(bnb.optim.GlobalOptimManager)
     made.mng.initialize()
     if trainer.embedding_bits == 32:
@@ -120,7 +129,9 @@ def _adamw8bit(
 
 
 def _bitsandbytes() -> Any:
-    """Import bitsandbytes without what it would fetch from the Hub, and run, on CPUs that multiply bfloat16."""
+    """Import bitsandbytes without what it would fetch from the Hub, and run, on CPUs that multiply
+    bfloat16.
+    """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         with _without("kernels"):
@@ -149,9 +160,11 @@ def _without(package: str) -> Iterator[None]:
 
 
 def _offload(optimizer: "torch.optim.Optimizer") -> None:
-    """Let the moments lie in the host's memory, and each step be done there, on a copy of parameters and gradients.
+    """Let the moments lie in the host's memory, and each step be done there, on a copy of
+    parameters and gradients.
 
-    The device then holds the parameters and their gradients alone, at the price of moving both ways at each step.
+    The device then holds the parameters and their gradients alone, at the price of moving both ways
+    at each step.
     """
     at_home: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
 
@@ -176,24 +189,34 @@ def _offload(optimizer: "torch.optim.Optimizer") -> None:
     optimizer.register_step_post_hook(back)
 
 
-def state_device(optimizer: "torch.optim.Optimizer", parameter: "torch.Tensor") -> "torch.device | str":
+def state_device(
+    optimizer: "torch.optim.Optimizer", parameter: "torch.Tensor"
+) -> "torch.device | str":
     """Return where the moments of a parameter lie."""
     return "cpu" if optimizer.defaults.get("offload") else parameter.device
 
 
 def quantises(optimizer: "torch.optim.Optimizer", parameter: "torch.Tensor") -> bool | None:
-    """Tell whether the moments of a parameter have 8 bits; None where the optimizer has none of that kind."""
+    """Tell whether the moments of a parameter have 8 bits; None where the optimizer has none of
+    that kind.
+    """
     if not hasattr(optimizer, "mng"):
         return None
     bits = optimizer.mng.pid2config.get(id(parameter), {}).get("optim_bits", 8)
     return bits == 8 and parameter.numel() >= SMALLEST
 
 
-def layout(optimizer: "torch.optim.Optimizer", parameter: "torch.Tensor") -> dict[str, tuple[str, int]]:
+def layout(
+    optimizer: "torch.optim.Optimizer", parameter: "torch.Tensor"
+) -> dict[str, tuple[str, int]]:
     """Return {entry of a parameter's state: (its dtype, its number of elements)}."""
     quantised, size = quantises(optimizer, parameter), parameter.numel()
     if quantised is None:
-        return {"step": ("float32", 1), "exp_avg": ("float32", size), "exp_avg_sq": ("float32", size)}
+        return {
+            "step": ("float32", 1),
+            "exp_avg": ("float32", size),
+            "exp_avg_sq": ("float32", size),
+        }
     if not quantised:
         return {"step": ("int64", 1), "state1": ("float32", size), "state2": ("float32", size)}
     blocks = -(-size // BLOCK)
@@ -207,8 +230,12 @@ def layout(optimizer: "torch.optim.Optimizer", parameter: "torch.Tensor") -> dic
     }
 
 
-def blank_state(optimizer: "torch.optim.Optimizer", parameter: "torch.Tensor") -> "dict[str, torch.Tensor]":
-    """Return a parameter's state of zeros, each entry a tensor: distributed where the parameter is."""
+def blank_state(
+    optimizer: "torch.optim.Optimizer", parameter: "torch.Tensor"
+) -> "dict[str, torch.Tensor]":
+    """Return a parameter's state of zeros, each entry a tensor: distributed where the
+    parameter is.
+    """
     import torch
 
     made, place = {}, state_device(optimizer, parameter)
@@ -222,13 +249,17 @@ def blank_state(optimizer: "torch.optim.Optimizer", parameter: "torch.Tensor") -
 
 
 def state_size(optimizer: "torch.optim.Optimizer") -> StateSize:
-    """Return what the state of an optimizer that has done a step takes; what tensors share counts once."""
+    """Return what the state of an optimizer that has done a step takes; what tensors share counts
+    once.
+    """
     import torch
 
     sizes: dict[tuple[torch.device, int], int] = {}
     parameters, in_32_bit = 0, 0
     for parameter in _parameters(optimizer):
-        entries = [v for v in optimizer.state.get(parameter, {}).values() if isinstance(v, torch.Tensor)]
+        entries = [
+            v for v in optimizer.state.get(parameter, {}).values() if isinstance(v, torch.Tensor)
+        ]
         here = [getattr(t, "_local_tensor", t) for t in entries]  # a DTensor has no address
         sizes |= {
             (own.device, own.data_ptr()): t.numel() * t.element_size()

@@ -1,4 +1,6 @@
-"""One training phase of a cycle: a branch on its own shards, under the schedule that `trainer.carry` gives it."""
+"""One training phase of a cycle: a branch on its own shards, under the schedule that
+`trainer.carry` gives it.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,13 +44,16 @@ def train(
     run = run or _loop(config)
     if is_root and run is trainee.train:
         raise UserError(
-            f"trainer.delta_density={trainer.delta_density}: {branch.name!r} has no parents that it could differ from "
+            f"trainer.delta_density={trainer.delta_density}: {branch.name!r} has no parents that "
+            "it could differ from "
             "in few parameters; a root is trained with 1.0"
         )
     causal_lm.check_context(config, causal_lm.read_config(branch.path / "config.json"))
     valid = None
     if len(shards) == 1:
-        valid = windows(suite.shard(shards[0].domain, "valid"), trainer.seq_len, trainer.valid_tokens)
+        valid = windows(
+            suite.shard(shards[0].domain, "valid"), trainer.seq_len, trainer.valid_tokens
+        )
     growth = Growth(config.seed.grow_batch, config.seed.grow_after) if is_root else Growth()
     pieces = [piece for shard in shards for piece in shard.pieces(trainer.seq_len + 1)]
     with reporter.training(branch.name) as report:
@@ -65,9 +70,15 @@ def train(
             pulse=pulse,
         )
     if continued:
-        result["notes"] = [*result["notes"], f"continues the optimizer and schedule of {continued.name}"]
+        result["notes"] = [
+            *result["notes"],
+            f"continues the optimizer and schedule of {continued.name}",
+        ]
     elif trainer.carry == "auto" and (kept := _kept(forest, list(branch.parents))):
-        note = f"begins a new optimizer and schedule: {next(iter(branch.parents))!r} was trained with {kept}"
+        note = (
+            f"begins a new optimizer and schedule: {next(iter(branch.parents))!r} was trained "
+            f"with {kept}"
+        )
         result["notes"] = [*result["notes"], note]
     return result | {"lr": schedule.peak, "data": {shard.domain: shard.sha256 for shard in shards}}
 
@@ -80,7 +91,9 @@ def _loop(config: Config) -> Callable[..., dict[str, Any]]:
 
 
 def course(config: Config, forest: Forest, branch: Branch) -> tuple[int, Schedule, ELM | None]:
-    """Return a branch's steps, its schedule, and the parent whose optimizer it continues, as trainer.carry says."""
+    """Return a branch's steps, its schedule, and the parent whose optimizer it continues, as
+    trainer.carry says.
+    """
     continued = _continued(config, forest, branch) if branch.parents else None
     trainer = replace(config.trainer, lr=rate(config, forest, branch))
     if not branch.parents:
@@ -91,11 +104,17 @@ def course(config: Config, forest: Forest, branch: Branch) -> tuple[int, Schedul
         horizon = steps + (0 if trainer.carry == "fresh" else trainer.steps)
         return steps, Schedule.of(trainer, horizon=horizon), None
     offset = continued.card.steps if continued else 0
-    return trainer.steps, Schedule.of(trainer, horizon=offset + trainer.steps, offset=offset), continued
+    return (
+        trainer.steps,
+        Schedule.of(trainer, horizon=offset + trainer.steps, offset=offset),
+        continued,
+    )
 
 
 def rate(config: Config, forest: Forest, branch: Branch) -> float:
-    """Return the peak learning rate of a branch: as given, as a test found it, or by the model's size."""
+    """Return the peak learning rate of a branch: as given, as a test found it, or by the model's
+    size.
+    """
     given = config.trainer.lr
     if not branch.parents and config.seed.lr is not None:
         return config.seed.lr
@@ -105,7 +124,8 @@ def rate(config: Config, forest: Forest, branch: Branch) -> float:
 
 
 def _found(config: Config, forest: Forest, branch: Branch) -> float:
-    """Return the rate that the test of this branch found, or else the one that the seed was trained with.
+    """Return the rate that the test of this branch found, or else the one that the seed was trained
+    with.
 
     Raises `UserError` if there is neither, as under a seed that was imported.
     """
@@ -114,13 +134,16 @@ def _found(config: Config, forest: Forest, branch: Branch) -> float:
     seed = forest[config.seed.name].card if config.seed.name in forest else None
     if seed is None or seed.lr is None:
         raise UserError(
-            f"trainer.lr=find: nothing was tested for {branch.name!r}, nor for the seed: give a number"
+            f"trainer.lr=find: nothing was tested for {branch.name!r}, nor for the seed: give a "
+            "number"
         )
     return seed.lr
 
 
 def _continued(config: Config, forest: Forest, branch: Branch) -> ELM | None:
-    """Return the parent whose optimizer and schedule the branch continues, as trainer.carry says, or None."""
+    """Return the parent whose optimizer and schedule the branch continues, as trainer.carry says,
+    or None.
+    """
     if config.trainer.carry == "fresh":
         return None
     names = list(branch.parents)
@@ -128,7 +151,11 @@ def _continued(config: Config, forest: Forest, branch: Branch) -> ELM | None:
     if kept == config.trainer.optimizer:
         return forest[names[0]]
     if config.trainer.carry == "continue":
-        why = f"{names[0]!r} was trained with {kept}" if kept else f"{names[0]!r} kept no optimizer state"
+        why = (
+            f"{names[0]!r} was trained with {kept}"
+            if kept
+            else f"{names[0]!r} kept no optimizer state"
+        )
         why = "it has several parents" if len(names) > 1 else why
         raise UserError(
             f"trainer.carry=continue: branch {branch.name!r} cannot, for {why}; use auto or fresh"

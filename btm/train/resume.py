@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 # What may change between the parts of one training without changing its result.
 _FREE = {"threads", "checkpoint_every", "log_every", "mirrors", "device", "steps", "lr", "parallel"}
-_FREE |= {"gradient_checkpointing", "offload", "write_behind"}  # the same numbers, at other times or places
+_FREE |= {
+    "gradient_checkpointing",
+    "offload",
+    "write_behind",
+}  # the same numbers, at other times or places
 _FREE |= {"kernels", "compile"}  # the same up to rounding; `environment_of` and the state keep them
 
 
@@ -60,10 +64,18 @@ def resume(
     settings: dict[str, Any],
     environment: dict[str, Any],
 ) -> dict[str, Any]:
-    """Load the newest checkpoint into `trainee` and `optimizer`; return the state, at step 0 if there is none."""
+    """Load the newest checkpoint into `trainee` and `optimizer`; return the state, at step 0 if
+    there is none.
+    """
     found = checkpoint.latest(folder)
     if found is None:
-        return {"step": 0, "settings": settings, "environment": environment, "exact": True, "notes": []}
+        return {
+            "step": 0,
+            "settings": settings,
+            "environment": environment,
+            "exact": True,
+            "notes": [],
+        }
     state = checkpoint.read_state(found)
     require_same(found, state["settings"], settings)
     before = {"processes": "1"} | state["environment"]

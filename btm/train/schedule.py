@@ -1,12 +1,15 @@
-"""The learning rate as a pure function of the step, so that a resumed run needs no scheduler state."""
+"""The learning rate as a pure function of the step, so that a resumed run needs no scheduler
+state.
+"""
 
 import math
 from dataclasses import dataclass
 
 from btm.config.training import TrainerConfig
 
-# Measured by scripts/bench/choosing.py for 0.2 to 1 M parameters and extrapolated above (docs/choosing.md): the best
-# peak of a dense LM falls with its size; 6e-4 at 125 M is what GPT-3 was trained with (arXiv 2005.14165, table 2.1).
+# Measured by scripts/bench/choosing.py for 0.2 to 1 M parameters and extrapolated above
+# (docs/choosing.md): the best peak of a dense LM falls with its size; 6e-4 at 125 M is what GPT-3
+# was trained with (arXiv 2005.14165, table 2.1).
 _REFERENCE = (125e6, 6e-4)
 _EXPONENT = -0.39
 
@@ -21,11 +24,12 @@ def default_lr(parameters: int) -> float:
 class Schedule:
     """Warm-up, then decay, over `horizon` steps, of which a training runs from step `offset` on.
 
-    Under `wsd` (warm-up, stable, decay: MiniCPM, arXiv 2404.06395) the rate falls in the last `share` of them only (not
-    before the warm-up is over), so that experts which continue it begin from a seed whose rate has hardly fallen.
+    Under `wsd` (warm-up, stable, decay: MiniCPM, arXiv 2404.06395) the rate falls in the last
+    `share` of them only (not before the warm-up is over), so that experts which continue it begin
+    from a seed whose rate has hardly fallen.
 
-    A fresh schedule has offset 0 and its own steps as horizon. One that continues a seed phase has the
-    seed's steps as offset and both phases' steps as horizon, as in the BTM paper (section 3.1).
+    A fresh schedule has offset 0 and its own steps as horizon. One that continues a seed phase has
+    the seed's steps as offset and both phases' steps as horizon, as in the BTM paper (section 3.1).
     """
 
     peak: float
@@ -35,13 +39,16 @@ class Schedule:
     decay: str = "cosine"
     power: float = 1.0
     final: float = 0.1
-    share: float | None = None  # None but under wsd, so that what was begun before that was there goes on
+    # None but under wsd, so that what was begun before that was there goes on
+    share: float | None = None
 
     @classmethod
     def of(cls, trainer: TrainerConfig, *, horizon: int, offset: int = 0) -> "Schedule":
-        """Return the schedule that `trainer` describes over `horizon` steps; its `lr` must be a number.
+        """Return the schedule that `trainer` describes over `horizon` steps; its `lr` must be a
+        number.
 
-        Raises `ValueError` where the rate is still to be chosen by size or by a test (btm/train/phase.py, `rate`).
+        Raises `ValueError` where the rate is still to be chosen by size or by a test
+        (btm/train/phase.py, `rate`).
         """
         if not isinstance(trainer.lr, int | float):
             raise ValueError(f"trainer.lr={trainer.lr} is no rate yet")

@@ -25,7 +25,9 @@ OfTargets = Callable[["Tensor", "Tensor"], "Tensor"]
 
 @dataclass
 class Trainee:
-    """What `loop` trains: a model on the batches of one mix; DEMix, sparse and distributed training override parts."""
+    """What `loop` trains: a model on the batches of one mix; DEMix, sparse and distributed training
+    override parts.
+    """
 
     model: "PreTrainedModel"
     batches: Batches
@@ -75,7 +77,9 @@ class Trainee:
         checkpoint.load(found, self.model, optimizer)
 
     def drop(self, folder: Path, step: int) -> None:
-        """Delete the checkpoint of `step`, if there is one: its parameters gave a loss that is not finite."""
+        """Delete the checkpoint of `step`, if there is one: its parameters gave a loss that is not
+        finite.
+        """
         checkpoint.drop(folder, step)
 
     def tokens(self, steps: int) -> int:
@@ -87,7 +91,9 @@ class Trainee:
         return self.tokens(steps) * flops.Shape.of(self.model).training_flops(self.batches.seq_len)
 
     def settings(self) -> dict[str, Any]:
-        """Return what a resumed training must have in common with its first part, beside the trainer's settings."""
+        """Return what a resumed training must have in common with its first part, beside the
+        trainer's settings.
+        """
         growth = self.batches.growth
         data = {"data": {shard.domain: shard.sha256[:16] for shard in self.batches.shards}}
         return data if growth.factor == 1 else data | {"growth": asdict(growth)}
@@ -110,7 +116,9 @@ class Trainee:
 def validate(
     model: "PreTrainedModel", windows: Windows, logp_of: OfTargets | None = None, rows: int = 32
 ) -> float:
-    """Return the mean nats per token of `model` on `windows`; `logp_of` is what wraps it, if anything does."""
+    """Return the mean nats per token of `model` on `windows`; `logp_of` is what wraps it, if
+    anything does.
+    """
     import torch
 
     was_training = model.training
@@ -119,7 +127,9 @@ def validate(
     with torch.inference_mode():
         for start in range(0, windows.n_windows, rows):
             stop = min(start + rows, windows.n_windows)
-            inputs, targets = (torch.from_numpy(a(start, stop)) for a in (windows.inputs, windows.targets))
+            inputs, targets = (
+                torch.from_numpy(a(start, stop)) for a in (windows.inputs, windows.targets)
+            )
             logp = (logp_of or partial(causal_lm.token_logp, model))(
                 inputs.to(model.device), targets.to(model.device)
             )
@@ -138,7 +148,8 @@ def backward(
     nll: OfTargets | None = None,
     before: Callable[[bool], None] = lambda is_last: None,
 ) -> float:
-    """Add the gradient of the mean loss on `tokens` (batch, seq_len + 1); return that loss in nats per token.
+    """Add the gradient of the mean loss on `tokens` (batch, seq_len + 1); return that loss in nats
+    per token.
 
     `nll` is what wraps the model, if anything does; `before` is called ahead of each micro-batch.
     """
@@ -161,7 +172,9 @@ def backward(
 
 
 def apply(optimizer: "torch.optim.Optimizer", lr: float, divisor: float = 1.0) -> None:
-    """Do the optimizer's step with the gradients that stand there, divided by `divisor`, and clear them."""
+    """Do the optimizer's step with the gradients that stand there, divided by `divisor`, and clear
+    them.
+    """
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizers.step(optimizer, divisor)
@@ -177,9 +190,16 @@ def compiled_layers(
     step, decided = state["step"], state.get("compiled")
     how = trainer.compile if trainee.may_compile and not trainer.gradient_checkpointing else "never"
     layers = kernels.compiled.Layers(
-        trainee.model, how, steps - step, decided, lambda: trainee.backward(step, trainer, precision)
+        trainee.model,
+        how,
+        steps - step,
+        decided,
+        lambda: trainee.backward(step, trainer, precision),
     )
     if decided is not None and layers.state != decided:
         now = "compiled" if layers.state else "not compiled"
-        state |= {"exact": False, "notes": [*state["notes"], f"from step {step} on, layers are {now}"]}
+        state |= {
+            "exact": False,
+            "notes": [*state["notes"], f"from step {step} on, layers are {now}"],
+        }
     return layers

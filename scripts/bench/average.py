@@ -1,11 +1,13 @@
-"""Averaging: btm, mergekit, torch and safetensors' `safe_open`, each a process of its own, by turns.
+"""Averaging: btm, mergekit, torch and safetensors' `safe_open`, each a process of its own, by
+turns.
 
     python scripts/bench/average.py --mergekit .venv-mergekit/bin/mergekit-yaml
 
-Before anything is timed the results are checked to be equal. Each round first measures what the machine does at that
-moment: bytes from the page cache into buffers, and bytes onto the disk. `floor` is the time that the bytes of the
-average would take at these two speeds, one after the other. Memory is the peak of a process beyond that of the same
-interpreter with the same imports and nothing to do.
+Before anything is timed the results are checked to be equal. Each round first measures what the
+machine does at that moment: bytes from the page cache into buffers, and bytes onto the disk.
+`floor` is the time that the bytes of the average would take at these two speeds, one after the
+other. Memory is the peak of a process beyond that of the same interpreter with the same imports and
+nothing to do.
 """
 
 import argparse
@@ -44,7 +46,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=15, help="15: 0.54 GB in float32")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--mergekit", type=Path, help="mergekit-yaml of an environment of its own")
-    parser.add_argument("--run", choices=["btm", "torch", "safe_open", "nothing"], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--run", choices=["btm", "torch", "safe_open", "nothing"], help=argparse.SUPPRESS
+    )
     options = parser.parse_args()
     options.folder = options.folder.resolve()
     if options.run:
@@ -71,12 +75,16 @@ def main() -> None:
         f"floor {statistics.median(seconds['floor']):.2f} s, "
         f"btm's average() {statistics.median(seconds['inside']):.2f} s"
     )
-    print(f"btm / floor: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
+    print(
+        f"btm / floor: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to "
+        f"{max(ratios):.2f}"
+    )
     for name in peers:
         pairs = [theirs / ours for theirs, ours in zip(seconds[name], seconds["btm"], strict=True)]
         grown = (memory[name] - (idle if name == "btm" else 0)) / 1024
         print(
-            f"{name:10} {statistics.median(seconds[name]):6.2f} s, {statistics.median(pairs):5.1f} x btm's, "
+            f"{name:10} {statistics.median(seconds[name]):6.2f} s, "
+            f"{statistics.median(pairs):5.1f} x btm's, "
             f"peak memory {grown:,.0f} MB{' above the interpreter' if name == 'btm' else ''}"
         )
 
@@ -92,20 +100,28 @@ def make(folder: Path, count: int, layers: int) -> list[Path]:
 
         torch.manual_seed(j)
         values = CONFIG | {"num_hidden_layers": layers}
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(**values), dtype=torch.float32
+        )
         model.save_pretrained(path, max_shard_size="100GB")
     return found
 
 
 def start(name: str, options: argparse.Namespace) -> tuple[float, int, float]:
-    """Run one contender; return its seconds from start to end, its peak memory in KiB, and what it says it took."""
+    """Run one contender; return its seconds from start to end, its peak memory in KiB, and what it
+    says it took.
+    """
     shutil.rmtree(options.folder / f"out-{name}", ignore_errors=True)
     command = [sys.executable, __file__, "--run", name, "--folder", str(options.folder)]
     if name == "mergekit":
         recipe = options.folder / "mergekit.yaml"
         models = sorted(options.folder.glob("elm*"))
-        entries = [{"model": str(m), "parameters": {"weight": 1.0 + j}} for j, m in enumerate(models)]
-        recipe.write_text(json.dumps({"models": entries, "merge_method": "linear", "dtype": "float32"}))
+        entries = [
+            {"model": str(m), "parameters": {"weight": 1.0 + j}} for j, m in enumerate(models)
+        ]
+        recipe.write_text(
+            json.dumps({"models": entries, "merge_method": "linear", "dtype": "float32"})
+        )
         command = [
             str(options.mergekit),
             str(recipe),
@@ -114,7 +130,9 @@ def start(name: str, options: argparse.Namespace) -> tuple[float, int, float]:
         ]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     begin = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+    )
     peak = 0
     while child.poll() is None:
         peak = max(peak, resident(child.pid))
@@ -133,7 +151,9 @@ def resident(pid: int) -> int:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0)
+    return next(
+        (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0
+    )
 
 
 def run(name: str, folder: Path) -> None:
@@ -158,7 +178,10 @@ def run(name: str, folder: Path) -> None:
     if name == "torch":
         parts = [load_file(model / "model.safetensors") for model in models]
         shares = torch.arange(1.0, len(parts) + 1) / sum(range(1, len(parts) + 1))
-        mean = {key: torch.tensordot(shares, torch.stack([p[key] for p in parts]), 1) for key in parts[0]}
+        mean = {
+            key: torch.tensordot(shares, torch.stack([p[key] for p in parts]), 1)
+            for key in parts[0]
+        }
     else:
         handles = [safe_open(model / "model.safetensors", "pt") for model in models]
         mean = {}
@@ -178,12 +201,18 @@ def check(folder: Path, peers: list[str]) -> None:
     from safetensors.numpy import load_file
 
     results = {
-        name: {k: v for f in (folder / f"out-{name}").glob("*.safetensors") for k, v in load_file(f).items()}
+        name: {
+            k: v
+            for f in (folder / f"out-{name}").glob("*.safetensors")
+            for k, v in load_file(f).items()
+        }
         for name in peers
     }
     for name in peers[1:]:
         if results[name].keys() != results["btm"].keys():
-            raise SystemExit(f"{name} has other tensors: {results[name].keys() ^ results['btm'].keys()}")
+            raise SystemExit(
+                f"{name} has other tensors: {results[name].keys() ^ results['btm'].keys()}"
+            )
         off = max(
             float(np.abs(mine - results[name][key]).max() / np.abs(mine).max())
             for key, mine in results["btm"].items()
@@ -194,7 +223,9 @@ def check(folder: Path, peers: list[str]) -> None:
 
 
 def floor(models: list[Path], size: int) -> float:
-    """Return the seconds that the average's bytes take at the speeds of page cache and disk, measured now."""
+    """Return the seconds that the average's bytes take at the speeds of page cache and disk,
+    measured now.
+    """
     files = [os.open(model / "model.safetensors", os.O_RDONLY) for model in models]
     cores = len(os.sched_getaffinity(0))
 

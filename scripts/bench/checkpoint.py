@@ -2,8 +2,8 @@
 
     python scripts/bench/checkpoint.py --parameters 30 --rounds 5
 
-A model of so many million parameters with AdamW's moments, saved by turns in both ways on the disk under --folder. The
-floor is a copy of the same bytes in memory, into arrays that are there.
+A model of so many million parameters with AdamW's moments, saved by turns in both ways on the disk
+under --folder. The floor is a copy of the same bytes in memory, into arrays that are there.
 """
 
 import argparse
@@ -37,7 +37,10 @@ def main() -> None:
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizers.step(optimizer)
-    tensors = [*checkpoint.parameters(model).values(), *checkpoint.moments(model, optimizer).values()]
+    tensors = [
+        *checkpoint.parameters(model).values(),
+        *checkpoint.moments(model, optimizer).values(),
+    ]
     copies = [tensor.clone() for tensor in tensors]
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     found: dict[str, list[float]] = {"copy": [], "behind": [], "until written": [], "at once": []}
@@ -61,7 +64,10 @@ def main() -> None:
     for name, seconds in found.items():
         ratios = [a / b for a, b in zip(seconds[1:], found["copy"][1:], strict=True)]
         usual, ratio = statistics.median(seconds[1:]), statistics.median(ratios)
-        print(f"{name:14} {usual:7.3f} s, {ratio:6.2f} of a copy ({min(ratios):.2f} to {max(ratios):.2f})")
+        print(
+            f"{name:14} {usual:7.3f} s, {ratio:6.2f} of a copy ({min(ratios):.2f} to "
+            f"{max(ratios):.2f})"
+        )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
-"""What the defaults should be: forests beside dense LMs at equal training tokens, one setting at a time.
+"""What the defaults should be: forests beside dense LMs at equal training tokens, one setting at a
+time.
 
     python scripts/bench/choosing.py --part rates --suites demo            learning rates and schedules of both sides
     python scripts/bench/choosing.py --part rates --report                 the tables of what stands already
     python scripts/bench/choosing.py --part default --seeds 0 1 2          the defaults as they are, several seeds
 
-Every cell is a forest (a seed phase, then an expert a domain) or a dense LM of one suite, one model and one random
-seed. All cells of a suite and a model see the same number of tokens. The seed phase is shared by the cells that
-differ in the experts alone. Killed at any moment, the same command goes on: what stands in --out is not grown again.
-One row a cell and domain goes to <out>/choosing.csv: nats per token of the ensemble (gated, each window begun anew,
-and under the paper's cached prior), of the domain's own expert, of the seed, or of the dense LM.
+Every cell is a forest (a seed phase, then an expert a domain) or a dense LM of one suite, one model
+and one random seed. All cells of a suite and a model see the same number of tokens. The seed phase
+is shared by the cells that differ in the experts alone. Killed at any moment, the same command goes
+on: what stands in --out is not grown again. One row a cell and domain goes to <out>/choosing.csv:
+nats per token of the ensemble (gated, each window begun anew, and under the paper's cached prior),
+of the domain's own expert, of the seed, or of the dense LM.
 
-Suites: `demo` is embedded; `btm16` and `far8` are built by scripts/build_corpora.py and found with --corpora.
+Suites: `demo` is embedded; `btm16` and `far8` are built by scripts/build_corpora.py and found with
+--corpora.
 """
 
 import argparse
@@ -25,7 +28,7 @@ from typing import IO
 
 import numpy as np
 
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.config.schema import Config
 from btm.data import prepare as preparation
 from btm.data.shards import Suite
@@ -69,7 +72,9 @@ SIZES = {
     "0.2m-short": Size(_pico(64, 172, 2, 2), 2048, 560, 70),  # the same with 10 tokens for each
     "0.3m": Size(_pico(64, 172, 4, 4), 2048, 1920, 240),  # 0.33 M parameters, 24 tokens for each
     "1m": Size(("model=pico",), 2048, 2560, 320),  # 1.05 M parameters, 10 tokens for each
-    "7m-begun": Size(("model=tiny",), 8192, 256, 32),  # 7.3 M parameters: a million tokens, for `peaks` alone
+    "7m-begun": Size(
+        ("model=tiny",), 8192, 256, 32
+    ),  # 7.3 M parameters: a million tokens, for `peaks` alone
 }
 SUITES = ("demo", "btm16", "far8")
 
@@ -91,7 +96,11 @@ class Setting:
     def name(self) -> str:
         """The cell's name within its suite, size and random seed."""
         words = [self.kind]
-        words += [f"{label}{value:g}" for label, value in (("lr", self.lr), ("x", self.expert_lr)) if value]
+        words += [
+            f"{label}{value:g}"
+            for label, value in (("lr", self.lr), ("x", self.expert_lr))
+            if value
+        ]
         words += [word for word in (self.decay, self.carry) if word]
         words += [f"f{self.fraction:g}"] if self.fraction != 0.5 else []
         words += [f"b{self.batch}"] if self.batch != SEQUENCES else []
@@ -144,7 +153,13 @@ def default() -> Iterator[Setting]:
     yield Setting("forest", None)
 
 
-PARTS = {"rates": rates, "schedules": schedules, "peaks": peaks, "batches": batches, "default": default}
+PARTS = {
+    "rates": rates,
+    "schedules": schedules,
+    "peaks": peaks,
+    "batches": batches,
+    "default": default,
+}
 
 
 @dataclass(frozen=True)
@@ -180,7 +195,9 @@ def main() -> None:
 def grow(cells: Sequence[Cell], args: argparse.Namespace) -> None:
     """Grow what is missing, `args.parallel` at a time, one thread each."""
     for suite in args.suites:
-        preparation.prepare(config_of(Cell(suite, args.size, 0, Setting("dense", None)), args).data, say)
+        preparation.prepare(
+            config_of(Cell(suite, args.size, 0, Setting("dense", None)), args).data, say
+        )
     studies, begun_by = {}, {}
     for cell in cells:
         if cell.setting.kind == "forest":
@@ -190,15 +207,21 @@ def grow(cells: Sequence[Cell], args: argparse.Namespace) -> None:
             needs, copied = (begun.name,), begun.name
         else:
             needs, copied = (), None
-        studies[cell.name] = Study(cell.name, "cell", cell.seed, config_of(cell, args), needs, copied)
+        studies[cell.name] = Study(
+            cell.name, "cell", cell.seed, config_of(cell, args), needs, copied
+        )
     seeds = {name: words_of(study_cell, args) for name, study_cell in begun_by.items()}
-    _Pool(args.out / "log", args.parallel, ConsoleReporter(sys.stderr), seeds).grow(list(studies.values()))
+    _Pool(args.out / "log", args.parallel, ConsoleReporter(sys.stderr), seeds).grow(
+        list(studies.values())
+    )
 
 
 class _Pool(Pool):
     """A pool that grows seed phases too: `seeds` are their names and the words of ``btm seed``."""
 
-    def __init__(self, folder: Path, slots: int, reporter: Reporter, seeds: dict[str, list[str]]) -> None:
+    def __init__(
+        self, folder: Path, slots: int, reporter: Reporter, seeds: dict[str, list[str]]
+    ) -> None:
         super().__init__(folder, slots, reporter)
         self.seeds = seeds
 
@@ -280,13 +303,19 @@ def measured(cell: Cell, args: argparse.Namespace) -> Iterator[dict[str, object]
             "novel": suite.novel(domain),
             "tokens": tokens,
             "root": -float(
-                score_cache.stack(scores, test, [root])[0].reshape(-1)[:tokens].mean(dtype=np.float64)
+                score_cache.stack(scores, test, [root])[0]
+                .reshape(-1)[:tokens]
+                .mean(dtype=np.float64)
             ),
         }
         if elms:
-            logp, fitted = score_cache.stack(scores, test, elms), score_cache.stack(scores, valid, elms)
+            logp, fitted = (
+                score_cache.stack(scores, test, elms),
+                score_cache.stack(scores, valid, elms),
+            )
             own = {
-                elm.name: -logp[i].reshape(-1)[:tokens].mean(dtype=np.float64) for i, elm in enumerate(elms)
+                elm.name: -logp[i].reshape(-1)[:tokens].mean(dtype=np.float64)
+                for i, elm in enumerate(elms)
             }
             row["own"] = float(own.get(domain, np.nan))
             for name, words in (("gated", ("gated", "token")), ("cached", ("bayes", "cached"))):
@@ -316,14 +345,22 @@ def write_csv(file: Path, rows: Sequence[dict[str, object]]) -> None:
 
 
 def show(cells: Sequence[Cell], rows: Sequence[dict[str, object]]) -> None:
-    """Print each cell's mean perplexity ratio to the best dense LM of the same suite, size and random seed."""
+    """Print each cell's mean perplexity ratio to the best dense LM of the same suite, size and
+    random seed.
+    """
     lines = []
     by_cell: dict[tuple[object, ...], list[dict[str, object]]] = {}
     for row in rows:
-        key = (row["suite"], row["seed"], Setting(**{k: row[k] for k in asdict(cells[0].setting)}).name)
+        key = (
+            row["suite"],
+            row["seed"],
+            Setting(**{k: row[k] for k in asdict(cells[0].setting)}).name,
+        )
         by_cell.setdefault(key, []).append(row)
     for (suite, seed, name), own in by_cell.items():
-        rivals = [v for k, v in by_cell.items() if k[:2] == (suite, seed) and v[0]["kind"] == "dense"]
+        rivals = [
+            v for k, v in by_cell.items() if k[:2] == (suite, seed) and v[0]["kind"] == "dense"
+        ]
         if not rivals:
             continue
         rival = min(rivals, key=lambda v: np.mean([r["root"] for r in v if not r["novel"]]))
@@ -333,13 +370,17 @@ def show(cells: Sequence[Cell], rows: Sequence[dict[str, object]]) -> None:
                 pairs = [
                     (r[column], q["root"])
                     for r, q in zip(own, rival, strict=True)
-                    if r["novel"] is novel and isinstance(r.get(column), float) and np.isfinite(r[column])
+                    if r["novel"] is novel
+                    and isinstance(r.get(column), float)
+                    and np.isfinite(r[column])
                 ]
                 line[f"{column} {label}"] = (
                     round(float(np.exp(np.mean([a - b for a, b in pairs]))), 3) if pairs else None
                 )
         ahead = [
-            r.get("gated", r["root"]) < q["root"] for r, q in zip(own, rival, strict=True) if not r["novel"]
+            r.get("gated", r["root"]) < q["root"]
+            for r, q in zip(own, rival, strict=True)
+            if not r["novel"]
         ]
         lines.append(line | {"ahead": f"{sum(ahead)}/{len(ahead)}"})
     print(table(lines, "perplexity over that of the best dense LM (geometric mean over domains)"))
@@ -353,7 +394,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, default="0.2m")
     parser.add_argument("--suites", nargs="+", choices=SUITES, default=["demo"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--corpora", type=Path, default=Path("corpora"), help="where btm16/ and far8/ are")
+    parser.add_argument(
+        "--corpora", type=Path, default=Path("corpora"), help="where btm16/ and far8/ are"
+    )
     parser.add_argument("--out", type=Path, default=Path("results/choosing"))
     parser.add_argument("--parallel", type=int, default=2, help="cells at once, a thread each")
     parser.add_argument("--report", action="store_true", help="only show what stands")

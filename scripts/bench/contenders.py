@@ -1,11 +1,13 @@
-"""Training loops that scripts/bench/train.py compares, each in a process and, if need be, an environment of its own.
+"""Training loops that scripts/bench/train.py compares, each in a process and, if need be, an
+environment of its own.
 
     python contenders.py NAME FOLDER
 
-FOLDER holds a model of transformers (config.json, model.safetensors), batches.npy (steps, rows, T + 1) and
-settings.json. Once warm the process prints "ready"; a line with a number has it train that many steps, and print their
-seconds and losses as JSON. All have AdamW with the same settings, clipping at a norm of 1, a constant learning rate and
-the same batches; precision and threads are those of settings.json.
+FOLDER holds a model of transformers (config.json, model.safetensors), batches.npy (steps, rows, T +
+1) and settings.json. Once warm the process prints "ready"; a line with a number has it train that
+many steps, and print their seconds and losses as JSON. All have AdamW with the same settings,
+clipping at a norm of 1, a constant learning rate and the same batches; precision and threads are
+those of settings.json.
 """
 
 import contextlib
@@ -33,7 +35,9 @@ class Turns:
         sys.stdout = sys.stderr  # what libraries print is none of the answers
 
     def done(self, loss: float) -> bool:
-        """Note a step; when its turn ends, answer and wait for the next. Returns whether there is none."""
+        """Note a step; when its turn ends, answer and wait for the next. Returns whether there is
+        none.
+        """
         self.losses.append(loss)
         self.left -= 1
         if self.left:
@@ -102,8 +106,12 @@ def btm(folder: Path, settings: dict[str, Any], turns: Turns, how: str = "always
         )
 
 
-def nanogpt(folder: Path, settings: dict[str, Any], turns: Turns, *, compiled: bool = False) -> None:
-    """The loop of nanoGPT's train.py around its model.py, under autocast, which it leaves out on CPUs."""
+def nanogpt(
+    folder: Path, settings: dict[str, Any], turns: Turns, *, compiled: bool = False
+) -> None:
+    """The loop of nanoGPT's train.py around its model.py, under autocast, which it leaves out on
+    CPUs.
+    """
     from safetensors.torch import load_file
 
     sys.path.insert(0, settings["nanogpt"])
@@ -148,7 +156,9 @@ def hf_trainer(folder: Path, settings: dict[str, Any], turns: Turns) -> None:
     rows = np.load(folder / "batches.npy").astype(np.int64).reshape(-1, settings["seq_len"] + 1)
 
     class Stop(TrainerCallback):
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any
+        ) -> None:
             if "loss" in (logs or {}) and turns.done(logs["loss"]):
                 control.should_training_stop = True
 
@@ -188,7 +198,9 @@ def hf_trainer(folder: Path, settings: dict[str, Any], turns: Turns) -> None:
 
 
 def litgpt(folder: Path, settings: dict[str, Any], turns: Turns) -> None:
-    """The step of litgpt's pretrain.py: compiled model, Fabric's mixed precision, its chunked cross-entropy."""
+    """The step of litgpt's pretrain.py: compiled model, Fabric's mixed precision, its chunked
+    cross-entropy.
+    """
     from lightning.fabric import Fabric  # type: ignore[import-not-found]
     from litgpt.model import GPT, Config  # type: ignore[import-not-found]
     from litgpt.utils import chunked_cross_entropy  # type: ignore[import-not-found]
@@ -211,13 +223,19 @@ def litgpt(folder: Path, settings: dict[str, Any], turns: Turns) -> None:
         mlp_class_name="LLaMAMLP",
     )
     fabric = Fabric(
-        accelerator="cpu", devices=1, precision="bf16-mixed" if settings["precision"] == "bf16" else "32-true"
+        accelerator="cpu",
+        devices=1,
+        precision="bf16-mixed" if settings["precision"] == "bf16" else "32-true",
     )
     model = GPT(made)
-    model.load_state_dict(_for_litgpt(load_file(folder / "model.safetensors"), config["num_hidden_layers"]))
+    model.load_state_dict(
+        _for_litgpt(load_file(folder / "model.safetensors"), config["num_hidden_layers"])
+    )
     model.lm_head.weight = model.transformer.wte.weight  # tied, as the others are
     model = fabric.setup(torch.compile(model))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings["lr"], betas=(0.9, 0.95), weight_decay=0.1)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings["lr"], betas=(0.9, 0.95), weight_decay=0.1
+    )
     optimizer = fabric.setup_optimizers(optimizer)
     for inputs, targets in tensors(folder):
         loss = chunked_cross_entropy(model(inputs), targets)

@@ -2,9 +2,10 @@
 
     python scripts/bench/corruption.py --count 10000
 
-Each damages one file of one forest in one way, looks, and puts it back: a bit or a byte that flips, two bytes that
-change places, a block of zeros, a file that is cut off, emptied, longer, missing or new, or that has another's content.
-The forest is a real one of tiny models. The exit code is 1 if one was missed.
+Each damages one file of one forest in one way, looks, and puts it back: a bit or a byte that flips,
+two bytes that change places, a block of zeros, a file that is cut off, emptied, longer, missing or
+new, or that has another's content. The forest is a real one of tiny models. The exit code is 1 if
+one was missed.
 """
 
 import argparse
@@ -99,7 +100,9 @@ def damage(kind: str, file: Path, files: list[Path], rng: random.Random) -> Path
 def trials(
     root: Path, count: int, seed: int, say: Callable[[str], None] = lambda text: None
 ) -> tuple[Counter[str], list[str]]:
-    """Damage the forest `count` times; return how often in which way, and each time that nothing was found."""
+    """Damage the forest `count` times; return how often in which way, and each time that nothing
+    was found.
+    """
     rng = random.Random(seed)
     files, missed, counts = sealed(root), [], Counter[str]()
     begun = time.monotonic()
@@ -109,7 +112,9 @@ def trials(
         file = rng.choice(places)
         whole = file.read_bytes()
         touched = damage(kind, file, files, rng)
-        only = file.parent.name if file.parent.parent.name == "elms" and rng.random() < 0.9 else None
+        only = (
+            file.parent.name if file.parent.parent.name == "elms" and rng.random() < 0.9 else None
+        )
         found = [f for f in verify.verify(root, full=True, only=only) if not f.note]
         if not found:
             missed.append(f"{number}: {kind}: {touched.relative_to(root)}")
@@ -125,7 +130,7 @@ def trials(
 def grow(root: Path) -> Path:
     """Grow the forest of `experiment=smoke`, seed, three experts and their average; return it."""
     from btm import steps
-    from btm.cli.main import compose
+    from btm.cli.compose import compose
 
     words = [
         "experiment=smoke",
@@ -159,7 +164,10 @@ def main() -> int:
         print(f"MISSED  {line}")
     for kind, number in counts.items():
         print(f"{kind:20} {number:6}")
-    print(f"{sum(counts.values()):,} corruptions, {len(missed)} missed, {time.monotonic() - begun:.0f} s")
+    print(
+        f"{sum(counts.values()):,} corruptions, {len(missed)} missed, "
+        f"{time.monotonic() - begun:.0f} s"
+    )
     return 1 if missed else 0
 
 

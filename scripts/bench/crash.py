@@ -1,15 +1,18 @@
-"""What survives a crash: kills at random over whole cycles, and a fault at every system call that writes.
+"""What survives a crash: kills at random over whole cycles, and a fault at every system call that
+writes.
 
     python scripts/bench/crash.py kills --count 1000    SIGKILL the driver and the workers of local cycles
     python scripts/bench/crash.py calls                 a kill, an ENOSPC and an EIO at every mutating call
     python scripts/bench/crash.py calls --sample 60     of them 60, drawn at random
 
-Both grow one undisturbed cycle of tiny models in --work, the reference, and hold everything against it.
-What is lost, half visible, corrupt, different or left over after the next command is printed and counted;
-the exit code is then 1. Figures are kept in WORK/crash.json, from where a stopped `kills` goes on.
+Both grow one undisturbed cycle of tiny models in --work, the reference, and hold everything against
+it. What is lost, half visible, corrupt, different or left over after the next command is printed
+and counted; the exit code is then 1. Figures are kept in WORK/crash.json, from where a stopped
+`kills` goes on.
 
-`calls` needs strace (apt install strace). Each operation runs in a fork of this process, which has imported
-all it needs, so a fault costs a fraction of a second. docs/reliability.md says what is promised.
+`calls` needs strace (apt install strace). Each operation runs in a fork of this process, which has
+imported all it needs, so a fault costs a fraction of a second. docs/reliability.md says what is
+promised.
 """
 
 import argparse
@@ -72,7 +75,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("part", choices=("kills", "calls"))
     parser.add_argument("--count", type=int, default=1000, help="kills: how many (default 1000)")
     parser.add_argument("--sample", type=int, help="calls: how many faults (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random (default 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of what is drawn at random (default 0)"
+    )
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "btm-crash")
     return parser.parse_args()
 
@@ -127,7 +132,9 @@ class Workplace(NamedTuple):
             shutil.copytree(source, self.root / "texts" / domain, dirs_exist_ok=True)
         (self.root / "texts" / "suite.json").write_text('{"domains": {"novels": {"novel": true}}}')
         self.btm("run", growing)
-        self.btm("score", growing)  # all there may be: which scores a cycle takes depends on the clock
+        self.btm(
+            "score", growing
+        )  # all there may be: which scores a cycle takes depends on the clock
         growing.rename(self.reference)
 
     def keep(self, part: str, figures: dict[str, Any]) -> None:
@@ -144,7 +151,9 @@ class Workplace(NamedTuple):
 
 
 def tree(root: Path) -> dict[str, str]:
-    """Return every file below `root` with a digest of what must be the same in every run, and empty folders."""
+    """Return every file below `root` with a digest of what must be the same in every run, and empty
+    folders.
+    """
     found = {}
     for path in sorted(root.rglob("*")):
         name = str(path.relative_to(root))
@@ -163,7 +172,9 @@ def lasting(file: Path) -> bytes:
         content = re.sub(rb'"/[^"]*"', b'""', content)  # a path
         content = re.sub(rb"[\w./-]*/(elms|averages)/", b"", content)
         content = re.sub(rb"\d{4}-\d\d-\d\dT[\d:+.Z]*", b"", content)
-    if file.name == "settings.json" or file.parent.name == "suites":  # its check is a sum over the time too
+    if (
+        file.name == "settings.json" or file.parent.name == "suites"
+    ):  # its check is a sum over the time too
         content = re.sub(rb'"check": "[^"]*"', b"", content)
     if file.name == "README.md":
         content = re.sub(rb"\d{4}-\d\d-\d\d[T\d:+.Z]*", b"", content)
@@ -176,8 +187,14 @@ def lasting(file: Path) -> bytes:
 
 
 def left_over(root: Path) -> list[Path]:
-    """Return what killed processes left and nobody would read: scratch files and folders, and held folders."""
-    return [path for path in sorted(root.rglob("*")) if path.name.startswith(".") or lease.MARK in path.name]
+    """Return what killed processes left and nobody would read: scratch files and folders, and held
+    folders.
+    """
+    return [
+        path
+        for path in sorted(root.rglob("*"))
+        if path.name.startswith(".") or lease.MARK in path.name
+    ]
 
 
 def unsound(root: Path) -> Iterator[str]:
@@ -197,18 +214,42 @@ def unsound(root: Path) -> Iterator[str]:
 
 # Part one: a fault at every mutating system call.
 
-# All by which Linux lets a file or a folder change; strace passes over what a machine has not (?name).
+# All by which Linux lets a file or a folder change; strace passes over what a machine has not
+# (?name).
 MUTATING = [
     *("creat", "open", "openat", "write", "pwrite64", "writev", "pwritev", "pwritev2", "sendfile"),
-    *("copy_file_range", "splice", "truncate", "ftruncate", "fallocate", "fsync", "fdatasync", "msync"),
+    *(
+        "copy_file_range",
+        "splice",
+        "truncate",
+        "ftruncate",
+        "fallocate",
+        "fsync",
+        "fdatasync",
+        "msync",
+    ),
     *("rename", "renameat", "renameat2", "unlink", "unlinkat", "rmdir", "mkdir"),
     *("mkdirat", "mknod", "mknodat", "link", "linkat", "symlink", "symlinkat", "chmod", "fchmod"),
-    *("fchmodat", "chown", "fchown", "fchownat", "utime", "utimes", "utimensat", "futimesat", "setxattr"),
+    *(
+        "fchmodat",
+        "chown",
+        "fchown",
+        "fchownat",
+        "utime",
+        "utimes",
+        "utimensat",
+        "futimesat",
+        "setxattr",
+    ),
 ]
 FAULTS = {"kill": "signal=KILL", "ENOSPC": "error=ENOSPC", "EIO": "error=EIO"}
 _OPENS_TO_WRITE = re.compile(r"O_(WRONLY|RDWR|CREAT|TRUNC)")
-_TRACED = 1_234_567  # what getppid(2) returns once strace is at work: by that the child knows it may begin
-_SET_PTRACER, _ANY = 0x59616D61, ctypes.c_ulong(-1)  # of prctl(2): a sibling, strace, may trace the child
+# what getppid(2) returns once strace is at work: by that the child knows it may begin
+_TRACED = 1_234_567
+_SET_PTRACER, _ANY = (
+    0x59616D61,
+    ctypes.c_ulong(-1),
+)  # of prctl(2): a sibling, strace, may trace the child
 
 
 class TraceError(Exception):
@@ -240,7 +281,9 @@ class Ending:
 
 
 def perform(act: Callable[[], object], trace: list[str] | None = None) -> Ending:
-    """Do `act` in a fork of this process, under strace with further arguments `trace` if they are given."""
+    """Do `act` in a fork of this process, under strace with further arguments `trace` if they are
+    given.
+    """
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:
@@ -267,7 +310,11 @@ def _child(act: Callable[[], object], writer: int, *, traced: bool) -> NoReturn:
         report = {}
     except Exception as error:
         place = (
-            error.filename if isinstance(error, OSError) else str(error) if type(error) is UserError else ""
+            error.filename
+            if isinstance(error, OSError)
+            else str(error)
+            if type(error) is UserError
+            else ""
         )
         report = {"error": f"{type(error).__name__}: {error}", "clear": bool(place)}
     finally:
@@ -280,7 +327,13 @@ def _trace(pid: int, arguments: list[str]) -> list[Call]:
     names = ",".join(f"?{name}" for name in MUTATING)
     with tempfile.NamedTemporaryFile("r", prefix="btm-strace-") as log:
         command = ["strace", "-f", "-y", "-s", "0", "-o", log.name, "-p", str(pid)]
-        command += ["-e", f"trace={names},getppid", "-e", f"inject=getppid:retval={_TRACED}", *arguments]
+        command += [
+            "-e",
+            f"trace={names},getppid",
+            "-e",
+            f"inject=getppid:retval={_TRACED}",
+            *arguments,
+        ]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except FileNotFoundError:
@@ -303,8 +356,12 @@ def _trace(pid: int, arguments: list[str]) -> list[Call]:
 class Operation:
     """One operation on a forest: what it does to the disk, and what may be seen of it meanwhile."""
 
-    def __init__(self, name: str, begin: Path, act: Callable[[Path], object], moves: str = "") -> None:
-        """Record `act`, which is idempotent, on copies of the forest `begin`. It may move one branch (`moves`)."""
+    def __init__(
+        self, name: str, begin: Path, act: Callable[[Path], object], moves: str = ""
+    ) -> None:
+        """Record `act`, which is idempotent, on copies of the forest `begin`. It may move one
+        branch (`moves`).
+        """
         self.name, self.begin, self.act, self.moves = name, begin, act, moves
         root = self.copy()
         states = [visible(root)]
@@ -337,7 +394,11 @@ class Operation:
             partial(self.act, root), ["-e", f"inject={call.name}:{FAULTS[fault]}:when={call.nth}"]
         )
         hit = next((c for c in ending.calls if c[:2] == call[:2]), None)
-        if hit is None or not hit.mutates(root) or (fault == "kill") != (ending.signal == signal.SIGKILL):
+        if (
+            hit is None
+            or not hit.mutates(root)
+            or (fault == "kill") != (ending.signal == signal.SIGKILL)
+        ):
             raise RuntimeError(f"{self.name}: {fault} did not hit {call}, but {hit}; {ending}")
         yield from self.wrong_now(root, ending)
         following = perform(partial(self.next, root))
@@ -352,14 +413,19 @@ class Operation:
                 yield f"{'different' if name in stands else 'lost'}: {name} after the next command"
 
     def wrong_now(self, root: Path, ending: Ending) -> Iterator[str]:
-        """Tell what is wrong right after the fault: all that is visible must be as before, or as after."""
+        """Tell what is wrong right after the fault: all that is visible must be as before, or as
+        after.
+        """
         yield from unsound(root)
         state = visible(root)
         for unit in sorted(self.legal.keys() | state.keys()):
             if state.get(unit) not in self.legal.get(unit, {None}):
                 yield f"{'half-visible' if unit in state else 'lost'}: {unit}"
         if self.moves:
-            places = [(root / "elms" / self.moves).exists(), lease.find(root / "branches" / self.moves)]
+            places = [
+                (root / "elms" / self.moves).exists(),
+                lease.find(root / "branches" / self.moves),
+            ]
             if sum(map(bool, places)) != 1:
                 yield f"lost: {self.moves} stands in {places}"
         if not ending.signal and not ending.error and state != self.end:
@@ -380,7 +446,13 @@ def visible(root: Path) -> dict[str, str]:
         names = [part.partition(lease.MARK)[0] for part in name.split("/")]
         if any(part.startswith(".") for part in names) or name.endswith("/"):
             continue
-        whole = 2 if names[0] in ("elms", "averages") else 3 if names[2:] and "checkpoint-" in names[2] else 9
+        whole = (
+            2
+            if names[0] in ("elms", "averages")
+            else 3
+            if names[2:] and "checkpoint-" in names[2]
+            else 9
+        )
         parts.setdefault("/".join(names[:whole]), []).append("/".join(names[whole:]) + digest)
     return {unit: "\n".join(found).strip() for unit, found in parts.items()}
 
@@ -390,7 +462,7 @@ def operations(place: Workplace, scratch: Path) -> Iterator[Operation]:
     import torch
 
     from btm import steps
-    from btm.cli.main import compose
+    from btm.cli.compose import compose
     from btm.models import causal_lm
     from btm.steps import score_cache
     from btm.train import optimizers
@@ -467,11 +539,15 @@ def calls(place: Workplace, seed: int, sample: int | None) -> list[str]:
         done: Counter[str] = Counter()
         for op, call, fault in planned:
             done[op.name] += 1
-            wrong += [f"{line}  [{op.name}: {fault} at {call.text}]" for line in op.disturb(call, fault)]
+            wrong += [
+                f"{line}  [{op.name}: {fault} at {call.text}]" for line in op.disturb(call, fault)
+            ]
             if sys.stdout.isatty():
                 print(f"\r{done.total()} of {len(planned)}", end="", flush=True)
         figures = {
-            "operations": {op.name: {"calls": len(op.calls), "faults": done[op.name]} for op in found},
+            "operations": {
+                op.name: {"calls": len(op.calls), "faults": done[op.name]} for op in found
+            },
             "faults": done.total(),
             "seconds": round(time.monotonic() - begun, 1),
             "seed": seed,
@@ -486,7 +562,8 @@ def calls(place: Workplace, seed: int, sample: int | None) -> list[str]:
 
 # Part two: SIGKILL at random moments of whole cycles.
 
-# How often each is killed. A driver takes many seconds to import torch, in which no worker can be killed.
+# How often each is killed. A driver takes many seconds to import torch, in which no worker can be
+# killed.
 KINDS = {"worker": 0.86, "driver": 0.08, "both": 0.06}
 PAUSE = (-2.0, 0.3)  # log10 of the seconds before a kill: of every order from 10 ms to 2 s
 
@@ -509,7 +586,9 @@ class Tally:
 
 
 def kills(place: Workplace, args: argparse.Namespace) -> list[str]:
-    """Kill until `args.count` kills are delivered and the last cycle is whole; return what was wrong."""
+    """Kill until `args.count` kills are delivered and the last cycle is whole; return what was
+    wrong.
+    """
     kept = place.kept().get("kills", {})
     tally = Tally(**kept) if kept.get("seed") == args.seed else Tally(seed=args.seed)
     while tally.kills < args.count:
@@ -524,7 +603,10 @@ def kills(place: Workplace, args: argparse.Namespace) -> list[str]:
         print(f"cycle {tally.cycles}: {tally.kills} kills, {len(tally.wrong)} wrong", flush=True)
     kinds = ", ".join(f"{count} {kind}" for kind, count in tally.kinds.items())
     print(f"{tally.kills} kills ({kinds}; {tally.signals} processes) in {tally.seconds:.0f} s")
-    print(f"{tally.cycles} cycles with {tally.elms} ELMs, compared with the undisturbed one bit for bit")
+    print(
+        f"{tally.cycles} cycles with {tally.elms} ELMs, compared with the undisturbed one bit for "
+        "bit"
+    )
     if tally.recovery:
         middle, worst = statistics.median(tally.recovery), max(tally.recovery)
         print(f"recovery: median {middle:.3f} s, worst {worst:.3f} s of {len(tally.recovery)}")
@@ -571,9 +653,13 @@ def strike(place: Workplace, forest: Path, rng: random.Random, tally: Tally) -> 
         job = at_work.get(pid, "driver" if pid in targets["driver"] else "another")
         tally.jobs[job] = tally.jobs.get(job, 0) + 1
     tally.checks += 1
-    tally.wrong += [f"{line}  [after kill {tally.kills}]" for line in misshapen(forest, place.reference)]
+    tally.wrong += [
+        f"{line}  [after kill {tally.kills}]" for line in misshapen(forest, place.reference)
+    ]
     if kind != "worker":
-        with contextlib.suppress(OSError, shutil.Error):  # a worker that still saves moves what is copied
+        with contextlib.suppress(
+            OSError, shutil.Error
+        ):  # a worker that still saves moves what is copied
             tally.recovery.append(recovery(forest))
 
 
@@ -596,7 +682,9 @@ def kill(pids: list[int]) -> list[int]:
 
 
 def drivers(forest: Path) -> list[int]:
-    """Return the processes that drive a cycle of `forest`: leaders of their session, workers are not."""
+    """Return the processes that drive a cycle of `forest`: leaders of their session, workers are
+    not.
+    """
     return [pid for pid in _launched(forest) if _session(pid) == pid]
 
 
@@ -624,13 +712,17 @@ def jobs(forest: Path) -> dict[int, str]:
     """Return which verb each worker does, by its sign of life."""
     shown = {file: read_shown(file) for file in forest.glob("jobs/progress/[!.]*.json")}
     return {
-        seen["pid"]: file.name.partition(".")[0].partition("-")[0] for file, seen in shown.items() if seen
+        seen["pid"]: file.name.partition(".")[0].partition("-")[0]
+        for file, seen in shown.items()
+        if seen
     }
 
 
 def finished(forest: Path) -> bool:
     """Tell whether the cycle has come to its end and its driver too."""
-    return (read_shown(forest / "jobs" / "state.json") or {}).get("finished", False) and not drivers(forest)
+    return (read_shown(forest / "jobs" / "state.json") or {}).get(
+        "finished", False
+    ) and not drivers(forest)
 
 
 def await_end(forest: Path) -> None:
@@ -643,7 +735,9 @@ def await_end(forest: Path) -> None:
 
 
 def misshapen(forest: Path, reference: Path) -> Iterator[str]:
-    """Tell what of a forest is not whole at any moment, or not what the undisturbed one has there."""
+    """Tell what of a forest is not whole at any moment, or not what the undisturbed one has
+    there.
+    """
     if not (forest / "forest.json").exists():
         return
     yield from unsound(forest)
@@ -661,7 +755,9 @@ def misshapen(forest: Path, reference: Path) -> Iterator[str]:
 
 
 def verify(forest: Path, reference: Path) -> Iterator[str]:
-    """Tell in what a finished forest differs from the undisturbed one, and what was left over in it."""
+    """Tell in what a finished forest differs from the undisturbed one, and what was left over in
+    it.
+    """
     yield from misshapen(forest, reference)
     for path in left_over(forest):
         yield f"orphan: {path}"
@@ -679,10 +775,12 @@ class _ReadyError(Exception):
 
 
 def recovery(forest: Path) -> float:
-    """Return how long the next command takes to put in order what stands on disk, on a copy of the forest.
+    """Return how long the next command takes to put in order what stands on disk, on a copy of the
+    forest.
 
-    That is all it does between its imports and its first job: the driver's lease, sweeping, the records,
-    the state of every job; then for every branch, as its worker does, the lease and the newest checkpoint.
+    That is all it does between its imports and its first job: the driver's lease, sweeping, the
+    records, the state of every job; then for every branch, as its worker does, the lease and the
+    newest checkpoint.
     """
     copy = forest.with_name("recovered")
     shutil.rmtree(copy, ignore_errors=True)

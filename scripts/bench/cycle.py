@@ -2,10 +2,11 @@
 
     python scripts/bench/cycle.py --nanogpt DIR --steps 60 --rounds 2
 
-Both begin with the same GPT-2 of 7 M parameters and train one on each domain of the demo suite, on the same batches in
-the same precision, and both must end with the same losses. nanoGPT's loop (scripts/bench/contenders.py) is started for
-one domain after the other, with all cores, not compiled (as its README has it for CPUs) and compiled. btm's time is
-that of the whole command ``btm run``: branching, training as many at once as it has measured to be best, merging.
+Both begin with the same GPT-2 of 7 M parameters and train one on each domain of the demo suite, on
+the same batches in the same precision, and both must end with the same losses. nanoGPT's loop
+(scripts/bench/contenders.py) is started for one domain after the other, with all cores, not
+compiled (as its README has it for CPUs) and compiled. btm's time is that of the whole command ``btm
+run``: branching, training as many at once as it has measured to be best, merging.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import numpy as np
 from train import SIZES, Contender, architecture
 
 from btm import steps
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.config.schema import Config
 from btm.data.batches import Batches
 from btm.forest import Forest
@@ -37,15 +38,29 @@ def begin(folder: Path, args: argparse.Namespace) -> tuple[list[str], Config]:
     made = architecture("gpt2", "tiny")
     file = folder / "config.json"
     file.write_text(json.dumps(made.config))
-    words = [f"model.file={file}", f"data.out={args.data}", f"forest={folder / 'forest'}", "seed.steps=0"]
-    words += [f"trainer.steps={args.steps}", f"trainer.batch_size={args.batch_size}", "trainer.log_every=1"]
+    words = [
+        f"model.file={file}",
+        f"data.out={args.data}",
+        f"forest={folder / 'forest'}",
+        "seed.steps=0",
+    ]
+    words += [
+        f"trainer.steps={args.steps}",
+        f"trainer.batch_size={args.batch_size}",
+        "trainer.log_every=1",
+    ]
     words += [
         f"trainer.seq_len={args.seq_len}",
         "trainer.lr=6e-4",
         "trainer.decay=constant",
         "trainer.warmup=0",
     ]
-    words += [f"trainer.precision={args.precision}", "branch=copy", "parent=seed", "run.average=false"]
+    words += [
+        f"trainer.precision={args.precision}",
+        "branch=copy",
+        "parent=seed",
+        "run.average=false",
+    ]
     words += ["eval.domains=[bible]", "score.max_tokens=2000"]
     config = compose(words)
     steps.prepare(config)
@@ -56,15 +71,23 @@ def begin(folder: Path, args: argparse.Namespace) -> tuple[list[str], Config]:
 def ours(words: list[str], config: Config) -> tuple[float, list[float]]:
     """Run the cycle; return its seconds and each domain's last loss."""
     begun = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "btm.cli", "run", *words], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "btm.cli", "run", *words], check=True, capture_output=True
+    )
     seconds = time.perf_counter() - begun
     forest = Forest(config.forest_root)
-    losses = [(forest[d].path / "metrics.jsonl") for d in steps.open_suite(config).training_domains()]
+    losses = [
+        (forest[d].path / "metrics.jsonl") for d in steps.open_suite(config).training_domains()
+    ]
     return seconds, [json.loads(file.read_text().splitlines()[-1])["loss"] for file in losses]
 
 
-def theirs(name: str, folder: Path, config: Config, args: argparse.Namespace) -> tuple[float, list[float]]:
-    """Run the loop on one domain after the other; return all their seconds and each domain's last loss."""
+def theirs(
+    name: str, folder: Path, config: Config, args: argparse.Namespace
+) -> tuple[float, list[float]]:
+    """Run the loop on one domain after the other; return all their seconds and each domain's last
+    loss.
+    """
     suite, t = steps.open_suite(config), config.trainer
     total, losses = 0.0, []
     for domain in suite.training_domains():
@@ -109,18 +132,23 @@ def main() -> None:
                 seconds, losses = theirs(name, Path(folder), config, args)
                 off = max(abs(a - b) for a, b in zip(losses, wanted, strict=True))
                 found[name].append(seconds)
-                print(f"round {turn + 1}: {name} {seconds:.1f} s, losses within {off:.4f}", flush=True)
+                print(
+                    f"round {turn + 1}: {name} {seconds:.1f} s, losses within {off:.4f}", flush=True
+                )
                 if off > 0.02:
                     raise SystemExit("losses do not agree")
     parameters = causal_lm.count_parameters(
         causal_lm.make_config(architecture("gpt2", "tiny"), SIZES["tiny"][4], 0)
     )
     print(
-        f"{parameters:,} parameters, 8 domains, {args.steps} steps of {args.batch_size * args.seq_len:,} tokens"
+        f"{parameters:,} parameters, 8 domains, {args.steps} steps of "
+        f"{args.batch_size * args.seq_len:,} tokens"
     )
     for name, times in found.items():
         ratios = [a / b for a, b in zip(times, found["btm run"], strict=True)]
-        print(f"{name:20}{statistics.median(times):8.1f} s{statistics.median(ratios):7.2f} of btm's")
+        print(
+            f"{name:20}{statistics.median(times):8.1f} s{statistics.median(ratios):7.2f} of btm's"
+        )
 
 
 if __name__ == "__main__":

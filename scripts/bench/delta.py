@@ -2,9 +2,10 @@
 
     python scripts/bench/delta.py FOLDER
 
-Grows a forest of the demo's 1 M parameters in FOLDER (a seed, two experts, a third that begins as their average).
-Then sends each expert as `btm export format=delta8` does, with several blocks, takes it in as `btm import` does, and
-compares nats per token on the test split of its domain with the expert's own, beside the difference in float16.
+Grows a forest of the demo's 1 M parameters in FOLDER (a seed, two experts, a third that begins as
+their average). Then sends each expert as `btm export format=delta8` does, with several blocks,
+takes it in as `btm import` does, and compares nats per token on the test split of its domain with
+the expert's own, beside the difference in float16.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 
 from btm import steps
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.data.batches import windows
 from btm.forest import ELM, EXACT, Forest
 from btm.interop import formats
@@ -55,15 +56,25 @@ def main() -> None:
 
 
 def through(root: Path, elm: ELM, folder: Path, block: int) -> tuple[torch.nn.Module, float]:
-    """Return an ELM after export and import into a forest of its parents, and the export's bytes a parameter."""
+    """Return an ELM after export and import into a forest of its parents, and the export's bytes a
+    parameter.
+    """
     out, other = folder / "out", folder / "other"
     for place in (out, other):
         shutil.rmtree(place, ignore_errors=True)
-    words = [f"to={out}", "format=delta8", f"expert={elm.name}", f"export.block={block}", f"forest={root}"]
+    words = [
+        f"to={out}",
+        "format=delta8",
+        f"expert={elm.name}",
+        f"export.block={block}",
+        f"forest={root}",
+    ]
     formats.export_model(compose(words))
     ignored = shutil.ignore_patterns("speeches", elm.name, "scores", "jobs")
     shutil.copytree(root, other, ignore=ignored)
-    back = formats.import_model(compose([f"from={out}", "format=delta8", "name=back", f"forest={other}"]))
+    back = formats.import_model(
+        compose([f"from={out}", "format=delta8", "name=back", f"forest={other}"])
+    )
     size = sum(file.stat().st_size for file in out.iterdir())
     return back.load(), size / parameters(elm.path)
 
@@ -75,7 +86,9 @@ def in_float16(root: Path, elm: ELM, base: Path) -> torch.nn.Module:
     shutil.rmtree(base, ignore_errors=True)
     base.mkdir()
     forest = Forest(root)
-    average.average({forest[p].path: v.weight for p, v in elm.card.parents.items()}, base, settings=EXACT)
+    average.average(
+        {forest[p].path: v.weight for p, v in elm.card.parents.items()}, base, settings=EXACT
+    )
     begun, model = load_file(base / "model.safetensors"), elm.load()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -1,12 +1,14 @@
-"""How many documents a second one core clusters, and how evenly: the parts of btm discover, each by itself.
+"""How many documents a second one core clusters, and how evenly: the parts of btm discover, each by
+itself.
 
     python scripts/bench/discover.py                    of the suite that ships with btm
     python scripts/bench/discover.py --text DIR -k 64   of any folder of domains
 
-The fit of features (words, TF-IDF, truncated SVD) and of centres (balanced k-means) on a sample; balanced assignment
-alone, of features that stand there; the stream that writes the domains: features, balanced assignment and writing, the
-reading of the text apart. Times are this process's processor time on one thread of BLAS; balance is the largest cluster
-over the smallest, less 1, over all that was streamed. Text with fewer documents than asked for is cut into more.
+The fit of features (words, TF-IDF, truncated SVD) and of centres (balanced k-means) on a sample;
+balanced assignment alone, of features that stand there; the stream that writes the domains:
+features, balanced assignment and writing, the reading of the text apart. Times are this process's
+processor time on one thread of BLAS; balance is the largest cluster over the smallest, less 1, over
+all that was streamed. Text with fewer documents than asked for is cut into more.
 """
 
 import argparse
@@ -45,10 +47,14 @@ def main() -> None:
         cluster(router, features, k, texts, args.scratch)
 
 
-def cluster(router: Router, features: np.ndarray, k: int, texts: list[str], scratch: Path | None) -> None:
+def cluster(
+    router: Router, features: np.ndarray, k: int, texts: list[str], scratch: Path | None
+) -> None:
     """Print what k clusters cost, and how even they are."""
     name, count = f"k={k}", len(features)
-    router.centres, _ = timed(f"fit: centres, {name}", count, lambda: balanced_kmeans(features, k, seed=0))
+    router.centres, _ = timed(
+        f"fit: centres, {name}", count, lambda: balanced_kmeans(features, k, seed=0)
+    )
     scores = router.similarity(features)
     timed(f"assign, {name}", count, lambda: in_blocks(scores))
     with tempfile.TemporaryDirectory(dir=scratch, prefix="btm-bench-") as folder:
@@ -79,7 +85,9 @@ def timed(name: str, count: int, work: Callable[[], Any]) -> Any:
 
 
 def documents(root: Path, wanted: int) -> list[str]:
-    """Return `wanted` documents of 2,000 to 6,000 characters, a mix of all domains; longer ones are cut."""
+    """Return `wanted` documents of 2,000 to 6,000 characters, a mix of all domains; longer ones are
+    cut.
+    """
     streams = [_cut(text for _, text in source.documents("text")) for source in find(root)]
     texts: list[str] = []
     whole = 0
@@ -95,8 +103,10 @@ def documents(root: Path, wanted: int) -> list[str]:
     characters = sum(map(len, texts))
     seen = sum(min(len(text), CHARS) for text in texts)
     print(
-        f"{len(texts):,} documents of {root}: {whole:,} whole ones, {len(texts) - whole:,} cut from longer ones or put "
-        f"together from paragraphs; {characters / len(texts):,.0f} characters each, {seen / len(texts):,.0f} looked at"
+        f"{len(texts):,} documents of {root}: {whole:,} whole ones, {len(texts) - whole:,} cut "
+        "from longer ones or put "
+        f"together from paragraphs; {characters / len(texts):,.0f} characters each, "
+        f"{seen / len(texts):,.0f} looked at"
     )
     if len(texts) < wanted:
         print(f"the text has no more: {wanted:,} were asked for")
@@ -130,10 +140,15 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--documents", type=int, default=100_000)
     parser.add_argument(
-        "--sample", type=int, default=100_000, help="documents that the features and centres are fitted on"
+        "--sample",
+        type=int,
+        default=100_000,
+        help="documents that the features and centres are fitted on",
     )
     parser.add_argument("-k", type=int, nargs="+", default=[8, 64], help="clusters (default: 8 64)")
-    parser.add_argument("--scratch", type=Path, help="where the domains are written (default: the system's)")
+    parser.add_argument(
+        "--scratch", type=Path, help="where the domains are written (default: the system's)"
+    )
     return parser.parse_args()
 
 

@@ -1,12 +1,14 @@
-"""Damaged and hostile files, by the thousand: every reader answers, or refuses in one line, and writes nowhere else.
+"""Damaged and hostile files, by the thousand: every reader answers, or refuses in one line, and
+writes nowhere else.
 
     python scripts/bench/fuzz.py --count 20000 --seed 0
 
-A forest and a model folder of tiny random models are made in a scratch place. Then, over and over, one file of one kind
-(card, forest.json, branch.json, trained.json, index, safetensors header, config, tokenizer settings, model card, or a
-name given on the command line) is changed by up to four mutations, of bytes or of JSON values, and everything that
-reads it is called. Counted as failures: any exception but `UserError`, a message of more than one printed line, a
-reader that takes over two seconds of CPU, and any change outside the forest. The exit code is then 1.
+A forest and a model folder of tiny random models are made in a scratch place. Then, over and over,
+one file of one kind (card, forest.json, branch.json, trained.json, index, safetensors header,
+config, tokenizer settings, model card, or a name given on the command line) is changed by up to
+four mutations, of bytes or of JSON values, and everything that reads it is called. Counted as
+failures: any exception but `UserError`, a message of more than one printed line, a reader that
+takes over two seconds of CPU, and any change outside the forest. The exit code is then 1.
 """
 
 import argparse
@@ -33,9 +35,31 @@ from btm.models import average, causal_lm, weights
 from btm.steps import publish
 
 _SLOW = 2.0  # seconds of CPU
-_RESULT = {"steps": 1, "tokens": 2, "notes": ["x"], "valid_nats": 1.0, "parent_valid_nats": {"law": 1.5}}
+_RESULT = {
+    "steps": 1,
+    "tokens": 2,
+    "notes": ["x"],
+    "valid_nats": 1.0,
+    "parent_valid_nats": {"law": 1.5},
+}
 NASTY: list[Any] = [
-    *(None, True, False, 0, -1, 1, 7, 2**31, 2**63, -(2**63), 10**40, 0.5, 1e308, float("nan"), float("inf")),
+    *(
+        None,
+        True,
+        False,
+        0,
+        -1,
+        1,
+        7,
+        2**31,
+        2**63,
+        -(2**63),
+        10**40,
+        0.5,
+        1e308,
+        float("nan"),
+        float("inf"),
+    ),
     *(
         "",
         ".",
@@ -78,7 +102,11 @@ class World:
     """A forest with two ELMs, a branch and an average, and a model folder beside it."""
 
     def __init__(self, root: Path) -> None:
-        self.forest, self.folder, self.copy = root / "forest", root / "outside/model", root / "outside/copy"
+        self.forest, self.folder, self.copy = (
+            root / "forest",
+            root / "outside/model",
+            root / "outside/copy",
+        )
         self._plant()
 
     def _plant(self) -> None:
@@ -86,11 +114,20 @@ class World:
 
         from btm.data.tokenizer import train_tokenizer
 
-        train_tokenizer(["in the beginning was the word"] * 4, self.folder.parent / "tokenizer", 300)
-        sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+        train_tokenizer(
+            ["in the beginning was the word"] * 4, self.folder.parent / "tokenizer", 300
+        )
+        sizes = {
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+        }
         from transformers import AutoConfig
 
-        config = AutoConfig.for_model("llama", vocab_size=320, bos_token_id=0, eos_token_id=0, **sizes)
+        config = AutoConfig.for_model(
+            "llama", vocab_size=320, bos_token_id=0, eos_token_id=0, **sizes
+        )
         model = causal_lm.new_model(config, 0).to(torch.bfloat16)
         model.save_pretrained(self.folder, max_shard_size="20KB")
         causal_lm.copy_tokenizer(self.folder.parent / "tokenizer", self.folder)
@@ -127,7 +164,11 @@ def _mutate_json(content: bytes, rng: random.Random) -> bytes:
 
     def walk(node: Any) -> None:
         for key in (
-            list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
+            list(node)
+            if isinstance(node, dict)
+            else range(len(node))
+            if isinstance(node, list)
+            else ()
         ):
             places.append((node, key))
             walk(node[key])
@@ -204,7 +245,9 @@ def _read_branch(world: World) -> None:
     seal.is_worse(branch.name, result, False)
     from btm.models.flops import Shape
 
-    json.dumps(seal.card(branch, result, "0" * 64, Shape(1, 1), weights.digests(branch.path)).to_json())
+    json.dumps(
+        seal.card(branch, result, "0" * 64, Shape(1, 1), weights.digests(branch.path)).to_json()
+    )
 
 
 def _take(world: World) -> None:
@@ -247,7 +290,11 @@ def _try_name(world: World, rng: random.Random) -> None:
     if rng.random() < 0.7:
         name = mutate(name.encode(errors="replace"), rng)[:300].decode(errors="surrogateescape")
     forest = Forest(world.forest)
-    for use in (forest.__getitem__, forest.get_branch, lambda n: publish.publish(forest, n, {"law": 1.0})):
+    for use in (
+        forest.__getitem__,
+        forest.get_branch,
+        lambda n: publish.publish(forest, n, {"law": 1.0}),
+    ):
         try:
             use(name)
         except UserError as error:
@@ -256,14 +303,18 @@ def _try_name(world: World, rng: random.Random) -> None:
 
 
 def _one_line(error: UserError) -> None:
-    """Raise `AssertionError` unless the command line can print an error as one line of some length."""
+    """Raise `AssertionError` unless the command line can print an error as one line of some
+    length.
+    """
     line = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))
     line.encode()
     assert 0 < len(line) < 12_000, f"a message of {len(line)} characters"
 
 
 def attempt(world: World, kind: str, rng: random.Random) -> str:
-    """Damage one file of a kind, read it, mend it; return what came of it, or the traceback of what must not happen."""
+    """Damage one file of a kind, read it, mend it; return what came of it, or the traceback of what
+    must not happen.
+    """
     name, change, read = KINDS[kind]
     root, began = world.forest.parent, time.process_time()
     file = root / name
@@ -291,11 +342,15 @@ def attempt(world: World, kind: str, rng: random.Random) -> str:
 
 def listing(root: Path) -> set[str]:
     """Return what lies beside the forest."""
-    return {str(path) for path in root.rglob("*") if "forest" not in path.relative_to(root).parts[:1]}
+    return {
+        str(path) for path in root.rglob("*") if "forest" not in path.relative_to(root).parts[:1]
+    }
 
 
 def fuzz(count: int, seed: int, report: Callable[[str], None] = print) -> Counter[str]:
-    """Make `count` attempts, as many of each kind; report failures; return how often each outcome was met."""
+    """Make `count` attempts, as many of each kind; report failures; return how often each outcome
+    was met.
+    """
     outcomes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as place:
         world, root = World(Path(place)), Path(place)

@@ -2,7 +2,8 @@
 """What a job costs beside its own work, and how a cycle of thousands of experts scales.
 
 scripts/bench/launch.py overhead    one job at a time, ours and submitit's local executor by turns
-scripts/bench/launch.py slots       two experts with one thread each against one with two, one after the other
+scripts/bench/launch.py slots       two experts with one thread each against one with two, one after
+the other
 scripts/bench/launch.py scale       plan 10,000 experts, then drive them on a simulated Slurm
 """
 
@@ -33,20 +34,30 @@ def overhead(jobs: int) -> None:
         config = grow_smoke(Path(folder))
         records = Records(Path(config.forest_root))
         cycle = records.write_cycle(config, [["bible"]])
-        job = Job("score-seed", "score", "seed")  # scored already: the step looks, and finds nothing to do
-        specs = [Spec(config.forest_root, cycle.id, job, 1000 + number) for number in range(2 * jobs)]
+        job = Job(
+            "score-seed", "score", "seed"
+        )  # scored already: the step looks, and finds nothing to do
+        specs = [
+            Spec(config.forest_root, cycle.id, job, 1000 + number) for number in range(2 * jobs)
+        ]
         attempt.preload("llama")
         engine = LocalEngine(config)
         engine._preloaded = True
         executor = submitit.LocalExecutor(Path(folder) / "submitit")
-        times: dict[str, list[float]] = {"btm": [], "submitit": [], "submitit, imports not counted": []}
+        times: dict[str, list[float]] = {
+            "btm": [],
+            "submitit": [],
+            "submitit, imports not counted": [],
+        }
         for number in range(jobs):
             begun = time.perf_counter()
             [id] = engine.submit([specs[2 * number]], Resources(cpus=1))
             while engine.poll([id])[id].state != "ended":
                 engine.wait(1.0)
             seconds = time.perf_counter() - begun
-            times["btm"].append(seconds - records.outcome(job.name, specs[2 * number].attempt).seconds)
+            times["btm"].append(
+                seconds - records.outcome(job.name, specs[2 * number].attempt).seconds
+            )
 
             begun = time.perf_counter()
             submitted = executor.submit(work, specs[2 * number + 1])
@@ -65,7 +76,9 @@ def overhead(jobs: int) -> None:
 
 
 def work(spec):
-    """Do in submitit's process what our worker does; return the seconds of imports and of the work."""
+    """Do in submitit's process what our worker does; return the seconds of imports and of the
+    work.
+    """
     begun = time.perf_counter()
     from btm.launch import attempt, worker
 
@@ -76,8 +89,10 @@ def work(spec):
 
 
 def slots() -> None:
-    """Print the tokens per second of this machine with every split of its cores that it can choose."""
-    from btm.cli.main import compose
+    """Print the tokens per second of this machine with every split of its cores that it can
+    choose.
+    """
+    from btm.cli.compose import compose
     from btm.launch import attempt, throughput
 
     with tempfile.TemporaryDirectory() as folder:
@@ -86,16 +101,22 @@ def slots() -> None:
         rates = {}
         for model in ("smoke", "demo"):
             config = (
-                config if model == "smoke" else compose(["experiment=demo", f"forest={config.forest_root}"])
+                config
+                if model == "smoke"
+                else compose(["experiment=demo", f"forest={config.forest_root}"])
             )
-            best = throughput.best_threads(config, Path(config.forest_root), len(os.sched_getaffinity(0)))
+            best = throughput.best_threads(
+                config, Path(config.forest_root), len(os.sched_getaffinity(0))
+            )
             known = json.loads((Path(config.forest_root) / "jobs/throughput.json").read_text())
             rates[model] = {"threads": best, **known["tokens_per_second"]}
         report(tokens_per_second=rates)
 
 
 def scale(experts: int) -> None:
-    """Print what planning and driving a cycle of many experts takes; the cluster is simulated, the disk is real."""
+    """Print what planning and driving a cycle of many experts takes; the cluster is simulated, the
+    disk is real.
+    """
     sys.path.insert(0, str(ROOT / "tests"))
     from simulated_slurm import SimulatedSlurm
     from test_simulated_slurm import drive, plant
@@ -108,7 +129,9 @@ def scale(experts: int) -> None:
     os.fsync = lambda handle: None  # as in the test: nothing loses power here
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
-        cycle = plant(Path(folder) / "forest", [[f"e{number:05}" for number in range(experts)]], poll=60.0)
+        cycle = plant(
+            Path(folder) / "forest", [[f"e{number:05}" for number in range(experts)]], poll=60.0
+        )
         slurm = SimulatedSlurm(0, Path(folder) / "forest", faults=0.02)
         Driver(cycle, SlurmEngine(Records(slurm.forest), cycle.config.cluster, run=slurm.run))
         planned = time.perf_counter() - begun
@@ -129,7 +152,7 @@ def scale(experts: int) -> None:
 def grow_smoke(folder: Path):
     """Grow a smoke forest of one expert in `folder`, and return its configuration."""
     from btm import steps
-    from btm.cli.main import compose
+    from btm.cli.compose import compose
 
     words = ["experiment=smoke", f"data.out={folder / 'data'}", f"forest={folder / 'forest'}"]
     config = compose([*words, "run.rounds=[[bible]]", "trainer.steps=5", "seed.steps=10"])

@@ -1,20 +1,23 @@
 #!/usr/bin/env python
-"""What training keeps of its speed when other programs keep the cores busy, and what waiting passively costs alone.
+"""What training keeps of its speed when other programs keep the cores busy, and what waiting
+passively costs alone.
 
     nice -n -10 python scripts/bench/neighbour.py                     # pico, two threads, two busy neighbours
     nice -n -10 python scripts/bench/neighbour.py --model tiny --busy 1 --rounds 8
     python scripts/bench/neighbour.py --quick                         # a small model, short turns: does it run?
 
-Threads of OpenMP meet at a barrier after every operation. One that waits there either *spins*, libgomp's own way, which
-is soonest where every thread has a core, or sleeps (*passive*: OMP_WAIT_POLICY=passive), which leaves the core to
-whoever has work, the very thread that is waited for among them. *btm* spins until others want the cores
-(btm/train/kernels/waiting.py). *one thread* waits for nobody.
+Threads of OpenMP meet at a barrier after every operation. One that waits there either *spins*,
+libgomp's own way, which is soonest where every thread has a core, or sleeps (*passive*:
+OMP_WAIT_POLICY=passive), which leaves the core to whoever has work, the very thread that is waited
+for among them. *btm* spins until others want the cores (btm/train/kernels/waiting.py). *one thread*
+waits for nobody.
 
-Each way to wait is a process of its own that trains the same batches for some seconds at a time. A round gives each a
-turn alone and one beside `--busy` processes that compute without end; before a turn it has some seconds to settle. The
-fair share is what a scheduler gives that is fair to every thread: cores / (threads + busy processes), one at most, of
-the best median rate alone. On a machine with other work, `chrt -f 10` with `--busy 0` shows rates alone, undisturbed.
-The losses of all ways with as many threads have to be equal, step by step, to the last bit.
+Each way to wait is a process of its own that trains the same batches for some seconds at a time. A
+round gives each a turn alone and one beside `--busy` processes that compute without end; before a
+turn it has some seconds to settle. The fair share is what a scheduler gives that is fair to every
+thread: cores / (threads + busy processes), one at most, of the best median rate alone. On a machine
+with other work, `chrt -f 10` with `--busy 0` shows rates alone, undisturbed. The losses of all ways
+with as many threads have to be equal, step by step, to the last bit.
 """
 
 import argparse
@@ -36,7 +39,11 @@ class Trainer:
     """A training in a process of its own that goes on for as long as it is told, then waits."""
 
     def __init__(self, way: str, args: argparse.Namespace) -> None:
-        sizes = [f"--batch-size={args.batch_size}", f"--seq-len={args.seq_len}", f"--model={args.model}"]
+        sizes = [
+            f"--batch-size={args.batch_size}",
+            f"--seq-len={args.seq_len}",
+            f"--model={args.model}",
+        ]
         threads = 1 if way == "one thread" else args.threads
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__)), f"--child={way}", f"--threads={threads}", *sizes],
@@ -50,7 +57,9 @@ class Trainer:
         self.turn(0.0, 0.0)  # it has begun, and is warm
 
     def turn(self, settle: float, seconds: float) -> float:
-        """Train for `settle` seconds, and then for so many more, a step at least; return the latter's tokens/s."""
+        """Train for `settle` seconds, and then for so many more, a step at least; return the
+        latter's tokens/s.
+        """
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(f"{settle} {seconds}\n")
         self.process.stdin.flush()
@@ -64,7 +73,9 @@ class Trainer:
 
 
 def child(args: argparse.Namespace) -> None:
-    """Train on random tokens: for each pair of seconds that comes in, send the rate and the losses out."""
+    """Train on random tokens: for each pair of seconds that comes in, send the rate and the losses
+    out.
+    """
     for variable in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):  # read by libgomp as torch loads it
         os.environ.pop(variable, None)
     if args.child == "passive":
@@ -88,7 +99,7 @@ def training(args: argparse.Namespace) -> Callable[[], float]:
     """Return a function that does the next step of a training and returns its loss."""
     import numpy as np
 
-    from btm.cli.main import compose
+    from btm.cli.compose import compose
     from btm.models import causal_lm
     from btm.train import kernels, optimizers, trainee
 
@@ -114,7 +125,9 @@ def training(args: argparse.Namespace) -> Callable[[], float]:
 
 
 def steps_for(seconds: float, step: Callable[[], float]) -> tuple[list[float], float]:
-    """Return the losses of the steps of some seconds, one at least, and the seconds that they took."""
+    """Return the losses of the steps of some seconds, one at least, and the seconds that they
+    took.
+    """
     losses, begun = [], time.perf_counter()
     while not losses or time.perf_counter() - begun < seconds:
         losses.append(step())
@@ -151,7 +164,9 @@ def require_equal_losses(trainers: dict[str, Trainer]) -> int:
     shortest = min(len(trainer.losses) for trainer in trainers.values())
     for way in ("passive", "btm"):
         if trainers[way].losses[:shortest] != trainers["spin"].losses[:shortest]:
-            raise SystemExit(f"{way}: losses that differ; to wait in another way must not change a bit")
+            raise SystemExit(
+                f"{way}: losses that differ; to wait in another way must not change a bit"
+            )
     return shortest
 
 
@@ -173,7 +188,9 @@ def report(trainers: dict[str, Trainer], args: argparse.Namespace) -> None:
 
 def main() -> None:
     """Parse the arguments and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--model", default="pico", help="a bundle of conf/model")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--busy", type=int, default=2, help="processes that compute without end")

@@ -4,9 +4,9 @@
     python scripts/bench/optimizer.py loss --steps 1000 --seeds 3
     python scripts/bench/optimizer.py unseen         # what becomes of embeddings of tokens that never occur
 
-`loss` trains the seed of a small forest as `btm seed experiment=smoke` does, in which every matrix is quantised, and
-gives the mean over the training domains of nats per token on their test splits. torchao's AdamW8bit takes part in
-`step` where it is installed.
+`loss` trains the seed of a small forest as `btm seed experiment=smoke` does, in which every matrix
+is quantised, and gives the mean over the training domains of nats per token on their test splits.
+torchao's AdamW8bit takes part in `step` where it is installed.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from btm import steps
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.config.training import ModelConfig, TrainerConfig
 from btm.data.batches import windows
 from btm.models import causal_lm
@@ -30,13 +30,17 @@ from btm.train import optimizers, trainee
 VARIANTS = {
     "adamw": TrainerConfig(lr=1e-3),
     "adamw8bit": TrainerConfig(lr=1e-3, optimizer="adamw8bit"),
-    "adamw8bit, embeddings in 32 bits": TrainerConfig(lr=1e-3, optimizer="adamw8bit", embedding_bits=32),
+    "adamw8bit, embeddings in 32 bits": TrainerConfig(
+        lr=1e-3, optimizer="adamw8bit", embedding_bits=32
+    ),
 }
 PICO = compose(["experiment=demo"]).model
 
 
 def step(rounds: int, config: ModelConfig = PICO) -> None:
-    """Print the median time of a step of each optimizer on the same gradients, by turns, and its state."""
+    """Print the median time of a step of each optimizer on the same gradients, by turns, and its
+    state.
+    """
     made: dict[str, tuple[torch.nn.Module, torch.optim.Optimizer]] = {}
     for name, trainer in VARIANTS.items():
         model = causal_lm.new_model(causal_lm.make_config(config, 2048, 0), 0)
@@ -76,14 +80,22 @@ def loss(n_steps: int, seeds: int, data: Path) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 nats, size = _train(trainer, n_steps, seed, data, Path(folder) / "forest")
             found[name].append(nats)
-            print(f"seed {seed}, {name:34} {nats:.4f} nats/token; {size:.2f} bytes a parameter", flush=True)
+            print(
+                f"seed {seed}, {name:34} {nats:.4f} nats/token; {size:.2f} bytes a parameter",
+                flush=True,
+            )
     for name, values in found.items():
         off = [abs(ours - theirs) for ours, theirs in zip(values, found["adamw"], strict=True)]
         print(f"{name:34} mean {statistics.mean(values):.4f}, furthest from adamw {max(off):.4f}")
 
 
-def _train(trainer: TrainerConfig, n_steps: int, seed: int, data: Path, root: Path) -> tuple[float, float]:
-    words = [f"trainer.optimizer={trainer.optimizer}", f"trainer.embedding_bits={trainer.embedding_bits}"]
+def _train(
+    trainer: TrainerConfig, n_steps: int, seed: int, data: Path, root: Path
+) -> tuple[float, float]:
+    words = [
+        f"trainer.optimizer={trainer.optimizer}",
+        f"trainer.embedding_bits={trainer.embedding_bits}",
+    ]
     words += ["experiment=smoke", f"forest={root}", f"data.out={data}", f"trainer.seed={seed}"]
     words += [
         f"seed.steps={n_steps}",
@@ -96,7 +108,9 @@ def _train(trainer: TrainerConfig, n_steps: int, seed: int, data: Path, root: Pa
     elm = steps.seed(config)
     model = elm.load()
     domains = suite.training_domains()
-    shards = [windows(suite.shard(domain, "test"), config.trainer.seq_len, 16_384) for domain in domains]
+    shards = [
+        windows(suite.shard(domain, "test"), config.trainer.seq_len, 16_384) for domain in domains
+    ]
     nats = statistics.mean(trainee.validate(model, shard) for shard in shards)
     state = read_object(elm.path / "trained.json", optimizer=dict)["optimizer"]
     return nats, state["bytes"] / state["parameters"]
@@ -119,7 +133,10 @@ def unseen(n_steps: int) -> None:
             trainee.backward(model, tokens, trainer, "fp32")
             trainee.apply(optimizer, trainer.lr)
         moved = (table.detach() - begin).abs().mean(dim=1)
-        print(f"{name:34} seen {moved[::2].mean():.2e}, unseen {moved[1::2].mean():.2e} (mean |change|)")
+        print(
+            f"{name:34} seen {moved[::2].mean():.2e}, unseen {moved[1::2].mean():.2e} (mean "
+            "|change|)"
+        )
 
 
 def main() -> None:
@@ -130,7 +147,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="where the prepared suite lives")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), help="where the prepared suite lives"
+    )
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
     if words.what == "step":

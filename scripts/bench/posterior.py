@@ -1,10 +1,12 @@
-"""Seconds per setting to mix cached scores under each rule, and its distance from a plain float64 reference.
+"""Seconds per setting to mix cached scores under each rule, and its distance from a plain float64
+reference.
 
     python scripts/bench/posterior.py [--experts 64] [--tokens 1048576] [--windows 128 1024]
 
-Scores are synthetic: a difficulty a token, a skill an expert and window, and noise. The reference is the equation of
-each rule, step by step in float64 and in log space, on the first windows; bayes has it in
-btm/ensemble/posterior.py, gated in gate.Belief. Tokens, which gated reads, are drawn from Zipf's law.
+Scores are synthetic: a difficulty a token, a skill an expert and window, and noise. The reference
+is the equation of each rule, step by step in float64 and in log space, on the first windows; bayes
+has it in btm/ensemble/posterior.py, gated in gate.Belief. Tokens, which gated reads, are drawn from
+Zipf's law.
 """
 
 import argparse
@@ -48,7 +50,9 @@ def main() -> None:
         rows += [measure_fit(logp_EST, log_prior_E), measure_gate(logp_EST, log_prior_E)]
     print(
         table(
-            rows, f"{arguments.experts} experts, {arguments.tokens:,} tokens; {platform.processor() or 'CPU'}"
+            rows,
+            f"{arguments.experts} experts, {arguments.tokens:,} tokens; "
+            f"{platform.processor() or 'CPU'}",
         )
     )
 
@@ -79,13 +83,17 @@ def measure(logp_EST: np.ndarray, log_prior_E: np.ndarray, rule: str, alpha, bet
     mixed = mix.mix(logp_EST, log_prior_E, ensemble, tokens, ids_N)
     cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
     some_EST = logp_EST[:, :CHECKED]
-    found = mix.mix(some_EST, log_prior_E, ensemble, some_EST[0].size, ids_N).nats / some_EST[0].size
+    found = (
+        mix.mix(some_EST, log_prior_E, ensemble, some_EST[0].size, ids_N).nats / some_EST[0].size
+    )
     if carry:  # the windows are one text
         some_EST = some_EST.reshape(len(some_EST), 1, -1)
     if rule == "gated":
         wanted = -by_belief(some_EST, log_prior_E, ids_N).mean()
     else:
-        wanted = -reference(some_EST, log_prior_E, rule, alpha or 0.0, 1.0 if beta is None else beta).mean()
+        wanted = -reference(
+            some_EST, log_prior_E, rule, alpha or 0.0, 1.0 if beta is None else beta
+        ).mean()
     return {
         "window": logp_EST.shape[2],
         "rule": rule,
@@ -134,10 +142,14 @@ def by_belief(logp_EST: np.ndarray, log_prior_E: np.ndarray, ids_N: np.ndarray) 
 def reference(
     logp_EST: np.ndarray, log_prior_E: np.ndarray, rule: str, alpha: float, beta: float
 ) -> np.ndarray:
-    """Return the mixture's log-probabilities, (S, T), in float64 and log space, one step after another."""
+    """Return the mixture's log-probabilities, (S, T), in float64 and log space, one step after
+    another.
+    """
     logp_EST = logp_EST.astype(np.float64)
     if rule == "bayes":
-        return np.stack([posterior.mixture(logp_ET, log_prior_E) for logp_ET in logp_EST.swapaxes(0, 1)])
+        return np.stack(
+            [posterior.mixture(logp_ET, log_prior_E) for logp_ET in logp_EST.swapaxes(0, 1)]
+        )
     prior_E1 = log_prior_E[:, None] - np.logaddexp.reduce(log_prior_E)
     log_w_ES = np.broadcast_to(prior_E1, logp_EST.shape[:2])
     if rule == "last_token":

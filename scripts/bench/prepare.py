@@ -3,9 +3,10 @@
     python scripts/bench/prepare.py                     2 GB made of the suite that ships with btm
     python scripts/bench/prepare.py --text DIR --gb 1   of any folder of domains
 
-First one process encodes the same text through tiktoken and through tokenizers, after a check that both
-give the same ids; then the whole of prepare runs, and its peak of resident memory is that of all its
-processes together, sampled ten times a second. Speeds are megabytes (10^6) of UTF-8 text a second.
+First one process encodes the same text through tiktoken and through tokenizers, after a check that
+both give the same ids; then the whole of prepare runs, and its peak of resident memory is that of
+all its processes together, sampled ten times a second. Speeds are megabytes (10^6) of UTF-8 text a
+second.
 """
 
 import argparse
@@ -60,7 +61,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--vocab-size", type=int, default=8192)
     parser.add_argument("--workers", type=int, default=0, help="as data.workers")
-    parser.add_argument("--scratch", type=Path, help="where to put input and output (default: TMPDIR)")
+    parser.add_argument(
+        "--scratch", type=Path, help="where to put input and output (default: TMPDIR)"
+    )
     return parser.parse_args()
 
 
@@ -83,7 +86,9 @@ def texts(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def repeat(text: Path, root: Path, wanted: int) -> int:
-    """Write `wanted` bytes of text as ROOT/<domain>.jsonl; each copy of a document says which it is."""
+    """Write `wanted` bytes of text as ROOT/<domain>.jsonl; each copy of a document says which it
+    is.
+    """
     root.mkdir()
     written = copy = 0
     handles = {source.domain: (root / f"{source.domain}.jsonl").open("w") for source in find(text)}
@@ -108,7 +113,10 @@ def report(timeline: list[Moment], size: int, peak: int, workers: int) -> None:
     print(f"tokenizer           {packing.wall - tokenizer.wall:10.1f} s")
     rates = f"{mb / (end.wall - packing.wall):10.1f} MB/s, {mb / (end.cpu - packing.cpu):.1f} a core-second"
     print(f"packing (pass 2)    {rates}")
-    print(f"reading and packing {mb / (end.wall - packing.wall + tokenizer.wall - start.wall):10.1f} MB/s")
+    print(
+        "reading and packing "
+        f"{mb / (end.wall - packing.wall + tokenizer.wall - start.wall):10.1f} MB/s"
+    )
     print(f"peak resident       {peak / 1e6:10,.0f} MB, {workers} workers and the parent")
 
 
@@ -165,7 +173,9 @@ def resident(process: str) -> int:
         started = [child for path in children for child in path.read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    own = next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS")), 0)
+    own = next(
+        (int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS")), 0
+    )
     return own + sum(resident(child) for child in started)
 
 

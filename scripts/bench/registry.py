@@ -2,9 +2,9 @@
 
     python scripts/bench/registry.py --count 10000
 
-Makes a forest of that many real cards (folders with a card.json; the weights are beside the point) with three parents
-each, and measures with an index that is not there yet, with one that is, after one ELM was removed and one added, and
-with none that could be written.
+Makes a forest of that many real cards (folders with a card.json; the weights are beside the point)
+with three parents each, and measures with an index that is not there yet, with one that is, after
+one ELM was removed and one added, and with none that could be written.
 """
 
 import argparse
@@ -32,12 +32,21 @@ from btm.forest.lineage import Lineage
 def make(root: Path, count: int) -> None:
     """Make a forest of a seed and `count` - 1 experts, each from three ELMs before it."""
     rng = random.Random(0)
-    facts = {"schema": 1, "architecture": "a" * 64, "model_type": "llama", "tokenizer_sha256": "b" * 64}
+    facts = {
+        "schema": 1,
+        "architecture": "a" * 64,
+        "model_type": "llama",
+        "tokenizer_sha256": "b" * 64,
+    }
     root.mkdir(parents=True)
     (root / "forest.json").write_text(json.dumps(facts, indent=1) + "\n")
     cards: list[Card] = []
     for number in range(count):
-        parents = rng.sample(cards[: max(1, number // 100)], min(3, max(1, number // 100))) if cards else []
+        parents = (
+            rng.sample(cards[: max(1, number // 100)], min(3, max(1, number // 100)))
+            if cards
+            else []
+        )
         card = Card(
             name=f"expert{number:05}" if number else "seed",
             domains=[f"domain{number % 500:03}"],
@@ -61,7 +70,9 @@ def make(root: Path, count: int) -> None:
         (folder / "card.json").write_text(json.dumps(cards[-1].to_json(), indent=1))
 
 
-def seconds(act: Callable[[], object], repeat: int = 5, before: Callable[[], object] = lambda: None) -> str:
+def seconds(
+    act: Callable[[], object], repeat: int = 5, before: Callable[[], object] = lambda: None
+) -> str:
     """Return the median and the least of `repeat` runs, and the processor time of the least."""
     times = []
     for _ in range(repeat):
@@ -70,9 +81,7 @@ def seconds(act: Callable[[], object], repeat: int = 5, before: Callable[[], obj
         act()
         times.append((time.perf_counter() - begun, processor() - used))
     median = statistics.median(wall for wall, _ in times)
-    return (
-        f"median {median:.2f} s, least {min(times)[0]:.2f} s; processor {min(cpu for _, cpu in times):.2f} s"
-    )
+    return f"median {median:.2f} s, least {min(times)[0]:.2f} s; processor {min(cpu for _, cpu in times):.2f} s"
 
 
 def processor() -> float:
@@ -120,7 +129,9 @@ def measure(root: Path, work: Path) -> None:
         (root / "elms" / "added" / "card.json").write_text(json.dumps(card | {"name": "added"}))
 
     def spoiled() -> None:
-        os.environ["XDG_CACHE_HOME"] = str(work / "cache" / "btm" / "index" / file.name)  # a file, no folder
+        os.environ["XDG_CACHE_HOME"] = str(
+            work / "cache" / "btm" / "index" / file.name
+        )  # a file, no folder
 
     print("no index yet           ", seconds(rows, 3, lambda: file.unlink(missing_ok=True)))
     print("index, all rows as JSON", seconds(rows))

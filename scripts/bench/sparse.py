@@ -1,12 +1,14 @@
-"""Sparse experts: what their difference from the parent is worth at each density, and what its file weighs.
+"""Sparse experts: what their difference from the parent is worth at each density, and what its file
+weighs.
 
     python scripts/bench/sparse.py
 
-A seed is trained once on the embedded suite; from it experts of one domain are branched, trained by the same schedule
-on the same batches, and merged: dense, sparse momentum and a random mask that stays, over densities and, at 5 %, over
-seeds (of batches and mask). `cut` is the dense expert with all but its largest changes put back. All are measured on
-the domain's test split. Experts of two domains are then averaged: two that are sparse in their differences, two that
-are sparse in their weights. What stands in the folder is not made again, so a killed run goes on.
+A seed is trained once on the embedded suite; from it experts of one domain are branched, trained by
+the same schedule on the same batches, and merged: dense, sparse momentum and a random mask that
+stays, over densities and, at 5 %, over seeds (of batches and mask). `cut` is the dense expert with
+all but its largest changes put back. All are measured on the domain's test split. Experts of two
+domains are then averaged: two that are sparse in their differences, two that are sparse in their
+weights. What stands in the folder is not made again, so a killed run goes on.
 """
 
 import argparse
@@ -18,7 +20,7 @@ from pathlib import Path
 import torch
 
 from btm import steps
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.config.schema import Config
 from btm.data.batches import Batches, windows
 from btm.forest import Forest, delta
@@ -67,7 +69,9 @@ class Bench:
         return self.forest[name].path
 
     def sparse_weights(self, domain: str) -> Path:
-        """Return an expert whose matrices, not their differences, are sparse: the paper's own use."""
+        """Return an expert whose matrices, not their differences, are sparse: the paper's own
+        use.
+        """
         target = self.forest.root / "sparse-weights" / domain
         if target.exists():
             return target
@@ -77,7 +81,9 @@ class Bench:
         shutil.copytree(self.forest["seed"].path, folder)
         t, shard = config.trainer, steps.open_suite(config).shard(domain, "train")
         batches = Batches([shard], t.seq_len, t.batch_size, t.seed)
-        trainee = SparseWeights(causal_lm.load_trainable(folder, "cpu"), batches, folder, t, t.steps)
+        trainee = SparseWeights(
+            causal_lm.load_trainable(folder, "cpu"), batches, folder, t, t.steps
+        )
         training.loop(folder, trainee, t, Schedule.of(t, horizon=t.steps), t.steps)
         folder.rename(target)
         print(f"  grown: sparse weights of {domain}", flush=True)
@@ -121,8 +127,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("results/bench-sparse"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--densities", type=float, nargs="+", default=DENSITIES)
-    parser.add_argument("--domains", nargs=2, default=["bible", "code_python"], help="the first is measured")
-    parser.add_argument("--sparse-lr", type=float, default=0.02, help="few entries take larger steps")
+    parser.add_argument(
+        "--domains", nargs=2, default=["bible", "code_python"], help="the first is measured"
+    )
+    parser.add_argument(
+        "--sparse-lr", type=float, default=0.02, help="few entries take larger steps"
+    )
     parser.add_argument("words", nargs="*", help="settings of btm that differ: trainer.steps=50")
     options = parser.parse_args()
     words = [
@@ -149,7 +159,8 @@ def main() -> None:
     seed = steps.seed(bench.config())
     domain, n = options.domains[0], seed.card.parameters
     print(
-        f"{n:,} parameters; {domain}, {bench.config().trainer.steps} steps; dense delta in fp16 {2 * n:,} bytes"
+        f"{n:,} parameters; {domain}, {bench.config().trainer.steps} steps; dense delta in fp16 "
+        f"{2 * n:,} bytes"
     )
     table(bench, options, domain, n)
     averages(bench, options.domains)
@@ -162,45 +173,58 @@ def table(bench: Bench, options: argparse.Namespace, domain: str, n: int) -> Non
     dense = [bench.nats_of(bench.expert("dense", 1.0, s, domain), domain) for s in seeds]
     print(f"parent {parent:.3f}; dense expert {spread(dense)}")
     print(
-        "| density | sparse momentum | random mask | cut from dense | share of the dense gain | bytes | of dense |"
+        "| density | sparse momentum | random mask | cut from dense | share of the dense gain | "
+        "bytes | of dense |"
     )
     print("|---|---|---|---|---|---|---|")
     for density in options.densities:
         mine = seeds if density == MAIN else range(1)
         grown = {
-            kind: [bench.expert(kind, density, s, domain) for s in mine] for kind in ("momentum", "random")
+            kind: [bench.expert(kind, density, s, domain) for s in mine]
+            for kind in ("momentum", "random")
         }
         losses = {kind: [bench.nats_of(p, domain) for p in paths] for kind, paths in grown.items()}
         cut_ = [cut(bench, bench.expert("dense", 1.0, s, domain), density, domain) for s in mine]
-        gains = [(parent - a) / (parent - b) for a, b in zip(losses["momentum"], dense, strict=False)]
+        gains = [
+            (parent - a) / (parent - b) for a, b in zip(losses["momentum"], dense, strict=False)
+        ]
         size = max((path / delta.FILE).stat().st_size for path in grown["momentum"])
         print(
-            f"| {100 * density:g} % | {spread(losses['momentum'])} | {spread(losses['random'])} | {spread(cut_)} "
+            f"| {100 * density:g} % | {spread(losses['momentum'])} | {spread(losses['random'])} | "
+            f"{spread(cut_)} "
             f"| {100 * min(gains):.0f} % | {size:,} | {size / (2 * n):.3f} |"
         )
         for seed, row in enumerate(zip(losses["momentum"], losses["random"], strict=True)):
             print(
-                f"  seed {seed}: random − momentum {row[1] - row[0]:+.4f}, parent − random {parent - row[1]:+.4f}"
+                f"  seed {seed}: random − momentum {row[1] - row[0]:+.4f}, parent − random "
+                f"{parent - row[1]:+.4f}"
             )
         check_budget(bench, grown["momentum"] + grown["random"], density, n)
     paper = [bench.nats_of(bench.expert("normalised", MAIN, s, domain), domain) for s in seeds]
     print(f"{100 * MAIN:g} %, entries regrown by the paper's |m|/√v: {spread(paper)}")
     lost = [rounding(bench, bench.expert("dense", 1.0, s, domain), domain) for s in seeds]
-    print(f"nats lost by float16 values, all changes of the dense expert: {max(map(abs, lost)):.1e} at most")
+    print(
+        f"nats lost by float16 values, all changes of the dense expert: {max(map(abs, lost)):.1e} "
+        "at most"
+    )
 
 
 def check_budget(bench: Bench, paths: list[Path], density: float, n: int) -> None:
     """Exit unless every expert differs from its parent in no more than the budget."""
     before = weights.tensors(bench.forest["seed"].path)
     for path in paths:
-        differ = sum(int((t.raw() != before[name].raw()).sum()) for name, t in weights.tensors(path).items())
+        differ = sum(
+            int((t.raw() != before[name].raw()).sum()) for name, t in weights.tensors(path).items()
+        )
         if not differ <= round(density * n) == bench.forest[path.name].card.delta["budget"]:
             raise SystemExit(
                 f"{path.name}: {differ:,} parameters differ, the budget is {round(density * n):,}"
             )
 
 
-def changes_of(bench: Bench, expert: Path) -> "tuple[causal_lm.PreTrainedModel, dict[str, torch.Tensor]]":
+def changes_of(
+    bench: Bench, expert: Path
+) -> "tuple[causal_lm.PreTrainedModel, dict[str, torch.Tensor]]":
     """Return the seed, and what an expert adds to it."""
     model, trained = causal_lm.load_model(bench.forest["seed"].path), causal_lm.load_model(expert)
     before, after = parameters(model), parameters(trained)
@@ -226,14 +250,19 @@ def rounding(bench: Bench, expert: Path, domain: str) -> float:
 
 
 def averages(bench: Bench, domains: list[str]) -> None:
-    """Print what the average of two experts is worth, sparse in their differences or in their weights."""
+    """Print what the average of two experts is worth, sparse in their differences or in their
+    weights.
+    """
     rows = {
         "seed": [bench.forest["seed"].path] * 2,
         "dense": [bench.expert("dense", 1.0, 0, d) for d in domains],
         "sparse differences": [bench.expert("momentum", MAIN, 0, d) for d in domains],
         "sparse weights": [bench.sparse_weights(d) for d in domains],
     }
-    print(f"mean nats of {' and '.join(domains)}\n| | own expert | average of the two |\n|---|---|---|")
+    print(
+        f"mean nats of {' and '.join(domains)}\n| | own expert | average of the two "
+        "|\n|---|---|---|"
+    )
     for kind, pair in rows.items():
         own = statistics.mean(bench.nats_of(f, d) for f, d in zip(pair, domains, strict=True))
         both = own

@@ -1,10 +1,11 @@
-"""Small experts trained as one batched model (torch.func.stack_module_state, vmap) against one after the other.
+"""Small experts trained as one batched model (torch.func.stack_module_state, vmap) against one
+after the other.
 
     python scripts/bench/stacked.py --experts 8 --width 64 --layers 2 --batch-size 4 --seq-len 128
 
-Both do the same steps on the same batches, by turns, in one thread: btm's own step for each expert, and one step of all
-experts stacked. Losses have to agree first. The stacked one has eager attention and the plain loss: neither flash
-attention nor btm's kernels can be batched over experts.
+Both do the same steps on the same batches, by turns, in one thread: btm's own step for each expert,
+and one step of all experts stacked. Losses have to agree first. The stacked one has eager attention
+and the plain loss: neither flash attention nor btm's kernels can be batched over experts.
 """
 
 import argparse
@@ -97,9 +98,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    shape = {"hidden_size": args.width, "intermediate_size": args.width * 8 // 3, "num_attention_heads": 4}
-    shape |= {"num_key_value_heads": 4, "num_hidden_layers": args.layers, "tie_word_embeddings": False}
-    config = causal_lm.make_config(ModelConfig(config={"model_type": "llama", **shape}), args.vocabulary, 0)
+    shape = {
+        "hidden_size": args.width,
+        "intermediate_size": args.width * 8 // 3,
+        "num_attention_heads": 4,
+    }
+    shape |= {
+        "num_key_value_heads": 4,
+        "num_hidden_layers": args.layers,
+        "tie_word_embeddings": False,
+    }
+    config = causal_lm.make_config(
+        ModelConfig(config={"model_type": "llama", **shape}), args.vocabulary, 0
+    )
     trainer = TrainerConfig(lr=1e-3)
     ways: dict[str, Any] = {}
     for name, kind in {"apart": Apart, "stacked": Stacked}.items():
@@ -117,16 +128,25 @@ def main() -> None:
             begun = time.perf_counter()
             losses[name] = way.step(rows)
             seconds[name].append(time.perf_counter() - begun)
-        off = max(off, *(abs(a - b) for a, b in zip(losses["apart"], losses["stacked"], strict=True)))
+        off = max(
+            off, *(abs(a - b) for a, b in zip(losses["apart"], losses["stacked"], strict=True))
+        )
     if off > 0.02:
         raise SystemExit(f"losses differ by {off:.4f} nats")
     ratios = [a / b for a, b in zip(seconds["apart"][2:], seconds["stacked"][2:], strict=True)]
     parameters = causal_lm.count_parameters(config)
     tokens = args.experts * args.batch_size * args.seq_len
-    print(f"{args.experts} experts of {parameters:,} parameters, {tokens:,} tokens a step, {args.precision}")
-    print(f"losses within {off:.4f} nats; apart over stacked {statistics.median(ratios):.2f}", end=" ")
+    print(
+        f"{args.experts} experts of {parameters:,} parameters, {tokens:,} tokens a step, "
+        f"{args.precision}"
+    )
+    print(
+        f"losses within {off:.4f} nats; apart over stacked {statistics.median(ratios):.2f}", end=" "
+    )
     print(f"({min(ratios):.2f} to {max(ratios):.2f}); ", end="")
-    print({name: f"{tokens / statistics.median(s[2:]):,.0f} tokens/s" for name, s in seconds.items()})
+    print(
+        {name: f"{tokens / statistics.median(s[2:]):,.0f} tokens/s" for name, s in seconds.items()}
+    )
 
 
 if __name__ == "__main__":

@@ -4,13 +4,15 @@
     python scripts/bench/train.py --size 125m --batch-size 4 --seq-len 512 --rounds 3 …
     python scripts/bench/train.py --quick            # losses alone, on a model of some thousand parameters
 
-Same parameters, tokens, batches, precision and threads for all; each loop is a process of its own, by turns, and a turn
-is some steps. Against nanoGPT btm trains a GPT-2, against transformers.Trainer and litgpt a Llama, of the same size.
-DIR is a clone of github.com/karpathy/nanoGPT; scripts/peers makes .venv-peers. What is not given does not take part.
+Same parameters, tokens, batches, precision and threads for all; each loop is a process of its own,
+by turns, and a turn is some steps. Against nanoGPT btm trains a GPT-2, against transformers.Trainer
+and litgpt a Llama, of the same size. DIR is a clone of github.com/karpathy/nanoGPT; scripts/peers
+makes .venv-peers. What is not given does not take part.
 
-Losses have to agree first: no step more than 0.02 nats off btm's without any of its kernels, their mean 0.005. MFU
-counts 6 N + 12 · layers · width · T FLOPs a token (btm/forest/ledger.py), over the largest rate at which this machine
-was seen to multiply matrices of that precision during the run, with as many threads.
+Losses have to agree first: no step more than 0.02 nats off btm's without any of its kernels, their
+mean 0.005. MFU counts 6 N + 12 · layers · width · T FLOPs a token (btm/forest/ledger.py), over the
+largest rate at which this machine was seen to multiply matrices of that precision during the run,
+with as many threads.
 """
 
 import argparse
@@ -27,13 +29,17 @@ import numpy as np
 import torch
 
 from btm import steps
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.config.training import ModelConfig
 from btm.data.batches import Batches
 from btm.models import causal_lm, flops
 
 HERE = Path(__file__).parent
-SIZES = {"tiny": (256, 688, 6, 4, 8192), "125m": (768, 2048, 12, 12, 50304), "quick": (32, 64, 2, 2, 8192)}
+SIZES = {
+    "tiny": (256, 688, 6, 4, 8192),
+    "125m": (768, 2048, 12, 12, 50304),
+    "quick": (32, 64, 2, 2, 8192),
+}
 PEERS = {
     "gpt2": ("btm", "btm, not compiled", "btm, plain", "nanoGPT", "nanoGPT, compiled"),
     "llama": ("btm", "btm, not compiled", "btm, plain", "transformers.Trainer", "litgpt"),
@@ -45,7 +51,12 @@ def architecture(kind: str, size: str) -> ModelConfig:
     """Return a GPT-2 or a Llama of a size; their layers have about as many parameters."""
     width, inner, layers, heads, _ = SIZES[size]
     if kind == "gpt2":
-        shape: dict[str, Any] = {"n_embd": width, "n_layer": layers, "n_head": heads, "n_positions": 1024}
+        shape: dict[str, Any] = {
+            "n_embd": width,
+            "n_layer": layers,
+            "n_head": heads,
+            "n_positions": 1024,
+        }
         # nanoGPT has the exact GELU
         rest = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0) | {
             "activation_function": "gelu"
@@ -112,12 +123,19 @@ def prepare(folder: Path, kind: str, args: argparse.Namespace) -> tuple[Path, fl
     config = compose([f"data.out={args.data}"])
     suite = steps.prepare(config)
     domains = suite.training_domains()
-    batches = Batches([suite.shard(d, "train") for d in domains], args.seq_len, args.batch_size, seed=0)
+    batches = Batches(
+        [suite.shard(d, "train") for d in domains], args.seq_len, args.batch_size, seed=0
+    )
     n = args.warm_up + args.rounds * args.steps
     target = folder / kind
-    model = causal_lm.new_model(causal_lm.make_config(architecture(kind, size), SIZES[size][4], 0), 0)
+    model = causal_lm.new_model(
+        causal_lm.make_config(architecture(kind, size), SIZES[size][4], 0), 0
+    )
     model.save_pretrained(target)
-    np.save(target / "batches.npy", np.stack([batches.batch(step) for step in range(n)]).astype(np.uint16))
+    np.save(
+        target / "batches.npy",
+        np.stack([batches.batch(step) for step in range(n)]).astype(np.uint16),
+    )
     settings = {
         "steps": n,
         "warm_up": args.warm_up,
@@ -128,7 +146,10 @@ def prepare(folder: Path, kind: str, args: argparse.Namespace) -> tuple[Path, fl
     }
     (target / "settings.json").write_text(json.dumps(settings))
     tokens = args.batch_size * args.seq_len
-    print(f"{kind}: {model.num_parameters():,} parameters, {tokens:,} tokens a step, {n} steps", flush=True)
+    print(
+        f"{kind}: {model.num_parameters():,} parameters, {tokens:,} tokens a step, {n} steps",
+        flush=True,
+    )
     return target, flops.Shape.of(model).training_flops(args.seq_len) * tokens
 
 
@@ -149,9 +170,9 @@ def compare(folder: Path, kind: str, args: argparse.Namespace) -> bool:
         own = folder / f"{kind}-{number}"
         own.mkdir()
         for file in source.iterdir():
-            (own / file.name).symlink_to(file) if file.suffix == ".npy" else (own / file.name).write_bytes(
-                file.read_bytes()
-            )
+            (own / file.name).symlink_to(file) if file.suffix == ".npy" else (
+                own / file.name
+            ).write_bytes(file.read_bytes())
         contenders.append(Contender(name, own, python))
     best = peak(args.precision, args.threads)
     for _ in range(args.rounds):
@@ -162,7 +183,10 @@ def compare(folder: Path, kind: str, args: argparse.Namespace) -> bool:
         contender.end()
     plain = next(c for c in contenders if c.name == "btm, plain")
     agree = True
-    print(f"{best / 1e9:.0f} GFLOP/s in products of matrices, {args.precision}, {args.threads} thread(s)")
+    print(
+        f"{best / 1e9:.0f} GFLOP/s in products of matrices, {args.precision}, {args.threads} "
+        "thread(s)"
+    )
     print(
         f"{'':22}{'s/step':>8}{'tokens/s':>10}{'MFU':>7}{'of btm':>8}{'least':>7}{'most':>7}{'loss off':>10}{'GB':>6}"
     )

@@ -1,1 +1,3 @@
-"""What the builders of text suites share: packages, text out of their files, documents and splits."""
+"""What the builders of text suites share: packages, text out of their files, documents and
+splits.
+"""

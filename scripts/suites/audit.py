@@ -1,4 +1,6 @@
-"""A look at a suite as it lies on disk: is a held-out document, or much of its wording, in the training text?"""
+"""A look at a suite as it lies on disk: is a held-out document, or much of its wording, in the
+training text?
+"""
 
 import json
 from collections import Counter
@@ -13,12 +15,14 @@ from suites.documents import MAX_SHARED, mark, shared, shingles, union
 
 
 def audit(root: Path) -> list[dict[str, Any]]:
-    """Return a row a domain; nothing that the builder noted is believed, and no shingle is left out.
+    """Return a row a domain; nothing that the builder noted is believed, and no shingle is left
+    out.
 
-    `twice` counts documents that stand in the suite more than once, `in_two_splits` those of them that are both
-    trained on and held out (or in valid and in test), of whichever domains; `near` counts held-out documents
-    that share more than a quarter of their shingles with the training text of any domain, and `mean_shared`
-    is their mean share. Takes about 10 bytes of memory a byte of text.
+    `twice` counts documents that stand in the suite more than once, `in_two_splits` those of them
+    that are both trained on and held out (or in valid and in test), of whichever domains; `near`
+    counts held-out documents that share more than a quarter of their shingles with the training
+    text of any domain, and `mean_shared` is their mean share. Takes about 10 bytes of memory a byte
+    of text.
     """
     listed = json.loads((root / "suite.json").read_bytes())["domains"]
     count: Counter[bytes] = Counter()

@@ -1,7 +1,9 @@
-"""Texts to documents, and documents to splits that share neither a document nor much of their wording.
+"""Texts to documents, and documents to splits that share neither a document nor much of their
+wording.
 
-A document is 2,000 to 6,000 characters, cut at the end of a paragraph; short files stay short. Documents that
-belong together (those of a short file, or a block of neighbours in a long one) go to one split as a whole.
+A document is 2,000 to 6,000 characters, cut at the end of a paragraph; short files stay short.
+Documents that belong together (those of a short file, or a block of neighbours in a long one) go to
+one split as a whole.
 """
 
 import functools
@@ -46,7 +48,9 @@ def mark(text: str) -> bytes:
 
 
 def cut(text: str) -> Iterator[str]:
-    """Documents of at most MAX_CHARS, cut at a blank line, else at the end of a line, sentence or word."""
+    """Documents of at most MAX_CHARS, cut at a blank line, else at the end of a line, sentence or
+    word.
+    """
     text = text.strip("\n")
     while len(text) > MAX_CHARS:
         at = text.find("\n\n", AIM_CHARS, MAX_CHARS)
@@ -71,9 +75,18 @@ def without_repeats(text: str, seen: set[bytes]) -> str:
 
 
 def add(
-    groups: Groups, key: str, text: str, seen: set[bytes], *, block: int, whole: int, credit: list[str]
+    groups: Groups,
+    key: str,
+    text: str,
+    seen: set[bytes],
+    *,
+    block: int,
+    whole: int,
+    credit: list[str],
 ) -> None:
-    """Cut a text and add what is new of it: up to `whole` documents as one group, else blocks of `block`."""
+    """Cut a text and add what is new of it: up to `whole` documents as one group, else blocks of
+    `block`.
+    """
     documents = list(cut(text))
     for i, part in enumerate(documents):
         known = mark(part)
@@ -86,7 +99,8 @@ def add(
 def fill(
     groups: Groups, budget: Mapping[str, int], held_out_group: float = float("inf")
 ) -> dict[str, list[Document]]:
-    """Fill test, valid and train up to `budget` bytes with whole groups, in the order of their hashes.
+    """Fill test, valid and train up to `budget` bytes with whole groups, in the order of their
+    hashes.
 
     A group of more than `held_out_group` bytes is for training alone: it would be most of a test.
     """
@@ -105,7 +119,8 @@ def fill(
 
 
 def shingles(text: str, every: int = 1) -> np.ndarray:
-    """Return the distinct hashes of all runs of 13 words, uint64, sorted; of these one in `every`, a power of 2.
+    """Return the distinct hashes of all runs of 13 words, uint64, sorted; of these one in `every`,
+    a power of 2.
 
     Which ones are kept depends on the hash alone, so the same runs are kept of every text.
     """
@@ -132,7 +147,9 @@ def union(parts: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def shared(shingle_S: np.ndarray, known_K: np.ndarray) -> float:
-    """Return which part of a text's shingles stands in `known_K`, which is sorted; 0 if it has none."""
+    """Return which part of a text's shingles stands in `known_K`, which is sorted; 0 if it has
+    none.
+    """
     if not len(shingle_S) or not len(known_K):
         return 0.0
     at_S = np.minimum(np.searchsorted(known_K, shingle_S), len(known_K) - 1)

@@ -1,7 +1,9 @@
-"""The domains of the 16-, the 64- and the far-apart suite: what they are, whose, and in which packages they lie.
+"""The domains of the 16-, the 64- and the far-apart suite: what they are, whose, and in which
+packages they lie.
 
-Licences are those that the packages state for the text that is read; where a package mixes several, the
-strictest or a plain word stands. Look at the package before passing any of it on: nothing of it ships with btm.
+Licences are those that the packages state for the text that is read; where a package mixes several,
+the strictest or a plain word stands. Look at the package before passing any of it on: nothing of it
+ships with btm.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
-"""Text out of the files of packages: each function takes the bytes of one member and yields its texts.
+"""Text out of the files of packages: each function takes the bytes of one member and yields its
+texts.
 
 With each text come the names or copyright lines to credit for it, where the demo suite needs them.
 """
@@ -40,14 +41,19 @@ def gutenberg(data: bytes) -> Iterator[Extracted]:
 
 
 def jargon(data: bytes) -> Iterator[Extracted]:
-    """From the introduction on, without the lists of entries at the head of the file and of each letter."""
+    """From the introduction on, without the lists of entries at the head of the file and of each
+    letter.
+    """
     text = tidy(decode(data))
     text = re.sub(r"(?m)^ {3}(?=\S)", "", text[text.rindex("Welcome to the Jargon File") :])
     yield re.sub(r"(?m)(?:^[^\n:.]{1,50}\n\n){5,}", "", text), []
 
 
 def rst(data: bytes) -> Iterator[Extracted]:
-    yield tidy(re.sub(r"(?m)^ *\.\. index::.*\n(?: +\S.*\n)*|^\.\. _.*\n", "", tidy(decode(data)))), []
+    yield (
+        tidy(re.sub(r"(?m)^ *\.\. index::.*\n(?: +\S.*\n)*|^\.\. _.*\n", "", tidy(decode(data)))),
+        [],
+    )
 
 
 def code(data: bytes) -> Iterator[Extracted]:
@@ -62,13 +68,24 @@ def code(data: bytes) -> Iterator[Extracted]:
 
 
 class HtmlText(html.parser.HTMLParser):
-    """Running text: white space folded outside <pre>, without navigation, contents lists and hidden code."""
+    """Running text: white space folded outside <pre>, without navigation, contents lists and hidden
+    code.
+    """
 
     DROP_TAGS = frozenset(
         {"script", "style", "head", "nav", "header", "footer", "svg", "form", "select", "button"}
     )
     DROP_CLASSES = frozenset(
-        {"navheader", "navfooter", "toc", "nosearch", "boring", "fancy_title", "fancy_toc", "buttons"}
+        {
+            "navheader",
+            "navfooter",
+            "toc",
+            "nosearch",
+            "boring",
+            "fancy_title",
+            "fancy_toc",
+            "buttons",
+        }
     )
     BLOCKS = frozenset(
         {"p", "div", "h1", "h2", "h3", "h4", "h5", "h6", "pre", "table", "ul", "ol", "dl", "hr"}
@@ -107,7 +124,13 @@ class HtmlText(html.parser.HTMLParser):
 
     def separate(self, tag: str) -> None:
         self.parts.append(
-            "\n\n" if tag in self.BLOCKS else "\n" if tag in self.LINES else " " if tag == "td" else ""
+            "\n\n"
+            if tag in self.BLOCKS
+            else "\n"
+            if tag in self.LINES
+            else " "
+            if tag == "td"
+            else ""
         )
 
 
@@ -128,7 +151,8 @@ def sword(data: bytes) -> Iterator[Extracted]:
         text = stream.decompress(data).decode("utf-8", "replace")
         data = stream.unused_data.lstrip(b"\0")  # padding
         text = re.sub(r"<note\b.*?</note>|<title level.*?</title>|\s+", " ", text, flags=re.S)
-        # Words that translators added stand in a tag of their own, at times without the blanks around it.
+        # Words that translators added stand in a tag of their own, at times without the blanks
+        # around it.
         text = re.sub(r"(?<=</w>)(?=<transChange)|(?<=</transChange>)(?=<w\b)", " ", text)
         text = re.sub(r'<(?!lg)[^<>]* eID=[^<>]*>|<div type="x-milestone"[^<>]*>', " ", text)
         text = re.sub(r"<(?:div|lb|lg|chapter|title|p|q who)\b[^>]*>", "\n\n", text)
@@ -145,7 +169,8 @@ def wordnet(data: bytes) -> Iterator[Extracted]:
             fields, gloss = line.split("|", 1)
             f = fields.split()
             words = [
-                re.sub(r"\((?:a|p|ip)\)$", "", w).replace("_", " ") for w in f[4 : 4 + 2 * int(f[3], 16) : 2]
+                re.sub(r"\((?:a|p|ip)\)$", "", w).replace("_", " ")
+                for w in f[4 : 4 + 2 * int(f[3], 16) : 2]
             ]
             lines.append(f"{', '.join(words)} ({pos[f[2]]}): {gloss.strip()}")
     yield "\n".join(lines) + "\n", []
@@ -153,19 +178,26 @@ def wordnet(data: bytes) -> Iterator[Extracted]:
 
 def metamath(data: bytes) -> Iterator[Extracted]:
     """Long proofs become `$= ? $.`, Metamath's own mark for a proof that is left out."""
-    text = re.sub(r"\$=(.*?)\$\.", lambda m: m[0] if len(m[1]) < 500 else "$= ? $.", decode(data), flags=re.S)
+    text = re.sub(
+        r"\$=(.*?)\$\.", lambda m: m[0] if len(m[1]) < 500 else "$= ? $.", decode(data), flags=re.S
+    )
     yield tidy(text), []
 
 
 def wikipedia(data: bytes) -> Iterator[Extracted]:
-    """The first 12,000 characters of each article of a dump, without templates, tables and references."""
+    """The first 12,000 characters of each article of a dump, without templates, tables and
+    references.
+    """
     dump = bz2.decompress(data).decode("utf-8")
     for title, text in re.findall(r"<title>(.*?)</title>.*?<text[^>]*>(.*?)</text>", dump, re.S):
         title, text = html.unescape(title), html.unescape(text)
         if re.match(r"(?i)#redirect", text) or re.match(r"\w+:", title):
             continue
         text = re.sub(
-            r"<!--.*?-->|<ref[^<>]*/>|<ref.*?</ref>|<(math|gallery|timeline)\b.*?</\1>", "", text, flags=re.S
+            r"<!--.*?-->|<ref[^<>]*/>|<ref.*?</ref>|<(math|gallery|timeline)\b.*?</\1>",
+            "",
+            text,
+            flags=re.S,
         )
         for _ in range(6):
             text = re.sub(r"\{\{[^{}]*\}\}", "", text)
@@ -173,14 +205,18 @@ def wikipedia(data: bytes) -> Iterator[Extracted]:
         for _ in range(3):  # captions hold links of their own
             text = re.sub(r"\[\[(?:File|Image|Category|[a-z-]{2,10}):[^\[\]]*\]\]", "", text)
             text = re.sub(r"\[\[(?!File:|Image:)(?:[^\[\]|]*\|)?([^\[\]]*)\]\]", r"\1", text)
-        text = re.sub(r"\[https?:\S+ ?([^\]]*)\]", r"\1", re.sub(r"'{2,}|__[A-Z]+__|<[^<>]*>", "", text))
+        text = re.sub(
+            r"\[https?:\S+ ?([^\]]*)\]", r"\1", re.sub(r"'{2,}|__[A-Z]+__|<[^<>]*>", "", text)
+        )
         text = re.sub(
             r"\n== *(See also|References|Notes|External links|Further reading|Bibliography) *==.*",
             "",
             text,
             flags=re.S,
         )
-        text = re.sub(r" *\([\s;,]*\)", "", re.sub(r"\(\s*[;,]\s*", "(", html.unescape(text))).strip()
+        text = re.sub(
+            r" *\([\s;,]*\)", "", re.sub(r"\(\s*[;,]\s*", "(", html.unescape(text))
+        ).strip()
         yield tidy(f"{title}\n\n{text}"[:12_000].rpartition("\n")[0]), [title]
 
 
@@ -195,5 +231,7 @@ def factbook(data: bytes) -> Iterator[Extracted]:
             if isinstance(child, dict):
                 yield from lines(child, f"{name}, {key}" if name else key)
 
-    sections = [f"{title.upper()}\n" + "\n".join(lines(node, "")) for title, node in profile.items()]
+    sections = [
+        f"{title.upper()}\n" + "\n".join(lines(node, "")) for title, node in profile.items()
+    ]
     yield tidy("\n\n".join(sections)), []

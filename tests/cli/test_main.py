@@ -10,7 +10,7 @@ import pytest
 import torch
 from folders import tree
 
-from btm.cli import main
+from btm.cli import compose, main
 from btm.forest import Forest
 from btm.steps import publish
 
@@ -30,7 +30,9 @@ def words(workspace, grown, tmp_path):
 
 def test_help_is_fast_and_names_every_verb():
     begun = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "btm.cli", "--help"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "btm.cli", "--help"], capture_output=True, text=True
+    )
     seconds = time.monotonic() - begun
     from btm.cli.verbs import VERBS
 
@@ -97,7 +99,9 @@ def test_the_verbs_one_by_one(capsys, words):
     assert run(capsys, "merge", *common)[0] == 0
     code, out, _ = run(capsys, "score", *words, "score.experts=[tales]")
     assert "score files written" in out
-    code, out, _ = run(capsys, "average", *words, "weights={tales: 1, bible: 2}", "average.name=mine")
+    code, out, _ = run(
+        capsys, "average", *words, "weights={tales: 1, bible: 2}", "average.name=mine"
+    )
     assert "averages/mine" in out
     code, out, _ = run(capsys, "eval", *words, "eval.name=after")
     assert "novels/test" in out
@@ -175,7 +179,10 @@ BAD_INPUT = {
     "negative rate": (["ls", "trainer.lr=-1"], "trainer.lr=-1: wanted a positive number"),
     "no steps": (["ls", "trainer.steps=0"], "wanted 1 or more"),
     "fraction over 1": (["ls", "trainer.warmup=2"], "trainer.warmup"),
-    "held out everything": (["ls", "data.valid_fraction=0.8", "data.test_fraction=0.8"], "at most 0.9"),
+    "held out everything": (
+        ["ls", "data.valid_fraction=0.8", "data.test_fraction=0.8"],
+        "at most 0.9",
+    ),
     "unknown prior": (["eval", "ensemble.prior=cache"], "did you mean 'cached'?"),
     "unknown branch": (["branch", "expert=x", "branch=posterio"], "did you mean 'posterior'?"),
     "unknown weights": (["average", "weights=unifrom"], "did you mean 'uniform'?"),
@@ -206,10 +213,19 @@ BAD_INPUT = {
     "a deleted key": (["ls", "~trainer.lr"], "trainer.lr"),
     "an ELM outside the forest": (["average", "weights={../averages/uniform: 1}"], "btm: "),
     "an ELM as a branch": (["train", "expert=bible"], "ELMs never change"),
-    "a seed of unknown domains": (["seed", "forest=NEW", "seed.domains=[bibel]"], "did you mean 'bible'?"),
-    "heads that do not fit": (["seed", "forest=NEW", "model.config.num_attention_heads=3"], "multiple"),
+    "a seed of unknown domains": (
+        ["seed", "forest=NEW", "seed.domains=[bibel]"],
+        "did you mean 'bible'?",
+    ),
+    "heads that do not fit": (
+        ["seed", "forest=NEW", "model.config.num_attention_heads=3"],
+        "multiple",
+    ),
     "a width of text": (["seed", "forest=NEW", "model.config.hidden_size=abc"], "expected int"),
-    "no width": (["seed", "forest=NEW", "model.config.hidden_size=0"], "can be made of this config"),
+    "no width": (
+        ["seed", "forest=NEW", "model.config.hidden_size=0"],
+        "can be made of this config",
+    ),
     "another's device": (["seed", "forest=NEW", "trainer.device=mps"], "trainer.device=cpu"),
     "a huge seed": (["ls", "trainer.seed=99999999999999999999"], "wanted 0 to 2³² - 1"),
     "a negative power": (["ls", "trainer.decay_power=-1"], "wanted a positive number"),
@@ -252,7 +268,10 @@ def test_bad_input_is_one_line_and_changes_nothing(case, capsys, words, tmp_path
 BAD_TEXT = {
     "no folder": (lambda root: None, "data.root"),
     "no domains": (lambda root: root.mkdir(), "no domain"),
-    "not JSON": (text_files(law__train_dot_jsonl=GOOD + b"oops\n", law__valid_dot_jsonl=GOOD), "jsonl"),
+    "not JSON": (
+        text_files(law__train_dot_jsonl=GOOD + b"oops\n", law__valid_dot_jsonl=GOOD),
+        "jsonl",
+    ),
     "missing split": (text_files(law__train_dot_jsonl=GOOD, law__test_dot_jsonl=GOOD), "valid"),
     "broken UTF-8": (text_files(law_dot_txt=b"good\n\nbad \xff\xfe\n"), "law.txt"),
     "broken line": (text_files(law_dot_jsonl=GOOD + b'{"text": 1}\n'), "law.jsonl:4"),
@@ -349,14 +368,18 @@ def test_dry_run_of_a_cycle_tells_what_it_takes(capsys, words, tmp_path):
     train = rows["train-bible"]
     assert train["parents"] == "seed 1"
     assert train["tokens"] > 0 < train["flops"]
-    assert train["seconds"] > 0 < train["disk bytes"]  # nothing was measured yet, but the seed was trained
+    assert (
+        train["seconds"] > 0 < train["disk bytes"]
+    )  # nothing was measured yet, but the seed was trained
     assert rows["all"]["tokens"] == 3 * train["tokens"]
     assert rows["all"]["seconds"] == pytest.approx(3 * train["seconds"])
-    out = run(capsys, "run", "--dry-run", "--json", *words, *more, "cluster=slurm", "cluster.parallel=3")[1]
+    out = run(
+        capsys, "run", "--dry-run", "--json", *words, *more, "cluster=slurm", "cluster.parallel=3"
+    )[1]
     assert json.loads(out)[-1]["seconds"] == pytest.approx(train["seconds"])
 
 
 def test_a_dictionary_takes_keys_that_nobody_knew():
-    assert main.compose(["cluster=slurm", "cluster.extra={reservation: night}"]).cluster.extra == {
-        "reservation": "night"
-    }
+    assert compose.compose(
+        ["cluster=slurm", "cluster.extra={reservation: night}"]
+    ).cluster.extra == {"reservation": "night"}

@@ -60,7 +60,9 @@ def root(tmp_path, verses, code):
 
 @pytest.fixture
 def config(tmp_path, root):
-    return DataConfig(name="mine", root=str(root), out=str(tmp_path / "out"), vocab_size=400, workers=1)
+    return DataConfig(
+        name="mine", root=str(root), out=str(tmp_path / "out"), vocab_size=400, workers=1
+    )
 
 
 @pytest.fixture(scope="session")
@@ -70,5 +72,11 @@ def suite(tmp_path_factory, verses, code):
     write_jsonl(folder / "root" / "verses.jsonl", verses)
     write_jsonl(folder / "root" / "code.jsonl", code)
     return prepare(
-        DataConfig(name="mine", root=str(folder / "root"), out=str(folder / "out"), vocab_size=400, workers=1)
+        DataConfig(
+            name="mine",
+            root=str(folder / "root"),
+            out=str(folder / "out"),
+            vocab_size=400,
+            workers=1,
+        )
     )

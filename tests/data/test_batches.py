@@ -39,9 +39,9 @@ def test_samples_do_not_depend_on_the_batch_size(shards):
 
 def test_shards_take_turns(shards):
     maps = [starts(shard) for shard in shards]
-    samples = np.concatenate([Batches(shards, L, 3, seed=0).batch(step) for step in range(40)]).astype(
-        np.uint16
-    )
+    samples = np.concatenate(
+        [Batches(shards, L, 3, seed=0).batch(step) for step in range(40)]
+    ).astype(np.uint16)
     assert all(sample.tobytes() in maps[g % 2] for g, sample in enumerate(samples))
 
 
@@ -52,7 +52,9 @@ def test_an_epoch_visits_each_window_once_at_an_offset_of_its_own(shards):
     offsets, orders = [], []
     for epoch in range(3):
         found = [where[sample.tobytes()] for sample in batches.batch(epoch).astype(np.uint16)]
-        assert all(len(places) == 1 for places in found), "the text repeats itself: choose a longer L"
+        assert all(len(places) == 1 for places in found), (
+            "the text repeats itself: choose a longer L"
+        )
         at = [places[0] for places in found]
         assert sorted(at) == list(range(min(at), min(at) + n * L, L))
         assert min(at) < L

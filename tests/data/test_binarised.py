@@ -1,4 +1,6 @@
-"""fairseq's data-bins as a source of `btm prepare`, and suites written as data-bins; fairseq itself is the judge."""
+"""fairseq's data-bins as a source of `btm prepare`, and suites written as data-bins; fairseq itself
+is the judge.
+"""
 
 import shutil
 from dataclasses import replace
@@ -39,7 +41,9 @@ def taken(source):
 def test_the_ids_are_those_of_fairseq(place, kind, taken):
     for split in ("train", "valid", "test"):
         shard = taken.shard("speeches", split)
-        assert np.array_equal(shard.tokens, np.fromfile(place / kind / f"speeches/{split}.bin", np.uint16))
+        assert np.array_equal(
+            shard.tokens, np.fromfile(place / kind / f"speeches/{split}.bin", np.uint16)
+        )
         assert shard.eos == 2
         assert shard.n_bytes == shard.documents[:, 1].sum()
 
@@ -56,13 +60,17 @@ def test_bytes_are_those_of_the_text(place, kind, taken):
     text = (place / "text/speeches/valid.txt").read_text()
     if kind == "words":  # blanks are one each, and a rare word is '<unk>'
         known = taken_words(place)
-        lines = [[w if w in known else "<unk>" for w in line.split()] for line in text.split("\n")[:-1]]
+        lines = [
+            [w if w in known else "<unk>" for w in line.split()] for line in text.split("\n")[:-1]
+        ]
         text = "".join(" ".join(line) + "\n" for line in lines)
     assert taken.shard("speeches", "valid").n_bytes == len(text.encode())
 
 
 def taken_words(place):
-    return {line.split(" ")[0] for line in (place / "words/speeches/dict.txt").read_text().splitlines()}
+    return {
+        line.split(" ")[0] for line in (place / "words/speeches/dict.txt").read_text().splitlines()
+    }
 
 
 def test_the_tokenizer_gives_the_ids_that_fairseq_gave(place, taken):
@@ -74,7 +82,9 @@ def test_the_tokenizer_gives_the_ids_that_fairseq_gave(place, taken):
 def test_what_is_written_is_what_was_read_bit_for_bit(place, kind, taken, tmp_path):
     binarised.write(taken, "speeches", tmp_path / "bin")
     for name in [name for name in FILES if name != "dict.txt"]:
-        assert (tmp_path / "bin" / name).read_bytes() == (place / kind / "speeches" / name).read_bytes(), name
+        assert (tmp_path / "bin" / name).read_bytes() == (
+            place / kind / "speeches" / name
+        ).read_bytes(), name
     found = (tmp_path / "bin/dict.txt").read_text().splitlines()
     wanted = (place / kind / "speeches/dict.txt").read_text().splitlines()
     assert len(found) == len(wanted)
@@ -90,7 +100,9 @@ def test_what_is_written_is_what_was_read_bit_for_bit(place, kind, taken, tmp_pa
 def replace_root(place, kind, folder):
     (folder / "root").mkdir()
     shutil.move(folder / "bin", folder / "root/bin")
-    return prepare(DataConfig(name="again", root=str(folder / "root"), out=str(folder / "out"), workers=1))
+    return prepare(
+        DataConfig(name="again", root=str(folder / "root"), out=str(folder / "out"), workers=1)
+    )
 
 
 def test_a_second_run_packs_nothing(source, taken):
@@ -231,5 +243,7 @@ def test_where_text_is_wanted_ids_are_none(root, config):
 def test_byte_pairs_need_their_files(place, tmp_path):
     shutil.copytree(place / "pairs", tmp_path / "root")
     (tmp_path / "root/speeches/vocab.bpe").unlink()
-    with pytest.raises(UserError, match=r"numbers byte pairs, whose text is in vocab.bpe; put them into"):
+    with pytest.raises(
+        UserError, match=r"numbers byte pairs, whose text is in vocab.bpe; put them into"
+    ):
         prepare(DataConfig(name="mine", root=str(tmp_path / "root"), out=str(tmp_path / "out")))

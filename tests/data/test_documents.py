@@ -13,7 +13,9 @@ def write_parquet(path, texts, column="text"):
     from pyarrow import parquet
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(pyarrow.table({column: texts, "n": range(len(texts))}), path, row_group_size=7)
+    parquet.write_table(
+        pyarrow.table({column: texts, "n": range(len(texts))}), path, row_group_size=7
+    )
 
 
 def write(path, texts, jsonl):
@@ -28,7 +30,9 @@ def write(path, texts, jsonl):
 
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"])
 @pytest.mark.parametrize("arrangement", ["splits", "pool", "file"])
-def test_every_arrangement_and_format_gives_the_same_documents(tmp_path, verses, jsonl, ending, arrangement):
+def test_every_arrangement_and_format_gives_the_same_documents(
+    tmp_path, verses, jsonl, ending, arrangement
+):
     parts = [verses[:20], verses[20:30], verses[30:]]
     names = {
         "splits": ["law/train", "law/valid", "law/test"],
@@ -82,11 +86,23 @@ BROKEN = {
     "utf8 cut off": ("law.txt", b"one\ntwo\xe6", r"law.txt:2: no UTF-8"),
     "no json": ("law.jsonl", good(1) + b"law\n", r"law.jsonl:2: no JSON"),
     "deep json": ("law.jsonl", b"[" * 100_000 + b"\n", r"law.jsonl:1: no JSON"),
-    "no column": ("law.jsonl", good(1) + b'{"body": "x"}\n', r"law.jsonl:2: no 'text'; found 'body'"),
+    "no column": (
+        "law.jsonl",
+        good(1) + b'{"body": "x"}\n',
+        r"law.jsonl:2: no 'text'; found 'body'",
+    ),
     "no object": ("law.jsonl", b'["x"]\n', r"law.jsonl:1: no 'text'; found list"),
-    "no string": ("law.jsonl", good(3) + b'{"text": 7}\n', r"law.jsonl:4: 'text' is no string but int"),
+    "no string": (
+        "law.jsonl",
+        good(3) + b'{"text": 7}\n',
+        r"law.jsonl:4: 'text' is no string but int",
+    ),
     "null": ("law.jsonl", b'{"text": null}\n', r"law.jsonl:1: 'text' is no string but NoneType"),
-    "surrogate": ("law.jsonl", good(1) + b'{"text": "\\ud800"}\n', r"law.jsonl:2: .* lone surrogate"),
+    "surrogate": (
+        "law.jsonl",
+        good(1) + b'{"text": "\\ud800"}\n',
+        r"law.jsonl:2: .* lone surrogate",
+    ),
     "gz": ("law.jsonl.gz", b"no gzip at all", r"law.jsonl.gz: cannot be read"),
     "gz cut off": ("law.jsonl.gz", gzip.compress(good(900))[:-50], r"law.jsonl.gz: cannot be read"),
     "zst": ("law.jsonl.zst", b"no zstandard", r"law.jsonl.zst: cannot be read"),
@@ -120,7 +136,9 @@ def test_broken_parquet_columns(tmp_path):
 
 
 def test_several_zstandard_frames_are_one_file(tmp_path):
-    (tmp_path / "law.jsonl.zst").write_bytes(zstandard.compress(good(3)) + zstandard.compress(good(4)))
+    (tmp_path / "law.jsonl.zst").write_bytes(
+        zstandard.compress(good(3)) + zstandard.compress(good(4))
+    )
     assert len(list(read(tmp_path / "law.jsonl.zst", "text"))) == 7
 
 
@@ -129,13 +147,19 @@ def test_several_zstandard_frames_are_one_file(tmp_path):
     [
         ([], "no domain in"),
         (["law/train.txt", "law/valid.txt"], "no test split beside train.txt, valid.txt"),
-        (["law/train.txt", "law/valid.txt", "law/test.txt", "law/more.txt"], "more.txt: is neither"),
+        (
+            ["law/train.txt", "law/valid.txt", "law/test.txt", "law/more.txt"],
+            "more.txt: is neither",
+        ),
         (["law/train.txt", "law/train.jsonl"], "is the train split already"),
         (["law/a.txt", "law.txt"], "two sources for the domain 'law'"),
         (["law.jsonl", "law.txt"], "two sources for the domain 'law'"),
         (["Law.txt"], "'Law' is no valid name"),
         (["law/notes.md"], "no document; wanted files that end in"),
-        (["train.txt", "test.txt", "valid.txt"], "is one domain; data.root must be the folder above"),
+        (
+            ["train.txt", "test.txt", "valid.txt"],
+            "is one domain; data.root must be the folder above",
+        ),
     ],
 )
 def test_arrangements_that_say_nothing_clear_are_refused(tmp_path, files, message):

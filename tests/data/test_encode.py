@@ -61,21 +61,31 @@ def test_both_ways_agree_on_blanks(both, text):
 
 
 def test_both_libraries_hold_the_same_characters_for_letters_digits_and_blanks(tmp_path):
-    """With merges of a letter, a digit, a mark or a blank and one byte, a word cut elsewhere has other ids."""
+    """With merges of a letter, a digit, a mark or a blank and one byte, a word cut elsewhere has
+    other ids.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     from btm.data.bytelevel import alphabet
 
     char_of = {byte: char for char, byte in alphabet().items()}
     vocab = {char: i for i, char in enumerate(alphabet())}
-    merges = [(char_of[ord(a)], char_of[b]) for a in "a1!" for b in (*range(0x7F, 0xF5), 9, 10, 11, 12, 13)]
+    merges = [
+        (char_of[ord(a)], char_of[b])
+        for a in "a1!"
+        for b in (*range(0x7F, 0xF5), 9, 10, 11, 12, 13)
+    ]
     vocab |= {a + b: len(vocab) + i for i, (a, b) in enumerate(merges)}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     both = [Encoder(tokenizer.to_str(), 0, len(vocab), fast) for fast in (True, False)]
     assert both[0].fast
     rng = random.Random(0)
-    assigned = [c for c in range(3, 0x110000) if unicodedata.category(chr(c)) not in ("Cs", "Co", "Cn", "Lo")]
+    assigned = [
+        c
+        for c in range(3, 0x110000)
+        if unicodedata.category(chr(c)) not in ("Cs", "Co", "Cn", "Lo")
+    ]
     others = rng.sample(range(0x2FF, 0xD800), 6000) + rng.sample(range(0xE000, 0x110000), 4000)
     text = "".join(f"a{chr(c)}1{chr(c)}!{chr(c)}" for c in sorted({*assigned, *others}))
     for start in range(0, len(text), 60_000):

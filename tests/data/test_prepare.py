@@ -53,7 +53,9 @@ def test_meta_says_where_the_tokens_come_from(config):
     suite = prepare(config)
     meta = json.loads((suite.path / "code" / "meta.json").read_text())
     assert meta["tokenizer_sha256"] == suite.tokenizer_sha256 and meta["dtype"] == "uint16"
-    assert [file["file"] for file in meta["source_files"]] == [f"{split}.jsonl.gz" for split in SPLITS]
+    assert [file["file"] for file in meta["source_files"]] == [
+        f"{split}.jsonl.gz" for split in SPLITS
+    ]
     assert set(meta["splits"]) == set(SPLITS) and meta["novel"] is False
     rows = table(suite)
     assert [row["domain"] for row in rows] == ["code", "verses"]
@@ -74,7 +76,8 @@ def test_a_domain_whose_source_is_gone_is_named(config, root):
     said = []
     assert "verses" in prepare(config, said.append).domains()
     assert said == [
-        f"verses: its source is gone; its shards stay in use until you delete {config.out}/{config.name}/verses"
+        "verses: its source is gone; its shards stay in use until you delete "
+        f"{config.out}/{config.name}/verses"
     ]
 
 
@@ -96,7 +99,9 @@ def test_a_change_packs_that_domain_alone(config, root, verses, jsonl, change):
     elif change == "fraction":
         config = replace(config, test_fraction=0.3)
     elif change == "novel":
-        (root / "suite.json").write_text(json.dumps({"domains": {"verses": {"novel": True}, "code": {}}}))
+        (root / "suite.json").write_text(
+            json.dumps({"domains": {"verses": {"novel": True}, "code": {}}})
+        )
     else:
         (Path(config.out) / "mine" / "verses" / "meta.json").unlink()
     suite = prepare(config)

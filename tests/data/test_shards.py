@@ -11,7 +11,9 @@ from btm.errors import UserError
 
 def test_a_suite_says_what_it_holds(suite):
     again = Suite.open(suite.path)
-    assert again.name == "mine" and again.domains() == ["code", "verses"] == again.training_domains()
+    assert (
+        again.name == "mine" and again.domains() == ["code", "verses"] == again.training_domains()
+    )
     assert not again.novel("code")
     assert again.tokenizer == suite.path / "tokenizer"
     assert (again.vocab_size, again.tokenizer_sha256) == (400, suite.tokenizer_sha256)
@@ -40,7 +42,9 @@ def test_the_head_is_whole_documents(suite):
 
 
 def test_what_is_not_there_is_named(tmp_path, suite):
-    with pytest.raises(UserError, match=r"no prepared suite in .*law; run: btm prepare data=folder"):
+    with pytest.raises(
+        UserError, match=r"no prepared suite in .*law; run: btm prepare data=folder"
+    ):
         Suite.open(tmp_path / "law")
     with pytest.raises(
         UserError, match=r"no domain 'vrses' in .* \(did you mean 'verses'\?\); have: code, verses"

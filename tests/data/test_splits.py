@@ -24,7 +24,9 @@ def test_pooled_documents_are_split_by_content_alone(tmp_path, verses, jsonl):
     jsonl(tmp_path / "b" / "law" / "x.jsonl", shuffled[:25])
     jsonl(tmp_path / "b" / "law" / "y.jsonl.gz", shuffled[25:])
     (one, seen), (other, _) = (by_split(find(tmp_path / name)[0]) for name in "ab")
-    assert {split: sorted(texts) for split, texts in one.items()} == {k: sorted(v) for k, v in other.items()}
+    assert {split: sorted(texts) for split, texts in one.items()} == {
+        k: sorted(v) for k, v in other.items()
+    }
     assert [len(one[split]) for split in ("train", "valid", "test")] == [28, 4, 8]
     assert sorted(text for texts in one.values() for text in texts) == sorted(verses)
     assert seen.splits["test"].bytes == sum(len(text.encode()) for text in one["test"])
@@ -45,7 +47,11 @@ def test_a_held_out_document_is_in_no_other_split(tmp_path, verses, jsonl):
     assert splits["test"] == [verses[1], verses[20], verses[22]]
     assert splits["valid"] == [verses[0], verses[21]]
     assert splits["train"] == verses[2:20]
-    assert [seen.splits[split].duplicates_dropped for split in ("train", "valid", "test")] == [2, 1, 0]
+    assert [seen.splits[split].duplicates_dropped for split in ("train", "valid", "test")] == [
+        2,
+        1,
+        0,
+    ]
 
 
 def test_domains_that_leave_a_split_empty_are_refused(tmp_path, verses, jsonl):

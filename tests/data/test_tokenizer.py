@@ -53,9 +53,14 @@ def test_training_is_deterministic_and_small_text_makes_a_small_vocabulary(tmp_p
 
 def test_training_text_is_balanced_over_domains_and_leaves_held_out_text_alone(config):
     surveys = [survey(source, config) for source in find(Path(config.root))]
-    train = {seen.source.domain: {t for s, t in seen.documents("text") if s == "train"} for seen in surveys}
+    train = {
+        seen.source.domain: {t for s, t in seen.documents("text") if s == "train"}
+        for seen in surveys
+    }
     texts = list(training_texts(surveys, "text", 24_000))
-    share = {name: sum(len(text.encode()) for text in texts if text in train[name]) for name in train}
+    share = {
+        name: sum(len(text.encode()) for text in texts if text in train[name]) for name in train
+    }
     assert sum(share.values()) == sum(len(text.encode()) for text in texts)
     assert all(12_000 <= size < 14_000 for size in share.values())
     everything = list(training_texts(surveys, "text", 10**9))
@@ -83,7 +88,10 @@ def test_a_copy_gives_the_same_tokens(tmp_path, suite, verses):
 
 def test_a_class_that_builds_a_tokenizer_of_its_own_is_packed_as_it_loads(tmp_path, suite):
     source = edited(
-        suite.tokenizer, tmp_path / "neox", "tokenizer_config.json", tokenizer_class="GPTNeoXTokenizer"
+        suite.tokenizer,
+        tmp_path / "neox",
+        "tokenizer_config.json",
+        tokenizer_class="GPTNeoXTokenizer",
     )
     copy_tokenizer(source, tmp_path / "copy")
     text = "e\u0301"  # that class normalizes, which the tokenizer.json does not say
@@ -106,7 +114,11 @@ def test_only_tokenizer_files_are_copied(tmp_path, suite):
     ("name", "changes", "message"),
     [
         ("tokenizer_config.json", {"eos_token": None}, "has no eos_token"),
-        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["x.X", None]}}, "asks for code of its own"),
+        (
+            "tokenizer_config.json",
+            {"auto_map": {"AutoTokenizer": ["x.X", None]}},
+            "asks for code of its own",
+        ),
         ("config.json", {"auto_map": {"AutoTokenizer": ["x.X", None]}}, "asks for code of its own"),
         ("tokenizer.json", {"model": None}, "does not load"),
     ],
@@ -134,6 +146,9 @@ def test_older_files_write_merges_otherwise_and_are_the_same(tmp_path, suite):
     content = json.loads((suite.tokenizer / "tokenizer.json").read_text())
     merges = [" ".join(pair) for pair in content["model"]["merges"]]
     older = edited(
-        suite.tokenizer, tmp_path / "old", "tokenizer.json", model=content["model"] | {"merges": merges}
+        suite.tokenizer,
+        tmp_path / "old",
+        "tokenizer.json",
+        model=content["model"] | {"merges": merges},
     )
     assert tokenizer_sha256(older) == suite.tokenizer_sha256

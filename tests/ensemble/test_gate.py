@@ -1,11 +1,13 @@
-"""The gate against its equation, token by token in plain Python; what it must not see; and its fit."""
+"""The gate against its equation, token by token in plain Python; what it must not see; and
+its fit.
+"""
 
 import math
 
 import numpy as np
 import pytest
 
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.config.ensemble import EnsembleConfig
 from btm.ensemble import fit, gate, mix, posterior, rules
 from btm.ensemble.gate import sums
@@ -32,7 +34,9 @@ def prior(seed, experts=5):
 
 
 def weights_by_hand(logp_EN, log_prior_E, theta, ids_N, features=gate.FEATURES):
-    """The weights before each token of one text, from the equation in the docstring of btm/ensemble/gate/rule.py."""
+    """The weights before each token of one text, from the equation in the docstring of
+    btm/ensemble/gate/rule.py.
+    """
     experts, tokens = logp_EN.shape
     rows = []
     for t in range(tokens):
@@ -73,7 +77,9 @@ def test_windows_are_texts_of_their_own(window):
 def test_the_prior_alone_is_simple_and_the_whole_past_is_bayes():
     logp, tokens = scores(5, scale=3.0), ids(5)
     simple = rules.simple(logp[:, None], prior(5))[0][0]
-    np.testing.assert_allclose(gate.mixed(logp, prior(5), [1] + [0] * 7, tokens)[0], simple, atol=1e-9)
+    np.testing.assert_allclose(
+        gate.mixed(logp, prior(5), [1] + [0] * 7, tokens)[0], simple, atol=1e-9
+    )
     found = gate.mixed(logp, prior(5), [1, 1], tokens, features=((0, math.inf),))[0]
     np.testing.assert_allclose(found, posterior.mixture(logp, prior(5)), atol=1e-9)
 
@@ -158,14 +164,18 @@ def test_the_fit_ends_where_no_direction_helps_and_holds_elsewhere():
     theta = gate.fit([gate.Sample.of(logp, uniform, text)], start, pull=1e-6)
     assert theta == gate.fit([gate.Sample.of(logp, uniform, text)], start, pull=1e-6)
     assert np.abs(gate.Sample.of(logp, uniform, text).loss(np.array(theta))[1]).max() < 1e-4
-    fitted, unfitted = (-gate.mixed(other, uniform, t, other_text)[0].mean() for t in (theta, start))
+    fitted, unfitted = (
+        -gate.mixed(other, uniform, t, other_text)[0].mean() for t in (theta, start)
+    )
     assert fitted < unfitted - 0.3
 
 
 def test_few_tokens_leave_the_gate_near_its_default():
     logp, text = learnable(2)
     off = [
-        np.abs(np.subtract(gate.fit([gate.Sample.of(logp[:, :n], prior(2), text[:n])]), gate.DEFAULT)).max()
+        np.abs(
+            np.subtract(gate.fit([gate.Sample.of(logp[:, :n], prior(2), text[:n])]), gate.DEFAULT)
+        ).max()
         for n in (2, 2000)
     ]
     assert off[0] < 0.1 < off[1]
@@ -187,7 +197,9 @@ def test_an_ensemble_mixes_by_it(carry):
     chosen = EnsembleConfig(rule="gated", prior="token", carry=carry)
     log_prior = fit.fit_prior(logp_EST, chosen)
     fitted = fit.fit_rule([logp_EST], [log_prior], chosen, [1950], [text])
-    sample = gate.Sample.of(logp_EST.reshape(5, -1)[:, :1950], log_prior, text[:1950], 0 if carry else 100)
+    sample = gate.Sample.of(
+        logp_EST.reshape(5, -1)[:, :1950], log_prior, text[:1950], 0 if carry else 100
+    )
     assert tuple(fitted.gate) == gate.fit([sample])
     assert fit.fit_rule([logp_EST], [log_prior], fitted, [1950], [text]) == fitted
     found = mix.mix(logp_EST, log_prior, fitted, 1950, text)
@@ -234,7 +246,9 @@ def test_the_settings():
     bundle = compose(["ensemble=gated"]).ensemble
     assert (bundle.rule, bundle.prior, bundle.carry, bundle.gate) == ("gated", "token", False, None)
     assert fit.is_fitted(EnsembleConfig(rule="gated", prior="uniform"))
-    given = compose(["ensemble=gated", "ensemble.prior=uniform", "ensemble.gate=[1,0,0,0,0,0,0,0]"]).ensemble
+    given = compose(
+        ["ensemble=gated", "ensemble.prior=uniform", "ensemble.gate=[1,0,0,0,0,0,0,0]"]
+    ).ensemble
     assert not fit.is_fitted(given)
     with pytest.raises(UserError, match=r"ensemble\.gate=.*wanted 8 numbers, or null"):
         compose(["ensemble=gated", "ensemble.gate=[1,0]"])

@@ -1,4 +1,6 @@
-"""The ensemble token by token against whole forward passes of its experts mixed by the rules of evaluation."""
+"""The ensemble token by token against whole forward passes of its experts mixed by the rules of
+evaluation.
+"""
 
 import json
 import shutil
@@ -10,7 +12,7 @@ from interop.models import make_folder
 
 from btm import steps
 from btm.cli import main
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.config.ensemble import EnsembleConfig
 from btm.ensemble import gate, generate, posterior, rules
 from btm.errors import UserError
@@ -110,7 +112,9 @@ def test_where_positions_end_it_goes_on_from_the_later_half(forest):
     assert found.shape[0] == 40
     with torch.inference_mode():
         for first, last in ((0, 16), (8, 24), (16, 32), (24, 40)):
-            wanted = torch.log_softmax(model(torch.tensor([ids[first:last]])).logits[0], dim=-1).numpy()
+            wanted = torch.log_softmax(
+                model(torch.tensor([ids[first:last]])).logits[0], dim=-1
+            ).numpy()
             fresh = 0 if first == 0 else 8
             np.testing.assert_allclose(found[first + fresh : last], wanted[fresh:], atol=1e-5)
 
@@ -128,7 +132,13 @@ def test_generation_depends_on_the_seed_alone(forest):
 
 def test_the_command(capsys, copy, workspace, tmp_path):
     words = [*workspace, f"forest={tmp_path / 'forest'}", "generate.tokens=5", "domain=bible"]
-    ask = ["generate", *words, "prompt=In the beginning, 'God' = {x: [1]}", "ensemble.top_k=1", "--json"]
+    ask = [
+        "generate",
+        *words,
+        "prompt=In the beginning, 'God' = {x: [1]}",
+        "ensemble.top_k=1",
+        "--json",
+    ]
     copy()
     forest = Forest(tmp_path / "forest")
     for name in ("code_python", "speeches"):
@@ -139,7 +149,9 @@ def test_the_command(capsys, copy, workspace, tmp_path):
     assert made["experts"] == {"bible": 1.0}
     assert 0 <= made["tokens"] <= 5
     assert main.main([*ask[:-1], "--dry-run"]) == 0
-    assert "1 of 3 experts under the token prior of bible" in " ".join(capsys.readouterr().out.split())
+    assert "1 of 3 experts under the token prior of bible" in " ".join(
+        capsys.readouterr().out.split()
+    )
     assert main.main(["generate", *words]) == 2
     assert "give prompt=" in capsys.readouterr().err
     assert main.main(["generate", "--help"]) == 0
@@ -149,7 +161,13 @@ def test_the_command(capsys, copy, workspace, tmp_path):
 
 def test_an_average_writes_alone_and_beside_its_own_experts(copy, workspace, tmp_path, capsys):
     forest = Forest(copy().forest_root)
-    words = ["generate", *workspace, f"forest={forest.root}", "prompt=In the beginning", "generate.tokens=4"]
+    words = [
+        "generate",
+        *workspace,
+        f"forest={forest.root}",
+        "prompt=In the beginning",
+        "generate.tokens=4",
+    ]
     words += ["--json", "generate.temperature=0"]
 
     def written(*more):
@@ -208,6 +226,9 @@ def test_a_folder_that_an_import_would_refuse_writes_nothing(forest, tmp_path):
 
 
 def test_where_an_elm_is_wanted_an_average_is_told_apart(grown, workspace, capsys):
-    for words in (["eval", "ensemble.experts=[uniform]"], ["average", "average.experts=[uniform,bible]"]):
+    for words in (
+        ["eval", "ensemble.experts=[uniform]"],
+        ["average", "average.experts=[uniform,bible]"],
+    ):
         assert main.main([*words[:1], *workspace, *words[1:]]) == 2
         assert "'uniform' is an average of" in capsys.readouterr().err

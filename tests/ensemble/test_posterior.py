@@ -19,12 +19,15 @@ def random_prior(seed, experts=4):
 
 
 def brute_force(logp_ET, log_prior_E):
-    """Equations 1 and 2 of the paper, token by token, with Python floats and no log-space tricks."""
+    """Equations 1 and 2 of the paper, token by token, with Python floats and no log-space
+    tricks.
+    """
     experts, tokens = logp_ET.shape
     belief, mixed = np.zeros((experts, tokens)), np.zeros(tokens)
     for t in range(tokens):
         joint = [
-            math.exp(log_prior_E[j]) * math.prod(math.exp(x) for x in logp_ET[j, :t]) for j in range(experts)
+            math.exp(log_prior_E[j]) * math.prod(math.exp(x) for x in logp_ET[j, :t])
+            for j in range(experts)
         ]
         belief[:, t] = [p / sum(joint) for p in joint]
         mixed[t] = sum(belief[j, t] * math.exp(logp_ET[j, t]) for j in range(experts))
@@ -54,7 +57,11 @@ def test_uniform_mixture_is_within_log_e_of_the_best(seed, experts, tokens):
 
 
 def test_order_of_experts_does_not_matter():
-    logp, prior, order = random_logp(1, 6), random_prior(1, 6), np.random.default_rng(2).permutation(6)
+    logp, prior, order = (
+        random_logp(1, 6),
+        random_prior(1, 6),
+        np.random.default_rng(2).permutation(6),
+    )
     np.testing.assert_allclose(
         posterior.mixture(logp[order], prior[order]), posterior.mixture(logp, prior), atol=1e-12
     )
@@ -71,7 +78,9 @@ def test_no_overflow_far_below_float_range():
     mixed = posterior.mixture(logp, posterior.uniform_prior(3))
     assert np.isfinite(mixed).all()
     assert mixed[-1] == pytest.approx(-9_999.0)
-    assert np.exp(posterior.final_posterior(logp, posterior.uniform_prior(3)))[1] == pytest.approx(1.0)
+    assert np.exp(posterior.final_posterior(logp, posterior.uniform_prior(3)))[1] == pytest.approx(
+        1.0
+    )
 
 
 def test_posterior_before_the_first_token_is_the_prior():
@@ -153,7 +162,11 @@ def test_the_token_prior_is_the_best_plain_mixture():
     def nats(prior_E):
         return -np.log(prior_E @ p_EN).mean()
 
-    grid = [np.array([a, b, 1 - a - b]) for a in np.linspace(0, 1, 41) for b in np.linspace(0, 1 - a, 41)]
+    grid = [
+        np.array([a, b, 1 - a - b])
+        for a in np.linspace(0, 1, 41)
+        for b in np.linspace(0, 1 - a, 41)
+    ]
     assert found.sum() == pytest.approx(1)
     assert nats(found) <= min(nats(np.abs(prior_E)) for prior_E in grid) + 1e-9
     # At the maximum every expert in use gains the same: Σ_n p_j / Σ_i π_i p_i = N.

@@ -1,4 +1,6 @@
-"""The router along a text, on a forest whose experts were trained on clusters that nobody labelled."""
+"""The router along a text, on a forest whose experts were trained on clusters that nobody
+labelled.
+"""
 
 import json
 import shutil
@@ -9,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from btm import steps
 from btm.cli import main
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.config.ensemble import EnsembleConfig
 from btm.data.discover.router import CHARS, HOME, Router, words
 from btm.data.pieces import token_bytes
@@ -50,11 +52,16 @@ def encoder(clustered):
 def test_the_ensemble_beats_the_plain_average(clustered):
     overrides, _, routed = clustered
     plain = steps.eval_forest(compose([*overrides, "ensemble=simple", "eval.name=simple"]))
-    nats = lambda result: [entry["ensemble"]["nats_per_token"] for entry in result["shards"].values()]  # noqa: E731
+
+    def nats(result):
+        return [entry["ensemble"]["nats_per_token"] for entry in result["shards"].values()]
+
     assert len(nats(routed)) == 4
     assert np.mean(nats(routed)) < np.mean(nats(plain)) - 0.02
     for shard, entry in routed["shards"].items():
-        assert max(entry["mean_posterior"], key=entry["mean_posterior"].get) == shard.partition("/")[0]
+        assert (
+            max(entry["mean_posterior"], key=entry["mean_posterior"].get) == shard.partition("/")[0]
+        )
 
 
 @pytest.mark.parametrize("method", ["posterior", "argmax", "token"])
@@ -62,7 +69,9 @@ def test_parameters_are_weighed_by_the_posterior_whatever_weighs_the_ensemble(cl
     overrides, config, _ = clustered
     forest, suite = Forest(config.forest_root), steps.open_suite(config)
     found = [
-        domain_weights.domain_weights(compose(words), forest, suite, "cluster02", forest.experts(), method)
+        domain_weights.domain_weights(
+            compose(words), forest, suite, "cluster02", forest.experts(), method
+        )
         for words in (overrides, [*overrides, "ensemble=cached"])
     ]
     assert found[0] == found[1]
@@ -86,7 +95,9 @@ def test_eval_is_the_equation_on_the_text_before_each_token(clustered, overrides
     mixed = mix.mix(scores, np.zeros(4), config.ensemble, tokens, shard.tokens, route)
     begin = 0
     for t in range(min(tokens, 1500)):
-        if (t and ids[t - 1] == suite.eos) or (not config.ensemble.carry and t % config.window == 0):
+        if (t and ids[t - 1] == suite.eos) or (
+            not config.ensemble.carry and t % config.window == 0
+        ):
             begin = t
         if t % 29:
             continue
@@ -123,9 +134,12 @@ def test_what_stands_at_t_or_later_changes_no_weight_up_to_t(clustered, route, w
         changed = ids.copy()
         changed[t:] = rng.integers(1, suite.vocab_size, 400 - t)
         after = weights(route, changed, window)
-        # A product of matrices of another size may round otherwise; a weight that looked ahead moves by far more.
+        # A product of matrices of another size may round otherwise; a weight that looked ahead
+        # moves by far more.
         np.testing.assert_allclose(after[:, : t + 1], before[:, : t + 1], rtol=1e-9)
-        np.testing.assert_allclose(weights(route, ids[: t + 1], window), before[:, : t + 1], rtol=1e-9)
+        np.testing.assert_allclose(
+            weights(route, ids[: t + 1], window), before[:, : t + 1], rtol=1e-9
+        )
         moved += not np.allclose(after, before, rtol=1e-3)
     assert moved > 10  # of what comes later, some does change
 
@@ -134,14 +148,16 @@ def test_a_belief_has_the_weights_of_eval(clustered):
     for overrides in ([], ["ensemble.top_k=2"]):
         route = route_of(clustered, *overrides)
         suite = steps.open_suite(clustered[1])
-        ids = np.concatenate([suite.shard(f"cluster0{k}", "test").tokens[-300:] for k in range(4)]).astype(
-            int
-        )
+        ids = np.concatenate(
+            [suite.shard(f"cluster0{k}", "test").tokens[-300:] for k in range(4)]
+        ).astype(int)
         ids = np.concatenate([ids, encoder(clustered).encode([TRICKY * 3]).ids])
         whole = weights(route, ids)
         belief = route.begin()
         for t, token in enumerate(ids.tolist()):
-            np.testing.assert_allclose(np.exp(belief.log_weights), whole[:, t], rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(
+                np.exp(belief.log_weights), whole[:, t], rtol=1e-9, atol=1e-12
+            )
             belief.see(np.zeros(4), token)
         np.testing.assert_allclose(whole.sum(axis=0), 1)
         if overrides:
@@ -156,7 +172,9 @@ def test_generation_weighs_as_eval_does(clustered):
     ids = shard.tokens[:window].tolist()
     route = domain_weights.route(config, forest, members, suite.eos)
     mixed = generate.Ensemble.load(forest, top_k=1, ensemble=config.ensemble, route=route)
-    assert mixed.names == [elm.name for elm in members]  # a top-k is chosen for each context, so all are here
+    assert mixed.names == [
+        elm.name for elm in members
+    ]  # a top-k is chosen for each context, so all are here
     logp = np.concatenate([mixed.read(ids[:20]), mixed.read(ids[20:])])
     scores = score_cache.stack(score_cache.scores_of(config, forest), shard, members)[:, :1]
     prior = fit.fit_prior(scores, config.ensemble)
@@ -172,7 +190,15 @@ def test_words_are_those_of_the_text_wherever_tokens_cut_it(clustered):
     pieces = token_bytes(steps.open_suite(clustered[1]).tokenizer)
     whole = encoder(clustered)
     parts = {piece[0]: i for i, piece in enumerate(pieces) if len(piece) == 1}
-    for text in (TRICKY, "one two\n" * 3, "日本" * 40, "x" * 30, "word " * 1200, "y" * (CHARS + 7), ""):
+    for text in (
+        TRICKY,
+        "one two\n" * 3,
+        "日本" * 40,
+        "x" * 30,
+        "word " * 1200,
+        "y" * (CHARS + 7),
+        "",
+    ):
         in_bytes = [parts[byte] for byte in text.encode()]
         for ids in (whole.encode([text]).ids.tolist()[:-1], in_bytes):
             assert b"".join(pieces[i] for i in ids) == text.encode()
@@ -182,13 +208,18 @@ def test_words_are_those_of_the_text_wherever_tokens_cut_it(clustered):
             assert found == words(known)
             assert reading.is_over == (len(text) >= CHARS)
     broken = Reading(pieces)
-    assert broken.read(parts[0xE6]) == broken.read(10**6) == []  # half a character; an id that no token has
+    assert (
+        broken.read(parts[0xE6]) == broken.read(10**6) == []
+    )  # half a character; an id that no token has
     assert [w for i in map(parts.get, b"ab cd ") for w in broken.read(i)] == ["ab", "cd"]
 
 
 def test_sentencepiece_is_read_too(tmp_path):
     model = {"type": "Unigram", "vocab": [["<s>", 0], ["<0xE6>", 0], ["\u2581the", 0], ["m", 0]]}
-    added = [{"id": 0, "content": "<s>", "special": True}, {"id": 5, "content": "new", "special": False}]
+    added = [
+        {"id": 0, "content": "<s>", "special": True},
+        {"id": 5, "content": "new", "special": False},
+    ]
     decoder = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]}
     file = tmp_path / "tokenizer.json"
     file.write_text(json.dumps({"model": model, "added_tokens": added, "decoder": decoder}))
@@ -212,13 +243,21 @@ def test_a_member_of_no_cluster_and_a_missing_router_are_refused(clustered, tmp_
     three = Router.load(context.find_router(config)[0])
     three.centres = three.centres[:3]
     three.save(tmp_path)
-    with pytest.raises(UserError, match=r"'cluster03' was trained on cluster03; .* cluster00 … cluster02"):
+    with pytest.raises(
+        UserError, match=r"'cluster03' was trained on cluster03; .* cluster00 … cluster02"
+    ):
         steps.eval_forest(compose([*overrides, f"ensemble.router={tmp_path}"]))
     with pytest.raises(UserError, match="'cluster03' is no cluster of the router"):
-        steps.run(compose([*overrides, f"ensemble.router={tmp_path}", f"forest={tmp_path / 'forest'}"]))
-    chosen = compose([*overrides, f"ensemble.router={tmp_path}", "ensemble.experts=[cluster02,cluster00]"])
+        steps.run(
+            compose([*overrides, f"ensemble.router={tmp_path}", f"forest={tmp_path / 'forest'}"])
+        )
+    chosen = compose(
+        [*overrides, f"ensemble.router={tmp_path}", "ensemble.experts=[cluster02,cluster00]"]
+    )
     forest = Forest(chosen.forest_root)
-    assert domain_weights.route(chosen, forest, forest.experts(chosen.ensemble.experts), 0).rows == [2, 0]
+    assert domain_weights.route(
+        chosen, forest, forest.experts(chosen.ensemble.experts), 0
+    ).rows == [2, 0]
     with pytest.raises(UserError, match="which router"):
         context.find_router(compose(["ensemble=router"]))
 
@@ -263,7 +302,9 @@ def test_settings_that_a_router_has_no_use_for(more, said):
 
 def test_a_router_without_known_words_weighs_all_alike():
     centres = np.eye(3, 4, dtype=np.float32)
-    router = Router(["alpha", "beta"], np.ones(2, np.float32), np.eye(4, 2, dtype=np.float32), centres)
+    router = Router(
+        ["alpha", "beta"], np.ones(2, np.float32), np.eye(4, 2, dtype=np.float32), centres
+    )
     route = Route(router, [2, 0, 1], [b"<eos>", b" alpha", b" beta", b" other"], 0, top_k=1)
     found = weights(route, [3, 3, 1, 1, 2, 2, 2, 2, 0, 1])
     np.testing.assert_array_equal(found[:, :4], np.full((3, 4), 1 / 3))  # alpha has not ended yet
@@ -275,7 +316,9 @@ def test_a_router_without_known_words_weighs_all_alike():
 def test_the_command_line(clustered, capsys, tmp_path):
     overrides = clustered[0]
     assert (
-        main.main(["eval", *overrides, "eval.split=valid", "eval.name=cli", "ensemble.top_k=2", "--json"])
+        main.main(
+            ["eval", *overrides, "eval.split=valid", "eval.name=cli", "ensemble.top_k=2", "--json"]
+        )
         == 0
     )
     result = json.loads(capsys.readouterr().out)
@@ -295,7 +338,10 @@ def test_the_command_line(clustered, capsys, tmp_path):
     for verb in (ask, ["eval", *overrides]):
         assert main.main([*verb, "--dry-run"]) == 0
         assert "weighed by the router" in " ".join(capsys.readouterr().out.split())
-    assert main.main(["run", *overrides, f"ensemble.router={tmp_path}", f"forest={tmp_path / 'f'}"]) == 2
+    assert (
+        main.main(["run", *overrides, f"ensemble.router={tmp_path}", f"forest={tmp_path / 'f'}"])
+        == 2
+    )
     assert "no router in" in capsys.readouterr().err
     assert main.main(["run", *overrides, "baseline=dense"]) == 2
     assert "no experts of clusters" in capsys.readouterr().err

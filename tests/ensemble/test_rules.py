@@ -49,7 +49,9 @@ def test_rules_equal_their_equations(rule, seed):
     for s in range(logp.shape[1]):
         by_hand = weights_by_hand(rule, logp[:, s], np.exp(log_prior), 0.1, 0.9)
         np.testing.assert_allclose(weights[:, s], by_hand, atol=1e-9)
-        np.testing.assert_allclose(mixed[s], np.log((by_hand * np.exp(logp[:, s])).sum(axis=0)), atol=1e-6)
+        np.testing.assert_allclose(
+            mixed[s], np.log((by_hand * np.exp(logp[:, s])).sum(axis=0)), atol=1e-6
+        )
 
 
 def test_bayes_is_the_papers_posterior():
@@ -90,7 +92,9 @@ def test_a_left_out_expert_has_no_weight(rule):
 
 @pytest.mark.parametrize("switches", [0, 1, 4])
 def test_fixed_share_is_bounded_against_the_best_sequence_of_experts(switches):
-    """Herbster and Warmuth: regret ≤ log E + m log(E / α') + (T - 1 - m) log(1 / (1 - α)), m switches."""
+    """Herbster and Warmuth: regret ≤ log E + m log(E / α') + (T - 1 - m) log(1 / (1 - α)), m
+    switches.
+    """
     experts, tokens, alpha = 3, 200, 0.05
     rng = np.random.default_rng(switches)
     logp = -rng.exponential(3.0, (experts, 1, tokens))
@@ -98,7 +102,11 @@ def test_fixed_share_is_bounded_against_the_best_sequence_of_experts(switches):
     logp[best, 0, np.arange(tokens)] = -0.1
     moved = int((np.diff(best) != 0).sum())
     loss = -rules.fixed_share(logp, posterior.uniform_prior(experts), alpha)[0].sum()
-    bound = math.log(experts) + moved * math.log(experts / alpha) - (tokens - 1 - moved) * math.log(1 - alpha)
+    bound = (
+        math.log(experts)
+        + moved * math.log(experts / alpha)
+        - (tokens - 1 - moved) * math.log(1 - alpha)
+    )
     assert loss <= 0.1 * tokens + bound
 
 

@@ -1,6 +1,8 @@
-"""Run by the interpreter of .venv-fairseq: fairseq itself, for several jobs in one process, as its import is slow.
+"""Run by the interpreter of .venv-fairseq: fairseq itself, for several jobs in one process, as its
+import is slow.
 
-Usage: oracle.py JOBS.json RESULTS.json. A job is {"name", "run": preprocess | train | eval-lm | logits | encode, …}.
+Usage: oracle.py JOBS.json RESULTS.json. A job is {"name", "run": preprocess | train | eval-lm |
+logits | encode, …}.
 """
 
 import json
@@ -37,21 +39,29 @@ def evaluate(data, checkpoint, split, *words):
 
 def logits(data, checkpoint, inputs, out):
     """The logits of a checkpoint, loaded as fairseq does, on the ids in a .npy file."""
-    models, _, _ = checkpoint_utils.load_model_ensemble_and_task([checkpoint], arg_overrides={"data": data})
+    models, _, _ = checkpoint_utils.load_model_ensemble_and_task(
+        [checkpoint], arg_overrides={"data": data}
+    )
     with torch.no_grad():
         found, _ = models[0].eval()(torch.from_numpy(np.load(inputs)))
     np.save(out, found.numpy())
 
 
 def encode(folder, source, target):
-    """A file of text as the numbers of GPT-2's byte pairs, as examples/roberta/multiprocessing_bpe_encoder.py does."""
+    """A file of text as the numbers of GPT-2's byte pairs, as
+    examples/roberta/multiprocessing_bpe_encoder.py does.
+    """
     encoder = get_encoder(f"{folder}/encoder.json", f"{folder}/vocab.bpe")
     lines = Path(source).read_text().split("\n")[:-1]
-    Path(target).write_text("".join(" ".join(map(str, encoder.encode(line))) + "\n" for line in lines))
+    Path(target).write_text(
+        "".join(" ".join(map(str, encoder.encode(line))) + "\n" for line in lines)
+    )
 
 
 def build(lines, prefix, vocab_size):
-    """Lines of ids, JSON, as fairseq's own writer of the format mmap writes them for a vocabulary of that size."""
+    """Lines of ids, JSON, as fairseq's own writer of the format mmap writes them for a vocabulary
+    of that size.
+    """
     builder = indexed_dataset.make_builder(f"{prefix}.bin", "mmap", int(vocab_size))
     for line in json.loads(Path(lines).read_text()):
         builder.add_item(torch.tensor(line))

@@ -8,7 +8,7 @@ import torch
 from fairseq_models import MODELS, PYTHON
 
 from btm import steps
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.config.data import DataConfig
 from btm.data.prepare import prepare
 from btm.ensemble.score import Scores, mean_nats, score
@@ -43,7 +43,9 @@ def test_what_is_written_back_has_the_same_logits(place, returned, name):
 
 
 def test_a_model_grown_on_a_data_bin_has_its_logits_in_fairseq(place, returned):
-    """btm pads with the end of text, and XGLM then has no first position: fairseq is given the same table."""
+    """btm pads with the end of text, and XGLM then has no first position: fairseq is given the same
+    table.
+    """
     with torch.no_grad():
         inputs = torch.from_numpy(np.load(place / "inputs.npy"))
         wanted = load_model(place / "grown")(input_ids=inputs).logits.numpy()
@@ -51,8 +53,12 @@ def test_a_model_grown_on_a_data_bin_has_its_logits_in_fairseq(place, returned):
 
 
 def test_fairseq_trains_on_from_what_is_written(place, returned):
-    """`fairseq-train --finetune-from-model` took it, on data that btm wrote: what came out is near, not the same."""
-    start, end = (torch.load(path, weights_only=True)["model"] for path in _start_and_end(place, returned))
+    """`fairseq-train --finetune-from-model` took it, on data that btm wrote: what came out is near,
+    not the same.
+    """
+    start, end = (
+        torch.load(path, weights_only=True)["model"] for path in _start_and_end(place, returned)
+    )
     moved = (end["decoder.layers.0.fc1.weight"] - start["decoder.layers.0.fc1.weight"]).abs().max()
     assert 0 < moved < 0.2
 
@@ -63,7 +69,9 @@ def _start_and_end(place, returned):
 
 @pytest.mark.parametrize("name", ["gpt", "post"])
 def test_an_imported_model_is_trained_on_by_fairseq(place, converted, tmp_path, name):
-    """On a suite of data-bins: an XGLM keeps its sinusoids, a post-norm OPT what stands for them."""
+    """On a suite of data-bins: an XGLM keeps its sinusoids, a post-norm OPT what stands for
+    them.
+    """
     words = [
         "data=folder",
         f"data.root={place / 'words'}",
@@ -72,7 +80,9 @@ def test_an_imported_model_is_trained_on_by_fairseq(place, converted, tmp_path, 
     ]
     words += ["trainer=fairseq", f"fairseq.python={PYTHON}", f"seed.from={converted[name]}"]
     words += ["trainer.steps=6", "trainer.batch_size=8", "trainer.seq_len=32", "trainer.lr=1e-2"]
-    config = compose([*words, f"forest={tmp_path / 'forest'}", "trainer.warmup=0", "trainer.decay=constant"])
+    config = compose(
+        [*words, f"forest={tmp_path / 'forest'}", "trainer.warmup=0", "trainer.decay=constant"]
+    )
     steps.prepare(config)
     steps.seed(config)
     steps.branch(config, "bible", "bible")
@@ -93,7 +103,9 @@ def test_reading_what_was_written_gives_the_same_weights(returned, converted, tm
 
 def test_scores_on_a_data_bin_are_those_of_eval_lm(place, converted, tmp_path):
     """btm begins its text with the end of text, as fairseq does, and cuts the same windows."""
-    suite = prepare(DataConfig(name="words", root=str(place / "words"), out=str(tmp_path), workers=1))
+    suite = prepare(
+        DataConfig(name="words", root=str(place / "words"), out=str(tmp_path), workers=1)
+    )
     shard = suite.shard("speeches", "valid")
     path = score(load_model(converted["gpt3"]), shard, Scores(tmp_path / "scores", 32), "x")
     nats = mean_nats(np.load(path), shard.n_tokens)
@@ -131,7 +143,11 @@ def refused(save, state, message, **more):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("adaptive_softmax_cutoff", "100,200", r"adaptive_softmax_cutoff=100,200: an adaptive softmax"),
+        (
+            "adaptive_softmax_cutoff",
+            "100,200",
+            r"adaptive_softmax_cutoff=100,200: an adaptive softmax",
+        ),
         ("adaptive_input", True, "adaptive inputs"),
         ("base_layers", 1, "BASE layers, a mixture of experts"),
         ("moe_freq", 2, "a mixture of experts"),
@@ -158,7 +174,9 @@ def test_a_mixture_of_experts_is_refused_by_its_parameters(folder, state):
     refused(folder, state, "moe_layer.experts.0.fc1.weight: a mixture of experts")
 
 
-@pytest.mark.parametrize("name", ["checkpoint_last-rank-3.pt", "checkpoint_last-shared.pt", "a-shard0.pt"])
+@pytest.mark.parametrize(
+    "name", ["checkpoint_last-rank-3.pt", "checkpoint_last-shared.pt", "a-shard0.pt"]
+)
 def test_a_part_of_a_model_is_refused(folder, state, name):
     """DEMix's checkpoints are one file a rank, and one of what they share."""
     source, target = folder(state, name)
@@ -173,7 +191,9 @@ def test_a_dictionary_of_other_data_is_refused(folder, state):
     with pytest.raises(UserError, match=r"embeddings of 600 symbols, but .*dict.txt has 601"):
         to_hugging_face(source, target)
     (source / "dict.txt").unlink()
-    with pytest.raises(UserError, match=r"no .*dict.txt; put the dict.txt of the model's data there"):
+    with pytest.raises(
+        UserError, match=r"no .*dict.txt; put the dict.txt of the model's data there"
+    ):
         to_hugging_face(source, target)
 
 
@@ -182,7 +202,9 @@ def test_a_damaged_file_is_named(folder, state, cut):
     source, target = folder(state)
     path = source / "checkpoint_best.pt"
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(UserError, match=r"checkpoint_best.pt: no checkpoint that torch reads") as caught:
+    with pytest.raises(
+        UserError, match=r"checkpoint_best.pt: no checkpoint that torch reads"
+    ) as caught:
         to_hugging_face(source, target)
     assert "\n" not in str(caught.value)
 
@@ -190,7 +212,9 @@ def test_a_damaged_file_is_named(folder, state, cut):
 def test_what_is_no_checkpoint_is_refused(folder, tmp_path):
     refused(folder, {"weights": 1}, "no model in it")
     refused(folder, {"model": {}}, "neither args nor cfg.model")
-    with pytest.raises(UserError, match=r"wanted a checkpoint_best.pt, or one .pt alone; have: none"):
+    with pytest.raises(
+        UserError, match=r"wanted a checkpoint_best.pt, or one .pt alone; have: none"
+    ):
         checkpoint.find(tmp_path / "target")
     with pytest.raises(UserError, match="no checkpoint"):
         checkpoint.find(tmp_path / "none.pt")

@@ -1,4 +1,6 @@
-"""Checkpoints of older fairseq, and pickles that would run something: read without running anything."""
+"""Checkpoints of older fairseq, and pickles that would run something: read without running
+anything.
+"""
 
 import os
 import sys
@@ -42,7 +44,9 @@ def as_namespace(state):
 
 
 def as_omegaconf(state):
-    """As fairseq of 2020 wrote: omegaconf's containers, settings that refer to others among them."""
+    """As fairseq of 2020 wrote: omegaconf's containers, settings that refer to others among
+    them.
+    """
     state["cfg"]["model"]["tokens_per_sample"] = "${task.tokens_per_sample}"
     state["cfg"]["model"]["max_target_positions"] = None
     return state | {"cfg": OmegaConf.create(state["cfg"])}
@@ -70,7 +74,8 @@ def test_settings_of_classes_of_fairseq_are_read_without_it(folder, state, conve
 
 
 @pytest.mark.parametrize(
-    ("form", "is_zip"), [(as_namespace, False), (as_namespace, True), (as_omegaconf, True), (as_mixed, True)]
+    ("form", "is_zip"),
+    [(as_namespace, False), (as_namespace, True), (as_omegaconf, True), (as_mixed, True)],
 )
 def test_older_checkpoints_are_read_when_asked_for(folder, state, converted, form, is_zip):
     source, target = folder(form(state), _use_new_zipfile_serialization=is_zip)
@@ -102,7 +107,9 @@ def test_nothing_in_a_file_is_run(folder, state, tmp_path, allowed):
     assert "\n" not in str(caught.value)
     assert not mark.exists()
     if allowed:
-        assert "names posix.system, which is no part of a checkpoint; it was not run" in str(caught.value)
+        assert "names posix.system, which is no part of a checkpoint; it was not run" in str(
+            caught.value
+        )
 
 
 class Eval:
@@ -118,6 +125,8 @@ def test_builtins_that_execute_are_no_part_of_a_checkpoint(folder, state):
 
 def test_memory_is_limited(folder, state):
     source, target = folder(as_namespace(state))
-    with pytest.raises(UserError, match=r"its reader ended within its limits of memory and time") as caught:
+    with pytest.raises(
+        UserError, match=r"its reader ended within its limits of memory and time"
+    ) as caught:
         legacy.read(source / "checkpoint_best.pt", target, memory=100 << 20)
     assert "\n" not in str(caught.value)

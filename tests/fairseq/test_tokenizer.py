@@ -73,7 +73,9 @@ def test_one_that_is_trained_with_fairseqs_special_tokens_keeps_its_ids(texts, t
 
 
 def test_numbers_are_those_that_gpt2_would_give(pairs):
-    """Bytes in the order of their characters, then each merge: so GPT-2's first tokens are '!', '"', '#'."""
+    """Bytes in the order of their characters, then each merge: so GPT-2's first tokens are '!',
+    '"', '#'.
+    """
     encoder = json.loads((pairs / "encoder.json").read_text())
     first = [token for token, number in encoder.items() if number < 3]
     merges = (pairs / "vocab.bpe").read_text().splitlines()
@@ -130,8 +132,14 @@ def changed(own, folder, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content["model"].update(type="Unigram"), "a tokenizer of the type Unigram"),
-        (lambda content: content["pre_tokenizer"].update(add_prefix_space=True), "not cut as GPT-2's are"),
+        (
+            lambda content: content["model"].update(type="Unigram"),
+            "a tokenizer of the type Unigram",
+        ),
+        (
+            lambda content: content["pre_tokenizer"].update(add_prefix_space=True),
+            "not cut as GPT-2's are",
+        ),
         (lambda content: content.update(normalizer={"type": "NFC"}), "not cut as GPT-2's are"),
         (lambda content: None, "its tokenizer has no eos_token"),
     ],

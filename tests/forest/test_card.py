@@ -1,4 +1,6 @@
-"""Cards: what is read is checked, and README.md is a model card of the Hugging Face Hub, whatever its texts hold."""
+"""Cards: what is read is checked, and README.md is a model card of the Hugging Face Hub, whatever
+its texts hold.
+"""
 
 import dataclasses
 import json
@@ -8,7 +10,7 @@ import pytest
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from btm.cli import main
+from btm.cli import compose
 from btm.errors import UserError
 from btm.forest.card import Card, Measured, Parent, Spent
 from btm.forest.model_card import readme
@@ -105,7 +107,9 @@ def test_what_is_not_known_is_not_invented():
 
 @pytest.mark.parametrize("nats", [0.0, 1e-9, 20.0, 600.0, 1e6])
 def test_a_perplexity_is_a_number_however_bad(nats):
-    (result,) = ModelCard(readme(full(valid_nats=nats)), ignore_metadata_errors=False).data.eval_results
+    (result,) = ModelCard(
+        readme(full(valid_nats=nats)), ignore_metadata_errors=False
+    ).data.eval_results
     assert isinstance(result.metric_value, float)
 
 
@@ -145,7 +149,9 @@ def test_an_average_says_that_it_is_one(forest):
     text = (forest.root / "averages/uniform/README.md").read_text()
     data = ModelCard(text, ignore_metadata_errors=False).data
     assert {"merge", "model-average"} <= set(data.tags)
-    assert "merge" not in ModelCard(forest["bible"].path.joinpath("README.md").read_text()).data.tags
+    assert (
+        "merge" not in ModelCard(forest["bible"].path.joinpath("README.md").read_text()).data.tags
+    )
 
 
 def test_what_an_average_was_worth_is_told_domain_by_domain():
@@ -167,13 +173,15 @@ def test_every_card_of_a_real_forest_is_valid(forest):
     for elm in forest.elms():
         data = ModelCard((elm.path / "README.md").read_text(), ignore_metadata_errors=False).data
         measured = [] if elm.card.valid_nats is None else [math.exp(elm.card.valid_nats)]
-        assert [r.metric_value for r in data.eval_results or []] == pytest.approx(measured, rel=1e-4)
+        assert [r.metric_value for r in data.eval_results or []] == pytest.approx(
+            measured, rel=1e-4
+        )
 
 
 def test_the_licence_is_one_of_the_hubs(workspace):
-    assert main.compose([*workspace, "card.license=apache-2.0"]).card.license == "apache-2.0"
+    assert compose.compose([*workspace, "card.license=apache-2.0"]).card.license == "apache-2.0"
     with pytest.raises(UserError, match=r"did you mean 'apache-2\.0'"):
-        main.compose([*workspace, "card.license=apache2"])
+        compose.compose([*workspace, "card.license=apache2"])
 
 
 @pytest.mark.parametrize(

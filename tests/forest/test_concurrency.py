@@ -27,7 +27,9 @@ def branches(copy):
     forest = Forest(config.forest_root)
     for number in range(NAMES):
         target = trained.with_name(f"new{number:04}")
-        shutil.copytree(trained, target, copy_function=lambda source, to: Path(to).hardlink_to(source))
+        shutil.copytree(
+            trained, target, copy_function=lambda source, to: Path(to).hardlink_to(source)
+        )
     shutil.rmtree(trained)
     return forest
 
@@ -38,13 +40,18 @@ def test_sixty_four_processes_merge_a_thousand_names(branches, tmp_path):
     results = tmp_path / "results"
     results.mkdir()
     done = subprocess.run(
-        [sys.executable, MERGING, branches.root, results, "0"], capture_output=True, text=True, check=True
+        [sys.executable, MERGING, branches.root, results, "0"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     codes = Counter(json.loads(done.stdout))
     assert set(codes) <= {0, -9}, done.stderr
     assert codes[-9] > 0
 
-    answers = [json.loads(line) for file in results.iterdir() for line in file.read_text().splitlines()]
+    answers = [
+        json.loads(line) for file in results.iterdir() for line in file.read_text().splitlines()
+    ]
     won = Counter(name for name, answer in answers if name == answer)
     assert won.most_common(1)[0][1] == 1, "two processes both say that they merged it"
     refused = {answer.partition(":")[2] for name, answer in answers if name != answer}

@@ -1,4 +1,6 @@
-"""The file of a sparse expert: what is written is read again, what is damaged is refused in one line."""
+"""The file of a sparse expert: what is written is read again, what is damaged is refused in one
+line.
+"""
 
 import json
 import struct
@@ -17,7 +19,18 @@ PARENTS = {"seed": Parent(0.25, 1.0, "a" * 64), "law": Parent(0.75, 3.0, "b" * 6
 
 @pytest.mark.parametrize(
     "index",
-    [[], [0], [254], [255], [256], [0, 1, 2], [3, 258, 514, 771, 5000], [10**6], [254, 509], [255, 511]],
+    [
+        [],
+        [0],
+        [254],
+        [255],
+        [256],
+        [0, 1, 2],
+        [3, 258, 514, 771, 5000],
+        [10**6],
+        [254, 509],
+        [255, 511],
+    ],
 )
 def test_positions_survive(index):
     index = np.array(index, np.int64)
@@ -40,7 +53,8 @@ def made(**changes):
         "untouched": (np.array([], np.int64), np.array([], np.float16)),
     }
     return delta.Delta(
-        **{"parents": PARENTS, "sha256": "c" * 64, "density": 0.05, "budget": 9, "tensors": tensors} | changes
+        **{"parents": PARENTS, "sha256": "c" * 64, "density": 0.05, "budget": 9, "tensors": tensors}
+        | changes
     )
 
 
@@ -48,7 +62,12 @@ def test_a_file_says_what_was_written_in_the_same_bytes(tmp_path):
     file = tmp_path / delta.FILE
     delta.write(file, made())
     found = delta.read(file)
-    assert (found.parents, found.sha256, found.density, found.budget) == (PARENTS, "c" * 64, 0.05, 9)
+    assert (found.parents, found.sha256, found.density, found.budget) == (
+        PARENTS,
+        "c" * 64,
+        0.05,
+        9,
+    )
     assert list(found.parents) == ["seed", "law"]
     assert found.tensors.keys() == {"w", "b"}
     assert found.nonzeros == 4
@@ -130,7 +149,10 @@ def test_other_files_are_no_delta(tmp_path):
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_a_delta_is_added_where_it_says(tmp_path, dtype):
     before = np.linspace(-2, 2, 1000).astype(dtype).reshape(10, 100)
-    save_file({"w": before, "n": np.arange(4), "b": np.ones(2, np.float32)}, tmp_path / "model.safetensors")
+    save_file(
+        {"w": before, "n": np.arange(4), "b": np.ones(2, np.float32)},
+        tmp_path / "model.safetensors",
+    )
     wanted = before.astype(np.float32)
     for at, change in zip([0, 3, 700], [0.5, -1e-3, 2.0], strict=True):
         wanted.reshape(-1)[at] += np.float32(np.float16(change))

@@ -1,4 +1,6 @@
-"""Distances against torch's own, on real models; what only one of two has; and what an expert began with."""
+"""Distances against torch's own, on real models; what only one of two has; and what an expert began
+with.
+"""
 
 import json
 import math
@@ -26,7 +28,9 @@ def test_distances_are_those_of_torch(forest):
         assert row["largest"] == pytest.approx(float((a - b).abs().max()))
     a, b = (torch.cat([t.flatten() for _, t in sorted(x.items())]) for x in (ours, theirs))
     assert found.distance == pytest.approx(float((a - b).norm() / b.norm()), rel=1e-9)
-    modules = {row["module"]: row for row in diff.compare(forest, "bible", "seed", "module").tensors}
+    modules = {
+        row["module"]: row for row in diff.compare(forest, "bible", "seed", "module").tensors
+    }
     assert "model.layers.0.self_attn.q_proj" in modules
     assert {"name", "domains"} <= {row["field"] for row in found.fields}
 
@@ -77,7 +81,12 @@ def test_the_verb(copy, workspace, capsys):
     out = capsys.readouterr().out
     assert "q_proj" in out
     assert "valid_nats" in out
-    assert main.main(["diff", "--json", *words, "expert=uniform", "against=speeches", "diff.by=tensor"]) == 0
+    assert (
+        main.main(
+            ["diff", "--json", *words, "expert=uniform", "against=speeches", "diff.by=tensor"]
+        )
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["one"] == "averages/uniform"
     assert main.main(["diff", *words, "expert=bible", "against=uniformm"]) == 2
     assert "did you mean 'uniform'" in capsys.readouterr().err
@@ -120,7 +129,9 @@ def test_an_average_or_a_folder_on_either_side(copy, workspace, capsys, tmp_path
         ([], "give expert=NAME (an ELM or an average) or average=NAME"),
     ],
 )
-def test_names_of_nothing_are_told_with_the_averages_there_are(words, said, grown, workspace, capsys):
+def test_names_of_nothing_are_told_with_the_averages_there_are(
+    words, said, grown, workspace, capsys
+):
     assert main.main(["diff", *workspace, *words]) == 2
     told = capsys.readouterr().err
     assert said in told

@@ -43,7 +43,11 @@ def test_waste_is_listed_then_deleted(copy, workspace, capsys, tmp_path, monkeyp
     (forest.root / "elms/.tmp-gone-0-0-1-1-x").mkdir()
     twin = shutil.copytree(forest["bible"].path, forest.root / "branches/bible")
     assert (twin / "branch.json").exists()
-    kept = tree(forest.root / "elms/bible") | tree(forest.root / "averages") | tree(forest.root / "evals")
+    kept = (
+        tree(forest.root / "elms/bible")
+        | tree(forest.root / "averages")
+        | tree(forest.root / "evals")
+    )
     before = tree(tmp_path)
     code, out, _ = run(capsys, "gc", "--dry-run", *words)
     assert code == 0
@@ -77,7 +81,10 @@ def test_fisher_information_stays_while_its_weights_do(copy):
     config = copy(*words)
     steps.average(config)
     forest = Forest(config.forest_root)
-    own = {name: paths.of_weights(forest.root, forest[name].card.sha256) for name in ("bible", "code_python")}
+    own = {
+        name: paths.of_weights(forest.root, forest[name].card.sha256)
+        for name in ("bible", "code_python")
+    }
     assert [len(found) for found in own.values()] == [1, 1]
     stale = own["bible"][0].rename(own["bible"][0].with_name("0" * 32 + own["bible"][0].name[32:]))
     assert [waste.path for waste in gc.collect(forest)] == [stale]

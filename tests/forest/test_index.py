@@ -1,4 +1,6 @@
-"""The index is never wrong, whatever is the matter with it, and whatever happened to the forest meanwhile."""
+"""The index is never wrong, whatever is the matter with it, and whatever happened to the forest
+meanwhile.
+"""
 
 import json
 import os
@@ -80,7 +82,9 @@ def damaged(file):
     for at in range(0, len(whole), max(1, len(whole) // 150)):
         yield (
             f"byte {at}",
-            lambda at=at: file.write_bytes(whole[:at] + bytes([whole[at] ^ 0x11]) + whole[at + 1 :]),
+            lambda at=at: file.write_bytes(
+                whole[:at] + bytes([whole[at] ^ 0x11]) + whole[at + 1 :]
+            ),
         )
 
 
@@ -98,7 +102,11 @@ def test_a_damaged_index_is_never_believed(root):
 def test_one_of_another_version_or_schema_is_made_again(root):
     expected = read(root)
     file = index.location(root)
-    for statement in ("PRAGMA user_version=99", "DROP TABLE models", "UPDATE models SET shown='[1]'"):
+    for statement in (
+        "PRAGMA user_version=99",
+        "DROP TABLE models",
+        "UPDATE models SET shown='[1]'",
+    ):
         with sqlite3.connect(file) as connection:
             connection.execute(statement)
         connection.close()
@@ -160,7 +168,14 @@ def names(root, **chosen):
 
 
 def test_filters_and_orders(root):
-    add(root, "law1", domains=["law"], valid_nats=1.0, created="2020-01-02T00:00:00+00:00", parents={})
+    add(
+        root,
+        "law1",
+        domains=["law"],
+        valid_nats=1.0,
+        created="2020-01-02T00:00:00+00:00",
+        parents={},
+    )
     add(root, "law2", domains=["law"], valid_nats=None, created="2021-01-02T00:00:00+00:00")
     add(root, "odd", domains=["law"], tokens="many")
     assert names(root, domain="law") == ["law1", "law2"]
@@ -187,7 +202,9 @@ def test_branches_in_the_making_and_what_was_removed(root):
     rows = {row["name"]: row["state"] for row in listing.rows(root, LsConfig())}
     assert rows == {"bible": "ELM", "code_python": "ELM", "seed": "ELM", "tales": "branch"}
     assert names(root, state="branch", parent="bible") == ["tales"]
-    assert names(root, state="removed") == names(root, removed=True, name="speeches") == ["speeches"]
+    assert (
+        names(root, state="removed") == names(root, removed=True, name="speeches") == ["speeches"]
+    )
 
 
 def test_averages_are_listed_beside_elms_of_the_same_name(root):
@@ -204,7 +221,9 @@ def test_averages_are_listed_beside_elms_of_the_same_name(root):
     assert names(root, state="average", parent="seed") == ["bible"]
     assert names(root, ancestor="speeches") == ["uniform"]
     assert names(root, ancestor="bible") == ["bible", "speeches", "uniform"]
-    removal.remove(forest, "bible")  # the name of an ELM: its average stays, and so does what it says
+    removal.remove(
+        forest, "bible"
+    )  # the name of an ELM: its average stays, and so does what it says
     assert names(root, name="bible") == ["bible"]
     assert names(root, name="bible", state="average") == ["bible"]
 

@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from btm import steps
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.forest import ledger
 from btm.forest.card import Card
 from btm.launch import forecast
@@ -37,7 +37,9 @@ def small_model(name, *overrides):
 )
 def test_flops_are_those_that_torch_counts(name, overrides, seq_len):
     model = small_model(name, *overrides)
-    model.set_attn_implementation("eager")  # a fused attention is counted with what it computes twice
+    model.set_attn_implementation(
+        "eager"
+    )  # a fused attention is counted with what it computes twice
     ids = torch.zeros((1, seq_len), dtype=torch.int64)
     with FlopCounterMode(display=False) as forward:
         logits = model(input_ids=ids, use_cache=False).logits
@@ -53,7 +55,10 @@ def test_flops_are_those_that_torch_counts(name, overrides, seq_len):
 
 
 def test_embeddings_count_only_as_the_head():
-    tied, untied = small_model("pico"), small_model("pico", "model.config.tie_word_embeddings=false")
+    tied, untied = (
+        small_model("pico"),
+        small_model("pico", "model.config.tie_word_embeddings=false"),
+    )
     assert flops.Shape.of(tied) == flops.Shape.of(untied)
     norms = sum(p.numel() for p in tied.parameters() if p.ndim == 1)
     assert flops.Shape.of(tied).matrix_parameters == tied.num_parameters() - norms
@@ -95,7 +100,9 @@ def test_every_card_of_a_grown_forest_carries_its_cost(grown, forest):
     assert speeches.total_tokens == (24 + 12 * len(ancestors)) * own
     for elm in forest.elms():
         assert elm.card.total_flops == pytest.approx(elm.card.total_tokens * per_token)
-    assert "ancestors included" in (bible_readme := (forest["bible"].path / "README.md").read_text())
+    assert "ancestors included" in (
+        bible_readme := (forest["bible"].path / "README.md").read_text()
+    )
     assert f"{bible.total_tokens:,} tokens" in bible_readme
     averaged = Card.read(forest.root / "averages" / "uniform" / "card.json")
     assert (averaged.tokens, averaged.total_tokens) == (0, 60 * own)
@@ -129,7 +136,14 @@ def test_an_evaluation_carries_the_cost(copy, forest, top_k, run):
     shape = flops.Shape.of_config(causal_lm.load_config(forest["bible"].path))
     assert one == shape.inference_flops(config.window)
     assert costs["elms"]["bible"]["training"]["tokens"] == forest["bible"].card.total_tokens
-    assert [row["experts run"] for row in ledger_rows(result)] == [run, 1, 1, 1, 1, 1]  # the average too
+    assert [row["experts run"] for row in ledger_rows(result)] == [
+        run,
+        1,
+        1,
+        1,
+        1,
+        1,
+    ]  # the average too
 
 
 def test_the_forecast_counts_as_the_cards_do(grown, workspace, forest, tmp_path):
@@ -137,4 +151,6 @@ def test_the_forecast_counts_as_the_cards_do(grown, workspace, forest, tmp_path)
     rows = {row["job"]: row for row in forecast.forecast(again, again.run.rounds)}
     for name, job in (("seed", "seed"), ("bible", "train-bible")):
         assert rows[job]["flops"] == pytest.approx(forest[name].card.flops)
-    assert rows["all"]["flops"] == pytest.approx(ledger.training(c.card for c in forest.elms())["flops"])
+    assert rows["all"]["flops"] == pytest.approx(
+        ledger.training(c.card for c in forest.elms())["flops"]
+    )

@@ -1,4 +1,6 @@
-"""Who descends from whom: shares against sums by hand, pictures that parse, labels that cannot break out."""
+"""Who descends from whom: shares against sums by hand, pictures that parse, labels that cannot
+break out.
+"""
 
 import json
 import random
@@ -32,7 +34,8 @@ def graph(edges):
     names = {*edges, *(parent for parents in edges.values() for parent in parents)}
     key = {name: Key(ELM, name, name * 3) for name in names}
     nodes = {
-        key[n]: Node(key[n], parents={key[p]: w for p, w in edges.get(n, {}).items()}) for n in sorted(names)
+        key[n]: Node(key[n], parents={key[p]: w for p, w in edges.get(n, {}).items()})
+        for n in sorted(names)
     }
     children = {k: {} for k in nodes}
     for node in nodes.values():
@@ -63,7 +66,9 @@ def test_shares_are_those_of_every_path_walked(seed):
     def walked(child, ancestor):
         if child == ancestor:
             return 1.0
-        return sum(weight * walked(parent, ancestor) for parent, weight in edges.get(child, {}).items())
+        return sum(
+            weight * walked(parent, ancestor) for parent, weight in edges.get(child, {}).items()
+        )
 
     for name in names:
         below = found.descendants(key[name])
@@ -75,7 +80,10 @@ def test_shares_are_those_of_every_path_walked(seed):
         )
         order = list(below)
         assert all(
-            order.index(p) < order.index(c) for c in order for p in found.nodes[c].parents if p in below
+            order.index(p) < order.index(c)
+            for c in order
+            for p in found.nodes[c].parents
+            if p in below
         )
         if edges.get(name):
             roots = [n for n in above if not found.nodes[n].parents]
@@ -87,7 +95,10 @@ def test_a_long_line_of_descent_and_a_forged_circle():
     assert found.descendants(key["e0000"])[key["e3000"]] == 1.0
     assert len(drawing.text(found, key["e0000"]).splitlines()) > 3000
     found, key = graph({"a": {"b": 1.0}, "b": {"a": 1.0}, "c": {"a": 1.0}})
-    assert set(found.descendants(key["a"])) == {key["b"], key["c"]}  # somebody's forgery hides nobody
+    assert set(found.descendants(key["a"])) == {
+        key["b"],
+        key["c"],
+    }  # somebody's forgery hides nobody
     assert drawing.text(found, key["c"])
 
 

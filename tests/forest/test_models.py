@@ -1,4 +1,6 @@
-"""ELMs, averages and folders found by name, and everything that is none of them refused in a line."""
+"""ELMs, averages and folders found by name, and everything that is none of them refused in a
+line.
+"""
 
 import json
 import shutil
@@ -14,7 +16,11 @@ from btm.steps import publish as published
 
 def test_an_elm_and_an_average_are_found_by_their_names(forest):
     elm, average = find_model(forest, "bible"), find_model(forest, "uniform")
-    assert (elm.kind, elm.sha256, elm.path) == ("ELM", forest["bible"].card.sha256, forest["bible"].path)
+    assert (elm.kind, elm.sha256, elm.path) == (
+        "ELM",
+        forest["bible"].card.sha256,
+        forest["bible"].path,
+    )
     assert (average.kind, average.path) == ("average", forest.root / "averages/uniform")
     assert average.card.parents.keys() == {"bible", "code_python", "speeches"}
     assert averages(forest) == [average]
@@ -31,9 +37,13 @@ def test_of_two_with_one_name_the_elm_wins_and_the_average_has_a_longer_one(copy
 
 
 def test_what_is_in_no_forest_is_told_with_what_is(forest):
-    with pytest.raises(UserError, match=r"no model 'unifrom' in .*did you mean 'uniform'.*have: bible"):
+    with pytest.raises(
+        UserError, match=r"no model 'unifrom' in .*did you mean 'uniform'.*have: bible"
+    ):
         find_model(forest, "unifrom")
-    with pytest.raises(UserError, match=r"no such model folder, and no FOREST:NAME; have in .*bible"):
+    with pytest.raises(
+        UserError, match=r"no such model folder, and no FOREST:NAME; have in .*bible"
+    ):
         find_model(forest, "nowhere/at/all")
 
 
@@ -81,7 +91,9 @@ def test_a_folder_keeps_its_card_only_beside_the_weights_it_names(forest, tmp_pa
 def test_a_folder_with_pickles_code_or_another_tokenizer_is_refused(forest, tmp_path):
     folder = make_folder(tmp_path / "model", forest.tokenizer, vocab_size=512)
     settings, tokens = (folder / "config.json").read_text(), (folder / "tokenizer.json").read_text()
-    (folder / "config.json").write_text(json.dumps(json.loads(settings) | {"auto_map": {"AutoModel": "x.Y"}}))
+    (folder / "config.json").write_text(
+        json.dumps(json.loads(settings) | {"auto_map": {"AutoModel": "x.Y"}})
+    )
     with pytest.raises(UserError, match="code of its own"):
         find_model(forest, str(folder))
     (folder / "config.json").write_text(settings)

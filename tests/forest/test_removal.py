@@ -1,4 +1,6 @@
-"""Removal that means it: what goes, what stays, who is named, and that a kill between any two calls is finished."""
+"""Removal that means it: what goes, what stays, who is named, and that a kill between any two calls
+is finished.
+"""
 
 import errno
 import json
@@ -13,7 +15,7 @@ from unittest.mock import patch
 import pytest
 
 from btm import steps
-from btm.cli import main
+from btm.cli import compose, main
 from btm.errors import UserError
 from btm.forest import Forest, removal, tombstone, verify
 from btm.forest.card import Card
@@ -34,7 +36,9 @@ def raise_killed():
 
 @contextmanager
 def killed_at(count, die=raise_killed):
-    """Let the call number `count` of those that change a folder not come to pass, nor anything after it."""
+    """Let the call number `count` of those that change a folder not come to pass, nor anything
+    after it.
+    """
     left = [count]
 
     def watched(real):
@@ -58,13 +62,15 @@ def killed_at(count, die=raise_killed):
 
 @pytest.fixture(scope="module")
 def family(workspace, grown, tmp_path_factory):
-    """A forest with a grandchild of bible, an average and a branch in the making that inherited from it."""
+    """A forest with a grandchild of bible, an average and a branch in the making that inherited
+    from it.
+    """
     root = shutil.copytree(grown[0].forest_root, tmp_path_factory.mktemp("family") / "forest")
     words = [*workspace, f"forest={root}", "merge.force=true", "trainer.steps=2"]
     forest = Forest(root)
-    steps.branch(main.compose([*words, "branch=copy", "parent=speeches"]), "psalms", "bible")
-    steps.train(main.compose(words), "psalms")
-    steps.merge(main.compose(words), "psalms")
+    steps.branch(compose.compose([*words, "branch=copy", "parent=speeches"]), "psalms", "bible")
+    steps.train(compose.compose(words), "psalms")
+    steps.merge(compose.compose(words), "psalms")
     publish.publish(forest, "deploy", {"bible": 0.25, "code_python": 0.75})
     forest.branch("tales", "novels", {"bible": 0.5, "seed": 0.5})
     return root
@@ -80,7 +86,7 @@ def words(workspace, family, tmp_path):
 @pytest.fixture
 def heirs(words):
     """The configuration and the forest."""
-    config = main.compose(words)
+    config = compose.compose(words)
     return config, Forest(config.forest_root)
 
 
@@ -115,9 +121,13 @@ def test_remove_deletes_it_and_lists_descendants_with_their_share(capsys, heirs,
     _, forest = heirs
     card = forest["bible"].card
     weights = (forest["bible"].path / "model.safetensors").read_bytes()
-    code, out, err = run(capsys, "remove", *words, "expert=bible", "remove.reason=the owner opted out")
+    code, out, err = run(
+        capsys, "remove", *words, "expert=bible", "remove.reason=the owner opted out"
+    )
     assert code == 0, err
-    assert all(name in out for name in ("speeches", "psalms", "deploy", "tales", "0.250", "--rederive"))
+    assert all(
+        name in out for name in ("speeches", "psalms", "deploy", "tales", "0.250", "--rederive")
+    )
     assert "seed" in out.partition("same text")[2]  # it was trained on that text too
     assert "bible" not in forest
     assert weights not in bytes_of(forest).values()
@@ -125,7 +135,13 @@ def test_remove_deletes_it_and_lists_descendants_with_their_share(capsys, heirs,
     stone = tombstone.read(tombstone.folder(forest.root, "bible"))
     assert stone.card == card
     assert stone.reason == "the owner opted out"
-    assert {heir.name for heir in stone.heirs} == {"speeches", "psalms", "deploy", "tales", "uniform"}
+    assert {heir.name for heir in stone.heirs} == {
+        "speeches",
+        "psalms",
+        "deploy",
+        "tales",
+        "uniform",
+    }
     assert {"speeches", "psalms"} <= set(forest.names())
     assert not verify.verify(forest.root, full=True)
     for again in (["remove", "expert=bible"], ["ls", "ls.removed=true"]):
@@ -151,7 +167,11 @@ def test_dry_run_names_what_would_go_and_changes_nothing(capsys, heirs, words):
 
 def test_the_name_does_not_come_back_until_it_is_readmitted(capsys, words, forest):
     assert run(capsys, "remove", *words, "expert=bible", "remove.reason=opt-out")[0] == 0
-    for command in (["branch", "expert=bible"], ["show", "expert=bible"], ["train", "expert=bible"]):
+    for command in (
+        ["branch", "expert=bible"],
+        ["show", "expert=bible"],
+        ["train", "expert=bible"],
+    ):
         code, _, err = run(capsys, *command, *words)
         assert code == 2
         assert "was removed" in err or "no branch" in err
@@ -207,15 +227,15 @@ def test_rederive_makes_every_heir_again_without_it(capsys, heirs, words):
 
 
 def test_an_heir_of_one_parent_begins_with_that_parents_parents(words):
-    forest = Forest(main.compose(words).forest_root)
-    rederive.rederive(main.compose(words), "speeches")  # whose parents bible and code_python are
+    forest = Forest(compose.compose(words).forest_root)
+    rederive.rederive(compose.compose(words), "speeches")  # whose parents bible and code_python are
     card = tombstone.read(tombstone.folder(forest.root, "speeches")).card
     weights = {name: parent.weight for name, parent in forest["psalms"].card.parents.items()}
     assert weights == pytest.approx({name: parent.weight for name, parent in card.parents.items()})
 
 
 def test_a_root_cannot_be_rederived_and_nothing_happens(capsys, words):
-    forest = Forest(main.compose(words).forest_root)
+    forest = Forest(compose.compose(words).forest_root)
     before = bytes_of(forest)
     code, _, err = run(capsys, "remove", "--rederive", *words, "expert=seed")
     assert code == 2
@@ -236,7 +256,7 @@ def test_a_refused_merge_is_told_and_the_same_command_goes_on(capsys, heirs, wor
 
 
 def test_a_damaged_card_is_no_way_to_stay(capsys, words):
-    forest = Forest(main.compose(words).forest_root)
+    forest = Forest(compose.compose(words).forest_root)
     (forest.root / "elms/bible/card.json").write_text("{")
     code, out, err = run(capsys, "remove", *words, "expert=bible")
     assert code == 0, err
@@ -261,10 +281,12 @@ def test_unknown_and_contradictory_requests(capsys, words):
 
 
 def test_a_merge_cannot_bring_a_removed_name_back(words):
-    config = main.compose(words)
+    config = compose.compose(words)
     forest = Forest(config.forest_root)
     steps.train(config, "tales")
-    with pytest.MonkeyPatch.context() as patched:  # as if it were removed by another process meanwhile
+    with (
+        pytest.MonkeyPatch.context() as patched
+    ):  # as if it were removed by another process meanwhile
         patched.setattr(tombstone, "stands", lambda root, name: name == "tales")
         with pytest.raises(UserError, match="was removed"):
             forest.merge(forest.get_branch("tales"))
@@ -328,7 +350,7 @@ def sums_wrong(forest):
 @pytest.mark.timeout(600)
 def test_a_rederivation_killed_anywhere_goes_on_to_the_same_end(heirs, words, tmp_path):
     _, forest = heirs
-    config = main.compose(words)
+    config = compose.compose(words)
     begin = shutil.copytree(forest.root, tmp_path / "begin")
     with killed_at(10**9) as left:
         rederive.rederive(config, "speeches")
@@ -339,7 +361,9 @@ def test_a_rederivation_killed_anywhere_goes_on_to_the_same_end(heirs, words, tm
         shutil.copytree(begin, forest.root)
         with pytest.raises(KilledError), killed_at(count):
             rederive.rederive(config, "speeches")
-        for path in (forest.root / "branches").glob(f"*{lease.MARK}*"):  # as the lease of a dead process
+        for path in (forest.root / "branches").glob(
+            f"*{lease.MARK}*"
+        ):  # as the lease of a dead process
             path.rename(path.with_name(lease.name_of(path)))
         rederive.rederive(config, "speeches")
         assert {name: forest[name].card.sha256 for name in forest.names()} == expected, count
@@ -356,7 +380,7 @@ def test_a_disk_that_refuses_is_told_with_its_path(capsys, words, monkeypatch):
     assert "Permission denied" in err
     monkeypatch.undo()
     assert run(capsys, "remove", *words, "expert=bible")[0] == 0
-    assert not list(Path(main.compose(words).forest_root).glob("removed/*/deleting"))
+    assert not list(Path(compose.compose(words).forest_root).glob("removed/*/deleting"))
 
 
 def test_an_average_goes_without_a_tombstone_and_its_name_is_free(capsys, words, heirs):

@@ -1,4 +1,6 @@
-"""What a forest records of its settings: defaults beneath the user's words, written once, damage named."""
+"""What a forest records of its settings: defaults beneath the user's words, written once, damage
+named.
+"""
 
 import json
 import shutil
@@ -10,7 +12,7 @@ from folders import tree
 
 from btm import steps
 from btm.cli import main
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.forest import Forest, settings, verify
 
 
@@ -29,7 +31,9 @@ def test_forest_alone_brings_back_the_words_it_was_grown_with(grown, root):
 
 
 def test_what_the_machine_decides_is_not_recorded(grown, root, copy):
-    config = copy("trainer.threads=1", "trainer.device=cpu", "score.batch_size=3", "ensemble.experts=[bible]")
+    config = copy(
+        "trainer.threads=1", "trainer.device=cpu", "score.batch_size=3", "ensemble.experts=[bible]"
+    )
     forest = Forest(shutil.copytree(root, root.with_name("seed only")))
     for name in set(forest.names()) - {"seed"}:
         shutil.rmtree(forest.root / "elms" / name)
@@ -47,7 +51,11 @@ def test_what_the_machine_decides_is_not_recorded(grown, root, copy):
         (["trainer=paper"], "trainer.steps", 40000),
         (["trainer=paper"], "seed.steps", 24),
         (["ensemble=uniform"], "ensemble.prior", "uniform"),
-        (["model.config.hidden_size=32"], "model.config", {"hidden_size": 32, "num_hidden_layers": 2}),
+        (
+            ["model.config.hidden_size=32"],
+            "model.config",
+            {"hidden_size": 32, "num_hidden_layers": 2},
+        ),
         (["model=pico"], "model.config", {"num_hidden_layers": 4}),
         (["run.domains=[bible]"], "run.rounds", []),
         (["run.average=false"], "run.rounds", [["bible", "code_python"], ["speeches"]]),
@@ -101,7 +109,10 @@ def test_a_damaged_record_is_one_line_and_is_found(root, capsys):
     assert main.main(["ls", f"forest={root}"]) == 0
     assert [finding.what for finding in verify.verify(root)] == ["settings.json"]
     (root / "suites/smoke.json").write_text("{}")
-    assert [finding.what for finding in verify.verify(root)] == ["settings.json", "suites/smoke.json"]
+    assert [finding.what for finding in verify.verify(root)] == [
+        "settings.json",
+        "suites/smoke.json",
+    ]
 
 
 def test_a_record_of_a_newer_btm_is_one_line(root, capsys):

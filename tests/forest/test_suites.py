@@ -1,4 +1,6 @@
-"""The prepared text of a forest: one tokenizer, several suites, and a line for each that does not fit."""
+"""The prepared text of a forest: one tokenizer, several suites, and a line for each that does not
+fit.
+"""
 
 import json
 import shutil
@@ -10,7 +12,7 @@ from folders import DEMO, tree
 
 from btm import steps
 from btm.cli import main
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.data import prepare as preparation
 from btm.errors import UserError
 from btm.forest import Forest, settings
@@ -18,7 +20,9 @@ from btm.forest import Forest, settings
 
 @pytest.fixture(scope="module")
 def place(grown, tmp_path_factory):
-    """A folder with texts/tcl.txt, a copy of the shared forest, and data/foreign: `bible` under another tokenizer."""
+    """A folder with texts/tcl.txt, a copy of the shared forest, and data/foreign: `bible` under
+    another tokenizer.
+    """
     place = tmp_path_factory.mktemp("suites")
     shutil.copytree(grown[0].forest_root, place / "forest")
     text = "".join(f"proc name{i} {{}} {{ puts $value{i} }}\n\n" for i in range(400))
@@ -33,9 +37,16 @@ def place(grown, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def added(place):
-    """The words of that forest; data/more beside its own suite has the domain tcl, packed for it."""
+    """The words of that forest; data/more beside its own suite has the domain tcl, packed for
+    it.
+    """
     words = [f"forest={place / 'forest'}"]
-    more = ["data=folder", f"data.root={place / 'texts'}", f"data.out={place / 'data'}", "data.name=more"]
+    more = [
+        "data=folder",
+        f"data.root={place / 'texts'}",
+        f"data.out={place / 'data'}",
+        "data.name=more",
+    ]
     steps.prepare(compose([*words, *more], "prepare"))
     return words
 
@@ -67,7 +78,9 @@ def refusal(capsys, *words):
     ],
     ids=" ".join,
 )
-def test_text_under_another_tokenizer_is_refused_before_anything_is_written(place, grown, capsys, verb):
+def test_text_under_another_tokenizer_is_refused_before_anything_is_written(
+    place, grown, capsys, verb
+):
     theirs = Forest(place / "forest").identity["tokenizer_sha256"][:12]
     found = preparation.Suite.open(place / "data/foreign").tokenizer_sha256[:12]
     words = [f"data.out={place / 'data'}", "data=folder", f"data.root={place / 'foreign'}"]
@@ -96,12 +109,19 @@ def test_prepare_takes_the_tokenizer_of_the_forest(place, added, grown):
     assert origin["copied"]["sha256"] == forest.identity["tokenizer_sha256"]
     assert settings.read_suites(forest.root).keys() == {"smoke", "more"}
     before = tree(place)
-    steps.prepare(compose([*added, "data.name=more"], "prepare"))  # the recorded words prepare it again
+    steps.prepare(
+        compose([*added, "data.name=more"], "prepare")
+    )  # the recorded words prepare it again
     assert tree(place) == before
 
 
 def test_another_tokenizer_cannot_be_asked_for(place, capsys):
-    words = [f"forest={place / 'forest'}", "data=folder", f"data.root={place / 'texts'}", "data.name=third"]
+    words = [
+        f"forest={place / 'forest'}",
+        "data=folder",
+        f"data.root={place / 'texts'}",
+        "data.name=third",
+    ]
     given = f"data.tokenizer={place / 'data/foreign/tokenizer'}"
     said = refusal(capsys, "prepare", *words, given, f"data.out={place / 'data'}")
     assert given in said and "another tokenizer than the forest" in said
@@ -127,7 +147,9 @@ def test_a_domain_has_one_suite(place, added, capsys, tmp_path):
     ],
 )
 def test_an_evaluation_is_of_all_suites_or_those_named(added, capsys, words, wanted):
-    assert main.main(["eval", "--json", *added, "score.max_tokens=256", "eval.name=some", *words]) == 0
+    assert (
+        main.main(["eval", "--json", *added, "score.max_tokens=256", "eval.name=some", *words]) == 0
+    )
     result = json.loads(capsys.readouterr().out)
     assert {key.partition("/")[0] for key in result["shards"]} == wanted
 
@@ -154,7 +176,9 @@ def test_a_suite_that_moved_is_found_with_one_word_and_one_that_is_gone_is_named
         said = refusal(capsys, "eval", *words)
         assert f"the suite 'more' that {root} records is not in {more}" in said
         assert "give data.out=DIR if it was moved" in said
-        assert f"(btm prepare forest={root} data.name=more), or delete {root}/suites/more.json" in said
+        assert (
+            f"(btm prepare forest={root} data.name=more), or delete {root}/suites/more.json" in said
+        )
         elms = tree(root / "elms")
         assert said == refusal(
             capsys, "run", *words, "cluster=debug", "run.rounds=[[novels]]"

@@ -1,4 +1,6 @@
-"""Every byte that flips, every file that is cut off, missing or new is found; and what is whole has no finding."""
+"""Every byte that flips, every file that is cut off, missing or new is found; and what is whole has
+no finding.
+"""
 
 import importlib.util
 import json
@@ -33,10 +35,14 @@ def test_what_is_whole_has_no_finding(root):
 
 def test_the_sums_are_what_sha256sum_checks(root):
     for folder in [*(root / "elms").iterdir(), root / "averages/uniform", root / "tokenizer"]:
-        done = subprocess.run(["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=folder, capture_output=True)
+        done = subprocess.run(
+            ["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=folder, capture_output=True
+        )
         assert done.returncode == 0, done.stdout
         listed = {line.split("  ")[1] for line in (folder / "SHA256SUMS").read_text().splitlines()}
-        assert listed | {"SHA256SUMS"} == {p.relative_to(folder).as_posix() for p in folder.rglob("*")}
+        assert listed | {"SHA256SUMS"} == {
+            p.relative_to(folder).as_posix() for p in folder.rglob("*")
+        }
 
 
 def test_five_hundred_seeded_corruptions_are_all_found(root):
@@ -52,7 +58,9 @@ def test_five_hundred_seeded_corruptions_are_all_found(root):
     del sys.modules["corruption"]
 
 
-@pytest.mark.parametrize("name", ["forest.json", "tokenizer/tokenizer.json", "elms/bible/SHA256SUMS"])
+@pytest.mark.parametrize(
+    "name", ["forest.json", "tokenizer/tokenizer.json", "elms/bible/SHA256SUMS"]
+)
 def test_every_single_byte_of_the_small_files_that_others_stand_on(root, name):
     file = root / name
     whole = file.read_bytes()
@@ -154,12 +162,16 @@ def test_one_average_alone(word, root, workspace, capsys):
 
 
 def test_a_name_of_nothing_is_told_with_elms_and_averages(root):
-    with pytest.raises(UserError, match=r"no ELM or average 'unifrom' .*'uniform'.*have: bible, .*uniform"):
+    with pytest.raises(
+        UserError, match=r"no ELM or average 'unifrom' .*'uniform'.*have: bible, .*uniform"
+    ):
         verify.verify(root, only="unifrom")
     with pytest.raises(UserError, match=r"no average 'bible' .*have: uniform"):
         verify.verify(root, only="averages/bible")
     shutil.copytree(root / "averages/uniform", root / "averages/bible")
-    assert {f.what for f in verify.verify(root, only="averages/bible")} == {"averages/bible/card.json"}
+    assert {f.what for f in verify.verify(root, only="averages/bible")} == {
+        "averages/bible/card.json"
+    }
     assert verify.verify(root, only="bible") == []
     assert verify.size(root, "averages/bible") < verify.size(root)
 

@@ -1,4 +1,6 @@
-"""What every import of a malicious folder must hold to: no code run, nothing written outside, nothing left behind."""
+"""What every import of a malicious folder must hold to: no code run, nothing written outside,
+nothing left behind.
+"""
 
 import resource
 import time
@@ -22,22 +24,33 @@ def assault(world, capsys, *words, wanted=2):
     assert "Traceback" not in said.err + said.out
     assert code == wanted, said.err
     if code:
-        assert said.err.startswith("btm: ") and said.err.count("\n") == 1 and len(said.err) < 2_000, said.err
+        assert (
+            said.err.startswith("btm: ") and said.err.count("\n") == 1 and len(said.err) < 2_000
+        ), said.err
         assert said.err[:-1].isprintable()
         assert not forest.exists(), "a refused import left something"
     else:
         assert not any(path.name.startswith(".tmp-") for path in forest.rglob("*"))
-        assert not any(b"root of all secrets" in p.read_bytes() for p in forest.rglob("*") if p.is_file())
+        assert not any(
+            b"root of all secrets" in p.read_bytes() for p in forest.rglob("*") if p.is_file()
+        )
         kinds = {p.suffix for p in forest.rglob("*") if p.is_file() and p.name != "SHA256SUMS"}
         assert kinds <= {".json", ".safetensors", ".md", ".jinja"}
     return said.err
 
 
 def _tree(folder):
-    """Everything below a folder: its kind, its size, when it changed, and where it leads if it is a link."""
+    """Everything below a folder: its kind, its size, when it changed, and where it leads if it is a
+    link.
+    """
     found = {path: path.lstat() for path in folder.rglob("*")}
     return {
-        str(path): (s.st_mode, s.st_size, s.st_mtime_ns, path.readlink() if path.is_symlink() else "")
+        str(path): (
+            s.st_mode,
+            s.st_size,
+            s.st_mtime_ns,
+            path.readlink() if path.is_symlink() else "",
+        )
         for path, s in found.items()
     }
 

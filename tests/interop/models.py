@@ -14,11 +14,27 @@ SIZES = {
     "phi": {},
     "gpt_neox": {},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64},
-    "opt": {"ffn_dim": 48, "max_position_embeddings": 64, "word_embed_proj_dim": 32, "pad_token_id": 1},
+    "opt": {
+        "ffn_dim": 48,
+        "max_position_embeddings": 64,
+        "word_embed_proj_dim": 32,
+        "pad_token_id": 1,
+    },
     "bloom": {"n_layer": 2, "n_head": 2},
-    "xglm": {"d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 2, "pad_token_id": 1},
+    "xglm": {
+        "d_model": 32,
+        "ffn_dim": 48,
+        "num_layers": 2,
+        "attention_heads": 2,
+        "pad_token_id": 1,
+    },
 }
-_COMMON = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+_COMMON = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 _NAMED_OTHERWISE = ("gpt2", "bloom", "xglm")
 
 
@@ -45,5 +61,7 @@ def make_folder(folder, tokenizer, model_type="llama", **values):
     for file in Path(tokenizer).iterdir():
         if file.name != "origin.json":
             shutil.copyfile(file, Path(folder) / file.name)
-    (Path(folder) / "README.md").write_text("---\nlicense: apache-2.0\ntags:\n- test\n---\n# a model\n")
+    (Path(folder) / "README.md").write_text(
+        "---\nlicense: apache-2.0\ntags:\n- test\n---\n# a model\n"
+    )
     return Path(folder)

@@ -10,7 +10,7 @@ from folders import tree
 from safetensors.numpy import load_file, save_file
 
 from btm.cli import main
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.errors import UserError
 from btm.forest import EXACT, Forest
 from btm.forest.card import Card
@@ -35,7 +35,9 @@ def sent(root, tmp_path_factory):
 @pytest.fixture
 def parents(root, tmp_path):
     """The forest without `speeches`."""
-    shutil.copytree(root, tmp_path / "forest", ignore=shutil.ignore_patterns("speeches", "scores", "jobs"))
+    shutil.copytree(
+        root, tmp_path / "forest", ignore=shutil.ignore_patterns("speeches", "scores", "jobs")
+    )
     return tmp_path / "forest"
 
 
@@ -45,7 +47,9 @@ def export(root, to, *words):
 
 def bring(folder, root, *words):
     words = words or ["name=speeches"]
-    return formats.import_model(compose([f"forest={root}", f"from={folder}", "format=delta8", *words]))
+    return formats.import_model(
+        compose([f"forest={root}", f"from={folder}", "format=delta8", *words])
+    )
 
 
 def test_it_comes_back_where_its_parents_are(root, sent, parents):
@@ -106,7 +110,9 @@ def test_other_blocks_and_its_own_sha256(block, root, parents, tmp_path):
     elm = bring(folder, parents, "name=bible", "domain=novels")
     assert elm.card.domains == ["novels"]
     assert elm.card.sha256 == json.loads((folder / "delta.json").read_bytes())["sha256"]
-    assert export(root, folder, "expert=bible", f"export.block={block}") == folder  # the same: left alone
+    assert (
+        export(root, folder, "expert=bible", f"export.block={block}") == folder
+    )  # the same: left alone
     with pytest.raises(UserError, match="holds something else already"):
         export(root, folder, "expert=bible", "export.block=256")
 
@@ -239,7 +245,10 @@ def a_pipe(folder):
         (parent_elsewhere, "is no valid name"),
         (weight_changed, "gives other weights than it says"),
         (a_pipe, "no regular file"),
-        (lambda f: (f / "delta.safetensors").write_bytes(b"x" * 99), "not a valid safetensors file"),
+        (
+            lambda f: (f / "delta.safetensors").write_bytes(b"x" * 99),
+            "not a valid safetensors file",
+        ),
         (lambda f: (f / "delta.safetensors").unlink(), r"no delta\.safetensors"),
         (lambda f: change(f, flip), "gives other weights than it says"),
         (lambda f: change(f, no_scale), "holds what is no scale"),
@@ -279,7 +288,16 @@ def test_from_the_command_line(root, parents, tmp_path, capsys):
     card = Card.read(parents / "elms" / "again" / "card.json")
     assert (card.name, card.domains) == ("again", ["speeches"])
     assert (
-        main.main(["export", f"forest={root}", "to=x", "format=delta8", "expert=bible", "export.block=100"])
+        main.main(
+            [
+                "export",
+                f"forest={root}",
+                "to=x",
+                "format=delta8",
+                "expert=bible",
+                "export.block=100",
+            ]
+        )
         == 2
     )
     assert f"wanted one of {', '.join(map(str, blockwise.BLOCKS))}" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from btm.cli import main
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.forest.card import Card
@@ -46,7 +46,9 @@ def test_anybody_loads_it(what, root, tmp_path):
     source = formats.exported(compose([f"forest={root}", what]))
     target = export(root, tmp_path / "out/model", what)
     assert torch.equal(logits(target), logits(source))
-    assert (target / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    assert (target / "model.safetensors").read_bytes() == (
+        source / "model.safetensors"
+    ).read_bytes()
     tokenizer = AutoTokenizer.from_pretrained(target)
     assert tokenizer.decode(tokenizer("in the beginning").input_ids) == "in the beginning"
     assert Card.read(target / "card.json") == Card.read(source / "card.json")
@@ -59,13 +61,18 @@ def test_anybody_loads_it(what, root, tmp_path):
         "README.md",
         "SHA256SUMS",
     }
-    assert {path.name for path in target.iterdir()} == names | {"tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in target.iterdir()} == names | {
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
     assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
 @pytest.mark.parametrize("word", ["bf16", "fp16", "fp32"])
 def test_other_float_types_in_shards(word, root, tmp_path):
-    target = export(root, tmp_path / "model", "expert=law", f"export.dtype={word}", "export.shard_gb=0.00004")
+    target = export(
+        root, tmp_path / "model", "expert=law", f"export.dtype={word}", "export.shard_gb=0.00004"
+    )
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[word]
     assert len(list(target.glob("model-*-of-*.safetensors"))) > 2
     ours, theirs = {}, load_file(root / "elms/law/model.safetensors")
@@ -78,7 +85,9 @@ def test_other_float_types_in_shards(word, root, tmp_path):
     card = Card.read(target / "card.json")
     assert card.sha256 == weights.sha256(target)
     assert Forest(root)["law"].card.sha256 in card.notes[-1]
-    assert json.loads((target / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+    assert json.loads((target / "config.json").read_text())["dtype"] == str(dtype).removeprefix(
+        "torch."
+    )
 
 
 def test_what_was_exported_comes_in_again(root, tmp_path):
@@ -91,7 +100,11 @@ def test_nothing_that_stands_is_overwritten(root, tmp_path):
     target = export(root, tmp_path / "model", "expert=law")
     before = tree(tmp_path)
     assert export(root, target, "expert=law") == target
-    for words in (["expert=med"], ["expert=law", "export.dtype=bf16"], ["average=deploy", "format=mergekit"]):
+    for words in (
+        ["expert=med"],
+        ["expert=law", "export.dtype=bf16"],
+        ["average=deploy", "format=mergekit"],
+    ):
         with pytest.raises(UserError, match="holds something else already"):
             export(root, target, *words)
     with pytest.raises(UserError, match="lies in the folder that is exported"):
@@ -144,6 +157,11 @@ def test_what_was_meant_is_said(words, message, root, capsys):
 
 
 def test_a_dry_run_writes_nothing(root, tmp_path, capsys):
-    assert main.main(["export", f"forest={root}", "average=deploy", f"to={tmp_path / 'x'}", "--dry-run"]) == 0
+    assert (
+        main.main(
+            ["export", f"forest={root}", "average=deploy", f"to={tmp_path / 'x'}", "--dry-run"]
+        )
+        == 0
+    )
     assert "deploy" in capsys.readouterr().out
     assert not (tmp_path / "x").exists()

@@ -1,4 +1,6 @@
-"""btm import and export, format=fairseq: fairseq's own checkpoints in, checkpoints for fairseq out."""
+"""btm import and export, format=fairseq: fairseq's own checkpoints in, checkpoints for
+fairseq out.
+"""
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from btm.forest import Forest
 def test_a_checkpoint_becomes_a_seed_and_goes_back(name, place, tmp_path, capsys):
     source, root = place / "models" / name, tmp_path / "forest"
     words = ["format=fairseq", f"forest={root}"]
-    assert main.main(["import", *words, f"from={source}", "name=seed"]) == 0, capsys.readouterr().err
+    assert main.main(["import", *words, f"from={source}", "name=seed"]) == 0, (
+        capsys.readouterr().err
+    )
     elm = Forest(root)["seed"]
     assert elm.card.source == str(source)
     with torch.no_grad():

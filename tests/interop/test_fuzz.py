@@ -25,7 +25,9 @@ def test_no_file_makes_a_reader_fail(script):
     said = []
     outcomes = script.fuzz(1800, seed=1, report=said.append)
     assert not said, said[0]
-    for kind in script.KINDS:  # of each kind some are read and some refused, or it would show nothing
+    for (
+        kind
+    ) in script.KINDS:  # of each kind some are read and some refused, or it would show nothing
         assert outcomes[f"{kind}: read"] > 0
         assert outcomes[f"{kind}: refused"] > 0 or kind == "model card"
     assert sum(outcomes.values()) == 1800

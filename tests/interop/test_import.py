@@ -1,4 +1,6 @@
-"""Models of many architectures come in as they are; what does not fit together is refused by name."""
+"""Models of many architectures come in as they are; what does not fit together is refused by
+name.
+"""
 
 import json
 import shutil
@@ -12,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from btm.cli import main
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.interop import formats
@@ -59,7 +61,9 @@ def test_every_float_type_in_shards(dtype, tokenizer, tmp_path):
 
 
 def test_an_expert_joins_a_forest(pristine, tokenizer, tmp_path):
-    """Planted with one model; a second becomes an expert, of the other as a parent; a third architecture is refused."""
+    """Planted with one model; a second becomes an expert, of the other as a parent; a third
+    architecture is refused.
+    """
     root = tmp_path / "forest"
     seed = bring(pristine, root)
     law = make_folder(tmp_path / "law", tokenizer, seed=1)
@@ -97,13 +101,18 @@ def test_an_import_that_was_killed_begins_anew(folder, tmp_path):
 
 
 def test_names_of_older_versions_and_weights_wider_than_said(tokenizer, tmp_path):
-    """GPT-2's own files: no prefix, buffers stored, a config that says nothing of the type; and a mixed folder."""
+    """GPT-2's own files: no prefix, buffers stored, a config that says nothing of the type; and a
+    mixed folder.
+    """
     folder = make_folder(tmp_path / "model", tokenizer, "gpt2")
     expected = logits(folder)
 
     def age(tensors):
         old = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
-        buffers = {"h.0.attn.bias": torch.ones(1, 1, 64, 64), "h.0.attn.masked_bias": torch.tensor(-1e4)}
+        buffers = {
+            "h.0.attn.bias": torch.ones(1, 1, 64, 64),
+            "h.0.attn.masked_bias": torch.tensor(-1e4),
+        }
         return old | buffers
 
     rewrite(folder, age)

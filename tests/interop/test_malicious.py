@@ -1,4 +1,5 @@
-"""Folders made to harm whoever imports them. Each is refused in one line, or comes in without doing anything.
+"""Folders made to harm whoever imports them. Each is refused in one line, or comes in without doing
+anything.
 
 See `assault` for what is checked each time.
 """
@@ -77,13 +78,22 @@ HARMLESS = {
     "a base model elsewhere": ("config.json", {"base_model_name_or_path": "evil/model"}),
     "a template that imports": (
         "tokenizer_config.json",
-        {"chat_template": "{{ ''.__class__.__mro__[1].__subclasses__() }}{% set x = __import__('os') %}"},
+        {
+            "chat_template": "{{ ''.__class__.__mro__[1].__subclasses__() }}{% set x = __import__('os') %}"
+        },
     ),
     "files of the tokenizer elsewhere": (
         "tokenizer_config.json",
-        {"tokenizer_file": "/etc/passwd", "vocab_file": "../secret", "special_tokens_map_file": "/dev/zero"},
+        {
+            "tokenizer_file": "/etc/passwd",
+            "vocab_file": "../secret",
+            "special_tokens_map_file": "/dev/zero",
+        },
     ),
-    "a class of tokenizer nobody knows": ("tokenizer_config.json", {"tokenizer_class": "os.system"}),
+    "a class of tokenizer nobody knows": (
+        "tokenizer_config.json",
+        {"tokenizer_class": "os.system"},
+    ),
     "a generation that contradicts itself": (
         "generation_config.json",
         {"temperature": 0.5, "do_sample": False},
@@ -129,7 +139,10 @@ CONTENTS = {
         b"\x80\x04cposix\nsystem\n(S'touch canary'\ntR.",
     ),
     "weights: a header of 2^63 bytes": ("model.safetensors", struct.pack("<Q", 2**63) + b"{}"),
-    "weights: a header longer than the file": ("model.safetensors", struct.pack("<Q", 90_000_000) + b"{}"),
+    "weights: a header longer than the file": (
+        "model.safetensors",
+        struct.pack("<Q", 90_000_000) + b"{}",
+    ),
     "weights: a header nested deep": (
         "model.safetensors",
         struct.pack("<Q", len(nested(50_000))) + nested(50_000).encode(),
@@ -149,7 +162,9 @@ A = "model.embed_tokens.weight"
 HEADERS = {
     "a name that leads out": lambda h: {**h, "../../../evil": h.pop(A)},
     "a name that commands a terminal": lambda h: {**h, "\x1b[2J\nevil": h.pop(A)},
-    "tensors that overlap": lambda h: h | {A: h[A] | {"data_offsets": [4, h[A]["data_offsets"][1] + 4]}},
+    "tensors that overlap": lambda h: (
+        h | {A: h[A] | {"data_offsets": [4, h[A]["data_offsets"][1] + 4]}}
+    ),
     "a tensor beyond the end": lambda h: h | {A: h[A] | {"data_offsets": [2**40, 2**40 + 65_536]}},
     "offsets that run backwards": lambda h: h | {A: h[A] | {"data_offsets": [65_536, 0]}},
     "a negative size": lambda h: h | {A: h[A] | {"shape": [-1, -1]}},
@@ -347,7 +362,11 @@ def test_code_beside_the_model_is_never_run(world, capsys, monkeypatch):
 
 
 def test_an_adapter_beside_the_model_is_not_loaded(world, capsys):
-    values = {"peft_type": "LORA", "base_model_name_or_path": "evil/model", "auto_mapping": {"x": "y"}}
+    values = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": "evil/model",
+        "auto_mapping": {"x": "y"},
+    }
     (world / "outside/model/adapter_config.json").write_text(json.dumps(values))
     assault(world, capsys, wanted=0)
     (world / "forest").rename(world / "outside/forest")

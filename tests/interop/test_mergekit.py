@@ -12,7 +12,7 @@ from interop.models import make_folder
 from safetensors.torch import load_file
 
 from btm.cli import main
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.interop import formats
@@ -26,7 +26,9 @@ if not MERGEKIT.exists() and not os.environ.get("CI"):
 
 
 def grow(root, tokenizer, tmp_path, **values):
-    """A forest of three imported ELMs and an average of them, under a path that YAML could misread."""
+    """A forest of three imported ELMs and an average of them, under a path that YAML could
+    misread.
+    """
     for name, seed in {"seed": 0, "law": 1, "med": 2}.items():
         folder = make_folder(tmp_path / f"{name}", tokenizer, seed=seed, **values)
         formats.import_model(compose([f"from={folder}", f"forest='{root}'", f"name={name}"]))
@@ -35,7 +37,9 @@ def grow(root, tokenizer, tmp_path, **values):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 2**-7)])
 def test_mergekit_makes_the_same_average(dtype, tolerance, tokenizer, tmp_path):
-    """To 10⁻⁶ of the largest number of a tensor; in bfloat16 to a step, for its sums are rounded twice."""
+    """To 10⁻⁶ of the largest number of a tensor; in bfloat16 to a step, for its sums are rounded
+    twice.
+    """
     root = tmp_path / "a: #forest"
     average = grow(root, tokenizer, tmp_path, dtype=getattr(torch, dtype))
     recipe = tmp_path / "recipe.yaml"

@@ -92,14 +92,18 @@ FORMS = {"archive": as_archive, "old file": as_old_file, "bare": pickle.dumps}
 def test_a_pickle_that_calls(name, world, capsys):
     for number, form in enumerate(FORMS.values()):
         hidden = {"model.norm.weight": torch.ones(32), "evil": evil(name, world)}
-        (world / "outside/model/pytorch_model.bin").write_bytes(form([hidden, evil(name, world)][number % 2]))
+        (world / "outside/model/pytorch_model.bin").write_bytes(
+            form([hidden, evil(name, world)][number % 2])
+        )
         assert "import.legacy=true" in assault(world, capsys)
         assert "pickled tensors" in assault(world, capsys, "import.legacy=true")
 
 
 @pytest.mark.parametrize("name", ["os.system", "builtins.exec"])
 def test_pickles_beside_the_weights_are_never_opened(name, folder, tmp_path, capsys):
-    """Optimizers, trainers' arguments, tokenizers of old; pickled weights too, where there are others."""
+    """Optimizers, trainers' arguments, tokenizers of old; pickled weights too, where there are
+    others.
+    """
     beside = (
         "optimizer.pt",
         "scheduler.pt",
@@ -209,7 +213,9 @@ def test_content(make, world, capsys):
     assault(world, capsys, "import.legacy=true")
 
 
-@pytest.mark.parametrize("name", ["../evil.bin", "/etc/passwd.bin", "sub/evil.bin", "config.json", "evil.pt"])
+@pytest.mark.parametrize(
+    "name", ["../evil.bin", "/etc/passwd.bin", "sub/evil.bin", "config.json", "evil.pt"]
+)
 def test_an_index_that_leads_elsewhere(name, world, capsys):
     (world / "outside/evil.bin").write_bytes(as_archive(evil("os.system", world)))
     index = {"weight_map": {"model.norm.weight": name}}

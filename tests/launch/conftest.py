@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.launch.records import Records
 
 _PRELOAD = ["btm.steps", "btm.launch.local", "transformers.models.llama.modeling_llama"]

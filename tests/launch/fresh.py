@@ -1,6 +1,7 @@
 """What is called in a fresh process, one that has imported torch and never used it, as a driver is.
 
-Thread pools do not survive a fork, so the process of the tests itself, which trains, cannot fork workers.
+Thread pools do not survive a fork, so the process of the tests itself, which trains, cannot fork
+workers.
 """
 
 import itertools
@@ -73,7 +74,9 @@ def work_off(config, specs, cores, prepare=None):
 
 
 def cancel_and_close(config, specs):
-    """Submit tries, cancel the last of them, then end the engine as soon as the first has saved something."""
+    """Submit tries, cancel the last of them, then end the engine as soon as the first has saved
+    something.
+    """
     engine = LocalEngine(config)
     records = Records(Path(config.forest_root))
     ids = engine.submit(specs, Resources.of(config.cluster, specs[0].job.verb))

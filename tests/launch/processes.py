@@ -44,7 +44,8 @@ def until(true, seconds=60, every=0.05):
 def sign_of_life(forest, job):
     """What the last try at a job shows of itself: its pid, its step."""
     tries = sorted(
-        (forest / "jobs/progress").glob(f"{job}.*.json"), key=lambda path: int(path.stem.rpartition(".")[2])
+        (forest / "jobs/progress").glob(f"{job}.*.json"),
+        key=lambda path: int(path.stem.rpartition(".")[2]),
     )
     try:
         return json.loads(tries[-1].read_text())

@@ -1,4 +1,6 @@
-"""One try at a job, in a real child process: how its end is named, and that what it saved is worth it."""
+"""One try at a job, in a real child process: how its end is named, and that what it saved is worth
+it.
+"""
 
 import os
 import signal
@@ -147,7 +149,9 @@ def test_memory_of_what_runs_in_a_session_of_its_own_is_counted(apart):
 
 
 def test_a_loss_that_is_not_finite_is_named_and_nothing_is_registered(plant, fresh):
-    cycle = plant(*LONG, "trainer.lr=999", "trainer.clip=0", "trainer.warmup=0", "trainer.carry=fresh")
+    cycle = plant(
+        *LONG, "trainer.lr=999", "trainer.clip=0", "trainer.warmup=0", "trainer.carry=fresh"
+    )
     outcome = fresh(calls.attempt, spec(cycle)).result(60)
     assert outcome.kind == "nan", outcome
     assert "Lower trainer.lr" in outcome.message
@@ -209,4 +213,7 @@ def test_a_clock_that_jumps_is_no_hang(plant, fresh):
     """After a laptop slept for a night, or on a disk whose server has another time."""
     cycle = plant(*LONG)
     prepare = calls.clock_that_jumps
-    assert fresh(calls.attempt, spec(cycle), prepare=prepare, hang_after=30.0).result(60).kind == "done"
+    assert (
+        fresh(calls.attempt, spec(cycle), prepare=prepare, hang_after=30.0).result(60).kind
+        == "done"
+    )

@@ -1,4 +1,6 @@
-"""Whole cycles through the command line: left, found again, stopped, killed, and what is failed tried again."""
+"""Whole cycles through the command line: left, found again, stopped, killed, and what is failed
+tried again.
+"""
 
 import json
 import os
@@ -87,12 +89,16 @@ def test_from_plain_text_to_an_evaluated_forest_and_then_nothing_twice(workspace
     assert {path.removeprefix(f"{forest.root}/jobs/") for path in changed} <= {"state.json"}
 
 
-def test_a_cycle_that_is_left_is_seen_followed_cancelled_and_ended(words, forest, cancelled_at_the_end):
+def test_a_cycle_that_is_left_is_seen_followed_cancelled_and_ended(
+    words, forest, cancelled_at_the_end
+):
     assert "started" in finish(btm("run", "--detach", *words, ENDLESS))
     rows = {row["job"]: row for row in json.loads(finish(btm("status", "--json", *words)))}
     assert rows["seed"]["state"] == "done"
     assert rows["train-speeches"]["state"] == "waiting"
-    assert "at work" in " ".join(finish(btm("status", *words)).split())  # a long path breaks the title
+    assert "at work" in " ".join(
+        finish(btm("status", *words)).split()
+    )  # a long path breaks the title
 
     log = btm("logs", "-f", "expert=bible", *words)
     assert "step 1/100000" in log.stdout.readline()
@@ -109,7 +115,9 @@ def test_a_cycle_that_is_left_is_seen_followed_cancelled_and_ended(words, forest
     assert gone(worker)
     assert "finished" in finish(btm("status", *words))
     assert finish(btm("cancel", *words), code=2).count("\n") == 1
-    saved = {branch.name: max(branch.path.glob("checkpoint-*")).name for branch in forest.branches()}
+    saved = {
+        branch.name: max(branch.path.glob("checkpoint-*")).name for branch in forest.branches()
+    }
     assert set(saved) == {"bible", "code_python"}
 
     again = btm("run", "--retry-failed", *words, ENDLESS)
@@ -121,7 +129,12 @@ def test_a_cycle_that_is_left_is_seen_followed_cancelled_and_ended(words, forest
 
 
 def test_ctrl_c_leaves_the_jobs_and_a_driver_that_is_killed_is_replaced(words, forest):
-    command = ["run", *words, "trainer.steps=800", "trainer.checkpoint_every=20"]  # some time of work
+    command = [
+        "run",
+        *words,
+        "trainer.steps=800",
+        "trainer.checkpoint_every=20",
+    ]  # some time of work
     watched = btm(*command)
     worker = at_step(forest, "train-bible", 5)
     watched.send_signal(signal.SIGINT)
@@ -135,7 +148,9 @@ def test_ctrl_c_leaves_the_jobs_and_a_driver_that_is_killed_is_replaced(words, f
     assert "started" in finish(more[2])  # it is, and once is enough
 
     watched = btm(*command)
-    assert watched.stdout.readline()  # it watches: a Ctrl-C while Python still starts would meet nobody
+    assert (
+        watched.stdout.readline()
+    )  # it watches: a Ctrl-C while Python still starts would meet nobody
     at_step(forest, "train-speeches", 5)
     assert set(tries(forest).values()) == {1}
     os.kill(driver_of(forest), signal.SIGKILL)
@@ -151,14 +166,18 @@ def test_ctrl_c_leaves_the_jobs_and_a_driver_that_is_killed_is_replaced(words, f
 
 
 def test_what_fails_is_shown_its_siblings_are_not_harmed_and_a_retry_ends_well(words, forest):
-    forest.branch("code_python", "pyhton", {"seed": 1.0})  # somebody began it on a domain that is none
+    forest.branch(
+        "code_python", "pyhton", {"seed": 1.0}
+    )  # somebody began it on a domain that is none
     said = finish(btm("run", *words), code=1)
     reason = "no domain 'pyhton'"
     shown = [line for line in said.splitlines() if line.startswith("train-code_python failed: ")]
     assert len(shown) == 1
     assert reason in shown[0]
     assert "train-speeches blocked: needs train-code_python" in said.splitlines()
-    assert "1 failed; mend the cause, then the same command with --retry-failed" in said.splitlines()
+    assert (
+        "1 failed; mend the cause, then the same command with --retry-failed" in said.splitlines()
+    )
     assert forest.names() == ["bible", "seed"]
     assert "perplexity by shard" in said  # of what does stand
     assert reason in finish(btm("logs", "expert=code_python", *words))

@@ -17,7 +17,9 @@ ROUNDS = [["law", "med"], ["biolaw"]]
 def tries(*ends):
     """Tries that ended as told: a kind, or (kind, how far the work on disk had come)."""
     pairs = [(end, 0) if isinstance(end, str) else end for end in ends]
-    return [Outcome("c", "train-law", i, kind, saved=saved) for i, (kind, saved) in enumerate(pairs, 1)]
+    return [
+        Outcome("c", "train-law", i, kind, saved=saved) for i, (kind, saved) in enumerate(pairs, 1)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +38,10 @@ def tries(*ends):
         (["killed", "killed", "killed", "killed"], None),
         (["killed", "oom", "hang", "lost"], None),
         (["killed", "stopped", "killed"], 5.0),  # a stop between two deaths makes them no series
-        ([("killed", step) for step in range(50)], 5.0),  # nearer to its end each time: never given up
+        (
+            [("killed", step) for step in range(50)],
+            5.0,
+        ),  # nearer to its end each time: never given up
         ([("killed", 5), ("killed", 9), ("killed", 9)], 10.0),
         ([("killed", 9)] * 4, None),
         (["nan"], 5.0),
@@ -213,7 +218,9 @@ def test_a_failure_stays_one_for_the_next_driver_until_it_is_forgiven(planted):
     planted.new_driver()
     planted.end_all()
     assert {
-        planted.states()[f"{verb}-{elm}"] for verb in ("train", "score") for elm in ("law", "biolaw")
+        planted.states()[f"{verb}-{elm}"]
+        for verb in ("train", "score")
+        for elm in ("law", "biolaw")
     } == {"done"}
     assert ("train-law", 2) in planted.machine.submitted  # a try has a number of its own for ever
     assert planted.machine.submitted.count(("train-med", 1)) == 1
@@ -279,7 +286,9 @@ def test_a_new_driver_takes_over_what_runs_and_submits_nothing_twice(planted):
     planted.new_driver().adopt(running)
     planted.tick()
     assert planted.machine.submitted == before
-    assert {name for name, state in planted.states().items() if state == "submitted"} == set(running)
+    assert {name for name, state in planted.states().items() if state == "submitted"} == set(
+        running
+    )
     planted.end_all()
     assert sorted(planted.machine.submitted) == sorted((job.name, 1) for job in planted.cycle.jobs)
 
@@ -350,7 +359,11 @@ def test_to_cancel_one_expert_lets_its_siblings_go_on(planted):
     planted.end("train-law", "stopped", saved=9)  # what it still says changes nothing
     planted.end_all()
     states = planted.states()
-    assert (states["train-law"], states["train-med"], states["finish"]) == ("failed", "done", "done")
+    assert (states["train-law"], states["train-med"], states["finish"]) == (
+        "failed",
+        "done",
+        "done",
+    )
     assert planted.driver.tasks["train-law"].message == "cancelled: cancelled"
 
     planted.records.forgive(planted.cycle.id)

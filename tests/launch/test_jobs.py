@@ -16,7 +16,9 @@ def ancestors(name):
 
 
 def run(seed, broken=()):
-    """Finish jobs in a random order, those in `broken` never; return the order in which jobs were started."""
+    """Finish jobs in a random order, those in `broken` never; return the order in which jobs were
+    started.
+    """
     waiting, chance = Waiting(JOBS.values()), random.Random(seed)
     started = [job.name for job in waiting.start()]
     open_jobs, done = list(started), set()
@@ -47,7 +49,9 @@ def test_siblings_never_wait_for_one_another():
     for names in ROUNDS:
         siblings = {f"train-{name}" for name in names}
         assert all(not siblings & ancestors(name) for name in siblings)
-        assert len({id(JOBS[name].needs) for name in siblings}) == 1  # shared: thousands cost nothing
+        assert (
+            len({id(JOBS[name].needs) for name in siblings}) == 1
+        )  # shared: thousands cost nothing
 
 
 def test_a_round_branches_from_every_expert_before_it():

@@ -1,4 +1,6 @@
-"""Five hundred misbehaving clusters: every expert is registered exactly once. And ten thousand experts on one."""
+"""Five hundred misbehaving clusters: every expert is registered exactly once. And ten thousand
+experts on one.
+"""
 
 import json
 import time
@@ -37,14 +39,20 @@ def no_power_cuts(monkeypatch):
 
 
 def drive(slurm, cycle, *, restarts=0.0, limit=20_000):
-    """Drive a cycle to its end; the driver itself is killed and replaced with a probability at each look."""
+    """Drive a cycle to its end; the driver itself is killed and replaced with a probability at each
+    look.
+    """
     records = Records(slurm.forest)
 
     def begin():
         while True:
             try:
                 engine = SlurmEngine(
-                    records, cycle.config.cluster, run=slurm.run, sleep=slurm.advance, now=lambda: slurm.now
+                    records,
+                    cycle.config.cluster,
+                    run=slurm.run,
+                    sleep=slurm.advance,
+                    now=lambda: slurm.now,
                 )
                 driver = Driver(cycle, engine, now=lambda: slurm.now, say=slurm.log.append)
                 driver.adopt(engine.in_flight())
@@ -97,7 +105,8 @@ def test_ten_thousand_experts_are_planned_in_bounded_memory(tmp_path):
     begun = time.monotonic()
     cycle = plant(tmp_path / "forest", [[f"e{i:05}" for i in range(10_000)]])
     driver = Driver(
-        cycle, SlurmEngine(Records(tmp_path / "forest"), cycle.config.cluster, run=lambda command: "")
+        cycle,
+        SlurmEngine(Records(tmp_path / "forest"), cycle.config.cluster, run=lambda command: ""),
     )
     seconds, (_, peak) = time.monotonic() - begun, tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -1,4 +1,6 @@
-"""A real Slurm (scripts/slurm: three emulated nodes, accounting off), and everything that goes wrong on one."""
+"""A real Slurm (scripts/slurm: three emulated nodes, accounting off), and everything that goes
+wrong on one.
+"""
 
 import os
 import shutil
@@ -103,7 +105,9 @@ def command(*words):
 def jobs(forest):
     """What the driver last saw of each expert's job."""
     found = state(forest).get("jobs", {})
-    return {name.removeprefix("train-"): job for name, job in found.items() if name.startswith("train-")}
+    return {
+        name.removeprefix("train-"): job for name, job in found.items() if name.startswith("train-")
+    }
 
 
 def steps_done(forest, expert):
@@ -151,7 +155,9 @@ def test_a_cycle_survives_everything(slurm, words, undisturbed, tmp_path):
     command("scancel", ids[cancelled])
     command("scontrol", "requeue", ids[requeued])
     dead = node_of(ids[on_dead_node])
-    slurm("kill-node", dead)  # its workers live on, and Slurm will start them a second time elsewhere
+    slurm(
+        "kill-node", dead
+    )  # its workers live on, and Slurm will start them a second time elsewhere
     time.sleep(5)
     slurm("kill-ctld")
     time.sleep(5)
@@ -254,13 +260,17 @@ def test_ctrl_c_leaves_the_jobs_and_whoever_comes_takes_them_over(slurm, small, 
     second.send_signal(signal.SIGINT)
     finish(second, code=130)
     assert "perplexity by shard" in finish(third)
-    assert not processes("btm.launch ", str(forest))  # nothing was driven, or trained, on this machine itself
+    assert not processes(
+        "btm.launch ", str(forest)
+    )  # nothing was driven, or trained, on this machine itself
     assert len(queued(forest)) == 6
     assert set(Records(forest).attempts().values()) == {1}
     assert sha256s(forest) == sha256s(reference.root)
 
 
-def test_a_worker_that_slurm_lost_and_its_double_register_one_expert(slurm, small, reference, forest):
+def test_a_worker_that_slurm_lost_and_its_double_register_one_expert(
+    slurm, small, reference, forest
+):
     """Slurm takes the job of a slurmstepd that was killed for dead; its worker lives on."""
     words = [*small, *CLUSTER, f"forest={forest}", "run.rounds=[[bible]]"]
     finish(btm("run", *words, "--detach"))
@@ -269,7 +279,8 @@ def test_a_worker_that_slurm_lost_and_its_double_register_one_expert(slurm, smal
     os.kill(orphan, signal.SIGSTOP)  # it may be seconds from its end
     (job,) = queued(forest, "RUNNING")
     daemons = f"slurmstepd: [{job.partition('_')[0]}."
-    # One for the batch script, one for its step; what they fork bears their name until it runs what it is for.
+    # One for the batch script, one for its step; what they fork bears their name until it runs what
+    # it is for.
     until(lambda: len(processes(daemons)) == 2)
     found = processes(daemons)
     os.kill(orphan, signal.SIGCONT)  # the kernel hangs up on what is stopped and loses its parent
@@ -278,7 +289,9 @@ def test_a_worker_that_slurm_lost_and_its_double_register_one_expert(slurm, smal
     until(lambda: not processes(daemons))
     os.kill(orphan, signal.SIGSTOP)  # so that it still works when its double begins
     log = Records(forest).log("train-bible", 1)
-    until(lambda: "is at work in another process" in log.read_text(), 200)  # Slurm looks once a minute
+    until(
+        lambda: "is at work in another process" in log.read_text(), 200
+    )  # Slurm looks once a minute
     os.kill(orphan, signal.SIGCONT)
     until(lambda: (forest / "elms/bible").exists())
     until(lambda: queued(forest)[job][0] == "COMPLETED", 60)
@@ -303,13 +316,19 @@ def test_a_partition_that_does_not_exist_is_one_clear_line(slurm, small, forest)
     assert not queued(forest)
 
 
-def test_the_children_of_a_failed_expert_are_blocked_and_nothing_waits_for_ever(slurm, small, forest):
+def test_the_children_of_a_failed_expert_are_blocked_and_nothing_waits_for_ever(
+    slurm, small, forest
+):
     words = ["run", *small, *CLUSTER, f"forest={forest}", "run.rounds=[[bible],[speeches]]"]
-    Forest(forest).branch("bible", "nowhere", {"seed": 1.0})  # somebody began it on a domain that is none
+    Forest(forest).branch(
+        "bible", "nowhere", {"seed": 1.0}
+    )  # somebody began it on a domain that is none
     finish(btm(*words, "--detach"))
     until(lambda: (forest / f"evals/{forest.name}.json").exists(), 150)
     until(lambda: not queued(forest, "PENDING", "RUNNING", "COMPLETING"), 30)
-    kinds = {name: tries[-1].kind for name, tries in Records(forest).outcomes(cycle_of(forest)).items()}
+    kinds = {
+        name: tries[-1].kind for name, tries in Records(forest).outcomes(cycle_of(forest)).items()
+    }
     assert kinds == {
         "train-bible": "mistake",
         "train-speeches": "blocked",

@@ -1,4 +1,6 @@
-"""How the engine talks to Slurm: what it passes on, what it makes of refusals, and what it leaves behind."""
+"""How the engine talks to Slurm: what it passes on, what it makes of refusals, and what it leaves
+behind.
+"""
 
 import os
 import re
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.config.schema import Config
 from btm.errors import UserError
 from btm.launch.engine import Resources
@@ -64,7 +66,8 @@ def test_a_job_that_submits_keeps_its_own_variables(monkeypatch):
         ("Unable to contact slurm controller (connect failure)", AwayError),
         ("Batch job submission failed: Socket timed out on send/recv operation", AwayError),
         (
-            "Batch job submission failed: Job violates accounting/QOS policy (AssocMaxSubmitJobLimit)",
+            "Batch job submission failed: Job violates accounting/QOS policy "
+            "(AssocMaxSubmitJobLimit)",
             AwayError,
         ),
         ("Batch job submission failed: Invalid partition name specified", UserError),
@@ -78,7 +81,9 @@ def test_refusals_are_told_from_absence(said, error):
 
 def test_arrays_stay_under_the_limit(tmp_path, specs):
     numbers = iter(["101", "102"])
-    slurm = engine(tmp_path, CONFIG | {"sbatch": lambda command: f"Submitted batch job {next(numbers)}\n"})
+    slurm = engine(
+        tmp_path, CONFIG | {"sbatch": lambda command: f"Submitted batch job {next(numbers)}\n"}
+    )
     assert slurm.submit(specs, Resources(cpus=2)) == ["101_0", "101_1", "102_0"]
     scripts = [Path(words[1]).read_text() for words in slurm.asked if words[0] == "sbatch"]
     assert "--array=0-1%" in scripts[0]
@@ -172,7 +177,9 @@ def test_a_hold_by_a_person_stays(tmp_path):
     assert [words[0] for words in slurm.asked] == ["squeue"]
 
 
-@pytest.mark.parametrize("state", ["COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", None])
+@pytest.mark.parametrize(
+    "state", ["COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", None]
+)
 def test_whatever_slurm_calls_an_end_and_what_it_forgot_has_ended(tmp_path, state):
     """Not more than that: COMPLETED is also what it says of a worker that left no outcome."""
     slurm = engine(tmp_path, {"squeue": lambda command: f"1_0|x|{state}|None\n" if state else ""})
@@ -251,7 +258,11 @@ def test_arrays_shrink_to_what_a_user_may_have(tmp_path, specs):
         taken.append(count)
         return f"Submitted batch job {100 + len(taken)}\n"
 
-    answers = {"scontrol": lambda c: "MaxArraySize = 1001\n", "sbatch": sbatch, "squeue": lambda c: ""}
+    answers = {
+        "scontrol": lambda c: "MaxArraySize = 1001\n",
+        "sbatch": sbatch,
+        "squeue": lambda c: "",
+    }
     slurm = engine(tmp_path, answers)
     clock = [0.0]
     slurm.now = lambda: clock[0]
@@ -265,7 +276,9 @@ def test_arrays_shrink_to_what_a_user_may_have(tmp_path, specs):
 
 
 def test_whoever_watches_changes_nothing(tmp_path, specs):
-    slurm = engine(tmp_path, CONFIG | {"sbatch": refuse(OSError("killed here")), "squeue": lambda c: ""})
+    slurm = engine(
+        tmp_path, CONFIG | {"sbatch": refuse(OSError("killed here")), "squeue": lambda c: ""}
+    )
     with pytest.raises(OSError, match="killed here"):
         slurm.submit(specs[:1], Resources())
     before = sorted(slurm.folder.rglob("*"))
@@ -287,21 +300,36 @@ def test_what_is_passed_to_sbatch(tmp_path, specs):
     slurm.cluster.train.gpus, slurm.cluster.train.time_min = 8, 600
     slurm.submit(specs, Resources.of(slurm.cluster, "train"), ["3", "4"])
     text = Path(next(words[1] for words in slurm.asked if words[0] == "sbatch")).read_text()
-    options = ["partition=gpu", "mem=1536M", "gpus-per-node=8", "time=600", "reservation=night", "requeue"]
+    options = [
+        "partition=gpu",
+        "mem=1536M",
+        "gpus-per-node=8",
+        "time=600",
+        "reservation=night",
+        "requeue",
+    ]
     assert [option for option in options if f"#SBATCH --{option}\n" not in text] == []
     assert "module load cuda\n" in text
     # Not afterok: on an unknown id that runs at once, on a failed parent it waits for ever.
     assert "#SBATCH --dependency=afterany:3:4\n" in text
 
 
-RUNNING, COMPLETING = "JobState=RUNNING Requeue=1 Restarts={}", "JobState=COMPLETING Requeue=1 Restarts={}"
+RUNNING, COMPLETING = (
+    "JobState=RUNNING Requeue=1 Restarts={}",
+    "JobState=COMPLETING Requeue=1 Restarts={}",
+)
 
 
 @pytest.mark.parametrize(
     ("said", "restarts", "warned", "what"),
     [
         (RUNNING.format(0), 0, True, "requeue"),
-        (RUNNING.format(50), 50, True, "requeue"),  # warnings are not counted, whatever the time limit
+        (
+            RUNNING.format(50),
+            50,
+            True,
+            "requeue",
+        ),  # warnings are not counted, whatever the time limit
         (RUNNING.format(0), 0, False, "requeue"),
         (COMPLETING.format(0), 0, False, "end"),  # scancel
         (COMPLETING.format(1), 0, False, "restart"),  # scontrol requeue
@@ -314,7 +342,9 @@ def test_a_task_that_is_told_to_stop_learns_why(said, restarts, warned, what):
 
 
 @pytest.mark.parametrize(("kind", "detached"), [("stopped", False), ("lost", True), ("done", True)])
-def test_a_try_that_has_ended_does_nothing_when_slurm_starts_it_again(tmp_path, specs, kind, detached):
+def test_a_try_that_has_ended_does_nothing_when_slurm_starts_it_again(
+    tmp_path, specs, kind, detached
+):
     slurm = engine(tmp_path, CONFIG | {"sbatch": lambda command: "Submitted batch job 9\n"})
     cycle = slurm.records.write_cycle(Config(forest=str(tmp_path)), [["a"]])
     spec = Spec(str(tmp_path), cycle.id, specs[0].job, 1)
@@ -332,7 +362,10 @@ def test_a_verb_has_what_the_cluster_says_unless_it_is_told_its_own():
     cluster = compose(
         ["cluster=slurm", "cluster.gpus=1", "cluster.train.gpus=8", "cluster.score.partition=short"]
     )
-    gpus = {verb: Resources.of(cluster.cluster, verb).gpus for verb in ("seed", "train", "score", "finish")}
+    gpus = {
+        verb: Resources.of(cluster.cluster, verb).gpus
+        for verb in ("seed", "train", "score", "finish")
+    }
     assert gpus == {"seed": 1, "train": 8, "score": 1, "finish": 1}
     assert Resources.of(cluster.cluster, "score").partition == "short"
     with pytest.raises(UserError, match=r"cluster\.train\.gpus=-1: wanted 0 or more"):

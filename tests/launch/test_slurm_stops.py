@@ -1,4 +1,6 @@
-"""What a job that is told to stop does on a real Slurm: it asks why, for a cancellation and a requeue look alike."""
+"""What a job that is told to stop does on a real Slurm: it asks why, for a cancellation and a
+requeue look alike.
+"""
 
 import json
 
@@ -15,10 +17,19 @@ pytestmark = pytest.mark.timeout(900)
 
 def words_for(plant, workspace, name):
     forest = plant("run.rounds=[[bible]]", name=name).config.forest_root
-    return [*workspace, *CLUSTER, f"forest={forest}", "run.rounds=[[bible]]", "trainer.threads=1", ENDLESS]
+    return [
+        *workspace,
+        *CLUSTER,
+        f"forest={forest}",
+        "run.rounds=[[bible]]",
+        "trainer.threads=1",
+        ENDLESS,
+    ]
 
 
-def test_requeued_jobs_are_started_once_and_cancelled_ones_not_at_all(slurm, plant, workspace, tmp_path):
+def test_requeued_jobs_are_started_once_and_cancelled_ones_not_at_all(
+    slurm, plant, workspace, tmp_path
+):
     forest = tmp_path / f"left-{tmp_path.name}"  # Slurm knows it by its name, so that is unique
     words = words_for(plant, workspace, forest.name)
     finish(btm("run", "--detach", *words))
@@ -40,6 +51,6 @@ def test_requeued_jobs_are_started_once_and_cancelled_ones_not_at_all(slurm, pla
     assert not queued(forest, "PENDING", "RUNNING")
     rows = json.loads(finish(btm("status", "--json", *words)))
     assert {row["state"] for row in rows} <= {"done", "ready", "waiting"}
-    assert {tries[-1].kind for tries in Records(forest).outcomes(state(forest)["cycle"]).values()} == {
-        "stopped"
-    }
+    assert {
+        tries[-1].kind for tries in Records(forest).outcomes(state(forest)["cycle"]).values()
+    } == {"stopped"}

@@ -62,8 +62,12 @@ def test_codes_and_scales_are_those_of_bitsandbytes_but_at_ties(block, scale):
     assert np.array_equal(absmax, state.absmax.numpy())
     differ = codes != theirs.numpy()
     assert 0 < differ.mean() < 0.005
-    # Its kernel for CPUs rounds T / N to a multiple of 2^-15 first: a tie is what lies that near to two numbers.
-    book, scaled = blockwise.codebook().astype(np.float64), values / np.repeat(absmax, block)[: len(values)]
+    # Its kernel for CPUs rounds T / N to a multiple of 2^-15 first: a tie is what lies that near to
+    # two numbers.
+    book, scaled = (
+        blockwise.codebook().astype(np.float64),
+        values / np.repeat(absmax, block)[: len(values)],
+    )
     further = np.abs(book[theirs.numpy()] - scaled) - np.abs(book[codes] - scaled)
     assert np.all(further >= 0)
     assert further.max() <= 2**-15
@@ -88,10 +92,13 @@ def test_what_comes_back_is_near(values, block):
 
 def test_it_needs_no_torch():
     script = (
-        "import sys; from btm.models import blockwise; blockwise.quantise(blockwise.codebook(), 64);"
+        "import sys; from btm.models import blockwise; blockwise.quantise(blockwise.codebook(), "
+        "64);"
         "print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout == "False\n"
 
 

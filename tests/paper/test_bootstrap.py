@@ -10,7 +10,9 @@ DOCUMENTS = 30
 
 
 def records(rows, seeds=(0, 1, 2), spread=0.3):
-    """Rows as {name: extra nats per token}, each with the same documents, in two domains, one novel."""
+    """Rows as {name: extra nats per token}, each with the same documents, in two domains, one
+    novel.
+    """
     rng = np.random.default_rng(0)
     found = []
     for domain in ("law", "poems"):
@@ -46,7 +48,8 @@ def test_perplexities_are_those_of_the_definition():
     frame = records({"dense": 0.0}, seeds=(0,))
     found = Nats.of(frame)
     wanted = {
-        domain: np.exp(part["nats"].sum() / part["tokens"].sum()) for domain, part in frame.groupby("domain")
+        domain: np.exp(part["nats"].sum() / part["tokens"].sum())
+        for domain, part in frame.groupby("domain")
     }
     np.testing.assert_allclose(perplexities(found, "in-domain"), [[wanted["law"]]])
     np.testing.assert_allclose(perplexities(found, "all"), [[np.mean(list(wanted.values()))]])

@@ -1,4 +1,6 @@
-"""The smallest reproduction, whole: only orderings are asserted, by margins wider than the spread over seeds."""
+"""The smallest reproduction, whole: only orderings are asserted, by margins wider than the spread
+over seeds.
+"""
 
 import json
 
@@ -7,7 +9,7 @@ import pandas as pd
 import pytest
 
 from btm import paper
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.paper import losses
 from btm.paper.studies import studies
 
@@ -32,7 +34,9 @@ def ratio(report):
 
 
 def test_orderings_of_the_paper(ratio):
-    """At this size a dense LM still gains most by more text, so the forest is compared with what it is made of."""
+    """At this size a dense LM still gains most by more text, so the forest is compared with what it
+    is made of.
+    """
     paper_like = ratio(losses.PAPER, "in-domain")
     assert paper_like < ratio("seed", "in-domain") - 0.2
     assert paper_like < ratio("random_split: cached prior", "in-domain") - 0.1
@@ -54,7 +58,9 @@ def test_a_row_is_what_the_evaluation_of_its_forest_says(config, report):
     documents = pd.read_csv(report / "documents.csv.gz")
     rows = documents[(documents["row"] == losses.PAPER) & (documents["seed"] == 0)]
     by_domain = rows.groupby("domain")[["nats", "tokens"]].sum()
-    result = json.loads((paper.studies.root(config) / "forests/forest-0/evals/all.json").read_bytes())
+    result = json.loads(
+        (paper.studies.root(config) / "forests/forest-0/evals/all.json").read_bytes()
+    )
     for domain, found in by_domain.iterrows():
         wanted = result["shards"][f"{domain}/test"]["ensemble"]["nats_per_token"]
         assert found["nats"] / found["tokens"] == pytest.approx(wanted, rel=1e-6)
@@ -71,7 +77,9 @@ def test_the_report_says_what_was_done(report):
 def test_the_same_command_again_grows_nothing(config, report):
     before = {path: path.stat().st_mtime_ns for path in report.parent.glob("forests/*/elms/*/*")}
     paper.reproduce(config)
-    assert before == {path: path.stat().st_mtime_ns for path in report.parent.glob("forests/*/elms/*/*")}
+    assert before == {
+        path: path.stat().st_mtime_ns for path in report.parent.glob("forests/*/elms/*/*")
+    }
 
 
 def test_as_many_tokens_stand_in_the_cards_as_were_planned(config, report):

@@ -3,7 +3,7 @@
 import pytest
 
 from btm import paper
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.errors import UserError
 from btm.paper.forecast import training_tokens
 from btm.paper.studies import root, steps, studies

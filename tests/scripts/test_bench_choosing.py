@@ -29,7 +29,13 @@ def ratio(suite, seed, column, novel):
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: " ".join(row[:2]))
 def test_the_page_says_what_was_measured(row):
     suite, seed, *said, ahead, of = row
-    columns = [("gated", False), ("gated", True), ("own", False), ("cached", False), ("cached", True)]
+    columns = [
+        ("gated", False),
+        ("gated", True),
+        ("own", False),
+        ("cached", False),
+        ("cached", True),
+    ]
     for number, (column, novel) in zip(said, columns, strict=True):
         assert float(number) == pytest.approx(ratio(suite, seed, column, novel)[0], abs=6e-4)
     assert (int(ahead), int(of)) == ratio(suite, seed, "gated", False)[1:]

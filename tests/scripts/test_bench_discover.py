@@ -12,7 +12,9 @@ def test_it_measures_every_part(tmp_path):
     command = [sys.executable, "scripts/bench/discover.py", *few]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"300 documents of .*demo: \d+ whole ones, \d+ cut from longer ones", done.stdout)
+    assert re.search(
+        r"300 documents of .*demo: \d+ whole ones, \d+ cut from longer ones", done.stdout
+    )
     for part in ("fit: features", "fit: centres, k=3", "assign, k=5", "stream, k=3", "stream, k=5"):
         assert re.search(rf"^{part}: [\d,]+ documents/s", done.stdout, re.MULTILINE)
     assert "balance, k=3: 100 to 100, 0.000%" in done.stdout

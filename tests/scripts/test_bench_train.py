@@ -1,4 +1,6 @@
-"""The loops that the benchmark of training compares train alike: times are for the benchmark, losses for this test."""
+"""The loops that the benchmark of training compares train alike: times are for the benchmark,
+losses for this test.
+"""
 
 import os
 import subprocess
@@ -14,7 +16,13 @@ def test_losses_of_every_loop_agree(tmp_path):
     if not PEERS.exists():
         assert not os.environ.get("CI"), "scripts/peers has not run"
         pytest.skip("scripts/peers makes .venv-peers")
-    command = [sys.executable, "scripts/bench/train.py", "--quick", f"--data={tmp_path}", f"--peers={PEERS}"]
+    command = [
+        sys.executable,
+        "scripts/bench/train.py",
+        "--quick",
+        f"--data={tmp_path}",
+        f"--peers={PEERS}",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     for name in ("btm  ", "btm, not compiled", "btm, plain", "transformers.Trainer", "litgpt"):

@@ -29,23 +29,34 @@ def quiet(line):
 
 
 def domain(name, package):
-    return Domain(name, f"Title of {name}", "CC0-1.0", (Source(NPM, package, "1.0.0", r"\.txt$", plain),))
+    return Domain(
+        name, f"Title of {name}", "CC0-1.0", (Source(NPM, package, "1.0.0", r"\.txt$", plain),)
+    )
 
 
 @pytest.fixture
 def reads(tmp_path, real, package):
-    """A training and a novel domain; the second repeats documents of the first, and a page of it in its own."""
+    """A training and a novel domain; the second repeats documents of the first, and a page of it in
+    its own.
+    """
     work = tmp_path / "work"
     speeches = {f"{i}.txt": text for i, text in enumerate(real["speeches"])}
     own = {f"{i}.txt": text for i, text in enumerate(real["novels"])}
     package(work, "speeches", speeches)
-    package(work, "novels", own | {f"again{i}.txt": text for i, text in enumerate(real["speeches"][:20])})
+    package(
+        work,
+        "novels",
+        own | {f"again{i}.txt": text for i, text in enumerate(real["speeches"][:20])},
+    )
     return [read(domain(name, name), work, 10**6, quiet) for name in ("speeches", "novels")]
 
 
 def documents(folder):
     return {
-        split: [json.loads(line)["text"] for line in (folder / f"{split}.jsonl").read_text().splitlines()]
+        split: [
+            json.loads(line)["text"]
+            for line in (folder / f"{split}.jsonl").read_text().splitlines()
+        ]
         for split in SPLITS
     }
 
@@ -56,16 +67,24 @@ def test_the_suites_are_what_the_docs_say():
         names = [*suite.training, *suite.novel]
         assert len(set(names)) == len(names)
         assert set(names) <= set(DOMAINS)
-    assert set(DOMAINS) == {name for suite in SUITES.values() for name in (*suite.training, *suite.novel)}
+    assert set(DOMAINS) == {
+        name for suite in SUITES.values() for name in (*suite.training, *suite.novel)
+    }
     for name, each in DOMAINS.items():
         check_name(name, "domain")
         assert each.title and each.licence and each.sources
-    assert all(DOMAINS[name].stands_for for name in (*SUITES["btm16"].training, *SUITES["btm16"].novel))
+    assert all(
+        DOMAINS[name].stands_for for name in (*SUITES["btm16"].training, *SUITES["btm16"].novel)
+    )
 
 
 def test_the_suite_that_is_far_apart_reads_no_package_of_another():
     packages = {
-        name: {source.package for each in (*suite.training, *suite.novel) for source in DOMAINS[each].sources}
+        name: {
+            source.package
+            for each in (*suite.training, *suite.novel)
+            for source in DOMAINS[each].sources
+        }
         for name, suite in SUITES.items()
     }
     packages["demo"] = {
@@ -82,11 +101,16 @@ def test_no_document_stands_twice_and_a_suite_can_be_prepared(reads, tmp_path):
     out = tmp_path / "suite"
     content = build_corpora.publish("btm16", reads, out)
     marks = [
-        mark(t) for name in content["domains"] for texts in documents(out / name).values() for t in texts
+        mark(t)
+        for name in content["domains"]
+        for texts in documents(out / name).values()
+        for t in texts
     ]
     assert len(set(marks)) == len(marks)
     assert content["domains"]["novels"]["dropped"]["duplicates"] > 10
-    assert {row["domain"]: (row["twice"], row["in_two_splits"], row["near"]) for row in audit(out)} == {
+    assert {
+        row["domain"]: (row["twice"], row["in_two_splits"], row["near"]) for row in audit(out)
+    } == {
         "speeches": (0, 0, 0),
         "novels": (0, 0, 0),
     }
@@ -98,7 +122,9 @@ def test_no_document_stands_twice_and_a_suite_can_be_prepared(reads, tmp_path):
 
 
 def test_held_out_text_that_is_trained_on_elsewhere_is_dropped(reads, tmp_path):
-    """A test document with a new beginning and end around a page of another domain's training text."""
+    """A test document with a new beginning and end around a page of another domain's training
+    text.
+    """
     speeches, novels = reads
     stolen = next(text for text in documents(speeches.folder)["train"] if len(text) > 2_000)
     first = documents(novels.folder)["test"][0]
@@ -112,7 +138,10 @@ def test_held_out_text_that_is_trained_on_elsewhere_is_dropped(reads, tmp_path):
 
 def test_a_domain_of_few_large_groups_still_has_three_splits(real):
     groups = {
-        str(i): [Document(f"{i}.{j}", text) for j, text in enumerate(real["novels"][10 * i : 10 * i + 10])]
+        str(i): [
+            Document(f"{i}.{j}", text)
+            for j, text in enumerate(real["novels"][10 * i : 10 * i + 10])
+        ]
         for i in range(6)
     }
     assert all(split(groups, 10**6).values())
@@ -125,7 +154,11 @@ def test_the_audit_believes_nobody(reads, tmp_path):
     with (out / "novels" / "test.jsonl").open("a") as handle:
         handle.write(json.dumps({"text": trained.upper()}) + "\n")
     rows = {row["domain"]: row for row in audit(out)}
-    assert (rows["speeches"]["in_two_splits"], rows["novels"]["in_two_splits"], rows["novels"]["near"]) == (
+    assert (
+        rows["speeches"]["in_two_splits"],
+        rows["novels"]["in_two_splits"],
+        rows["novels"]["near"],
+    ) == (
         1,
         1,
         1,
@@ -139,7 +172,9 @@ def test_what_was_read_is_not_read_again_and_a_suite_is_the_same_bytes(reads, tm
     again = [read(each.domain, tmp_path / "work", 10**6, lines.append) for each in reads]
     assert lines == ["speeches: read already", "novels: read already"]
     one, other = tmp_path / "one", tmp_path / "other"
-    assert build_corpora.publish("btm16", reads, one) == build_corpora.publish("btm16", again, other)
+    assert build_corpora.publish("btm16", reads, one) == build_corpora.publish(
+        "btm16", again, other
+    )
     for path in one.rglob("*.jsonl"):
         assert path.read_bytes() == (other / path.relative_to(one)).read_bytes()
     assert build_corpora.present("btm16", again, one) is not None
@@ -165,7 +200,9 @@ def test_a_missing_tool_and_a_missing_package_cost_a_line(tmp_path, monkeypatch)
             fetch(Source(kind, "hello", "1.0.0", r".", plain), tmp_path / "work", quiet)
     (empty / "npm").write_text("#!/bin/sh\necho npm error code E404 >&2\nexit 1\n")
     (empty / "npm").chmod(0o755)
-    with pytest.raises(UserError, match=r"hello 1\.0\.0 \(npm\) is not to be had \(npm error code E404\)"):
+    with pytest.raises(
+        UserError, match=r"hello 1\.0\.0 \(npm\) is not to be had \(npm error code E404\)"
+    ):
         fetch(Source(NPM, "hello", "1.0.0", r".", plain), tmp_path / "work", quiet)
     assert not list((tmp_path / "work" / "npm").iterdir())
 
@@ -173,7 +210,9 @@ def test_a_missing_tool_and_a_missing_package_cost_a_line(tmp_path, monkeypatch)
 def test_a_package_that_is_broken_is_named(tmp_path, package):
     path = package(tmp_path, "speeches", {"a.txt": "x"})
     path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(UserError, match=r"speeches-1\.0\.0\.tgz: cannot be read .* delete it and run again"):
+    with pytest.raises(
+        UserError, match=r"speeches-1\.0\.0\.tgz: cannot be read .* delete it and run again"
+    ):
         read(domain("speeches", "speeches"), tmp_path, 10**6, quiet)
 
 
@@ -205,7 +244,9 @@ def test_mistakes_cost_a_line(words, message, tmp_path):
 
 
 @pytest.mark.parametrize("data", ["btm16", "d64", "far8"])
-def test_a_suite_that_is_not_built_costs_a_line_with_the_remedy(data, tmp_path, monkeypatch, capsys):
+def test_a_suite_that_is_not_built_costs_a_line_with_the_remedy(
+    data, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     assert main.main(["prepare", f"data={data}"]) == 2
     assert capsys.readouterr().err == (

@@ -23,7 +23,9 @@ def test_a_program_loses_its_licence_and_keeps_its_comments():
 echo "$@"
 """
     assert "Copyright" not in only(registers.program(source))
-    assert only(registers.program(b"/* Copyright 1999 */\nint main(void);\n")) == "int main(void);\n"
+    assert (
+        only(registers.program(b"/* Copyright 1999 */\nint main(void);\n")) == "int main(void);\n"
+    )
     assert only(registers.program(b"-- adds one\nlocal x = 1\n")).startswith("-- adds one")
     assert list(registers.program(b"var a=[" + b"1," * 1000 + b"]")) == []
 
@@ -50,9 +52,7 @@ Nxd5 1-0
 
 def test_words_that_translators_added_to_a_bible_stand_alone():
     word, added = "<w lemma='strong:G1'>{}</w>", "<transChange type='added'>{}</transChange>"
-    glued = (
-        f"{word.format('de')} {word.format('la')}{added.format('que fué mujer')}{word.format('de')} Urías."
-    )
+    glued = f"{word.format('de')} {word.format('la')}{added.format('que fué mujer')}{word.format('de')} Urías."
     apart = f"{word.format('in')} {added.format('the')} {word.format('beginning')}, {added.format('even')}."
     packed = b"".join(zlib.compress(text.encode()) for text in (glued, apart))
     assert [text for text, _ in sword(packed)] == [
@@ -89,8 +89,13 @@ Daniel mentioned it on the list.
 Someone
 http://lists.example.org
 """
-    assert only(registers.mail(raw)) == "Subject: Re: Tiny DNS Swap\n\nDaniel mentioned it on the list.\n"
-    html = b"Subject: Sale\nContent-Type: text/html\n\n<html><body><p>Buy <b>now</b></p></body></html>"
+    assert (
+        only(registers.mail(raw))
+        == "Subject: Re: Tiny DNS Swap\n\nDaniel mentioned it on the list.\n"
+    )
+    html = (
+        b"Subject: Sale\nContent-Type: text/html\n\n<html><body><p>Buy <b>now</b></p></body></html>"
+    )
     assert only(registers.mail(html)) == "Subject: Sale\n\nBuy now\n"
 
 
@@ -122,10 +127,10 @@ is_obsolete: true
 
 
 def test_front_matter_and_marks_go():
-    rule = (
-        b"---\nlicense_expression: mit\nis_license_notice: yes\n---\n\nLicensed under the {{MIT license}}.\n"
-    )
-    assert only(registers.without_front_matter(rule)) == "\nLicensed under the MIT license.\n".lstrip("\n")
+    rule = b"---\nlicense_expression: mit\nis_license_notice: yes\n---\n\nLicensed under the {{MIT license}}.\n"
+    assert only(
+        registers.without_front_matter(rule)
+    ) == "\nLicensed under the MIT license.\n".lstrip("\n")
 
 
 def test_sayings_become_paragraphs():

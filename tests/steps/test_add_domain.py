@@ -1,4 +1,6 @@
-"""A domain that joins a grown forest: text, expert, and the ensemble before and after, from forest= alone."""
+"""A domain that joins a grown forest: text, expert, and the ensemble before and after, from forest=
+alone.
+"""
 
 import json
 import shutil
@@ -9,7 +11,7 @@ from folders import DEMO, tree
 
 from btm import steps
 from btm.cli import main
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.report import Reporter
@@ -79,7 +81,10 @@ def test_before_is_the_ensemble_without_the_new_expert(added):
 def test_the_expert_descends_from_all_and_was_trained_as_they_were(added, grown):
     forest = Forest(compose(added[0], "grow").forest_root)
     card = forest["code_tcl"].card
-    assert card.parents.keys() <= {"bible", "code_python", "speeches"} and "code_python" in card.parents
+    assert (
+        card.parents.keys() <= {"bible", "code_python", "speeches"}
+        and "code_python" in card.parents
+    )
     assert card.branch_method == "posterior" and "code_tcl/valid" in card.estimator
     assert card.steps == grown[0].trainer.steps
     assert forest["bible"].card == Forest(grown[0].forest_root)["bible"].card
@@ -106,7 +111,9 @@ def test_the_file_holds_what_was_printed(added):
 def test_other_words_evaluate_anew_and_train_nothing(added, text, tmp_path):
     root = shutil.copytree(compose(added[0], "grow").forest_root, tmp_path / "forest")
     elms = tree(root / "elms")
-    found = steps.add_domain(compose([f"forest={root}", "domain=code_tcl", text, "ensemble=uniform"], "grow"))
+    found = steps.add_domain(
+        compose([f"forest={root}", "domain=code_tcl", text, "ensemble=uniform"], "grow")
+    )
     assert found.changes[0].after != added[1].changes[0].after
     assert tree(root / "elms") == elms
 
@@ -117,12 +124,19 @@ def test_later_verbs_need_the_forest_alone(added, capsys, tmp_path):
     assert main.main(["eval", "--json", *words]) == 0
     result = json.loads(capsys.readouterr().out)
     assert "code_tcl" in result["ensemble"]["experts"] and "code_tcl/test" in result["shards"]
-    assert main.main(["generate", *words, "prompt=proc", "domain=code_tcl", "generate.tokens=2"]) == 0
+    assert (
+        main.main(["generate", *words, "prompt=proc", "domain=code_tcl", "generate.tokens=2"]) == 0
+    )
     assert main.main(["average", *words, "weights=posterior", "domain=code_tcl"]) == 0
-    assert main.main(["status", *words]) == 2  # no cycle ran; the words were enough to find that out
+    assert (
+        main.main(["status", *words]) == 2
+    )  # no cycle ran; the words were enough to find that out
     capsys.readouterr()
     assert (
-        main.main(["remove", *words, "expert=code_python", "--rederive", "--json", "merge.force=true"]) == 0
+        main.main(
+            ["remove", *words, "expert=code_python", "--rederive", "--json", "merge.force=true"]
+        )
+        == 0
     )
     made = json.loads(capsys.readouterr().out)["made_again"]
     assert {"speeches", "code_tcl"} <= {row["name"] for row in made if row["now"] == "made again"}
@@ -178,7 +192,10 @@ def test_dry_run_tells_it_and_writes_nothing(grown, text, tmp_path, capsys):
         ([], "give domain=NAME"),
         (["domain=nowhere"], "no domain 'nowhere'"),
         (["domain=x", "from=/nowhere"], "no file or folder /nowhere"),
-        (["domain=bible", f"from={DEMO / 'code_tcl'}"], "the domain 'bible' of 'forest-bible' is in"),
+        (
+            ["domain=bible", f"from={DEMO / 'code_tcl'}"],
+            "the domain 'bible' of 'forest-bible' is in",
+        ),
         (["domain=seed"], "that was not trained on a domain 'seed' alone"),
         (["domain=x", "expert=y"], "leave expert= out"),
         (["domain=x", f"from={DEMO / 'suite.json'}"], "wanted a folder, or a file that ends in"),

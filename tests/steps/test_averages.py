@@ -1,11 +1,14 @@
-"""The average that is made without a word on how: token weights of all training domains, a scale fitted on valid."""
+"""The average that is made without a word on how: token weights of all training domains, a scale
+fitted on valid.
+"""
 
 import json
 
 import pytest
 
 from btm import steps
-from btm.cli.main import compose, main
+from btm.cli.compose import compose
+from btm.cli.main import main
 from btm.errors import UserError
 from btm.forest.card import Card
 from btm.models import causal_lm
@@ -29,7 +32,8 @@ def test_the_scale_is_the_best_of_those_tried(copy, capsys):
     assert main(["average", *words]) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "scale" in line]
     tried = {
-        float(line.split("scale ")[1].split(":")[0]): float(line.split(": ")[2].split()[0]) for line in said
+        float(line.split("scale ")[1].split(":")[0]): float(line.split(": ")[2].split()[0])
+        for line in said
     }
     assert list(tried) == list(averages.SCALES)
     best = min(tried, key=tried.get)

@@ -1,4 +1,6 @@
-"""Averages, models of other forests and folders as rows of an evaluation: numbers, cache, tables and warnings."""
+"""Averages, models of other forests and folders as rows of an evaluation: numbers, cache, tables
+and warnings.
+"""
 
 import json
 import math
@@ -19,7 +21,9 @@ from btm.steps import publish
 
 
 def perplexity(config, folder, domain):
-    """That of a model on the first tokens of a domain's test split, window by window, without any cache."""
+    """That of a model on the first tokens of a domain's test split, window by window, without any
+    cache.
+    """
     shard = open_suite(config).shard(domain, "test")
     tokens, _ = shard.head(config.score.max_tokens)
     ids = torch.from_numpy(shard.tokens[:tokens].astype("int64"))
@@ -45,21 +49,28 @@ def test_the_average_of_a_run_is_a_row_of_its_evaluation(grown, forest):
     costs = result["ledger"]["models"]["uniform"]
     assert costs["training"] == result["ledger"]["ensemble"]["training"]
     assert (
-        costs["inference_flops_per_token"] == result["ledger"]["elms"]["bible"]["inference_flops_per_token"]
+        costs["inference_flops_per_token"]
+        == result["ledger"]["elms"]["bible"]["inference_flops_per_token"]
     )
 
 
 def test_models_names_another_forest_and_a_folder(copy, grown, forest, tmp_path):
     folder = make_folder(tmp_path / "law-lm", forest.tokenizer, "gpt2", vocab_size=512)
     named = [f"{forest.root}:speeches", str(folder)]
-    config = copy(f"models=[{named[0]},{named[1]}]", "eval.name=more", "eval.domains=[bible,novels]")
+    config = copy(
+        f"models=[{named[0]},{named[1]}]", "eval.name=more", "eval.domains=[bible,novels]"
+    )
     result = steps.eval_forest(config)
     assert list(result["models"]) == ["uniform", *named]
     row = result["shards"]["bible/test"]["models"]
     assert row[named[0]] == grown[1]["shards"]["bible/test"]["experts"]["speeches"]
-    assert row[named[1]]["perplexity"] == pytest.approx(perplexity(config, folder, "bible"), rel=1e-4)
+    assert row[named[1]]["perplexity"] == pytest.approx(
+        perplexity(config, folder, "bible"), rel=1e-4
+    )
     assert result["ledger"]["models"][named[1]]["training"] is None
-    assert result["shards"]["bible/test"]["ensemble"] == grown[1]["shards"]["bible/test"]["ensemble"]
+    assert (
+        result["shards"]["bible/test"]["ensemble"] == grown[1]["shards"]["bible/test"]["ensemble"]
+    )
     table = {line["model"]: line for line in model_rows(result)}
     assert set(table) == {"ensemble", "seed", "uniform", *named}
     assert table[named[1]]["trained ppl"] == pytest.approx(row[named[1]]["perplexity"])
@@ -112,7 +123,9 @@ def test_a_damaged_average_is_told_of_and_does_not_stop_an_evaluation(copy, caps
     assert "average 'uniform' is left out" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", ["models=['']", "models=[a,a]", "score.experts=['']", "against=[1]"])
+@pytest.mark.parametrize(
+    "words", ["models=['']", "models=[a,a]", "score.experts=['']", "against=[1]"]
+)
 def test_names_that_make_no_sense_are_refused(words, capsys):
     assert main.main(["eval", "experiment=smoke", words]) == 2
     assert words.partition("=")[0] in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""The comparison of a forest with what stands beside it: figures, marks, cache, picture, and the end of a run."""
+"""The comparison of a forest with what stands beside it: figures, marks, cache, picture, and the
+end of a run.
+"""
 
 import json
 import math
@@ -11,7 +13,7 @@ from folders import tree
 
 from btm import steps
 from btm.cli import main
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.report import comparison, comparison_picture
@@ -143,7 +145,9 @@ def test_the_file_holds_all_of_it_and_the_picture_is_one(found):
 def test_a_dense_lm_of_other_tokens_is_never_passed_off(apart):
     root = Path(f"{compose(apart).forest_root}-dense")
     card = json.loads((root / "elms/dense/card.json").read_text())
-    (root / "elms/dense/card.json").write_text(json.dumps(card | {"tokens": int(card["tokens"] * 1.02)}))
+    (root / "elms/dense/card.json").write_text(
+        json.dumps(card | {"tokens": int(card["tokens"] * 1.02)})
+    )
     found = steps.compare(compose(apart))
     assert of_kind(found, "dense").compute_matched is False
     assert any("not compute-matched" in note and "forest-dense" in note for note in found.notes)
@@ -210,15 +214,25 @@ def test_the_verb_prints_tables_or_json_and_dry_run_writes_nothing(words, found,
     root = Path(found.forest)
     assert main.main(["compare", *words]) == 0
     said = capsys.readouterr().out
-    assert "ensemble of 3" in said and "forest-dense" in said and "ahead on" in said and "NO: " in said
+    assert (
+        "ensemble of 3" in said and "forest-dense" in said and "ahead on" in said and "NO: " in said
+    )
     assert "0 of 3" in said and f"{root / 'evals/forest-compare.png'}" in said
     assert main.main(["compare", *words, "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
-    assert values["schema"] == 1 and {row["kind"] for row in values["rows"]} >= {"ensemble", "dense", "seed"}
+    assert values["schema"] == 1 and {row["kind"] for row in values["rows"]} >= {
+        "ensemble",
+        "dense",
+        "seed",
+    }
     before = tree(root)
     assert main.main(["compare", *words, "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "dense in" in said and "average in" in said and "ensemble of 3 and top-1 on 4 shards" in said
+    assert (
+        "dense in" in said
+        and "average in" in said
+        and "ensemble of 3 and top-1 on 4 shards" in said
+    )
     assert tree(root) == before
     assert main.main(["compare", *words, "baseline=dense"]) == 2
     assert "by itself" in capsys.readouterr().err
@@ -249,7 +263,11 @@ def test_the_picture_shows_the_best_of_many_and_never_the_reference_as_a_mark(fo
     shown = comparison_picture.shown(crowded)
     assert [row.kind for row in shown] == ["ensemble", "top-1", *["average"] * 6, "seed"]
     assert shown[2].model == "average-0" and shown[7].model == "average-5"
-    assert comparison_picture.draw(crowded, tmp_path / "crowded.png").read_bytes().startswith(b"\x89PNG")
+    assert (
+        comparison_picture.draw(crowded, tmp_path / "crowded.png")
+        .read_bytes()
+        .startswith(b"\x89PNG")
+    )
     novel_only = replace(found, shards=[shard for shard in found.shards if shard.novel])
     novel_only = replace(novel_only, rows=[replace(row, in_domain=None) for row in found.rows])
     assert comparison_picture.draw(novel_only, tmp_path / "novel.png").stat().st_size > 0

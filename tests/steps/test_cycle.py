@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from btm import steps
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.ensemble import posterior
 from btm.errors import UserError
 from btm.forest import Forest
@@ -35,7 +35,9 @@ def test_the_result_has_every_number(grown, forest):
     _, result = grown
     assert json.loads((forest.root / "evals" / "forest.json").read_text()) == result
     assert (forest.root / "evals" / "forest.png").read_bytes().startswith(b"\x89PNG")
-    assert set(result["shards"]) == {f"{d}/test" for d in ("bible", "code_python", "speeches", "novels")}
+    assert set(result["shards"]) == {
+        f"{d}/test" for d in ("bible", "code_python", "speeches", "novels")
+    }
     assert result["elms"] == {elm.name: elm.card.sha256 for elm in forest.elms()}
     for name, shard in result["shards"].items():
         assert shard["novel"] == (name == "novels/test")
@@ -107,13 +109,17 @@ def test_posterior_weights_are_the_cached_prior(grown, forest):
     experts = [forest[name] for name in ("bible", "code_python")]
     made, _ = domain_weights.domain_weights(config, forest, suite, "speeches", experts, "posterior")
     scores = score_cache.scores_of(config, forest)
-    logp_EST = np.stack([scores.read(suite.shard("speeches", "valid"), e.card.sha256) for e in experts])
+    logp_EST = np.stack(
+        [scores.read(suite.shard("speeches", "valid"), e.card.sha256) for e in experts]
+    )
     prior = np.exp(posterior.cached_prior(logp_EST[:, :100].swapaxes(0, 1), 0.3))
     for name, weight in made.items():
         assert weight == pytest.approx(prior[["bible", "code_python"].index(name)])
     assert forest["speeches"].card.parents.keys() == made.keys()
 
-    made, estimator = domain_weights.domain_weights(config, forest, suite, "speeches", experts, "token")
+    made, estimator = domain_weights.domain_weights(
+        config, forest, suite, "speeches", experts, "token"
+    )
     assert estimator.startswith("token prior on speeches/valid")
     wanted = np.exp(posterior.token_prior(logp_EST[:, :100]))
     kept = wanted >= domain_weights.NEGLIGIBLE
@@ -167,7 +173,11 @@ def test_average_for_a_domain(copy):
 
 def test_an_expert_worse_than_its_parent_is_refused(copy):
     config = copy(
-        "trainer.lr=0.5", "trainer.steps=3", "weights={bible: 1}", "trainer.warmup=0", "trainer.carry=fresh"
+        "trainer.lr=0.5",
+        "trainer.steps=3",
+        "weights={bible: 1}",
+        "trainer.warmup=0",
+        "trainer.carry=fresh",
     )
     forest = Forest(config.forest_root)
     steps.branch(config, "worse", "bible")
@@ -250,7 +260,9 @@ def test_the_prior_is_never_fitted_on_what_is_evaluated(copy):
 
 @pytest.fixture
 def test_is_valid(grown, tmp_path):
-    """The suite again, but the test split of its domain `novels` is its valid split, byte for byte."""
+    """The suite again, but the test split of its domain `novels` is its valid split, byte for
+    byte.
+    """
     out = tmp_path / "data"
     shutil.copytree(grown[0].data.out, out)
     (folder,) = out.glob("*/novels")
@@ -262,12 +274,16 @@ def test_is_valid(grown, tmp_path):
     return [f"data.out={out}", "eval.name=mine"]
 
 
-@pytest.mark.parametrize("fitted", ["cached", "em", "tracking", "fixed_share", "last_token", "gated"])
+@pytest.mark.parametrize(
+    "fitted", ["cached", "em", "tracking", "fixed_share", "last_token", "gated"]
+)
 @pytest.mark.parametrize("fit", ["domain", "forest"])
 def test_nor_on_the_same_text_under_another_name(copy, test_is_valid, fitted, fit):
     words = [*test_is_valid, f"ensemble={fitted}", f"ensemble.fit={fit}"]
     for domains in ("[]", "[novels]", "[bible,novels]"):
-        with pytest.raises(UserError, match="fitted on novels/valid, so novels/test, of the same text"):
+        with pytest.raises(
+            UserError, match="fitted on novels/valid, so novels/test, of the same text"
+        ):
             steps.eval_forest(copy(*words, f"eval.domains={domains}"))
         assert not (Path(copy().forest_root) / "evals" / "mine.json").exists()
 
@@ -285,7 +301,12 @@ def test_what_is_fitted_nowhere_may_be_measured_anywhere(copy, test_is_valid):
 
 @pytest.mark.parametrize("fit", ["domain", "forest"])
 def test_an_evaluation_says_what_gate_was_fitted(copy, fit):
-    words = ["ensemble=gated", f"ensemble.fit={fit}", "ensemble.top_k=2", "eval.domains=[bible,novels]"]
+    words = [
+        "ensemble=gated",
+        f"ensemble.fit={fit}",
+        "ensemble.top_k=2",
+        "eval.domains=[bible,novels]",
+    ]
     shards = steps.eval_forest(copy(*words, "eval.name=x"))["shards"]
     gates = [list(shard["gate"].values()) for shard in shards.values()]
     assert (gates[0] == gates[1]) == (fit == "forest")
@@ -410,7 +431,9 @@ def test_without_a_seed_phase_experts_branch_from_random_parameters(workspace, t
     forest = Forest(config.forest_root)
     seed, bible = forest["seed"], forest["bible"]
     made = causal_lm.new_model(seed.load().config, config.trainer.seed)
-    assert all(torch.equal(a, b) for a, b in zip(seed.load().parameters(), made.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(seed.load().parameters(), made.parameters(), strict=True)
+    )
     assert (seed.card.steps, seed.card.domains) == (0, [])
     assert (bible.card.steps, list(bible.card.parents)) == (3, ["seed"])
     assert json.loads((forest.root / "evals/forest.json").read_text())["shards"]["bible/test"]

@@ -1,4 +1,6 @@
-"""A cycle under the defaults: how long its seed phase is, and that the verbs one by one give what `run` gives."""
+"""A cycle under the defaults: how long its seed phase is, and that the verbs one by one give what
+`run` gives.
+"""
 
 import json
 
@@ -6,13 +8,15 @@ import pytest
 
 from btm import steps
 from btm.cli import main
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.forest import Forest
 
 
 @pytest.fixture
 def bare(grown, workspace, tmp_path):
-    """A function from a name to the words of a forest without a rate, schedule, carry or seed steps."""
+    """A function from a name to the words of a forest without a rate, schedule, carry or seed
+    steps.
+    """
     return lambda name: [
         *workspace,
         f"forest={tmp_path / name}",
@@ -32,7 +36,9 @@ def test_experts_begin_a_schedule_of_their_own():
 
 def test_the_seed_phase_is_half_of_the_training(bare):
     config = compose(bare("forest"))
-    assert config.seed_steps(["bible", "code_python", "speeches"]) == 6  # the first round has two experts
+    assert (
+        config.seed_steps(["bible", "code_python", "speeches"]) == 6
+    )  # the first round has two experts
     config.run.rounds = []
     assert config.seed_steps(["bible", "code_python", "speeches"]) == 9
     config.seed.steps = 0
@@ -46,9 +52,13 @@ def test_verb_by_verb_gives_the_bytes_of_run(bare, capsys):
     for verb in ("branch", "train", "merge"):
         for domain in ("bible", "code_python"):
             parents = ["branch=copy"] if verb == "branch" else []
-            assert main.main([verb, *words, *parents, f"expert={domain}"]) == 0, capsys.readouterr().err
+            assert main.main([verb, *words, *parents, f"expert={domain}"]) == 0, (
+                capsys.readouterr().err
+            )
     whole, parts = (Forest(compose(bare(name)).forest_root) for name in ("whole", "parts"))
-    assert {e.name: e.card.sha256 for e in whole.elms()} == {e.name: e.card.sha256 for e in parts.elms()}
+    assert {e.name: e.card.sha256 for e in whole.elms()} == {
+        e.name: e.card.sha256 for e in parts.elms()
+    }
     assert whole["seed"].card.steps == 6
     capsys.readouterr()
 

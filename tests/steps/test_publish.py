@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from btm import steps
 from btm.cli import main
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.config.choices import AVERAGE_METHODS
 from btm.ensemble import score as scoring
 from btm.errors import UserError
@@ -53,7 +53,10 @@ def test_the_card_says_how_and_another_recipe_is_another_model(copy, workspace):
     card, sha256 = Card.read(first / "card.json"), weights.sha256(first)
     assert card.recipe == {"method": "ties", "base": "seed", "density": 0.2}
     told = (first / "README.md").read_text()
-    assert 'made of its parents, weighted by `uniform`: method "ties", base "seed", density 0.2.' in told
+    assert (
+        'made of its parents, weighted by `uniform`: method "ties", base "seed", density 0.2.'
+        in told
+    )
     assert card.parents["seed"].raw == 0  # what differences are taken from is an ancestor, too
     config = compose([*workspace, f"forest={first.parent.parent}", *words, "average.density=0.3"])
     again = steps.average(config)
@@ -61,7 +64,9 @@ def test_the_card_says_how_and_another_recipe_is_another_model(copy, workspace):
     assert weights.sha256(again) != sha256
 
 
-@pytest.mark.parametrize(("word", "dtype"), [("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32")])
+@pytest.mark.parametrize(
+    ("word", "dtype"), [("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32")]
+)
 def test_the_dtype_is_stored_and_declared(word, dtype, copy):
     path = steps.average(copy(f"average.dtype={word}", "average.shard_gb=0.0001"))
     assert len(weights.files(path)) > 1
@@ -71,7 +76,9 @@ def test_the_dtype_is_stored_and_declared(word, dtype, copy):
 
 def test_a_greedy_soup_is_no_worse_than_its_best_ingredient(copy):
     config = copy(
-        "average.method=greedy_soup", "domain=speeches", "average.experts=[bible,code_python,speeches,seed]"
+        "average.method=greedy_soup",
+        "domain=speeches",
+        "average.experts=[bible,code_python,speeches,seed]",
     )
     path = steps.average(config)
     forest, suite = Forest(config.forest_root), steps.open_suite(config)
@@ -83,12 +90,16 @@ def test_a_greedy_soup_is_no_worse_than_its_best_ingredient(copy):
         return scoring.mean_nats(scores.read(valid, sha256), tokens)
 
     card = Card.read(path / "card.json")
-    assert nats(card.sha256) <= min(nats(forest[name].card.sha256) for name in config.average.experts)
+    assert nats(card.sha256) <= min(
+        nats(forest[name].card.sha256) for name in config.average.experts
+    )
     assert not list((forest.root / "averages").glob(".tmp-*"))
 
 
 def test_fisher_information_is_the_mean_square_of_gradients(copy):
-    config = copy("average.method=fisher", "average.sequences=40", "average.experts=[bible,code_python]")
+    config = copy(
+        "average.method=fisher", "average.sequences=40", "average.experts=[bible,code_python]"
+    )
     steps.average(config)
     root = Forest(config.forest_root).root
     folders = sorted((root / "fisher").iterdir())
@@ -108,7 +119,9 @@ def test_fisher_information_is_the_mean_square_of_gradients(copy):
         ):  # of a token the expectation over y, but for what is unlikely, without drawing
             likely = logp[t].detach().exp().topk(30)
             for p, y in zip(likely.values, likely.indices, strict=True):
-                (gradient,) = torch.autograd.grad(logp[t, y], [model.model.norm.weight], retain_graph=True)
+                (gradient,) = torch.autograd.grad(
+                    logp[t, y], [model.model.norm.weight], retain_graph=True
+                )
                 total += p * gradient.square()
             seen += 1
     exact = total / seen
@@ -144,7 +157,9 @@ def test_averages_publishes_what_is_asked_for(forest):
 
 
 def nats(config, folder, domain):
-    """Those of a model on the first valid tokens of a domain, window by window, without any cache."""
+    """Those of a model on the first valid tokens of a domain, window by window, without any
+    cache.
+    """
     shard, eos = steps.open_suite(config).shard(domain, "valid"), steps.open_suite(config).eos
     tokens, _ = shard.head(config.score.max_tokens)
     ids = torch.from_numpy(shard.tokens[:tokens].astype("int64"))
@@ -165,7 +180,9 @@ def test_an_average_says_what_it_and_the_seed_are_worth_on_its_domains(grown, fo
     assert set(card.measured) == {"bible", "code_python", "speeches"}
     for domain, part in card.measured.items():
         assert part.nats == pytest.approx(nats(config, folder, domain), rel=1e-5)
-        assert part.seeds == {"seed": pytest.approx(nats(config, forest["seed"].path, domain), rel=1e-5)}
+        assert part.seeds == {
+            "seed": pytest.approx(nats(config, forest["seed"].path, domain), rel=1e-5)
+        }
         head = steps.open_suite(config).shard(domain, "valid").head(config.score.max_tokens)
         assert (part.tokens, part.window) == (head[0], config.window)
     assert card.valid_nats == pytest.approx(np.mean([part.nats for part in card.measured.values()]))
@@ -175,7 +192,9 @@ def test_an_average_says_what_it_and_the_seed_are_worth_on_its_domains(grown, fo
     assert ("no better than seed" in told) == (card.valid_nats >= card.seed_nats["seed"])
 
 
-def test_one_meant_for_a_domain_is_measured_there_and_told_if_it_is_no_better(copy, workspace, capsys):
+def test_one_meant_for_a_domain_is_measured_there_and_told_if_it_is_no_better(
+    copy, workspace, capsys
+):
     root = copy().forest_root
     words = ["average", *workspace, f"forest={root}"]
     assert main.main([*words, "weights={bible: 1}", "domain=novels", "average.name=deploy"]) == 0
@@ -188,12 +207,16 @@ def test_one_meant_for_a_domain_is_measured_there_and_told_if_it_is_no_better(co
     found = json.loads(said.out)
     assert found["valid_nats"] == found["seed_nats"]["seed"]
     assert set(found["measured"]) == {"bible", "code_python", "speeches"}
-    assert "it is no better than seed" in (Forest(root).root / "averages/same/README.md").read_text()
+    assert (
+        "it is no better than seed" in (Forest(root).root / "averages/same/README.md").read_text()
+    )
     assert main.main(["show", "average=same", "--json", *workspace, f"forest={root}"]) == 0
     assert json.loads(capsys.readouterr().out)["measured"] == found["measured"]
 
 
-def test_one_that_is_not_or_cannot_be_measured_is_made_all_the_same(copy, workspace, capsys, tmp_path):
+def test_one_that_is_not_or_cannot_be_measured_is_made_all_the_same(
+    copy, workspace, capsys, tmp_path
+):
     root = copy().forest_root
     words = ["average", *workspace, f"forest={root}", "weights={bible: 1, seed: 1}"]
     assert main.main([*words, "average.name=a", "average.measure=false"]) == 0
@@ -203,4 +226,7 @@ def test_one_that_is_not_or_cannot_be_measured_is_made_all_the_same(copy, worksp
     for name in "ab":
         folder = Forest(root).root / "averages" / name
         assert Card.read(folder / "card.json").measured == {}
-        assert "Not measured when it was made; `btm eval` measures it." in (folder / "README.md").read_text()
+        assert (
+            "Not measured when it was made; `btm eval` measures it."
+            in (folder / "README.md").read_text()
+        )

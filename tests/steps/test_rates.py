@@ -5,7 +5,7 @@ import json
 import pytest
 
 from btm import steps
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.models import weights
@@ -74,7 +74,9 @@ def test_a_test_that_is_stopped_finds_nothing_and_is_done_again(words, monkeypat
 def test_experts_of_a_seed_that_was_not_trained_here_cannot_take_its_rate(words):
     config = words("trainer.lr=find", "seed.steps=0", "trainer.steps=3")
     steps.seed(config)
-    with pytest.raises(UserError, match="nothing was tested for 'bible', nor for the seed: give a number"):
+    with pytest.raises(
+        UserError, match="nothing was tested for 'bible', nor for the seed: give a number"
+    ):
         steps.grow_expert(config, "bible", ["seed"])
 
 

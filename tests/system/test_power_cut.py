@@ -1,4 +1,6 @@
-"""What `durable` promises holds in every state that a power cut may leave, and needs each of its syncs and renames."""
+"""What `durable` promises holds in every state that a power cut may leave, and needs each of its
+syncs and renames.
+"""
 
 import ast
 import types
@@ -10,7 +12,10 @@ from power_cut import recorded, states
 from btm.system import durable
 
 SOURCE = Path(durable.__file__).read_text()
-OLD, NEW = {"a": b"old a", "sub/b": b"old b"}, {"a": b"a new text", "sub/b": b"another", "c": b"a third"}
+OLD, NEW = (
+    {"a": b"old a", "sub/b": b"old b"},
+    {"a": b"a new text", "sub/b": b"another", "c": b"a third"},
+)
 
 
 def fill(folder, files):
@@ -21,11 +26,15 @@ def fill(folder, files):
 
 
 def visible(state, folder):
-    """The files of a folder in a state, or None if it is not there; what is scratch is not visible."""
+    """The files of a folder in a state, or None if it is not there; what is scratch is not
+    visible.
+    """
     if folder not in state:
         return None
     inside = {
-        path.removeprefix(f"{folder}/"): data for path, data in state.items() if path.startswith(f"{folder}/")
+        path.removeprefix(f"{folder}/"): data
+        for path, data in state.items()
+        if path.startswith(f"{folder}/")
     }
     return {path: data for path, data in inside.items() if data is not None}
 
@@ -44,7 +53,10 @@ def file_in_new_folders(module, root):
 def replaced_file(module, root):
     with module.publish_file(root / "old/a") as handle:
         handle.write(b"content")
-    return lambda s: s.get("old/a") in (OLD["a"], b"content"), lambda s: s.get("old/a") == b"content"
+    return (
+        lambda s: s.get("old/a") in (OLD["a"], b"content"),
+        lambda s: s.get("old/a") == b"content",
+    )
 
 
 def new_folder(module, root):
@@ -105,7 +117,9 @@ SCENARIOS = [
 
 def broken_promise(scenario, module, root):
     """Play a scenario on an empty disk; return the first state that breaks its promise, or None."""
-    fill(root, {f"old/{name}": content for name, content in OLD.items()} | {"sealed/log": b"first\n"})
+    fill(
+        root, {f"old/{name}": content for name, content in OLD.items()} | {"sealed/log": b"first\n"}
+    )
     with recorded(root, module) as recorder:
         begun = len(recorder.log)
         always, at_the_end = scenario(module, root)

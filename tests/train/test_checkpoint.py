@@ -77,7 +77,9 @@ def test_buffers_are_used_again(training, tmp_path):
 
 
 @pytest.mark.parametrize("behind", [True, False])
-def test_an_error_of_the_disk_is_raised_where_the_training_is(training, tmp_path, monkeypatch, behind):
+def test_an_error_of_the_disk_is_raised_where_the_training_is(
+    training, tmp_path, monkeypatch, behind
+):
     model, optimizer = training
 
     def full(path):
@@ -92,7 +94,9 @@ def test_an_error_of_the_disk_is_raised_where_the_training_is(training, tmp_path
 
 def test_the_error_of_the_training_comes_first(training, tmp_path, monkeypatch):
     model, optimizer = training
-    monkeypatch.setattr(durable, "publish_folder", lambda path: (_ for _ in ()).throw(OSError("disk")))
+    monkeypatch.setattr(
+        durable, "publish_folder", lambda path: (_ for _ in ()).throw(OSError("disk"))
+    )
     with pytest.raises(ValueError, match="loss"), checkpoint.Writer() as writer:
         writer.save(tmp_path, model, optimizer, STATE | {"step": 1})
         raise ValueError("loss")

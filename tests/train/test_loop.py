@@ -21,7 +21,7 @@ from folders import ROOT
 from safetensors.torch import load_file
 
 from btm import steps
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.config.training import TrainerConfig
 from btm.errors import UserError
 from btm.forest import Forest
@@ -61,7 +61,9 @@ def half_grown(grown, tmp_path):
 def test_killed_three_times_equals_unbroken(workspace, half_grown):
     killed, unbroken = half_grown
     for root in half_grown:
-        done = shell("branch", "expert=new", "domain=bible", "branch=copy", *training_words(workspace, root))
+        done = shell(
+            "branch", "expert=new", "domain=bible", "branch=copy", *training_words(workspace, root)
+        )
         assert done.returncode == 0, done.stderr
     assert shell("train", "expert=new", *training_words(workspace, unbroken)).returncode == 0
 
@@ -89,7 +91,8 @@ def test_killed_three_times_equals_unbroken(workspace, half_grown):
 
     assert content(killed, "model.safetensors") == content(unbroken, "model.safetensors")
     losses = [
-        [json.loads(line)["loss"] for line in content(r, "metrics.jsonl").splitlines()] for r in half_grown
+        [json.loads(line)["loss"] for line in content(r, "metrics.jsonl").splitlines()]
+        for r in half_grown
     ]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 16
@@ -125,7 +128,9 @@ def test_gradient_accumulation_is_the_whole_batch(copy):
     run_training(config, whole, precision="fp32")
     run_training(config, parts, micro_batch_size=3, precision="fp32")
     for a, b in zip(
-        causal_lm.load_model(whole).parameters(), causal_lm.load_model(parts).parameters(), strict=True
+        causal_lm.load_model(whole).parameters(),
+        causal_lm.load_model(parts).parameters(),
+        strict=True,
     ):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
 
@@ -169,7 +174,9 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(copy, file, content):
     (damaged / file).unlink()
     if content is not None:
         (damaged / file).write_bytes(content)
-    with pytest.raises(UserError, match=f"{damaged.name}.*not readable .*: delete {damaged.name} to go on"):
+    with pytest.raises(
+        UserError, match=f"{damaged.name}.*not readable .*: delete {damaged.name} to go on"
+    ):
         run_training(config, made, checkpoint_every=2)
     shutil.rmtree(damaged)
     assert run_training(config, made, checkpoint_every=2)["exact"]
@@ -193,7 +200,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(copy):
     trainer = replace(config.trainer, warmup=0.0, checkpoint_every=1)
     rising = schedule.Schedule(peak=1e-3, horizon=200, decay="constant")
     object.__setattr__(rising, "lr", lambda step: 1e-3 if step < 3 else 1e30)
-    with pytest.raises(loop.TrainingFailedError, match=r"stopped at step [45]: .* Lower trainer.lr"):
+    with pytest.raises(
+        loop.TrainingFailedError, match=r"stopped at step [45]: .* Lower trainer.lr"
+    ):
         loop.train(made, batches_of(config), trainer, rising, 200)
     kept = checkpoint.latest(made)
     assert checkpoint.read_state(kept)["step"] == 3
@@ -229,14 +238,20 @@ def test_a_branch_from_several_parents_cannot_continue(copy):
 
 @pytest.mark.parametrize("decay", ["constant", "cosine", "linear", "polynomial", "wsd"])
 def test_schedules_warm_up_and_end_where_they_should(decay):
-    trainer = TrainerConfig(lr=1.0, warmup=0.1, decay=decay, decay_power=2.0, decay_share=0.2, final_lr=0.1)
+    trainer = TrainerConfig(
+        lr=1.0, warmup=0.1, decay=decay, decay_power=2.0, decay_share=0.2, final_lr=0.1
+    )
     rates = [schedule.Schedule.of(trainer, horizon=100).lr(step) for step in range(101)]
     assert rates[:10] == pytest.approx(np.arange(1, 11) / 10)
     assert rates[100] == pytest.approx(1.0 if decay == "constant" else 0.1)
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
-    middle = {"constant": 1.0, "cosine": 0.55, "linear": 0.55, "polynomial": 0.1 + 0.9 * 0.25, "wsd": 1.0}[
-        decay
-    ]
+    middle = {
+        "constant": 1.0,
+        "cosine": 0.55,
+        "linear": 0.55,
+        "polynomial": 0.1 + 0.9 * 0.25,
+        "wsd": 1.0,
+    }[decay]
     assert rates[55] == pytest.approx(middle)
 
 
@@ -248,7 +263,9 @@ def test_wsd_is_constant_then_linear_and_never_before_the_warm_up_is_over():
     )
     whole = schedule.Schedule.of(replace(trainer, decay_share=1.0), horizon=100)
     line = schedule.Schedule.of(replace(trainer, decay="linear"), horizon=100)
-    assert [whole.lr(step) for step in range(101)] == pytest.approx([line.lr(step) for step in range(101)])
+    assert [whole.lr(step) for step in range(101)] == pytest.approx(
+        [line.lr(step) for step in range(101)]
+    )
 
 
 def test_a_continued_schedule_is_the_rest_of_the_whole():
@@ -282,7 +299,9 @@ def test_bf16_autocast_trains_float32_weights(copy):
 
 
 def test_validation_during_training(copy):
-    config = copy("branch=copy", "trainer.steps=4", "trainer.valid_every=2", "trainer.log_every=100")
+    config = copy(
+        "branch=copy", "trainer.steps=4", "trainer.valid_every=2", "trainer.log_every=100"
+    )
     made = steps.branch(config, "new", "bible")
     steps.train(config, "new")
     lines = [json.loads(line) for line in (made.path / "metrics.jsonl").read_text().splitlines()]
@@ -319,7 +338,9 @@ def test_sizes_are_those_of_the_paper(name, millions):
     from btm.config.training import ModelConfig
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(causal_lm.make_config(ModelConfig(**values), vocabulary, 0))
+        model = AutoModelForCausalLM.from_config(
+            causal_lm.make_config(ModelConfig(**values), vocabulary, 0)
+        )
     assert model.num_parameters() / 1e6 == pytest.approx(millions, rel=0.05)
 
 

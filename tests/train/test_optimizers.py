@@ -1,4 +1,6 @@
-"""8-bit moments: what is quantised, how much it takes, exact resume; offload and gradient checkpointing."""
+"""8-bit moments: what is quantised, how much it takes, exact resume; offload and gradient
+checkpointing.
+"""
 
 import copy as copying
 import gc
@@ -73,7 +75,8 @@ def test_moments_take_two_bytes_and_what_stays_in_32_bits_is_counted(model):
 def test_embeddings_can_keep_32_bits(model):
     size = optimizers.state_size(run(model, replace(EIGHT, embedding_bits=32), 1))
     assert size.in_32_bit == 5 * 64 + model.get_input_embeddings().weight.numel()
-    # The library keeps its exceptions by address, for all optimizers of a process: the next must have none of them.
+    # The library keeps its exceptions by address, for all optimizers of a process: the next must
+    # have none of them.
     gc.collect()
     assert optimizers.state_size(run(copying.deepcopy(model), EIGHT, 1)).in_32_bit == 5 * 64
 
@@ -167,7 +170,9 @@ def test_without_bitsandbytes_the_message_says_what_to_install(model, monkeypatc
 
 
 def test_the_library_fetches_no_kernels():
-    """On CPUs that multiply bfloat16 it would import `kernels`, and have it fetch code and run it."""
+    """On CPUs that multiply bfloat16 it would import `kernels`, and have it fetch code and
+    run it.
+    """
     script = (
         "import importlib.abc, sys\n"
         "class Watch(importlib.abc.MetaPathFinder):\n"
@@ -187,7 +192,9 @@ def trained(config, name, **changes):
     made = steps.branch(config, name, "bible").path
     suite = steps.open_suite(config)
     trainer = replace(config.trainer, **changes)
-    batches = loop.Batches([suite.shard("bible", "train")], trainer.seq_len, trainer.batch_size, trainer.seed)
+    batches = loop.Batches(
+        [suite.shard("bible", "train")], trainer.seq_len, trainer.batch_size, trainer.seed
+    )
     return made, lambda n=6, **more: loop.train(
         made,
         batches,

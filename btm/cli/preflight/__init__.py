@@ -1,7 +1,8 @@
-"""What a command will need is looked at before it begins, so that no job of a cycle fails late for want of it.
+"""What a command will need is looked at before it begins, so that no job of a cycle fails late for
+want of it.
 
-A check takes the configuration and raises `UserError`: what was found, what was wanted, the remedy. It writes nothing
-and trains nothing. `--dry-run` has the very same checks as the verb.
+A check takes the configuration and raises `UserError`: what was found, what was wanted, the remedy.
+It writes nothing and trains nothing. `--dry-run` has the very same checks as the verb.
 
 by_verb  which verb has which
 extras   packages that are not always installed, and fairseq's own Python
@@ -29,7 +30,9 @@ VERBS = (
 
 
 def check(verb: str, config: Config) -> None:
-    """Raise `UserError` if something is missing that ``btm <verb>`` with `config` would need, now or later."""
+    """Raise `UserError` if something is missing that ``btm <verb>`` with `config` would need, now
+    or later.
+    """
     if verb not in VERBS:
         return
     from btm.cli.preflight.by_verb import CHECKS

@@ -40,7 +40,9 @@ def fairseq(config: Config) -> None:
 
 def parquet(config: Config) -> None:
     """Require pyarrow where text lies in parquet files."""
-    if config.baseline == "random_split" or _installed("pyarrow"):  # the former has no text of its own
+    if config.baseline == "random_split" or _installed(
+        "pyarrow"
+    ):  # the former has no text of its own
         return
     for source in _sources(config):
         for _, path in source.listing():

@@ -1,6 +1,7 @@
 """What this machine has: devices, memory, disk, and folders that can be written.
 
-On Slurm the jobs run on other machines than the one that is asked, so their devices and memory are Slurm's to know.
+On Slurm the jobs run on other machines than the one that is asked, so their devices and memory are
+Slurm's to know.
 """
 
 import os
@@ -51,13 +52,16 @@ def jobs(config: Config) -> None:
 
 def disk(config: Config) -> None:
     """Require the bytes that a cycle writes at most, as far as they are still missing."""
-    at_once = config.cluster.parallel or (os.cpu_count() or 1 if config.cluster.kind != "slurm" else 64)
+    at_once = config.cluster.parallel or (
+        os.cpu_count() or 1 if config.cluster.kind != "slurm" else 64
+    )
     folder = Path(config.forest_root)
     needed = disk_bytes(config, rounds(config), 1 if config.cluster.kind == "debug" else at_once)
     free = shutil.disk_usage(_existing(folder)).free
     if free < needed:
         raise UserError(
-            f"{folder}: the cycle needs {bytes_text(needed)} of disk at most, and {bytes_text(free)} are free: "
+            f"{folder}: the cycle needs {bytes_text(needed)} of disk at most, and "
+            f"{bytes_text(free)} are free: "
             "make room, give forest=DIR on another disk, or a smaller cluster.parallel"
         )
 
@@ -101,12 +105,15 @@ def _cards(config: Config, verb: Verb) -> None:
 
 
 def _own_card(config: Config, verb: Verb, cards: list[str]) -> None:
-    """Require that trainer.device is a GPU that a local job sees: its own, which it counts from 0."""
+    """Require that trainer.device is a GPU that a local job sees: its own, which it counts
+    from 0.
+    """
     name = config.trainer.device
     own = Resources.of(config.cluster, verb, name).cards or 1
     if cards and name.startswith("cuda:") and int(name[5:]) >= own and verb in ("seed", "train"):
         raise UserError(
-            f"trainer.device={name}: a job sees its own {own} of this machine's GPUs alone, from cuda:0 on; "
+            f"trainer.device={name}: a job sees its own {own} of this machine's GPUs alone, from "
+            "cuda:0 on; "
             "give trainer.device=cuda, and choose cards with CUDA_VISIBLE_DEVICES"
         )
 

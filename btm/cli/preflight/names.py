@@ -1,4 +1,6 @@
-"""Domains and ELMs that a command names: each stands, or will be made by the cycle before it is needed."""
+"""Domains and ELMs that a command names: each stands, or will be made by the cycle before it is
+needed.
+"""
 
 from collections.abc import Collection, Iterable
 from dataclasses import replace
@@ -19,7 +21,8 @@ from btm.steps.baselines.ready import require_seed
 
 
 def rounds(config: Config) -> list[list[str]]:
-    """Return the domains of each round of a cycle, from the source of the text: there may be no suite yet.
+    """Return the domains of each round of a cycle, from the source of the text: there may be no
+    suite yet.
 
     A domain whose expert was removed is left out.
     """
@@ -35,7 +38,9 @@ def seed_domains(config: Config) -> None:
 
 
 def domains_of_cycle(config: Config) -> None:
-    """Require the domains of every round, of the seed and of the evaluation; none may be grown twice."""
+    """Require the domains of every round, of the seed and of the evaluation; none may be grown
+    twice.
+    """
     planned = config.run.rounds or [config.run.domains]
     flat = [domain for domains in planned for domain in domains]
     _require_domains(config, {"eval.domains": config.eval.domains})
@@ -53,7 +58,9 @@ def domains_of_paper(config: Config) -> None:
 
 
 def elms_of_cycle(config: Config) -> None:
-    """Require that the ELMs which are mixed and averaged at the end of a cycle stand or will be made by it."""
+    """Require that the ELMs which are mixed and averaged at the end of a cycle stand or will be
+    made by it.
+    """
     made = _at_end(config)
     named: dict[str, Iterable[str]] = {
         "ensemble.experts": config.ensemble.experts,
@@ -67,20 +74,25 @@ def elms_of_cycle(config: Config) -> None:
 
 
 def models_of_cycle(config: Config) -> None:
-    """Require that what models= names will stand at the end of a cycle: an ELM, an average, a folder."""
+    """Require that what models= names will stand at the end of a cycle: an ELM, an average, a
+    folder.
+    """
     averages = {steps.average_of(config)[1]} if config.run.average else set()
     if Forest.stands(config.forest_root):
         averages |= {model.name for model in standing_averages(Forest(config.forest_root))}
     have = _at_end(config) | averages | {f"averages/{name}" for name in averages}
     for name in config.models:
-        # FOREST:NAME is another forest's; a folder is looked into by the evaluation, in a process with limits.
+        # FOREST:NAME is another forest's; a folder is looked into by the evaluation, in a process
+        # with limits.
         if ":" not in name and not Path(name).is_dir() and name not in have:
             error = unknown("model", name, have, f"{config.forest_root} by the time it is needed")
             raise UserError(f"models: {error}")
 
 
 def parents_of_cycle(config: Config) -> None:
-    """Require that what every branch of a cycle descends from stands by then: the parent, or those of weights=."""
+    """Require that what every branch of a cycle descends from stands by then: the parent, or those
+    of weights=.
+    """
     if config.baseline is not None and config.baseline not in SHARES_SEED:
         return
     parents = {
@@ -98,7 +110,9 @@ def parents_of_cycle(config: Config) -> None:
 
 
 def average_of_cycle(config: Config) -> None:
-    """Require that the average at the end of a cycle can be made: of so many ELMs, for a domain that exists."""
+    """Require that the average at the end of a cycle can be made: of so many ELMs, for a domain
+    that exists.
+    """
     if not config.run.average:
         return
     how, _ = steps.average_of(config)
@@ -108,17 +122,22 @@ def average_of_cycle(config: Config) -> None:
     experts = {domain for domains in rounds(config) for domain in domains}
     count = len(given) or len(experts)
     least, most = (
-        METHODS[config.average.method or "task_arithmetic"].models if how != "greedy_soup" else (1, None)
+        METHODS[config.average.method or "task_arithmetic"].models
+        if how != "greedy_soup"
+        else (1, None)
     )
-    # More experts than those of this cycle may stand in the forest, so too few of them is told by the average itself.
+    # More experts than those of this cycle may stand in the forest, so too few of them is told by
+    # the average itself.
     if most is not None and count > most:
         raise UserError(
-            f"average.method={config.average.method} takes {most} models beside its base, and at the end of this cycle "
+            f"average.method={config.average.method} takes {most} models beside its base, and at "
+            "the end of this cycle "
             f"it would get {count}: give average.experts=[…], or run.average=false"
         )
     if given and len(given) < least:
         raise UserError(
-            f"average.method={config.average.method} takes at least {least} models beside its base; "
+            f"average.method={config.average.method} takes at least {least} models beside its "
+            "base; "
             f"{len(given)} were given"
         )
 
@@ -127,8 +146,10 @@ def evaluation_of_cycle(config: Config) -> None:
     """Refuse to measure, at the end of a cycle, what was fitted on a valid split on that split."""
     if config.eval.split == "valid" and fit.is_fitted(config.ensemble):
         raise UserError(
-            f"eval.split=valid: ensemble.prior={config.ensemble.prior} and ensemble.rule={config.ensemble.rule} are "
-            "fitted there, and would be measured on their own data: give another split, or ensemble=uniform"
+            f"eval.split=valid: ensemble.prior={config.ensemble.prior} and "
+            f"ensemble.rule={config.ensemble.rule} are "
+            "fitted there, and would be measured on their own data: give another split, or "
+            "ensemble=uniform"
         )
 
 
@@ -158,13 +179,17 @@ def _require_elms(config: Config, key: str, wanted: Iterable[str], have: Collect
 
 
 def _require_domains(config: Config, named: dict[str, list[str]]) -> None:
-    """Require that domains are the source's, or stand in the suite, whose own source may have lost them."""
+    """Require that domains are the source's, or stand in the suite, whose own source may have lost
+    them.
+    """
     if not any(named.values()):
         return
     known = {*preparation.all_domains(config.data), *preparation.prepared(config.data)}
     if Forest.stands(config.forest_root):
         for suite in settings.read_suites(Path(config.forest_root)).values():
-            known |= {*preparation.prepared(replace(config.data, out=suite.data["out"], name=suite.name))}
+            known |= {
+                *preparation.prepared(replace(config.data, out=suite.data["out"], name=suite.name))
+            }
     for domains in named.values():
         for domain in domains:
             if domain not in known:

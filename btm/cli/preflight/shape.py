@@ -1,4 +1,6 @@
-"""The model that is trained: that there is one, what it can read, and what its training can go on from."""
+"""The model that is trained: that there is one, what it can read, and what its training can go on
+from.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,9 @@ _CONFIG = "config.json"
 
 
 def source_of_cycle(config: Config) -> None:
-    """Require the folder that the seed is imported from, unless the seed stands: then no job imports it."""
+    """Require the folder that the seed is imported from, unless the seed stands: then no job
+    imports it.
+    """
     if config.cluster.kind == "debug" or not _seed_stands(config):
         source(config)
 
@@ -29,23 +33,34 @@ def source(config: Config) -> None:
     if folder is None:
         return
     if not Path(folder).is_dir():
-        raise UserError(f"seed.from={folder}: no such folder; wanted the folder of a Hugging Face model")
+        raise UserError(
+            f"seed.from={folder}: no such folder; wanted the folder of a Hugging Face model"
+        )
     causal_lm.read_config(Path(folder) / _CONFIG)
 
 
 def positions(config: Config) -> None:
-    """Require positions for trainer.seq_len and for the window of scores, of the models that stand or are planned."""
+    """Require positions for trainer.seq_len and for the window of scores, of the models that stand
+    or are planned.
+    """
     causal_lm.check_context(config, _model(config)[0])
 
 
 def fits_forest(config: Config) -> None:
     """Refuse to plant a seed of another architecture than the forest was planted with."""
     suite = _suite(config)
-    if suite is None or config.seed.source or _seed_stands(config) or not Forest.stands(config.forest_root):
+    if (
+        suite is None
+        or config.seed.source
+        or _seed_stands(config)
+        or not Forest.stands(config.forest_root)
+    ):
         return
     forest = Forest(config.forest_root)
     open_suite(config)  # another tokenizer is the plainer reason, where both differ
-    planned = causal_lm.architecture(causal_lm.make_config(config.model, suite.vocab_size, suite.eos))
+    planned = causal_lm.architecture(
+        causal_lm.make_config(config.model, suite.vocab_size, suite.eos)
+    )
     forest.require(planned, forest.identity["tokenizer_sha256"], f"model={config.model.name}")
 
 
@@ -53,10 +68,15 @@ def carries(config: Config) -> None:
     """Refuse trainer.carry=continue where the seed will have kept no optimizer state."""
     if config.trainer.carry != "continue" or _seed_stands(config):
         return
-    why = f"seed.from={config.seed.source} brings none" if config.seed.source else "seed.steps=0 leaves none"
+    why = (
+        f"seed.from={config.seed.source} brings none"
+        if config.seed.source
+        else "seed.steps=0 leaves none"
+    )
     if config.seed.source or config.seed.steps == 0:
         raise UserError(
-            f"trainer.carry=continue goes on with the seed's optimizer state, and {why}; use auto or fresh"
+            f"trainer.carry=continue goes on with the seed's optimizer state, and {why}; use auto "
+            "or fresh"
         )
 
 
@@ -78,7 +98,9 @@ def fairseq_can(config: Config) -> None:
 
 
 def _model(config: Config) -> tuple[dict[str, Any], str]:
-    """Return the config.json of the models of a forest, or of its seed that is still to come; and what to call it."""
+    """Return the config.json of the models of a forest, or of its seed that is still to come; and
+    what to call it.
+    """
     for root in (config.forest_root, config.base_root):
         names = Forest(root).names() if Forest.stands(root) else []
         for name in sorted(names, key=lambda name: name != config.seed.name):
@@ -89,7 +111,9 @@ def _model(config: Config) -> tuple[dict[str, Any], str]:
         return causal_lm.read_config(Path(config.seed.source) / _CONFIG), config.seed.source
     suite = _suite(config)
     vocabulary, eos = (suite.vocab_size, suite.eos) if suite else (config.data.vocab_size, 0)
-    return causal_lm.make_config(config.model, vocabulary, eos).to_dict(), f"model={config.model.name}"
+    return causal_lm.make_config(
+        config.model, vocabulary, eos
+    ).to_dict(), f"model={config.model.name}"
 
 
 def _seed_stands(config: Config) -> bool:

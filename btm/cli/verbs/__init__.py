@@ -47,9 +47,11 @@ def check_baseline(verb: str, config: Config) -> None:
     """Raise `UserError` if `verb` cannot do its work for a baseline."""
     if config.baseline is not None and verb in _STEP_BY_STEP:
         raise UserError(
-            f"btm {verb} knows no baseline: leave out baseline={config.baseline}, or use btm run, which grows it whole"
+            f"btm {verb} knows no baseline: leave out baseline={config.baseline}, or use btm run, "
+            "which grows it whole"
         )
     if config.baseline is not None and verb == "compare":
         raise UserError(
-            f"btm compare finds a forest's baselines by itself: leave out baseline={config.baseline}"
+            "btm compare finds a forest's baselines by itself: leave out "
+            f"baseline={config.baseline}"
         )

@@ -5,7 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from btm.cli.verbs.output import Output, expert_of, show_comparison, show_elm, show_evaluation, sweep
+from btm.cli.verbs.output import (
+    Output,
+    expert_of,
+    show_comparison,
+    show_elm,
+    show_evaluation,
+    sweep,
+)
 from btm.config.schema import Config
 from btm.errors import UserError
 
@@ -36,9 +43,13 @@ def discover(config: Config, out: Output) -> None:
 
     target = Path(config.discover_target)
     if target.exists():
-        raise UserError(f"{target} stands there already; give another discover.out=DIR, or delete it")
+        raise UserError(
+            f"{target} stands there already; give another discover.out=DIR, or delete it"
+        )
     rows = cluster(config.data, config.discover, target, out.reporter.line)
-    out.rows(rows, f"domains in {target}; next: btm run data=folder data.root={target} data.name=NAME")
+    out.rows(
+        rows, f"domains in {target}; next: btm run data=folder data.root={target} data.name=NAME"
+    )
 
 
 def seed(config: Config, out: Output) -> None:
@@ -54,7 +65,8 @@ def seed(config: Config, out: Output) -> None:
 def branch(config: Config, out: Output) -> None:
     """Initialise a new ELM from a weighted average of those in the forest.
 
-    branch=posterior (weights from the domain's valid split), token, argmax, uniform or copy; or weights='{…}'.
+    branch=posterior (weights from the domain's valid split), token, argmax, uniform or copy; or
+    weights='{…}'.
 
     example: btm branch expert=law weights='{law: 0.7, med: 0.3}' domain=contracts
     """
@@ -63,7 +75,9 @@ def branch(config: Config, out: Output) -> None:
     name = expert_of(config)
     sweep(config)
     made = steps.branch(config, name, config.domain or name, reporter=out.reporter)
-    rows = [{"parent": parent, "weight": p.weight, "raw": p.raw} for parent, p in made.parents.items()]
+    rows = [
+        {"parent": parent, "weight": p.weight, "raw": p.raw} for parent, p in made.parents.items()
+    ]
     out.rows(rows, f"branched {made.path} ({made.origin['method']})")
 
 
@@ -93,11 +107,13 @@ def merge(config: Config, out: Output) -> None:
 
 
 def grow(config: Config, out: Output) -> None:
-    """Add a domain to a grown forest: prepare its text, branch, train and merge its expert, evaluate before and after.
+    """Add a domain to a grown forest: prepare its text, branch, train and merge its expert,
+    evaluate before and after.
 
-    from=PATH is a file or a folder of text, all of it one domain; without it domain=NAME is one that is prepared
-    already. The forest's tokenizer and the settings that it records hold; branch=, trainer.steps= and others are
-    yours to give. The table has every domain of the forest, old and new; the same command goes on after a stop.
+    from=PATH is a file or a folder of text, all of it one domain; without it domain=NAME is one
+    that is prepared already. The forest's tokenizer and the settings that it records hold; branch=,
+    trainer.steps= and others are yours to give. The table has every domain of the forest, old and
+    new; the same command goes on after a stop.
 
     example: btm grow forest=experts/demo domain=perl from=texts/perl
     """
@@ -120,7 +136,9 @@ def grow(config: Config, out: Output) -> None:
         for change in added.changes
     ]
     out.rows(
-        rows, f"perplexity of the ensemble, before and after {added.domain!r} joined {config.forest_root}"
+        rows,
+        f"perplexity of the ensemble, before and after {added.domain!r} joined "
+        f"{config.forest_root}",
     )
     out.line(f"numbers: {added.file}", None)
 
@@ -128,16 +146,18 @@ def grow(config: Config, out: Output) -> None:
 def run(config: Config, out: Output) -> int:
     """Grow a whole forest: prepare, seed, branch, train and merge every expert, average, evaluate.
 
-    cluster=local runs the jobs on this machine, cluster=slurm on a cluster, cluster=debug in this process.
-    The same command again goes on where the last one stopped, or watches it if it is still at work, and does
-    nothing twice. Ctrl-C leaves the jobs running; btm status shows them, btm cancel stops them.
+    cluster=local runs the jobs on this machine, cluster=slurm on a cluster, cluster=debug in this
+    process. The same command again goes on where the last one stopped, or watches it if it is still
+    at work, and does nothing twice. Ctrl-C leaves the jobs running; btm status shows them, btm
+    cancel stops them.
 
-    baseline=X with the words of a forest grows what it is compared with at equal training tokens, beside it, in
-    <forest>-X: dense (one LM), dense_large_batch (the paper's), random_split, demix. The last two begin with the
-    forest's own seed, so grow the forest first: btm run experiment=demo baseline=demix
+    baseline=X with the words of a forest grows what it is compared with at equal training tokens,
+    beside it, in <forest>-X: dense (one LM), dense_large_batch (the paper's), random_split, demix.
+    The last two begin with the forest's own seed, so grow the forest first: btm run experiment=demo
+    baseline=demix
 
-    It ends with the tables of btm compare where an average or a baseline stands to compare with: those of the forest,
-    also after a baseline of it.
+    It ends with the tables of btm compare where an average or a baseline stands to compare with:
+    those of the forest, also after a baseline of it.
 
     --detach        start and return
     --retry-failed  try again what failed
@@ -151,17 +171,26 @@ def run(config: Config, out: Output) -> int:
     words, config = config, baselines.ready(config, out.reporter)
     if config.cluster.kind == "debug":
         if "--detach" in out.flags:
-            raise UserError("--detach: cluster=debug runs in this process; give cluster=local or slurm")
-        steps.begin(config, steps.prepare(config, out.reporter))  # what is refused is refused before the note
+            raise UserError(
+                "--detach: cluster=debug runs in this process; give cluster=local or slurm"
+            )
+        steps.begin(
+            config, steps.prepare(config, out.reporter)
+        )  # what is refused is refused before the note
         if advice := too_few_tokens(config):
             out.reporter.line(f"note: {advice}")
         _show_end(words, config, baselines.run(config, out.reporter), out)
         return 0
     from btm.launch import cycles
 
-    done = cycles.run(config, out.stderr, detach="--detach" in out.flags, retry="--retry-failed" in out.flags)
+    done = cycles.run(
+        config, out.stderr, detach="--detach" in out.flags, retry="--retry-failed" in out.flags
+    )
     if done is None:
-        out.line("started; btm status shows it, btm run with the same words watches it", {"started": True})
+        out.line(
+            "started; btm status shows it, btm run with the same words watches it",
+            {"started": True},
+        )
         return 0
     result = _evaluation(config)
     if result is not None:
@@ -170,10 +199,11 @@ def run(config: Config, out: Output) -> int:
 
 
 def paper(config: Config, out: Output) -> None:
-    """Reproduce the paper's tables: forests and every baseline, several seeds, and a report with figures.
+    """Reproduce the paper's tables: forests and every baseline, several seeds, and a report with
+    figures.
 
-    size=smoke takes minutes, small two hours on two cores, day a day, paper a cluster. The same command
-    again goes on where the last one stopped.
+    size=smoke takes minutes, small two hours on two cores, day a day, paper a cluster. The same
+    command again goes on where the last one stopped.
 
     example: btm paper size=smoke
     """
@@ -184,7 +214,9 @@ def paper(config: Config, out: Output) -> None:
 
 
 def _show_end(words: Config, config: Config, result: dict[str, Any], out: Output) -> None:
-    """Print the evaluation of what was grown with `config`, then the comparison of the forest that `words` name."""
+    """Print the evaluation of what was grown with `config`, then the comparison of the forest that
+    `words` name.
+    """
     found = _comparison(replace(words, baseline=None), out)
     if out.as_json:
         return out.line("", result | ({} if found is None else {"comparison": found.to_json()}))
@@ -198,8 +230,8 @@ def _show_end(words: Config, config: Config, result: dict[str, Any], out: Output
 def _comparison(config: Config, out: Output) -> "Comparison | None":
     """Return the comparison of a forest, None if it does not stand or there is nothing beside it.
 
-    All that it needs was scored by the evaluations, so it only mixes. What stands in its way is told, and is no failure
-    of the run.
+    All that it needs was scored by the evaluations, so it only mixes. What stands in its way is
+    told, and is no failure of the run.
     """
     from btm import steps
     from btm.forest import Forest
@@ -217,5 +249,9 @@ def _comparison(config: Config, out: Output) -> "Comparison | None":
 
 
 def _evaluation(config: Config) -> dict[str, Any] | None:
-    file = Path(config.forest_root) / "evals" / f"{config.eval.name or Path(config.forest_root).name}.json"
+    file = (
+        Path(config.forest_root)
+        / "evals"
+        / f"{config.eval.name or Path(config.forest_root).name}.json"
+    )
     return json.loads(file.read_bytes()) if file.exists() else None

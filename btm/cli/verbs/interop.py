@@ -5,12 +5,14 @@ from btm.config.schema import Config
 
 
 def import_model(config: Config, out: Output) -> None:
-    """Add the Hugging Face model in from=DIR to a forest, or plant a forest with it; format=fairseq takes a checkpoint.
+    """Add the Hugging Face model in from=DIR to a forest, or plant a forest with it; format=fairseq
+    takes a checkpoint.
 
-    In a forest it becomes an expert: name=NAME, domain=NAME (else its name), and parent=NAME if it was trained from an
-    ELM of this forest. Where no forest stands it becomes the seed. Config, shapes, names, finite values and tokenizer
-    are checked; remote code is never run, and pickled weights are read only with import.legacy=true.
-    format=delta and delta8 take what export wrote in that format, into a forest that has the same parents.
+    In a forest it becomes an expert: name=NAME, domain=NAME (else its name), and parent=NAME if it
+    was trained from an ELM of this forest. Where no forest stands it becomes the seed. Config,
+    shapes, names, finite values and tokenizer are checked; remote code is never run, and pickled
+    weights are read only with import.legacy=true. format=delta and delta8 take what export wrote in
+    that format, into a forest that has the same parents.
 
     example: btm import from=models/law-lm name=law domain=law forest=experts/mine
     """
@@ -22,10 +24,11 @@ def import_model(config: Config, out: Output) -> None:
 def export_model(config: Config, out: Output) -> None:
     """Write an ELM (expert=NAME) or an average (average=NAME) as a folder that anybody loads.
 
-    export.dtype=bf16 converts the weights, export.shard_gb=5 splits them; without these they are the same bytes.
-    format=mergekit writes the YAML that makes the average again with mergekit, to=FILE or on the screen;
-    format=fairseq a checkpoint that fairseq-eval-lm reads; format=delta what a sparse expert adds to its parents;
-    format=delta8 an ELM's difference from its parents, in 8 bits an element, for whoever has these (export.block=2048).
+    export.dtype=bf16 converts the weights, export.shard_gb=5 splits them; without these they are
+    the same bytes. format=mergekit writes the YAML that makes the average again with mergekit,
+    to=FILE or on the screen; format=fairseq a checkpoint that fairseq-eval-lm reads; format=delta
+    what a sparse expert adds to its parents; format=delta8 an ELM's difference from its parents, in
+    8 bits an element, for whoever has these (export.block=2048).
 
     example: btm export average=deploy to=models/deploy export.dtype=bf16
     """
@@ -33,5 +36,6 @@ def export_model(config: Config, out: Output) -> None:
 
     path, text = formats.export_model(config, out.reporter)
     out.line(
-        text.rstrip() if path is None else f"exported to {path}", {"path": path and str(path), "text": text}
+        text.rstrip() if path is None else f"exported to {path}",
+        {"path": path and str(path), "text": text},
     )

@@ -30,7 +30,8 @@ def logs(config: Config, out: Output) -> None:
 
 
 def cancel(config: Config, out: Output) -> None:
-    """Stop the cycle of a forest, or the job of one expert, after a checkpoint; btm run goes on from there.
+    """Stop the cycle of a forest, or the job of one expert, after a checkpoint; btm run goes on
+    from there.
 
     example: btm cancel forest=experts/demo expert=law
     """

@@ -64,7 +64,8 @@ def is_named(config: Config) -> bool:
 
 
 def model_of(config: Config) -> str:
-    """Return the name of the ELM or average that is meant: expert=NAME may be either, average=NAME is an average.
+    """Return the name of the ELM or average that is meant: expert=NAME may be either, average=NAME
+    is an average.
 
     `UserError` if none was named, or both.
     """
@@ -75,7 +76,8 @@ def model_of(config: Config) -> str:
         return config.expert
     if config.expert is not None:
         raise UserError(
-            f"expert={config.expert} average={average}: two models, and one is wanted; leave out one"
+            f"expert={config.expert} average={average}: two models, and one is wanted; leave out "
+            "one"
         )
     return f"averages/{average}"
 
@@ -85,7 +87,11 @@ def show_elm(elm: Any, out: Output) -> None:
     card = asdict(elm.card)
     if out.as_json:
         return out.line("", card)
-    rows = [{"of": key, elm.name: value} for key, value in card.items() if value not in ("", None, [], {})]
+    rows = [
+        {"of": key, elm.name: value}
+        for key, value in card.items()
+        if value not in ("", None, [], {})
+    ]
     out.rows(rows, str(elm.path))
 
 
@@ -112,10 +118,15 @@ def show_evaluation(config: Config, result: dict[str, Any], out: Output) -> None
         return out.line("", result)
     out.rows(
         eval_rows(result),
-        f"perplexity by shard, {result['ensemble']['rule']} under the {result['ensemble']['prior']} prior",
+        f"perplexity by shard, {result['ensemble']['rule']} under the "
+        f"{result['ensemble']['prior']} prior",
     )
     if models := model_rows(result):
         out.rows(models, "averages and models: mean perplexity")
-    out.rows(ledger_rows(result), "cost: training with all ancestors, each once; inference of one token")
-    file = Path(result["forest"]) / "evals" / f"{config.eval.name or Path(result['forest']).name}.json"
+    out.rows(
+        ledger_rows(result), "cost: training with all ancestors, each once; inference of one token"
+    )
+    file = (
+        Path(result["forest"]) / "evals" / f"{config.eval.name or Path(result['forest']).name}.json"
+    )
     out.line(f"numbers: {file}\npicture: {file.with_suffix('.png')}", None)

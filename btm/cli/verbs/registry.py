@@ -12,8 +12,9 @@ def ls(config: Config, out: Output) -> None:
     """List the ELMs and the averages of a forest, and the branches in the making.
 
     An average's valid nats are the mean over the domains that it was measured on when it was made.
-    ls.domain, ls.parent, ls.ancestor, ls.name='law*', ls.state, ls.since and ls.before choose; ls.sort, ls.reverse and
-    ls.limit order; ls.removed=true lists what was removed too. 10,000 ELMs take a fraction of a second.
+    ls.domain, ls.parent, ls.ancestor, ls.name='law*', ls.state, ls.since and ls.before choose;
+    ls.sort, ls.reverse and ls.limit order; ls.removed=true lists what was removed too. 10,000 ELMs
+    take a fraction of a second.
 
     example: btm ls forest=experts/demo ls.parent=seed ls.sort=valid_nats ls.limit=20 --json
     """
@@ -39,19 +40,22 @@ def show(config: Config, out: Output) -> None:
 
 
 def remove(config: Config, out: Output) -> int:
-    """Remove an ELM: delete its weights, leave a tombstone, name whoever inherited parameters from it.
+    """Remove an ELM: delete its weights, leave a tombstone, name whoever inherited parameters from
+    it.
 
     average=NAME deletes an average instead: nothing descends from one, so no tombstone is left.
     What was computed of its weights, scores and Fisher information, goes with them.
 
-    Every descendant is listed with the share of its first parameters that came from the ELM. They stay, unless
+    Every descendant is listed with the share of its first parameters that came from the ELM. They
+    stay, unless
 
-    --with-descendants  they are removed too
-    --rederive          they are branched and trained again without it, with the words of the forest; the same
+    --with-descendants  they are removed too --rederive          they are branched and trained again
+    without it, with the words of the forest; the same
                         command goes on after a stop
     --readmit           the name may be used again (nothing comes back)
 
-    The text it was trained on is yours, and is not touched; nor are other ELMs that were trained on that text.
+    The text it was trained on is yours, and is not touched; nor are other ELMs that were trained on
+    that text.
 
     example: btm remove experiment=demo expert=bible remove.reason="the owner opted out" --rederive
     """
@@ -61,7 +65,9 @@ def remove(config: Config, out: Output) -> int:
     if config.average.name is not None:
         return _remove_average(config, out)
     name = expert_of(config)
-    modes = [flag for flag in ("--with-descendants", "--rederive", "--readmit") if flag in out.flags]
+    modes = [
+        flag for flag in ("--with-descendants", "--rederive", "--readmit") if flag in out.flags
+    ]
     if len(modes) > 1:
         raise UserError(f"{modes[0]} and {modes[1]} exclude each other")
     _require_no_cycle(forest.root)
@@ -96,41 +102,63 @@ def _remove(config: Config, out: Output, name: str, mode: str) -> int:
     else:
         removal.remove(forest, name, reason=reason)
     heirs = [
-        {"what": h.kind, "descendant": h.name, "weight": h.weight, "share": h.share, "sha256": h.sha256[:12]}
+        {
+            "what": h.kind,
+            "descendant": h.name,
+            "weight": h.weight,
+            "share": h.share,
+            "sha256": h.sha256[:12],
+        }
         for h in found.heirs
     ]
     advice = removal.advice(forest.root, name, found, mode)
     failed = [row for row in made if row["now"] == "failed"]
     if out.as_json:
-        value = {"removed": name, "sha256": found.card.sha256, "descendants": heirs, "made_again": made}
+        value = {
+            "removed": name,
+            "sha256": found.card.sha256,
+            "descendants": heirs,
+            "made_again": made,
+        }
         out.line("", value | {"advice": advice})
         return 1 if failed else 0
-    out.line(f"removed {name!r} from {forest.root}; tombstone: {forest.root / 'removed' / name}", None)
+    out.line(
+        f"removed {name!r} from {forest.root}; tombstone: {forest.root / 'removed' / name}", None
+    )
     if heirs:
-        out.rows(heirs, "what inherited parameters from it; share: of what it began with, over all paths")
+        out.rows(
+            heirs, "what inherited parameters from it; share: of what it began with, over all paths"
+        )
     if made:
         out.rows(made, "made again without it")
     for text in advice:
         out.line(text, None)
     if failed:
-        out.line(f"{len(failed)} were not made again: mend the cause, then the same command goes on", None)
+        out.line(
+            f"{len(failed)} were not made again: mend the cause, then the same command goes on",
+            None,
+        )
     return 1 if failed else 0
 
 
 def _require_no_cycle(root: Path) -> None:
-    """Raise `UserError` while a cycle of the forest is driven: it would grow what is removed, or on top of it."""
+    """Raise `UserError` while a cycle of the forest is driven: it would grow what is removed, or on
+    top of it.
+    """
     from btm.launch import attach
     from btm.launch.records import Records
 
     if attach.driver_runs(Records(root)):
-        raise UserError(f"a cycle is at work in {root}: first btm cancel forest={root}, or wait for its end")
+        raise UserError(
+            f"a cycle is at work in {root}: first btm cancel forest={root}, or wait for its end"
+        )
 
 
 def verify(config: Config, out: Output) -> int:
     """Check that a forest is as it was sealed; the exit code is 1 where it is not.
 
-    expert=NAME, an ELM or else an average, or average=NAME: that one alone.
-    Without --full: every card and small file, the headers of the weights, and whether parents are what cards say.
+    expert=NAME, an ELM or else an average, or average=NAME: that one alone. Without --full: every
+    card and small file, the headers of the weights, and whether parents are what cards say.
 
     --full  read every byte and compare it with SHA256SUMS, which every ELM and average carries
 
@@ -147,23 +175,31 @@ def verify(config: Config, out: Output) -> int:
         found = verification.verify(root, full=full, only=only, told=told)
     damage = [finding for finding in found if not finding.note]
     rows = [
-        {"what": f.what, "is": "note" if f.note else "DAMAGE", "problem": f.problem, "remedy": f.remedy}
+        {
+            "what": f.what,
+            "is": "note" if f.note else "DAMAGE",
+            "problem": f.problem,
+            "remedy": f.remedy,
+        }
         for f in found
     ]
     what = f"{root}: " + (f"{len(damage)} findings" if damage else "all is as it was sealed")
     if out.as_json or rows:
         out.rows(rows, what)
     else:
-        out.line(what + ("" if full else " (weights by size and header; --full reads every byte)"), None)
+        out.line(
+            what + ("" if full else " (weights by size and header; --full reads every byte)"), None
+        )
     return 1 if damage else 0
 
 
 def lineage(config: Config, out: Output) -> None:
-    """Show what an ELM, branch or average descends from and what descends from it; without a name, the forest.
+    """Show what an ELM, branch or average descends from and what descends from it; without a name,
+    the forest.
 
     expert=NAME is an ELM, or else what was one, a branch or an average; average=NAME is an average.
-    Beside each edge its weight; in brackets the share of what the descendant began with, over all paths.
-    lineage.format=mermaid or graphviz gives a picture's source.
+    Beside each edge its weight; in brackets the share of what the descendant began with, over all
+    paths. lineage.format=mermaid or graphviz gives a picture's source.
 
     example: btm lineage forest=experts/demo expert=bible lineage.format=mermaid
     """
@@ -180,7 +216,10 @@ def lineage(config: Config, out: Output) -> None:
         above, below = found.ancestors(key), found.descendants(key)
         keys = [*reversed(above), key, *below]
         if out.as_json:
-            rows = [*drawing.rows(found, above, "ancestor"), *drawing.rows(found, below, "descendant")]
+            rows = [
+                *drawing.rows(found, above, "ancestor"),
+                *drawing.rows(found, below, "descendant"),
+            ]
             return out.line("", rows)
     elif out.as_json:
         return out.line("", drawing.rows(found, dict.fromkeys(keys), "forest"))
@@ -192,11 +231,13 @@ def lineage(config: Config, out: Output) -> None:
 
 
 def diff(config: Config, out: Output) -> None:
-    """Compare an ELM or an average with another model, or with the average of parents that it began with.
+    """Compare an ELM or an average with another model, or with the average of parents that it began
+    with.
 
-    expert=NAME is an ELM, or else the average of that name; average=NAME is an average. against=NAME is either, or
-    averages/NAME, or FOREST:NAME, or a Hugging Face model folder with the forest's tokenizer.
-    Shows the fields of their cards that differ and the distance ‖a - b‖ / ‖b‖ of each module, or diff.by=tensor.
+    expert=NAME is an ELM, or else the average of that name; average=NAME is an average.
+    against=NAME is either, or averages/NAME, or FOREST:NAME, or a Hugging Face model folder with
+    the forest's tokenizer. Shows the fields of their cards that differ and the distance ‖a - b‖ /
+    ‖b‖ of each module, or diff.by=tensor.
 
     example: btm diff forest=experts/demo expert=bible against=seed
     """
@@ -206,7 +247,9 @@ def diff(config: Config, out: Output) -> None:
     forest = Forest(config.forest_root)
     name = model_of(config)
     if config.against is not None and not isinstance(config.against, str):
-        raise UserError(f"against={config.against}: diff compares with one model, give against=NAME")
+        raise UserError(
+            f"against={config.against}: diff compares with one model, give against=NAME"
+        )
     size = sum(tensor.size for tensor in comparison.side(own_model(forest, name)).tensors.values())
     with out.reporter.reading("diff", size) as told:
         found = comparison.compare(forest, name, config.against, config.diff.by, told)
@@ -224,9 +267,11 @@ def diff(config: Config, out: Output) -> None:
 
 
 def gc(config: Config, out: Output) -> None:
-    """Delete what nothing needs: scores of weights that are gone, what killed processes left, branches of removed ELMs.
+    """Delete what nothing needs: scores of weights that are gone, what killed processes left,
+    branches of removed ELMs.
 
-    Never an ELM, an average, an evaluation, or a branch that can become an ELM. --dry-run lists it with its size.
+    Never an ELM, an average, an evaluation, or a branch that can become an ELM. --dry-run lists it
+    with its size.
 
     example: btm gc forest=experts/demo --dry-run
     """

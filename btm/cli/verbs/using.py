@@ -17,17 +17,21 @@ def score(config: Config, out: Output) -> None:
 
     sweep(config)
     paths = steps.score(config, out.reporter)
-    out.line(f"{len(paths)} score files written; the others stood there", [str(path) for path in paths])
+    out.line(
+        f"{len(paths)} score files written; the others stood there", [str(path) for path in paths]
+    )
 
 
 def evaluate(config: Config, out: Output) -> None:
-    """Evaluate the ensemble, every ELM and every average on every domain; writes evals/<name>.json and a heat map.
+    """Evaluate the ensemble, every ELM and every average on every domain; writes evals/<name>.json
+    and a heat map.
 
-    The domains are those of every suite that the forest records, or of eval.suites=[…], or of data.name=NAME alone.
-    models=[…] adds rows: an average or ELM of another forest (path/to/forest:NAME), or a Hugging Face model folder with
-    the forest's tokenizer.
+    The domains are those of every suite that the forest records, or of eval.suites=[…], or of
+    data.name=NAME alone. models=[…] adds rows: an average or ELM of another forest
+    (path/to/forest:NAME), or a Hugging Face model folder with the forest's tokenizer.
 
-    example: btm eval experiment=demo ensemble.prior=em ensemble.top_k=2 models=[models/law-lm] eval.name=demo-em
+    example: btm eval experiment=demo ensemble.prior=em ensemble.top_k=2 models=[models/law-lm]
+    eval.name=demo-em
     """
     from btm import steps
 
@@ -35,13 +39,15 @@ def evaluate(config: Config, out: Output) -> None:
 
 
 def compare(config: Config, out: Output) -> None:
-    """Put the forest beside its averages, its seed, its baselines and other forests; one table, JSON, a picture.
+    """Put the forest beside its averages, its seed, its baselines and other forests; one table,
+    JSON, a picture.
 
-    Baselines are those that stand in <forest>-dense, -dense_large_batch, -random_split and -demix; against=[FOREST, …]
-    adds forests over the same tokens, models=[…] models as in btm eval. Every row is measured on the same tokens in
-    windows begun anew (ensemble.carry=false, whatever the bundle says). Perplexities are means over domains; top-1 is
-    the one expert that the prior fitted on a domain's valid split believes in (ensemble.top_k=1). Rows whose training
-    tokens differ from the forest's by more than 1 % are marked. Writes evals/<name>-compare.json and a picture.
+    Baselines are those that stand in <forest>-dense, -dense_large_batch, -random_split and -demix;
+    against=[FOREST, …] adds forests over the same tokens, models=[…] models as in btm eval. Every
+    row is measured on the same tokens in windows begun anew (ensemble.carry=false, whatever the
+    bundle says). Perplexities are means over domains; top-1 is the one expert that the prior fitted
+    on a domain's valid split believes in (ensemble.top_k=1). Rows whose training tokens differ from
+    the forest's by more than 1 % are marked. Writes evals/<name>-compare.json and a picture.
 
     example: btm compare experiment=demo
     """
@@ -53,18 +59,19 @@ def compare(config: Config, out: Output) -> None:
 def average(config: Config, out: Output) -> None:
     """Make one deployable model of several, in averages/.
 
-    Without a word on how: the token weights over all training domains, drawn towards the seed by a scale that is fitted
-    on their valid splits; its name is `fitted`.
+    Without a word on how: the token weights over all training domains, drawn towards the seed by a
+    scale that is fitted on their valid splits; its name is `fitted`.
 
     weights=uniform; argmax, posterior or token, for domain=NAME or for all training domains; or
     weights='{law: 0.7, med: 0.3}'; for some layers others: average.layers='{*.mlp.*: {law: 1.0}}'.
-    How they are put together is average.method: linear, task_arithmetic, ties, dare_ties, dare_linear, breadcrumbs,
-    model_stock (these on differences from average.base, the seed if it is not given), slerp (from average.base to
-    average.experts), fisher, greedy_soup (with domain=NAME).
+    How they are put together is average.method: linear, task_arithmetic, ties, dare_ties,
+    dare_linear, breadcrumbs, model_stock (these on differences from average.base, the seed if it is
+    not given), slerp (from average.base to average.experts), fisher, greedy_soup (with
+    domain=NAME).
 
-    Before it is sealed it is measured, and the seed beside it, on the valid split of domain=NAME, or else of each
-    domain that its ELMs were trained on. Its card says what came of it; a warning, if it is no better than the seed.
-    average.measure=false leaves that out.
+    Before it is sealed it is measured, and the seed beside it, on the valid split of domain=NAME,
+    or else of each domain that its ELMs were trained on. Its card says what came of it; a warning,
+    if it is no better than the seed. average.measure=false leaves that out.
 
     example: btm average experiment=demo weights=posterior domain=novels
     """
@@ -82,9 +89,10 @@ def average(config: Config, out: Output) -> None:
 def generate(config: Config, out: Output) -> None:
     """Let the ensemble go on with prompt="…"; its experts are weighed anew after each token.
 
-    domain=NAME starts from the prior of that domain, and ensemble.top_k=K then loads and runs K experts alone.
-    ensemble.experts=[…] chooses who writes: ELMs, averages (one alone, or beside its own experts), FOREST:NAME, or
-    Hugging Face model folders with the forest's tokenizer, which are checked as btm import checks them.
+    domain=NAME starts from the prior of that domain, and ensemble.top_k=K then loads and runs K
+    experts alone. ensemble.experts=[…] chooses who writes: ELMs, averages (one alone, or beside its
+    own experts), FOREST:NAME, or Hugging Face model folders with the forest's tokenizer, which are
+    checked as btm import checks them.
 
     example: btm generate experiment=demo prompt="In the beginning" domain=bible ensemble.top_k=2
     """
@@ -94,4 +102,7 @@ def generate(config: Config, out: Output) -> None:
     if out.as_json:
         return out.line("", made)
     print(made["prompt"] + made["text"], file=out.stdout)
-    print(", ".join(f"{name} {weight:.3f}" for name, weight in made["experts"].items()), file=out.stderr)
+    print(
+        ", ".join(f"{name} {weight:.3f}" for name, weight in made["experts"].items()),
+        file=out.stderr,
+    )

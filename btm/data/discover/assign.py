@@ -1,4 +1,6 @@
-"""Balanced assignment: every cluster gets its share of the documents (BASE layers, arXiv 2103.16716)."""
+"""Balanced assignment: every cluster gets its share of the documents (BASE layers, arXiv
+2103.16716).
+"""
 
 from itertools import pairwise
 from typing import Any
@@ -19,12 +21,13 @@ _SAME = 1e-12  # of the scale of the scores
 def balanced_assignment(scores_DK: ArrayLike) -> NDArray[np.int64]:
     """Return a cluster for each document, shape (D,), that maximises Σ_d scores[d, cluster of d].
 
-    Subject to sizes that differ by one at most. This is the linear assignment of BASE layers (equation 3).
-    Its dual gives every cluster a price: a document takes the cluster of highest score less price. The dual is
-    smoothed, less and less, and solved by Newton's method (the assignment becomes optimal transport with entropy).
-    Under the prices found all but a few clusters are wanted by their share; what is too many in one goes to where there
-    is room, from cluster to cluster, in the way that costs least (successive shortest paths: Ahuja, Magnanti and Orlin,
-    Network Flows, chapter 9), which is exact. Tests hold it to scipy's optimum.
+    Subject to sizes that differ by one at most. This is the linear assignment of BASE layers
+    (equation 3). Its dual gives every cluster a price: a document takes the cluster of highest
+    score less price. The dual is smoothed, less and less, and solved by Newton's method (the
+    assignment becomes optimal transport with entropy). Under the prices found all but a few
+    clusters are wanted by their share; what is too many in one goes to where there is room, from
+    cluster to cluster, in the way that costs least (successive shortest paths: Ahuja, Magnanti and
+    Orlin, Network Flows, chapter 9), which is exact. Tests hold it to scipy's optimum.
     """
     scores = np.asarray(scores_DK, np.float64)
     if scores.ndim != 2 or not scores.shape[1] or not np.isfinite(scores).all():
@@ -40,7 +43,9 @@ def balanced_assignment(scores_DK: ArrayLike) -> NDArray[np.int64]:
 
 
 def _newton(scores: Array, shares: NDArray[Any], prices: Array, soft: float) -> Array:
-    """Return the prices, (K,), that minimise Σ_d soft log Σ_k exp((scores − prices) / soft) + shares · prices."""
+    """Return the prices, (K,), that minimise Σ_d soft log Σ_k exp((scores − prices) / soft) +
+    shares · prices.
+    """
 
     def demand(prices: Array) -> tuple[float, Array]:
         logits = (scores - prices) / soft
@@ -75,7 +80,9 @@ def _newton(scores: Array, shares: NDArray[Any], prices: Array, soft: float) -> 
 def _even_out(
     scores: Array, shares: NDArray[Any], chosen: NDArray[np.int64], scale: float
 ) -> NDArray[np.int64]:
-    """Return the best assignment of sizes `shares`, from the best one of the sizes that `chosen` has."""
+    """Return the best assignment of sizes `shares`, from the best one of the sizes that `chosen`
+    has.
+    """
     K = len(shares)
     room = shares - np.bincount(chosen, minlength=K)
     cost, mover = np.full((K, K), np.inf), np.zeros((K, K), np.int64)
@@ -98,14 +105,18 @@ def _even_out(
 
 
 def _cheapest_path(cost: Array, room: NDArray[Any], same: float) -> list[int]:
-    """Return the clusters on the cheapest path from one that is too full to one with room (Bellman and Ford)."""
+    """Return the clusters on the cheapest path from one that is too full to one with room (Bellman
+    and Ford).
+    """
     K = len(room)
     reach = np.where(room < 0, 0.0, np.inf)
     before = np.full(K, -1)
     for _ in range(K):
         through = reach[:, None] + cost
         nearest = through.argmin(axis=0)
-        shorter = through[nearest, np.arange(K)] < reach - same  # else rounding could close a circle
+        shorter = (
+            through[nearest, np.arange(K)] < reach - same
+        )  # else rounding could close a circle
         if not shorter.any():
             break
         before[shorter] = nearest[shorter]

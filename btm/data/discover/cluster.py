@@ -14,8 +14,9 @@ _SETTLED = 0.001  # share of the documents that may still move when it ends
 def balanced_kmeans(features_DF: Array, k: int, seed: int) -> tuple[Array, NDArray[np.int64]]:
     """Return centres of length 1, shape (K, F), and each document's cluster, shape (D,).
 
-    k-means in which the assignment step is balanced (c-BTM, arXiv 2303.14177, section 2.1), from centres
-    chosen far apart (k-means++). Raises `ValueError` if there are fewer documents than clusters.
+    k-means in which the assignment step is balanced (c-BTM, arXiv 2303.14177, section 2.1), from
+    centres chosen far apart (k-means++). Raises `ValueError` if there are fewer documents than
+    clusters.
     """
     if not 1 <= k <= len(features_DF):
         raise ValueError(f"{len(features_DF)} documents cannot make {k} clusters")
@@ -33,7 +34,9 @@ def balanced_kmeans(features_DF: Array, k: int, seed: int) -> tuple[Array, NDArr
 
 
 def _far_apart(features_DF: Array, k: int, rng: np.random.Generator) -> Array:
-    """Choose documents as centres, each with a chance that grows with its distance from those chosen."""
+    """Choose documents as centres, each with a chance that grows with its distance from those
+    chosen.
+    """
     chosen = [int(rng.integers(len(features_DF)))]
     distance = 1 - features_DF @ features_DF[chosen[0]]
     while len(chosen) < k:

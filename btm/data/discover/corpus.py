@@ -25,11 +25,14 @@ _quoted = json.JSONEncoder(ensure_ascii=False).encode
 Say = Callable[[str], None]
 
 
-def discover(data: DataConfig, config: DiscoverConfig, target: Path, say: Say) -> list[dict[str, Any]]:
+def discover(
+    data: DataConfig, config: DiscoverConfig, target: Path, say: Say
+) -> list[dict[str, Any]]:
     """Cluster the documents of `data.root` into `target`; return a row for each cluster.
 
-    The features and centres are fitted on a sample of the train split; then every split is streamed in blocks,
-    each balanced by itself, so that the clusters of any corpus hold the same number of documents within a few.
+    The features and centres are fitted on a sample of the train split; then every split is streamed
+    in blocks, each balanced by itself, so that the clusters of any corpus hold the same number of
+    documents within a few.
     """
     if data.root is None:
         raise UserError("data.root is missing: discovery needs data=folder data.root=DIR")
@@ -61,7 +64,9 @@ def discover(data: DataConfig, config: DiscoverConfig, target: Path, say: Say) -
 
 
 def _sample(texts: Iterator[str], total: int, config: DiscoverConfig) -> list[str]:
-    """Return `config.sample` of `total` texts, drawn evenly by seed; all of them if they are fewer."""
+    """Return `config.sample` of `total` texts, drawn evenly by seed; all of them if they are
+    fewer.
+    """
     if total <= config.sample:
         return list(texts)
     kept = np.zeros(total, bool)
@@ -69,8 +74,12 @@ def _sample(texts: Iterator[str], total: int, config: DiscoverConfig) -> list[st
     return [text for text, keep in zip(texts, kept, strict=True) if keep]
 
 
-def write(router: Router, documents: Iterator[tuple[str, str]], folder: Path, say: Say) -> np.ndarray:
-    """Stream documents into their clusters' files; return how many went where, (clusters, splits)."""
+def write(
+    router: Router, documents: Iterator[tuple[str, str]], folder: Path, say: Say
+) -> np.ndarray:
+    """Stream documents into their clusters' files; return how many went where, (clusters,
+    splits).
+    """
     import zstandard
 
     K = len(router.centres)
@@ -81,8 +90,12 @@ def write(router: Router, documents: Iterator[tuple[str, str]], folder: Path, sa
         for k in range(K):
             (folder / name_of(k)).mkdir()
             for split in SPLITS:
-                handle = stack.enter_context((folder / name_of(k) / f"{split}.jsonl.zst").open("wb"))
-                files[k, split] = stack.enter_context(zstandard.ZstdCompressor(_LEVEL).stream_writer(handle))
+                handle = stack.enter_context(
+                    (folder / name_of(k) / f"{split}.jsonl.zst").open("wb")
+                )
+                files[k, split] = stack.enter_context(
+                    zstandard.ZstdCompressor(_LEVEL).stream_writer(handle)
+                )
 
         def flush(split: str) -> None:
             texts = blocks[split]
@@ -108,7 +121,9 @@ def write(router: Router, documents: Iterator[tuple[str, str]], folder: Path, sa
 
 
 def _balanced(router: Router, texts: list[str], so_far_K: np.ndarray) -> list[int]:
-    """Return a cluster for each text; those that have the fewest so far get what cannot be shared evenly."""
+    """Return a cluster for each text; those that have the fewest so far get what cannot be shared
+    evenly.
+    """
     order = np.argsort(so_far_K, kind="stable")
     scores = router.similarity(router.features(texts))[:, order]
     return [int(order[k]) for k in balanced_assignment(scores)]

@@ -1,4 +1,6 @@
-"""The router: text → TF-IDF → truncated SVD → distances to cluster centres → weights of the experts."""
+"""The router: text → TF-IDF → truncated SVD → distances to cluster centres → weights of the
+experts.
+"""
 
 import json
 import re
@@ -21,7 +23,9 @@ HOME = ".router"  # the folder beside the domains that holds the router
 CHARS = 5_000  # of a document that are looked at
 _WORD = re.compile(r"\w\w+")
 # Every byte, but a blank for each that is part of no word of ASCII.
-_BREAKS = bytes(code if chr(code).isalnum() or code == ord("_") else ord(" ") for code in range(256))
+_BREAKS = bytes(
+    code if chr(code).isalnum() or code == ord("_") else ord(" ") for code in range(256)
+)
 _NUMBER = "#number"
 _TERMS = 50_000  # of the vocabulary, at most
 _RAREST = 3  # documents that a term must stand in
@@ -35,9 +39,15 @@ def words(text: str) -> list[str]:
 
 
 def _spelt(text: str) -> list[str]:
-    """Return the same words, numbers as they are written, and maybe single characters among them, but sooner."""
+    """Return the same words, numbers as they are written, and maybe single characters among them,
+    but sooner.
+    """
     begun = text[:CHARS].lower()
-    return begun.encode().translate(_BREAKS).decode().split() if begun.isascii() else _WORD.findall(begun)
+    return (
+        begun.encode().translate(_BREAKS).decode().split()
+        if begun.isascii()
+        else _WORD.findall(begun)
+    )
 
 
 class _Index(dict[str, int]):
@@ -45,7 +55,9 @@ class _Index(dict[str, int]):
 
     def __missing__(self, word: str) -> int:
         number = self.get(_NUMBER, -1) if word[0].isdigit() and len(word) > 1 else -1
-        if len(self) < _REMEMBERED:  # common words that are no terms would be asked for again and again
+        if (
+            len(self) < _REMEMBERED
+        ):  # common words that are no terms would be asked for again and again
             self[word] = number
         return number
 
@@ -62,7 +74,9 @@ class Router:
 
     @classmethod
     def fit(cls, texts: Sequence[str], features: int, seed: int) -> tuple["Router", Array]:
-        """Learn the features of `texts`; return a router without centres yet, and the features (D, F)."""
+        """Learn the features of `texts`; return a router without centres yet, and the features (D,
+        F).
+        """
         _require_sklearn()
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
@@ -78,7 +92,9 @@ class Router:
         except ValueError as error:
             raise UserError(f"no words to tell documents apart by: {error}") from None
         common = [
-            i for i, term in enumerate(counts.get_feature_names_out()) if term not in ENGLISH_STOP_WORDS
+            i
+            for i, term in enumerate(counts.get_feature_names_out())
+            if term not in ENGLISH_STOP_WORDS
         ]
         terms = counts.get_feature_names_out()[common].tolist()
         counts_DV = counts_DV[:, common]
@@ -86,10 +102,14 @@ class Router:
         idf_V = (np.log((1 + len(texts)) / (1 + in_documents)) + 1).astype(np.float32)
         width = min(features, len(terms) - 1, len(texts) - 1)
         if width < 1:
-            raise UserError(f"{len(texts)} documents with {len(terms)} terms are too few to tell apart")
+            raise UserError(
+                f"{len(texts)} documents with {len(terms)} terms are too few to tell apart"
+            )
         svd = TruncatedSVD(width, n_iter=_ITERATIONS, random_state=seed)
         svd.fit(_weigh(counts_DV, idf_V))
-        router = cls(terms, idf_V, svd.components_.astype(np.float32), np.zeros((0, width), np.float32))
+        router = cls(
+            terms, idf_V, svd.components_.astype(np.float32), np.zeros((0, width), np.float32)
+        )
         return router, _unit(counts_DV.multiply(idf_V).tocsr() @ router._by_term)
 
     @property
@@ -98,9 +118,11 @@ class Router:
         return [name_of(k) for k in range(len(self.centres))]
 
     def features(self, texts: Iterable[str]) -> Array:
-        """Return the features of texts, of length 1 each, shape (D, F); all 0 for a text without known words.
+        """Return the features of texts, of length 1 each, shape (D, F); all 0 for a text without
+        known words.
 
-        The length takes TF-IDF's own norm away, so each is a sum over the words of a text, which nobody has to count.
+        The length takes TF-IDF's own norm away, so each is a sum over the words of a text, which
+        nobody has to count.
         """
         _require_sklearn()
         from scipy.sparse import csr_array
@@ -138,7 +160,9 @@ class Router:
         tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
         with durable.publish_file(folder / "router.safetensors") as handle:
             handle.write(save(tensors))
-        durable.write_json(folder / "router.json", {"temperature": self.temperature, "terms": self.terms})
+        durable.write_json(
+            folder / "router.json", {"temperature": self.temperature, "terms": self.terms}
+        )
 
     @classmethod
     def load(cls, folder: Path) -> "Router":
@@ -159,12 +183,20 @@ class Router:
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise UserError(f"{folder}: no router there: {error}") from None
         V, F = len(made.terms), made.components.shape[0]
-        if made.idf.shape != (V,) or made.components.shape != (F, V) or made.centres.shape[1:] != (F,):
+        if (
+            made.idf.shape != (V,)
+            or made.components.shape != (F, V)
+            or made.centres.shape[1:] != (F,)
+        ):
             raise UserError(f"{folder}: the router's tensors do not fit each other")
-        if not all(np.isfinite(tensor).all() for tensor in (made.idf, made.components, made.centres)):
+        if not all(
+            np.isfinite(tensor).all() for tensor in (made.idf, made.components, made.centres)
+        ):
             raise UserError(f"{folder}: the router has a NaN or an infinity")
         if not isinstance(made.temperature, int | float) or not 0 < made.temperature < np.inf:
-            raise UserError(f"{folder}: the router's temperature is {made.temperature!r}; wanted more than 0")
+            raise UserError(
+                f"{folder}: the router's temperature is {made.temperature!r}; wanted more than 0"
+            )
         if not len(made.centres) or not all(isinstance(term, str) for term in made.terms):
             raise UserError(f"{folder}: the router has no clusters, or terms that are no words")
         return made

@@ -1,4 +1,6 @@
-"""The parameters of a gate by maximum likelihood on valid texts: a few numbers, by Newton's method."""
+"""The parameters of a gate by maximum likelihood on valid texts: a few numbers, by Newton's
+method.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +19,15 @@ _SPARSEST = 8  # tokens of which at least one is kept
 SAMPLE = 1 << 24  # numbers that a fit keeps: parameters × experts × tokens
 
 
-def fit(samples: Sequence["Sample"], start: ArrayLike = DEFAULT, pull: float = _PULL) -> tuple[float, ...]:
-    """Return θ of the greatest likelihood on `samples`, drawn to `start`: Newton's method, deterministic.
+def fit(
+    samples: Sequence["Sample"], start: ArrayLike = DEFAULT, pull: float = _PULL
+) -> tuple[float, ...]:
+    """Return θ of the greatest likelihood on `samples`, drawn to `start`: Newton's method,
+    deterministic.
 
-    What is minimised is the mean over samples of their nats/token, each counting the same whatever its length, plus
-    pull / tokens · |θ - start|². The loss is not convex: directions that curve down are taken as curving up, and a
-    step that does not help is halved.
+    What is minimised is the mean over samples of their nats/token, each counting the same whatever
+    its length, plus pull / tokens · |θ - start|². The loss is not convex: directions that curve
+    down are taken as curving up, and a step that does not help is halved.
     """
     begin = np.asarray(start, np.float64)
     strength = pull / max(1, sum(sample.tokens for sample in samples))
@@ -61,7 +66,9 @@ def loss(
 
 @dataclass(frozen=True)
 class Sample:
-    """What a fit needs of a text: log prior and features, and each expert's likelihood over the greatest."""
+    """What a fit needs of a text: log prior and features, and each expert's likelihood over the
+    greatest.
+    """
 
     inputs: Array  # (P, E, N)
     ratio: Array  # (E, N)
@@ -80,8 +87,8 @@ class Sample:
     ) -> "Sample":
         """Return that of a text, of whose P·E·N numbers no more than `most` are kept.
 
-        A longer text is read up to 8 times as far as is kept, and kept at even distances. Experts that the prior
-        leaves out are not read.
+        A longer text is read up to 8 times as far as is kept, and kept at even distances. Experts
+        that the prior leaves out are not read.
         """
         kept_E = np.isfinite(log_prior_E)
         logp, ids = checked_scores(logp_EN)[kept_E], checked_ids(logp_EN, ids_N)
@@ -99,7 +106,8 @@ class Sample:
     def loss(self, theta: Array) -> tuple[float, Array, Array]:
         """Return nats/token under θ, with gradient and Hessian.
 
-        With u the weights and q ∝ u p the posterior after the token, its derivative by a logit is u - q.
+        With u the weights and q ∝ u p the posterior after the token, its derivative by a logit is u
+        - q.
         """
         inputs = self.inputs
         u_EN = softmax(np.tensordot(theta, inputs, 1))
@@ -107,7 +115,10 @@ class Sample:
         mixed_N = np.maximum(joint_EN.sum(axis=0), 1e-300)
         q_EN = joint_EN / mixed_N
         pulled = inputs * (u_EN - q_EN)
-        mean_u, mean_q = np.einsum("pen,en->pn", inputs, u_EN), np.einsum("pen,en->pn", inputs, q_EN)
+        mean_u, mean_q = (
+            np.einsum("pen,en->pn", inputs, u_EN),
+            np.einsum("pen,en->pn", inputs, q_EN),
+        )
         flat = inputs.reshape(len(inputs), -1)
         hessian = pulled.reshape(flat.shape) @ flat.T - mean_u @ mean_u.T + mean_q @ mean_q.T
         count = len(mixed_N)

@@ -1,16 +1,19 @@
 """Weights from what each expert was worth lately, and from what it was worth after the same tokens.
 
-Shapes: E experts, N tokens of a text in order, P parameters. Scores are log p(x_t | x_<t, D=j) in nats,
-``logp_EN``; a prior is log p(D=j), (E,). The rule is
+Shapes: E experts, N tokens of a text in order, P parameters. Scores are log p(x_t | x_<t, D=j) in
+nats, ``logp_EN``; a prior is log p(D=j), (E,). The rule is
 
-    w_t = softmax_j( θ_0 log π_j + Σ_f θ_f L_f,j(t) ),    p(x_t | x_<t) = Σ_j w_j,t p(x_t | x_<t, D=j),
+    w_t = softmax_j( θ_0 log π_j + Σ_f θ_f L_f,j(t) ),
+    p(x_t | x_<t) = Σ_j w_j,t p(x_t | x_<t, D=j),
 
-where L_f,j(t) = Σ_s 2^-(r(s)-1)/h log p(x_s | x_<s, D=j) over those s < t that c tokens stand before which also
-stand before t; s is the r(s)-th last of them. FEATURES lists (c, h): with c = 0 every token counts, and the half-life h
-is in tokens; with c = 1 or 2 an expert is asked what it was worth after the same token or two, and h is in such
-occasions. Bayes' rule is θ_0 = 1 and c = 0, h = ∞ alone, with its θ = 1. All experts share θ, so it is the same
-for any number and order of them; it is fitted by maximum likelihood. Gating by softmax is that of a mixture of experts
-(Jacobs et al., Neural Computation 3, 1991), inputs that count by context that of data compression (Mahoney, PAQ, 2005).
+where L_f,j(t) = Σ_s 2^-(r(s)-1)/h log p(x_s | x_<s, D=j) over those s < t that c tokens stand
+before which also stand before t; s is the r(s)-th last of them. FEATURES lists (c, h): with c = 0
+every token counts, and the half-life h is in tokens; with c = 1 or 2 an expert is asked what it was
+worth after the same token or two, and h is in such occasions. Bayes' rule is θ_0 = 1 and c = 0, h =
+∞ alone, with its θ = 1. All experts share θ, so it is the same for any number and order of them; it
+is fitted by maximum likelihood. Gating by softmax is that of a mixture of experts (Jacobs et al.,
+Neural Computation 3, 1991), inputs that count by context that of data compression (Mahoney, PAQ,
+2005).
 
 A text of windows that each begin anew has L = 0 at the start of each (`window`). numpy alone.
 """
@@ -24,7 +27,8 @@ from numpy.typing import ArrayLike, NDArray
 from btm.ensemble.gate import sums
 from btm.ensemble.gate.sums import Array, Features, Integers
 
-# (tokens in common, half-life). Finite ones, so that what was fitted on a short text holds in a long one.
+# (tokens in common, half-life). Finite ones, so that what was fitted on a short text holds in a
+# long one.
 FEATURES: Features = ((0, 1), (0, 8), (0, 64), (1, 1), (1, 8), (2, 1), (2, 8))
 DEFAULT = (0.25, 0.3, 0.2, 0.0, 1.5, 0.6, 2.0, 2.2)  # θ, of a small forest; what a fit is drawn to
 _LEAST_PRIOR = -14.0  # a log prior below counts as this: no word of valid tells it from less
@@ -47,8 +51,8 @@ def mixed(
 ) -> tuple[Array, Array]:
     """Return the mixture's log-probability of each token, (N,), and the weights before it, (E, N).
 
-    `ids_N` are the tokens themselves; a new text begins every `window` tokens (0: never). `ValueError` for shapes
-    that do not fit.
+    `ids_N` are the tokens themselves; a new text begins every `window` tokens (0: never).
+    `ValueError` for shapes that do not fit.
     """
     logp = checked_scores(logp_EN)
     blocks = list(mixed_blocks(logp, log_prior_E, theta, ids_N, window, features))
@@ -66,7 +70,11 @@ def mixed_blocks(
     features: Features = FEATURES,
 ) -> Iterator[tuple[Array, Array]]:
     """Yield what `mixed` returns, so many tokens at a time as a processor's cache holds."""
-    logp, ids, powers = checked_scores(logp_EN), checked_ids(logp_EN, ids_N), np.asarray(theta, np.float64)
+    logp, ids, powers = (
+        checked_scores(logp_EN),
+        checked_ids(logp_EN, ids_N),
+        np.asarray(theta, np.float64),
+    )
     if powers.shape != (len(features) + 1,):
         raise ValueError(f"θ has shape {powers.shape}; wanted ({len(features) + 1},)")
     prior_E = powered(log_prior_E, powers[0])
@@ -81,7 +89,8 @@ def mixed_blocks(
 
 
 class Belief:
-    """The weights of one text, token by token: what `mixed` does, for a reader that cannot look ahead.
+    """The weights of one text, token by token: what `mixed` does, for a reader that cannot look
+    ahead.
 
     It remembers E numbers for each feature and each one and two tokens that it has read.
     """
@@ -94,7 +103,8 @@ class Belief:
         self._prior_E = powered(log_prior_E, self._theta[0])
         self._contexts = sorted({context for context, _ in features})
         self._rows = {
-            c: [f for f, (context, _) in enumerate(features) if context == c] for c in self._contexts
+            c: [f for f, (context, _) in enumerate(features) if context == c]
+            for c in self._contexts
         }
         self._seen: dict[tuple[int, ...], Array] = {}
         self._last: tuple[int, ...] = ()
@@ -102,7 +112,9 @@ class Belief:
 
     @property
     def log_weights(self) -> Array:
-        """The log weight of each expert before the next token, shape (E,); they sum to 1 in probability."""
+        """The log weight of each expert before the next token, shape (E,); they sum to 1 in
+        probability.
+        """
         logits_E = self._prior_E.copy()
         for context in self._contexts:
             seen_FE = self._seen.get(self._key(context))
@@ -111,13 +123,17 @@ class Belief:
         return logits_E - np.logaddexp.reduce(logits_E)
 
     def see(self, logp_E: ArrayLike, token: int) -> float:
-        """Take in the token that came and log p(x_t | x_<t, D=j) of it; return the mixture's log p(x_t | x_<t)."""
+        """Take in the token that came and log p(x_t | x_<t, D=j) of it; return the mixture's log
+        p(x_t | x_<t).
+        """
         scores_E = np.asarray(logp_E, np.float64)
         found = float(np.logaddexp.reduce(self.log_weights + scores_E))
         for context in self._contexts:
             key = self._key(context)
             old_FE = self._seen.get(key, np.zeros((len(self._rows[context]), len(scores_E))))
-            self._seen[key] = old_FE * self._decay_F1[self._rows[context]] + (scores_E - scores_E.mean())
+            self._seen[key] = old_FE * self._decay_F1[self._rows[context]] + (
+                scores_E - scores_E.mean()
+            )
         self._last = (*self._last, int(token))[-max(1, self._contexts[-1]) :]
         return found
 

@@ -1,7 +1,9 @@
-"""What each expert was worth in the past of a text, at every token at once: decayed sums over tokens in like places.
+"""What each expert was worth in the past of a text, at every token at once: decayed sums over
+tokens in like places.
 
-Tokens with the same ones before them make a run; long runs are cut into pieces. The recursion s ← 2^(-1/h) s + score is
-walked step by step through all pieces and several experts at once. What one step reads lies side by side in memory.
+Tokens with the same ones before them make a run; long runs are cut into pieces. The recursion s ←
+2^(-1/h) s + score is walked step by step through all pieces and several experts at once. What one
+step reads lies side by side in memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +25,9 @@ _TRANSPOSED = 2048  # tokens at once, of a group
 _GROUP = 16  # experts at once: of float32, a line of a processor's cache
 
 
-def weighted(logp_EN: Floats, ids_N: Integers, theta_F: Array, window: int, features: Features) -> Floats:
+def weighted(
+    logp_EN: Floats, ids_N: Integers, theta_F: Array, window: int, features: Features
+) -> Floats:
     """Return Σ_f θ_f L_f,j(t), (E, N), as exact as the scores are.
 
     Sums of float32 scores are float32: where they fade they do not drift.
@@ -49,7 +53,9 @@ def weighted(logp_EN: Floats, ids_N: Integers, theta_F: Array, window: int, feat
 def each(
     logp_EN: Floats, ids_N: Integers, window: int, features: Features
 ) -> Iterator[tuple[int, slice, Floats]]:
-    """Yield each feature of each group of experts: its number, the experts, and L_f, (experts, N)."""
+    """Yield each feature of each group of experts: its number, the experts, and L_f,
+    (experts, N).
+    """
     contexts = _contexts(ids_N, window, features)
     for experts, seen_NM in _groups(logp_EN):
         for rows, runs, decay_H in contexts:
@@ -67,9 +73,11 @@ def decays(half_lives: Sequence[float]) -> Array:
 
 @dataclass(frozen=True)
 class Runs:
-    """The tokens of a text in places: first the first of every piece, then the second of those that have one, ….
+    """The tokens of a text in places: first the first of every piece, then the second of those that
+    have one, ….
 
-    Pieces stand from the longest to the shortest, so that those still walked through are the first ones.
+    Pieces stand from the longest to the shortest, so that those still walked through are the first
+    ones.
     """
 
     time: Integers  # (N,): of each place
@@ -101,7 +109,9 @@ class Runs:
         return cls(time, place, bounds, (rank_N[start] // piece)[longest_first], before, piece)
 
     def walk(self, seen_NM: Floats, decay_H: Array) -> Iterator[tuple[slice, int, Floats]]:
-        """Yield places, and for each half-life the sums (places, M) of what was seen before them in their runs."""
+        """Yield places, and for each half-life the sums (places, M) of what was seen before them in
+        their runs.
+        """
         states = self._begin(seen_NM, decay_H)
         for low, high in pairwise(self.bounds.tolist()):
             at = slice(low, high)
@@ -112,7 +122,9 @@ class Runs:
                 now += seen_NM[at]
 
     def _begin(self, seen_NM: Floats, decay_H: Array) -> Floats:
-        """Return the sums that each piece begins with, (H, C, M): 0, or what those before it in its run left."""
+        """Return the sums that each piece begins with, (H, C, M): 0, or what those before it in its
+        run left.
+        """
         state_HCM = np.zeros((len(decay_H), len(self.number), seen_NM.shape[1]), seen_NM.dtype)
         fading_HL = (decay_H[:, None] ** np.arange(self.piece - 1, -1, -1)).astype(seen_NM.dtype)
         whole_H11 = (decay_H**self.piece).astype(seen_NM.dtype)[:, None, None]
@@ -121,21 +133,29 @@ class Runs:
             some = by_number[low:high]
             before = self.before[some]
             left = seen_NM.take(before[:, None] + self.bounds[: self.piece], axis=0)
-            state_HCM[:, some] = np.tensordot(fading_HL, left, ([1], [1])) + state_HCM[:, before] * whole_H11
+            state_HCM[:, some] = (
+                np.tensordot(fading_HL, left, ([1], [1])) + state_HCM[:, before] * whole_H11
+            )
         return state_HCM
 
 
-def _contexts(ids_N: Integers, window: int, features: Features) -> list[tuple[list[int], Runs, Array]]:
+def _contexts(
+    ids_N: Integers, window: int, features: Features
+) -> list[tuple[list[int], Runs, Array]]:
     """Return, for each number of tokens in common: its features, its runs, their decays."""
     found = []
     for context in sorted({context for context, _ in features}) if len(ids_N) else []:
         rows = [f for f, (c, _) in enumerate(features) if c == context]
-        found.append((rows, Runs.of(_keys(ids_N, context, window)), decays([features[f][1] for f in rows])))
+        found.append(
+            (rows, Runs.of(_keys(ids_N, context, window)), decays([features[f][1] for f in rows]))
+        )
     return found
 
 
 def _groups(logp_EN: Floats) -> Iterator[tuple[slice, Floats]]:
-    """Yield some experts and their scores, (N, M), over the mean of all: no weight depends on it, sums stay small."""
+    """Yield some experts and their scores, (N, M), over the mean of all: no weight depends on it,
+    sums stay small.
+    """
     mean_N = logp_EN.mean(axis=0, dtype=np.float64).astype(logp_EN.dtype)
     for first in range(0, len(logp_EN), _GROUP):
         experts = slice(first, first + _GROUP)
@@ -151,7 +171,9 @@ def _slices(tokens: int) -> Iterator[slice]:
 
 
 def _keys(ids_N: Integers, context: int, window: int) -> Integers:
-    """Return a number for each token, the same where the text (or window) and the `context` tokens before are."""
+    """Return a number for each token, the same where the text (or window) and the `context` tokens
+    before are.
+    """
     times = np.arange(len(ids_N))
     keys, within = (times // window, times % window) if window else (np.zeros_like(times), times)
     base = int(ids_N.max()) + 2

@@ -1,8 +1,9 @@
-"""Averages of model folders at the speed of the disk, in memory that grows with neither their number nor their size.
+"""Averages of model folders at the speed of the disk, in memory that grows with neither their
+number nor their size.
 
 θ = Σ_j w_j θ_j with Σ_j w_j = 1 (BTM, section 2.3), and the other ways to make one model of several
-(`average.method`). ``methods.py`` tells what is computed of each tensor, ``stream.py`` how bytes come and go,
-``layout.py`` what the written files look like.
+(`average.method`). ``methods.py`` tells what is computed of each tensor, ``stream.py`` how bytes
+come and go, ``layout.py`` what the written files look like.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,32 +24,39 @@ def average(
     alive: Callable[[], None] = lambda: None,
     settings: Settings = Settings(),  # noqa: B008 - it is frozen
 ) -> dict[str, str]:
-    """Write one model made of the folders `sources` (folder: weight) into `target`; return each file's sha256.
+    """Write one model made of the folders `sources` (folder: weight) into `target`; return each
+    file's sha256.
 
-    The bytes depend on the models, their weights and the settings alone: not on the order of `sources`, on
-    threads or on the size of a read. Files, tensors and dtypes are those of the first source by path, unless
-    the settings say otherwise; tensors of integers must agree. The caller publishes `target`, and is told once
-    a second that this is `alive`.
+    The bytes depend on the models, their weights and the settings alone: not on the order of
+    `sources`, on threads or on the size of a read. Files, tensors and dtypes are those of the first
+    source by path, unless the settings say otherwise; tensors of integers must agree. The caller
+    publishes `target`, and is told once a second that this is `alive`.
 
-    Raises `UserError` if the models differ in tensors or shapes, or are not those that the method takes.
+    Raises `UserError` if the models differ in tensors or shapes, or are not those that the method
+    takes.
     """
     check(settings, sum(weight > 0 for weight in sources.values()))
     models = Models(sources, settings)
     method = METHODS[settings.method]
     files = layout.plan(models.folders[0], settings.dtype, settings.shard_bytes)
-    threads = settings.threads or stream.usual_threads(sum(e.size for file in files for e in file.entries))
+    threads = settings.threads or stream.usual_threads(
+        sum(e.size for file in files for e in file.entries)
+    )
     with stream.Workers(threads, settings.accumulate, alive) as workers:
         recipes = {}
         if measure := method.measure:
             names = [tensor.name for tensor in models.first.values() if tensor.is_float]
-            found = workers.map(lambda name, window: measure(models.group(name), settings, window), names)
+            found = workers.map(
+                lambda name, window: measure(models.group(name), settings, window), names
+            )
             recipes = dict(zip(names, found, strict=True))
 
         def compute(group: Group, window: stream.Window, out: stream.Array) -> None:
             method.apply(group, settings, recipes.get(group.name), window, out)
 
         digests = {
-            file.name: stream.write(file, models, compute, target / file.name, workers) for file in files
+            file.name: stream.write(file, models, compute, target / file.name, workers)
+            for file in files
         }
     layout.write_index(files, models.folders[0], target)
     return digests

@@ -31,7 +31,9 @@ class File:
 
 
 def plan(like: Path, dtype: str | None, shard_bytes: int | None) -> list[File]:
-    """Return the files to write: those of the folder `like`, or with floats as `dtype`, or of `shard_bytes` at most."""
+    """Return the files to write: those of the folder `like`, or with floats as `dtype`, or of
+    `shard_bytes` at most.
+    """
     if dtype is None and shard_bytes is None:
         return [_copy(file) for file in wt.files(like)]
     shards: list[list[wt.Tensor]] = [[]]
@@ -46,10 +48,14 @@ def plan(like: Path, dtype: str | None, shard_bytes: int | None) -> list[File]:
 def write_index(files: list[File], like: Path, target: Path) -> None:
     """Write the index of several files, `like`'s own if the files are its own."""
     name = "model.safetensors.index.json"
-    if [file.name for file in files] == [file.name for file in wt.files(like)] and (like / name).is_file():
+    if [file.name for file in files] == [file.name for file in wt.files(like)] and (
+        like / name
+    ).is_file():
         (target / name).write_bytes((like / name).read_bytes())
     elif len(files) > 1:
-        total = sum(e.size * np.dtype(_kinds()[e.dtype]).itemsize for file in files for e in file.entries)
+        total = sum(
+            e.size * np.dtype(_kinds()[e.dtype]).itemsize for file in files for e in file.entries
+        )
         where = {entry.name: file.name for file in files for entry in file.entries}
         index = {"metadata": {"total_size": total}, "weight_map": where}
         (target / name).write_text(json.dumps(index, indent=2) + "\n")
@@ -57,11 +63,15 @@ def write_index(files: list[File], like: Path, target: Path) -> None:
 
 def _copy(file: Path) -> File:
     tensors, head = wt.header(file)
-    return File(file.name, head, [Entry(t.name, t.dtype, math.prod(t.shape), t.offset) for t in tensors])
+    return File(
+        file.name, head, [Entry(t.name, t.dtype, math.prod(t.shape), t.offset) for t in tensors]
+    )
 
 
 def _new(name: str, tensors: list[wt.Tensor], dtype: str | None) -> File:
-    """Return a file of `tensors`, widest first, as safetensors lays them out, so that every one is aligned."""
+    """Return a file of `tensors`, widest first, as safetensors lays them out, so that every one is
+    aligned.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     entries, begin = [], 0
     for tensor in sorted(tensors, key=lambda t: -np.dtype(_kinds()[_kind(t, dtype)]).itemsize):
@@ -75,7 +85,9 @@ def _new(name: str, tensors: list[wt.Tensor], dtype: str | None) -> File:
         begin += size
     head = wt.head(header)
     return File(
-        name, head, [Entry(t.name, kind, math.prod(t.shape), len(head) + at) for t, kind, at in entries]
+        name,
+        head,
+        [Entry(t.name, kind, math.prod(t.shape), len(head) + at) for t, kind, at in entries],
     )
 
 

@@ -1,7 +1,8 @@
 """What is computed of one tensor, by `average.method`.
 
-Legend: θ_j model j of k, w_j its weight as given, w̃_j the weights scaled to sum to 1, θ_0 the base, δ_j = θ_j − θ_0,
-λ the setting `scale`. A method may first measure a whole tensor (a few numbers), then it computes window by window.
+Legend: θ_j model j of k, w_j its weight as given, w̃_j the weights scaled to sum to 1, θ_0 the
+base, δ_j = θ_j − θ_0, λ the setting `scale`. A method may first measure a whole tensor (a few
+numbers), then it computes window by window.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,9 @@ COLLINEAR = 0.9995  # cosine beyond which slerp is a straight line
 
 @dataclass(frozen=True)
 class Method:
-    """One way to make a tensor of several: `measure` gives what `apply` needs to know of the whole tensor."""
+    """One way to make a tensor of several: `measure` gives what `apply` needs to know of the whole
+    tensor.
+    """
 
     apply: Callable[[Group, Settings, Any, Window, Array], None]
     measure: Callable[[Group, Settings, Window], Any] | None = None
@@ -37,12 +40,14 @@ def check(settings: Settings, models: int) -> None:
     least, most = method.models
     if method.needs_base and settings.base is None:
         raise UserError(
-            f"average.method={settings.method} needs average.base, the model that differences are taken from"
+            f"average.method={settings.method} needs average.base, the model that differences are "
+            "taken from"
         )
     if models < least or (most is not None and models > most):
         wanted = f"{least}" if least == most else f"at least {least}"
         raise UserError(
-            f"average.method={settings.method} takes {wanted} models beside its base; {models} were given"
+            f"average.method={settings.method} takes {wanted} models beside its base; {models} "
+            "were given"
         )
     if settings.method == "fisher" and not settings.importance:
         raise UserError("average.method=fisher needs the Fisher information of every model")
@@ -53,7 +58,9 @@ def _linear(group: Group, settings: Settings, recipe: Any, window: Window, out: 
     combine(group.tensors, group.shares, window, out)
 
 
-def _task_arithmetic(group: Group, settings: Settings, recipe: Any, window: Window, out: Array) -> None:
+def _task_arithmetic(
+    group: Group, settings: Settings, recipe: Any, window: Window, out: Array
+) -> None:
     """θ = θ_0 + λ Σ_j w_j δ_j (task arithmetic, arXiv 2212.04089)."""
     base = _base(group, window)
     out[:] = 0
@@ -79,7 +86,9 @@ def _angle(group: Group, settings: Settings, window: Window) -> tuple[float, flo
 
 
 def _slerp(group: Group, settings: Settings, recipe: Any, window: Window, out: Array) -> None:
-    """θ = (sin((1−t)φ) θ_0 + sin(tφ) θ_1) / sin φ, cos φ = θ_0·θ_1 / |θ_0||θ_1|, a tensor at a time (Shoemake 1985)."""
+    """θ = (sin((1−t)φ) θ_0 + sin(tφ) θ_1) / sin φ, cos φ = θ_0·θ_1 / |θ_0||θ_1|, a tensor at a time
+    (Shoemake 1985).
+    """
     assert group.base is not None
     combine((group.base, *group.tensors), list(recipe), window, out)
 
@@ -96,21 +105,26 @@ def _interpolation(group: Group, settings: Settings, window: Window) -> float:
 
 
 def _model_stock(group: Group, settings: Settings, recipe: Any, window: Window, out: Array) -> None:
-    """θ = t mean_j θ_j + (1−t) θ_0, t = k c / (1 + (k−1) c), c the mean cosine of δ's (arXiv 2403.19522)."""
+    """θ = t mean_j θ_j + (1−t) θ_0, t = k c / (1 + (k−1) c), c the mean cosine of δ's (arXiv
+    2403.19522).
+    """
     assert group.base is not None
     k = len(group.tensors)
     combine((group.base, *group.tensors), [1 - recipe, *[recipe / k] * k], window, out)
 
 
 def _fisher(group: Group, settings: Settings, recipe: Any, window: Window, out: Array) -> None:
-    """θ = Σ_j w_j F_j θ_j / Σ_j w_j F_j, elementwise, F_j the diagonal Fisher information (arXiv 2111.09832).
+    """θ = Σ_j w_j F_j θ_j / Σ_j w_j F_j, elementwise, F_j the diagonal Fisher information (arXiv
+    2111.09832).
 
     Where no model has any information, the linear average.
     """
     total = window.spare(1)
     total[:] = 0
     out[:] = 0
-    for tensor, importance, weight in zip(group.tensors, group.importance, group.weights, strict=True):
+    for tensor, importance, weight in zip(
+        group.tensors, group.importance, group.weights, strict=True
+    ):
         share = window.read(importance, into=2)
         np.multiply(share, share.dtype.type(weight), out=share)
         np.add(total, share, out=total)
@@ -142,7 +156,8 @@ def combine(tensors: Any, coefficients: list[float], window: Window, out: Array)
 def _gram(tensors: list[Any], base: Any, window: Window) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return the inner products, (k, k) float64, of `tensors`, or of their differences from `base`.
 
-    A step reads as many elements whatever the size of a read may be, so the sums are always made in one order.
+    A step reads as many elements whatever the size of a read may be, so the sums are always made in
+    one order.
     """
     k = len(tensors)
     step = max(256, MEASURE // (k + 1))

@@ -34,10 +34,14 @@ class Group:
 
 
 class Models:
-    """Models of the same tensors; those laid out alike share one table, so that thousands fit in memory."""
+    """Models of the same tensors; those laid out alike share one table, so that thousands fit in
+    memory.
+    """
 
     def __init__(self, sources: Mapping[Path, float], settings: Settings) -> None:
-        """Read and compare the headers of all models; `UserError` if they differ in tensors or shapes."""
+        """Read and compare the headers of all models; `UserError` if they differ in tensors or
+        shapes.
+        """
         weights = {Path(folder): float(weight) for folder, weight in sources.items()}
         shares.normalise(weights)
         self.folders = sorted(folder for folder, weight in weights.items() if weight > 0)
@@ -47,7 +51,9 @@ class Models:
         self._tables = [self._table(folder) for folder in self.folders]
         self._base = settings.base
         self._base_table = self._table(settings.base) if settings.base else {}
-        self._importance = [settings.importance[folder] for folder in self.folders if settings.importance]
+        self._importance = [
+            settings.importance[folder] for folder in self.folders if settings.importance
+        ]
         self._importance_tables = [self._table(folder) for folder in self._importance]
         self._check_layers(settings.layers)
 
@@ -80,9 +86,13 @@ class Models:
         for pattern, own in layers.items():
             if not matching(self.first, pattern):
                 some = ", ".join(list(self.first)[:3])
-                raise UserError(f"average.layers: no tensor is called {pattern!r}; there are {some}, …")
+                raise UserError(
+                    f"average.layers: no tensor is called {pattern!r}; there are {some}, …"
+                )
             for name in own.keys() - known:
-                raise UserError(f"average.layers.{pattern}: {name!r} is none of {', '.join(sorted(known))}")
+                raise UserError(
+                    f"average.layers.{pattern}: {name!r} is none of {', '.join(sorted(known))}"
+                )
 
 
 def require_same_tensors(one: Path, other: Path) -> None:

@@ -10,7 +10,8 @@ class Settings:
     """What each method uses of it stands in its docstring (``methods.py``)."""
 
     method: str = "linear"
-    base: Path | None = None  # the model that differences are taken from, and the end of slerp where t = 0
+    # the model that differences are taken from, and the end of slerp where t = 0
+    base: Path | None = None
     scale: float = 1.0  # λ, on the sum of differences
     density: float = 0.5  # share of each difference that is kept
     gamma: float = 0.01  # share of each difference, its largest entries, that breadcrumbs drops
@@ -20,7 +21,9 @@ class Settings:
     layers: Mapping[str, Mapping[str, float]] = field(
         default_factory=dict
     )  # pattern: {folder's name: weight}
-    importance: Mapping[Path, Path] = field(default_factory=dict)  # folder: that of its Fisher information
+    importance: Mapping[Path, Path] = field(
+        default_factory=dict
+    )  # folder: that of its Fisher information
     accumulate: str = "float32"  # float32 | float64
     dtype: str | None = None  # of the result's floats, as safetensors names it; None: as stored
     shard_bytes: int | None = None  # of a file, at most; None: the files of the first model

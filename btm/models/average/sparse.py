@@ -1,7 +1,8 @@
 """Methods that keep a part of each model's difference from the base: ties, dare, breadcrumbs.
 
-Legend: δ_j = θ_j − θ_0 in float32, m_j which of its elements are kept, w_j the weight of model j as given, λ the
-setting `scale`, d the setting `density`. An elected sign is that of Σ_j w_j m_j δ_j, plus where that is 0.
+Legend: δ_j = θ_j − θ_0 in float32, m_j which of its elements are kept, w_j the weight of model j as
+given, λ the setting `scale`, d the setting `density`. An elected sign is that of Σ_j w_j m_j δ_j,
+plus where that is 0.
 """
 
 import hashlib
@@ -19,25 +20,37 @@ Bounds = list[tuple[float, float]]  # of |δ_j|: what is kept, both ends include
 
 
 def ties(group: Group, settings: Settings, recipe: Bounds, window: Window, out: Array) -> None:
-    """θ = θ_0 + λ Σ_j w_j m_j δ_j / Σ_j w_j m_j over the models that have the elected sign (TIES, arXiv 2306.01708).
+    """θ = θ_0 + λ Σ_j w_j m_j δ_j / Σ_j w_j m_j over the models that have the elected sign (TIES,
+    arXiv 2306.01708).
 
-    m_j keeps the d largest |δ_j| of a tensor, at least one; equal ones at the threshold are all kept.
+    m_j keeps the d largest |δ_j| of a tensor, at least one; equal ones at the threshold are all
+    kept.
     """
     _elect(group, settings, _between(group, recipe), window, out, divide=True)
 
 
-def dare_ties(group: Group, settings: Settings, recipe: list[float], window: Window, out: Array) -> None:
-    """θ = θ_0 + λ Σ_j w_j m_j δ_j / d over the models that have the elected sign (DARE + TIES, arXiv 2311.03099)."""
+def dare_ties(
+    group: Group, settings: Settings, recipe: list[float], window: Window, out: Array
+) -> None:
+    """θ = θ_0 + λ Σ_j w_j m_j δ_j / d over the models that have the elected sign (DARE + TIES,
+    arXiv 2311.03099).
+    """
     _elect(group, settings, _at_random(group, settings, recipe), window, out, divide=False)
 
 
-def dare_linear(group: Group, settings: Settings, recipe: list[float], window: Window, out: Array) -> None:
+def dare_linear(
+    group: Group, settings: Settings, recipe: list[float], window: Window, out: Array
+) -> None:
     """θ = θ_0 + λ Σ_j w_j m_j δ_j / d, m_j kept with probability d (DARE, arXiv 2311.03099)."""
     _add(group, settings, _at_random(group, settings, recipe), window, out)
 
 
-def breadcrumbs(group: Group, settings: Settings, recipe: Bounds, window: Window, out: Array) -> None:
-    """θ = θ_0 + λ Σ_j w_j m_j δ_j; m_j drops the γ largest |δ_j|, then the smallest, and keeps d (arXiv 2312.06795)."""
+def breadcrumbs(
+    group: Group, settings: Settings, recipe: Bounds, window: Window, out: Array
+) -> None:
+    """θ = θ_0 + λ Σ_j w_j m_j δ_j; m_j drops the γ largest |δ_j|, then the smallest, and keeps d
+    (arXiv 2312.06795).
+    """
     _add(group, settings, _between(group, recipe), window, out)
 
 
@@ -64,7 +77,9 @@ def middle(group: Group, settings: Settings, window: Window) -> Bounds:
 
 
 def dropped(group: Group, settings: Settings, window: Window) -> list[float]:
-    """Return what dare multiplies each model's kept elements with: 1/d, or what restores Σ|δ_j| (`rescale=l1`)."""
+    """Return what dare multiplies each model's kept elements with: 1/d, or what restores Σ|δ_j|
+    (`rescale=l1`).
+    """
     if settings.rescale == "none" or settings.density >= 1:
         return [1.0] * len(group.tensors)
     if settings.rescale == "density":
@@ -80,8 +95,12 @@ def dropped(group: Group, settings: Settings, window: Window) -> list[float]:
     return factors
 
 
-def _elect(group: Group, settings: Settings, keep: Any, window: Window, out: Array, *, divide: bool) -> None:
-    """Put the sum, or the mean if `divide`, of what is kept and has the elected sign onto the base."""
+def _elect(
+    group: Group, settings: Settings, keep: Any, window: Window, out: Array, *, divide: bool
+) -> None:
+    """Put the sum, or the mean if `divide`, of what is kept and has the elected sign onto the
+    base.
+    """
     base = window.read(_base_of(group), into=1)
     elected = window.spare(2)
     elected[:] = 0
@@ -140,13 +159,16 @@ def _at_random(group: Group, settings: Settings, factors: list[float]) -> Any:
 
 
 def _drawn(group: Group, settings: Settings, j: int, window: Window) -> NDArray[np.bool_]:
-    """Return what is kept of model j: by the seed, its name, the tensor's name and the element's place alone."""
+    """Return what is kept of model j: by the seed, its name, the tensor's name and the element's
+    place alone.
+    """
     name = f"{settings.seed}/{group.labels[j]}/{group.name}"
     return random_mask(name, window.start, window.count, settings.density)
 
 
 def random_mask(name: str, start: int, count: int, density: float) -> NDArray[np.bool_]:
-    """Return which of the elements `start` … `start + count` are kept, each with probability `density` (to 2⁻³²).
+    """Return which of the elements `start` … `start + count` are kept, each with probability
+    `density` (to 2⁻³²).
 
     Element i's number is the i-th of the Philox generator whose key is the hash of `name`.
     """
@@ -161,8 +183,9 @@ def random_mask(name: str, start: int, count: int, density: float) -> NDArray[np
 def _ranked(group: Group, tensor: wt.Tensor, ranks: list[int], window: Window) -> list[float]:
     """Return |δ| at each of `ranks` from the smallest (0), exactly.
 
-    The bits of a float32 that is not negative are in the order of the numbers, so two histograms, one of the upper
-    half of the bits and one of the lower half within the bin that holds the rank, find the element.
+    The bits of a float32 that is not negative are in the order of the numbers, so two histograms,
+    one of the upper half of the bits and one of the lower half within the bin that holds the rank,
+    find the element.
     """
     upper = np.zeros(1 << 16, np.int64)
     for bits in _magnitudes(group, tensor, window):

@@ -1,8 +1,8 @@
 """How bytes come and go: threads that read, compute, write and hash one block after another.
 
-Every source is read by position into buffers that are used again, so memory is a few of those for each thread.
-What is computed of an element depends on that element of the sources alone, and the hash takes blocks in their
-order: neither threads nor the size of a read can change a byte.
+Every source is read by position into buffers that are used again, so memory is a few of those for
+each thread. What is computed of an element depends on that element of the sources alone, and the
+hash takes blocks in their order: neither threads nor the size of a read can change a byte.
 """
 
 import errno
@@ -25,8 +25,12 @@ from btm.models.average.layout import Entry, File
 from btm.models.average.models import Group, Models
 from btm.system import durable
 
-CHUNK = 1 << 18  # elements of one read: smaller ones spend more on Python than their sums gain in the cache
-MEASURE = 1 << 16  # elements that a sum over a whole tensor takes at a time, so that it has one order for all
+CHUNK = (
+    1 << 18
+)  # elements of one read: smaller ones spend more on Python than their sums gain in the cache
+MEASURE = (
+    1 << 16
+)  # elements that a sum over a whole tensor takes at a time, so that it has one order for all
 BLOCK = 1 << 20  # elements that a thread computes, writes and hashes at a time
 _THREADS = 8  # at most, unless more are asked for: disks are not faster for more
 _HANDLES = 128  # files that one thread holds open
@@ -40,10 +44,14 @@ Compute = Callable[[Group, "Window", Array], None]
 
 
 class Window:
-    """A stretch of one tensor's elements, read from one source at a time; each thread has its own."""
+    """A stretch of one tensor's elements, read from one source at a time; each thread has its
+    own.
+    """
 
     def __init__(self, accumulate: str) -> None:
-        """Allocate what is read into; sums are made in the dtype `accumulate`, or in float64 where that is stored."""
+        """Allocate what is read into; sums are made in the dtype `accumulate`, or in float64 where
+        that is stored.
+        """
         self.start = self.count = 0
         self.block = np.empty(BLOCK, np.float64)
         self._accumulate = np.dtype(accumulate)
@@ -64,7 +72,9 @@ class Window:
             yield
 
     def read(self, tensor: wt.Tensor, into: int = 0) -> Array:
-        """Return the window's elements of `tensor`, (count,), in buffer `into`: valid until that is used again."""
+        """Return the window's elements of `tensor`, (count,), in buffer `into`: valid until that is
+        used again.
+        """
         out = self.spare(into)
         stored = np.dtype(wt.FLOATS[tensor.dtype])
         if stored == self.dtype:
@@ -76,7 +86,9 @@ class Window:
         return out
 
     def bytes_of(self, tensor: wt.Tensor) -> Array:
-        """Return the window's elements of `tensor` as they are stored; valid until the next read."""
+        """Return the window's elements of `tensor` as they are stored; valid until the next
+        read.
+        """
         stored = np.dtype((wt.FLOATS | wt.INTEGERS)[tensor.dtype])
         raw = self._raw[: self.count * stored.itemsize].view(stored)
         self._fill(tensor, raw)
@@ -115,7 +127,9 @@ class Window:
 
 
 class Workers:
-    """Threads with a window each; while they work, the main thread tells every second that this is alive."""
+    """Threads with a window each; while they work, the main thread tells every second that this is
+    alive.
+    """
 
     def __init__(self, threads: int, accumulate: str, alive: Callable[[], None]) -> None:
         """Start `threads` threads."""
@@ -133,8 +147,12 @@ class Workers:
         for window in self._windows:
             window.close()
 
-    def map(self, function: Callable[[Item, Window], Result], items: Iterable[Item]) -> list[Result]:
-        """Return `function(item, window)` of each item; the first error stops all threads and is raised."""
+    def map(
+        self, function: Callable[[Item, Window], Result], items: Iterable[Item]
+    ) -> list[Result]:
+        """Return `function(item, window)` of each item; the first error stops all threads and is
+        raised.
+        """
         source, lock, results = enumerate(items), threading.Lock(), {}
 
         def work(window: Window) -> None:
@@ -173,7 +191,9 @@ class Workers:
 
 
 def usual_threads(elements: int) -> int:
-    """Return how many threads average `elements`: one a core, one more for when one waits to hash; little has one."""
+    """Return how many threads average `elements`: one a core, one more for when one waits to hash;
+    little has one.
+    """
     return min(len(os.sched_getaffinity(0)) + 1, _THREADS, 1 + elements // BLOCK)
 
 
@@ -227,13 +247,17 @@ def _block(entry: Entry, start: int, models: Models, compute: Compute, window: W
 
 
 def _stored(entry: Entry, values: Array, before: str) -> Array:
-    """Return `values` in the dtype of the entry; `UserError` if they are too large for one that was asked for."""
+    """Return `values` in the dtype of the entry; `UserError` if they are too large for one that was
+    asked for.
+    """
     if entry.dtype == before:
         return wt.narrow(values, entry.dtype)
     with np.errstate(over="ignore"):
         made = wt.narrow(values, entry.dtype)
     if not np.isfinite(wt.to_float64(made, entry.dtype)).all():
-        raise UserError(f"tensor {entry.name!r} has numbers too large for {entry.dtype}; give another dtype")
+        raise UserError(
+            f"tensor {entry.name!r} has numbers too large for {entry.dtype}; give another dtype"
+        )
     return made
 
 
@@ -246,5 +270,7 @@ def _integers(tensors: tuple[wt.Tensor, ...], start: int, count: int, window: Wi
         out[begin : begin + window.count] = window.bytes_of(tensors[0])
         for tensor in tensors[1:]:
             if not np.array_equal(window.bytes_of(tensor), out[begin : begin + window.count]):
-                raise UserError(f"tensor {tensor.name!r} holds integers that differ: they cannot be averaged")
+                raise UserError(
+                    f"tensor {tensor.name!r} holds integers that differ: they cannot be averaged"
+                )
     return out

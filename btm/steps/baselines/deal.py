@@ -1,12 +1,13 @@
 """The control of random domains: documents of all domains dealt at random to as many parts.
 
 data/<suite>-random_split/
-  random_split.json      what it was dealt from
-  random-0/ …            the training domains; each holds as many documents of every domain as the others, within 1
-  <domain>/              the suite's own domains, to evaluate on: the same files, by hard link where possible
+  random_split.json      what it was dealt from random-0/ …            the training domains; each
+  holds as many documents of every domain as the others, within 1 <domain>/              the suite's
+  own domains, to evaluate on: the same files, by hard link where possible
 
-A part's train split lies domain by domain, and its meta.json tells the runs, so that training takes turns between
-them as the seed's mix does (`Shard.pieces`); valid and test lie in random order, for their heads are read.
+A part's train split lies domain by domain, and its meta.json tells the runs, so that training takes
+turns between them as the seed's mix does (`Shard.pieces`); valid and test lie in random order, for
+their heads are read.
 """
 
 import hashlib
@@ -34,9 +35,11 @@ Say = Callable[[str], None]
 
 
 def deal(suite: Suite, target: Path, names: dict[str, str], say: Say = lambda line: None) -> Suite:
-    """Bring the suite of random parts at `target` up to date and return it; `names` is {domain: part}.
+    """Bring the suite of random parts at `target` up to date and return it; `names` is {domain:
+    part}.
 
-    Keeps about 30 bytes a document in memory. Raises `UserError` if a split has fewer documents than parts.
+    Keeps about 30 bytes a document in memory. Raises `UserError` if a split has fewer documents
+    than parts.
     """
     facts = {
         "schema": _SCHEMA,
@@ -73,7 +76,8 @@ def _require_documents(sources: dict[str, list[Shard]], parts: int) -> None:
         documents = sum(shard.n_documents for shard in shards)
         if documents < parts:
             raise UserError(
-                f"baseline=random_split: {documents} documents in the {split} splits are too few for {parts} parts: "
+                f"baseline=random_split: {documents} documents in the {split} splits are too few "
+                f"for {parts} parts: "
                 "add text, or name fewer domains in run.domains"
             )
 
@@ -91,7 +95,9 @@ def _link(suite: Suite, domain: str, folder: Path) -> None:
     durable.write_json(folder / META, suite.metas[domain] | {"novel": True})
 
 
-def _write_parts(suite: Suite, sources: dict[str, list[Shard]], names: list[str], folder: Path) -> None:
+def _write_parts(
+    suite: Suite, sources: dict[str, list[Shard]], names: list[str], folder: Path
+) -> None:
     splits: dict[str, dict[str, Any]] = {name: {} for name in names}
     for name in names:
         (folder / name).mkdir()
@@ -100,7 +106,9 @@ def _write_parts(suite: Suite, sources: dict[str, list[Shard]], names: list[str]
         for name, hand in zip(names, hands(shards, len(names)), strict=True):
             splits[name][split] = _write(hand, shards, starts, folder / name / split)
     first = suite.metas[sources["train"][0].domain]
-    common = {key: first[key] for key in ("schema", "dtype", "eos", "vocab_size", "tokenizer_sha256")}
+    common = {
+        key: first[key] for key in ("schema", "dtype", "eos", "vocab_size", "tokenizer_sha256")
+    }
     for name in names:
         made_of = {"source_sha256": "", "source_files": [], "settings": {"dealt": name}}
         meta = common | made_of | {"domain": name, "novel": False, "splits": splits[name]}
@@ -109,7 +117,9 @@ def _write_parts(suite: Suite, sources: dict[str, list[Shard]], names: list[str]
 
 @dataclass(frozen=True)
 class Hand:
-    """The documents of one part in their order: `shards` says whose each is, `documents` which of that shard's."""
+    """The documents of one part in their order: `shards` says whose each is, `documents` which of
+    that shard's.
+    """
 
     shards: np.ndarray  # uint32 (D,)
     documents: np.ndarray  # uint32 (D,)
@@ -118,8 +128,8 @@ class Hand:
 def hands(shards: Sequence[Shard], parts: int) -> Iterator[Hand]:
     """Deal the documents of one split of several domains to `parts` parts.
 
-    Each domain's documents are shuffled and dealt in turns, the next domain's to who is next: so the parts have
-    equal numbers of documents of every domain, and in all, within 1.
+    Each domain's documents are shuffled and dealt in turns, the next domain's to who is next: so
+    the parts have equal numbers of documents of every domain, and in all, within 1.
     """
     split = SPLITS.index(shards[0].split)
     orders, firsts, dealt = [], [], 0
@@ -128,7 +138,9 @@ def hands(shards: Sequence[Shard], parts: int) -> Iterator[Hand]:
         firsts.append(dealt % parts)
         dealt += shard.n_documents
     for part in range(parts):
-        mine = [np.sort(o[(part - f) % parts :: parts]) for o, f in zip(orders, firsts, strict=True)]
+        mine = [
+            np.sort(o[(part - f) % parts :: parts]) for o, f in zip(orders, firsts, strict=True)
+        ]
         domain_D = np.repeat(np.arange(len(shards), dtype=np.uint32), [len(each) for each in mine])
         document_D = np.concatenate(mine)
         if shards[0].split != "train":
@@ -165,10 +177,14 @@ def _write(hand: Hand, shards: list[Shard], starts: list[np.ndarray], path: Path
 def _gathered(
     hand: Hand, shards: list[Shard], starts: list[np.ndarray]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield (token ids, (tokens, bytes) of each document, domain of each document), a chunk at a time."""
+    """Yield (token ids, (tokens, bytes) of each document, domain of each document), a chunk at a
+    time.
+    """
     texts: list[np.ndarray] = []
     begin = held = 0
-    for end, (d, i) in enumerate(zip(hand.shards.tolist(), hand.documents.tolist(), strict=True), 1):
+    for end, (d, i) in enumerate(
+        zip(hand.shards.tolist(), hand.documents.tolist(), strict=True), 1
+    ):
         texts.append(shards[d].tokens[starts[d][i] : starts[d][i + 1]])
         held += len(texts[-1])
         if held >= _CHUNK or end == len(hand.shards):

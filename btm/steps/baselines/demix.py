@@ -1,9 +1,11 @@
-"""DEMix (arXiv 2108.05036): one model with a feed-forward layer for each domain, all else shared and in step.
+"""DEMix (arXiv 2108.05036): one model with a feed-forward layer for each domain, all else shared
+and in step.
 
-It starts from the forest's seed and takes a batch of each domain in every step, which goes through that domain's
-feed-forward layers; the shared parameters get the mean of the gradients, and one optimizer step follows. So it sees
-the very batches that the experts see, on the same schedule. What comes of it is an ELM for each domain (the shared
-parameters with its feed-forward layers: a plain transformers model) and one called `demix` with their mean.
+It starts from the forest's seed and takes a batch of each domain in every step, which goes through
+that domain's feed-forward layers; the shared parameters get the mean of the gradients, and one
+optimizer step follows. So it sees the very batches that the experts see, on the same schedule. What
+comes of it is an ELM for each domain (the shared parameters with its feed-forward layers: a plain
+transformers model) and one called `demix` with their mean.
 """
 
 from collections.abc import Callable
@@ -33,12 +35,17 @@ if TYPE_CHECKING:
 
     from btm.steps.baselines.ffn import DomainFFN
 
-_NOTE = "DEMix (arXiv 2108.05036): all but the feed-forward layers is shared by the domains and was trained in step"
+_NOTE = (
+    "DEMix (arXiv 2108.05036): all but the feed-forward layers is shared by the domains and was "
+    "trained in step"
+)
 
 
 @dataclass
 class DemixTrainee(Trainee):
-    """A model with feed-forward layers for each domain; `mixes` are the domains' batches, `batches` the first's."""
+    """A model with feed-forward layers for each domain; `mixes` are the domains' batches, `batches`
+    the first's.
+    """
 
     may_compile = False  # what a layer does depends on the domain
     mixes: dict[str, Batches]
@@ -58,7 +65,9 @@ class DemixTrainee(Trainee):
         return cls(model, next(iter(mixes.values())), mixes)
 
     def backward(self, step: int, trainer: TrainerConfig, precision: str) -> float:
-        """Add each domain's gradient to its own layers, and the mean over domains to what is shared."""
+        """Add each domain's gradient to its own layers, and the mean over domains to what is
+        shared.
+        """
         losses = []
         for domain, batches in enumerate(self.mixes.values()):
             for layer in self.layers:
@@ -70,7 +79,9 @@ class DemixTrainee(Trainee):
         return sum(losses) / len(losses)
 
     def norm(self) -> float:
-        """Return sqrt(|shared|² + mean over domains of |own|²): for one domain the norm of a plain model."""
+        """Return sqrt(|shared|² + mean over domains of |own|²): for one domain the norm of a plain
+        model.
+        """
         import torch
 
         pairs = [(p, shared) for p, shared in self._parameters() if p.grad is not None]
@@ -95,7 +106,9 @@ class DemixTrainee(Trainee):
         return sum(batches.tokens(steps) for batches in self.mixes.values())
 
     def flops(self, steps: int) -> float:
-        """Return the FLOPs of the first `steps` steps: a token goes through one feed-forward layer of each."""
+        """Return the FLOPs of the first `steps` steps: a token goes through one feed-forward layer
+        of each.
+        """
         return self.tokens(steps) * self.flops_per_token
 
     def settings(self) -> dict[str, Any]:
@@ -104,7 +117,9 @@ class DemixTrainee(Trainee):
         return {"domains": list(self.mixes), "data": text}
 
     def write(self, folder: Path, dtype: str) -> None:
-        """Replace the weights in `folder` by the plain model with the mean of the feed-forward layers."""
+        """Replace the weights in `folder` by the plain model with the mean of the feed-forward
+        layers.
+        """
         from btm.steps.baselines import ffn
 
         mean = ffn.mean(checkpoint.parameters(self.model), len(self.mixes))
@@ -112,7 +127,9 @@ class DemixTrainee(Trainee):
 
 
 def grow(config: Config, reporter: Reporter = quiet) -> None:
-    """Train the DEMix model of `config` (see `derive`) and publish its ELMs, `demix` last, from wherever it stopped."""
+    """Train the DEMix model of `config` (see `derive`) and publish its ELMs, `demix` last, from
+    wherever it stopped.
+    """
     forest, suite, seed = Forest(config.forest_root), steps.open_suite(config), config.seed.name
     if DEMIX in forest:
         return
@@ -152,7 +169,8 @@ def _train(
     reporter: Reporter,
     pulse: Callable[[int], bool],
 ) -> dict[str, Any]:
-    """Train the model in `branch` in place; return what its card says: the tokens are in those of the domains.
+    """Train the model in `branch` in place; return what its card says: the tokens are in those of
+    the domains.
 
     trainer.valid_every is not looked at: there is no one valid split.
     """
@@ -179,18 +197,38 @@ def _train(
         "flops": result["flops"] / len(mixes),
         "notes": notes,
     }
-    mean = [*notes, "the mean of the domains' feed-forward layers; the tokens and FLOPs stand in their cards"]
-    return result | {"steps": 0, "lr": schedule.peak, "tokens": 0, "flops": 0.0, "notes": mean, "each": each}
+    mean = [
+        *notes,
+        "the mean of the domains' feed-forward layers; the tokens and FLOPs stand in their cards",
+    ]
+    return result | {
+        "steps": 0,
+        "lr": schedule.peak,
+        "tokens": 0,
+        "flops": 0.0,
+        "notes": mean,
+        "each": each,
+    }
 
 
 def _publish(
-    config: Config, forest: Forest, suite: Suite, branch: Branch, domain: str, number: int, reporter: Reporter
+    config: Config,
+    forest: Forest,
+    suite: Suite,
+    branch: Branch,
+    domain: str,
+    number: int,
+    reporter: Reporter,
 ) -> None:
-    """Merge the ELM of one domain, unless it stands there, from what the training left in `branch`."""
+    """Merge the ELM of one domain, unless it stands there, from what the training left in
+    `branch`.
+    """
     if domain in forest:
         return
     if not forest.has_branch(domain):
-        forest.root_branch(domain, [domain], _plain(branch, number), parent=config.seed.name, method=DEMIX)
+        forest.root_branch(
+            domain, [domain], _plain(branch, number), parent=config.seed.name, method=DEMIX
+        )
     with forest.hold(domain) as (made, _):
         if made.result is None:
             (batches,) = _mixes(config, suite, [domain]).values()

@@ -1,4 +1,6 @@
-"""A baseline as the configuration of an ordinary cycle, so that it runs, resumes and evaluates like any other."""
+"""A baseline as the configuration of an ordinary cycle, so that it runs, resumes and evaluates like
+any other.
+"""
 
 import hashlib
 from copy import deepcopy
@@ -16,18 +18,21 @@ SHARES_SEED = ("random_split", "demix")  # what begins with the seed of the fore
 def derive(config: Config) -> Config:
     """Return the configuration that grows ``config.baseline``; `config` itself where that is null.
 
-    It follows from the forest's words and the names of the domains alone, so the same command finds it again.
+    It follows from the forest's words and the names of the domains alone, so the same command finds
+    it again.
     """
     if config.baseline is None:
         return config
     if config.ensemble.rule == "router" and config.baseline != DEMIX:
         raise UserError(
-            f"baseline={config.baseline} has no experts of clusters, which ensemble=router weighs: give another "
+            f"baseline={config.baseline} has no experts of clusters, which ensemble=router "
+            "weighs: give another "
             "ensemble, as ensemble=uniform"
         )
     made = deepcopy(config)
     made.forest, made.run.domains = config.base_root, []
-    made.models = []  # named as the forest sees them: the comparison of the forest has them beside both
+    # named as the forest sees them: the comparison of the forest has them beside both
+    made.models = []
     domains = expert_domains(config)
     made.seed.steps = config.seed_steps(domains)
     {
@@ -58,9 +63,11 @@ def _dense(config: Config, domains: list[str]) -> None:
 
 
 def _dense_large_batch(config: Config, domains: list[str]) -> None:
-    """Make it a root of as many updates as the seed and one expert have (BTM, section 4.1), equal in tokens.
+    """Make it a root of as many updates as the seed and one expert have (BTM, section 4.1), equal
+    in tokens.
 
-    After the seed phase a step has a batch for each expert; micro-batches keep the memory at one of them.
+    After the seed phase a step has a batch for each expert; micro-batches keep the memory at one of
+    them.
     """
     _alone(config, domains)
     begun = int(config.seed.steps or 0)
@@ -72,8 +79,10 @@ def _dense_large_batch(config: Config, domains: list[str]) -> None:
 def _alone(config: Config, domains: list[str]) -> None:
     if config.seed.source:
         raise UserError(
-            f"baseline={config.baseline} trains from random parameters, and seed.from={config.seed.source} was "
-            "trained elsewhere on tokens that nobody counted: leave out seed.from, in the forest too"
+            f"baseline={config.baseline} trains from random parameters, and "
+            f"seed.from={config.seed.source} was "
+            "trained elsewhere on tokens that nobody counted: leave out seed.from, in the forest "
+            "too"
         )
     seed = config.seed
     seed.name = DENSE  # seed.lr stays: both begin from random parameters
@@ -117,6 +126,8 @@ def _renamed(weights: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
 def _demix(config: Config, domains: list[str]) -> None:
     """Train all domains in one round, whose average is the ELM `demix` itself."""
     if DEMIX in (config.seed.name, *domains):
-        raise UserError(f"baseline=demix makes an ELM called {DEMIX!r}: give that domain another name")
+        raise UserError(
+            f"baseline=demix makes an ELM called {DEMIX!r}: give that domain another name"
+        )
     config.run.rounds, config.run.average = [list(domains)], False
     config.merge.force = True

@@ -1,4 +1,6 @@
-"""Models whose feed-forward layers exist once for each domain (DEMix layers, arXiv 2108.05036, section 3)."""
+"""Models whose feed-forward layers exist once for each domain (DEMix layers, arXiv 2108.05036,
+section 3).
+"""
 
 import re
 from collections.abc import Mapping
@@ -32,15 +34,19 @@ class DomainFFN(nn.Module):
 
 
 def split(model: "PreTrainedModel", domains: int) -> list[DomainFFN]:
-    """Replace every feed-forward module of `model` by copies, one for each domain; return the replacements.
+    """Replace every feed-forward module of `model` by copies, one for each domain; return the
+    replacements.
 
     Raises `UserError` if the model's class keeps them where nobody knows.
     """
     layers = _layers(model)
-    names = next((names for names in _FFNS if all(hasattr(layer, n) for layer in layers for n in names)), ())
+    names = next(
+        (names for names in _FFNS if all(hasattr(layer, n) for layer in layers for n in names)), ()
+    )
     if not layers or not names:
         raise UserError(
-            f"baseline=demix: {type(model).__name__} has no feed-forward modules of a known name (layers with mlp, or "
+            f"baseline=demix: {type(model).__name__} has no feed-forward modules of a known name "
+            "(layers with mlp, or "
             "fc1 and fc2): give a model of the classes llama, gpt2, gpt_neox, opt or bloom"
         )
     made = []
@@ -70,15 +76,22 @@ def domain_of(name: str) -> int | None:
 
 
 def of_domain(parameters: Mapping[str, Tensor], domain: int) -> dict[str, Tensor]:
-    """Return the parameters of the plain model of one domain: the shared ones and its own, by plain name."""
-    return {plain_name(n): tensor for n, tensor in parameters.items() if domain_of(n) in (None, domain)}
+    """Return the parameters of the plain model of one domain: the shared ones and its own, by plain
+    name.
+    """
+    return {
+        plain_name(n): tensor for n, tensor in parameters.items() if domain_of(n) in (None, domain)
+    }
 
 
 def mean(parameters: Mapping[str, Tensor], domains: int) -> dict[str, Tensor]:
-    """Return the parameters of the plain model whose feed-forward layers are the mean over the domains."""
+    """Return the parameters of the plain model whose feed-forward layers are the mean over the
+    domains.
+    """
     first = of_domain(parameters, 0)
     others = [of_domain(parameters, domain) for domain in range(1, domains)]
-    # As in btm/models/average.py: differences from the first, so that what is shared stays as it is, bit for bit.
+    # As in btm/models/average.py: differences from the first, so that what is shared stays as it
+    # is, bit for bit.
     changes = {n: sum(other[n].double() - x.double() for other in others) for n, x in first.items()}
     return {n: (x.double() + changes[n] / domains).to(x.dtype) for n, x in first.items()}
 

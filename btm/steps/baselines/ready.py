@@ -1,4 +1,6 @@
-"""What must stand before a baseline's cycle begins: its text, and the seed that it shares with the forest."""
+"""What must stand before a baseline's cycle begins: its text, and the seed that it shares with the
+forest.
+"""
 
 import shutil
 from contextlib import suppress
@@ -51,7 +53,9 @@ def require_seed(config: Config) -> None:
 
 
 def _share_seed(config: Config, derived: Config) -> None:
-    """Copy the forest's seed, with card and moments, so that what follows is the forest's own procedure."""
+    """Copy the forest's seed, with card and moments, so that what follows is the forest's own
+    procedure.
+    """
     require_seed(config)
     root = Path(config.base_root)
     forest = Forest(root)
@@ -66,5 +70,6 @@ def _share_seed(config: Config, derived: Config) -> None:
             shutil.copytree(seed.path, folder, dirs_exist_ok=True)
     if beside[seed.name].card.sha256 != seed.card.sha256:
         raise UserError(
-            f"{target} is not the {seed.name!r} that stands in {forest.root} now: delete {beside.root}"
+            f"{target} is not the {seed.name!r} that stands in {forest.root} now: delete "
+            f"{beside.root}"
         )

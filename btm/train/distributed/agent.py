@@ -1,4 +1,6 @@
-"""torchrun as a program of its own, started by `job`: ``python -m btm.train.distributed.agent PARENT SIZE FOLDER``."""
+"""torchrun as a program of its own, started by `job`: ``python -m btm.train.distributed.agent
+PARENT SIZE FOLDER``.
+"""
 
 import json
 import os

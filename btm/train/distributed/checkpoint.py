@@ -1,8 +1,9 @@
-"""Checkpoints that several processes write, each its share: torch.distributed.checkpoint, in safetensors alone.
+"""Checkpoints that several processes write, each its share: torch.distributed.checkpoint, in
+safetensors alone.
 
-Its usual storage pickles metadata and tensors. The one for the files of Hugging Face keeps in the header of each file
-which part of which tensor it holds; so it reads plain safetensors too, and any number of processes reads what any
-other number wrote.
+Its usual storage pickles metadata and tensors. The one for the files of Hugging Face keeps in the
+header of each file which part of which tensor it holds; so it reads plain safetensors too, and any
+number of processes reads what any other number wrote.
 """
 
 import warnings
@@ -24,23 +25,31 @@ def stands(folder: Path) -> bool:
 
 def names(folder: Path) -> set[str]:
     """Return the names of the tensors in `folder`; `UserError` if a header is damaged."""
-    return {tensor.name for file in folder.glob("*.safetensors") for tensor in weights.header(file)[0]}
+    return {
+        tensor.name for file in folder.glob("*.safetensors") for tensor in weights.header(file)[0]
+    }
 
 
 def write(folder: Path, tensors: "dict[str, Tensor]") -> None:
-    """Write tensors into `folder`: every process calls this with the same names, and returns when all have written.
+    """Write tensors into `folder`: every process calls this with the same names, and returns when
+    all have written.
 
-    Of a DTensor each process writes its part; of those that all have whole, each process writes some.
+    Of a DTensor each process writes its part; of those that all have whole, each process writes
+    some.
     """
     import torch.distributed.checkpoint as dcp
 
-    dcp.save(dict(tensors), storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    dcp.save(
+        dict(tensors),
+        storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True),
+    )
 
 
 def read(folder: Path, tensors: "dict[str, Tensor]") -> None:
     """Fill `tensors` (of DTensors the part that is here) with what `folder` has under their names.
 
-    Where there is a process group, every process calls this. Raises `ValueError` for what is damaged or does not fit.
+    Where there is a process group, every process calls this. Raises `ValueError` for what is
+    damaged or does not fit.
     """
     import torch.distributed as dist
     import torch.distributed.checkpoint as dcp

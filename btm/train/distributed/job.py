@@ -1,11 +1,13 @@
 """The job's side: start the ranks, pass on what they say, stop them when the job should stop.
 
-The job keeps the lease of the branch and the sign of life; it loads no model. Two pipes tie it to the ranks. Down the
-one the ranks send a JSON object a line: steps, progress, and how it ended. The other says one thing: once it is
-closed, by the job or by the job's death, the ranks stop after a step and a checkpoint.
+The job keeps the lease of the branch and the sign of life; it loads no model. Two pipes tie it to
+the ranks. Down the one the ranks send a JSON object a line: steps, progress, and how it ended. The
+other says one thing: once it is closed, by the job or by the job's death, the ranks stop after a
+step and a checkpoint.
 
-torchrun meets in a file instead of a TCP store: its store listens on all interfaces of the machine, `--standalone`
-too, and takes what anybody sends there. Between the ranks gloo and NCCL are told to use the loopback interface.
+torchrun meets in a file instead of a TCP store: its store listens on all interfaces of the machine,
+`--standalone` too, and takes what anybody sends there. Between the ranks gloo and NCCL are told to
+use the loopback interface.
 """
 
 import contextlib
@@ -40,7 +42,9 @@ _ERRORS: dict[str, type[Exception]] = {
 
 
 class RankDiedError(OSError):
-    """A process of a distributed training was killed, or ended and said nothing: the machine's fault, until known."""
+    """A process of a distributed training was killed, or ended and said nothing: the machine's
+    fault, until known.
+    """
 
 
 def train(
@@ -52,7 +56,9 @@ def train(
     reporter: Reporter,
     pulse: Pulse,
 ) -> dict[str, Any]:
-    """Train as `btm.train.phase.train` does, in several processes; raises what that raises, and `RankDiedError`."""
+    """Train as `btm.train.phase.train` does, in several processes; raises what that raises, and
+    `RankDiedError`.
+    """
     size = processes_of(config.cluster, "train" if branch.parents else "seed")
     threads = max(1, (config.trainer.threads or len(os.sched_getaffinity(0))) // size)
     spec = {"config": asdict(config), "branch": branch.name, "threads": threads}
@@ -65,7 +71,8 @@ def train(
             result = _follow(agent, size, report, pulse)
     parts = {"ddp": "each with the whole model", "fsdp": "each with a share of the model"}
     note = (
-        f"trained by {size} processes together ({config.trainer.parallel}), {parts[config.trainer.parallel]}"
+        f"trained by {size} processes together ({config.trainer.parallel}), "
+        f"{parts[config.trainer.parallel]}"
     )
     return result | {"trainer": asdict(config.trainer), "notes": [*result["notes"], note]}
 
@@ -75,11 +82,19 @@ def _running(place: str, size: int, threads: int) -> Iterator[subprocess.Popen[b
     """Yield torchrun at work; in the end it is gone, and all its ranks are."""
     names = dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), _LOOPBACK)
     environment = os.environ | names | {"OMP_NUM_THREADS": str(threads)}
-    # Held back from torchrun, which would give its ranks 30 s to save: it is for the job to tell them.
+    # Held back from torchrun, which would give its ranks 30 s to save: it is for the job to tell
+    # them.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         agent = subprocess.Popen(
-            [sys.executable, "-m", "btm.train.distributed.agent", str(os.getpid()), str(size), place],
+            [
+                sys.executable,
+                "-m",
+                "btm.train.distributed.agent",
+                str(os.getpid()),
+                str(size),
+                place,
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -98,7 +113,9 @@ def _running(place: str, size: int, threads: int) -> Iterator[subprocess.Popen[b
 def _follow(
     agent: subprocess.Popen[bytes], size: int, report: Callable[[Progress], None], pulse: Pulse
 ) -> dict[str, Any]:
-    """Return the result that the first rank sends; pass on progress, and what failed as the error it was."""
+    """Return the result that the first rank sends; pass on progress, and what failed as the error
+    it was.
+    """
     failed: dict[str, Any] = {}
     died: dict[str, Any] = {}
     for line in _pipe(agent.stdout):
@@ -146,7 +163,9 @@ def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
 
 
 def said(config: Config, verb: str) -> str:
-    """Return what is to be added where the training of a job of `verb` is told: nothing if it has one process."""
+    """Return what is to be added where the training of a job of `verb` is told: nothing if it has
+    one process.
+    """
     size = processes_of(config.cluster, verb)
     return f", {size} processes together ({config.trainer.parallel})" if size > 1 else ""
 

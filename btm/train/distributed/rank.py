@@ -1,4 +1,6 @@
-"""A process of a distributed training: ``python -m btm.train.distributed.rank FOLDER``, started by torchrun."""
+"""A process of a distributed training: ``python -m btm.train.distributed.rank FOLDER``, started by
+torchrun.
+"""
 
 import json
 import os
@@ -58,7 +60,8 @@ class Channel(Reporter):
 
         if self.rank == 0:
             self.send(step=step)
-            # Nothing is ever written to this pipe; it is readable once the job has closed it, or died.
+            # Nothing is ever written to this pipe; it is readable once the job has closed it, or
+            # died.
             self.asked = self.asked or bool(select.select([_STDIN], [], [], 0)[0])
         return any_of(self.asked)
 
@@ -66,7 +69,9 @@ class Channel(Reporter):
         """Tell the job of an error, and wait to be ended if that is all there is to it."""
         known = (UserError, training.TrainingStoppedError, OSError, MemoryError)
         kinds = (training.TrainingFailedError, *known)
-        kind = next((kind.__name__ for kind in kinds if isinstance(error, kind)), type(error).__name__)
+        kind = next(
+            (kind.__name__ for kind in kinds if isinstance(error, kind)), type(error).__name__
+        )
         kind = "MemoryError" if kind == "OutOfMemoryError" else kind
         event: dict[str, Any] = {"failed": kind, "rank": self.rank, "message": str(error)[:2000]}
         if isinstance(error, OSError):
@@ -77,7 +82,9 @@ class Channel(Reporter):
             }
         self.send(**event)
         if isinstance(error, known):
-            time.sleep(_UNTIL_KILLED)  # to end now would have torchrun report it a second time, at length
+            time.sleep(
+                _UNTIL_KILLED
+            )  # to end now would have torchrun report it a second time, at length
 
     def _ask(self, *_: object) -> None:
         self.asked = True
@@ -112,7 +119,9 @@ def _train(place: Path, rank: int, size: int, channel: Channel) -> dict[str, Any
     config.trainer.threads = spec["threads"]
     config.trainer.device = _device(config.trainer.device, int(os.environ["LOCAL_RANK"]), size)
     backend = "cpu:gloo,cuda:nccl" if config.trainer.device != "cpu" else "gloo"
-    dist.init_process_group(backend, init_method=f"file://{place / 'store'}", rank=rank, world_size=size)
+    dist.init_process_group(
+        backend, init_method=f"file://{place / 'store'}", rank=rank, world_size=size
+    )
     forest, suite = Forest(config.forest_root), open_suites(config)
     branch = forest.get_branch(spec["branch"])
     shards = [suite.shard(domain, "train") for domain in branch.domains]
@@ -124,7 +133,9 @@ def _train(place: Path, rank: int, size: int, channel: Channel) -> dict[str, Any
 
 
 def _device(name: str, local_rank: int, size: int) -> str:
-    """Return the device of a rank: each has a GPU of its own (never run on one: docs/distributed.md), or none has."""
+    """Return the device of a rank: each has a GPU of its own (never run on one:
+    docs/distributed.md), or none has.
+    """
     import torch
 
     if not causal_lm.pick_device(name).startswith("cuda"):
@@ -160,4 +171,6 @@ def _loop(
 if __name__ == "__main__":
     code = main(Path(sys.argv[1]))
     sys.stderr.flush()
-    os._exit(code)  # after an error other ranks may never answer, and an orderly end would wait for them
+    os._exit(
+        code
+    )  # after an error other ranks may never answer, and an orderly end would wait for them

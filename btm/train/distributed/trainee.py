@@ -1,8 +1,10 @@
-"""What differs in a training of several processes: each has its rows of every batch; loss and gradient are means.
+"""What differs in a training of several processes: each has its rows of every batch; loss and
+gradient are means.
 
-A batch is a function of (seed, step) in every process, so nothing is sent but gradients, and the sum over processes is
-the one that a process alone would take, but for the order of its terms. `Replica` is DDP (every process has the whole
-model, arXiv 2006.15704), `Share` is FSDP2 (each has a share of every tensor, arXiv 2304.11277).
+A batch is a function of (seed, step) in every process, so nothing is sent but gradients, and the
+sum over processes is the one that a process alone would take, but for the order of its terms.
+`Replica` is DDP (every process has the whole model, arXiv 2006.15704), `Share` is FSDP2 (each has a
+share of every tensor, arXiv 2304.11277).
 """
 
 from collections.abc import Callable
@@ -25,7 +27,9 @@ _WARM_UP = 8  # tokens
 
 
 class _Loss(nn.Module):
-    """A model whose forward pass ends with what is asked of it: what is wrapped is then all that a step does."""
+    """A model whose forward pass ends with what is asked of it: what is wrapped is then all that a
+    step does.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -58,8 +62,9 @@ class Replica(trainee.Trainee):
     def wrap(self) -> None:
         """Let DDP sum the gradients.
 
-        It finds the order of its buckets in the first backward pass, and the order of a sum is in its last bits: so
-        that a resumed run has the order of an unbroken one, there is a pass before the first step.
+        It finds the order of its buckets in the first backward pass, and the order of a sum is in
+        its last bits: so that a resumed run has the order of an unbroken one, there is a pass
+        before the first step.
         """
         self.whole = nn.parallel.DistributedDataParallel(_Loss(self.model))
         tokens = torch.zeros((1, _WARM_UP + 1), dtype=torch.int64, device=self.model.device)
@@ -67,9 +72,11 @@ class Replica(trainee.Trainee):
         self.model.zero_grad(set_to_none=True)
 
     def backward(self, step: int, trainer: TrainerConfig, precision: str) -> float:
-        """Add the gradient of a step's loss, summed over processes; return the loss of all its rows.
+        """Add the gradient of a step's loss, summed over processes; return the loss of all its
+        rows.
 
-        Micro-batches are of the rows of one process. What dropout draws differs from process to process.
+        Micro-batches are of the rows of one process. What dropout draws differs from process to
+        process.
         """
         torch.manual_seed(torch.initial_seed() + (self.rank << 56))
         tokens = self.batches.batch(step)
@@ -79,7 +86,9 @@ class Replica(trainee.Trainee):
         return _sum(loss) / self.size
 
     def sum_gradients(self, now: bool) -> None:
-        """Say whether the next backward pass sums gradients over processes, or adds to what is here."""
+        """Say whether the next backward pass sums gradients over processes, or adds to what is
+        here.
+        """
         self.whole.require_backward_grad_sync = now
 
     def finite(self) -> bool:
@@ -94,7 +103,9 @@ class Replica(trainee.Trainee):
         optimizer: torch.optim.Optimizer,
         state: dict[str, Any],
     ) -> None:
-        """Publish a checkpoint that all processes write: the first makes and publishes its folder."""
+        """Publish a checkpoint that all processes write: the first makes and publishes its
+        folder.
+        """
         target = checkpoint.place(folder, state["step"])
         if self.leads and not target.exists():
             with durable.publish_folder(target) as scratch:
@@ -107,7 +118,9 @@ class Replica(trainee.Trainee):
         wait_for_all()
 
     def _write(self, scratch: Path | None, optimizer: torch.optim.Optimizer) -> None:
-        """Write our share into the `scratch` folder that the first process has; without one, nobody writes."""
+        """Write our share into the `scratch` folder that the first process has; without one, nobody
+        writes.
+        """
         told = [scratch]
         dist.broadcast_object_list(told, device=torch.device("cpu"))
         if told[0] is not None:
@@ -166,12 +179,16 @@ class Share(Replica):
         return found
 
     def sum_gradients(self, now: bool) -> None:
-        """Say whether the next backward pass sums gradients over processes, or adds to what is here."""
+        """Say whether the next backward pass sums gradients over processes, or adds to what is
+        here.
+        """
         self.whole.set_requires_gradient_sync(now)
 
     def norm(self) -> float:
         """Return the norm of the gradients, over all shares."""
-        found: Any = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        found: Any = nn.utils.get_total_norm(
+            [p.grad for p in self.model.parameters() if p.grad is not None]
+        )
         return float(found.full_tensor())
 
     def load_moments(self, file: Path, optimizer: torch.optim.Optimizer) -> None:
@@ -184,7 +201,9 @@ KINDS: dict[str, type[Replica]] = {kind.name: kind for kind in (Replica, Share)}
 
 
 def wait_for_all() -> None:
-    """Return when every process has called this; through the host's memory, whatever device they train on."""
+    """Return when every process has called this; through the host's memory, whatever device they
+    train on.
+    """
     _sum(0.0)
 
 
@@ -201,7 +220,9 @@ def _sum(number: float) -> float:
 
 
 def _gathered(tensors: dict[str, Tensor], here: bool) -> dict[str, Tensor]:
-    """Return whole tensors in the host's memory, where they are wanted `here`; every process calls this."""
+    """Return whole tensors in the host's memory, where they are wanted `here`; every process calls
+    this.
+    """
     made = {}
     for name, tensor in tensors.items():
         full: Any = tensor

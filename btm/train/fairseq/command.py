@@ -1,4 +1,6 @@
-"""The command that trains with fairseq: whose interpreter, and which options say what `trainer` says."""
+"""The command that trains with fairseq: whose interpreter, and which options say what `trainer`
+says.
+"""
 
 import importlib.util
 import os
@@ -20,13 +22,17 @@ if TYPE_CHECKING:
 
 ENTRY = Path(__file__).with_name("entry.py")
 _MODULE = "fairseq_cli"  # beside `fairseq` in every distribution, and the name of nothing else
-_PROBE = f"import sys; del sys.path[0]; import importlib.util as u; sys.exit(not u.find_spec({_MODULE!r}))"
+_PROBE = (
+    "import sys; del sys.path[0]; import importlib.util as u; sys.exit(not "
+    f"u.find_spec({_MODULE!r}))"
+)
 _NEVER = 1 << 30  # an interval that no training reaches
 _HOW = (
     "make an environment with scripts/fairseq and give fairseq.python=.venv-fairseq/bin/python, "
     "or pip install 'btm[fairseq]' (Linux, x86-64, Python 3.11 or 3.12)"
 )
-# Options that settings of btm decide, and those settings; what stands here with "" is decided by what btm does.
+# Options that settings of btm decide, and those settings; what stands here with "" is decided by
+# what btm does.
 _DECIDED = {
     "lr": "trainer.lr",
     "max-update": "trainer.steps",
@@ -46,26 +52,37 @@ _DECIDED = {
     "save-interval-updates": "trainer.checkpoint_every",
     "log-interval": "trainer.log_every",
     "arch": "model",
-    **dict.fromkeys(("activation-fn", "dropout", "attention-dropout", "activation-dropout"), "model"),
-    **dict.fromkeys(("no-decoder-final-norm", "no-scale-embedding", "max-target-positions"), "model"),
+    **dict.fromkeys(
+        ("activation-fn", "dropout", "attention-dropout", "activation-dropout"), "model"
+    ),
+    **dict.fromkeys(
+        ("no-decoder-final-norm", "no-scale-embedding", "max-target-positions"), "model"
+    ),
     **dict.fromkeys(("share-decoder-input-output-embed", "relu-dropout", "add-bos-token"), "model"),
     **dict.fromkeys(("distributed-world-size", "distributed-init-method", "distributed-port"), ""),
-    **dict.fromkeys(("save-dir", "save-interval", "restore-file", "finetune-from-model", "no-save"), ""),
+    **dict.fromkeys(
+        ("save-dir", "save-interval", "restore-file", "finetune-from-model", "no-save"), ""
+    ),
     **dict.fromkeys(("keep-interval-updates", "no-epoch-checkpoints", "no-last-checkpoints"), ""),
-    **dict.fromkeys(("reset-optimizer", "reset-dataloader", "reset-lr-scheduler", "reset-meters"), ""),
+    **dict.fromkeys(
+        ("reset-optimizer", "reset-dataloader", "reset-lr-scheduler", "reset-meters"), ""
+    ),
     **dict.fromkeys(("task", "sample-break-mode", "criterion", "log-format", "log-file"), ""),
     **dict.fromkeys(("disable-validation", "valid-subset", "train-subset", "max-epoch"), ""),
 }
 
 
 def interpreter(python: str | None) -> str:
-    """Return the Python that has fairseq: `python`, a path or a command, or else the one that runs btm.
+    """Return the Python that has fairseq: `python`, a path or a command, or else the one that runs
+    btm.
 
     Raises `UserError` if there is none, or no fairseq in it.
     """
     if python is None:
         if importlib.util.find_spec(_MODULE) is None:
-            raise UserError(f"trainer.backend=fairseq: there is no fairseq in {sys.executable}: {_HOW}")
+            raise UserError(
+                f"trainer.backend=fairseq: there is no fairseq in {sys.executable}: {_HOW}"
+            )
         return sys.executable
     found = shutil.which(python)
     if found is None:
@@ -80,7 +97,8 @@ def interpreter(python: str | None) -> str:
 
 
 def extra_options(options: Mapping[str, Any]) -> list[str]:
-    """Return what `fairseq.options` adds, {name: value}: true is a flag, false and null leave it out, lists are words.
+    """Return what `fairseq.options` adds, {name: value}: true is a flag, false and null leave it
+    out, lists are words.
 
     Raises `UserError` for what is no option, or is decided by settings of btm.
     """
@@ -93,11 +111,14 @@ def extra_options(options: Mapping[str, Any]) -> list[str]:
             )
         if name in _DECIDED or name.startswith("decoder-"):
             by = _DECIDED.get(name, "model")
-            raise UserError(f"fairseq.options.{key}: {f'give {by}' if by else 'btm decides that itself'}")
+            raise UserError(
+                f"fairseq.options.{key}: {f'give {by}' if by else 'btm decides that itself'}"
+            )
         values = value if isinstance(value, list) else [value]
         if any(isinstance(v, dict | list) or str(v).startswith("--") for v in values):
             raise UserError(
-                f"fairseq.options.{key}={value!r}: wanted true, a word, a number, or a list of these"
+                f"fairseq.options.{key}={value!r}: wanted true, a word, a number, or a list of "
+                "these"
             )
         if value is True:
             words.append(f"--{name}")
@@ -113,7 +134,8 @@ def options(
 ) -> list[str]:
     """Return the options of fairseq-train that have it train `model` for `steps` as `trainer` says.
 
-    The language-modelling task with windows across documents, Adam with decoupled decay, one line of JSON an update.
+    The language-modelling task with windows across documents, Adam with decoupled decay, one line
+    of JSON an update.
     """
     if schedule.offset:
         raise UserError(
@@ -121,12 +143,14 @@ def options(
         )
     if schedule.decay == "wsd":
         raise UserError(
-            "trainer.decay=wsd: no schedule of fairseq is constant, then a line; give linear or another"
+            "trainer.decay=wsd: no schedule of fairseq is constant, then a line; give linear or "
+            "another"
         )
     micro = trainer.micro_batch_size or trainer.batch_size
     if trainer.batch_size % micro:
         raise UserError(
-            f"trainer.micro_batch_size={micro}: trainer.batch_size={trainer.batch_size} is no multiple of it, "
+            f"trainer.micro_batch_size={micro}: trainer.batch_size={trainer.batch_size} is no "
+            "multiple of it, "
             "and fairseq accumulates batches of one size"
         )
     if trainer.precision == "bf16" and device == "cpu":
@@ -166,12 +190,19 @@ def options(
 
 
 def _rate(schedule: "Schedule") -> dict[str, Any]:
-    """Return the options of the learning rate: fairseq's polynomial is also a line, and a constant."""
+    """Return the options of the learning rate: fairseq's polynomial is also a line, and a
+    constant.
+    """
     shared = {"lr": schedule.peak, "warmup-updates": schedule.warmup_steps}
     end = schedule.peak * (1.0 if schedule.decay == "constant" else schedule.final)
     if schedule.decay == "cosine":
         period = max(1, schedule.horizon - schedule.warmup_steps)
-        own = {"lr-scheduler": "cosine", "min-lr": end, "lr-period-updates": period, "warmup-init-lr": 0}
+        own = {
+            "lr-scheduler": "cosine",
+            "min-lr": end,
+            "lr-period-updates": period,
+            "warmup-init-lr": 0,
+        }
         return shared | own
     power = schedule.power if schedule.decay == "polynomial" else 1.0
     own = {"lr-scheduler": "polynomial_decay", "end-learning-rate": end, "power": power}
@@ -179,7 +210,9 @@ def _rate(schedule: "Schedule") -> dict[str, Any]:
 
 
 def _model(model: Architecture) -> dict[str, Any]:
-    """Return the options of the architecture, each of them: no default of an --arch is left to chance."""
+    """Return the options of the architecture, each of them: no default of an --arch is left to
+    chance.
+    """
     settings = architecture.settings_of(model)
     left_out = ("_name", "add_bos_token", "tokens_per_sample", "tpu")
     named = {key.replace("_", "-"): value for key, value in settings.items() if key not in left_out}
@@ -188,7 +221,9 @@ def _model(model: Architecture) -> dict[str, Any]:
 
 def _words(values: Mapping[str, Any]) -> list[str]:
     flags = [f"--{name}" for name, value in values.items() if value is True]
-    return flags + [f"--{name}={value}" for name, value in values.items() if not isinstance(value, bool)]
+    return flags + [
+        f"--{name}={value}" for name, value in values.items() if not isinstance(value, bool)
+    ]
 
 
 def environment(device: str, threads: int) -> dict[str, str]:

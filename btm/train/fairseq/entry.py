@@ -1,8 +1,10 @@
-"""fairseq-train, run by the interpreter that has fairseq: ``python entry.py PARENT [options of fairseq-train]``.
+"""fairseq-train, run by the interpreter that has fairseq: ``python entry.py PARENT [options of
+fairseq-train]``.
 
-Nothing of fairseq is changed but what a job needs of it: SIGTERM has it save a checkpoint after the update at hand and
-end, and it dies with the process PARENT, so that no training goes on which nobody watches. This file imports nothing
-of btm, whose packages that interpreter need not have, and keeps to the Python that older ones speak.
+Nothing of fairseq is changed but what a job needs of it: SIGTERM has it save a checkpoint after the
+update at hand and end, and it dies with the process PARENT, so that no training goes on which
+nobody watches. This file imports nothing of btm, whose packages that interpreter need not have, and
+keeps to the Python that older ones speak.
 """
 
 import ctypes

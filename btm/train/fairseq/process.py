@@ -16,9 +16,13 @@ from typing import Any
 from btm.system import durable
 from btm.train.fairseq.command import ENTRY
 
-_UPDATE = re.compile(r"\btrain_inner\W+?(\{.*\})$")  # between them stands what the form of the log has there
+_UPDATE = re.compile(
+    r"\btrain_inner\W+?(\{.*\})$"
+)  # between them stands what the form of the log has there
 _SAVED = re.compile(r"Saved checkpoint (.+\.pt) \(epoch \d+ @ (\d+) updates")
-_TELLS = re.compile(r"^(\w+\.)*(\w*(Error|Exception)\b|\w+: error:)|\bout of memory\b|No space left")
+_TELLS = re.compile(
+    r"^(\w+\.)*(\w*(Error|Exception)\b|\w+: error:)|\bout of memory\b|No space left"
+)
 _TAIL = 40  # lines
 
 

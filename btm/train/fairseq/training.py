@@ -1,9 +1,11 @@
-"""Training of an ELM by fairseq: a child process trains it; btm feeds it, keeps its checkpoints, takes the result back.
+"""Training of an ELM by fairseq: a child process trains it; btm feeds it, keeps its checkpoints,
+takes the result back.
 
-    model folder ──▶ checkpoint_best.pt ──fairseq-train──▶ checkpoint-<step>/fairseq.pt ──▶ model folder
+    model folder ─▶ checkpoint_best.pt ─fairseq-train─▶ checkpoint-<step>/fairseq.pt ─▶ model folder
 
-What fairseq saves is moved out of its reach, synced and published like a checkpoint of btm's own, so whoever asks how
-far a branch has come need not know who trains it. All else it writes lies in a scratch folder.
+What fairseq saves is moved out of its reach, synced and published like a checkpoint of btm's own,
+so whoever asks how far a branch has come need not know who trains it. All else it writes lies in a
+scratch folder.
 """
 
 import math
@@ -39,17 +41,23 @@ from btm.train.schedule import Schedule
 FILE = "fairseq.pt"  # in a checkpoint's folder
 LOG = "fairseq.log"  # in the branch's, while it is in the making
 Reads = Callable[[Path], Checkpoint]
-_COPIES = 5  # of parameters and moments on disk at most: these, and three that fairseq has a hand in
+# of parameters and moments on disk at most: these, and three that fairseq has a hand in
+_COPIES = 5
 
 
 def check(config: Config, suite: Suite) -> None:
-    """Raise `UserError`, before anything is begun, if trainer.backend=fairseq cannot train this model on this suite."""
+    """Raise `UserError`, before anything is begun, if trainer.backend=fairseq cannot train this
+    model on this suite.
+    """
     if config.trainer.backend != "fairseq":
         return
     command.interpreter(config.fairseq.python)
     command.extra_options(config.fairseq.options)
     if config.seed.source:
-        model, where = causal_lm.read_config(Path(config.seed.source) / "config.json"), config.seed.source
+        model, where = (
+            causal_lm.read_config(Path(config.seed.source) / "config.json"),
+            config.seed.source,
+        )
     else:
         model = causal_lm.make_config(config.model, suite.vocab_size, suite.eos).to_dict()
         where = f"model={config.model.name}"
@@ -70,12 +78,14 @@ def train(
     pulse: training.Pulse = lambda step: False,
     **_: Any,
 ) -> dict[str, Any]:
-    """Train the model in `folder` for `steps` by fairseq, in place, and return what its card should say.
+    """Train the model in `folder` for `steps` by fairseq, in place, and return what its card should
+    say.
 
-    Resumes from the newest checkpoint in `folder` that opens. Raises `TrainingFailedError` where the loss stops being
-    finite or fairseq gives up, `ChildProcessError` if it was killed, `TrainingStoppedError` once `pulse` has asked it
-    to stop, and `UserError` for a model that fairseq has not, or a checkpoint of other settings. `legacy` also takes
-    checkpoints that hold more than tensors and plain values, as older fairseq writes them.
+    Resumes from the newest checkpoint in `folder` that opens. Raises `TrainingFailedError` where
+    the loss stops being finite or fairseq gives up, `ChildProcessError` if it was killed,
+    `TrainingStoppedError` once `pulse` has asked it to stop, and `UserError` for a model that
+    fairseq has not, or a checkpoint of other settings. `legacy` also takes checkpoints that hold
+    more than tensors and plain values, as older fairseq writes them.
     """
     model = convert.trainable(read_object(folder / "config.json", model_type=str), str(folder))
     if batches.growth.factor != 1:
@@ -89,12 +99,16 @@ def train(
     }
     reads = partial(_read, legacy=legacy)
     state = _begin(folder, settings, _environment(trainer.threads, device), reads)
-    metrics = Metrics(folder / "metrics.jsonl", state["step"], steps, trainer, batches.tokens, report)
+    metrics = Metrics(
+        folder / "metrics.jsonl", state["step"], steps, trainer, batches.tokens, report
+    )
     if state["step"] < steps:
         durable.require_space(folder, 3 * 4 * _COPIES * weights.parameters(folder))
         with _workspace(folder, batches, state["step"]) as (work, places):
             variables = command.environment(device, trainer.threads)
-            child = process.Training(python, [str(work), *places, *options], variables, folder / LOG)
+            child = process.Training(
+                python, [str(work), *places, *options], variables, folder / LOG
+            )
             with child:
                 state = _follow(child, folder, state, metrics, pulse, reads)
             _require_end(child, folder, state, steps)
@@ -102,7 +116,11 @@ def train(
     _take_back(folder, reads(_place(folder, steps)), model)
     (folder / LOG).unlink(missing_ok=True)
     said = _said(folder, batches, steps, state, options)
-    return said | {"loss": metrics.last_loss, "trainer": asdict(trainer), "schedule": asdict(schedule)}
+    return said | {
+        "loss": metrics.last_loss,
+        "trainer": asdict(trainer),
+        "schedule": asdict(schedule),
+    }
 
 
 def _said(
@@ -143,7 +161,9 @@ def _place(folder: Path, step: int) -> Path:
 def _begin(
     folder: Path, settings: dict[str, Any], environment: dict[str, Any], reads: Reads
 ) -> dict[str, Any]:
-    """Return the state of the newest checkpoint that opens, at step 0 if there is none; damaged ones are deleted."""
+    """Return the state of the newest checkpoint that opens, at step 0 if there is none; damaged
+    ones are deleted.
+    """
     for found in sorted(folder.glob("checkpoint-*"), reverse=True):
         state = checkpoint.read_state(found)
         resume.require_same(found, state["settings"], settings)
@@ -154,13 +174,17 @@ def _begin(
                 raise  # it is not damaged
             durable.remove_folder(found)
             continue
-        state["exact"] = state["exact"] and not settings["fairseq"]  # nobody knows what other options do
+        state["exact"] = (
+            state["exact"] and not settings["fairseq"]
+        )  # nobody knows what other options do
         return _in(state, environment)
     return {"step": 0, "settings": settings, "environment": environment, "exact": True, "notes": []}
 
 
 def _in(state: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
-    """Return the state in an environment: that is noted where it is another than the training began with."""
+    """Return the state in an environment: that is noted where it is another than the training began
+    with.
+    """
     before = state["environment"]
     for key, value in environment.items():
         if before.get(key, value) != value:
@@ -171,7 +195,9 @@ def _in(state: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _workspace(folder: Path, batches: Batches, step: int) -> Iterator[tuple[Path, list[str]]]:
-    """Yield a scratch folder with data and dict.txt for fairseq, and the options that say where it begins and saves."""
+    """Yield a scratch folder with data and dict.txt for fairseq, and the options that say where it
+    begins and saves.
+    """
     work = durable.scratch_folder(folder)
     try:
         _write_data(work, batches)
@@ -187,13 +213,17 @@ def _workspace(folder: Path, batches: Batches, step: int) -> Iterator[tuple[Path
 
 
 def _write_data(work: Path, batches: Batches) -> None:
-    """Let fairseq see the shards as one stream, in which each has as many tokens as the largest, in whole steps.
+    """Let fairseq see the shards as one stream, in which each has as many tokens as the largest, in
+    whole steps.
 
-    Windows begin where lines do only now and then: at such places fairseq shows the end of text, not the token before.
+    Windows begin where lines do only now and then: at such places fairseq shows the end of text,
+    not the token before.
     """
     length, size = batches.seq_len, batches.batch_size
     most = max(shard.n_tokens for shard in batches.shards)
-    unit = size // math.gcd(size, len(batches.shards))  # windows of each shard in the fewest whole steps
+    unit = size // math.gcd(
+        size, len(batches.shards)
+    )  # windows of each shard in the fewest whole steps
     windows = -(-most // (length * unit)) * unit
     for number, shard in enumerate(batches.shards):
         begin = shard.begin if isinstance(shard, Piece) else 0
@@ -210,13 +240,17 @@ def _follow(
     pulse: training.Pulse,
     reads: Reads,
 ) -> dict[str, Any]:
-    """Watch a training to its end, keep what it saves, and return the state of the last checkpoint."""
+    """Watch a training to its end, keep what it saves, and return the state of the last
+    checkpoint.
+    """
     done = state["step"]
     for event in child.events():
         if isinstance(event, process.Update):
             done += 1
             if not (math.isfinite(event.loss) and math.isfinite(event.norm)):
-                raise _failed(folder, done, f"loss {event.loss}, gradient norm {event.norm}", nan=True)
+                raise _failed(
+                    folder, done, f"loss {event.loss}, gradient norm {event.norm}", nan=True
+                )
             metrics.add(done, event.loss, event.lr, event.norm, None)
         elif isinstance(event, process.Saved):
             state = _keep(
@@ -229,8 +263,12 @@ def _follow(
     return state
 
 
-def _keep(saved: process.Saved, folder: Path, state: dict[str, Any], reads: Reads) -> dict[str, Any]:
-    """Publish what fairseq saved as a checkpoint, delete all before it but one, and return its state."""
+def _keep(
+    saved: process.Saved, folder: Path, state: dict[str, Any], reads: Reads
+) -> dict[str, Any]:
+    """Publish what fairseq saved as a checkpoint, delete all before it but one, and return its
+    state.
+    """
     taken = saved.path.with_name("taken.pt")
     try:
         saved.path.rename(taken)
@@ -254,7 +292,8 @@ def _failed(folder: Path, step: int, found: str, *, nan: bool) -> training.Train
     lower = f"; lower trainer.lr, delete {home} and branch again" if nan else ""
     return training.TrainingFailedError(
         f"training of {name!r} by fairseq ended at step {step}: {found}; "
-        f"last good state: {kept.name if kept else 'the branch itself'}; its log: {home / LOG}{lower}"
+        f"last good state: {kept.name if kept else 'the branch itself'}; its log: "
+        f"{home / LOG}{lower}"
     )
 
 
@@ -268,19 +307,24 @@ def _require_end(child: process.Training, folder: Path, state: dict[str, Any], s
     if child.process.returncode:
         raise ChildProcessError(f"fairseq-train died at step {step} of {steps}: {child.why()}")
     raise UserError(
-        f"training of {lease.name_of(folder)!r}: fairseq-train ended by itself after {step} of {steps} updates: "
+        f"training of {lease.name_of(folder)!r}: fairseq-train ended by itself after {step} of "
+        f"{steps} updates: "
         "leave out the option in fairseq.options that has it stop early"
     )
 
 
 def _take_back(folder: Path, found: Checkpoint, model: Architecture) -> None:
-    """Replace the weights in `folder` by those of a checkpoint, in the dtype they had; all else stays."""
+    """Replace the weights in `folder` by those of a checkpoint, in the dtype they had; all else
+    stays.
+    """
     import torch
 
     config, parameters = convert.as_transformers(found, model.vocab, folder / FILE)
     made, _ = understand(config, str(folder))
     if made != model:
-        raise UserError(f"{folder}: fairseq trained another architecture, {made}, than the forest's, {model}")
+        raise UserError(
+            f"{folder}: fairseq trained another architecture, {made}, than the forest's, {model}"
+        )
     loaded = causal_lm.load_trainable(folder, "cpu")
     with torch.no_grad():
         for name, parameter in checkpoint.parameters(loaded).items():

@@ -1,6 +1,8 @@
-"""What a training step spends its time in, made faster: the loss, attention on CPUs, layers, memory, barriers.
+"""What a training step spends its time in, made faster: the loss, attention on CPUs, layers,
+memory, barriers.
 
-Each gives what the plain path of transformers gives, up to rounding, and stands aside where it does not apply.
+Each gives what the plain path of transformers gives, up to rounding, and stands aside where it does
+not apply.
 """
 
 from typing import TYPE_CHECKING
@@ -14,7 +16,9 @@ __all__ = ["attention", "compiled", "loss", "memory", "prepare", "waiting"]
 
 
 def prepare(model: "PreTrainedModel") -> None:
-    """Let a model that is to be trained have what suits it of these; the loss is asked for where it is taken."""
+    """Let a model that is to be trained have what suits it of these; the loss is asked for where it
+    is taken.
+    """
     if model.device.type == "cpu":
         attention.use(model)
         memory.keep_freed()

@@ -1,10 +1,12 @@
 """Causal attention for training on CPUs: block by block of queries, in batched products.
 
-torch's own kernel for CPUs (flash attention) is slow in its backward pass. At the lengths ELMs are trained with the
-probabilities fit into memory, so they are kept, and all is done by matrix products, which run at the machine's peak; a
-block of queries meets only the keys up to its own end, so nearly half of the square is never computed.
+torch's own kernel for CPUs (flash attention) is slow in its backward pass. At the lengths ELMs are
+trained with the probabilities fit into memory, so they are kept, and all is done by matrix
+products, which run at the machine's peak; a block of queries meets only the keys up to its own end,
+so nearly half of the square is never computed.
 
-Scores and probabilities have the type of the queries, as in transformers' eager attention; softmax is done in float32.
+Scores and probabilities have the type of the queries, as in transformers' eager attention; softmax
+is done in float32.
 """
 
 import math
@@ -28,9 +30,11 @@ LONGEST = 1024  # tokens; beyond, the probabilities take more memory than they s
 def block_causal(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return softmax(scale q k^T, causal) v and the probabilities; q, k, v (heads of all rows, T, D).
+    """Return softmax(scale q k^T, causal) v and the probabilities; q, k, v (heads of all rows, T,
+    D).
 
-    The probabilities lie block after block, each (heads, its queries, keys up to its end), in one row.
+    The probabilities lie block after block, each (heads, its queries, keys up to its end), in one
+    row.
     """
     out, kept = torch.empty_like(q), _room(q)
     future = q.new_full((q.shape[1], q.shape[1]), float("-inf")).triu_(1)
@@ -49,7 +53,12 @@ def _(q: Any, k: Any, v: Any, scale: float) -> Any:
 
 @torch.library.custom_op("btm::block_causal_backward", mutates_args=())
 def block_causal_backward(
-    to_out: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kept: torch.Tensor, scale: float
+    to_out: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    kept: torch.Tensor,
+    scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the gradients of q, k and v, given that of the output and the probabilities."""
     to_q = torch.empty_like(q)
@@ -82,11 +91,19 @@ block_causal.register_autograd(_backward, setup_context=_keep)
 
 
 def attend(
-    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: Any = None, **rest: Any
+    module: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    attention_mask: Any,
+    scaling: Any = None,
+    **rest: Any,
 ) -> Any:
-    """Be an attention function of transformers: query (rows, heads, T, D) → (rows, T, heads, D), None.
+    """Be an attention function of transformers: query (rows, heads, T, D) → (rows, T, heads, D),
+    None.
 
-    What `block_causal` is not for goes to torch's kernel: masks, dropout, windows, biases, other types than bfloat16.
+    What `block_causal` is not for goes to torch's kernel: masks, dropout, windows, biases, other
+    types than bfloat16.
     """
     from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
@@ -97,7 +114,9 @@ def attend(
     plain = plain and rest.get("is_causal") is not False and getattr(module, "is_causal", True)
     fits = dtype == torch.bfloat16 and kind == "cpu" and 1 < T == key.shape[2] <= LONGEST
     if not (plain and fits and value.shape[3] == D):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **rest)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **rest
+        )
     key, value = (repeat_kv(t, heads // t.shape[1]) for t in (key, value))
     q, k, v = (t.to(dtype).reshape(rows * heads, T, D) for t in (query, key, value))
     out, _ = block_causal(q, k, v, D**-0.5 if scaling is None else scaling)
@@ -105,7 +124,9 @@ def attend(
 
 
 def use(model: "PreTrainedModel") -> bool:
-    """Let a model that would take torch's kernel on a CPU take `attend` instead; tell whether it does."""
+    """Let a model that would take torch's kernel on a CPU take `attend` instead; tell whether it
+    does.
+    """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 

@@ -1,6 +1,7 @@
 """The layers of a model compiled by torch, where that pays back within the training.
 
-One graph serves all layers of a model, and torch keeps it on disk, so all experts of a forest share it.
+One graph serves all layers of a model, and torch keeps it on disk, so all experts of a forest share
+it.
 """
 
 import os
@@ -29,15 +30,22 @@ _TIMED = 3  # steps
 class Layers:
     """The layers of a model in a training, and whether they are compiled.
 
-    With `how` = ``auto`` that is decided by the clock: once three steps have shown that what is left would take long
-    enough, the layers are compiled, and stay so if three more steps are faster. So a training repeats another bit for
-    bit only with ``always`` or ``never``; what was decided is kept in its checkpoints as `state`, None meaning open.
+    With `how` = ``auto`` that is decided by the clock: once three steps have shown that what is
+    left would take long enough, the layers are compiled, and stay so if three more steps are
+    faster. So a training repeats another bit for bit only with ``always`` or ``never``; what was
+    decided is kept in its checkpoints as `state`, None meaning open.
     """
 
     def __init__(
-        self, model: "PreTrainedModel", how: str, left: int, state: bool | None, trial: Callable[[], object]
+        self,
+        model: "PreTrainedModel",
+        how: str,
+        left: int,
+        state: bool | None,
+        trial: Callable[[], object],
     ) -> None:
-        """`left` steps are to come; `trial` runs a step forward and backward, and may leave gradients.
+        """`left` steps are to come; `trial` runs a step forward and backward, and may leave
+        gradients.
 
         Raises `UserError` if the layers are always to be compiled and cannot be.
         """
@@ -52,13 +60,21 @@ class Layers:
             self.state = False
         if self.state and left and not self._compile():
             if how == "always":
-                raise UserError(f"trainer.compile=always: {self.note}; trainer.compile=never does without")
+                raise UserError(
+                    f"trainer.compile=always: {self.note}; trainer.compile=never does without"
+                )
             self.state = False  # it was begun where they could be
 
     @property
     def notes(self) -> list[str]:
         """Return what a card should say: that they are compiled, or why they could not be."""
-        return ["its layers were compiled by torch"] if self.state else [self.note] if self.note else []
+        return (
+            ["its layers were compiled by torch"]
+            if self.state
+            else [self.note]
+            if self.note
+            else []
+        )
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -88,10 +104,14 @@ class Layers:
         return bool(self.layers) and "forward" in vars(self.layers[0])
 
     def _compile(self) -> bool:
-        """Compile the layers and try a step; if that fails, keep them as they were and tell why in `note`."""
+        """Compile the layers and try a step; if that fails, keep them as they were and tell why in
+        `note`.
+        """
         _prepare()
         try:
-            with warnings.catch_warnings(action="ignore"):  # of torch's compiler about its own insides
+            with warnings.catch_warnings(
+                action="ignore"
+            ):  # of torch's compiler about its own insides
                 for layer in self.layers:
                     layer.forward = torch.compile(layer.forward, dynamic=False)
                 self.trial()
@@ -118,14 +138,18 @@ class Layers:
 
 
 def possible(model: "PreTrainedModel") -> bool:
-    """Tell whether compiling may be tried: on CPUs it needs a C++ compiler. It was never run on a GPU."""
+    """Tell whether compiling may be tried: on CPUs it needs a C++ compiler. It was never run on a
+    GPU.
+    """
     if model.device.type == "cpu":
         return shutil.which(os.environ.get("CXX", "g++")) is not None
     return model.device.type == "cuda"
 
 
 def _prepare() -> None:
-    """Have torch keep its graphs in a folder of ours that nobody else can write to, and compile in this process."""
+    """Have torch keep its graphs in a folder of ours that nobody else can write to, and compile in
+    this process.
+    """
     with warnings.catch_warnings(action="ignore"):
         import torch._inductor.config as inductor
 

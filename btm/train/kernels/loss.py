@@ -1,8 +1,9 @@
-"""The loss of a causal LM without its logits: the output layer and the cross-entropy as one (Liger, arXiv 2410.10989).
+"""The loss of a causal LM without its logits: the output layer and the cross-entropy as one (Liger,
+arXiv 2410.10989).
 
-Plain cross-entropy makes the logits in float32, their log-softmax and two gradients: four arrays of tokens times
-vocabulary, which takes longer than the layers of a small model. Here a chunk of logits becomes its own gradient in
-place.
+Plain cross-entropy makes the logits in float32, their log-softmax and two gradients: four arrays of
+tokens times vocabulary, which takes longer than the layers of a small model. Here a chunk of logits
+becomes its own gradient in place.
 
 N tokens, d the width, V the vocabulary.
 """
@@ -18,17 +19,22 @@ from btm.models import causal_lm
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CHUNK_BYTES = 2**26  # of logits that stand in memory at once; with fewer, gradients are added more often
+CHUNK_BYTES = (
+    2**26
+)  # of logits that stand in memory at once; with fewer, gradients are added more often
 ROWS = 2**19  # elements that are exponentiated at a time, in float32: what a core's cache holds
 _FITS: "WeakKeyDictionary[torch.nn.Module, bool]" = WeakKeyDictionary()
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """Mean of −log softmax(h W^T + b)[target], and its gradients, made in the same pass over the logits."""
+    """Mean of −log softmax(h W^T + b)[target], and its gradients, made in the same pass over the
+    logits.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden: Any, weight: Any, bias: Any, targets: Any, dtype: Any) -> Any:
-        """Return the mean loss in nats, float32. hidden (N, d), weight (V, d), bias (V) or None, targets (N).
+        """Return the mean loss in nats, float32. hidden (N, d), weight (V, d), bias (V) or None,
+        targets (N).
 
         Products are of `dtype`, sums and exponentials of float32.
         """
@@ -40,7 +46,9 @@ class LinearCrossEntropy(torch.autograd.Function):
         to_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         for start in range(0, n, chunk):
             rows = slice(start, start + chunk)
-            logits = h[rows] @ w.t() if bias is None else torch.addmm(bias.to(dtype), h[rows], w.t())
+            logits = (
+                h[rows] @ w.t() if bias is None else torch.addmm(bias.to(dtype), h[rows], w.t())
+            )
             loss[rows] = softmax_less_target(logits, targets[rows])
             torch.mm(logits, w, out=to_hidden[rows])
             part = logits.t() @ h[rows]
@@ -61,10 +69,11 @@ class LinearCrossEntropy(torch.autograd.Function):
 
 
 def softmax_less_target(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Turn logits (N, V) in place into softmax(logits) − onehot(targets), and return −log softmax at the targets (N).
+    """Turn logits (N, V) in place into softmax(logits) − onehot(targets), and return −log softmax
+    at the targets (N).
 
-    Both from float32, a few rows at a time: log Σ exp is the largest logit less the logarithm of its probability,
-    which is at least 1/V.
+    Both from float32, a few rows at a time: log Σ exp is the largest logit less the logarithm of
+    its probability, which is at least 1/V.
     """
     loss = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
     step = max(1, ROWS // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
@@ -83,7 +92,8 @@ def softmax_less_target(logits: torch.Tensor, targets: torch.Tensor) -> torch.Te
 def mean_nll(model: "PreTrainedModel", inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Return the mean of −log p(target | inputs so far) in nats; inputs and targets (rows, tokens).
 
-    Under autocast products are of its type, as the plain path's are, which a model that does not `fit` takes.
+    Under autocast products are of its type, as the plain path's are, which a model that does not
+    `fit` takes.
     """
     if not fits(model):
         return causal_lm.mean_nll(model, inputs, targets)
@@ -102,7 +112,8 @@ def chosen(fast: bool) -> Callable[["PreTrainedModel", torch.Tensor, torch.Tenso
 
 
 def fits(model: "PreTrainedModel") -> bool:
-    """Tell whether a model's logits are its output layer on the hidden states of its base, and nothing more.
+    """Tell whether a model's logits are its output layer on the hidden states of its base, and
+    nothing more.
 
     Some scale or cap them (Cohere, Gemma 2), so it is tried once, on a few tokens.
     """

@@ -1,15 +1,18 @@
 """How the threads of OpenMP wait for one another: by spinning, until others want the cores.
 
-Threads meet at a barrier after every operation. GNU's libgomp has those that arrive first spin for some milliseconds.
-Where each has a core that is soonest: sleeping instead costs a small model a third of its rate. Beside other busy
-programs it is ruinous, for who spins takes the core from the very thread that it waits for. So a watcher looks how long
-the threads of a training have waited for a core. Once that is much, they *step aside* for some seconds: libgomp spins
-hardly at all, and the threads keep to as many cores as the scheduler gave them, since a thread that shares its core
-with another program has all the others wait at each barrier until its turn comes. Then spinning is tried again.
+Threads meet at a barrier after every operation. GNU's libgomp has those that arrive first spin for
+some milliseconds. Where each has a core that is soonest: sleeping instead costs a small model a
+third of its rate. Beside other busy programs it is ruinous, for who spins takes the core from the
+very thread that it waits for. So a watcher looks how long the threads of a training have waited for
+a core. Once that is much, they *step aside* for some seconds: libgomp spins hardly at all, and the
+threads keep to as many cores as the scheduler gave them, since a thread that shares its core with
+another program has all the others wait at each barrier until its turn comes. Then spinning is tried
+again.
 
-libgomp stops spinning by itself while a process has more threads than there are cores, and asks that anew at each
-barrier. So it is given a second team, of threads that sleep. No result depends on any of this. Whoever sets one of
-`DECIDED_BY` is left alone, and so is every other OpenMP (docs/performance.md).
+libgomp stops spinning by itself while a process has more threads than there are cores, and asks
+that anew at each barrier. So it is given a second team, of threads that sleep. No result depends on
+any of this. Whoever sets one of `DECIDED_BY` is left alone, and so is every other OpenMP
+(docs/performance.md).
 """
 
 import ctypes
@@ -20,10 +23,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-DECIDED_BY = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
+DECIDED_BY = (
+    "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
+    "OMP_PROC_BIND",
+    "OMP_PLACES",
+    "GOMP_CPU_AFFINITY",
+)
 
 _LOOK_EVERY = 0.5  # seconds
-_MUCH = 0.25  # seconds that all threads together wait for a core in each second: others want the cores
+# seconds that all threads together wait for a core in each second: others want the cores
+_MUCH = 0.25
 _SHARED = 0.8  # of the time of the cores kept to: with less than this, another program is there too
 _PATIENCE = 2.0  # seconds aside before spinning is tried again; doubles each time that was too soon
 _MOST_PATIENCE = 60.0
@@ -32,13 +42,17 @@ _TASKS = Path("/proc/self/task")
 
 @contextmanager
 def considerate() -> Iterator[None]:
-    """Let the threads of torch sleep at barriers whenever other programs want the cores, while the block runs."""
+    """Let the threads of torch sleep at barriers whenever other programs want the cores, while the
+    block runs.
+    """
     libraries = [] if any(name in os.environ for name in DECIDED_BY) else _libraries()
     if not libraries or not (_TASKS.parent / "schedstat").is_file():
         yield
         return
     over = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(libraries, over), name="btm-waiting", daemon=True)
+    watcher = threading.Thread(
+        target=_watch, args=(libraries, over), name="btm-waiting", daemon=True
+    )
     watcher.start()
     try:
         yield
@@ -48,12 +62,16 @@ def considerate() -> Iterator[None]:
 
 
 class _SecondTeam:
-    """Threads that sleep, and are there to be counted: with them libgomp has more threads than there are cores."""
+    """Threads that sleep, and are there to be counted: with them libgomp has more threads than
+    there are cores.
+    """
 
     def __init__(self, libraries: list[ctypes.CDLL]) -> None:
         self._over, self._made = threading.Event(), threading.Event()
         # A team ends with the thread that began it.
-        self._owner = threading.Thread(target=self._own, args=(libraries,), name="btm-team", daemon=True)
+        self._owner = threading.Thread(
+            target=self._own, args=(libraries,), name="btm-team", daemon=True
+        )
         self._owner.start()
         self._made.wait()
 
@@ -82,7 +100,9 @@ class _Aside:
         self.move()
 
     def move(self) -> None:
-        """Keep to other cores, drawn anew: two trainings that step aside must not stay on the same."""
+        """Keep to other cores, drawn anew: two trainings that step aside must not stay on the
+        same.
+        """
         _keep_to(set(random.sample(sorted(self.all_cores), self.count)))
 
     def end(self) -> None:
@@ -92,7 +112,9 @@ class _Aside:
 
 
 def _watch(libraries: list[ctypes.CDLL], over: threading.Event) -> None:
-    """Step aside when threads wait much for cores; try again after a while, longer if that was too soon."""
+    """Step aside when threads wait much for cores; try again after a while, longer if that was too
+    soon.
+    """
     aside: _Aside | None = None
     patience, since = _PATIENCE, 0.0  # seconds; `since` the threads began to spin, or stepped aside
     before = _times()
@@ -120,11 +142,15 @@ def _keep_to(cores: set[int]) -> None:
 
 
 def _times() -> dict[str, tuple[int, int]]:
-    """Return the nanoseconds that each other thread of this process has run and has waited for a core."""
+    """Return the nanoseconds that each other thread of this process has run and has waited for a
+    core.
+    """
     found, own = {}, str(threading.get_native_id())
     with suppress(OSError):
         for task in _TASKS.iterdir():
-            if task.name == own:  # a watcher that has to wait for the threads it watches is no sign of others
+            if (
+                task.name == own
+            ):  # a watcher that has to wait for the threads it watches is no sign of others
                 continue
             with suppress(OSError, ValueError, IndexError):  # it has ended just now
                 ran, waited = (task / "schedstat").read_text().split()[:2]
@@ -132,7 +158,9 @@ def _times() -> dict[str, tuple[int, int]]:
     return found
 
 
-def _seconds(before: dict[str, tuple[int, int]], now: dict[str, tuple[int, int]]) -> tuple[float, float]:
+def _seconds(
+    before: dict[str, tuple[int, int]], now: dict[str, tuple[int, int]]
+) -> tuple[float, float]:
     """Return the seconds that the threads have run and waited, together, between two readings."""
     both = [(before[task], now[task]) for task in before.keys() & now.keys()]
     ran = sum(later[0] - earlier[0] for earlier, later in both)

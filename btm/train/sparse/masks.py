@@ -1,9 +1,11 @@
-"""The life of a sparse mask: sparse momentum (arXiv 1907.04840), on changes instead of weights, with an exact budget.
+"""The life of a sparse mask: sparse momentum (arXiv 1907.04840), on changes instead of weights,
+with an exact budget.
 
-A mask says which entries of a tensor may differ from where they began. From time to time the smallest changes are
-pruned and as many entries regrown: the tensors share them by the mean momentum of the entries they have, and in each
-the entries of largest momentum come. The paper's code rounds tensor by tensor, so its total drifts by some per cent;
-here it is the same integer after every step.
+A mask says which entries of a tensor may differ from where they began. From time to time the
+smallest changes are pruned and as many entries regrown: the tensors share them by the mean momentum
+of the entries they have, and in each the entries of largest momentum come. The paper's code rounds
+tensor by tensor, so its total drifts by some per cent; here it is the same integer after every
+step.
 """
 
 import math
@@ -23,15 +25,17 @@ _DENSE = 0.2  # a tensor with a smaller share of zeros than this prunes no more 
 
 
 def rate(first: float, progress: float) -> float:
-    """Return the share of entries that is pruned at `progress` in [0, 1] of a training: a cosine from `first`."""
+    """Return the share of entries that is pruned at `progress` in [0, 1] of a training: a cosine
+    from `first`.
+    """
     return first * (_LAST + (1 - _LAST) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def share(total: int, weights: Sequence[float], room: Sequence[int]) -> list[int]:
     """Return whole numbers that sum to `total`, in proportion to `weights`, none above its `room`.
 
-    Fractions go to the largest remainders; what finds no room is spread evenly over those that have some. Raises
-    `ValueError` if there is not room enough.
+    Fractions go to the largest remainders; what finds no room is spread evenly over those that have
+    some. Raises `ValueError` if there is not room enough.
     """
     if total > sum(room):
         raise ValueError(f"{total} entries, and room for {sum(room)}")
@@ -50,7 +54,9 @@ def share(total: int, weights: Sequence[float], room: Sequence[int]) -> list[int
 
 
 def begin(sizes: Mapping[str, "Sequence[int]"], budget: int, seed: int) -> "dict[str, Tensor]":
-    """Return random masks, bool, of tensors of these shapes: `budget` entries in all, equally dense in each."""
+    """Return random masks, bool, of tensors of these shapes: `budget` entries in all, equally dense
+    in each.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -65,7 +71,8 @@ def begin(sizes: Mapping[str, "Sequence[int]"], budget: int, seed: int) -> "dict
 
 
 def gain(state: Mapping[str, Any], like: "Tensor") -> "Tensor":
-    """Return m² / (√v + 1e-8), of the shape of `like`: what Adam's next step on each entry takes off the loss.
+    """Return m² / (√v + 1e-8), of the shape of `like`: what Adam's next step on each entry takes
+    off the loss.
 
     To first order, and in units of the learning rate: the momentum m times the step m / √v.
     """
@@ -77,7 +84,10 @@ def normalised(state: Mapping[str, Any], like: "Tensor") -> "Tensor":
     return _of_adam(state, like, lambda m, noise: m.abs() / noise)
 
 
-MEASURES = {"momentum": gain, "normalised": normalised}  # of the momentum of an entry, by trainer.delta_mask
+MEASURES = {
+    "momentum": gain,
+    "normalised": normalised,
+}  # of the momentum of an entry, by trainer.delta_mask
 
 
 def move(
@@ -86,26 +96,35 @@ def move(
     momenta: "Mapping[str, Tensor]",
     pruned_share: float,
 ) -> int:
-    """Prune the smallest `changes` and regrow as many entries where `momenta` are largest; return how many.
+    """Prune the smallest `changes` and regrow as many entries where `momenta` are largest; return
+    how many.
 
-    Changes `masks` in place; a tensor keeps one entry at least. All are by name and of equal shapes.
+    Changes `masks` in place; a tensor keeps one entry at least. All are by name and of equal
+    shapes.
     """
     names = list(masks)
     counts = [int(masks[name].sum()) for name in names]
     means = [
-        float(momenta[name][masks[name]].mean()) if n else 0.0 for name, n in zip(names, counts, strict=True)
+        float(momenta[name][masks[name]].mean()) if n else 0.0
+        for name, n in zip(names, counts, strict=True)
     ]
-    pruned = [_pruned(n, masks[name].numel(), pruned_share) for name, n in zip(names, counts, strict=True)]
+    pruned = [
+        _pruned(n, masks[name].numel(), pruned_share) for name, n in zip(names, counts, strict=True)
+    ]
     for name, n in zip(names, pruned, strict=True):
         _prune(masks[name], changes[name], n)
     left = [n - gone for n, gone in zip(counts, pruned, strict=True)]
-    for name, n in zip(names, share(sum(pruned), means, _room(masks, left, sum(pruned))), strict=True):
+    for name, n in zip(
+        names, share(sum(pruned), means, _room(masks, left, sum(pruned))), strict=True
+    ):
         _regrow(masks[name], momenta[name], n)
     return sum(pruned)
 
 
 def largest(changes: "Mapping[str, Tensor]", budget: int) -> "dict[str, Tensor]":
-    """Return the masks of the `budget` largest changes of all tensors together: what is cut after a dense training."""
+    """Return the masks of the `budget` largest changes of all tensors together: what is cut after a
+    dense training.
+    """
     import torch
 
     sizes = [change.numel() for change in changes.values()]
@@ -127,8 +146,12 @@ def _of_adam(
     return measure(m, v.sqrt() + 1e-8)
 
 
-def _moment(state: Mapping[str, Any], plain: str, other: str, scale: str, codebook: str) -> "Tensor":
-    """Return one of Adam's moments in float32, from torch's state or from bitsandbytes', which may be of 8 bits."""
+def _moment(
+    state: Mapping[str, Any], plain: str, other: str, scale: str, codebook: str
+) -> "Tensor":
+    """Return one of Adam's moments in float32, from torch's state or from bitsandbytes', which may
+    be of 8 bits.
+    """
     if plain in state:
         return state[plain]
     stored = state[other]
@@ -145,7 +168,9 @@ def _pruned(count: int, size: int, pruned_share: float) -> int:
 
 
 def _room(masks: "Mapping[str, Tensor]", left: Sequence[int], wanted: int) -> list[int]:
-    """Return how many entries each tensor may take: up to 99 % of its size, or all where that is not enough."""
+    """Return how many entries each tensor may take: up to 99 % of its size, or all where that is
+    not enough.
+    """
     sizes = [mask.numel() for mask in masks.values()]
     room = [max(0, int(_FULL * size) - n) for size, n in zip(sizes, left, strict=True)]
     return room if sum(room) >= wanted else [size - n for size, n in zip(sizes, left, strict=True)]

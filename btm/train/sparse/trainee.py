@@ -1,10 +1,13 @@
-"""Training of a sparse expert: it differs from the average of its parents in a fixed number of entries, at every step.
+"""Training of a sparse expert: it differs from the average of its parents in a fixed number of
+entries, at every step.
 
-With δ = θ − θ_branch and a mask m the step of the optimizer is followed by θ = θ_branch + δ∘m; moments go on
-accumulating where m is 0, and that is where `masks` looks for what to regrow. Matrices and embeddings are masked.
-Vectors (gains of norms, biases) may change everywhere, and count in the budget.
+With δ = θ − θ_branch and a mask m the step of the optimizer is followed by θ = θ_branch + δ∘m;
+moments go on accumulating where m is 0, and that is where `masks` looks for what to regrow.
+Matrices and embeddings are masked. Vectors (gains of norms, biases) may change everywhere, and
+count in the budget.
 
-In the end δ is rounded to float16 and θ made of that, so the ELM is exactly what its delta (`btm.forest.delta`) says.
+In the end δ is rounded to float16 and θ made of that, so the ELM is exactly what its delta
+(`btm.forest.delta`) says.
 """
 
 from dataclasses import dataclass, field
@@ -33,21 +36,32 @@ _AUTO = 100  # prunings of a training, where trainer.delta_every=0
 
 
 def train(
-    folder: Path, batches: Batches, trainer: TrainerConfig, schedule: Schedule, steps: int, **rest: Any
+    folder: Path,
+    batches: Batches,
+    trainer: TrainerConfig,
+    schedule: Schedule,
+    steps: int,
+    **rest: Any,
 ) -> dict[str, Any]:
-    """Train the branch in `folder` as `btm.train.loop.train` does, with a sparse difference from its parents.
+    """Train the branch in `folder` as `btm.train.loop.train` does, with a sparse difference from
+    its parents.
 
-    What its card should say has in addition `delta`: density, budget, changes that are not 0, bytes of the file.
-    Raises `UserError` too if the budget of trainer.delta_density is too small for the model.
+    What its card should say has in addition `delta`: density, budget, changes that are not 0, bytes
+    of the file. Raises `UserError` too if the budget of trainer.delta_density is too small for the
+    model.
     """
-    trainee = SparseTrainee(causal_lm.load_trainable(folder, trainer.device), batches, folder, trainer, steps)
+    trainee = SparseTrainee(
+        causal_lm.load_trainable(folder, trainer.device), batches, folder, trainer, steps
+    )
     result = training.loop(folder, trainee, trainer, schedule, steps, **rest)
     return result | {"delta": trainee.said}
 
 
 @dataclass
 class SparseTrainee(Trainee):
-    """A model whose matrices differ from `origin` only where `masks` allow it; both are by parameter."""
+    """A model whose matrices differ from `origin` only where `masks` allow it; both are by
+    parameter.
+    """
 
     folder: Path
     trainer: TrainerConfig
@@ -77,8 +91,10 @@ class SparseTrainee(Trainee):
         most = sum(shape.numel() for shape in shapes.values())
         if left < len(shapes):
             raise UserError(
-                f"trainer.delta_density={self.trainer.delta_density}: {self.budget:,} parameters, fewer than "
-                f"the vectors and one of each matrix need ({self.budget - left + len(shapes):,}): give a larger one"
+                f"trainer.delta_density={self.trainer.delta_density}: {self.budget:,} parameters, "
+                "fewer than "
+                f"the vectors and one of each matrix need ({self.budget - left + len(shapes):,}): "
+                "give a larger one"
             )
         return min(left, most)
 
@@ -94,17 +110,25 @@ class SparseTrainee(Trainee):
         for name, mask in self.masks.items():
             torch.where(mask, own[name], self.origin[name], out=own[name])
 
-    def _move(self, own: "dict[str, Tensor]", optimizer: "torch.optim.Optimizer", done: int) -> None:
+    def _move(
+        self, own: "dict[str, Tensor]", optimizer: "torch.optim.Optimizer", done: int
+    ) -> None:
         """Prune and regrow."""
         measure = momentum.MEASURES[self.trainer.delta_mask]
-        state = {name: optimizer.state[p] for name, p in self.model.named_parameters() if name in self.masks}
+        state = {
+            name: optimizer.state[p]
+            for name, p in self.model.named_parameters()
+            if name in self.masks
+        }
         momenta = {name: measure(state[name], own[name]) for name in self.masks}
         changes = {name: own[name] - self.origin[name] for name in self.masks}
         pruned = momentum.rate(self.trainer.delta_prune, done / self.steps)
         momentum.move(self.masks, changes, momenta, pruned)
 
     def state(self) -> "dict[str, Tensor]":
-        """Return where the mask is, and what stood there at the branch point: all else is the branch point."""
+        """Return where the mask is, and what stood there at the branch point: all else is the
+        branch point.
+        """
         kept: dict[str, Tensor] = {}
         for name, origin in self.origin.items():
             at = self._mask(name).flatten().nonzero().squeeze(1)
@@ -112,7 +136,9 @@ class SparseTrainee(Trainee):
         return kept
 
     def restore(self, found: Path | None) -> None:
-        """Take up mask and branch point from a checkpoint: the folder's weights may be the trained ones by now."""
+        """Take up mask and branch point from a checkpoint: the folder's weights may be the trained
+        ones by now.
+        """
         if found is None:
             if (self.folder / delta.FILE).exists():
                 raise UserError(
@@ -143,20 +169,26 @@ class SparseTrainee(Trainee):
         return torch.ones_like(self.origin[name], dtype=torch.bool) if found is None else found
 
     def entries(self) -> dict[str, delta.Entries]:
-        """Return the changes by stored tensor, as they are stored: those that are 0 in float16 are left out."""
+        """Return the changes by stored tensor, as they are stored: those that are 0 in float16 are
+        left out.
+        """
         import numpy as np
 
         made = {}
         for name, parameter in checkpoint.parameters(self.model).items():
             change = (parameter - self.origin[name]).flatten().half().cpu().numpy()
             if not np.isfinite(change).all():
-                raise UserError(f"a change of {name!r} is larger than float16 holds: lower trainer.lr")
+                raise UserError(
+                    f"a change of {name!r} is larger than float16 holds: lower trainer.lr"
+                )
             (at,) = change.nonzero()
             made[self.stored[name]] = (at, change[at])
         return made
 
     def write(self, folder: Path, dtype: str) -> None:
-        """Publish the delta, then replace the weights by the branch point and the delta added to it."""
+        """Publish the delta, then replace the weights by the branch point and the delta added to
+        it.
+        """
         changes = self.entries()
         parameter = {stored: name for name, stored in self.stored.items()}
 
@@ -170,7 +202,9 @@ class SparseTrainee(Trainee):
         parents = read_parents(folder / "branch.json", origin["parents"])
         scratch = durable.scratch_folder(folder)
         delta.rewrite(folder, scratch, trained)
-        made = delta.Delta(parents, weights.sha256(scratch), self.trainer.delta_density, self.budget, changes)
+        made = delta.Delta(
+            parents, weights.sha256(scratch), self.trainer.delta_density, self.budget, changes
+        )
         delta.write(folder / delta.FILE, made)
         for file in sorted(scratch.iterdir()):
             file.replace(folder / file.name)
@@ -186,9 +220,11 @@ class SparseTrainee(Trainee):
 
 
 def _stored_names(folder: Path, own: "dict[str, Tensor]") -> dict[str, str]:
-    """Return {parameter: tensor of the weight files in `folder`}, from which the parameters were loaded.
+    """Return {parameter: tensor of the weight files in `folder`}, from which the parameters were
+    loaded.
 
-    Some architectures rename a tensor as they load it; then it is the one left over that has the same values.
+    Some architectures rename a tensor as they load it; then it is the one left over that has the
+    same values.
     """
     stored = {name: t for name, t in weights.tensors(folder).items() if t.dtype in delta.STORABLE}
     names = {name: name for name in own if name in stored}
@@ -197,7 +233,8 @@ def _stored_names(folder: Path, own: "dict[str, Tensor]") -> dict[str, str]:
         same = [tensor.name for tensor in left if _equal(tensor, own[name])]
         if len(same) != 1:
             raise UserError(
-                f"trainer.delta_density: parameter {name!r} is none of the tensors in {folder}, so this architecture "
+                f"trainer.delta_density: parameter {name!r} is none of the tensors in {folder}, "
+                "so this architecture "
                 "can only be trained densely (trainer.delta_density=1)"
             )
         names[name] = same[0]

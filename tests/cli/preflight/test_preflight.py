@@ -1,4 +1,6 @@
-"""What a command needs is looked at first: `run` and `--dry-run` refuse it in the same line, and write nothing."""
+"""What a command needs is looked at first: `run` and `--dry-run` refuse it in the same line, and
+write nothing.
+"""
 
 import importlib.abc
 import re
@@ -40,13 +42,17 @@ def hide(monkeypatch):
 
 @pytest.fixture
 def refused(capsys):
-    """A function that runs a verb, also as --dry-run, and returns the one line that both print before anything."""
+    """A function that runs a verb, also as --dry-run, and returns the one line that both print
+    before anything.
+    """
 
     def refused(verb, *words, place):
         before, lines = tree(place), set()
         for flag in ("--dry-run", "--json"):
             code = main.main([verb, flag, *words])
-            lines.add(re.sub(r"[\d.]+ GB", "… GB", capsys.readouterr().err))  # what is free comes and goes
+            lines.add(
+                re.sub(r"[\d.]+ GB", "… GB", capsys.readouterr().err)
+            )  # what is free comes and goes
             assert code == 2, lines
             assert tree(place) == before
         [line] = lines
@@ -107,7 +113,10 @@ CYCLES = {
         ["trainer.seq_len=100000"],
         "trainer.seq_len=100000: the model has positions for 1024",
     ),
-    "positions for scores": (["score.window=5000"], "score.window=5000: the model has positions for 1024"),
+    "positions for scores": (
+        ["score.window=5000"],
+        "score.window=5000: the model has positions for 1024",
+    ),
     "an architecture": (["model.config.model_type=lama"], "'lama' is no causal LM"),
     "a domain": (["run.rounds=[[bibel]]"], "did you mean 'bible'?"),
     "a domain of the seed": (["seed.domains=[bibel]"], "did you mean 'bible'?"),
@@ -118,20 +127,27 @@ CYCLES = {
     "an expert scored": (["score.experts=[nobody]"], "score.experts: no ELM 'nobody'"),
     "a model beside it": (["models=[nobody]"], "models: no model 'nobody'"),
     "a base": (["average.method=ties", "average.base=nobody"], "average.base: no ELM 'nobody'"),
-    "an expert's layers": (["average.layers={mlp: {nobody: 1}}"], "average.layers: no ELM 'nobody'"),
+    "an expert's layers": (
+        ["average.layers={mlp: {nobody: 1}}"],
+        "average.layers: no ELM 'nobody'",
+    ),
     "a parent": (["branch=copy", "parent=nobody"], "parent: no ELM 'nobody'"),
     "a parent that is yet to come": (["weights={speeches: 1}"], "weights: no ELM 'speeches'"),
     "a soup for no domain": (["average.method=greedy_soup"], "give domain=NAME"),
     "an average of so many": (
         ["average.method=slerp", "average.base=seed"],
-        "average.method=slerp takes 1 models beside its base, and at the end of this cycle it would get 3",
+        "average.method=slerp takes 1 models beside its base, and at the end of this cycle it "
+        "would get 3",
     ),
     "a split for priors": (["eval.split=valid"], "would be measured on their own data"),
     "a router": (["ensemble=router"], "no router in "),
     "a model to import": (["seed.from=nowhere"], "seed.from=nowhere: no such folder"),
     "moments to continue": (["trainer.carry=continue", "seed.steps=0"], "seed.steps=0 leaves none"),
     "a device": (["trainer.device=cuda:1"], "trainer.device=cuda:1: "),
-    "cards": (["cluster=local", "cluster.gpus=2", "cluster.cards=1"], "cluster.gpus=2: this machine has 1"),
+    "cards": (
+        ["cluster=local", "cluster.gpus=2", "cluster.cards=1"],
+        "cluster.gpus=2: this machine has 1",
+    ),
     "a card each": (
         ["cluster=local", "cluster.train.gpus_per_expert=2", "cluster.cards=1"],
         "cluster.gpus_per_expert=2: this machine has 1 GPUs",
@@ -141,7 +157,10 @@ CYCLES = {
         "cluster.memory_gb=1e+06: this machine has ",
     ),
     "disk": (["model.config.hidden_size=65536"], "of disk at most"),
-    "fairseq": (["trainer=fairseq", "fairseq.python=nowhere"], "fairseq.python=nowhere: no program"),
+    "fairseq": (
+        ["trainer=fairseq", "fairseq.python=nowhere"],
+        "fairseq.python=nowhere: no program",
+    ),
     "a seed to share": (["baseline=demix"], "begins with the forest's own seed"),
 }
 
@@ -163,7 +182,13 @@ def test_a_place_that_is_none(refused, cycle, tmp_path, key):
 
 
 def test_slurm_is_not_asked_for_the_devices_of_its_nodes(capsys, cycle):
-    words = [*cycle, "cluster=slurm", "trainer.device=cuda:1", "cluster.gpus=8", "cluster.memory_gb=1e6"]
+    words = [
+        *cycle,
+        "cluster=slurm",
+        "trainer.device=cuda:1",
+        "cluster.gpus=8",
+        "cluster.memory_gb=1e6",
+    ]
     assert main.main(["run", "--dry-run", *words]) == 0, capsys.readouterr().err
 
 
@@ -194,12 +219,18 @@ def test_single_verbs_look_first_too(hide, refused, workspace, grown, tmp_path, 
     hide("bitsandbytes")
     words, said = VERB_NEEDS[verb]
     words = [word.format(file=tmp_path / "file") for word in words]
-    assert said in refused(verb, *workspace, f"forest={tmp_path / 'forest'}", *words, place=tmp_path)
+    assert said in refused(
+        verb, *workspace, f"forest={tmp_path / 'forest'}", *words, place=tmp_path
+    )
 
 
 def test_a_standing_forest_is_asked_for_its_own_positions(refused, workspace, grown, tmp_path):
     shutil.copytree(grown[0].forest_root, tmp_path / "forest")
-    words = [*workspace, f"forest={tmp_path / 'forest'}", "model.config.max_position_embeddings=9999"]
+    words = [
+        *workspace,
+        f"forest={tmp_path / 'forest'}",
+        "model.config.max_position_embeddings=9999",
+    ]
     assert "positions for 1024" in refused("run", *words, "trainer.seq_len=2000", place=tmp_path)
 
 

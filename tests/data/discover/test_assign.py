@@ -28,11 +28,15 @@ def test_the_optimum_is_reached(seed):
 
 
 def test_many_clusters_of_unlike_size_are_settled_too():
-    """Close clusters with a few far ones: what coordinate descent alone does not settle in many rounds."""
+    """Close clusters with a few far ones: what coordinate descent alone does not settle in many
+    rounds.
+    """
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(32, 6))
     centres[1:20] = centres[0] + 0.3 * rng.normal(size=(19, 6))
-    documents = centres[rng.choice(32, 1000, p=rng.dirichlet(np.full(32, 0.3)))] + rng.normal(size=(1000, 6))
+    documents = centres[rng.choice(32, 1000, p=rng.dirichlet(np.full(32, 0.3)))] + rng.normal(
+        size=(1000, 6)
+    )
     scores = -((documents[:, None] - centres) ** 2).sum(axis=2)
     chosen = balanced_assignment(scores)
     assert np.ptp(np.bincount(chosen, minlength=32)) == 1
@@ -40,7 +44,9 @@ def test_many_clusters_of_unlike_size_are_settled_too():
     assert scores[np.arange(1000), chosen].sum() >= best - 1e-6 * abs(best)
 
 
-@pytest.mark.parametrize("scores", [np.zeros((10, 3)), np.ones((7, 1)), np.eye(5), np.zeros((2, 4))])
+@pytest.mark.parametrize(
+    "scores", [np.zeros((10, 3)), np.ones((7, 1)), np.eye(5), np.zeros((2, 4))]
+)
 def test_ties_and_corners(scores):
     sizes = np.bincount(balanced_assignment(scores), minlength=scores.shape[1])
     assert sizes.sum() == len(scores)

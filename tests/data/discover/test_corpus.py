@@ -66,7 +66,9 @@ def test_the_router_survives_the_disk_and_knows_the_clusters(found):
 
 
 def test_features_are_those_of_counted_words(found):
-    """The way without counts against TF-IDF by the book, on text with numbers, accents and words nobody knows."""
+    """The way without counts against TF-IDF by the book, on text with numbers, accents and words
+    nobody knows.
+    """
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.preprocessing import normalize
 
@@ -79,14 +81,20 @@ def test_features_are_those_of_counted_words(found):
         "",
         "\u0130 god" * 900,
     ]
-    texts += ["god " * 1249 + "man woman", "god " * 1249 + "\u00e9 man woman"]  # cut in the middle of a word
+    texts += [
+        "god " * 1249 + "man woman",
+        "god " * 1249 + "\u00e9 man woman",
+    ]  # cut in the middle of a word
     counts_DV = CountVectorizer(analyzer=words, vocabulary=router.terms).transform(texts)
     tfidf_DV = normalize(counts_DV.multiply(router.idf).tocsr())
     wanted_DF = normalize(np.asarray(tfidf_DV @ router.components.T, np.float64))
     features_DF = router.features(iter(texts))
     np.testing.assert_allclose(features_DF, wanted_DF, atol=2e-5)
     assert set(np.flatnonzero(np.linalg.norm(features_DF, axis=1) < 0.5)) <= {200, 203}
-    chosen = [balanced_assignment(router.similarity(f)) for f in (features_DF, wanted_DF.astype(np.float32))]
+    chosen = [
+        balanced_assignment(router.similarity(f))
+        for f in (features_DF, wanted_DF.astype(np.float32))
+    ]
     np.testing.assert_array_equal(*chosen)
     assert router.features([]).shape == (0, wanted_DF.shape[1])
 
@@ -125,6 +133,11 @@ def test_command_line_to_prepared_data(unlabelled, tmp_path, capsys):
     ]
     assert main.main(["discover", "data=folder", *words]) == 2
     assert "stands there already" in capsys.readouterr().err
-    prepare = ["prepare", "data=folder", f"data.root={tmp_path / 'found'}", f"data.out={tmp_path / 'data'}"]
+    prepare = [
+        "prepare",
+        "data=folder",
+        f"data.root={tmp_path / 'found'}",
+        f"data.out={tmp_path / 'data'}",
+    ]
     assert main.main([*prepare, "data.name=found", "data.vocab_size=400"]) == 0
     assert (tmp_path / "data/found/cluster02/train.bin").is_file()

@@ -10,7 +10,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from btm.cli.main import conf_folder
+from btm.cli.compose import conf_folder
 from btm.config.training import ModelConfig
 from btm.errors import UserError
 from btm.models import average, causal_lm, weights
@@ -35,7 +35,9 @@ def saved(name, folder, seed, dtype=torch.float32):
 def mean_of(folders, shares, target, accumulate="float64"):
     target.mkdir()
     average.average(
-        dict(zip(folders, shares, strict=True)), target, settings=average.Settings(accumulate=accumulate)
+        dict(zip(folders, shares, strict=True)),
+        target,
+        settings=average.Settings(accumulate=accumulate),
     )
     (target / "config.json").write_bytes((folders[0] / "config.json").read_bytes())
     return load_file(target / "model.safetensors")
@@ -52,7 +54,9 @@ def test_average_is_the_closed_form_within_few_ulps(name, accumulate, ulps, tmp_
     for key, tensor in found.items():
         exact = sum(share * part[key].double() for share, part in zip(shares, parts, strict=True))
         # Of the largest that is added, for a sum can be far smaller than what it is made of.
-        largest = torch.stack([part[key].abs() for part in parts]).amax(0) if ulps > 1 else exact.abs()
+        largest = (
+            torch.stack([part[key].abs() for part in parts]).amax(0) if ulps > 1 else exact.abs()
+        )
         ulp = torch.from_numpy(np.spacing(largest.float().numpy()))
         assert ((tensor.double() - exact).abs() <= ulps * ulp).all(), key
     AutoModelForCausalLM.from_pretrained(tmp_path / "mean")
@@ -65,7 +69,9 @@ def test_average_of_copies_is_the_copy(name, dtype, tmp_path):
     copies = []
     for i in range(3):
         (tmp_path / f"copy{i}").mkdir()
-        (tmp_path / f"copy{i}" / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+        (tmp_path / f"copy{i}" / "model.safetensors").write_bytes(
+            (folder / "model.safetensors").read_bytes()
+        )
         copies.append(tmp_path / f"copy{i}")
     (tmp_path / "mean").mkdir()
     shares = dict(zip(copies, [0.1, 0.7, 1 / 3], strict=True))
@@ -91,10 +97,14 @@ def test_tied_weights_survive_and_logits_are_bit_equal(name, tmp_path):
 def test_bfloat16_rounds_to_nearest_even():
     values = np.random.default_rng(0).normal(size=10_000)
     ours = weights.narrow(values, "BF16")
-    theirs = torch.from_numpy(values.astype(np.float32)).to(torch.bfloat16).view(torch.uint16).numpy()
+    theirs = (
+        torch.from_numpy(values.astype(np.float32)).to(torch.bfloat16).view(torch.uint16).numpy()
+    )
     np.testing.assert_array_equal(ours, theirs)
     back = weights.to_float64(ours, "BF16")
-    np.testing.assert_array_equal(back, torch.from_numpy(theirs).view(torch.bfloat16).double().numpy())
+    np.testing.assert_array_equal(
+        back, torch.from_numpy(theirs).view(torch.bfloat16).double().numpy()
+    )
 
 
 def test_bfloat16_is_rounded_once():
@@ -112,7 +122,9 @@ def test_shards_are_read_and_written(tmp_path):
     (tmp_path / "mean").mkdir()
     sources = {tmp_path / "parts": 1.0, tmp_path / "whole": 3.0}
     digests = average.average(sources, tmp_path / "mean")
-    assert digests == {file.name: sums.file_sha256(file) for file in weights.files(tmp_path / "mean")}
+    assert digests == {
+        file.name: sums.file_sha256(file) for file in weights.files(tmp_path / "mean")
+    }
     for file in weights.files(tmp_path / "parts"):
         assert (tmp_path / "mean" / file.name).read_bytes() == file.read_bytes()
     assert weights.parameters(tmp_path / "mean") == weights.parameters(tmp_path / "whole")
@@ -122,7 +134,9 @@ def test_shards_are_read_and_written(tmp_path):
 def test_integers_must_agree(tmp_path):
     for name, count in (("a", 1), ("b", 1), ("c", 2)):
         (tmp_path / name).mkdir()
-        save_file({"n": torch.tensor([count]), "w": torch.ones(2)}, tmp_path / name / "model.safetensors")
+        save_file(
+            {"n": torch.tensor([count]), "w": torch.ones(2)}, tmp_path / name / "model.safetensors"
+        )
     (tmp_path / "same").mkdir()
     average.average({tmp_path / "a": 1, tmp_path / "b": 1}, tmp_path / "same")
     assert load_file(tmp_path / "same" / "model.safetensors")["n"].item() == 1
@@ -157,7 +171,9 @@ def test_normalised_weights_drop_zeros():
 
 
 def test_not_finite_is_found(tmp_path):
-    save_file({"w": torch.ones(3), "v": torch.tensor([1.0, float("inf")])}, tmp_path / "model.safetensors")
+    save_file(
+        {"w": torch.ones(3), "v": torch.tensor([1.0, float("inf")])}, tmp_path / "model.safetensors"
+    )
     assert weights.first_not_finite(tmp_path) == "v"
 
 

@@ -19,7 +19,8 @@ if not PYTHON.exists() and not os.environ.get("CI"):
     pytest.skip("no mergekit here: scripts/mergekit", allow_module_level=True)
 
 DENSITY, WEIGHTS = 0.4, [0.5, 1.0, 0.8]
-# name: (settings of btm, method of mergekit, its parameters); weights, and densities where they are read, are added
+# name: (settings of btm, method of mergekit, its parameters); weights, and densities where they are
+# read, are added
 CASES = {
     "linear": ({}, "linear", {}),
     "task_arithmetic": ({"scale": 0.7}, "task_arithmetic", {"lambda": 0.7}),
@@ -30,8 +31,8 @@ CASES = {
     "dare_linear": ({"rescale": "l1"}, "dare_linear", {}),
     "dare_ties": ({"rescale": "l1"}, "dare_ties", {}),
 }
-# mergekit draws with torch.bernoulli, one tensor of one model after another; here it is dealt btm's masks instead,
-# told apart by the values they are drawn for.
+# mergekit draws with torch.bernoulli, one tensor of one model after another; here it is dealt btm's
+# masks instead, told apart by the values they are drawn for.
 SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -91,7 +92,11 @@ def taken(name):
 def recipe(folder, name):
     """The case as mergekit's YAML has it."""
     _, method, parameters = CASES[name]
-    own = {"density": DENSITY} if method in ("ties", "breadcrumbs", "dare_linear", "dare_ties") else {}
+    own = (
+        {"density": DENSITY}
+        if method in ("ties", "breadcrumbs", "dare_linear", "dare_ties")
+        else {}
+    )
     if method == "breadcrumbs":
         own |= {"gamma": parameters["gamma"]}
     shared = {k: v for k, v in parameters.items() if k != "gamma"}
@@ -114,7 +119,9 @@ def test_equal_to_mergekit(name, merged, tmp_path):
     base = None if method == "linear" else merged / "base"
     chosen = average.Settings(method=name, base=base, density=DENSITY, **settings)
     average.average(
-        {merged / m: w for m, w in zip(taken(name), WEIGHTS, strict=False)}, tmp_path, settings=chosen
+        {merged / m: w for m, w in zip(taken(name), WEIGHTS, strict=False)},
+        tmp_path,
+        settings=chosen,
     )
     ours, theirs = (
         load_file(tmp_path / "model.safetensors"),
@@ -122,4 +129,6 @@ def test_equal_to_mergekit(name, merged, tmp_path):
     )
     assert ours.keys() == theirs.keys()
     for key, value in theirs.items():
-        np.testing.assert_allclose(ours[key], value, rtol=0, atol=1e-6 * np.abs(value).max(), err_msg=key)
+        np.testing.assert_allclose(
+            ours[key], value, rtol=0, atol=1e-6 * np.abs(value).max(), err_msg=key
+        )

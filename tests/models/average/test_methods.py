@@ -1,4 +1,6 @@
-"""Every method against its equation in float64, on whole tensors; what is random against its probability."""
+"""Every method against its equation in float64, on whole tensors; what is random against its
+probability.
+"""
 
 import itertools
 
@@ -16,7 +18,10 @@ WEIGHTS = [0.5, 1.0, 0.8]
 def models(tmp_path_factory):
     """A base and three models around it; all share some parameters, as experts of one seed do."""
     root, rng = tmp_path_factory.mktemp("models"), np.random.default_rng(0)
-    base = {"w": rng.normal(size=(61, 67)).astype(np.float32), "b": rng.normal(size=11).astype(np.float32)}
+    base = {
+        "w": rng.normal(size=(61, 67)).astype(np.float32),
+        "b": rng.normal(size=11).astype(np.float32),
+    }
     folders = [root / name for name in ("base", "a", "b", "c")]
     for folder in folders:
         folder.mkdir()
@@ -71,7 +76,9 @@ def test_slerp(models, t, tmp_path):
         if cosine > 0.9995:
             close(value, (1 - t) * start + t * end)
         else:
-            close(value, (np.sin((1 - t) * angle) * start + np.sin(t * angle) * end) / np.sin(angle))
+            close(
+                value, (np.sin((1 - t) * angle) * start + np.sin(t * angle) * end) / np.sin(angle)
+            )
 
 
 def kept(delta, low, count):
@@ -123,16 +130,23 @@ def test_fisher(models, tmp_path):
         information[folder] = tmp_path / f"fisher-{folder.name}"
         information[folder].mkdir()
         found = {
-            key: rng.gamma(1.0, size=v.shape) for key, v in load_file(folder / "model.safetensors").items()
+            key: rng.gamma(1.0, size=v.shape)
+            for key, v in load_file(folder / "model.safetensors").items()
         }
         found["w"][:3] = 0
         save_file(
-            {k: v.astype(np.float32) for k, v in found.items()}, information[folder] / "model.safetensors"
+            {k: v.astype(np.float32) for k, v in found.items()},
+            information[folder] / "model.safetensors",
         )
     value = made(models, tmp_path / "out", "fisher", importance=information)["w"]
-    parts = np.stack([load_file(folder / "model.safetensors")["w"].astype(np.float64) for folder in folders])
+    parts = np.stack(
+        [load_file(folder / "model.safetensors")["w"].astype(np.float64) for folder in folders]
+    )
     fisher = np.stack(
-        [load_file(information[folder] / "model.safetensors")["w"].astype(np.float64) for folder in folders]
+        [
+            load_file(information[folder] / "model.safetensors")["w"].astype(np.float64)
+            for folder in folders
+        ]
     )
     close(value[3:], (weighted(fisher * parts).sum(0) / weighted(fisher).clip(1e-30).sum(0))[3:])
     close(value[:3], (weighted(parts).sum(0) / sum(WEIGHTS))[:3])
@@ -145,7 +159,10 @@ def test_dare_linear_drops_by_chance_and_restores_what_is_expected(models, resca
     for key, value in found.items():
         origin, delta = deltas(models, key)
         size = origin.size
-        keep = [sparse.random_mask(f"3/{f.name}/{key}", 0, size, 0.4).reshape(origin.shape) for f in folders]
+        keep = [
+            sparse.random_mask(f"3/{f.name}/{key}", 0, size, 0.4).reshape(origin.shape)
+            for f in folders
+        ]
         part = np.where(np.stack(keep), delta, 0)
         axes = tuple(range(1, part.ndim))
         factor = {
@@ -175,7 +192,9 @@ def test_a_random_mask_is_one_sequence_however_it_is_cut():
     for cuts in ([0, 1, 5, 8, 9, 4096, 9_999, 10_000], [0, 4096, 8192, 10_000]):
         parts = [sparse.random_mask("x", a, b - a, 0.3) for a, b in itertools.pairwise(cuts)]
         np.testing.assert_array_equal(np.concatenate(parts), whole)
-    assert abs(sparse.random_mask("x", 0, 1_000_000, 0.3).mean() - 0.3) < 5 * (0.3 * 0.7 / 1e6) ** 0.5
+    assert (
+        abs(sparse.random_mask("x", 0, 1_000_000, 0.3).mean() - 0.3) < 5 * (0.3 * 0.7 / 1e6) ** 0.5
+    )
     other = sparse.random_mask("y", 0, 1_000_000, 0.3)
     both = (other & sparse.random_mask("x", 0, 1_000_000, 0.3)).mean()
     assert abs(both - 0.09) < 5 * (0.09 * 0.91 / 1e6) ** 0.5
@@ -184,7 +203,9 @@ def test_a_random_mask_is_one_sequence_however_it_is_cut():
 @pytest.mark.parametrize("size", [1, 2, 1000, 70_000])
 def test_a_rank_is_found_exactly(size, tmp_path):
     rng = np.random.default_rng(size)
-    values = np.where(rng.random(size) < 0.2, 0, rng.normal(size=size) * 10.0 ** rng.integers(-30, 10, size))
+    values = np.where(
+        rng.random(size) < 0.2, 0, rng.normal(size=size) * 10.0 ** rng.integers(-30, 10, size)
+    )
     for name, array in (("base", np.zeros(size)), ("a", values)):
         (tmp_path / name).mkdir()
         save_file({"w": array.astype(np.float32)}, tmp_path / name / "model.safetensors")
@@ -193,4 +214,6 @@ def test_a_rank_is_found_exactly(size, tmp_path):
     window, ranks = stream.Window("float32"), sorted({0, size // 3, size // 2, size - 1})
     found = sparse._ranked(group, group.tensors[0], ranks, window)
     window.close()
-    np.testing.assert_array_equal(np.float32(found), np.sort(np.abs(values.astype(np.float32)))[ranks])
+    np.testing.assert_array_equal(
+        np.float32(found), np.sort(np.abs(values.astype(np.float32)))[ranks]
+    )

@@ -1,4 +1,6 @@
-"""The same bytes whatever the threads, the size of a read or the order of models; dtypes, shards, memory, errors."""
+"""The same bytes whatever the threads, the size of a read or the order of models; dtypes, shards,
+memory, errors.
+"""
 
 import itertools
 import subprocess
@@ -29,9 +31,10 @@ def model(folder, seed, dtype=torch.float32, near=None, spread=0.1):
     folder.mkdir()
     origin = load_file(near / "model.safetensors") if near else {}
     tensors = {
-        name: (origin.get(name, torch.zeros(1)).float() + (spread if near else 1.0) * torch.randn(shape)).to(
-            dtype
-        )
+        name: (
+            origin.get(name, torch.zeros(1)).float()
+            + (spread if near else 1.0) * torch.randn(shape)
+        ).to(dtype)
         for name, shape in SHAPES.items()
     }
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
@@ -62,7 +65,9 @@ def test_bytes_depend_on_neither_threads_nor_reads_nor_order(method, forest, tmp
     shares = {elm: 0.2 + j for j, elm in enumerate(elms)}
     found = set()
     tries = itertools.product(
-        [1, 3], [(1 << 19, 1 << 20), (1000, 3000), (4096, 4096)], [shares, dict(reversed(shares.items()))]
+        [1, 3],
+        [(1 << 19, 1 << 20), (1000, 3000), (4096, 4096)],
+        [shares, dict(reversed(shares.items()))],
     )
     for i, (threads, (chunk, block), sources) in enumerate(tries):
         monkeypatch.setattr(stream, "CHUNK", chunk)
@@ -85,13 +90,16 @@ def test_every_dtype_is_rounded_once(stored, accumulate, tmp_path):
         elif stored == torch.float64:
             assert (tensor - exact).abs().max() <= 1e-15
         else:
-            # Exact ties are common, and Σ x/3 lies to either side of one: so distances, not torch's own rounding.
+            # Exact ties are common, and Σ x/3 lies to either side of one: so distances, not torch's
+            # own rounding.
             slack = {"float32": 1e-6, "float64": 1e-15}[accumulate]
             assert ((tensor.double() - exact).abs() <= half_ulp(exact, stored) + slack).all()
 
 
 def half_ulp(exact, stored):
-    """Half the distance between the numbers of a dtype around `exact`: the most that one rounding is off."""
+    """Half the distance between the numbers of a dtype around `exact`: the most that one rounding
+    is off.
+    """
     bits, least = {torch.bfloat16: (8, -133.0), torch.float16: (11, -24.0)}[stored]
     return 2 ** (torch.clamp(torch.frexp(exact).exponent.double() - bits, min=least) - 1)
 
@@ -106,7 +114,9 @@ def test_the_result_can_have_another_dtype_and_other_shards(name, dtype, forest,
     settings = average.Settings(dtype=name, shard_bytes=150_000)
     digests = average.average(dict.fromkeys(elms, 1.0), tmp_path / "parts", settings=settings)
     assert len(digests) > 1
-    assert digests == {file.name: sums.file_sha256(file) for file in weights.files(tmp_path / "parts")}
+    assert digests == {
+        file.name: sums.file_sha256(file) for file in weights.files(tmp_path / "parts")
+    }
     assert all(f.stat().st_size < 150_000 + 4 * 33_000 for f in weights.files(tmp_path / "parts"))
     whole = load_file(tmp_path / "whole" / "model.safetensors")
     parts = {k: v for file in weights.files(tmp_path / "parts") for k, v in load_file(file).items()}
@@ -118,11 +128,17 @@ def test_the_result_can_have_another_dtype_and_other_shards(name, dtype, forest,
 def test_layers_have_weights_of_their_own(forest, tmp_path):
     _, elms = forest
     layers = {"layers.*": {"elm0": 1.0, "elm1": 3.0}, "layers.1.*": {"elm2": 1.0}}
-    made(dict.fromkeys(elms, 1.0), tmp_path / "mean", average.Settings(layers=layers, accumulate="float64"))
+    made(
+        dict.fromkeys(elms, 1.0),
+        tmp_path / "mean",
+        average.Settings(layers=layers, accumulate="float64"),
+    )
     found = load_file(tmp_path / "mean" / "model.safetensors")
     a, b, c = (load_file(elm / "model.safetensors") for elm in elms)
     torch.testing.assert_close(found["layers.1.mlp"], c["layers.1.mlp"], rtol=0, atol=0)
-    torch.testing.assert_close(found["layers.0.mlp"], 0.25 * a["layers.0.mlp"] + 0.75 * b["layers.0.mlp"])
+    torch.testing.assert_close(
+        found["layers.0.mlp"], 0.25 * a["layers.0.mlp"] + 0.75 * b["layers.0.mlp"]
+    )
     torch.testing.assert_close(
         found["embed.weight"], (a["embed.weight"] + b["embed.weight"] + c["embed.weight"]) / 3
     )

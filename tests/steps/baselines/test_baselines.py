@@ -1,4 +1,6 @@
-"""Baselines beside the shared forest: what they train on, that it is as much, and that demix is what it says."""
+"""Baselines beside the shared forest: what they train on, that it is as much, and that demix is
+what it says.
+"""
 
 import json
 import shutil
@@ -13,7 +15,8 @@ from launch.processes import btm, finish
 from safetensors.torch import load_file
 
 from btm import steps
-from btm.cli.main import compose, main
+from btm.cli.compose import compose
+from btm.cli.main import main
 from btm.config.choices import SPLITS
 from btm.data.batches import Batches, Growth
 from btm.errors import UserError
@@ -31,7 +34,9 @@ EXPERTS = ["bible", "code_python", "speeches"]
 
 @pytest.fixture
 def beside(grown, workspace, tmp_path):
-    """A function from overrides to the configuration of a baseline of a forest in which only the seed stands."""
+    """A function from overrides to the configuration of a baseline of a forest in which only the
+    seed stands.
+    """
     source, root = Path(grown[0].forest_root), tmp_path / "forest"
     shutil.copytree(source / "elms" / "seed", root / "elms" / "seed")
     shutil.copytree(source / "tokenizer", root / "tokenizer")
@@ -65,7 +70,10 @@ def test_dense_sees_as_many_tokens_as_the_forest(grown, beside):
     assert result["shards"]["novels/test"]["novel"]
 
     for verb in ("ls", "show", "verify"):
-        assert main([verb, f"forest={forest.root}", *(["expert=dense"] if verb == "show" else [])]) == 0
+        assert (
+            main([verb, f"forest={forest.root}", *(["expert=dense"] if verb == "show" else [])])
+            == 0
+        )
 
     before = tree(forest.root / "elms")
     baselines.run(baselines.ready(config))
@@ -128,7 +136,9 @@ def test_parts_are_a_partition_of_the_documents(grown, tmp_path):
     assert made.training_domains() == list(names.values())
     assert made.domains() == sorted([*suite.domains(), *names.values()])
     for split in SPLITS:
-        whole = Counter(text for domain in EXPERTS for text in documents(suite.shard(domain, split)))
+        whole = Counter(
+            text for domain in EXPERTS for text in documents(suite.shard(domain, split))
+        )
         parts = [documents(made.shard(part, split)) for part in names.values()]
         assert sum((Counter(part) for part in parts), Counter()) == whole
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
@@ -224,7 +234,9 @@ def test_demix_shares_all_but_the_feed_forward_layers(beside):
         assert any(same) == all(same) == (".mlp." not in name)
         assert not torch.equal(first, seed[name])
         mean = sum(one[name].double() for one in found) / 3
-        torch.testing.assert_close(parameters(forest["demix"])[name].double(), mean, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(
+            parameters(forest["demix"])[name].double(), mean, rtol=1e-6, atol=1e-8
+        )
     cards = [forest[name].card for name in [*EXPERTS, "demix"]]
     t = config.trainer
     assert sum(card.tokens for card in cards) == 3 * 3 * t.batch_size * t.seq_len
@@ -256,7 +268,10 @@ def test_demix_stopped_and_resumed_equals_unbroken(beside, tmp_path):
     baselines.ready(config)
     with pytest.raises(TrainingStoppedError):
         demix.grow(made, Stop(3))
-    assert checkpoint.latest(Forest(made.forest_root).get_branch("demix").path).name == "checkpoint-00000003"
+    assert (
+        checkpoint.latest(Forest(made.forest_root).get_branch("demix").path).name
+        == "checkpoint-00000003"
+    )
     demix.grow(made)
     assert {name: elm.card.sha256 for name, elm in elms(config)} == unbroken
     assert all(elm.card.exact for _, elm in elms(config))
@@ -290,7 +305,15 @@ def test_the_gradient_of_what_is_shared_is_the_mean(beside, grown):
         ("llama", {"intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}),
         ("gpt2", {"n_layer": 2, "n_head": 2}),
         ("gpt_neox", {"intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}),
-        ("opt", {"ffn_dim": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "word_embed_proj_dim": 8}),
+        (
+            "opt",
+            {
+                "ffn_dim": 16,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "word_embed_proj_dim": 8,
+            },
+        ),
         ("bloom", {"n_layer": 2, "n_head": 2}),
     ],
 )
@@ -313,14 +336,18 @@ def test_feed_forward_layers_of_every_class_are_found(model_type, more):
                 parameter += 0.1
     changed = model(ids).logits
     assert not torch.equal(changed, before)
-    plain = ffn.fill(causal_lm.new_model(config, 1).eval(), ffn.of_domain(dict(model.named_parameters()), 1))
+    plain = ffn.fill(
+        causal_lm.new_model(config, 1).eval(), ffn.of_domain(dict(model.named_parameters()), 1)
+    )
     assert torch.equal(plain(ids).logits, changed)
 
 
 def test_demix_refuses_a_class_it_does_not_know():
     from transformers import AutoConfig
 
-    config = AutoConfig.for_model("gptj", vocab_size=32, n_embd=8, n_layer=2, n_head=2, rotary_dim=2)
+    config = AutoConfig.for_model(
+        "gptj", vocab_size=32, n_embd=8, n_layer=2, n_head=2, rotary_dim=2
+    )
     model = causal_lm.new_model(config, 0)
     for layer in ffn._layers(model):
         layer.ours = layer.mlp

@@ -1,4 +1,6 @@
-"""Two gloo processes against one: the same losses and weights, resumed or not, and nothing that others could reach."""
+"""Two gloo processes against one: the same losses and weights, resumed or not, and nothing that
+others could reach.
+"""
 
 import json
 import os
@@ -13,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from btm import steps
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.report import Reporter
@@ -55,7 +57,9 @@ def ranks():
 
 def listening(pid):
     """Addresses, as /proc/net has them, at which a process takes connections."""
-    links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
+    links = [
+        str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()
+    ]
     own = {link[8:-1] for link in links if link.startswith("socket:")}
     rows = [
         line.split()
@@ -120,7 +124,9 @@ def alone(planted):
 
 @pytest.fixture(scope="module")
 def unbroken(planted):
-    """A function that gives what two processes come to, what they listened at, and the configuration."""
+    """A function that gives what two processes come to, what they listened at, and the
+    configuration.
+    """
     made = {}
 
     def run(parallel):
@@ -151,7 +157,9 @@ def assert_same(found, wanted):
 
 
 def checkpoints(config):
-    return sorted(path.name for path in (Path(config.forest_root) / "branches" / "new").glob("checkpoint-*"))
+    return sorted(
+        path.name for path in (Path(config.forest_root) / "branches" / "new").glob("checkpoint-*")
+    )
 
 
 @pytest.mark.parametrize("parallel", TOGETHER)
@@ -183,7 +191,9 @@ def test_the_elm_is_like_any_other(unbroken, tmp_path):
     }
     assert "trained by 2 processes together (fsdp)" in elm.card.notes[-1]
     assert not [
-        path for path in elm.path.rglob("*") if path.suffix in (".pt", ".bin", ".metadata", ".distcp")
+        path
+        for path in elm.path.rglob("*")
+        if path.suffix in (".pt", ".bin", ".metadata", ".distcp")
     ]
 
 
@@ -200,7 +210,8 @@ def test_a_killed_rank_ends_all_and_the_resumed_training_equals_the_unbroken(pla
     assert len(running) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in running.values())
     assert checkpoints(config) == ["checkpoint-00000003"]
     files = {
-        path.suffix for path in (Path(config.forest_root) / "branches/new/checkpoint-00000003").iterdir()
+        path.suffix
+        for path in (Path(config.forest_root) / "branches/new/checkpoint-00000003").iterdir()
     }
     assert files == {".safetensors", ".json"}
     steps.train(config, "new")
@@ -231,7 +242,10 @@ def test_one_process_goes_on_where_two_stopped_and_two_where_one_did(planted, al
     assert_close(found, alone)
     assert not found[3]["exact"]
     notes = [note for note in found[3]["notes"] if "processes" in note]
-    assert "processes 2 (fsdp), begun with 1" in notes[0] and "processes 1, begun with 2 (fsdp)" in notes[1]
+    assert (
+        "processes 2 (fsdp), begun with 1" in notes[0]
+        and "processes 1, begun with 2 (fsdp)" in notes[1]
+    )
 
 
 def test_a_mistake_is_told_as_one_process_would_tell_it(planted):

@@ -2,8 +2,8 @@
 
 import pytest
 
+from btm.cli.compose import compose
 from btm.cli.dry_run import plan
-from btm.cli.main import compose
 from btm.config.checks import processes_of
 from btm.config.schema import Config
 from btm.errors import UserError
@@ -28,7 +28,11 @@ REFUSED = {
         {"gpus_per_expert": 4},
         {},
     ),
-    "does not go with trainer.backend=fairseq": ({"backend": "fairseq"}, {"gpus_per_expert": 4}, {}),
+    "does not go with trainer.backend=fairseq": (
+        {"backend": "fairseq"},
+        {"gpus_per_expert": 4},
+        {},
+    ),
     "does not go with trainer.optimizer=adamw8bit with trainer.parallel=fsdp": (
         {"optimizer": "adamw8bit", "parallel": "fsdp"},
         {"gpus_per_expert": 4},
@@ -45,7 +49,11 @@ REFUSED = {
 
 def configured(trainer, cluster, train, **top):
     config = Config(**top)
-    for node, values in ((config.trainer, trainer), (config.cluster, cluster), (config.cluster.train, train)):
+    for node, values in (
+        (config.trainer, trainer),
+        (config.cluster, cluster),
+        (config.cluster.train, train),
+    ):
         for key, value in values.items():
             setattr(node, key, value)
     return config

@@ -1,4 +1,6 @@
-"""What differs in a training of several processes, seen in a group of one: the same code, and no process to start."""
+"""What differs in a training of several processes, seen in a group of one: the same code, and no
+process to start.
+"""
 
 import copy as copying
 import shutil
@@ -34,7 +36,12 @@ TRAINER = TrainerConfig(
     valid_every=2,
 )
 ARCHITECTURES = {
-    "llama": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64},
+    "llama": {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    },
     "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 2},
     "gpt_neox": {
         "hidden_size": 32,
@@ -51,7 +58,9 @@ ARCHITECTURES = {
 @pytest.fixture
 def group(tmp_path, monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -95,13 +104,17 @@ def test_a_group_of_one_comes_to_what_a_process_alone_comes_to(kind, group, fold
         mine, theirs = load_file(one / file), load_file(alone / file)
         assert mine.keys() == theirs.keys()
         assert all(torch.allclose(mine[name], theirs[name], atol=1e-7) for name in theirs)
-        assert {name: t.shape for name, t in mine.items()} == {name: t.shape for name, t in theirs.items()}
+        assert {name: t.shape for name, t in mine.items()} == {
+            name: t.shape for name, t in theirs.items()
+        }
     assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-6)
     assert found["optimizer"] == wanted["optimizer"]
 
 
 def test_the_order_of_sums_stands_before_the_first_step(group, folder, batches):
-    """DDP finds it in its first backward pass: after a resume it must not be found later than in an unbroken run."""
+    """DDP finds it in its first backward pass: after a resume it must not be found later than in an
+    unbroken run.
+    """
     trainee = KINDS["ddp"](causal_lm.load_trainable(folder("begun"), "cpu"), batches, 0, 1, "cpu")
     assert all(parameter.grad is None for parameter in trainee.model.parameters())
     trainee.backward(0, TRAINER, "fp32")
@@ -110,7 +123,9 @@ def test_the_order_of_sums_stands_before_the_first_step(group, folder, batches):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_checkpoint_is_read_by_any(kind, group, folder, batches):
-    """A process alone goes on from a group's checkpoint and the other way round; each has the moments it needs."""
+    """A process alone goes on from a group's checkpoint and the other way round; each has the
+    moments it needs.
+    """
     sent, got = folder("sent"), folder("got")
     run(sent, batches, TRAINER, kind)
     run(got, batches, TRAINER)
@@ -120,7 +135,8 @@ def test_any_checkpoint_is_read_by_any(kind, group, folder, batches):
     run(sent, batches, TRAINER)
     run(got, batches, TRAINER, kind)
     mine, theirs = load_file(got / "model.safetensors"), load_file(sent / "model.safetensors")
-    # fsdp has the plain loss, a process alone the one without logits: AdamW makes much of a gradient near 0
+    # fsdp has the plain loss, a process alone the one without logits: AdamW makes much of a
+    # gradient near 0
     assert all(torch.allclose(mine[name], theirs[name], atol=1e-5) for name in theirs)
 
 
@@ -132,7 +148,10 @@ def test_moments_of_8_bits_go_through_a_checkpoint_of_several(group, folder, bat
     run(resumed, batches, trainer, "ddp")
     shutil.rmtree(checkpoint.latest(resumed))
     run(resumed, batches, trainer, "ddp")
-    mine, theirs = load_file(resumed / "model.safetensors"), load_file(unbroken / "model.safetensors")
+    mine, theirs = (
+        load_file(resumed / "model.safetensors"),
+        load_file(unbroken / "model.safetensors"),
+    )
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
 
 
@@ -142,11 +161,15 @@ def test_a_loss_that_is_not_finite_ends_it(kind, group, folder, batches):
     with pytest.raises(loop.TrainingFailedError, match=r"last good state: checkpoint-00000002"):
         run(place, batches, TRAINER, kind, 2)
         state = load_file(found := next(checkpoint.latest(place).glob("shard-*")))
-        spoilt = {name: t * float("nan") if t.is_floating_point() else t for name, t in state.items()}
+        spoilt = {
+            name: t * float("nan") if t.is_floating_point() else t for name, t in state.items()
+        }
         shutil.copytree(found.parent, place / "checkpoint-00000003")
         checkpoint.place(place, 3).joinpath(found.name).write_bytes(_like(found, spoilt))
         text = (found.parent / "state.json").read_text().replace('"step": 2', '"step": 3')
-        (place / "checkpoint-00000003" / "state.json").write_text(text.replace('"steps": 2', '"steps": 4'))
+        (place / "checkpoint-00000003" / "state.json").write_text(
+            text.replace('"steps": 2', '"steps": 4')
+        )
         run(place, batches, TRAINER, kind)
 
 
@@ -163,13 +186,17 @@ def test_a_damaged_share_is_told_with_its_remedy(group, folder, batches):
     run(place, batches, TRAINER, "ddp", 2)
     shard = next(checkpoint.latest(place).glob("shard-*"))
     shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(UserError, match="delete checkpoint-00000002 to go on from the one before it"):
+    with pytest.raises(
+        UserError, match="delete checkpoint-00000002 to go on from the one before it"
+    ):
         run(place, batches, TRAINER, "ddp", 2)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_layer_is_shared_out(name):
-    config = causal_lm.make_config(ModelConfig(config={"model_type": name, **ARCHITECTURES[name]}), 64, 0)
+    config = causal_lm.make_config(
+        ModelConfig(config={"model_type": name, **ARCHITECTURES[name]}), 64, 0
+    )
     found = causal_lm.decoder_layers(causal_lm.new_model(config, 0))
     assert len(found) == 3 and len({type(layer) for layer in found}) == 1
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.config.training import TrainerConfig
 from btm.errors import UserError
 from btm.fairseq.architecture import Architecture
@@ -35,10 +35,20 @@ def told(device="cpu", steps=100, **values):
 
 
 def test_the_trainer_is_put_in_the_words_of_fairseq():
-    found = told(batch_size=12, micro_batch_size=4, seq_len=48, seed=3, betas=[0.9, 0.98], clip=0.5, lr=1e-3)
-    assert (found["batch-size"], found["update-freq"], found["tokens-per-sample"]) == ("4", "3", "48")
+    found = told(
+        batch_size=12, micro_batch_size=4, seq_len=48, seed=3, betas=[0.9, 0.98], clip=0.5, lr=1e-3
+    )
+    assert (found["batch-size"], found["update-freq"], found["tokens-per-sample"]) == (
+        "4",
+        "3",
+        "48",
+    )
     assert (found["adam-betas"], found["clip-norm"], found["seed"]) == ("(0.9, 0.98)", "0.5", "3")
-    assert (found["dropout"], found["decoder-embed-dim"], found["no-scale-embedding"]) == ("0.25", "32", True)
+    assert (found["dropout"], found["decoder-embed-dim"], found["no-scale-embedding"]) == (
+        "0.25",
+        "32",
+        True,
+    )
     assert (found["max-update"], found["warmup-updates"], found["cpu"]) == ("100", "8", True)
     assert "decoder-layers-to-keep" not in found and "bf16" not in found
 
@@ -50,7 +60,9 @@ def test_on_a_gpu():
 
 def polynomial(words, step):
     """fairseq's polynomial_decay at an update after the warm-up, as its own code has it."""
-    start, end, total = (float(words[key]) for key in ("lr", "end-learning-rate", "total-num-update"))
+    start, end, total = (
+        float(words[key]) for key in ("lr", "end-learning-rate", "total-num-update")
+    )
     warmup = int(words["warmup-updates"])
     left = 1 - (step - warmup) / (total - warmup)
     return (start - end) * left ** float(words["power"]) + end
@@ -86,7 +98,13 @@ def test_what_it_cannot_do_is_refused():
 
 
 def test_further_options():
-    given = {"fp16": True, "--fp16_scale_window": 128, "user-dir": "recipes", "cpu-offload": False, "x": None}
+    given = {
+        "fp16": True,
+        "--fp16_scale_window": 128,
+        "user-dir": "recipes",
+        "cpu-offload": False,
+        "x": None,
+    }
     assert extra_options(given) == ["--fp16", "--fp16-scale-window=128", "--user-dir=recipes"]
     assert extra_options({"betas": [1, "a b"]}) == ["--betas", "1", "a b"]
 
@@ -132,7 +150,9 @@ def test_an_interpreter_is_found_or_said_to_be_none(tmp_path):
 
 
 def test_a_folder_called_fairseq_is_no_fairseq(tmp_path, monkeypatch):
-    """btm and its tests have such folders, which a Python that is started there would take for a package."""
+    """btm and its tests have such folders, which a Python that is started there would take for a
+    package.
+    """
     import sys
 
     (tmp_path / "fairseq_cli").mkdir()
@@ -163,7 +183,9 @@ def test_settings_that_do_not_go_with_it_are_named(word):
 
 
 def test_its_options_want_it():
-    assert compose(["trainer=fairseq", "fairseq.options={fp16: true, user-dir: x}"]).fairseq.options == {
+    assert compose(
+        ["trainer=fairseq", "fairseq.options={fp16: true, user-dir: x}"]
+    ).fairseq.options == {
         "fp16": True,
         "user-dir": "x",
     }

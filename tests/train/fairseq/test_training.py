@@ -15,7 +15,7 @@ from launch.processes import btm, finish, until
 from safetensors.torch import load_file, save_file
 
 from btm import steps
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.data import binarised
 from btm.data.batches import Batches
 from btm.ensemble.score import mean_nats
@@ -39,7 +39,12 @@ def words(texts, tmp_path_factory):
     if not PYTHON.exists() and not os.environ.get("CI"):
         pytest.skip("no fairseq here: scripts/fairseq")
     root = tmp_path_factory.mktemp("backend")
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     return [
         "experiment=fairseq",
         f"fairseq.python={PYTHON}",
@@ -74,7 +79,9 @@ def grown(words):
 
 @pytest.fixture
 def branch(grown, words):
-    """A function that begins another expert of the Bible, as `bible` was begun, and gives its configuration."""
+    """A function that begins another expert of the Bible, as `bible` was begun, and gives its
+    configuration.
+    """
 
     def begin(name, *more):
         config = compose([*words, *more])
@@ -105,7 +112,9 @@ def test_a_cycle_is_trained_by_fairseq(grown, forest):
         assert (elm.card.steps, elm.card.tokens) == (n_steps, n_steps * 6 * 32)
         assert elm.card.exact
         assert [line["step"] for line in lines(elm)] == list(range(1, n_steps + 1))
-        assert not [p.name for p in elm.path.iterdir() if "checkpoint" in p.name or "fairseq" in p.name]
+        assert not [
+            p.name for p in elm.path.iterdir() if "checkpoint" in p.name or "fairseq" in p.name
+        ]
     losses = [line["loss"] for line in lines(forest["seed"])]
     assert np.log(320) * 0.9 < losses[0] < np.log(320) * 1.2
     assert losses[-1] < losses[0] - 0.5
@@ -130,7 +139,9 @@ def test_the_result_loads_in_transformers_as_the_forest_has_it(forest):
     tokenizer = AutoTokenizer.from_pretrained(forest["bible"].path)
     assert tokenizer("In the beginning")["input_ids"][0] > 3
     assert (tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id) == (0, 1, 2)
-    before, after = (json.loads((forest[n].path / "config.json").read_text()) for n in ("seed", "bible"))
+    before, after = (
+        json.loads((forest[n].path / "config.json").read_text()) for n in ("seed", "bible")
+    )
     assert before == after
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
 
@@ -140,11 +151,20 @@ def test_its_loss_is_that_of_fairseq_eval_lm(grown, forest, tmp_path):
     suite = steps.open_suite(config)
     binarised.write(suite, "speeches", tmp_path / "data")
     from_hugging_face(elm.path, tmp_path)
-    job = ("eval", "eval-lm", tmp_path / "data", tmp_path / "checkpoint_best.pt", "valid", *EVALUATION)
+    job = (
+        "eval",
+        "eval-lm",
+        tmp_path / "data",
+        tmp_path / "checkpoint_best.pt",
+        "valid",
+        *EVALUATION,
+    )
     found = fairseq(tmp_path, [job])["eval"]["loss"] * np.log(2)
     whole = compose([*_overrides(config), "score.max_tokens=0"])
     shard = suite.shard("speeches", "valid")
-    (path,) = score_cache.score_missing(whole, forest, elm.path, elm.card.sha256, [shard], Reporter())
+    (path,) = score_cache.score_missing(
+        whole, forest, elm.path, elm.card.sha256, [shard], Reporter()
+    )
     assert mean_nats(np.load(path), shard.n_tokens) == pytest.approx(found, abs=1e-5)
 
 
@@ -175,9 +195,13 @@ def test_a_stop_saves_and_what_goes_on_ends_as_if_unbroken(branch, forest):
     place = forest.get_branch("stopped").path
     assert len(list(place.glob("checkpoint-*/fairseq.pt"))) == 2
     assert not list(place.glob(".tmp-*"))
-    with pytest.raises(UserError, match=r"half trained with other settings \(peak was 0.01, now 0.1"):
+    with pytest.raises(
+        UserError, match=r"half trained with other settings \(peak was 0.01, now 0.1"
+    ):
         steps.train(compose([*_all(config), "trainer.lr=0.1"]), "stopped")
-    with pytest.raises(UserError, match=r"half trained with other settings \(backend was fairseq, now btm"):
+    with pytest.raises(
+        UserError, match=r"half trained with other settings \(backend was fairseq, now btm"
+    ):
         steps.train(compose([*_all(config), "trainer.backend=btm"]), "stopped")
     made = steps.train(config, "stopped")
     assert (made.result["steps"], made.result["exact"]) == (STEPS, True)
@@ -186,7 +210,10 @@ def test_a_stop_saves_and_what_goes_on_ends_as_if_unbroken(branch, forest):
 
 def _all(config):
     """The words that give this configuration's training again."""
-    trainer = {key: getattr(config.trainer, key) for key in ("steps", "batch_size", "checkpoint_every", "lr")}
+    trainer = {
+        key: getattr(config.trainer, key)
+        for key in ("steps", "batch_size", "checkpoint_every", "lr")
+    }
     trainer |= {"micro_batch_size": 3, "threads": 1}
     return [*_overrides(config), *(f"trainer.{key}={value}" for key, value in trainer.items())]
 
@@ -241,12 +268,16 @@ def test_an_option_that_fairseq_has_not_is_told_by_fairseq(branch):
 
 def test_an_option_that_ends_it_early_is_told(branch):
     config = branch("early", "fairseq.options={stop-min-lr: 0.9}")
-    with pytest.raises(UserError, match=r"ended by itself after 0 of 14 updates: leave out the option"):
+    with pytest.raises(
+        UserError, match=r"ended by itself after 0 of 14 updates: leave out the option"
+    ):
         steps.train(config, "early")
 
 
 def test_a_mix_shows_each_domain_alike(grown, tmp_path):
-    """In whole steps: as many tokens of each as the largest has, and a few more from its beginning."""
+    """In whole steps: as many tokens of each as the largest has, and a few more from its
+    beginning.
+    """
     suite = steps.open_suite(grown[0])
     shards = [suite.shard(domain, "train") for domain in suite.training_domains()]
     training._write_data(tmp_path, Batches(shards, 32, 6, 0))

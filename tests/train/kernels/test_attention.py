@@ -1,4 +1,6 @@
-"""Attention block by block equals torch's own, within the rounding of bfloat16, and stands aside elsewhere."""
+"""Attention block by block equals torch's own, within the rounding of bfloat16, and stands aside
+elsewhere.
+"""
 
 import pytest
 import torch

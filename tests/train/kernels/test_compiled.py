@@ -1,4 +1,6 @@
-"""Compiled layers: the same numbers, decided once, kept over a resume, and given up where they cannot be had."""
+"""Compiled layers: the same numbers, decided once, kept over a resume, and given up where they
+cannot be had.
+"""
 
 import json
 import os
@@ -12,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from btm import steps
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.models import causal_lm
@@ -22,7 +24,9 @@ from btm.train.kernels import compiled
 
 @pytest.fixture(scope="module", autouse=True)
 def compiler():
-    """Skip where torch finds no C++ compiler or no headers of Python, but not where all must be tested."""
+    """Skip where torch finds no C++ compiler or no headers of Python, but not where all must be
+    tested.
+    """
     try:
         with warnings.catch_warnings(action="ignore"):
             torch.compile(lambda x: x + 1)(torch.ones(2))
@@ -42,7 +46,9 @@ def model(kind="llama"):
 
 
 def layers(made, how="auto", *, left=1000, state=None, trial=None):
-    return compiled.Layers(made, how, left, state, trial or (lambda: made(ROWS).logits.sum().backward()))
+    return compiled.Layers(
+        made, how, left, state, trial or (lambda: made(ROWS).logits.sum().backward())
+    )
 
 
 def is_compiled(made):
@@ -102,7 +108,9 @@ def test_without_a_compiler_auto_does_without_and_always_says_so(monkeypatch):
     def fails():
         raise RuntimeError("no compiler\nlong story")
 
-    with pytest.raises(UserError, match=r"trainer.compile=always.*\(no compiler\); trainer.compile=never"):
+    with pytest.raises(
+        UserError, match=r"trainer.compile=always.*\(no compiler\); trainer.compile=never"
+    ):
         layers(made := model(), "always", trial=fails)
     assert is_compiled(made) == [False, False]
     begun_elsewhere = layers(made, state=True, trial=fails)  # auto, where they could be compiled
@@ -113,7 +121,9 @@ def test_without_a_compiler_auto_does_without_and_always_says_so(monkeypatch):
 
 
 def test_a_training_resumes_bit_for_bit(workspace, grown, tmp_path):
-    """Killed after a checkpoint and resumed, compiled both times; and auto goes on as it was decided."""
+    """Killed after a checkpoint and resumed, compiled both times; and auto goes on as it was
+    decided.
+    """
     roots = [tmp_path / name for name in ("unbroken", "resumed", "plain")]
     for root in roots:
         shutil.copytree(grown[0].forest_root, root)
@@ -126,10 +136,16 @@ def test_a_training_resumes_bit_for_bit(workspace, grown, tmp_path):
     (branch / "trained.json").unlink()
     shutil.rmtree(checkpoint.latest(branch))
     assert checkpoint.read_state(checkpoint.latest(branch))["compiled"] is True
-    result = steps.train(compose([*words, f"forest={roots[1]}", "trainer.compile=auto"]), "again").result
+    result = steps.train(
+        compose([*words, f"forest={roots[1]}", "trainer.compile=auto"]), "again"
+    ).result
     assert result["exact"] and "its layers were compiled by torch" in result["notes"]
-    weights = [load_file(Forest(root).get_branch("again").path / "model.safetensors") for root in roots]
+    weights = [
+        load_file(Forest(root).get_branch("again").path / "model.safetensors") for root in roots
+    ]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
-    losses = [json.loads((root / "branches/again/trained.json").read_text())["loss"] for root in roots]
+    losses = [
+        json.loads((root / "branches/again/trained.json").read_text())["loss"] for root in roots
+    ]
     assert losses[0] == losses[1] == pytest.approx(losses[2], abs=0.01)

@@ -1,4 +1,6 @@
-"""The loss without logits is transformers' own, and so are its gradients; other heads are left alone."""
+"""The loss without logits is transformers' own, and so are its gradients; other heads are left
+alone.
+"""
 
 import copy
 

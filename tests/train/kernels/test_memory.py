@@ -26,7 +26,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
 def test_memory_is_not_asked_for_again():
     pages = {
-        how: int(subprocess.run([sys.executable, "-c", CODE, how], capture_output=True, check=True).stdout)
+        how: int(
+            subprocess.run(
+                [sys.executable, "-c", CODE, how], capture_output=True, check=True
+            ).stdout
+        )
         for how in ("keep", "give")
     }
     assert pages["give"] > 100  # of 2 MB, or many more of 4 KB

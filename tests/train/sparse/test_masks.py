@@ -1,4 +1,6 @@
-"""The mask's life: whole numbers that sum exactly, the smallest go, those of largest momentum come."""
+"""The mask's life: whole numbers that sum exactly, the smallest go, those of largest momentum
+come.
+"""
 
 import pytest
 import torch
@@ -45,7 +47,9 @@ def test_the_first_mask_has_the_budget_and_comes_from_the_seed():
 
 
 def test_the_smallest_go_and_those_of_largest_momentum_come():
-    masks = {"a": torch.tensor([[True, True, True, True, False, False, False, False, False, False]])}
+    masks = {
+        "a": torch.tensor([[True, True, True, True, False, False, False, False, False, False]])
+    }
     changes = {"a": torch.tensor([[0.1, -4.0, -0.2, 3.0, 0, 0, 0, 0, 0, 0]])}
     momenta = {"a": torch.tensor([[0.0, 0, 0, 0, 1, 9, 2, 8, 3, 0]])}
     assert momentum.move(masks, changes, momenta, 0.5) == 2
@@ -67,7 +71,11 @@ def test_the_budget_is_exact_at_every_density(density):
     budget = round(density * sum(a * b for a, b in shapes.values()))
     masks = momentum.begin(shapes, budget, 0)
     for step in range(20):
-        scale = {"wide": 1.0, "small": 1e6, "tall": 0.0}  # one that would take all, one that has no momentum
+        scale = {
+            "wide": 1.0,
+            "small": 1e6,
+            "tall": 0.0,
+        }  # one that would take all, one that has no momentum
         changes = {n: torch.randn(s, generator=generator) for n, s in shapes.items()}
         momenta = {n: torch.rand(s, generator=generator) * scale[n] for n, s in shapes.items()}
         momentum.move(masks, changes, momenta, momentum.rate(0.5, step / 20))
@@ -77,7 +85,10 @@ def test_the_budget_is_exact_at_every_density(density):
 
 def test_adams_momentum():
     like = torch.zeros(3)
-    state = {"exp_avg": torch.tensor([0.2, -0.4, 0.0]), "exp_avg_sq": torch.tensor([0.04, 0.01, 0.0])}
+    state = {
+        "exp_avg": torch.tensor([0.2, -0.4, 0.0]),
+        "exp_avg_sq": torch.tensor([0.04, 0.01, 0.0]),
+    }
     torch.testing.assert_close(momentum.normalised(state, like), torch.tensor([1.0, 4.0, 0.0]))
     torch.testing.assert_close(momentum.gain(state, like), torch.tensor([0.2, 1.6, 0.0]))
     assert not momentum.gain({}, like).any()
@@ -90,7 +101,9 @@ def test_moments_of_8_bits_are_read_as_bitsandbytes_writes_them():
     state = {"step": 3}
     for which in "12":
         state |= {
-            f"state{which}": torch.randint(128, 256, (20, 30), generator=generator, dtype=torch.uint8),
+            f"state{which}": torch.randint(
+                128, 256, (20, 30), generator=generator, dtype=torch.uint8
+            ),
             f"absmax{which}": torch.rand(blocks, generator=generator),
             f"qmap{which}": book,
         }

@@ -1,4 +1,6 @@
-"""A sparse expert: its budget at every step, its mask over a resume, and the file that makes it again, bit for bit."""
+"""A sparse expert: its budget at every step, its mask over a resume, and the file that makes it
+again, bit for bit.
+"""
 
 import json
 import shutil
@@ -12,7 +14,7 @@ import yaml
 from folders import ROOT
 
 from btm import steps
-from btm.cli.main import compose
+from btm.cli.compose import compose
 from btm.config.training import ModelConfig
 from btm.data.batches import Batches
 from btm.errors import UserError
@@ -32,7 +34,9 @@ def branch_of(config, name, **how):
 
 def batches_of(config):
     t = config.trainer
-    return Batches([steps.open_suite(config).shard("bible", "train")], t.seq_len, t.batch_size, t.seed)
+    return Batches(
+        [steps.open_suite(config).shard("bible", "train")], t.seq_len, t.batch_size, t.seed
+    )
 
 
 def run(config, folder, n=8, pulse=lambda step: False, trainee=None, **changes):
@@ -92,7 +96,8 @@ def test_a_resumed_training_is_the_unbroken_one_bit_for_bit(copy, stops):
         f"{last}/optimizer.safetensors",
     ):
         assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
-    # A kill between the weights and trained.json: what stands in the folder is no branch point any more.
+    # A kill between the weights and trained.json: what stands in the folder is no branch point any
+    # more.
     before = (whole / "model.safetensors").read_bytes()
     assert run(config, whole)["delta"] == result["delta"]
     assert (whole / "model.safetensors").read_bytes() == before
@@ -165,7 +170,9 @@ def test_without_its_checkpoint_a_written_branch_is_no_branch_point(copy):
 
 
 def test_the_elm_is_its_parents_and_its_delta(copy, tmp_path):
-    config = copy("weights={bible: 2, code_python: 1}", *SPARSE, "trainer.steps=6", "merge.force=true")
+    config = copy(
+        "weights={bible: 2, code_python: 1}", *SPARSE, "trainer.steps=6", "merge.force=true"
+    )
     forest = Forest(config.forest_root)
     other = shutil.copytree(forest.root, tmp_path / "other")
     begin = steps.branch(config, "new", "speeches").path
@@ -174,7 +181,9 @@ def test_the_elm_is_its_parents_and_its_delta(copy, tmp_path):
     elm = steps.merge(config, "new")
     said = elm.card.delta
     total = sum(len(values) for values in start.values())
-    differ = sum(int((np.asarray(t.raw()) != start[n]).sum()) for n, t in weights.tensors(elm.path).items())
+    differ = sum(
+        int((np.asarray(t.raw()) != start[n]).sum()) for n, t in weights.tensors(elm.path).items()
+    )
     assert said["budget"] == round(0.05 * total)
     assert 0 < differ <= said["nonzeros"] <= said["budget"]
     assert "differs from its parents in" in (elm.path / "README.md").read_text()
@@ -189,7 +198,9 @@ def test_the_elm_is_its_parents_and_its_delta(copy, tmp_path):
 
     there = compose([f"forest={other}", f"from={target}", "format=delta", "name=came"])
     came = formats.import_model(there)
-    assert (came.path / "model.safetensors").read_bytes() == (elm.path / "model.safetensors").read_bytes()
+    assert (came.path / "model.safetensors").read_bytes() == (
+        elm.path / "model.safetensors"
+    ).read_bytes()
     assert (came.path / delta.FILE).read_bytes() == (elm.path / delta.FILE).read_bytes()
     for same in (
         "domains",
@@ -240,7 +251,8 @@ def test_what_cannot_be_made_again_is_refused_and_leaves_nothing(copy, tmp_path)
     made = delta.read(target / delta.FILE)
     name, (at, change) = next(iter(made.tensors.items()))
     delta.write(
-        target / delta.FILE, replace(made, tensors=made.tensors | {name: (at, change * np.float16(2))})
+        target / delta.FILE,
+        replace(made, tensors=made.tensors | {name: (at, change * np.float16(2))}),
     )
     refused("it is damaged")
     delta.write(target / delta.FILE, replace(made, sha256="0" * 64))

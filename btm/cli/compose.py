@@ -1,0 +1,161 @@
+"""Compose the configuration of `conf/` and the words of a command; hydra is used here alone."""
+
+from pathlib import Path
+from typing import Any
+
+from btm.config.schema import Config
+from btm.errors import UserError, unknown
+
+# `from` and `import` are words of Python, so no dataclass can have fields of these names.
+ALIASES = {"seed.from": "seed.source", "from": "imports.source", "import.legacy": "imports.legacy"}
+
+_SYNONYMS = {
+    "name": "expert",
+    "average": "average.name",
+}  # where these read better: btm import, btm export
+
+# Verbs for which nothing that a forest records of its settings matters: they look at what stands
+# there.
+_SETTLED = (
+    *("discover", "paper", "doctor", "status", "logs", "cancel"),
+    *("ls", "show", "verify", "lineage", "diff", "gc"),
+)
+
+
+def compose(overrides: list[str], verb: str = "") -> Config:
+    """Return the configuration of `conf/` with `overrides`, validated; a `UserError` names the
+    wrong key.
+
+    Where the user is silent, what the forest records of its own settings holds, if `verb` asks for
+    any.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException, OverrideParseException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    ConfigStore.instance().store(name="schema", node=Config)
+    prompts = [override for override in overrides if override.startswith("prompt=")]
+    checked = [_known(override) for override in overrides if override not in prompts]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(config_dir=str(conf_folder()), version_base="1.3"):
+            composed = hydra_compose("config", checked)
+        named = {override.lstrip("+~").partition("=")[0] for override in checked}
+        if verb not in _SETTLED:
+            _take_recorded(composed, named)
+        config: Any = OmegaConf.to_object(composed)
+    except OverrideParseException as error:
+        key = error.override.partition("=")[0]
+        raise UserError(
+            f"{error.override!r}: {_reason(error)}; quote a value with special characters twice: "
+            f"{key}='\"…\"'"
+        ) from None
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_reason(error)) from None
+    if (
+        verb in ("eval", "score", "compare")
+        and named & {"data", "data.name"}
+        and not config.eval.suites
+    ):
+        config.eval.suites = [config.data.name]
+    if prompts:  # text, which hydra would read as its own grammar
+        config.prompt = prompts[-1].partition("=")[2]
+    return config.validate()
+
+
+def _take_recorded(composed: Any, named: set[str]) -> None:
+    """Give a composed configuration what its forest records, but for the keys and bundles
+    that the user `named`.
+    """
+    from omegaconf import OmegaConf
+
+    from btm.forest import settings
+
+    root = Path(composed.forest or f"experts/{composed.data.name}")
+    for key, value in settings.defaults(root, composed.data.name, named).items():
+        below = [
+            name for name in named if name.startswith(f"{key}.")
+        ]  # model.config.hidden_size=64
+        own = {name: OmegaConf.select(composed, name) for name in below}
+        OmegaConf.update(composed, key, value, merge=False)
+        for name, given in own.items():
+            OmegaConf.update(composed, name, given, force_add=True)
+
+
+def conf_folder() -> Path:
+    """Return `conf/`: beside the code in an installed wheel, at the top of the repository
+    otherwise.
+    """
+    package = Path(__file__).resolve().parents[1]
+    return next(folder for folder in (package / "conf", package.parent / "conf") if folder.is_dir())
+
+
+def _known(override: str) -> str:
+    """Return an override with its alias resolved; `UserError` if its key does not exist."""
+    key, equals, value = override.partition("=")
+    bare = key.lstrip("+~")
+    if not equals and not key.startswith("~"):
+        raise UserError(f"{override!r} is no setting: wanted key=value, as in trainer.lr=2e-4")
+    if long := (ALIASES | _SYNONYMS).get(bare):
+        return key.removesuffix(bare) + long + equals + value
+    groups = [folder.name for folder in conf_folder().iterdir() if folder.is_dir()]
+    if bare in groups:
+        options = sorted(file.stem for file in (conf_folder() / bare).glob("*.yaml"))
+        if value not in options:
+            raise unknown(bare, value, options)
+        return override
+    keys = all_keys()
+    if bare not in keys and not bare.startswith("model.config."):
+        raise (
+            unknown("key", bare, [*keys, *groups, *ALIASES])
+            if "." not in bare
+            else _unknown_below(bare, keys)
+        )
+    # A dictionary takes keys that nobody could know.
+    is_open = bare.startswith("model.config.") or isinstance(keys.get(bare), dict)
+    return "++" + override.lstrip("+") if is_open else override
+
+
+def _unknown_below(key: str, keys: dict[str, Any]) -> UserError:
+    """Return the error for an unknown dotted key; it lists the keys beside it."""
+    section = key.rpartition(".")[0]
+    near = [known for known in [*keys, *ALIASES] if known.rpartition(".")[0] == section]
+    return unknown("key", key, near or list(keys))
+
+
+def all_keys() -> dict[str, Any]:
+    """Return every key of the configuration with its default."""
+    from dataclasses import fields, is_dataclass
+
+    def walk(node: Any, prefix: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for field in fields(node):
+            value = getattr(node, field.name)
+            found |= (
+                walk(value, f"{prefix}{field.name}.")
+                if is_dataclass(value)
+                else {prefix + field.name: value}
+            )
+        return found
+
+    return walk(Config(), "")
+
+
+def _reason(error: Exception) -> str:
+    """Return the part of a hydra or omegaconf error that helps: its cause, and the key."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    # Under a debugger omegaconf also chains its own errors, whose causes are templates nobody
+    # should read.
+    while isinstance(error.__cause__, Exception) and not isinstance(error, OmegaConfBaseException):
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    key = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), ""
+    )
+    message = lines[0] if lines else type(error).__name__
+    return f"{key}: {message}" if key else message
