@@ -27,6 +27,7 @@ from btm.steps import baselines
 from btm.steps.baselines import deal, demix, ffn
 from btm.steps.baselines.derive import derive
 from btm.train import checkpoint
+from btm.train import trainee as trainee_module
 from btm.train.loop import TrainingStoppedError
 
 EXPERTS = ["bible", "code_python", "speeches"]
