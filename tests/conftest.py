@@ -20,10 +20,12 @@ DOMAINS = ["bible", "code_python", "speeches", "novels"]
 
 
 def group_of(nodeid):
-    """Name the group of tests that share a process: those of a file, or all that start jobs, which
-    count the cores.
+    """Name the group of tests that share a process: those of a file; all that start jobs here, which
+    count the cores; and all on Slurm, which mostly wait for it.
     """
     file = nodeid.partition("::")[0]
+    if file.endswith(("test_slurm.py", "test_slurm_stops.py")):
+        return "slurm"
     starts_jobs = "tests/launch/" in file or file.endswith("test_crash.py")
     return "jobs" if starts_jobs else file
 
