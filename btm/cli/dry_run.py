@@ -75,7 +75,7 @@ def _merge(config: Config) -> list[Row]:
     made = forest.get_branch(name)
     if made.result is None:
         raise UserError(f"branch {made.name!r} is not trained yet: btm train expert={made.name}")
-    return [_row("merge", made.name, f"check {made.path} and move it to {forest.root / 'elms'}")]
+    return [_row("merge", made.name, f"check {made.path} and move it to {forest.paths.elms}")]
 
 
 def _grow(config: Config) -> list[Row]:
@@ -91,7 +91,7 @@ def _grow(config: Config) -> list[Row]:
         training = (
             f"branch ({made}), {_training(config, forest, name, config.trainer.steps)}, merge"
         )
-    target = forest.root / "evals" / f"grow-{name}.json"
+    target = forest.paths.growth(name)
     evaluation = f"the ensemble without and with {name}, on every domain; writes {target}"
     return [*rows, _row("grow", name, training), _row("eval", target.stem, evaluation)]
 
@@ -110,7 +110,7 @@ def _score(config: Config) -> list[Row]:
 
 def _evaluate(config: Config) -> list[Row]:
     forest, suite = Forest(config.forest_root), evaluated_suites(config)
-    target = forest.root / "evals" / f"{config.eval.name or forest.root.name}.json"
+    target = forest.paths.evaluation(config.eval.name)
     shards = [
         suite.shard(domain, config.eval.split) for domain in config.eval.domains or suite.domains()
     ]
@@ -312,7 +312,7 @@ def _training(config: Config, forest: Forest | None, name: str, n_steps: int) ->
 
 def _forest(config: Config) -> Forest | None:
     root = Path(config.forest_root)
-    return Forest(root) if (root / "forest.json").exists() else None
+    return Forest(root) if Forest.stands(root) else None
 
 
 def _named(config: Config) -> str:

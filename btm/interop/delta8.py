@@ -28,6 +28,7 @@ from btm.config.schema import Config
 from btm.errors import UserError
 from btm.forest import ELM, EXACT, Forest, ledger, seal
 from btm.forest.card import Card
+from btm.forest.paths import ModelFolder
 from btm.interop.export import publish
 from btm.models import average as averaging
 from btm.models import blockwise, causal_lm, weights
@@ -156,7 +157,7 @@ def enter(
                         "again"
                     )
                 causal_lm.copy_files(forest[next(iter(delta.card.parents))].path, folder)
-                durable.write_json(folder / "trained.json", _result(delta))
+                durable.write_json(ModelFolder(folder).result, _result(delta))
     finally:
         durable.remove_folder(scratch)
     license = config.card.license or (delta.card.license if delta.card.license in LICENSES else "")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from btm.data.tokenizer import copy_tokenizer, read_origin, tokenizer_sha256
 from btm.errors import UserError
 from btm.forest import ELM, Forest
+from btm.forest.paths import ModelFolder
 from btm.interop import intake, sandbox
 from btm.models import causal_lm, weights
 from btm.system import durable
@@ -103,9 +104,7 @@ def enter(
         method="import" if parent else "none",
     )
     with forest.hold(name) as (held, _):
-        durable.write_json(
-            held.path / "trained.json", {"steps": 0, "tokens": 0, "notes": model.notes}
-        )
+        durable.write_json(held.files.result, {"steps": 0, "tokens": 0, "notes": model.notes})
     try:
         return forest.merge(forest.get_branch(name))
     except UserError:
@@ -159,7 +158,7 @@ def _require_finite(folder: Path, source: Path) -> None:
 
 def _load(folder: Path) -> tuple["PreTrainedModel", list[str]]:
     """Return the model in a type that loses nothing, and notes on what is not as it was."""
-    declared = causal_lm.read_config(folder / "config.json")
+    declared = causal_lm.read_config(ModelFolder(folder).config)
     said = declared.get("dtype") or declared.get("torch_dtype")
     dtype, notes = widest(folder, said), []
     if said is not None and dtype != said:

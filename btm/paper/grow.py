@@ -12,8 +12,9 @@ from btm import steps
 from btm.config.schema import Config
 from btm.data.shards import Shard
 from btm.errors import UserError
-from btm.forest import Forest
+from btm.forest import Forest, paths
 from btm.forest.card import Card
+from btm.forest.paths import ModelFolder, Paths
 from btm.paper.studies import FOREST
 from btm.report import ConsoleReporter, Reporter
 from btm.steps import baselines, domain_weights, publish, score_cache
@@ -65,13 +66,13 @@ def begin_with(source: Path, target: Path) -> None:
     if target.exists():
         return
     with durable.publish_folder(target) as folder:
-        for name in ("elms", "tokenizer", "scores"):
+        for name in (paths.ELMS, paths.TOKENIZER, paths.SCORES):
             for file in sorted((source / name).rglob("*")):
                 if file.is_file() and not any(part.startswith(".") for part in file.parts):
                     link = folder / file.relative_to(source)
                     link.parent.mkdir(parents=True, exist_ok=True)
                     link.hardlink_to(file)
-        (folder / "forest.json").write_bytes((source / "forest.json").read_bytes())
+        Paths(folder).facts.write_bytes(Paths(source).facts.read_bytes())
 
 
 def average_name(how: str, domain: str) -> str:
@@ -101,7 +102,7 @@ def score_averages(config: Config, reporter: Reporter) -> None:
 def _score(
     config: Config, forest: Forest, folder: Path, shards: list[Shard], reporter: Reporter
 ) -> None:
-    sha256 = Card.read(folder / "card.json").sha256
+    sha256 = Card.read(ModelFolder(folder).card).sha256
     score_cache.score_missing(config, forest, folder, sha256, shards, reporter)
 
 

@@ -11,6 +11,7 @@ from btm.ensemble import score as scoring
 from btm.errors import UserError
 from btm.forest import ELM, Forest, require_same_tokenizer
 from btm.forest.card import Card, Measured
+from btm.forest.paths import ModelFolder
 from btm.forest.suites import open_suites
 from btm.models import causal_lm
 from btm.models.average import Settings
@@ -59,7 +60,7 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
         alive=reporter.alive,
         measure=measuring(config, forest, reporter),
     )
-    for line in worth(Card.read(path / "card.json")):
+    for line in worth(Card.read(ModelFolder(path).card)):
         reporter.line(line)
     return path
 

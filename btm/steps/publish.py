@@ -19,8 +19,9 @@ from btm.config.schema import Config
 from btm.data.shards import Suite
 from btm.ensemble import score as scoring
 from btm.errors import UserError
-from btm.forest import ELM, Forest, ledger, model_card, paths
+from btm.forest import ELM, Forest, ledger, model_card
 from btm.forest.card import Card, Measured, Parent
+from btm.forest.paths import ModelFolder
 from btm.models import causal_lm, weights
 from btm.models.average import METHODS, Settings, average, normalise
 from btm.report import Reporter, quiet
@@ -45,20 +46,21 @@ def publish(
     same weights stands there.
     """
     check_name(name, "average.name")
-    target = forest.root / "averages" / name
+    target = forest.paths.average(name).path
     folders = {forest[parent].path: weight for parent, weight in parents.items() if weight > 0}
     card = _card(forest, name, parents, method, settings)
-    if (target / "card.json").exists() and _same(Card.read(target / "card.json"), card):
+    standing = ModelFolder(target).card
+    if standing.exists() and _same(Card.read(standing), card):
         return target
     with durable.publish_folder(target, replace=True) as folder:
         digests = average(folders, folder, alive, settings)
         causal_lm.copy_files(min(folders), folder)  # of the one whose dtypes the weights have
         if settings.dtype:
-            causal_lm.declare_dtype(folder / "config.json", settings.dtype)
+            causal_lm.declare_dtype(ModelFolder(folder).config, settings.dtype)
         card = ledger.summed(replace(card, sha256=weights.identity(digests), sums=True))
         card = _measured(card, measure(folder, card))
-        (folder / "card.json").write_text(json.dumps(card.to_json(), indent=1))
-        (folder / "README.md").write_text(model_card.readme(card, average=True))
+        ModelFolder(folder).card.write_text(json.dumps(card.to_json(), indent=1))
+        ModelFolder(folder).readme.write_text(model_card.readme(card, average=True))
         sums.write(folder, digests)
     return target
 
@@ -173,7 +175,7 @@ def trial(
     """Yield the folder of an average of `parents` {ELM: weight} that is there to be measured, and
     then deleted.
     """
-    scratch = durable.scratch_folder(durable.make_folder(forest.root / "averages"))
+    scratch = durable.scratch_folder(durable.make_folder(forest.paths.averages))
     folder = scratch / "trial"
     try:
         folder.mkdir()
@@ -191,7 +193,7 @@ def scale_of(
     """Return the scale of the average `name` that stands, if it is of these parents and weights;
     else None.
     """
-    file = forest.root / "averages" / name / "card.json"
+    file = forest.paths.average(name).card
     if not file.exists():
         return None
     standing = Card.read(file)
@@ -212,7 +214,7 @@ def _information(
             "could be used"
         )
     valid, count = suite.shard(elm.card.domains[0], "valid"), config.average.sequences
-    target = paths.folder(forest.root, elm.card.sha256, valid, config.window, count)
+    target = forest.paths.fisher(elm.card.sha256, valid, config.window, count)
     if not target.exists():
         device = causal_lm.pick_device(config.trainer.device)
         reporter.line(f"Fisher information of {elm.name} on {valid.domain}/valid")

@@ -21,7 +21,7 @@ from pathlib import Path
 from btm.errors import UserError
 from btm.system import durable
 
-MARK = "~"  # cannot stand in the name of an ELM
+MARK = durable.HELD  # cannot stand in the name of an ELM
 EXPIRY = 600.0
 _TOUCH_EVERY = 1.0
 _count = itertools.count(1)

@@ -132,7 +132,7 @@ def test_remove_deletes_it_and_lists_descendants_with_their_share(capsys, heirs,
     assert "bible" not in forest
     assert weights not in bytes_of(forest).values()
     assert not list(forest.root.glob(f"scores/*/{card.sha256}.npy"))
-    stone = tombstone.read(tombstone.folder(forest.root, "bible"))
+    stone = tombstone.read(forest.paths.tombstone("bible"))
     assert stone.card == card
     assert stone.reason == "the owner opted out"
     assert {heir.name for heir in stone.heirs} == {
@@ -193,7 +193,7 @@ def test_with_descendants_nothing_that_inherited_stays(capsys, heirs, words):
     assert forest.names() == ["code_python", "seed"]
     assert not list((forest.root / "averages").glob("deploy"))
     assert not forest.has_branch("tales")
-    assert tombstone.read(tombstone.folder(forest.root, "psalms")).because_of == "bible"
+    assert tombstone.read(forest.paths.tombstone("psalms")).because_of == "bible"
     assert not verify.verify(forest.root, full=True)
 
 
@@ -229,7 +229,7 @@ def test_rederive_makes_every_heir_again_without_it(capsys, heirs, words):
 def test_an_heir_of_one_parent_begins_with_that_parents_parents(words):
     forest = Forest(compose.compose(words).forest_root)
     rederive.rederive(compose.compose(words), "speeches")  # whose parents bible and code_python are
-    card = tombstone.read(tombstone.folder(forest.root, "speeches")).card
+    card = tombstone.read(forest.paths.tombstone("speeches")).card
     weights = {name: parent.weight for name, parent in forest["psalms"].card.parents.items()}
     assert weights == pytest.approx({name: parent.weight for name, parent in card.parents.items()})
 

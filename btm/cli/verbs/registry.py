@@ -166,9 +166,10 @@ def verify(config: Config, out: Output) -> int:
     """
     from btm.forest import Forest
     from btm.forest import verify as verification
+    from btm.forest.paths import Paths
 
     root, full = Path(config.forest_root), "--full" in out.flags
-    if not root.is_dir() or not ((root / "elms").is_dir() or Forest.stands(root)):
+    if not root.is_dir() or not (Paths(root).elms.is_dir() or Forest.stands(root)):
         raise UserError(f"no forest in {root}; plant one with: btm seed (or btm run)")
     only = model_of(config) if is_named(config) else None
     with out.reporter.reading("verify", verification.size(root, only) if full else 1) as told:

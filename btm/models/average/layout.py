@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from btm.models import weights as wt
+from btm.models.files import INDEX, WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def plan(like: Path, dtype: str | None, shard_bytes: int | None) -> list[File]:
 
 def write_index(files: list[File], like: Path, target: Path) -> None:
     """Write the index of several files, `like`'s own if the files are its own."""
-    name = "model.safetensors.index.json"
+    name = INDEX
     if [file.name for file in files] == [file.name for file in wt.files(like)] and (
         like / name
     ).is_file():
@@ -92,7 +93,7 @@ def _new(name: str, tensors: list[wt.Tensor], dtype: str | None) -> File:
 
 
 def _name(index: int, count: int) -> str:
-    return "model.safetensors" if count == 1 else f"model-{index + 1:05}-of-{count:05}.safetensors"
+    return WEIGHTS if count == 1 else f"model-{index + 1:05}-of-{count:05}.safetensors"
 
 
 def _kind(tensor: wt.Tensor, dtype: str | None) -> str:
