@@ -13,6 +13,7 @@ from btm.data.documents import find
 from btm.ensemble.router import find_router
 from btm.errors import UserError
 from btm.forest import Forest, Model, find_model, gc, removal, verify
+from btm.forest.paths import AVERAGES
 from btm.forest.suites import data_of, evaluated_suites
 from btm.interop import formats
 from btm.report.progress import bytes_text
@@ -250,7 +251,9 @@ def _run(config: Config) -> list[Row]:
 def _remove(config: Config, flags: Collection[str]) -> list[Row]:
     if config.average.name is not None:
         removal.check_average(config, flags)
-        path = verify.folder_of(Forest(config.forest_root).root, f"averages/{config.average.name}")
+        path = verify.folder_of(
+            Forest(config.forest_root).root, f"{AVERAGES}/{config.average.name}"
+        )
         return [_row("remove", path.name, f"delete {path} and its scores")]
     forest, name = Forest(config.forest_root), _named(config)
     found = removal.consequences(forest, name)

@@ -61,7 +61,7 @@ class ModelFolder:
     @property
     def readme(self) -> Path:
         """The model card, for people (model_card.py)."""
-        return self.path / "README.md"
+        return self.path / files.README
 
     @property
     def config(self) -> Path:

@@ -32,6 +32,7 @@ from btm.forest.paths import ModelFolder
 from btm.interop.export import publish
 from btm.models import average as averaging
 from btm.models import blockwise, causal_lm, weights
+from btm.models.files import README
 from btm.system import durable, sums
 from btm.system.json_files import read_object
 
@@ -122,7 +123,7 @@ def export(
             "sha256": weights.sha256(restored),
         }
         durable.write_json(made / _HEADER, sums.checked(values | {"card": elm.card.to_json()}))
-        (made / "README.md").write_text(
+        (made / README).write_text(
             _README.format(name=name, parents=" and ".join(elm.card.parents))
         )
         sums.write(made)

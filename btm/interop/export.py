@@ -93,7 +93,9 @@ def _write(
             card, sha256=sha256, notes=[*card.notes, f"exported {what} from sha256 {card.sha256}"]
         )
     durable.write_json(ModelFolder(made).card, card.to_json())
-    (made / "README.md").write_text(model_card.readme(card, average=source.parent.name == AVERAGES))
+    ModelFolder(made).readme.write_text(
+        model_card.readme(card, average=source.parent.name == AVERAGES)
+    )
     sums.write(made, digests)
 
 

@@ -19,7 +19,7 @@ from typing import BinaryIO
 from btm.errors import UserError
 from btm.models import weights
 from btm.models.causal_lm import read_config, refuse_code
-from btm.models.files import CONFIG, INDEX, WEIGHTS
+from btm.models.files import CONFIG, INDEX, README, WEIGHTS
 from btm.system import durable
 from btm.system.json_files import MAX_JSON, parse_json
 
@@ -256,9 +256,9 @@ def _usual(number: int, count: int, ending: str) -> str:
 
 def _license(folder: _Folder) -> str:
     """Return the licence that the model card names in its first lines, or nothing."""
-    if not folder.has("README.md"):
+    if not folder.has(README):
         return ""
-    text = folder.read("README.md", _SMALL).decode(errors="replace")
+    text = folder.read(README, _SMALL).decode(errors="replace")
     head = text.split("---", 2)[1] if text.startswith("---\n") and text.count("---") > 1 else ""
     found = _LICENSE.search(head)
     return found[1] if found else ""

@@ -69,6 +69,8 @@ def model_of(config: Config) -> str:
 
     `UserError` if none was named, or both.
     """
+    from btm.forest.paths import AVERAGES
+
     average = config.average.name
     if average is None:
         if config.expert is None:
@@ -79,7 +81,7 @@ def model_of(config: Config) -> str:
             f"expert={config.expert} average={average}: two models, and one is wanted; leave out "
             "one"
         )
-    return f"averages/{average}"
+    return f"{AVERAGES}/{average}"
 
 
 def show_elm(elm: Any, out: Output) -> None:

@@ -123,7 +123,7 @@ def _remove(config: Config, out: Output, name: str, mode: str) -> int:
         out.line("", value | {"advice": advice})
         return 1 if failed else 0
     out.line(
-        f"removed {name!r} from {forest.root}; tombstone: {forest.root / 'removed' / name}", None
+        f"removed {name!r} from {forest.root}; tombstone: {forest.paths.tombstone(name)}", None
     )
     if heirs:
         out.rows(
@@ -206,6 +206,7 @@ def lineage(config: Config, out: Output) -> None:
     """
     from btm.forest import Forest, drawing
     from btm.forest.lineage import AVERAGE, Lineage
+    from btm.forest.paths import AVERAGES
 
     root = Forest(config.forest_root).root
     found = Lineage.of(root)
@@ -213,7 +214,7 @@ def lineage(config: Config, out: Output) -> None:
     named = is_named(config)
     if named:
         kind = None if config.average.name is None else AVERAGE
-        key = found.find(model_of(config).removeprefix("averages/"), str(root), kind).key
+        key = found.find(model_of(config).removeprefix(f"{AVERAGES}/"), str(root), kind).key
         above, below = found.ancestors(key), found.descendants(key)
         keys = [*reversed(above), key, *below]
         if out.as_json:
