@@ -12,12 +12,12 @@ from btm import steps
 from btm.config.schema import Config
 from btm.data.shards import Shard
 from btm.errors import UserError
-from btm.forest import Forest, paths
+from btm.forest import Forest, paths, publish
 from btm.forest.card import Card
 from btm.forest.paths import ModelFolder, Paths
 from btm.paper.studies import FOREST
 from btm.report import ConsoleReporter, Reporter
-from btm.steps import baselines, domain_weights, publish, score_cache
+from btm.steps import baselines, domain_weights, score_cache
 from btm.system import durable
 from btm.train.loop import TrainingStoppedError
 
@@ -87,7 +87,7 @@ def score_averages(config: Config, reporter: Reporter) -> None:
     forest, suite = Forest(config.forest_root), steps.open_suite(config)
     experts = forest.experts()
     shards = {domain: suite.shard(domain, config.eval.split) for domain in suite.domains()}
-    uniform = publish.publish(
+    uniform = publish.average(
         forest, "uniform", {elm.name: 1.0 for elm in experts}, method="uniform"
     )
     _score(config, forest, uniform, list(shards.values()), reporter)
@@ -95,7 +95,7 @@ def score_averages(config: Config, reporter: Reporter) -> None:
         weights, _ = domain_weights.domain_weights(
             config, forest, suite, domain, experts, how, reporter
         )
-        folder = publish.publish(forest, average_name(how, domain), weights, method=how)
+        folder = publish.average(forest, average_name(how, domain), weights, method=how)
         _score(config, forest, folder, [shard], reporter)
 
 

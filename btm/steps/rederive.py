@@ -17,13 +17,12 @@ from btm import steps
 from btm.config.choices import AVERAGE_WEIGHTS, DELTA_MASKS
 from btm.config.schema import Config
 from btm.errors import UserError
-from btm.forest import Forest, removal, tombstone
+from btm.forest import Forest, publish, removal, tombstone
 from btm.forest.card import Card, Parent
 from btm.forest.lineage import AVERAGE, BRANCH
 from btm.forest.paths import ModelFolder, Paths
 from btm.forest.tombstone import Heir
 from btm.report import Reporter, quiet
-from btm.steps import publish
 from btm.system import durable
 from btm.system.json_files import read_object
 
@@ -259,7 +258,7 @@ def _average_again(config: Config, forest: Forest, old: Old, reporter: Reporter)
             "now": "deleted",
             "why": "its base, an ELM of average.layers or Fisher information is gone",
         }
-    path = publish.publish(
+    path = publish.average(
         forest,
         old.name,
         kept,

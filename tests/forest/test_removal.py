@@ -17,10 +17,10 @@ import pytest
 from btm import steps
 from btm.cli import compose, main
 from btm.errors import UserError
-from btm.forest import Forest, removal, tombstone, verify
+from btm.forest import Forest, publish, removal, tombstone, verify
 from btm.forest.card import Card
 from btm.forest.lineage import ELM, Key, Lineage
-from btm.steps import publish, rederive
+from btm.steps import rederive
 from btm.system import lease
 
 MUTATING = ("rename", "replace", "unlink", "remove", "rmdir", "mkdir", "fsync")
@@ -71,7 +71,7 @@ def family(workspace, grown, tmp_path_factory):
     steps.branch(compose.compose([*words, "branch=copy", "parent=speeches"]), "psalms", "bible")
     steps.train(compose.compose(words), "psalms")
     steps.merge(compose.compose(words), "psalms")
-    publish.publish(forest, "deploy", {"bible": 0.25, "code_python": 0.75})
+    publish.average(forest, "deploy", {"bible": 0.25, "code_python": 0.75})
     forest.branch("tales", "novels", {"bible": 0.5, "seed": 0.5})
     return root
 
@@ -403,7 +403,7 @@ def test_an_average_goes_without_a_tombstone_and_its_name_is_free(capsys, words,
     assert not tombstone.names(forest.root)
     assert not verify.verify(forest.root, full=True)
     assert run(capsys, "remove", *words, "average=uniform")[0] == 2
-    publish.publish(forest, "uniform", {"bible": 1.0})
+    publish.average(forest, "uniform", {"bible": 1.0})
     (path / "card.json").write_text("{")
     assert run(capsys, "remove", *words, "average=uniform")[0] == 0
     assert not path.exists()

@@ -1,8 +1,7 @@
-"""The deployable models of a forest: published averages of its ELMs, and what some ways to average
-need to know.
+"""Averages of a forest's ELMs on disk: published whole in ``averages/``, with settings and a card.
 
-How parameters are combined stands in ``btm/models/average/``; here is which models, with what
-weights, and the card.
+How parameters are combined is in btm/models/average/; which ELMs are averaged and with what weights
+is the step's to find (btm/steps/averages.py).
 """
 
 import json
@@ -15,21 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from btm.config.checks import check_name
-from btm.config.schema import Config
-from btm.data.shards import Suite
-from btm.ensemble import score as scoring
-from btm.errors import UserError
-from btm.forest import ELM, Forest, ledger, model_card
+from btm.forest import ledger, model_card
 from btm.forest.card import Card, Measured, Parent
+from btm.forest.forest import Forest
 from btm.forest.paths import ModelFolder
+from btm.models import average as averaging
 from btm.models import causal_lm, weights
-from btm.models.average import METHODS, Settings, average, normalise
-from btm.report import Reporter, quiet
-from btm.steps import fisher, score_cache
+from btm.models.average import Settings, normalise
 from btm.system import durable, sums
 
 
-def publish(
+def average(
     forest: Forest,
     name: str,
     parents: Mapping[str, float],
@@ -41,9 +36,10 @@ def publish(
 ) -> Path:
     """Publish the average of `parents` {ELM: weight} in ``averages/`` and return its folder.
 
-    `method` says where the weights come from. What `measure` finds of the model in its folder, by
-    domain, stands on the card that is sealed with it. Nothing is done if the same average of the
-    same weights stands there.
+    `method` says where the weights come from. `measure` gets the unpublished folder and returns
+    losses by domain, which go on the card. If `name` is already the same average of the same
+    weights, nothing is done. Raises `UserError` for a name that is not valid or an ELM that
+    is not there.
     """
     check_name(name, "average.name")
     target = forest.paths.average(name).path
@@ -53,7 +49,7 @@ def publish(
     if standing.exists() and _same(Card.read(standing), card):
         return target
     with durable.publish_folder(target, replace=True) as folder:
-        digests = average(folders, folder, alive, settings)
+        digests = averaging.average(folders, folder, alive, settings)
         causal_lm.copy_files(min(folders), folder)  # of the one whose dtypes the weights have
         if settings.dtype:
             causal_lm.declare_dtype(ModelFolder(folder).config, settings.dtype)
@@ -66,53 +62,15 @@ def publish(
 
 
 def _measured(card: Card, found: dict[str, Measured]) -> Card:
-    """Return a card with what was measured by domain; its mean is what a list shows."""
+    """Fill in the losses by domain, their mean and the time."""
     mean = sum(part.nats for part in found.values()) / len(found) if found else None
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return replace(card, measured=found, valid_nats=mean, created=created)
 
 
-def settings_of(
-    config: Config,
-    forest: Forest,
-    parents: Mapping[str, float],
-    suite: Callable[[], Suite],
-    reporter: Reporter = quiet,
-) -> Settings:
-    """Return how `config` wants an average of `parents` made; for fisher their Fisher information
-    is estimated.
-    """
-    chosen = config.average
-    method = "linear" if chosen.method in (None, "greedy_soup") else chosen.method
-    base = forest[chosen.base or config.seed.name].path if METHODS[method].needs_base else None
-    information: dict[Path, Path] = {}
-    if chosen.method == "fisher":
-        information = {
-            forest[name].path: _information(config, forest, forest[name], suite(), reporter)
-            for name in parents
-        }
-    return Settings(
-        method=method,
-        base=base,
-        scale=1.0
-        if isinstance(chosen.scale, str)
-        else chosen.scale,  # fit: steps/averages.py finds it
-        density=chosen.density,
-        gamma=chosen.gamma,
-        t=chosen.t,
-        rescale=chosen.rescale,
-        seed=chosen.seed,
-        layers=chosen.layers or {},
-        importance=information,
-        accumulate=chosen.accumulate,
-        dtype=None if chosen.dtype is None else weights.STORED[chosen.dtype],
-        shard_bytes=int(chosen.shard_gb * 1e9) or None,
-    )
-
-
 def settings_again(forest: Forest, card: Card) -> Settings | None:
-    """Return the settings that an average's card records, or None if what they need is not in the
-    forest.
+    """Read the settings of an average from its card; None if an ELM that they name is gone, or if
+    they have Fisher information, which a card does not hold.
     """
     known = dict(card.recipe)
     base = known.pop("base", None)
@@ -128,43 +86,6 @@ def settings_again(forest: Forest, card: Card) -> Settings | None:
         return None
 
 
-def greedy_soup(
-    config: Config,
-    forest: Forest,
-    suite: Suite,
-    domain: str,
-    elms: list[ELM],
-    reporter: Reporter = quiet,
-) -> dict[str, float]:
-    """Return {ELM: 1} of those whose uniform average is best on the domain's valid split (arXiv
-    2203.05482, recipe 1).
-
-    ELMs are tried from the best alone to the worst; one stays if the soup with it is no worse than
-    without.
-    """
-    valid = suite.shard(domain, "valid")
-    tokens, _ = valid.head(config.score.max_tokens)
-
-    def nats(folder: Path, sha256: str) -> float:
-        score_cache.score_missing(config, forest, folder, sha256, [valid], reporter)
-        found = score_cache.scores_of(config, forest).read(valid, sha256)
-        assert found is not None
-        return scoring.mean_nats(found, tokens)
-
-    alone = {elm.name: nats(elm.path, elm.card.sha256) for elm in elms}
-    ranked = sorted(elms, key=lambda elm: (alone[elm.name], elm.name))
-    soup, best = [ranked[0]], alone[ranked[0].name]
-    for elm in ranked[1:]:
-        with trial(
-            forest, {other.name: 1.0 for other in [*soup, elm]}, Settings(), reporter.alive
-        ) as candidate:
-            found = nats(candidate, weights.sha256(candidate))
-        if found <= best:
-            soup, best = [*soup, elm], found
-        reporter.line(f"soup with {elm.name}: {found:.4f} nats/token, best {best:.4f}")
-    return {elm.name: 1.0 for elm in soup}
-
-
 @contextmanager
 def trial(
     forest: Forest,
@@ -172,15 +93,13 @@ def trial(
     settings: Settings,
     alive: Callable[[], None] = lambda: None,
 ) -> Iterator[Path]:
-    """Yield the folder of an average of `parents` {ELM: weight} that is there to be measured, and
-    then deleted.
-    """
+    """Average `parents` {ELM: weight} into a folder that is deleted when the block ends."""
     scratch = durable.scratch_folder(durable.make_folder(forest.paths.averages))
     folder = scratch / "trial"
     try:
         folder.mkdir()
         folders = {forest[name].path: weight for name, weight in parents.items() if weight > 0}
-        average(folders, folder, alive, settings)
+        averaging.average(folders, folder, alive, settings)
         causal_lm.copy_files(min(folders), folder)
         yield folder
     finally:
@@ -190,8 +109,8 @@ def trial(
 def scale_of(
     forest: Forest, name: str, parents: Mapping[str, float], settings: Settings
 ) -> float | None:
-    """Return the scale of the average `name` that stands, if it is of these parents and weights;
-    else None.
+    """Read the scale of the average `name`, if it has these parents, weights and settings; else
+    None.
     """
     file = forest.paths.average(name).card
     if not file.exists():
@@ -202,34 +121,10 @@ def scale_of(
     return scale if _same(standing, wanted) else None
 
 
-def _information(
-    config: Config, forest: Forest, elm: ELM, suite: Suite, reporter: Reporter
-) -> Path:
-    """Return the folder of an ELM's Fisher information on the valid split of the domain it was
-    trained on.
-    """
-    if not elm.card.domains:
-        raise UserError(
-            f"average.method=fisher: {elm.name!r} has no domain of its own whose valid split "
-            "could be used"
-        )
-    valid, count = suite.shard(elm.card.domains[0], "valid"), config.average.sequences
-    target = forest.paths.fisher(elm.card.sha256, valid, config.window, count)
-    if not target.exists():
-        device = causal_lm.pick_device(config.trainer.device)
-        reporter.line(f"Fisher information of {elm.name} on {valid.domain}/valid")
-        try:
-            with durable.publish_folder(target) as folder:
-                fisher.fisher(elm.path, valid, config.window, count, folder, device, reporter.alive)
-        except FileExistsError:
-            pass  # another process was faster
-    return target
-
-
 def _card(
     forest: Forest, name: str, parents: Mapping[str, float], method: str, settings: Settings
 ) -> Card:
-    """Return the card of an average before its parameters are made."""
+    """Make the card of an average, before its parameters are made."""
     shares = _shares(parents, settings)
     like = forest[next(iter(shares))].card
     origins = {
@@ -254,8 +149,10 @@ def _card(
 
 
 def _shares(parents: Mapping[str, float], settings: Settings) -> dict[str, float]:
-    """Return {ELM: share} of an average; a base has what θ_0 + λ Σ w_j (θ_j − θ_0) leaves of it,
-    and always a place.
+    """Split an average into shares {ELM: share}, which add up to 1.
+
+    A base has the rest that θ_0 + λ Σ w_j (θ_j − θ_0) leaves of it, and is named even where that
+    is 0.
     """
     if settings.base is None:
         return normalise(parents)
@@ -272,9 +169,7 @@ def _shares(parents: Mapping[str, float], settings: Settings) -> dict[str, float
 
 
 def _recipe(settings: Settings) -> dict[str, Any]:
-    """Return, as JSON values, the settings that differ from their defaults and change the
-    parameters.
-    """
+    """Select, as JSON values, the settings that change the parameters and are not the default."""
     known = asdict(settings) | {"base": settings.base and settings.base.name}
     known["importance"] = sorted(path.name for path in settings.importance.values())
     known["layers"] = {pattern: dict(own) for pattern, own in settings.layers.items()}
@@ -283,4 +178,5 @@ def _recipe(settings: Settings) -> dict[str, Any]:
 
 
 def _same(standing: Card, wanted: Card) -> bool:
+    """Tell whether two cards are of the same average of the same weights."""
     return (standing.parents, standing.recipe) == (wanted.parents, wanted.recipe)
