@@ -31,6 +31,7 @@ def findings(config: Config) -> list[dict[str, str]]:
     """Return one row for each finding."""
     import torch
 
+    from btm.forest import Forest
     from btm.models.causal_lm import pick_precision
 
     cores = len(os.sched_getaffinity(0))
@@ -49,7 +50,7 @@ def findings(config: Config) -> list[dict[str, str]]:
         "trainer.precision=auto": pick_precision("auto", device),
         "free disk": f"{shutil.disk_usage(standing).free / 1e9:.1f} GB at {standing}",
         "forest": f"{root} stands"
-        if (root / "forest.json").exists()
+        if Forest.stands(root)
         else f"none in {root}: btm run plants one",
     }
     for module, extra in _EXTRAS.items():

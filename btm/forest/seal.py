@@ -92,5 +92,5 @@ def card(
         return ledger.summed(checked(made))
     except ValueError as error:
         raise UserError(
-            f"{branch.path / 'trained.json'}: damaged, train the branch again: {error}"
+            f"{branch.files.result}: damaged, train the branch again: {error}"
         ) from None

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from btm.config.schema import Config
 from btm.errors import UserError
+from btm.forest.paths import Paths
 from btm.launch import throughput
 from btm.launch.attempt import Attempt, preload
 from btm.launch.engine import Resources, Status
@@ -177,7 +178,7 @@ class LocalEngine:
         """
         if resources.memory_gb:
             return resources.memory_gb * 1e9
-        seed = Path(self.config.forest_root) / "elms" / self.config.seed.name
+        seed = Paths(self.config.forest_root).elm(self.config.seed.name).path
         count = weights.parameters(seed) if seed.is_dir() else 0
         if (
             self.config.baseline == "demix"
@@ -213,7 +214,7 @@ def require_room(resources: Resources, cards: int, memory: float) -> None:
 
 def _begun_with(spec: Spec) -> int:
     """Return the threads of a training that has a checkpoint, else 0."""
-    branch = lease.find(Path(spec.forest) / "branches" / spec.job.elm) if spec.job.elm else None
+    branch = lease.find(Paths(spec.forest).branch(spec.job.elm)) if spec.job.elm else None
     newest = checkpoint.latest(branch) if branch else None
     try:
         found = checkpoint.read_state(newest)["environment"] if newest else {"threads": 0}
