@@ -95,7 +95,7 @@ def from_hugging_face(folder: Path, target: Path) -> None:
     if len(exported.dictionary) != model.vocab:
         raise UserError(
             f"{folder}: {model.vocab:,} embeddings, {len(exported.dictionary):,} tokens; "
-            "wanted as many"
+            "wanted equal numbers"
         )
     stored: state.Tensors = {}
     for file in weights.files(folder):
