@@ -247,7 +247,7 @@ def _plain_embeddings(
     changed = dict(parameters)
     if not model.learned:
         changed[_POSITIONS] = sinusoids(model.positions + _OFFSET, model.width)
-    if model.scaled:
+    if model.scaled:  # √d scales the input alone: a tied output layer keeps the plain embeddings
         changed.setdefault(_OUTPUT, parameters[_EMBED])
         changed[_EMBED] = parameters[_EMBED] * math.sqrt(model.width)
     return replace(model, learned=True, scaled=False, tied=model.tied and not model.scaled), changed

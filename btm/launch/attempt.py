@@ -69,7 +69,7 @@ class Attempt:
         if self.handle >= 0:
             os.close(self.handle)
         written = self.records.outcome(self.spec.job.name, self.spec.attempt)
-        # An older outcome is of an earlier start of the same try (Slurm requeues under one number).
+        # An outcome from before this child began is that of an earlier start of the same try.
         if written is not None and written.ended >= self._wall and self._doom is None:
             return written
         outcome = self._name_death(status)

@@ -188,6 +188,7 @@ class Driver:
         task.missing_since = task.missing_since or now
         if now - task.missing_since < self.settle:
             return
+        # Recorded on behalf of the try, so that its number is used up and never run again.
         outcome = Outcome(
             self.cycle.id,
             task.job.name,
@@ -205,6 +206,7 @@ class Driver:
         del self.active[name]
         task.missing_since = 0.0
         makes_elm = task.job.verb in ("seed", "train")
+        # The forest is the truth: an ELM that stands is done, whatever its outcome says.
         stands = makes_elm and (task.job.elm in elms or task.job.elm in self._elms())
         if outcome.kind == "done" and makes_elm and not stands:
             message = "said it was done, but its ELM is not in the forest"

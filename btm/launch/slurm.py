@@ -103,7 +103,7 @@ class SlurmEngine:
         """
         taken: dict[tuple[str, int], str] = {}
         try:
-            self._settle_doubts()
+            self._settle_doubts()  # first: a try that Slurm took unseen must not run twice
             known = [_key(spec) for spec in specs if _key(spec) in self._found]
             taken = {key: self._found.pop(key) for key in known}
             new = [spec for spec in specs if _key(spec) not in taken]

@@ -96,6 +96,7 @@ def ratios(found: Nats, to: str, resamples: int, seed: int = 0) -> pd.DataFrame:
         plain_RK = perplexities(found, scope)
         drawn_BRK = perplexities(found, scope, counts)
         for index, row in enumerate(found.rows):
+            # A baseline may be grown under fewer seeds than the forest.
             kept = np.flatnonzero(np.isfinite(plain_RK[index]) & np.isfinite(plain_RK[base]))
             ratio_K = plain_RK[index, kept] / plain_RK[base, kept]
             ratio_BK = drawn_BRK[:, index, kept] / drawn_BRK[:, base, kept]
