@@ -77,6 +77,7 @@ class Batches:
         if known is None or known[0] != epoch:
             shard, L = self.shards[index], self.seq_len
             n = _n_windows(shard, L)
+            # A function of (seed, shard, epoch): a resumed training draws the same order again.
             rng = np.random.Generator(
                 np.random.Philox(np.random.SeedSequence([self.seed, index, epoch]))
             )

@@ -89,6 +89,7 @@ class Encoder:
 
     def _encode_fast(self, documents: Sequence[str]) -> Packed:
         text = _END.join(documents) + _END
+        # A mark inside a document would be taken for one of ours and dropped.
         if _CUT in text or text.count(_END) > len(documents):
             return self._encode_apart(documents)
         found = self._fast(_mark(text))

@@ -307,6 +307,7 @@ def _describe(
     target: Path,
 ) -> None:
     """Write meta.json, which makes `target` a domain; `UserError` if the source has changed."""
+    # The source was hashed before it was packed; hashed again, it must still be the same.
     if fingerprint(domain.source)[0] != domain.settings["source_sha256"]:
         raise UserError(
             f"{domain.source.domain}: its files changed while they were read; run it again"

@@ -113,6 +113,7 @@ def _file_sha256(path: Path) -> str:
 
 
 def _digest(text: str, data: bytes) -> int:
+    # Copies that differ only in the blanks around them count as one document.
     stripped = text.strip()
     data = data if len(stripped) == len(text) else stripped.encode()
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")

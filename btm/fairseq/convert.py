@@ -96,7 +96,7 @@ def from_hugging_face(folder: Path, target: Path) -> None:
     if len(exported.dictionary) != model.vocab:
         raise UserError(
             f"{folder}: {model.vocab:,} embeddings, {len(exported.dictionary):,} tokens; "
-            "wanted as many"
+            "wanted equal numbers"
         )
     stored: state.Tensors = {}
     for file in weights.files(folder):
@@ -248,7 +248,7 @@ def _plain_embeddings(
     changed = dict(parameters)
     if not model.learned:
         changed[_POSITIONS] = sinusoids(model.positions + _OFFSET, model.width)
-    if model.scaled:
+    if model.scaled:  # √d scales the input alone: a tied output layer keeps the plain embeddings
         changed.setdefault(_OUTPUT, parameters[_EMBED])
         changed[_EMBED] = parameters[_EMBED] * math.sqrt(model.width)
     return replace(model, learned=True, scaled=False, tied=model.tied and not model.scaled), changed

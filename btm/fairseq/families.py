@@ -117,7 +117,7 @@ def understand(config: Json, where: str) -> tuple[Architecture, Family]:
     if family is None:
         have = ", ".join(FAMILIES)
         raise UserError(
-            f"{where}: model_type {config['model_type']!r}; fairseq has the like of {have} alone"
+            f"{where}: model_type {config['model_type']!r}; fairseq has equivalents of {have} only"
         )
     from transformers import CONFIG_MAPPING
 
@@ -128,7 +128,7 @@ def understand(config: Json, where: str) -> tuple[Architecture, Family]:
         wanted["word_embed_proj_dim"] = full.get("hidden_size")
     for key, value in wanted.items():
         if full.get(key, value) != value:
-            raise UserError(f"{where}: {key}={full[key]!r}; fairseq can do with {value!r} alone")
+            raise UserError(f"{where}: {key}={full[key]!r}; fairseq supports {value!r} only")
     flags = {"learned": family.name != "xglm", "scaled": False, "pre_norm": True}
     found = {field: full[key] for field, key in family.keys.items()}
     return Architecture(**(flags | found | {"tied": bool(full["tie_word_embeddings"])})), family

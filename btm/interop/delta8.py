@@ -42,7 +42,7 @@ _README = """# {name}, as a difference
 
 The ELM {name} of a Branch-Train-Merge forest as its difference from {parents},
 in 8 bits an element.
-Whoever has a forest with the same parents has it again with
+A forest with the same parents restores it with
 
     btm import from=DIR format=delta8 name={name} forest=FOREST
 """
@@ -215,7 +215,8 @@ def _write(expert: Path, base: Path, target: Path, block: int, alive: _Alive) ->
         same = tensor.dtype == ours[name].dtype
         if not same or not (tensor.is_float or np.array_equal(tensor.raw(), ours[name].raw())):
             raise UserError(
-                f"{expert}: tensor {name!r} is no difference from its parents': give format=hf"
+                f"{expert}: tensor {name!r} cannot be stored as a difference from its parents': "
+                "give format=hf"
             )
     floats = [tensor for tensor in theirs.values() if tensor.is_float]
     head = _head(floats, block)
@@ -275,7 +276,9 @@ def _check_tensors(delta: Delta, base: Path) -> None:
         if name.startswith("absmax.") and not all(
             np.isfinite(part).all() and (part >= 0).all() for part in weights.chunks(tensor)
         ):
-            raise UserError(f"{delta.file}: tensor {name!r} holds what is no scale")
+            raise UserError(
+                f"{delta.file}: tensor {name!r} has a scale that is negative or not finite"
+            )
 
 
 def _restore(base: Path, file: Path, block: int, target: Path, alive: _Alive) -> None:

@@ -76,7 +76,7 @@ def imported_as(config: Config) -> tuple[str, list[str]]:
     if config.format == "delta":
         return delta.named(config, _source(config))
     if config.expert is None and planted:
-        raise UserError("what shall it be called? give name=NAME")
+        raise UserError("import under which name? give name=NAME")
     name = check_name(config.expert or config.seed.name, "name")
     if config.domain is not None:
         return name, [config.domain]
@@ -88,8 +88,7 @@ def _source(config: Config) -> Path:
         raise UserError("import what? give from=DIR, the folder of a Hugging Face model")
     if config.format == "mergekit":
         raise UserError(
-            "format=mergekit is none that models are imported from: "
-            "wanted hf, fairseq, delta or delta8"
+            "format=mergekit is for export only; wanted for an import: hf, fairseq, delta or delta8"
         )
     return Path(config.imports.source)
 

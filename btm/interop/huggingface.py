@@ -119,7 +119,7 @@ def _check(source: Path, scratch: Path, with_legacy: bool, alive: Callable[[], N
             intake.write_index(copy)
     _require_finite(copy, source)
     sandbox.ask("probe", copy)
-    model, notes = _load(copy)
+    model, notes = _load(copy)  # safe in this process only now, after the box has tried it
     copy_tokenizer(copy, scratch / _TOKENIZER)
     _require_vocabulary(model, scratch / _TOKENIZER, source)
     _require_sense(model, source)

@@ -111,7 +111,7 @@ class _Folder:
         try:
             real = place.resolve(strict=True)
         except (OSError, RuntimeError):
-            raise UserError(f"{place}: a link to nowhere; copy the folder with cp -rL") from None
+            raise UserError(f"{place}: a broken link; copy the folder with cp -rL") from None
         homes = [self.real]
         if self.real.parent.name == "snapshots":  # a Hub cache: its files are links to blobs
             homes.append(self.real.parent.parent / "blobs")

@@ -66,9 +66,7 @@ def recipe(forest: Forest, average: Path) -> str:
 
 def _check(forest: Forest, average: Path, card: Card, method: str) -> None:
     if not card.parents or card.branch_method not in _USED or card.steps:
-        raise UserError(
-            f"{average} is no average of ELMs, which is all that format=mergekit can say"
-        )
+        raise UserError(f"{average} is no average of ELMs; format=mergekit exports averages only")
     if method not in _SETTINGS or card.recipe.get("layers"):
         layers = card.recipe.get("layers")
         what = "weights of their own for some layers" if layers else f"average.method={method}"

@@ -55,7 +55,7 @@ def _tensors(file: Path) -> "dict[str, torch.Tensor]":
         raise
     except Exception as error:  # torch explains, at length, how to switch the protection off
         raise UserError(
-            f"{file}: not pickled tensors alone, so it is not read: {why(error)[:200]}"
+            f"{file}: it holds more than pickled tensors, so it is not read: {why(error)[:200]}"
         ) from None
     if not isinstance(values, dict) or not values:
         raise UserError(f"{file}: wanted a dict of tensors")

@@ -112,8 +112,7 @@ def ask(question: str, *words: Path | str) -> Any:
         raise UserError(str(answer["refused"]))
     if "answer" not in answer:
         raise UserError(
-            f"{words[0]}: reading it took more memory or time than it is given "
-            f"({answer.get('died')})"
+            f"{words[0]}: reading it took more memory or time than allowed ({answer.get('died')})"
         )
     return answer["answer"]
 

@@ -1,11 +1,8 @@
-"""What a cycle will take before it is started: jobs, parents and weights, tokens, FLOPs, disk and
-time.
-"""
+"""The forecast of a cycle: its jobs, parents and weights, tokens, FLOPs, disk space and time."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from btm import steps
 from btm.config.schema import Config
@@ -15,20 +12,21 @@ from btm.forest.paths import ModelFolder, Paths
 from btm.launch.jobs import Job, jobs_of
 from btm.launch.records import read_shown
 from btm.models import causal_lm, flops, weights
+from btm.report.tables import TableRow
 from btm.steps.baselines import SHARES_SEED
 from btm.steps.baselines.derive import expert_domains
 from btm.train.distributed import job as distributed
 
 WORTH_A_FOREST = 10  # training tokens for each parameter of an ELM, at least
-_CHECKPOINTS = 3  # the newest, the one before it, and the one being written
+_CHECKPOINTS = 3  # at once: the newest, the one before it, and the one being written
 _BYTES = 4  # of a float32
-_MOMENTS = 2  # of AdamW
-_NAMES = 4  # of parents that are listed one by one
+_MOMENTS = 2  # of AdamW, for each parameter
+_NAMES = 4  # parents that are listed by name
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What one ELM of a forest costs."""
+    """The costs of one ELM of a forest."""
 
     parameters: int
     flops_per_token: float
@@ -36,7 +34,7 @@ class Costs:
 
     @classmethod
     def of(cls, config: Config) -> "Costs":
-        """Take them from the seed if it stands, else from the architecture."""
+        """Measure them on the seed if it stands, else compute them from the architecture."""
         root = Path(config.forest_root)
         seeds = [Paths(place).elm(config.seed.name).path for place in (root, config.base_root)]
         seed = next((seed for seed in seeds if seed.is_dir()), seeds[0])
@@ -47,10 +45,10 @@ class Costs:
             count, made = weights.parameters(source), causal_lm.load_config(source)
         else:
             folder = Path(config.data.out) / config.data.name
-            prepared = (
+            size = (
                 steps.open_suite(config).vocab_size if folder.is_dir() else config.data.vocab_size
             )
-            made = causal_lm.make_config(config.model, prepared, 0)
+            made = causal_lm.make_config(config.model, size, 0)
             count = causal_lm.count_parameters(made)
         per_token = flops.Shape.of_config(made).training_flops(config.trainer.seq_len)
         return cls(count, per_token, _rate(config, root))
@@ -67,9 +65,7 @@ class Costs:
 
 
 def _rate(config: Config, root: Path) -> float | None:
-    """Return tokens per second: as measured on this machine with all jobs together, or as the seed
-    had.
-    """
+    """Return tokens per second: measured here for all jobs together, or that of the seed."""
     known = (read_shown(Paths(root).jobs.throughput) or {}).get("tokens_per_second", {})
     if known and config.cluster.kind != "slurm":
         return max(known.values())
@@ -80,28 +76,65 @@ def _rate(config: Config, root: Path) -> float | None:
     return json.loads(lines[-1])["tokens_per_second"]
 
 
-def forecast(config: Config, rounds: list[list[str]]) -> list[dict[str, Any]]:
-    """Return a row for each job of the cycle and one for the sum."""
+@dataclass(frozen=True)
+class JobForecast:
+    """The forecast of one job; None where it takes nothing, or where that is not known yet."""
+
+    job: str
+    round: int | None
+    what: str
+    parents: str = ""
+    tokens: int | None = None
+    flops: float | None = None
+    disk_bytes: int | None = None
+    seconds: float | None = None
+
+    def row(self) -> TableRow:
+        """Make the table row of this job."""
+        return {
+            "job": self.job,
+            "round": self.round,
+            "what": self.what,
+            "parents": self.parents,
+            "tokens": self.tokens,
+            "flops": self.flops,
+            "disk bytes": self.disk_bytes,
+            "seconds": self.seconds,
+        }
+
+
+def forecast(config: Config, rounds: list[list[str]]) -> list[TableRow]:
+    """Make a row for each job of the cycle and one for the sum."""
+    costs, jobs = Costs.of(config), _forecasts(config, rounds)
+    tokens = sum(job.tokens or 0 for job in jobs)
+    seconds = None if costs.tokens_per_second is None else tokens / costs.tokens_per_second
+    if seconds and config.cluster.kind == "slurm":
+        seconds /= config.cluster.train.parallel or config.cluster.parallel or max(map(len, rounds))
+    total = JobForecast(
+        job="all",
+        round=None,
+        what="",
+        tokens=tokens,
+        flops=sum(job.flops or 0 for job in jobs),
+        disk_bytes=sum(job.disk_bytes or 0 for job in jobs),
+        seconds=seconds,
+    )
+    return [job.row() for job in [*jobs, total]]
+
+
+def _forecasts(config: Config, rounds: list[list[str]]) -> list[JobForecast]:
+    """Forecast each job of the cycle."""
     costs = Costs.of(config)
     root = Path(config.forest_root)
     forest = Forest(root) if Forest.stands(root) else None
     done = set(forest.names()) if forest else set()
-    rows = [_row(job, config, costs, forest, done) for job in jobs_of(config, rounds)]
-    total = {key: sum(row[key] or 0 for row in rows) for key in ("tokens", "flops", "disk bytes")}
-    seconds = None if costs.tokens_per_second is None else total["tokens"] / costs.tokens_per_second
-    if seconds and config.cluster.kind == "slurm":
-        seconds /= config.cluster.train.parallel or config.cluster.parallel or max(map(len, rounds))
-    return [
-        *rows,
-        {"job": "all", "round": None, "what": "", "parents": "", **total, "seconds": seconds},
-    ]
+    return [_forecast(job, config, costs, forest, done) for job in jobs_of(config, rounds)]
 
 
 def too_few_tokens(config: Config) -> str:
-    """Return a sentence that advises against a forest where one dense LM is likely better; "" where
-    a forest pays.
+    """Advise against a forest where one dense LM is likely better; "" where a forest pays.
 
-    What counts is the tokens of the seed phase and of all experts for each parameter of one ELM
+    The measure is the tokens of the seed phase and of all experts for each parameter of one ELM
     (docs/choosing.md).
     """
     if config.baseline is not None or config.seed.source:
@@ -113,65 +146,55 @@ def too_few_tokens(config: Config) -> str:
         return ""
     return (
         f"{tokens / 1e6:,.2f} M training tokens are {tokens / parameters:.1f} for each of a "
-        "model's "
-        f"{parameters / 1e6:,.2f} M parameters; below {WORTH_A_FOREST}, one dense model is "
+        f"model's {parameters / 1e6:,.2f} M parameters; below {WORTH_A_FOREST}, one dense model is "
         f"likely better than a forest of {experts} experts: train more steps (seed.steps=, "
-        "trainer.steps=) "
-        "or a smaller model= "
-        "(docs/choosing.md)"
+        "trainer.steps=) or a smaller model= (docs/choosing.md)"
     )
 
 
 def disk_bytes(config: Config, rounds: list[list[str]], at_once: int) -> int:
-    """Return the bytes that the missing part of a cycle will need at most, with `at_once` trainings
-    at once.
-    """
-    rows = forecast(config, rounds)
-    missing = sum(row["tokens"] is not None for row in rows[:-1])
-    return rows[-1]["disk bytes"] + min(missing, at_once) * Costs.of(config).training_bytes
+    """Compute the bytes that a cycle still needs at most, with `at_once` trainings at once."""
+    jobs = _forecasts(config, rounds)
+    trainings = sum(job.tokens is not None for job in jobs)
+    kept = sum(job.disk_bytes or 0 for job in jobs)
+    return kept + min(trainings, at_once) * Costs.of(config).training_bytes
 
 
-def _row(
+def _forecast(
     job: Job, config: Config, costs: Costs, forest: Forest | None, done: set[str]
-) -> dict[str, Any]:
-    row: dict[str, Any] = {"job": job.name, "round": job.round or None, "what": "", "parents": ""}
-    empty = {"tokens": None, "flops": None, "disk bytes": None, "seconds": None}
+) -> JobForecast:
+    def made(what: str, disk_bytes: int | None = None) -> JobForecast:
+        return JobForecast(job.name, job.round or None, what, disk_bytes=disk_bytes)
+
     trainer = config.trainer
     if job.verb == "score":
-        return row | {"what": "token log-probabilities, where missing"} | empty
+        return made("token log-probabilities, where missing")
     if job.verb == "finish":
         average = "average, " if config.run.average else ""
         size = costs.elm_bytes if config.run.average else 0
-        return (
-            row
-            | {"what": f"{average}evaluate, prior {config.ensemble.prior}"}
-            | empty
-            | {"disk bytes": size}
-        )
+        return made(f"{average}evaluate, prior {config.ensemble.prior}", size)
     if job.elm in done:
-        return row | {"what": "nothing: it stands there"} | empty
+        return made("nothing: it stands there")
     if job.verb == "seed" and config.seed.source:
-        return (
-            row | {"what": f"import {config.seed.source}"} | empty | {"disk bytes": costs.elm_bytes}
-        )
+        return made(f"import {config.seed.source}", costs.elm_bytes)
     if job.verb == "seed" and config.baseline in SHARES_SEED:
         copied = f"copy {Paths(config.base_root).elm(job.elm).path}"
-        return row | {"what": copied} | empty | {"disk bytes": costs.elm_bytes * (1 + _MOMENTS)}
+        return made(copied, costs.elm_bytes * (1 + _MOMENTS))
     steps = config.seed_steps(expert_domains(config)) if job.verb == "seed" else trainer.steps
     tokens = _sequences(job, config, steps) * trainer.seq_len
     kept = _MOMENTS if job.verb == "seed" and steps and trainer.carry != "fresh" else 0
-    return row | {
-        "what": _training(job, config, steps),
-        "parents": "" if job.verb == "seed" else _parents(job, config, forest),
-        "tokens": tokens,
-        "flops": tokens * costs.flops_per_token,
-        "disk bytes": costs.elm_bytes * _elms(job, config) * (1 + kept),
-        "seconds": None if costs.tokens_per_second is None else tokens / costs.tokens_per_second,
-    }
+    return replace(
+        made(_training(job, config, steps)),
+        parents="" if job.verb == "seed" else _parents(job, config, forest),
+        tokens=tokens,
+        flops=tokens * costs.flops_per_token,
+        disk_bytes=costs.elm_bytes * _elms(job, config) * (1 + kept),
+        seconds=None if costs.tokens_per_second is None else tokens / costs.tokens_per_second,
+    )
 
 
 def _sequences(job: Job, config: Config, steps: int) -> int:
-    """Return the sequences that a job trains on."""
+    """Count the sequences that a job trains on."""
     size, seed = config.trainer.batch_size, config.seed
     if job.verb == "seed":
         return Growth(seed.grow_batch, seed.grow_after).before(steps, size)
@@ -179,14 +202,14 @@ def _sequences(job: Job, config: Config, steps: int) -> int:
 
 
 def _elms(job: Job, config: Config) -> int:
-    """Return how many ELMs a training makes."""
-    return (
-        len(config.run.rounds[0]) + 1 if job.verb == "train" and config.baseline == "demix" else 1
-    )
+    """Count the ELMs that a training makes."""
+    if job.verb == "train" and config.baseline == "demix":
+        return len(config.run.rounds[0]) + 1  # one for each domain, and their average
+    return 1
 
 
 def _training(job: Job, config: Config, steps: int) -> str:
-    """Say what a training does."""
+    """Describe a training in a few words."""
     if not steps:
         return "random parameters, untrained"
     text = f"train {steps:,} steps"
@@ -198,14 +221,12 @@ def _training(job: Job, config: Config, steps: int) -> str:
 
 
 def _parents(job: Job, config: Config, forest: Forest | None) -> str:
-    """Return parents with their weights where those are known, else how they will be found."""
+    """List parents with their weights where those are known, else how they will be found."""
     if config.baseline == "demix":
         return f"{config.seed.name} 1"
     if forest is not None and forest.has_branch(job.elm):
-        return ", ".join(
-            f"{name} {parent.weight:.3f}"
-            for name, parent in forest.get_branch(job.elm).parents.items()
-        )
+        parents = forest.get_branch(job.elm).parents.items()
+        return ", ".join(f"{name} {parent.weight:.3f}" for name, parent in parents)
     if isinstance(config.weights, dict):
         return ", ".join(f"{name} {weight:g}" for name, weight in config.weights.items())
     if config.branch == "copy":

@@ -1,6 +1,4 @@
-"""How many threads a training should have: measured, since neither one job per core nor one job
-wins always.
-"""
+"""The best number of threads for a training, measured: neither extreme wins always."""
 
 import itertools
 import os
@@ -17,8 +15,7 @@ _SECONDS = 1.5  # of training, for each choice
 
 
 def best_threads(config: Config, forest: Path, cores: int) -> int:
-    """Return the threads per job that give all jobs together the most tokens per second on this
-    machine.
+    """Measure the threads per job with which all jobs together train most tokens per second.
 
     Measured once for a model, a batch and a number of cores, by as many forked processes at once as
     would run; the figures are kept in ``jobs/throughput.json``.
@@ -33,9 +30,7 @@ def best_threads(config: Config, forest: Path, cores: int) -> int:
     known = read_shown(file) or {}
     if known.get("key") != key:
         choices = [threads for threads in range(1, cores + 1) if cores % threads == 0]
-        rates = {
-            str(threads): _rate(config, forest, threads, cores // threads) for threads in choices
-        }
+        rates = {str(n): _rate(config, forest, n, cores // n) for n in choices}
         known = {"key": key, "tokens_per_second": rates, "cores": cores}
         durable.write_json(file, known)
     rates = known["tokens_per_second"]
@@ -43,7 +38,7 @@ def best_threads(config: Config, forest: Path, cores: int) -> int:
 
 
 def _rate(config: Config, forest: Path, threads: int, jobs: int) -> float:
-    """Return the tokens per second of `jobs` processes that train at once with `threads` each."""
+    """Measure the tokens per second of `jobs` processes that train at once with `threads` each."""
     reading, writing = os.pipe()
     children = []
     for _ in range(jobs):
@@ -78,7 +73,7 @@ def _train_briefly(config: Config, forest: Path, threads: int) -> float:
     precision = causal_lm.pick_precision(trainer.precision, str(model.device))
     shape = (trainer.batch_size, trainer.seq_len + 1)
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, shape)
-    begun = time.monotonic()  # of the second step on: the first one warms up
+    begun = time.monotonic()  # reset after the first step, which warms up
     with kernels.waiting.considerate():
         for steps in itertools.count():
             trainee.backward(model, tokens, trainer, precision)

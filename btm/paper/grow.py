@@ -1,4 +1,4 @@
-"""One study in this process: ``python -m btm.paper.grow SPEC.json``, started by the pool."""
+"""The growing of one study: ``python -m btm.paper.grow SPEC.json``, started by the pool."""
 
 import json
 import os
@@ -21,14 +21,11 @@ from btm.steps import baselines, domain_weights, score_cache
 from btm.system import durable
 from btm.train.loop import TrainingStoppedError
 
-AVERAGED = (
-    "posterior",
-    "token",
-)  # ways to weigh the experts for a domain, of which averages are made
+AVERAGED = ("posterior", "token")  # ways to weigh the experts for a domain's average
 
 
 class _Stoppable(ConsoleReporter):
-    """Reports to a log, and lets a training save and stop when the process is asked to."""
+    """Reports to a log; tells a training to save and stop once the process is asked to."""
 
     asked = False
 
@@ -42,7 +39,7 @@ def main(file: str) -> int:
     spec = json.loads(Path(file).read_bytes())
     config = Config.from_dict(spec["config"])
     reporter = _Stoppable(sys.stdout, every=10.0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pool's to hear
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool handles Ctrl-C
     signal.signal(signal.SIGTERM, lambda *_: setattr(reporter, "asked", True))
     try:
         if spec["copied"]:
@@ -60,8 +57,9 @@ def main(file: str) -> int:
 
 
 def begin_with(source: Path, target: Path) -> None:
-    """Make `target` a forest with the ELMs and scores of `source`: links, as neither is ever
-    modified.
+    """Make `target` a forest with the ELMs and scores of `source`.
+
+    The files are hard links, since neither forest ever modifies them.
     """
     if target.exists():
         return
@@ -76,13 +74,14 @@ def begin_with(source: Path, target: Path) -> None:
 
 
 def average_name(how: str, domain: str) -> str:
-    """Return what the average meant for a domain is called, whose weights were found by `how`."""
+    """Name the average for a domain whose weights were found by `how`."""
     return f"{how}-{domain}"
 
 
 def score_averages(config: Config, reporter: Reporter) -> None:
-    """Average the experts uniformly, and for every domain by `AVERAGED`; score each where it is
-    meant for.
+    """Average the experts uniformly and, for every domain, by `AVERAGED`; score each average.
+
+    An average for a domain is scored on that domain alone.
     """
     forest, suite = Forest(config.forest_root), steps.open_suite(config)
     experts = forest.experts()

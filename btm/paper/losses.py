@@ -1,14 +1,13 @@
-"""Every row of the tables as nats of each test document, so that rows can be compared document by
-document.
+"""Every row of the tables as nats of each test document, so that rows compare by document.
 
-All of it comes from cached scores: no model runs here. What a row leaves open (priors, α, β) is
+All of it comes from cached scores: no model runs here. Free parameters of a row (priors, α, β) are
 fitted on valid splits, never on the test split that is reported.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +28,21 @@ TRACKING = "forest: tracking"
 GATED = "forest: gated"
 
 
+class DocumentNats(TypedDict):
+    """The nats of one test document under one row and seed."""
+
+    seed: int
+    row: str
+    group: str
+    models: int
+    domain: str
+    novel: bool
+    document: int
+    tokens: int
+    bytes: int
+    nats: float
+
+
 @dataclass(frozen=True)
 class Row:
     """A row of the tables; `models` is how many models of the same size run for each token."""
@@ -40,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Grown:
-    """A study that is grown, and what its ELMs give to the tokens of its suite."""
+    """A grown study, with the scores of its ELMs on the tokens of its suite."""
 
     study: Study
 
@@ -60,18 +74,17 @@ class Grown:
         return self.forest.experts()
 
     def scores(self, shard: Shard, elms: Sequence[ELM]) -> NDArray[np.float32]:
-        """Return log p of every token of `shard` by some of its ELMs, shape (E, S, T)."""
-        return score_cache.stack(
-            score_cache.scores_of(self.study.config, self.forest), shard, list(elms)
-        )
+        """Read log p of every token of `shard` by some of its ELMs, (E, S, T)."""
+        scores = score_cache.scores_of(self.study.config, self.forest)
+        return score_cache.stack(scores, shard, list(elms))
 
     def tokens(self, shard: Shard) -> int:
-        """Return how many tokens of `shard` are scored."""
+        """Count the tokens of `shard` that are scored."""
         return shard.head(self.study.config.score.max_tokens)[0]
 
 
 def rules(config: EnsembleConfig, experts: int) -> dict[Row, EnsembleConfig]:
-    """Return the posteriors that are compared: the family, then fewer and fewer experts."""
+    """List the posteriors that are compared: the whole family, then fewer and fewer experts."""
     plain = replace(config, top_k=0, alpha=None, beta=None, gate=None, fit="domain", carry=False)
     bayes = replace(plain, rule="bayes")
     tracking = replace(plain, rule="tracking", prior="em")
@@ -98,8 +111,8 @@ def rules(config: EnsembleConfig, experts: int) -> dict[Row, EnsembleConfig]:
     return rows
 
 
-def measure(studies: Sequence[Study]) -> Iterator[dict[str, Any]]:
-    """Yield, for every study of the main rows, a record for each row and test document."""
+def measure(studies: Sequence[Study]) -> Iterator[DocumentNats]:
+    """Yield a record for each main study, row and test document."""
     for study in studies:
         if study.kind in ("fraction", "rounds"):
             continue
@@ -109,7 +122,7 @@ def measure(studies: Sequence[Study]) -> Iterator[dict[str, Any]]:
 
 
 def _rows(grown: Grown) -> Iterator[tuple[Row, str, NDArray[np.float64]]]:
-    """Yield every row of a study with its log-probabilities on every domain that is evaluated."""
+    """Yield every row of a study with its log-probabilities on every evaluated domain."""
     kind = grown.study.kind
     domains = evaluated(grown)
     if kind.startswith("dense"):
@@ -117,21 +130,17 @@ def _rows(grown: Grown) -> Iterator[tuple[Row, str, NDArray[np.float64]]]:
             yield Row(kind, "one model", 1), domain, alone(grown, domain, grown.forest.elms()[0])
         return
     if kind == FOREST:
+        seed = grown.forest[_seed(grown)]
         for domain in domains:
-            yield (
-                Row("seed", "one model", 1),
-                domain,
-                alone(grown, domain, grown.forest[_seed(grown)]),
-            )
-            yield (
-                Row("average: uniform", "one model", 1),
-                domain,
-                averaged(grown, domain, "uniform"),
-            )
-            yield Row("average: argmax", "one model", 1), domain, argmax(grown, domain)
+            single = {
+                "seed": alone(grown, domain, seed),
+                "average: uniform": averaged(grown, domain, "uniform"),
+                "average: argmax": argmax(grown, domain),
+            }
             for how in AVERAGED:
-                name = average_name(how, domain)
-                yield Row(f"average: {how}", "one model", 1), domain, averaged(grown, domain, name)
+                single[f"average: {how}"] = averaged(grown, domain, average_name(how, domain))
+            for name, logp_T in single.items():
+                yield Row(name, "one model", 1), domain, logp_T
         chosen = rules(grown.study.config.ensemble, len(grown.experts))
     else:
         every = rules(grown.study.config.ensemble, len(grown.experts))
@@ -147,16 +156,14 @@ def _rows(grown: Grown) -> Iterator[tuple[Row, str, NDArray[np.float64]]]:
 
 
 def evaluated(grown: Grown) -> list[str]:
-    """Return the domains of the tables: those of the original suite, also where random parts were
-    trained on.
-    """
+    """List the domains of the tables: those of the original suite, even for random parts."""
     return grown.study.cycle.eval.domains or grown.suite.domains()
 
 
 def mixed(
     grown: Grown, rule: EnsembleConfig, domains: Sequence[str]
 ) -> dict[str, NDArray[np.float64]]:
-    """Return the ensemble's log-probability of every test token, by domain."""
+    """Compute the ensemble's log-probability of every test token, by domain."""
     fitted = rule
     if rule.fit == "forest":
         training = grown.suite.training_domains()
@@ -179,19 +186,19 @@ def _mixed(grown: Grown, rule: EnsembleConfig, domain: str) -> NDArray[np.float6
 
 
 def alone(grown: Grown, domain: str, elm: ELM) -> NDArray[np.float64]:
-    """Return one ELM's log-probability of every test token of a domain."""
+    """Read one ELM's log-probability of every test token of a domain."""
     shard = grown.suite.shard(domain, grown.study.config.eval.split)
     return grown.scores(shard, [elm]).reshape(-1)[: grown.tokens(shard)].astype(np.float64)
 
 
 def averaged(grown: Grown, domain: str, name: str) -> NDArray[np.float64]:
-    """Return what an average of the experts gives to the test tokens of a domain."""
+    """Read the log-probability of every test token of a domain by an average of the experts."""
     folder = grown.forest.paths.average(name)
     return alone(grown, domain, ELM(folder.path, Card.read(folder.card)))
 
 
 def argmax(grown: Grown, domain: str) -> NDArray[np.float64]:
-    """Return what the likeliest expert alone gives: the average whose weights are argmax."""
+    """Read the log-probabilities by the likeliest expert alone: an average with argmax weights."""
     valid = grown.suite.shard(domain, "valid")
     rule = replace(grown.study.config.ensemble, rule="bayes", prior="cached", top_k=0)
     prior_E = fit.fit_prior(grown.scores(valid, grown.experts), rule)
@@ -199,7 +206,7 @@ def argmax(grown: Grown, domain: str) -> NDArray[np.float64]:
 
 
 def by_document(logp_T: NDArray[np.float64], shard: Shard) -> NDArray[np.float64]:
-    """Return the nats of each whole document that `logp_T` begins with, shape (D,)."""
+    """Sum the nats of each whole document at the start of `logp_T`, (D,)."""
     ends = np.cumsum(shard.documents[:, 0], dtype=np.int64)
     documents = int(np.searchsorted(ends, len(logp_T), side="right"))
     starts = np.concatenate([[0], ends[: documents - 1]])
@@ -208,16 +215,18 @@ def by_document(logp_T: NDArray[np.float64], shard: Shard) -> NDArray[np.float64
 
 def _records(
     grown: Grown, row: Row, domain: str, logp_T: NDArray[np.float64]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[DocumentNats]:
     shard = grown.suite.shard(domain, grown.study.config.eval.split)
     nats_D = by_document(logp_T, shard)
-    facts = {"seed": grown.study.seed, "row": row.name, "group": row.group, "models": row.models}
-    trained = (
-        domain in grown.study.config.seed.domains
-    )  # the forest's, also where a baseline has other parts
+    # By the forest's domains, even for a baseline that was trained on other parts.
+    trained = domain in grown.study.config.seed.domains
     for number, nats in enumerate(nats_D):
         tokens, size = (int(n) for n in shard.documents[number])
-        yield facts | {
+        yield {
+            "seed": grown.study.seed,
+            "row": row.name,
+            "group": row.group,
+            "models": row.models,
             "domain": domain,
             "novel": not trained,
             "document": number,

@@ -114,7 +114,7 @@ def publish_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     try:
         with naming(path):
             yield temporary
-        sync_tree(temporary)
+        sync_tree(temporary)  # before the rename: after a power cut a visible folder must be whole
         if replace and path.exists():
             if _exchange(temporary, path):
                 sync_folder(path.parent)

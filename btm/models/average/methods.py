@@ -74,7 +74,7 @@ def _angle(group: Group, settings: Settings, window: Window) -> tuple[float, flo
     assert group.base is not None
     gram = _gram([group.base, *group.tensors], None, window)
     norms = np.sqrt(np.diag(gram))
-    norms[norms <= 1e-8] = 1.0
+    norms[norms <= 1e-8] = 1.0  # a tensor of zeros has no direction
     cosine = float(np.clip(gram[0, 1] / (norms[0] * norms[1]), -1, 1))
     t = settings.t
     if abs(cosine) > COLLINEAR:
