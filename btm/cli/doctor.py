@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from btm.config.schema import Config
+from btm.system.extras import install
 
 _PACKAGES = (
     "torch",
@@ -55,7 +56,5 @@ def findings(config: Config) -> list[dict[str, str]]:
     }
     for module, extra in _EXTRAS.items():
         there = importlib.util.find_spec(module) is not None
-        rows[f"btm[{extra}]"] = (
-            "installed" if there else f"not installed: pip install 'btm[{extra}]'"
-        )
+        rows[f"extra {extra}"] = "installed" if there else f"not installed: {install(extra)}"
     return [{"what": key, "found": value} for key, value in rows.items()]

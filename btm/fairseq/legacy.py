@@ -1,10 +1,10 @@
-"""Checkpoints of older fairseq, whose settings are an `argparse.Namespace` or objects of omegaconf.
+"""Checkpoints of older fairseq, whose settings are an `argparse.Namespace` or omegaconf objects.
 
-They are read by a process of its own, ``python -m btm.fairseq.legacy CHECKPOINT FOLDER``, under
-limits of memory, time and disk, with torch's restricted reader. Each class that is named in the
-file and on a list of ours is given a stand-in that keeps values and does nothing; any other name
-ends the reading. So no code of the file, of fairseq or of omegaconf runs, and neither need be
-installed. What comes out is safetensors and JSON.
+A separate process reads them, ``python -m btm.fairseq.legacy CHECKPOINT FOLDER``, under limits of
+memory, time and disk, with torch's restricted reader. Each class that the file names and our list
+allows is given a stand-in that keeps values and does nothing; any other name ends the reading. So
+no code of the file, of fairseq or of omegaconf runs, and neither need be installed. The result is
+safetensors and JSON.
 """
 
 import argparse
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from btm.fairseq.state import Checkpoint
 
 MEMORY = 8 << 30  # bytes, and three times the file besides
-SECONDS = 900  # of processor time, and of the clock
-# What older checkpoints name, found in files of fairseq 0.6 to 1.0: all of it holds values.
+SECONDS = 900  # limit of processor time, and of elapsed time
+# Classes named by checkpoints of fairseq 0.6 to 1.0, all of which only hold values.
 _HARMLESS = re.compile(
     r"argparse\.Namespace|typing\.(Any|Union|Optional|List|Dict|Tuple)"
     r"|omegaconf\.(dictconfig\.DictConfig|listconfig\.ListConfig|base\.\w*Metadata|nodes\.\w+Node)"
@@ -36,12 +36,12 @@ _HARMLESS = re.compile(
     r"|dict|list|tuple|set|str|unicode|int|long|float|bool|object"
 )
 _BUILTINS = ("builtins.", "__builtin__.")  # torch's messages leave these out
-_MISTAKE = 2  # the code of an end that stderr explains in one line
-_NAMES = 1000  # different ones in a file; more is no checkpoint
+_MISTAKE = 2  # the exit code when stderr explains the end in one line
+_NAMES = 1000  # different names in a file; more is no checkpoint
 
 
 class Kept:
-    """Stands in for any harmless class: keeps what the file gives it."""
+    """A stand-in for any allowed class: it keeps the values that the file gives it."""
 
     arguments: tuple[Any, ...]
     state: Any
@@ -64,10 +64,10 @@ class Kept:
 
 
 def read(path: Path, scratch: Path, memory: int = MEMORY) -> "Checkpoint":
-    """Return a checkpoint read by a child process, which leaves its tensors in `scratch`.
+    """Read a checkpoint in a child process, which leaves its tensors in `scratch`.
 
-    Raises `UserError` for what is none, names other classes, or needs more than `memory` bytes and
-    3 times the file.
+    Raises `UserError` if it is none, names other classes, or needs more than `memory` bytes and 3
+    times the file.
     """
     from safetensors.torch import load_file
 
@@ -94,20 +94,18 @@ def read(path: Path, scratch: Path, memory: int = MEMORY) -> "Checkpoint":
         ) from None
     if done.returncode:
         last = (done.stderr.strip() or f"code {done.returncode}").splitlines()[-1]
-        why = (
-            last
-            if done.returncode == _MISTAKE
-            else f"its reader ended within its limits of memory and time: {last}"
-        )
-        raise UserError(f"{path}: {why}")
+        if done.returncode != _MISTAKE:
+            last = f"its reader ended within its limits of memory and time: {last}"
+        raise UserError(f"{path}: {last}")
     return Checkpoint(
         read_object(scratch / "settings.json"), load_file(scratch / "model.safetensors")
     )
 
 
 def main(arguments: list[str]) -> int:
-    """Read the checkpoint, write settings.json and model.safetensors; a mistake goes to stderr, in
-    one line.
+    """Convert a checkpoint to settings.json and model.safetensors.
+
+    A user's mistake goes to stderr in one line, and the exit code is 2.
     """
     path, folder = map(Path, arguments[:2])
     _limit(path.stat().st_size, int(arguments[2]))
@@ -135,14 +133,13 @@ def _limit(size: int, memory: int) -> None:
         (resource.RLIMIT_FSIZE, 2 * size + (1 << 20)),
         (resource.RLIMIT_CORE, 0),
     ):
-        with suppress(
-            ValueError, OSError
-        ):  # a lower limit holds already, or the system has none of this kind
+        # A lower limit holds already, or the system has none of this kind.
+        with suppress(ValueError, OSError):
             resource.setrlimit(kind, (limit, limit))
 
 
 def _load(path: Path) -> Any:
-    """Return the content of a checkpoint, with stand-ins for the harmless classes that it names."""
+    """Load a checkpoint with stand-ins for the allowed classes that it names."""
     import pickle
 
     import torch
@@ -169,7 +166,7 @@ def _load(path: Path) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return `value` in dicts, lists and what they hold, whatever kept it."""
+    """Convert `value` to dicts, lists and plain values."""
     if isinstance(value, argparse.Namespace):
         return _plain(vars(value))
     if isinstance(value, dict):
@@ -181,13 +178,9 @@ def _plain(value: Any) -> Any:
         for key in ("_content", "_val"):  # of omegaconf's containers and nodes
             if key in state:
                 return _plain(state[key])
-        return (
-            _plain(value.items)
-            if value.items
-            else _plain(value.arguments[0])
-            if value.arguments
-            else None
-        )
+        if value.items:
+            return _plain(value.items)
+        return _plain(value.arguments[0]) if value.arguments else None
     return None if isinstance(value, type) else value
 
 

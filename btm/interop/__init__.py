@@ -1,1 +1,1 @@
-"""Models from elsewhere, and for elsewhere. `formats` has a function for each."""
+"""Models from elsewhere, and for elsewhere; `formats` has a function for each format."""

@@ -1,6 +1,4 @@
-"""A model of the forest as a folder for others: weights, config, tokenizer, and the card, for
-people and as JSON.
-"""
+"""Export of a model as a folder for others: weights, config, tokenizer, card and README."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,17 +23,17 @@ def export(
     shard_gb: float = 0.0,
     alive: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Publish the model folder `source` at `target` and return that.
+    """Publish the model folder `source` at `target` and return `target`.
 
     The weights are the same bytes, unless they are converted to `dtype` (fp32, bf16, fp16) or split
     into files of `shard_gb` (10⁹ bytes). Raises `UserError` if something else stands at `target`,
-    if numbers do not fit into `dtype`, or if the weights are not those that the card says.
+    if numbers do not fit into `dtype`, or if the weights do not match the card.
     """
     card = Card.read(ModelFolder(source).card)
     if weights.sha256(source) != card.sha256:
         raise UserError(
-            f"{source}: its weights are not those of its card (sha256): damaged, restore it from "
-            "a copy"
+            f"{source}: its weights are not those of its card (sha256): damaged, "
+            "restore it from a copy"
         )
     if target.resolve().is_relative_to(source.resolve()):
         raise UserError(f"to={target} lies in the folder that is exported; give another to=DIR")
@@ -47,10 +45,9 @@ def export(
 
 @contextmanager
 def publish(target: Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes `target` when the block ends; the same files there already
-    are left alone.
+    """Yield an empty folder that becomes `target` when the block ends.
 
-    Raises `UserError` if something else stands there.
+    If `target` holds the same files already, it is left alone; `UserError` if it holds others.
     """
     scratch = durable.scratch_folder(durable.make_folder(target.absolute().parent))
     made = scratch / target.name
@@ -89,18 +86,16 @@ def _write(
     sha256 = weights.identity(digests)
     if sha256 != card.sha256:
         what = f"as {dtype}" if dtype else "in other files"
-        card = replace(
-            card, sha256=sha256, notes=[*card.notes, f"exported {what} from sha256 {card.sha256}"]
-        )
+        note = f"exported {what} from sha256 {card.sha256}"
+        card = replace(card, sha256=sha256, notes=[*card.notes, note])
     durable.write_json(ModelFolder(made).card, card.to_json())
-    ModelFolder(made).readme.write_text(
-        model_card.readme(card, average=source.parent.name == AVERAGES)
-    )
+    text = model_card.readme(card, average=source.parent.name == AVERAGES)
+    ModelFolder(made).readme.write_text(text)
     sums.write(made, digests)
 
 
 def _copy_weights(source: Path, made: Path, alive: Callable[[], None]) -> None:
-    """Copy the weight files as they stand."""
+    """Copy the weight files unchanged."""
     for file in [*weights.files(source), *source.glob(files.INDEX)]:
         with durable.naming(made / file.name):
             shutil.copyfile(file, made / file.name)

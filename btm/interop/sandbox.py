@@ -1,8 +1,8 @@
-"""A process for reading what came from outside: limited in memory and time, without network,
-writing or processes.
+"""Processes for reading files from outside: bounded memory and time, no network, no writing.
 
-Importing torch and transformers takes seconds, so one process does that (`_serve`) and forks a box
-for each question. A box answers with one JSON value, and nothing that it says is ever unpickled.
+Importing torch and transformers takes seconds, so one process does that (`serve`) and forks a box,
+a limited process, for each question. A box answers with one JSON value; nothing that it sends is
+ever unpickled.
 """
 
 import atexit
@@ -22,9 +22,10 @@ from typing import Any
 
 from btm.errors import UserError
 
-_SECONDS = 300  # by the clock; a box's own limit is on CPU time
+_SECONDS = 300  # of elapsed time; a box's own limit is on CPU time
 _MOST = 1 << 20  # bytes of an answer
-# What Python's audit events (PEP 578) call the ways out. A hook cannot be taken away again.
+# Python's audit events (PEP 578) for starting processes, connecting and changing files. An audit
+# hook cannot be removed again.
 _NO = (
     "os.system",
     "os.exec",
@@ -46,12 +47,13 @@ _NO_CHANGE = (
     "os.chmod",
     "shutil.rmtree",
 )
+Answer = dict[str, object]  # {"answer": a JSON value}, {"refused": why} or {"died": of what}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 @dataclass
 class _Server:
-    """The process that forks boxes, and whose it is: a fork of ours needs one of its own."""
+    """The process that forks boxes, and its owner: a fork of this process needs one of its own."""
 
     process: "subprocess.Popen[bytes]"
     owner: int
@@ -62,9 +64,7 @@ _lock = threading.Lock()
 
 
 def start() -> None:
-    """Start the process that boxes are forked from, unless it runs. This does not wait for its
-    imports.
-    """
+    """Start the process that forks boxes, unless it runs; does not wait for its imports."""
     global _server
     if _server is not None and _server.owner == os.getpid() and _server.process.poll() is None:
         return
@@ -94,10 +94,9 @@ def _stop(server: _Server) -> None:
 
 
 def ask(question: str, *words: Path | str) -> Any:
-    """Return what the function `question` of btm/interop/sandbox_server.py answers to `words`,
-    asked in a box.
+    """Call the function `question` of btm/interop/sandbox_server.py in a box and return its answer.
 
-    Raises `UserError` with what it refused, or if one of its limits ended it.
+    Raises `UserError` with the box's refusal, or if one of its limits ended it.
     """
     with _lock:
         start()
@@ -105,9 +104,8 @@ def ask(question: str, *words: Path | str) -> Any:
         try:
             said = _talk(_server.process, json.dumps([question, *map(str, words)]).encode() + b"\n")
         except BaseException:
-            _kill(
-                _server.process
-            )  # else its answer to this would be taken for one to the next question
+            # Else its late answer would be taken for the answer to the next question.
+            _kill(_server.process)
             raise
     answer = json.loads(said) if said else {"died": f"more than {_SECONDS} s"}
     if "refused" in answer:
@@ -121,7 +119,7 @@ def ask(question: str, *words: Path | str) -> Any:
 
 
 def _talk(process: "subprocess.Popen[bytes]", line: bytes) -> bytes:
-    """Return the line that answers a line; nothing if none came in time, or the process died."""
+    """Send a line and return the answer; empty if none came in time, or the process died."""
     assert process.stdin is not None and process.stdout is not None
     try:
         process.stdin.write(line)
@@ -154,8 +152,8 @@ def serve(questions: dict[str, Callable[..., Any]]) -> None:
             out.flush()
 
 
-def _in_a_box(question: Callable[..., Any], words: list[str]) -> dict[str, Any]:
-    """Return {"answer"}, {"refused"} or {"died"}."""
+def _in_a_box(question: Callable[..., Any], words: list[str]) -> Answer:
+    """Answer a question in a forked box: {"answer"}, {"refused"} or {"died"}."""
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
@@ -174,7 +172,7 @@ def _in_a_box(question: Callable[..., Any], words: list[str]) -> dict[str, Any]:
         return {"died": signal.Signals(-code).name if code < 0 else f"exit code {code}"}
 
 
-def _reply(question: Callable[..., Any], words: list[str]) -> dict[str, Any]:
+def _reply(question: Callable[..., Any], words: list[str]) -> Answer:
     try:
         return {"answer": question(*words)}
     except UserError as error:
@@ -183,10 +181,8 @@ def _reply(question: Callable[..., Any], words: list[str]) -> dict[str, Any]:
         return {"died": "memory"}
     except BaseException as error:  # a library in Rust panics with one that is no Exception
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return {
-            "refused": f"{words[0]}: does not load: "
-            + (lines[0][:300] if lines else type(error).__name__)
-        }
+        why = lines[0][:300] if lines else type(error).__name__
+        return {"refused": f"{words[0]}: does not load: {why}"}
 
 
 def close(memory: int, seconds: int, writable: Path | None = None) -> None:
@@ -213,7 +209,7 @@ def _limit(which: int, value: int) -> None:
 
 
 def _audit(event: str, words: tuple[Any, ...], home: str | None) -> None:
-    """Raise `PermissionError` for what a process that reads has no need of."""
+    """Raise `PermissionError` for actions that a reading process does not need."""
     if event in _NO or event in _NO_NETWORK:
         raise PermissionError(f"{event} is not allowed while a model from outside is read")
     writes = event == "open" and isinstance(words[2], int) and words[2] & _WRITING

@@ -1,4 +1,4 @@
-"""``python -m btm.interop.sandbox_server``: what is asked in a box (btm/interop/sandbox.py)."""
+"""``python -m btm.interop.sandbox_server``: the process that answers questions in boxes."""
 
 from btm.interop import sandbox
 from btm.interop.pickles import convert

@@ -66,17 +66,20 @@ def write(config: Config, studies: Sequence[Study]) -> Path:
     return folder
 
 
-_LEGEND = """`models` is how many models of one size run for each token: rows with 1 cost the same to
-use. A ratio is the mean perplexity over domains divided by the dense LM's, mean over seeds; in brackets
+_LEGEND = """\
+`models` is how many models of one size run for each token: rows with 1 cost the same to use. A
+ratio is the mean perplexity over domains divided by the dense LM's, mean over seeds; in brackets
 the 95 % interval of a paired bootstrap over documents and seeds. Below 1 is better than the dense
 LM."""
 
-_VARIED = """Ratios to the dense LM of the same seed. The dense LM was never trained on the
-domains that a second round adds: under *initialisation* and *second round* compare the schemes with one another,
+_VARIED = """\
+Ratios to the dense LM of the same seed. The dense LM was never trained on the domains that a
+second round adds: under *initialisation* and *second round* compare the schemes with one another,
 not with it."""
 
-_FILES = """`documents.csv.gz`: nats of every test document under every row and seed; `domains.csv`:
-the same by domain. `ratios.csv` and `ratios-to-the-paper.csv`: the tables above, to the dense LM and to
+_FILES = """\
+`documents.csv.gz`: nats of every test document under every row and seed; `domains.csv`: the same
+by domain. `ratios.csv` and `ratios-to-the-paper.csv`: the tables above, to the dense LM and to
 the paper's posterior. `ablations.csv`: what was varied."""
 
 

@@ -87,6 +87,7 @@ def test_doctor(capsys, words):
     assert {"torch", "cores", "trainer.precision=auto"} <= {row["what"] for row in json.loads(out)}
 
 
+@pytest.mark.slow
 def test_the_verbs_one_by_one(capsys, words):
     common = [*words, "expert=tales", "domain=novels", "trainer.steps=2", "merge.force=true"]
     for verb, said in [("branch", "parent"), ("train", "next: btm merge"), ("merge", "elms/tales")]:

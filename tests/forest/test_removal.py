@@ -165,6 +165,7 @@ def test_dry_run_names_what_would_go_and_changes_nothing(capsys, heirs, words):
     assert bytes_of(forest) == before
 
 
+@pytest.mark.slow
 def test_the_name_does_not_come_back_until_it_is_readmitted(capsys, words, forest):
     assert run(capsys, "remove", *words, "expert=bible", "remove.reason=opt-out")[0] == 0
     for command in (
@@ -319,6 +320,7 @@ def killed_in_a_fork(count, act):
     return os.WIFSIGNALED(status)
 
 
+@pytest.mark.slow
 def test_killed_between_any_two_calls_it_is_there_or_gone_and_the_rerun_finishes(heirs, tmp_path):
     _, forest = heirs
     begin = shutil.copytree(forest.root, tmp_path / "begin")
@@ -347,6 +349,7 @@ def sums_wrong(forest):
     return [f for f in found if "not finished" not in f.problem and "still there" not in f.problem]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_rederivation_killed_anywhere_goes_on_to_the_same_end(heirs, words, tmp_path):
     _, forest = heirs

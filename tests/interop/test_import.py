@@ -59,6 +59,7 @@ def test_every_float_type_in_shards(dtype, tokenizer, tmp_path):
     assert torch.equal(logits(elm.path), logits(folder))
 
 
+@pytest.mark.slow
 def test_an_expert_joins_a_forest(pristine, tokenizer, tmp_path):
     """Planted with one model; a second becomes an expert, of the other as a parent; a third
     architecture is refused.
@@ -88,6 +89,7 @@ def test_an_expert_joins_a_forest(pristine, tokenizer, tmp_path):
     torch.testing.assert_close(load_file(averaged / "model.safetensors")["lm_head.weight"], mean)
 
 
+@pytest.mark.slow
 def test_an_import_that_was_killed_begins_anew(folder, tmp_path):
     root = tmp_path / "forest"
     elm = bring(folder, root)

@@ -15,6 +15,7 @@ from btm.models import causal_lm
 from btm.steps import recipe
 
 
+@pytest.mark.slow
 def test_without_a_word_it_is_fitted_on_all_training_domains(copy):
     config = copy("average.method=null")
     path = steps.average(config)
@@ -26,6 +27,7 @@ def test_without_a_word_it_is_fitted_on_all_training_domains(copy):
     assert "seed" in card.parents
 
 
+@pytest.mark.slow
 def test_the_scale_is_the_best_of_those_tried(copy, capsys):
     config = copy("average.method=null")
     words = [f"forest={config.forest_root}", f"data.out={config.data.out}", "average.method=null"]
@@ -41,12 +43,14 @@ def test_the_scale_is_the_best_of_those_tried(copy, capsys):
     assert card["recipe"].get("scale", 1.0) == best
 
 
+@pytest.mark.slow
 def test_a_cycle_ends_with_it(copy):
     config = copy("average.method=null")
     result = steps.finish(config)
     assert set(result["models"]) == {"fitted", "uniform"}
 
 
+@pytest.mark.slow
 def test_the_same_average_is_not_fitted_again(copy, monkeypatch):
     config = copy("average.method=null")
     path = steps.average(config)

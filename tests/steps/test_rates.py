@@ -43,6 +43,7 @@ def test_a_rate_that_was_given_is_taken_by_all(words):
     assert steps.grow_expert(config, "bible", ["seed"]).card.lr == 0.002
 
 
+@pytest.mark.slow
 def test_find_takes_the_rate_of_the_lowest_loss(words, monkeypatch):
     monkeypatch.setattr(rates, "FACTORS", (0.01, 1.0))
     config = words("trainer.lr=find", "seed.steps=4", "trainer.steps=3", "trainer.carry=fresh")
