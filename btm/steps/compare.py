@@ -82,9 +82,7 @@ def compare(config: Config, reporter: Reporter = quiet) -> Comparison:
 
 
 def _published(found: Comparison, file: Path) -> Comparison:
-    """Write a comparison and its picture, unless the same stands there; return what stands there
-    then.
-    """
+    """Write a comparison and its picture, unless the same is there; return the one on disk."""
     picture = file.with_suffix(".png")
     with suppress(OSError, ValueError, AttributeError):  # none, or not one that we wrote
         standing = json.loads(file.read_bytes())
@@ -97,12 +95,12 @@ def _published(found: Comparison, file: Path) -> Comparison:
 
 
 def compared_file(config: Config) -> Path:
-    """Return the file that a comparison is written to; its picture lies beside it."""
+    """Name the file that a comparison is written to; its picture is beside it."""
     return Paths(config.forest_root).comparison(config.eval.name)
 
 
 def rivals(config: Config) -> list[tuple[Path, str]]:
-    """Return (folder, kind) of the other forests: baselines that stand, then ``against=``."""
+    """List the (folder, kind) of the other forests: baselines that stand, then ``against=``."""
     root = Path(config.forest_root)
     beside_it = {root.with_name(f"{root.name}-{kind}"): kind for kind in BASELINES}
     found = {p.resolve(): (p, kind) for p, kind in beside_it.items() if Forest.stands(p)}
@@ -199,7 +197,7 @@ def _top_1_nats(scene: _Scene, members: list[ELM], shard: Shard) -> float:
 
 
 def _nats(scene: _Scene, shard: Shard, sha256: str) -> float:
-    """Return the nats per token of a model whose scores stand in the cache."""
+    """Read the nats per token of a model from the score cache."""
     scores = score_cache.scores_of(scene.config, scene.forest)
     tokens, _ = shard.head(scene.config.score.max_tokens)
     return scoring.mean_nats(score_cache.read(scores, shard, sha256), tokens)

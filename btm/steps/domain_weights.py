@@ -73,8 +73,8 @@ def fit_for(
     members: list[Model],
     reporter: Reporter = quiet,
 ) -> tuple[dict[str, float], EnsembleConfig]:
-    """Return what `ensemble` fits on a domain's valid split: {model: prior} of all `members`, and α
-    and β or a gate.
+    """Fit the ensemble on a domain's valid split: {model: prior} of all `members`, and α and β or a
+    gate.
 
     A router asks for none of these. A folder from outside has been scored before
     (btm/steps/beside.py).
@@ -127,7 +127,7 @@ def fit_on_training_domains(
 
 
 def cost(config: Config, elms: list[ELM], members: list[ELM]) -> dict[str, Any]:
-    """Return what training `elms` and predicting with `members` takes, for an evaluation.
+    """Make the ledger of an evaluation: the cost of training `elms` and predicting with `members`.
 
     A router chooses its top-k for each context, so all of its experts are run
     (btm/ensemble/generate.py).

@@ -113,7 +113,7 @@ def _random_split(config: Config, domains: list[str]) -> None:
 
 
 def _which(config: Config, domains: list[str]) -> str:
-    """Return what tells a split of some training domains from that of all."""
+    """Make the suffix that tells a split of some training domains from a split of all."""
     if set(domains) == set(preparation.training_domains(config.data)):
         return ""
     return "-" + hashlib.sha256(" ".join(sorted(domains)).encode()).hexdigest()[:6]
