@@ -1,5 +1,4 @@
-"""The router along a text: what each expert weighs before every token, by the words that stand
-before it.
+"""The router along a text: the experts' weights before every token, by the words before it.
 
     w_j,t = softmax_j( −‖f(x_<t) − c_j‖² / T ),    p(x_t | x_<t) = Σ_j w_j,t p(x_t | x_<t, D=j)
 
@@ -31,6 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from btm.config.schema import Config
 from btm.data.discover.router import CHARS, HOME, Router, words
 from btm.data.pieces import token_bytes
+from btm.ensemble.rules import rule_of
 from btm.errors import UserError
 
 Array = NDArray[np.float64]
@@ -55,7 +55,7 @@ class Reading:
         return self._left == 0
 
     def read(self, token: int) -> list[str]:
-        """Return the words that are known to have ended now that `token` was read."""
+        """Read one token; return the words that are known to have ended with it."""
         piece = (
             self._pieces[token] if token < len(self._pieces) else b""
         )  # a vocabulary may be padded
@@ -96,8 +96,9 @@ class Route:
     def open(
         cls, config: Config, tokenizer: Path, members: Mapping[str, Sequence[str]], eos: int
     ) -> "Route":
-        """Return the route of `members` {expert: domains it was trained on}; `UserError` for one of
-        no cluster.
+        """Build the route of `members` {expert: domains it was trained on}.
+
+        `UserError` for a member whose domain is no cluster of the router.
         """
         folder, router = find_router(config)
         for name, domains in members.items():
@@ -126,22 +127,20 @@ class Route:
         for start, stop in pairwise(bounds.tolist()):
             yield from self._context(ids[start:stop].tolist())
 
-    def begin(self) -> "Belief":
-        """Return the weights of a text that is read token by token."""
-        return Belief(self)
+    def begin(self) -> "OnlineRouter":
+        """Begin a text that is read token by token."""
+        return OnlineRouter(self)
 
     def terms(self, found: Sequence[str]) -> list[int]:
-        """Return those of some words that the router knows, as indices of its terms."""
+        """Look up words as indices of the router's terms; unknown ones are left out."""
         return [self._index[word] for word in found if word in self._index]
 
     def sums(self, terms: Sequence[int]) -> Array:
-        """Return what each of some words adds to the features, (words, F)."""
+        """Look up the summand of each term in the features, (terms, F)."""
         return self._terms_VF[list(terms)].astype(np.float64)
 
     def log_weights(self, sums_RF: Array) -> Array:
-        """Return log w of contexts whose words add up to `sums_RF`, (R, E); all alike where they
-        are 0.
-        """
+        """Compute log w of contexts from their sums over words, (R, E); equal where a sum is 0."""
         lengths = np.linalg.norm(sums_RF, axis=1, keepdims=True)
         features = sums_RF / np.maximum(lengths, 1e-12)
         squares = (features**2).sum(axis=1)[:, None] + (self._centres_EF**2).sum(axis=1)
@@ -174,13 +173,11 @@ class Route:
             yield log_weights_ER[:, np.searchsorted(read_at, tokens)]
 
 
-class Belief:
-    """The weights of one text, token by token: what a `Route` gives, for a reader that cannot look
-    ahead.
-    """
+class OnlineRouter:
+    """The weights of one text that is read token by token: those of a `Route`."""
 
     def __init__(self, route: Route) -> None:
-        """Begin a text: nothing was seen."""
+        """Begin a text of which nothing was seen."""
         self._route = route
         self._begin()
 
@@ -189,10 +186,8 @@ class Belief:
         self._sums_F: Array = np.zeros(self._route.router.components.shape[0])
         self.log_weights: Array = self._route.log_weights(self._sums_F[None])[0]
 
-    def see(self, logp_E: ArrayLike, token: int) -> float:
-        """Take in the token that came and log p(x_t | x_<t, D=j) of it; return the mixture's log
-        p(x_t | x_<t).
-        """
+    def update(self, logp_E: ArrayLike, token: int) -> float:
+        """Read one token and its log p(x_t | x_<t, D=j); return the mixture's log p(x_t | x_<t)."""
         mixed = float(np.logaddexp.reduce(self.log_weights + np.asarray(logp_E, np.float64)))
         if token == self._route.eos:
             self._begin()
@@ -206,8 +201,9 @@ class Belief:
 
 
 def find_router(config: Config) -> tuple[Path, Router]:
-    """Return the router that `config` means, and its folder: ensemble.router, or what lies in
-    data.root.
+    """Open the router of `ensemble.router`, or else the one in data.root; return folder and router.
+
+    `UserError` where neither has one.
     """
     given = config.ensemble.router or config.data.root
     if given is None:
@@ -226,10 +222,11 @@ def find_router(config: Config) -> tuple[Path, Router]:
 
 
 def check_domains(config: Config, domains: Sequence[str]) -> None:
-    """Raise `UserError` if a cycle ends with `ensemble.rule=router` and has a domain that is none
-    of its clusters.
+    """Require that every domain of a cycle is a cluster of the router, if its rule needs one.
+
+    Otherwise its evaluation, at the end, would be a `UserError`.
     """
-    if config.ensemble.rule != "router":
+    if not rule_of(config.ensemble).needs_route:
         return
     folder, router = find_router(config)
     for domain in domains:
