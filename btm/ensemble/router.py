@@ -7,12 +7,13 @@ over the `top_k` centres c_j that are nearest to this context (c-BTM, arXiv 2303
 prefixes of a document are the sums Σ idf_v components[:, v] over the words read so far, each
 normalised. Time and memory are linear in the words.
 
-What a context is. It begins with a document (EOS ends one) or, if windows are contexts of their
-own, with a window. Only text of tokens before t counts: a word counts once a token has been read
-that holds a character behind its end, since until then it may go on; so does a character of several
-tokens once the last of them has been read. Of a context the first CHARS characters count, as in
-`words`; the word that stands there last is cut off, and counts at once. Before the first known word
-all experts weigh the same, whatever `top_k` is: none is nearest.
+A context begins with a document (EOS ends one) or, if windows are contexts of their own, with a
+window. Only text of tokens before t counts:
+- a word counts once a token with a character after its end was read, since until then it may go on;
+- a character of several tokens counts once the last of them was read;
+- the first CHARS characters of a context count, as in `words`; the last word there is cut off, and
+  counts at once;
+- before the first known word all experts weigh the same, whatever `top_k` is: none is nearest.
 
 Shapes: E experts, N tokens, R contexts that differ, F features. numpy alone.
 """
@@ -51,14 +52,13 @@ class Reading:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing that follows counts."""
+        """Whether the rest of the text is ignored."""
         return self._left == 0
 
     def read(self, token: int) -> list[str]:
         """Read one token; return the words that are known to have ended with it."""
-        piece = (
-            self._pieces[token] if token < len(self._pieces) else b""
-        )  # a vocabulary may be padded
+        # A vocabulary may be padded with ids that no token has.
+        piece = self._pieces[token] if token < len(self._pieces) else b""
         text = self._decode(piece)[: self._left]
         if not text:
             return []
@@ -75,9 +75,7 @@ class Reading:
 
 @dataclass
 class Route:
-    """A router for the experts of one ensemble: which centre is whose, and how ids are read as
-    words.
-    """
+    """A router for the experts of one ensemble, over the tokens of one tokenizer."""
 
     router: Router
     rows: list[int]  # the cluster of each expert, (E,)
@@ -146,6 +144,7 @@ class Route:
         squares = (features**2).sum(axis=1)[:, None] + (self._centres_EF**2).sum(axis=1)
         logits = 2 * features @ self._centres_EF.T - squares
         logits /= self.router.temperature if self.temperature is None else self.temperature
+        # The top-k is of each context, so it is taken here and not from a prior.
         if 0 < self.top_k < logits.shape[1]:
             others = np.argsort(-logits, axis=1, kind="stable")[:, self.top_k :]
             np.put_along_axis(logits, others, -np.inf, axis=1)

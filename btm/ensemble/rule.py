@@ -1,8 +1,8 @@
-"""What every rule of an ensemble offers, and what rules over windows of scores share.
+"""The interface of an ensemble's rules, and the base class of rules that mix window by window.
 
 A *rule* says how the weights of the experts follow the text: p(x_t | x_<t) = Σ_j w_j,t
-p(x_t | x_<t, D=j), where w_j,t depends on what stands before token t alone. `btm/ensemble/rules.py`
-has the seven.
+p(x_t | x_<t, D=j), where w_j,t depends on the text before token t alone. The seven rules are in
+`btm/ensemble/rules.py`.
 
 Shapes: E experts, S windows, T tokens of a window, N tokens of a shard in order. Scores are
 log p(x_t | x_<t, D=j) in nats: ``logp_EST``, or ``logp_E`` of one token. A log prior is (E,), -inf
@@ -80,10 +80,10 @@ class AnyRoute(Protocol):
 
 @dataclass(frozen=True)
 class Rule(ABC):
-    """One way to weigh the experts, under the settings of an ensemble.
+    """The interface of a rule; it holds the settings of its ensemble.
 
-    A rule says by its class attributes what it needs, and implements `_mix` and `begin`; one with
-    settings to fit also names them in `fits` and implements `fit`.
+    A rule says by class attributes what it needs, and implements `_mix` and `begin`. One with
+    settings to fit names them in `fits`, and implements `fit` and `report`.
     """
 
     ensemble: EnsembleConfig
@@ -96,8 +96,8 @@ class Rule(ABC):
     @property
     def is_fitted(self) -> bool:
         """Whether anything is fitted on valid splits, so that it may not be measured there."""
-        prior_is = self.needs_prior and self.ensemble.prior in priors.FITTED
-        return prior_is or any(getattr(self.ensemble, key) is None for key in self.fits)
+        fits_prior = self.needs_prior and self.ensemble.prior in priors.FITTED
+        return fits_prior or any(getattr(self.ensemble, key) is None for key in self.fits)
 
     def fit_prior(self, valid_EST: NDArray[np.float32]) -> Array:
         """Fit the log prior, shape (E,), on valid windows; uniform for a rule that needs none."""

@@ -92,7 +92,7 @@ class Forest:
         return self.root / "tokenizer"
 
     def names(self) -> list[str]:
-        """Return the names of the ELMs, sorted; what else lies in ``elms/`` is none of ours."""
+        """List the names of the ELMs, sorted; whatever else lies in ``elms/`` is ignored."""
         folder = self.root / "elms"
         found = folder.iterdir() if folder.is_dir() else ()
         present = {p.name for p in found if is_name(p.name) and p.is_dir()}

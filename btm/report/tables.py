@@ -45,7 +45,7 @@ def eval_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "best ppl": experts[best],
                 "ensemble ppl": shard["ensemble"]["perplexity"],
                 "bits/byte": shard["ensemble"]["bits_per_byte"],
-                "believes in": max(
+                "top expert": max(
                     shard["mean_posterior"], key=lambda e: shard["mean_posterior"][e]
                 ),
             }

@@ -9,7 +9,7 @@ import pytest
 import structure
 from btm.config import choices
 from btm.config.ensemble import EnsembleConfig
-from btm.ensemble import posterior, tracking, windows
+from btm.ensemble import evaluate, posterior, tracking, windows
 from btm.ensemble.rule import ValidScores, WindowRule
 from btm.ensemble.rules import RULES, rule_of
 from btm.errors import UserError
@@ -237,3 +237,38 @@ def test_only_the_ensemble_and_the_checks_of_its_settings_ask_for_the_name_of_a_
         if isinstance(part, ast.Attribute) and part.attr == "rule"
     }
     assert asking == {"btm.config.validation"}
+
+
+class Newest(WindowRule):
+    """An eighth rule: the expert that was best at the last token, and at first the prior."""
+
+    def _weigh(self, logp_EST, log_prior_ES, first_ES):
+        logp_SET = logp_EST.swapaxes(0, 1)
+        log_prior_ES = log_prior_ES if first_ES is None else first_ES
+        online = [self.begin(log_prior_E) for log_prior_E in log_prior_ES.T]
+        seen = [
+            [weights.update(logp_E) for logp_E in logp_ET.T]
+            for weights, logp_ET in zip(online, logp_SET, strict=True)
+        ]
+        return np.array(seen), np.ones(logp_EST.shape) / len(logp_EST)
+
+    def _carry(self, logp_EST, log_prior_ES, begin_E):
+        raise NotImplementedError
+
+    def step(self, log_weights_E, logp_E, log_prior_E):
+        return np.log(0.9 * (logp_E == logp_E.max()) + 0.1 * np.exp(log_prior_E))
+
+
+def test_an_eighth_rule_is_one_class(monkeypatch):
+    monkeypatch.setitem(RULES, "newest", Newest)
+    rng = np.random.default_rng(0)
+    turns = np.repeat(rng.integers(0, 4, 20), 16).reshape(10, 32)
+    logp = np.where(turns[None] == np.arange(4)[:, None, None], -0.1, -4.0).astype(np.float32)
+    names = ["a", "b", "c", "d"]
+    nats = {}
+    for rule in ("newest", "simple", "bayes"):
+        chosen = EnsembleConfig(rule=rule, prior="token", top_k=3)
+        found = evaluate.shard_result(names, logp, names, logp, chosen, (320, 999), 320)
+        assert len([share for share in found["mean_posterior"].values() if share]) == 3
+        nats[rule] = found["ensemble"]["nats_per_token"]
+    assert nats["newest"] < min(nats["simple"], nats["bayes"])

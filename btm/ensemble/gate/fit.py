@@ -33,11 +33,13 @@ def fit(
     strength = pull / max(1, sum(sample.tokens for sample in samples))
     theta, (value, gradient, hessian) = begin, loss(begin, samples, begin, strength)
     for _ in range(_STEPS):
+        # Where the loss curves down a plain Newton step would climb: |curvature| turns it round.
         curves, axes = np.linalg.eigh(hessian)
         step = axes @ ((axes.T @ gradient) / np.maximum(np.abs(curves), strength))
         for size in 0.5 ** np.arange(20):
             there = theta - size * step
             found = loss(there, samples, begin, strength)
+            # Armijo's condition: the loss falls by a part of what its slope promises.
             if found[0] <= value - 1e-4 * size * float(gradient @ step):
                 break
         else:
