@@ -97,7 +97,7 @@ class Forest:
         return self.paths.tokenizer
 
     def names(self) -> list[str]:
-        """Return the names of the ELMs, sorted; anything else in ``elms/`` is ignored."""
+        """List the names of the ELMs, sorted; whatever else lies in ``elms/`` is ignored."""
         folder = self.paths.elms
         found = folder.iterdir() if folder.is_dir() else ()
         present = {p.name for p in found if is_name(p.name) and p.is_dir()}

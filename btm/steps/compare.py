@@ -18,7 +18,7 @@ from btm.config.choices import BASELINES
 from btm.config.ensemble import EnsembleConfig
 from btm.config.schema import Config
 from btm.data.shards import Shard, Suite
-from btm.ensemble import fit
+from btm.ensemble import priors
 from btm.ensemble import score as scoring
 from btm.errors import UserError
 from btm.forest import ELM, Forest, Model, require_same_tokenizer
@@ -30,8 +30,6 @@ from btm.steps import domain_weights, score_cache
 from btm.steps.beside import beside, cost, score_model, seeds
 from btm.steps.evaluate import evaluated, measure, refuse_own_data
 from btm.system import durable
-
-_FITTED = ("cached", "em", "token")  # priors that say which expert a domain's valid split asks for
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ def top_1(rule: EnsembleConfig) -> EnsembleConfig:
 
     By the rule's own prior if that is fitted, else by `cached`, the paper's.
     """
-    prior = rule.prior if rule.prior in _FITTED and rule.rule != "router" else "cached"
+    prior = rule.prior if rule.prior in priors.FITTED else "cached"
     return replace(rule, rule="bayes", prior=prior, top_k=1, carry=False)
 
 
@@ -192,7 +190,7 @@ def _top_1_nats(scene: _Scene, members: list[ELM], shard: Shard) -> float:
     scores = score_cache.scores_of(scene.config, scene.forest)
     valid = scene.suite.shard(shard.domain, "valid")
     valid_EST = score_cache.stack(scores, valid, members)
-    log_prior_E = fit.fit_prior(valid_EST, top_1(scene.config.ensemble))
+    log_prior_E = priors.fit_prior(valid_EST, top_1(scene.config.ensemble))
     return _nats(scene, shard, members[int(np.argmax(log_prior_E))].card.sha256)
 
 

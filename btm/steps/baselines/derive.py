@@ -8,6 +8,7 @@ from typing import Any
 
 from btm.config.schema import Config
 from btm.data import prepare as preparation
+from btm.ensemble.rules import rule_of
 from btm.errors import UserError
 
 DEMIX = "demix"
@@ -23,7 +24,7 @@ def derive(config: Config) -> Config:
     """
     if config.baseline is None:
         return config
-    if config.ensemble.rule == "router" and config.baseline != DEMIX:
+    if rule_of(config.ensemble).needs_route and config.baseline != DEMIX:
         raise UserError(
             f"baseline={config.baseline} has no experts of clusters, which ensemble=router "
             "weighs: give another "
