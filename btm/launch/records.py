@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from btm.config.schema import Config
+from btm.config.validation import from_dict
 from btm.errors import UserError
 from btm.launch.jobs import Job, jobs_of
 from btm.system import durable, lease
@@ -113,7 +114,7 @@ class Records:
     def read_cycle(self, cycle_id: str) -> Cycle:
         """Return a cycle that `write_cycle` recorded."""
         values = read_json(self.root / "cycles" / f"{cycle_id}.json")
-        return Cycle(cycle_id, Config.from_dict(values["config"]), values["rounds"])
+        return Cycle(cycle_id, from_dict(values["config"]), values["rounds"])
 
     def write_outcome(self, outcome: Outcome) -> None:
         """Record how a try ended."""

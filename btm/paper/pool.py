@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
-from btm.config.schema import Config
+from btm.config.validation import from_dict
 from btm.errors import UserError
 from btm.paper.studies import Study
 from btm.report import Reporter
@@ -117,7 +117,7 @@ class Pool:
             return False
         stood = json.loads(spec.read_bytes())
         same = (
-            Config.from_dict(stood["config"]) == study.config
+            from_dict(stood["config"]) == study.config
         )  # keys that are newer count as their defaults
         return same and stood["copied"] == study.copied
 
