@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 from btm.config.schema import Config
+from btm.config.validation import validate
 from btm.data import prepare as preparation
 from btm.ensemble.rules import rule_of
 from btm.errors import UserError
@@ -42,7 +43,7 @@ def derive(config: Config) -> Config:
         "random_split": _random_split,
         "demix": _demix,
     }[config.baseline](made, domains)
-    return made.validate()
+    return validate(made)
 
 
 def expert_domains(config: Config) -> list[str]:
