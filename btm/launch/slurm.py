@@ -2,7 +2,7 @@
 
 submitit's own bookkeeping is not used, for it was seen to take a requeued job for a dead one, to
 return the result of an older job under a reused id, and to wait for ever where accounting is off
-(docs/design.md, decision 11). Here a submission is a manifest of ours, written before sbatch is
+(btm/launch/__init__.py). Here a submission is a manifest of ours, written before sbatch is
 called and completed after; what runs is asked of squeue, once for all jobs; how a try ended is what
 it wrote itself.
 """
