@@ -1,10 +1,10 @@
 """The engine of a Slurm cluster; submitit writes the batch scripts, and does nothing else.
 
-submitit's own bookkeeping is not used: it was seen to take a requeued job for a dead one, to return
-the result of an older job under a reused id, and to wait for ever where accounting is off
-(docs/design.md, decision 11). Here a submission is a manifest of ours, written before sbatch is
-called and completed after; squeue, asked once for all jobs, says what runs; each try itself records
-how it ended.
+submitit's own bookkeeping is not used, for it was seen to take a requeued job for a dead one, to
+return the result of an older job under a reused id, and to wait for ever where accounting is off
+(btm/launch/__init__.py). Here a submission is a manifest of ours, written before sbatch is
+called and completed after; what runs is asked of squeue, once for all jobs; how a try ended is what
+it wrote itself.
 """
 
 import getpass
