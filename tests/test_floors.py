@@ -47,6 +47,7 @@ def test_hydra_and_submitit_stay_in_one_place():
     assert {structure.room_of(module) for module in users("submitit")} <= {"launch"}
 
 
+@pytest.mark.slow
 def test_settings_files_and_mathematics_need_no_torch():
     torch = users("torch") | users("transformers")
     assert not [

@@ -13,6 +13,7 @@ from btm.data.documents import find
 from btm.ensemble.router import find_router
 from btm.errors import UserError
 from btm.forest import Forest, Model, find_model, gc, removal, verify
+from btm.forest.paths import AVERAGES
 from btm.forest.suites import data_of, evaluated_suites
 from btm.interop import formats
 from btm.report.progress import bytes_text
@@ -75,7 +76,7 @@ def _merge(config: Config) -> list[Row]:
     made = forest.get_branch(name)
     if made.result is None:
         raise UserError(f"branch {made.name!r} is not trained yet: btm train expert={made.name}")
-    return [_row("merge", made.name, f"check {made.path} and move it to {forest.root / 'elms'}")]
+    return [_row("merge", made.name, f"check {made.path} and move it to {forest.paths.elms}")]
 
 
 def _grow(config: Config) -> list[Row]:
@@ -91,7 +92,7 @@ def _grow(config: Config) -> list[Row]:
         training = (
             f"branch ({made}), {_training(config, forest, name, config.trainer.steps)}, merge"
         )
-    target = forest.root / "evals" / f"grow-{name}.json"
+    target = forest.paths.growth(name)
     evaluation = f"the ensemble without and with {name}, on every domain; writes {target}"
     return [*rows, _row("grow", name, training), _row("eval", target.stem, evaluation)]
 
@@ -110,7 +111,7 @@ def _score(config: Config) -> list[Row]:
 
 def _evaluate(config: Config) -> list[Row]:
     forest, suite = Forest(config.forest_root), evaluated_suites(config)
-    target = forest.root / "evals" / f"{config.eval.name or forest.root.name}.json"
+    target = forest.paths.evaluation(config.eval.name)
     shards = [
         suite.shard(domain, config.eval.split) for domain in config.eval.domains or suite.domains()
     ]
@@ -250,7 +251,9 @@ def _run(config: Config) -> list[Row]:
 def _remove(config: Config, flags: Collection[str]) -> list[Row]:
     if config.average.name is not None:
         removal.check_average(config, flags)
-        path = verify.folder_of(Forest(config.forest_root).root, f"averages/{config.average.name}")
+        path = verify.folder_of(
+            Forest(config.forest_root).root, f"{AVERAGES}/{config.average.name}"
+        )
         return [_row("remove", path.name, f"delete {path} and its scores")]
     forest, name = Forest(config.forest_root), _named(config)
     found = removal.consequences(forest, name)
@@ -312,7 +315,7 @@ def _training(config: Config, forest: Forest | None, name: str, n_steps: int) ->
 
 def _forest(config: Config) -> Forest | None:
     root = Path(config.forest_root)
-    return Forest(root) if (root / "forest.json").exists() else None
+    return Forest(root) if Forest.stands(root) else None
 
 
 def _named(config: Config) -> str:

@@ -143,7 +143,3 @@ def _verb_help(verb: str, doc: str) -> str:
         for key, value in all_keys().items()
     ]
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -22,6 +22,7 @@ from btm.config.choices import SPLITS
 from btm.data.streams import CORRUPT, open_bytes
 from btm.errors import UserError
 from btm.fairseq import databin
+from btm.system.extras import install
 
 FORMATS = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 POOL = ""  # the key of files that are still to be split
@@ -239,7 +240,7 @@ def _read_parquet(path: Path, column: str) -> Iterator[str]:
     try:
         from pyarrow import parquet
     except ImportError:
-        raise UserError(f"{path}: parquet needs pyarrow; run: pip install 'btm[parquet]'") from None
+        raise UserError(f"{path}: parquet needs pyarrow; run: {install('parquet')}") from None
     with parquet.ParquetFile(path) as file:
         if column not in file.schema_arrow.names:
             have = ", ".join(map(repr, file.schema_arrow.names))

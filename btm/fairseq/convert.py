@@ -22,6 +22,7 @@ from btm.fairseq import architecture, checkpoint, state
 from btm.fairseq import tokenizer as tokenizers
 from btm.fairseq.architecture import Architecture
 from btm.fairseq.families import FAMILIES, Family, describe, family_of, understand
+from btm.models.files import CONFIG, WEIGHTS
 from btm.system.durable import write_json
 from btm.system.json_files import Json, read_object
 
@@ -89,7 +90,7 @@ def from_hugging_face(folder: Path, target: Path) -> None:
 
     from btm.models import weights
 
-    config = read_object(folder / "config.json", model_type=str)
+    config = read_object(folder / CONFIG, model_type=str)
     model, family = understand(config, str(folder))
     exported = fairseq_tokenizer(folder)
     if len(exported.dictionary) != model.vocab:
@@ -269,6 +270,6 @@ def sinusoids(rows: int, width: int, pad: int = 1) -> "torch.Tensor":
 def _write_model(target: Path, config: Json, parameters: "checkpoint.Tensors") -> None:
     from safetensors.torch import save_file
 
-    write_json(target / "config.json", config)
+    write_json(target / CONFIG, config)
     whole = {name: tensor.contiguous() for name, tensor in parameters.items()}
-    save_file(whole, target / "model.safetensors", metadata={"format": "pt"})
+    save_file(whole, target / WEIGHTS, metadata={"format": "pt"})

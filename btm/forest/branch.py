@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from btm.forest.card import Card, Parent, read_parents
+from btm.forest.paths import ModelFolder
 from btm.models import causal_lm
 from btm.system import lease
 from btm.system.json_files import read_object
@@ -45,13 +46,16 @@ class Branch:
         return lease.name_of(self.path)
 
     @property
+    def files(self) -> ModelFolder:
+        """The files of its folder."""
+        return ModelFolder(self.path)
+
+    @property
     def origin(self) -> dict[str, Any]:
         """What `Forest.branch` or `Forest.root_branch` wrote: domains, parents, method,
         estimator.
         """
-        return read_object(
-            self.path / "branch.json", domains=list, parents=dict, method=str, estimator=str
-        )
+        return read_object(self.files.origin, domains=list, parents=dict, method=str, estimator=str)
 
     @property
     def domains(self) -> list[str]:
@@ -61,10 +65,10 @@ class Branch:
     @property
     def parents(self) -> dict[str, Parent]:
         """Its parents with their weights; empty for a root."""
-        return read_parents(self.path / "branch.json", self.origin["parents"])
+        return read_parents(self.files.origin, self.origin["parents"])
 
     @property
     def result(self) -> dict[str, Any] | None:
         """What the training left when it was complete, or None."""
-        file = self.path / "trained.json"
+        file = self.files.result
         return read_object(file) if file.exists() else None

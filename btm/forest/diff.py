@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from btm.errors import UserError
 from btm.forest.card import Card
 from btm.forest.forest import Forest
-from btm.forest.models import AVERAGES, Model, find_model, own_model
+from btm.forest.models import Model, find_model, own_model
+from btm.forest.paths import AVERAGES
 from btm.models import average as averaging
 from btm.models import weights as wt
 

@@ -18,6 +18,7 @@ from btm.errors import UserError, unknown
 from btm.forest import ledger, model_card, seal, tombstone
 from btm.forest.branch import ELM, Branch
 from btm.forest.card import Card
+from btm.forest.paths import ModelFolder, Paths
 from btm.models import average as averaging
 from btm.models import causal_lm, flops, weights
 from btm.system import durable, lease, sums
@@ -47,7 +48,7 @@ class Forest:
     @staticmethod
     def stands(root: str | Path) -> bool:
         """Tell whether there is a forest at `root`."""
-        return (Path(root) / "forest.json").is_file()
+        return Paths(root).facts.is_file()
 
     @classmethod
     def create(
@@ -58,11 +59,11 @@ class Forest:
 
         Raises `UserError` if another architecture or tokenizer already grows there.
         """
-        root = Path(root)
+        paths = Paths(root)
         fingerprint = causal_lm.architecture(config)
         if not cls.stands(root):
-            if not (root / "tokenizer").exists():
-                with durable.publish_folder(root / "tokenizer") as folder:
+            if not paths.tokenizer.exists():
+                with durable.publish_folder(paths.tokenizer) as folder:
                     causal_lm.copy_tokenizer(tokenizer, folder)
                     sums.write(folder)
             facts = {
@@ -71,29 +72,34 @@ class Forest:
                 "model_type": config.model_type,
                 "tokenizer_sha256": tokenizer_sha256,
             }
-            durable.write_json(root / "forest.json", sums.checked(facts))
+            durable.write_json(paths.facts, sums.checked(facts))
         forest = cls(root)
         forest.require(fingerprint, tokenizer_sha256, "what was asked for")
         return forest
 
     @property
+    def paths(self) -> Paths:
+        """Its files and folders."""
+        return Paths(self.root)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What forest.json says: schema, architecture, tokenizer_sha256."""
-        return read_object(self.root / "forest.json", schema=int)
+        return read_object(self.paths.facts, schema=int)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What all its ELMs share: architecture and tokenizer_sha256, as forest.json says."""
-        return read_object(self.root / "forest.json", architecture=str, tokenizer_sha256=str)
+        return read_object(self.paths.facts, architecture=str, tokenizer_sha256=str)
 
     @property
     def tokenizer(self) -> Path:
         """The tokenizer that all its ELMs share."""
-        return self.root / "tokenizer"
+        return self.paths.tokenizer
 
     def names(self) -> list[str]:
-        """Return the names of the ELMs, sorted; what else lies in ``elms/`` is none of ours."""
-        folder = self.root / "elms"
+        """Return the names of the ELMs, sorted; anything else in ``elms/`` is ignored."""
+        folder = self.paths.elms
         found = folder.iterdir() if folder.is_dir() else ()
         present = {p.name for p in found if is_name(p.name) and p.is_dir()}
         return sorted(present - tombstone.names(self.root))
@@ -114,7 +120,7 @@ class Forest:
     def __contains__(self, name: object) -> bool:
         if not (isinstance(name, str) and is_name(name)):
             return False
-        stands = (self.root / "elms" / name / "card.json").is_file()
+        stands = self.paths.elm(name).card.is_file()
         return stands and not tombstone.stands(self.root, name)
 
     def __getitem__(self, name: str) -> ELM:
@@ -122,34 +128,34 @@ class Forest:
         if name not in self:
             if is_name(name):
                 tombstone.refuse(self.root, name)
-                if (self.root / "averages" / name / "card.json").is_file():
+                if self.paths.average(name).card.is_file():
                     raise UserError(
                         f"{name!r} is an average of {self.root}, and an ELM is wanted here; "
                         f"have: {', '.join(self.names()) or 'none'}"
                     )
             raise unknown("ELM", name, self.names(), str(self.root))
-        path = self.root / "elms" / name
-        return ELM(path, Card.read(path / "card.json"))
+        folder = self.paths.elm(name)
+        return ELM(folder.path, Card.read(folder.card))
 
     def branches(self) -> list[Branch]:
         """Return the ELMs in the making, by name."""
-        folder = self.root / "branches"
+        folder = self.paths.branches
         found = (
             sorted(p for p in folder.iterdir() if not p.name.startswith("."))
             if folder.is_dir()
             else []
         )
-        return [Branch(path) for path in found if (path / "branch.json").is_file()]
+        return [Branch(path) for path in found if ModelFolder(path).origin.is_file()]
 
     def has_branch(self, name: str) -> bool:
         """Tell whether an ELM called `name` is in the making."""
-        return is_name(name) and lease.find(self.root / "branches" / name) is not None
+        return is_name(name) and lease.find(self.paths.branch(name)) is not None
 
     def get_branch(self, name: str) -> Branch:
         """Return the branch `name`; the `UserError` for one that is not there lists those
         that are.
         """
-        path = lease.find(self.root / "branches" / name) if is_name(name) else None
+        path = lease.find(self.paths.branch(name)) if is_name(name) else None
         if path is None and name in self:
             raise UserError(
                 f"{name!r} is an ELM of {self.root}, and ELMs never change: give another "
@@ -166,7 +172,7 @@ class Forest:
         """
         self.get_branch(name)
         try:
-            taken = lease.take(self.root / "branches" / name)
+            taken = lease.take(self.paths.branch(name))
         except FileNotFoundError:
             raise UserError(f"branch {name!r} was merged or deleted just now") from None
         try:
@@ -281,17 +287,17 @@ class Forest:
         digests = weights.digests(branch.path)
         card = seal.card(branch, result, self.identity["tokenizer_sha256"], shape, digests)
         card = replace(card, forced=forced, license=license or card.license)
-        durable.write_json(branch.path / "card.json", card.to_json())
-        with durable.publish_file(branch.path / "README.md") as handle:
+        durable.write_json(branch.files.card, card.to_json())
+        with durable.publish_file(branch.files.readme) as handle:
             handle.write(model_card.readme(card).encode())
-        for leftover in [*branch.path.glob("checkpoint-*"), *branch.path.glob(".tmp-*")]:
+        for leftover in [*branch.files.checkpoints(), *branch.path.glob(".tmp-*")]:
             # One that cannot be deleted stops the merge: it would be part of the ELM for ever.
             durable.remove_folder(leftover) if leftover.is_dir() else leftover.unlink()
         sums.write(branch.path, digests)
         durable.sync_tree(branch.path)
-        durable.make_folder(self.root / "elms")
+        durable.make_folder(self.paths.elms)
         try:
-            durable.rename_folder(branch.path, self.root / "elms" / branch.name)
+            durable.rename_folder(branch.path, self.paths.elm(branch.name).path)
         except FileExistsError:
             raise UserError(f"{self.root}: another process merged {branch.name!r} first") from None
         except FileNotFoundError:
@@ -347,8 +353,8 @@ class Forest:
         """Yield an empty folder that becomes the branch `name`, of that `origin`, when the block
         ends.
         """
-        with durable.publish_folder(self.root / "branches" / name) as folder:
-            (folder / "branch.json").write_text(json.dumps(origin, indent=1))
+        with durable.publish_folder(self.paths.branch(name)) as folder:
+            ModelFolder(folder).origin.write_text(json.dumps(origin, indent=1))
             yield folder
             self.require_free(name)  # another process may have begun it meanwhile
 

@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 
 from btm.config.checks import is_name
 from btm.errors import UserError
-from btm.forest import tombstone
+from btm.forest import paths, tombstone
 from btm.forest.card import Card
 
 VERSION = 2  # of the table and of `Entry`
 ELM, AVERAGE = "ELM", "average"
-PLACES = {ELM: "elms", AVERAGE: "averages"}  # kind: the folder of a forest where they stand
+PLACES = {ELM: paths.ELMS, AVERAGE: paths.AVERAGES}  # kind: the folder of a forest where they stand
 # An entry is two texts: what a list shows, and what only a lineage needs, which is longer.
 _SCHEMA = """
 CREATE TABLE models (
@@ -177,14 +177,14 @@ def _stamps(root: Path) -> dict[Key, str]:
                 key = Key(entry.name, kind)
                 if is_name(entry.name) and key not in gone:
                     with suppress(FileNotFoundError, NotADirectoryError):
-                        s = os.stat(f"{entry.path}/card.json")  # noqa: PTH116
+                        s = os.stat(f"{entry.path}/{paths.CARD}")  # noqa: PTH116
                         stamps[key] = f"{s.st_ino} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_size}"
     return stamps
 
 
 def _read(root: Path, key: Key) -> tuple[Entry, Descent]:
     try:
-        card = Card.read(root / PLACES[key.kind] / key.name / "card.json")
+        card = Card.read(root / PLACES[key.kind] / key.name / paths.CARD)
         return Entry.of(key.name, card, key.kind), Descent.of(card)
     except (UserError, OSError) as error:
         return Entry.unreadable(key.name, str(error), key.kind), _NONE

@@ -14,9 +14,8 @@ from btm.errors import UserError, unknown
 from btm.forest import tombstone
 from btm.forest.card import Card
 from btm.forest.forest import Forest
+from btm.forest.paths import AVERAGES, CARD, ModelFolder
 from btm.models import causal_lm, weights
-
-AVERAGES = "averages"  # the folder of a forest, and what makes a name explicit: averages/NAME
 
 
 @dataclass(frozen=True)
@@ -99,11 +98,11 @@ def _find_own(forest: Forest, name: str) -> Model | None:
     bare = name.removeprefix(f"{AVERAGES}/")
     if bare not in {path.name for path in _folders(forest)}:
         return None
-    return _average(forest.root / AVERAGES / bare, name)
+    return _average(forest.paths.average(bare).path, name)
 
 
 def _folders(forest: Forest) -> list[Path]:
-    home = forest.root / AVERAGES
+    home = forest.paths.averages
     return (
         sorted(p for p in home.iterdir() if is_name(p.name) and p.is_dir()) if home.is_dir() else []
     )
@@ -111,12 +110,11 @@ def _folders(forest: Forest) -> list[Path]:
 
 def _average(path: Path, called: str) -> Model:
     """Return an average; `UserError` if its card or the headers of its weights are not whole."""
-    if not (path / "card.json").exists():
-        raise UserError(
-            f"{path}: no card.json: it was never finished; delete it, and average again"
-        )
-    card = Card.read(path / "card.json")
-    causal_lm.read_config(path / "config.json")
+    folder = ModelFolder(path)
+    if not folder.card.exists():
+        raise UserError(f"{path}: no {CARD}: it was never finished; delete it, and average again")
+    card = Card.read(folder.card)
+    causal_lm.read_config(folder.config)
     weights.tensors(path)
     return Model(called, path, card.sha256, "average", card)
 
@@ -137,7 +135,7 @@ def _folder(forest: Forest, folder: Path, called: str) -> Model:
     if Forest.stands(folder):
         have = ", ".join(f"{folder}:{name}" for name in _names(Forest(folder))) or "no model"
         raise UserError(f"{called}: a forest, not a model; it holds {have}")
-    causal_lm.read_config(folder / "config.json")
+    causal_lm.read_config(ModelFolder(folder).config)
     weights.tensors(folder)
     require_same_tokenizer(forest, tokenizer_sha256(folder), called)
     sha256 = weights.sha256(folder)
@@ -147,7 +145,7 @@ def _folder(forest: Forest, folder: Path, called: str) -> Model:
 def _card_of(folder: Path, sha256: str) -> Card | None:
     """Return the card beside weights, if there is a valid one and it is theirs."""
     try:
-        card = Card.read(folder / "card.json")
+        card = Card.read(ModelFolder(folder).card)
     except UserError:
         return None
     return card if card.sha256 == sha256 else None

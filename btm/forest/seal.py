@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from btm import __version__
 from btm.errors import UserError
 from btm.forest import ledger
 from btm.forest.card import Card, Spent, checked
@@ -83,7 +84,7 @@ def card(
         ancestors=[Spent(**spent) for spent in branch.origin.get("ancestors", [])],
         parameters=weights.parameters(branch.path),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={package: version(package) for package in ("btm", "torch", "transformers")},
+        versions={"btm": __version__, **{p: version(p) for p in ("torch", "transformers")}},
         sums=True,
         **asdict(shape),
         **known,
@@ -92,5 +93,5 @@ def card(
         return ledger.summed(checked(made))
     except ValueError as error:
         raise UserError(
-            f"{branch.path / 'trained.json'}: damaged, train the branch again: {error}"
+            f"{branch.files.result}: damaged, train the branch again: {error}"
         ) from None

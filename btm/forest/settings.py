@@ -19,11 +19,11 @@ from btm.config.schema import Config
 from btm.data.shards import Suite
 from btm.errors import UserError
 from btm.forest.forest import Forest
+from btm.forest.paths import SETTINGS, Paths
 from btm.system import durable, sums
 from btm.system.json_files import read_object
 
 SCHEMA = 1
-_FILE, _SUITES = "settings.json", "suites"
 _SECTIONS = ("model", "trainer", "fairseq", "seed", "ensemble", "score", "average", "run", "card")
 # What the machine decides, or what one command chooses for itself, is no default for the next.
 _LEFT_OUT = {
@@ -64,7 +64,7 @@ def read(root: Path) -> Settings | None:
     """Return the settings of the forest at `root`, None if it records none; `UserError` if they are
     damaged.
     """
-    file = root / _FILE
+    file = Paths(root).settings
     if not file.exists():
         return None
     found = _read(file, suite=str, settings=dict)
@@ -89,7 +89,7 @@ def record(config: Config, forest: Forest, suite: Suite) -> None:
     stay.
     """
     record_suite(config, forest, suite)
-    file = forest.root / _FILE
+    file = forest.paths.settings
     # Until then they may change: what failed is tried again with better ones.
     if file.exists() and set(forest.names()) - {config.seed.name}:
         return
@@ -109,7 +109,7 @@ def record_suite(config: Config, forest: Forest, suite: Suite) -> None:
     }
     known = read_suites(forest.root).get(suite.name)
     if known is None or asdict(known) != said:
-        _write(suite_file(forest.root, suite.name), said)
+        _write(forest.paths.suite(suite.name), said)
 
 
 def defaults(root: Path, suite: str, named: Collection[str]) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield section, inner
             continue
         if not isinstance(inner, dict):
-            raise UserError(f"{_FILE}: {section!r} is no section")
+            raise UserError(f"{SETTINGS}: {section!r} is no section")
         for key, value in inner.items():
             yield f"{section}.{key}", value
 
@@ -165,18 +165,13 @@ def _kept(section: str, values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in _LEFT_OUT.get(section, ())}
 
 
-def suite_file(root: Path | str, name: str) -> Path:
-    """Return the file that records the suite `name` of the forest at `root`."""
-    return Path(root) / _SUITES / f"{name}.json"
-
-
 def _suite_files(root: Path) -> list[Path]:
-    return [file for file in sorted((root / _SUITES).glob("*.json")) if is_name(file.stem)]
+    return [file for file in Paths(root).suites() if is_name(file.stem)]
 
 
 def files(root: Path) -> list[Path]:
     """Return the files that stand at `root` of those that this module writes."""
-    return [file for file in (root / _FILE, *_suite_files(root)) if file.exists()]
+    return [file for file in (Paths(root).settings, *_suite_files(root)) if file.exists()]
 
 
 def check_file(file: Path) -> None:

@@ -14,6 +14,7 @@ from btm.data.tokenizer import ORIGIN, read_origin, tokenizer_sha256
 from btm.errors import UserError, unknown
 from btm.forest import settings
 from btm.forest.forest import Forest
+from btm.forest.paths import Paths
 
 
 def open_suite(config: Config) -> Suite:
@@ -112,7 +113,7 @@ def _open(config: Config, folder: Path, name: str) -> Suite:
             f"the suite {name!r} that {root} records is not in {folder}: give data.out=DIR if it "
             "was moved, prepare it "
             f"again (btm prepare forest={root}{which}), or delete "
-            f"{settings.suite_file(root, name)} if it is to go"
+            f"{Paths(root).suite(name)} if it is to go"
         )
     if not _stands(folder) and Forest.stands(root):
         raise UserError(

@@ -12,11 +12,12 @@ from btm.config.schema import Config
 from btm.errors import UserError
 from btm.forest import ELM, Forest, delta, seal
 from btm.forest.card import Card
+from btm.forest.paths import CARD, ModelFolder
 from btm.models import weights
 from btm.report import Reporter
 from btm.system import durable, sums
 
-_FILES = (delta.FILE, "card.json")
+_FILES = (delta.FILE, CARD)
 
 
 def export(source: Path, target: Path) -> Path:
@@ -49,7 +50,7 @@ def import_elm(config: Config, source: Path, reporter: Reporter) -> ELM:
     An ELM of that name with the same weights is returned as it is. Raises `UserError`, with nothing
     changed, if a parent is missing, files are damaged, or another ELM has the name.
     """
-    forest, card = Forest(config.forest_root), Card.read(source / "card.json")
+    forest, card = Forest(config.forest_root), Card.read(source / CARD)
     made = delta.read(source / delta.FILE)
     name, domains = named(config, source)
     if made.sha256 != card.sha256 or len(card.domains) != 1:
@@ -66,7 +67,7 @@ def import_elm(config: Config, source: Path, reporter: Reporter) -> ELM:
     def finish(folder: Path) -> None:
         delta.apply(made, folder)
         shutil.copyfile(source / delta.FILE, folder / delta.FILE)
-        durable.write_json(folder / "trained.json", seal.result(card))
+        durable.write_json(ModelFolder(folder).result, seal.result(card))
 
     # A killed import may have left the finished branch: then only the merge is missing.
     left = forest.get_branch(name).result if forest.has_branch(name) else None
@@ -87,7 +88,7 @@ def named(config: Config, source: Path) -> tuple[str, list[str]]:
 
     They are those of its card, unless settings give others.
     """
-    card = Card.read(source / "card.json")
+    card = Card.read(source / CARD)
     name = check_name(config.expert or card.name, "name")
     return name, card.domains if config.domain is None else [config.domain]
 

@@ -28,9 +28,11 @@ from btm.config.schema import Config
 from btm.errors import UserError
 from btm.forest import ELM, EXACT, Forest, ledger, seal
 from btm.forest.card import Card
+from btm.forest.paths import ModelFolder
 from btm.interop.export import publish
 from btm.models import average as averaging
 from btm.models import blockwise, causal_lm, weights
+from btm.models.files import README
 from btm.system import durable, sums
 from btm.system.json_files import Json, read_object
 
@@ -116,7 +118,7 @@ def export(
         values |= {"sha256": weights.sha256(restored), "card": elm.card.to_json()}
         durable.write_json(made / _HEADER, sums.checked(values))
         parents = " and ".join(elm.card.parents)
-        (made / "README.md").write_text(_README.format(name=name, parents=parents))
+        (made / README).write_text(_README.format(name=name, parents=parents))
         sums.write(made)
     return target
 
@@ -148,7 +150,7 @@ def enter(
                         "export it again"
                     )
                 causal_lm.copy_files(forest[next(iter(delta.card.parents))].path, folder)
-                durable.write_json(folder / "trained.json", _result(delta))
+                durable.write_json(ModelFolder(folder).result, _result(delta))
     finally:
         durable.remove_folder(scratch)
     license = config.card.license or (delta.card.license if delta.card.license in LICENSES else "")

@@ -9,7 +9,8 @@ from pathlib import Path
 from btm.errors import UserError
 from btm.forest import model_card
 from btm.forest.card import Card
-from btm.models import causal_lm, weights
+from btm.forest.paths import AVERAGES, ModelFolder
+from btm.models import causal_lm, files, weights
 from btm.models.average import Settings, average
 from btm.system import durable, sums
 
@@ -28,7 +29,7 @@ def export(
     into files of `shard_gb` (10⁹ bytes). Raises `UserError` if something else stands at `target`,
     if numbers do not fit into `dtype`, or if the weights do not match the card.
     """
-    card = Card.read(source / "card.json")
+    card = Card.read(ModelFolder(source).card)
     if weights.sha256(source) != card.sha256:
         raise UserError(
             f"{source}: its weights are not those of its card (sha256): damaged, "
@@ -80,22 +81,22 @@ def _write(
         settings = Settings(dtype=stored, shard_bytes=int(shard_gb * 1e9) or None)
         average({source: 1.0}, made, alive, settings)
     if dtype is not None:
-        causal_lm.declare_dtype(made / "config.json", weights.STORED[dtype])
+        causal_lm.declare_dtype(ModelFolder(made).config, weights.STORED[dtype])
     digests = weights.digests(made)
     sha256 = weights.identity(digests)
     if sha256 != card.sha256:
         what = f"as {dtype}" if dtype else "in other files"
         note = f"exported {what} from sha256 {card.sha256}"
         card = replace(card, sha256=sha256, notes=[*card.notes, note])
-    durable.write_json(made / "card.json", card.to_json())
-    text = model_card.readme(card, average=source.parent.name == "averages")
-    (made / "README.md").write_text(text)
+    durable.write_json(ModelFolder(made).card, card.to_json())
+    text = model_card.readme(card, average=source.parent.name == AVERAGES)
+    ModelFolder(made).readme.write_text(text)
     sums.write(made, digests)
 
 
 def _copy_weights(source: Path, made: Path, alive: Callable[[], None]) -> None:
     """Copy the weight files unchanged."""
-    for file in [*weights.files(source), *source.glob("model.safetensors.index.json")]:
+    for file in [*weights.files(source), *source.glob(files.INDEX)]:
         with durable.naming(made / file.name):
             shutil.copyfile(file, made / file.name)
         alive()

@@ -11,6 +11,7 @@ from btm.config.checks import check_name
 from btm.config.schema import Config
 from btm.errors import UserError, unknown
 from btm.forest import ELM, Forest
+from btm.forest.paths import CARD
 from btm.interop import delta, delta8, export, huggingface, mergekit
 from btm.report import Reporter, quiet
 from btm.system import durable
@@ -139,8 +140,8 @@ def exported(config: Config) -> Path:
         raise UserError("export what? give expert=NAME (an ELM) or average=NAME")
     if config.expert is not None:
         return forest[config.expert].path
-    folder = forest.root / "averages"
-    names = [card.parent.name for card in folder.glob("*/card.json")]
+    folder = forest.paths.averages
+    names = [card.parent.name for card in folder.glob(f"*/{CARD}")]
     names = [name for name in names if not name.startswith(".")]
     if config.average.name not in names:
         raise unknown("average", str(config.average.name), names, str(forest.root))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from btm.data.tokenizer import copy_tokenizer, read_origin, tokenizer_sha256
 from btm.errors import UserError
 from btm.forest import ELM, Forest
+from btm.forest.paths import ModelFolder
 from btm.interop import intake, sandbox
 from btm.models import causal_lm, weights
 from btm.system import durable
@@ -97,7 +98,7 @@ def enter(
     )
     result = {"steps": 0, "tokens": 0, "notes": model.notes}
     with forest.hold(name) as (held, _):
-        durable.write_json(held.path / "trained.json", result)
+        durable.write_json(held.files.result, result)
     try:
         return forest.merge(forest.get_branch(name))
     except UserError:
@@ -149,7 +150,7 @@ def _require_finite(folder: Path, source: Path) -> None:
 
 def _load(folder: Path) -> tuple["PreTrainedModel", list[str]]:
     """Load the model in a dtype that loses nothing; return it with notes on what was changed."""
-    declared = causal_lm.read_config(folder / "config.json")
+    declared = causal_lm.read_config(ModelFolder(folder).config)
     said = declared.get("dtype") or declared.get("torch_dtype")
     dtype, notes = widest(folder, said), []
     if said is not None and dtype != said:

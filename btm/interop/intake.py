@@ -18,14 +18,14 @@ from typing import BinaryIO
 from btm.errors import UserError
 from btm.models import weights
 from btm.models.causal_lm import read_config, refuse_code
+from btm.models.files import CONFIG, INDEX, README, WEIGHTS
 from btm.system import durable
 from btm.system.json_files import MAX_JSON, parse_json
 
-INDEX = "model.safetensors.index.json"
 PICKLED = "pickled"  # where pickled weights lie in the copy until they are converted
 _CHUNK = 8 << 20  # bytes
 _JSON = (
-    "config.json",
+    CONFIG,
     "generation_config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -160,7 +160,7 @@ class _Folder:
 
 def _take_texts(folder: _Folder, target: Path) -> None:
     """Copy configurations and the tokenizer."""
-    if not folder.has("config.json"):
+    if not folder.has(CONFIG):
         hint = ""
         if folder.has("adapter_config.json"):
             hint = ": an adapter, no model: merge it into its base first (merge_and_unload of peft)"
@@ -170,7 +170,7 @@ def _take_texts(folder: _Folder, target: Path) -> None:
     for name in _JSON:
         if folder.has(name):
             (target / name).write_bytes(_configuration(folder, name))
-    read_config(target / "config.json")
+    read_config(target / CONFIG)
     pieces = [path.name for path in folder.path.glob(_PIECES)]
     for name in (*_TOKENIZER, *pieces, _TEMPLATE):
         if folder.has(name):
@@ -188,7 +188,7 @@ def _configuration(folder: _Folder, name: str) -> bytes:
     if not isinstance(values, dict):
         raise UserError(f"{place}: wanted a JSON object")
     refuse_code(values, place)
-    if name == "config.json" and values.get("quantization_config"):
+    if name == CONFIG and values.get("quantization_config"):
         raise UserError(f"{place}: a quantised model; wanted its weights as floats")
     if name != "tokenizer_config.json":
         return content
@@ -197,8 +197,8 @@ def _configuration(folder: _Folder, name: str) -> bytes:
 
 def _weight_files(folder: _Folder, legacy: bool) -> tuple[list[str], dict[str, str]]:
     """List the names of the weight files, and the index {tensor: file} if there is one."""
-    if folder.has("model.safetensors"):
-        return ["model.safetensors"], {}
+    if folder.has(WEIGHTS):
+        return [WEIGHTS], {}
     if folder.has(INDEX):
         return _shards(folder, INDEX, ".safetensors")
     usual = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -243,9 +243,9 @@ def _usual(number: int, count: int, ending: str) -> str:
 
 def _license(folder: _Folder) -> str:
     """Read the licence in the first lines of the model card, or nothing."""
-    if not folder.has("README.md"):
+    if not folder.has(README):
         return ""
-    text = folder.read("README.md", _SMALL).decode(errors="replace")
+    text = folder.read(README, _SMALL).decode(errors="replace")
     head = text.split("---", 2)[1] if text.startswith("---\n") and text.count("---") > 1 else ""
     found = _LICENSE.search(head)
     return found[1] if found else ""

@@ -12,6 +12,7 @@ from btm.config.choices import AVERAGE_WEIGHTS
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.forest.card import Card
+from btm.forest.paths import ModelFolder
 from btm.models import weights
 from btm.models.causal_lm import DTYPES
 
@@ -36,7 +37,7 @@ def recipe(forest: Forest, average: Path) -> str:
     Raises `UserError` if mergekit has no such method, or if one of its parents is not in the forest
     as it was.
     """
-    card = Card.read(average / "card.json")
+    card = Card.read(ModelFolder(average).card)
     method = str(card.recipe.get("method", "linear"))
     _check(forest, average, card, method)
     settings = {"scale": 1.0, "density": 0.5, "gamma": 0.01, "t": 0.5} | card.recipe

@@ -14,7 +14,6 @@ from btm.launch.drive import Driver
 from btm.launch.records import Cycle, CycleState, Records, read_shown
 from btm.system import durable, lease
 
-_DRIVER = "driver"  # the folder whose lease the driver holds
 _LOOK_EVERY = 0.1  # seconds
 _STARTS_WITHIN = 20.0  # seconds that a driver may take to take its lease
 _RESTARTS = 5  # of a driver that dies, before `watch` gives up
@@ -23,16 +22,16 @@ Show = Callable[[CycleState], None]
 
 def driver_runs(records: Records) -> bool:
     """Tell whether a driver of this forest is alive."""
-    return lease.held(records.root / _DRIVER)
+    return lease.held(records.files.driver)
 
 
 @contextmanager
 def sole_driver(records: Records) -> Iterator[lease.Lease]:
     """Hold the forest's only driver lease; `lease.HeldError` if another driver is at work."""
     durable.make_folder(records.root)
-    if lease.find(records.root / _DRIVER) is None:
-        (records.root / _DRIVER).mkdir(exist_ok=True)
-    held = lease.take(records.root / _DRIVER)
+    if lease.find(records.files.driver) is None:
+        records.files.driver.mkdir(exist_ok=True)
+    held = lease.take(records.files.driver)
     try:
         yield held
     finally:
@@ -64,16 +63,16 @@ def _sweep(records: Records) -> None:
     """Delete temporary files of killed processes in the records and in a planted forest."""
     for folder in (records.root, *records.root.iterdir()):
         durable.sweep(folder)
-    if (records.forest / "forest.json").exists():
+    if Forest.stands(records.forest):
         Forest(records.forest).sweep()
 
 
 def start(records: Records, cycle: Cycle) -> None:
     """Start a driver of `cycle` on this machine, in a process and a session of its own."""
-    shutil.rmtree(records.root / "cancel", ignore_errors=True)
-    (records.root / "state.json").unlink(missing_ok=True)
-    durable.make_folder(records.root / "logs")
-    with (records.root / "logs" / "driver.log").open("ab") as output:
+    shutil.rmtree(records.files.cancel, ignore_errors=True)
+    records.files.state.unlink(missing_ok=True)
+    durable.make_folder(records.files.driver_log.parent)
+    with records.files.driver_log.open("ab") as output:
         subprocess.run(
             [sys.executable, "-m", "btm.launch", str(records.forest), cycle.id],
             stdin=subprocess.DEVNULL,
@@ -89,9 +88,9 @@ def start_and_leave(records: Records, cycle: Cycle) -> None:
     """Start a driver and return once its state can be shown; `UserError` if that takes too long."""
     start(records, cycle)
     begun = time.monotonic()
-    while not (records.root / "state.json").exists():
+    while not records.files.state.exists():
         if time.monotonic() - begun > _STARTS_WITHIN:
-            raise UserError(f"the driver did not start; see {records.root}/logs/driver.log")
+            raise UserError(f"the driver did not start; see {records.files.driver_log}")
         time.sleep(_LOOK_EVERY)
 
 
@@ -109,9 +108,7 @@ def watch(records: Records, cycle: Cycle, show: Show) -> CycleState:
             return state
         if not driver_runs(records) and time.monotonic() - begun > _STARTS_WITHIN:
             if restarts == _RESTARTS:
-                raise UserError(
-                    f"the driver died {restarts} times; see {records.root}/logs/driver.log"
-                )
+                raise UserError(f"the driver died {restarts} times; see {records.files.driver_log}")
             restarts, begun = restarts + 1, time.monotonic()
             start(records, cycle)
         time.sleep(_LOOK_EVERY)
@@ -142,7 +139,7 @@ def other_at_work(records: Records) -> UserError:
 
 def _look(records: Records, cycle: Cycle, show: Show) -> CycleState | None:
     """Show and return the driver's last state; None if it has left none yet."""
-    state = read_shown(records.root / "state.json")
+    state = read_shown(records.files.state)
     if state is None:
         return None
     if state["cycle"] != cycle.id:
@@ -153,10 +150,11 @@ def _look(records: Records, cycle: Cycle, show: Show) -> CycleState | None:
 
 def request_retry(records: Records) -> None:
     """Ask the driver to try failed jobs again."""
-    (durable.make_folder(records.root) / "retry").touch()
+    durable.make_folder(records.root)
+    records.files.retry.touch()
 
 
 def request_cancel(records: Records, name: str = "all") -> None:
     """Ask the driver to cancel a job, or all of them."""
-    folder = durable.make_folder(records.root / "cancel")
+    folder = durable.make_folder(records.files.cancel)
     (folder / name).touch()

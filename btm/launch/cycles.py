@@ -72,7 +72,7 @@ def _drive_slurm(cycle: Cycle, records: Records, board: Board) -> CycleState:
         return driver
 
     if not attach.driver_runs(records):  # otherwise the request is meant for that driver
-        shutil.rmtree(records.root / "cancel", ignore_errors=True)
+        shutil.rmtree(records.files.cancel, ignore_errors=True)
     while True:
         try:
             return attach.drive(records, make, board.show)
@@ -147,7 +147,7 @@ def _submit_all(cycle: Cycle, records: Records, stream: IO[str]) -> None:
                 "Slurm takes no more now; what it took will run, the same command submits the rest"
             )
         after = sorted({id.partition("_")[0] for id in [*flying, *ids] if id}) or after
-    show_file(records.root / "state.json", driver.snapshot())
+    show_file(records.files.state, driver.snapshot())
 
 
 def _until_settled(driver: Driver) -> None:
@@ -217,7 +217,7 @@ def _state(records: Records) -> CycleState:
 
     If Slurm does not answer, it is the last state.
     """
-    state = read_shown(records.root / "state.json")
+    state = read_shown(records.files.state)
     if state is None:
         raise UserError(f"no cycle has run in {records.forest}; start one with: btm run")
     cycle = records.read_cycle(state["cycle"])

@@ -159,7 +159,7 @@ class Driver:
         return bool(tries) and tries[-1].kind == "done"
 
     def _elms(self) -> set[str]:
-        return set(Forest(self.root).names()) if (self.root / "forest.json").exists() else set()
+        return set(Forest(self.root).names()) if Forest.stands(self.root) else set()
 
     def look(self) -> None:
         """Find the submitted tries that have ended, and record how."""
@@ -279,7 +279,7 @@ class Driver:
 
         Running jobs go on.
         """
-        file = self.records.root / "retry"
+        file = self.records.files.retry
         if file.exists():
             running = {name: (task.id, task.attempt) for name, task in self.active.items()}
             self.records.forgive(self.cycle.id)
@@ -289,7 +289,7 @@ class Driver:
 
     def _requests(self) -> None:
         """Carry out `btm cancel`, which leaves a file named after a job, or `all`."""
-        folder = self.records.root / "cancel"
+        folder = self.records.files.cancel
         names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         if not names:
             return
@@ -375,4 +375,4 @@ class Driver:
         if not finished and now - self._shown < every:
             return
         self._shown = now
-        show_file(self.records.root / "state.json", self.snapshot())
+        show_file(self.records.files.state, self.snapshot())

@@ -8,6 +8,7 @@ from btm import steps
 from btm.config.schema import Config
 from btm.data.batches import Growth
 from btm.forest import Forest
+from btm.forest.paths import ModelFolder, Paths
 from btm.launch.jobs import Job, jobs_of
 from btm.launch.records import read_shown
 from btm.models import causal_lm, flops, weights
@@ -35,9 +36,9 @@ class Costs:
     def of(cls, config: Config) -> "Costs":
         """Measure them on the seed if it stands, else compute them from the architecture."""
         root = Path(config.forest_root)
-        seeds = [Path(place) / "elms" / config.seed.name for place in (root, config.base_root)]
+        seeds = [Paths(place).elm(config.seed.name).path for place in (root, config.base_root)]
         seed = next((seed for seed in seeds if seed.is_dir()), seeds[0])
-        if (seed / "config.json").is_file():
+        if ModelFolder(seed).config.is_file():
             count, made = weights.parameters(seed), causal_lm.load_config(seed)
         elif config.seed.source:
             source = Path(config.seed.source)
@@ -65,10 +66,10 @@ class Costs:
 
 def _rate(config: Config, root: Path) -> float | None:
     """Return tokens per second: measured here for all jobs together, or that of the seed."""
-    known = (read_shown(root / "jobs" / "throughput.json") or {}).get("tokens_per_second", {})
+    known = (read_shown(Paths(root).jobs.throughput) or {}).get("tokens_per_second", {})
     if known and config.cluster.kind != "slurm":
         return max(known.values())
-    metrics = root / "elms" / config.seed.name / "metrics.jsonl"
+    metrics = Paths(root).elm(config.seed.name).metrics
     lines = metrics.read_text().splitlines() if metrics.is_file() else []
     if not lines:
         return None
@@ -125,7 +126,7 @@ def _forecasts(config: Config, rounds: list[list[str]]) -> list[JobForecast]:
     """Forecast each job of the cycle."""
     costs = Costs.of(config)
     root = Path(config.forest_root)
-    forest = Forest(root) if (root / "forest.json").exists() else None
+    forest = Forest(root) if Forest.stands(root) else None
     done = set(forest.names()) if forest else set()
     return [_forecast(job, config, costs, forest, done) for job in jobs_of(config, rounds)]
 
@@ -177,7 +178,7 @@ def _forecast(
     if job.verb == "seed" and config.seed.source:
         return made(f"import {config.seed.source}", costs.elm_bytes)
     if job.verb == "seed" and config.baseline in SHARES_SEED:
-        copied = f"copy {config.base_root}/elms/{job.elm}"
+        copied = f"copy {Paths(config.base_root).elm(job.elm).path}"
         return made(copied, costs.elm_bytes * (1 + _MOMENTS))
     steps = config.seed_steps(expert_domains(config)) if job.verb == "seed" else trainer.steps
     tokens = _sequences(job, config, steps) * trainer.seq_len

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from btm.config.schema import Config
 from btm.errors import UserError
+from btm.forest.paths import Paths
 from btm.launch import throughput
 from btm.launch.attempt import Attempt, preload
 from btm.launch.engine import Resources, Status
@@ -171,7 +172,7 @@ class LocalEngine:
         """Compute the memory to reserve for a job: as set, or the needs of training this model."""
         if resources.memory_gb:
             return resources.memory_gb * 1e9
-        seed = Path(self.config.forest_root) / "elms" / self.config.seed.name
+        seed = Paths(self.config.forest_root).elm(self.config.seed.name).path
         count = weights.parameters(seed) if seed.is_dir() else 0
         if self.config.baseline == "demix":  # trains every domain's feed-forward layers at once
             count *= sum(map(len, self.config.run.rounds))
@@ -201,7 +202,7 @@ def require_room(resources: Resources, cards: int, memory: float) -> None:
 
 def _begun_with(spec: Spec) -> int:
     """Read the threads of a training from its checkpoint; 0 if it has none."""
-    branch = lease.find(Path(spec.forest) / "branches" / spec.job.elm) if spec.job.elm else None
+    branch = lease.find(Paths(spec.forest).branch(spec.job.elm)) if spec.job.elm else None
     newest = checkpoint.latest(branch) if branch else None
     try:
         found = checkpoint.read_state(newest)["environment"] if newest else {"threads": 0}

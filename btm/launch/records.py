@@ -20,6 +20,7 @@ from typing import Any, Literal, TypedDict
 
 from btm.config.schema import Config
 from btm.errors import UserError
+from btm.forest.paths import JobPaths, ModelFolder, Paths, step_of
 from btm.launch.jobs import Job, jobs_of
 from btm.system import durable, lease
 from btm.system.json_files import Json
@@ -111,37 +112,40 @@ class Records:
 
     def __post_init__(self) -> None:
         """Place the folder."""
-        self.root = self.forest / "jobs"
+        self.root = self.files.root
+
+    @property
+    def files(self) -> JobPaths:
+        """Its files and folders."""
+        return Paths(self.forest).jobs
 
     def write_cycle(self, config: Config, rounds: list[list[str]]) -> Cycle:
         """Record the settings of a cycle; equal settings give the same record."""
         values = {"config": asdict(config), "rounds": rounds}
         text = json.dumps(values, sort_keys=True)
         made = Cycle(hashlib.sha256(text.encode()).hexdigest()[:12], config, rounds)
-        file = self.root / "cycles" / f"{made.id}.json"
+        file = self.files.cycle(made.id)
         if not file.exists():
             durable.write_json(file, values)
         return made
 
     def read_cycle(self, cycle_id: str) -> Cycle:
         """Read a cycle that `write_cycle` recorded."""
-        values = read_json(self.root / "cycles" / f"{cycle_id}.json")
+        values = read_json(self.files.cycle(cycle_id))
         return Cycle(cycle_id, Config.from_dict(values["config"]), values["rounds"])
 
     def write_outcome(self, outcome: Outcome) -> None:
         """Record how a try ended."""
-        durable.write_json(
-            self.root / "outcomes" / f"{outcome.job}.{outcome.attempt}.json", asdict(outcome)
-        )
+        durable.write_json(self.files.outcome(outcome.job, outcome.attempt), asdict(outcome))
 
     def take_back(self, outcome: Outcome) -> None:
         """Undo `write_outcome`: the try goes on after all."""
-        (self.root / "outcomes" / f"{outcome.job}.{outcome.attempt}.json").unlink(missing_ok=True)
+        self.files.outcome(outcome.job, outcome.attempt).unlink(missing_ok=True)
 
     def outcomes(self, cycle_id: str) -> dict[str, list[Outcome]]:
         """Read the outcomes of the tries at each job of one cycle, in order."""
         found: dict[str, list[Outcome]] = {}
-        for job, attempt in self._named("outcomes"):
+        for job, attempt in self._named(self.files.outcomes):
             outcome = self.outcome(job, attempt)
             if outcome is not None and outcome.cycle == cycle_id:
                 found.setdefault(job, []).append(outcome)
@@ -151,12 +155,12 @@ class Records:
 
     def outcome(self, job: str, attempt: int) -> Outcome | None:
         """Read the outcome of one try; None if none is recorded."""
-        file = self.root / "outcomes" / f"{job}.{attempt}.json"
+        file = self.files.outcome(job, attempt)
         return Outcome(**read_json(file)) if file.exists() else None
 
     def ended(self) -> set[tuple[str, int]]:
         """List the (job, try) pairs that have an outcome, by one look at one folder."""
-        return set(self._named("outcomes"))
+        return set(self._named(self.files.outcomes))
 
     def forgive(self, cycle_id: str) -> list[str]:
         """Set aside the outcomes of failed jobs, so that they are tried again; return those jobs.
@@ -164,42 +168,42 @@ class Records:
         The end of the cycle is set aside too, because it was reached without them.
         """
         failed = [job for job, tries in self.outcomes(cycle_id).items() if tries[-1].kind != "done"]
-        for job, attempt in sorted(self._named("outcomes"), key=lambda found: found[0] != "finish"):
+        tried = self._named(self.files.outcomes)
+        for job, attempt in sorted(tried, key=lambda found: found[0] != "finish"):
             if failed and (job in failed or job == "finish"):
-                file = self.root / "outcomes" / f"{job}.{attempt}.json"
-                durable.make_folder(self.root / "forgiven")
-                file.replace(self.root / "forgiven" / file.name)
+                file = self.files.outcome(job, attempt)
+                file.replace(durable.make_folder(self.files.forgiven) / file.name)
         return failed
 
     def attempts(self) -> dict[str, int]:
         """Find the number of the last try at each job that has any record."""
         last: dict[str, int] = {}
-        for folder in ("outcomes", "forgiven", "progress"):
+        for folder in (self.files.outcomes, self.files.forgiven, self.files.progresses):
             for job, attempt in self._named(folder):
                 last[job] = max(attempt, last.get(job, 0))
         return last
 
     def log(self, job: str, attempt: int) -> Path:
         """Return the file of a try's output."""
-        return self.root / "logs" / f"{job}.{attempt}.log"
+        return self.files.log(job, attempt)
 
     def progress(self, job: str, attempt: int) -> Path:
         """Return the file of a try's sign of life."""
-        return self.root / "progress" / f"{job}.{attempt}.json"
+        return self.files.progress(job, attempt)
 
     def saved(self, job: Job) -> int:
         """Measure a job's progress on disk: 0, then 1 + the step of its checkpoint, then more."""
-        folder = lease.find(self.forest / "branches" / job.elm) if job.elm else None
+        folder = lease.find(Paths(self.forest).branch(job.elm)) if job.elm else None
         if folder is None:
             return 0
-        if (folder / "trained.json").exists():
+        if ModelFolder(folder).result.exists():
             return 1 << 62
-        steps = [int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*")]
+        steps = [step_of(path) for path in ModelFolder(folder).checkpoints()]
         return 1 + max(steps, default=0)
 
-    def _named(self, folder: str) -> list[tuple[str, int]]:
+    def _named(self, folder: Path) -> list[tuple[str, int]]:
         try:
-            names = [path.name for path in (self.root / folder).iterdir()]
+            names = [path.name for path in folder.iterdir()]
         except FileNotFoundError:
             return []
         matches = (_FILE.match(name) for name in names if not name.startswith("."))

@@ -77,7 +77,7 @@ class SlurmEngine:
             )
         self.records, self.cluster = records, cluster
         self.run, self.now, self.sleep, self.say = run or run_command, now, sleep, say
-        self.folder = records.root / "submissions"
+        self.folder = records.files.submissions
         self._names: dict[str, str] = {}  # id of an array -> the name it was submitted under
         self._doubted: dict[str, float] = {}
         self._away_since = 0.0

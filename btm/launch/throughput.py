@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from btm.config.schema import Config
+from btm.forest.paths import Paths
 from btm.launch.records import read_shown
 from btm.system import durable
 from btm.train import optimizers
@@ -21,9 +22,9 @@ def best_threads(config: Config, forest: Path, cores: int) -> int:
     """
     if cores == 1:
         return 1
-    file = forest / "jobs" / "throughput.json"
+    file = Paths(forest).jobs.throughput
     t = config.trainer
-    facts = (forest / "forest.json").read_text()
+    facts = Paths(forest).facts.read_text()
     batch = f"batch {t.batch_size}x{t.seq_len}, micro {t.micro_batch_size}"
     key = f"{facts} {cores} cores, {batch}, {t.precision}, kernels {t.kernels}"
     known = read_shown(file) or {}
@@ -65,7 +66,7 @@ def _train_briefly(config: Config, forest: Path, threads: int) -> float:
 
     torch.set_num_threads(threads)
     trainer = config.trainer
-    model = causal_lm.load_trainable(forest / "elms" / config.seed.name, trainer.device)
+    model = causal_lm.load_trainable(Paths(forest).elm(config.seed.name).path, trainer.device)
     optimizer = optimizers.make_optimizer(model, trainer)
     if trainer.kernels:
         kernels.prepare(model)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from btm.config.schema import Config
 from btm.config.training import ModelConfig
 from btm.errors import UserError, nearest
-from btm.models import weights
+from btm.models import files, weights
 from btm.system import durable
 from btm.system.json_files import Json, parse_json, read_regular
 
@@ -132,13 +132,13 @@ def refuse_code(values: Any, file: Path) -> None:
 
 def load_config(folder: Path) -> "PretrainedConfig":
     """Load the `transformers` config of a model folder; `UserError` if there is none."""
-    read_config(folder / "config.json")
+    read_config(folder / files.CONFIG)
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder / 'config.json'}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{folder / files.CONFIG}: {str(error).splitlines()[0]}") from None
 
 
 def architecture(config: "PretrainedConfig") -> str:
@@ -183,9 +183,9 @@ def load_model(
     folder: Path, device: "str | torch.device" = "cpu", *, dtype: Any = None
 ) -> "PreTrainedModel":
     """Load the model in `folder` for evaluation; `UserError` on missing or unexpected tensors."""
-    read_config(folder / "config.json")
+    read_config(folder / files.CONFIG)
     weights.tensors(folder)
-    if (index := folder / "model.safetensors.index.json").exists():
+    if (index := folder / files.INDEX).exists():
         weights.read_index(index)
     from transformers import AutoModelForCausalLM
 
@@ -363,7 +363,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 def copy_files(source: Path, target: Path) -> None:
     """Copy the files that make weights a loadable model: configs and tokenizer."""
-    for name in ("config.json", "generation_config.json"):
+    for name in (files.CONFIG, "generation_config.json"):
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
     copy_tokenizer(source, target)

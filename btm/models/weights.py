@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from btm.errors import UserError
+from btm.models.files import EVERY_WEIGHTS, WEIGHTS
 from btm.system.json_files import Json, parse_json, read_regular
 from btm.system.sums import file_sha256
 
@@ -59,11 +60,11 @@ class Tensor:
 
 def files(folder: Path) -> list[Path]:
     """List the weight files of a model folder, sorted; `UserError` if there is none."""
-    found = sorted(folder.glob("model*.safetensors"))
+    found = sorted(folder.glob(EVERY_WEIGHTS))
     if not found:
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
         hint = "; its pickled weights are never loaded: convert them to safetensors"
-        raise UserError(f"{folder}: no model.safetensors{hint if pickled else ''}")
+        raise UserError(f"{folder}: no {WEIGHTS}{hint if pickled else ''}")
     return found
 
 

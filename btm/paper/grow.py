@@ -12,11 +12,12 @@ from btm import steps
 from btm.config.schema import Config
 from btm.data.shards import Shard
 from btm.errors import UserError
-from btm.forest import Forest
+from btm.forest import Forest, paths, publish
 from btm.forest.card import Card
+from btm.forest.paths import ModelFolder, Paths
 from btm.paper.studies import FOREST
 from btm.report import ConsoleReporter, Reporter
-from btm.steps import baselines, domain_weights, publish, score_cache
+from btm.steps import baselines, domain_weights, score_cache
 from btm.system import durable
 from btm.train.loop import TrainingStoppedError
 
@@ -63,13 +64,13 @@ def begin_with(source: Path, target: Path) -> None:
     if target.exists():
         return
     with durable.publish_folder(target) as folder:
-        for name in ("elms", "tokenizer", "scores"):
+        for name in (paths.ELMS, paths.TOKENIZER, paths.SCORES):
             for file in sorted((source / name).rglob("*")):
                 if file.is_file() and not any(part.startswith(".") for part in file.parts):
                     link = folder / file.relative_to(source)
                     link.parent.mkdir(parents=True, exist_ok=True)
                     link.hardlink_to(file)
-        (folder / "forest.json").write_bytes((source / "forest.json").read_bytes())
+        Paths(folder).facts.write_bytes(Paths(source).facts.read_bytes())
 
 
 def average_name(how: str, domain: str) -> str:
@@ -85,7 +86,7 @@ def score_averages(config: Config, reporter: Reporter) -> None:
     forest, suite = Forest(config.forest_root), steps.open_suite(config)
     experts = forest.experts()
     shards = {domain: suite.shard(domain, config.eval.split) for domain in suite.domains()}
-    uniform = publish.publish(
+    uniform = publish.average(
         forest, "uniform", {elm.name: 1.0 for elm in experts}, method="uniform"
     )
     _score(config, forest, uniform, list(shards.values()), reporter)
@@ -93,14 +94,14 @@ def score_averages(config: Config, reporter: Reporter) -> None:
         weights, _ = domain_weights.domain_weights(
             config, forest, suite, domain, experts, how, reporter
         )
-        folder = publish.publish(forest, average_name(how, domain), weights, method=how)
+        folder = publish.average(forest, average_name(how, domain), weights, method=how)
         _score(config, forest, folder, [shard], reporter)
 
 
 def _score(
     config: Config, forest: Forest, folder: Path, shards: list[Shard], reporter: Reporter
 ) -> None:
-    sha256 = Card.read(folder / "card.json").sha256
+    sha256 = Card.read(ModelFolder(folder).card).sha256
     score_cache.score_missing(config, forest, folder, sha256, shards, reporter)
 
 

@@ -193,8 +193,8 @@ def alone(grown: Grown, domain: str, elm: ELM) -> NDArray[np.float64]:
 
 def averaged(grown: Grown, domain: str, name: str) -> NDArray[np.float64]:
     """Read the log-probability of every test token of a domain by an average of the experts."""
-    folder = grown.forest.root / "averages" / name
-    return alone(grown, domain, ELM(folder, Card.read(folder / "card.json")))
+    folder = grown.forest.paths.average(name)
+    return alone(grown, domain, ELM(folder.path, Card.read(folder.card)))
 
 
 def argmax(grown: Grown, domain: str) -> NDArray[np.float64]:

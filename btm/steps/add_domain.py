@@ -166,7 +166,7 @@ def _asked(config: Config, suite: Suite) -> dict[str, Any]:
 
 
 def _file(forest: Forest, domain: str) -> Path:
-    return forest.root / "evals" / f"grow-{domain}.json"
+    return forest.paths.growth(domain)
 
 
 def _read(config: Config, forest: Forest, suite: Suite, domain: str) -> Added | None:

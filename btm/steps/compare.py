@@ -22,6 +22,7 @@ from btm.ensemble import fit
 from btm.ensemble import score as scoring
 from btm.errors import UserError
 from btm.forest import ELM, Forest, Model, require_same_tokenizer
+from btm.forest.paths import Paths
 from btm.forest.suites import evaluated_suites
 from btm.report import Reporter, comparison, comparison_picture, quiet
 from btm.report.comparison import Comparison, Measured
@@ -97,8 +98,7 @@ def _published(found: Comparison, file: Path) -> Comparison:
 
 def compared_file(config: Config) -> Path:
     """Return the file that a comparison is written to; its picture lies beside it."""
-    root = Path(config.forest_root)
-    return root / "evals" / f"{config.eval.name or root.name}-compare.json"
+    return Paths(config.forest_root).comparison(config.eval.name)
 
 
 def rivals(config: Config) -> list[tuple[Path, str]]:

@@ -62,7 +62,7 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
         "shards": entries,
         "warnings": warnings(entries, others, roots),
     }
-    target = forest.root / "evals" / f"{config.eval.name or forest.root.name}.json"
+    target = forest.paths.evaluation(config.eval.name)
     durable.write_json(target, result)
     heatmap(result, target.with_suffix(".png"))
     return result

@@ -135,7 +135,7 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
             result = run(config, forest, branch, shards, suite, reporter, pulse)
         if branch.parents:
             result |= score_cache.valid_nats(config, forest, branch, suite, reporter)
-        durable.write_json(branch.path / "trained.json", result)
+        durable.write_json(branch.files.result, result)
     return forest.get_branch(name)
 
 

@@ -19,7 +19,7 @@ from btm.models import causal_lm, weights
 from btm.report import Reporter, quiet
 from btm.system import durable
 from btm.system.json_files import read_object
-from btm.train import loop, optimizers, phase, trainee
+from btm.train import loop, optimizers, trainee
 from btm.train.schedule import Schedule, default_lr
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the default for the model's size
@@ -43,7 +43,7 @@ def find_rate(
     was tried is kept in ``rates.json`` of the branch, so a training that was killed goes on with
     the same rate. Raises `TrainingStoppedError` when `pulse` says so.
     """
-    file = branch.path / phase.RATES
+    file = branch.files.rates
     if not file.exists():
         n = min(_MOST, max(_FEWEST, round(_SHARE * steps)))
         middle = default_lr(weights.parameters(branch.path))

@@ -17,16 +17,15 @@ from btm import steps
 from btm.config.choices import AVERAGE_WEIGHTS, DELTA_MASKS
 from btm.config.schema import Config
 from btm.errors import UserError
-from btm.forest import Forest, removal, tombstone
+from btm.forest import Forest, publish, removal, tombstone
 from btm.forest.card import Card, Parent
 from btm.forest.lineage import AVERAGE, BRANCH
+from btm.forest.paths import ModelFolder, Paths
 from btm.forest.tombstone import Heir
 from btm.report import Reporter, quiet
-from btm.steps import publish
 from btm.system import durable
 from btm.system.json_files import read_object
 
-PLAN = "plan.json"
 SCHEMA = 1
 _AVERAGES = (
     "weights",
@@ -68,12 +67,12 @@ class Plan:
     def write(self, root: Path) -> None:
         """Put the plan beside the tombstone."""
         values = {"schema": SCHEMA, **asdict(self)}
-        durable.write_json(tombstone.folder(root, self.name) / PLAN, values)
+        durable.write_json(Paths(root).plan(self.name), values)
 
     @classmethod
     def read(cls, root: Path, name: str) -> "Plan | None":
         """Return the plan beside the tombstone of `name`, or None."""
-        file = tombstone.folder(root, name) / PLAN
+        file = Paths(root).plan(name)
         if not file.exists():
             return None
         values = read_object(file, schema=int, name=str, sha256=str, old=list, finished=str)
@@ -170,20 +169,20 @@ def _old(forest: Forest, heir: Heir) -> Old:
         )
         return Old(heir.kind, card)
     if heir.kind == AVERAGE:
-        return Old(heir.kind, Card.read(forest.root / "averages" / heir.name / "card.json"))
+        return Old(heir.kind, Card.read(forest.paths.average(heir.name).card))
     return Old(heir.kind, forest[heir.name].card)
 
 
 def _discard(forest: Forest, plan: Plan, old: Old) -> None:
     """Delete what still stands of the old model; what was made anew stays."""
-    bin = removal.bin_of(forest.root, plan.name)
+    bin = forest.paths.bin(plan.name)
     if old.kind == AVERAGE:
-        file = forest.root / "averages" / old.name / "card.json"
+        file = forest.paths.average(old.name).card
         if file.is_file() and _is_old(plan, Card.read(file).parents):
             removal.discard_heir(forest, bin, Heir(AVERAGE, old.name, old.card.sha256, None, None))
         return
     if old.name in forest and _is_old(plan, forest[old.name].card.parents):
-        removal.discard(bin, forest.root / "elms" / old.name)
+        removal.discard(bin, forest.paths.elm(old.name).path)
     if forest.has_branch(old.name) and _is_old(plan, forest.get_branch(old.name).parents):
         removal.discard_branch(forest, bin, old.name)
     removal.discard_derived(forest.root, [old.card.sha256])
@@ -246,7 +245,7 @@ def _settings(config: Config, forest: Forest, old: Old) -> Config:
 
 
 def _average_again(config: Config, forest: Forest, old: Old, reporter: Reporter) -> Row:
-    if (forest.root / "averages" / old.name / "card.json").is_file():
+    if forest.paths.average(old.name).card.is_file():
         return {}
     kept = {name: p.raw for name, p in old.card.parents.items() if p.raw > 0 and name in forest}
     method, settings = old.card.branch_method, publish.settings_again(forest, old.card)
@@ -259,7 +258,7 @@ def _average_again(config: Config, forest: Forest, old: Old, reporter: Reporter)
             "now": "deleted",
             "why": "its base, an ELM of average.layers or Fisher information is gone",
         }
-    path = publish.publish(
+    path = publish.average(
         forest,
         old.name,
         kept,
@@ -268,7 +267,7 @@ def _average_again(config: Config, forest: Forest, old: Old, reporter: Reporter)
         alive=reporter.alive,
         measure=steps.measuring(_measured_as(config, old.card), forest, reporter),
     )
-    return {"before": old.card.valid_nats, "after": Card.read(path / "card.json").valid_nats}
+    return {"before": old.card.valid_nats, "after": Card.read(ModelFolder(path).card).valid_nats}
 
 
 def _measured_as(config: Config, card: Card) -> Config:

@@ -11,6 +11,7 @@ from btm.data.shards import Shard, Suite
 from btm.ensemble import score as scoring
 from btm.errors import UserError
 from btm.forest import ELM, Branch, Forest
+from btm.forest.paths import ModelFolder
 from btm.models import causal_lm, weights
 from btm.models.causal_lm import check_context
 from btm.report import Reporter
@@ -44,7 +45,7 @@ def scores_of(config: Config, forest: Forest) -> scoring.Scores:
     """Return the forest's score cache for the window and the head of shards that `config`
     asks for.
     """
-    return scoring.Scores(forest.root / "scores", config.window, config.score.max_tokens)
+    return scoring.Scores(forest.paths.scores, config.window, config.score.max_tokens)
 
 
 def unscored(config: Config, forest: Forest, sha256: str, shards: list[Shard]) -> list[Shard]:
@@ -80,7 +81,7 @@ def score_missing(
     device = causal_lm.pick_device(config.trainer.device)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
-    check_context(config, causal_lm.read_config(folder / "config.json"))
+    check_context(config, causal_lm.read_config(ModelFolder(folder).config))
     if model is None:
         model = causal_lm.load_model(folder, device, dtype=torch.float32)
     model = model.to(device).eval()

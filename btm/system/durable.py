@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 _PREFIX = ".tmp-"
+HELD = "~"  # in the name of a folder that is held under a lease (lease.py, which stands above)
 _EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE of renameat2(2) and AT_FDCWD
 _WRITE = 2  # SYNC_FILE_RANGE_WRITE of sync_file_range(2)
 _FORGOTTEN = 86_400.0  # seconds without a write after which a writer elsewhere counts as dead
@@ -74,7 +75,7 @@ def make_folder(folder: Path) -> Path:
     """Create `folder` and its parents, each durably, and return it."""
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     for path in reversed(missing):
-        if "~" in path.name:  # a leased folder exists by a rename only: this lease was lost
+        if HELD in path.name:  # a leased folder exists by a rename only: this lease was lost
             raise FileNotFoundError(errno.ENOENT, "taken over by another process", str(path))
         path.mkdir(exist_ok=True)
         sync_folder(path.parent)

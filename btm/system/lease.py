@@ -21,7 +21,7 @@ from pathlib import Path
 from btm.errors import UserError
 from btm.system import durable
 
-MARK = "~"  # cannot stand in the name of an ELM
+MARK = durable.HELD  # cannot stand in the name of an ELM
 EXPIRY = 600.0  # seconds without a beat after which a lease passes on
 _TOUCH_EVERY = 1.0  # seconds, so that a beat costs nothing however often it is called
 _count = itertools.count(1)

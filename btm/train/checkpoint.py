@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from btm.errors import UserError
+from btm.forest.paths import ModelFolder
 from btm.models import weights
 from btm.models.causal_lm import DTYPES
 from btm.system import durable
@@ -151,7 +152,7 @@ def _write(file: Path, tensors: "dict[str, Tensor]") -> None:
 
 def place(folder: Path, step: int) -> Path:
     """Return where the checkpoint of a step stands."""
-    return folder / f"checkpoint-{step:08d}"
+    return ModelFolder(folder).checkpoint(step)
 
 
 def write_state(scratch: Path, state: dict[str, Any]) -> None:
@@ -165,7 +166,7 @@ def _text(state: dict[str, Any]) -> str:
 
 def prune(folder: Path) -> None:
     """Delete all checkpoints but the newest two."""
-    for older in sorted(folder.glob("checkpoint-*"))[:-2]:
+    for older in ModelFolder(folder).checkpoints()[:-2]:
         durable.remove_folder(older)
 
 
@@ -186,7 +187,7 @@ def disk_bytes(model: "torch.nn.Module") -> int:
 
 def latest(folder: Path) -> Path | None:
     """Return the newest checkpoint in `folder`, or None."""
-    return max(folder.glob("checkpoint-*"), default=None)
+    return max(ModelFolder(folder).checkpoints(), default=None)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

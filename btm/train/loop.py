@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from btm.config.training import TrainerConfig
 from btm.data.batches import Batches, Windows
 from btm.errors import UserError
+from btm.forest.paths import ModelFolder
 from btm.models import causal_lm
 from btm.system import durable, lease
 from btm.train import checkpoint, optimizers
@@ -111,7 +112,7 @@ def loop(
     if state["step"] < steps:
         durable.require_space(folder, checkpoint.disk_bytes(model))
     layers = compiled_layers(trainee, trainer, precision, state, steps)
-    file = folder / "metrics.jsonl" if trainee.leads else None
+    file = ModelFolder(folder).metrics if trainee.leads else None
     metrics = Metrics(file, state["step"], steps, trainer, trainee.tokens, report)
     with kernels.waiting.considerate(), checkpoint.Writer(behind=trainer.write_behind) as writer:
         for step in range(state["step"], steps):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from btm.config.training import TrainerConfig
 from btm.errors import UserError
+from btm.system.extras import install
 
 if TYPE_CHECKING:
     import torch
@@ -138,7 +139,7 @@ def _bitsandbytes() -> Any:
             import bitsandbytes
     except ImportError as error:
         raise UserError(
-            f"trainer.optimizer=adamw8bit needs bitsandbytes ({error}): pip install 'btm[int8]', "
+            f"trainer.optimizer=adamw8bit needs bitsandbytes ({error}): {install('int8')}, "
             "or use trainer.optimizer=adamw"
         ) from None
     return bitsandbytes

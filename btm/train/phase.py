@@ -21,7 +21,6 @@ from btm.train.schedule import Schedule, default_lr
 from btm.train.sparse import trainee
 
 FIND = "find"  # as trainer.lr: the rate that a short test finds (btm/steps/rates.py)
-RATES = "rates.json"  # in a branch: what its test tried and found
 
 
 def train(
@@ -48,7 +47,7 @@ def train(
             "it could differ from "
             "in few parameters; a root is trained with 1.0"
         )
-    causal_lm.check_context(config, causal_lm.read_config(branch.path / "config.json"))
+    causal_lm.check_context(config, causal_lm.read_config(branch.files.config))
     valid = None
     if len(shards) == 1:
         valid = windows(
@@ -129,8 +128,8 @@ def _found(config: Config, forest: Forest, branch: Branch) -> float:
 
     Raises `UserError` if there is neither, as under a seed that was imported.
     """
-    if (branch.path / RATES).exists():
-        return float(read_object(branch.path / RATES, lr=float)["lr"])
+    if branch.files.rates.exists():
+        return float(read_object(branch.files.rates, lr=float)["lr"])
     seed = forest[config.seed.name].card if config.seed.name in forest else None
     if seed is None or seed.lr is None:
         raise UserError(

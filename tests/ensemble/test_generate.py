@@ -159,6 +159,7 @@ def test_the_command(capsys, copy, workspace, tmp_path):
     assert compose(["prompt=a, b"]).prompt == "a, b"
 
 
+@pytest.mark.slow
 def test_an_average_writes_alone_and_beside_its_own_experts(copy, workspace, tmp_path, capsys):
     forest = Forest(copy().forest_root)
     words = [

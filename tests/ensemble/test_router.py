@@ -22,6 +22,8 @@ from btm.errors import UserError
 from btm.forest import Forest
 from btm.steps import domain_weights, score_cache
 
+pytestmark = pytest.mark.slow
+
 TRICKY = (
     "Ærøskøbing's 3,141 naïve Straße\u00a0日本語 テキスト! e\u0301tude _x_ don't 😀smile a bc\n\n"
     "def f(x1): İstanbul ΟΔΟΣ."

@@ -58,6 +58,7 @@ def half_grown(grown, tmp_path):
     return roots
 
 
+@pytest.mark.slow
 def test_killed_three_times_equals_unbroken(workspace, half_grown):
     killed, unbroken = half_grown
     for root in half_grown:
@@ -344,6 +345,7 @@ def test_sizes_are_those_of_the_paper(name, millions):
     assert model.num_parameters() / 1e6 == pytest.approx(millions, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["gpt2", "gpt_neox", "opt", "bloom"])
 def test_every_architecture_runs_the_cycle(model, workspace, tmp_path):
     config = compose(

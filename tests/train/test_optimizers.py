@@ -169,6 +169,7 @@ def test_without_bitsandbytes_the_message_says_what_to_install(model, monkeypatc
         optimizers.make_optimizer(model, EIGHT)
 
 
+@pytest.mark.slow
 def test_the_library_fetches_no_kernels():
     """On CPUs that multiply bfloat16 it would import `kernels`, and have it fetch code and
     run it.

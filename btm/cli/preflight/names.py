@@ -15,6 +15,7 @@ from btm.ensemble.router import check_domains
 from btm.errors import UserError, unknown
 from btm.forest import Forest, settings, tombstone
 from btm.forest import averages as standing_averages
+from btm.forest.paths import AVERAGES
 from btm.models.average import METHODS
 from btm.steps.baselines import DEMIX, SHARES_SEED
 from btm.steps.baselines.ready import require_seed
@@ -80,7 +81,7 @@ def models_of_cycle(config: Config) -> None:
     averages = {steps.average_of(config)[1]} if config.run.average else set()
     if Forest.stands(config.forest_root):
         averages |= {model.name for model in standing_averages(Forest(config.forest_root))}
-    have = _at_end(config) | averages | {f"averages/{name}" for name in averages}
+    have = _at_end(config) | averages | {f"{AVERAGES}/{name}" for name in averages}
     for name in config.models:
         # FOREST:NAME is another forest's; a folder is looked into by the evaluation, in a process
         # with limits.

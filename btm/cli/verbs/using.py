@@ -77,10 +77,11 @@ def average(config: Config, out: Output) -> None:
     """
     from btm import steps
     from btm.forest.card import Card
+    from btm.forest.paths import ModelFolder
 
     sweep(config)
     path = steps.average(config, out.reporter)
-    card = Card.read(path / "card.json")
+    card = Card.read(ModelFolder(path).card)
     measured = {domain: asdict(part) for domain, part in card.measured.items()}
     value = {"path": str(path), "valid_nats": card.valid_nats, "seed_nats": card.seed_nats}
     out.line(f"averaged into {path}", value | {"measured": measured})

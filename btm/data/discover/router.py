@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from btm.errors import UserError
 from btm.system import durable
+from btm.system.extras import install
 
 Array = NDArray[np.float32]
 
@@ -206,4 +207,4 @@ def _unit(features_DF: Any) -> Array:
 def _require_sklearn() -> None:
     """Raise `UserError` if the extra is missing."""
     if find_spec("sklearn") is None:
-        raise UserError("discovery needs scikit-learn; run: pip install 'btm[discover]'")
+        raise UserError(f"discovery needs scikit-learn; run: {install('discover')}")

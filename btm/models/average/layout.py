@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from btm.models import weights as wt
+from btm.models.files import INDEX, WEIGHTS
 from btm.system.json_files import Json
 
 
@@ -48,7 +49,7 @@ def plan(like: Path, dtype: str | None, shard_bytes: int | None) -> list[File]:
 
 def write_index(files: list[File], like: Path, target: Path) -> None:
     """Write the index of several files; a copy of `like`'s if the files are the same."""
-    name = "model.safetensors.index.json"
+    name = INDEX
     same = [file.name for file in files] == [file.name for file in wt.files(like)]
     if same and (like / name).is_file():
         (target / name).write_bytes((like / name).read_bytes())
@@ -89,7 +90,7 @@ def _new(name: str, tensors: list[wt.Tensor], dtype: str | None) -> File:
 
 
 def _name(index: int, count: int) -> str:
-    return "model.safetensors" if count == 1 else f"model-{index + 1:05}-of-{count:05}.safetensors"
+    return WEIGHTS if count == 1 else f"model-{index + 1:05}-of-{count:05}.safetensors"
 
 
 def _kind(tensor: wt.Tensor, dtype: str | None) -> str:

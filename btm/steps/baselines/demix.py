@@ -144,7 +144,7 @@ def grow(config: Config, reporter: Reporter = quiet) -> None:
 
         if branch.result is None:
             durable.write_json(
-                branch.path / "trained.json",
+                branch.files.result,
                 _train(config, forest, branch, _mixes(config, suite, domains), reporter, pulse),
             )
         for number, domain in enumerate(domains):
@@ -174,7 +174,7 @@ def _train(
 
     trainer.valid_every is not looked at: there is no one valid split.
     """
-    causal_lm.check_context(config, causal_lm.read_config(branch.path / "config.json"))
+    causal_lm.check_context(config, causal_lm.read_config(branch.files.config))
     n_steps, schedule, continued = phase.course(config, forest, branch)
     trainee = DemixTrainee.of(causal_lm.load_trainable(branch.path, config.trainer.device), mixes)
     with reporter.training(DEMIX) as report:
@@ -239,7 +239,7 @@ def _publish(
             }
             result |= {"data": {domain: suite.shard(domain, "train").sha256}}
             result |= score_cache.valid_nats(config, forest, made, suite, reporter)
-            durable.write_json(made.path / "trained.json", result)
+            durable.write_json(made.files.result, result)
     forest.merge(forest.get_branch(domain), force=True)
 
 

@@ -12,6 +12,7 @@ from btm import steps
 from btm.config.schema import Config
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.forest.paths import Paths
 from btm.models import causal_lm
 from btm.report import Reporter, quiet
 from btm.steps.baselines import demix
@@ -45,7 +46,7 @@ def run(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
 def require_seed(config: Config) -> None:
     """Raise `UserError` unless the forest has the seed that its baseline begins with."""
     root = Path(config.base_root)
-    if not (root / "elms" / config.seed.name / "card.json").is_file():
+    if not Paths(root).elm(config.seed.name).card.is_file():
         raise UserError(
             f"baseline={config.baseline} begins with the forest's own seed, and {root} has no ELM "
             f"{config.seed.name!r} yet: first give the same command without baseline="
@@ -64,7 +65,7 @@ def _share_seed(config: Config, derived: Config) -> None:
     beside = Forest.create(
         derived.forest_root, architecture, forest.tokenizer, forest.facts["tokenizer_sha256"]
     )
-    target = beside.root / "elms" / seed.name
+    target = beside.paths.elm(seed.name).path
     if not target.exists():
         with suppress(FileExistsError), durable.publish_folder(target) as folder:
             shutil.copytree(seed.path, folder, dirs_exist_ok=True)

@@ -29,7 +29,9 @@ from btm.fairseq import tokenizer as tokenizers
 from btm.fairseq.architecture import Architecture
 from btm.fairseq.families import understand
 from btm.fairseq.state import Checkpoint
+from btm.forest.paths import ModelFolder
 from btm.models import causal_lm, flops, weights
+from btm.models.files import CONFIG
 from btm.system import durable, lease
 from btm.system.json_files import read_object
 from btm.train import checkpoint, resume
@@ -55,7 +57,7 @@ def check(config: Config, suite: Suite) -> None:
     command.extra_options(config.fairseq.options)
     if config.seed.source:
         model, where = (
-            causal_lm.read_config(Path(config.seed.source) / "config.json"),
+            causal_lm.read_config(Path(config.seed.source) / CONFIG),
             config.seed.source,
         )
     else:
@@ -87,7 +89,7 @@ def train(
     fairseq has not, or a checkpoint of other settings. `legacy` also takes checkpoints that hold
     more than tensors and plain values, as older fairseq writes them.
     """
-    model = convert.trainable(read_object(folder / "config.json", model_type=str), str(folder))
+    model = convert.trainable(read_object(ModelFolder(folder).config, model_type=str), str(folder))
     if batches.growth.factor != 1:
         raise UserError("trainer.backend=fairseq: its steps cannot grow (seed.grow_batch)")
     python, device = command.interpreter(fairseq.python), causal_lm.pick_device(trainer.device)
@@ -100,7 +102,7 @@ def train(
     reads = partial(_read, legacy=legacy)
     state = _begin(folder, settings, _environment(trainer.threads, device), reads)
     metrics = Metrics(
-        folder / "metrics.jsonl", state["step"], steps, trainer, batches.tokens, report
+        ModelFolder(folder).metrics, state["step"], steps, trainer, batches.tokens, report
     )
     if state["step"] < steps:
         durable.require_space(folder, 3 * 4 * _COPIES * weights.parameters(folder))
@@ -164,7 +166,7 @@ def _begin(
     """Return the state of the newest checkpoint that opens, at step 0 if there is none; damaged
     ones are deleted.
     """
-    for found in sorted(folder.glob("checkpoint-*"), reverse=True):
+    for found in reversed(ModelFolder(folder).checkpoints()):
         state = checkpoint.read_state(found)
         resume.require_same(found, state["settings"], settings)
         try:

@@ -19,6 +19,7 @@ from btm.data.batches import Batches
 from btm.errors import UserError
 from btm.forest import delta
 from btm.forest.card import read_parents
+from btm.forest.paths import ModelFolder
 from btm.models import causal_lm, weights
 from btm.system import durable, lease
 from btm.system.json_files import read_object
@@ -198,8 +199,8 @@ class SparseTrainee(Trainee):
             before = self.origin[parameter[tensor.name]].flatten().cpu().numpy()
             return delta.add(before.copy(), changes[tensor.name])
 
-        origin = read_object(folder / "branch.json", parents=dict)
-        parents = read_parents(folder / "branch.json", origin["parents"])
+        origin = read_object(ModelFolder(folder).origin, parents=dict)
+        parents = read_parents(ModelFolder(folder).origin, origin["parents"])
         scratch = durable.scratch_folder(folder)
         delta.rewrite(folder, scratch, trained)
         made = delta.Delta(
