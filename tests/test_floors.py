@@ -9,7 +9,10 @@ MODULES = structure.modules()
 # Rooms and modules that never import torch or transformers.
 NO_TORCH = ("errors", "system", "config", "report")
 NO_TORCH_MODULES = (
-    *(f"btm.ensemble.{name}" for name in ("posterior", "rules", "gate", "mix", "fit", "evaluate")),
+    *(
+        f"btm.ensemble.{name}"
+        for name in ("posterior", "tracking", "gate", "windows", "priors", "rule", "evaluate")
+    ),
     *(f"btm.models.{name}" for name in ("average", "blockwise", "weights")),
     "btm.train.schedule",
 )

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from btm.config.schema import Config
+from btm.config.validation import validate
 from btm.errors import UserError, unknown
 
 # `from` and `import` are words of Python, so no dataclass can have fields of these names.
@@ -64,7 +65,7 @@ def compose(overrides: list[str], verb: str = "") -> Config:
         config.eval.suites = [config.data.name]
     if prompts:  # text, which hydra would read as its own grammar
         config.prompt = prompts[-1].partition("=")[2]
-    return config.validate()
+    return validate(config)
 
 
 def _take_recorded(composed: Any, named: set[str]) -> None:

@@ -11,6 +11,7 @@ from btm.config.schema import Config
 from btm.data import prepare as preparation
 from btm.data.documents import find
 from btm.ensemble.router import find_router
+from btm.ensemble.rules import rule_of
 from btm.errors import UserError
 from btm.forest import Forest, Model, find_model, gc, removal, verify
 from btm.forest.paths import AVERAGES
@@ -209,7 +210,7 @@ def _cancel(config: Config) -> list[Row]:
 
 def _generate(config: Config) -> list[Row]:
     found = steps.writers(config, Forest(config.forest_root))
-    if config.ensemble.rule == "router":
+    if rule_of(config.ensemble).needs_route:
         find_router(config)
         what = (
             f"{config.generate.tokens:,} tokens at most, {len(found)} experts weighed by the router"

@@ -1,4 +1,4 @@
-"""What a forest holds: an ELM that stands, and a branch that may become one."""
+"""The two kinds of models in a forest: an ELM, sealed, and a branch, which may become one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +52,7 @@ class Branch:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What `Forest.branch` or `Forest.root_branch` wrote: domains, parents, method,
-        estimator.
-        """
+        """Its branch.json, written when it began: domains, parents, method, estimator."""
         return read_object(self.files.origin, domains=list, parents=dict, method=str, estimator=str)
 
     @property
@@ -69,6 +67,6 @@ class Branch:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What the training left when it was complete, or None."""
+        """The result of its training, or None while that is not complete."""
         file = self.files.result
         return read_object(file) if file.exists() else None

@@ -1,5 +1,6 @@
-"""What an ELM says of itself: `card.json`. `btm/forest/model_card.py` makes the model card of it
-that people read.
+"""The card of an ELM or average, card.json: its provenance, cost and losses.
+
+`btm/forest/model_card.py` makes of it the model card for people.
 """
 
 import math
@@ -27,7 +28,7 @@ class Parent:
 
 @dataclass(frozen=True)
 class Spent:
-    """What the training of one ELM took, without its ancestors'."""
+    """The cost of one ELM's own training, without its ancestors'."""
 
     name: str
     sha256: str
@@ -110,7 +111,7 @@ class Card:
 
     @classmethod
     def read(cls, file: Path) -> "Card":
-        """Return the card in `file`; `UserError` if it is none."""
+        """Read the card in `file`; `UserError` if it is not valid."""
         try:
             values = parse_json(read_regular(file))
         except FileNotFoundError:
@@ -121,8 +122,8 @@ class Card:
 
     @classmethod
     def from_json(cls, values: Any, file: Path) -> "Card":
-        """Return the card that `to_json` made `values` of; `UserError`, naming `file`, if it is
-        none.
+        """Make a card of JSON `values` from `to_json`; `UserError`, naming `file`, if they are not
+        valid.
         """
         try:
             if values.get("schema", 0) > SCHEMA:
@@ -143,7 +144,7 @@ class Card:
 
 
 def checked(card: Card) -> Card:
-    """Return a card, or raise `ValueError` if a value in it is not of its field's type."""
+    """Check every value of a card and return it; `ValueError` if one is not of its field's type."""
     for part in (*card.parents.values(), *card.ancestors, *card.measured.values()):
         _typed(part)
     if len({tuple(sorted(part.seeds)) for part in card.measured.values()}) > 1:
@@ -152,9 +153,7 @@ def checked(card: Card) -> Card:
 
 
 def _typed(made: T) -> T:
-    """Return a dataclass of JSON values, or raise `ValueError` if one is of another type than its
-    field.
-    """
+    """Check the types of a dataclass of JSON values and return it; `ValueError` if one is wrong."""
     for item in fields(made):  # type: ignore[arg-type]
         value = getattr(made, item.name)
         if not _fits(value, item.type):
@@ -185,7 +184,7 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def read_parents(file: Path, values: dict[str, Any]) -> dict[str, Parent]:
-    """Return the parents that a `file` of JSON lists; `UserError` if they are none."""
+    """Make parents of the JSON `values` from `file`; `UserError` if they are not valid."""
     try:
         return {name: _typed(Parent(**parent)) for name, parent in values.items()}
     except (TypeError, ValueError) as error:

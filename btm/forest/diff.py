@@ -79,7 +79,7 @@ def side(model: Model) -> Side:
 
 
 def beginning(forest: Forest, one: Side) -> Side:
-    """Return the weighted average of the parents, with which an expert began."""
+    """Compute the weighted average of an expert's parents, with which it began."""
     card = one.card
     if card is None or not card.parents:
         raise UserError(

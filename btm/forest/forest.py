@@ -1,5 +1,4 @@
-"""The registry on disk. A forest is a folder; an ELM exists if and only if its folder is in
-``elms/``.
+"""The registry on disk: a forest is a folder, and each folder in its ``elms/`` is an ELM.
 
 Nothing in ``elms/`` is ever modified, and a folder arrives there whole by one rename. So any number
 of processes may branch, train and merge at once, and be killed at any instruction.
@@ -84,12 +83,12 @@ class Forest:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What forest.json says: schema, architecture, tokenizer_sha256."""
+        """Its forest.json: schema, architecture, model_type, tokenizer_sha256."""
         return read_object(self.paths.facts, schema=int)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What all its ELMs share: architecture and tokenizer_sha256, as forest.json says."""
+        """The architecture and tokenizer_sha256 that all its ELMs share."""
         return read_object(self.paths.facts, architecture=str, tokenizer_sha256=str)
 
     @property
@@ -98,7 +97,7 @@ class Forest:
         return self.paths.tokenizer
 
     def names(self) -> list[str]:
-        """Return the names of the ELMs, sorted; anything else in ``elms/`` is ignored."""
+        """List the names of the ELMs, sorted; whatever else lies in ``elms/`` is ignored."""
         folder = self.paths.elms
         found = folder.iterdir() if folder.is_dir() else ()
         present = {p.name for p in found if is_name(p.name) and p.is_dir()}
@@ -109,8 +108,9 @@ class Forest:
         return [self[name] for name in self.names() if name in self]
 
     def experts(self, names: list[str] | None = None) -> list[ELM]:
-        """Return the ELMs called `names`, or else every ELM trained on one domain, or else every
-        ELM.
+        """Return the ELMs called `names`; without names the experts, or every ELM if there is none.
+
+        An expert is an ELM that was trained on one domain.
         """
         if names:
             return [self[name] for name in names]
@@ -167,9 +167,7 @@ class Forest:
 
     @contextmanager
     def hold(self, name: str) -> Iterator[tuple[Branch, lease.Lease]]:
-        """Yield the branch `name` with the sole right to work on it; `lease.HeldError` if another
-        has that.
-        """
+        """Hold the lease on the branch `name`; `lease.HeldError` if another process has it."""
         self.get_branch(name)
         try:
             taken = lease.take(self.paths.branch(name))
@@ -319,8 +317,8 @@ class Forest:
             )
 
     def sweep(self) -> None:
-        """Delete what killed processes left behind; never an ELM, a result, or a branch that can
-        become one.
+        """Delete what killed processes left behind, but no ELM, no result and no branch that can
+        become an ELM.
         """
         for folder in (
             self.root,
@@ -350,16 +348,14 @@ class Forest:
 
     @contextmanager
     def new_branch(self, name: str, origin: dict[str, Any]) -> Iterator[Path]:
-        """Yield an empty folder that becomes the branch `name`, of that `origin`, when the block
-        ends.
-        """
+        """Yield a folder that becomes the branch `name` with this `origin` when the block ends."""
         with durable.publish_folder(self.paths.branch(name)) as folder:
             ModelFolder(folder).origin.write_text(json.dumps(origin, indent=1))
             yield folder
             self.require_free(name)  # another process may have begun it meanwhile
 
     def _check(self, branch: Branch) -> flops.Shape:
-        """Return the shape of a branch that may be merged; a `UserError` says why one may not."""
+        """Check that a branch may be merged, and return its shape; `UserError` if it may not."""
         bad = weights.first_not_finite(branch.path)
         if bad is not None:
             raise UserError(

@@ -1,5 +1,6 @@
-"""What nothing needs any more: never an ELM, an average, an evaluation, or a branch that can become
-an ELM.
+"""Garbage collection: find and delete what nothing needs any more.
+
+That is never an ELM, an average, an evaluation, or a branch that can become an ELM.
 """
 
 import os
@@ -25,8 +26,9 @@ class Waste:
 
 
 def find(forest: Forest) -> list[Waste]:
-    """Return what can go, largest first; what was computed of weights stays while a process works
-    on a branch.
+    """Find what can be deleted, largest first.
+
+    While a process works on a branch, scores and Fisher information of all weights stay.
     """
     found = [*_temporaries(forest), *_branches(forest), *_bins(forest), *_caches()]
     if not any(lease.held(forest.paths.branch(made.name)) for made in forest.branches()):
@@ -35,7 +37,7 @@ def find(forest: Forest) -> list[Waste]:
 
 
 def collect(forest: Forest) -> list[Waste]:
-    """Delete what can go; return it."""
+    """Delete everything that `find` finds, and return it."""
     found = find(forest)
     for waste in found:
         if waste.path.parent == forest.paths.branches:
@@ -80,7 +82,7 @@ def _bins(forest: Forest) -> list[Waste]:
 
 
 def _derived(forest: Forest) -> list[Waste]:
-    """Return the scores and the Fisher information of weights that no model of the forest has."""
+    """Find scores and Fisher information of weights that no model of the forest has."""
     kept = {entry.sha256 for entry in index.entries(forest.root)}
     for made in forest.branches():
         with suppress(UserError, OSError):
@@ -99,7 +101,7 @@ def _derived(forest: Forest) -> list[Waste]:
 
 
 def _caches() -> list[Waste]:
-    """Return the caches of forests that are gone, and those that cannot be read."""
+    """Find the caches of forests that are gone, and those that cannot be read."""
     found = []
     for file in index.folder().glob("*.sqlite"):
         root = index.forest_of(file)

@@ -1,5 +1,4 @@
-"""Removal that means it: the weights go, a tombstone stays, and whoever inherited from them is
-named.
+"""Removal of ELMs and averages: weights are deleted, a tombstone stays, and heirs are named.
 
 The tombstone comes first, by one rename; from then on the ELM is no part of the forest. Then
 everything is moved out of its place into ``removed/<name>/deleting/`` and deleted there. So a kill
@@ -40,9 +39,7 @@ class Consequences:
 
 
 def consequences(forest: Forest, name: str) -> Consequences:
-    """Return what the removal of `name` means, or meant; `UserError` if there never was such an
-    ELM.
-    """
+    """Find what the removal of an ELM affects; `UserError` if there never was an ELM `name`."""
     card = _card_of(forest, name)
     lineage = Lineage.of(forest.root)
     key = Key(ELM, name, card.sha256)
@@ -63,7 +60,7 @@ def consequences(forest: Forest, name: str) -> Consequences:
 
 
 def heirs(lineage: Lineage, key: Key) -> list[Heir]:
-    """Return what stands in the forest and inherited from `key`, parents before children."""
+    """List the heirs of `key` that stand in the forest, parents before children."""
     if key not in lineage.nodes:
         return []
     found = lineage.descendants(key)
@@ -160,7 +157,7 @@ def require_idle(forest: Forest, names: Iterable[str]) -> None:
 
 
 def discard(bin: Path, folder: Path) -> None:
-    """Move a folder into the bin, in one step, and delete it there."""
+    """Move a folder into the bin in one step, and delete it there."""
     if not folder.is_dir():
         return
     target = durable.make_folder(bin) / f"{folder.parent.name}-{folder.name}"
@@ -190,9 +187,7 @@ def discard_heir(forest: Forest, bin: Path, heir: Heir) -> None:
 
 
 def discard_derived(root: Path, gone: Iterable[str]) -> None:
-    """Delete the scores and the Fisher information of weights that no model of the forest has any
-    more.
-    """
+    """Delete scores and Fisher information of the weights `gone`, unless a model still has them."""
     gone = {sha256 for sha256 in gone if sha256}
     kept = {key.sha256 for key, node in Lineage.of(root).nodes.items() if node.state == "there"}
     for sha256 in gone - kept:
@@ -212,8 +207,8 @@ def empty(bin: Path) -> None:
 
 
 def _card_of(forest: Forest, name: str) -> Card:
-    """Return the card of an ELM that stands or was removed; of one whose card is damaged, what is
-    known otherwise.
+    """Read the card of an ELM that stands or was removed; make one of what else is known if it is
+    damaged.
     """
     path = forest.paths.elm(name).path
     if tombstone.stands(forest.root, name):
@@ -227,7 +222,7 @@ def _card_of(forest: Forest, name: str) -> Card:
 
 
 def _identity(path: Path) -> str:
-    """Return the sha256 of the weights of an ELM without a card, as far as it can be found out."""
+    """Compute the sha256 of the weights of an ELM; empty if they cannot be read."""
     with suppress(UserError, OSError):
         return weights.sha256(path)
     return ""
@@ -243,7 +238,7 @@ def _evals(root: Path, sha256: str) -> list[Path]:
 
 
 def _copies(root: Path, name: str, sha256: str) -> list[Path]:
-    """Return the ELMs of this name and these weights in forests beside this one: a baseline's copy
+    """Find ELMs of this name and these weights in forests beside this one, as baselines have a copy
     of the seed.
     """
     found = []
@@ -255,7 +250,7 @@ def _copies(root: Path, name: str, sha256: str) -> list[Path]:
 
 
 def advice(root: Path, name: str, found: Consequences, mode: str) -> list[str]:
-    """Return what the owner of a forest must know after a removal, one sentence each."""
+    """Tell the owner of a forest what a removal leaves to be done, in a sentence each."""
     said = []
     if found.heirs and not mode:
         said.append(

@@ -1,4 +1,4 @@
-"""What a trained branch must pass and say to become an ELM."""
+"""Sealing: the checks that a trained branch must pass to become an ELM, and the card it gets."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -56,7 +56,7 @@ def is_worse(name: str, result: dict[str, Any], force: bool) -> bool:
 
 
 def result(card: Card) -> dict[str, Any]:
-    """Return what trained.json must say for a branch to get the training of `card` on its own."""
+    """Select from `card` the values for trained.json that give a branch the same card again."""
     return {name: getattr(card, name) for name in _FROM_RESULT}
 
 
@@ -67,9 +67,7 @@ def card(
     shape: flops.Shape,
     digests: dict[str, str],
 ) -> Card:
-    """Return the card of the ELM that a trained branch with weight files of these `digests`
-    becomes.
-    """
+    """Make the card of the ELM that a trained branch becomes; `digests` are its weight files'."""
     known = {field: result[field] for field in _FROM_RESULT if field in result}
     made = Card(
         name=branch.name,

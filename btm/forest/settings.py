@@ -1,11 +1,10 @@
-"""What a forest was grown with, so that later commands need no words but forest=DIR
-(btm/cli/main.py reads it).
+"""The settings that a forest was grown with, so that later commands need only forest=DIR
+(btm/cli/main.py reads them).
 
     settings.json        model, trainer, seed phase, ensemble …, of the first expert's command
-    suites/<name>.json   where some domains are prepared, and the words to prepare them again
+    suites/<name>.json   where some domains are prepared, and the keys to prepare them again
 
-Both are defaults, never an identity: a forest without them opens as ever, and wants the words
-again.
+Both are defaults: a forest without them opens all the same, and the keys are to be given again.
 """
 
 from collections.abc import Collection, Iterator
@@ -54,14 +53,14 @@ class SuiteRecord:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command that grew the first expert of a forest was told."""
+    """The settings of the command that grew the first expert of a forest."""
 
     suite: str  # the name of the one that the seed was trained on
     values: dict[str, Any]  # {section: {key: value}} of `_SECTIONS`, and branch
 
 
 def read(root: Path) -> Settings | None:
-    """Return the settings of the forest at `root`, None if it records none; `UserError` if they are
+    """Read the settings of the forest at `root`; None if it records none, `UserError` if they are
     damaged.
     """
     file = Paths(root).settings
@@ -72,9 +71,7 @@ def read(root: Path) -> Settings | None:
 
 
 def read_suites(root: Path) -> dict[str, SuiteRecord]:
-    """Return the suites that the forest at `root` records, by name; `UserError` if one is
-    damaged.
-    """
+    """Read the suites that the forest at `root` records, by name; `UserError` if one is damaged."""
     found = {}
     for file in _suite_files(root):
         values = _read(file, name=str, tokenizer_sha256=str, data=dict)
@@ -85,9 +82,7 @@ def read_suites(root: Path) -> dict[str, SuiteRecord]:
 
 
 def record(config: Config, forest: Forest, suite: Suite) -> None:
-    """Record what `config` says, and `suite`; once an expert stands, the words that are recorded
-    stay.
-    """
+    """Record the settings of `config`, and `suite`; once an expert stands, its settings stay."""
     record_suite(config, forest, suite)
     file = forest.paths.settings
     # Until then they may change: what failed is tried again with better ones.
@@ -113,8 +108,7 @@ def record_suite(config: Config, forest: Forest, suite: Suite) -> None:
 
 
 def defaults(root: Path, suite: str, named: Collection[str]) -> dict[str, Any]:
-    """Return {dotted key: value} that the forest at `root` records, but for what the user has
-    `named`.
+    """Read the defaults {dotted key: value} of the forest at `root`, without what the user `named`.
 
     `named` holds keys (trainer.lr) and bundles (trainer), which stand for all their keys; `suite`
     is the data.name that holds without the record.
@@ -139,9 +133,7 @@ def defaults(root: Path, suite: str, named: Collection[str]) -> dict[str, Any]:
 def _data_defaults(
     suites: dict[str, SuiteRecord], first: str, asked: str, named: Collection[str]
 ) -> dict[str, Any]:
-    """Return the `data` keys of the suite the user asked for, or else of the one the forest was
-    planted with.
-    """
+    """Read the `data` keys of the suite that the user asked for, or else of the forest's first."""
     name = asked if "data.name" in named else first
     if name in suites:
         return {f"data.{key}": value for key, value in suites[name].data.items()}
@@ -170,7 +162,7 @@ def _suite_files(root: Path) -> list[Path]:
 
 
 def files(root: Path) -> list[Path]:
-    """Return the files that stand at `root` of those that this module writes."""
+    """List the files at `root` that this module wrote."""
     return [file for file in (Paths(root).settings, *_suite_files(root)) if file.exists()]
 
 

@@ -1,9 +1,9 @@
-"""What is left of an ELM that was removed: ``removed/<name>/card.json``.
+"""Tombstones: the record of an ELM that was removed, ``removed/<name>/card.json``.
 
-The tombstone is the removal: from the moment it stands the ELM is no part of the forest, whatever
-is still to be deleted. It keeps the card (provenance, no parameters), why and when, and who had
-inherited from it. A name with a tombstone is not used again until it is readmitted: then the
-tombstone moves to ``removed/<name>~<when>``.
+From the moment its tombstone stands an ELM is no part of the forest, whatever is still to be
+deleted. A tombstone keeps the card (provenance, no parameters), why and when it was removed, and
+which models had inherited from it. A name with a tombstone is not used again
+until it is readmitted: then the tombstone moves to ``removed/<name>~<when>``.
 """
 
 import json
@@ -23,9 +23,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Heir:
-    """What inherited parameters: an ELM, an average or a branch, and how much of what it began
-    with.
-    """
+    """A model that inherited parameters: an ELM, an average or a branch, and its share of them."""
 
     kind: str
     name: str
@@ -56,12 +54,12 @@ def stands(root: Path, name: str) -> bool:
 
 
 def names(root: Path) -> set[str]:
-    """Return the names that were removed and not readmitted."""
+    """List the names that were removed and not readmitted."""
     return {path.name for path in _folders(root) if is_name(path.name)}
 
 
 def all_of(root: Path) -> list[Tombstone]:
-    """Return every tombstone that is readable, those of readmitted names too."""
+    """Read every tombstone that is readable, those of readmitted names too."""
     found = []
     for path in _folders(root):
         try:
@@ -72,7 +70,7 @@ def all_of(root: Path) -> list[Tombstone]:
 
 
 def read(path: Path) -> Tombstone:
-    """Return the tombstone in the folder `path`; `UserError` if it is none."""
+    """Read the tombstone in the folder `path`; `UserError` if it is not valid."""
     file = path / CARD
     values = read_object(
         file, schema=int, card=dict, removed=str, reason=str, because_of=str, heirs=list
@@ -106,7 +104,7 @@ def readmit(root: Path, name: str) -> Path:
 
 
 def error(root: Path, name: str) -> UserError:
-    """Return the error for a use of the name of a removed ELM."""
+    """Make the error for a use of the name of a removed ELM."""
     told = ""
     try:
         stone = read(Paths(root).tombstone(name))

@@ -1,8 +1,8 @@
-"""Whether a forest is as it was sealed: every finding with its remedy.
+"""Verify that a forest is as it was sealed; every finding comes with its remedy.
 
-Without `full` what is small is read whole, and of weight files the header, which tells of a
-truncation. With it, every byte: an ELM's SHA256SUMS names every file of its folder, so nothing can
-change, vanish or appear unseen.
+Without `full`, small files are read whole, and of weight files the header, which shows a
+truncation. With `full`, every byte is read: an ELM's SHA256SUMS names every file of its folder, so
+nothing can change, vanish or appear unseen.
 """
 
 import json
@@ -85,7 +85,7 @@ def verify(
     only: str | None = None,
     told: Callable[[int], None] = lambda read: None,
 ) -> list[Finding]:
-    """Return all that is wrong with the forest at `root`, or with one model in it.
+    """Check the forest at `root`, or one model in it, and return every finding.
 
     `only` names an ELM, or else an average; ``averages/NAME`` an average alone.
     """
@@ -106,15 +106,15 @@ def verify(
 
 
 def size(root: Path, only: str | None = None) -> int:
-    """Return how many bytes a full verification reads."""
+    """Count the bytes that a full verification reads."""
     paths = Paths(root)
     places = [folder_of(root, only)] if only else [paths.tokenizer, paths.elms, paths.averages]
     return sum(p.lstat().st_size for place in places for p in place.rglob("*") if p.is_file())
 
 
 def folder_of(root: Path, name: str) -> Path:
-    """Return the folder of an ELM or of an average, damaged or not; the `UserError` for neither
-    lists both.
+    """Find the folder of an ELM or an average, damaged or not; the `UserError` for neither lists
+    both.
     """
     bare = name.removeprefix(f"{AVERAGES}/")
     kinds = (AVERAGES,) if bare != name else (ELMS, AVERAGES)
@@ -127,9 +127,7 @@ def folder_of(root: Path, name: str) -> Path:
 
 
 def _own_files(look: Look) -> Iterator[Finding]:
-    """Yield what is wrong with forest.json, what it records of its text and settings, and the
-    tokenizer.
-    """
+    """Check forest.json, the records of settings and suites, and the tokenizer."""
     root, file = look.root, Paths(look.root).facts
     wanted = {"schema": int, "architecture": str, "model_type": str, "tokenizer_sha256": str}
     copy = (
@@ -178,7 +176,7 @@ def _same_tokenizer(look: Look, folder: Path, wanted: str | None, remedy: str) -
 
 
 def _model(look: Look, path: Path) -> Iterator[Finding]:
-    """Yield what is wrong with an ELM or an average."""
+    """Check an ELM or an average."""
     what, remedy = _within(look, path), _GROW.replace("NAME", path.name)
     if path.parent.name == AVERAGES:
         name = path.name
@@ -206,7 +204,7 @@ def _model(look: Look, path: Path) -> Iterator[Finding]:
 
 
 def _differences(look: Look, folder: Path, remedy: str) -> Iterator[Finding]:
-    """Yield what differs from a folder's SHA256SUMS."""
+    """Compare a folder with its SHA256SUMS."""
     what = _within(look, folder)
     try:
         for name, problem in sums.differences(folder, look.wants, look.told).items():
@@ -216,7 +214,7 @@ def _differences(look: Look, folder: Path, remedy: str) -> Iterator[Finding]:
 
 
 def _named(look: Look, path: Path, card: Card, remedy: str) -> Iterator[Finding]:
-    """Yield a finding if card and SHA256SUMS name different weights."""
+    """Check that the card and SHA256SUMS name the same weights."""
     try:
         listed = {
             name: digest for name, digest in sums.read(path).items() if name in _weight_files(path)
@@ -235,7 +233,7 @@ def _weight_files(path: Path) -> set[str]:
 
 
 def _unlisted(look: Look, path: Path, card: Card, remedy: str) -> Iterator[Finding]:
-    """Yield what can be said of a model from before there was a SHA256SUMS."""
+    """Check the weights of a model that was made before there was a SHA256SUMS."""
     what = _within(look, path)
     yield Finding(
         what, f"made before {sums.NAME}: only its weights can be checked", "none needed", note=True
@@ -251,7 +249,7 @@ def _unlisted(look: Look, path: Path, card: Card, remedy: str) -> Iterator[Findi
 
 
 def _card(look: Look, path: Path, card: Card, remedy: str) -> Iterator[Finding]:
-    """Yield what contradicts itself, or the forest, in a card."""
+    """Check that a card contradicts neither itself nor the forest."""
     what = f"{_within(look, path)}/{CARD}"
     if card.name != path.name:
         yield Finding(what, f"it is the card of {card.name!r}", remedy)
@@ -277,7 +275,7 @@ def _card(look: Look, path: Path, card: Card, remedy: str) -> Iterator[Finding]:
 
 
 def _parent(look: Look, name: str, sha256: str) -> str:
-    """Return what is wrong with a parent that a card names, or an empty string."""
+    """Say what is wrong with a parent that a card names; an empty string if nothing is."""
     if (name, sha256) in look.removed:
         return ""
     there = look.standing.get(name)
@@ -315,7 +313,7 @@ def _tombstone(look: Look, path: Path) -> Iterator[Finding]:
 
 
 def _stranger(root: Path, path: Path) -> Finding:
-    return Finding(str(path.relative_to(root)), "nothing of btm's", "move it away", note=True)
+    return Finding(str(path.relative_to(root)), "not a file of btm's", "move it away", note=True)
 
 
 def _inside(folder: Path) -> list[Path]:

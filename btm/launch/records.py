@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from btm.config.schema import Config
+from btm.config.validation import from_dict
 from btm.errors import UserError
 from btm.forest.paths import JobPaths, ModelFolder, Paths, step_of
 from btm.launch.jobs import Job, jobs_of
@@ -132,7 +133,7 @@ class Records:
     def read_cycle(self, cycle_id: str) -> Cycle:
         """Read a cycle that `write_cycle` recorded."""
         values = read_json(self.files.cycle(cycle_id))
-        return Cycle(cycle_id, Config.from_dict(values["config"]), values["rounds"])
+        return Cycle(cycle_id, from_dict(values["config"]), values["rounds"])
 
     def write_outcome(self, outcome: Outcome) -> None:
         """Record how a try ended."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from btm import steps
 from btm.config.schema import Config
+from btm.config.validation import from_dict
 from btm.data.shards import Shard
 from btm.errors import UserError
 from btm.forest import Forest, paths, publish
@@ -37,7 +38,7 @@ def main(file: str) -> int:
     """Grow the study of a spec; return 0, 2 for a mistake, 75 if it was asked to stop."""
     warnings.filterwarnings("ignore")
     spec = json.loads(Path(file).read_bytes())
-    config = Config.from_dict(spec["config"])
+    config = from_dict(spec["config"])
     reporter = _Stoppable(sys.stdout, every=10.0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool handles Ctrl-C
     signal.signal(signal.SIGTERM, lambda *_: setattr(reporter, "asked", True))

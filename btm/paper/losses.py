@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from btm import steps
 from btm.config.ensemble import EnsembleConfig
 from btm.data.shards import Shard, Suite
-from btm.ensemble import fit, mix
+from btm.ensemble import priors
+from btm.ensemble.rule import ValidScores
+from btm.ensemble.rules import rule_of
 from btm.forest import ELM, Forest
 from btm.forest.card import Card
 from btm.paper.grow import AVERAGED, average_name
@@ -168,21 +170,24 @@ def mixed(
     if rule.fit == "forest":
         training = grown.suite.training_domains()
         valid = [grown.suite.shard(domain, "valid") for domain in training]
-        stacks = [grown.scores(shard, grown.experts) for shard in valid]
-        priors = [fit.fit_prior(stack, rule) for stack in stacks]
-        tokens, ids = [grown.tokens(shard) for shard in valid], [shard.tokens for shard in valid]
-        fitted = fit.fit_rule(stacks, priors, rule, tokens, ids)
+        fitted = rule_of(rule).fit([_valid_scores(grown, rule, shard) for shard in valid]).ensemble
     return {domain: _mixed(grown, fitted, domain) for domain in domains}
 
 
 def _mixed(grown: Grown, rule: EnsembleConfig, domain: str) -> NDArray[np.float64]:
     valid = grown.suite.shard(domain, "valid")
     test = grown.suite.shard(domain, grown.study.config.eval.split)
-    valid_EST = grown.scores(valid, grown.experts)
-    prior_E = fit.fit_prior(valid_EST, rule)
-    rule = fit.fit_rule([valid_EST], [prior_E], rule, [grown.tokens(valid)], [valid.tokens])
+    scores = _valid_scores(grown, rule, valid)
+    fitted = rule_of(rule).fit([scores])
     logp_EST = grown.scores(test, grown.experts)
-    return mix.mix(logp_EST, prior_E, rule, grown.tokens(test), test.tokens).logp
+    return fitted.mix(logp_EST, scores.log_prior, grown.tokens(test), test.tokens).logp
+
+
+def _valid_scores(grown: Grown, rule: EnsembleConfig, shard: Shard) -> ValidScores:
+    """Stack the experts' scores of a valid split, with the prior that the rule fits on them."""
+    logp_EST = grown.scores(shard, grown.experts)
+    log_prior_E = rule_of(rule).fit_prior(logp_EST)
+    return ValidScores(logp_EST, log_prior_E, grown.tokens(shard), shard.tokens)
 
 
 def alone(grown: Grown, domain: str, elm: ELM) -> NDArray[np.float64]:
@@ -200,8 +205,8 @@ def averaged(grown: Grown, domain: str, name: str) -> NDArray[np.float64]:
 def argmax(grown: Grown, domain: str) -> NDArray[np.float64]:
     """Read the log-probabilities by the likeliest expert alone: an average with argmax weights."""
     valid = grown.suite.shard(domain, "valid")
-    rule = replace(grown.study.config.ensemble, rule="bayes", prior="cached", top_k=0)
-    prior_E = fit.fit_prior(grown.scores(valid, grown.experts), rule)
+    settings = replace(grown.study.config.ensemble, prior="cached", top_k=0)
+    prior_E = priors.fit_prior(grown.scores(valid, grown.experts), settings)
     return alone(grown, domain, grown.experts[int(prior_E.argmax())])
 
 

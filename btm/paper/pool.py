@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
-from btm.config.schema import Config
+from btm.config.validation import from_dict
 from btm.errors import UserError
 from btm.paper.studies import Study
 from btm.report import Reporter
@@ -111,7 +111,7 @@ class Pool:
             return False
         stood = json.loads(spec.read_bytes())
         # As configurations, so that keys which an older spec lacks count as their defaults.
-        same = Config.from_dict(stood["config"]) == study.config
+        same = from_dict(stood["config"]) == study.config
         return same and stood["copied"] == study.copied
 
     def _last_line(self, name: str) -> str:

@@ -84,7 +84,7 @@ def add_domain(config: Config, reporter: Reporter = quiet) -> Added:
 
 
 def new_domain(config: Config) -> str:
-    """Return the domain that is to be added; `UserError` if it cannot be."""
+    """Check that a domain can be added, and return its name; `UserError` if it cannot."""
     if config.domain is None:
         raise UserError("which domain? give domain=NAME, and from=DIR or FILE where its text is")
     name = check_name(config.domain, "domain")
@@ -124,7 +124,7 @@ def text_of(config: Config) -> Config:
 
 
 def _experts(config: Config, forest: Forest, without: str) -> list[ELM]:
-    """Return the experts of the ensemble as it is without one of them."""
+    """List the experts of the ensemble without one of them."""
     kept = [elm for elm in forest.experts(config.ensemble.experts) if elm.name != without]
     return kept or [elm for elm in forest.elms() if elm.name != without]
 
@@ -155,7 +155,7 @@ def _domains(config: Config, suite: Suite) -> list[str]:
 
 
 def _asked(config: Config, suite: Suite) -> dict[str, Any]:
-    """Return all that decides the numbers of an evaluation but the ELMs."""
+    """Collect everything but the ELMs that the numbers of an evaluation depend on."""
     split = config.eval.split
     return {
         "ensemble": asdict(config.ensemble),
@@ -170,7 +170,7 @@ def _file(forest: Forest, domain: str) -> Path:
 
 
 def _read(config: Config, forest: Forest, suite: Suite, domain: str) -> Added | None:
-    """Return what an earlier call with the same words came to, or None."""
+    """Read the result of an earlier call with the same settings; None if there is none."""
     file = _file(forest, domain)
     if not file.exists() or domain not in forest:
         return None
@@ -192,7 +192,7 @@ def _write(
     domain: str,
     results: tuple[Mapping[str, Any], Mapping[str, Any]],
 ) -> Added:
-    """Publish what two evaluations, without the new expert and with it, say of each domain."""
+    """Publish the changes by domain between evaluations without the new expert and with it."""
     before, after = (result["shards"] for result in results)
     changes = []
     for name in sorted(_domains(config, suite), key=lambda name: (name != domain, name)):

@@ -7,9 +7,10 @@ from typing import Any
 
 from btm.config.schema import Config
 from btm.data.shards import Shard, Suite
-from btm.ensemble import evaluate, fit
+from btm.ensemble import evaluate
 from btm.ensemble import generate as online
 from btm.ensemble import score as scoring
+from btm.ensemble.rules import rule_of
 from btm.errors import UserError
 from btm.forest import ELM, Forest, Model, find_model
 from btm.forest.suites import evaluated_suites, open_suites
@@ -201,7 +202,7 @@ def refuse_own_data(
     """Raise `UserError` if what is fitted on valid splits would be measured on one of them, by name
     or by content.
     """
-    if not fit.is_fitted(config.ensemble):
+    if not rule_of(config.ensemble).is_fitted:
         return
     domains = (
         suite.domains() if config.ensemble.fit == "forest" else {shard.domain for shard in shards}

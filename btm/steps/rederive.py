@@ -1,9 +1,8 @@
-"""After a removal: what inherited from the ELM is branched and trained again without it.
+"""Rederivation: remove an ELM, then branch and train its heirs again without it.
 
-What is to be made again is written down beside the tombstone (plan.json) before anything goes; how
-far it has come is what stands in the forest. So the same command goes on after a kill. A model that
-names the removed one, or one of the old heirs, among its parents is an old heir; one that does not
-is new.
+The plan is written beside the tombstone (plan.json) before anything is deleted; progress is what
+stands in the forest. So the same command goes on after a kill. A model with the removed one, or one
+of the old heirs, among its parents is an old heir; any other is new.
 """
 
 from collections.abc import Iterable
@@ -49,7 +48,7 @@ class Old:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is made again, parents before children."""
+    """The models that are made again, parents before children."""
 
     name: str  # of the ELM that is removed
     sha256: str
@@ -71,7 +70,7 @@ class Plan:
 
     @classmethod
     def read(cls, root: Path, name: str) -> "Plan | None":
-        """Return the plan beside the tombstone of `name`, or None."""
+        """Read the plan beside the tombstone of `name`; None if there is none."""
         file = Paths(root).plan(name)
         if not file.exists():
             return None
@@ -86,8 +85,7 @@ class Plan:
 def rederive(
     config: Config, name: str, *, reason: str = "", reporter: Reporter = quiet
 ) -> list[Row]:
-    """Remove `name` and make all that inherited from it again without it; return a row for each, as
-    far as it came.
+    """Remove `name` and make its heirs again without it; return a row for each, with its outcome.
 
     Raises `UserError`, before anything is removed, if one of them cannot be made again.
     """
@@ -111,7 +109,7 @@ def rederive(
 
 
 def make_plan(config: Config, forest: Forest, name: str) -> Plan:
-    """Return what is to be made again; `UserError` if one of them cannot be."""
+    """Plan which models are made again; `UserError` if one of them cannot be."""
     found = removal.consequences(forest, name)
     old = [_old(forest, heir) for heir in found.heirs]
     plan = Plan(name, found.card.sha256, old)
@@ -138,8 +136,8 @@ def make_plan(config: Config, forest: Forest, name: str) -> Plan:
 
 
 def without(card: Card, standing: Iterable[str], cards: dict[str, Card]) -> dict[str, float]:
-    """Return the parents of a model that stand, with their weights; where none does, those of the
-    parents instead.
+    """Find the parents of a model that stand, with their weights; if none does, their parents
+    instead.
     """
     standing = set(standing)
     kept = {name: p.weight for name, p in card.parents.items() if name in standing}
@@ -225,9 +223,7 @@ def _grow(config: Config, forest: Forest, plan: Plan, old: Old, reporter: Report
 
 
 def _settings(config: Config, forest: Forest, old: Old) -> Config:
-    """Return the words by which an expert is branched and trained as it was, from the parents that
-    are left.
-    """
+    """Set the keys that branch and train an expert as it was, from the parents that are left."""
     made = deepcopy(config)
     kept = {name: p.weight for name, p in old.card.parents.items() if name in forest}
     cards = {stone.name: stone.card for stone in tombstone.all_of(forest.root)}
@@ -271,9 +267,7 @@ def _average_again(config: Config, forest: Forest, old: Old, reporter: Reporter)
 
 
 def _measured_as(config: Config, card: Card) -> Config:
-    """Return the words by which an average is measured as it was: on one domain, on all of its own,
-    or not at all.
-    """
+    """Set the keys that measure an average as it was: on one domain, on all of its own, or not."""
     made = deepcopy(config)
     made.average.measure = bool(card.measured)
     made.domain = next(iter(card.measured)) if len(card.measured) == 1 else None

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def valid_nats(
     config: Config, forest: Forest, branch: Branch, suite: Suite, reporter: Reporter
 ) -> dict[str, Any]:
-    """Return the losses that decide a merge: the branch's and its parents', on the branch's valid
-    split.
+    """Compute the losses that decide a merge: the branch's and its parents', in nats per token of
+    the branch's valid split.
     """
     valid = suite.shard(branch.domains[0], "valid")
     scores = scores_of(config, forest)
@@ -42,14 +42,12 @@ def valid_nats(
 
 
 def scores_of(config: Config, forest: Forest) -> scoring.Scores:
-    """Return the forest's score cache for the window and the head of shards that `config`
-    asks for.
-    """
+    """Open the forest's score cache for the window and score.max_tokens of `config`."""
     return scoring.Scores(forest.paths.scores, config.window, config.score.max_tokens)
 
 
 def unscored(config: Config, forest: Forest, sha256: str, shards: list[Shard]) -> list[Shard]:
-    """Return those of `shards` on which the forest's cache has no scores of these weights."""
+    """List those of `shards` for which the cache has no scores of these weights."""
     scores = scores_of(config, forest)
     return [shard for shard in shards if scores.read(shard, sha256) is None]
 
@@ -67,8 +65,8 @@ def score_missing(
 ) -> list[Path]:
     """Score the model in `folder` on those of `shards` where its scores are missing.
 
-    `model` is that model where it is loaded already, in float32. It is reported as `called`, or by
-    its folder's name.
+    `model` is the same model, if it is loaded already, in float32. Progress is reported under
+    `called`, or the folder's name. Returns the score files that were written.
     """
     scores = scores_of(config, forest)
     missing = unscored(config, forest, sha256, shards)
@@ -101,12 +99,12 @@ def score_missing(
 
 
 def stack(scores: scoring.Scores, shard: Shard, elms: list[ELM]) -> NDArray[np.float32]:
-    """Return the scores of several ELMs, shape (E, S, T)."""
+    """Stack the scores of several ELMs: log-probabilities in nats, shape (E, S, T)."""
     return np.stack([read(scores, shard, elm.card.sha256) for elm in elms])
 
 
 def read(scores: scoring.Scores, shard: Shard, sha256: str) -> NDArray[np.float32]:
-    """Return a model's scores, shape (S, T), computed before; `UserError` if they are gone."""
+    """Read a model's scores from the cache, in nats, shape (S, T); `UserError` if they are gone."""
     logp = scores.read(shard, sha256)
     if logp is None:
         raise UserError(

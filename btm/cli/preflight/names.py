@@ -10,8 +10,8 @@ from btm import steps
 from btm.config.checks import check_weights
 from btm.config.schema import Config
 from btm.data import prepare as preparation
-from btm.ensemble import fit
 from btm.ensemble.router import check_domains
+from btm.ensemble.rules import rule_of
 from btm.errors import UserError, unknown
 from btm.forest import Forest, settings, tombstone
 from btm.forest import averages as standing_averages
@@ -145,7 +145,7 @@ def average_of_cycle(config: Config) -> None:
 
 def evaluation_of_cycle(config: Config) -> None:
     """Refuse to measure, at the end of a cycle, what was fitted on a valid split on that split."""
-    if config.eval.split == "valid" and fit.is_fitted(config.ensemble):
+    if config.eval.split == "valid" and rule_of(config.ensemble).is_fitted:
         raise UserError(
             f"eval.split=valid: ensemble.prior={config.ensemble.prior} and "
             f"ensemble.rule={config.ensemble.rule} are "

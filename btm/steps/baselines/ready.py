@@ -1,6 +1,4 @@
-"""What must stand before a baseline's cycle begins: its text, and the seed that it shares with the
-forest.
-"""
+"""Preparation of a baseline's cycle: its text, and the seed that it shares with the forest."""
 
 import shutil
 from contextlib import suppress
@@ -22,7 +20,7 @@ from btm.system import durable
 
 
 def ready(config: Config, reporter: Reporter = quiet) -> Config:
-    """Return `derive(config)` once all is there that its cycle does not make itself."""
+    """Prepare the text and seed of a baseline, and return its derived config."""
     derived = derive(config)
     if config.baseline in SHARES_SEED:
         _share_seed(config, derived)
@@ -34,7 +32,7 @@ def ready(config: Config, reporter: Reporter = quiet) -> Config:
 
 
 def run(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
-    """Grow what `ready` returned in this process: a forest, or a baseline of one."""
+    """Grow a forest or a baseline in this process, with a config from `ready`."""
     if config.baseline != "demix":
         return steps.run(config, reporter)
     steps.prepare(config, reporter)
@@ -54,8 +52,8 @@ def require_seed(config: Config) -> None:
 
 
 def _share_seed(config: Config, derived: Config) -> None:
-    """Copy the forest's seed, with card and moments, so that what follows is the forest's own
-    procedure.
+    """Copy the forest's seed with its card and moments, so that the baseline goes on from the same
+    state.
     """
     require_seed(config)
     root = Path(config.base_root)

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from btm.config.schema import Config
+from btm.config.validation import from_dict
 from btm.data.batches import Batches
 from btm.errors import UserError
 from btm.forest import Forest
@@ -115,7 +115,7 @@ def _train(place: Path, rank: int, size: int, channel: Channel) -> dict[str, Any
     from btm.train.distributed.trainee import wait_for_all
 
     spec = json.loads((place / "spec.json").read_bytes())
-    config = Config.from_dict(spec["config"])
+    config = from_dict(spec["config"])
     config.trainer.threads = spec["threads"]
     config.trainer.device = _device(config.trainer.device, int(os.environ["LOCAL_RANK"]), size)
     backend = "cpu:gloo,cuda:nccl" if config.trainer.device != "cpu" else "gloo"
