@@ -71,7 +71,7 @@ def _drive_slurm(cycle: Cycle, records: Records, board: Board) -> CycleState:
         _adopt(driver, engine)
         return driver
 
-    if not attach.driver_runs(records):  # else the request is for that one
+    if not attach.driver_runs(records):  # otherwise the request is meant for that driver
         shutil.rmtree(records.files.cancel, ignore_errors=True)
     while True:
         try:

@@ -1,10 +1,9 @@
 """The engine of a Slurm cluster; submitit writes the batch scripts, and does nothing else.
 
-submitit's own bookkeeping is not used, for it was seen to take a requeued job for a dead one, to
-return the result of an older job under a reused id, and to wait for ever where accounting is off
-(btm/launch/__init__.py). Here a submission is a manifest of ours, written before sbatch is
-called and completed after; what runs is asked of squeue, once for all jobs; how a try ended is what
-it wrote itself.
+submitit's own bookkeeping is not used: it was seen to take a requeued job for a dead one, to return
+an older job's result under a reused id, and to wait for ever without accounting (btm/launch/__init__.py). A
+submission is a manifest of ours, written before sbatch is called and completed after; squeue, asked
+once for all jobs, says what runs; each try itself records how it ended.
 """
 
 import getpass
@@ -94,12 +93,11 @@ class SlurmEngine:
         *,
         detached: bool = False,
     ) -> list[str]:
-        """Submit tries as arrays; return an id for each.
+        """Submit tries as arrays; return an id for each, "" for those that Slurm did not take.
 
-        The id is "" for a try that Slurm did not take; the list is empty if it took none. `after`
-        are ids of arrays that must have ended, well or not, before these start. Where a user may
-        have few jobs, arrays get smaller, and the rest waits. Raises `UserError` if the first array
-        is refused.
+        The list is empty if it took none. `after` are arrays that must have ended, well or not,
+        before these start. Where a user may have few jobs, arrays get smaller, and the rest waits.
+        Raises `UserError` if the first array is refused.
         """
         taken: dict[tuple[str, int], str] = {}
         try:
@@ -132,8 +130,9 @@ class SlurmEngine:
 
     def cancel(self, ids: Collection[str]) -> None:
         """Send SIGTERM, and SIGKILL after Slurm's KillWait, to running tries; drop pending ones."""
-        for part in _parts(sorted(ids), 500):
-            self._patiently(["scancel", *part])
+        ordered = sorted(ids)
+        for start in range(0, len(ordered), 500):  # a command line has a limit
+            self._patiently(["scancel", *ordered[start : start + 500]])
 
     def wait(self, seconds: float) -> None:
         """Sleep."""
@@ -307,9 +306,8 @@ class SlurmEngine:
 
     def _queue(self) -> Iterator[tuple[str, tuple[str, str, str]]]:
         """Yield (id, (name, state, reason)) of every task of this user that Slurm still knows."""
-        user = getpass.getuser()
-        words = ["--noheader", "--array", "--states=all", f"--user={user}", "--format=%i|%j|%T|%r"]
-        text = self.run(["squeue", *words])
+        words = ["--noheader", "--array", "--states=all", f"--user={getpass.getuser()}"]
+        text = self.run(["squeue", *words, "--format=%i|%j|%T|%r"])
         for line in text.splitlines():
             parts = line.strip().split("|", 3)
             if len(parts) == 4:
@@ -346,9 +344,7 @@ class SlurmEngine:
     def _say_away(self, why: str) -> None:
         if not self._away_since:
             self._away_since = self.now()
-            self.say(
-                f"Slurm does not answer ({why}); running jobs go on, and the cycle once it is back"
-            )
+            self.say(f"Slurm does not answer ({why}); running jobs go on, the cycle waits")
 
     def _forget(self, file: Path) -> None:
         """Delete a submission; the script goes first, so that a crash leaves the manifest."""
@@ -402,8 +398,3 @@ def run_command(command: list[str]) -> str:
 
 def _key(spec: Spec) -> tuple[str, int]:
     return spec.job.name, spec.attempt
-
-
-def _parts(items: list[str], size: int) -> Iterator[list[str]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
