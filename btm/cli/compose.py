@@ -87,6 +87,12 @@ def _take_recorded(composed: Any, named: set[str]) -> None:
             OmegaConf.update(composed, name, given, force_add=True)
 
 
+def full_key(word: str) -> str:
+    """Return the key of the word ``key=value``, an alias resolved: `name=law` gives "expert"."""
+    bare = word.partition("=")[0].lstrip("+~")
+    return (ALIASES | _SYNONYMS).get(bare, bare)
+
+
 def conf_folder() -> Path:
     """Return `conf/`: beside the code in an installed wheel, at the top of the repository
     otherwise.
@@ -128,8 +134,8 @@ def _unknown_below(key: str, keys: dict[str, Any]) -> UserError:
     return unknown("key", key, near or list(keys))
 
 
-def all_keys() -> dict[str, Any]:
-    """Return every key of the configuration with its default."""
+def all_keys(config: Config | None = None) -> dict[str, Any]:
+    """List every key with its value in `config`, or without it with its dataclass's default."""
     from dataclasses import fields, is_dataclass
 
     def walk(node: Any, prefix: str) -> dict[str, Any]:
@@ -143,7 +149,7 @@ def all_keys() -> dict[str, Any]:
             )
         return found
 
-    return walk(Config(), "")
+    return walk(config or Config(), "")
 
 
 def _reason(error: Exception) -> str:

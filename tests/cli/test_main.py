@@ -50,7 +50,7 @@ def test_every_verb_has_help_with_an_example(capsys):
     from btm.cli.verbs import VERBS
 
     for verb in VERBS:
-        code, out, _ = run(capsys, verb, "--help")
+        code, out, _ = run(capsys, verb, "--help", "--all")
         assert code == 0
         assert "example: btm " in out
         assert "trainer.lr=" in out
