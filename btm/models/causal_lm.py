@@ -13,7 +13,7 @@ from btm.config.training import ModelConfig
 from btm.errors import UserError, nearest
 from btm.models import weights
 from btm.system import durable
-from btm.system.json_files import parse_json, read_regular
+from btm.system.json_files import Json, parse_json, read_regular
 
 if TYPE_CHECKING:
     import torch
@@ -99,7 +99,7 @@ def make_config(model: ModelConfig, vocab_size: int, eos: int) -> "PretrainedCon
         raise UserError(f"model {model.name!r}: {why(error)}") from None
 
 
-def read_config(file: Path) -> dict[str, Any]:
+def read_config(file: Path) -> Json:
     """Return a config.json as a dict; `UserError` if it is none, or asks for remote code."""
     try:
         values = parse_json(read_regular(file))
@@ -312,7 +312,7 @@ def mean_nll(
     return -token_logp(model, inputs, targets).mean()
 
 
-def context_limit(config: dict[str, Any]) -> int | None:
+def context_limit(config: Json) -> int | None:
     """Return the longest sequence the model has positions for, or None where there is no limit."""
     for key in ("max_position_embeddings", "n_positions", "max_sequence_length"):
         if isinstance(config.get(key), int):
@@ -340,14 +340,17 @@ def pick_device(name: str) -> str:
 def pick_precision(name: str, device: str) -> str:
     """Return fp32 or bf16; `auto` takes bf16 where the hardware multiplies it natively.
 
-    Without such instructions bf16 autocast is emulated: ten times slower than fp32 on an AVX2 CPU.
+    Without such instructions bf16 autocast is emulated: ten times slower than fp32 on an AVX2 CPU,
+    and GPUs before Ampere emulate it too.
     """
     import torch
 
     if name != "auto":
         return name
     if device.startswith("cuda"):
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        with torch.cuda.device(device):  # of several GPUs, the one that is meant
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if native else "fp32"
     native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return "bf16" if device == "cpu" and native else "fp32"
 
@@ -392,7 +395,7 @@ def copy_files(source: Path, target: Path) -> None:
     copy_tokenizer(source, target)
 
 
-def check_context(config: Config, model: dict[str, Any]) -> None:
+def check_context(config: Config, model: Json) -> None:
     """Raise `UserError` if a model (its config.json) has no positions for the sequences asked
     for.
     """

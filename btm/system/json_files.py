@@ -8,6 +8,7 @@ from typing import Any
 
 from btm.errors import UserError
 
+Json = dict[str, Any]  # a JSON object as it stands in a file
 MAX_JSON = 64 << 20  # bytes of a JSON file that is not a tokenizer
 
 
@@ -42,8 +43,8 @@ def parse_json(content: bytes, *, unique: bool = False) -> Any:
         raise ValueError("nested too deep") from None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+def _once(pairs: list[tuple[str, Any]]) -> Json:
+    values: Json = {}
     for key, value in pairs:
         if key in values:
             raise ValueError(f"the key {key!r} stands there twice")
@@ -51,7 +52,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def read_object(file: Path, **wanted: type) -> dict[str, Any]:
+def read_object(file: Path, **wanted: type) -> Json:
     """Return the JSON object in `file`; `UserError` unless it has the keys and types that are
     `wanted`.
     """

@@ -291,7 +291,7 @@ def test_the_gradient_of_what_is_shared_is_the_mean(beside, grown):
     alone = []
     for batches in mixes.values():
         model = causal_lm.load_trainable(seed, "cpu")
-        demix.training.backward(model, batches.batch(0), config.trainer, "fp32")
+        demix.backward(model, batches.batch(0), config.trainer, "fp32")
         alone.append({name: p.grad for name, p in model.named_parameters()})
     for name, grad in grads.items():
         domain, plain = ffn.domain_of(name), ffn.plain_name(name)
