@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from btm.forest.card import Card, Parent, read_parents
 from btm.models import causal_lm
 from btm.system import lease
-from btm.system.json_files import read_object
+from btm.system.json_files import Json, read_object
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,7 @@ class Branch:
         return lease.name_of(self.path)
 
     @property
-    def origin(self) -> dict[str, Any]:
+    def origin(self) -> Json:
         """What `Forest.branch` or `Forest.root_branch` wrote: domains, parents, method,
         estimator.
         """
@@ -64,7 +64,7 @@ class Branch:
         return read_parents(self.path / "branch.json", self.origin["parents"])
 
     @property
-    def result(self) -> dict[str, Any] | None:
+    def result(self) -> Json | None:
         """What the training left when it was complete, or None."""
         file = self.path / "trained.json"
         return read_object(file) if file.exists() else None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from btm.config.checks import check_name, is_name
 from btm.errors import UserError, unknown
@@ -21,7 +21,7 @@ from btm.forest.card import Card
 from btm.models import average as averaging
 from btm.models import causal_lm, flops, weights
 from btm.system import durable, lease, sums
-from btm.system.json_files import read_object
+from btm.system.json_files import Json, read_object
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -77,12 +77,12 @@ class Forest:
         return forest
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Json:
         """What forest.json says: schema, architecture, tokenizer_sha256."""
         return read_object(self.root / "forest.json", schema=int)
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Json:
         """What all its ELMs share: architecture and tokenizer_sha256, as forest.json says."""
         return read_object(self.root / "forest.json", architecture=str, tokenizer_sha256=str)
 
@@ -237,7 +237,7 @@ class Forest:
         `parent`'s by `method`.
         """
         self.require_free(name)
-        origin: dict[str, Any] = {
+        origin: Json = {
             "domains": domains,
             "method": method,
             "estimator": "",
@@ -343,7 +343,7 @@ class Forest:
             )
 
     @contextmanager
-    def new_branch(self, name: str, origin: dict[str, Any]) -> Iterator[Path]:
+    def new_branch(self, name: str, origin: Json) -> Iterator[Path]:
         """Yield an empty folder that becomes the branch `name`, of that `origin`, when the block
         ends.
         """

@@ -6,7 +6,6 @@ Its sums are float32 as ours are, in another order: the two differ by the roundi
 
 import json
 from pathlib import Path
-from typing import Any
 
 from btm.config.choices import AVERAGE_WEIGHTS
 from btm.errors import UserError
@@ -14,6 +13,7 @@ from btm.forest import Forest
 from btm.forest.card import Card
 from btm.models import weights
 from btm.models.causal_lm import DTYPES
+from btm.system.json_files import Json
 
 _USED = ("weights", *AVERAGE_WEIGHTS, "greedy_soup")  # how the weights were found
 # What mergekit calls a setting, and which methods it has: what is drawn by chance cannot be drawn
@@ -55,7 +55,7 @@ def recipe(forest: Forest, average: Path) -> str:
         lines.append(f"  - model: {_place(forest, name)}")
         if method not in ("slerp", "model_stock"):
             lines.append(f"    parameters: {_yaml({'weight': weight} | own)}")
-    shared = {"normalize": True} if method == "linear" else {}
+    shared: Json = {"normalize": True} if method == "linear" else {}
     shared |= {_SHARED[key]: settings[key] for key in _SETTINGS[method] if key in _SHARED}
     if shared:
         lines.append(f"parameters: {_yaml(shared)}")
@@ -88,7 +88,7 @@ def _place(forest: Forest, name: str) -> str:
     return json.dumps(str(forest[name].path.resolve()), ensure_ascii=False)
 
 
-def _yaml(values: dict[str, Any]) -> str:
+def _yaml(values: Json) -> str:
     return "{" + ", ".join(f"{key}: {json.dumps(value)}" for key, value in values.items()) + "}"
 
 

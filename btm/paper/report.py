@@ -81,7 +81,7 @@ the paper's posterior. `ablations.csv`: what was varied."""
 
 
 def main_table(
-    documents: pd.DataFrame, compared: pd.DataFrame, costs: Mapping[str, Mapping[str, float]]
+    documents: pd.DataFrame, compared: pd.DataFrame, costs: Mapping[str, ledger.Sums]
 ) -> str:
     """Return every row with its cost, its perplexities and its ratios, as markdown."""
     heads = ["row", "models", "tokens", "FLOPs"]
@@ -106,7 +106,7 @@ def main_table(
     return "\n".join(lines)
 
 
-def costs(studies: Sequence[Study]) -> dict[str, dict[str, float]]:
+def costs(studies: Sequence[Study]) -> dict[str, ledger.Sums]:
     """Return the training tokens and FLOPs, all ancestors included, behind the models of each kind
     of study.
     """

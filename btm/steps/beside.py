@@ -44,7 +44,7 @@ def score_model(
         )
 
 
-def cost(config: Config, model: Model) -> dict[str, Any]:
+def cost(config: Config, model: Model) -> ledger.Cost:
     """Return what training and running a model takes, as an entry of a ledger.
 
     Its "training" is None where nobody wrote that down: a folder without a card of its own.

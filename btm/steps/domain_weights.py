@@ -4,7 +4,7 @@ domain.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -126,7 +126,7 @@ def fit_on_training_domains(
     return fit.fit_rule(valid, priors, config.ensemble, tokens, ids)
 
 
-def cost(config: Config, elms: list[ELM], members: list[ELM]) -> dict[str, Any]:
+def cost(config: Config, elms: list[ELM], members: list[ELM]) -> ledger.Ledger:
     """Return what training `elms` and predicting with `members` takes, for an evaluation.
 
     A router chooses its top-k for each context, so all of its experts are run
