@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from btm.forest.card import Card, Parent, read_parents
 from btm.forest.paths import ModelFolder
 from btm.models import causal_lm
 from btm.system import lease
-from btm.system.json_files import read_object
+from btm.system.json_files import Json, read_object
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ class Branch:
         return ModelFolder(self.path)
 
     @property
-    def origin(self) -> dict[str, Any]:
+    def origin(self) -> Json:
         """Its branch.json, written when it began: domains, parents, method, estimator."""
         return read_object(self.files.origin, domains=list, parents=dict, method=str, estimator=str)
 
@@ -66,7 +66,7 @@ class Branch:
         return read_parents(self.files.origin, self.origin["parents"])
 
     @property
-    def result(self) -> dict[str, Any] | None:
+    def result(self) -> Json | None:
         """The result of its training, or None while that is not complete."""
         file = self.files.result
         return read_object(file) if file.exists() else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 from btm.errors import UserError
-from btm.system.json_files import parse_json, read_regular
+from btm.system.json_files import Json, parse_json, read_regular
 
 SCHEMA = 1
 T = TypeVar("T")
@@ -62,11 +62,9 @@ class Card:
     tokenizer_sha256: str
     parents: dict[str, Parent] = field(default_factory=dict)
     branch_method: str = "none"  # copy, uniform, argmax, posterior, token, weights; none: a root
-    recipe: dict[str, Any] = field(default_factory=dict)  # of an average: how, where not linear
+    recipe: Json = field(default_factory=dict)  # of an average: how, where not linear
     estimator: str = ""  # how the parents' weights were found
-    delta: dict[str, Any] = field(
-        default_factory=dict
-    )  # of a sparse expert: density, budget, nonzeros, …
+    delta: Json = field(default_factory=dict)  # of a sparse expert: density, budget, nonzeros, …
     steps: int = 0  # of its own training
     lr: float | None = None  # peak learning rate of its own training's schedule
     tokens: int = 0  # of its own training
@@ -105,7 +103,7 @@ class Card:
         names = parts[0].seeds if parts else {}
         return {name: sum(part.seeds[name] for part in parts) / len(parts) for name in names}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Return the card as JSON values."""
         return asdict(self)
 
@@ -183,7 +181,7 @@ def _fits(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
-def read_parents(file: Path, values: dict[str, Any]) -> dict[str, Parent]:
+def read_parents(file: Path, values: Json) -> dict[str, Parent]:
     """Make parents of the JSON `values` from `file`; `UserError` if they are not valid."""
     try:
         return {name: _typed(Parent(**parent)) for name, parent in values.items()}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from btm.config.checks import check_name, is_name
 from btm.errors import UserError, unknown
@@ -21,7 +21,7 @@ from btm.forest.paths import ModelFolder, Paths
 from btm.models import average as averaging
 from btm.models import causal_lm, flops, weights
 from btm.system import durable, lease, sums
-from btm.system.json_files import read_object
+from btm.system.json_files import Json, read_object
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -82,12 +82,12 @@ class Forest:
         return Paths(self.root)
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Json:
         """Its forest.json: schema, architecture, model_type, tokenizer_sha256."""
         return read_object(self.paths.facts, schema=int)
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Json:
         """The architecture and tokenizer_sha256 that all its ELMs share."""
         return read_object(self.paths.facts, architecture=str, tokenizer_sha256=str)
 
@@ -241,7 +241,7 @@ class Forest:
         `parent`'s by `method`.
         """
         self.require_free(name)
-        origin: dict[str, Any] = {
+        origin: Json = {
             "domains": domains,
             "method": method,
             "estimator": "",
@@ -347,7 +347,7 @@ class Forest:
             )
 
     @contextmanager
-    def new_branch(self, name: str, origin: dict[str, Any]) -> Iterator[Path]:
+    def new_branch(self, name: str, origin: Json) -> Iterator[Path]:
         """Yield a folder that becomes the branch `name` with this `origin` when the block ends."""
         with durable.publish_folder(self.paths.branch(name)) as folder:
             ModelFolder(folder).origin.write_text(json.dumps(origin, indent=1))

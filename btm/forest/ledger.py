@@ -9,10 +9,34 @@ Norms, biases and softmax are left out; they take under 2 %.
 
 from collections.abc import Iterable
 from dataclasses import asdict, replace
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from btm.forest.card import Card, Spent
 from btm.models.flops import Shape
+
+
+class Sums(TypedDict):
+    """What training took, added up."""
+
+    tokens: int
+    flops: float
+
+
+class Cost(TypedDict):
+    """What training a model and predicting with it take, as an evaluation's JSON has it."""
+
+    training: Sums | None  # None: nobody wrote it down
+    experts_run: int
+    inference_flops_per_token: float
+
+
+class Ledger(TypedDict):
+    """The `ledger` of an evaluation's JSON."""
+
+    shape: dict[str, int]  # of `Shape`
+    elms: dict[str, Cost]
+    ensemble: Cost
+    models: NotRequired[dict[str, Cost]]  # what is measured beside the ensemble
 
 
 def lineage(parents: Iterable[Card]) -> list[Spent]:
@@ -25,8 +49,8 @@ def own(card: Card) -> Spent:
     return Spent(card.name, card.sha256, card.tokens, card.flops)
 
 
-def training(cards: Iterable[Card]) -> dict[str, Any]:
-    """Sum the {"tokens", "flops"} spent on ELMs and all their ancestors, each counted once.
+def training(cards: Iterable[Card]) -> Sums:
+    """Add up what was spent on ELMs and all their ancestors, each counted once.
 
     An imported model's earlier training is not known and counts as 0.
     """
@@ -39,8 +63,8 @@ def summed(card: Card) -> Card:
     return replace(card, total_tokens=sums["tokens"], total_flops=sums["flops"])
 
 
-def total(spent: Iterable[Spent]) -> dict[str, Any]:
-    """Sum the {"tokens", "flops"} of entries."""
+def total(spent: Iterable[Spent]) -> Sums:
+    """Add up tokens and FLOPs."""
     entries = list(spent)
     return {
         "tokens": sum(entry.tokens for entry in entries),
@@ -48,10 +72,8 @@ def total(spent: Iterable[Spent]) -> dict[str, Any]:
     }
 
 
-def entry(
-    elms: list[Card], members: list[Card], shape: Shape, context: int, top_k: int
-) -> dict[str, Any]:
-    """Make the ledger of an evaluation: cost of each of `elms` and of the ensemble of `members`.
+def entry(elms: list[Card], members: list[Card], shape: Shape, context: int, top_k: int) -> Ledger:
+    """Return the ledger of an evaluation: of each of `elms`, and of the ensemble of `members`.
 
     Training is in tokens and FLOPs with all ancestors; inference in FLOPs per token at `context`
     tokens, where an ensemble runs its `top_k` experts, or all of them for 0.

@@ -3,13 +3,14 @@
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from btm import __version__
 from btm.errors import UserError
 from btm.forest import ledger
 from btm.forest.card import Card, Spent, checked
 from btm.models import flops, weights
+from btm.system.json_files import Json
 
 if TYPE_CHECKING:
     from btm.forest.branch import Branch
@@ -29,7 +30,7 @@ _FROM_RESULT = (
 )
 
 
-def is_worse(name: str, result: dict[str, Any], force: bool) -> bool:
+def is_worse(name: str, result: Json, force: bool) -> bool:
     """Tell whether a forced expert is worse than its best parent; unforced, that is a
     `UserError`.
     """
@@ -55,14 +56,14 @@ def is_worse(name: str, result: dict[str, Any], force: bool) -> bool:
     return worse
 
 
-def result(card: Card) -> dict[str, Any]:
+def result(card: Card) -> Json:
     """Select from `card` the values for trained.json that give a branch the same card again."""
     return {name: getattr(card, name) for name in _FROM_RESULT}
 
 
 def card(
     branch: "Branch",
-    result: dict[str, Any],
+    result: Json,
     tokenizer_sha256: str,
     shape: flops.Shape,
     digests: dict[str, str],

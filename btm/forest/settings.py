@@ -20,7 +20,7 @@ from btm.errors import UserError
 from btm.forest.forest import Forest
 from btm.forest.paths import SETTINGS, Paths
 from btm.system import durable, sums
-from btm.system.json_files import read_object
+from btm.system.json_files import Json, read_object
 
 SCHEMA = 1
 _SECTIONS = ("model", "trainer", "fairseq", "seed", "ensemble", "score", "average", "run", "card")
@@ -43,7 +43,7 @@ class SuiteRecord:
 
     name: str
     tokenizer_sha256: str
-    data: dict[str, Any]  # the `data` section of the command that recorded it
+    data: Json  # the `data` section of the command that recorded it
 
     @property
     def folder(self) -> Path:
@@ -56,7 +56,7 @@ class Settings:
     """The settings of the command that grew the first expert of a forest."""
 
     suite: str  # the name of the one that the seed was trained on
-    values: dict[str, Any]  # {section: {key: value}} of `_SECTIONS`, and branch
+    values: Json  # {section: {key: value}} of `_SECTIONS`, and branch
 
 
 def read(root: Path) -> Settings | None:
@@ -89,7 +89,7 @@ def record(config: Config, forest: Forest, suite: Suite) -> None:
     if file.exists() and set(forest.names()) - {config.seed.name}:
         return
     sections = [name for name in _SECTIONS if not (name == "run" and config.baseline)]
-    values: dict[str, Any] = {name: _kept(name, asdict(getattr(config, name))) for name in sections}
+    values: Json = {name: _kept(name, asdict(getattr(config, name))) for name in sections}
     values["branch"] = config.branch
     if read(forest.root) != Settings(suite.name, values):
         _write(file, {"suite": suite.name, "settings": values})
@@ -107,7 +107,7 @@ def record_suite(config: Config, forest: Forest, suite: Suite) -> None:
         _write(forest.paths.suite(suite.name), said)
 
 
-def defaults(root: Path, suite: str, named: Collection[str]) -> dict[str, Any]:
+def defaults(root: Path, suite: str, named: Collection[str]) -> Json:
     """Read the defaults {dotted key: value} of the forest at `root`, without what the user `named`.
 
     `named` holds keys (trainer.lr) and bundles (trainer), which stand for all their keys; `suite`
@@ -132,7 +132,7 @@ def defaults(root: Path, suite: str, named: Collection[str]) -> dict[str, Any]:
 
 def _data_defaults(
     suites: dict[str, SuiteRecord], first: str, asked: str, named: Collection[str]
-) -> dict[str, Any]:
+) -> Json:
     """Read the `data` keys of the suite that the user asked for, or else of the forest's first."""
     name = asked if "data.name" in named else first
     if name in suites:
@@ -142,7 +142,7 @@ def _data_defaults(
     return {}
 
 
-def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _flat(values: Json) -> Iterator[tuple[str, Any]]:
     for section, inner in values.items():
         if section == "branch":
             yield section, inner
@@ -153,7 +153,7 @@ def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield f"{section}.{key}", value
 
 
-def _kept(section: str, values: dict[str, Any]) -> dict[str, Any]:
+def _kept(section: str, values: Json) -> Json:
     return {key: value for key, value in values.items() if key not in _LEFT_OUT.get(section, ())}
 
 
@@ -171,7 +171,7 @@ def check_file(file: Path) -> None:
     _read(file)
 
 
-def _read(file: Path, **wanted: type) -> dict[str, Any]:
+def _read(file: Path, **wanted: type) -> Json:
     values = read_object(file, schema=int, **wanted)
     if values["schema"] > SCHEMA:
         raise UserError(f"{file}: written by a newer btm (schema {values['schema']})")
@@ -186,7 +186,7 @@ def _damaged(file: Path) -> UserError:
     )
 
 
-def _write(file: Path, values: dict[str, Any]) -> None:
+def _write(file: Path, values: Json) -> None:
     stamped = {
         "schema": SCHEMA,
         **values,

@@ -9,14 +9,13 @@ until it is readmitted: then the tombstone moves to ``removed/<name>~<when>``.
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from btm.config.checks import is_name
 from btm.errors import UserError
 from btm.forest.card import Card
 from btm.forest.paths import CARD, Paths
 from btm.system import durable, sums
-from btm.system.json_files import read_object
+from btm.system.json_files import Json, read_object
 
 SCHEMA = 1
 
@@ -88,7 +87,7 @@ def read(path: Path) -> Tombstone:
 def publish(root: Path, stone: Tombstone) -> None:
     """Write a tombstone, in one step; `FileExistsError` if the name has one."""
     with durable.publish_folder(Paths(root).tombstone(stone.name)) as made:
-        values: dict[str, Any] = {"schema": SCHEMA, **asdict(stone), "card": stone.card.to_json()}
+        values: Json = {"schema": SCHEMA, **asdict(stone), "card": stone.card.to_json()}
         (made / CARD).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
         sums.write(made)
 

@@ -15,6 +15,7 @@ from btm.forest.card import Card
 from btm.forest.paths import ModelFolder
 from btm.models import weights
 from btm.models.causal_lm import DTYPES
+from btm.system.json_files import Json
 
 _USED = ("weights", *AVERAGE_WEIGHTS, "greedy_soup")  # how the weights were found
 # mergekit's names of our settings, and its methods. Random methods (dare) are left out: its draws
@@ -56,7 +57,7 @@ def recipe(forest: Forest, average: Path) -> str:
         lines.append(f"  - model: {_place(forest, name)}")
         if method not in ("slerp", "model_stock"):
             lines.append(f"    parameters: {_yaml({'weight': weight} | own)}")
-    shared = {"normalize": True} if method == "linear" else {}
+    shared: Json = {"normalize": True} if method == "linear" else {}
     shared |= {_SHARED[key]: settings[key] for key in _SETTINGS[method] if key in _SHARED}
     if shared:
         lines.append(f"parameters: {_yaml(shared)}")

@@ -1,9 +1,10 @@
 """The engine of a Slurm cluster; submitit writes the batch scripts, and does nothing else.
 
 submitit's own bookkeeping is not used: it was seen to take a requeued job for a dead one, to return
-an older job's result under a reused id, and to wait for ever without accounting (btm/launch/__init__.py). A
-submission is a manifest of ours, written before sbatch is called and completed after; squeue, asked
-once for all jobs, says what runs; each try itself records how it ended.
+an older job's result under a reused id, and to wait for ever without accounting
+(btm/launch/__init__.py). A submission is a manifest of ours, written before sbatch is called and
+completed after; squeue, asked once for all jobs, says what runs; each try itself records how it
+ended.
 """
 
 import getpass

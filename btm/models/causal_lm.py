@@ -319,14 +319,17 @@ def pick_device(name: str) -> str:
 def pick_precision(name: str, device: str) -> str:
     """Resolve the precision `name` to fp32 or bf16; `auto` is bf16 where it runs natively.
 
-    Without such instructions bf16 autocast is emulated: ten times slower than fp32 on an AVX2 CPU.
+    Without such instructions bf16 autocast is emulated: ten times slower than fp32 on an AVX2 CPU,
+    and GPUs before Ampere emulate it too.
     """
     import torch
 
     if name != "auto":
         return name
     if device.startswith("cuda"):
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        with torch.cuda.device(device):  # of several GPUs, the one that is meant
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if native else "fp32"
     native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return "bf16" if device == "cpu" and native else "fp32"
 

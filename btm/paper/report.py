@@ -84,7 +84,7 @@ the paper's posterior. `ablations.csv`: what was varied."""
 
 
 def main_table(
-    documents: pd.DataFrame, compared: pd.DataFrame, costs: Mapping[str, Mapping[str, float]]
+    documents: pd.DataFrame, compared: pd.DataFrame, costs: Mapping[str, ledger.Sums]
 ) -> str:
     """Make the table of every row with its cost, perplexities and ratios, as markdown."""
     heads = ["row", "models", "tokens", "FLOPs"]
@@ -108,8 +108,10 @@ def main_table(
     return "\n".join(lines)
 
 
-def costs(studies: Sequence[Study]) -> dict[str, dict[str, float]]:
-    """Compute the training tokens and FLOPs of each kind of study, with all ancestors."""
+def costs(studies: Sequence[Study]) -> dict[str, ledger.Sums]:
+    """Return the training tokens and FLOPs, all ancestors included, behind the models of each kind
+    of study.
+    """
     found = {}
     for study in studies[::-1]:  # backwards, so that the first seed's figures stay
         grown = losses.Grown(study)

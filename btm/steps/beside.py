@@ -44,8 +44,8 @@ def score_model(
         )
 
 
-def cost(config: Config, model: Model) -> dict[str, Any]:
-    """Make the ledger entry of a model: the cost of its training and of running it.
+def cost(config: Config, model: Model) -> ledger.Cost:
+    """Return what training and running a model takes, as an entry of a ledger.
 
     "training" is None where it is not known: for a folder without a card of its own.
     """

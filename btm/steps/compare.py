@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from btm.data.shards import Shard, Suite
 from btm.ensemble import priors
 from btm.ensemble import score as scoring
 from btm.errors import UserError
-from btm.forest import ELM, Forest, Model, require_same_tokenizer
+from btm.forest import ELM, Forest, Model, ledger, require_same_tokenizer
 from btm.forest.paths import Paths
 from btm.forest.suites import evaluated_suites
 from btm.report import Reporter, comparison, comparison_picture, quiet
@@ -201,7 +200,7 @@ def _nats(scene: _Scene, shard: Shard, sha256: str) -> float:
     return scoring.mean_nats(score_cache.read(scores, shard, sha256), tokens)
 
 
-def _measured(name: str, kind: str, entry: dict[str, Any], nats: dict[str, float]) -> Measured:
+def _measured(name: str, kind: str, entry: ledger.Cost, nats: dict[str, float]) -> Measured:
     """Return a row from its entry of a ledger and its losses."""
     training = entry["training"]
     return Measured(

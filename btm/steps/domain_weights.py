@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -126,8 +125,8 @@ def fit_on_training_domains(
     return rule.fit(valid).ensemble
 
 
-def cost(config: Config, elms: list[ELM], members: list[ELM]) -> dict[str, Any]:
-    """Count what training `elms` and predicting with `members` takes, for an evaluation.
+def cost(config: Config, elms: list[ELM], members: list[ELM]) -> ledger.Ledger:
+    """Return what training `elms` and predicting with `members` takes, for an evaluation.
 
     A rule without a prior chooses its top-k for each context, so all of its experts are run.
     """

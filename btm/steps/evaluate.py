@@ -19,6 +19,7 @@ from btm.report import Reporter, heatmap, quiet
 from btm.steps import domain_weights, score_cache
 from btm.steps.beside import beside, cost, score_model, seeds, warnings
 from btm.system import durable
+from btm.system.json_files import Json
 
 
 def score(config: Config, reporter: Reporter = quiet) -> list[Path]:
@@ -32,7 +33,7 @@ def score(config: Config, reporter: Reporter = quiet) -> list[Path]:
     ]
 
 
-def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
+def eval_forest(config: Config, reporter: Reporter = quiet) -> Json:
     """Evaluate the ensemble and every model alone; write ``evals/<name>.json`` and its heat map.
 
     Averages and what ``models=`` names are rows of their own: they take no part in the ensemble,
@@ -44,7 +45,8 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     standing = {elm.path for elm in elms}
     others = [model for model in beside(config, forest, reporter) if model.path not in standing]
     entries = measure(config, forest, suite, elms, members, others, reporter=reporter)
-    costs = {"models": {model.name: cost(config, model) for model in others}}
+    costs = domain_weights.cost(config, elms, members)
+    costs["models"] = {model.name: cost(config, model) for model in others}
     roots = seeds(forest, [elm.name for elm in members])
     result = {
         "schema": 1,
@@ -59,7 +61,7 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
             model.name: {"kind": model.kind, "path": str(model.path), "sha256": model.sha256}
             for model in others
         },
-        "ledger": domain_weights.cost(config, elms, members) | costs,
+        "ledger": costs,
         "shards": entries,
         "warnings": warnings(entries, others, roots),
     }
@@ -79,7 +81,7 @@ def measure(
     *,
     trained_on: set[str] | None = None,
     reporter: Reporter = quiet,
-) -> dict[str, Any]:
+) -> Json:
     """Return {"domain/split": numbers} of the ensemble of `members`, and of the models alone.
 
     What is not in the score cache is computed. `trained_on` are the domains that are not novel, and

@@ -26,9 +26,11 @@ from btm.steps.averages import average
 from btm.steps.evaluate import eval_forest
 from btm.steps.rates import find_rate
 from btm.system import durable
+from btm.system.json_files import Json
 from btm.train import phase
 from btm.train.distributed import job
 from btm.train.fairseq import training as by_fairseq
+from btm.train.training import Trained
 
 
 def prepare(config: Config, reporter: Reporter = quiet) -> Suite:
@@ -115,8 +117,8 @@ def branch(
 def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
     """Train a branch on its own domain alone, from wherever an earlier attempt stopped."""
     forest, suite = Forest(config.forest_root), open_suites(config)
-    if (trained := forest.get_branch(name)).result is not None:
-        return trained
+    if (done := forest.get_branch(name)).result is not None:
+        return done
     seed_steps = config.seed_steps(suite.training_domains())
     config = replace(config, seed=replace(config.seed, steps=seed_steps))
     with forest.hold(name) as (branch, held):
@@ -126,16 +128,17 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
             return reporter.pulse(step)
 
         shards = [suite.shard(domain, "train") for domain in branch.domains]
-        result: dict[str, Any] = {"steps": 0, "tokens": 0}
+        trained = Trained(steps=0, tokens=0)
         if shards:
             if config.trainer.lr == phase.FIND and not branch.parents:
                 find_rate(config, branch, shards, seed_steps, pulse, reporter)
             together = job.processes(config, branch) > 1
             run = job.train if together else phase.train
-            result = run(config, forest, branch, shards, suite, reporter, pulse)
+            trained = run(config, forest, branch, shards, suite, reporter, pulse)
         if branch.parents:
-            result |= score_cache.valid_nats(config, forest, branch, suite, reporter)
-        durable.write_json(branch.files.result, result)
+            nats = score_cache.valid_nats(config, forest, branch, suite, reporter)
+            trained = replace(trained, valid_nats=nats.own, parent_valid_nats=nats.parents)
+        durable.write_json(branch.files.result, trained.to_json())
     return forest.get_branch(name)
 
 
@@ -169,7 +172,7 @@ def grow_expert(config: Config, domain: str, among: list[str], reporter: Reporte
     return merge(config, domain, reporter)
 
 
-def run(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
+def run(config: Config, reporter: Reporter = quiet) -> Json:
     """Grow a whole forest: seed, then rounds of branch, train and merge, then averages and
     evaluation.
 
@@ -197,7 +200,7 @@ def begin(config: Config, suite: Suite) -> None:
         evaluated_suites(config)
 
 
-def finish(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
+def finish(config: Config, reporter: Reporter = quiet) -> Json:
     """End a cycle: one model of the experts, if asked for, and the evaluation."""
     if config.run.average:
         reporter.line(f"averaged into {average(config, reporter)}")

@@ -1,7 +1,8 @@
 """Score models on shards where the forest's cache has no scores yet, and read what it has."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +22,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+@dataclass(frozen=True)
+class ValidNats:
+    """The losses that decide a merge, in nats per token of the branch's valid split."""
+
+    own: float
+    parents: dict[str, float]
+
+
 def valid_nats(
     config: Config, forest: Forest, branch: Branch, suite: Suite, reporter: Reporter
-) -> dict[str, Any]:
-    """Compute the losses that decide a merge: the branch's and its parents', in nats per token of
-    the branch's valid split.
-    """
+) -> ValidNats:
+    """Measure a branch and its parents on the branch's valid split."""
     valid = suite.shard(branch.domains[0], "valid")
     scores = scores_of(config, forest)
     tokens, _ = valid.head(config.score.max_tokens)
@@ -38,7 +45,7 @@ def valid_nats(
         score_missing(config, forest, parent.path, parent.card.sha256, [valid], reporter)
         nats[name] = scoring.mean_nats(read(scores, valid, parent.card.sha256), tokens)
     ours = scoring.mean_nats(read(scores, valid, sha256), tokens)
-    return {"valid_nats": ours, "parent_valid_nats": nats}
+    return ValidNats(ours, nats)
 
 
 def scores_of(config: Config, forest: Forest) -> scoring.Scores:

@@ -6,13 +6,14 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from btm.errors import UserError
 from btm.forest.paths import ModelFolder
 from btm.models import weights
 from btm.models.causal_lm import DTYPES
 from btm.system import durable
+from btm.system.json_files import Json
 from btm.train import optimizers
 from btm.train.distributed import checkpoint as sharded
 
@@ -57,7 +58,7 @@ class Writer:
         folder: Path,
         model: "torch.nn.Module",
         optimizer: "torch.optim.Optimizer",
-        state: dict[str, Any],
+        state: Json,
         own: "dict[str, Tensor] | None" = None,
     ) -> None:
         """Publish ``folder/checkpoint-<step>``, with what is the trainee's `own`, once the one
@@ -133,7 +134,7 @@ def _write(file: Path, tensors: "dict[str, Tensor]") -> None:
     """
     import torch
 
-    entries: dict[str, Any] = {}
+    entries: Json = {}
     end = 0
     # The largest elements first, so that all are aligned.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
@@ -155,12 +156,12 @@ def place(folder: Path, step: int) -> Path:
     return ModelFolder(folder).checkpoint(step)
 
 
-def write_state(scratch: Path, state: dict[str, Any]) -> None:
+def write_state(scratch: Path, state: Json) -> None:
     """Write into an unpublished checkpoint what `read_state` reads."""
     (scratch / STATE).write_text(_text(state))
 
 
-def _text(state: dict[str, Any]) -> str:
+def _text(state: Json) -> str:
     return json.dumps(state, indent=1, allow_nan=False)
 
 
@@ -190,7 +191,7 @@ def latest(folder: Path) -> Path | None:
     return max(ModelFolder(folder).checkpoints(), default=None)
 
 
-def read_state(checkpoint: Path) -> dict[str, Any]:
+def read_state(checkpoint: Path) -> Json:
     """Return the state that `save` was given."""
     try:
         state = json.loads((checkpoint / STATE).read_bytes())
@@ -325,7 +326,7 @@ def load_moments(
         if f"step.{name}" not in stored:
             continue
         place = optimizers.state_device(optimizer, parameter)
-        state: dict[str, Any] = {}
+        state: Json = {}
         for key, (dtype, size) in optimizers.layout(optimizer, parameter).items():
             entry = _entry(key, name)
             value = stored.get(entry)

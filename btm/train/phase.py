@@ -2,10 +2,8 @@
 `trainer.carry` gives it.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from btm.config.schema import Config
 from btm.data.batches import Batches, Growth, windows
@@ -19,6 +17,7 @@ from btm.train import checkpoint, loop
 from btm.train.fairseq import training
 from btm.train.schedule import Schedule, default_lr
 from btm.train.sparse import trainee
+from btm.train.training import Pulse, Run, Trained, Training
 
 FIND = "find"  # as trainer.lr: the rate that a short test finds (btm/steps/rates.py)
 
@@ -30,9 +29,9 @@ def train(
     shards: list[Shard],
     suite: Suite,
     reporter: Reporter,
-    pulse: loop.Pulse,
-    run: Callable[..., dict[str, Any]] | None = None,
-) -> dict[str, Any]:
+    pulse: Pulse,
+    run: Run | None = None,
+) -> Trained:
     """Train with the schedule and the optimizer state that the policy trainer.carry gives.
 
     `run` is the loop, by default that of one process, for a dense or a sparse expert.
@@ -55,34 +54,41 @@ def train(
         )
     growth = Growth(config.seed.grow_batch, config.seed.grow_after) if is_root else Growth()
     pieces = [piece for shard in shards for piece in shard.pieces(trainer.seq_len + 1)]
+    batches = Batches(pieces, trainer.seq_len, trainer.batch_size, trainer.seed, growth)
     with reporter.training(branch.name) as report:
-        result = run(
-            branch.path,
-            Batches(pieces, trainer.seq_len, trainer.batch_size, trainer.seed, growth),
-            trainer,
-            schedule,
-            steps,
-            valid=valid,
-            moments=continued.path / checkpoint.MOMENTS if continued else None,
-            keep_moments=is_root and trainer.carry != "fresh",
-            report=report,
-            pulse=pulse,
+        trained = run(
+            Training(
+                branch.path,
+                batches,
+                trainer,
+                schedule,
+                steps,
+                valid=valid,
+                moments=continued.path / checkpoint.MOMENTS if continued else None,
+                keep_moments=is_root and trainer.carry != "fresh",
+                report=report,
+                pulse=pulse,
+            )
         )
+    return replace(
+        trained,
+        notes=[*trained.notes, *_carried(forest, branch, trainer.carry, continued)],
+        lr=schedule.peak,
+        data={shard.domain: shard.sha256 for shard in shards},
+    )
+
+
+def _carried(forest: Forest, branch: Branch, carry: str, continued: ELM | None) -> list[str]:
+    """Return the note on what became of the parent's optimizer, if it is worth one."""
     if continued:
-        result["notes"] = [
-            *result["notes"],
-            f"continues the optimizer and schedule of {continued.name}",
-        ]
-    elif trainer.carry == "auto" and (kept := _kept(forest, list(branch.parents))):
-        note = (
-            f"begins a new optimizer and schedule: {next(iter(branch.parents))!r} was trained "
-            f"with {kept}"
-        )
-        result["notes"] = [*result["notes"], note]
-    return result | {"lr": schedule.peak, "data": {shard.domain: shard.sha256 for shard in shards}}
+        return [f"continues the optimizer and schedule of {continued.name}"]
+    if carry == "auto" and (kept := _kept(forest, list(branch.parents))):
+        parent = next(iter(branch.parents))
+        return [f"begins a new optimizer and schedule: {parent!r} was trained with {kept}"]
+    return []
 
 
-def _loop(config: Config) -> Callable[..., dict[str, Any]]:
+def _loop(config: Config) -> Run:
     """Return the function that trains, as trainer.backend and trainer.delta_density say."""
     if config.trainer.backend == "fairseq":
         return partial(training.train, fairseq=config.fairseq, legacy=config.imports.legacy)

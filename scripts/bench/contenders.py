@@ -77,6 +77,7 @@ def btm(folder: Path, settings: dict[str, Any], turns: Turns, how: str = "always
     from btm.data.shards import Shard
     from btm.train import loop
     from btm.train.schedule import Schedule
+    from btm.train.training import Training
 
     shards = [Shard.open(Path(place), "train") for place in settings["shards"]]
     batches = Batches(shards, settings["seq_len"], settings["batch_size"], seed=0)
@@ -103,13 +104,15 @@ def btm(folder: Path, settings: dict[str, Any], turns: Turns, how: str = "always
     schedule = Schedule.of(trainer, horizon=trainer.steps)
     with contextlib.suppress(loop.TrainingStoppedError):
         loop.train(
-            folder,
-            batches,
-            trainer,
-            schedule,
-            trainer.steps,
-            report=lambda p: lines.append(p.loss),
-            pulse=pulse,
+            Training(
+                folder,
+                batches,
+                trainer,
+                schedule,
+                trainer.steps,
+                report=lambda p: lines.append(p.loss),
+                pulse=pulse,
+            )
         )
 
 

@@ -27,7 +27,6 @@ from btm.steps import baselines
 from btm.steps.baselines import deal, demix, ffn
 from btm.steps.baselines.derive import derive
 from btm.train import checkpoint
-from btm.train import trainee as trainee_module
 from btm.train.loop import TrainingStoppedError
 
 EXPERTS = ["bible", "code_python", "speeches"]
@@ -300,7 +299,7 @@ def test_the_gradient_of_what_is_shared_is_the_mean(beside, grown):
     alone = []
     for batches in mixes.values():
         model = causal_lm.load_trainable(seed, "cpu")
-        trainee_module.backward(model, batches.batch(0), config.trainer, "fp32")
+        demix.backward(model, batches.batch(0), config.trainer, "fp32")
         alone.append({name: p.grad for name, p in model.named_parameters()})
     for name, grad in grads.items():
         domain, plain = ffn.domain_of(name), ffn.plain_name(name)
