@@ -81,18 +81,24 @@ def prepare(config: DataConfig, progress: Progress = lambda line: None) -> Suite
     return Suite.open(folder)
 
 
-def plan(config: DataConfig) -> list[dict[str, str]]:
-    """Return what `prepare` would do, a row {step, name, what} for each domain; writes nothing."""
-    rows = []
+@dataclass(frozen=True)
+class Packing:
+    """What `prepare` does with one domain."""
+
+    domain: str
+    what: str  # in words
+    stands: bool  # it is prepared already, from the same text
+
+
+def plan(config: DataConfig) -> list[Packing]:
+    """Plan `prepare`, domain by domain; writes nothing."""
+    found = []
     for domain in _examine(config, Path(config.out) / config.name):
         size = sum(file["bytes"] for file in domain.files)
-        what = (
-            f"pack {len(domain.files)} files, {size:,} bytes ({domain.why})"
-            if domain.why
-            else "nothing: unchanged"
-        )
-        rows.append({"step": "prepare", "name": domain.source.domain, "what": what})
-    return rows
+        what = f"pack {len(domain.files)} files, {size:,} bytes ({domain.why})"
+        what = what if domain.why else "nothing: unchanged"
+        found.append(Packing(domain.source.domain, what, not domain.why))
+    return found
 
 
 def training_domains(config: DataConfig) -> list[str]:

@@ -2,81 +2,22 @@
 time.
 """
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from btm import steps
 from btm.config.schema import Config
-from btm.data.batches import Growth
+from btm.errors import UserError
 from btm.forest import Forest
+from btm.forest.suites import open_suites
 from btm.launch.jobs import Job, jobs_of
-from btm.launch.records import read_shown
-from btm.models import causal_lm, flops, weights
 from btm.steps.baselines import SHARES_SEED
 from btm.steps.baselines.derive import expert_domains
+from btm.steps.costs import MOMENTS, Costs
+from btm.train import phase
 from btm.train.distributed import job as distributed
 
 WORTH_A_FOREST = 10  # training tokens for each parameter of an ELM, at least
-_CHECKPOINTS = 3  # the newest, the one before it, and the one being written
-_BYTES = 4  # of a float32
-_MOMENTS = 2  # of AdamW
 _NAMES = 4  # of parents that are listed one by one
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What one ELM of a forest costs."""
-
-    parameters: int
-    flops_per_token: float
-    tokens_per_second: float | None  # of all jobs of a machine together; None: not known yet
-
-    @classmethod
-    def of(cls, config: Config) -> "Costs":
-        """Take them from the seed if it stands, else from the architecture."""
-        root = Path(config.forest_root)
-        seeds = [Path(place) / "elms" / config.seed.name for place in (root, config.base_root)]
-        seed = next((seed for seed in seeds if seed.is_dir()), seeds[0])
-        if (seed / "config.json").is_file():
-            count, made = weights.parameters(seed), causal_lm.load_config(seed)
-        elif config.seed.source:
-            source = Path(config.seed.source)
-            count, made = weights.parameters(source), causal_lm.load_config(source)
-        else:
-            folder = Path(config.data.out) / config.data.name
-            prepared = (
-                steps.open_suite(config).vocab_size if folder.is_dir() else config.data.vocab_size
-            )
-            made = causal_lm.make_config(config.model, prepared, 0)
-            count = causal_lm.count_parameters(made)
-        per_token = flops.Shape.of_config(made).training_flops(config.trainer.seq_len)
-        return cls(count, per_token, _rate(config, root))
-
-    @property
-    def elm_bytes(self) -> int:
-        """The weights of one ELM on disk."""
-        return self.parameters * _BYTES
-
-    @property
-    def training_bytes(self) -> int:
-        """The checkpoints of one training on disk, at most."""
-        return self.parameters * _BYTES * (1 + _MOMENTS) * _CHECKPOINTS
-
-
-def _rate(config: Config, root: Path) -> float | None:
-    """Return tokens per second: as measured on this machine with all jobs together, or as the seed
-    had.
-    """
-    known = (read_shown(root / "jobs" / "throughput.json") or {}).get("tokens_per_second", {})
-    if known and config.cluster.kind != "slurm":
-        return max(known.values())
-    metrics = root / "elms" / config.seed.name / "metrics.jsonl"
-    lines = metrics.read_text().splitlines() if metrics.is_file() else []
-    if not lines:
-        return None
-    return json.loads(lines[-1])["tokens_per_second"]
 
 
 def forecast(config: Config, rounds: list[list[str]]) -> list[dict[str, Any]]:
@@ -87,12 +28,22 @@ def forecast(config: Config, rounds: list[list[str]]) -> list[dict[str, Any]]:
     done = set(forest.names()) if forest else set()
     rows = [_row(job, config, costs, forest, done) for job in jobs_of(config, rounds)]
     total = {key: sum(row[key] or 0 for row in rows) for key in ("tokens", "flops", "disk bytes")}
-    seconds = None if costs.tokens_per_second is None else total["tokens"] / costs.tokens_per_second
+    seconds = costs.seconds(total["tokens"])
     if seconds and config.cluster.kind == "slurm":
         seconds /= config.cluster.train.parallel or config.cluster.parallel or max(map(len, rounds))
     return [
         *rows,
-        {"job": "all", "round": None, "what": "", "parents": "", **total, "seconds": seconds},
+        {
+            "job": "all",
+            "round": None,
+            "what": "",
+            "parents": "",
+            "tokens": total["tokens"],
+            "epochs": None,
+            "flops": total["flops"],
+            "disk bytes": total["disk bytes"],
+            "seconds": seconds,
+        },
     ]
 
 
@@ -134,7 +85,7 @@ def _row(
     job: Job, config: Config, costs: Costs, forest: Forest | None, done: set[str]
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"job": job.name, "round": job.round or None, "what": "", "parents": ""}
-    empty = {"tokens": None, "flops": None, "disk bytes": None, "seconds": None}
+    empty = dict.fromkeys(("tokens", "epochs", "flops", "disk bytes", "seconds"))
     trainer = config.trainer
     if job.verb == "score":
         return row | {"what": "token log-probabilities, where missing"} | empty
@@ -155,33 +106,49 @@ def _row(
         )
     if job.verb == "seed" and config.baseline in SHARES_SEED:
         copied = f"copy {config.base_root}/elms/{job.elm}"
-        return row | {"what": copied} | empty | {"disk bytes": costs.elm_bytes * (1 + _MOMENTS)}
+        return row | {"what": copied} | empty | {"disk bytes": costs.elm_bytes * (1 + MOMENTS)}
     steps = config.seed_steps(expert_domains(config)) if job.verb == "seed" else trainer.steps
     tokens = _sequences(job, config, steps) * trainer.seq_len
-    kept = _MOMENTS if job.verb == "seed" and steps and trainer.carry != "fresh" else 0
+    kept = MOMENTS if job.verb == "seed" and steps and trainer.carry != "fresh" else 0
     return row | {
         "what": _training(job, config, steps),
         "parents": "" if job.verb == "seed" else _parents(job, config, forest),
         "tokens": tokens,
+        "epochs": _epochs(job, config, steps) if steps else None,
         "flops": tokens * costs.flops_per_token,
-        "disk bytes": costs.elm_bytes * _elms(job, config) * (1 + kept),
-        "seconds": None if costs.tokens_per_second is None else tokens / costs.tokens_per_second,
+        "disk bytes": costs.elm_bytes * len(job.makes) * (1 + kept),
+        "seconds": costs.seconds(tokens),
     }
 
 
 def _sequences(job: Job, config: Config, steps: int) -> int:
     """Return the sequences that a job trains on."""
-    size, seed = config.trainer.batch_size, config.seed
+    size = config.trainer.batch_size
     if job.verb == "seed":
-        return Growth(seed.grow_batch, seed.grow_after).before(steps, size)
-    return steps * size * (len(config.run.rounds[0]) if config.baseline == "demix" else 1)
+        return phase.growth_of(config).before(steps, size)
+    return steps * size * job.batches
 
 
-def _elms(job: Job, config: Config) -> int:
-    """Return how many ELMs a training makes."""
-    return (
-        len(config.run.rounds[0]) + 1 if job.verb == "train" and config.baseline == "demix" else 1
-    )
+def _epochs(job: Job, config: Config, steps: int) -> dict[str, float] | None:
+    """Return how often a job reads the text of each of its domains; None where a text is still to
+    be prepared.
+    """
+    domains = job.together or (job.elm,)
+    if job.verb == "seed":
+        domains = tuple(config.seed.domains or expert_domains(config))
+    try:
+        suite = open_suites(config)
+        shards = [suite.shard(domain, "train") for domain in domains]
+        if job.together:  # each domain has batches of its own
+            return {
+                shard.domain: phase.batches(config, [shard], is_root=False).epochs(steps)[
+                    shard.domain
+                ]
+                for shard in shards
+            }
+        return phase.batches(config, shards, is_root=job.verb == "seed").epochs(steps)
+    except UserError:
+        return None
 
 
 def _training(job: Job, config: Config, steps: int) -> str:
@@ -191,15 +158,15 @@ def _training(job: Job, config: Config, steps: int) -> str:
     text = f"train {steps:,} steps"
     if job.verb == "seed" and config.seed.grow_batch > 1:
         text += f", after {config.seed.grow_after:,} with {config.seed.grow_batch} times the batch"
-    if job.verb == "train" and config.baseline == "demix":
-        text += f", each on a batch of {len(config.run.rounds[0])} domains"
+    if job.together:
+        text += f", each on a batch of {job.batches} domains"
     return text + distributed.said(config, job.verb)
 
 
 def _parents(job: Job, config: Config, forest: Forest | None) -> str:
     """Return parents with their weights where those are known, else how they will be found."""
-    if config.baseline == "demix":
-        return f"{config.seed.name} 1"
+    if job.together:
+        return f"{job.among[0]} 1"
     if forest is not None and forest.has_branch(job.elm):
         return ", ".join(
             f"{name} {parent.weight:.3f}"

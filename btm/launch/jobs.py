@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from btm.config.schema import Config
+from btm.steps.baselines import trained_together
 
 Verb = Literal["seed", "train", "score", "finish"]
 
@@ -19,14 +20,23 @@ class Job:
     needs: tuple[str, ...] = ()  # jobs that must be done before; siblings share one tuple
     among: tuple[str, ...] = ()  # train: the ELMs it may branch from
     round: int = 0
+    together: tuple[str, ...] = ()  # train: domains whose ELMs this one job makes, beside its own
+
+    @property
+    def batches(self) -> int:
+        """How many batches a step of its training takes: one, or one for each domain."""
+        return len(self.together) or 1
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """The names of the ELMs that it publishes."""
+        return (*self.together, self.elm) if self.verb in ("seed", "train") else ()
 
 
 def jobs_of(config: Config, rounds: Sequence[Sequence[str]]) -> list[Job]:
     """Return the jobs of the cycle that `config` and its rounds stand for."""
-    if config.baseline == "demix":
-        return together(
-            config.seed.name, "demix", [domain for domains in rounds for domain in domains]
-        )
+    if (name := trained_together(config)) is not None:
+        return together(config.seed.name, name, [d for domains in rounds for d in domains])
     return cycle(config.seed.name, rounds)
 
 
@@ -34,7 +44,7 @@ def together(seed: str, name: str, domains: Sequence[str]) -> list[Job]:
     """Return the jobs of a cycle in which one job makes the ELMs of all domains, and last one
     called `name`.
     """
-    train = Job(f"train-{name}", "train", name, ("seed",), (seed,), 1)
+    train = Job(f"train-{name}", "train", name, ("seed",), (seed,), 1, tuple(domains))
     scores = [Job(f"score-{seed}", "score", seed, ("seed",))]
     scores += [Job(f"score-{elm}", "score", elm, (train.name,)) for elm in [*domains, name]]
     finish = Job("finish", "finish", "", tuple(job.name for job in scores))

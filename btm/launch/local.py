@@ -21,6 +21,7 @@ from btm.errors import UserError
 from btm.launch import throughput
 from btm.launch.attempt import Attempt, preload
 from btm.launch.engine import Resources, Status
+from btm.launch.jobs import Job
 from btm.launch.records import Spec
 from btm.models import weights
 from btm.system import lease
@@ -116,7 +117,7 @@ class LocalEngine:
         while self.queue:
             id, spec, resources = self.queue[0]
             cpus = self._cpus(spec, resources)
-            memory = self._bytes(resources)
+            memory = self._bytes(spec.job, resources)
             wanted = self._cards_of(spec, resources)
             if self.running and not self._fits(cpus, memory, max(1, wanted), resources.parallel):
                 return
@@ -171,7 +172,7 @@ class LocalEngine:
             self._measured = throughput.best_threads(self.config, Path(spec.forest), self.cores)
         return self._measured
 
-    def _bytes(self, resources: Resources) -> float:
+    def _bytes(self, job: Job, resources: Resources) -> float:
         """Return the memory to set aside for a job: as told, or what a training of this model
         needs.
         """
@@ -179,10 +180,7 @@ class LocalEngine:
             return resources.memory_gb * 1e9
         seed = Path(self.config.forest_root) / "elms" / self.config.seed.name
         count = weights.parameters(seed) if seed.is_dir() else 0
-        if (
-            self.config.baseline == "demix"
-        ):  # it trains the feed-forward layers of every domain at once
-            count *= sum(map(len, self.config.run.rounds))
+        count *= job.batches  # it may train the layers of several domains at once
         ranks, trainer = resources.processes, self.config.trainer
         workers = 1 if ranks == 1 else 2 + ranks  # the job itself and torchrun
         models = ranks if trainer.parallel == "ddp" else 1

@@ -86,6 +86,7 @@ class Spec:
     def from_json(cls, values: dict[str, Any]) -> "Spec":
         """Return the spec that `to_json` gave."""
         job = values["job"] | {key: tuple(values["job"][key]) for key in ("needs", "among")}
+        job["together"] = tuple(job.get("together", ()))  # older specs have none
         return cls(values["forest"], values["cycle"], Job(**job), values["attempt"])
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from btm.config.schema import Config
-from btm.launch.forecast import Costs
 from btm.paper.studies import Study
+from btm.steps.costs import Costs
 
 SHARE = 0.4  # of the peak of matrix products that training small models keeps up, by experience
 _SIZE, _SECONDS = 1024, 0.5  # of the product that finds the peak

@@ -167,6 +167,17 @@ def bytes_text(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def count_text(count: float) -> str:
+    """Return a count as people write it: 1,234, 56.7 k, 8.9 M, 1.2 G and so on up to E."""
+    if count < 10_000:
+        return f"{count:,.0f}"
+    for unit in "kMGTP":
+        count /= 1000
+        if count < 1000:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:,.1f} E"
+
+
 def cell(value: Any) -> str:
     """Return a table cell: counts with separators, reals with three decimals or in powers of ten,
     lists by commas.

@@ -17,6 +17,7 @@ from btm.models.average import Settings
 from btm.report import Reporter, quiet
 from btm.steps import domain_weights, publish, score_cache
 from btm.steps.beside import seeds
+from btm.steps.plan import Plan
 from btm.train import trainee
 
 FIT = "fit"  # as average.scale: the λ that does best on valid
@@ -31,6 +32,7 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
     """
     forest = Forest(config.forest_root)
     how, name = average_of(config)
+    plan_of_average(config)  # refuses what does not stand, before any weight is looked for
     config = _recipe(config)
     elms = forest.experts(config.average.experts)
     if how == "weights":
@@ -62,6 +64,28 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
     for line in worth(Card.read(path / "card.json")):
         reporter.line(line)
     return path
+
+
+def plan_of_average(config: Config) -> Plan:
+    """Plan `average`: its name, how its weights are found, and the ELMs that it is made of."""
+    forest = Forest(config.forest_root)
+    how, name = average_of(config)
+    given = list(check_weights(config.weights)) if how == "weights" else config.average.experts
+    elms = forest.experts(given)
+    if config.domain:
+        open_suites(config).shard(config.domain, "valid")
+    base = [forest[config.average.base].path] if config.average.base else []
+    weights = "given" if how == "weights" else how
+    measured = "; measured on valid splits, the seed beside it" if config.average.measure else ""
+    return Plan(
+        "average",
+        name,
+        f"{weights} weights over {', '.join(elm.name for elm in elms)}{measured}",
+        makes=(name,),
+        parents=tuple(elm.name for elm in elms),
+        reads=(*(elm.path for elm in elms), *base),
+        writes=(forest.root / "averages" / name,),
+    )
 
 
 def measuring(

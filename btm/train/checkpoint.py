@@ -184,6 +184,11 @@ def disk_bytes(model: "torch.nn.Module") -> int:
     return 3 * (1 + _MOMENTS) * sum(p.numel() * p.element_size() for p in model.parameters())
 
 
+def step_of(checkpoint: Path) -> int:
+    """Return the step after which a checkpoint was taken, from its name."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
 def latest(folder: Path) -> Path | None:
     """Return the newest checkpoint in `folder`, or None."""
     return max(folder.glob("checkpoint-*"), default=None)

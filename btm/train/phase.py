@@ -54,12 +54,10 @@ def train(
         valid = windows(
             suite.shard(shards[0].domain, "valid"), trainer.seq_len, trainer.valid_tokens
         )
-    growth = Growth(config.seed.grow_batch, config.seed.grow_after) if is_root else Growth()
-    pieces = [piece for shard in shards for piece in shard.pieces(trainer.seq_len + 1)]
     with reporter.training(branch.name) as report:
         result = run(
             branch.path,
-            Batches(pieces, trainer.seq_len, trainer.batch_size, trainer.seed, growth),
+            batches(config, shards, is_root=is_root),
             trainer,
             schedule,
             steps,
@@ -81,6 +79,19 @@ def train(
         )
         result["notes"] = [*result["notes"], note]
     return result | {"lr": schedule.peak, "data": {shard.domain: shard.sha256 for shard in shards}}
+
+
+def batches(config: Config, shards: list[Shard], *, is_root: bool) -> Batches:
+    """Return the batches that a branch trains on; `UserError` if a shard is too short for them."""
+    trainer = config.trainer
+    growth = growth_of(config) if is_root else Growth()
+    pieces = [piece for shard in shards for piece in shard.pieces(trainer.seq_len + 1)]
+    return Batches(pieces, trainer.seq_len, trainer.batch_size, trainer.seed, growth)
+
+
+def growth_of(config: Config) -> Growth:
+    """Return how the batch of the seed phase grows."""
+    return Growth(config.seed.grow_batch, config.seed.grow_after)
 
 
 def _loop(config: Config) -> Callable[..., dict[str, Any]]:

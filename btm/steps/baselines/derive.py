@@ -44,6 +44,13 @@ def derive(config: Config) -> Config:
     return made.validate()
 
 
+def trained_together(config: Config) -> str | None:
+    """Return the ELM whose one training makes the experts of all domains; None where each expert
+    has a training of its own.
+    """
+    return DEMIX if config.baseline == DEMIX else None
+
+
 def expert_domains(config: Config) -> list[str]:
     """Return the domains that the forest has experts for, round by round."""
     if config.run.rounds:
