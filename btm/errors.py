@@ -1,6 +1,4 @@
-"""The one exception that a user is meant to see: a line that says what was found, wanted, and the
-remedy.
-"""
+"""The exception that a user is meant to see, and the hints that go with it."""
 
 import difflib
 from collections.abc import Iterable

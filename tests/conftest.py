@@ -19,14 +19,29 @@ pytest_plugins = ["clusters"]
 DOMAINS = ["bible", "code_python", "speeches", "novels"]
 
 
-def pytest_collection_modifyitems(items):
-    """Keep the tests of a file in one process, and all that start jobs, which count the cores, in
-    another.
+def group_of(nodeid):
+    """Name the group of tests that share a process: those of a file; all that start jobs here, which
+    count the cores; and all on Slurm, which mostly wait for it.
     """
-    for item in items:
-        path = item.path.relative_to(item.config.rootpath)
-        jobs = "launch" in path.parts or path.name == "test_crash.py"
-        item.add_marker(pytest.mark.xdist_group("jobs" if jobs else str(path)))
+    file = nodeid.partition("::")[0]
+    if file.endswith(("test_slurm.py", "test_slurm_stops.py")):
+        return "slurm"
+    starts_jobs = "tests/launch/" in file or file.endswith("test_crash.py")
+    return "jobs" if starts_jobs else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Schedule by group. xdist's own `loadgroup` does nothing under pytest 9.2: each test would be
+    a group, and fixtures of modules would be made in every process.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return group_of(nodeid)
+
+    return ByGroup(config, log)
 
 
 @pytest.fixture(autouse=True, scope="session")

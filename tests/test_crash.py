@@ -12,6 +12,8 @@ from folders import ROOT
 
 from btm.system import durable
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = ROOT / "scripts" / "bench" / "crash.py"
 SEED = 7
 CALLS, KILLS = 48, 12

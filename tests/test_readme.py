@@ -16,11 +16,26 @@ from btm.cli import compose, main
 from btm.cli.verbs import VERBS
 
 README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^    btm (.+)$", README, re.MULTILINE)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_commands_are_valid(command):
+def commands():
+    """Every `btm …` of README and docs, as (page, command); lines that end in a backslash go on."""
+    for page in PAGES:
+        text = re.sub(r" *\\\n +", " ", page.read_text())
+        for command in re.findall(r"^    btm (.+)$", text, re.MULTILINE):
+            if "…" not in command and "(the same words" not in command:  # a part, not a command
+                yield page.name, command
+
+
+def links():
+    for page in PAGES:
+        for path in re.findall(r"\]\(((?!http)[^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            yield page, path
+
+
+@pytest.mark.parametrize(("page", "command"), list(commands()))
+def test_commands_are_valid(page, command):
     verb, *words = shlex.split(command, comments=True)
     assert verb in VERBS
     assert {word for word in words if word.startswith("-")} <= {
@@ -30,9 +45,27 @@ def test_commands_are_valid(command):
     compose.compose([word for word in words if not word.startswith("-")])
 
 
-@pytest.mark.parametrize("path", re.findall(r"\]\(((?!http)[^)#]+)\)", README))
-def test_links_lead_somewhere(path):
-    assert (ROOT / path).exists()
+@pytest.mark.parametrize(("page", "path"), list(links()), ids=str)
+def test_links_lead_somewhere(page, path):
+    assert (page.parent / path).exists()
+
+
+def test_the_readme_is_one_page():
+    assert len(README.splitlines()) <= 120
+
+
+def test_python_of_the_docs_runs(copy):
+    """docs/python.md, on the shared forest in place of the demo's."""
+    copied = copy().forest_root
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL)[1]
+    names = {"wordnet": "code_python", "experts/demo": str(copied)}
+    for name, there in names.items():
+        assert name in code
+        code = code.replace(name, there)
+    made = {}
+    exec(code, made)
+    assert made["branch"].path.is_dir()
+    assert len(made["ensemble"].next_logp()) == made["model"].config.vocab_size
 
 
 def tree_of_the_readme():
@@ -87,6 +120,7 @@ def write_texts(root):
     return {name.partition("/")[0].partition(".")[0] for name in files}
 
 
+@pytest.mark.slow
 def test_own_text_in_every_format(tmp_path, monkeypatch, capsys):
     domains = write_texts(tmp_path / "texts")
     monkeypatch.chdir(tmp_path)
@@ -104,10 +138,11 @@ def test_own_text_in_every_format(tmp_path, monkeypatch, capsys):
         "trainer.batch_size=4",
         "merge.force=true",
     ]
-    for command in (["prepare"], ["run"], ["eval"], ["average", "average.name=deploy"]):
+    two = ["run.domains=[wordnet,code_go]", "cluster=debug"]
+    for command in (["prepare"], ["run", *two], ["eval"], ["average", "average.name=deploy"]):
         assert main.main([*command, *own, *small]) == 0, capsys.readouterr().err
     forest = tmp_path / "experts" / "mine"
-    assert {path.name for path in (forest / "elms").iterdir()} == {"seed", *domains}
+    assert {path.name for path in (forest / "elms").iterdir()} == {"seed", "wordnet", "code_go"}
     result = json.loads((forest / "evals" / "mine.json").read_text())
     assert set(result["shards"]) == {f"{domain}/test" for domain in domains}
     assert (forest / "averages" / "deploy" / "model.safetensors").is_file()

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from btm.config.schema import Config
+from btm.config.validation import validate
 from btm.errors import UserError, unknown
 
 # `from` and `import` are words of Python, so no dataclass can have fields of these names.
@@ -64,7 +65,7 @@ def compose(overrides: list[str], verb: str = "") -> Config:
         config.eval.suites = [config.data.name]
     if prompts:  # text, which hydra would read as its own grammar
         config.prompt = prompts[-1].partition("=")[2]
-    return config.validate()
+    return validate(config)
 
 
 def _take_recorded(composed: Any, named: set[str]) -> None:
@@ -84,6 +85,12 @@ def _take_recorded(composed: Any, named: set[str]) -> None:
         OmegaConf.update(composed, key, value, merge=False)
         for name, given in own.items():
             OmegaConf.update(composed, name, given, force_add=True)
+
+
+def full_key(word: str) -> str:
+    """Return the key of the word ``key=value``, an alias resolved: `name=law` gives "expert"."""
+    bare = word.partition("=")[0].lstrip("+~")
+    return (ALIASES | _SYNONYMS).get(bare, bare)
 
 
 def conf_folder() -> Path:
@@ -127,8 +134,8 @@ def _unknown_below(key: str, keys: dict[str, Any]) -> UserError:
     return unknown("key", key, near or list(keys))
 
 
-def all_keys() -> dict[str, Any]:
-    """Return every key of the configuration with its default."""
+def all_keys(config: Config | None = None) -> dict[str, Any]:
+    """List every key with its value in `config`, or without it with its dataclass's default."""
     from dataclasses import fields, is_dataclass
 
     def walk(node: Any, prefix: str) -> dict[str, Any]:
@@ -142,7 +149,7 @@ def all_keys() -> dict[str, Any]:
             )
         return found
 
-    return walk(Config(), "")
+    return walk(config or Config(), "")
 
 
 def _reason(error: Exception) -> str:

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from btm.config.schema import Config
+from btm.system.extras import install
 
 _PACKAGES = (
     "torch",
@@ -31,6 +32,7 @@ def findings(config: Config) -> list[dict[str, str]]:
     """Return one row for each finding."""
     import torch
 
+    from btm.forest import Forest
     from btm.models.causal_lm import pick_precision
 
     cores = len(os.sched_getaffinity(0))
@@ -49,12 +51,10 @@ def findings(config: Config) -> list[dict[str, str]]:
         "trainer.precision=auto": pick_precision("auto", device),
         "free disk": f"{shutil.disk_usage(standing).free / 1e9:.1f} GB at {standing}",
         "forest": f"{root} stands"
-        if (root / "forest.json").exists()
+        if Forest.stands(root)
         else f"none in {root}: btm run plants one",
     }
     for module, extra in _EXTRAS.items():
         there = importlib.util.find_spec(module) is not None
-        rows[f"btm[{extra}]"] = (
-            "installed" if there else f"not installed: pip install 'btm[{extra}]'"
-        )
+        rows[f"extra {extra}"] = "installed" if there else f"not installed: {install(extra)}"
     return [{"what": key, "found": value} for key, value in rows.items()]

@@ -1,6 +1,6 @@
 """What a command would do, for --dry-run: shows the plans of the steps, writes nothing.
 
-The plans are the steps' own (``plan_of_<step>`` beside each step in `btm.steps`).
+The plans are the steps' own: ``plan_of_<step>`` beside each step in `btm.steps`.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,18 +14,18 @@ from btm.data import prepare as preparation
 from btm.data.documents import find
 from btm.errors import UserError
 from btm.forest import Forest, gc, removal, verify
+from btm.forest.paths import AVERAGES, Paths
 from btm.forest.suites import data_of
 from btm.interop import formats
 from btm.report.progress import bytes_text, count_text, duration
 from btm.steps import Plan, rederive
 from btm.steps.costs import priced
-from btm.steps.plan import too_many_epochs
 
 Row = dict[str, Any]
 
 
 def plan(verb: str, config: Config, flags: Collection[str] = ()) -> list[Row]:
-    """Return one row for each thing that ``btm <verb>`` would do with `config` and `flags`."""
+    """Make one row for each thing that ``btm <verb>`` would do with `config` and `flags`."""
     if verb == "run":
         return _run(config)
     if verb == "paper":
@@ -44,7 +44,7 @@ def plan(verb: str, config: Config, flags: Collection[str] = ()) -> list[Row]:
 
 
 def readable(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Return rows of `plan` for a terminal: amounts in units, columns without a value left out."""
+    """Format rows of `plan` for a terminal: amounts in units, columns without a value left out."""
     shown = [
         {key: _UNITS[key](v) if key in _UNITS and v is not None else v for key, v in row.items()}
         for row in rows
@@ -134,7 +134,7 @@ def _import(config: Config) -> list[Plan]:
     name, domains = formats.imported_as(config)
     as_what = f"an expert of {domains[0]}" if domains else "a seed"
     what = f"check {config.imports.source} and add it to {config.forest_root} as {as_what}"
-    target = Path(config.forest_root) / "elms" / name
+    target = Paths(config.forest_root).elm(name).path
     return [Plan("import", name, what, writes=(target,))]
 
 
@@ -166,8 +166,8 @@ def _cancel(config: Config) -> list[Plan]:
 
 
 def _run(config: Config) -> list[Row]:
-    """Return a row for each job of a cycle; the text that it prepares and warnings come first."""
-    from btm.launch.forecast import forecast, too_few_tokens
+    """Make a row for each job of a cycle; the text that it prepares and warnings come first."""
+    from btm.launch.forecast import forecast, too_few_tokens, too_many_epochs
     from btm.steps.baselines import derive
 
     derived = derive(config)
@@ -178,18 +178,17 @@ def _run(config: Config) -> list[Row]:
         first.append({"job": "deal", "what": what})
     if text := too_few_tokens(config):
         first.append({"job": "note", "what": text})
-    for row in rows:
-        first += [
-            {"job": "warning", "what": text}
-            for text in too_many_epochs(row["job"], row["epochs"] or {})
-        ]
+    texts = too_many_epochs(derived, rounds(derived))
+    first += [{"job": "warning", "what": text} for text in texts]
     return [dict.fromkeys(rows[0]) | row for row in first] + rows
 
 
 def _remove(config: Config, flags: Collection[str]) -> list[Plan]:
     if config.average.name is not None:
         removal.check_average(config, flags)
-        path = verify.folder_of(Forest(config.forest_root).root, f"averages/{config.average.name}")
+        path = verify.folder_of(
+            Forest(config.forest_root).root, f"{AVERAGES}/{config.average.name}"
+        )
         return [Plan("remove", path.name, f"delete {path} and its scores")]
     forest, name = Forest(config.forest_root), _named(config)
     found = removal.consequences(forest, name)

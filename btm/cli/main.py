@@ -7,10 +7,10 @@ torch.
 import sys
 import warnings
 
-from btm.cli.compose import ALIASES, all_keys, compose, conf_folder
+from btm.cli.compose import ALIASES, all_keys, compose, conf_folder, full_key
 from btm.errors import UserError, unknown
 
-_FLAGS = ("--dry-run", "--json", "--debug", "--help", "-h")
+_FLAGS = ("--dry-run", "--json", "--debug", "--help", "-h", "--all")
 # What one verb takes beyond these.
 _FLAGS_OF = {
     "run": ("--detach", "--retry-failed"),
@@ -58,7 +58,7 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   --detach    run: start and return          --retry-failed   run: try again what failed
   --full      verify: read every byte
   --rederive, --with-descendants, --readmit   remove: descendants, name
-  btm <verb> --help lists every key with its default
+  btm <verb> --help lists the keys that the verb reads, with their defaults; --all: every key
 
 Start with: btm run experiment=demo
 """
@@ -111,10 +111,16 @@ def _command(verb: str, words: list[str]) -> int:
         if flag not in known:
             raise unknown("flag", flag, known, f"btm {verb}")
     if "--help" in flags or "-h" in flags:
-        print(_verb_help(verb, verbs.VERBS[verb].__doc__ or ""))
+        doc = verbs.VERBS[verb].__doc__ or ""
+        print(_verb_help(verb, doc, in_full="--all" in flags))
         return 0
+    if "--all" in flags:
+        raise UserError("--all goes with --help: it lists the keys that the verb does not read too")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    config = compose([word for word in words if not word.startswith("-")], verb)
+    settings = [word for word in words if not word.startswith("-")]
+    config = compose(settings, verb)
+    for word in settings:
+        verbs.reads.require(verb, full_key(word), word)
     verbs.check_baseline(verb, config)
     preflight.check(verb, config)
     output = verbs.Output(
@@ -129,22 +135,44 @@ def _command(verb: str, words: list[str]) -> int:
     return verbs.VERBS[verb](config, output) or 0
 
 
-def _verb_help(verb: str, doc: str) -> str:
+def _verb_help(verb: str, doc: str, *, in_full: bool) -> str:
+    """Describe a verb: what it does, the bundles, and the keys it reads (`in_full`: all keys).
+
+    The defaults are those in force once `conf/` is composed.
+    """
     groups = {
         folder.name: ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
         for folder in sorted(conf_folder().iterdir())
         if folder.is_dir()
     }
-    names = {source: alias for alias, source in ALIASES.items()}
     lines = [f"btm {verb} [key=value ...]", "", doc.strip(), "", "bundles:"]
     lines += [f"  {name}={{{options}}}" for name, options in groups.items()]
-    lines += ["", "keys and defaults:"]
+    lines += ["", "keys and defaults:" if in_full else f"keys that btm {verb} reads, and defaults:"]
+    lines += _key_lines(verb, in_full=in_full)
     lines += [
-        f"  {names.get(key, key)}={'null' if value is None else value}"
-        for key, value in all_keys().items()
+        "",
+        "Words of a cycle (data, model, trainer, seed, cluster, …) are accepted by every verb, so",
+        "that one block of words serves all steps; any other key that the verb does not read is an",
+        "error." + ("" if in_full else " --help --all lists every key."),
     ]
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _key_lines(verb: str, *, in_full: bool) -> list[str]:
+    """List keys with their defaults, a blank line between sections."""
+    from btm.cli.verbs import reads
+
+    names = {source: alias for alias, source in ALIASES.items()}
+    # "ls" takes nothing from a forest: what one forest records is no default.
+    defaults = all_keys(compose([], "ls"))
+    lines, last = [], ""
+    for key in sorted(defaults, key=lambda key: "." in key):
+        if not (in_full or reads.reads(verb, key)):
+            continue
+        section = key.rpartition(".")[0].partition(".")[0]
+        if section != last:
+            lines.append("")
+        value = defaults[key]
+        lines.append(f"  {names.get(key, key)}={'null' if value is None else value}")
+        last = section
+    return lines

@@ -1,15 +1,13 @@
 """Every setting there is, as dataclasses; `conf/` gives them values and the CLI overrides those.
 
-A value of the wrong type is refused when the configuration is composed; `validate` refuses values
-that make no sense, naming the key. Nothing here imports hydra, omegaconf or torch.
+A value of the wrong type is refused when the configuration is composed; `validation.validate`
+refuses values that make no sense, naming the key. Nothing here imports hydra, omegaconf or torch.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from btm.config import validation
 from btm.config.average import AverageConfig
-from btm.config.checks import fill
 from btm.config.cluster import ClusterConfig, PaperConfig, RunConfig
 from btm.config.data import DataConfig, DiscoverConfig
 from btm.config.ensemble import EnsembleConfig, EvalConfig, GenerateConfig, ScoreConfig
@@ -95,15 +93,3 @@ class Config:
     def window(self) -> int:
         """Tokens of context when scoring."""
         return self.score.window or self.trainer.seq_len
-
-    def validate(self) -> "Config":
-        """Return self, or raise `UserError` naming the first key whose value makes no sense."""
-        validation.validate(self)
-        return self
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Config":
-        """Return the configuration that `dataclasses.asdict` made `values` of; unknown keys are an
-        error.
-        """
-        return fill(cls(), values).validate()

@@ -22,7 +22,7 @@ class TrainerConfig:
     batch_size: int = 16  # sequences per step
     micro_batch_size: int = 0  # sequences per forward pass (gradient accumulation); 0: all of them
     seq_len: int = 256  # tokens per sequence
-    optimizer: str = "adamw"  # or adamw8bit: its moments are quantised to 8 bits (btm[int8])
+    optimizer: str = "adamw"  # or adamw8bit: its moments are quantised to 8 bits (extra int8)
     embedding_bits: int = 8  # of the moments of embeddings under adamw8bit: 8 | 32
     offload: bool = False  # moments in the host's memory; the optimizer steps there
     # loss and attention of btm/kernels: the plain ones' results, up to rounding, sooner

@@ -1,15 +1,17 @@
-"""Values of settings that make no sense, refused with the key's name."""
+"""Refuse values of settings that make no sense, naming the key."""
 
 import math
 import re
-from typing import TYPE_CHECKING
+from typing import Any
 
+from btm.config.average import AverageConfig
 from btm.config.checks import (
     check_choice,
     check_cluster,
     check_moment,
     check_name,
     check_weights,
+    fill,
     processes_of,
     require,
 )
@@ -47,16 +49,21 @@ from btm.config.choices import (
     SPECIAL_TOKENS,
     SPLITS,
 )
+from btm.config.ensemble import EnsembleConfig
+from btm.config.schema import Config
 from btm.errors import UserError
 
-if TYPE_CHECKING:
-    from btm.config.average import AverageConfig
-    from btm.config.ensemble import EnsembleConfig
-    from btm.config.schema import Config
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """Build the configuration that `dataclasses.asdict` turned into `values`, and validate it.
+
+    A key that this version lacks is a `UserError`.
+    """
+    return validate(fill(Config(), values))
 
 
-def validate(config: "Config") -> None:
-    """Raise `UserError` naming the first key whose value makes no sense."""
+def validate(config: Config) -> Config:
+    """Return `config`, or raise `UserError` naming the first key whose value makes no sense."""
     _validate_names(config)
     _validate_numbers(config)
     _validate_choices(config)
@@ -64,9 +71,10 @@ def validate(config: "Config") -> None:
     for verb in ("seed", "train"):
         _validate_processes(config, verb)
     _validate_backend(config)
+    return config
 
 
-def _validate_names(config: "Config") -> None:
+def _validate_names(config: Config) -> None:
     if config.data.root == "":
         raise UserError(
             "data.root is missing: data=folder needs data.root=DIR, the folder that holds your "
@@ -120,7 +128,7 @@ def _validate_names(config: "Config") -> None:
     _validate_models(config)
 
 
-def _validate_models(config: "Config") -> None:
+def _validate_models(config: Config) -> None:
     """Check what may be names of models, or folders."""
     against = config.against
     if isinstance(against, str) and not against:
@@ -139,7 +147,7 @@ def _validate_models(config: "Config") -> None:
             raise UserError(f"{key}={names}: a name stands there twice")
 
 
-def _validate_numbers(config: "Config") -> None:
+def _validate_numbers(config: Config) -> None:
     trainer, data, score, ensemble = config.trainer, config.data, config.score, config.ensemble
     at_least_1 = {
         "trainer.steps": trainer.steps,
@@ -257,7 +265,7 @@ def _validate_numbers(config: "Config") -> None:
         )
 
 
-def _validate_backend(config: "Config") -> None:
+def _validate_backend(config: Config) -> None:
     check_choice(config.trainer.backend, "trainer.backend", BACKENDS)
     check_choice(config.data.special_tokens, "data.special_tokens", SPECIAL_TOKENS)
     if config.trainer.backend == "btm":
@@ -292,7 +300,7 @@ def _validate_backend(config: "Config") -> None:
     require(device != "mps", "trainer.device", device, "trainer.backend=fairseq wants cpu or cuda")
 
 
-def _validate_average(average: "AverageConfig") -> None:
+def _validate_average(average: AverageConfig) -> None:
     if average.method is not None:
         check_choice(average.method, "average.method", AVERAGE_METHODS)
     check_choice(average.accumulate, "average.accumulate", ACCUMULATE)
@@ -331,7 +339,7 @@ def _validate_average(average: "AverageConfig") -> None:
         )
 
 
-def _validate_processes(config: "Config", verb: str) -> None:
+def _validate_processes(config: Config, verb: str) -> None:
     """Refuse what several processes cannot train together."""
     cluster, trainer = config.cluster, config.trainer
     size, own = processes_of(cluster, verb), getattr(cluster, verb)
@@ -368,7 +376,7 @@ def _multiples(number: int, factor: int) -> str:
     return f"{below} or {below + factor}" if below else str(factor)
 
 
-def _validate_router(ensemble: "EnsembleConfig") -> None:
+def _validate_router(ensemble: EnsembleConfig) -> None:
     """Raise `UserError` if the rule router is told to fit something, or another rule where to
     route.
     """
@@ -402,7 +410,7 @@ def _validate_router(ensemble: "EnsembleConfig") -> None:
     )
 
 
-def _validate_choices(config: "Config") -> None:
+def _validate_choices(config: Config) -> None:
     check_choice(config.branch, "branch", BRANCH_METHODS)
     check_choice(config.ensemble.prior, "ensemble.prior", PRIORS)
     check_choice(config.ensemble.rule, "ensemble.rule", RULES)

@@ -15,18 +15,18 @@ from btm.errors import UserError
 
 @dataclass(frozen=True)
 class Growth:
-    """From step `after` on, a step has `factor` times as many sequences."""
+    """A larger batch late in training: `factor` times the sequences from step `after` on."""
 
     factor: int = 1
     after: int = 0
 
     def before(self, step: int, size: int) -> int:
-        """Return the sequences of all steps before `step`, where a usual one has `size`."""
+        """Count the sequences of all steps before `step`, for a usual batch of `size`."""
         return size * (step + (self.factor - 1) * max(0, step - self.after))
 
 
 class Batches:
-    """An endless, exactly balanced mix of shards, each of them in ever new epochs.
+    """An endless, exactly balanced mix of shards, each read in one epoch after another.
 
     An epoch of a shard visits its windows of L tokens once each, in an order of its own and cut
     from an offset of its own, so fewer than 2 L tokens at the ends sit an epoch out.
@@ -40,7 +40,7 @@ class Batches:
         seed: int,
         growth: Growth = Growth(),
     ) -> None:
-        """`UserError` if a shard is too short for one sequence and its targets."""
+        """Raise `UserError` if a shard is too short for one sequence and its targets."""
         if not shards:
             raise UserError("no shard to train on; name a domain")
         for shard in shards:
@@ -49,22 +49,17 @@ class Batches:
                     f"{shard.folder}: {shard.split} has {shard.n_tokens:,} tokens; "
                     f"trainer.seq_len={seq_len} needs {seq_len + 1:,}: add text or shorten it"
                 )
-        self.shards, self.seq_len, self.batch_size, self.seed = (
-            tuple(shards),
-            seq_len,
-            batch_size,
-            seed,
-        )
-        self.growth = growth
+        self.shards, self.growth = tuple(shards), growth
+        self.seq_len, self.batch_size, self.seed = seq_len, batch_size, seed
         self._epochs: dict[int, tuple[int, int, np.ndarray]] = {}
 
     def batch(self, step: int) -> np.ndarray:
-        """Return the sequences of a step, int64 (B, L + 1): inputs, and one on, their targets."""
+        """Read the sequences of a step, int64 (B, L + 1): inputs and, shifted by one, targets."""
         first, end = (self.growth.before(s, self.batch_size) for s in (step, step + 1))
         return np.stack([self._sample(g) for g in range(first, end)])
 
     def tokens(self, steps: int) -> int:
-        """Return how many tokens the first `steps` steps train on."""
+        """Count the tokens that the first `steps` steps train on."""
         return self.growth.before(steps, self.batch_size) * self.seq_len
 
     def epochs(self, steps: int) -> dict[str, float]:
@@ -78,7 +73,7 @@ class Batches:
         return {domain: seen[domain] / held[domain] for domain in seen}
 
     def _sample(self, g: int) -> np.ndarray:
-        """Return sample `g` of the endless sequence: shards take turns."""
+        """Read sample `g` of the endless sequence, in which shards take turns."""
         n, index = divmod(g, len(self.shards))
         shard, L = self.shards[index], self.seq_len
         epoch, i = divmod(n, _n_windows(shard, L))
@@ -87,13 +82,12 @@ class Batches:
         return shard.tokens[start : start + L + 1].astype(np.int64)
 
     def _epoch(self, index: int, epoch: int) -> tuple[int, np.ndarray]:
-        """Return (offset, order of windows) of a shard's epoch; the latest epoch of each is
-        kept.
-        """
+        """Draw (offset, order of windows) of a shard's epoch; the latest of each shard is kept."""
         known = self._epochs.get(index)
         if known is None or known[0] != epoch:
             shard, L = self.shards[index], self.seq_len
             n = _n_windows(shard, L)
+            # A function of (seed, shard, epoch): a resumed training draws the same order again.
             rng = np.random.Generator(
                 np.random.Philox(np.random.SeedSequence([self.seed, index, epoch]))
             )
@@ -103,41 +97,36 @@ class Batches:
 
 
 def _n_windows(shard: Shard | Piece, L: int) -> int:
-    """Windows of an epoch: as many as fit at every offset, which makes epochs equally long."""
+    """Count the windows of an epoch: as many as fit at every offset, so all are equally long."""
     return max(1, (shard.n_tokens - L) // L)
 
 
 @dataclass(frozen=True)
 class Windows:
-    """The head of a shard in windows of L tokens; as targets, every token stands in exactly one.
+    """The head of a shard in windows of L tokens; every token is the target of exactly one.
 
     The text is read as one stream that starts with EOS; the last window is filled up with EOS.
     """
 
     shard: Shard
     L: int
-    n_tokens: int  # that count: targets of the last window beyond these are filling
+    n_tokens: int  # targets that count; the last window's beyond these are filling
     n_bytes: int
 
     @property
     def n_windows(self) -> int:
-        """How many windows there are."""
+        """The number of windows."""
         return -(-self.n_tokens // self.L)
 
     def inputs(self, i: int, j: int) -> np.ndarray:
-        """Return what windows i to j - 1 show a model, int64 (j - i, L): the targets, one
-        earlier.
-        """
+        """Read the inputs of windows i to j - 1, int64 (j - i, L): the targets shifted by one."""
         targets = self.targets(i, j)
         before = self.shard.tokens[i * self.L - 1] if i else self.shard.eos
-        return (
-            np.concatenate([[before], targets.reshape(-1)[:-1]])
-            .astype(np.int64)
-            .reshape(targets.shape)
-        )
+        shifted = np.concatenate([[before], targets.reshape(-1)[:-1]])
+        return shifted.astype(np.int64).reshape(targets.shape)
 
     def targets(self, i: int, j: int) -> np.ndarray:
-        """Return what windows i to j - 1 ask of a model, int64 (j - i, L)."""
+        """Read the targets of windows i to j - 1, int64 (j - i, L)."""
         tokens = self.shard.tokens[i * self.L : min(j * self.L, self.n_tokens)]
         filled = np.full((j - i) * self.L, self.shard.eos, np.int64)
         filled[: len(tokens)] = tokens
@@ -145,7 +134,5 @@ class Windows:
 
 
 def windows(shard: Shard, window: int, max_tokens: int = 0) -> Windows:
-    """Cut the first whole documents of up to `max_tokens` tokens (0: all) into windows for
-    scoring.
-    """
+    """Cut the first whole documents of up to `max_tokens` tokens (0: all) into windows."""
     return Windows(shard, window, *shard.head(max_tokens))

@@ -1,12 +1,11 @@
-"""fairseq's data-bins as domains: token ids are taken over as they are, and the dictionary is the
-tokenizer.
+"""fairseq's data-bins as domains: token ids are kept, and the dictionary is the tokenizer.
 
     ROOT/<domain>/dict.txt                        the same in every domain
     ROOT/<domain>/{train,valid,test}.{bin,idx}    see btm/fairseq/databin.py for other names
 
-The stream of ids is fairseq's, ``</s>`` after every line. A document ends at a blank line, as
-fairseq's ``--sample-break-mode complete_doc`` has it; where a split has no blank line, every line
-is a document.
+The stream of ids is fairseq's, ``</s>`` after every line. A document ends at a blank line, as in
+fairseq's ``--sample-break-mode complete_doc``; in a split without blank lines every line is a
+document.
 """
 
 import hashlib
@@ -14,12 +13,11 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
 from btm.config.choices import SPLITS
-from btm.data.shards import Shard, Suite
+from btm.data.shards import Shard, SplitFacts, Suite
 from btm.data.tokenizer import ORIGIN, read_origin, tokenizer_sha256
 from btm.errors import UserError
 from btm.fairseq import indexed
@@ -32,8 +30,7 @@ _CHUNK = 1 << 22  # tokens held in memory at once
 
 
 def ensure_tokenizer(dictionary: Dictionary, beside: Path, target: Path) -> None:
-    """Publish the tokenizer of a dictionary as a suite's unless it is there; `UserError` if another
-    one is.
+    """Publish a dictionary as the tokenizer of a suite; `UserError` if the suite has another.
 
     `beside` holds encoder.json and vocab.bpe if the dictionary is of byte pairs.
     """
@@ -41,29 +38,26 @@ def ensure_tokenizer(dictionary: Dictionary, beside: Path, target: Path) -> None
         made = Path(name)
         tokenizers.write_tokenizer(dictionary, beside, made)
         if not read_origin(target):
-            origin = {
-                "fairseq": {"symbols": len(dictionary)},
-                "eos": EOS,
-                "vocab_size": len(dictionary),
-            }
+            size = len(dictionary)
+            origin = {"fairseq": {"symbols": size}, "eos": EOS, "vocab_size": size}
             with publish_folder(target) as temporary:
                 shutil.copytree(made, temporary, dirs_exist_ok=True)
                 write_json(temporary / ORIGIN, origin)
         elif tokenizer_sha256(target) != tokenizer_sha256(made):
             raise UserError(
-                f"{target.parent} has another tokenizer than dict.txt of {beside}; use another "
-                "data.name"
+                f"{target.parent} has another tokenizer than dict.txt of {beside}; "
+                "use another data.name"
             )
 
 
 def pack(
     opened: Mapping[str, Sequence[Indexed]], bytes_V: np.ndarray, folder: Path, dtype: np.dtype
-) -> Any:
-    """Write the splits as shards into `folder`; `bytes_V` is how much text each symbol stands for.
+) -> dict[str, SplitFacts]:
+    """Write the splits as shards into `folder`; return the facts of each split for meta.json.
 
-    Returns {split: {documents, tokens, bytes, sha256, duplicates_dropped}}.
+    `bytes_V` is the number of bytes of text for each symbol.
     """
-    splits = {}
+    splits: dict[str, SplitFacts] = {}
     for split, parts in opened.items():
         whole, sizes = hashlib.sha256(), []
         with (folder / f"{split}.bin").open("wb") as out:
@@ -77,8 +71,13 @@ def pack(
         documents = _documents(np.concatenate(sizes))
         (folder / f"{split}.idx").write_bytes(documents.astype(np.uint32).tobytes())
         n_tokens, n_bytes = documents.sum(axis=0).tolist()
-        numbers = {"documents": len(documents), "tokens": n_tokens, "bytes": n_bytes}
-        splits[split] = numbers | {"sha256": whole.hexdigest(), "duplicates_dropped": 0}
+        splits[split] = {
+            "documents": len(documents),
+            "tokens": n_tokens,
+            "bytes": n_bytes,
+            "sha256": whole.hexdigest(),
+            "duplicates_dropped": 0,
+        }
     return splits
 
 
@@ -90,16 +89,15 @@ def _chunks(parts: Sequence[Indexed]) -> Iterator[tuple[np.ndarray, np.ndarray]]
         while begin < len(ends):
             start = int(ends[begin - 1]) if begin else 0
             end = max(begin + 1, int(np.searchsorted(ends, start + _CHUNK, side="right")))
-            yield (
-                np.asarray(part.tokens[start : ends[end - 1]]),
-                part.sizes[begin:end].astype(np.int64),
-            )
+            tokens = np.asarray(part.tokens[start : ends[end - 1]])
+            yield tokens, part.sizes[begin:end].astype(np.int64)
             begin = end
 
 
 def _documents(lines_N2: np.ndarray) -> np.ndarray:
-    """Join the (tokens, bytes) of lines up to each blank one, which is ``</s>`` alone; without any,
-    none is joined.
+    """Join the (tokens, bytes) of lines into documents, each up to a blank line (``</s>`` alone).
+
+    Without any blank line, every line is a document.
     """
     blank = lines_N2[:, 0] == 1
     if not blank.any():
@@ -109,11 +107,10 @@ def _documents(lines_N2: np.ndarray) -> np.ndarray:
 
 
 def write(suite: Suite, domain: str, target: Path) -> None:
-    """Publish a domain of a suite as the data-bin `target`, which fairseq-train and fairseq-eval-lm
-    read.
+    """Publish a domain as the data-bin `target`, for fairseq-train and fairseq-eval-lm.
 
     A line ends at each end of text, so what was read from a data-bin is written as it was, bit for
-    bit. A tokenizer that is not made of a dictionary gets one: its byte pairs as GPT-2's, with
+    bit. A tokenizer that is not made from a dictionary gets one: its byte pairs as GPT-2's, with
     encoder.json and vocab.bpe beside.
     """
     exported = tokenizers.export(suite.tokenizer)
@@ -121,9 +118,8 @@ def write(suite: Suite, domain: str, target: Path) -> None:
     with publish_folder(target) as temporary:
         exported.write(temporary)
         for split, shard in shards.items():
-            indexed.write(
-                temporary / split, _lines(shard, exported.table), len(exported.dictionary)
-            )
+            lines = _lines(shard, exported.table)
+            indexed.write(temporary / split, lines, len(exported.dictionary))
 
 
 def _lines(shard: Shard, table: np.ndarray) -> Iterator[Indexed]:

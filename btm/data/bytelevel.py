@@ -1,9 +1,8 @@
-"""GPT-2's byte-level BPE as `tiktoken` wants it: the bytes of every token, and their order of
-merging.
-"""
+"""GPT-2's byte-level BPE in the form of `tiktoken`: each token's bytes, and the order of merges."""
 
 from itertools import pairwise
-from typing import Any
+
+from btm.system.json_files import Json
 
 _PRE_TOKENIZER = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 _MUST_BE_UNSET = (
@@ -15,19 +14,17 @@ _MUST_BE_UNSET = (
 )
 
 
-def mergeable_ranks(content: dict[str, Any]) -> dict[bytes, int] | None:
-    """Return {bytes: id} of a tokenizer.json, or None if tiktoken would not give the same ids.
+def mergeable_ranks(content: Json) -> dict[bytes, int] | None:
+    """Convert a tokenizer.json to {bytes: id}, or None if tiktoken would not give the same ids.
 
-    tiktoken merges by id and knows no list of merges, so the two must say the same: every merge
-    makes a new token, and the ids rise along the list.
+    tiktoken merges by id and knows no list of merges, so the two must agree: every merge makes a
+    new token, and the ids rise along the list.
     """
     model = content["model"]
     if model.get("type") != "BPE" or any(model.get(key) for key in _MUST_BE_UNSET):
         return None
     pre = content.get("pre_tokenizer") or {}
-    if content.get("normalizer") or any(
-        pre.get(key) != value for key, value in _PRE_TOKENIZER.items()
-    ):
+    if content.get("normalizer") or any(pre.get(k) != value for k, value in _PRE_TOKENIZER.items()):
         return None
     added = content.get("added_tokens", [])
     if not all(token["special"] for token in added):
@@ -37,8 +34,8 @@ def mergeable_ranks(content: dict[str, Any]) -> dict[bytes, int] | None:
     ids = [vocab.get(token, -1) for token in made]
     if -1 in ids or any(later <= earlier for earlier, later in pairwise(ids)):
         return None
-    # A token that no merge makes is never the outcome here, while tiktoken would find it as a whole
-    # word.
+    # A token that no merge makes never results from merging, while tiktoken would find it as a
+    # whole word.
     if set(vocab) - set(made) - set(letters) - {token["content"] for token in added}:
         return None
     if not all(char in vocab for char in letters):
@@ -50,6 +47,5 @@ def alphabet() -> dict[str, int]:
     """Return {character: byte}: GPT-2 writes each byte as a printable character."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {
-        chr(256 + i): byte for i, byte in enumerate(others)
-    }
+    shifted = {chr(256 + i): byte for i, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | shifted

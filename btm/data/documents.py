@@ -1,4 +1,4 @@
-"""Where documents come from: a folder of domains in any of several arrangements and formats.
+"""Documents on disk: a folder of domains in any of several layouts and formats.
 
     ROOT/<domain>/{train,valid,test}.jsonl    its own splits (.jsonl .gz .zst, .parquet, .txt)
     ROOT/<domain>/*.txt                       pooled, to be split (the same formats)
@@ -6,8 +6,7 @@
     ROOT/<domain>/dict.txt, train.bin …       a data-bin of fairseq (btm/data/binarised.py)
 
 `find` lists the sources without opening a file; `read` streams the documents of one file in bounded
-memory. Whatever is wrong with a source is a `UserError` of one line that names the file and the
-line.
+memory. Every fault of a source is a `UserError` of one line that names the file and the line.
 """
 
 import codecs
@@ -23,10 +22,11 @@ from btm.config.choices import SPLITS
 from btm.data.streams import CORRUPT, open_bytes
 from btm.errors import UserError
 from btm.fairseq import databin
+from btm.system.extras import install
 
 FORMATS = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 POOL = ""  # the key of files that are still to be split
-DOCUMENT_CHARS = 4_000  # from here on a plain text is cut at the next blank line
+DOCUMENT_CHARS = 4_000  # after these a plain text is cut at the next blank line
 LONGEST_PARAGRAPH = 64_000  # characters after which it is cut even without one
 _LONGEST_LINE = 1 << 26  # bytes of one JSON line; more is no document but an accident
 _PIECE = 1 << 16  # bytes of a plain text that are read at once
@@ -51,7 +51,7 @@ class Source:
         return any(path.suffix == ".idx" for _, path in self.listing())
 
     def listing(self) -> list[tuple[str, Path]]:
-        """Return (split, file) in the order in which documents are read."""
+        """List (split, file) in the order in which documents are read."""
         return [(split, path) for split, paths in self.files.items() for path in paths]
 
     def documents(self, column: str) -> Iterator[tuple[str, str]]:
@@ -66,16 +66,13 @@ class Source:
 
 
 def find(root: Path, made_by: str = "") -> list[Source]:
-    """Return the domains below `root` by name; `UserError` if there are none or one is ambiguous.
+    """Find the domains below `root`, by name; `UserError` if there are none or one is ambiguous.
 
-    `made_by` is the command that builds `root`, if there is one: the remedy where it is missing.
+    `made_by` is the command that builds `root`, if there is one; the error suggests it.
     """
     if not root.is_dir():
-        remedy = (
-            f"build it: {made_by} --out {root}"
-            if made_by
-            else "data.root must be a folder of domains"
-        )
+        build = f"build it: {made_by} --out {root}"
+        remedy = build if made_by else "data.root must be a folder of domains"
         raise UserError(f"no folder {root}; {remedy}")
     if databin.is_data_bin(root):
         raise UserError(
@@ -99,14 +96,14 @@ def find(root: Path, made_by: str = "") -> list[Source]:
     kinds = {source.binarised: name for name, source in sources.items()}
     if len(kinds) > 1:
         raise UserError(
-            f"{root}: {kinds[True]} is a data-bin of fairseq and {kinds[False]} is text; keep one "
-            "kind"
+            f"{root}: {kinds[True]} is a data-bin of fairseq and {kinds[False]} is text; "
+            "keep one kind"
         )
     return [sources[name] for name in sorted(sources)]
 
 
 def find_one(path: Path, domain: str) -> Source:
-    """Return the domain that is one file, or a folder of files, under a name of its own choice."""
+    """Make a domain of one file, or of a folder of files, under any name."""
     if path.is_dir():
         return replace(_in_folder(path), domain=domain)
     if not path.exists():
@@ -117,8 +114,9 @@ def find_one(path: Path, domain: str) -> Source:
 
 
 def read(path: Path, column: str) -> Iterator[str]:
-    """Yield the documents of one file that are not blank; `column` names the text in JSON and
-    parquet.
+    """Yield the documents of one file that are not blank.
+
+    `column` names the text in JSON and parquet.
     """
     try:
         if not path.stat().st_size:
@@ -135,11 +133,9 @@ def read(path: Path, column: str) -> Iterator[str]:
 
 
 def _stem(path: Path) -> str | None:
-    """Return the file's name without its format, or None if it is no format of ours."""
-    ending = next(
-        (e for e in sorted(FORMATS, key=len, reverse=True) if path.name.endswith(e)), None
-    )
-    return None if ending is None else path.name.removesuffix(ending)
+    """Return the file's name without its format, or None if the format is unknown."""
+    endings = [ending for ending in FORMATS if path.name.endswith(ending)]
+    return path.name.removesuffix(max(endings, key=len)) if endings else None
 
 
 def _in_folder(folder: Path) -> Source:
@@ -194,7 +190,7 @@ def _whole_lines(path: Path, handle: BinaryIO) -> Iterator[bytes]:
 
 
 def _text_of(path: Path, number: int, record: object, column: str) -> str:
-    """Return the record's text, or raise `UserError` naming the line."""
+    """Return the record's text; `UserError` names the line of a bad record."""
     if not isinstance(record, dict) or column not in record:
         have = ", ".join(map(repr, record)) if isinstance(record, dict) else type(record).__name__
         raise UserError(
@@ -203,7 +199,7 @@ def _text_of(path: Path, number: int, record: object, column: str) -> str:
     text = record[column]
     if not isinstance(text, str):
         raise UserError(f"{path}:{number}: {column!r} is no string but {type(text).__name__}")
-    # JSON can spell half of a surrogate pair; no file could hold it and no tokenizer takes it.
+    # JSON can spell half of a surrogate pair, but no file can hold it and no tokenizer takes it.
     if not text.isascii() and _LONE_SURROGATE.search(text):
         raise UserError(
             f"{path}:{number}: {column!r} holds a lone surrogate, which is no Unicode text"
@@ -244,7 +240,7 @@ def _read_parquet(path: Path, column: str) -> Iterator[str]:
     try:
         from pyarrow import parquet
     except ImportError:
-        raise UserError(f"{path}: parquet needs pyarrow; run: pip install 'btm[parquet]'") from None
+        raise UserError(f"{path}: parquet needs pyarrow; run: {install('parquet')}") from None
     with parquet.ParquetFile(path) as file:
         if column not in file.schema_arrow.names:
             have = ", ".join(map(repr, file.schema_arrow.names))

@@ -1,4 +1,4 @@
-"""Documents to token ids, in two ways that agree: `tokenizers`, and a fast one through `tiktoken`.
+"""Documents to token ids, in two ways that agree: `tokenizers`, and a faster one by `tiktoken`.
 
 The fast way serves byte-level BPE that splits words as GPT-2 does. GPT-2's pattern looks ahead in
 one place only: of several blanks before a word, the last belongs to the word. Without that
@@ -20,6 +20,7 @@ import numpy as np
 from btm.data.bytelevel import mergeable_ranks
 from btm.data.tokenizer import read_origin
 from btm.errors import UserError
+from btm.system.json_files import Json
 
 Chunk = tuple[str, list[str]]  # a split, and documents of it
 _CUT, _END = "\x01", "\x02"
@@ -27,8 +28,7 @@ _PATTERN = (
     rf"{_CUT}|{_END}|'(?:[sdmt]|ll|ve|re)| ?\p{{L}}+| ?\p{{N}}+|"
     rf" ?[^\s\p{{L}}\p{{N}}{_CUT}{_END}]+|\s+"
 )
-# Unicode's White_Space, which is what \s means to both libraries (and is not what str.isspace
-# means).
+# Unicode's White_Space: the meaning of \s in both libraries, and other than that of str.isspace.
 _BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000".replace(
     "\u2000-\u200a", "".join(map(chr, range(0x2000, 0x200B)))
 )
@@ -37,18 +37,14 @@ _IS_BLANK[[ord(blank) for blank in _BLANKS]] = True
 
 
 class Packed(NamedTuple):
-    """Encoded documents: all ids, the EOS after each document included, and (tokens, bytes) of
-    each, (D, 2).
-    """
+    """Encoded documents: all ids with an EOS after each document, and (tokens, bytes), (D, 2)."""
 
     ids: np.ndarray
     sizes: np.ndarray
 
 
 class Encoder:
-    """Turns documents into token ids; special tokens that a text spells out are ordinary text to
-    it.
-    """
+    """Encodes documents as token ids; special tokens spelt out in a text are ordinary text."""
 
     def __init__(self, spec: str, eos: int, vocab_size: int, fast: bool = True) -> None:
         """Take the content of a tokenizer.json; `fast` allows the way through tiktoken."""
@@ -72,11 +68,9 @@ class Encoder:
         origin = read_origin(folder)
         spec = (folder / "tokenizer.json").read_text(encoding="utf-8")
         encoder = cls(spec, origin["eos"], origin["vocab_size"])
-        return (
-            encoder
-            if encoder.agrees_on(samples)
-            else cls(spec, encoder.eos, encoder.vocab_size, False)
-        )
+        if encoder.agrees_on(samples):
+            return encoder
+        return cls(spec, encoder.eos, encoder.vocab_size, fast=False)
 
     @property
     def fast(self) -> bool:
@@ -95,6 +89,7 @@ class Encoder:
 
     def _encode_fast(self, documents: Sequence[str]) -> Packed:
         text = _END.join(documents) + _END
+        # A mark inside a document would be taken for one of ours and dropped.
         if _CUT in text or text.count(_END) > len(documents):
             return self._encode_apart(documents)
         found = self._fast(_mark(text))
@@ -109,16 +104,14 @@ class Encoder:
         marked = [_CUT in text or _END in text for text in documents]
         ways = [self._encode_slow if m else self._encode_fast for m in marked]
         packed = [way([text]) for way, text in zip(ways, documents, strict=True)]
-        return Packed(
-            np.concatenate([p.ids for p in packed]), np.concatenate([p.sizes for p in packed])
-        )
+        ids, sizes = zip(*packed, strict=True)
+        return Packed(np.concatenate(ids), np.concatenate(sizes))
 
     def _encode_slow(self, documents: Sequence[str]) -> Packed:
         encodings = self._slow.encode_batch_fast(list(documents), add_special_tokens=False)
         ids_D = [np.array([*encoding.ids, self.eos], self.dtype) for encoding in encodings]
-        return Packed(
-            np.concatenate(ids_D), _sizes(np.array([len(ids) for ids in ids_D]), documents)
-        )
+        lengths_D = np.array([len(ids) for ids in ids_D])
+        return Packed(np.concatenate(ids_D), _sizes(lengths_D, documents))
 
 
 EncodeAll = Callable[[Iterable[Chunk]], Iterator[tuple[str, Packed]]]
@@ -126,7 +119,7 @@ EncodeAll = Callable[[Iterable[Chunk]], Iterator[tuple[str, Packed]]]
 
 @contextmanager
 def encoding(encoder: Encoder, workers: int) -> Iterator[EncodeAll]:
-    """Yield a function that encodes chunks in `workers` processes and returns them in their order.
+    """Yield a function that encodes chunks in `workers` processes and keeps their order.
 
     Processes are spawned, since a fork could inherit a locked thread pool: a script that gets here
     with more than one worker must guard its entry with ``if __name__ == "__main__":``.
@@ -149,12 +142,12 @@ def encoding(encoder: Encoder, workers: int) -> Iterator[EncodeAll]:
 
 
 def token_type(vocab_size: int) -> np.dtype:
-    """Return the type that token ids have on disk."""
+    """Choose the type of token ids on disk."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
 
 def cores() -> int:
-    """Return how many processors this process may use."""
+    """Count the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -172,7 +165,7 @@ def _in_order(pool: Any, chunks: Iterable[Chunk], ahead: int) -> Iterator[tuple[
         yield split, future.result()
 
 
-_encoder: Encoder | None = None  # of a worker process, loaded once
+_encoder: Encoder | None = None  # a worker process's own, loaded once
 
 
 def _begin(*args: Any) -> None:
@@ -201,7 +194,7 @@ def _sizes(tokens_D: np.ndarray, documents: Sequence[str]) -> np.ndarray:
     return np.stack([tokens_D, bytes_D], axis=1).astype(np.uint32)
 
 
-def _load(content: dict[str, Any], eos: int) -> Any:
+def _load(content: Json, eos: int) -> Any:
     from tokenizers import Tokenizer
 
     for token in content.get("added_tokens", []):
@@ -209,6 +202,6 @@ def _load(content: dict[str, Any], eos: int) -> Any:
     tokenizer = Tokenizer.from_str(json.dumps(content))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    # a special token that a text spells out is ordinary text
+    # A special token spelt out in a text is ordinary text.
     tokenizer.encode_special_tokens = True
     return tokenizer

@@ -4,39 +4,42 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from btm.config.choices import SPLITS
 from btm.data.encode import Chunk, EncodeAll, Encoder
+from btm.data.shards import SplitFacts
 
-_CHUNK_CHARS = 250_000  # of text that are encoded at once: they and their arrays fit a cache
+_CHUNK_CHARS = 250_000  # of text encoded at once: they and their arrays fit a cache
 
 
 def pack(
     documents: Iterable[tuple[str, str]], folder: Path, encoder: Encoder, encode_all: EncodeAll
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, SplitFacts]:
     """Write {train,valid,test}.{bin,idx} into `folder` from (split, text) pairs.
 
-    Returns {split: {documents, tokens, bytes, sha256}}, the last of the .bin file.
+    Returns the facts of each split for meta.json: documents, tokens, bytes, and the sha256 of the
+    .bin file.
     """
-    counts = {split: {"documents": 0, "tokens": 0, "bytes": 0} for split in SPLITS}
+    facts: dict[str, SplitFacts] = {
+        split: {"documents": 0, "tokens": 0, "bytes": 0, "sha256": ""} for split in SPLITS
+    }
     hashes = {split: hashlib.sha256() for split in SPLITS}
     with ExitStack() as stack:
-        bins = {
-            split: stack.enter_context((folder / f"{split}.bin").open("wb")) for split in SPLITS
-        }
-        idxs = {
-            split: stack.enter_context((folder / f"{split}.idx").open("wb")) for split in SPLITS
-        }
+        bins, idxs = (
+            {s: stack.enter_context((folder / f"{s}.{ending}").open("wb")) for s in SPLITS}
+            for ending in ("bin", "idx")
+        )
         for split, (ids, sizes) in encode_all(_chunks(documents)):
             data = ids.tobytes()
             bins[split].write(data)
             idxs[split].write(sizes.tobytes())
             hashes[split].update(data)
-            counts[split]["documents"] += len(sizes)
-            counts[split]["tokens"] += len(ids)
-            counts[split]["bytes"] += int(sizes[:, 1].sum())
-    return {split: {**counts[split], "sha256": hashes[split].hexdigest()} for split in SPLITS}
+            facts[split]["documents"] += len(sizes)
+            facts[split]["tokens"] += len(ids)
+            facts[split]["bytes"] += int(sizes[:, 1].sum())
+    for split in SPLITS:
+        facts[split]["sha256"] = hashes[split].hexdigest()
+    return facts
 
 
 def _chunks(documents: Iterable[tuple[str, str]]) -> Iterator[Chunk]:

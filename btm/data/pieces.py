@@ -1,6 +1,4 @@
-"""The bytes that each token of a tokenizer stands for, so that ids can be read as text one by
-one.
-"""
+"""The bytes of each token of a tokenizer, so that ids can be read as text one by one."""
 
 import re
 from pathlib import Path
@@ -15,8 +13,7 @@ _BLANK = "\u2581"  # how SentencePiece writes a blank
 
 
 def token_bytes(folder: Path) -> list[bytes]:
-    """Return the UTF-8 bytes of every token of the tokenizer in `folder`, by id; special tokens
-    have none.
+    """List the UTF-8 bytes of every token of a tokenizer, by id; special tokens have none.
 
     A token may be a part of a character. Byte-level BPE, and SentencePiece with or without its
     fallback to bytes; `UserError` for other kinds, whose tokens have no bytes of their own.
@@ -25,9 +22,8 @@ def token_bytes(folder: Path) -> list[bytes]:
     try:
         content = parse_json(path.read_bytes())
         vocab = content["model"]["vocab"]
-        kinds = _kinds(
-            [content.get("decoder"), content.get("pre_tokenizer"), content.get("normalizer")]
-        )
+        parts = ("decoder", "pre_tokenizer", "normalizer")
+        kinds = _kinds([content.get(part) for part in parts])
         ids = vocab if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
         added = {token["id"]: token for token in content.get("added_tokens") or []}
         pieces = [b""] * (1 + max([*ids.values(), *added], default=-1))
@@ -44,10 +40,10 @@ def token_bytes(folder: Path) -> list[bytes]:
 
 
 def _reader(kinds: set[str], path: Path) -> Any:
-    """Return the function from a token as the vocabulary has it to its bytes."""
+    """Choose the function that turns a token of the vocabulary into its bytes."""
     if "ByteLevel" in kinds:
         table = alphabet()
-        # What merges did not make, an added token, may hold other characters.
+        # An added token, which no merge has made, may hold other characters.
         return lambda piece: (
             bytes(table[c] for c in piece) if set(piece) <= table.keys() else piece.encode()
         )
@@ -55,8 +51,8 @@ def _reader(kinds: set[str], path: Path) -> Any:
         return _of_sentencepiece
     found = ", ".join(sorted(kinds)) or "none"
     raise UserError(
-        f"{path}: tokens cannot be read one by one: wanted byte-level BPE or SentencePiece, found "
-        f"{found}"
+        f"{path}: tokens cannot be read one by one: wanted byte-level BPE or SentencePiece, "
+        f"found {found}"
     )
 
 
@@ -66,13 +62,12 @@ def _of_sentencepiece(piece: str) -> bytes:
 
 
 def _kinds(nodes: list[Any]) -> set[str]:
-    """Return the types of all parts that some of a tokenizer.json consists of."""
+    """Collect the types of all components of a tokenizer.json, at any depth."""
     found: set[str] = set()
     for node in nodes:
         if isinstance(node, dict):
-            found |= {str(node.get("type"))} | _kinds(
-                [v for v in node.values() if isinstance(v, list)]
-            )
+            found.add(str(node.get("type")))
+            found |= _kinds([value for value in node.values() if isinstance(value, list)])
         elif isinstance(node, list):
             found |= _kinds(node)
     return found

@@ -1,15 +1,13 @@
 """`btm prepare`: text to token shards, domain by domain, each published whole or not at all.
 
-Everything that will be read is validated before anything is written. A domain whose text, settings
-and tokenizer are those of its folder is left alone, so a run that was interrupted is simply run
-again.
+All input is validated before anything is written. A domain whose text, settings and tokenizer match
+its folder is left alone, so an interrupted run is simply run again.
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from btm.config.checks import check_name
 from btm.config.choices import SPLITS
@@ -18,8 +16,8 @@ from btm.data import binarised
 from btm.data.documents import Source, find, find_one
 from btm.data.encode import EncodeAll, Encoder, cores, encoding, token_type
 from btm.data.pack import pack
-from btm.data.shards import META, SCHEMA, TOKENIZER, Suite, read_meta
-from btm.data.splits import Survey, fingerprint, survey
+from btm.data.shards import META, SCHEMA, TOKENIZER, SplitFacts, Suite, read_meta
+from btm.data.splits import SourceFile, Survey, fingerprint, survey
 from btm.data.tokenizer import (
     copy_tokenizer,
     read_origin,
@@ -32,12 +30,13 @@ from btm.fairseq import databin
 from btm.fairseq.dictionary import EOS
 from btm.fairseq.tokenizer import bytes_of
 from btm.system.durable import publish_folder, require_space, sweep, write_json
+from btm.system.json_files import Json
 
 Progress = Callable[[str], None]
 _DEMO = Path(__file__).parent / "demo"
-_SAMPLE_CHARS = 20_000  # of each domain, on which the fast tokenizer must agree with the other
-_WORTH_A_PROCESS = 8_000_000  # bytes of text; less is tokenized before a process has started
-# What sets tokenizers apart: blanks, contractions, scripts, marks, controls and a spelt-out EOS.
+_SAMPLE_CHARS = 20_000  # of each domain, on which both ways of encoding must agree
+_WORTH_A_PROCESS = 8_000_000  # bytes of text; less is encoded before a process has started
+# Text that tokenizers disagree on: blanks, contractions, scripts, controls, a spelt-out EOS.
 _NASTY = (
     "I'll  we've\t\r\n \n x\u00a0\u3000 "
     "y'S 12½٣ e\u0301😀 \u200d日本語<|endoftext|>\0\x1c\x85 \ufeff  "
@@ -46,13 +45,13 @@ _NASTY = (
 
 @dataclass(frozen=True)
 class _Domain:
-    """A domain of the source, and whether what is prepared of it still holds."""
+    """A domain of the source, and whether its prepared shards are still valid."""
 
     source: Source
     novel: bool
-    settings: dict[str, Any]  # all that decides the bytes on disk, but for the tokenizer
-    files: list[dict[str, Any]]
-    why: str  # it must be packed; empty: it need not
+    settings: Json  # everything that decides the bytes on disk, except the tokenizer
+    files: list[SourceFile]
+    why: str  # the reason to pack it; empty if there is none
 
 
 def prepare(config: DataConfig, progress: Progress = lambda line: None) -> Suite:
@@ -83,7 +82,7 @@ def prepare(config: DataConfig, progress: Progress = lambda line: None) -> Suite
 
 @dataclass(frozen=True)
 class Packing:
-    """What `prepare` does with one domain."""
+    """The plan for the text of one domain."""
 
     domain: str
     what: str  # in words
@@ -91,24 +90,25 @@ class Packing:
 
 
 def plan(config: DataConfig) -> list[Packing]:
-    """Plan `prepare`, domain by domain; writes nothing."""
+    """Plan `prepare` without writing, domain by domain."""
     found = []
     for domain in _examine(config, Path(config.out) / config.name):
         size = sum(file["bytes"] for file in domain.files)
-        what = f"pack {len(domain.files)} files, {size:,} bytes ({domain.why})"
-        what = what if domain.why else "nothing: unchanged"
+        what = "nothing: unchanged"
+        if domain.why:
+            what = f"pack {len(domain.files)} files, {size:,} bytes ({domain.why})"
         found.append(Packing(domain.source.domain, what, not domain.why))
     return found
 
 
 def training_domains(config: DataConfig) -> list[str]:
-    """Return the training domains of the source, without reading any text."""
+    """List the training domains of the source, without reading any text."""
     sources, novel = _sources(config)
     return [source.domain for source in sources if source.domain not in novel]
 
 
 def all_domains(config: DataConfig) -> list[str]:
-    """Return every domain of the source, without reading any text."""
+    """List every domain of the source, without reading any text."""
     return [source.domain for source in _sources(config)[0]]
 
 
@@ -118,25 +118,21 @@ def is_binarised(config: DataConfig) -> bool:
 
 
 def prepared(config: DataConfig) -> list[str]:
-    """Return the domains that are prepared already, those that the source no longer has
-    included.
-    """
+    """List the prepared domains, also those that the source no longer has."""
     return _prepared(Path(config.out) / config.name)
 
 
 def sources(config: DataConfig) -> list[Source]:
-    """Return the domains of the source with their files, without reading any text."""
+    """List the domains of the source with their files, without reading any text."""
     return _sources(config)[0]
 
 
-def table(suite: Suite) -> list[dict[str, Any]]:
-    """Return a row a domain: domain, novel, documents, tokens and bytes by split, and summary
-    figures.
-    """
+def table(suite: Suite) -> list[dict[str, object]]:
+    """Make a table row for each domain: documents, tokens and bytes by split, and summaries."""
     rows = []
     for name in suite.domains():
         splits = suite.metas[name]["splits"]
-        row: dict[str, Any] = {"domain": name, "novel": suite.novel(name)}
+        row: dict[str, object] = {"domain": name, "novel": suite.novel(name)}
         for key in ("documents", "tokens", "bytes"):
             row |= {f"{split}_{key}": splits[split][key] for split in SPLITS}
         tokens, size = (sum(splits[split][key] for split in SPLITS) for key in ("tokens", "bytes"))
@@ -147,7 +143,7 @@ def table(suite: Suite) -> list[dict[str, Any]]:
 
 
 def _examine(config: DataConfig, folder: Path) -> list[_Domain]:
-    """Compare the source with what is prepared; reads files for their hashes and writes nothing."""
+    """Compare the source with the prepared domains; reads files for their hashes only."""
     check_name(config.name, "data.name")
     sources, novel = _sources(config)
     tokenizer = _kept_tokenizer(config, folder)
@@ -157,19 +153,19 @@ def _examine(config: DataConfig, folder: Path) -> list[_Domain]:
 
 
 def _left_over(folder: Path, domains: list[_Domain]) -> list[str]:
-    """Return the prepared domains that the source no longer has."""
+    """List the prepared domains that the source no longer has."""
     known = {domain.source.domain for domain in domains}
     return [name for name in _prepared(folder) if name not in known]
 
 
 def _prepared(folder: Path) -> list[str]:
-    """Return the domains that are prepared in a suite's folder."""
+    """List the domains that are prepared in a suite's folder."""
     children = sorted(folder.iterdir()) if folder.is_dir() else []
     return [child.name for child in children if (child / META).is_file()]
 
 
 def _sources(config: DataConfig) -> tuple[list[Source], set[str]]:
-    """Return the domains of the source, and the names of those that are novel."""
+    """Find the domains of the source, and the names of the novel ones."""
     root = Path(config.root) if config.root else _DEMO
     sources = [find_one(root, config.domain)] if config.domain else find(root, config.made_by)
     names = [source.domain for source in sources]
@@ -181,7 +177,7 @@ def _sources(config: DataConfig) -> tuple[list[Source], set[str]]:
 
 
 def _novel(root: Path, domains: list[str]) -> set[str]:
-    """Return the domains that ROOT/suite.json keeps from training."""
+    """Read the novel domains, which are kept from training, from ROOT/suite.json."""
     path = root / "suite.json"
     try:
         listed = json.loads(path.read_bytes())["domains"] if path.exists() else {}
@@ -195,15 +191,13 @@ def _novel(root: Path, domains: list[str]) -> set[str]:
 
 
 def _kept_tokenizer(config: DataConfig, folder: Path) -> str | None:
-    """Return the fingerprint of the suite's tokenizer, None if it has none; `UserError` if another
-    is asked.
-    """
+    """Fingerprint the suite's tokenizer, None without one; `UserError` if settings want another."""
     asked = None
     if config.tokenizer:
         if not Path(config.tokenizer).is_dir():
             raise UserError(
-                f"data.tokenizer={config.tokenizer}: no such folder; wanted a Hugging Face "
-                "tokenizer"
+                f"data.tokenizer={config.tokenizer}: no such folder; "
+                "wanted a Hugging Face tokenizer"
             )
         asked = tokenizer_sha256(Path(config.tokenizer))
     origin = read_origin(folder / TOKENIZER)
@@ -215,16 +209,14 @@ def _kept_tokenizer(config: DataConfig, folder: Path) -> str | None:
         raise UserError(
             f"{folder} has another tokenizer than data.tokenizer={config.tokenizer}; {remedy}"
         )
-    # Older ones tell no special_tokens.
-    defaults = {"vocab_size": config.vocab_size, "special_tokens": "endoftext"}
-    for key, before in (
-        defaults | origin["trained"] if "trained" in origin and not asked else {}
-    ).items():
+    if "trained" not in origin or asked:
+        return kept
+    older = {"vocab_size": config.vocab_size, "special_tokens": "endoftext"}  # keys once missing
+    for key, before in (older | origin["trained"]).items():
         if before != getattr(config, key):
             raise UserError(
                 f"{folder} has a tokenizer trained with data.{key}={before}, not "
-                f"{getattr(config, key)}; "
-                "a suite keeps its tokenizer: use another data.name"
+                f"{getattr(config, key)}; a suite keeps its tokenizer: use another data.name"
             )
     return kept
 
@@ -233,7 +225,7 @@ def _compare(
     config: DataConfig, folder: Path, source: Source, novel: bool, tokenizer: str | None
 ) -> _Domain:
     sha256, files = fingerprint(source)
-    settings: dict[str, Any] = {
+    settings: Json = {
         "schema": SCHEMA,
         "novel": novel,
         "source_sha256": sha256,
@@ -247,12 +239,9 @@ def _compare(
     elif tokenizer is None or meta["tokenizer_sha256"] != tokenizer:
         why = "another tokenizer"
     else:
-        # A setting that the source now has and had not, or the reverse, is a change as well.
-        changed = [
-            key
-            for key in {**settings, **meta["settings"]}
-            if meta["settings"].get(key) != settings.get(key)
-        ]
+        # Over the keys of both: a setting that was added or removed is a change as well.
+        before = meta["settings"]
+        changed = [key for key in settings | before if before.get(key) != settings.get(key)]
         why = f"changed: {', '.join(changed)}" if changed else ""
     return _Domain(source, novel, settings, files, why)
 
@@ -264,7 +253,7 @@ def _ensure_tokenizer(
     surveys: dict[str, Survey],
     progress: Progress,
 ) -> None:
-    """Train or copy the suite's tokenizer unless it is there."""
+    """Train or copy the suite's tokenizer unless it has one."""
     if read_origin(folder / TOKENIZER):
         return
     if config.tokenizer:
@@ -291,9 +280,8 @@ def _pack_all(
     if not domains:
         return
     samples = [_sample(surveys[d.source.domain], config.text_column) for d in domains]
-    encoder = Encoder.open(
-        folder / TOKENIZER, [_NASTY, *(text for sample in samples for text in sample)]
-    )
+    texts = [_NASTY, *(text for sample in samples for text in sample)]
+    encoder = Encoder.open(folder / TOKENIZER, texts)
     size = sum(_n_bytes(each) for each in surveys.values())
     workers = (config.workers or cores()) if size >= _WORTH_A_PROCESS else 1
     with encoding(encoder, workers) as encode_all:
@@ -311,23 +299,24 @@ def _pack_one(
     encoder: Encoder,
     encode_all: EncodeAll,
 ) -> None:
-    """Publish data/<suite>/<domain>/, replacing what was there in one step."""
+    """Publish data/<suite>/<domain>/, replacing an older one in one step."""
     size = (encoder.dtype.name, encoder.eos, encoder.vocab_size)
     with publish_folder(folder / seen.source.domain, replace=True) as temporary:
         packed = pack(seen.documents(config.text_column), temporary, encoder, encode_all)
-        splits = {
-            split: packed[split] | {"duplicates_dropped": seen.splits[split].duplicates_dropped}
-            for split in SPLITS
-        }
-        _describe(domain, splits, size, folder, temporary)
+        for split, facts in packed.items():
+            facts["duplicates_dropped"] = seen.splits[split].duplicates_dropped
+        _describe(domain, packed, size, folder, temporary)
 
 
 def _describe(
-    domain: _Domain, splits: dict[str, Any], size: tuple[str, int, int], folder: Path, target: Path
+    domain: _Domain,
+    splits: dict[str, SplitFacts],
+    size: tuple[str, int, int],
+    folder: Path,
+    target: Path,
 ) -> None:
-    """Write meta.json, which makes `target` a domain; `UserError` if its source has changed
-    meanwhile.
-    """
+    """Write meta.json, which makes `target` a domain; `UserError` if the source has changed."""
+    # The source was hashed before it was packed; hashed again, it must still be the same.
     if fingerprint(domain.source)[0] != domain.settings["source_sha256"]:
         raise UserError(
             f"{domain.source.domain}: its files changed while they were read; run it again"
@@ -352,9 +341,7 @@ def _describe(
 def _take_over(
     config: DataConfig, folder: Path, domains: list[_Domain], progress: Progress
 ) -> None:
-    """Make shards of fairseq's data-bins: the ids stay, and the dictionary is the suite's
-    tokenizer.
-    """
+    """Make shards of fairseq's data-bins: ids stay, and the dictionary becomes the tokenizer."""
     if config.tokenizer:
         raise UserError(
             f"data.tokenizer={config.tokenizer}: data-bins have theirs in dict.txt; leave it out"
@@ -365,9 +352,7 @@ def _take_over(
     for domain in (d for d in domains if d.why):
         progress(f"{domain.source.domain}: reading ({domain.why})")
         opened[domain.source.domain] = databin.read(domain.source.files, dictionary)
-    require_space(
-        folder, sum(file["bytes"] for domain in domains if domain.why for file in domain.files)
-    )
+    require_space(folder, sum(file["bytes"] for d in domains if d.why for file in d.files))
     beside = places[domains[0].source.domain]
     binarised.ensure_tokenizer(dictionary, beside, folder / TOKENIZER)
     dtype = token_type(len(dictionary))
@@ -381,7 +366,7 @@ def _take_over(
 
 
 def _sample(seen: Survey, column: str) -> list[str]:
-    """Return the first documents of a domain, as far as a check needs them."""
+    """Read the first documents of a domain, as many as the tokenizer check needs."""
     texts: list[str] = []
     chars = 0
     for _, text in seen.documents(column):

@@ -1,6 +1,6 @@
 """Prepared text on disk: a suite is a folder of domains, a shard is one split of one domain.
 
-data/<suite>/tokenizer/                    one for all domains
+data/<suite>/tokenizer/                        one for all domains
 data/<suite>/<domain>/{train,valid,test}.bin   token ids, uint16 or uint32; EOS ends each document
 data/<suite>/<domain>/{train,valid,test}.idx   (tokens, bytes) of each document, uint32
 data/<suite>/<domain>/meta.json
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -20,10 +20,11 @@ from btm.config.checks import check_choice
 from btm.config.choices import SPLITS
 from btm.data.tokenizer import ORIGIN, read_origin, tokenizer_sha256
 from btm.errors import UserError, unknown
+from btm.system.json_files import Json
 
 META = "meta.json"
 TOKENIZER = "tokenizer"
-# What of meta.json is read again, and its types.
+# Keys of meta.json that are read again, and their types.
 _WANTED = {
     "domain": str,
     "novel": bool,
@@ -33,23 +34,32 @@ _WANTED = {
     "settings": dict,
     "splits": dict,
 }
-SCHEMA = 1  # of meta.json and of how text becomes documents; a new one packs every domain again
+SCHEMA = 1  # of meta.json and of the cutting into documents; a new one packs all domains again
 _BUNDLES = ("demo", "btm16", "d64", "far8")  # suites that conf/data/ has by their own names
+
+
+class SplitFacts(TypedDict):
+    """One split of a domain in its meta.json."""
+
+    documents: int
+    tokens: int  # with the EOS of each document
+    bytes: int  # of the text in UTF-8
+    sha256: str  # of the .bin file
+    duplicates_dropped: NotRequired[int]  # documents
+    runs: NotRequired[list[int]]  # tokens of each run, for `Shard.pieces`
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One split of one domain; the arrays are memory maps and cost nothing until they are read."""
+    """One split of one domain; its arrays are memory maps, read on demand."""
 
     folder: Path
     split: str
-    meta: dict[str, Any]
+    meta: Json
 
     @classmethod
     def open(cls, folder: Path, split: str) -> "Shard":
-        """Open a split of a domain's folder; `UserError` if a file does not have the size it
-        should.
-        """
+        """Open a split of a domain's folder; `UserError` if a file has the wrong size."""
         check_choice(split, "split", SPLITS)
         meta = read_meta(folder)
         if meta is None:
@@ -81,17 +91,17 @@ class Shard:
 
     @property
     def n_documents(self) -> int:
-        """How many documents there are."""
+        """The number of documents."""
         return self.meta["splits"][self.split]["documents"]
 
     @property
     def n_tokens(self) -> int:
-        """How many tokens there are, the EOS of each document included."""
+        """The number of tokens, with the EOS of each document."""
         return self.meta["splits"][self.split]["tokens"]
 
     @property
     def n_bytes(self) -> int:
-        """How many bytes of UTF-8 the text had."""
+        """The number of bytes of text in UTF-8."""
         return self.meta["splits"][self.split]["bytes"]
 
     @cached_property
@@ -105,23 +115,22 @@ class Shard:
         return np.memmap(self._path("idx"), np.uint32, "r", shape=(self.n_documents, 2))
 
     def head(self, max_tokens: int) -> tuple[int, int]:
-        """Return (tokens, bytes) of the first whole documents of at most `max_tokens` tokens.
+        """Measure (tokens, bytes) of the first whole documents of at most `max_tokens` tokens.
 
         One document is always taken; 0 takes everything.
         """
         if not 0 < max_tokens < self.n_tokens:
             return self.n_tokens, self.n_bytes
-        # A document has a token at least, so no more than max_tokens of them can be wanted.
+        # A document has at least one token, so no more than max_tokens documents can fit.
         ends_D2 = np.cumsum(self.documents[:max_tokens], axis=0, dtype=np.int64)
         last = max(1, int(np.searchsorted(ends_D2[:, 0], max_tokens, side="right"))) - 1
         return int(ends_D2[last, 0]), int(ends_D2[last, 1])
 
     def pieces(self, least: int) -> "list[Shard | Piece]":
-        """Return what a balanced mix takes turns of: the shard, or the runs its meta.json says it
-        consists of.
+        """Split the shard into the runs of its meta.json, which a balanced mix takes turns of.
 
-        A run of fewer than `least` tokens goes with those after it, the last ones with those
-        before.
+        A run of fewer than `least` tokens is joined to those after it, the last ones to those
+        before. Without runs it is the shard itself.
         """
         ends, begin = [], 0
         for end in np.cumsum(self.meta["splits"][self.split].get("runs", [self.n_tokens])).tolist():
@@ -176,49 +185,39 @@ class Piece:
 
     @property
     def n_tokens(self) -> int:
-        """How many tokens there are."""
+        """The number of tokens."""
         return self.end - self.begin
 
     @property
     def tokens(self) -> np.ndarray:
-        """Its token ids, (n_tokens,)."""
+        """The token ids, (n_tokens,)."""
         return self.shard.tokens[self.begin : self.end]
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A folder of prepared domains that share a tokenizer, or several such folders as one
-    (`joined`).
-    """
+    """A folder of prepared domains with one tokenizer, or several folders `joined` into one."""
 
     path: Path
-    metas: dict[str, dict[str, Any]]
-    elsewhere: dict[str, Path] = field(
-        default_factory=dict
-    )  # the folders of domains of other suites
-    note: str = ""  # what the error for an unknown domain adds: suites that could not be opened
+    metas: dict[str, Json]  # meta.json by domain
+    elsewhere: dict[str, Path] = field(default_factory=dict)  # folders of other suites' domains
+    note: str = ""  # an addition to the error for an unknown domain: suites that did not open
 
     @classmethod
     def open(cls, folder: Path) -> "Suite":
         """Open a prepared suite; `UserError` if there is none."""
         children = sorted(folder.iterdir()) if folder.is_dir() else []
-        found = {
-            child.name: read_meta(child) for child in children if not child.name.startswith(".")
-        }
+        visible = [child for child in children if not child.name.startswith(".")]
+        found = {child.name: read_meta(child) for child in visible}
         metas = {name: meta for name, meta in found.items() if meta is not None}
         if not metas or not (folder / TOKENIZER / ORIGIN).is_file():
-            data = (
-                folder.name
-                if folder.name in _BUNDLES
-                else f"folder data.root=DIR data.name={folder.name}"
-            )
+            own = f"folder data.root=DIR data.name={folder.name}"
+            data = folder.name if folder.name in _BUNDLES else own
             raise UserError(f"no prepared suite in {folder}; run: btm prepare data={data}")
         return cls(folder, metas)
 
     def joined(self, others: Sequence["Suite"]) -> "Suite":
-        """Return this suite with the domains of `others`; `UserError` if two of them have one of
-        the same name.
-        """
+        """Add the domains of `others`; `UserError` if two suites have a domain of the same name."""
         homes = dict.fromkeys(self.metas, self.path)
         metas, elsewhere = dict(self.metas), dict(self.elsewhere)
         for other in others:
@@ -255,7 +254,7 @@ class Suite:
 
     @property
     def vocab_size(self) -> int:
-        """How many ids there are."""
+        """The number of token ids."""
         return read_origin(self.tokenizer)["vocab_size"]
 
     @property
@@ -264,11 +263,11 @@ class Suite:
         return read_origin(self.tokenizer)["eos"]
 
     def domains(self) -> list[str]:
-        """Return the names of all domains, sorted."""
+        """List the names of all domains, sorted."""
         return sorted(self.metas)
 
     def training_domains(self) -> list[str]:
-        """Return the names of the domains that experts are trained on."""
+        """List the names of the domains that experts are trained on."""
         return [name for name in self.domains() if not self.metas[name]["novel"]]
 
     def novel(self, domain: str) -> bool:
@@ -280,14 +279,14 @@ class Suite:
         self._meta(domain)
         return Shard.open(self.elsewhere.get(domain, self.path / domain), split)
 
-    def _meta(self, domain: str) -> dict[str, Any]:
+    def _meta(self, domain: str) -> Json:
         if domain not in self.metas:
             raise unknown("domain", domain, self.metas, f"{self.path}{self.note}")
         return self.metas[domain]
 
 
-def read_meta(folder: Path) -> dict[str, Any] | None:
-    """Return a prepared domain's meta.json, or None if `folder` is no prepared domain."""
+def read_meta(folder: Path) -> Json | None:
+    """Read a prepared domain's meta.json; None if `folder` is no prepared domain."""
     remedy = f"remove {folder} and run btm prepare again"
     try:
         meta = json.loads((folder / META).read_bytes())

@@ -1,4 +1,4 @@
-"""Pass 1 over a domain: read all of it, refuse what is broken, and decide where each document goes.
+"""Pass 1 over a domain: read all of it, refuse broken text, and assign each document to a split.
 
 A pooled domain is split by the hashes of its documents, so the splits depend on the text alone and
 not on the order or the names of files. A document that occurs twice in a domain is kept once: in
@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
@@ -18,13 +19,21 @@ from btm.config.data import DataConfig
 from btm.data.documents import POOL, Source
 from btm.errors import UserError
 
-DROPPED = len(SPLITS)  # stands for a split where a document is kept nowhere
+DROPPED = len(SPLITS)  # in place of a split for a document that is dropped
 _PRIORITY = {"test": 0, "valid": 1, "train": 2, POOL: 0}
+
+
+class SourceFile(TypedDict):
+    """One file of a source in the meta.json of its domain."""
+
+    file: str
+    bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True)
 class SplitCount:
-    """What one split holds, before it is tokenized."""
+    """The size of one split before it is tokenized."""
 
     documents: int
     bytes: int
@@ -33,16 +42,14 @@ class SplitCount:
 
 @dataclass(frozen=True)
 class Survey:
-    """What pass 1 learned about a domain: `split_of[d]` indexes `SPLITS` (or is `DROPPED`)."""
+    """The result of pass 1 over a domain: `split_of[d]` indexes `SPLITS` (or is `DROPPED`)."""
 
     source: Source
     split_of: np.ndarray
     splits: dict[str, SplitCount]
 
     def documents(self, column: str) -> Iterator[tuple[str, str]]:
-        """Yield (split, text) of the documents that are kept; `UserError` if the files have
-        changed.
-        """
+        """Yield (split, text) of the kept documents; `UserError` if the files have changed."""
         changed = UserError(
             f"{self.source.domain}: its files changed while they were read; run it again"
         )
@@ -61,8 +68,8 @@ class Survey:
 def survey(source: Source, config: DataConfig) -> Survey:
     """Read every document of a domain once and assign each to a split.
 
-    Keeps 13 bytes a document, and about 40 for an instant; raises `UserError` for whatever `read`
-    refuses, and for a domain of which some split would be left empty.
+    Keeps 13 bytes a document, and about 40 for an instant. Raises `UserError` for whatever `read`
+    refuses, and for a domain of which some split would be empty.
     """
     digests, sizes, priorities = array("Q"), array("I"), array("B")
     for split, text in source.documents(config.text_column):
@@ -79,18 +86,16 @@ def survey(source: Source, config: DataConfig) -> Survey:
     if source.pooled:
         wanted_D = _by_hash(source.domain, digest_D, twin_D, config)
     else:
-        wanted_D = np.array([SPLITS.index(s) for s in ("test", "valid", "train")], np.uint8)[
-            priority_D
-        ]
+        by_priority = np.array([SPLITS.index(s) for s in ("test", "valid", "train")], np.uint8)
+        wanted_D = by_priority[priority_D]
     split_D = np.where(twin_D, wanted_D, np.uint8(DROPPED))
-    return Survey(
-        source, split_D, _counts(source.domain, split_D, wanted_D, np.frombuffer(sizes, np.uint32))
-    )
+    size_D = np.frombuffer(sizes, np.uint32)
+    return Survey(source, split_D, _counts(source.domain, split_D, wanted_D, size_D))
 
 
-def fingerprint(source: Source) -> tuple[str, list[dict[str, object]]]:
-    """Return the sha256 of all that is read, and {file, bytes, sha256} of each file."""
-    files: list[dict[str, object]] = []
+def fingerprint(source: Source) -> tuple[str, list[SourceFile]]:
+    """Hash all files of a source; return the sha256 of the whole, and the facts of each file."""
+    files: list[SourceFile] = []
     whole = hashlib.sha256()
     for split, path in source.listing():
         digest = _file_sha256(path)
@@ -108,6 +113,7 @@ def _file_sha256(path: Path) -> str:
 
 
 def _digest(text: str, data: bytes) -> int:
+    # Copies that differ only in the blanks around them count as one document.
     stripped = text.strip()
     data = data if len(stripped) == len(text) else stripped.encode()
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
@@ -134,8 +140,8 @@ def _by_hash(
     if n_test + n_valid >= n:
         raise UserError(
             f"{domain}: {n} distinct documents are too few for train, valid and test "
-            f"({n_valid} and {n_test} would be held out); add text, or give it three splits of "
-            "its own"
+            f"({n_valid} and {n_test} would be held out); add text, "
+            "or give it three splits of its own"
         )
     rank_D = np.searchsorted(distinct, digest_D)
     return np.select(
@@ -162,6 +168,6 @@ def _why_empty(split: str, given: int) -> str:
     if not given:
         return f"no document in its {split} split; all is blank"
     return (
-        f"each of the {given} documents of its {split} split stands in another split too; none is "
-        "left"
+        f"each of the {given} documents of its {split} split stands in another split "
+        "too; none is left"
     )

@@ -1,4 +1,4 @@
-"""Files as streams of bytes, packed or not; what a damaged one raises is in `CORRUPT`."""
+"""Plain and compressed files as streams of bytes, and the errors of a damaged one (`CORRUPT`)."""
 
 import gzip
 import io
@@ -6,12 +6,12 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-_PACKED = 1 << 13  # packed bytes that are unpacked at once: few, as each may become 32,000
+_PACKED = 1 << 13  # bytes decompressed at once: few, since each may become 32,000
 _BUFFER = 1 << 18
 
 
 class DamagedError(Exception):
-    """A packed file that cannot be unpacked."""
+    """A compressed file that cannot be decompressed."""
 
 
 # A gzip that ends early is an EOFError; pyarrow's errors are ValueErrors.
@@ -19,7 +19,7 @@ CORRUPT = (DamagedError, zlib.error, EOFError, OSError, ValueError)
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """Open a plain, .gz or .zst file for reading its unpacked bytes."""
+    """Open a plain, .gz or .zst file for reading its decompressed bytes."""
     if path.name.endswith(".gz"):
         return cast(BinaryIO, gzip.open(path))
     if path.name.endswith(".zst"):
@@ -28,9 +28,7 @@ def open_bytes(path: Path) -> BinaryIO:
 
 
 class _Zstandard(io.RawIOBase):
-    """The unpacked bytes of a zstandard file; unlike the library's reader it notices a
-    missing end.
-    """
+    """The decompressed bytes of a zstandard file; the library's reader misses a truncated end."""
 
     def __init__(self, path: Path) -> None:
         import zstandard
@@ -38,9 +36,9 @@ class _Zstandard(io.RawIOBase):
         self._file = path.open("rb")
         self._error = zstandard.ZstdError
         self._unpacker = zstandard.ZstdDecompressor(max_window_size=2**31)
-        self._frame: Any = None  # the frame that is being unpacked
-        self._packed = b""  # read and not yet unpacked
-        self._ready = memoryview(b"")  # unpacked and not yet handed out
+        self._frame: Any = None  # the frame that is being decompressed
+        self._packed = b""  # read and not yet decompressed
+        self._ready = memoryview(b"")  # decompressed and not yet handed out
 
     def readable(self) -> bool:
         return True
@@ -57,7 +55,7 @@ class _Zstandard(io.RawIOBase):
         super().close()
 
     def _unpack(self) -> bool:
-        """Unpack some more into `_ready`; False at the end of the file."""
+        """Decompress some more into `_ready`; False at the end of the file."""
         self._packed = self._packed or self._file.read(_PACKED)
         if not self._packed:
             if self._frame is not None:

@@ -1,7 +1,7 @@
-"""The tokenizer of a suite: trained on its text, or a copy of one that the user has.
+"""The tokenizer of a suite: trained on its text, or copied from the user's.
 
 Every domain of a suite, and so every expert of a forest, shares one tokenizer; `tokenizer_sha256`
-is how the rest of btm tells two of them apart.
+identifies it everywhere in btm.
 """
 
 import hashlib
@@ -14,15 +14,13 @@ from btm.data.splits import Survey
 from btm.errors import UserError
 from btm.fairseq import dictionary
 from btm.system.durable import publish_folder, write_json
-from btm.system.json_files import parse_json, read_regular
+from btm.system.json_files import Json, parse_json, read_regular
 
 EOS = "<|endoftext|>"
 SPECIALS = ("bos_token", "pad_token", "eos_token", "unk_token")
-FAIRSEQ_SPECIALS = dict(
-    zip(SPECIALS, dictionary.SPECIALS, strict=True)
-)  # in the order of their ids
+FAIRSEQ_SPECIALS = dict(zip(SPECIALS, dictionary.SPECIALS, strict=True))  # in the order of ids
 _MAX_BYTES = 512 << 20  # of a tokenizer file; the largest in use have 30 MB
-ORIGIN = "origin.json"  # beside the tokenizer's own files: where it came from, its size and its EOS
+ORIGIN = "origin.json"  # beside the tokenizer's files: its source, its size and its EOS
 _FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -39,7 +37,7 @@ def train_tokenizer(
 ) -> None:
     """Train a byte-level BPE on `texts` and publish it at `folder` as a Hugging Face tokenizer.
 
-    It splits words as GPT-2 does, normalizes nothing, and so gives back any text exactly. The
+    It splits words as GPT-2 does and normalizes nothing, so it restores any text exactly. The
     vocabulary comes out smaller than `vocab_size` where the text has too little to merge. The first
     ids are the `special_tokens`: ``<|endoftext|>``, or fairseq's ``<s> <pad> </s> <unk>``.
     """
@@ -74,13 +72,10 @@ def train_tokenizer(
 
 
 def training_texts(surveys: Iterable[Survey], column: str, budget: int) -> Iterator[str]:
-    """Yield about `budget` bytes of train documents: as much of each domain, spread evenly
-    over it.
-    """
+    """Yield about `budget` bytes of train documents: equal parts of all domains, evenly spread."""
     by_name = {survey.source.domain: survey for survey in surveys}
-    quotas = _quotas(
-        {name: survey.splits["train"].bytes for name, survey in by_name.items()}, budget
-    )
+    sizes = {name: survey.splits["train"].bytes for name, survey in by_name.items()}
+    quotas = _quotas(sizes, budget)
     for name, survey in by_name.items():
         size, seen, taken = survey.splits["train"].bytes, 0, 0
         for split, text in survey.documents(column):
@@ -102,17 +97,15 @@ def _quotas(sizes: Mapping[str, int], budget: int) -> dict[str, int]:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load a Hugging Face tokenizer folder, running none of its code; `UserError` if it is
-    unusable.
-    """
+    """Load a Hugging Face tokenizer without running its code; `UserError` if it is unusable."""
     if not folder.is_dir():
         raise UserError(f"data.tokenizer={folder}: no such folder; wanted a Hugging Face tokenizer")
     for name, remote in (("tokenizer_config.json", None), ("config.json", "AutoTokenizer")):
         auto_map = _read_json(folder / name).get("auto_map")
         if auto_map and (remote is None or remote in auto_map):
             raise UserError(
-                f"data.tokenizer={folder}: {name} asks for code of its own (auto_map); btm runs "
-                "none"
+                f"data.tokenizer={folder}: {name} asks for code of its own (auto_map); "
+                "btm runs none"
             )
     from transformers import AutoTokenizer
 
@@ -133,9 +126,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Publish a copy of the tokenizer in `source` at `folder`, byte for byte where that is
-    enough.
-    """
+    """Publish a copy of the tokenizer in `source` at `folder`, byte for byte where possible."""
     tokenizer = load_tokenizer(source)
     settings = _read_json(source / "tokenizer_config.json")
     # A model folder may name the class, and so the end of text, in config.json alone.
@@ -149,8 +140,8 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
     with publish_folder(folder) as temporary:
         for path in tokenizer_files(source):
             (temporary / path.name).write_bytes(path.read_bytes())
-        # Some classes of transformers build a tokenizer of their own; what loads is what shall be
-        # packed.
+        # Some classes of transformers build another tokenizer than the file's. Text must be packed
+        # with the one that later loads, so that one is stored.
         loaded = tokenizer.backend_tokenizer.to_str()
         if tokenizer_sha256(temporary) != _fingerprint(json.loads(loaded)):
             (temporary / "tokenizer.json").write_text(loaded, encoding="utf-8")
@@ -159,17 +150,16 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """Return the files of `folder` that make up its tokenizer."""
+    """List the files of `folder` that make up its tokenizer."""
     names = [folder / name for name in _FILES if (folder / name).is_file()]
     return names + sorted(path for path in folder.glob("*.model") if path.is_file())
 
 
 def tokenizer_sha256(folder: Path) -> str:
-    """Return the fingerprint of a tokenizer: of all in tokenizer.json that decides a text's ids.
+    """Fingerprint a tokenizer: hash everything in tokenizer.json that decides a text's ids.
 
-    So a copy that `save_pretrained` has written counts as the same tokenizer, though that lays the
-    file out anew and adds a post-processor. Without a tokenizer.json all files count, byte for
-    byte.
+    So a copy written by `save_pretrained` counts as the same tokenizer, although its layout is new
+    and it adds a post-processor. Without a tokenizer.json all files count, byte for byte.
     """
     path = folder / "tokenizer.json"
     if path.is_file():
@@ -186,10 +176,8 @@ def tokenizer_sha256(folder: Path) -> str:
     return whole.hexdigest()
 
 
-def read_origin(folder: Path) -> dict[str, Any]:
-    """Return {"trained" or "copied", "eos", "vocab_size"} of a suite's tokenizer; {} if there is
-    none.
-    """
+def read_origin(folder: Path) -> Json:
+    """Read {"trained" or "copied", "eos", "vocab_size"} of a suite's tokenizer; {} if none."""
     path = folder / ORIGIN
     origin = _read_json(path)
     whole = isinstance(origin.get("eos"), int) and isinstance(origin.get("vocab_size"), int)
@@ -200,8 +188,8 @@ def read_origin(folder: Path) -> dict[str, Any]:
     return origin
 
 
-def _fingerprint(content: dict[str, Any]) -> str:
-    """Hash what decides ids, written in one way: unset is unset, be it null, "" or absent."""
+def _fingerprint(content: Json) -> str:
+    """Hash what decides ids, in one form: null, "" and absent are the same."""
     model = {key: value for key, value in content.get("model", {}).items() if value}
     if "merges" in model:  # older files have "a b", newer ones ["a", "b"]
         model["merges"] = [m.split(" ", 1) if isinstance(m, str) else m for m in model["merges"]]
@@ -209,8 +197,8 @@ def _fingerprint(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps([model, decisive], sort_keys=True).encode()).hexdigest()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Return the object in `path`, {} if there is no such file."""
+def _read_json(path: Path) -> Json:
+    """Read the JSON object in `path`; {} if there is no such file."""
     try:
         value = parse_json(read_regular(path, _MAX_BYTES))
     except FileNotFoundError:

@@ -1,4 +1,7 @@
-"""Evaluate an ensemble on a shard from cached scores."""
+"""The evaluation of an ensemble on a shard from cached scores, in numpy alone.
+
+Shapes: E experts, S windows, T tokens of a window. Scores are log p(x_t | x_<t, D=j) in nats.
+"""
 
 from typing import Any
 
@@ -6,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from btm.config.ensemble import EnsembleConfig
-from btm.ensemble import gate, posterior
-from btm.ensemble.fit import fit_prior, fit_rule
-from btm.ensemble.mix import Route, mix
+from btm.ensemble import posterior
+from btm.ensemble.rule import AnyRoute, ValidScores
+from btm.ensemble.rules import rule_of
 
 
 def numbers(nats: float, tokens: int, utf8_bytes: int) -> dict[str, float]:
-    """Return the three ways to say a loss."""
+    """Give a loss as nats per token, perplexity and bits per byte."""
     return {
         "nats_per_token": nats / tokens,
         "perplexity": posterior.perplexity(nats / tokens),
@@ -29,9 +32,9 @@ def shard_result(
     size: tuple[int, int],
     valid_tokens: int,
     ids: tuple[NDArray[Any], NDArray[Any]] | None = None,
-    route: Route | None = None,
+    route: AnyRoute | None = None,
 ) -> dict[str, Any]:
-    """Return the entry of evals/<name>.json for one shard of `size` (tokens, UTF-8 bytes).
+    """Compute the entry of evals/<name>.json for one shard of `size` (tokens, UTF-8 bytes).
 
     `names` are the ELMs of `logp_EST`, every one of them reported alone; `members` are those of the
     ensemble, and of `valid_EST`, on which its prior and what else `ensemble` leaves open are
@@ -40,10 +43,11 @@ def shard_result(
     """
     tokens, utf8_bytes = size
     rows = [names.index(member) for member in members]
-    prior_E = fit_prior(valid_EST, ensemble)
-    ids_N, valid_ids = (None, None) if ids is None else (ids[0], [ids[1]])
-    ensemble = fit_rule([valid_EST], [prior_E], ensemble, [valid_tokens], valid_ids)
-    mixed = mix(logp_EST[rows], prior_E, ensemble, tokens, ids_N, route)
+    ids_N, valid_ids_N = ids or (None, None)
+    rule = rule_of(ensemble)
+    log_prior_E = rule.fit_prior(valid_EST)
+    rule = rule.fit([ValidScores(valid_EST, log_prior_E, valid_tokens, valid_ids_N)])
+    mixed = rule.mix(logp_EST[rows], log_prior_E, tokens, ids_N, route)
     alone = -logp_EST.reshape(len(names), -1)[:, :tokens].sum(axis=1, dtype=np.float64)
     return {
         "tokens": tokens,
@@ -52,12 +56,7 @@ def shard_result(
         "experts": {
             n: numbers(float(x), tokens, utf8_bytes) for n, x in zip(names, alone, strict=True)
         },
-        **({} if ensemble.alpha is None else {"alpha": ensemble.alpha, "beta": ensemble.beta}),
-        **(
-            {"gate": gate.named(ensemble.gate)}
-            if ensemble.rule == "gated" and ensemble.gate
-            else {}
-        ),
-        "prior": {n: float(p) for n, p in zip(members, np.exp(prior_E), strict=True)},
+        **rule.report(),
+        "prior": {n: float(p) for n, p in zip(members, np.exp(log_prior_E), strict=True)},
         "mean_posterior": {n: float(p) for n, p in zip(members, mixed.mean_posterior, strict=True)},
     }

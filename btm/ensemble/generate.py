@@ -1,10 +1,11 @@
-"""The ensemble token by token: to generate, or to score a stream, with no more experts at work than
-are kept.
+"""The ensemble token by token: it generates, or scores a stream, and runs its top-k experts alone.
 
 Experts outside the top-k are neither loaded nor run. Each of the k keeps its own key-value cache,
 so a token costs one step of k models; the weights follow the tokens by the same rules as in
-evaluation (btm/ensemble/rules.py, btm/gate, btm/ensemble/router.py). A router chooses its top-k for
-each context, so all its experts are loaded and run.
+evaluation (btm/ensemble/rules.py). A router chooses its top-k for each context, so all its experts
+are loaded and run.
+
+Shapes: E experts, T tokens that are read, V tokens of the vocabulary. Log-probabilities in nats.
 """
 
 import inspect
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 from btm.config.checks import check_weights
 from btm.config.ensemble import EnsembleConfig
 from btm.data.tokenizer import load_tokenizer
-from btm.ensemble import gate, posterior, router, rules
+from btm.ensemble import posterior
 from btm.ensemble.posterior import Array
+from btm.ensemble.rule import AnyRoute
+from btm.ensemble.rules import rule_of
 from btm.errors import UserError
 from btm.forest import Forest, Model, find_model
 from btm.interop import huggingface
@@ -31,9 +34,7 @@ _CHUNK = 128  # tokens whose whole distributions are held at once
 
 
 class Ensemble:
-    """k experts, or other models over the same tokens, that read one text together. E = k, V:
-    tokens there are.
-    """
+    """k experts, or other models over the same tokens, that read one text together; E = k."""
 
     def __init__(
         self,
@@ -41,17 +42,15 @@ class Ensemble:
         log_prior_E: Array,
         start: int,
         ensemble: EnsembleConfig | None = None,
-        route: router.Route | None = None,
+        route: AnyRoute | None = None,
     ) -> None:
-        """Begin a text: the experts have read the token `start` (EOS, which also ends one), as at
-        the start of a shard.
+        """Begin a text: the experts read the token `start` (EOS, which also ends a text) first.
 
         `route` weighs the experts under the rule `router`, in their order.
         """
         self.experts = [_Reader(model) for model in experts.values()]
         self.names = list(experts)
-        chosen = ensemble or EnsembleConfig()
-        self.belief = _belief(log_prior_E, chosen, route)
+        self.online = rule_of(ensemble or EnsembleConfig()).begin(log_prior_E, route)
         self._eos = start
         self._next_EV = self._advance([start])[:, -1]
 
@@ -64,7 +63,7 @@ class Ensemble:
         ensemble: EnsembleConfig | None = None,
         top_k: int = 0,
         device: str = "cpu",
-        route: router.Route | None = None,
+        route: AnyRoute | None = None,
     ) -> "Ensemble":
         """Load the `top_k` likeliest members under `prior` {model: weight} (0: all that have
         weight).
@@ -72,11 +71,12 @@ class Ensemble:
         A member is whatever `find_model` finds: an ELM, an average, one of another forest, a folder
         with the same tokenizer, which is checked as an import is. Without a prior, every expert of
         the forest alike. `UserError` for a model that is not there, or for a top-k under a prior
-        that tells no member from another. With a `route`, every member of the prior is loaded.
+        that tells no member from another. Under the rule `router` every member is loaded.
         """
         weights = check_weights(prior or {elm.name: 1.0 for elm in forest.experts()})
         members = {name: find_model(forest, name) for name in weights}
-        kept = keep(weights, 0 if route else top_k)
+        rule = rule_of(ensemble or EnsembleConfig())
+        kept = keep(weights, top_k if rule.needs_prior else 0)
         loaded = {name: _load(forest, members[name], device) for name in kept}
         # A folder's config may name another EOS, or none; what ends a document is the forest's.
         start = load_tokenizer(forest.tokenizer).eos_token_id
@@ -84,23 +84,19 @@ class Ensemble:
 
     @property
     def weights(self) -> dict[str, float]:
-        """What each expert weighs at this moment."""
+        """The weight of each expert before the next token, {name: weight}."""
         return {
-            n: float(p) for n, p in zip(self.names, np.exp(self.belief.log_weights), strict=True)
+            n: float(p) for n, p in zip(self.names, np.exp(self.online.log_weights), strict=True)
         }
 
     def next_logp(self) -> Array:
-        """Return log p(x_t | x_<t) of every token, shape (V,): the mixture under the weights of
-        this moment.
-        """
-        joint_EV = self._next_EV + self.belief.log_weights[:, None]
+        """Mix the next token's distribution under the present weights, log p, shape (V,)."""
+        joint_EV = self._next_EV + self.online.log_weights[:, None]
         top_V = joint_EV.max(axis=0)
         return np.log(np.exp(joint_EV - top_V).sum(axis=0)) + top_V
 
     def read(self, tokens: Sequence[int]) -> Array:
-        """Read `tokens` in one pass of each expert; return log p of each before it was seen, shape
-        (tokens,).
-        """
+        """Read `tokens` in one pass of each expert; return their log p(x_t | x_<t), shape (T,)."""
         parts = [self._read(tokens[i : i + _CHUNK]) for i in range(0, len(tokens), _CHUNK)]
         return np.concatenate(parts) if parts else np.empty(0)
 
@@ -110,7 +106,7 @@ class Ensemble:
         logp_ET = before_ETV[:, np.arange(len(tokens)), np.asarray(tokens)]
         self._next_EV = later_ETV[:, -1]
         seen = zip(logp_ET.T, tokens, strict=True)
-        return np.array([self.belief.see(logp_E, token) for logp_E, token in seen])
+        return np.array([self.online.update(logp_E, token) for logp_E, token in seen])
 
     def generate(self, tokens: int, temperature: float = 1.0, seed: int = 0) -> Iterator[int]:
         """Yield up to `tokens` next tokens, sampled at `temperature` (0: the likeliest),
@@ -125,9 +121,7 @@ class Ensemble:
             self.read([token])
 
     def _advance(self, tokens: Sequence[int]) -> Array:
-        """Return what each member makes of every token after each of `tokens`, shape (E, tokens,
-        V).
-        """
+        """Run each member over `tokens`; return log p of every next token after each, (E, T, V)."""
         read = [expert.read(tokens) for expert in self.experts]
         # Embeddings may be padded: what lies beyond the smallest vocabulary is no token of the
         # tokenizer.
@@ -136,9 +130,7 @@ class Ensemble:
 
 
 def _load(forest: Forest, model: Model, device: str) -> "PreTrainedModel":
-    """Return a member in float32, in evaluation mode; one from outside only after the checks of an
-    import.
-    """
+    """Load a member in float32, in evaluation mode; a folder passes an import's checks first."""
     import torch
 
     if model.kind != "folder":
@@ -147,21 +139,10 @@ def _load(forest: Forest, model: Model, device: str) -> "PreTrainedModel":
         return found.model.float().to(device).eval()
 
 
-def _belief(
-    log_prior_E: Array, ensemble: EnsembleConfig, route: router.Route | None
-) -> rules.Belief | gate.Belief | router.Belief:
-    if ensemble.rule == "router":
-        if route is None or len(route.rows) != len(log_prior_E):
-            raise ValueError("the rule router needs a route for these experts")
-        return route.begin()
-    if ensemble.rule == "gated":
-        return gate.Belief(log_prior_E, gate.DEFAULT if ensemble.gate is None else ensemble.gate)
-    return rules.Belief(ensemble.rule, log_prior_E, *ensemble.settings)
-
-
 def keep(weights: Mapping[str, float], top_k: int) -> dict[str, float]:
-    """Return the `top_k` likeliest of `weights` (0: all above 0), normalised; they alone are loaded
-    and run.
+    """Keep the `top_k` likeliest of `weights` (0: all above 0) and normalise them.
+
+    `UserError` where all weigh the same, so that there are no likeliest.
     """
     values = np.array(list(weights.values()), np.float64)
     if 0 < top_k < len(values) and np.ptp(values) == 0:
@@ -175,7 +156,7 @@ def keep(weights: Mapping[str, float], top_k: int) -> dict[str, float]:
 
 
 class _Reader:
-    """One expert and what it has read: its key-value cache."""
+    """One expert and its key-value cache of the tokens that it has read."""
 
     def __init__(self, model: "PreTrainedModel") -> None:
         self.model = model
@@ -192,7 +173,7 @@ class _Reader:
         self._cache: Any = DynamicCache(config=self.model.config)
 
     def read(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Return log p of every token after each of `tokens`, shape (tokens, V).
+        """Read `tokens`; return log p of every next token after each of them, shape (T, V).
 
         Where the model has no more positions it goes on from the second half of what it has read.
         """

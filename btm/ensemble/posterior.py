@@ -1,9 +1,8 @@
-"""The mathematics of the ensemble: domain posterior, priors, mixture (BTM, arXiv 2208.03306,
-section 2.2).
+"""The domain posterior, the mixture and the priors of BTM (arXiv 2208.03306, section 2.2).
 
-Shapes: E experts, S sequences, T tokens. Everything is float64 in log space, in nats:
-``logp_ET[j, t]`` is log p(x_t | x_<t, D=j) of one sequence, ``logp_EST`` the same of several, and
-``log_prior_E`` is log p(D=j). A prior may hold -inf for an expert that is left out. numpy alone.
+Shapes: E experts, S sequences, T tokens. Log-probabilities are in nats: ``logp_ET[j, t]`` is
+log p(x_t | x_<t, D=j) of one sequence, ``logp_EST`` the same of several; ``log_prior_E`` is
+log p(D=j), -inf for an expert that is left out. Sums are float64 in log space. numpy alone.
 """
 
 from collections import deque
@@ -17,17 +16,17 @@ Array = NDArray[np.float64]
 
 
 def domain_posterior(logp_ET: ArrayLike, log_prior_E: ArrayLike) -> Array:
-    """Return log p(D=j | x_<t), shape (E, T): what the ensemble believes *before* it sees token t.
+    """Compute log p(D=j | x_<t), shape (E, T): the log posterior *before* token t is seen.
 
     p(D=j | x_<t) = p(x_<t | D=j) p(D=j) / Σ_j' p(x_<t | D=j') p(D=j')   (BTM, equation 2). Column 0
     is the prior; each column sums to 1 in probability.
     """
-    joint_ET = _joint(logp_ET, log_prior_E)[:, :-1]
+    joint_ET = _checked_joint(logp_ET, log_prior_E)[:, :-1]
     return joint_ET - _logsumexp(joint_ET)
 
 
 def mixture(logp_ET: ArrayLike, log_prior_E: ArrayLike) -> Array:
-    """Return log p(x_t | x_<t), shape (T,): the ensemble's own next-token log-probability.
+    """Compute log p(x_t | x_<t), shape (T,): the ensemble's own next-token log-probability.
 
     p(x_t | x_<t) = Σ_j p(x_t | x_<t, D=j) p(D=j | x_<t)   (BTM, equation 1). Its sum over t
     telescopes to logsumexp_j(log p(D=j) + Σ_t logp_ET[j, t]).
@@ -36,21 +35,66 @@ def mixture(logp_ET: ArrayLike, log_prior_E: ArrayLike) -> Array:
     return _logsumexp(domain_posterior(logp, log_prior_E) + logp)
 
 
+def mix_sequences(logp_EST: NDArray[Any], log_prior_ES: Array) -> tuple[Array, Array]:
+    """Compute equations 1 and 2 for many sequences at once, in place, as an evaluation does.
+
+    Returns log p(x_t | x_<t), shape (S, T), and p(D=j | x_<t) as probabilities, shape (E, S, T).
+    The first is the step of log p(x_≤t), to which `mixture` telescopes.
+    """
+    joint_EST = joint(logp_EST, log_prior_ES)
+    top_ST = joint_EST.max(axis=0)
+    joint_EST -= top_ST
+    np.exp(joint_EST, out=joint_EST)
+    total_ST = joint_EST.sum(axis=0)
+    evidence_ST = np.log(total_ST) + top_ST
+    joint_EST /= total_ST
+    return np.diff(evidence_ST, axis=1), joint_EST[:, :, :-1]
+
+
+def carry_sequences(logp_EST: NDArray[Any], log_begin_E: Array) -> tuple[Array, Array]:
+    """Continue one posterior through consecutive sequences of a text.
+
+    Returns the log weights that each begins with, shape (E, S), and those after the last, shape
+    (E,). `log_begin_E` are those before the first.
+    """
+    ends_ES = log_begin_E[:, None] + np.cumsum(logp_EST.sum(axis=2, dtype=np.float64), axis=1)
+    first_ES = np.concatenate([log_begin_E[:, None], ends_ES[:, :-1]], axis=1)
+    return normalise(first_ES), normalise(ends_ES[:, -1])
+
+
+def normalise(log_weights: Array) -> Array:
+    """Shift log weights so that they sum to 1 in probability over axis 0, the experts."""
+    return log_weights - np.logaddexp.reduce(log_weights, axis=0)
+
+
 def final_posterior(logp_ET: ArrayLike, log_prior_E: ArrayLike) -> Array:
-    """Return log p(D=j | x_1..x_T), shape (E,): the belief after the whole sequence."""
-    joint_E = _joint(logp_ET, log_prior_E)[:, -1]
+    """Compute log p(D=j | x_1..x_T), shape (E,): the log posterior after the whole sequence."""
+    joint_E = _checked_joint(logp_ET, log_prior_E)[:, -1]
     return joint_E - _logsumexp(joint_E)
 
 
+def joint(logp: NDArray[Any], log_prior: Array) -> Array:
+    """Sum log p(D=j, x_<t) for t = 0..T, shape (E, …, T + 1), of scores (E, …, T).
+
+    The prior has the shape of the scores without their last axis. Scores are summed in float64,
+    whatever they are: cumulative sums of long float32 sequences would drift.
+    """
+    sums = np.empty((*logp.shape[:-1], logp.shape[-1] + 1))
+    sums[..., 0] = log_prior
+    np.cumsum(logp, axis=-1, dtype=np.float64, out=sums[..., 1:])
+    sums[..., 1:] += log_prior[..., None]
+    return sums
+
+
 def uniform_prior(experts: int) -> Array:
-    """Return the log prior that gives each of `experts` the same weight, shape (E,)."""
+    """Give each of `experts` the same log prior, shape (E,)."""
     return np.full(experts, -np.log(experts))
 
 
 def cached_prior(sequences: Iterable[ArrayLike], decay: float = 0.3) -> Array:
-    """Return the frozen log prior of BTM, shape (E,), from valid sequences of shape (E, T) each.
+    """Fit the frozen log prior of BTM, shape (E,), on valid sequences of shape (E, T) each.
 
-    What `moving_priors` holds after the last sequence (BTM, section 2.2, with λ = 0.3).
+    The last of `moving_priors` (BTM, section 2.2, with λ = 0.3).
     Raises `ValueError` if there is no sequence.
     """
     priors = deque(moving_priors(sequences, decay), maxlen=1)
@@ -78,8 +122,7 @@ def moving_priors(sequences: Iterable[ArrayLike], decay: float = 0.3) -> Iterato
 
 
 def em_prior(logp_EST: ArrayLike, iterations: int = 1000, tolerance: float = 1e-12) -> Array:
-    """Return the log prior, shape (E,), that maximises the ensemble's likelihood of valid
-    sequences.
+    """Fit the log prior, shape (E,), of the ensemble's greatest likelihood of valid sequences.
 
     Expectation-maximisation on Σ_s log Σ_j π_j p(x_s | D=j), which is concave in π, from the
     uniform prior: π_j ← mean_s p(D=j | x_s). It ends when no π_j moves by more than `tolerance`.
@@ -97,8 +140,7 @@ def em_prior(logp_EST: ArrayLike, iterations: int = 1000, tolerance: float = 1e-
 
 
 def token_prior(logp_EST: ArrayLike, iterations: int = 1000, tolerance: float = 1e-7) -> Array:
-    """Return the log prior, shape (E,), that maximises the likelihood of valid *tokens* under their
-    plain mixture.
+    """Fit the log prior, shape (E,), of the plain mixture's greatest likelihood of valid *tokens*.
 
     Expectation-maximisation on Σ_s,t log Σ_j π_j p(x_t | x_<t, D=j), concave in π: what each expert
     is worth in a mixture, where `em_prior` asks how often an expert explains a whole sequence best.
@@ -119,8 +161,7 @@ def token_prior(logp_EST: ArrayLike, iterations: int = 1000, tolerance: float = 
 
 
 def top_k(log_prior_E: ArrayLike, k: int) -> Array:
-    """Return the log prior restricted to its `k` likeliest experts and normalised; the others get
-    -inf.
+    """Restrict a log prior to its `k` likeliest experts and normalise it; the others get -inf.
 
     k = 0, or k ≥ E, keeps all. Equal weights are kept in the order of the experts.
     """
@@ -134,30 +175,28 @@ def top_k(log_prior_E: ArrayLike, k: int) -> Array:
 
 
 def perplexity(nats_per_token: float) -> float:
-    """Return exp(nats per token)."""
+    """Compute exp(nats per token)."""
     return float(np.exp(nats_per_token))
 
 
 def bits_per_byte(nats: float, utf8_bytes: int) -> float:
-    """Return the total `nats` as bits for each UTF-8 byte: comparable across tokenizers."""
+    """Convert total `nats` to bits per UTF-8 byte, which compare across tokenizers."""
     return float(nats / np.log(2) / utf8_bytes)
 
 
-def _joint(logp_ET: ArrayLike, log_prior_E: ArrayLike) -> Array:
-    """Return log p(D=j, x_<t) for t = 0..T, shape (E, T + 1)."""
+def _checked_joint(logp_ET: ArrayLike, log_prior_E: ArrayLike) -> Array:
+    """Compute `joint` of one sequence; `ValueError` if scores and prior do not fit."""
     logp = _as_logp(logp_ET, 2)
     log_prior = np.asarray(log_prior_E, dtype=np.float64)
     if log_prior.shape != (len(logp),):
         raise ValueError(
             f"the prior has shape {log_prior.shape}; wanted ({len(logp)},), one entry an expert"
         )
-    prefix_ET = np.zeros((logp.shape[0], logp.shape[1] + 1))
-    np.cumsum(logp, axis=1, out=prefix_ET[:, 1:])
-    return log_prior[:, None] + prefix_ET
+    return joint(logp, log_prior)
 
 
 def _as_logp(logp: ArrayLike, axes: int) -> Array:
-    """Return `logp` in float64, checked: cumulative sums of long float32 sequences would drift."""
+    """Convert scores to float64; `ValueError` unless they have `axes` axes, experts first."""
     array = np.asarray(logp, dtype=np.float64)
     if array.ndim != axes or not array.shape[0]:
         raise ValueError(
@@ -167,7 +206,7 @@ def _as_logp(logp: ArrayLike, axes: int) -> Array:
 
 
 def _logsumexp(array: Array) -> Any:
-    """Return log Σ exp over axis 0, without overflow and with -inf allowed."""
+    """Compute log Σ exp over axis 0, without overflow; -inf is allowed."""
     top = array.max(axis=0)
     top = np.where(np.isfinite(top), top, 0.0)
     return _log(np.exp(array - top).sum(axis=0)) + top

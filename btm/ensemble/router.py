@@ -1,5 +1,4 @@
-"""The router along a text: what each expert weighs before every token, by the words that stand
-before it.
+"""The router along a text: the experts' weights before every token, by the words before it.
 
     w_j,t = softmax_j( −‖f(x_<t) − c_j‖² / T ),    p(x_t | x_<t) = Σ_j w_j,t p(x_t | x_<t, D=j)
 
@@ -8,12 +7,13 @@ over the `top_k` centres c_j that are nearest to this context (c-BTM, arXiv 2303
 prefixes of a document are the sums Σ idf_v components[:, v] over the words read so far, each
 normalised. Time and memory are linear in the words.
 
-What a context is. It begins with a document (EOS ends one) or, if windows are contexts of their
-own, with a window. Only text of tokens before t counts: a word counts once a token has been read
-that holds a character behind its end, since until then it may go on; so does a character of several
-tokens once the last of them has been read. Of a context the first CHARS characters count, as in
-`words`; the word that stands there last is cut off, and counts at once. Before the first known word
-all experts weigh the same, whatever `top_k` is: none is nearest.
+A context begins with a document (EOS ends one) or, if windows are contexts of their own, with a
+window. Only text of tokens before t counts:
+- a word counts once a token with a character after its end was read, since until then it may go on;
+- a character of several tokens counts once the last of them was read;
+- the first CHARS characters of a context count, as in `words`; the last word there is cut off, and
+  counts at once;
+- before the first known word all experts weigh the same, whatever `top_k` is: none is nearest.
 
 Shapes: E experts, N tokens, R contexts that differ, F features. numpy alone.
 """
@@ -31,6 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 from btm.config.schema import Config
 from btm.data.discover.router import CHARS, HOME, Router, words
 from btm.data.pieces import token_bytes
+from btm.ensemble.rules import rule_of
 from btm.errors import UserError
 
 Array = NDArray[np.float64]
@@ -51,14 +52,13 @@ class Reading:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing that follows counts."""
+        """Whether the rest of the text is ignored."""
         return self._left == 0
 
     def read(self, token: int) -> list[str]:
-        """Return the words that are known to have ended now that `token` was read."""
-        piece = (
-            self._pieces[token] if token < len(self._pieces) else b""
-        )  # a vocabulary may be padded
+        """Read one token; return the words that are known to have ended with it."""
+        # A vocabulary may be padded with ids that no token has.
+        piece = self._pieces[token] if token < len(self._pieces) else b""
         text = self._decode(piece)[: self._left]
         if not text:
             return []
@@ -75,9 +75,7 @@ class Reading:
 
 @dataclass
 class Route:
-    """A router for the experts of one ensemble: which centre is whose, and how ids are read as
-    words.
-    """
+    """A router for the experts of one ensemble, over the tokens of one tokenizer."""
 
     router: Router
     rows: list[int]  # the cluster of each expert, (E,)
@@ -96,8 +94,9 @@ class Route:
     def open(
         cls, config: Config, tokenizer: Path, members: Mapping[str, Sequence[str]], eos: int
     ) -> "Route":
-        """Return the route of `members` {expert: domains it was trained on}; `UserError` for one of
-        no cluster.
+        """Build the route of `members` {expert: domains it was trained on}.
+
+        `UserError` for a member whose domain is no cluster of the router.
         """
         folder, router = find_router(config)
         for name, domains in members.items():
@@ -126,27 +125,26 @@ class Route:
         for start, stop in pairwise(bounds.tolist()):
             yield from self._context(ids[start:stop].tolist())
 
-    def begin(self) -> "Belief":
-        """Return the weights of a text that is read token by token."""
-        return Belief(self)
+    def begin(self) -> "OnlineRouter":
+        """Begin a text that is read token by token."""
+        return OnlineRouter(self)
 
     def terms(self, found: Sequence[str]) -> list[int]:
-        """Return those of some words that the router knows, as indices of its terms."""
+        """Look up words as indices of the router's terms; unknown ones are left out."""
         return [self._index[word] for word in found if word in self._index]
 
     def sums(self, terms: Sequence[int]) -> Array:
-        """Return what each of some words adds to the features, (words, F)."""
+        """Look up the summand of each term in the features, (terms, F)."""
         return self._terms_VF[list(terms)].astype(np.float64)
 
     def log_weights(self, sums_RF: Array) -> Array:
-        """Return log w of contexts whose words add up to `sums_RF`, (R, E); all alike where they
-        are 0.
-        """
+        """Compute log w of contexts from their sums over words, (R, E); equal where a sum is 0."""
         lengths = np.linalg.norm(sums_RF, axis=1, keepdims=True)
         features = sums_RF / np.maximum(lengths, 1e-12)
         squares = (features**2).sum(axis=1)[:, None] + (self._centres_EF**2).sum(axis=1)
         logits = 2 * features @ self._centres_EF.T - squares
         logits /= self.router.temperature if self.temperature is None else self.temperature
+        # The top-k is of each context, so it is taken here and not from a prior.
         if 0 < self.top_k < logits.shape[1]:
             others = np.argsort(-logits, axis=1, kind="stable")[:, self.top_k :]
             np.put_along_axis(logits, others, -np.inf, axis=1)
@@ -174,13 +172,11 @@ class Route:
             yield log_weights_ER[:, np.searchsorted(read_at, tokens)]
 
 
-class Belief:
-    """The weights of one text, token by token: what a `Route` gives, for a reader that cannot look
-    ahead.
-    """
+class OnlineRouter:
+    """The weights of one text that is read token by token: those of a `Route`."""
 
     def __init__(self, route: Route) -> None:
-        """Begin a text: nothing was seen."""
+        """Begin a text of which nothing was seen."""
         self._route = route
         self._begin()
 
@@ -189,10 +185,8 @@ class Belief:
         self._sums_F: Array = np.zeros(self._route.router.components.shape[0])
         self.log_weights: Array = self._route.log_weights(self._sums_F[None])[0]
 
-    def see(self, logp_E: ArrayLike, token: int) -> float:
-        """Take in the token that came and log p(x_t | x_<t, D=j) of it; return the mixture's log
-        p(x_t | x_<t).
-        """
+    def update(self, logp_E: ArrayLike, token: int) -> float:
+        """Read one token and its log p(x_t | x_<t, D=j); return the mixture's log p(x_t | x_<t)."""
         mixed = float(np.logaddexp.reduce(self.log_weights + np.asarray(logp_E, np.float64)))
         if token == self._route.eos:
             self._begin()
@@ -206,8 +200,9 @@ class Belief:
 
 
 def find_router(config: Config) -> tuple[Path, Router]:
-    """Return the router that `config` means, and its folder: ensemble.router, or what lies in
-    data.root.
+    """Open the router of `ensemble.router`, or else the one in data.root; return folder and router.
+
+    `UserError` where neither has one.
     """
     given = config.ensemble.router or config.data.root
     if given is None:
@@ -226,10 +221,11 @@ def find_router(config: Config) -> tuple[Path, Router]:
 
 
 def check_domains(config: Config, domains: Sequence[str]) -> None:
-    """Raise `UserError` if a cycle ends with `ensemble.rule=router` and has a domain that is none
-    of its clusters.
+    """Require that every domain of a cycle is a cluster of the router, if its rule needs one.
+
+    Otherwise its evaluation, at the end, would be a `UserError`.
     """
-    if config.ensemble.rule != "router":
+    if not rule_of(config.ensemble).needs_route:
         return
     folder, router = find_router(config)
     for domain in domains:

@@ -23,31 +23,29 @@ from btm.system import durable
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Report = Callable[[int], None]  # how many more tokens are done
+Report = Callable[[int], None]  # is told how many more tokens are done
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The cache of one forest: which file holds the scores of which weights on which shard."""
+    """The score cache of one forest: it names and reads the file of given weights on a shard."""
 
     root: Path  # <forest>/scores
     window: int
     max_tokens: int = 0
 
     def windows(self, shard: Shard) -> Windows:
-        """Return the windows of `shard` that are scored."""
+        """Cut `shard` into the windows that are scored."""
         return windows(shard, self.window, self.max_tokens)
 
     def path(self, shard: Shard, weights_sha256: str) -> Path:
-        """Return the file for one ELM: its name holds all that the numbers depend on."""
+        """Name the file for one ELM by all that its numbers depend on."""
         head = f"-t{self.max_tokens}" if self.max_tokens else ""
         name = f"{shard.domain}-{shard.split}-{shard.sha256[:16]}-w{self.window}{head}"
         return self.root / name / f"{weights_sha256}.npy"
 
     def read(self, shard: Shard, weights_sha256: str) -> NDArray[np.float32] | None:
-        """Return the scores, memory-mapped, or None where there are none (or none that are
-        whole).
-        """
+        """Open the scores, memory-mapped; None where there are none. A damaged file is deleted."""
         path = self.path(shard, weights_sha256)
         try:
             logp = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -68,8 +66,9 @@ def score(
     batch_size: int = 32,
     report: Report | None = None,
 ) -> Path:
-    """Write the scores of `model` on `shard` into the cache, in float32 arithmetic, and return the
-    file.
+    """Write the scores of `model` on `shard` into the cache, in float32; return the file.
+
+    `UserError` for a model that gives NaN or infinite log-probabilities.
     """
     import torch
 
@@ -99,5 +98,5 @@ def score(
 
 
 def mean_nats(logp: NDArray[np.float32], tokens: int) -> float:
-    """Return nats per token of scores whose first `tokens` are real."""
+    """Average scores whose first `tokens` are real, as nats per token."""
     return -float(logp.reshape(-1)[:tokens].astype(np.float64).sum()) / tokens

@@ -1,6 +1,4 @@
-"""What a `transformer_lm` checkpoint says of its model, and which of that transformers can
-compute.
-"""
+"""The architecture of a `transformer_lm` checkpoint, and the part of it that can be converted."""
 
 import re
 from collections.abc import Mapping
@@ -8,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from btm.errors import UserError
+from btm.system.json_files import Json
 
-# fairseq's names of activations, and those of transformers.
+# fairseq's name of an activation, and that of transformers.
 ACTIVATIONS = {
     "relu": "relu",
     "gelu": "gelu",
@@ -18,8 +17,8 @@ ACTIVATIONS = {
     "tanh": "tanh",
     "linear": "linear",
 }
-# Settings that change the function in ways that no model of transformers has; off is false, 0, null
-# or absent.
+# Settings that change the function in ways that no model of transformers has. A setting that is
+# false, 0, null or absent is off.
 _REFUSED = {
     "adaptive_softmax_cutoff": "an adaptive softmax, of which transformers has none",
     "adaptive_input": "adaptive inputs, of which transformers has none",
@@ -59,8 +58,9 @@ class Architecture:
 
 
 def read(settings: Mapping[str, Any], vocab: int, where: str) -> Architecture:
-    """Return the architecture of a checkpoint's flat `settings`; `UserError` names what cannot be
-    converted.
+    """Read the architecture from a checkpoint's flat `settings`.
+
+    Raises `UserError` naming the first setting that no model of transformers can compute.
     """
     name = str(settings.get("_name") or settings.get("arch") or "a model without a name")
     if not name.startswith("transformer_lm"):
@@ -78,8 +78,8 @@ def read(settings: Mapping[str, Any], vocab: int, where: str) -> Architecture:
                 f"{where}: {key}={settings[key]} is not decoder_embed_dim={width}; not converted"
             )
     pre_norm = bool(settings.get("decoder_normalize_before", False))
-    # Older checkpoints have decoder_final_norm; those with no_tie_adaptive_proj are older still and
-    # never had one.
+    # Older checkpoints have decoder_final_norm instead of no_decoder_final_norm; those with
+    # no_tie_adaptive_proj are older still and never had a final norm.
     final = settings.get("decoder_final_norm", "no_tie_adaptive_proj" not in settings)
     if pre_norm and settings.get("no_decoder_final_norm", not final):
         raise UserError(
@@ -110,7 +110,7 @@ def read(settings: Mapping[str, Any], vocab: int, where: str) -> Architecture:
 
 @dataclass(frozen=True)
 class _Values:
-    """Numbers among settings; null is the default, as it is to fairseq."""
+    """Numbers among settings; null means the default, as it does to fairseq."""
 
     settings: Mapping[str, Any]
     where: str
@@ -130,12 +130,8 @@ class _Values:
         return float(found)
 
 
-def flatten(
-    args: Mapping[str, Any] | None, cfg: Mapping[str, Any] | None, where: str
-) -> dict[str, Any]:
-    """Return one {setting: value} of a checkpoint's `args` (older) or `cfg`, whose model and task
-    it joins.
-    """
+def flatten(args: Mapping[str, Any] | None, cfg: Mapping[str, Any] | None, where: str) -> Json:
+    """Flatten a checkpoint's `args` (older) or `cfg` (model and task) to {setting: value}."""
     if args:
         return dict(args)
     parts = [(cfg or {}).get(key) for key in ("task", "model")]
@@ -149,16 +145,14 @@ def flatten(
 
 
 def _resolved(value: Any, cfg: Mapping[str, Any]) -> Any:
-    """Return what ``${task.tokens_per_sample}`` stands for; older files hold such references."""
+    """Resolve a reference as ``${task.tokens_per_sample}``; older files hold such."""
     match = re.fullmatch(r"\$\{(\w+)\.(\w+)\}", value) if isinstance(value, str) else None
     section = cfg.get(match[1]) if match else None
     return section.get(match[2]) if match and isinstance(section, Mapping) else value
 
 
-def settings_of(architecture: Architecture) -> dict[str, Any]:
-    """Return `cfg.model` of a checkpoint: every setting of fairseq that decides the function, and
-    the dropouts.
-    """
+def settings_of(architecture: Architecture) -> Json:
+    """Write `cfg.model` of a checkpoint: the settings that decide the function, and dropouts."""
     a = architecture
     names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     if a.activation not in names:

@@ -1,14 +1,13 @@
-"""fairseq's `checkpoint*.pt`, opened without running anything that stands in it.
+"""fairseq's `checkpoint*.pt`, opened without running anything that it contains.
 
-A checkpoint is a pickle. torch's restricted reader (``weights_only=True``) takes tensors and plain
-values, which is all that fairseq 0.12 writes. What older ones hold besides is read by
-`btm.fairseq.legacy`.
+A checkpoint is a pickle. torch's restricted reader (``weights_only=True``) accepts tensors and
+plain values, which is all that fairseq 0.12 writes. Older checkpoints hold more;
+`btm.fairseq.legacy` reads those.
 """
 
 import re
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from btm.errors import UserError
 from btm.fairseq import architecture
@@ -16,16 +15,11 @@ from btm.fairseq.architecture import Architecture
 from btm.fairseq.state import Checkpoint, Tensors, of_state
 from btm.system import durable
 
-if TYPE_CHECKING:
-    pass
-
 _NAMES = ("checkpoint_best.pt", "checkpoint_last.pt")
 
 
 def find(source: Path) -> Path:
-    """Return the checkpoint that `source` is or, a folder, holds; `UserError` if it is none or half
-    of one.
-    """
+    """Find the checkpoint in the file or folder `source`; `UserError` for none, or part of one."""
     found = source
     if source.is_dir():
         there = sorted(source.glob("*.pt"))
@@ -42,8 +36,7 @@ def find(source: Path) -> Path:
     if part:
         raise UserError(
             f"{found}: {part[1]} is one part of a model (DEMix, mixture of experts or FSDP); join "
-            "the parts with "
-            "the code that wrote them, into one file for each domain, and give that"
+            "the parts with the code that wrote them, into one file for each domain, and give that"
         )
     return found
 
@@ -70,8 +63,8 @@ def read(path: Path, scratch: Path, *, legacy: bool = False) -> Checkpoint:
         if not legacy:
             raise UserError(
                 f"{path}: holds {wanted[1]}, more than tensors and plain values; "
-                "import.legacy=true reads what "
-                "older fairseq wrote, in a process of its own and running none of it"
+                "import.legacy=true reads what older fairseq wrote, in a process of its own and "
+                "running none of it"
             ) from None
         from btm.fairseq import legacy as old
 

@@ -1,12 +1,12 @@
-"""fairseq's `transformer_lm` to a model of `transformers` that computes the same, and back.
+"""Conversion of fairseq's `transformer_lm` to a model of `transformers` that computes the same.
 
     sinusoidal positions, pre-norm (`transformer_lm_gpt`)          XGLM
     learned positions, pre-norm, scaled (`transformer_lm_gpt3_*`)  BioGPT
     learned positions, not scaled (`--no-scale-embedding`)         OPT
     anything else, as post-norm (`transformer_lm`)                 OPT, sinusoids and √d in weights
 
-All four number positions from 2 and name the parameters of a layer alike; only what stands around
-differs.
+All four number positions from 2 and name the parameters of a layer alike; only the names outside
+the layers differ. `from_hugging_face` converts back.
 """
 
 import math
@@ -15,15 +15,16 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from btm.errors import UserError
 from btm.fairseq import architecture, checkpoint, state
 from btm.fairseq import tokenizer as tokenizers
 from btm.fairseq.architecture import Architecture
 from btm.fairseq.families import FAMILIES, Family, describe, family_of, understand
+from btm.models.files import CONFIG, WEIGHTS
 from btm.system.durable import write_json
-from btm.system.json_files import read_object
+from btm.system.json_files import Json, read_object
 
 if TYPE_CHECKING:
     import torch
@@ -35,16 +36,16 @@ _IGNORED = (
     "decoder.embed_positions.weights",
 )
 _EMBED, _OUTPUT = "decoder.embed_tokens.weight", "decoder.output_projection.weight"
-_POSITIONS, _OFFSET = "decoder.embed_positions.weight", 2
+_POSITIONS = "decoder.embed_positions.weight"
+_OFFSET = 2  # positions are numbered from the padding id + 1, and fairseq pads with 1
 
 
 def to_hugging_face(source: Path, target: Path, *, legacy: bool = False) -> None:
-    """Convert a checkpoint, with the dict.txt beside it, into the unpublished model folder
-    `target`.
+    """Convert a checkpoint and the dict.txt beside it to an unpublished model folder `target`.
 
     `source` is the .pt file or its folder. Parameters are written in float32, in which fairseq
-    computes, whatever they are stored in. Raises `UserError` for what cannot be converted, or not
-    without `legacy` (`checkpoint.read`).
+    computes, whatever they are stored in. Raises `UserError` for what cannot be converted, or only
+    with `legacy` (`checkpoint.read`).
     """
     path = checkpoint.find(source)
     dictionary = tokenizers.find_dictionary(path.parent)
@@ -58,12 +59,11 @@ def to_hugging_face(source: Path, target: Path, *, legacy: bool = False) -> None
 
 def as_transformers(
     found: state.Checkpoint, symbols: int, path: Path
-) -> tuple[dict[str, Any], "checkpoint.Tensors"]:
-    """Return config.json and parameters, float32, of the model of transformers that computes what
-    `found` does.
+) -> tuple[Json, "checkpoint.Tensors"]:
+    """Convert a checkpoint to config.json and float32 parameters of the equivalent model.
 
-    `symbols` is the size of its dictionary, `path` where it came from. Raises `UserError` for what
-    cannot be converted.
+    `symbols` is the size of its dictionary, `path` the checkpoint's, for messages. Raises
+    `UserError` for what cannot be converted.
     """
     embeddings = found.parameters.get(_EMBED)
     if embeddings is None or embeddings.dim() != 2:
@@ -73,31 +73,30 @@ def as_transformers(
     if len(embeddings) != symbols:
         raise UserError(
             f"{path}: embeddings of {len(embeddings):,} symbols, but {path.parent / 'dict.txt'} "
-            "has "
-            f"{symbols:,} (its lines and 4): put the dict.txt of the model's own data there"
+            f"has {symbols:,} (its lines and 4): put the dict.txt of the model's own data there"
         )
     model = architecture.read(found.settings, symbols, str(path))
     return _as_transformers(model, _take(found.parameters, model, str(path)))
 
 
 def from_hugging_face(folder: Path, target: Path) -> None:
-    """Write an XGLM, BioGPT or OPT model as checkpoint_best.pt and dict.txt into the unpublished
-    folder `target`.
+    """Convert an XGLM, BioGPT or OPT model to checkpoint_best.pt and dict.txt in `target`.
 
-    Its tokenizer must have fairseq's special symbols as its first four, as one made of a dictionary
-    has. Raises `UserError` if it has not, or if fairseq has no such model.
+    `target` is unpublished. The tokenizer must have fairseq's special symbols as its first four, as
+    one made from a dictionary has. Raises `UserError` if it has not, or if fairseq has no such
+    model.
     """
     from safetensors.torch import load_file
 
     from btm.models import weights
 
-    config = read_object(folder / "config.json", model_type=str)
+    config = read_object(folder / CONFIG, model_type=str)
     model, family = understand(config, str(folder))
     exported = fairseq_tokenizer(folder)
     if len(exported.dictionary) != model.vocab:
         raise UserError(
-            f"{folder}: {model.vocab:,} embeddings, {len(exported.dictionary):,} tokens; wanted "
-            "as many"
+            f"{folder}: {model.vocab:,} embeddings, {len(exported.dictionary):,} tokens; "
+            "wanted equal numbers"
         )
     stored: state.Tensors = {}
     for file in weights.files(folder):
@@ -114,26 +113,22 @@ def from_hugging_face(folder: Path, target: Path) -> None:
 
 
 def fairseq_tokenizer(folder: Path) -> tokenizers.Exported:
-    """Return the tokenizer in `folder` as a dictionary; `UserError` unless that gives its
-    very ids.
-    """
+    """Export the tokenizer in `folder` as a dictionary; `UserError` unless it keeps all ids."""
     exported = tokenizers.export(folder)
     if not exported.same_ids:
         raise UserError(
             f"{folder}: its tokenizer has no <s>, <pad>, </s>, <unk> as ids 0 to 3, where fairseq "
-            "has them: prepare "
-            "text with data.special_tokens=fairseq and another data.name, or take a folder of "
-            "data-bins"
+            "has them: prepare text with data.special_tokens=fairseq and another data.name, or "
+            "take a folder of data-bins"
         )
     return exported
 
 
-def trainable(config: dict[str, Any], where: str) -> Architecture:
-    """Return the model of fairseq that a config.json describes, if what it becomes in training can
-    be taken back.
+def trainable(config: Json, where: str) -> Architecture:
+    """Return the fairseq model of a config.json that can be converted back after training.
 
-    Raises `UserError` if fairseq has no such model, or only one that has learned the positions of
-    an XGLM.
+    Raises `UserError` if fairseq has no such model, or could train an XGLM's positions only as
+    learned ones.
     """
     try:
         model, _ = understand(config, where)
@@ -145,13 +140,12 @@ def trainable(config: dict[str, Any], where: str) -> Architecture:
     if _lacks_position(model, config):
         raise UserError(
             f"{where}: an XGLM with pad_token_id={config['pad_token_id']} has no sinusoid in that "
-            "row, where fairseq, "
-            "which pads with 1, has one: give model=fairseq_lm or model=opt"
+            "row, where fairseq, which pads with 1, has one: give model=fairseq_lm or model=opt"
         )
     return model
 
 
-def _lacks_position(model: Architecture, config: dict[str, Any]) -> bool:
+def _lacks_position(model: Architecture, config: Json) -> bool:
     """Tell whether an XGLM has a row of zeros for a position, where its padding token is."""
     pad = config.get("pad_token_id")
     return not model.learned and isinstance(pad, int) and pad >= _OFFSET
@@ -164,7 +158,7 @@ def _stored(stored: "checkpoint.Tensors", name: str, folder: Path) -> "torch.Ten
 
 
 def _names(model: Architecture, family: Family) -> Iterator[tuple[str, str]]:
-    """Yield (fairseq's name, transformers' name) of every parameter, a tied output layer aside."""
+    """Yield (fairseq's name, transformers' name) of every parameter but a tied output layer."""
     for i in range(model.layers):
         for part in ("k_proj", "v_proj", "q_proj", "out_proj"):
             part = f"self_attn.{part}"
@@ -185,20 +179,15 @@ def _pair(theirs: str, ours: str) -> Iterator[tuple[str, str]]:
 
 
 def _take(found: "checkpoint.Tensors", model: Architecture, where: str) -> "checkpoint.Tensors":
-    """Return the parameters that `model` has, in float32; `UserError` if the checkpoint has others
-    or other sizes.
-    """
+    """Take the parameters of `model`, in float32; `UserError` for others or for other sizes."""
     found = _modern({name: tensor for name, tensor in found.items() if name not in _IGNORED})
     if model.tied:
         found.pop(_OUTPUT, None)
     wanted = dict.fromkeys(name for name, _ in _names(model, FAMILIES["opt"]))
     more = sorted(set(found) - set(wanted))
     if more:
-        kind = (
-            "a mixture of experts"
-            if any("expert" in name or "moe" in name for name in more)
-            else "no part"
-        )
+        mixture = any("expert" in name or "moe" in name for name in more)
+        kind = "a mixture of experts" if mixture else "no part"
         raise UserError(
             f"{where}: has {more[0]}: {kind} of a transformer_lm; it cannot be converted"
         )
@@ -212,15 +201,12 @@ def _take(found: "checkpoint.Tensors", model: Architecture, where: str) -> "chec
 
 
 def _modern(found: "checkpoint.Tensors") -> "checkpoint.Tensors":
-    """Give parameters the names that fairseq has used since 0.9; older ones had q, k and v in
-    one.
-    """
+    """Rename parameters as fairseq has since 0.9, and split the older joint q, k and v."""
     modern: state.Tensors = {}
     for name, tensor in found.items():
         name = name.replace("layer_norms.0.", "self_attn_layer_norm.")
-        name = name.replace("layer_norms.2.", "final_layer_norm.").replace(
-            "decoder.embed_out", _OUTPUT
-        )
+        name = name.replace("layer_norms.2.", "final_layer_norm.")
+        name = name.replace("decoder.embed_out", _OUTPUT)
         head, joined, kind = name.rpartition("in_proj_")
         if joined and kind in ("weight", "bias") and len(tensor) % 3 == 0:
             modern |= {
@@ -232,7 +218,7 @@ def _modern(found: "checkpoint.Tensors") -> "checkpoint.Tensors":
 
 
 def _shapes(model: Architecture) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every parameter; those of a layer by their names within it."""
+    """Return the shape of every parameter; parameters of a layer go by their names within it."""
     d, f = model.width, model.ffn
     attention = {f"self_attn.{p}_proj": (d, d) for p in ("k", "v", "q", "out")}
     linear = attention | {"fc1": (f, d), "fc2": (d, f)}
@@ -246,8 +232,8 @@ def _shapes(model: Architecture) -> dict[str, tuple[int, ...]]:
 
 def _as_transformers(
     model: Architecture, parameters: "checkpoint.Tensors"
-) -> tuple[dict[str, Any], "checkpoint.Tensors"]:
-    """Return config.json and the parameters of the model of transformers that computes the same."""
+) -> tuple[Json, "checkpoint.Tensors"]:
+    """Return config.json and the parameters of the equivalent model of transformers."""
     family = family_of(model)
     if family.name == "opt":
         model, parameters = _plain_embeddings(model, parameters)
@@ -258,20 +244,18 @@ def _as_transformers(
 def _plain_embeddings(
     model: Architecture, parameters: "checkpoint.Tensors"
 ) -> tuple[Architecture, "checkpoint.Tensors"]:
-    """Write sinusoids out as learned positions and √d into the embeddings, which OPT has no
-    settings for.
-    """
+    """Write sinusoids and √d into the weights: OPT has settings for neither."""
     changed = dict(parameters)
     if not model.learned:
         changed[_POSITIONS] = sinusoids(model.positions + _OFFSET, model.width)
-    if model.scaled:
+    if model.scaled:  # √d scales the input alone: a tied output layer keeps the plain embeddings
         changed.setdefault(_OUTPUT, parameters[_EMBED])
         changed[_EMBED] = parameters[_EMBED] * math.sqrt(model.width)
     return replace(model, learned=True, scaled=False, tied=model.tied and not model.scaled), changed
 
 
 def sinusoids(rows: int, width: int, pad: int = 1) -> "torch.Tensor":
-    """Return fairseq's table of positions, (rows, width): sines, then cosines; row `pad` is 0."""
+    """Compute fairseq's table of positions, (rows, width): sines, then cosines; row `pad` is 0."""
     import torch
 
     half = width // 2
@@ -283,9 +267,9 @@ def sinusoids(rows: int, width: int, pad: int = 1) -> "torch.Tensor":
     return table
 
 
-def _write_model(target: Path, config: dict[str, Any], parameters: "checkpoint.Tensors") -> None:
+def _write_model(target: Path, config: Json, parameters: "checkpoint.Tensors") -> None:
     from safetensors.torch import save_file
 
-    write_json(target / "config.json", config)
+    write_json(target / CONFIG, config)
     whole = {name: tensor.contiguous() for name, tensor in parameters.items()}
-    save_file(whole, target / "model.safetensors", metadata={"format": "pt"})
+    save_file(whole, target / WEIGHTS, metadata={"format": "pt"})

@@ -1,5 +1,4 @@
-"""A data-bin, the folder that fairseq-preprocess writes: dict.txt, and a .bin and an .idx for each
-split.
+"""Data-bins, the folders that fairseq-preprocess writes: dict.txt and two files per split.
 
 dict.txt
 {train,valid,test}.{bin,idx}          train1, train2 … go on where train ends
@@ -22,14 +21,12 @@ from btm.fairseq.indexed import Indexed
 
 
 def is_data_bin(folder: Path) -> bool:
-    """Tell whether fairseq-preprocess may have written `folder`."""
+    """Tell whether `folder` looks like the output of fairseq-preprocess."""
     return (folder / dictionaries.FILE).is_file() and any(folder.glob("*.idx"))
 
 
 def files_of(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """Return the .idx and .bin files of each split; `UserError` if one is missing or is there
-    twice.
-    """
+    """List each split's .idx and .bin files; `UserError` for a missing or ambiguous split."""
     found = {split: _prefixes(folder, split) for split in SPLITS}
     for split, prefixes in found.items():
         if (len(prefixes) != 1 and split != "train") or not prefixes:
@@ -44,7 +41,7 @@ def files_of(folder: Path) -> dict[str, tuple[Path, ...]]:
 
 
 def _prefixes(folder: Path, split: str) -> list[Path]:
-    """Return what fairseq joins as `split`: train, train1, train2 …; or the one that goes by it."""
+    """List the files that fairseq joins as `split`: train, train1, train2 …; or `split`_<name>."""
     if indexed.exists(folder / split):
         more = (folder / f"{split}{i}" for i in count(1)) if split == "train" else iter(())
         return [folder / split, *_while_there(more)]
@@ -60,22 +57,19 @@ def _while_there(prefixes: Iterator[Path]) -> Iterator[Path]:
 
 
 def shared_dictionary(folders: Sequence[Path]) -> Dictionary:
-    """Return the dictionary of all domains; `UserError` if two have another."""
+    """Read the dictionary that all domains share; `UserError` if two of them differ."""
     first = tokenizers.find_dictionary(folders[0])
     for folder in folders[1:]:
         if tokenizers.find_dictionary(folder).symbols != first.symbols:
             raise UserError(
                 f"{folder / dictionaries.FILE} is not {folders[0] / dictionaries.FILE}; a suite "
-                "has one "
-                "tokenizer: binarise all domains with the same --srcdict"
+                "has one tokenizer: binarise all domains with the same --srcdict"
             )
     return first
 
 
 def read(files: Mapping[str, Sequence[Path]], dictionary: Dictionary) -> dict[str, list[Indexed]]:
-    """Open the splits of a data-bin; `UserError` for a file that is not whole or does not end its
-    lines.
-    """
+    """Open the splits of a data-bin; `UserError` for a truncated file, or lines without </s>."""
     opened = {}
     for split, paths in files.items():
         prefixes = [path.with_suffix("") for path in paths if path.suffix == ".idx"]
@@ -86,7 +80,7 @@ def read(files: Mapping[str, Sequence[Path]], dictionary: Dictionary) -> dict[st
                 raise UserError(f"{prefix}.idx: no line; every split needs some")
             if not part.sizes.all() or (part.tokens[ends] != EOS).any():
                 raise UserError(
-                    f"{prefix}.bin: lines that </s> does not end; wanted what fairseq-preprocess "
-                    "writes"
+                    f"{prefix}.bin: lines that </s> does not end; wanted what "
+                    "fairseq-preprocess writes"
                 )
     return opened

@@ -1,7 +1,6 @@
-"""`dict.txt`: the symbols of a fairseq model, one a line with its count; ids are the order of the
-lines.
+"""`dict.txt`: the symbols of a fairseq model, one a line with its count, in the order of ids.
 
-Four special symbols stand before the first line and in no file. A dictionary is padded to a
+Four special symbols come before the first line and are not in the file. A dictionary is padded to a
 multiple of 8 by ``madeupword0000`` …, which are symbols like any other. GPT-2's byte pairs are
 written as their decimal ids.
 """
@@ -19,7 +18,7 @@ SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 FILE = "dict.txt"
 _OVERWRITE = "#fairseq:overwrite"
 _MADE_UP = re.compile(r"madeupword\d{4,}")
-_MOST = 1 << 22  # symbols; larger files are something else
+_MOST = 1 << 22  # symbols; a larger file is no dictionary
 _MOST_COUNTED = 1 << 63
 
 
@@ -32,7 +31,7 @@ class Dictionary:
 
     @classmethod
     def of(cls, symbols: list[str], counts: list[int] | None = None) -> "Dictionary":
-        """Return the dictionary of ordinary `symbols`, which get the ids from 4 on."""
+        """Make a dictionary of ordinary `symbols`, which get the ids from 4 on."""
         return cls((*SPECIALS, *symbols), (*[1] * len(SPECIALS), *(counts or [1] * len(symbols))))
 
     def __len__(self) -> int:
@@ -40,16 +39,12 @@ class Dictionary:
 
     @cached_property
     def ids(self) -> dict[str, int]:
-        """The id of each symbol; of two lines that say so (`#fairseq:overwrite`), the later
-        one's.
-        """
+        """The id of each symbol, the later one where a line overwrites another."""
         return {symbol: i for i, symbol in enumerate(self.symbols)}
 
     @property
     def ordinary(self) -> dict[int, str]:
-        """The symbols that text becomes, by id: neither special nor made up to fill the
-        dictionary.
-        """
+        """The symbols that text is made of, by id: without special ones and padding."""
         rest = list(enumerate(self.symbols))[len(SPECIALS) :]
         return {i: symbol for i, symbol in rest if not _MADE_UP.fullmatch(symbol)}
 
@@ -61,7 +56,7 @@ class Dictionary:
 
 
 def read(path: Path) -> Dictionary:
-    """Return the dictionary in `path`; `UserError` names the line that is none."""
+    """Read the dictionary in `path`; `UserError` names the first line that is malformed."""
     try:
         text = path.read_bytes().decode()
     except OSError as error:
@@ -71,7 +66,7 @@ def read(path: Path) -> Dictionary:
         raise UserError(
             f"{path}:{bad}: no UTF-8: {error.reason}; wanted '<symbol> <count>'"
         ) from None
-    lines = re.split(r"\r\n|\r|\n", text)  # what Python's text files take for an end of line
+    lines = re.split(r"\r\n|\r|\n", text)  # the line ends of Python's text files
     lines = lines[:-1] if not lines[-1] else lines
     if not 0 < len(lines) <= _MOST:
         raise UserError(
@@ -82,8 +77,8 @@ def read(path: Path) -> Dictionary:
         symbol, count, overwrite = _parse(path, number, line)
         if symbol in seen and not overwrite:
             raise UserError(
-                f"{path}:{number}: {symbol!r} is there twice; remove a line, or end it with "
-                f"{_OVERWRITE}"
+                f"{path}:{number}: {symbol!r} is there twice; remove a line, "
+                f"or end it with {_OVERWRITE}"
             )
         seen.add(symbol)
         symbols.append(symbol)
@@ -103,7 +98,7 @@ def write(path: Path, dictionary: Dictionary) -> None:
 
 
 def _parse(path: Path, number: int, line: str) -> tuple[str, int, bool]:
-    """Return (symbol, count, whether it may be there twice) of one line."""
+    """Parse one line: its symbol, its count, and whether it may repeat a symbol."""
     line = line.rstrip()
     overwrite = line.endswith(f" {_OVERWRITE}")
     symbol, _, count = (line.removesuffix(f" {_OVERWRITE}") if overwrite else line).rpartition(" ")

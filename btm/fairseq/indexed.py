@@ -1,8 +1,8 @@
-"""fairseq's binarised text, `PREFIX.bin` and `PREFIX.idx` of its format *mmap*, with numpy alone.
+r"""fairseq's binarised text, `PREFIX.bin` and `PREFIX.idx` of its format *mmap*, in numpy.
 
-The index is ``MMIDIDX\\0\\0``, version 1 (uint64), a code of the token type (one byte), the number
-N of lines (uint64), their lengths in tokens (int32, N) and where they begin in the .bin (int64
-bytes, N).
+The index is ``MMIDIDX\0\0``, version 1 (uint64), a code of the token type (one byte), the number N
+of lines (uint64), their lengths in tokens (int32, N) and their offsets in the .bin (int64 bytes,
+N).
 """
 
 import struct
@@ -20,47 +20,35 @@ from btm.system import durable
 
 _MAGIC = b"MMIDIDX\0\0"
 _HEADER = struct.Struct("<9sQBQ")  # magic, version, code, lines
-_TYPES = {
-    1: "u1",
-    2: "i1",
-    3: "<i2",
-    4: "<i4",
-    5: "<i8",
-    6: "<f8",
-    7: "<f8",
-    8: "<u2",
-    9: "<u4",
-    10: "<u8",
-}
+# fairseq's codes of token types, from 1 on.
+_TYPES = dict(enumerate(("u1", "i1", "<i2", "<i4", "<i8", "<f8", "<f8", "<u2", "<u4", "<u8"), 1))
 _CODES = {"uint16": 8, "uint32": 9, "int64": 5}
 _OTHERS = {b"TNTIDX\0\0": "cached or lazy", b"HUFFIDX\0": "huffman"}
 
 
 @dataclass(frozen=True)
 class Indexed:
-    """Lines of token ids: `tokens` are all of them, one after another; `sizes` is how many each
-    line has.
-    """
+    """Lines of token ids: `tokens` of all lines, one after another; `sizes`, the length of each."""
 
     tokens: NDArray[np.integer]
     sizes: NDArray[np.int32]
 
 
 def exists(prefix: Path) -> bool:
-    """Tell whether there are both files of `prefix`."""
+    """Tell whether both files of `prefix` exist."""
     return all(with_ending(prefix, ending).is_file() for ending in ("bin", "idx"))
 
 
 def with_ending(prefix: Path, ending: str) -> Path:
-    """Return the file of `prefix`, whose name may hold dots."""
+    """Return the file of `prefix` with an ending; the prefix may hold dots."""
     return prefix.with_name(f"{prefix.name}.{ending}")
 
 
 def read(prefix: Path, vocab_size: int) -> Indexed:
     """Open `prefix`.bin and .idx as memory maps.
 
-    Raises `UserError` unless both are whole, of the format *mmap*, and hold ids below `vocab_size`
-    alone.
+    Raises `UserError` unless both are whole, of the format *mmap*, and hold only ids below
+    `vocab_size`.
     """
     idx, bin_ = with_ending(prefix, "idx"), with_ending(prefix, "bin")
     dtype, n = _header(idx)
@@ -90,7 +78,7 @@ def read(prefix: Path, vocab_size: int) -> Indexed:
 
 
 def _header(idx: Path) -> tuple[np.dtype, int]:
-    """Return the token type and the number of lines that an index tells of."""
+    """Read the token type and the number of lines from the header of an index."""
     try:
         with idx.open("rb") as handle:
             head = handle.read(_HEADER.size)
@@ -110,8 +98,7 @@ def _header(idx: Path) -> tuple[np.dtype, int]:
 
 
 def write(prefix: Path, pieces: Iterable[Indexed], vocab_size: int) -> int:
-    """Publish `prefix`.bin and .idx as fairseq-preprocess writes them, bit for bit, and return the
-    tokens.
+    """Publish `prefix`.bin and .idx, bit for bit as fairseq-preprocess; return the token count.
 
     The token type is fairseq's choice for `vocab_size`; the .idx appears last, so a reader finds
     both or none.
@@ -134,12 +121,11 @@ def write(prefix: Path, pieces: Iterable[Indexed], vocab_size: int) -> int:
 def link(
     prefix: Path, source: Path, dtype: str, begin: int, tokens: int, wanted: int, line: int
 ) -> None:
-    """Publish a `prefix`.idx that tells of `tokens` of the file `source`, from `begin` on, and link
-    the .bin to that.
+    """Publish a `prefix`.idx over `tokens` of the file `source`, and link the .bin to that file.
 
-    They are cut into lines of `line` tokens, and begun anew until there are `wanted`: the index
-    tells of tokens as often as it likes, so nothing is copied. `dtype` is what `source` holds,
-    uint16 or uint32, little-endian.
+    The tokens, from `begin` on, are cut into lines of `line` tokens and repeated until there are
+    `wanted`: an index may list a token many times, so nothing is copied. `dtype` is that of
+    `source`, uint16 or uint32, little-endian.
     """
     starts_N = np.arange(0, tokens, line, dtype="<i8")
     sizes_N = np.minimum(line, tokens - starts_N)

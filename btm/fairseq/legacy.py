@@ -1,10 +1,10 @@
-"""Checkpoints of older fairseq, whose settings are an `argparse.Namespace` or objects of omegaconf.
+"""Checkpoints of older fairseq, whose settings are an `argparse.Namespace` or omegaconf objects.
 
 They are read in a box (`btm.system.sandbox`), a process with limits of memory, time and disk that
-can neither connect nor start another, with torch's restricted reader. Each class that is named in
-the file and on a list of ours is given a stand-in that keeps values and does nothing; any other
-name ends the reading. So no code of the file, of fairseq or of omegaconf runs, and neither need be
-installed. What comes out is safetensors and JSON.
+can neither connect nor start another, with torch's restricted reader. Each class that the file
+names and our list allows is given a stand-in that keeps values and does nothing; any other name
+ends the reading. So no code of the file, of fairseq or of omegaconf runs, and neither need be
+installed. The result is safetensors and JSON.
 """
 
 import argparse
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 QUESTION = f"{__name__}:convert"
 BEFORE_BOXES = ("torch", "safetensors.torch")
 MEMORY = 8 << 30  # bytes, and three times the file besides
-SECONDS = 900  # of processor time, and of the clock
-# What older checkpoints name, found in files of fairseq 0.6 to 1.0: all of it holds values.
+SECONDS = 900  # limit of processor time, and of elapsed time
+# Classes named by checkpoints of fairseq 0.6 to 1.0, all of which only hold values.
 _HARMLESS = re.compile(
     r"argparse\.Namespace|typing\.(Any|Union|Optional|List|Dict|Tuple)"
     r"|omegaconf\.(dictconfig\.DictConfig|listconfig\.ListConfig|base\.\w*Metadata|nodes\.\w+Node)"
@@ -34,11 +34,11 @@ _HARMLESS = re.compile(
     r"|dict|list|tuple|set|str|unicode|int|long|float|bool|object"
 )
 _BUILTINS = ("builtins.", "__builtin__.")  # torch's messages leave these out
-_NAMES = 1000  # different ones in a file; more is no checkpoint
+_NAMES = 1000  # different names in a file; more is no checkpoint
 
 
 class Kept:
-    """Stands in for any harmless class: keeps what the file gives it."""
+    """A stand-in for any allowed class: it keeps the values that the file gives it."""
 
     arguments: tuple[Any, ...]
     state: Any
@@ -61,10 +61,10 @@ class Kept:
 
 
 def read(path: Path, scratch: Path, memory: int = MEMORY) -> "Checkpoint":
-    """Return a checkpoint read in a box, which leaves its tensors in `scratch`.
+    """Read a checkpoint in a box, which leaves its tensors in `scratch`.
 
-    Raises `UserError` for what is none, names other classes, or needs more than `memory` bytes and
-    3 times the file.
+    Raises `UserError` if it is none, names other classes, or needs more than `memory` bytes and 3
+    times the file.
     """
     from safetensors.torch import load_file
 
@@ -77,7 +77,7 @@ def read(path: Path, scratch: Path, memory: int = MEMORY) -> "Checkpoint":
 
 
 def convert(path: str, folder: str, memory: str) -> None:
-    """Read a checkpoint in this box; write settings.json and model.safetensors into `folder`."""
+    """Convert a checkpoint, in this box, to settings.json and model.safetensors in `folder`."""
     from safetensors.torch import save_file
 
     from btm.fairseq.state import of_state
@@ -94,7 +94,7 @@ def convert(path: str, folder: str, memory: str) -> None:
 
 
 def _load(path: Path) -> Any:
-    """Return the content of a checkpoint, with stand-ins for the harmless classes that it names."""
+    """Load a checkpoint with stand-ins for the allowed classes that it names."""
     import pickle
 
     import torch
@@ -121,7 +121,7 @@ def _load(path: Path) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return `value` in dicts, lists and what they hold, whatever kept it."""
+    """Convert `value` to dicts, lists and plain values."""
     if isinstance(value, argparse.Namespace):
         return _plain(vars(value))
     if isinstance(value, dict):
@@ -133,11 +133,7 @@ def _plain(value: Any) -> Any:
         for key in ("_content", "_val"):  # of omegaconf's containers and nodes
             if key in state:
                 return _plain(state[key])
-        return (
-            _plain(value.items)
-            if value.items
-            else _plain(value.arguments[0])
-            if value.arguments
-            else None
-        )
+        if value.items:
+            return _plain(value.items)
+        return _plain(value.arguments[0]) if value.arguments else None
     return None if isinstance(value, type) else value

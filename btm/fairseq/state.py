@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from btm.errors import UserError
 from btm.fairseq import architecture
+from btm.system.json_files import Json
 
 if TYPE_CHECKING:
     import torch
@@ -15,19 +16,15 @@ Tensors = dict[str, "torch.Tensor"]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What makes a model: its settings, flat, and its parameters by fairseq's names; and the
-    updates it has had.
-    """
+    """A model: its flat settings, its parameters by fairseq's names, and its number of updates."""
 
-    settings: dict[str, Any]
+    settings: Json
     parameters: Tensors
     updates: int = 0
 
 
 def of_state(state: Any, where: str) -> Checkpoint:
-    """Return what makes the model of a checkpoint's content; `UserError` if that is not all
-    there.
-    """
+    """Extract the model from a checkpoint's content; `UserError` if it is incomplete."""
     import torch
 
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
@@ -36,17 +33,15 @@ def of_state(state: Any, where: str) -> Checkpoint:
         raise UserError(
             f"{where}: one shard of a model trained with FSDP; consolidate them with fairseq first"
         )
-    parts = [
-        value if isinstance(value, dict) else None
-        for value in (state.get("args"), state.get("cfg"))
-    ]
-    settings = architecture.flatten(parts[0], parts[1], where)
+    parts = (state.get(key) for key in ("args", "cfg"))
+    args, cfg = (part if isinstance(part, dict) else None for part in parts)
+    settings = architecture.flatten(args, cfg, where)
     parameters = {str(k): v for k, v in state["model"].items() if isinstance(v, torch.Tensor)}
     return Checkpoint(settings, parameters, _updates(state))
 
 
-def _updates(state: dict[str, Any]) -> int:
-    """Return the updates of the last optimizer, 0 where that is not told."""
+def _updates(state: Json) -> int:
+    """Return the updates of the last optimizer, 0 if they are not recorded."""
     history = state.get("optimizer_history")
     last = history[-1] if isinstance(history, list) and history else {}
     found = last.get("num_updates", 0) if isinstance(last, dict) else 0

@@ -1,4 +1,4 @@
-"""A fairseq dictionary as a Hugging Face tokenizer that gives its ids, and the way back.
+"""A fairseq dictionary as a Hugging Face tokenizer with the same ids, and the way back.
 
 fairseq knows two kinds of text. Words: a line is split at blanks, each word is a symbol. GPT-2's
 byte pairs: text goes through ``encoder.json`` and ``vocab.bpe``, and each token's number, in
@@ -18,17 +18,15 @@ from btm.errors import UserError
 from btm.fairseq import dictionary as dictionaries
 from btm.fairseq.dictionary import EOS, SPECIALS, Dictionary
 from btm.system.durable import write_json
-from btm.system.json_files import read_object
+from btm.system.json_files import Json, read_object
 
 ENCODER, MERGES = "encoder.json", "vocab.bpe"
-_BLANK = r"[\s\x1c-\x1f]+"  # what Python's str.split() splits at
+_BLANK = r"[\s\x1c-\x1f]+"  # the separators of Python's str.split()
 _WHERE = "https://dl.fbaipublicfiles.com/fairseq/gpt2_bpe/"
 
 
 def find_dictionary(folder: Path) -> Dictionary:
-    """Return the dictionary in `folder`, with the files its byte pairs need; `UserError` says what
-    to put there.
-    """
+    """Read the dictionary in `folder`; `UserError` names a missing file and where to get it."""
     path = folder / dictionaries.FILE
     if not path.is_file():
         raise UserError(
@@ -48,8 +46,7 @@ def find_dictionary(folder: Path) -> Dictionary:
 def write_tokenizer(
     dictionary: Dictionary, beside: Path, target: Path, context: int = 1_000_000_000
 ) -> None:
-    """Write a Hugging Face tokenizer with the ids of `dictionary` into the unpublished folder
-    `target`.
+    """Write a Hugging Face tokenizer with the ids of `dictionary` into an unpublished folder.
 
     `beside` holds encoder.json and vocab.bpe if the dictionary is of byte pairs; `context` is the
     longest input.
@@ -66,7 +63,7 @@ def write_tokenizer(
 
 
 def bytes_of(dictionary: Dictionary, beside: Path) -> NDArray[np.int64]:
-    """Return the bytes of text that each symbol stands for, by id, the blank after it included."""
+    """Count the bytes of text of each symbol, by id, including the blank after it."""
     if dictionary.is_byte_pairs:
         lengths = {str(number): len(token) for token, number in _read_encoder(beside).items()}
         sizes = np.array([lengths.get(symbol, 0) for symbol in dictionary.symbols], np.int64)
@@ -95,9 +92,8 @@ def _byte_pairs(dictionary: Dictionary, beside: Path) -> Any:
     if missing:
         raise UserError(
             f"{beside / dictionaries.FILE}: {len(missing):,} byte pairs of {ENCODER} are not "
-            "there, as "
-            f"{missing[0]!r}; a tokenizer needs all: binarise with --srcdict of fairseq's "
-            f"{_WHERE}dict.txt"
+            f"there, as {missing[0]!r}; a tokenizer needs all: binarise with --srcdict of "
+            f"fairseq's {_WHERE}dict.txt"
         )
     vocab |= {token: ids[str(number)] for token, number in encoder.items() if str(number) in ids}
     used = set(vocab.values())
@@ -128,9 +124,7 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Exported:
-    """A tokenizer in fairseq's files: `table[i]` is the id in `dictionary` of the tokenizer's
-    id i.
-    """
+    """A tokenizer in fairseq's files: `table[i]` is the id in `dictionary` of token i."""
 
     dictionary: Dictionary
     table: NDArray[np.int64]
@@ -140,9 +134,7 @@ class Exported:
     @property
     def same_ids(self) -> bool:
         """Whether the dictionary gives every token the id that the tokenizer gives it."""
-        return len(self.table) == len(self.dictionary) and bool(
-            (self.table == np.arange(len(self.table))).all()
-        )
+        return np.array_equal(self.table, np.arange(len(self.dictionary)))
 
     def write(self, folder: Path) -> None:
         """Write dict.txt, and encoder.json and vocab.bpe where the symbols are byte pairs."""
@@ -154,19 +146,18 @@ class Exported:
 
 
 def export(folder: Path) -> Exported:
-    """Return the tokenizer in `folder` as a dictionary; `UserError` if it is neither words nor byte
-    pairs.
+    """Export the tokenizer in `folder`; `UserError` if it is neither words nor byte pairs.
 
-    A tokenizer made of a dictionary gives that dictionary again, its counts aside. Of any other the
-    end of text becomes ``</s>``, and byte pairs are numbered as GPT-2 numbers its own: bytes first,
-    then as they merge.
+    A tokenizer made from a dictionary gives that dictionary back, without its counts. For any other
+    the end of text becomes ``</s>``, and byte pairs are numbered as GPT-2 numbers its own: bytes
+    first, then in the order of merges.
     """
     content = read_object(folder / "tokenizer.json", model=dict)
     model, vocab = content["model"], content["model"].get("vocab")
     if model.get("type") not in ("WordLevel", "BPE") or not isinstance(vocab, dict):
         raise UserError(
-            f"{folder}: a tokenizer of the type {model.get('type')}; fairseq takes words or byte "
-            "pairs"
+            f"{folder}: a tokenizer of the type {model.get('type')}; fairseq takes words or "
+            "byte pairs"
         )
     vocab = vocab | {token["content"]: token["id"] for token in content.get("added_tokens", [])}
     encoder: dict[str, int] = {}
@@ -197,8 +188,9 @@ def _as_it_is(
 def _moved(
     eos: int, names: dict[int, str], encoder: dict[str, int], merges: tuple[tuple[str, str], ...]
 ) -> Exported:
-    """Give the end of text fairseq's id and the others those from 4 on, byte pairs in the order of
-    their numbers.
+    """Give the end of text fairseq's id, and the other tokens the ids from 4 on.
+
+    Byte pairs keep the order of their numbers.
     """
     rest = [i for i in sorted(names) if i != eos]
     if encoder:
@@ -210,11 +202,9 @@ def _moved(
 
 
 def _numbered(
-    folder: Path, content: dict[str, Any], vocab: dict[str, int], merges: Iterable[tuple[str, str]]
+    folder: Path, content: Json, vocab: dict[str, int], merges: Iterable[tuple[str, str]]
 ) -> dict[str, int]:
-    """Return {token: number} as GPT-2's encoder.json has it; special and made-up tokens are not in
-    there.
-    """
+    """Number the tokens as GPT-2's encoder.json does, without special and padding tokens."""
     from tokenizers import pre_tokenizers
 
     pre, alphabet = content.get("pre_tokenizer") or {}, sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -240,9 +230,7 @@ def _end_of_text(folder: Path, vocab: dict[str, int]) -> int:
 
 
 def copy_dictionary(source: Path, target: Path, exported: Exported) -> None:
-    """Write fairseq's files of a tokenizer, with the counts of `source`/dict.txt if that is the
-    same dictionary.
-    """
+    """Write the fairseq files of a tokenizer; counts are those of an equal `source`/dict.txt."""
     exported.write(target)
     path = source / dictionaries.FILE
     if path.is_file() and dictionaries.read(path).symbols == exported.dictionary.symbols:

@@ -1,13 +1,14 @@
-"""What a forest holds: an ELM that stands, and a branch that may become one."""
+"""The two kinds of models in a forest: an ELM, sealed, and a branch, which may become one."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from btm.forest.card import Card, Parent, read_parents
+from btm.forest.paths import ModelFolder
 from btm.models import causal_lm
 from btm.system import lease
-from btm.system.json_files import read_object
+from btm.system.json_files import Json, read_object
 
 if TYPE_CHECKING:
     import torch
@@ -45,13 +46,14 @@ class Branch:
         return lease.name_of(self.path)
 
     @property
-    def origin(self) -> dict[str, Any]:
-        """What `Forest.branch` or `Forest.root_branch` wrote: domains, parents, method,
-        estimator.
-        """
-        return read_object(
-            self.path / "branch.json", domains=list, parents=dict, method=str, estimator=str
-        )
+    def files(self) -> ModelFolder:
+        """The files of its folder."""
+        return ModelFolder(self.path)
+
+    @property
+    def origin(self) -> Json:
+        """Its branch.json, written when it began: domains, parents, method, estimator."""
+        return read_object(self.files.origin, domains=list, parents=dict, method=str, estimator=str)
 
     @property
     def domains(self) -> list[str]:
@@ -61,10 +63,10 @@ class Branch:
     @property
     def parents(self) -> dict[str, Parent]:
         """Its parents with their weights; empty for a root."""
-        return read_parents(self.path / "branch.json", self.origin["parents"])
+        return read_parents(self.files.origin, self.origin["parents"])
 
     @property
-    def result(self) -> dict[str, Any] | None:
-        """What the training left when it was complete, or None."""
-        file = self.path / "trained.json"
+    def result(self) -> Json | None:
+        """The result of its training, or None while that is not complete."""
+        file = self.files.result
         return read_object(file) if file.exists() else None

@@ -1,5 +1,6 @@
-"""What an ELM says of itself: `card.json`. `btm/forest/model_card.py` makes the model card of it
-that people read.
+"""The card of an ELM or average, card.json: its provenance, cost and losses.
+
+`btm/forest/model_card.py` makes of it the model card for people.
 """
 
 import math
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 from btm.errors import UserError
-from btm.system.json_files import parse_json, read_regular
+from btm.system.json_files import Json, parse_json, read_regular
 
 SCHEMA = 1
 T = TypeVar("T")
@@ -27,7 +28,7 @@ class Parent:
 
 @dataclass(frozen=True)
 class Spent:
-    """What the training of one ELM took, without its ancestors'."""
+    """The cost of one ELM's own training, without its ancestors'."""
 
     name: str
     sha256: str
@@ -61,11 +62,9 @@ class Card:
     tokenizer_sha256: str
     parents: dict[str, Parent] = field(default_factory=dict)
     branch_method: str = "none"  # copy, uniform, argmax, posterior, token, weights; none: a root
-    recipe: dict[str, Any] = field(default_factory=dict)  # of an average: how, where not linear
+    recipe: Json = field(default_factory=dict)  # of an average: how, where not linear
     estimator: str = ""  # how the parents' weights were found
-    delta: dict[str, Any] = field(
-        default_factory=dict
-    )  # of a sparse expert: density, budget, nonzeros, …
+    delta: Json = field(default_factory=dict)  # of a sparse expert: density, budget, nonzeros, …
     steps: int = 0  # of its own training
     lr: float | None = None  # peak learning rate of its own training's schedule
     tokens: int = 0  # of its own training
@@ -104,13 +103,13 @@ class Card:
         names = parts[0].seeds if parts else {}
         return {name: sum(part.seeds[name] for part in parts) / len(parts) for name in names}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Return the card as JSON values."""
         return asdict(self)
 
     @classmethod
     def read(cls, file: Path) -> "Card":
-        """Return the card in `file`; `UserError` if it is none."""
+        """Read the card in `file`; `UserError` if it is not valid."""
         try:
             values = parse_json(read_regular(file))
         except FileNotFoundError:
@@ -121,8 +120,8 @@ class Card:
 
     @classmethod
     def from_json(cls, values: Any, file: Path) -> "Card":
-        """Return the card that `to_json` made `values` of; `UserError`, naming `file`, if it is
-        none.
+        """Make a card of JSON `values` from `to_json`; `UserError`, naming `file`, if they are not
+        valid.
         """
         try:
             if values.get("schema", 0) > SCHEMA:
@@ -143,7 +142,7 @@ class Card:
 
 
 def checked(card: Card) -> Card:
-    """Return a card, or raise `ValueError` if a value in it is not of its field's type."""
+    """Check every value of a card and return it; `ValueError` if one is not of its field's type."""
     for part in (*card.parents.values(), *card.ancestors, *card.measured.values()):
         _typed(part)
     if len({tuple(sorted(part.seeds)) for part in card.measured.values()}) > 1:
@@ -152,9 +151,7 @@ def checked(card: Card) -> Card:
 
 
 def _typed(made: T) -> T:
-    """Return a dataclass of JSON values, or raise `ValueError` if one is of another type than its
-    field.
-    """
+    """Check the types of a dataclass of JSON values and return it; `ValueError` if one is wrong."""
     for item in fields(made):  # type: ignore[arg-type]
         value = getattr(made, item.name)
         if not _fits(value, item.type):
@@ -184,8 +181,8 @@ def _fits(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
-def read_parents(file: Path, values: dict[str, Any]) -> dict[str, Parent]:
-    """Return the parents that a `file` of JSON lists; `UserError` if they are none."""
+def read_parents(file: Path, values: Json) -> dict[str, Parent]:
+    """Make parents of the JSON `values` from `file`; `UserError` if they are not valid."""
     try:
         return {name: _typed(Parent(**parent)) for name, parent in values.items()}
     except (TypeError, ValueError) as error:

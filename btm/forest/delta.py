@@ -51,8 +51,9 @@ class Delta:
 
 
 def encode(index: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Return ascending positions as gaps: bytes under 255 end an entry, each 255 before it adds 255
-    to its gap.
+    """Encode ascending positions as gaps.
+
+    A byte under 255 ends an entry; each byte of 255 before it adds 255 to its gap.
     """
     gaps = np.diff(index, prepend=-1) - 1
     skips, rests = np.divmod(gaps, _SKIP)
@@ -63,9 +64,7 @@ def encode(index: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 def decode(gaps: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return the positions that `encode` made `gaps` of; `ValueError` if they end within an
-    entry.
-    """
+    """Decode `gaps` from `encode` into positions; `ValueError` if they end within an entry."""
     if len(gaps) and gaps[-1] == _SKIP:
         raise ValueError("the positions end within an entry")
     (ends,) = np.nonzero(gaps != _SKIP)
@@ -91,9 +90,7 @@ def write(file: Path, delta: Delta) -> None:
 
 
 def read(file: Path) -> Delta:
-    """Return the delta in `file`; `UserError` if it is none, is damaged, or comes from a
-    newer btm.
-    """
+    """Read the delta in `file`; `UserError` if it is missing, damaged, or from a newer btm."""
     if not file.is_file():
         raise UserError(
             f"{file}: no such file: wanted the delta of a sparse expert (btm export format=delta)"
@@ -115,7 +112,7 @@ def read(file: Path) -> Delta:
 
 
 def _entries(stored: Mapping[str, weights.Tensor]) -> dict[str, Entries]:
-    """Return the entries of each tensor; `ValueError` if they are none."""
+    """Read the entries of each tensor; `ValueError` if they are not valid."""
     names = {name.removeprefix("value.") for name in stored if name.startswith("value.")}
     if stored.keys() != {f"{part}.{name}" for part in ("value", "index") for name in names}:
         raise ValueError("values without positions, or positions without values")

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from btm.errors import UserError
 from btm.forest.card import Card
 from btm.forest.forest import Forest
-from btm.forest.models import AVERAGES, Model, find_model, own_model
+from btm.forest.models import Model, find_model, own_model
+from btm.forest.paths import AVERAGES
 from btm.models import average as averaging
 from btm.models import weights as wt
 
@@ -78,7 +79,7 @@ def side(model: Model) -> Side:
 
 
 def beginning(forest: Forest, one: Side) -> Side:
-    """Return the weighted average of the parents, with which an expert began."""
+    """Compute the weighted average of an expert's parents, with which it began."""
     card = one.card
     if card is None or not card.parents:
         raise UserError(

@@ -11,7 +11,7 @@ Row = dict[str, Any]
 
 
 def text(lineage: Lineage, key: Key) -> str:
-    """Return the ancestors and the descendants of one model as two trees.
+    """Draw the ancestors and the descendants of one model as two trees.
 
     What can be reached twice is drawn whole once. A line says the weight of its edge and the share
     of the farther end.
@@ -29,7 +29,7 @@ def text(lineage: Lineage, key: Key) -> str:
 
 
 def forest_text(lineage: Lineage) -> str:
-    """Return every tree of a forest, from its roots down."""
+    """Draw every tree of a forest, from its roots down."""
     lines: list[str] = []
     seen: set[Key] = set()
     for key in sorted(key for key, node in lineage.nodes.items() if not node.parents):
@@ -39,7 +39,7 @@ def forest_text(lineage: Lineage) -> str:
 
 
 def mermaid(lineage: Lineage, keys: Iterable[Key]) -> str:
-    """Return a flowchart of the models `keys`, parents above children, weights on the edges."""
+    """Draw a Mermaid flowchart of the models `keys`: parents above children, edges with weights."""
     ids = {key: f"n{i}" for i, key in enumerate(keys)}
     lines = ["flowchart TD"]
     lines += [f'  {ids[key]}["{_mermaid(lineage.nodes[key].label)}"]' for key in ids]
@@ -54,7 +54,7 @@ def mermaid(lineage: Lineage, keys: Iterable[Key]) -> str:
 
 
 def graphviz(lineage: Lineage, keys: Iterable[Key]) -> str:
-    """Return a digraph of the models `keys`, weights on the edges."""
+    """Draw a Graphviz digraph of the models `keys`, weights on the edges."""
     ids = {key: f"n{i}" for i, key in enumerate(keys)}
     lines = ["digraph lineage {", "  node [shape=box];"]
     for key, name in ids.items():
@@ -91,7 +91,7 @@ def _tree(
     shares: dict[Key, float | None],
     seen: set[Key] | None = None,
 ) -> list[str]:
-    """Return the lines below `root`; a loop, as a recursion would end at a long line of descent."""
+    """Draw the lines below `root`; without recursion, for which long descents are too deep."""
     seen = set() if seen is None else seen
     lines: list[str] = []
     stack: list[tuple[str, Key, float, bool]] = []

@@ -1,5 +1,4 @@
-"""The registry on disk. A forest is a folder; an ELM exists if and only if its folder is in
-``elms/``.
+"""The registry on disk: a forest is a folder, and each folder in its ``elms/`` is an ELM.
 
 Nothing in ``elms/`` is ever modified, and a folder arrives there whole by one rename. So any number
 of processes may branch, train and merge at once, and be killed at any instruction.
@@ -11,17 +10,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from btm.config.checks import check_name, is_name
 from btm.errors import UserError, unknown
 from btm.forest import ledger, model_card, seal, tombstone
 from btm.forest.branch import ELM, Branch
 from btm.forest.card import Card
+from btm.forest.paths import ModelFolder, Paths
 from btm.models import average as averaging
 from btm.models import causal_lm, flops, weights
 from btm.system import durable, lease, sums
-from btm.system.json_files import read_object
+from btm.system.json_files import Json, read_object
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -47,7 +47,7 @@ class Forest:
     @staticmethod
     def stands(root: str | Path) -> bool:
         """Tell whether there is a forest at `root`."""
-        return (Path(root) / "forest.json").is_file()
+        return Paths(root).facts.is_file()
 
     @classmethod
     def create(
@@ -58,11 +58,11 @@ class Forest:
 
         Raises `UserError` if another architecture or tokenizer already grows there.
         """
-        root = Path(root)
+        paths = Paths(root)
         fingerprint = causal_lm.architecture(config)
         if not cls.stands(root):
-            if not (root / "tokenizer").exists():
-                with durable.publish_folder(root / "tokenizer") as folder:
+            if not paths.tokenizer.exists():
+                with durable.publish_folder(paths.tokenizer) as folder:
                     causal_lm.copy_tokenizer(tokenizer, folder)
                     sums.write(folder)
             facts = {
@@ -71,29 +71,34 @@ class Forest:
                 "model_type": config.model_type,
                 "tokenizer_sha256": tokenizer_sha256,
             }
-            durable.write_json(root / "forest.json", sums.checked(facts))
+            durable.write_json(paths.facts, sums.checked(facts))
         forest = cls(root)
         forest.require(fingerprint, tokenizer_sha256, "what was asked for")
         return forest
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What forest.json says: schema, architecture, tokenizer_sha256."""
-        return read_object(self.root / "forest.json", schema=int)
+    def paths(self) -> Paths:
+        """Its files and folders."""
+        return Paths(self.root)
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What all its ELMs share: architecture and tokenizer_sha256, as forest.json says."""
-        return read_object(self.root / "forest.json", architecture=str, tokenizer_sha256=str)
+    def facts(self) -> Json:
+        """Its forest.json: schema, architecture, model_type, tokenizer_sha256."""
+        return read_object(self.paths.facts, schema=int)
+
+    @property
+    def identity(self) -> Json:
+        """The architecture and tokenizer_sha256 that all its ELMs share."""
+        return read_object(self.paths.facts, architecture=str, tokenizer_sha256=str)
 
     @property
     def tokenizer(self) -> Path:
         """The tokenizer that all its ELMs share."""
-        return self.root / "tokenizer"
+        return self.paths.tokenizer
 
     def names(self) -> list[str]:
-        """Return the names of the ELMs, sorted; what else lies in ``elms/`` is none of ours."""
-        folder = self.root / "elms"
+        """List the names of the ELMs, sorted; whatever else lies in ``elms/`` is ignored."""
+        folder = self.paths.elms
         found = folder.iterdir() if folder.is_dir() else ()
         present = {p.name for p in found if is_name(p.name) and p.is_dir()}
         return sorted(present - tombstone.names(self.root))
@@ -103,8 +108,9 @@ class Forest:
         return [self[name] for name in self.names() if name in self]
 
     def experts(self, names: list[str] | None = None) -> list[ELM]:
-        """Return the ELMs called `names`, or else every ELM trained on one domain, or else every
-        ELM.
+        """Return the ELMs called `names`; without names the experts, or every ELM if there is none.
+
+        An expert is an ELM that was trained on one domain.
         """
         if names:
             return [self[name] for name in names]
@@ -114,7 +120,7 @@ class Forest:
     def __contains__(self, name: object) -> bool:
         if not (isinstance(name, str) and is_name(name)):
             return False
-        stands = (self.root / "elms" / name / "card.json").is_file()
+        stands = self.paths.elm(name).card.is_file()
         return stands and not tombstone.stands(self.root, name)
 
     def __getitem__(self, name: str) -> ELM:
@@ -122,34 +128,34 @@ class Forest:
         if name not in self:
             if is_name(name):
                 tombstone.refuse(self.root, name)
-                if (self.root / "averages" / name / "card.json").is_file():
+                if self.paths.average(name).card.is_file():
                     raise UserError(
                         f"{name!r} is an average of {self.root}, and an ELM is wanted here; "
                         f"have: {', '.join(self.names()) or 'none'}"
                     )
             raise unknown("ELM", name, self.names(), str(self.root))
-        path = self.root / "elms" / name
-        return ELM(path, Card.read(path / "card.json"))
+        folder = self.paths.elm(name)
+        return ELM(folder.path, Card.read(folder.card))
 
     def branches(self) -> list[Branch]:
         """Return the ELMs in the making, by name."""
-        folder = self.root / "branches"
+        folder = self.paths.branches
         found = (
             sorted(p for p in folder.iterdir() if not p.name.startswith("."))
             if folder.is_dir()
             else []
         )
-        return [Branch(path) for path in found if (path / "branch.json").is_file()]
+        return [Branch(path) for path in found if ModelFolder(path).origin.is_file()]
 
     def has_branch(self, name: str) -> bool:
         """Tell whether an ELM called `name` is in the making."""
-        return is_name(name) and lease.find(self.root / "branches" / name) is not None
+        return is_name(name) and lease.find(self.paths.branch(name)) is not None
 
     def get_branch(self, name: str) -> Branch:
         """Return the branch `name`; the `UserError` for one that is not there lists those
         that are.
         """
-        path = lease.find(self.root / "branches" / name) if is_name(name) else None
+        path = lease.find(self.paths.branch(name)) if is_name(name) else None
         if path is None and name in self:
             raise UserError(
                 f"{name!r} is an ELM of {self.root}, and ELMs never change: give another "
@@ -161,12 +167,10 @@ class Forest:
 
     @contextmanager
     def hold(self, name: str) -> Iterator[tuple[Branch, lease.Lease]]:
-        """Yield the branch `name` with the sole right to work on it; `lease.HeldError` if another
-        has that.
-        """
+        """Hold the lease on the branch `name`; `lease.HeldError` if another process has it."""
         self.get_branch(name)
         try:
-            taken = lease.take(self.root / "branches" / name)
+            taken = lease.take(self.paths.branch(name))
         except FileNotFoundError:
             raise UserError(f"branch {name!r} was merged or deleted just now") from None
         try:
@@ -237,7 +241,7 @@ class Forest:
         `parent`'s by `method`.
         """
         self.require_free(name)
-        origin: dict[str, Any] = {
+        origin: Json = {
             "domains": domains,
             "method": method,
             "estimator": "",
@@ -277,17 +281,17 @@ class Forest:
         digests = weights.digests(branch.path)
         card = seal.card(branch, result, self.identity["tokenizer_sha256"], shape, digests)
         card = replace(card, forced=forced, license=license or card.license)
-        durable.write_json(branch.path / "card.json", card.to_json())
-        with durable.publish_file(branch.path / "README.md") as handle:
+        durable.write_json(branch.files.card, card.to_json())
+        with durable.publish_file(branch.files.readme) as handle:
             handle.write(model_card.readme(card).encode())
-        for leftover in [*branch.path.glob("checkpoint-*"), *branch.path.glob(".tmp-*")]:
+        for leftover in [*branch.files.checkpoints(), *branch.path.glob(".tmp-*")]:
             # One that cannot be deleted stops the merge: it would be part of the ELM for ever.
             durable.remove_folder(leftover) if leftover.is_dir() else leftover.unlink()
         sums.write(branch.path, digests)
         durable.sync_tree(branch.path)
-        durable.make_folder(self.root / "elms")
+        durable.make_folder(self.paths.elms)
         try:
-            durable.rename_folder(branch.path, self.root / "elms" / branch.name)
+            durable.rename_folder(branch.path, self.paths.elm(branch.name).path)
         except FileExistsError:
             raise UserError(f"{self.root}: another process merged {branch.name!r} first") from None
         except FileNotFoundError:
@@ -309,8 +313,8 @@ class Forest:
             )
 
     def sweep(self) -> None:
-        """Delete what killed processes left behind; never an ELM, a result, or a branch that can
-        become one.
+        """Delete what killed processes left behind, but no ELM, no result and no branch that can
+        become an ELM.
         """
         for folder in (
             self.root,
@@ -339,17 +343,15 @@ class Forest:
             )
 
     @contextmanager
-    def new_branch(self, name: str, origin: dict[str, Any]) -> Iterator[Path]:
-        """Yield an empty folder that becomes the branch `name`, of that `origin`, when the block
-        ends.
-        """
-        with durable.publish_folder(self.root / "branches" / name) as folder:
-            (folder / "branch.json").write_text(json.dumps(origin, indent=1))
+    def new_branch(self, name: str, origin: Json) -> Iterator[Path]:
+        """Yield a folder that becomes the branch `name` with this `origin` when the block ends."""
+        with durable.publish_folder(self.paths.branch(name)) as folder:
+            ModelFolder(folder).origin.write_text(json.dumps(origin, indent=1))
             yield folder
             self.require_free(name)  # another process may have begun it meanwhile
 
     def _check(self, branch: Branch) -> flops.Shape:
-        """Return the shape of a branch that may be merged; a `UserError` says why one may not."""
+        """Check that a branch may be merged, and return its shape; `UserError` if it may not."""
         bad = weights.first_not_finite(branch.path)
         if bad is not None:
             raise UserError(

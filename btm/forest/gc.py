@@ -1,5 +1,6 @@
-"""What nothing needs any more: never an ELM, an average, an evaluation, or a branch that can become
-an ELM.
+"""Garbage collection: find and delete what nothing needs any more.
+
+That is never an ELM, an average, an evaluation, or a branch that can become an ELM.
 """
 
 import os
@@ -8,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from btm.errors import UserError
-from btm.forest import index, paths, removal, tombstone
+from btm.forest import index, removal, tombstone
 from btm.forest.forest import Forest
+from btm.forest.paths import digits_of
 from btm.models import weights
 from btm.system import durable, lease
 
@@ -24,28 +26,29 @@ class Waste:
 
 
 def find(forest: Forest) -> list[Waste]:
-    """Return what can go, largest first; what was computed of weights stays while a process works
-    on a branch.
+    """Find what can be deleted, largest first.
+
+    While a process works on a branch, scores and Fisher information of all weights stay.
     """
     found = [*_temporaries(forest), *_branches(forest), *_bins(forest), *_caches()]
-    if not any(lease.held(forest.root / "branches" / made.name) for made in forest.branches()):
+    if not any(lease.held(forest.paths.branch(made.name)) for made in forest.branches()):
         found += _derived(forest)
     return sorted(found, key=lambda waste: (-waste.size, waste.path))
 
 
 def collect(forest: Forest) -> list[Waste]:
-    """Delete what can go; return it."""
+    """Delete everything that `find` finds, and return it."""
     found = find(forest)
     for waste in found:
-        if waste.path.parent == forest.root / "branches":
-            if not lease.held(forest.root / "branches" / lease.name_of(waste.path)):
+        if waste.path.parent == forest.paths.branches:
+            if not lease.held(forest.paths.branch(lease.name_of(waste.path))):
                 with suppress(FileNotFoundError):
                     durable.remove_folder(waste.path)
         elif waste.path.is_dir():
             removal.empty(waste.path)
         else:
             waste.path.unlink(missing_ok=True)
-    for folder in (forest.root / "scores").glob("*"):
+    for folder in forest.paths.scores.glob("*"):
         with suppress(OSError):  # it holds scores
             folder.rmdir()
     return found
@@ -65,7 +68,7 @@ def _branches(forest: Forest) -> list[Waste]:
     found = []
     gone = tombstone.names(forest.root)
     for made in forest.branches():
-        if lease.held(forest.root / "branches" / made.name):
+        if lease.held(forest.paths.branch(made.name)):
             continue
         if made.name in gone:
             found.append(_waste(made.path, "a branch of an ELM that was removed"))
@@ -75,29 +78,30 @@ def _branches(forest: Forest) -> list[Waste]:
 
 
 def _bins(forest: Forest) -> list[Waste]:
-    bins = [path for path in (forest.root / "removed").glob(f"*/{removal.BIN}") if path.is_dir()]
-    return [_waste(path, "of a removal that was not finished") for path in bins]
+    return [_waste(path, "of a removal that was not finished") for path in forest.paths.bins()]
 
 
 def _derived(forest: Forest) -> list[Waste]:
-    """Return the scores and the Fisher information of weights that no model of the forest has."""
+    """Find scores and Fisher information of weights that no model of the forest has."""
     kept = {entry.sha256 for entry in index.entries(forest.root)}
     for made in forest.branches():
         with suppress(UserError, OSError):
             kept.add(weights.sha256(made.path))
-    files = (forest.root / "scores").glob("*/*.npy")
     found = [
-        _waste(file, "scores of weights that are gone") for file in files if file.stem not in kept
+        _waste(file, "scores of weights that are gone")
+        for file in forest.paths.scores_of()
+        if file.stem not in kept
     ]
-    informed = [
-        path for path in (forest.root / "fisher").glob("*") if not path.name.startswith(".")
+    gone = [
+        path
+        for path in forest.paths.fishers_of()
+        if not any(sha256.startswith(digits_of(path)) for sha256 in kept)
     ]
-    gone = [p for p in informed if not any(sha.startswith(paths.weights_of(p)) for sha in kept)]
     return found + [_waste(path, "Fisher information of weights that are gone") for path in gone]
 
 
 def _caches() -> list[Waste]:
-    """Return the caches of forests that are gone, and those that cannot be read."""
+    """Find the caches of forests that are gone, and those that cannot be read."""
     found = []
     for file in index.folder().glob("*.sqlite"):
         root = index.forest_of(file)

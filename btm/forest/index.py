@@ -1,10 +1,9 @@
-"""What `btm ls` shows of the cards of ELMs and averages, from a disposable cache: 10,000 are not
-read each time.
+"""Index of the cards of a forest: what `btm ls` shows, without reading 10,000 cards each time.
 
-The cache is one SQLite file a forest and host, in the user's cache folder, never in the forest:
-that may lie on a network file system. It is replaced whole by a rename and read as immutable, so
-nothing is ever locked. An entry counts while the card's inode, times and size are those it was made
-of; whatever else is the matter with the file (deleted, damaged, of another version, not writable),
+The index is a cache that can be deleted: one SQLite file a forest and host, in the user's cache
+folder and never in the forest, which may be on a network file system. The file is replaced whole by
+a rename and read as immutable, so nothing is ever locked. An entry counts while the card's inode,
+times and size are unchanged. If the file is deleted, damaged, of another version or not writable,
 the cards are read instead.
 """
 
@@ -22,12 +21,12 @@ from typing import Any, NamedTuple
 
 from btm.config.checks import is_name
 from btm.errors import UserError
-from btm.forest import tombstone
+from btm.forest import paths, tombstone
 from btm.forest.card import Card
 
 VERSION = 2  # of the table and of `Entry`
 ELM, AVERAGE = "ELM", "average"
-PLACES = {ELM: "elms", AVERAGE: "averages"}  # kind: the folder of a forest where they stand
+PLACES = {ELM: paths.ELMS, AVERAGE: paths.AVERAGES}  # kind: the folder of a forest where they stand
 # An entry is two texts: what a list shows, and what only a lineage needs, which is longer.
 _SCHEMA = """
 CREATE TABLE models (
@@ -46,7 +45,7 @@ class Key(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What is asked of many cards at once; `damaged` tells why a card is none."""
+    """The part of a card that lists show; `damaged` tells why the card cannot be read."""
 
     name: str
     sha256: str
@@ -64,7 +63,7 @@ class Entry(NamedTuple):
 
     @classmethod
     def of(cls, name: str, card: Card, kind: str = ELM) -> "Entry":
-        """Return what is shown of a card."""
+        """Take from a card what a list shows."""
         parents = {parent: p.weight for parent, p in card.parents.items()}
         about = (
             card.branch_method,
@@ -79,14 +78,12 @@ class Entry(NamedTuple):
 
     @classmethod
     def unreadable(cls, name: str, why: str, kind: str = ELM) -> "Entry":
-        """Return the entry of a model whose card cannot be read."""
+        """Make the entry of a model whose card cannot be read."""
         return cls(name, "", [], {}, "", 0, 0, 0, None, False, "", why, kind)
 
 
 class Descent(NamedTuple):
-    """What tells the ancestors of a model from others of their names, and what it was trained
-    on.
-    """
+    """The descent of a model: parents and ancestors by sha256, and the data it was trained on."""
 
     parents: dict[str, str]  # name: sha256
     ancestors: list[list[str]]  # [name, sha256]
@@ -94,7 +91,7 @@ class Descent(NamedTuple):
 
     @classmethod
     def of(cls, card: Card) -> "Descent":
-        """Return what a lineage needs of a card."""
+        """Take from a card what a lineage needs."""
         ancestors = [[spent.name, spent.sha256] for spent in card.ancestors]
         return cls(
             {name: p.sha256 for name, p in card.parents.items()},
@@ -107,12 +104,12 @@ _NONE = Descent({}, [], [])
 
 
 def entries(root: Path, *, cache: bool = True) -> list[Entry]:
-    """Return what is shown of every ELM and average of the forest at `root`, by name."""
+    """List every ELM and average of the forest at `root`, by name, as `btm ls` shows them."""
     return [entry for entry, _ in _entries(root, cache, descent=False)]
 
 
 def descents(root: Path, *, cache: bool = True) -> list[tuple[Entry, Descent]]:
-    """Return the same with what a lineage needs."""
+    """List every ELM and average with its descent."""
     return _entries(root, cache, descent=True)
 
 
@@ -136,9 +133,7 @@ def _entries(root: Path, cache: bool, *, descent: bool) -> list[tuple[Entry, Des
 
 
 def location(root: Path) -> Path:
-    """Return where the cache of a forest is: its path, its folder's identity and this host
-    name it.
-    """
+    """Name the cache file of a forest, after its path, its folder's inode and this host."""
     stat = root.stat()
     key = f"{root.resolve()} {stat.st_dev} {stat.st_ino} {socket.gethostname()}"
     return folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}-{VERSION}.sqlite"
@@ -155,9 +150,7 @@ def folder() -> Path:
 
 
 def forest_of(file: Path) -> str | None:
-    """Return the root of the forest that a cache is of, or None if the file is no cache that can be
-    read.
-    """
+    """Read from a cache the root of its forest; None if the file is not a readable cache."""
     try:
         with closing(_open(file)) as connection:
             return str(connection.execute("SELECT root FROM forest").fetchone()[0])
@@ -166,8 +159,9 @@ def forest_of(file: Path) -> str | None:
 
 
 def _stamps(root: Path) -> dict[Key, str]:
-    """Return {model: what changes whenever its card does} of every one that stands and was not
-    removed.
+    """Stamp the card of every model that stands and was not removed: {model: stamp}.
+
+    A stamp changes whenever the card does.
     """
     gone = {Key(name, ELM) for name in tombstone.names(root)}
     stamps = {}
@@ -177,14 +171,14 @@ def _stamps(root: Path) -> dict[Key, str]:
                 key = Key(entry.name, kind)
                 if is_name(entry.name) and key not in gone:
                     with suppress(FileNotFoundError, NotADirectoryError):
-                        s = os.stat(f"{entry.path}/card.json")  # noqa: PTH116
+                        s = os.stat(f"{entry.path}/{paths.CARD}")  # noqa: PTH116
                         stamps[key] = f"{s.st_ino} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_size}"
     return stamps
 
 
 def _read(root: Path, key: Key) -> tuple[Entry, Descent]:
     try:
-        card = Card.read(root / PLACES[key.kind] / key.name / "card.json")
+        card = Card.read(root / PLACES[key.kind] / key.name / paths.CARD)
         return Entry.of(key.name, card, key.kind), Descent.of(card)
     except (UserError, OSError) as error:
         return Entry.unreadable(key.name, str(error), key.kind), _NONE
@@ -196,8 +190,8 @@ def _open(file: Path) -> sqlite3.Connection:
 
 
 def _load(file: Path, descent: bool) -> dict[Key, tuple[str, Entry, Descent]]:
-    """Return {model: (stamp, entry, descent)} as the cache has it; {} if it is not all as this
-    version wrote it.
+    """Load {model: (stamp, entry, descent)} from the cache; {} unless all is as this version wrote
+    it.
     """
     try:
         if not file.is_file():

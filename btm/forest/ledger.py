@@ -1,50 +1,70 @@
-"""What training and inference cost, counted alike everywhere: on cards, in evaluations, in
-forecasts.
+"""The cost of training and inference, counted in one way on cards, in evaluations and forecasts.
 
 FLOPs per token (PaLM, arXiv 2204.02311, appendix B; a multiply-add is 2): training 6 N + 12 ·
 layers · width · T, inference 2 N + 4 · layers · width · T. N are the parameters that take part in
-matrix products: neither a looked-up embedding nor a table of positions, but a tied embedding, for
-it is the head. T tokens are attended to in full, as a causal mask saves no product that is
-computed. Norms, biases and softmax are left out: under 2 %.
+matrix products: a looked-up embedding and a table of positions do not, a tied embedding does, as
+the head. All T tokens are counted as attended to: products under a causal mask are computed too.
+Norms, biases and softmax are left out; they take under 2 %.
 """
 
 from collections.abc import Iterable
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import NotRequired, TypedDict
 
 from btm.forest.card import Card, Spent
 from btm.models.flops import Shape
 
-if TYPE_CHECKING:
-    pass
+
+class Sums(TypedDict):
+    """What training took, added up."""
+
+    tokens: int
+    flops: float
+
+
+class Cost(TypedDict):
+    """What training a model and predicting with it take, as an evaluation's JSON has it."""
+
+    training: Sums | None  # None: nobody wrote it down
+    experts_run: int
+    inference_flops_per_token: float
+
+
+class Ledger(TypedDict):
+    """The `ledger` of an evaluation's JSON."""
+
+    shape: dict[str, int]  # of `Shape`
+    elms: dict[str, Cost]
+    ensemble: Cost
+    models: NotRequired[dict[str, Cost]]  # what is measured beside the ensemble
 
 
 def lineage(parents: Iterable[Card]) -> list[Spent]:
-    """Return what a model descends from, each once, when its parents are those with these cards."""
+    """List the ancestors of a model whose parents have these cards, each once."""
     return _once(spent for card in parents for spent in (*card.ancestors, own(card)))
 
 
 def own(card: Card) -> Spent:
-    """Return what the training of one ELM took, without its ancestors'."""
+    """Read the cost of an ELM's own training, without its ancestors', from its card."""
     return Spent(card.name, card.sha256, card.tokens, card.flops)
 
 
-def training(cards: Iterable[Card]) -> dict[str, Any]:
-    """Return {"tokens", "flops"} spent on ELMs and all their ancestors, each counted once.
+def training(cards: Iterable[Card]) -> Sums:
+    """Add up what was spent on ELMs and all their ancestors, each counted once.
 
-    An imported model's own training is not known and counts as nothing.
+    An imported model's earlier training is not known and counts as 0.
     """
     return total(lineage(cards))
 
 
 def summed(card: Card) -> Card:
-    """Return a card with its totals filled in: its own training and its ancestors'."""
+    """Fill in the totals of a card: its own training and its ancestors'."""
     sums = training([card])
     return replace(card, total_tokens=sums["tokens"], total_flops=sums["flops"])
 
 
-def total(spent: Iterable[Spent]) -> dict[str, Any]:
-    """Return the sums {"tokens", "flops"}."""
+def total(spent: Iterable[Spent]) -> Sums:
+    """Add up tokens and FLOPs."""
     entries = list(spent)
     return {
         "tokens": sum(entry.tokens for entry in entries),
@@ -52,9 +72,7 @@ def total(spent: Iterable[Spent]) -> dict[str, Any]:
     }
 
 
-def entry(
-    elms: list[Card], members: list[Card], shape: Shape, context: int, top_k: int
-) -> dict[str, Any]:
+def entry(elms: list[Card], members: list[Card], shape: Shape, context: int, top_k: int) -> Ledger:
     """Return the ledger of an evaluation: of each of `elms`, and of the ensemble of `members`.
 
     Training is in tokens and FLOPs with all ancestors; inference in FLOPs per token at `context`
@@ -81,5 +99,5 @@ def entry(
 
 
 def _once(spent: Iterable[Spent]) -> list[Spent]:
-    """Return the distinct entries by name and weights, in order of appearance."""
+    """Drop repeated entries of the same name and weights; keep the order of appearance."""
     return list({(entry.name, entry.sha256): entry for entry in spent}.values())

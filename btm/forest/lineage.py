@@ -73,10 +73,9 @@ class Lineage:
         return cls(nodes, children)
 
     def find(self, name: str, where: str, kind: str | None = None) -> Node:
-        """Return the ELM called `name`, or else what was, or a branch or an average; `UserError` if
-        none is.
+        """Find the model called `name`: an ELM, or else a removed one, a branch or an average.
 
-        With a `kind`, only models of that are looked at.
+        With a `kind`, only models of that kind are looked at. `UserError` if there is none.
         """
         among = [node for node in self.nodes.values() if kind in (None, node.key.kind)]
         named = [node for node in among if node.key.name == name]
@@ -92,13 +91,13 @@ class Lineage:
         return min(named, key=lambda node: (order.index((node.key.kind, node.state)), node.note))
 
     def ancestors(self, key: Key) -> dict[Key, float | None]:
-        """Return {ancestor: share}, nearest first; None where its way here cannot be followed."""
+        """Compute {ancestor: share}, nearest first; None where an ELM in between is not known."""
         shares = _spread(key, lambda at: self.nodes[at].parents)
         return shares | dict.fromkeys(self.nodes[key].ancestors - shares.keys() - {key})
 
     def descendants(self, key: Key) -> dict[Key, float | None]:
-        """Return {descendant: share of `key` in it}, parents before children; None where the way
-        cannot be followed.
+        """Compute {descendant: share of `key` in it}, parents before children; None where an ELM in
+        between is not known.
         """
         shares = _spread(key, lambda at: self.children[at])
         lost = [n.key for n in self.nodes.values() if key in n.ancestors and n.key not in shares]
@@ -106,8 +105,9 @@ class Lineage:
 
 
 def _spread(start: Key, edges: Callable[[Key], Mapping[Key, float]]) -> dict[Key, float | None]:
-    """Return {reached: sum over paths of the product of weights}, in topological order, without
-    `start`.
+    """Follow `edges` from `start` to {reached: sum over paths of the product of weights}.
+
+    The order is topological; `start` is left out.
     """
     waits = {start: 0}
     stack = [start]
@@ -132,7 +132,7 @@ def _spread(start: Key, edges: Callable[[Key], Mapping[Key, float]]) -> dict[Key
 
 
 def _standing(root: Path) -> list[Node]:
-    """Return the ELMs and the averages."""
+    """Read the ELMs and the averages."""
     return [
         Node(
             Key(e.kind, e.name, e.sha256),

@@ -19,8 +19,8 @@ _STATES = {"branch": "branch", "trained": "trained branch"}  # ls.state: what a 
 
 
 def rows(root: Path, chosen: LsConfig) -> list[Row]:
-    """Return a row for each ELM, average and branch of a forest, and, if asked for, for each ELM
-    that was removed.
+    """List the ELMs, averages and branches of a forest, and the removed ELMs if `chosen` asks for
+    them, a row each.
     """
     forest = Forest(root)
     found = [("damaged" if entry.damaged else entry.kind, entry) for entry in index.entries(root)]
@@ -34,14 +34,14 @@ def rows(root: Path, chosen: LsConfig) -> list[Row]:
         kept.sort(key=lambda pair: _order(pair[1], chosen.sort), reverse=chosen.reverse)
         kept.sort(
             key=lambda pair: _value(pair[1], chosen.sort) is None
-        )  # what is not known stands last
+        )  # unknown values stand last
     elif chosen.reverse:
         kept.reverse()
     return [_row(state, entry) for state, entry in (kept[: chosen.limit] if chosen.limit else kept)]
 
 
 def _tests(root: Path, chosen: LsConfig) -> list[Callable[[str, Entry], bool]]:
-    """Return what a row must pass."""
+    """Make the tests that a row must pass, from the user's choices."""
     name, domain, parent, state = chosen.name, chosen.domain, chosen.parent, chosen.state
     since, before = check_moment(chosen.since, "ls.since"), check_moment(chosen.before, "ls.before")
     tests: list[Callable[[str, Entry], bool]] = []
@@ -64,16 +64,14 @@ def _tests(root: Path, chosen: LsConfig) -> list[Callable[[str, Entry], bool]]:
 
 
 def _below(root: Path, ancestor: str) -> set[tuple[str, str]]:
-    """Return (kind, name) of all that descends from an ELM called `ancestor`, one that was removed
-    too.
-    """
+    """Find the (kind, name) of all descendants of an ELM, removed or not."""
     lineage = Lineage.of(root)
     named = [key for key in lineage.nodes if key.kind == ELM and key.name == ancestor]
     return {(heir.kind, heir.name) for key in named for heir in lineage.descendants(key)}
 
 
 def _value(entry: Entry, key: str) -> Any:
-    """Return what an entry is ordered by; None where that is not known."""
+    """Read the value that an entry is ordered by; None where it is not known."""
     if key == "domain":
         return entry.domains[0] if entry.domains else None
     value = getattr(entry, key)

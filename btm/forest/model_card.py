@@ -1,9 +1,8 @@
-"""The model card for people, README.md: metadata as the Hugging Face Hub reads it, then what one
-would ask first.
+"""The model card for people, README.md: metadata for the Hugging Face Hub, then the facts in words.
 
-https://huggingface.co/docs/hub/model-cards. Names and notes come from folders and users: in the
-metadata each is a double-quoted YAML string, in the text its Markdown is escaped. base_model stays
-out: it names a repository of the Hub, and a parent is a folder of a forest.
+See https://huggingface.co/docs/hub/model-cards. Names and notes come from folders and users: in the
+metadata each is a double-quoted YAML string, in the text its Markdown is escaped. base_model is
+left out: it names a repository of the Hub, and a parent is a folder of a forest.
 """
 
 import json
@@ -17,7 +16,7 @@ from btm.forest.card import Card
 
 
 def readme(card: Card, *, average: bool = False) -> str:
-    """Return the README.md of an ELM, or of an `average` of several."""
+    """Write the README.md of an ELM, or of an `average` of several."""
     kind = "average of expert language models" if average else "expert language model (ELM)"
     parts = [
         f"---\n{_metadata(card, average)}---\n",
@@ -35,9 +34,7 @@ def readme(card: Card, *, average: bool = False) -> str:
 
 
 def _metadata(card: Card, average: bool) -> str:
-    """Return the block of YAML: every value that is not a word of ours is a JSON string, which YAML
-    reads.
-    """
+    """Write the block of YAML; values from outside are JSON strings, which YAML reads."""
     tags = [
         "branch-train-merge",
         "expert-language-model",
@@ -99,7 +96,7 @@ def _facts(card: Card, average: bool) -> str:
 
 
 def _sparse(delta: dict[str, Any]) -> str:
-    """Return what a card says of a sparse expert; nothing of a dense one."""
+    """Say how sparse an expert is; an empty string for a dense one."""
     try:
         found, free, density = delta["nonzeros"], delta["budget"], delta["density"]
         return f"{found:,} parameters, of {free:,} that were free to (density {density:g})"
@@ -156,9 +153,7 @@ def _perplexity(card: Card) -> str:
 
 
 def _measured(card: Card) -> str:
-    """Return what an average was worth when it was made, beside the seeds, domain by domain and as
-    their mean.
-    """
+    """Tabulate the losses of an average and the seeds when it was made, by domain and mean."""
     if not card.measured or card.valid_nats is None:
         return "Not measured when it was made; `btm eval` measures it.\n"
     seeds = card.seed_nats
@@ -184,7 +179,7 @@ def _measured(card: Card) -> str:
 
 
 def _both(losses: Iterable[float]) -> list[str]:
-    """Return each of some losses as perplexity and as nats."""
+    """Format each loss as perplexity and as nats."""
     return [text for nats in losses for text in (f"{_perplexity_of(nats):.4g}", f"{nats:.4f}")]
 
 
@@ -236,17 +231,17 @@ def _cell(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a text as one line of Markdown that shows as it is."""
+    """Escape a text, so that Markdown shows it as it is, in one line."""
     return re.sub(r"([\\`*_{}\[\]<>#|!&~$])", r"\\\1", " ".join(_printable(text).split()))
 
 
 def _code(text: str) -> str:
-    """Return a text that can stand between backticks or quotes."""
+    """Strip a text of what cannot stand between backticks or quotes."""
     return re.sub(r"[^\w.:/+ -]", "", " ".join(text.split()), flags=re.ASCII)
 
 
 def _quoted(text: str) -> str:
-    """Return a double-quoted YAML string."""
+    """Quote a text as a double-quoted YAML string."""
     return json.dumps(_printable(" ".join(text.split())), ensure_ascii=False)
 
 

@@ -14,9 +14,8 @@ from btm.errors import UserError, unknown
 from btm.forest import tombstone
 from btm.forest.card import Card
 from btm.forest.forest import Forest
+from btm.forest.paths import AVERAGES, CARD, ModelFolder
 from btm.models import causal_lm, weights
-
-AVERAGES = "averages"  # the folder of a forest, and what makes a name explicit: averages/NAME
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def own_model(forest: Forest, name: str) -> Model:
 
 
 def _unknown(forest: Forest, name: str) -> UserError:
-    """Return the error for a name that no model of the forest has; it says if one was removed."""
+    """Make the error for a name that no model of the forest has; it says if one was removed."""
     bare = name.removeprefix(f"{AVERAGES}/")
     if bare != name:
         return unknown("average", bare, [path.name for path in _folders(forest)], str(forest.root))
@@ -78,8 +77,8 @@ def _unknown(forest: Forest, name: str) -> UserError:
 
 
 def averages(forest: Forest, told: Callable[[str], None] = lambda text: None) -> list[Model]:
-    """Return the forest's averages, by name; `told` hears which are damaged or unfinished,
-    and why.
+    """List the forest's averages, by name; `told` is called with a line for each that is damaged or
+    unfinished.
     """
     found, elms = [], set(forest.names())
     for path in _folders(forest):
@@ -92,37 +91,36 @@ def averages(forest: Forest, told: Callable[[str], None] = lambda text: None) ->
 
 
 def _find_own(forest: Forest, name: str) -> Model | None:
-    """Return the ELM, or else the average, of that name, or None."""
+    """Find the ELM, or else the average, of that name; None if there is neither."""
     if name in forest:
         elm = forest[name]
         return Model(name, elm.path, elm.card.sha256, "ELM", elm.card)
     bare = name.removeprefix(f"{AVERAGES}/")
     if bare not in {path.name for path in _folders(forest)}:
         return None
-    return _average(forest.root / AVERAGES / bare, name)
+    return _average(forest.paths.average(bare).path, name)
 
 
 def _folders(forest: Forest) -> list[Path]:
-    home = forest.root / AVERAGES
+    home = forest.paths.averages
     return (
         sorted(p for p in home.iterdir() if is_name(p.name) and p.is_dir()) if home.is_dir() else []
     )
 
 
 def _average(path: Path, called: str) -> Model:
-    """Return an average; `UserError` if its card or the headers of its weights are not whole."""
-    if not (path / "card.json").exists():
-        raise UserError(
-            f"{path}: no card.json: it was never finished; delete it, and average again"
-        )
-    card = Card.read(path / "card.json")
-    causal_lm.read_config(path / "config.json")
+    """Open an average; `UserError` if its card or the headers of its weights are damaged."""
+    folder = ModelFolder(path)
+    if not folder.card.exists():
+        raise UserError(f"{path}: no {CARD}: it was never finished; delete it, and average again")
+    card = Card.read(folder.card)
+    causal_lm.read_config(folder.config)
     weights.tensors(path)
     return Model(called, path, card.sha256, "average", card)
 
 
 def _foreign(forest: Forest, other: Forest, name: str) -> Model:
-    """Return an ELM or an average of another forest, named so that it is found again from here."""
+    """Open an ELM or average of another forest, under the name FOREST:NAME."""
     found = _find_own(other, name)
     if found is None:
         raise unknown("model", name, _names(other), str(other.root))
@@ -131,13 +129,13 @@ def _foreign(forest: Forest, other: Forest, name: str) -> Model:
 
 
 def _folder(forest: Forest, folder: Path, called: str) -> Model:
-    """Return a Hugging Face model folder, after all checks that need no loading."""
+    """Open a Hugging Face model folder, after all checks that need no loading."""
     from btm.data.tokenizer import tokenizer_sha256
 
     if Forest.stands(folder):
         have = ", ".join(f"{folder}:{name}" for name in _names(Forest(folder))) or "no model"
         raise UserError(f"{called}: a forest, not a model; it holds {have}")
-    causal_lm.read_config(folder / "config.json")
+    causal_lm.read_config(ModelFolder(folder).config)
     weights.tensors(folder)
     require_same_tokenizer(forest, tokenizer_sha256(folder), called)
     sha256 = weights.sha256(folder)
@@ -145,16 +143,18 @@ def _folder(forest: Forest, folder: Path, called: str) -> Model:
 
 
 def _card_of(folder: Path, sha256: str) -> Card | None:
-    """Return the card beside weights, if there is a valid one and it is theirs."""
+    """Read the card beside weights; None unless it is valid and names their sha256."""
     try:
-        card = Card.read(folder / "card.json")
+        card = Card.read(ModelFolder(folder).card)
     except UserError:
         return None
     return card if card.sha256 == sha256 else None
 
 
 def require_same_tokenizer(forest: Forest, tokenizer_sha256: str, what: str) -> None:
-    """Raise `UserError` unless `what` has the forest's tokenizer: else no token is comparable."""
+    """Raise `UserError` unless `what` has the forest's tokenizer: else losses per token are not
+    comparable.
+    """
     ours = forest.identity["tokenizer_sha256"]
     if tokenizer_sha256 != ours:
         raise UserError(
@@ -164,7 +164,7 @@ def require_same_tokenizer(forest: Forest, tokenizer_sha256: str, what: str) -> 
 
 
 def _names(forest: Forest) -> list[str]:
-    """Return every name by which the forest's own models are found."""
+    """List every name by which the forest's own models are found."""
     averaged = [path.name for path in _folders(forest)]
     taken = set(forest.names())
     return [*sorted(taken), *(f"{AVERAGES}/{name}" if name in taken else name for name in averaged)]

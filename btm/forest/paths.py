@@ -1,31 +1,320 @@
-"""File names of a forest."""
+"""Every file name of a forest: `Paths` of its root, `ModelFolder` of a model in it, `JobPaths` of
+its cycles.
 
+    forest.json                   what all its ELMs share (forest.py)
+    tokenizer/                    the tokenizer of all its ELMs
+    settings.json                 what it was grown with (settings.py)
+    suites/<name>.json            where its text is prepared (settings.py)
+    elms/<name>/                  an ELM, sealed
+    averages/<name>/              an average of ELMs, sealed
+    branches/<name>/              an ELM in the making; who holds it renames it (system/lease.py)
+    removed/<name>/               a tombstone: card.json, and plan.json and deleting/ (removal.py)
+    scores/<shard>/<sha256>.npy   log-probabilities by weights (ensemble/score.py)
+    fisher/<sha256>-<shard>…/     Fisher information by weights
+    evals/<name>.json             evaluations, with pictures
+    jobs/                         the records of cycles (launch/records.py)
+
+The names of what belongs to a Hugging Face model are in models/files.py, of SHA256SUMS in
+system/sums.py, and what is in a checkpoint is train/checkpoint.py's own.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from btm.data.shards import Shard
+from btm.models import files
+from btm.system import lease
 
 if TYPE_CHECKING:
-    pass
+    from btm.data.shards import Shard
+
+FACTS = "forest.json"
+TOKENIZER = "tokenizer"
+SETTINGS = "settings.json"
+ELMS = "elms"
+AVERAGES = "averages"  # also what makes a name explicit: averages/NAME
+CARD = "card.json"
+BIN = "deleting"
+PLAN = "plan.json"
+_BRANCHES = "branches"
+_REMOVED = "removed"
+SCORES = "scores"
+_FISHER = "fisher"
+_READMITTED = lease.MARK  # like a lease's, for it cannot stand in the name of an ELM
+_CHECKPOINT = "checkpoint-"
+_SHA256_DIGITS = 32  # of the weights, in the name of a folder of Fisher information
+_SHARD_DIGITS = 16
 
 
-_KEPT = 32  # digits of a sha256 in the name of a folder
+@dataclass(frozen=True)
+class ModelFolder:
+    """The folder of an ELM, an average or a branch."""
+
+    path: Path
+
+    @property
+    def card(self) -> Path:
+        """Its provenance (card.py); an ELM or an average is sealed with it."""
+        return self.path / CARD
+
+    @property
+    def readme(self) -> Path:
+        """The model card, for people (model_card.py)."""
+        return self.path / files.README
+
+    @property
+    def config(self) -> Path:
+        """The config.json of transformers."""
+        return self.path / files.CONFIG
+
+    @property
+    def origin(self) -> Path:
+        """Of a branch: its domains and parents, written when it begins."""
+        return self.path / "branch.json"
+
+    @property
+    def result(self) -> Path:
+        """Of a branch: what its training came to, written when that is complete."""
+        return self.path / "trained.json"
+
+    @property
+    def rates(self) -> Path:
+        """Of a branch: the learning rates that were tested (steps/rates.py)."""
+        return self.path / "rates.json"
+
+    @property
+    def metrics(self) -> Path:
+        """The course of its training, a line of JSON a report."""
+        return self.path / "metrics.jsonl"
+
+    def checkpoint(self, step: int) -> Path:
+        """Name the checkpoint of a training `step`."""
+        return self.path / f"{_CHECKPOINT}{step:08d}"
+
+    def checkpoints(self) -> list[Path]:
+        """List its checkpoints, oldest first."""
+        return sorted(self.path.glob(f"{_CHECKPOINT}*"))
+
+    def weights(self) -> list[Path]:
+        """List its files of weights; empty where there is no such folder."""
+        return sorted(self.path.glob(files.EVERY_WEIGHTS))
 
 
-def folder(root: Path, sha256: str, shard: Shard, window: int, sequences: int) -> Path:
-    """Return where a forest at `root` keeps the Fisher information of the weights `sha256` on a
-    shard.
+def step_of(checkpoint: Path) -> int:
+    """Read the training step from the name of a checkpoint."""
+    return int(checkpoint.name.removeprefix(_CHECKPOINT))
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The files and folders of the forest at `root`, whether they are there or not."""
+
+    root: Path
+
+    def __init__(self, root: str | Path) -> None:
+        """Place the forest at `root`."""
+        object.__setattr__(self, "root", Path(root))
+
+    @property
+    def facts(self) -> Path:
+        """What all its ELMs share; a forest stands once this file does."""
+        return self.root / FACTS
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer that all its ELMs share."""
+        return self.root / TOKENIZER
+
+    @property
+    def settings(self) -> Path:
+        """What the command that grew its first expert was told."""
+        return self.root / SETTINGS
+
+    def suite(self, name: str) -> Path:
+        """Name the file that records the suite `name`."""
+        return self.root / "suites" / f"{name}.json"
+
+    def suites(self) -> list[Path]:
+        """List the files that record suites, by name."""
+        return sorted(self.suite("any").parent.glob("*.json"))
+
+    @property
+    def elms(self) -> Path:
+        """The folder of its ELMs."""
+        return self.root / ELMS
+
+    def elm(self, name: str) -> ModelFolder:
+        """Name the folder of the ELM `name`."""
+        return ModelFolder(self.elms / name)
+
+    @property
+    def averages(self) -> Path:
+        """The folder of its averages."""
+        return self.root / AVERAGES
+
+    def average(self, name: str) -> ModelFolder:
+        """Name the folder of the average `name`."""
+        return ModelFolder(self.averages / name)
+
+    @property
+    def branches(self) -> Path:
+        """The folder of its branches."""
+        return self.root / _BRANCHES
+
+    def branch(self, name: str) -> Path:
+        """Name the folder of the branch `name` at rest; `lease.find` tells where it is now."""
+        return self.branches / name
+
+    @property
+    def removed(self) -> Path:
+        """The folder of its tombstones."""
+        return self.root / _REMOVED
+
+    def tombstone(self, name: str) -> Path:
+        """Name the folder of the tombstone of the ELM `name`."""
+        return self.removed / name
+
+    def readmitted(self, name: str, when: str, sha256: str) -> Path:
+        """Name the folder that a tombstone moves to when its name may be used again."""
+        return self.removed / f"{name}{_READMITTED}{when}-{sha256[:12]}"
+
+    def bin(self, name: str) -> Path:
+        """Name the folder in which what goes with the ELM `name` is deleted."""
+        return self.tombstone(name) / BIN
+
+    def bins(self) -> list[Path]:
+        """List the bins of removals that were not finished."""
+        return [path for path in self.removed.glob(f"*/{BIN}") if path.is_dir()]
+
+    def plan(self, name: str) -> Path:
+        """Name the file that says what is made again after the removal of `name`."""
+        return self.tombstone(name) / PLAN
+
+    @property
+    def scores(self) -> Path:
+        """The folder of its score cache (ensemble/score.py)."""
+        return self.root / SCORES
+
+    def scores_of(self, sha256: str = "*") -> Iterator[Path]:
+        """Find the score files of the weights `sha256`, or of all weights."""
+        return self.scores.glob(f"*/{sha256}.npy")
+
+    def fisher(self, sha256: str, shard: "Shard", window: int, sequences: int) -> Path:
+        """Name the folder of the Fisher information of the weights `sha256` on `sequences` windows
+        of `window` tokens of a shard.
+        """
+        of = f"{sha256[:_SHA256_DIGITS]}-{shard.sha256[:_SHARD_DIGITS]}"
+        return self.root / _FISHER / f"{of}-w{window}-n{sequences}"
+
+    def fishers_of(self, sha256: str = "") -> list[Path]:
+        """List the folders of Fisher information of the weights `sha256`, or of all weights."""
+        pattern = f"{sha256[:_SHA256_DIGITS]}-*" if sha256 else "[!.]*"
+        return sorted((self.root / _FISHER).glob(pattern))
+
+    @property
+    def evals(self) -> Path:
+        """The folder of its evaluations."""
+        return self.root / "evals"
+
+    def evaluation(self, name: str | None) -> Path:
+        """Name the file of the evaluation `name`; None is the forest's own name."""
+        return self.evals / f"{name or self.root.name}.json"
+
+    def comparison(self, name: str | None) -> Path:
+        """Name the file of the comparison `name` with other forests; None as in `evaluation`."""
+        return self.evals / f"{name or self.root.name}-compare.json"
+
+    def growth(self, domain: str) -> Path:
+        """Name the file that says what an added `domain` changed."""
+        return self.evals / f"grow-{domain}.json"
+
+    @property
+    def jobs(self) -> "JobPaths":
+        """The records of its cycles."""
+        return JobPaths(self.root / "jobs")
+
+
+def digits_of(fisher: Path) -> str:
+    """Read the first digits of the weights' sha256 from the name of a folder of Fisher
+    information.
     """
-    return root / "fisher" / f"{sha256[:_KEPT]}-{shard.sha256[:16]}-w{window}-n{sequences}"
+    return fisher.name.partition("-")[0]
 
 
-def of_weights(root: Path, sha256: str) -> list[Path]:
-    """Return all that a forest keeps of the Fisher information of some weights."""
-    return sorted((root / "fisher").glob(f"{sha256[:_KEPT]}-*"))
+def name_of_removed(tombstone: Path) -> str:
+    """Read the name of the ELM from the folder of its tombstone, readmitted or not."""
+    return tombstone.name.partition(_READMITTED)[0]
 
 
-def weights_of(path: Path) -> str:
-    """Return the first digits of the sha256 of the weights that a folder of Fisher information
-    belongs to.
-    """
-    return path.name.partition("-")[0]
+@dataclass(frozen=True)
+class JobPaths:
+    """The files of the cycles of a forest; launch/records.py says what is in them."""
+
+    root: Path
+
+    @property
+    def state(self) -> Path:
+        """What the driver last saw."""
+        return self.root / "state.json"
+
+    @property
+    def throughput(self) -> Path:
+        """How fast trainings went here with how many threads (launch/throughput.py)."""
+        return self.root / "throughput.json"
+
+    @property
+    def submissions(self) -> Path:
+        """The folder of what was handed to Slurm."""
+        return self.root / "submissions"
+
+    @property
+    def outcomes(self) -> Path:
+        """The folder of how tries ended."""
+        return self.root / "outcomes"
+
+    @property
+    def forgiven(self) -> Path:
+        """The folder of outcomes that were set aside, so that their jobs are tried again."""
+        return self.root / "forgiven"
+
+    @property
+    def driver(self) -> Path:
+        """The folder whose lease the driver holds."""
+        return self.root / "driver"
+
+    @property
+    def driver_log(self) -> Path:
+        """What a driver in the background printed."""
+        return self.root / "logs" / "driver.log"
+
+    @property
+    def cancel(self) -> Path:
+        """The folder in which jobs to be cancelled are named."""
+        return self.root / "cancel"
+
+    @property
+    def retry(self) -> Path:
+        """A file that asks the driver to try failed jobs again."""
+        return self.root / "retry"
+
+    @property
+    def progresses(self) -> Path:
+        """The folder of running tries' signs of life."""
+        return self.root / "progress"
+
+    def cycle(self, cycle_id: str) -> Path:
+        """Name the file of a cycle's settings."""
+        return self.root / "cycles" / f"{cycle_id}.json"
+
+    def outcome(self, job: str, attempt: int) -> Path:
+        """Name the file that says how a try at a job ended."""
+        return self.outcomes / f"{job}.{attempt}.json"
+
+    def progress(self, job: str, attempt: int) -> Path:
+        """Name the file of a running try's sign of life."""
+        return self.progresses / f"{job}.{attempt}.json"
+
+    def log(self, job: str, attempt: int) -> Path:
+        """Name the file of a try's output."""
+        return self.root / "logs" / f"{job}.{attempt}.log"

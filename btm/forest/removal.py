@@ -1,5 +1,4 @@
-"""Removal that means it: the weights go, a tombstone stays, and whoever inherited from them is
-named.
+"""Removal of ELMs and averages: weights are deleted, a tombstone stays, and heirs are named.
 
 The tombstone comes first, by one rename; from then on the ELM is no part of the forest. Then
 everything is moved out of its place into ``removed/<name>/deleting/`` and deleted there. So a kill
@@ -17,15 +16,14 @@ from pathlib import Path
 
 from btm.config.schema import Config
 from btm.errors import UserError, unknown
-from btm.forest import paths, tombstone
+from btm.forest import tombstone
 from btm.forest.card import Card
 from btm.forest.forest import Forest
 from btm.forest.lineage import AVERAGE, BRANCH, ELM, Key, Lineage
+from btm.forest.paths import CARD, ELMS, Paths
 from btm.forest.tombstone import Heir, Tombstone
 from btm.models import weights
 from btm.system import durable, lease
-
-BIN = "deleting"
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,7 @@ class Consequences:
 
 
 def consequences(forest: Forest, name: str) -> Consequences:
-    """Return what the removal of `name` means, or meant; `UserError` if there never was such an
-    ELM.
-    """
+    """Find what the removal of an ELM affects; `UserError` if there never was an ELM `name`."""
     card = _card_of(forest, name)
     lineage = Lineage.of(forest.root)
     key = Key(ELM, name, card.sha256)
@@ -53,20 +49,18 @@ def consequences(forest: Forest, name: str) -> Consequences:
         for n in lineage.nodes.values()
         if n.key != key and n.state == "there" and data & n.data
     )
-    folder = forest.root / "elms" / name
-    files = list(folder.glob("model*.safetensors")) if folder.is_dir() else []
     return Consequences(
         card,
         heirs(lineage, key),
         same,
         _evals(forest.root, card.sha256),
         _copies(forest.root, name, card.sha256),
-        any(file.stat().st_nlink > 1 for file in files),
+        any(file.stat().st_nlink > 1 for file in forest.paths.elm(name).weights()),
     )
 
 
 def heirs(lineage: Lineage, key: Key) -> list[Heir]:
-    """Return what stands in the forest and inherited from `key`, parents before children."""
+    """List the heirs of `key` that stand in the forest, parents before children."""
     if key not in lineage.nodes:
         return []
     found = lineage.descendants(key)
@@ -90,10 +84,10 @@ def remove(forest: Forest, name: str, *, reason: str = "", because_of: str = "")
             tombstone.publish(
                 forest.root, Tombstone(found.card, now, reason, because_of, found.heirs)
             )
-    stone = tombstone.read(tombstone.folder(forest.root, name))
-    bin = bin_of(forest.root, name)
+    stone = tombstone.read(forest.paths.tombstone(name))
+    bin = forest.paths.bin(name)
     empty(bin)
-    discard(bin, forest.root / "elms" / name)
+    discard(bin, forest.paths.elm(name).path)
     discard_branch(forest, bin, name)
     discard_derived(forest.root, [stone.card.sha256])
     return stone
@@ -108,7 +102,7 @@ def remove_with_descendants(forest: Forest, name: str, *, reason: str = "") -> l
         if heir.kind == ELM:
             remove(forest, heir.name, reason=reason, because_of=name)
         else:
-            discard_heir(forest, bin_of(forest.root, name), heir)
+            discard_heir(forest, forest.paths.bin(name), heir)
     return found.heirs
 
 
@@ -130,12 +124,12 @@ def remove_average(forest: Forest, name: str) -> Path:
     Nothing descends from an average, so no tombstone is left, and its name is free. `UserError` if
     there is none.
     """
-    places = {path.name: path for path in (forest.root / "averages").glob("[!.]*") if path.is_dir()}
+    places = {path.name: path for path in forest.paths.averages.glob("[!.]*") if path.is_dir()}
     if name not in places:
         raise unknown("average", name, places, str(forest.root))
     sha256 = ""
     with suppress(UserError, OSError):  # a damaged one goes too; gc finds the scores it leaves
-        sha256 = Card.read(places[name] / "card.json").sha256
+        sha256 = Card.read(forest.paths.average(name).card).sha256
     bin = durable.scratch_folder(places[name].parent)  # swept if this process dies here
     with suppress(FileNotFoundError):  # another process removes it too
         durable.rename_folder(places[name], bin / name)
@@ -148,7 +142,7 @@ def readmit(forest: Forest, name: str) -> Path:
     """Let the name of a removed ELM be used again; its tombstone stays, and is returned."""
     if not tombstone.stands(forest.root, name):
         raise unknown("removed ELM", name, tombstone.names(forest.root), str(forest.root))
-    if (forest.root / "elms" / name).exists() or bin_of(forest.root, name).exists():
+    if forest.paths.elm(name).path.exists() or forest.paths.bin(name).exists():
         raise UserError(f"the removal of {name!r} is not finished: first btm remove expert={name}")
     return tombstone.readmit(forest.root, name)
 
@@ -156,19 +150,14 @@ def readmit(forest: Forest, name: str) -> Path:
 def require_idle(forest: Forest, names: Iterable[str]) -> None:
     """Raise `UserError` if a process that lives works on a branch of one of these names."""
     for name in names:
-        if lease.held(forest.root / "branches" / name):
+        if lease.held(forest.paths.branch(name)):
             raise UserError(
                 f"branch {name!r} is at work: first btm cancel expert={name}, or wait for its end"
             )
 
 
-def bin_of(root: Path, name: str) -> Path:
-    """Return where what goes with `name` is deleted."""
-    return tombstone.folder(root, name) / BIN
-
-
 def discard(bin: Path, folder: Path) -> None:
-    """Move a folder into the bin, in one step, and delete it there."""
+    """Move a folder into the bin in one step, and delete it there."""
     if not folder.is_dir():
         return
     target = durable.make_folder(bin) / f"{folder.parent.name}-{folder.name}"
@@ -180,7 +169,7 @@ def discard(bin: Path, folder: Path) -> None:
 def discard_branch(forest: Forest, bin: Path, name: str) -> None:
     """Delete the branch `name`, if there is one, once this process alone may work on it."""
     try:
-        held = lease.take(forest.root / "branches" / name)
+        held = lease.take(forest.paths.branch(name))
     except FileNotFoundError:
         return
     discard(bin, held.path)
@@ -192,20 +181,19 @@ def discard_heir(forest: Forest, bin: Path, heir: Heir) -> None:
     """
     if heir.kind == BRANCH:
         return discard_branch(forest, bin, heir.name)
-    discard(bin, forest.root / ("averages" if heir.kind == AVERAGE else "elms") / heir.name)
+    place = forest.paths.average if heir.kind == AVERAGE else forest.paths.elm
+    discard(bin, place(heir.name).path)
     discard_derived(forest.root, [heir.sha256])
 
 
 def discard_derived(root: Path, gone: Iterable[str]) -> None:
-    """Delete the scores and the Fisher information of weights that no model of the forest has any
-    more.
-    """
+    """Delete scores and Fisher information of the weights `gone`, unless a model still has them."""
     gone = {sha256 for sha256 in gone if sha256}
     kept = {key.sha256 for key, node in Lineage.of(root).nodes.items() if node.state == "there"}
     for sha256 in gone - kept:
-        for file in (root / "scores").glob(f"*/{sha256}.npy"):
+        for file in Paths(root).scores_of(sha256):
             file.unlink(missing_ok=True)
-        for folder in paths.of_weights(root, sha256):
+        for folder in Paths(root).fishers_of(sha256):
             with suppress(FileNotFoundError):
                 durable.remove_folder(folder)
 
@@ -219,12 +207,12 @@ def empty(bin: Path) -> None:
 
 
 def _card_of(forest: Forest, name: str) -> Card:
-    """Return the card of an ELM that stands or was removed; of one whose card is damaged, what is
-    known otherwise.
+    """Read the card of an ELM that stands or was removed; make one of what else is known if it is
+    damaged.
     """
-    path = forest.root / "elms" / name
+    path = forest.paths.elm(name).path
     if tombstone.stands(forest.root, name):
-        return tombstone.read(tombstone.folder(forest.root, name)).card
+        return tombstone.read(forest.paths.tombstone(name)).card
     try:
         return forest[name].card
     except UserError:
@@ -234,7 +222,7 @@ def _card_of(forest: Forest, name: str) -> Card:
 
 
 def _identity(path: Path) -> str:
-    """Return the sha256 of the weights of an ELM without a card, as far as it can be found out."""
+    """Compute the sha256 of the weights of an ELM; empty if they cannot be read."""
     with suppress(UserError, OSError):
         return weights.sha256(path)
     return ""
@@ -242,7 +230,7 @@ def _identity(path: Path) -> str:
 
 def _evals(root: Path, sha256: str) -> list[Path]:
     found = []
-    for file in sorted((root / "evals").glob("*.json")):
+    for file in sorted(Paths(root).evals.glob("*.json")):
         with suppress(OSError, ValueError, AttributeError, TypeError):
             if sha256 in json.loads(file.read_bytes())["elms"].values():
                 found.append(file)
@@ -250,11 +238,11 @@ def _evals(root: Path, sha256: str) -> list[Path]:
 
 
 def _copies(root: Path, name: str, sha256: str) -> list[Path]:
-    """Return the ELMs of this name and these weights in forests beside this one: a baseline's copy
+    """Find ELMs of this name and these weights in forests beside this one, as baselines have a copy
     of the seed.
     """
     found = []
-    for file in sorted(root.resolve().parent.glob(f"*/elms/{name}/card.json")):
+    for file in sorted(root.resolve().parent.glob(f"*/{ELMS}/{name}/{CARD}")):
         with suppress(UserError, OSError):
             if file.parents[2] != root.resolve() and Card.read(file).sha256 == sha256:
                 found.append(file.parent)
@@ -262,7 +250,7 @@ def _copies(root: Path, name: str, sha256: str) -> list[Path]:
 
 
 def advice(root: Path, name: str, found: Consequences, mode: str) -> list[str]:
-    """Return what the owner of a forest must know after a removal, one sentence each."""
+    """Tell the owner of a forest what a removal leaves to be done, in a sentence each."""
     said = []
     if found.heirs and not mode:
         said.append(

@@ -1,14 +1,16 @@
-"""What a trained branch must pass and say to become an ELM."""
+"""Sealing: the checks that a trained branch must pass to become an ELM, and the card it gets."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from btm import __version__
 from btm.errors import UserError
 from btm.forest import ledger
 from btm.forest.card import Card, Spent, checked
 from btm.models import flops, weights
+from btm.system.json_files import Json
 
 if TYPE_CHECKING:
     from btm.forest.branch import Branch
@@ -28,8 +30,8 @@ _FROM_RESULT = (
 )
 
 
-def require_trained(branch: "Branch") -> dict[str, Any]:
-    """Return what the training of a branch left; `UserError` if it is not trained yet."""
+def require_trained(branch: "Branch") -> Json:
+    """Return the result of a branch's training; `UserError` if it is not trained yet."""
     if (result := branch.result) is None:
         raise UserError(
             f"branch {branch.name!r} is not trained yet: btm train expert={branch.name}"
@@ -37,7 +39,7 @@ def require_trained(branch: "Branch") -> dict[str, Any]:
     return result
 
 
-def is_worse(name: str, result: dict[str, Any], force: bool) -> bool:
+def is_worse(name: str, result: Json, force: bool) -> bool:
     """Tell whether a forced expert is worse than its best parent; unforced, that is a
     `UserError`.
     """
@@ -63,21 +65,19 @@ def is_worse(name: str, result: dict[str, Any], force: bool) -> bool:
     return worse
 
 
-def result(card: Card) -> dict[str, Any]:
-    """Return what trained.json must say for a branch to get the training of `card` on its own."""
+def result(card: Card) -> Json:
+    """Select from `card` the values for trained.json that give a branch the same card again."""
     return {name: getattr(card, name) for name in _FROM_RESULT}
 
 
 def card(
     branch: "Branch",
-    result: dict[str, Any],
+    result: Json,
     tokenizer_sha256: str,
     shape: flops.Shape,
     digests: dict[str, str],
 ) -> Card:
-    """Return the card of the ELM that a trained branch with weight files of these `digests`
-    becomes.
-    """
+    """Make the card of the ELM that a trained branch becomes; `digests` are its weight files'."""
     known = {field: result[field] for field in _FROM_RESULT if field in result}
     made = Card(
         name=branch.name,
@@ -92,7 +92,7 @@ def card(
         ancestors=[Spent(**spent) for spent in branch.origin.get("ancestors", [])],
         parameters=weights.parameters(branch.path),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={package: version(package) for package in ("btm", "torch", "transformers")},
+        versions={"btm": __version__, **{p: version(p) for p in ("torch", "transformers")}},
         sums=True,
         **asdict(shape),
         **known,
@@ -101,5 +101,5 @@ def card(
         return ledger.summed(checked(made))
     except ValueError as error:
         raise UserError(
-            f"{branch.path / 'trained.json'}: damaged, train the branch again: {error}"
+            f"{branch.files.result}: damaged, train the branch again: {error}"
         ) from None

@@ -1,11 +1,10 @@
-"""What a forest was grown with, so that later commands need no words but forest=DIR
-(btm/cli/main.py reads it).
+"""The settings that a forest was grown with, so that later commands need only forest=DIR
+(btm/cli/main.py reads them).
 
     settings.json        model, trainer, seed phase, ensemble …, of the first expert's command
-    suites/<name>.json   where some domains are prepared, and the words to prepare them again
+    suites/<name>.json   where some domains are prepared, and the keys to prepare them again
 
-Both are defaults, never an identity: a forest without them opens as ever, and wants the words
-again.
+Both are defaults: a forest without them opens all the same, and the keys are to be given again.
 """
 
 from collections.abc import Collection, Iterator
@@ -19,11 +18,11 @@ from btm.config.schema import Config
 from btm.data.shards import Suite
 from btm.errors import UserError
 from btm.forest.forest import Forest
+from btm.forest.paths import SETTINGS, Paths
 from btm.system import durable, sums
-from btm.system.json_files import read_object
+from btm.system.json_files import Json, read_object
 
 SCHEMA = 1
-_FILE, _SUITES = "settings.json", "suites"
 _SECTIONS = ("model", "trainer", "fairseq", "seed", "ensemble", "score", "average", "run", "card")
 # What the machine decides, or what one command chooses for itself, is no default for the next.
 _LEFT_OUT = {
@@ -44,7 +43,7 @@ class SuiteRecord:
 
     name: str
     tokenizer_sha256: str
-    data: dict[str, Any]  # the `data` section of the command that recorded it
+    data: Json  # the `data` section of the command that recorded it
 
     @property
     def folder(self) -> Path:
@@ -54,17 +53,17 @@ class SuiteRecord:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command that grew the first expert of a forest was told."""
+    """The settings of the command that grew the first expert of a forest."""
 
     suite: str  # the name of the one that the seed was trained on
-    values: dict[str, Any]  # {section: {key: value}} of `_SECTIONS`, and branch
+    values: Json  # {section: {key: value}} of `_SECTIONS`, and branch
 
 
 def read(root: Path) -> Settings | None:
-    """Return the settings of the forest at `root`, None if it records none; `UserError` if they are
+    """Read the settings of the forest at `root`; None if it records none, `UserError` if they are
     damaged.
     """
-    file = root / _FILE
+    file = Paths(root).settings
     if not file.exists():
         return None
     found = _read(file, suite=str, settings=dict)
@@ -72,9 +71,7 @@ def read(root: Path) -> Settings | None:
 
 
 def read_suites(root: Path) -> dict[str, SuiteRecord]:
-    """Return the suites that the forest at `root` records, by name; `UserError` if one is
-    damaged.
-    """
+    """Read the suites that the forest at `root` records, by name; `UserError` if one is damaged."""
     found = {}
     for file in _suite_files(root):
         values = _read(file, name=str, tokenizer_sha256=str, data=dict)
@@ -85,16 +82,14 @@ def read_suites(root: Path) -> dict[str, SuiteRecord]:
 
 
 def record(config: Config, forest: Forest, suite: Suite) -> None:
-    """Record what `config` says, and `suite`; once an expert stands, the words that are recorded
-    stay.
-    """
+    """Record the settings of `config`, and `suite`; once an expert stands, its settings stay."""
     record_suite(config, forest, suite)
-    file = forest.root / _FILE
+    file = forest.paths.settings
     # Until then they may change: what failed is tried again with better ones.
     if file.exists() and set(forest.names()) - {config.seed.name}:
         return
     sections = [name for name in _SECTIONS if not (name == "run" and config.baseline)]
-    values: dict[str, Any] = {name: _kept(name, asdict(getattr(config, name))) for name in sections}
+    values: Json = {name: _kept(name, asdict(getattr(config, name))) for name in sections}
     values["branch"] = config.branch
     if read(forest.root) != Settings(suite.name, values):
         _write(file, {"suite": suite.name, "settings": values})
@@ -109,12 +104,11 @@ def record_suite(config: Config, forest: Forest, suite: Suite) -> None:
     }
     known = read_suites(forest.root).get(suite.name)
     if known is None or asdict(known) != said:
-        _write(suite_file(forest.root, suite.name), said)
+        _write(forest.paths.suite(suite.name), said)
 
 
-def defaults(root: Path, suite: str, named: Collection[str]) -> dict[str, Any]:
-    """Return {dotted key: value} that the forest at `root` records, but for what the user has
-    `named`.
+def defaults(root: Path, suite: str, named: Collection[str]) -> Json:
+    """Read the defaults {dotted key: value} of the forest at `root`, without what the user `named`.
 
     `named` holds keys (trainer.lr) and bundles (trainer), which stand for all their keys; `suite`
     is the data.name that holds without the record.
@@ -138,10 +132,8 @@ def defaults(root: Path, suite: str, named: Collection[str]) -> dict[str, Any]:
 
 def _data_defaults(
     suites: dict[str, SuiteRecord], first: str, asked: str, named: Collection[str]
-) -> dict[str, Any]:
-    """Return the `data` keys of the suite the user asked for, or else of the one the forest was
-    planted with.
-    """
+) -> Json:
+    """Read the `data` keys of the suite that the user asked for, or else of the forest's first."""
     name = asked if "data.name" in named else first
     if name in suites:
         return {f"data.{key}": value for key, value in suites[name].data.items()}
@@ -150,33 +142,28 @@ def _data_defaults(
     return {}
 
 
-def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _flat(values: Json) -> Iterator[tuple[str, Any]]:
     for section, inner in values.items():
         if section == "branch":
             yield section, inner
             continue
         if not isinstance(inner, dict):
-            raise UserError(f"{_FILE}: {section!r} is no section")
+            raise UserError(f"{SETTINGS}: {section!r} is no section")
         for key, value in inner.items():
             yield f"{section}.{key}", value
 
 
-def _kept(section: str, values: dict[str, Any]) -> dict[str, Any]:
+def _kept(section: str, values: Json) -> Json:
     return {key: value for key, value in values.items() if key not in _LEFT_OUT.get(section, ())}
 
 
-def suite_file(root: Path | str, name: str) -> Path:
-    """Return the file that records the suite `name` of the forest at `root`."""
-    return Path(root) / _SUITES / f"{name}.json"
-
-
 def _suite_files(root: Path) -> list[Path]:
-    return [file for file in sorted((root / _SUITES).glob("*.json")) if is_name(file.stem)]
+    return [file for file in Paths(root).suites() if is_name(file.stem)]
 
 
 def files(root: Path) -> list[Path]:
-    """Return the files that stand at `root` of those that this module writes."""
-    return [file for file in (root / _FILE, *_suite_files(root)) if file.exists()]
+    """List the files at `root` that this module wrote."""
+    return [file for file in (Paths(root).settings, *_suite_files(root)) if file.exists()]
 
 
 def check_file(file: Path) -> None:
@@ -184,7 +171,7 @@ def check_file(file: Path) -> None:
     _read(file)
 
 
-def _read(file: Path, **wanted: type) -> dict[str, Any]:
+def _read(file: Path, **wanted: type) -> Json:
     values = read_object(file, schema=int, **wanted)
     if values["schema"] > SCHEMA:
         raise UserError(f"{file}: written by a newer btm (schema {values['schema']})")
@@ -199,7 +186,7 @@ def _damaged(file: Path) -> UserError:
     )
 
 
-def _write(file: Path, values: dict[str, Any]) -> None:
+def _write(file: Path, values: Json) -> None:
     stamped = {
         "schema": SCHEMA,
         **values,

@@ -1,6 +1,4 @@
-"""The prepared text of a forest. A forest has one tokenizer, and nothing opens a suite for it that
-has another.
-"""
+"""The prepared text of a forest: suites, opened only if they have the forest's tokenizer."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -14,18 +12,20 @@ from btm.data.tokenizer import ORIGIN, read_origin, tokenizer_sha256
 from btm.errors import UserError, unknown
 from btm.forest import settings
 from btm.forest.forest import Forest
+from btm.forest.paths import Paths
 
 
 def open_suite(config: Config) -> Suite:
-    """Return the suite that `config.data` names; `UserError` if its tokenizer is not that of the
+    """Open the suite that `config.data` names; `UserError` if its tokenizer is not that of the
     forest.
     """
     return _open(config, _own_folder(config), config.data.name)
 
 
 def open_suites(config: Config) -> Suite:
-    """Return `open_suite` joined with the other suites that the forest records, as far as they
-    stand.
+    """Open the suite of `config.data` joined with the others that the forest records.
+
+    Those that are gone are left out, and a note in messages names them.
     """
     first, records = open_suite(config), _records(config)
     places = {
@@ -38,10 +38,9 @@ def open_suites(config: Config) -> Suite:
 
 
 def evaluated_suites(config: Config) -> Suite:
-    """Return the suites that an evaluation is of: eval.suites, or else all that `open_suites`
-    should find.
+    """Open the suites of an evaluation, joined: eval.suites, or else all that the forest records.
 
-    Raises `UserError` if one of them does not stand.
+    Raises `UserError` if one of them is gone.
     """
     places = {config.data.name: _own_folder(config)}
     places |= {n: _place(config, r) for n, r in _records(config).items() if n != config.data.name}
@@ -59,11 +58,10 @@ def evaluated_suites(config: Config) -> Suite:
 
 
 def data_of(config: Config) -> DataConfig:
-    """Return `config.data` as text is prepared for the forest: with its tokenizer, where it stands
-    already.
+    """Complete `config.data` with the tokenizer of the forest, if the forest stands.
 
-    Raises `UserError`, before anything is written, if the suite has another one, or a domain of
-    another suite's.
+    Raises `UserError`, before anything is written, if the suite has another tokenizer, or a domain
+    that another suite of the forest has.
     """
     root, data = Path(config.forest_root), config.data
     if not Forest.stands(root):
@@ -93,9 +91,7 @@ def _own_folder(config: Config) -> Path:
 
 
 def _place(config: Config, record: settings.SuiteRecord) -> Path:
-    """Return where a recorded suite lies: where it was, or else beside the suite that `config.data`
-    names.
-    """
+    """Find a recorded suite: where it was, or else beside the suite of `config.data`."""
     moved = Path(config.data.out) / record.name
     return moved if not _stands(record.folder) and _stands(moved) else record.folder
 
@@ -112,7 +108,7 @@ def _open(config: Config, folder: Path, name: str) -> Suite:
             f"the suite {name!r} that {root} records is not in {folder}: give data.out=DIR if it "
             "was moved, prepare it "
             f"again (btm prepare forest={root}{which}), or delete "
-            f"{settings.suite_file(root, name)} if it is to go"
+            f"{Paths(root).suite(name)} if it is to go"
         )
     if not _stands(folder) and Forest.stands(root):
         raise UserError(
@@ -143,8 +139,8 @@ def _require_own(config: Config, found: str, what: str) -> None:
 
 
 def _refuse_clash(config: Config, domains: Iterable[str]) -> None:
-    """Raise `UserError` if another suite of the forest has one of these domains: an evaluation
-    names them alone.
+    """Raise `UserError` if another suite of the forest has one of these domains: evaluations name
+    domains without their suite.
     """
     wanted = set(domains)
     for name, record in _records(config).items():
@@ -161,7 +157,7 @@ def _refuse_clash(config: Config, domains: Iterable[str]) -> None:
 
 
 def _prepared(folder: Path) -> set[str]:
-    """Return the names of the domains that are prepared in a folder."""
+    """List the domains that are prepared in a folder."""
     children: Sequence[Path] = list(folder.iterdir()) if folder.is_dir() else []
     return {
         child.name

@@ -1,32 +1,28 @@
-"""What is left of an ELM that was removed: ``removed/<name>/card.json``.
+"""Tombstones: the record of an ELM that was removed, ``removed/<name>/card.json``.
 
-The tombstone is the removal: from the moment it stands the ELM is no part of the forest, whatever
-is still to be deleted. It keeps the card (provenance, no parameters), why and when, and who had
-inherited from it. A name with a tombstone is not used again until it is readmitted: then the
-tombstone moves to ``removed/<name>~<when>``.
+From the moment its tombstone stands an ELM is no part of the forest, whatever is still to be
+deleted. A tombstone keeps the card (provenance, no parameters), why and when it was removed, and
+which models had inherited from it. A name with a tombstone is not used again
+until it is readmitted: then the tombstone moves to ``removed/<name>~<when>``.
 """
 
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from btm.config.checks import is_name
 from btm.errors import UserError
 from btm.forest.card import Card
+from btm.forest.paths import CARD, Paths
 from btm.system import durable, sums
-from btm.system.json_files import read_object
+from btm.system.json_files import Json, read_object
 
 SCHEMA = 1
-_FOLDER = "removed"
-_READMITTED = "~"  # cannot stand in the name of an ELM
 
 
 @dataclass(frozen=True)
 class Heir:
-    """What inherited parameters: an ELM, an average or a branch, and how much of what it began
-    with.
-    """
+    """A model that inherited parameters: an ELM, an average or a branch, and its share of them."""
 
     kind: str
     name: str
@@ -51,23 +47,18 @@ class Tombstone:
         return self.card.name
 
 
-def folder(root: Path, name: str) -> Path:
-    """Return where the tombstone of `name` stands, if it does."""
-    return root / _FOLDER / name
-
-
 def stands(root: Path, name: str) -> bool:
     """Tell whether `name` was removed from the forest at `root`, and not readmitted."""
-    return (folder(root, name) / "card.json").is_file()
+    return (Paths(root).tombstone(name) / CARD).is_file()
 
 
 def names(root: Path) -> set[str]:
-    """Return the names that were removed and not readmitted."""
+    """List the names that were removed and not readmitted."""
     return {path.name for path in _folders(root) if is_name(path.name)}
 
 
 def all_of(root: Path) -> list[Tombstone]:
-    """Return every tombstone that is readable, those of readmitted names too."""
+    """Read every tombstone that is readable, those of readmitted names too."""
     found = []
     for path in _folders(root):
         try:
@@ -78,8 +69,8 @@ def all_of(root: Path) -> list[Tombstone]:
 
 
 def read(path: Path) -> Tombstone:
-    """Return the tombstone in the folder `path`; `UserError` if it is none."""
-    file = path / "card.json"
+    """Read the tombstone in the folder `path`; `UserError` if it is not valid."""
+    file = path / CARD
     values = read_object(
         file, schema=int, card=dict, removed=str, reason=str, because_of=str, heirs=list
     )
@@ -95,26 +86,27 @@ def read(path: Path) -> Tombstone:
 
 def publish(root: Path, stone: Tombstone) -> None:
     """Write a tombstone, in one step; `FileExistsError` if the name has one."""
-    with durable.publish_folder(folder(root, stone.name)) as made:
-        values: dict[str, Any] = {"schema": SCHEMA, **asdict(stone), "card": stone.card.to_json()}
-        (made / "card.json").write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    with durable.publish_folder(Paths(root).tombstone(stone.name)) as made:
+        values: Json = {"schema": SCHEMA, **asdict(stone), "card": stone.card.to_json()}
+        (made / CARD).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
         sums.write(made)
 
 
 def readmit(root: Path, name: str) -> Path:
     """Let `name` be used again; its tombstone stays under another name, which is returned."""
-    stone = read(folder(root, name))
+    paths = Paths(root)
+    stone = read(paths.tombstone(name))
     when = "".join(c for c in stone.removed if c.isdigit())
-    target = folder(root, f"{name}{_READMITTED}{when}-{stone.card.sha256[:12]}")
-    durable.rename_folder(folder(root, name), target)
+    target = paths.readmitted(name, when, stone.card.sha256)
+    durable.rename_folder(paths.tombstone(name), target)
     return target
 
 
 def error(root: Path, name: str) -> UserError:
-    """Return the error for a use of the name of a removed ELM."""
+    """Make the error for a use of the name of a removed ELM."""
     told = ""
     try:
-        stone = read(folder(root, name))
+        stone = read(Paths(root).tombstone(name))
         told = f" on {stone.removed[:10]}" + (f" ({stone.reason})" if stone.reason else "")
     except UserError:
         pass  # a damaged tombstone is one all the same
@@ -132,9 +124,7 @@ def refuse(root: Path, name: str) -> None:
 
 def _folders(root: Path) -> list[Path]:
     try:
-        found = sorted((root / _FOLDER).iterdir())
+        found = sorted(Paths(root).removed.iterdir())
     except FileNotFoundError:
         return []
-    return [
-        path for path in found if not path.name.startswith(".") and (path / "card.json").is_file()
-    ]
+    return [path for path in found if not path.name.startswith(".") and (path / CARD).is_file()]

@@ -1,8 +1,8 @@
-"""Whether a forest is as it was sealed: every finding with its remedy.
+"""Verify that a forest is as it was sealed; every finding comes with its remedy.
 
-Without `full` what is small is read whole, and of weight files the header, which tells of a
-truncation. With it, every byte: an ELM's SHA256SUMS names every file of its folder, so nothing can
-change, vanish or appear unseen.
+Without `full`, small files are read whole, and of weight files the header, which shows a
+truncation. With `full`, every byte is read: an ELM's SHA256SUMS names every file of its folder, so
+nothing can change, vanish or appear unseen.
 """
 
 import json
@@ -16,8 +16,18 @@ from btm.config.choices import BRANCH_METHODS
 from btm.errors import UserError, unknown
 from btm.forest import index, settings, tombstone
 from btm.forest.card import Card
-from btm.forest.models import AVERAGES
-from btm.forest.removal import BIN
+from btm.forest.paths import (
+    AVERAGES,
+    BIN,
+    CARD,
+    ELMS,
+    FACTS,
+    PLAN,
+    TOKENIZER,
+    ModelFolder,
+    Paths,
+    name_of_removed,
+)
 from btm.models import causal_lm, weights
 from btm.system import sums
 from btm.system.json_files import read_object
@@ -75,7 +85,7 @@ def verify(
     only: str | None = None,
     told: Callable[[int], None] = lambda read: None,
 ) -> list[Finding]:
-    """Return all that is wrong with the forest at `root`, or with one model in it.
+    """Check the forest at `root`, or one model in it, and return every finding.
 
     `only` names an ELM, or else an average; ``averages/NAME`` an average alone.
     """
@@ -83,32 +93,31 @@ def verify(
     if only is not None:
         return list(_model(look, folder_of(root, only)))
     found = list(_own_files(look))
-    for kind in ("elms", AVERAGES):
+    for kind in (ELMS, AVERAGES):
         for path in _inside(root / kind):
             found += (
                 _model(look, path)
                 if is_name(path.name) and path.is_dir()
                 else [_stranger(root, path)]
             )
-    for path in _inside(root / "removed"):
+    for path in _inside(Paths(root).removed):
         found += _tombstone(look, path)
     return found
 
 
 def size(root: Path, only: str | None = None) -> int:
-    """Return how many bytes a full verification reads."""
-    places = (
-        [folder_of(root, only)] if only else [root / "tokenizer", root / "elms", root / AVERAGES]
-    )
+    """Count the bytes that a full verification reads."""
+    paths = Paths(root)
+    places = [folder_of(root, only)] if only else [paths.tokenizer, paths.elms, paths.averages]
     return sum(p.lstat().st_size for place in places for p in place.rglob("*") if p.is_file())
 
 
 def folder_of(root: Path, name: str) -> Path:
-    """Return the folder of an ELM or of an average, damaged or not; the `UserError` for neither
-    lists both.
+    """Find the folder of an ELM or an average, damaged or not; the `UserError` for neither lists
+    both.
     """
     bare = name.removeprefix(f"{AVERAGES}/")
-    kinds = (AVERAGES,) if bare != name else ("elms", AVERAGES)
+    kinds = (AVERAGES,) if bare != name else (ELMS, AVERAGES)
     folders = [p for kind in kinds for p in _inside(root / kind) if is_name(p.name) and p.is_dir()]
     for folder in folders:  # ELMs first
         if folder.name == bare:
@@ -118,10 +127,8 @@ def folder_of(root: Path, name: str) -> Path:
 
 
 def _own_files(look: Look) -> Iterator[Finding]:
-    """Yield what is wrong with forest.json, what it records of its text and settings, and the
-    tokenizer.
-    """
-    root, file = look.root, look.root / "forest.json"
+    """Check forest.json, the records of settings and suites, and the tokenizer."""
+    root, file = look.root, Paths(look.root).facts
     wanted = {"schema": int, "architecture": str, "model_type": str, "tokenizer_sha256": str}
     copy = (
         "restore it from a copy; what it says of tokenizer and architecture stands on every card "
@@ -132,9 +139,9 @@ def _own_files(look: Look) -> Iterator[Finding]:
         as_written = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
         old = facts.keys() == wanted.keys()  # from before it had a check
         if file.read_bytes().decode() != as_written or not (old or sums.checked(facts) == facts):
-            yield Finding("forest.json", "not as btm wrote it: bytes changed", copy)
+            yield Finding(FACTS, "not as btm wrote it: bytes changed", copy)
     except (UserError, UnicodeDecodeError) as error:
-        yield Finding("forest.json", str(error), copy)
+        yield Finding(FACTS, str(error), copy)
         facts = {}
     for recorded in settings.files(root):
         try:
@@ -143,9 +150,9 @@ def _own_files(look: Look) -> Iterator[Finding]:
             remedy = "delete it; btm run with the words of the forest records them again"
             yield Finding(_within(look, recorded), str(error), remedy)
     restore = "copy the tokenizer files of any ELM of this forest there"
-    folder = root / "tokenizer"
+    folder = Paths(root).tokenizer
     if not folder.is_dir():
-        yield Finding("tokenizer", "missing", restore)
+        yield Finding(TOKENIZER, "missing", restore)
         return
     if (folder / sums.NAME).exists() or "check" in facts:
         yield from _differences(look, folder, restore)
@@ -169,7 +176,7 @@ def _same_tokenizer(look: Look, folder: Path, wanted: str | None, remedy: str) -
 
 
 def _model(look: Look, path: Path) -> Iterator[Finding]:
-    """Yield what is wrong with an ELM or an average."""
+    """Check an ELM or an average."""
     what, remedy = _within(look, path), _GROW.replace("NAME", path.name)
     if path.parent.name == AVERAGES:
         name = path.name
@@ -179,12 +186,12 @@ def _model(look: Look, path: Path) -> Iterator[Finding]:
         return
     card = None
     try:
-        card = Card.read(path / "card.json")
+        card = Card.read(ModelFolder(path).card)
         yield from _card(look, path, card, remedy)
     except (UserError, OSError) as error:
-        yield Finding(f"{what}/card.json", str(error), remedy)
+        yield Finding(f"{what}/{CARD}", str(error), remedy)
     try:
-        causal_lm.read_config(path / "config.json")
+        causal_lm.read_config(ModelFolder(path).config)
         weights.tensors(path)
     except (UserError, OSError) as error:
         yield Finding(what, str(error), remedy)
@@ -197,7 +204,7 @@ def _model(look: Look, path: Path) -> Iterator[Finding]:
 
 
 def _differences(look: Look, folder: Path, remedy: str) -> Iterator[Finding]:
-    """Yield what differs from a folder's SHA256SUMS."""
+    """Compare a folder with its SHA256SUMS."""
     what = _within(look, folder)
     try:
         for name, problem in sums.differences(folder, look.wants, look.told).items():
@@ -207,7 +214,7 @@ def _differences(look: Look, folder: Path, remedy: str) -> Iterator[Finding]:
 
 
 def _named(look: Look, path: Path, card: Card, remedy: str) -> Iterator[Finding]:
-    """Yield a finding if card and SHA256SUMS name different weights."""
+    """Check that the card and SHA256SUMS name the same weights."""
     try:
         listed = {
             name: digest for name, digest in sums.read(path).items() if name in _weight_files(path)
@@ -226,7 +233,7 @@ def _weight_files(path: Path) -> set[str]:
 
 
 def _unlisted(look: Look, path: Path, card: Card, remedy: str) -> Iterator[Finding]:
-    """Yield what can be said of a model from before there was a SHA256SUMS."""
+    """Check the weights of a model that was made before there was a SHA256SUMS."""
     what = _within(look, path)
     yield Finding(
         what, f"made before {sums.NAME}: only its weights can be checked", "none needed", note=True
@@ -242,11 +249,11 @@ def _unlisted(look: Look, path: Path, card: Card, remedy: str) -> Iterator[Findi
 
 
 def _card(look: Look, path: Path, card: Card, remedy: str) -> Iterator[Finding]:
-    """Yield what contradicts itself, or the forest, in a card."""
-    what = f"{_within(look, path)}/card.json"
+    """Check that a card contradicts neither itself nor the forest."""
+    what = f"{_within(look, path)}/{CARD}"
     if card.name != path.name:
         yield Finding(what, f"it is the card of {card.name!r}", remedy)
-    facts = look.root / "forest.json"
+    facts = Paths(look.root).facts
     try:
         ours = read_object(facts, tokenizer_sha256=str)["tokenizer_sha256"]
     except UserError:
@@ -268,7 +275,7 @@ def _card(look: Look, path: Path, card: Card, remedy: str) -> Iterator[Finding]:
 
 
 def _parent(look: Look, name: str, sha256: str) -> str:
-    """Return what is wrong with a parent that a card names, or an empty string."""
+    """Say what is wrong with a parent that a card names; an empty string if nothing is."""
     if (name, sha256) in look.removed:
         return ""
     there = look.standing.get(name)
@@ -282,11 +289,11 @@ def _parent(look: Look, name: str, sha256: str) -> str:
 
 def _tombstone(look: Look, path: Path) -> Iterator[Finding]:
     what = _within(look, path)
-    name = path.name.partition("~")[0]
-    if not (path / "card.json").is_file():
+    name = name_of_removed(path)
+    if not (path / CARD).is_file():
         yield Finding(
             what,
-            "no tombstone: its card.json is missing",
+            f"no tombstone: its {CARD} is missing",
             "restore it from a copy, or delete the folder",
         )
         return
@@ -297,7 +304,7 @@ def _tombstone(look: Look, path: Path) -> Iterator[Finding]:
         yield Finding(f"{what}", str(error), "restore it from a copy")
         return
     for file, problem in wrong.items():
-        if not file.startswith(f"{BIN}/") and file != "plan.json":
+        if not file.startswith(f"{BIN}/") and file != PLAN:
             yield Finding(f"{what}/{file}", problem, "restore it from a copy")
     if (path / BIN).exists():
         yield Finding(
@@ -306,7 +313,7 @@ def _tombstone(look: Look, path: Path) -> Iterator[Finding]:
 
 
 def _stranger(root: Path, path: Path) -> Finding:
-    return Finding(str(path.relative_to(root)), "nothing of btm's", "move it away", note=True)
+    return Finding(str(path.relative_to(root)), "not a file of btm's", "move it away", note=True)
 
 
 def _inside(folder: Path) -> list[Path]:

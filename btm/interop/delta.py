@@ -1,8 +1,7 @@
-"""Sparse experts as their delta alone: a folder with ``delta.safetensors`` and the card, and back
-into a forest.
+"""Export of a sparse expert as its delta alone, and its import into a forest with its parents.
 
-The parents stay where they are. A forest that has the same ones, by sha256, makes the same weights
-of it, bit for bit.
+A folder holds ``delta.safetensors`` and the card. A forest that has the same parents, by sha256,
+makes the same weights from it, bit for bit.
 """
 
 import shutil
@@ -13,15 +12,16 @@ from btm.config.schema import Config
 from btm.errors import UserError
 from btm.forest import ELM, Forest, delta, seal
 from btm.forest.card import Card
+from btm.forest.paths import CARD, ModelFolder
 from btm.models import weights
 from btm.report import Reporter
 from btm.system import durable, sums
 
-_FILES = (delta.FILE, "card.json")
+_FILES = (delta.FILE, CARD)
 
 
 def export(source: Path, target: Path) -> Path:
-    """Publish the delta of the ELM in `source` at `target` and return that.
+    """Publish the delta of the ELM in `source` at `target` and return `target`.
 
     Raises `UserError` if it is no sparse expert, if it is damaged, or if something stands at
     `target`.
@@ -29,8 +29,7 @@ def export(source: Path, target: Path) -> Path:
     if not (source / delta.FILE).is_file():
         raise UserError(
             f"{source.name!r} was not trained as a sparse expert (trainer.delta_density=0.05), so "
-            "it has no delta; "
-            "format=hf exports it whole"
+            "it has no delta; format=hf exports it whole"
         )
     if delta.read(source / delta.FILE).sha256 != weights.sha256(source):
         raise UserError(
@@ -46,13 +45,12 @@ def export(source: Path, target: Path) -> Path:
 
 
 def import_elm(config: Config, source: Path, reporter: Reporter) -> ELM:
-    """Add the ELM that the delta in `source` and its parents in the forest make; return it.
+    """Make the ELM of the delta in `source` from its parents in the forest, add it and return it.
 
-    What stands there already under that name is returned if it has the same weights. Raises
-    `UserError` if a parent is missing, if files are damaged, or if the name is another's; nothing
-    has changed then.
+    An ELM of that name with the same weights is returned as it is. Raises `UserError`, with nothing
+    changed, if a parent is missing, files are damaged, or another ELM has the name.
     """
-    forest, card = Forest(config.forest_root), Card.read(source / "card.json")
+    forest, card = Forest(config.forest_root), Card.read(source / CARD)
     made = delta.read(source / delta.FILE)
     name, domains = named(config, source)
     if made.sha256 != card.sha256 or len(card.domains) != 1:
@@ -69,8 +67,9 @@ def import_elm(config: Config, source: Path, reporter: Reporter) -> ELM:
     def finish(folder: Path) -> None:
         delta.apply(made, folder)
         shutil.copyfile(source / delta.FILE, folder / delta.FILE)
-        durable.write_json(folder / "trained.json", seal.result(card))
+        durable.write_json(ModelFolder(folder).result, seal.result(card))
 
+    # A killed import may have left the finished branch: then only the merge is missing.
     left = forest.get_branch(name).result if forest.has_branch(name) else None
     if left is None or weights.sha256(forest.get_branch(name).path) != made.sha256:
         how = {"method": card.branch_method, "estimator": card.estimator}
@@ -85,25 +84,24 @@ def import_elm(config: Config, source: Path, reporter: Reporter) -> ELM:
 
 
 def named(config: Config, source: Path) -> tuple[str, list[str]]:
-    """Return the name and the domains that the delta in `source` will have here: those of its card,
-    unless given.
+    """Return the name and the domains that the delta in `source` gets here.
+
+    They are those of its card, unless settings give others.
     """
-    card = Card.read(source / "card.json")
+    card = Card.read(source / CARD)
     name = check_name(config.expert or card.name, "name")
     return name, card.domains if config.domain is None else [config.domain]
 
 
 def _parents(forest: Forest, made: delta.Delta) -> dict[str, float]:
-    """Return {ELM of this forest: weight as it was given} for the parents of a delta, which may be
-    called otherwise.
-    """
+    """Find the parents of a delta in this forest, perhaps under other names: {name: raw weight}."""
     here = {elm.card.sha256: elm.name for elm in forest.elms()}
     here |= {forest[name].card.sha256: name for name in made.parents if name in forest}
     for name, parent in made.parents.items():
         if parent.sha256 not in here:
             raise UserError(
                 f"the delta needs the parent {name!r} (sha256 {parent.sha256[:12]}), which "
-                f"{forest.root} does not "
-                f"have: import it first; have: {', '.join(forest.names()) or 'none'}"
+                f"{forest.root} does not have: import it first; "
+                f"have: {', '.join(forest.names()) or 'none'}"
             )
     return {here[parent.sha256]: parent.raw for parent in made.parents.values()}

@@ -1,14 +1,14 @@
 """An ELM as its difference from its parents, in 8 bits an element: ``format=delta8``.
 
 The difference is θ - Σ w_p θ_p, from the average of the parents that the branch began as
-(`Forest.branch`), quantised by ``btm/models/blockwise.py``. Whoever has the same parents has the
-ELM again. A folder holds
+(`Forest.branch`), quantised by ``btm/models/blockwise.py``. A forest with the same parents restores
+the ELM. A folder holds
 
-    delta.json          the ELM's card, the block, and the sha256 of the weights that come of it
+    delta.json          the ELM's card, the block, and the sha256 of the restored weights
     delta.safetensors   absmax.<tensor> (F32, one a block), codes.<tensor> (U8, the tensor's shape)
 
-and is from outside: what is read of it is checked, and nothing enters a forest but weights of that
-sha256.
+It comes from outside: every value read from it is checked, and only weights of that sha256 enter a
+forest.
 """
 
 import math
@@ -28,11 +28,13 @@ from btm.config.schema import Config
 from btm.errors import UserError
 from btm.forest import ELM, EXACT, Forest, ledger, seal
 from btm.forest.card import Card
+from btm.forest.paths import ModelFolder
 from btm.interop.export import publish
 from btm.models import average as averaging
 from btm.models import blockwise, causal_lm, weights
+from btm.models.files import README
 from btm.system import durable, sums
-from btm.system.json_files import read_object
+from btm.system.json_files import Json, read_object
 
 SCHEMA = 1
 _HEADER, _TENSORS = "delta.json", "delta.safetensors"
@@ -40,7 +42,7 @@ _README = """# {name}, as a difference
 
 The ELM {name} of a Branch-Train-Merge forest as its difference from {parents},
 in 8 bits an element.
-Whoever has a forest with the same parents has it again with
+A forest with the same parents restores it with
 
     btm import from=DIR format=delta8 name={name} forest=FOREST
 """
@@ -49,18 +51,16 @@ _Alive = Callable[[], None]
 
 @dataclass(frozen=True)
 class Delta:
-    """A difference on disk, whose header was checked."""
+    """A difference on disk, with a checked header."""
 
     file: Path
     card: Card
     block: int
-    sha256: str  # of the weights that it makes of the parents
+    sha256: str  # of the restored weights
 
     @classmethod
     def read(cls, folder: Path) -> "Delta":
-        """Return the difference in `folder`; `UserError` if there is none, or its header is
-        damaged.
-        """
+        """Read the difference in `folder`; `UserError` if there is none or it is damaged."""
         file = folder / _HEADER
         for wanted in (_HEADER, _TENSORS):
             if not (folder / wanted).exists():
@@ -70,8 +70,8 @@ class Delta:
         values = read_object(file, schema=int, format=str, block=int, sha256=str, card=dict)
         if values["format"] != "delta8" or values["schema"] > SCHEMA:
             raise UserError(
-                f"{file}: format {values['format']!r}, schema {values['schema']}; wanted delta8, "
-                f"{SCHEMA}"
+                f"{file}: format {values['format']!r}, schema {values['schema']}; "
+                f"wanted delta8, {SCHEMA}"
             )
         if sums.checked(values) != values:
             raise UserError(f"{file}: damaged: its values are not those of its check sum")
@@ -92,7 +92,7 @@ class Delta:
 def export(
     forest: Forest, name: str, target: Path, block: int, alive: _Alive = lambda: None
 ) -> Path:
-    """Publish the difference of an ELM from its parents at `target`, and return that.
+    """Publish the difference of an ELM from its parents at `target` and return `target`.
 
     Raises `UserError` if it has no parents, one is no longer the ELM it was, or something else
     stands at `target`.
@@ -104,8 +104,8 @@ def export(
         )
     if weights.sha256(elm.path) != elm.card.sha256:
         raise UserError(
-            f"{elm.path}: its weights are not those of its card (sha256): damaged, restore it "
-            "from a copy"
+            f"{elm.path}: its weights are not those of its card (sha256): damaged, "
+            "restore it from a copy"
         )
     if target.resolve().is_relative_to(elm.path.resolve()):
         raise UserError(f"to={target} lies in the folder that is exported; give another to=DIR")
@@ -114,16 +114,11 @@ def export(
         restored = made.parent / "restored"
         restored.mkdir()
         _restore(base, made / _TENSORS, block, restored, alive)
-        values = {
-            "schema": SCHEMA,
-            "format": "delta8",
-            "block": block,
-            "sha256": weights.sha256(restored),
-        }
-        durable.write_json(made / _HEADER, sums.checked(values | {"card": elm.card.to_json()}))
-        (made / "README.md").write_text(
-            _README.format(name=name, parents=" and ".join(elm.card.parents))
-        )
+        values: Json = {"schema": SCHEMA, "format": "delta8", "block": block}
+        values |= {"sha256": weights.sha256(restored), "card": elm.card.to_json()}
+        durable.write_json(made / _HEADER, sums.checked(values))
+        parents = " and ".join(elm.card.parents)
+        (made / README).write_text(_README.format(name=name, parents=parents))
         sums.write(made)
     return target
 
@@ -131,18 +126,17 @@ def export(
 def enter(
     forest: Forest, source: Path, name: str, config: Config, alive: _Alive = lambda: None
 ) -> ELM:
-    """Add the ELM whose difference lies in the folder `source` to a forest that has its parents;
-    return it.
+    """Restore an ELM from the difference in `source` and add it to a forest with its parents.
 
-    What stands there under that name with the same weights is returned. Raises `UserError`, and
-    changes nothing, if the folder is damaged or none, or the forest has not the same parents.
+    An ELM of that name with the same weights is returned as it is. Raises `UserError`, and changes
+    nothing, if the folder holds no intact difference, or the forest has not the same parents.
     """
     delta = Delta.read(source)
     if name in forest and forest[name].card.sha256 == delta.sha256:
         return forest[name]
     if forest.has_branch(name) and forest.get_branch(name).origin.get("source") == str(source):
         with forest.hold(name) as (left, _):
-            durable.remove_folder(left.path)  # of an import that was killed
+            durable.remove_folder(left.path)  # left by an import that was killed
     forest.require_free(name)
     scratch = durable.scratch_folder(forest.root)
     try:
@@ -152,11 +146,11 @@ def enter(
                 _restore(base, delta.file, delta.block, folder, alive)
                 if weights.sha256(folder) != delta.sha256:
                     raise UserError(
-                        f"{source}: gives other weights than it says (sha256): damaged, export it "
-                        "again"
+                        f"{source}: gives other weights than it says (sha256): damaged, "
+                        "export it again"
                     )
                 causal_lm.copy_files(forest[next(iter(delta.card.parents))].path, folder)
-                durable.write_json(folder / "trained.json", _result(delta))
+                durable.write_json(ModelFolder(folder).result, _result(delta))
     finally:
         durable.remove_folder(scratch)
     license = config.card.license or (delta.card.license if delta.card.license in LICENSES else "")
@@ -168,8 +162,8 @@ def enter(
         raise
 
 
-def _origin(forest: Forest, delta: Delta, source: Path, domain: str | None) -> dict[str, Any]:
-    """Return what `Forest.branch` would write of the branch."""
+def _origin(forest: Forest, delta: Delta, source: Path, domain: str | None) -> Json:
+    """Write the origin of the branch as `Forest.branch` does."""
     card = delta.card
     return {
         "domains": [domain] if domain is not None else card.domains,
@@ -183,14 +177,12 @@ def _origin(forest: Forest, delta: Delta, source: Path, domain: str | None) -> d
     }
 
 
-def _result(delta: Delta) -> dict[str, Any]:
-    """Return what the training left, as the ELM's card tells it."""
+def _result(delta: Delta) -> Json:
+    """Reconstruct the result of training from the ELM's card."""
     card = delta.card
-    note = (
-        f"restored from a difference in 8 bits (delta8, block {delta.block}) of sha256 "
-        f"{card.sha256}"
-    )
-    # What a sparse expert says of its delta goes: the weights are no longer exactly that.
+    how = f"delta8, block {delta.block}"
+    note = f"restored from a difference in 8 bits ({how}) of sha256 {card.sha256}"
+    # A sparse expert's facts of its delta are dropped: the weights no longer match them exactly.
     return seal.result(card) | {"delta": {}, "notes": [*card.notes, note]}
 
 
@@ -207,9 +199,8 @@ def _begun(forest: Forest, card: Card, place: Path, what: str, alive: _Alive) ->
     folder = place / "base"
     folder.mkdir()
     shares = {forest[name].path: parent.weight for name, parent in card.parents.items()}
-    durable.require_space(
-        place, 3 * sum(file.stat().st_size for file in weights.files(next(iter(shares))))
-    )
+    size = sum(file.stat().st_size for file in weights.files(next(iter(shares))))
+    durable.require_space(place, 3 * size)  # the base, the restored weights, and the difference
     averaging.average(shares, folder, alive, EXACT)
     yield folder
     shutil.rmtree(folder)
@@ -224,24 +215,23 @@ def _write(expert: Path, base: Path, target: Path, block: int, alive: _Alive) ->
         same = tensor.dtype == ours[name].dtype
         if not same or not (tensor.is_float or np.array_equal(tensor.raw(), ours[name].raw())):
             raise UserError(
-                f"{expert}: tensor {name!r} is no difference from its parents': give format=hf"
+                f"{expert}: tensor {name!r} cannot be stored as a difference from its parents': "
+                "give format=hf"
             )
     floats = [tensor for tensor in theirs.values() if tensor.is_float]
     head = _head(floats, block)
     scales_begin = len(head)
     with target.open("xb") as handle:
         handle.write(head)
-        handle.seek(
-            scales_begin + 4 * sum(blockwise.blocks(math.prod(t.shape), block) for t in floats)
-        )
+        # The codes are streamed behind the room for the scales, which are known at the end.
+        blocks = sum(blockwise.blocks(math.prod(tensor.shape), block) for tensor in floats)
+        handle.seek(scales_begin + 4 * blocks)
         scales = []
         for tensor in floats:
-            for one, other in zip(
-                weights.chunks(ours[tensor.name]), weights.chunks(tensor), strict=True
-            ):
-                moved = weights.to_float64(one, tensor.dtype) - weights.to_float64(
-                    other, tensor.dtype
-                )
+            pairs = zip(weights.chunks(ours[tensor.name]), weights.chunks(tensor), strict=True)
+            for own, parents in pairs:
+                moved = weights.to_float64(own, tensor.dtype)
+                moved -= weights.to_float64(parents, tensor.dtype)
                 codes, absmax = blockwise.quantise(moved, block)
                 handle.write(codes.tobytes())
                 scales.append(absmax.astype("<f4"))
@@ -251,8 +241,8 @@ def _write(expert: Path, base: Path, target: Path, block: int, alive: _Alive) ->
 
 
 def _head(floats: list[weights.Tensor], block: int) -> bytes:
-    """Return the header of the file that holds the scales, then the codes, of these tensors."""
-    header: dict[str, Any] = {"__metadata__": {"format": "delta8"}}
+    """Write the header of the file that holds the scales, then the codes, of these tensors."""
+    header: Json = {"__metadata__": {"format": "delta8"}}
     begin = 0
     for tensor in floats:
         count = blockwise.blocks(math.prod(tensor.shape), block)
@@ -265,23 +255,19 @@ def _head(floats: list[weights.Tensor], block: int) -> bytes:
     return weights.head(header)
 
 
-def _entry(dtype: str, shape: list[int], begin: int, size: int) -> dict[str, Any]:
+def _entry(dtype: str, shape: list[int], begin: int, size: int) -> Json:
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, begin + size]}
 
 
 def _check_tensors(delta: Delta, base: Path) -> None:
-    """Raise `UserError` unless a difference has what each tensor of `base` needs, and nothing
-    else.
-    """
+    """Raise `UserError` unless a difference has exactly the tensors that `base` requires."""
     found = {tensor.name: tensor for tensor in weights.header(delta.file)[0]}
     wanted: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name, tensor in weights.tensors(base).items():
         if tensor.is_float:
             wanted[f"codes.{name}"] = ("U8", tensor.shape)
-            wanted[f"absmax.{name}"] = (
-                "F32",
-                (blockwise.blocks(math.prod(tensor.shape), delta.block),),
-            )
+            blocks = blockwise.blocks(math.prod(tensor.shape), delta.block)
+            wanted[f"absmax.{name}"] = ("F32", (blocks,))
     for name in sorted(wanted.keys() | found.keys()):
         has = (found[name].dtype, found[name].shape) if name in found else None
         if has != wanted.get(name):
@@ -290,13 +276,13 @@ def _check_tensors(delta: Delta, base: Path) -> None:
         if name.startswith("absmax.") and not all(
             np.isfinite(part).all() and (part >= 0).all() for part in weights.chunks(tensor)
         ):
-            raise UserError(f"{delta.file}: tensor {name!r} holds what is no scale")
+            raise UserError(
+                f"{delta.file}: tensor {name!r} has a scale that is negative or not finite"
+            )
 
 
 def _restore(base: Path, file: Path, block: int, target: Path, alive: _Alive) -> None:
-    """Write the model that a difference makes of `base` into the folder `target`, in the same files
-    and dtypes.
-    """
+    """Restore a model from `base` and a difference into `target`, in the files of `base`."""
     stored = {tensor.name: tensor for tensor in weights.header(file)[0]}
     for source in weights.files(base):
         tensors, head = weights.header(source)
@@ -313,15 +299,14 @@ def _restore(base: Path, file: Path, block: int, target: Path, alive: _Alive) ->
 def _restored(
     tensor: weights.Tensor, stored: dict[str, weights.Tensor], block: int
 ) -> Iterator[NDArray[Any]]:
-    """Yield a tensor's elements as they are stored, rounded once."""
+    """Yield a tensor's restored elements as stored, rounded once."""
     if not tensor.is_float:
         yield from weights.chunks(tensor)
         return
     scales = stored[f"absmax.{tensor.name}"].raw()
     pairs = zip(weights.chunks(tensor), weights.chunks(stored[f"codes.{tensor.name}"]), strict=True)
     for number, (raw, codes) in enumerate(pairs):
-        first = number * (weights.CHUNK // block)
-        moved = blockwise.dequantise(
-            codes, scales[first : first + blockwise.blocks(len(codes), block)], block
-        )
+        first = number * (weights.CHUNK // block)  # a chunk is a whole number of blocks
+        last = first + blockwise.blocks(len(codes), block)
+        moved = blockwise.dequantise(codes, scales[first:last], block)
         yield weights.narrow(weights.to_float64(raw, tensor.dtype) + moved, tensor.dtype)

@@ -1,6 +1,4 @@
-"""A model of the forest as a folder for others: weights, config, tokenizer, and the card, for
-people and as JSON.
-"""
+"""Export of a model as a folder for others: weights, config, tokenizer, card and README."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,7 +9,8 @@ from pathlib import Path
 from btm.errors import UserError
 from btm.forest import model_card
 from btm.forest.card import Card
-from btm.models import causal_lm, weights
+from btm.forest.paths import AVERAGES, ModelFolder
+from btm.models import causal_lm, files, weights
 from btm.models.average import Settings, average
 from btm.system import durable, sums
 
@@ -24,17 +23,17 @@ def export(
     shard_gb: float = 0.0,
     alive: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Publish the model folder `source` at `target` and return that.
+    """Publish the model folder `source` at `target` and return `target`.
 
     The weights are the same bytes, unless they are converted to `dtype` (fp32, bf16, fp16) or split
     into files of `shard_gb` (10⁹ bytes). Raises `UserError` if something else stands at `target`,
-    if numbers do not fit into `dtype`, or if the weights are not those that the card says.
+    if numbers do not fit into `dtype`, or if the weights do not match the card.
     """
-    card = Card.read(source / "card.json")
+    card = Card.read(ModelFolder(source).card)
     if weights.sha256(source) != card.sha256:
         raise UserError(
-            f"{source}: its weights are not those of its card (sha256): damaged, restore it from "
-            "a copy"
+            f"{source}: its weights are not those of its card (sha256): damaged, "
+            "restore it from a copy"
         )
     if target.resolve().is_relative_to(source.resolve()):
         raise UserError(f"to={target} lies in the folder that is exported; give another to=DIR")
@@ -46,10 +45,9 @@ def export(
 
 @contextmanager
 def publish(target: Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes `target` when the block ends; the same files there already
-    are left alone.
+    """Yield an empty folder that becomes `target` when the block ends.
 
-    Raises `UserError` if something else stands there.
+    If `target` holds the same files already, it is left alone; `UserError` if it holds others.
     """
     scratch = durable.scratch_folder(durable.make_folder(target.absolute().parent))
     made = scratch / target.name
@@ -83,24 +81,22 @@ def _write(
         settings = Settings(dtype=stored, shard_bytes=int(shard_gb * 1e9) or None)
         average({source: 1.0}, made, alive, settings)
     if dtype is not None:
-        causal_lm.declare_dtype(made / "config.json", weights.STORED[dtype])
+        causal_lm.declare_dtype(ModelFolder(made).config, weights.STORED[dtype])
     digests = weights.digests(made)
     sha256 = weights.identity(digests)
     if sha256 != card.sha256:
         what = f"as {dtype}" if dtype else "in other files"
-        card = replace(
-            card, sha256=sha256, notes=[*card.notes, f"exported {what} from sha256 {card.sha256}"]
-        )
-    durable.write_json(made / "card.json", card.to_json())
-    (made / "README.md").write_text(
-        model_card.readme(card, average=source.parent.name == "averages")
-    )
+        note = f"exported {what} from sha256 {card.sha256}"
+        card = replace(card, sha256=sha256, notes=[*card.notes, note])
+    durable.write_json(ModelFolder(made).card, card.to_json())
+    text = model_card.readme(card, average=source.parent.name == AVERAGES)
+    ModelFolder(made).readme.write_text(text)
     sums.write(made, digests)
 
 
 def _copy_weights(source: Path, made: Path, alive: Callable[[], None]) -> None:
-    """Copy the weight files as they stand."""
-    for file in [*weights.files(source), *source.glob("model.safetensors.index.json")]:
+    """Copy the weight files unchanged."""
+    for file in [*weights.files(source), *source.glob(files.INDEX)]:
         with durable.naming(made / file.name):
             shutil.copyfile(file, made / file.name)
         alive()

@@ -1,8 +1,8 @@
-"""Import and export models in the formats of others: a function for each format."""
+"""Import and export of models in other formats: a function for each format."""
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +11,17 @@ from btm.config.checks import check_name
 from btm.config.schema import Config
 from btm.errors import UserError, unknown
 from btm.forest import ELM, Forest
+from btm.forest.paths import CARD
 from btm.interop import delta, delta8, export, huggingface, mergekit
 from btm.report import Reporter, quiet
 from btm.system import durable
 
 
 def import_model(config: Config, reporter: Reporter = quiet) -> ELM:
-    """Add the model that ``from=`` names to the forest, which is planted for it if there is none.
+    """Add the model that ``from=`` names to the forest; without a forest, plant one from it.
 
-    Returns its ELM; what stands there already under that name is returned if it came from the same
-    folder. Raises `UserError` for whatever makes it unfit; nothing has changed then.
+    Returns its ELM; an ELM of that name from the same folder is returned as it is. Raises
+    `UserError`, with nothing changed, for whatever makes the model unfit.
     """
     source, root = _source(config), Path(config.forest_root)
     if config.format == "delta":
@@ -36,32 +37,28 @@ def import_model(config: Config, reporter: Reporter = quiet) -> ELM:
     if config.parent is not None and forest is None:
         raise UserError(f"parent={config.parent}: there is no forest in {root} yet; leave it out")
     if forest and config.parent is not None:
-        forest[config.parent]
+        forest[config.parent]  # raises for an unknown name, before the long checks
     legacy = config.imports.legacy
-    with (
-        _as_hugging_face(source, root, config.format, legacy) as folder,
-        huggingface.checked(
-            folder, "from", root, with_legacy=legacy, alive=reporter.alive
-        ) as model,
-    ):
-        reporter.line(f"checked {source}")
-        return huggingface.enter(
-            root, name, domains, replace(model, source=source), parent=config.parent
+    with ExitStack() as stack:
+        folder = stack.enter_context(_as_hugging_face(source, root, config.format, legacy))
+        model = stack.enter_context(
+            huggingface.checked(folder, "from", root, with_legacy=legacy, alive=reporter.alive)
         )
+        reporter.line(f"checked {source}")
+        model = replace(model, source=source)  # the user's folder, not the converted one
+        return huggingface.enter(root, name, domains, model, parent=config.parent)
 
 
 @contextmanager
 def _as_hugging_face(source: Path, root: Path, format: str, legacy: bool) -> Iterator[Path]:
-    """Yield a model of another format as a Hugging Face folder, which is gone when the block
-    ends.
-    """
+    """Yield a model of another format as a Hugging Face folder, deleted when the block ends."""
     if format == "hf":
         yield source
         return
     if not source.exists():
         raise UserError(f"from={source}: no such file or folder")
     place = durable.make_folder(root.absolute().parent)
-    durable.sweep(place)  # of imports that were killed
+    durable.sweep(place)  # what killed imports left
     scratch = durable.scratch_folder(place)
     try:
         fairseq.to_hugging_face(source, scratch, legacy=legacy)
@@ -71,14 +68,15 @@ def _as_hugging_face(source: Path, root: Path, format: str, legacy: bool) -> Ite
 
 
 def imported_as(config: Config) -> tuple[str, list[str]]:
-    """Return the name and the domains of an import: where nothing grows yet, it is the seed, of no
-    domain.
+    """Return the name and the domains of an import; the first model of a forest is the seed.
+
+    The seed has no domain.
     """
     planted = Forest.stands(config.forest_root)
     if config.format == "delta":
         return delta.named(config, _source(config))
     if config.expert is None and planted:
-        raise UserError("what shall it be called? give name=NAME")
+        raise UserError("import under which name? give name=NAME")
     name = check_name(config.expert or config.seed.name, "name")
     if config.domain is not None:
         return name, [config.domain]
@@ -90,18 +88,16 @@ def _source(config: Config) -> Path:
         raise UserError("import what? give from=DIR, the folder of a Hugging Face model")
     if config.format == "mergekit":
         raise UserError(
-            "format=mergekit is none that models are imported from: wanted hf, fairseq, delta or "
-            "delta8"
+            "format=mergekit is for export only; wanted for an import: hf, fairseq, delta or delta8"
         )
     return Path(config.imports.source)
 
 
 def export_model(config: Config, reporter: Reporter = quiet) -> tuple[Path | None, str]:
-    """Write an ELM or an average in a format of others; return where it is, and its text if it is
-    one.
+    """Write an ELM or an average in another format; return its path, and its text if it is a text.
 
-    Without ``to=`` a text is only returned. Raises `UserError` if there is no such model, if it
-    cannot be said in that format, or if something else stands there.
+    Without ``to=`` a text is only returned. Raises `UserError` if there is no such model, if the
+    format cannot hold it, or if something else stands there.
     """
     source = exported(config)
     if config.format == "mergekit":
@@ -116,13 +112,12 @@ def export_model(config: Config, reporter: Reporter = quiet) -> tuple[Path | Non
     if config.format == "delta8":
         if config.expert is None:
             raise UserError(
-                "format=delta8 is the difference from parents, which an average has not: give "
-                "expert=NAME"
+                "format=delta8 is the difference from parents, which an average has not: "
+                "give expert=NAME"
             )
-        forest = Forest(config.forest_root)
-        return delta8.export(
-            forest, config.expert, Path(config.to), wanted.block, reporter.alive
-        ), ""
+        forest, target = Forest(config.forest_root), Path(config.to)
+        delta8.export(forest, config.expert, target, wanted.block, reporter.alive)
+        return target, ""
     target = export.export(
         source, Path(config.to), dtype=wanted.dtype, shard_gb=wanted.shard_gb, alive=reporter.alive
     )
@@ -139,18 +134,15 @@ def _export_fairseq(source: Path, target: Path) -> Path:
 
 
 def exported(config: Config) -> Path:
-    """Return the folder of the ELM or the average that is exported."""
+    """Return the folder of the ELM or the average to export."""
     forest = Forest(config.forest_root)
     if (config.expert is None) == (config.average.name is None):
         raise UserError("export what? give expert=NAME (an ELM) or average=NAME")
     if config.expert is not None:
         return forest[config.expert].path
-    folder = forest.root / "averages"
-    names = [
-        path.parent.name
-        for path in folder.glob("*/card.json")
-        if not path.parent.name.startswith(".")
-    ]
+    folder = forest.paths.averages
+    names = [card.parent.name for card in folder.glob(f"*/{CARD}")]
+    names = [name for name in names if not name.startswith(".")]
     if config.average.name not in names:
         raise unknown("average", str(config.average.name), names, str(forest.root))
     return folder / str(config.average.name)

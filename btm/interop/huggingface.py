@@ -1,9 +1,8 @@
-"""Hugging Face model folders: taken into a forest after every check there is, and written for
-others.
+"""Hugging Face model folders: checked in every way there is, then added to a forest.
 
-What comes in is copied first (`intake`); the copy is looked at with our own reader (headers, finite
-values), then in a process with limits (`probe`), and only then loaded here. It enters by the door
-of a trained branch, `Forest.merge`.
+A folder is copied first (`intake`); the copy is checked with our own reader (headers, finite
+values), then in a process with limits (`probe`), and only then loaded here. It enters like a
+trained branch, through `Forest.merge`.
 """
 
 import shutil
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from btm.data.tokenizer import copy_tokenizer, read_origin, tokenizer_sha256
 from btm.errors import UserError
 from btm.forest import ELM, Forest
+from btm.forest.paths import ModelFolder
 from btm.interop import intake, pickles, probe
 from btm.models import causal_lm, weights
 from btm.system import durable, sandbox
@@ -23,7 +23,7 @@ from btm.system import durable, sandbox
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_TOKENIZER = "tokenizer"  # its folder beside the copy
+_TOKENIZER = "tokenizer"  # the folder of its copy, beside the model's
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,11 @@ def checked(
     with_legacy: bool = False,
     alive: Callable[[], None] = lambda: None,
 ) -> Iterator[Checked]:
-    """Yield the model of the folder `source`, which the setting `key` names; scratch files lie in
-    `place` meanwhile.
+    """Yield the checked model of the folder `source`, which the setting `key` names.
 
-    Raises `UserError`, in one line, for whatever makes it unfit: not a folder, remote code, pickled
-    weights, files that are no regular ones, shapes or names that do not fit its config, numbers
-    that are not finite, no usable tokenizer.
+    Scratch files lie in `place` meanwhile. Raises `UserError`, in one line, for whatever makes the
+    model unfit: not a folder, remote code, pickled weights, files that are no regular ones, shapes
+    or names that do not fit its config, numbers that are not finite, no usable tokenizer.
     """
     if not source.is_dir():
         raise UserError(f"{key}={source}: {_no_folder(source)}")
@@ -61,30 +60,25 @@ def checked(
     try:
         yield _check(source, scratch, with_legacy, alive)
     except UserError as error:
-        text = str(error)
-        for ours in (
-            f"data.tokenizer={scratch / 'model'}",
-            str(scratch / "model" / intake.PICKLED),
-            str(scratch / "model"),
-        ):
+        text, copy = str(error), scratch / "model"
+        for ours in (f"data.tokenizer={copy}", str(copy / intake.PICKLED), str(copy)):
             text = text.replace(ours, str(source))
         raise UserError(text) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if created:
             with suppress(OSError):
-                place.rmdir()  # if nothing came of it
+                place.rmdir()  # empty if the import failed
 
 
 def enter(
     root: Path, name: str, domains: list[str], model: Checked, *, parent: str | None = None
 ) -> ELM:
-    """Add a checked model to the forest at `root`, which is planted for it if there is none; return
-    its ELM.
+    """Add a checked model to the forest at `root`, planting it if need be; return its ELM.
 
-    An ELM of that name that came from the same folder is returned as it stands, and a branch that
-    an import of it left when it was killed begins anew. Raises `UserError`, and leaves nothing
-    behind, if the forest has another architecture or tokenizer, or another ELM of that name.
+    An ELM of that name from the same folder is returned as it is; the branch of a killed import of
+    it begins anew. Raises `UserError`, and leaves nothing behind, if the forest has another
+    architecture or tokenizer, or another ELM of that name.
     """
     source = str(model.source)
     forest = Forest.create(root, model.model.config, model.tokenizer, model.tokenizer_sha256)
@@ -102,10 +96,9 @@ def enter(
         parent=parent,
         method="import" if parent else "none",
     )
+    result = {"steps": 0, "tokens": 0, "notes": model.notes}
     with forest.hold(name) as (held, _):
-        durable.write_json(
-            held.path / "trained.json", {"steps": 0, "tokens": 0, "notes": model.notes}
-        )
+        durable.write_json(held.files.result, result)
     try:
         return forest.merge(forest.get_branch(name))
     except UserError:
@@ -126,27 +119,25 @@ def _check(source: Path, scratch: Path, with_legacy: bool, alive: Callable[[], N
             intake.write_index(copy)
     _require_finite(copy, source)
     sandbox.ask(probe.QUESTION, copy)
-    model, notes = _load(copy)
+    model, notes = _load(copy)  # safe in this process only now, after the box has tried it
     copy_tokenizer(copy, scratch / _TOKENIZER)
     _require_vocabulary(model, scratch / _TOKENIZER, source)
     _require_sense(model, source)
-    notes = [
-        f"{name} of the source: sha256 {digest}" for name, digest in taken.weights.items()
-    ] + notes
+    copied = [f"{name} of the source: sha256 {digest}" for name, digest in taken.weights.items()]
     sha256 = tokenizer_sha256(scratch / _TOKENIZER)
-    return Checked(source, model, scratch / _TOKENIZER, sha256, taken.license, notes)
+    return Checked(source, model, scratch / _TOKENIZER, sha256, taken.license, copied + notes)
 
 
 def _no_folder(source: Path) -> str:
-    """Return why `source` is no model folder, and what to do."""
+    """Explain why `source` is no model folder, with the remedy."""
     if source.is_file():
         return (
             "a file; wanted the folder of a Hugging Face model, with its config.json and tokenizer"
         )
     if len(source.parts) == 2 and not source.parent.exists():
         return (
-            f"no such folder; if it is a model of the Hub, fetch it first: hf download {source} "
-            "--local-dir DIR"
+            "no such folder; if it is a model of the Hub, fetch it first: "
+            f"hf download {source} --local-dir DIR"
         )
     return "no such folder"
 
@@ -158,8 +149,8 @@ def _require_finite(folder: Path, source: Path) -> None:
 
 
 def _load(folder: Path) -> tuple["PreTrainedModel", list[str]]:
-    """Return the model in a type that loses nothing, and notes on what is not as it was."""
-    declared = causal_lm.read_config(folder / "config.json")
+    """Load the model in a dtype that loses nothing; return it with notes on what was changed."""
+    declared = causal_lm.read_config(ModelFolder(folder).config)
     said = declared.get("dtype") or declared.get("torch_dtype")
     dtype, notes = widest(folder, said), []
     if said is not None and dtype != said:
@@ -180,16 +171,13 @@ def _load(folder: Path) -> tuple["PreTrainedModel", list[str]]:
 
 
 def widest(folder: Path, said: object = None) -> str:
-    """Return torch's name of the smallest float type that holds all in `folder`, and what its
-    config `said`.
+    """Return torch's name of the smallest float dtype that holds all tensors in `folder`.
 
-    bfloat16 and float16 do not hold each other; float32 holds both.
+    The dtype that the config `said` counts too. bfloat16 and float16 do not hold each other;
+    float32 holds both.
     """
-    kinds = {
-        causal_lm.DTYPES[tensor.dtype]
-        for tensor in weights.tensors(folder).values()
-        if tensor.is_float
-    }
+    floats = [tensor for tensor in weights.tensors(folder).values() if tensor.is_float]
+    kinds = {causal_lm.DTYPES[tensor.dtype] for tensor in floats}
     kinds |= {str(said)} & set(causal_lm.DTYPES.values())
     for dtype in ("float64", "float32"):
         if dtype in kinds:
@@ -202,22 +190,20 @@ def _require_vocabulary(model: "PreTrainedModel", tokenizer: Path, source: Path)
     if rows < size:
         raise UserError(
             f"{source} has embeddings for {rows:,} tokens, its tokenizer {size:,}: "
-            "resize the model (resize_token_embeddings) or give it the tokenizer it was trained "
-            "with"
+            "resize the model (resize_token_embeddings) or give it the tokenizer "
+            "it was trained with"
         )
 
 
 def _require_sense(model: "PreTrainedModel", source: Path) -> None:
-    """Raise `UserError` if the model gives no finite number for some token after its first ones."""
+    """Raise `UserError` unless the model computes finite logits for its first tokens."""
     import torch
 
     ids = torch.arange(min(8, model.get_input_embeddings().num_embeddings))[None]
     try:
         with torch.no_grad():
             logits = model(input_ids=ids, use_cache=False).logits
-    except (
-        Exception
-    ) as error:  # each architecture's code fails in its own way on values it never met
+    except Exception as error:  # each architecture fails in its own way on values it never met
         raise UserError(f"{source}: does not run: {causal_lm.why(error)}") from None
     if not torch.isfinite(logits).all():
         raise UserError(f"{source}: gives logits that are not finite")

@@ -1,9 +1,8 @@
-"""What is taken of a folder that came from outside: the files a model needs, copied into a folder
-of ours.
+"""The intake of a folder from outside: the files that a model needs, copied into our own folder.
 
 Only known names are taken, and only regular files. So whatever reads the copy, transformers
-included, never sees code, adapters, pickles or devices, and what was checked is what is kept,
-though the source may change meanwhile.
+included, never sees code, adapters, pickles or devices; and since the copy is what is checked,
+later changes of the source do no harm.
 """
 
 import hashlib
@@ -19,14 +18,14 @@ from typing import BinaryIO
 from btm.errors import UserError
 from btm.models import weights
 from btm.models.causal_lm import read_config, refuse_code
+from btm.models.files import CONFIG, INDEX, README, WEIGHTS
 from btm.system import durable
 from btm.system.json_files import MAX_JSON, parse_json
 
-INDEX = "model.safetensors.index.json"
 PICKLED = "pickled"  # where pickled weights lie in the copy until they are converted
 _CHUNK = 8 << 20  # bytes
 _JSON = (
-    "config.json",
+    CONFIG,
     "generation_config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -38,15 +37,13 @@ _SMALL, _LARGE = 4 << 20, 512 << 20  # bytes: of a configuration, of a tokenizer
 _LICENSE = re.compile(
     r"^license:[ \t]*(?:\n[ \t]*-)?[ \t]*[\"']?([A-Za-z0-9][A-Za-z0-9.+_-]{0,63})", re.MULTILINE
 )
-# Paths of the machine a tokenizer was saved on. They mean nothing here, and must not be read.
+# Endings of keys that hold paths of the machine a tokenizer was saved on. They must not be read.
 _PATHS = ("_file", "_path")
 
 
 @dataclass
 class Taken:
-    """What was copied: the sha256 of each weight file by its name in the source, and the licence,
-    if it has one.
-    """
+    """The result of an intake: the sha256 of each weight file by its name, and the licence."""
 
     weights: dict[str, str] = field(default_factory=dict)
     license: str = ""
@@ -56,20 +53,19 @@ class Taken:
 def take(
     source: Path, target: Path, *, legacy: bool = False, alive: Callable[[], None] = lambda: None
 ) -> Taken:
-    """Copy what a causal LM needs from the folder `source` into the empty folder `target`.
+    """Copy the files that a causal LM needs from `source` into the empty folder `target`.
 
     Weights get the usual names, ``model.safetensors`` or shards with an index; pickled ones, taken
-    only if `legacy`, lie in ``target/pickled`` and wait to be converted. Raises `UserError` for
-    what is no such folder, asks for remote code, has files that are no regular ones or links that
-    lead out of it, or changes while it is read.
+    only if `legacy`, lie in ``target/pickled`` until they are converted. Raises `UserError` if the
+    folder holds no such model, asks for remote code, has files that are no regular ones or links
+    that lead out of it, or changes while it is read.
     """
     folder = _Folder(source)
     _take_texts(folder, target)
     files, index = _weight_files(folder, legacy)
     opened = {name: folder.size(name) for name in files}
-    durable.require_space(
-        target, 2 * sum(opened.values())
-    )  # the copy, and the branch that is made of it
+    # Twice: the copy, and the branch that is made from it.
+    durable.require_space(target, 2 * sum(opened.values()))
     taken = Taken(license=_license(folder), pickled=not files[0].endswith(".safetensors"))
     home = target / PICKLED if taken.pickled else target
     home.mkdir(exist_ok=True)
@@ -94,14 +90,14 @@ def write_index(folder: Path) -> None:
 
 
 class _Folder:
-    """A folder from outside; its files are opened once, and only where they are what they seem."""
+    """A folder from outside; opens each file once, and only regular files that stay inside it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.real = path.resolve()
 
     def has(self, name: str) -> bool:
-        """Tell whether there is anything called `name`, be it a dangling link."""
+        """Tell whether anything is called `name`, even a dangling link."""
         return os.path.lexists(self.path / name)
 
     def size(self, name: str) -> int:
@@ -110,23 +106,21 @@ class _Folder:
             return os.fstat(handle.fileno()).st_size
 
     def open(self, name: str) -> BinaryIO:
-        """Open a regular file of the folder; a link must stay inside it, or in the blobs of a Hub
-        cache.
-        """
+        """Open a regular file; a link must stay in the folder, or in the blobs of a Hub cache."""
         place = self.path / name
         try:
             real = place.resolve(strict=True)
         except (OSError, RuntimeError):
-            raise UserError(f"{place}: a link to nowhere; copy the folder with cp -rL") from None
-        homes = [
-            self.real,
-            *([self.real.parent.parent / "blobs"] if self.real.parent.name == "snapshots" else []),
-        ]
+            raise UserError(f"{place}: a broken link; copy the folder with cp -rL") from None
+        homes = [self.real]
+        if self.real.parent.name == "snapshots":  # a Hub cache: its files are links to blobs
+            homes.append(self.real.parent.parent / "blobs")
         if not any(real.is_relative_to(home) for home in homes):
             raise UserError(
                 f"{place}: a link that leads out of the folder; copy the folder with cp -rL"
             )
         try:
+            # Not blocking: opening a pipe would wait for somebody to write.
             handle = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise UserError(f"{place}: {error.strerror}") from None
@@ -137,7 +131,7 @@ class _Folder:
         return stream
 
     def read(self, name: str, most: int) -> bytes:
-        """Return the content of a small file."""
+        """Read the content of a small file."""
         with self.open(name) as handle:
             content = handle.read(most + 1)
         if len(content) > most:
@@ -158,28 +152,25 @@ class _Folder:
             after = os.fstat(handle.fileno())
         if left or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise UserError(
-                f"{self.path / name}: changed while it was read; import it when nothing writes to "
-                "it"
+                f"{self.path / name}: changed while it was read; "
+                "import it when nothing writes to it"
             )
         return digest.hexdigest()
 
 
 def _take_texts(folder: _Folder, target: Path) -> None:
     """Copy configurations and the tokenizer."""
-    if not folder.has("config.json"):
-        adapter = folder.has("adapter_config.json")
-        hint = (
-            ": an adapter, no model: merge it into its base first (merge_and_unload of peft)"
-            if adapter
-            else ""
-        )
+    if not folder.has(CONFIG):
+        hint = ""
+        if folder.has("adapter_config.json"):
+            hint = ": an adapter, no model: merge it into its base first (merge_and_unload of peft)"
         raise UserError(
             f"{folder.path}: no config.json{hint}; wanted the folder of a Hugging Face causal LM"
         )
     for name in _JSON:
         if folder.has(name):
             (target / name).write_bytes(_configuration(folder, name))
-    read_config(target / "config.json")
+    read_config(target / CONFIG)
     pieces = [path.name for path in folder.path.glob(_PIECES)]
     for name in (*_TOKENIZER, *pieces, _TEMPLATE):
         if folder.has(name):
@@ -187,7 +178,7 @@ def _take_texts(folder: _Folder, target: Path) -> None:
 
 
 def _configuration(folder: _Folder, name: str) -> bytes:
-    """Return a JSON file of settings, none of which asks for code or names a file elsewhere."""
+    """Read a JSON file of settings; `UserError` if it asks for code. Paths in it are removed."""
     place = folder.path / name
     content = folder.read(name, _SMALL)
     try:
@@ -197,7 +188,7 @@ def _configuration(folder: _Folder, name: str) -> bytes:
     if not isinstance(values, dict):
         raise UserError(f"{place}: wanted a JSON object")
     refuse_code(values, place)
-    if name == "config.json" and values.get("quantization_config"):
+    if name == CONFIG and values.get("quantization_config"):
         raise UserError(f"{place}: a quantised model; wanted its weights as floats")
     if name != "tokenizer_config.json":
         return content
@@ -205,14 +196,13 @@ def _configuration(folder: _Folder, name: str) -> bytes:
 
 
 def _weight_files(folder: _Folder, legacy: bool) -> tuple[list[str], dict[str, str]]:
-    """Return the names of the weight files, and the index {tensor: file} if there is one."""
-    if folder.has("model.safetensors"):
-        return ["model.safetensors"], {}
+    """List the names of the weight files, and the index {tensor: file} if there is one."""
+    if folder.has(WEIGHTS):
+        return [WEIGHTS], {}
     if folder.has(INDEX):
         return _shards(folder, INDEX, ".safetensors")
-    pickled = [
-        name for name in ("pytorch_model.bin", "pytorch_model.bin.index.json") if folder.has(name)
-    ]
+    usual = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+    pickled = [name for name in usual if folder.has(name)]
     if not pickled:
         raise UserError(
             f"{folder.path}: no model.safetensors; wanted the folder of a Hugging Face causal LM"
@@ -220,13 +210,12 @@ def _weight_files(folder: _Folder, legacy: bool) -> tuple[list[str], dict[str, s
     if not legacy:
         raise UserError(
             f"{folder.path}: its weights are pickled ({pickled[0]}), and a pickle can run "
-            "anything: have them "
-            "converted to safetensors, or give import.legacy=true to read them as tensors alone, "
-            "in a box"
+            "anything: have them converted to safetensors, or give import.legacy=true to read "
+            "them as tensors alone, in a box"
         )
-    return (
-        ([pickled[0]], {}) if pickled[0].endswith(".bin") else _shards(folder, pickled[0], ".bin")
-    )
+    if pickled[0].endswith(".bin"):
+        return [pickled[0]], {}
+    return _shards(folder, pickled[0], ".bin")
 
 
 def _shards(folder: _Folder, name: str, ending: str) -> tuple[list[str], dict[str, str]]:
@@ -238,15 +227,13 @@ def _shards(folder: _Folder, name: str, ending: str) -> tuple[list[str], dict[st
 
 
 def _check_shard(file: Path, name: str, index: dict[str, str], source: Path) -> None:
-    """Raise `UserError` unless a copied file holds the tensors that the index says."""
+    """Raise `UserError` unless a copied file holds the tensors that the index lists."""
     held = {tensor.name for tensor in weights.header(file)[0]}
     said = {tensor for tensor, place in index.items() if place == name} if index else held
     for tensor in sorted(held ^ said):
-        where = (
-            "holds it, the index does not say so"
-            if tensor in held
-            else "does not hold it, the index says so"
-        )
+        where = "does not hold it, the index says so"
+        if tensor in held:
+            where = "holds it, the index does not say so"
         raise UserError(f"{source}: tensor {tensor!r}: {name} {where}")
 
 
@@ -255,10 +242,10 @@ def _usual(number: int, count: int, ending: str) -> str:
 
 
 def _license(folder: _Folder) -> str:
-    """Return the licence that the model card names in its first lines, or nothing."""
-    if not folder.has("README.md"):
+    """Read the licence in the first lines of the model card, or nothing."""
+    if not folder.has(README):
         return ""
-    text = folder.read("README.md", _SMALL).decode(errors="replace")
+    text = folder.read(README, _SMALL).decode(errors="replace")
     head = text.split("---", 2)[1] if text.startswith("---\n") and text.count("---") > 1 else ""
     found = _LICENSE.search(head)
     return found[1] if found else ""

@@ -1,7 +1,7 @@
-"""Can a copied model folder be loaded at all? Asked in a box.
+"""A trial load of a copied model folder, in a sandbox.
 
-Sizes in a config.json, and what a tokenizer.json holds, can make the library that reads them take
-any memory or time. Here that ends this process alone. The parameters are made on torch's meta
+Sizes in a config.json, and the content of a tokenizer.json, can make the library that reads them
+take any memory or time. Here that ends this process alone. The parameters are made on torch's meta
 device: shapes without memory.
 """
 
@@ -21,14 +21,12 @@ BEFORE_BOXES = (
     "transformers.modeling_utils",
     "transformers.models.auto",
 )
-_MEMORY, _SECONDS = 2 << 30, 60
-_SLACK = 1 << 28  # elements of tables that are computed, not stored
+_MEMORY, _SECONDS = 2 << 30, 60  # bytes, and seconds of CPU time
+_SLACK = 1 << 28  # elements of tables (buffers) that are computed, not stored
 
 
 def probe(place: str) -> int:
-    """Return the parameters of the model folder at `place`; `UserError` if config, tokenizer and
-    weights do not fit.
-    """
+    """Count the parameters of a model folder; `UserError` if its parts do not fit each other."""
     sandbox.close(_MEMORY, _SECONDS)
     folder = Path(place)
     load_tokenizer(folder)
@@ -37,8 +35,8 @@ def probe(place: str) -> int:
     layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
     if not isinstance(layers, int) or not 0 <= layers <= len(stored):
         raise UserError(
-            f"{folder}: its config.json says {layers} layers, its weights have {len(stored):,} "
-            "tensors"
+            f"{folder}: its config.json says {layers} layers, "
+            f"its weights have {len(stored):,} tensors"
         )
     model = _empty(config)
     for name, parameter in model.named_parameters():
@@ -62,7 +60,7 @@ def probe(place: str) -> int:
 
 
 def _empty(config: Any) -> Any:
-    """Return a model of `config` whose tensors have shapes and no content."""
+    """Make a model of `config` whose tensors have shapes and no content."""
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -1,5 +1,6 @@
-"""The driver of a cycle on this machine: ``python -m btm.launch FOREST CYCLE``, started by `btm
-run`.
+"""The driver of a cycle on this machine: ``python -m btm.launch FOREST CYCLE``.
+
+`btm run` starts it.
 """
 
 import os
@@ -35,6 +36,6 @@ def main(forest: str, cycle_id: str) -> int:
 
 if __name__ == "__main__":
     if os.fork():
-        os._exit(0)  # who started it need not wait, and does not leave a zombie
-    os.setsid()  # the driver leads a session, its workers are those in it that do not
+        os._exit(0)  # the starter need not wait, and no zombie is left
+    os.setsid()  # the driver leads a session; its workers are the other processes in it
     sys.exit(main(*sys.argv[1:]))

@@ -1,6 +1,4 @@
-"""Start a cycle, watch it, leave it, come back: what `btm run`, `btm status` and `btm cancel` stand
-on.
-"""
+"""Starting, watching and cancelling a cycle from any process (`btm run`, `status`, `cancel`)."""
 
 import os
 import shutil
@@ -9,32 +7,31 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.launch.drive import Driver
-from btm.launch.records import Cycle, Records, read_shown
+from btm.launch.records import Cycle, CycleState, Records, read_shown
 from btm.system import durable, lease
 
-_DRIVER = "driver"  # the folder whose lease the driver holds
 _LOOK_EVERY = 0.1  # seconds
 _STARTS_WITHIN = 20.0  # seconds that a driver may take to take its lease
-_RESTARTS = 5
+_RESTARTS = 5  # of a driver that dies, before `watch` gives up
+Show = Callable[[CycleState], None]
 
 
 def driver_runs(records: Records) -> bool:
     """Tell whether a driver of this forest is alive."""
-    return lease.held(records.root / _DRIVER)
+    return lease.held(records.files.driver)
 
 
 @contextmanager
 def sole_driver(records: Records) -> Iterator[lease.Lease]:
-    """Be the forest's only driver; raises `lease.HeldError` if another is at work."""
+    """Hold the forest's only driver lease; `lease.HeldError` if another driver is at work."""
     durable.make_folder(records.root)
-    if lease.find(records.root / _DRIVER) is None:
-        (records.root / _DRIVER).mkdir(exist_ok=True)
-    held = lease.take(records.root / _DRIVER)
+    if lease.find(records.files.driver) is None:
+        records.files.driver.mkdir(exist_ok=True)
+    held = lease.take(records.files.driver)
     try:
         yield held
     finally:
@@ -44,12 +41,11 @@ def sole_driver(records: Records) -> Iterator[lease.Lease]:
 def drive(
     records: Records,
     make: Callable[[], Driver],
-    show: Callable[[dict[str, Any]], None] = lambda state: None,
-) -> dict[str, Any]:
-    """Drive a cycle in this process as the forest's only driver, until it is finished; return its
-    last state.
+    show: Show = lambda state: None,
+) -> CycleState:
+    """Drive a cycle in this process until it is finished; return its last state.
 
-    Raises `lease.HeldError` if another driver is at work.
+    Raises `lease.HeldError` if another driver is at work in the forest.
     """
     with sole_driver(records) as held:
         _sweep(records)
@@ -59,24 +55,24 @@ def drive(
             show(driver.snapshot())
             driver.engine.wait(driver.cluster.poll)
         show(driver.snapshot())
-        _sweep(records)  # what was killed meanwhile has left something too
+        _sweep(records)  # again: processes killed meanwhile have left files too
         return driver.snapshot()
 
 
 def _sweep(records: Records) -> None:
-    """Delete what killed processes left in the records and, once it is planted, in the forest."""
+    """Delete temporary files of killed processes in the records and in a planted forest."""
     for folder in (records.root, *records.root.iterdir()):
         durable.sweep(folder)
-    if (records.forest / "forest.json").exists():
+    if Forest.stands(records.forest):
         Forest(records.forest).sweep()
 
 
 def start(records: Records, cycle: Cycle) -> None:
     """Start a driver of `cycle` on this machine, in a process and a session of its own."""
-    shutil.rmtree(records.root / "cancel", ignore_errors=True)
-    (records.root / "state.json").unlink(missing_ok=True)
-    durable.make_folder(records.root / "logs")
-    with (records.root / "logs" / "driver.log").open("ab") as output:
+    shutil.rmtree(records.files.cancel, ignore_errors=True)
+    records.files.state.unlink(missing_ok=True)
+    durable.make_folder(records.files.driver_log.parent)
+    with records.files.driver_log.open("ab") as output:
         subprocess.run(
             [sys.executable, "-m", "btm.launch", str(records.forest), cycle.id],
             stdin=subprocess.DEVNULL,
@@ -89,19 +85,17 @@ def start(records: Records, cycle: Cycle) -> None:
 
 
 def start_and_leave(records: Records, cycle: Cycle) -> None:
-    """Start a driver, and return once it has something to show; `UserError` if it has nothing for
-    long.
-    """
+    """Start a driver and return once its state can be shown; `UserError` if that takes too long."""
     start(records, cycle)
     begun = time.monotonic()
-    while not (records.root / "state.json").exists():
+    while not records.files.state.exists():
         if time.monotonic() - begun > _STARTS_WITHIN:
-            raise UserError(f"the driver did not start; see {records.root}/logs/driver.log")
+            raise UserError(f"the driver did not start; see {records.files.driver_log}")
         time.sleep(_LOOK_EVERY)
 
 
-def watch(records: Records, cycle: Cycle, show: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Show a cycle until it is finished, and return its last state; a driver that died is replaced.
+def watch(records: Records, cycle: Cycle, show: Show) -> CycleState:
+    """Show a cycle until it is finished, replacing a driver that dies; return its last state.
 
     Raises `UserError` if another cycle is at work in the forest.
     """
@@ -114,16 +108,14 @@ def watch(records: Records, cycle: Cycle, show: Callable[[dict[str, Any]], None]
             return state
         if not driver_runs(records) and time.monotonic() - begun > _STARTS_WITHIN:
             if restarts == _RESTARTS:
-                raise UserError(
-                    f"the driver died {restarts} times; see {records.root}/logs/driver.log"
-                )
+                raise UserError(f"the driver died {restarts} times; see {records.files.driver_log}")
             restarts, begun = restarts + 1, time.monotonic()
             start(records, cycle)
         time.sleep(_LOOK_EVERY)
 
 
-def follow(records: Records, cycle: Cycle, show: Callable[[dict[str, Any]], None]) -> None:
-    """Show what the driver in another process does, until that process is gone.
+def follow(records: Records, cycle: Cycle, show: Show) -> None:
+    """Show the state of a driver in another process until that process is gone.
 
     Raises `UserError` if it drives another cycle.
     """
@@ -133,23 +125,21 @@ def follow(records: Records, cycle: Cycle, show: Callable[[dict[str, Any]], None
 
 
 def require_same(records: Records, cycle: Cycle) -> None:
-    """Raise `UserError` if what is at work in the forest is another cycle."""
+    """Raise `UserError` if the forest's driver drives another cycle."""
     _look(records, cycle, lambda state: None)
 
 
 def other_at_work(records: Records) -> UserError:
-    """Return the error for a forest in which another cycle is at work."""
+    """Make the error for a forest in which another cycle is at work."""
     return UserError(
-        f"{records.forest}: a cycle with other settings is at work; wait for it (btm status), or "
-        "btm cancel"
+        f"{records.forest}: a cycle with other settings is at work; "
+        "wait for it (btm status), or btm cancel"
     )
 
 
-def _look(
-    records: Records, cycle: Cycle, show: Callable[[dict[str, Any]], None]
-) -> dict[str, Any] | None:
-    """Show and return what the driver last saw, if it has looked yet."""
-    state = read_shown(records.root / "state.json")
+def _look(records: Records, cycle: Cycle, show: Show) -> CycleState | None:
+    """Show and return the driver's last state; None if it has left none yet."""
+    state = read_shown(records.files.state)
     if state is None:
         return None
     if state["cycle"] != cycle.id:
@@ -159,11 +149,12 @@ def _look(
 
 
 def request_retry(records: Records) -> None:
-    """Ask the driver to try again what failed."""
-    (durable.make_folder(records.root) / "retry").touch()
+    """Ask the driver to try failed jobs again."""
+    durable.make_folder(records.root)
+    records.files.retry.touch()
 
 
 def request_cancel(records: Records, name: str = "all") -> None:
     """Ask the driver to cancel a job, or all of them."""
-    folder = durable.make_folder(records.root / "cancel")
+    folder = durable.make_folder(records.files.cancel)
     (folder / name).touch()

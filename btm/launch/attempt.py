@@ -1,4 +1,4 @@
-"""One try at one job in a child process: forked, watched, and its end named."""
+"""One try at one job in a child process: forked, watched, and its end recorded."""
 
 import contextlib
 import os
@@ -33,28 +33,26 @@ class Attempt:
         hang_after: float = 600.0,
         keep_stops: bool = True,
     ) -> None:
-        """Fork the child. `gpus` are the only cards it sees; above `memory_bytes` (0: no bound) it
-        is killed.
+        """Fork the child with `threads` threads, on the cards `gpus` only.
 
-        Without `keep_stops` the outcome of a child that was asked to stop is returned but not
-        recorded.
+        Above `memory_bytes` (0: no bound), or after `hang_after` seconds without a sign of life, it
+        is killed. Without `keep_stops` the outcome of a child that was asked to stop is returned
+        but not recorded.
         """
         self.spec, self.memory_bytes, self.hang_after = spec, memory_bytes, hang_after
         self.records = Records(Path(spec.forest))
         self.begun, self._wall = time.monotonic(), time.time()
         self._doom: Kind | None = None
-        self._seen, self._lived = (
-            0,
-            self.begun,
-        )  # the last sign of life, and when by our own clock it was new
+        # The time of the last sign of life by the file's clock, and when ours first saw it.
+        self._seen, self._lived = 0, self.begun
         self._ooms = _kernel_ooms()
         log = self.records.log(spec.job.name, spec.attempt)
         log.parent.mkdir(parents=True, exist_ok=True)
         parent = os.getpid()
         sys.stdout.flush()
         sys.stderr.flush()
-        # Until the worker listens, a signal to stop is held back: it must neither be lost nor do in
-        # the child what it would do here.
+        # A signal to stop is held back until the worker listens: it must neither be lost nor run
+        # this process's handlers in the child.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         self.pid = os.fork()
         if not self.pid:
@@ -63,9 +61,7 @@ class Attempt:
         self.handle = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else -1
 
     def poll(self) -> Outcome | None:
-        """Return how the try ended, or None while it goes on; kills a child that hangs or takes too
-        much.
-        """
+        """Return the outcome, None while the try goes on; kill it if it hangs or is too large."""
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         if not pid:
             self._watch()
@@ -73,6 +69,7 @@ class Attempt:
         if self.handle >= 0:
             os.close(self.handle)
         written = self.records.outcome(self.spec.job.name, self.spec.attempt)
+        # An outcome from before this child began is that of an earlier start of the same try.
         if written is not None and written.ended >= self._wall and self._doom is None:
             return written
         outcome = self._name_death(status)
@@ -87,14 +84,14 @@ class Attempt:
             os.kill(self.pid, number)
 
     def _watch(self) -> None:
-        """Kill the child if it gave no sign of life for long, or holds more memory than it may."""
+        """Kill the child after a long time without a sign of life, or above its memory bound."""
         if self._doom:
             return
         if self.memory_bytes and _resident_bytes(self.pid) > self.memory_bytes:
             self._kill("oom")
         file = self.records.progress(self.spec.job.name, self.spec.attempt)
         seen = file.stat().st_mtime_ns if file.exists() else 0
-        if seen != self._seen:  # two clocks, or one across a suspension, are not to be compared
+        if seen != self._seen:  # two clocks, or one across a suspension, cannot be compared
             self._seen, self._lived = seen, time.monotonic()
         if time.monotonic() - self._lived > self.hang_after:
             self._kill("hang")
@@ -123,20 +120,13 @@ class Attempt:
             message = f"ended with exit code {os.WEXITSTATUS(status)} and said nothing{where}"
         spec = self.spec
         saved = self.records.saved(spec.job)
-        return Outcome(
-            spec.cycle,
-            spec.job.name,
-            spec.attempt,
-            kind,
-            message,
-            saved,
-            time.monotonic() - self.begun,
-            time.time(),
-        )
+        lasted = time.monotonic() - self.begun
+        name, attempt = spec.job.name, spec.attempt
+        return Outcome(spec.cycle, name, attempt, kind, message, saved, lasted, time.time())
 
 
 def preload(model_type: str | None) -> None:
-    """Import what every worker needs, so that forks begin with it; runs no torch code."""
+    """Import the modules that every worker needs, so that forks have them; runs no torch code."""
     import torch  # noqa: F401
     import transformers  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
@@ -172,16 +162,15 @@ def _child(
 
 
 def _resident_bytes(pid: int) -> int:
-    """Return the memory that a process holds, and those it has started in a session of their own.
+    """Measure the memory of a process and of its children in sessions of their own.
 
-    So are fairseq and the processes that train one expert together; forked ones would count what is
-    shared twice.
+    Those are fairseq and the processes that train one expert together. Forked children are left
+    out: their shared pages would count twice.
     """
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        started = [
-            file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children")
-        ]
+        files = Path(f"/proc/{pid}/task").glob("*/children")
+        started = [file.read_text().split() for file in files]
     except (OSError, IndexError):
         return 0
     apart = [int(child) for children in started for child in children if _leads(child)]
@@ -196,7 +185,7 @@ def _leads(pid: str) -> bool:
 
 
 def _kernel_ooms() -> int:
-    """Return how many processes the kernel has killed for want of memory."""
+    """Count the processes that the kernel has killed for lack of memory."""
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
     except OSError:

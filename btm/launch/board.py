@@ -1,13 +1,18 @@
 """The live table of a cycle: redrawn on a terminal, a line for each change elsewhere."""
 
 import time
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING
 
-from btm.launch.records import Records, read_shown
+from btm.launch.records import CycleState, JobState, Records, read_shown
 from btm.report.progress import duration
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
 
 _LINES_EVERY = 5.0  # seconds between progress lines where nothing can be redrawn
 _ROWS = 20  # of a live table
+# States of jobs from the top of the table to its end, which is cut off.
 _ORDER = (
     "running",
     "ended",
@@ -22,7 +27,9 @@ _ORDER = (
 
 
 class Board:
-    """Shows the states that a driver leaves, until it is closed."""
+    """Shows the states that a driver publishes, until it is closed."""
+
+    _live: "Live | None" = None  # on a terminal alone
 
     def __init__(self, stream: IO[str], records: Records) -> None:
         """Show on `stream`, as a live table if that is a terminal."""
@@ -30,7 +37,6 @@ class Board:
         self.seen: dict[str, tuple[str, int]] = {}
         self.begun = time.monotonic()
         self.printed = time.monotonic()
-        self._live: Any = None
         if stream.isatty():
             from rich.console import Console
             from rich.live import Live
@@ -38,8 +44,8 @@ class Board:
             self._live = Live(console=Console(file=stream), refresh_per_second=4, transient=True)
             self._live.start()
 
-    def show(self, state: dict[str, Any]) -> None:
-        """Show what has changed."""
+    def show(self, state: CycleState) -> None:
+        """Show the changes since the last state."""
         for name, job in state["jobs"].items():
             now = (job["state"], job["try"])
             if self.seen.get(name) != now:
@@ -60,7 +66,7 @@ class Board:
             self._live.stop()
             self._live = None
 
-    def _changed(self, name: str, job: dict[str, Any]) -> None:
+    def _changed(self, name: str, job: JobState) -> None:
         if job["state"] in ("waiting", "ready", "queued") and not job["message"]:
             return
         text = f"{name:<22} {job['state']}"
@@ -79,14 +85,14 @@ class Board:
         else:
             print(line, file=self.stream, flush=True)
 
-    def _summary(self, name: str, job: dict[str, Any]) -> str:
+    def _summary(self, name: str, job: JobState) -> str:
         shown = read_shown(self.records.progress(name, job["try"])) or {}
         if "steps" in shown:
             rate = f"{shown['tokens_per_second']:,.0f} tokens/s"
             return f": {shown['steps']:,} steps, loss {shown['loss']:.3f}, {rate}"
         return f": {shown['scored']:,} tokens scored" if "scored" in shown else ""
 
-    def _progress(self, name: str, job: dict[str, Any]) -> str:
+    def _progress(self, name: str, job: JobState) -> str:
         shown = read_shown(self.records.progress(name, job["try"])) or {}
         if "to_score" in shown:
             return f"scored {shown['scored']:,} of {shown['to_score']:,} tokens"
@@ -97,14 +103,13 @@ class Board:
         step = max(shown["step"], 0)
         return f"step {step:>6}/{shown['steps']}  loss {shown['loss']:.3f}  {rate}  {left} left"
 
-    def _table(self, state: dict[str, Any]) -> Any:
+    def _table(self, state: CycleState) -> "Table":
         from rich import box
         from rich.table import Table
 
         counts = ", ".join(f"{count} {name}" for name, count in state["counts"].items())
-        table = Table(
-            title=f"{self.records.forest}: {counts}", box=box.SIMPLE_HEAD, title_justify="left"
-        )
+        title = f"{self.records.forest}: {counts}"
+        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
         for column in ("job", "state", "progress"):
             table.add_column(column)
         rows = sorted(state["jobs"].items(), key=lambda item: _ORDER.index(item[1]["state"]))

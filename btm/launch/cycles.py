@@ -1,4 +1,4 @@
-"""What the command line does with cycles: run, status, logs, cancel."""
+"""The verbs of a cycle: run, status, logs and cancel."""
 
 import shutil
 import time
@@ -15,9 +15,11 @@ from btm.launch.drive import FINAL, Driver
 from btm.launch.engine import Resources
 from btm.launch.forecast import too_few_tokens
 from btm.launch.jobs import Job
-from btm.launch.records import Cycle, Records, Spec, read_shown, show_file
+from btm.launch.records import Cycle, CycleState, Records, Spec, read_shown, show_file
 from btm.report import ConsoleReporter
+from btm.report.tables import TableRow
 from btm.system import lease
+from btm.system.json_files import Json
 from btm.train.fairseq import training
 
 
@@ -58,8 +60,8 @@ def run(
     return all(job["state"] == "done" for job in state["jobs"].values())
 
 
-def _drive_slurm(cycle: Cycle, records: Records, board: Board) -> dict[str, Any]:
-    """Drive a cycle on Slurm from this process, as soon as no other does; return its last state."""
+def _drive_slurm(cycle: Cycle, records: Records, board: Board) -> CycleState:
+    """Drive a cycle on Slurm from this process, once no other does; return its last state."""
     from btm.launch.slurm import SlurmEngine
 
     engine = SlurmEngine(records, cycle.config.cluster, say=board.say)
@@ -69,8 +71,8 @@ def _drive_slurm(cycle: Cycle, records: Records, board: Board) -> dict[str, Any]
         _adopt(driver, engine)
         return driver
 
-    if not attach.driver_runs(records):  # else the request is for that one
-        shutil.rmtree(records.root / "cancel", ignore_errors=True)
+    if not attach.driver_runs(records):  # otherwise the request is meant for that driver
+        shutil.rmtree(records.files.cancel, ignore_errors=True)
     while True:
         try:
             return attach.drive(records, make, board.show)
@@ -79,7 +81,7 @@ def _drive_slurm(cycle: Cycle, records: Records, board: Board) -> dict[str, Any]
 
 
 def _adopt(driver: Driver, engine: Any) -> None:
-    """Let `driver` take over what runs, as soon as Slurm answers: guessing would submit it twice.
+    """Let `driver` take over running jobs once Slurm answers; guessing would submit them twice.
 
     Raises `UserError` if another cycle runs.
     """
@@ -98,9 +100,7 @@ def _adopt(driver: Driver, engine: Any) -> None:
 
 
 def _detach(cycle: Cycle, records: Records, stream: IO[str]) -> None:
-    """Start a cycle and leave it: on Slurm everything is submitted with its dependencies, and
-    nothing stays.
-    """
+    """Start a cycle and leave it; on Slurm, submit all jobs with their dependencies."""
     if attach.driver_runs(records):
         return attach.require_same(records, cycle)
     if cycle.config.cluster.kind == "local":
@@ -113,9 +113,7 @@ def _detach(cycle: Cycle, records: Records, stream: IO[str]) -> None:
 
 
 def _submit_all(cycle: Cycle, records: Records, stream: IO[str]) -> None:
-    """Submit to Slurm what is neither done, nor failed, nor in flight; each stage after the one
-    before.
-    """
+    """Submit to Slurm all jobs that are not done, failed or in flight, stage after stage."""
     from btm.launch.slurm import SlurmEngine
 
     def say(text: str) -> None:
@@ -129,11 +127,8 @@ def _submit_all(cycle: Cycle, records: Records, stream: IO[str]) -> None:
     after: list[str] = []
     for stage in stages(cycle):
         flying = [running[job.name][0] for job in stage if job.name in running]
-        new = [
-            job
-            for job in stage
-            if job.name not in running and driver.tasks[job.name].state not in FINAL
-        ]
+        open_jobs = [job for job in stage if driver.tasks[job.name].state not in FINAL]
+        new = [job for job in open_jobs if job.name not in running]
         specs = [
             Spec(str(records.forest), cycle.id, job, driver.tasks[job.name].attempt + 1)
             for job in new
@@ -142,9 +137,8 @@ def _submit_all(cycle: Cycle, records: Records, stream: IO[str]) -> None:
         if specs:
             resources = Resources.of(cycle.config.cluster, new[0].verb, cycle.config.trainer.device)
             ids = engine.submit(specs, resources, after, detached=True)
-        taken = {
-            spec.job.name: (id, spec.attempt) for spec, id in zip(specs, ids, strict=False) if id
-        }
+        pairs = zip(specs, ids, strict=False)  # no id at all if Slurm took none
+        taken = {spec.job.name: (id, spec.attempt) for spec, id in pairs if id}
         if specs:
             say(f"submitted {len(taken)} x {new[0].verb}")
         driver.adopt(taken)
@@ -153,13 +147,11 @@ def _submit_all(cycle: Cycle, records: Records, stream: IO[str]) -> None:
                 "Slurm takes no more now; what it took will run, the same command submits the rest"
             )
         after = sorted({id.partition("_")[0] for id in [*flying, *ids] if id}) or after
-    show_file(records.root / "state.json", driver.snapshot())
+    show_file(records.files.state, driver.snapshot())
 
 
 def _until_settled(driver: Driver) -> None:
-    """Look until each try that Slurm says has ended (cancelled, or its node lost) has had time to
-    say how.
-    """
+    """Look until every try that Slurm calls ended has had time to record its outcome."""
     driver.look()
     while any(task.missing_since for task in driver.active.values()):
         driver.engine.wait(1.0)
@@ -167,9 +159,7 @@ def _until_settled(driver: Driver) -> None:
 
 
 def stages(cycle: Cycle) -> list[list[Job]]:
-    """Return the jobs of a cycle in groups that run one after another: seed, each round, scores,
-    the end.
-    """
+    """Group the jobs of a cycle into stages: the seed, each round, the scores, the end."""
     groups: dict[tuple[str, int], list[Job]] = {}
     for job in cycle.jobs:
         groups.setdefault((job.verb, job.round), []).append(job)
@@ -188,17 +178,16 @@ def plan(config: Config, stream: IO[str]) -> tuple[Cycle, Records]:
     return records.write_cycle(config, rounds), records
 
 
-def status(config: Config) -> tuple[list[dict[str, Any]], str]:
-    """Return a row for each job of the forest's last cycle, and a title."""
+def status(config: Config) -> tuple[list[TableRow], str]:
+    """Make a table of the jobs of the forest's last cycle, and its title."""
     records = Records(Path(config.forest_root))
     state = _state(records)
-    rows = []
+    rows: list[TableRow] = []
     for name, job in state["jobs"].items():
-        shown = (
-            read_shown(records.progress(name, job["try"])) or {}
-            if job["state"] == "running"
-            else {}
-        )
+        shown: Json = {}
+        if job["state"] == "running":
+            shown = read_shown(records.progress(name, job["try"])) or {}
+        rate = shown.get("tokens_per_second")
         rows.append(
             {
                 "job": name,
@@ -206,30 +195,29 @@ def status(config: Config) -> tuple[list[dict[str, Any]], str]:
                 "try": job["try"],
                 "step": f"{shown['step']}/{shown['steps']}" if "steps" in shown else "",
                 "loss": shown.get("loss"),
-                "tokens/s": round(shown["tokens_per_second"])
-                if "tokens_per_second" in shown
-                else None,
+                "tokens/s": None if rate is None else round(rate),
                 "why": job["message"],
             }
         )
-    alive = (
-        "finished" if state["finished"] else "at work" if _at_work(records, state) else "stopped"
-    )
+    alive = "finished"
+    if not state["finished"]:
+        alive = "at work" if _at_work(records, state) else "stopped"
     counts = ", ".join(f"{count} {state}" for state, count in sorted(state["counts"].items()))
     return rows, f"cycle {state['cycle']} in {records.forest}: {alive}; {counts}"
 
 
-def _at_work(records: Records, state: dict[str, Any]) -> bool:
-    """Tell whether a driver, or Slurm without one, still does something for the forest."""
+def _at_work(records: Records, state: CycleState) -> bool:
+    """Tell whether a driver, or Slurm without one, still works for the forest."""
     on_slurm = records.read_cycle(state["cycle"]).config.cluster.kind == "slurm"
     return attach.driver_runs(records) or (on_slurm and bool(state["counts"].get("submitted")))
 
 
-def _state(records: Records) -> dict[str, Any]:
-    """Return what the driver last saw; where jobs run without one, look for ourselves, if Slurm
-    answers.
+def _state(records: Records) -> CycleState:
+    """Return the driver's last state; for jobs on Slurm without a driver, the state now.
+
+    If Slurm does not answer, it is the last state.
     """
-    state = read_shown(records.root / "state.json")
+    state = read_shown(records.files.state)
     if state is None:
         raise UserError(f"no cycle has run in {records.forest}; start one with: btm run")
     cycle = records.read_cycle(state["cycle"])
@@ -243,9 +231,7 @@ def _state(records: Records) -> dict[str, Any]:
 
 
 def _watcher(records: Records, cycle: Cycle) -> Driver | None:
-    """Return a driver that knows what runs on Slurm, for those who submit nothing; None if Slurm is
-    away.
-    """
+    """Make a driver that knows what runs on Slurm and submits nothing; None if Slurm is away."""
     from btm.launch.slurm import AwayError, SlurmEngine
 
     engine = SlurmEngine(records, cycle.config.cluster)
@@ -258,20 +244,19 @@ def _watcher(records: Records, cycle: Cycle) -> Driver | None:
 
 
 def log_lines(config: Config, elm: str, *, follow: bool) -> Iterator[str]:
-    """Yield what the last try of an ELM's job has printed, and what it goes on to print."""
+    """Yield the output of the last try of an ELM's job; with `follow`, go on as it grows."""
     records = Records(Path(config.forest_root))
     state = _state(records)
     name = _job(records, state, elm)
-    # Without a driver, to know how the job is means to ask Slurm, which is not done so often.
+    # Without a driver, the state of a job must be asked of Slurm, which is done less often.
     poll = records.read_cycle(state["cycle"]).config.cluster.poll
     read: Path | None = None
     position = 0
     while True:
         job = state["jobs"][name]
         logs = [records.log(name, attempt) for attempt in range(job["try"], 0, -1)]
-        file = next(
-            (log for log in logs if log.exists()), None
-        )  # what was never begun said nothing
+        # A try that was submitted and has not begun has no log yet: show the one before it.
+        file = next((log for log in logs if log.exists()), None)
         if file != read:
             read, position = file, 0
         if file is not None:
@@ -285,18 +270,17 @@ def log_lines(config: Config, elm: str, *, follow: bool) -> Iterator[str]:
         state = _state(records)
 
 
-def _job(records: Records, state: dict[str, Any], name: str) -> str:
-    """Return the job that is called `name`, or that trains the ELM of that name."""
+def _job(records: Records, state: CycleState, name: str) -> str:
+    """Find the job called `name`, or the job that trains the ELM of that name."""
     for job in (name, f"train-{name}"):
         if job in state["jobs"]:
             return job
-    raise unknown(
-        "job", name, [job.removeprefix("train-") for job in state["jobs"]], str(records.root)
-    )
+    names = [job.removeprefix("train-") for job in state["jobs"]]
+    raise unknown("job", name, names, str(records.root))
 
 
 def cancel(config: Config) -> str:
-    """Ask for the end of the forest's cycle, or of one expert's job, and wait until it is so."""
+    """End the forest's cycle and wait for it, or ask for the end of one expert's job."""
     records = Records(Path(config.forest_root))
     state = _state(records)
     if not attach.driver_runs(records):
@@ -305,17 +289,15 @@ def cancel(config: Config) -> str:
         attach.request_cancel(records)
         while attach.driver_runs(records):
             time.sleep(0.1)
-        return (
-            "cancelled; what was trained is saved, and btm run goes on from there "
-            f"({records.forest})"
-        )
+        saved = "what was trained is saved, and btm run goes on from there"
+        return f"cancelled; {saved} ({records.forest})"
     name = _job(records, state, config.expert)
     attach.request_cancel(records, name)
     return f"cancelling {name}; btm run --retry-failed tries it again"
 
 
-def _cancel_detached(records: Records, state: dict[str, Any], elm: str | None) -> str:
-    """Cancel what runs on Slurm without a driver, and wait until it has ended."""
+def _cancel_detached(records: Records, state: CycleState, elm: str | None) -> str:
+    """Cancel jobs on Slurm that have no driver, and wait until they have ended."""
     names = [_job(records, state, elm)] if elm else list(state["jobs"])
     cycle = records.read_cycle(state["cycle"])
     if cycle.config.cluster.kind != "slurm":
@@ -330,7 +312,7 @@ def _cancel_detached(records: Records, state: dict[str, Any], elm: str | None) -
     if not ids:
         raise UserError(f"no cycle is at work in {records.forest}")
     while driver.active:
-        driver.cancel_all()  # at every look: Slurm may have been away at the last
+        driver.cancel_all()  # at every look, since Slurm may not have answered the last time
         driver.engine.wait(1.0)
         driver.look()
     return f"cancelled {len(ids)} jobs; btm run goes on from what they saved"

@@ -1,8 +1,7 @@
-"""The driver of a cycle: looks at the disk and at the engine, and starts what may start, until
-nothing is left.
+"""The driver of a cycle: reads the disk and the engine, and starts jobs until none is left.
 
 It has no memory that matters. Killed at any moment, a new one reads the forest, the outcomes and
-what the engine still runs, and goes on; a job that runs is never submitted again.
+the engine's running jobs, and goes on; a running job is never submitted again.
 """
 
 import time
@@ -10,44 +9,58 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from btm.config.cluster import ClusterConfig
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.launch.engine import Engine, Resources
 from btm.launch.jobs import Job, Verb, Waiting
-from btm.launch.records import Cycle, Kind, Outcome, Records, Spec, show_file
+from btm.launch.records import (
+    Cycle,
+    CycleState,
+    JobState,
+    Kind,
+    Outcome,
+    Records,
+    Spec,
+    show_file,
+)
 
 State = Literal["waiting", "ready", "submitted", "done", "failed", "blocked", "cancelled"]
 FINAL: tuple[State, ...] = ("done", "failed", "blocked", "cancelled")
 
 _MISTAKES: tuple[Kind, ...] = ("mistake", "blocked", "cancelled")
-_LONGEST_BACKOFF = 600.0
+_LONGEST_BACKOFF = 600.0  # seconds
 _SHOW_EVERY = 0.5  # seconds between updates of state.json, more with thousands of jobs
 
 
 @dataclass
 class Task:
-    """A job and what the driver knows of it."""
+    """A job, and its state as the driver knows it."""
 
     job: Job
     state: State = "waiting"
     attempt: int = 0
     id: str = ""
     message: str = ""
-    not_before: float = 0.0
+    not_before: float = 0.0  # seconds since 1970, after a back-off
     engine_state: str = ""
-    missing_since: float = 0.0
+    missing_since: float = 0.0  # when the engine first called it ended, while no outcome came
+
+    def submitted(self, id: str, attempt: int) -> None:
+        """Mark the job as handed to the engine under `id`."""
+        self.state, self.engine_state = "submitted", "queued"
+        self.id, self.attempt = id, attempt
 
 
 def retry_after(tries: Sequence[Outcome], cluster: ClusterConfig) -> float | None:
-    """Return in how many seconds a job whose tries ended so should be tried again; None: never.
+    """Return the seconds after which a job with these tries is tried again; None: never.
 
     Mistakes are not retried. A try that was asked to stop costs nothing. A machine fault is retried
     with back-off up to `cluster.retries` times in a row without gain: a job that comes nearer to
-    its end each time is never given up. A loss that is not finite is tried once more, for it may be
-    the machine's.
+    its end each time is never given up. A loss that is not finite is tried once more, since the
+    machine may have caused it.
     """
     last = tries[-1]
     if last.kind in _MISTAKES:
@@ -61,7 +74,7 @@ def retry_after(tries: Sequence[Outcome], cluster: ClusterConfig) -> float | Non
     nan_again = in_vain > 1 and last.kind == tries[-2].kind == "nan"
     if nan_again or in_vain > cluster.retries:
         return None
-    doublings = min(in_vain - 1, 20)  # more would overflow a float in the end
+    doublings = min(in_vain - 1, 20)  # many more would overflow a float
     return min(cluster.backoff * 2**doublings, _LONGEST_BACKOFF)
 
 
@@ -78,10 +91,10 @@ class Driver:
         settle: float = 10.0,
         records: Records | None = None,
     ) -> None:
-        """Read what is done already.
+        """Read the finished work from the disk.
 
-        `settle` is how long after a job's end its outcome may still be on its way over a shared
-        disk.
+        `settle` is the number of seconds after a job's end in which its outcome may still be on its
+        way over a shared disk.
         """
         self.cycle, self.engine, self.say, self.now, self.settle = cycle, engine, say, now, settle
         self.root = Path(cycle.config.forest_root)
@@ -91,7 +104,7 @@ class Driver:
         self._read()
 
     def _read(self) -> None:
-        """Learn from the disk what is done and what has failed."""
+        """Read from the disk which jobs are done and which have failed."""
         jobs = self.cycle.jobs
         self.tasks = {job.name: Task(job) for job in jobs}
         self.waiting = Waiting(jobs)
@@ -108,34 +121,27 @@ class Driver:
         for name, (id, attempt) in running.items():
             task = self.tasks.get(name)
             if task is not None and task.state not in ("done", "submitted"):
-                task.state, task.id, task.attempt, task.engine_state = (
-                    "submitted",
-                    id,
-                    attempt,
-                    "queued",
-                )
+                task.submitted(id, attempt)
                 self.ready.pop(name, None)
                 self.active[name] = task
 
     def tick(self) -> bool:
-        """Look at everything once and start what may start; return whether nothing is left to
-        do.
-        """
+        """Look at everything once and start ready jobs; return whether the cycle is finished."""
         self.look()
         self._retry()
         self._requests()
-        self._show(False)  # to submit may take a while: an engine begins, Slurm is away
+        self._show(False)  # before submitting, which may take long (imports, a slow Slurm)
         self._submit()
         finished = not self.active and not self.ready
         self._show(finished)
         return finished
 
     def counts(self) -> Counter[State]:
-        """Return how many jobs are in each state."""
+        """Count the jobs in each state."""
         return Counter(task.state for task in self.tasks.values())
 
     def _enter(self, jobs: Sequence[Job]) -> None:
-        """Sort the jobs into done, failed and ready, as the disk has it."""
+        """Sort the jobs into done, failed and ready, as recorded on disk."""
         elms = self._elms()
         for job in self.waiting.start():
             self._make_ready(self.tasks[job.name])
@@ -153,10 +159,10 @@ class Driver:
         return bool(tries) and tries[-1].kind == "done"
 
     def _elms(self) -> set[str]:
-        return set(Forest(self.root).names()) if (self.root / "forest.json").exists() else set()
+        return set(Forest(self.root).names()) if Forest.stands(self.root) else set()
 
     def look(self) -> None:
-        """See which submitted tries have ended, and how."""
+        """Find the submitted tries that have ended, and record how."""
         if not self.active:
             return
         statuses = self.engine.poll([task.id for task in self.active.values()])
@@ -175,13 +181,14 @@ class Driver:
                 task.missing_since = 0.0
 
     def _silent(self, task: Task, reason: str, elms: set[str]) -> None:
-        """Deal with a try that the engine says has ended, and that said nothing itself."""
+        """Handle a try that the engine calls ended and that has recorded no outcome."""
         now = self.now()
         if task.job.verb in ("seed", "train") and task.job.elm in elms:
             return self._done(task)
         task.missing_since = task.missing_since or now
         if now - task.missing_since < self.settle:
             return
+        # Recorded on behalf of the try, so that its number is used up and never run again.
         outcome = Outcome(
             self.cycle.id,
             task.job.name,
@@ -199,11 +206,11 @@ class Driver:
         del self.active[name]
         task.missing_since = 0.0
         makes_elm = task.job.verb in ("seed", "train")
+        # The forest is the truth: an ELM that stands is done, whatever its outcome says.
         stands = makes_elm and (task.job.elm in elms or task.job.elm in self._elms())
         if outcome.kind == "done" and makes_elm and not stands:
-            outcome = replace(
-                outcome, kind="lost", message="said it was done, but its ELM is not in the forest"
-            )
+            message = "said it was done, but its ELM is not in the forest"
+            outcome = replace(outcome, kind="lost", message=message)
         self.tries.setdefault(name, []).append(outcome)
         if outcome.kind == "done" or stands:
             return self._done(task)
@@ -235,7 +242,7 @@ class Driver:
         self._block(task.job.name)
 
     def _block(self, name: str) -> None:
-        """Give up what needs a failed job; the last step evaluates whatever does stand."""
+        """Give up the jobs that need a failed one; the last step evaluates whatever stands."""
         stack = [name]
         while stack:
             failed = stack.pop()
@@ -243,7 +250,7 @@ class Driver:
                 task = self.tasks[job.name]
                 if job.verb == "finish":
                     if not self.waiting.done(failed):
-                        continue  # other scores are still to come
+                        continue  # other scores are still open
                     if task.state == "submitted":
                         continue
                     if any(self.tasks[need].state == "done" for need in job.needs):
@@ -263,15 +270,16 @@ class Driver:
         self.ready.pop(task.job.name, None)
 
     def cancel_all(self) -> None:
-        """Stop what runs, after a checkpoint; a try that ends now, however, counts as stopped."""
+        """Stop all running jobs after a checkpoint; tries that end from now on count as stopped."""
         self._cancelled = True
         self.engine.cancel([task.id for task in self.active.values()])
 
     def _retry(self) -> None:
-        """Obey `btm run --retry-failed`, which leaves a file: what failed is tried again, what runs
-        goes on.
+        """Carry out `btm run --retry-failed`, which leaves a file: try failed jobs again.
+
+        Running jobs go on.
         """
-        file = self.records.root / "retry"
+        file = self.records.files.retry
         if file.exists():
             running = {name: (task.id, task.attempt) for name, task in self.active.items()}
             self.records.forgive(self.cycle.id)
@@ -280,8 +288,8 @@ class Driver:
             file.unlink(missing_ok=True)
 
     def _requests(self) -> None:
-        """Obey `btm cancel`, which leaves a file named after a job, or `all`."""
-        folder = self.records.root / "cancel"
+        """Carry out `btm cancel`, which leaves a file named after a job, or `all`."""
+        folder = self.records.files.cancel
         names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         if not names:
             return
@@ -292,22 +300,19 @@ class Driver:
             if name in self.ready:
                 self._leave(task)
                 task.state, task.message = "cancelled", "cancelled"
-            else:  # at every look: Slurm may have been away at the last
+            else:  # at every look, since Slurm may not have answered the last time
                 self.engine.cancel([task.id])
                 task.message = "cancelling"
         if "all" not in names:
             for name in names & self.tasks.keys():
                 task = self.tasks[name]
                 if task.state not in ("done", "failed"):
-                    # what the cancelled try will still say must not overwrite this
+                    # A number of its own: the cancelled try may still record an outcome, which
+                    # must not overwrite this one.
                     task.attempt += 1
+                    how: Kind = "cancelled"
                     outcome = Outcome(
-                        self.cycle.id,
-                        name,
-                        task.attempt,
-                        "cancelled",
-                        "cancelled",
-                        ended=self.now(),
+                        self.cycle.id, name, task.attempt, how, message=how, ended=self.now()
                     )
                     self.records.write_outcome(outcome)
                     self._leave(task)
@@ -315,7 +320,7 @@ class Driver:
                 (folder / name).unlink(missing_ok=True)
 
     def _submit(self) -> None:
-        """Submit every job that is ready and whose back-off is over, those of one verb together."""
+        """Submit every ready job whose back-off is over, the jobs of one verb together."""
         now = self.now()
         groups: dict[Verb, list[Task]] = {}
         for task in self.ready.values():
@@ -326,10 +331,9 @@ class Driver:
                 Spec(str(self.root), self.cycle.id, task.job, task.attempt + 1) for task in tasks
             ]
             try:
-                ids = self.engine.submit(
-                    specs, Resources.of(self.cluster, verb, self.cycle.config.trainer.device)
-                )
-            except UserError as error:
+                resources = Resources.of(self.cluster, verb, self.cycle.config.trainer.device)
+                ids = self.engine.submit(specs, resources)
+            except UserError as error:  # it can never run: no machine has what it asks for
                 for task in tasks:
                     task.attempt += 1
                     outcome = Outcome(
@@ -342,18 +346,13 @@ class Driver:
                 if not id:
                     continue
                 del self.ready[task.job.name]
-                task.state, task.id, task.attempt, task.engine_state = (
-                    "submitted",
-                    id,
-                    spec.attempt,
-                    "queued",
-                )
+                task.submitted(id, spec.attempt)
                 task.message = ""
                 self.active[task.job.name] = task
 
-    def snapshot(self) -> dict[str, Any]:
-        """Return what is known of every job, for those who watch."""
-        rows = {
+    def snapshot(self) -> CycleState:
+        """Describe every job, for those who watch."""
+        rows: dict[str, JobState] = {
             name: {
                 "state": task.engine_state if task.state == "submitted" else task.state,
                 "try": task.attempt,
@@ -365,15 +364,15 @@ class Driver:
         return {
             "cycle": self.cycle.id,
             "finished": not self.active and not self.ready,
-            "counts": dict(self.counts()),
+            "counts": {str(state): count for state, count in self.counts().items()},
             "jobs": rows,
         }
 
     def _show(self, finished: bool) -> None:
-        """Keep state.json true for those who watch."""
+        """Keep state.json up to date for those who watch."""
         now = time.time()
         every = _SHOW_EVERY + len(self.tasks) / 500
         if not finished and now - self._shown < every:
             return
         self._shown = now
-        show_file(self.records.root / "state.json", self.snapshot())
+        show_file(self.records.files.state, self.snapshot())

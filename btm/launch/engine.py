@@ -1,5 +1,6 @@
-"""The seam between the driver and what runs jobs: submit, poll, cancel. Logs are where
-`Records.log` says.
+"""The interface between the driver and an engine that runs jobs: submit, poll, cancel.
+
+Logs go where `Records.log` says.
 """
 
 from collections.abc import Collection, Sequence
@@ -14,7 +15,7 @@ from btm.launch.records import Spec
 
 @dataclass(frozen=True)
 class Resources:
-    """What one job gets; 0 or None leaves it to the engine."""
+    """The resources of one job; 0 or None leaves the choice to the engine."""
 
     cpus: int = 0
     gpus: int = 0
@@ -25,12 +26,15 @@ class Resources:
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
-    processes: int = 1  # that train one expert together
+    processes: int = 1  # processes that train one expert together
     device: str = "auto"
 
     @classmethod
     def of(cls, cluster: ClusterConfig, verb: Verb, device: str = "auto") -> "Resources":
-        """Return what `cluster` gives the jobs of a verb, whose trainer.device is `device`."""
+        """Read the resources that `cluster` gives the jobs of a verb.
+
+        `device` is their trainer.device.
+        """
         own = getattr(cluster, verb)
         chosen = {}
         for item in fields(cls):
@@ -41,27 +45,25 @@ class Resources:
 
     @property
     def cards(self) -> int:
-        """How many GPUs a job asks for; 0 leaves it to the engine."""
+        """The number of GPUs that a job asks for; 0 leaves it to the engine."""
         return self.gpus or (self.processes if self.processes > 1 and self.device != "cpu" else 0)
 
 
 @dataclass(frozen=True)
 class Status:
-    """What an engine knows of a submitted try. `unknown` means: ask again, decide nothing."""
+    """An engine's knowledge of a submitted try; `unknown` means: ask again, decide nothing."""
 
     state: Literal["queued", "running", "ended", "unknown"]
     reason: str = ""
 
 
 class Engine(Protocol):
-    """What runs jobs. It may lose, delay or repeat them; the driver and the leases keep the result
-    exact.
-    """
+    """A runner of jobs. It may lose, delay or repeat them: driver and leases absorb that."""
 
     def submit(self, specs: Sequence[Spec], resources: Resources) -> list[str]:
-        """Hand over tries; return an id for each, "" or none for what is not taken now.
+        """Hand over tries; return an id for each, "" or none for those that are not taken now.
 
-        Raises `UserError` for what can never run.
+        Raises `UserError` for a job that can never run.
         """
         ...
 

@@ -1,15 +1,17 @@
-"""What a cycle will take before it is started: jobs, parents and weights, tokens, FLOPs, disk and
-time.
-"""
+"""The forecast of a cycle: its jobs, parents and weights, tokens, FLOPs, disk space and time."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from btm.config.schema import Config
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.forest.paths import Paths
 from btm.forest.suites import open_suites
 from btm.launch.jobs import Job, jobs_of
+from btm.report.tables import TableRow
+from btm.steps import plan
 from btm.steps.baselines import SHARES_SEED
 from btm.steps.baselines.derive import expert_domains
 from btm.steps.costs import MOMENTS, Costs
@@ -17,41 +19,70 @@ from btm.train import phase
 from btm.train.distributed import job as distributed
 
 WORTH_A_FOREST = 10  # training tokens for each parameter of an ELM, at least
-_NAMES = 4  # of parents that are listed one by one
+_NAMES = 4  # parents that are listed by name
 
 
-def forecast(config: Config, rounds: list[list[str]]) -> list[dict[str, Any]]:
-    """Return a row for each job of the cycle and one for the sum."""
-    costs = Costs.of(config)
-    root = Path(config.forest_root)
-    forest = Forest(root) if (root / "forest.json").exists() else None
-    done = set(forest.names()) if forest else set()
-    rows = [_row(job, config, costs, forest, done) for job in jobs_of(config, rounds)]
-    total = {key: sum(row[key] or 0 for row in rows) for key in ("tokens", "flops", "disk bytes")}
-    seconds = costs.seconds(total["tokens"])
+@dataclass(frozen=True)
+class JobForecast:
+    """The forecast of one job; None where it takes nothing, or where that is not known yet."""
+
+    job: str
+    round: int | None
+    what: str
+    parents: str = ""
+    tokens: int | None = None
+    epochs: Mapping[str, float] | None = None  # passes over the text of each domain
+    flops: float | None = None
+    disk_bytes: int | None = None
+    seconds: float | None = None
+
+    def row(self) -> TableRow:
+        """Make the table row of this job."""
+        return {
+            "job": self.job,
+            "round": self.round,
+            "what": self.what,
+            "parents": self.parents,
+            "tokens": self.tokens,
+            "epochs": None if self.epochs is None else dict(self.epochs),
+            "flops": self.flops,
+            "disk bytes": self.disk_bytes,
+            "seconds": self.seconds,
+        }
+
+
+def forecast(config: Config, rounds: list[list[str]]) -> list[TableRow]:
+    """Make a row for each job of the cycle and one for the sum."""
+    costs, jobs = Costs.of(config), _forecasts(config, rounds)
+    tokens = sum(job.tokens or 0 for job in jobs)
+    seconds = costs.seconds(tokens)
     if seconds and config.cluster.kind == "slurm":
         seconds /= config.cluster.train.parallel or config.cluster.parallel or max(map(len, rounds))
-    return [
-        *rows,
-        {
-            "job": "all",
-            "round": None,
-            "what": "",
-            "parents": "",
-            "tokens": total["tokens"],
-            "epochs": None,
-            "flops": total["flops"],
-            "disk bytes": total["disk bytes"],
-            "seconds": seconds,
-        },
-    ]
+    total = JobForecast(
+        job="all",
+        round=None,
+        what="",
+        tokens=tokens,
+        flops=sum(job.flops or 0 for job in jobs),
+        disk_bytes=sum(job.disk_bytes or 0 for job in jobs),
+        seconds=seconds,
+    )
+    return [job.row() for job in [*jobs, total]]
+
+
+def _forecasts(config: Config, rounds: list[list[str]]) -> list[JobForecast]:
+    """Forecast each job of the cycle."""
+    costs = Costs.of(config)
+    root = Path(config.forest_root)
+    forest = Forest(root) if Forest.stands(root) else None
+    done = set(forest.names()) if forest else set()
+    return [_forecast(job, config, costs, forest, done) for job in jobs_of(config, rounds)]
 
 
 def too_few_tokens(config: Config) -> str:
-    """Return a sentence that advises against a forest where one dense LM is likely better; "" where
-    a forest pays.
+    """Advise against a forest where one dense LM is likely better; "" where a forest pays.
 
-    What counts is the tokens of the seed phase and of all experts for each parameter of one ELM
+    The measure is the tokens of the seed phase and of all experts for each parameter of one ELM
     (docs/choosing.md).
     """
     if config.baseline is not None or config.seed.source:
@@ -63,66 +94,65 @@ def too_few_tokens(config: Config) -> str:
         return ""
     return (
         f"{tokens / 1e6:,.2f} M training tokens are {tokens / parameters:.1f} for each of a "
-        "model's "
-        f"{parameters / 1e6:,.2f} M parameters; below {WORTH_A_FOREST}, one dense model is "
+        f"model's {parameters / 1e6:,.2f} M parameters; below {WORTH_A_FOREST}, one dense model is "
         f"likely better than a forest of {experts} experts: train more steps (seed.steps=, "
-        "trainer.steps=) "
-        "or a smaller model= "
-        "(docs/choosing.md)"
+        "trainer.steps=) or a smaller model= (docs/choosing.md)"
     )
 
 
+def too_many_epochs(config: Config, rounds: list[list[str]]) -> list[str]:
+    """Warn of each domain whose text a job of the cycle reads too often to learn from it."""
+    return [
+        text
+        for job in _forecasts(config, rounds)
+        for text in plan.too_many_epochs(job.job, job.epochs or {})
+    ]
+
+
 def disk_bytes(config: Config, rounds: list[list[str]], at_once: int) -> int:
-    """Return the bytes that the missing part of a cycle will need at most, with `at_once` trainings
-    at once.
-    """
-    rows = forecast(config, rounds)
-    missing = sum(row["tokens"] is not None for row in rows[:-1])
-    return rows[-1]["disk bytes"] + min(missing, at_once) * Costs.of(config).training_bytes
+    """Compute the bytes that a cycle still needs at most, with `at_once` trainings at once."""
+    jobs = _forecasts(config, rounds)
+    trainings = sum(job.tokens is not None for job in jobs)
+    kept = sum(job.disk_bytes or 0 for job in jobs)
+    return kept + min(trainings, at_once) * Costs.of(config).training_bytes
 
 
-def _row(
+def _forecast(
     job: Job, config: Config, costs: Costs, forest: Forest | None, done: set[str]
-) -> dict[str, Any]:
-    row: dict[str, Any] = {"job": job.name, "round": job.round or None, "what": "", "parents": ""}
-    empty = dict.fromkeys(("tokens", "epochs", "flops", "disk bytes", "seconds"))
+) -> JobForecast:
+    def made(what: str, disk_bytes: int | None = None) -> JobForecast:
+        return JobForecast(job.name, job.round or None, what, disk_bytes=disk_bytes)
+
     trainer = config.trainer
     if job.verb == "score":
-        return row | {"what": "token log-probabilities, where missing"} | empty
+        return made("token log-probabilities, where missing")
     if job.verb == "finish":
         average = "average, " if config.run.average else ""
         size = costs.elm_bytes if config.run.average else 0
-        return (
-            row
-            | {"what": f"{average}evaluate, prior {config.ensemble.prior}"}
-            | empty
-            | {"disk bytes": size}
-        )
+        return made(f"{average}evaluate, prior {config.ensemble.prior}", size)
     if job.elm in done:
-        return row | {"what": "nothing: it stands there"} | empty
+        return made("nothing: it stands there")
     if job.verb == "seed" and config.seed.source:
-        return (
-            row | {"what": f"import {config.seed.source}"} | empty | {"disk bytes": costs.elm_bytes}
-        )
+        return made(f"import {config.seed.source}", costs.elm_bytes)
     if job.verb == "seed" and config.baseline in SHARES_SEED:
-        copied = f"copy {config.base_root}/elms/{job.elm}"
-        return row | {"what": copied} | empty | {"disk bytes": costs.elm_bytes * (1 + MOMENTS)}
+        copied = f"copy {Paths(config.base_root).elm(job.elm).path}"
+        return made(copied, costs.elm_bytes * (1 + MOMENTS))
     steps = config.seed_steps(expert_domains(config)) if job.verb == "seed" else trainer.steps
     tokens = _sequences(job, config, steps) * trainer.seq_len
     kept = MOMENTS if job.verb == "seed" and steps and trainer.carry != "fresh" else 0
-    return row | {
-        "what": _training(job, config, steps),
-        "parents": "" if job.verb == "seed" else _parents(job, config, forest),
-        "tokens": tokens,
-        "epochs": _epochs(job, config, steps) if steps else None,
-        "flops": tokens * costs.flops_per_token,
-        "disk bytes": costs.elm_bytes * len(job.makes) * (1 + kept),
-        "seconds": costs.seconds(tokens),
-    }
+    return replace(
+        made(_training(job, config, steps)),
+        parents="" if job.verb == "seed" else _parents(job, config, forest),
+        tokens=tokens,
+        epochs=_epochs(job, config, steps) if steps else None,
+        flops=tokens * costs.flops_per_token,
+        disk_bytes=costs.elm_bytes * len(job.makes) * (1 + kept),
+        seconds=costs.seconds(tokens),
+    )
 
 
 def _sequences(job: Job, config: Config, steps: int) -> int:
-    """Return the sequences that a job trains on."""
+    """Count the sequences that a job trains on."""
     size = config.trainer.batch_size
     if job.verb == "seed":
         return phase.growth_of(config).before(steps, size)
@@ -130,29 +160,27 @@ def _sequences(job: Job, config: Config, steps: int) -> int:
 
 
 def _epochs(job: Job, config: Config, steps: int) -> dict[str, float] | None:
-    """Return how often a job reads the text of each of its domains; None where a text is still to
-    be prepared.
+    """Count how often a job reads the text of each of its domains.
+
+    None where a text is still to be prepared.
     """
+    is_root = job.verb == "seed"
     domains = job.together or (job.elm,)
-    if job.verb == "seed":
+    if is_root:
         domains = tuple(config.seed.domains or expert_domains(config))
     try:
         suite = open_suites(config)
         shards = [suite.shard(domain, "train") for domain in domains]
-        if job.together:  # each domain has batches of its own
-            return {
-                shard.domain: phase.batches(config, [shard], is_root=False).epochs(steps)[
-                    shard.domain
-                ]
-                for shard in shards
-            }
-        return phase.batches(config, shards, is_root=job.verb == "seed").epochs(steps)
+        # Those that are trained together have batches of their own.
+        groups = [[shard] for shard in shards] if job.together else [shards]
+        batches = [phase.batches(config, group, is_root=is_root) for group in groups]
     except UserError:
         return None
+    return {domain: n for each in batches for domain, n in each.epochs(steps).items()}
 
 
 def _training(job: Job, config: Config, steps: int) -> str:
-    """Say what a training does."""
+    """Describe a training in a few words."""
     if not steps:
         return "random parameters, untrained"
     text = f"train {steps:,} steps"
@@ -164,14 +192,12 @@ def _training(job: Job, config: Config, steps: int) -> str:
 
 
 def _parents(job: Job, config: Config, forest: Forest | None) -> str:
-    """Return parents with their weights where those are known, else how they will be found."""
+    """List parents with their weights where those are known, else how they will be found."""
     if job.together:
         return f"{job.among[0]} 1"
     if forest is not None and forest.has_branch(job.elm):
-        return ", ".join(
-            f"{name} {parent.weight:.3f}"
-            for name, parent in forest.get_branch(job.elm).parents.items()
-        )
+        parents = forest.get_branch(job.elm).parents.items()
+        return ", ".join(f"{name} {parent.weight:.3f}" for name, parent in parents)
     if isinstance(config.weights, dict):
         return ", ".join(f"{name} {weight:g}" for name, weight in config.weights.items())
     if config.branch == "copy":

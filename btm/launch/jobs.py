@@ -1,4 +1,4 @@
-"""The jobs of a cycle and what each waits for."""
+"""The jobs of a cycle, and the jobs that each waits for."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -34,16 +34,15 @@ class Job:
 
 
 def jobs_of(config: Config, rounds: Sequence[Sequence[str]]) -> list[Job]:
-    """Return the jobs of the cycle that `config` and its rounds stand for."""
+    """List the jobs of a cycle with the settings `config` and these rounds."""
     if (name := trained_together(config)) is not None:
-        return together(config.seed.name, name, [d for domains in rounds for d in domains])
+        everything = [domain for domains in rounds for domain in domains]
+        return together(config.seed.name, name, everything)
     return cycle(config.seed.name, rounds)
 
 
 def together(seed: str, name: str, domains: Sequence[str]) -> list[Job]:
-    """Return the jobs of a cycle in which one job makes the ELMs of all domains, and last one
-    called `name`.
-    """
+    """List the jobs of a cycle in which one job trains the ELMs of all domains, and one `name`."""
     train = Job(f"train-{name}", "train", name, ("seed",), (seed,), 1, tuple(domains))
     scores = [Job(f"score-{seed}", "score", seed, ("seed",))]
     scores += [Job(f"score-{elm}", "score", elm, (train.name,)) for elm in [*domains, name]]
@@ -52,7 +51,7 @@ def together(seed: str, name: str, domains: Sequence[str]) -> list[Job]:
 
 
 def cycle(seed: str, rounds: Sequence[Sequence[str]], *, score_seed: bool = True) -> list[Job]:
-    """Return the jobs of a cycle, in an order in which each stands after those it needs.
+    """List the jobs of a cycle, each after those it needs.
 
     An expert needs the seed, or every expert of the rounds before its own; so siblings never wait
     for one another. Each ELM is scored as soon as it stands.
@@ -76,9 +75,10 @@ def cycle(seed: str, rounds: Sequence[Sequence[str]], *, score_seed: bool = True
 
 
 class Waiting:
-    """Which jobs may start: counts, for each distinct set of needs, those that are not done."""
+    """The jobs that wait: for each distinct set of needs, those that are not done yet."""
 
     def __init__(self, jobs: Iterable[Job]) -> None:
+        # By set of needs, not by job: thousands of siblings share one tuple, which is hashed once.
         self._open: dict[tuple[str, ...], set[str]] = {}
         self._jobs: dict[tuple[str, ...], list[Job]] = {}
         self._groups_of: dict[str, list[tuple[str, ...]]] = {}
@@ -92,11 +92,11 @@ class Waiting:
             self._jobs[needs].append(job)
 
     def start(self) -> list[Job]:
-        """Return the jobs that need nothing."""
+        """List the jobs that need nothing."""
         return list(self._jobs.get((), []))
 
     def done(self, name: str) -> list[Job]:
-        """Note that a job is done; return the jobs that may start now."""
+        """Mark a job as done; return the jobs that may start now."""
         ready = []
         for needs in self._groups_of.get(name, []):
             if name in self._open[needs]:
@@ -106,9 +106,9 @@ class Waiting:
         return ready
 
     def waits(self, job: Job) -> bool:
-        """Tell whether something that a job needs is still to come."""
+        """Tell whether a need of a job is still open."""
         return bool(self._open[job.needs])
 
     def behind(self, name: str) -> list[Job]:
-        """Return the jobs that need `name` directly."""
+        """List the jobs that need `name` directly."""
         return [job for needs in self._groups_of.get(name, []) for job in self._jobs[needs]]

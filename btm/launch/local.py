@@ -1,7 +1,7 @@
-"""This machine as an engine: never more jobs at once than its cores, memory and cards carry.
+"""The engine of this machine: never more jobs at once than its cores, memory and cards carry.
 
-Workers are forked from the driver's own process, which has imported all they need, so a job starts
-within milliseconds. They stop, after a checkpoint, when the driver dies.
+Workers are forked from the driver's own process, which has imported everything they need, so a job
+starts within milliseconds. They stop, after a checkpoint, when the driver dies.
 """
 
 import gc
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from btm.config.schema import Config
 from btm.errors import UserError
+from btm.forest.paths import Paths
 from btm.launch import throughput
 from btm.launch.attempt import Attempt, preload
 from btm.launch.engine import Resources, Status
@@ -27,8 +28,8 @@ from btm.models import weights
 from btm.system import lease
 from btm.train import checkpoint
 
-_MOMENTS = {"adamw": 8.0, "adamw8bit": 2.1}  # bytes of state a parameter
-_WORKER_BYTES = 500_000_000  # what a process with torch takes of its own
+_MOMENTS = {"adamw": 8.0, "adamw8bit": 2.1}  # bytes of state for each parameter
+_WORKER_BYTES = 500_000_000  # of a process with torch, without a model
 _MEMORY_SHARE = 0.9  # of what is available
 
 
@@ -44,7 +45,7 @@ class LocalEngine:
     """A queue in front of forked workers."""
 
     def __init__(self, config: Config, cores: int | None = None) -> None:
-        """Look at the machine; `cores` may not be more than it has."""
+        """Measure the machine; `cores` may not be more than it has."""
         self.config, self.cluster = config, config.cluster
         self.cores = cores or len(os.sched_getaffinity(0))
         self.cards = find_cards(config.cluster.cards)
@@ -56,7 +57,7 @@ class LocalEngine:
         self._preloaded = False
 
     def submit(self, specs: Sequence[Spec], resources: Resources) -> list[str]:
-        """Put tries into the queue; `UserError` for one that this machine could never run."""
+        """Queue tries; `UserError` for one that this machine could never run."""
         require_room(resources, len(self.cards), self.memory)
         ids = [f"{spec.job.name}.{spec.attempt}" for spec in specs]
         self.queue.extend(zip(ids, specs, [resources] * len(specs), strict=True))
@@ -64,7 +65,7 @@ class LocalEngine:
         return ids
 
     def poll(self, ids: Collection[str]) -> dict[str, Status]:
-        """Reap what has ended, start what fits, and tell."""
+        """Reap ended workers, start queued ones that fit, and return the status of every id."""
         for id, running in list(self.running.items()):
             outcome = running.attempt.poll()
             if outcome is not None:
@@ -72,14 +73,15 @@ class LocalEngine:
                 del self.running[id]
         self._start()
         queued = {id for id, _, _ in self.queue}
-        return {
-            id: Status("running")
-            if id in self.running
-            else Status("queued")
-            if id in queued
-            else Status("ended", self.ended.get(id, "not of this driver"))
-            for id in ids
-        }
+        found = {}
+        for id in ids:
+            if id in self.running:
+                found[id] = Status("running")
+            elif id in queued:
+                found[id] = Status("queued")
+            else:
+                found[id] = Status("ended", self.ended.get(id, "not of this driver"))
+        return found
 
     def cancel(self, ids: Collection[str]) -> None:
         """Drop queued tries and tell running ones to save and stop."""
@@ -91,9 +93,7 @@ class LocalEngine:
                 self.running[id].attempt.stop()
 
     def wait(self, seconds: float) -> None:
-        """Sleep until a worker ends, at most a second, since hangs and requests are looked
-        for too.
-        """
+        """Sleep until a worker ends; at most a second, to notice hangs and requests too."""
         handles = [running.attempt.handle for running in self.running.values()]
         if handles and min(handles) >= 0:
             select.select(handles, [], [], min(seconds, 1.0))
@@ -112,7 +112,7 @@ class LocalEngine:
     def _start(self) -> None:
         if self.queue and not self._preloaded:
             preload(self.config.model.config.get("model_type"))
-            gc.freeze()  # forks share what is imported by now; a collection would copy it into each
+            gc.freeze()  # forks share what is imported by now, until a collection touches it
             self._preloaded = True
         while self.queue:
             id, spec, resources = self.queue[0]
@@ -142,9 +142,7 @@ class LocalEngine:
         )
 
     def _cards_of(self, spec: Spec, resources: Resources) -> int:
-        """Return how many cards a job gets: one unless told otherwise, so that each sees only its
-        own.
-        """
+        """Count the cards for a job: one unless set otherwise, so that each sees only its own."""
         return resources.cards or (0 if spec.job.verb == "finish" else 1)
 
     def _free_cards(self) -> list[str]:
@@ -152,10 +150,9 @@ class LocalEngine:
         return [card for card in self.cards if card not in taken]
 
     def _cpus(self, spec: Spec, resources: Resources) -> int:
-        """Return a job's threads: as told, or what its training began with, for then it resumes
-        exactly.
+        """Choose a job's threads: as set, or as its training began, so that it resumes exactly.
 
-        Else all for a job that runs alone, or what was measured best.
+        Otherwise all cores for a job that runs alone, or the best number measured.
         """
         told = resources.cpus or self.config.trainer.threads or _begun_with(spec)
         if told:
@@ -173,84 +170,72 @@ class LocalEngine:
         return self._measured
 
     def _bytes(self, job: Job, resources: Resources) -> float:
-        """Return the memory to set aside for a job: as told, or what a training of this model
-        needs.
-        """
+        """Compute the memory to reserve for a job: as set, or the needs of training this model."""
         if resources.memory_gb:
             return resources.memory_gb * 1e9
-        seed = Path(self.config.forest_root) / "elms" / self.config.seed.name
+        seed = Paths(self.config.forest_root).elm(self.config.seed.name).path
         count = weights.parameters(seed) if seed.is_dir() else 0
-        count *= job.batches  # it may train the layers of several domains at once
+        count *= job.batches  # it may train the feed-forward layers of several domains at once
         ranks, trainer = resources.processes, self.config.trainer
         workers = 1 if ranks == 1 else 2 + ranks  # the job itself and torchrun
         models = ranks if trainer.parallel == "ddp" else 1
-        state = (
-            4 + _MOMENTS[trainer.optimizer]
-        )  # parameters and moments, in float32 if not said otherwise
-        copies = 2 if trainer.write_behind and ranks == 1 else 1
+        state = 4 + _MOMENTS[trainer.optimizer]  # a float32 parameter and its moments
+        copies = 2 if trainer.write_behind and ranks == 1 else 1  # a second one is being written
         return workers * _WORKER_BYTES + models * count * (4 + state * copies)  # 4: gradients
 
 
 def require_room(resources: Resources, cards: int, memory: float) -> None:
-    """Raise `UserError` for a job that a machine of so many GPUs and bytes of memory could never
-    run.
-    """
+    """Raise `UserError` for a job that exceeds a machine of so many GPUs and bytes of memory."""
     if resources.gpus > cards:
         raise UserError(f"cluster.gpus={resources.gpus}: this machine has {cards}")
     if cards and resources.cards > cards:
         raise UserError(
             f"cluster.gpus_per_expert={resources.processes}: this machine has {cards} GPUs; "
-            "trainer.device=cpu does without"
+            "trainer.device=cpu needs none"
         )
     if resources.memory_gb * 1e9 > memory:
         raise UserError(
-            f"cluster.memory_gb={resources.memory_gb:g}: this machine has {memory / 1e9:.1f} GB "
-            "to give"
+            f"cluster.memory_gb={resources.memory_gb:g}: this machine has "
+            f"{memory / 1e9:.1f} GB to give"
         )
 
 
 def _begun_with(spec: Spec) -> int:
-    """Return the threads of a training that has a checkpoint, else 0."""
-    branch = lease.find(Path(spec.forest) / "branches" / spec.job.elm) if spec.job.elm else None
+    """Read the threads of a training from its checkpoint; 0 if it has none."""
+    branch = lease.find(Paths(spec.forest).branch(spec.job.elm)) if spec.job.elm else None
     newest = checkpoint.latest(branch) if branch else None
     try:
         found = checkpoint.read_state(newest)["environment"] if newest else {"threads": 0}
         return int(found["threads"]) * int(str(found.get("processes", 1)).split()[0])
     except (UserError, KeyError, ValueError):
-        return 0  # the job itself will say what is wrong with it
+        return 0  # the job itself will report the damage
 
 
 def find_cards(most: int | None = None) -> list[str]:
-    """Return the GPUs this process may use, as CUDA_VISIBLE_DEVICES calls them, without touching
-    them.
+    """List the GPUs of this process by their names in CUDA_VISIBLE_DEVICES, without touching them.
 
-    `most` takes that many of them, or stands for as many where none can be listed.
+    `most` limits their number, and sets it where none can be listed.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         names = [name.strip() for name in visible.split(",") if name.strip()]
-        found = list(
-            takewhile(lambda name: not name.startswith("-"), names)
-        )  # -1 hides what follows
+        found = list(takewhile(lambda name: not name.startswith("-"), names))  # -1 hides the rest
     elif shutil.which("nvidia-smi") is None:
         found = []
     else:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-        found = (
-            [str(i) for i in range(len(listed.stdout.splitlines()))]
-            if listed.returncode == 0
-            else []
-        )
+        count = len(listed.stdout.splitlines()) if listed.returncode == 0 else 0
+        found = [str(i) for i in range(count)]
     return (found or [str(i) for i in range(most or 0)])[:most]
 
 
 def available_for_jobs() -> float:
-    """Return the bytes of memory that jobs may have, of all that are available."""
+    """Return the bytes of memory that jobs may use, out of those available."""
     return _MEMORY_SHARE * available_bytes()
 
 
 def available_bytes() -> int:
-    """Return the memory that can be had without swapping."""
+    """Measure the memory that is available without swapping."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

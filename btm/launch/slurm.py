@@ -1,10 +1,10 @@
-"""A Slurm cluster as an engine; submitit writes the batch scripts, and is asked for nothing else.
+"""The engine of a Slurm cluster; submitit writes the batch scripts, and does nothing else.
 
-submitit's own bookkeeping is not used, for it was seen to take a requeued job for a dead one, to
-return the result of an older job under a reused id, and to wait for ever where accounting is off
-(docs/design.md, decision 11). Here a submission is a manifest of ours, written before sbatch is
-called and completed after; what runs is asked of squeue, once for all jobs; how a try ended is what
-it wrote itself.
+submitit's own bookkeeping is not used: it was seen to take a requeued job for a dead one, to return
+an older job's result under a reused id, and to wait for ever without accounting
+(btm/launch/__init__.py). A submission is a manifest of ours, written before sbatch is called and
+completed after; squeue, asked once for all jobs, says what runs; each try itself records how it
+ended.
 """
 
 import getpass
@@ -18,7 +18,6 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import submitit
 
@@ -27,26 +26,25 @@ from btm.errors import UserError
 from btm.launch.engine import Resources, Status
 from btm.launch.records import Records, Spec, read_json
 from btm.system import durable
+from btm.system.json_files import Json
 
 Run = Callable[[list[str]], str]  # a command of Slurm; returns what it printed
 
 _TIMEOUT = 60.0  # seconds that a command of Slurm may take
-# seconds for which NODE_FAIL or PREEMPTED must stand before it is the end: a requeue shows both
-_DOUBT = 60.0
+_DOUBT = 60.0  # seconds after which NODE_FAIL or PREEMPTED is the end: a requeue shows both
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 _DOUBTFUL = {"NODE_FAIL", "PREEMPTED"}
 _RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"}
-# What sbatch says when asking again later may help; all else it refuses for good.
+# Messages of sbatch after which asking again may help; any other refusal is final.
 _AWAY = re.compile(
-    r"unable to contact|timed out|timeout|connection|not connected|communication|try "
-    r"again|temporarily|"
-    r"zero bytes|not responding|controller|authentication|munge",
+    r"unable to contact|timed out|timeout|connection|not connected|communication|try again|"
+    r"temporarily|zero bytes|not responding|controller|authentication|munge",
     re.IGNORECASE,
 )
-# What it says when the user has as many jobs as he may have.
+# Messages of sbatch for a user who has as many jobs as allowed.
 _FULL = re.compile(r"(Assoc|QOS)(Max|Grp)Submit|MaxJobCount|job limit", re.IGNORECASE)
-_FULL_FOR = 60.0  # seconds until that is tried again
-_QUESTIONS = ("squeue", "scontrol")  # no user had a say in what these are asked
+_FULL_FOR = 60.0  # seconds until a full Slurm is tried again
+_QUESTIONS = ("squeue", "scontrol")  # their failure is never a mistake in a user's settings
 _HELD = re.compile(r"requeued held|requeued in held|JobHoldMaxRequeue")  # by Slurm: not by a person
 
 
@@ -59,9 +57,7 @@ class FullError(AwayError):
 
 
 class SlurmEngine:
-    """Submits arrays of tries and follows them with squeue alone; accounting (sacct) is not
-    needed.
-    """
+    """Submits arrays of tries and follows them with squeue alone; needs no accounting (sacct)."""
 
     def __init__(
         self,
@@ -76,18 +72,18 @@ class SlurmEngine:
         """Use the Slurm that this machine's commands reach (SLURM_CONF)."""
         if run is None and shutil.which("sbatch") is None:
             raise UserError(
-                "cluster=slurm: no sbatch here; log in to a machine of the cluster, or "
-                "cluster=local"
+                "cluster=slurm: no sbatch here; log in to a machine of the cluster, "
+                "or cluster=local"
             )
         self.records, self.cluster = records, cluster
         self.run, self.now, self.sleep, self.say = run or run_command, now, sleep, say
-        self.folder = records.root / "submissions"
+        self.folder = records.files.submissions
         self._names: dict[str, str] = {}  # id of an array -> the name it was submitted under
         self._doubted: dict[str, float] = {}
         self._away_since = 0.0
         self._full_until = 0.0
         self._in_doubt: list[Path] = []  # submissions that Slurm may have taken
-        self._found: dict[tuple[str, int], str] = {}  # tries of such that it did take -> their ids
+        self._found: dict[tuple[str, int], str] = {}  # tries in such that it has taken -> ids
         self._limit: int | None = None
 
     def submit(
@@ -98,24 +94,19 @@ class SlurmEngine:
         *,
         detached: bool = False,
     ) -> list[str]:
-        """Submit tries as arrays; return their ids, "" for those that Slurm did not take, [] if it
-        took none.
+        """Submit tries as arrays; return an id for each, "" for those that Slurm did not take.
 
-        `after` are ids of arrays that must have ended, well or not, before these start. Where a
-        user may have few jobs, arrays get smaller, and the rest waits. Raises `UserError` if the
-        first is refused.
+        The list is empty if it took none. `after` are arrays that must have ended, well or not,
+        before these start. Where a user may have few jobs, arrays get smaller, and the rest waits.
+        Raises `UserError` if the first array is refused.
         """
         taken: dict[tuple[str, int], str] = {}
         try:
-            self._settle_doubts()
-            taken = {
-                _key(spec): self._found.pop(_key(spec))
-                for spec in specs
-                if _key(spec) in self._found
-            }
-            for spec, id in self._arrays(
-                [s for s in specs if _key(s) not in taken], resources, after, detached
-            ):
+            self._settle_doubts()  # first: a try that Slurm took unseen must not run twice
+            known = [_key(spec) for spec in specs if _key(spec) in self._found]
+            taken = {key: self._found.pop(key) for key in known}
+            new = [spec for spec in specs if _key(spec) not in taken]
+            for spec, id in self._arrays(new, resources, after, detached):
                 taken[_key(spec)] = id
         except FullError as error:
             self._full_until = self.now() + _FULL_FOR
@@ -124,7 +115,7 @@ class SlurmEngine:
             self._say_away(str(error))
         except UserError:
             if not taken:
-                raise  # else it is said when the rest is submitted again
+                raise  # otherwise it is raised when the rest is submitted again
         ids = [taken.get(_key(spec), "") for spec in specs]
         return ids if taken else []
 
@@ -140,8 +131,9 @@ class SlurmEngine:
 
     def cancel(self, ids: Collection[str]) -> None:
         """Send SIGTERM, and SIGKILL after Slurm's KillWait, to running tries; drop pending ones."""
-        for part in _parts(sorted(ids), 500):
-            self._patiently(["scancel", *part])
+        ordered = sorted(ids)
+        for start in range(0, len(ordered), 500):  # a command line has a limit
+            self._patiently(["scancel", *ordered[start : start + 500]])
 
     def wait(self, seconds: float) -> None:
         """Sleep."""
@@ -150,8 +142,7 @@ class SlurmEngine:
     def in_flight(
         self, cycle_id: str | None = None, *, mend: bool = True
     ) -> dict[str, tuple[str, int]]:
-        """Return {job: (id, try)} of what earlier drivers (of one cycle) submitted and has no
-        outcome yet.
+        """Find submitted tries without an outcome (of one cycle): {job: (id, try)}.
 
         A submission whose id was never written down is looked for by its name: sbatch may have been
         interrupted before or after Slurm took it. Without `mend`, for those who only watch, nothing
@@ -189,14 +180,13 @@ class SlurmEngine:
     def has_others(self, cycle_id: str) -> bool:
         """Tell whether jobs of another cycle are queued or running; raises `AwayError`."""
         manifests = map(read_json, self.folder.glob("*.json"))
-        names = {
-            m["name"] for m in manifests if any(spec["cycle"] != cycle_id for spec in m["specs"])
-        }
+        others = (m for m in manifests if any(spec["cycle"] != cycle_id for spec in m["specs"]))
+        names = {manifest["name"] for manifest in others}
         at_work = (name for name, state, _ in dict(self._queue()).values() if state not in _ENDED)
         return bool(names) and not names.isdisjoint(at_work)
 
     def array_limit(self) -> int:
-        """Return how many tasks an array may have."""
+        """Read how many tasks an array may have."""
         if self._limit is None:
             text = self.run(["scontrol", "show", "config"])
             match = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
@@ -226,7 +216,7 @@ class SlurmEngine:
         self, specs: list[Spec], resources: Resources, after: Sequence[str], detached: bool
     ) -> list[str]:
         sid = uuid.uuid4().hex[:12]
-        manifest: dict[str, Any] = {
+        manifest: Json = {
             "name": f"btm-{sid}",
             "id": None,
             "detached": detached,
@@ -250,16 +240,15 @@ class SlurmEngine:
         executor = _Executor(file.with_suffix(""), python=shlex.quote(sys.executable))
         executor.update_parameters(**self._parameters(name, resources, after))
         executor.parameters["map_count"] = count
-        command = (
-            f"{executor.python} -u -m btm.launch.slurm_task {shlex.quote(str(file.resolve()))}"
-        )
+        manifest = shlex.quote(str(file.resolve()))
+        command = f"{executor.python} -u -m btm.launch.slurm_task {manifest}"
         script = file.with_suffix("") / "batch.sh"
         script.parent.mkdir(parents=True, exist_ok=True)
         script.write_text(executor.script(command))
         try:
             said = self.run(["sbatch", str(script)])
         except AwayError:
-            # It may have taken the job all the same: ask, before anybody submits that again.
+            # Slurm may have taken the job all the same: ask, before anybody submits it again.
             self._in_doubt.append(file)
             id = self._named(name)
             self._in_doubt.remove(file)
@@ -270,21 +259,21 @@ class SlurmEngine:
         return executor.id_in(said)
 
     def _named(self, name: str) -> str | None:
-        """Return the id of the array that was submitted under a name, if Slurm has it."""
+        """Find the id of the array that was submitted under a name, if Slurm has it."""
         found = next((id for id, (known, _, _) in self._queue() if known == name), None)
         return found and found.partition("_")[0]
 
     def _settle_doubts(self) -> None:
-        """Find out which of the submissions that Slurm may have taken it has; forget the others.
+        """Ask which of the doubtful submissions Slurm has taken; forget the others.
 
-        Raises `AwayError` as long as Slurm does not say.
+        Raises `AwayError` as long as Slurm does not answer.
         """
         while self._in_doubt:
             file = self._in_doubt[-1]
             manifest = read_json(file)
             manifest["id"] = self._named(manifest["name"])
             if manifest["id"] is None:
-                self._forget(file)  # a task that starts all the same finds no spec, and ends
+                self._forget(file)  # should a task start all the same, it finds no spec and ends
             else:
                 durable.write_json(file, manifest)
                 self._names[manifest["id"]] = manifest["name"]
@@ -292,7 +281,10 @@ class SlurmEngine:
                 self._found |= {key: f"{manifest['id']}_{index}" for index, key in enumerate(keys)}
             self._in_doubt.pop()
 
-    def _parameters(self, name: str, resources: Resources, after: Sequence[str]) -> dict[str, Any]:
+    def _parameters(
+        self, name: str, resources: Resources, after: Sequence[str]
+    ) -> dict[str, object]:
+        memory = round(resources.memory_gb * 1024)  # Slurm takes no fractions
         given = {
             "job_name": name,
             "comment": f"btm {self.records.forest.name}",
@@ -303,9 +295,7 @@ class SlurmEngine:
             "nodes": resources.nodes,
             "cpus_per_task": max(resources.cpus, resources.processes),
             "gpus_per_node": resources.cards or None,
-            "mem": f"{round(resources.memory_gb * 1024)}M"
-            if resources.memory_gb
-            else None,  # no fractions
+            "mem": f"{memory}M" if resources.memory_gb else None,
             "array_parallelism": resources.parallel or 100_000,
             "signal_delay_s": self.cluster.warn_before,
             "setup": list(self.cluster.setup) or None,
@@ -317,17 +307,8 @@ class SlurmEngine:
 
     def _queue(self) -> Iterator[tuple[str, tuple[str, str, str]]]:
         """Yield (id, (name, state, reason)) of every task of this user that Slurm still knows."""
-        user = getpass.getuser()
-        text = self.run(
-            [
-                "squeue",
-                "--noheader",
-                "--array",
-                "--states=all",
-                f"--user={user}",
-                "--format=%i|%j|%T|%r",
-            ]
-        )
+        words = ["--noheader", "--array", "--states=all", f"--user={getpass.getuser()}"]
+        text = self.run(["squeue", *words, "--format=%i|%j|%T|%r"])
         for line in text.splitlines():
             parts = line.strip().split("|", 3)
             if len(parts) == 4:
@@ -351,12 +332,11 @@ class SlurmEngine:
             return Status("ended", said)
         if _HELD.search(reason):
             self._patiently(["scontrol", "release", id])
-        return Status(
-            "queued", "" if reason in ("None", "Priority", "Resources", "Dependency") else reason
-        )
+        usual = reason in ("None", "Priority", "Resources", "Dependency")
+        return Status("queued", "" if usual else reason)
 
     def _patiently(self, command: list[str]) -> None:
-        """Run a command whose failure changes nothing: it is asked again at the next poll."""
+        """Run a command whose failure changes nothing: it is repeated at the next poll."""
         try:
             self.run(command)
         except (AwayError, UserError) as error:
@@ -365,20 +345,16 @@ class SlurmEngine:
     def _say_away(self, why: str) -> None:
         if not self._away_since:
             self._away_since = self.now()
-            self.say(
-                f"Slurm does not answer ({why}); what runs goes on, and so do we once it is back"
-            )
+            self.say(f"Slurm does not answer ({why}); running jobs go on, the cycle waits")
 
     def _forget(self, file: Path) -> None:
-        """Delete a submission that nobody waits for: the script first, so that a crash leaves the
-        manifest.
-        """
+        """Delete a submission; the script goes first, so that a crash leaves the manifest."""
         shutil.rmtree(file.with_suffix(""), ignore_errors=True)
         file.unlink(missing_ok=True)
 
 
 class _Executor(submitit.SlurmExecutor):
-    """submitit's knowledge of batch scripts, without its pickles."""
+    """submitit's batch scripts, without its pickles."""
 
     @classmethod
     def affinity(cls) -> int:
@@ -392,10 +368,9 @@ class _Executor(submitit.SlurmExecutor):
 
 
 def run_command(command: list[str]) -> str:
-    """Run a command of Slurm; `AwayError` if Slurm does not answer, `UserError` if it refuses for
-    good.
+    """Run a command of Slurm; `AwayError` without an answer, `UserError` for a lasting refusal.
 
-    What Slurm set for a job that this process itself runs in is kept from the new one.
+    Slurm's variables of the job in which this process itself runs are not passed on.
     """
     inherited = {
         key: value
@@ -408,14 +383,13 @@ def run_command(command: list[str]) -> str:
         )
     except subprocess.TimeoutExpired:
         raise AwayError(f"{command[0]} took more than {_TIMEOUT:g} s") from None
-    except OSError as error:  # no memory, no processes, no disk under the commands: not for ever
+    except OSError as error:  # no memory, processes or disk for the command: this passes
         raise AwayError(f"{command[0]}: {error.strerror}") from None
     if done.returncode == 0:
         return done.stdout
     lines = (done.stderr or done.stdout).splitlines()
-    said = "; ".join(
-        line.strip().removeprefix(f"{command[0]}: error: ") for line in lines if line.strip()
-    )
+    stripped = [line.strip().removeprefix(f"{command[0]}: error: ") for line in lines]
+    said = "; ".join(line for line in stripped if line)
     if _FULL.search(said):
         raise FullError(said)
     if command[0] in _QUESTIONS or _AWAY.search(said):
@@ -425,8 +399,3 @@ def run_command(command: list[str]) -> str:
 
 def _key(spec: Spec) -> tuple[str, int]:
     return spec.job.name, spec.attempt
-
-
-def _parts(items: list[str], size: int) -> Iterator[list[str]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

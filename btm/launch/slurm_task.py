@@ -1,8 +1,8 @@
-"""What one task of a Slurm array runs: ``python -m btm.launch.slurm_task MANIFEST``.
+"""One task of a Slurm array: ``python -m btm.launch.slurm_task MANIFEST``.
 
 This process stays small and forks the worker, so that it outlives it: it names a death, a hang or a
-want of memory, tries again where nobody else would (a detached cycle), and has Slurm requeue the
-job when its time is up or it is preempted.
+lack of memory, tries again where no driver would (a detached cycle), and has Slurm requeue the job
+when its time is up or it is preempted.
 """
 
 import os
@@ -19,15 +19,14 @@ from btm.launch.drive import retry_after
 from btm.launch.records import Outcome, Records, Spec, read_json
 from btm.launch.slurm import AwayError, run_command
 
-_REQUEUE_SIGNAL = (
-    signal.SIGUSR2
-)  # what submitit asks Slurm to send before a time limit or a preemption
+# submitit asks Slurm to send this before a time limit or a preemption.
+_REQUEUE_SIGNAL = signal.SIGUSR2
 _LOOK_EVERY = 0.2
-_ENDS_WITHIN = 60.0  # seconds in which Slurm ends a task that it is about to start again
+_ENDS_WITHIN = 60.0  # seconds in which Slurm ends a task that it will start again
 
 
 class Task:
-    """One task: a spec, the tries at it, and what Slurm wants of it."""
+    """One task: a spec, the tries at it, and the signals from Slurm."""
 
     def __init__(self, manifest: Path, index: int) -> None:
         """Read the spec again from disk."""
@@ -62,25 +61,21 @@ class Task:
             delay = retry_after(self.tries, self.cluster)
             if delay is None:
                 return 1
-            self.records.take_back(
-                outcome
-            )  # this task goes on, so for everybody else its try is not over
+            # This task goes on, so its try must not look finished to others.
+            self.records.take_back(outcome)
             self._wait(delay)
 
     def _decided(self) -> bool:
-        """Tell whether this try has ended for everybody else: Slurm starts again what it took for
-        dead.
+        """Tell whether this try has ended for everybody else: Slurm may restart a finished job.
 
-        Where nobody drives the cycle, a try that this task itself would do again goes on. `lost` is
-        what a driver says, and it has begun another.
+        Where nobody drives the cycle, a try that this task itself would repeat goes on. `lost` is
+        recorded by a driver, which has begun another try.
         """
         written = self.records.outcome(self.spec.job.name, self.spec.attempt)
         if written is None:
             return False
-        again = (
-            written.kind not in ("done", "lost")
-            and retry_after([written], self.cluster) is not None
-        )
+        open_end = written.kind not in ("done", "lost")
+        again = open_end and retry_after([written], self.cluster) is not None
         if self.detached and again:
             self.records.take_back(written)
             return False
@@ -99,7 +94,7 @@ class Task:
         return outcome
 
     def _wait(self, seconds: float) -> None:
-        """Sleep, but not through what Slurm wants."""
+        """Sleep, but wake up for signals from Slurm."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self.signals:
             time.sleep(_LOOK_EVERY)
@@ -111,9 +106,7 @@ class Task:
             self.attempt.stop(signal.SIGTERM)
 
     def _stopped(self, outcome: Outcome) -> int:
-        """Have the job requeued if that is left to us; if it was cancelled, or that fails, record
-        the end.
-        """
+        """Requeue the job if it is ours to do; record the end if it was cancelled or that fails."""
         try:
             said = run_command(["scontrol", "--oneliner", "show", "job", self.id])
             what = fate(said, self.restarts, warned=_REQUEUE_SIGNAL in self.signals)
@@ -129,13 +122,12 @@ class Task:
 
 
 def fate(said: str, restarts: int, *, warned: bool) -> Literal["requeue", "restart", "end"]:
-    """Return what becomes of a job that was told to stop, from what ``scontrol show job`` says of
-    it.
+    """Decide the fate of a job that was told to stop, from ``scontrol show job``.
 
-    `restart`: somebody had it requeued, which has raised its count of restarts, so Slurm starts it
+    `restart`: somebody requeued it, which has raised its count of restarts, so Slurm starts it
     again by itself. `requeue`: it still runs, so that was a warning (preemption, time limit), or
-    there was one before (`warned`). `end`: it was cancelled. Its state alone does not tell, for in
-    both cases that is COMPLETING.
+    there was one before (`warned`). `end`: it was cancelled. Its state alone does not tell: in both
+    cases it is COMPLETING.
     """
     found = dict(re.findall(r"\b(JobState|Restarts)=(\S+)", said))
     if int(found.get("Restarts", 0)) > restarts:
@@ -144,7 +136,7 @@ def fate(said: str, restarts: int, *, warned: bool) -> Literal["requeue", "resta
 
 
 def main(manifest: str) -> int:
-    """Run the task of this array element; other tasks of a job with several have nothing to do."""
+    """Run the task of this array element; further processes of the job have nothing to do."""
     if os.environ.get("SLURM_PROCID", "0") != "0":
         return 0
     return Task(Path(manifest), int(os.environ["SLURM_ARRAY_TASK_ID"])).run()

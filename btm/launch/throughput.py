@@ -1,6 +1,4 @@
-"""How many threads a training should have: measured, since neither one job per core nor one job
-wins always.
-"""
+"""The best number of threads for a training, measured: neither extreme wins always."""
 
 import itertools
 import os
@@ -8,6 +6,7 @@ import time
 from pathlib import Path
 
 from btm.config.schema import Config
+from btm.forest.paths import Paths
 from btm.launch.records import read_shown
 from btm.system import durable
 from btm.train import optimizers
@@ -16,25 +15,22 @@ _SECONDS = 1.5  # of training, for each choice
 
 
 def best_threads(config: Config, forest: Path, cores: int) -> int:
-    """Return the threads per job that give all jobs together the most tokens per second on this
-    machine.
+    """Measure the threads per job with which all jobs together train most tokens per second.
 
     Measured once for a model, a batch and a number of cores, by as many forked processes at once as
     would run; the figures are kept in ``jobs/throughput.json``.
     """
     if cores == 1:
         return 1
-    file = forest / "jobs" / "throughput.json"
+    file = Paths(forest).jobs.throughput
     t = config.trainer
-    facts = (forest / "forest.json").read_text()
+    facts = Paths(forest).facts.read_text()
     batch = f"batch {t.batch_size}x{t.seq_len}, micro {t.micro_batch_size}"
     key = f"{facts} {cores} cores, {batch}, {t.precision}, kernels {t.kernels}"
     known = read_shown(file) or {}
     if known.get("key") != key:
         choices = [threads for threads in range(1, cores + 1) if cores % threads == 0]
-        rates = {
-            str(threads): _rate(config, forest, threads, cores // threads) for threads in choices
-        }
+        rates = {str(n): _rate(config, forest, n, cores // n) for n in choices}
         known = {"key": key, "tokens_per_second": rates, "cores": cores}
         durable.write_json(file, known)
     rates = known["tokens_per_second"]
@@ -42,7 +38,7 @@ def best_threads(config: Config, forest: Path, cores: int) -> int:
 
 
 def _rate(config: Config, forest: Path, threads: int, jobs: int) -> float:
-    """Return the tokens per second of `jobs` processes that train at once with `threads` each."""
+    """Measure the tokens per second of `jobs` processes that train at once with `threads` each."""
     reading, writing = os.pipe()
     children = []
     for _ in range(jobs):
@@ -70,14 +66,14 @@ def _train_briefly(config: Config, forest: Path, threads: int) -> float:
 
     torch.set_num_threads(threads)
     trainer = config.trainer
-    model = causal_lm.load_trainable(forest / "elms" / config.seed.name, trainer.device)
+    model = causal_lm.load_trainable(Paths(forest).elm(config.seed.name).path, trainer.device)
     optimizer = optimizers.make_optimizer(model, trainer)
     if trainer.kernels:
         kernels.prepare(model)
     precision = causal_lm.pick_precision(trainer.precision, str(model.device))
     shape = (trainer.batch_size, trainer.seq_len + 1)
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, shape)
-    begun = time.monotonic()  # of the second step on: the first one warms up
+    begun = time.monotonic()  # reset after the first step, which warms up
     with kernels.waiting.considerate():
         for steps in itertools.count():
             trainee.backward(model, tokens, trainer, precision)

@@ -1,6 +1,4 @@
-"""One try at one job, in this process: read everything again from disk, do the step, say how it
-ended.
-"""
+"""One try at one job in this process: read everything from disk, do the step, record the end."""
 
 import contextlib
 import os
@@ -29,13 +27,11 @@ _WAIT = 0.5  # seconds between looks at a folder that another process holds
 
 
 class BlockedError(Exception):
-    """What the job is made of does not stand in the forest."""
+    """A parent of the job is not in the forest."""
 
 
 class JobReporter(Reporter):
-    """Keeps the sign of life that others watch, and learns from signals that the job should
-    stop.
-    """
+    """Keeps the sign of life that others watch, and stops the job on signals."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -44,9 +40,7 @@ class JobReporter(Reporter):
         self._beaten = -1e9
 
     def listen(self) -> None:
-        """Stop at the next step once a stop signal comes, or if one has been held back until
-        now.
-        """
+        """Stop at the next step once a stop signal comes, or if one has been held back."""
         for number in STOP_SIGNALS:
             signal.signal(number, self._stop)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
@@ -72,7 +66,7 @@ class JobReporter(Reporter):
         self.beat()
 
     def pulse(self, step: int) -> bool:
-        """Note a training step."""
+        """Show the training step; return whether the job must stop."""
         self.beat(step=step)
         return self.stopping
 
@@ -104,10 +98,9 @@ class JobReporter(Reporter):
 
 
 def work(spec: Spec, *, threads: int = 0, keep_stops: bool = True) -> Outcome:
-    """Do one try at a job in this process, record how it ended, and return that.
+    """Make one try at a job in this process; record and return its outcome.
 
-    Without `keep_stops` a try that was asked to stop is not recorded: whoever asked will go on with
-    it.
+    Without `keep_stops` a try that was asked to stop is not recorded: its caller will continue it.
     """
     records = Records(Path(spec.forest))
     reporter = JobReporter(records.progress(spec.job.name, spec.attempt))
@@ -138,23 +131,16 @@ def work(spec: Spec, *, threads: int = 0, keep_stops: bool = True) -> Outcome:
     if message:
         print(f"{kind}: {message}", file=sys.stderr, flush=True)
     saved = records.saved(spec.job)
-    outcome = Outcome(
-        spec.cycle,
-        spec.job.name,
-        spec.attempt,
-        kind,
-        message,
-        saved,
-        time.monotonic() - begun,
-        time.time(),
-    )
+    lasted = time.monotonic() - begun
+    name, attempt = spec.job.name, spec.attempt
+    outcome = Outcome(spec.cycle, name, attempt, kind, message, saved, lasted, time.time())
     if keep_stops or kind != "stopped":
         records.write_outcome(outcome)
     return outcome
 
 
 def perform(config: Config, job: Job, reporter: Reporter) -> None:
-    """Do the step that a job stands for; raises `BlockedError` if its parents are not there."""
+    """Perform the step of a job; `BlockedError` if its parents are not in the forest."""
     if job.verb == "seed":
         steps.seed(config, reporter)
         return
@@ -176,9 +162,7 @@ def perform(config: Config, job: Job, reporter: Reporter) -> None:
 
 
 def _until_free(config: Config, job: Job, reporter: JobReporter) -> None:
-    """Perform the job; while another process holds its branch, wait for that to finish it or to
-    die.
-    """
+    """Perform the job; while another process holds its branch, wait for it to finish or die."""
     told = False
     while True:
         try:

@@ -20,8 +20,7 @@ Codes = NDArray[np.uint8]
 
 @cache
 def codebook(*, signed: bool = True) -> Floats:
-    """Return the 256 numbers of the dynamic data type, ascending, in [-1, 1], or in [0, 1] if not
-    `signed`.
+    """Return the 256 numbers of the dynamic data type, ascending, in [-1, 1], or [0, 1] unsigned.
 
     For each exponent i in 0…6 the midpoints of linspace(0.1, 1, n + 1) · 10^(i - 6), with n = 2^i
     and both signs, or n = 2^(i + 1); and 0, and 1.
@@ -39,9 +38,7 @@ def codebook(*, signed: bool = True) -> Floats:
 def quantise(
     values: NDArray[np.floating], block: int, *, signed: bool = True
 ) -> tuple[Codes, Floats]:
-    """Return the codes (n,) of flat finite `values` (n,) and the scale of each block (ceil(n /
-    block),).
-    """
+    """Quantise flat finite `values` (n,) to codes (n,) and scales (ceil(n / block),)."""
     codes = np.empty(len(values), np.uint8)
     absmax = np.zeros(blocks(len(values), block), np.float32)
     book = codebook(signed=signed)
@@ -58,21 +55,17 @@ def quantise(
 
 
 def dequantise(codes: Codes, absmax: Floats, block: int, *, signed: bool = True) -> Floats:
-    """Return the numbers (n,) that flat `codes` (n,) with the scales `absmax` of their blocks stand
-    for.
-    """
+    """Restore the numbers (n,) of flat `codes` (n,) and the scales `absmax` of their blocks."""
     return codebook(signed=signed)[codes] * np.repeat(absmax, block)[: len(codes)]
 
 
 def blocks(elements: int, block: int) -> int:
-    """Return how many blocks `elements` make; the last may be shorter."""
+    """Count the blocks of `elements`; the last may be shorter."""
     return -(-elements // block)
 
 
 def _linspace(n: int) -> Floats:
-    """Return n + 1 numbers from 0.1 to 1 as torch.linspace rounds them: from both ends, and
-    once.
-    """
+    """Compute n + 1 numbers from 0.1 to 1 as torch.linspace rounds them: from both ends, once."""
     low, high = np.float32(0.1), np.float32(1)
     step, k = float((high - low) / np.float32(n)), np.arange(n + 1, dtype=np.float64)
     return np.where(k < (n + 1) // 2, float(low) + step * k, float(high) - step * (n - k)).astype(

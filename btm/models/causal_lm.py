@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 from btm.config.schema import Config
 from btm.config.training import ModelConfig
 from btm.errors import UserError, nearest
-from btm.models import weights
+from btm.models import files, weights
 from btm.system import durable
-from btm.system.json_files import parse_json, read_regular
+from btm.system.json_files import Json, parse_json, read_regular
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
-# Fields of a config.json that say nothing of the function the parameters stand for.
+# Fields of a config.json that do not change the function that the parameters compute.
 _VOLATILE = {
     "_name_or_path",
     "architectures",
@@ -31,8 +31,8 @@ _VOLATILE = {
     "eos_token_id",
     "pad_token_id",
 }
-# Settings that choose code; a word beyond these names a repository of the Hub, whose kernels would
-# be run.
+# Settings that choose code. Any other value than these names a repository of the Hub, and
+# transformers would fetch and run its kernels.
 _CODE_KEYS = ("attn_implementation", "experts_implementation", "attn_implementation_internal")
 _KNOWN_CODE = (
     "eager",
@@ -43,7 +43,7 @@ _KNOWN_CODE = (
     "grouped_mm",
     "batched_mm",
 )
-# What older versions of transformers stored beside the parameters, and newer ones compute.
+# Buffers that older versions of transformers stored and newer ones compute.
 _OLD_BUFFERS = (
     ".attn.bias",
     ".attn.masked_bias",
@@ -51,13 +51,9 @@ _OLD_BUFFERS = (
     ".attention.masked_bias",
     ".inv_freq",
 )
-DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-}  # safetensors: torch
-# What travels with weights so that `AutoTokenizer` and `AutoModelForCausalLM` load a folder.
+# The name of a dtype in safetensors, and in torch.
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# Files copied with weights so that `AutoTokenizer` loads the folder.
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -72,7 +68,7 @@ _TOKENIZER_FILES = (
 
 
 def make_config(model: ModelConfig, vocab_size: int, eos: int) -> "PretrainedConfig":
-    """Return the `transformers` config of `model` with the vocabulary of a tokenizer."""
+    """Make the `transformers` config of `model` with the vocabulary of a tokenizer."""
     values = dict(model.config)
     if model.file is not None:
         values = read_config(Path(model.file))
@@ -99,8 +95,8 @@ def make_config(model: ModelConfig, vocab_size: int, eos: int) -> "PretrainedCon
         raise UserError(f"model {model.name!r}: {why(error)}") from None
 
 
-def read_config(file: Path) -> dict[str, Any]:
-    """Return a config.json as a dict; `UserError` if it is none, or asks for remote code."""
+def read_config(file: Path) -> Json:
+    """Read a config.json; `UserError` if it is not one, or asks for remote code."""
     try:
         values = parse_json(read_regular(file))
     except OSError as error:
@@ -114,8 +110,7 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def refuse_code(values: Any, file: Path) -> None:
-    """Raise `UserError` if anything in the JSON of a model folder names code that is not in
-    transformers.
+    """Raise `UserError` if the JSON of a model folder names code that is not in transformers.
 
     That is ``auto_map``, and an attention or experts implementation that would be fetched from the
     Hub.
@@ -136,18 +131,18 @@ def refuse_code(values: Any, file: Path) -> None:
 
 
 def load_config(folder: Path) -> "PretrainedConfig":
-    """Return the `transformers` config of a model folder; `UserError` if it is none."""
-    read_config(folder / "config.json")
+    """Load the `transformers` config of a model folder; `UserError` if there is none."""
+    read_config(folder / files.CONFIG)
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder / 'config.json'}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{folder / files.CONFIG}: {str(error).splitlines()[0]}") from None
 
 
 def architecture(config: "PretrainedConfig") -> str:
-    """Return a fingerprint of what two models must share to be averaged.
+    """Fingerprint the fields that two models must share to be averaged.
 
     Only fields that differ from the defaults count: a newer transformers may add fields, not change
     those.
@@ -157,7 +152,7 @@ def architecture(config: "PretrainedConfig") -> str:
 
 
 def new_model(config: "PretrainedConfig", seed: int) -> "PreTrainedModel":
-    """Return a float32 model with random parameters, a function of `seed` alone.
+    """Make a float32 model with random parameters, a function of `seed` alone.
 
     Raises `UserError` if the architecture's code cannot make a model of `config`.
     """
@@ -187,12 +182,10 @@ def why(error: BaseException) -> str:
 def load_model(
     folder: Path, device: "str | torch.device" = "cpu", *, dtype: Any = None
 ) -> "PreTrainedModel":
-    """Return the model in `folder`, in evaluation mode; `UserError` if it is not whole, or has
-    tensors to spare.
-    """
-    read_config(folder / "config.json")
+    """Load the model in `folder` for evaluation; `UserError` on missing or unexpected tensors."""
+    read_config(folder / files.CONFIG)
     weights.tensors(folder)
-    if (index := folder / "model.safetensors.index.json").exists():
+    if (index := folder / files.INDEX).exists():
         weights.read_index(index)
     from transformers import AutoModelForCausalLM
 
@@ -204,19 +197,15 @@ def load_model(
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
-                ignore_mismatched_sizes=True,  # they are told below, by name
+                ignore_mismatched_sizes=True,  # reported below, by name
                 output_loading_info=True,
             )
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{folder}: does not load: {why(error)}") from None
-    info["unexpected_keys"] = [
-        key for key in info["unexpected_keys"] if not key.endswith(_OLD_BUFFERS)
-    ]
-    wrong = {
-        kind.removesuffix("_keys"): sorted(map(str, keys))[:3]
-        for kind, keys in info.items()
-        if keys
-    }
+    unexpected = [key for key in info["unexpected_keys"] if not key.endswith(_OLD_BUFFERS)]
+    info["unexpected_keys"] = unexpected
+    faults = {kind.removesuffix("_keys"): sorted(map(str, keys)) for kind, keys in info.items()}
+    wrong = {kind: names[:3] for kind, names in faults.items() if names}
     if wrong:
         raise UserError(f"{folder}: does not load: {wrong}")
     return model.to(device).eval()
@@ -224,7 +213,7 @@ def load_model(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers from reporting, at length, what is told in one line."""
+    """Silence transformers within the block: its long reports are replaced by one line of ours."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -237,18 +226,14 @@ def quiet() -> Iterator[None]:
 
 
 def load_trainable(folder: Path, device: str) -> "PreTrainedModel":
-    """Return the model in `folder`, in float32 and in training mode, on the device that
-    trainer.device names.
-    """
+    """Load the model in `folder` for training: float32, on the device that trainer.device names."""
     import torch
 
     return load_model(folder, pick_device(device), dtype=torch.float32).train()
 
 
 def decoder_layers(model: "torch.nn.Module") -> "list[torch.nn.Module]":
-    """Return what a model is a stack of: the modules it says not to split, or else its longest list
-    of one class.
-    """
+    """Find the layers of a model: the modules it says not to split, or its longest uniform list."""
     from torch import nn
 
     whole = set(getattr(model, "_no_split_modules", None) or ())
@@ -259,24 +244,22 @@ def decoder_layers(model: "torch.nn.Module") -> "list[torch.nn.Module]":
 
 
 def checkpoint_gradients(model: "PreTrainedModel") -> None:
-    """Let a model keep the inputs of its layers alone, and compute the rest again in the backward
-    pass.
+    """Turn on gradient checkpointing: keep the inputs of the layers, recompute the rest.
 
-    The gradients are the same, at the price of another forward pass. Raises `UserError` if it
-    cannot.
+    The gradients are the same, at the price of another forward pass. Raises `UserError` if the
+    architecture does not support it.
     """
     try:
         # Newer versions of transformers deprecate the older name.
-        enable = getattr(
-            model, "activation_checkpointing_enable", model.gradient_checkpointing_enable
-        )
+        older = model.gradient_checkpointing_enable
+        enable = getattr(model, "activation_checkpointing_enable", older)
         enable({"use_reentrant": False})
     except ValueError as error:
         raise UserError(f"trainer.gradient_checkpointing=true: {why(error)}") from None
 
 
 def stored_dtype(folder: Path) -> str:
-    """Return torch's name of the float type that most parameters in `folder` are stored in."""
+    """Return torch's name of the float dtype that most parameters in `folder` have."""
     sizes = dict.fromkeys(DTYPES, 0)
     for tensor in weights.tensors(folder).values():
         if tensor.is_float:
@@ -285,9 +268,7 @@ def stored_dtype(folder: Path) -> str:
 
 
 def declare_dtype(file: Path, dtype: str) -> None:
-    """Let the config.json of an unpublished folder name the `dtype`, as safetensors calls it, of
-    its parameters.
-    """
+    """Write the `dtype` (safetensors' name) into the config.json of an unpublished folder."""
     values = {key: value for key, value in read_config(file).items() if key != "torch_dtype"}
     file.write_text(json.dumps(values | {"dtype": DTYPES[dtype]}, indent=2) + "\n")
 
@@ -295,9 +276,7 @@ def declare_dtype(file: Path, dtype: str) -> None:
 def token_logp(
     model: "PreTrainedModel", inputs: "torch.Tensor", targets: "torch.Tensor"
 ) -> "torch.Tensor":
-    """Return log p(target | inputs so far) in nats, float32, of the same shape (rows, tokens) as
-    `targets`.
-    """
+    """Compute log p(target | inputs so far) in nats, float32, (rows, tokens) like `targets`."""
     import torch.nn.functional as F  # noqa: N812
 
     logits = model(input_ids=inputs, use_cache=False).logits.float()
@@ -308,12 +287,12 @@ def token_logp(
 def mean_nll(
     model: "PreTrainedModel", inputs: "torch.Tensor", targets: "torch.Tensor"
 ) -> "torch.Tensor":
-    """Return the mean of −log p(target | inputs so far), in nats."""
+    """Compute the mean of −log p(target | inputs so far), in nats."""
     return -token_logp(model, inputs, targets).mean()
 
 
-def context_limit(config: dict[str, Any]) -> int | None:
-    """Return the longest sequence the model has positions for, or None where there is no limit."""
+def context_limit(config: Json) -> int | None:
+    """Return the longest sequence that the model has positions for; None without a limit."""
     for key in ("max_position_embeddings", "n_positions", "max_sequence_length"):
         if isinstance(config.get(key), int):
             return config[key]
@@ -321,7 +300,7 @@ def context_limit(config: dict[str, Any]) -> int | None:
 
 
 def pick_device(name: str) -> str:
-    """Return the torch device that `name` stands for; `auto` is the first GPU or the CPU."""
+    """Resolve the torch device `name`; `auto` is the first GPU or the CPU."""
     import torch
 
     if name == "auto":
@@ -338,22 +317,25 @@ def pick_device(name: str) -> str:
 
 
 def pick_precision(name: str, device: str) -> str:
-    """Return fp32 or bf16; `auto` takes bf16 where the hardware multiplies it natively.
+    """Resolve the precision `name` to fp32 or bf16; `auto` is bf16 where it runs natively.
 
-    Without such instructions bf16 autocast is emulated: ten times slower than fp32 on an AVX2 CPU.
+    Without such instructions bf16 autocast is emulated: ten times slower than fp32 on an AVX2 CPU,
+    and GPUs before Ampere emulate it too.
     """
     import torch
 
     if name != "auto":
         return name
     if device.startswith("cuda"):
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        with torch.cuda.device(device):  # of several GPUs, the one that is meant
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if native else "fp32"
     native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return "bf16" if device == "cpu" and native else "fp32"
 
 
 def count_parameters(config: "PretrainedConfig") -> int:
-    """Return the parameters of an architecture, without making any."""
+    """Count the parameters of an architecture without allocating any."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -362,9 +344,7 @@ def count_parameters(config: "PretrainedConfig") -> int:
 
 
 def write(folder: Path, model: "PreTrainedModel", dtype: str) -> None:
-    """Replace the weights in `folder`, file by file, each durably, in the dtype the branch came
-    with.
-    """
+    """Replace the weights in `folder`, file by file, each durably, in the branch's own dtype."""
     import torch
 
     scratch = durable.scratch_folder(folder)
@@ -378,28 +358,24 @@ def write(folder: Path, model: "PreTrainedModel", dtype: str) -> None:
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy the tokenizer files that stand in `source` into the unpublished folder `target`."""
+    """Copy the tokenizer files in `source` into the unpublished folder `target`."""
     for name in _TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
 
 
 def copy_files(source: Path, target: Path) -> None:
-    """Copy everything that makes weights a loadable model: configs and tokenizer."""
-    for name in ("config.json", "generation_config.json"):
+    """Copy the files that make weights a loadable model: configs and tokenizer."""
+    for name in (files.CONFIG, "generation_config.json"):
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
     copy_tokenizer(source, target)
 
 
-def check_context(config: Config, model: dict[str, Any]) -> None:
-    """Raise `UserError` if a model (its config.json) has no positions for the sequences asked
-    for.
-    """
+def check_context(config: Config, model: Json) -> None:
+    """Raise `UserError` if a model (its config.json) has too few positions for the settings."""
     limit = context_limit(model)
-    for key, length in (
-        ("trainer.seq_len", config.trainer.seq_len),
-        ("score.window", config.window),
-    ):
+    lengths = {"trainer.seq_len": config.trainer.seq_len, "score.window": config.window}
+    for key, length in lengths.items():
         if limit is not None and length > limit:
             raise UserError(f"{key}={length}: the model has positions for {limit} tokens")

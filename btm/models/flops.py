@@ -1,4 +1,4 @@
-"""Floating-point operations of training and inference, from the shape of a model."""
+"""Floating-point operations of training and inference, computed from the shape of a model."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,16 +9,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shape:
-    """What the cost of an architecture's token depends on: N, and layers · width of its
-    attention.
-    """
+    """The two numbers that decide a token's cost: N, and the layers · width of the attention."""
 
     matrix_parameters: int
     attention: int
 
     @classmethod
     def of(cls, model: "PreTrainedModel") -> "Shape":
-        """Return the shape of a model; one on torch's meta device will do.
+        """Measure the shape of a model; one on torch's meta device will do.
 
         Every expert of a layer counts where a layer is itself a mixture of experts.
         """
@@ -36,7 +34,7 @@ class Shape:
 
     @classmethod
     def of_config(cls, config: "PretrainedConfig") -> "Shape":
-        """Return the shape of an architecture, without making any parameter."""
+        """Measure the shape of an architecture without allocating parameters."""
         import torch
         from transformers import AutoModelForCausalLM
 
@@ -44,9 +42,9 @@ class Shape:
             return cls.of(AutoModelForCausalLM.from_config(config))
 
     def training_flops(self, seq_len: int) -> float:
-        """Return the FLOPs of forward and backward for one token of a sequence of `seq_len`."""
+        """Compute the FLOPs of forward and backward for one token of a sequence of `seq_len`."""
         return float(6 * self.matrix_parameters + 12 * self.attention * seq_len)
 
     def inference_flops(self, context: int) -> float:
-        """Return the FLOPs of a forward pass for one token of a sequence of `context`."""
+        """Compute the FLOPs of a forward pass for one token of a sequence of `context`."""
         return float(2 * self.matrix_parameters + 4 * self.attention * context)

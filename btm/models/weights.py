@@ -20,20 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from btm.errors import UserError
-from btm.system.json_files import parse_json, read_regular
+from btm.models.files import EVERY_WEIGHTS, WEIGHTS
+from btm.system.json_files import Json, parse_json, read_regular
 from btm.system.sums import file_sha256
 
 CHUNK = 1 << 20  # elements held in memory at a time
-FLOATS = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "BF16": "<u2",
-}  # bfloat16 is handled as its bits
+# numpy has no bfloat16, so its bits are read as integers.
+FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 STORED = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}  # the words of settings
 INTEGERS = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "u1"}
 _MAX_HEADER = 100_000_000  # the limit of the safetensors format itself
-_MAX_RANK, _MAX_COUNT = 64, 2**63  # those of torch
+_MAX_RANK, _MAX_COUNT = 64, 2**63  # the limits of torch
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError)  # raised on JSON of another shape
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Tensor:
     size: int
 
     def raw(self) -> NDArray[Any]:
-        """Return the elements as stored, flat, as a memory map."""
+        """Map the elements as stored, flat, into memory."""
         dtype = np.dtype((FLOATS | INTEGERS)[self.dtype])
         if not self.size:
             return np.empty(0, dtype)
@@ -61,21 +59,17 @@ class Tensor:
 
 
 def files(folder: Path) -> list[Path]:
-    """Return the weight files of a model folder, sorted; `UserError` if there is none."""
-    found = sorted(folder.glob("model*.safetensors"))
+    """List the weight files of a model folder, sorted; `UserError` if there is none."""
+    found = sorted(folder.glob(EVERY_WEIGHTS))
     if not found:
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
-        hint = (
-            "; its pickled weights are never loaded: convert them to safetensors" if pickled else ""
-        )
-        raise UserError(f"{folder}: no model.safetensors{hint}")
+        hint = "; its pickled weights are never loaded: convert them to safetensors"
+        raise UserError(f"{folder}: no {WEIGHTS}{hint if pickled else ''}")
     return found
 
 
 def read_index(file: Path) -> dict[str, str]:
-    """Return {tensor: file name} of an index of shards; `UserError` if it is none or leads out of
-    its folder.
-    """
+    """Read the index of shards, {tensor: file name}; `UserError` if it is not a valid one."""
     try:
         return parse_index(read_regular(file), file)
     except OSError as error:
@@ -83,11 +77,11 @@ def read_index(file: Path) -> dict[str, str]:
 
 
 def parse_index(content: bytes, file: Path) -> dict[str, str]:
-    """Return {tensor: file name} of the content of an index; see `read_index`."""
+    """Parse the content of an index, {tensor: file name}; see `read_index`."""
     try:
         weight_map = parse_json(content)["weight_map"]
         names = set(weight_map.values())
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except _MALFORMED:
         raise UserError(f"{file}: not an index of weight files") from None
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not name.isprintable():
@@ -98,12 +92,12 @@ def parse_index(content: bytes, file: Path) -> dict[str, str]:
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
-    """Return every tensor of a model folder by name, in the order of the files."""
+    """List every tensor of a model folder by name, in the order of the files."""
     return {tensor.name: tensor for file in files(folder) for tensor in header(file)[0]}
 
 
 def header(file: Path) -> tuple[list[Tensor], bytes]:
-    """Return the tensors of one file, by offset, and its header as it stands, length included."""
+    """Read one file's tensors, by offset, and its raw header, length included."""
     try:
         # Not blocking: opening a pipe would wait for somebody to write.
         with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as handle:
@@ -121,14 +115,7 @@ def header(file: Path) -> tuple[list[Tensor], bytes]:
             for name, entry in entries.items()
             if name != "__metadata__"
         ]
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        struct.error,
-        IsADirectoryError,
-    ) as error:
+    except (*_MALFORMED, struct.error, IsADirectoryError) as error:
         raise UserError(f"{file}: not a valid safetensors file: {error}") from None
     found.sort(key=lambda tensor: tensor.offset)
     end = 8 + length
@@ -145,19 +132,15 @@ def header(file: Path) -> tuple[list[Tensor], bytes]:
     return found, prefix + text
 
 
-def head(entries: dict[str, Any]) -> bytes:
-    """Return `entries`, a safetensors header, as a file begins with it; what follows is aligned to
-    8 bytes.
-    """
+def head(entries: Json) -> bytes:
+    """Encode a safetensors header, padded so that the tensors after it are aligned to 8 bytes."""
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
 
 
 def widen(raw: NDArray[Any], dtype: str, out: NDArray[Any]) -> None:
-    """Put stored elements of a float `dtype` into `out`, float32 or float64 of the same shape,
-    exactly.
-    """
+    """Convert stored elements of a float `dtype` exactly into `out`, float32 or float64."""
     if dtype != "BF16":
         out[:] = raw
         return
@@ -170,18 +153,17 @@ def widen(raw: NDArray[Any], dtype: str, out: NDArray[Any]) -> None:
 
 
 def narrow(values: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """Return float32 or float64 `values` in the storage form of `dtype`, rounded once, to nearest,
-    ties to even.
-    """
+    """Round float32 or float64 `values` once, to nearest even, to the storage form of `dtype`."""
     if dtype != "BF16":
         return values.astype(FLOATS[dtype], copy=False)
     bits = values.astype(np.float32, copy=False).view(np.uint32)
     if values.dtype == np.float64:
-        # Rounded to odd here, so that the rounding to bfloat16 is the only one: two in a row may
-        # miss a tie.
+        # Round to odd here, so that the rounding to bfloat16 is the only one that counts: two
+        # roundings to nearest in a row may miss a tie.
         single = bits.view(np.float32)
         down = bits - (np.abs(single.astype(np.float64)) > np.abs(values)).astype(np.uint32)
         bits = down | (single != values)
+    # Add half a unit in the last place, less one bit if the kept bits are even, and cut off.
     rounded = bits >> 16
     np.bitwise_and(rounded, 1, out=rounded)
     rounded += 0x7FFF
@@ -191,7 +173,7 @@ def narrow(values: NDArray[Any], dtype: str) -> NDArray[Any]:
 
 
 def to_float64(raw: NDArray[Any], dtype: str) -> NDArray[np.float64]:
-    """Return stored elements of a float `dtype` as float64."""
+    """Convert stored elements of a float `dtype` to float64."""
     out = np.empty(raw.shape, np.float64)
     widen(raw, dtype, out)
     return out
@@ -205,7 +187,7 @@ def chunks(tensor: Tensor) -> Iterator[NDArray[Any]]:
 
 
 def first_not_finite(folder: Path) -> str | None:
-    """Return the name of a tensor that holds a NaN or an infinity, or None."""
+    """Find a tensor that holds a NaN or an infinity; return its name, or None."""
     for tensor in tensors(folder).values():
         if tensor.is_float and not all(
             np.isfinite(to_float64(c, tensor.dtype)).all() for c in chunks(tensor)
@@ -215,14 +197,12 @@ def first_not_finite(folder: Path) -> str | None:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Return {weight file: sha256 of its bytes}."""
+    """Compute {weight file: sha256 of its bytes}."""
     return {file.name: file_sha256(file) for file in files(folder)}
 
 
 def identity(digests: dict[str, str]) -> str:
-    """Return what a model's weights are known by: the sha256 of its one file, or of the list of
-    several.
-    """
+    """Identify weights by the sha256 of their one file, or of the list of several."""
     if len(digests) == 1:
         return next(iter(digests.values()))
     listed = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
@@ -230,16 +210,16 @@ def identity(digests: dict[str, str]) -> str:
 
 
 def sha256(folder: Path) -> str:
-    """Return the identity of the weights in a model folder."""
+    """Compute the identity of the weights in a model folder."""
     return identity(digests(folder))
 
 
 def parameters(folder: Path) -> int:
-    """Return the number of stored parameters; tied ones count once."""
+    """Count the stored parameters; tied ones count once."""
     return sum(math.prod(tensor.shape) for tensor in tensors(folder).values())
 
 
-def _tensor(file: Path, name: str, entry: dict[str, Any], base: int) -> Tensor:
+def _tensor(file: Path, name: str, entry: Json, base: int) -> Tensor:
     dtype, shape = entry["dtype"], tuple(entry["shape"])
     begin, end = entry["data_offsets"]
     if dtype not in FLOATS and dtype not in INTEGERS:

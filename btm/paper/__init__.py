@@ -1,22 +1,23 @@
 """The paper's tables: forests and baselines grown side by side, compared on the same documents.
 
-`studies` says what is grown, `pool` grows it, `losses` brings every row down to nats per document,
-`bootstrap` compares rows, `ablations` vary one thing at a time, `report` and `figures` write it all
-down.
+`studies` lists what is grown, `pool` grows it, `losses` reduces every row to nats per document,
+`bootstrap` compares rows, `ablations` vary one thing at a time, `report` and `figures` write the
+results.
 """
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from btm.report import Reporter, quiet
 
 if TYPE_CHECKING:
     from btm.config.schema import Config
+    from btm.report.tables import TableRow
 
 
 def reproduce(config: "Config", reporter: Reporter = quiet) -> Path:
-    """Grow what is missing of a reproduction, and write its report; return the report's folder."""
+    """Grow the missing studies of a reproduction, write its report and return its folder."""
     from btm import steps
     from btm.paper import report
     from btm.paper.pool import Pool
@@ -30,8 +31,8 @@ def reproduce(config: "Config", reporter: Reporter = quiet) -> Path:
     return report.write(config, planned)
 
 
-def plan(config: "Config") -> list[dict[str, Any]]:
-    """Return a row for each study with its tokens, FLOPs and time, and one for the sum."""
+def plan(config: "Config") -> "list[TableRow]":
+    """Make a row for each study with its tokens, FLOPs and time, and one for the sum."""
     from btm.data.prepare import training_domains
     from btm.paper.forecast import forecast
     from btm.paper.studies import studies

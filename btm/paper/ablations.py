@@ -1,13 +1,13 @@
-"""One thing varied at a time, under the first seed: perplexities relative to the dense LM of the
-same seed.
+"""The ablations: one thing varied at a time, under the first seed.
 
-seed fraction, initialisation, experts in the ensemble, valid sequences behind the prior, the second
+Perplexities are relative to the dense LM of the same seed. Varied are the seed fraction, the
+initialisation, the experts in the ensemble, the valid sequences behind the prior, and a second
 round.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,22 @@ from btm.paper.studies import FOREST, Study
 
 SEQUENCES = (1, 3, 10, 30, 100, 0)  # 0: all there are
 _COMPARED = (PAPER, GATED)
+Base = dict[str, float]  # the dense LM's perplexity by domain
 
 
-def measure(studies: Sequence[Study]) -> Iterator[dict[str, Any]]:
-    """Yield records {ablation, value, row, scope, ratio}."""
+class Ratio(TypedDict):
+    """A row's mean perplexity over the domains of a scope, and its ratio to the dense LM's."""
+
+    ablation: str
+    value: str
+    row: str
+    scope: str
+    perplexity: float
+    ratio: float
+
+
+def measure(studies: Sequence[Study]) -> Iterator[Ratio]:
+    """Yield a record for each ablation, value, row and scope."""
     first = studies[0].seed
     grown = {study.name: Grown(study) for study in studies if study.seed == first}
     forest = next(g for g in grown.values() if g.study.kind == FOREST)
@@ -36,13 +48,10 @@ def measure(studies: Sequence[Study]) -> Iterator[dict[str, Any]]:
     yield from _rounds(grown, base, trained)
 
 
-Base = dict[str, Any]
-
-
 def _fractions(
     grown: dict[str, Grown], forest: Grown, base: Base, trained: list[str]
-) -> Iterator[dict[str, Any]]:
-    """The share of the tokens that the seed phase takes."""
+) -> Iterator[Ratio]:
+    """Vary the share of the tokens that the seed phase takes."""
     shares = {f"{forest.study.config.paper.seed_fraction:g}": forest}
     shares |= {g.study.value: g for g in grown.values() if g.study.kind == "fraction"}
     for share in sorted(shares, key=float):
@@ -53,8 +62,8 @@ def _fractions(
                 yield from _ratios("seed fraction", share, row.name, logp, base, trained)
 
 
-def _numbers(forest: Grown, base: Base, trained: list[str]) -> Iterator[dict[str, Any]]:
-    """How many experts are kept, by prior."""
+def _numbers(forest: Grown, base: Base, trained: list[str]) -> Iterator[Ratio]:
+    """Vary the number of experts that are kept, by prior."""
     experts = len(forest.experts)
     for k in range(1, experts + 1):
         for row, rule in rules(forest.study.config.ensemble, experts).items():
@@ -63,8 +72,8 @@ def _numbers(forest: Grown, base: Base, trained: list[str]) -> Iterator[dict[str
                 yield from _ratios("experts kept", str(k), row.name, logp, base, trained)
 
 
-def _sequences(forest: Grown, base: Base, trained: list[str]) -> Iterator[dict[str, Any]]:
-    """How many valid sequences the prior is fitted on."""
+def _sequences(forest: Grown, base: Base, trained: list[str]) -> Iterator[Ratio]:
+    """Vary the number of valid sequences that the prior is fitted on."""
     for count in SEQUENCES:
         for row, rule in rules(forest.study.config.ensemble, len(forest.experts)).items():
             if row.name in _COMPARED:
@@ -73,8 +82,8 @@ def _sequences(forest: Grown, base: Base, trained: list[str]) -> Iterator[dict[s
                 yield from _ratios("valid sequences", label, row.name, logp, base, trained)
 
 
-def _rounds(grown: dict[str, Grown], base: Base, trained: list[str]) -> Iterator[dict[str, Any]]:
-    """A second round of experts: each new one alone on its domain, then the ensemble of all.
+def _rounds(grown: dict[str, Grown], base: Base, trained: list[str]) -> Iterator[Ratio]:
+    """Measure a second round: each new expert alone on its domain, then the ensemble of all.
 
     The dense LM was never trained on the new domains: schemes compare with one another here, not
     with it.
@@ -99,7 +108,7 @@ def _ratios(
     logp: dict[str, NDArray[np.float64]],
     base: Base,
     trained: list[str],
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Ratio]:
     """Yield the mean perplexity over the dense LM's, in-domain and novel, as the tables have it."""
     for scope in ("in-domain", "novel"):
         domains = [domain for domain in logp if (domain in trained) == (scope == "in-domain")]

@@ -1,11 +1,11 @@
-"""Rows compared on the same documents: perplexities, ratios to the dense LM, 95 % intervals by a
-paired bootstrap.
+"""The comparison of rows on the same documents: perplexities, ratios and their 95 % intervals.
 
 A row's perplexity in a domain is exp of its nats per token there; over domains perplexities are
-averaged arithmetically, as the paper's tables do, and a ratio is that of two such averages.
-Documents are drawn with replacement within each domain, the same draw for all rows and seeds, and
-seeds are drawn too: an interval covers what another set of documents and another initialisation
-would change. Shapes: R rows, K seeds, G domains, D documents of a domain, B resamples.
+averaged arithmetically, as the paper's tables do, and a ratio is that of two such averages. The
+intervals are those of a paired bootstrap: documents are drawn with replacement within each domain,
+the same draw for all rows and seeds, and seeds are drawn too. So an interval covers what another
+set of documents and another initialisation would change. Shapes: R rows, K seeds, G domains, D
+documents of a domain, B resamples.
 """
 
 from dataclasses import dataclass
@@ -20,9 +20,7 @@ SCOPES = ("in-domain", "novel", "all")
 
 @dataclass(frozen=True)
 class Nats:
-    """Nats and tokens of every document, by domain: (R, K, D) and (D,); a row may lack seeds
-    (NaN).
-    """
+    """Nats (R, K, D) and tokens (D,) of every document, by domain; a missing seed is NaN."""
 
     rows: list[str]
     seeds: list[int]
@@ -32,9 +30,7 @@ class Nats:
 
     @classmethod
     def of(cls, frame: pd.DataFrame) -> "Nats":
-        """Arrange the records of `losses.measure`; `ValueError` if rows were measured on other
-        documents.
-        """
+        """Arrange the records of `losses.measure`; `ValueError` if rows differ in documents."""
         rows, seeds = list(dict.fromkeys(frame["row"])), sorted(set(frame["seed"]))
         novel, nats, tokens = {}, {}, {}
         for domain, part in frame.groupby("domain", sort=True):
@@ -51,17 +47,16 @@ class Nats:
         return cls(rows, seeds, novel, nats, tokens)
 
     def domains(self, scope: str) -> list[str]:
-        """Return the domains of one of `SCOPES`."""
-        return [
-            name
-            for name, novel in self.novel.items()
-            if scope == "all" or novel == (scope == "novel")
-        ]
+        """List the domains of one of `SCOPES`."""
+        if scope == "all":
+            return list(self.novel)
+        return [name for name, novel in self.novel.items() if novel == (scope == "novel")]
 
 
 def perplexities(found: Nats, scope: str, counts: dict[str, Array] | None = None) -> Array:
-    """Return the mean perplexity over the domains of a scope, shape (R, K), or (B, R, K) under
-    `counts` (B, D).
+    """Compute the mean perplexity over the domains of a scope, (R, K).
+
+    Under `counts` (B, D) of documents the shape is (B, R, K).
     """
     domains = found.domains(scope)
     total: Array = np.zeros(())
@@ -76,24 +71,22 @@ def perplexities(found: Nats, scope: str, counts: dict[str, Array] | None = None
 
 
 def draw(found: Nats, resamples: int, seed: int = 0) -> dict[str, Array]:
-    """Return how often each document is drawn in each resample, by domain: (B, D)."""
+    """Draw how often each document occurs in each resample, by domain: (B, D)."""
     rng = np.random.default_rng(seed)
-    return {
-        domain: rng.multinomial(
-            len(tokens), np.full(len(tokens), 1 / len(tokens)), resamples
-        ).astype(float)
-        for domain, tokens in found.tokens.items()
-    }
+    counts = {}
+    for domain, tokens in found.tokens.items():
+        D = len(tokens)
+        counts[domain] = rng.multinomial(D, np.full(D, 1 / D), resamples).astype(float)
+    return counts
 
 
 def ratios(found: Nats, to: str, resamples: int, seed: int = 0) -> pd.DataFrame:
-    """Return a record for each row and scope: perplexity, its ratio to row `to`, and the ratio's 95
-    % interval.
+    """Compare every row with row `to`: a record for each row and scope, with the 95 % interval.
 
     Only seeds that both rows have count. `spread` is the sample standard deviation of the ratio
     over seeds.
     """
-    counts = draw(found, resamples, seed)
+    counts = draw(found, resamples, seed)  # one draw for all rows: that is what pairs them
     rng = np.random.default_rng(seed + 1)
     base = found.rows.index(to)
     records = []
@@ -103,13 +96,13 @@ def ratios(found: Nats, to: str, resamples: int, seed: int = 0) -> pd.DataFrame:
         plain_RK = perplexities(found, scope)
         drawn_BRK = perplexities(found, scope, counts)
         for index, row in enumerate(found.rows):
+            # A baseline may be grown under fewer seeds than the forest.
             kept = np.flatnonzero(np.isfinite(plain_RK[index]) & np.isfinite(plain_RK[base]))
             ratio_K = plain_RK[index, kept] / plain_RK[base, kept]
             ratio_BK = drawn_BRK[:, index, kept] / drawn_BRK[:, base, kept]
             seeds_BK = rng.integers(len(kept), size=ratio_BK.shape)
-            low, high = np.quantile(
-                np.take_along_axis(ratio_BK, seeds_BK, axis=1).mean(axis=1), [0.025, 0.975]
-            )
+            resampled_B = np.take_along_axis(ratio_BK, seeds_BK, axis=1).mean(axis=1)
+            low, high = np.quantile(resampled_B, [0.025, 0.975])
             records.append(
                 {
                     "row": row,

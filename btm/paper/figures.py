@@ -18,7 +18,7 @@ _COLOURS = {"in-domain": "#2b6cb0", "novel": "#dd6b20"}
 def draw(
     folder: Path, compared: pd.DataFrame, varied: pd.DataFrame, domains: pd.DataFrame
 ) -> list[str]:
-    """Write every figure into `folder`, and return the names of the files."""
+    """Draw every figure into `folder` and return the names of the files."""
     made = {"ratios.png": _ratios(compared), "domains.png": _domains(domains)}
     for name, part in varied.groupby("ablation", sort=False):
         made[f"{str(name).replace(' ', '-')}.png"] = _ablation(str(name), part)
@@ -40,7 +40,7 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def _ratios(compared: pd.DataFrame) -> "Figure":
-    """Every row's ratio to the dense LM with its interval, in-domain and novel."""
+    """Plot every row's ratio to the dense LM with its interval, in-domain and novel."""
     rows = list(dict.fromkeys(compared["row"]))
     order = compared[compared["scope"] == "in-domain"].set_index("row")["ratio"]
     rows.sort(key=lambda row: -float(order[row]))
@@ -62,7 +62,7 @@ def _ratios(compared: pd.DataFrame) -> "Figure":
 
 
 def _ablation(name: str, part: pd.DataFrame) -> "Figure":
-    """Ratios over the values of one ablation, a line for each row and scope."""
+    """Plot the ratios over the values of one ablation, a line for each row and scope."""
     figure = _figure(6.4, 3.8)
     axes = figure.add_subplot()
     values = list(dict.fromkeys(part["value"]))
@@ -86,7 +86,10 @@ def _ablation(name: str, part: pd.DataFrame) -> "Figure":
 
 
 def _domains(domains: pd.DataFrame) -> "Figure":
-    """Every row on every domain: log2 of its perplexity over the dense LM's, mean over seeds."""
+    """Plot every row on every domain: log2 of its perplexity over the dense LM's.
+
+    It is the mean over seeds.
+    """
     nats = domains.assign(mean=domains["nats"] / domains["tokens"])
     table = nats.pivot_table(
         index="row", columns="domain", values="mean", aggfunc="mean", sort=False

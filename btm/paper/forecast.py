@@ -1,44 +1,40 @@
-"""What a reproduction will take, before it is begun: tokens, FLOPs and time of each study."""
+"""The forecast of a reproduction: tokens, FLOPs and time of each study."""
 
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from btm.config.schema import Config
 from btm.paper.studies import Study
+from btm.report.tables import TableRow
 from btm.steps.costs import Costs
 
-SHARE = 0.4  # of the peak of matrix products that training small models keeps up, by experience
-_SIZE, _SECONDS = 1024, 0.5  # of the product that finds the peak
+SHARE = 0.4  # of the peak of matrix products that training small models reaches, by experience
+_SIZE, _SECONDS = 1024, 0.5  # of the matrix products that measure the peak
 
 
-def forecast(config: Config, studies: Sequence[Study]) -> list[dict[str, Any]]:
-    """Return a row {study, needs, tokens, flops, seconds here} for each study, and one for
-    the sum.
-    """
+def forecast(config: Config, studies: Sequence[Study]) -> list[TableRow]:
+    """Make a row {study, needs, tokens, flops, seconds here} for each study, and a sum."""
     costs = Costs.of(studies[0].config)
     rate = SHARE * peak_flops()
-    rows: list[dict[str, Any]] = []
-    for study in studies:
-        tokens = training_tokens(study)
+
+    def row(name: str, needs: str, tokens: int) -> TableRow:
         flops = tokens * costs.flops_per_token
-        needs = ", ".join(study.needs)
-        rows.append(
-            {
-                "study": study.name,
-                "needs": needs,
-                "tokens": tokens,
-                "flops": flops,
-                "seconds here": flops / rate,
-            }
-        )
-    total = {key: sum(row[key] for row in rows) for key in ("tokens", "flops", "seconds here")}
-    return [*rows, {"study": f"all, {costs.parameters:,} parameters", "needs": ""} | total]
+        return {
+            "study": name,
+            "needs": needs,
+            "tokens": tokens,
+            "flops": flops,
+            "seconds here": flops / rate,
+        }
+
+    tokens = [training_tokens(study) for study in studies]
+    rows = [row(s.name, ", ".join(s.needs), n) for s, n in zip(studies, tokens, strict=True)]
+    return [*rows, row(f"all, {costs.parameters:,} parameters", "", sum(tokens))]
 
 
 def training_tokens(study: Study) -> int:
-    """Return the tokens that the study itself trains on; what it begins with is another's."""
+    """Count the tokens that the study itself trains on, without those of the studies it needs."""
     config = study.config
     steps = config.paper.steps
     if study.kind in ("random_split", "demix"):
@@ -49,19 +45,17 @@ def training_tokens(study: Study) -> int:
 
 
 def peak_flops() -> float:
-    """Return the FLOP/s of float32 or bfloat16 matrix products on this machine, whichever training
-    would use.
+    """Measure the FLOP/s of matrix products here, in the precision that training would use.
 
-    On a CPU by processor time, for other programs may have the cores just now.
+    On a CPU by processor time, since other programs may use the cores meanwhile.
     """
     import torch
 
     from btm.models.causal_lm import pick_precision
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    clock, cores = (
-        (time.monotonic, 1) if device == "cuda" else (time.process_time, os.cpu_count() or 1)
-    )
+    on_gpu = device == "cuda"
+    clock, cores = (time.monotonic, 1) if on_gpu else (time.process_time, os.cpu_count() or 1)
     dtype = torch.bfloat16 if pick_precision("auto", device) == "bf16" else torch.float32
     factor = torch.ones(_SIZE, _SIZE, dtype=dtype, device=device)
     factor @ factor

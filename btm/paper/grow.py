@@ -1,4 +1,4 @@
-"""One study in this process: ``python -m btm.paper.grow SPEC.json``, started by the pool."""
+"""The growing of one study: ``python -m btm.paper.grow SPEC.json``, started by the pool."""
 
 import json
 import os
@@ -10,24 +10,23 @@ from pathlib import Path
 
 from btm import steps
 from btm.config.schema import Config
+from btm.config.validation import from_dict
 from btm.data.shards import Shard
 from btm.errors import UserError
-from btm.forest import Forest
+from btm.forest import Forest, paths, publish
 from btm.forest.card import Card
+from btm.forest.paths import ModelFolder, Paths
 from btm.paper.studies import FOREST
 from btm.report import ConsoleReporter, Reporter
-from btm.steps import baselines, domain_weights, publish, score_cache
+from btm.steps import baselines, domain_weights, score_cache
 from btm.system import durable
 from btm.train.loop import TrainingStoppedError
 
-AVERAGED = (
-    "posterior",
-    "token",
-)  # ways to weigh the experts for a domain, of which averages are made
+AVERAGED = ("posterior", "token")  # ways to weigh the experts for a domain's average
 
 
 class _Stoppable(ConsoleReporter):
-    """Reports to a log, and lets a training save and stop when the process is asked to."""
+    """Reports to a log; tells a training to save and stop once the process is asked to."""
 
     asked = False
 
@@ -39,9 +38,9 @@ def main(file: str) -> int:
     """Grow the study of a spec; return 0, 2 for a mistake, 75 if it was asked to stop."""
     warnings.filterwarnings("ignore")
     spec = json.loads(Path(file).read_bytes())
-    config = Config.from_dict(spec["config"])
+    config = from_dict(spec["config"])
     reporter = _Stoppable(sys.stdout, every=10.0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pool's to hear
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool handles Ctrl-C
     signal.signal(signal.SIGTERM, lambda *_: setattr(reporter, "asked", True))
     try:
         if spec["copied"]:
@@ -59,34 +58,36 @@ def main(file: str) -> int:
 
 
 def begin_with(source: Path, target: Path) -> None:
-    """Make `target` a forest with the ELMs and scores of `source`: links, as neither is ever
-    modified.
+    """Make `target` a forest with the ELMs and scores of `source`.
+
+    The files are hard links, since neither forest ever modifies them.
     """
     if target.exists():
         return
     with durable.publish_folder(target) as folder:
-        for name in ("elms", "tokenizer", "scores"):
+        for name in (paths.ELMS, paths.TOKENIZER, paths.SCORES):
             for file in sorted((source / name).rglob("*")):
                 if file.is_file() and not any(part.startswith(".") for part in file.parts):
                     link = folder / file.relative_to(source)
                     link.parent.mkdir(parents=True, exist_ok=True)
                     link.hardlink_to(file)
-        (folder / "forest.json").write_bytes((source / "forest.json").read_bytes())
+        Paths(folder).facts.write_bytes(Paths(source).facts.read_bytes())
 
 
 def average_name(how: str, domain: str) -> str:
-    """Return what the average meant for a domain is called, whose weights were found by `how`."""
+    """Name the average for a domain whose weights were found by `how`."""
     return f"{how}-{domain}"
 
 
 def score_averages(config: Config, reporter: Reporter) -> None:
-    """Average the experts uniformly, and for every domain by `AVERAGED`; score each where it is
-    meant for.
+    """Average the experts uniformly and, for every domain, by `AVERAGED`; score each average.
+
+    An average for a domain is scored on that domain alone.
     """
     forest, suite = Forest(config.forest_root), steps.open_suite(config)
     experts = forest.experts()
     shards = {domain: suite.shard(domain, config.eval.split) for domain in suite.domains()}
-    uniform = publish.publish(
+    uniform = publish.average(
         forest, "uniform", {elm.name: 1.0 for elm in experts}, method="uniform"
     )
     _score(config, forest, uniform, list(shards.values()), reporter)
@@ -94,14 +95,14 @@ def score_averages(config: Config, reporter: Reporter) -> None:
         weights, _ = domain_weights.domain_weights(
             config, forest, suite, domain, experts, how, reporter
         )
-        folder = publish.publish(forest, average_name(how, domain), weights, method=how)
+        folder = publish.average(forest, average_name(how, domain), weights, method=how)
         _score(config, forest, folder, [shard], reporter)
 
 
 def _score(
     config: Config, forest: Forest, folder: Path, shards: list[Shard], reporter: Reporter
 ) -> None:
-    sha256 = Card.read(folder / "card.json").sha256
+    sha256 = Card.read(ModelFolder(folder).card).sha256
     score_cache.score_missing(config, forest, folder, sha256, shards, reporter)
 
 

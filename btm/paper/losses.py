@@ -1,14 +1,13 @@
-"""Every row of the tables as nats of each test document, so that rows can be compared document by
-document.
+"""Every row of the tables as nats of each test document, so that rows compare by document.
 
-All of it comes from cached scores: no model runs here. What a row leaves open (priors, α, β) is
+All of it comes from cached scores: no model runs here. Free parameters of a row (priors, α, β) are
 fitted on valid splits, never on the test split that is reported.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,9 @@ from numpy.typing import NDArray
 from btm import steps
 from btm.config.ensemble import EnsembleConfig
 from btm.data.shards import Shard, Suite
-from btm.ensemble import fit, mix
+from btm.ensemble import priors
+from btm.ensemble.rule import ValidScores
+from btm.ensemble.rules import rule_of
 from btm.forest import ELM, Forest
 from btm.forest.card import Card
 from btm.paper.grow import AVERAGED, average_name
@@ -27,6 +28,21 @@ PAPER = "forest: cached prior (paper)"
 DENSE = "dense"
 TRACKING = "forest: tracking"
 GATED = "forest: gated"
+
+
+class DocumentNats(TypedDict):
+    """The nats of one test document under one row and seed."""
+
+    seed: int
+    row: str
+    group: str
+    models: int
+    domain: str
+    novel: bool
+    document: int
+    tokens: int
+    bytes: int
+    nats: float
 
 
 @dataclass(frozen=True)
@@ -40,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Grown:
-    """A study that is grown, and what its ELMs give to the tokens of its suite."""
+    """A grown study, with the scores of its ELMs on the tokens of its suite."""
 
     study: Study
 
@@ -60,18 +76,17 @@ class Grown:
         return self.forest.experts()
 
     def scores(self, shard: Shard, elms: Sequence[ELM]) -> NDArray[np.float32]:
-        """Return log p of every token of `shard` by some of its ELMs, shape (E, S, T)."""
-        return score_cache.stack(
-            score_cache.scores_of(self.study.config, self.forest), shard, list(elms)
-        )
+        """Read log p of every token of `shard` by some of its ELMs, (E, S, T)."""
+        scores = score_cache.scores_of(self.study.config, self.forest)
+        return score_cache.stack(scores, shard, list(elms))
 
     def tokens(self, shard: Shard) -> int:
-        """Return how many tokens of `shard` are scored."""
+        """Count the tokens of `shard` that are scored."""
         return shard.head(self.study.config.score.max_tokens)[0]
 
 
 def rules(config: EnsembleConfig, experts: int) -> dict[Row, EnsembleConfig]:
-    """Return the posteriors that are compared: the family, then fewer and fewer experts."""
+    """List the posteriors that are compared: the whole family, then fewer and fewer experts."""
     plain = replace(config, top_k=0, alpha=None, beta=None, gate=None, fit="domain", carry=False)
     bayes = replace(plain, rule="bayes")
     tracking = replace(plain, rule="tracking", prior="em")
@@ -98,8 +113,8 @@ def rules(config: EnsembleConfig, experts: int) -> dict[Row, EnsembleConfig]:
     return rows
 
 
-def measure(studies: Sequence[Study]) -> Iterator[dict[str, Any]]:
-    """Yield, for every study of the main rows, a record for each row and test document."""
+def measure(studies: Sequence[Study]) -> Iterator[DocumentNats]:
+    """Yield a record for each main study, row and test document."""
     for study in studies:
         if study.kind in ("fraction", "rounds"):
             continue
@@ -109,7 +124,7 @@ def measure(studies: Sequence[Study]) -> Iterator[dict[str, Any]]:
 
 
 def _rows(grown: Grown) -> Iterator[tuple[Row, str, NDArray[np.float64]]]:
-    """Yield every row of a study with its log-probabilities on every domain that is evaluated."""
+    """Yield every row of a study with its log-probabilities on every evaluated domain."""
     kind = grown.study.kind
     domains = evaluated(grown)
     if kind.startswith("dense"):
@@ -117,21 +132,17 @@ def _rows(grown: Grown) -> Iterator[tuple[Row, str, NDArray[np.float64]]]:
             yield Row(kind, "one model", 1), domain, alone(grown, domain, grown.forest.elms()[0])
         return
     if kind == FOREST:
+        seed = grown.forest[_seed(grown)]
         for domain in domains:
-            yield (
-                Row("seed", "one model", 1),
-                domain,
-                alone(grown, domain, grown.forest[_seed(grown)]),
-            )
-            yield (
-                Row("average: uniform", "one model", 1),
-                domain,
-                averaged(grown, domain, "uniform"),
-            )
-            yield Row("average: argmax", "one model", 1), domain, argmax(grown, domain)
+            single = {
+                "seed": alone(grown, domain, seed),
+                "average: uniform": averaged(grown, domain, "uniform"),
+                "average: argmax": argmax(grown, domain),
+            }
             for how in AVERAGED:
-                name = average_name(how, domain)
-                yield Row(f"average: {how}", "one model", 1), domain, averaged(grown, domain, name)
+                single[f"average: {how}"] = averaged(grown, domain, average_name(how, domain))
+            for name, logp_T in single.items():
+                yield Row(name, "one model", 1), domain, logp_T
         chosen = rules(grown.study.config.ensemble, len(grown.experts))
     else:
         every = rules(grown.study.config.ensemble, len(grown.experts))
@@ -147,59 +158,60 @@ def _rows(grown: Grown) -> Iterator[tuple[Row, str, NDArray[np.float64]]]:
 
 
 def evaluated(grown: Grown) -> list[str]:
-    """Return the domains of the tables: those of the original suite, also where random parts were
-    trained on.
-    """
+    """List the domains of the tables: those of the original suite, even for random parts."""
     return grown.study.cycle.eval.domains or grown.suite.domains()
 
 
 def mixed(
     grown: Grown, rule: EnsembleConfig, domains: Sequence[str]
 ) -> dict[str, NDArray[np.float64]]:
-    """Return the ensemble's log-probability of every test token, by domain."""
+    """Compute the ensemble's log-probability of every test token, by domain."""
     fitted = rule
     if rule.fit == "forest":
         training = grown.suite.training_domains()
         valid = [grown.suite.shard(domain, "valid") for domain in training]
-        stacks = [grown.scores(shard, grown.experts) for shard in valid]
-        priors = [fit.fit_prior(stack, rule) for stack in stacks]
-        tokens, ids = [grown.tokens(shard) for shard in valid], [shard.tokens for shard in valid]
-        fitted = fit.fit_rule(stacks, priors, rule, tokens, ids)
+        fitted = rule_of(rule).fit([_valid_scores(grown, rule, shard) for shard in valid]).ensemble
     return {domain: _mixed(grown, fitted, domain) for domain in domains}
 
 
 def _mixed(grown: Grown, rule: EnsembleConfig, domain: str) -> NDArray[np.float64]:
     valid = grown.suite.shard(domain, "valid")
     test = grown.suite.shard(domain, grown.study.config.eval.split)
-    valid_EST = grown.scores(valid, grown.experts)
-    prior_E = fit.fit_prior(valid_EST, rule)
-    rule = fit.fit_rule([valid_EST], [prior_E], rule, [grown.tokens(valid)], [valid.tokens])
+    scores = _valid_scores(grown, rule, valid)
+    fitted = rule_of(rule).fit([scores])
     logp_EST = grown.scores(test, grown.experts)
-    return mix.mix(logp_EST, prior_E, rule, grown.tokens(test), test.tokens).logp
+    return fitted.mix(logp_EST, scores.log_prior, grown.tokens(test), test.tokens).logp
+
+
+def _valid_scores(grown: Grown, rule: EnsembleConfig, shard: Shard) -> ValidScores:
+    """Stack the experts' scores of a valid split, with the prior that the rule fits on them."""
+    logp_EST = grown.scores(shard, grown.experts)
+    log_prior_E = rule_of(rule).fit_prior(logp_EST)
+    return ValidScores(logp_EST, log_prior_E, grown.tokens(shard), shard.tokens)
 
 
 def alone(grown: Grown, domain: str, elm: ELM) -> NDArray[np.float64]:
-    """Return one ELM's log-probability of every test token of a domain."""
+    """Read one ELM's log-probability of every test token of a domain."""
     shard = grown.suite.shard(domain, grown.study.config.eval.split)
     return grown.scores(shard, [elm]).reshape(-1)[: grown.tokens(shard)].astype(np.float64)
 
 
 def averaged(grown: Grown, domain: str, name: str) -> NDArray[np.float64]:
-    """Return what an average of the experts gives to the test tokens of a domain."""
-    folder = grown.forest.root / "averages" / name
-    return alone(grown, domain, ELM(folder, Card.read(folder / "card.json")))
+    """Read the log-probability of every test token of a domain by an average of the experts."""
+    folder = grown.forest.paths.average(name)
+    return alone(grown, domain, ELM(folder.path, Card.read(folder.card)))
 
 
 def argmax(grown: Grown, domain: str) -> NDArray[np.float64]:
-    """Return what the likeliest expert alone gives: the average whose weights are argmax."""
+    """Read the log-probabilities by the likeliest expert alone: an average with argmax weights."""
     valid = grown.suite.shard(domain, "valid")
-    rule = replace(grown.study.config.ensemble, rule="bayes", prior="cached", top_k=0)
-    prior_E = fit.fit_prior(grown.scores(valid, grown.experts), rule)
+    settings = replace(grown.study.config.ensemble, prior="cached", top_k=0)
+    prior_E = priors.fit_prior(grown.scores(valid, grown.experts), settings)
     return alone(grown, domain, grown.experts[int(prior_E.argmax())])
 
 
 def by_document(logp_T: NDArray[np.float64], shard: Shard) -> NDArray[np.float64]:
-    """Return the nats of each whole document that `logp_T` begins with, shape (D,)."""
+    """Sum the nats of each whole document at the start of `logp_T`, (D,)."""
     ends = np.cumsum(shard.documents[:, 0], dtype=np.int64)
     documents = int(np.searchsorted(ends, len(logp_T), side="right"))
     starts = np.concatenate([[0], ends[: documents - 1]])
@@ -208,16 +220,18 @@ def by_document(logp_T: NDArray[np.float64], shard: Shard) -> NDArray[np.float64
 
 def _records(
     grown: Grown, row: Row, domain: str, logp_T: NDArray[np.float64]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[DocumentNats]:
     shard = grown.suite.shard(domain, grown.study.config.eval.split)
     nats_D = by_document(logp_T, shard)
-    facts = {"seed": grown.study.seed, "row": row.name, "group": row.group, "models": row.models}
-    trained = (
-        domain in grown.study.config.seed.domains
-    )  # the forest's, also where a baseline has other parts
+    # By the forest's domains, even for a baseline that was trained on other parts.
+    trained = domain in grown.study.config.seed.domains
     for number, nats in enumerate(nats_D):
         tokens, size = (int(n) for n in shard.documents[number])
-        yield facts | {
+        yield {
+            "seed": grown.study.seed,
+            "row": row.name,
+            "group": row.group,
+            "models": row.models,
             "domain": domain,
             "novel": not trained,
             "document": number,

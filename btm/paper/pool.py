@@ -1,6 +1,4 @@
-"""Grow studies on this machine, a few at once, each in a process of its own that goes on where it
-was killed.
-"""
+"""The pool of studies on this machine: a few at once, each in a process that can resume."""
 
 import json
 import os
@@ -13,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
-from btm.config.schema import Config
+from btm.config.validation import from_dict
 from btm.errors import UserError
 from btm.paper.studies import Study
 from btm.report import Reporter
@@ -21,24 +19,20 @@ from btm.report.progress import duration
 from btm.system import durable
 
 _LOOK_EVERY = 0.5  # seconds
-_SAY_EVERY = 30.0
+_SAY_EVERY = 30.0  # seconds between lines of progress
 
 
 class Pool:
-    """At most `slots` studies at a time, one thread each: on few cores that beats one study on all
-    of them.
-    """
+    """Runs at most `slots` studies at once: on few cores that beats one study on all cores."""
 
     def __init__(self, folder: Path, slots: int, reporter: Reporter) -> None:
-        """Keep specs, logs and what is done in `folder`."""
+        """Keep specs, logs and marks of finished studies in `folder`."""
         self.folder, self.slots, self.reporter = durable.make_folder(folder), slots, reporter
         self.running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
         self.said = time.monotonic()
 
     def grow(self, studies: Sequence[Study]) -> None:
-        """Grow every study that is not done; `UserError` once all that can end has ended, if one
-        failed.
-        """
+        """Grow every unfinished study; after all have ended, `UserError` if one has failed."""
         done = {study.name for study in studies if self._stands(study)}
         if done:
             self.reporter.line(f"{len(done)} of {len(studies)} studies stand already")
@@ -55,7 +49,8 @@ class Pool:
         if failed:
             logs = ", ".join(str(self._file(name, "log")) for name in failed)
             raise UserError(
-                f"{len(failed)} studies failed; their logs say why: {logs}; then the same command"
+                f"{len(failed)} studies failed; their logs say why: {logs}; "
+                "mend the cause and run this again"
             )
 
     def _start(self, waiting: list[Study], done: set[str]) -> None:
@@ -90,9 +85,8 @@ class Pool:
                 failed.append(name)
                 self.reporter.line(f"{name}: failed after {spent}: {self._last_line(name)}")
             else:
-                durable.write_json(
-                    self._file(name, "done"), {"seconds": round(time.monotonic() - begun, 1)}
-                )
+                lasted = {"seconds": round(time.monotonic() - begun, 1)}
+                durable.write_json(self._file(name, "done"), lasted)
                 done.add(name)
                 self.reporter.line(f"{name}: done in {spent}")
 
@@ -104,21 +98,20 @@ class Pool:
             self.reporter.line(f"{done}/{of} done; {name}: {self._last_line(name)}")
 
     def _stop(self) -> None:
-        """Let what still runs save and end: the same command goes on from there."""
+        """Tell running studies to save and end: the same command resumes them."""
         for process, _ in self.running.values():
             process.send_signal(signal.SIGTERM)
         for process, _ in self.running.values():
             process.wait()
 
     def _stands(self, study: Study) -> bool:
-        """Tell whether a study was done with these very settings."""
+        """Tell whether a study was finished with exactly these settings."""
         spec = self._file(study.name, "json")
         if not (spec.exists() and self._file(study.name, "done").exists()):
             return False
         stood = json.loads(spec.read_bytes())
-        same = (
-            Config.from_dict(stood["config"]) == study.config
-        )  # keys that are newer count as their defaults
+        # As configurations, so that keys which an older spec lacks count as their defaults.
+        same = from_dict(stood["config"]) == study.config
         return same and stood["copied"] == study.copied
 
     def _last_line(self, name: str) -> str:

@@ -17,8 +17,8 @@ from btm.paper.bootstrap import SCOPES, Nats, ratios
 from btm.paper.studies import FOREST, Study, root
 from btm.system import durable
 
-# What was aimed for: a row, a scope, the row it is divided by, and the bound (docs/results says
-# where they are from).
+# The aims: a row, a scope, the row it is divided by, the bound, and the paper's ratio (docs/results
+# gives the sources).
 GOALS = (
     (losses.GATED, "in-domain", losses.DENSE, "≤", 0.85, "0.86"),
     (losses.GATED, "novel", losses.DENSE, "≤", 0.93, "0.89"),
@@ -31,13 +31,13 @@ _ORDER = ("one model", "posterior", "top-k", "demix", "random_split")
 
 
 def write(config: Config, studies: Sequence[Study]) -> Path:
-    """Measure every row, and write the report; return its folder."""
+    """Measure every row and write the report; return its folder."""
     folder = durable.make_folder(Path(config.paper.report or root(config) / "report"))
-    documents = pd.DataFrame(losses.measure(studies))
+    documents = pd.DataFrame(list(losses.measure(studies)))
     found = Nats.of(documents)
     compared = ratios(found, losses.DENSE, config.paper.resamples)
     against_paper = ratios(found, losses.PAPER, config.paper.resamples)
-    varied = pd.DataFrame(ablations.measure(studies))
+    varied = pd.DataFrame(list(ablations.measure(studies)))
     _csv(folder / "documents.csv.gz", documents)
     _csv(folder / "ratios.csv", compared)
     _csv(folder / "ratios-to-the-paper.csv", against_paper)
@@ -66,24 +66,27 @@ def write(config: Config, studies: Sequence[Study]) -> Path:
     return folder
 
 
-_LEGEND = """`models` is how many models of one size run for each token: rows with 1 cost the same to
-use. A ratio is the mean perplexity over domains divided by the dense LM's, mean over seeds; in brackets
+_LEGEND = """\
+`models` is how many models of one size run for each token: rows with 1 cost the same to use. A
+ratio is the mean perplexity over domains divided by the dense LM's, mean over seeds; in brackets
 the 95 % interval of a paired bootstrap over documents and seeds. Below 1 is better than the dense
 LM."""
 
-_VARIED = """Ratios to the dense LM of the same seed. The dense LM was never trained on the
-domains that a second round adds: under *initialisation* and *second round* compare the schemes with one another,
+_VARIED = """\
+Ratios to the dense LM of the same seed. The dense LM was never trained on the domains that a
+second round adds: under *initialisation* and *second round* compare the schemes with one another,
 not with it."""
 
-_FILES = """`documents.csv.gz`: nats of every test document under every row and seed; `domains.csv`:
-the same by domain. `ratios.csv` and `ratios-to-the-paper.csv`: the tables above, to the dense LM and to
+_FILES = """\
+`documents.csv.gz`: nats of every test document under every row and seed; `domains.csv`: the same
+by domain. `ratios.csv` and `ratios-to-the-paper.csv`: the tables above, to the dense LM and to
 the paper's posterior. `ablations.csv`: what was varied."""
 
 
 def main_table(
-    documents: pd.DataFrame, compared: pd.DataFrame, costs: Mapping[str, Mapping[str, float]]
+    documents: pd.DataFrame, compared: pd.DataFrame, costs: Mapping[str, ledger.Sums]
 ) -> str:
-    """Return every row with its cost, its perplexities and its ratios, as markdown."""
+    """Make the table of every row with its cost, perplexities and ratios, as markdown."""
     heads = ["row", "models", "tokens", "FLOPs"]
     heads += [f"ppl {scope}" for scope in SCOPES] + [f"ratio {scope}" for scope in SCOPES]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
@@ -91,9 +94,8 @@ def main_table(
     facts = documents.drop_duplicates("row")[["row", "group", "models"]].to_dict("records")
 
     def place(fact: Any) -> tuple[int, float]:
-        rank = next(
-            (i for i, name in enumerate(_ORDER) if fact["group"].startswith(name)), len(_ORDER)
-        )
+        ranks = [i for i, name in enumerate(_ORDER) if fact["group"].startswith(name)]
+        rank = min(ranks, default=len(_ORDER))
         return rank, -records[(fact["row"], SCOPES[0])]["ratio"]
 
     for fact in sorted(facts, key=place):
@@ -106,12 +108,12 @@ def main_table(
     return "\n".join(lines)
 
 
-def costs(studies: Sequence[Study]) -> dict[str, dict[str, float]]:
+def costs(studies: Sequence[Study]) -> dict[str, ledger.Sums]:
     """Return the training tokens and FLOPs, all ancestors included, behind the models of each kind
     of study.
     """
     found = {}
-    for study in studies[::-1]:  # so that the first seed's stay
+    for study in studies[::-1]:  # backwards, so that the first seed's figures stay
         grown = losses.Grown(study)
         found[study.kind] = ledger.training(elm.card for elm in grown.experts)
         if study.kind == FOREST:
@@ -120,7 +122,7 @@ def costs(studies: Sequence[Study]) -> dict[str, dict[str, float]]:
 
 
 def goals(compared: pd.DataFrame, against_paper: pd.DataFrame) -> str:
-    """Return what was aimed for, what came out, and whether that is enough."""
+    """Make the table of aims: the paper's value, the aim, the result, and whether it is met."""
     lines = [
         "| row | domains | over | paper, 125M | aim | here | |",
         "|---|---|---|---|---|---|---|",
@@ -141,7 +143,7 @@ def goals(compared: pd.DataFrame, against_paper: pd.DataFrame) -> str:
 
 
 def ablation_tables(varied: pd.DataFrame) -> str:
-    """Return a table for each ablation: its values, and the ratios of the compared rows."""
+    """Make a table for each ablation: its values, and the ratios of the compared rows."""
     parts = []
     for name, part in varied.groupby("ablation", sort=False):
         columns = list(dict.fromkeys(zip(part["row"], part["scope"], strict=True)))
@@ -150,17 +152,14 @@ def ablation_tables(varied: pd.DataFrame) -> str:
         lines.append("|---|" + "---|" * len(columns))
         for value, rows in part.groupby("value", sort=False):
             by = rows.set_index(["row", "scope"])["ratio"]
-            lines.append(
-                f"| {value} | "
-                + " | ".join(f"{by.get(key, float('nan')):.3f}" for key in columns)
-                + " |"
-            )
+            cells = [f"{by.get(key, float('nan')):.3f}" for key in columns]
+            lines.append(f"| {value} | " + " | ".join(cells) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 
 def by_domain(documents: pd.DataFrame) -> pd.DataFrame:
-    """Return nats, tokens, bytes and perplexity of each row, seed and domain."""
+    """Sum nats, tokens and bytes by row, seed and domain, and compute perplexities."""
     keys = ["seed", "row", "group", "models", "domain", "novel"]
     summed = documents.groupby(keys, sort=False)[["tokens", "bytes", "nats"]].sum().reset_index()
     summed["perplexity"] = np.exp(summed["nats"] / summed["tokens"])
@@ -168,7 +167,7 @@ def by_domain(documents: pd.DataFrame) -> pd.DataFrame:
 
 
 def _setting(config: Config, studies: Sequence[Study]) -> str:
-    """Return what was run, where and with what."""
+    """List the settings of the run, its machine and its software."""
     trainer = config.trainer
     forest = studies[0].config
     commit = _git("rev-parse", "--short=12", "HEAD") or "unknown"
@@ -181,14 +180,12 @@ def _setting(config: Config, studies: Sequence[Study]) -> str:
         "transformers": transformers.__version__,
     }
     batch = trainer.batch_size * trainer.seq_len
+    changed = _git("status", "--porcelain", "-uno", "--", ".", "../conf")
+    system = f"{platform.system()} {platform.machine()}"
     rows = {
         "command": f"`btm paper size={config.paper.name}`",
-        "commit": commit
-        + (
-            " (with changes)" if _git("status", "--porcelain", "-uno", "--", ".", "../conf") else ""
-        ),
-        "machine": f"{os.cpu_count()} cores, {_processor()}, "
-        f"{platform.system()} {platform.machine()}",
+        "commit": f"{commit} (with changes)" if changed else commit,
+        "machine": f"{os.cpu_count()} cores, {_processor()}, {system}",
         "software": ", ".join(f"{name} {found}" for name, found in versions.items()),
         "suite": f"{config.data.name}: {len(forest.seed.domains)} training domains",
         "model": f"{config.model.name}, sequences of {trainer.seq_len} tokens",
@@ -201,7 +198,7 @@ def _setting(config: Config, studies: Sequence[Study]) -> str:
 
 
 def _kind(row: str) -> str:
-    """Return the kind of study that a row's training cost is counted in."""
+    """Return the kind of study that bears a row's training cost."""
     return "forest" if row.startswith(("forest", "average")) else row.partition(":")[0]
 
 
@@ -233,7 +230,5 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        platform.processor(),
-    )
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

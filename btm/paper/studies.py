@@ -1,5 +1,4 @@
-"""What is grown for the tables: a forest for each seed, its baselines, and forests with one thing
-changed.
+"""The studies of the tables: a forest for each seed, its baselines, and varied forests.
 
 All of them have the same suite, model, batch size and training tokens; a study is one cycle of one
 of them.
@@ -19,28 +18,24 @@ FOREST = "forest"
 
 @dataclass(frozen=True)
 class Study:
-    """One cycle: what kind of thing it grows, under which seed, and the studies that must stand
-    before.
-    """
+    """One cycle: its kind, its seed, and the studies that it needs."""
 
     name: str
-    kind: str  # forest, or the baseline's name, fraction, rounds
+    kind: str  # forest, the name of a baseline, fraction or rounds
     seed: int
     config: Config
     needs: tuple[str, ...] = ()
     copied: str | None = None  # the study whose ELMs it begins with
-    value: str = ""  # what an ablation has changed
+    value: str = ""  # the varied value of an ablation
 
     @property
     def forest(self) -> Path:
-        """Where it grows."""
+        """The folder of its forest."""
         return Path(self.config.forest_root)
 
     @property
     def cycle(self) -> Config:
-        """The settings of the cycle that it is: a baseline's are derived from those of its
-        forest.
-        """
+        """The settings of its cycle; a baseline's are derived from those of its forest."""
         return derive(self.config)
 
 
@@ -50,17 +45,14 @@ def root(config: Config) -> Path:
 
 
 def studies(config: Config, domains: list[str]) -> list[Study]:
-    """Return every study for the training `domains`, in an order in which each stands after what it
-    needs.
-    """
+    """List every study for the training `domains`, each after those it needs."""
     first = config.paper.seeds[0]
     main = [study for seed in config.paper.seeds for study in _main(config, domains, seed)]
     return [*main, *_fractions(config, domains, first), *_rounds(config, domains, first)]
 
 
 def steps(config: Config, domains: int, fraction: float) -> tuple[int, int]:
-    """Return the steps of the seed phase and of each expert: together `paper.steps`, whatever the
-    fraction.
+    """Compute the steps of the seed phase and of each expert, `paper.steps` in all.
 
     Raises `UserError` if an expert would get none.
     """
@@ -94,9 +86,7 @@ def _fractions(config: Config, domains: list[str], seed: int) -> Iterator[Study]
 
 
 def _rounds(config: Config, domains: list[str], seed: int) -> Iterator[Study]:
-    """Yield the forest of a seed with a second round of experts, once for each way to initialise
-    them.
-    """
+    """Yield the forest of a seed with a second round of experts, once for each initialisation."""
     if not config.paper.added:
         return
     source = f"{FOREST}-{seed}"

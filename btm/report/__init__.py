@@ -1,4 +1,4 @@
-"""What people look at: live progress, tables and pictures."""
+"""Live progress, tables and pictures."""
 
 from btm.report.heatmap import heatmap
 from btm.report.progress import ConsoleReporter, Progress, Reporter, quiet

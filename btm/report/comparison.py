@@ -1,7 +1,7 @@
-"""Forest, averages, baselines and seed side by side: what a comparison says, and its tables.
+"""The comparison of a forest with averages, baselines and its seed: its values and its tables.
 
 A perplexity over domains is the arithmetic mean of the domains' perplexities, as in the paper's
-tables; a ratio is that of two such means, to the row called the reference: the dense LM where one
+tables. A ratio is that of two such means, to the row called the reference: the dense LM where one
 stands beside the forest.
 """
 
@@ -10,8 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
+from btm.report.tables import TableRow
+from btm.system.json_files import Json
+
 SCHEMA = 1
-MATCHED = 0.01  # a larger difference in training tokens, relative to the forest's, is not equal
+MATCHED = 0.01  # relative difference in training tokens up to which they count as equal
 DENSE = ("dense", "dense_large_batch")  # kinds of rows that are a dense LM, in order of preference
 SEED = "seed"
 M = TypeVar("M", bound="Measured")
@@ -29,12 +32,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class Measured:
-    """One way to predict: what it took, what it takes, and its loss on every shard."""
+    """One way to predict: its training cost, its inference cost, and its loss on every shard."""
 
     model: str
     kind: str  # ensemble | top-1 | average | seed | ELM | folder | forest | the name of a baseline
-    experts_run: int  # for each token
-    training_tokens: int | None  # with all ancestors, each once; None: nobody wrote it down
+    experts_run: int  # models run for each token
+    training_tokens: int | None  # with all ancestors, each once; None: not recorded
     training_flops: float | None
     inference_flops_per_token: float
     nats_per_token: dict[str, float]  # by domain
@@ -42,16 +45,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Scope:
-    """A row over the domains that were trained on, or over the novel ones."""
+    """A row's perplexity over the domains that were trained on, or over the novel ones."""
 
     domains: int
     perplexity: float  # mean over domains
     ratio: float  # to the reference's
-    ahead: int  # of the reference, on so many domains
+    ahead: int  # domains on which the row is better than the reference
 
     @classmethod
     def of(cls, row: Measured, reference: Measured, domains: Sequence[str]) -> "Scope | None":
-        """Return a row's figures over `domains`, None over no domain."""
+        """Compute a row's figures over `domains`; None if there are none."""
         if not domains:
             return None
         own = [math.exp(row.nats_per_token[domain]) for domain in domains]
@@ -62,7 +65,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class Row(Measured):
-    """A measured model beside the reference."""
+    """A measured model with its figures relative to the reference."""
 
     compute_matched: bool | None  # training tokens within 1 % of the forest's; None: not known
     in_domain: Scope | None
@@ -71,23 +74,23 @@ class Row(Measured):
 
 @dataclass(frozen=True)
 class Comparison:
-    """All rows, on the same shards and tokens, in the same windows, each of them begun anew."""
+    """All rows, measured on the same shards, tokens and windows, each window begun anew."""
 
     forest: str
     suite: str
     window: int  # tokens
-    rule: dict[str, Any]  # the settings of the ensembles, `carry` always off
+    rule: Json  # the settings of the ensembles, `carry` always off
     elms: dict[str, str]  # sha256 of the forest's ELMs that took part
     shards: list[Shard]
     rows: list[Row]  # the first is the forest itself
-    reference: str  # the model that ratios are to
+    reference: str  # the model that ratios are relative to
     reference_kind: str
     notes: list[str] = field(default_factory=list)
     created: str = ""  # UTC, ISO 8601
     schema: int = SCHEMA
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values."""
+    def to_json(self) -> Json:
+        """Convert to JSON values."""
         return {"schema": self.schema, **asdict(self)}
 
     @property
@@ -96,12 +99,12 @@ class Comparison:
         return self.reference_kind in DENSE
 
     def domains(self, *, novel: bool) -> list[str]:
-        """Return the domains that are novel, or those that were trained on."""
+        """List the domains that are novel, or those that were trained on."""
         return [shard.domain for shard in self.shards if shard.novel == novel]
 
 
 def reference_of(measured: Sequence[M]) -> M:
-    """Return the row that ratios are to: a dense LM, else the seed, else the first row."""
+    """Choose the row that ratios are relative to: a dense LM, else the seed, else the first row."""
     for kind in (*DENSE, SEED):
         for row in measured:
             if row.kind == kind:
@@ -110,9 +113,7 @@ def reference_of(measured: Sequence[M]) -> M:
 
 
 def rows_of(measured: Sequence[Measured], shards: Sequence[Shard]) -> list[Row]:
-    """Return all that was measured beside the reference; others must match the tokens of the
-    first.
-    """
+    """Relate each model to the reference, and its training tokens to those of the first model."""
     reference, budget = reference_of(measured), measured[0].training_tokens
     trained = [shard.domain for shard in shards if not shard.novel]
     novel = [shard.domain for shard in shards if shard.novel]
@@ -128,26 +129,24 @@ def rows_of(measured: Sequence[Measured], shards: Sequence[Shard]) -> list[Row]:
 
 
 def is_matched(tokens: int | None, budget: int | None) -> bool | None:
-    """Tell whether training `tokens` are the `budget`, within 1 %; None if either is not known."""
+    """Tell whether `tokens` are within 1 % of `budget`; None if either is unknown."""
     if tokens is None or not budget:
         return None
     return abs(tokens / budget - 1) <= MATCHED
 
 
 def title(found: Comparison) -> str:
-    """Return what the table of a comparison shows, and under which conditions."""
+    """Make the title of a comparison's table, with the conditions of the measurement."""
     trained, novel = (len(found.domains(novel=flag)) for flag in (False, True))
     return (
-        f"{found.forest} beside {found.reference}: mean perplexity over {trained} domains trained "
-        "on "
-        f"and {novel} novel ones; the same tokens for every row, in windows of {found.window} "
-        "begun "
-        "anew (ensemble.carry=false)"
+        f"{found.forest} beside {found.reference}: mean perplexity over {trained} domains "
+        f"trained on and {novel} novel ones; the same tokens for every row, in windows of "
+        f"{found.window} begun anew (ensemble.carry=false)"
     )
 
 
-def summary_rows(found: Comparison) -> list[dict[str, Any]]:
-    """Return a row of text for each row of a comparison."""
+def summary_rows(found: Comparison) -> list[TableRow]:
+    """Make the summary table: one row per model."""
     to = "dense" if found.dense else found.reference
     return [
         {
@@ -169,7 +168,7 @@ def summary_rows(found: Comparison) -> list[dict[str, Any]]:
 
 
 def said_matched(row: Row, forest: Row) -> str:
-    """Return whether a row saw as many training tokens as the forest, and if not, what part."""
+    """Say whether a row saw as many training tokens as the forest, else their ratio."""
     if row.compute_matched is None:
         return "not known"
     if row.compute_matched:
@@ -177,8 +176,8 @@ def said_matched(row: Row, forest: Row) -> str:
     return f"NO: {(row.training_tokens or 0) / (forest.training_tokens or 1):.3g} x"
 
 
-def shard_rows(found: Comparison) -> list[dict[str, Any]]:
-    """Return the perplexities of every row on every shard, the domains trained on first."""
+def shard_rows(found: Comparison) -> list[TableRow]:
+    """Make the table of perplexities: one row per shard, the domains trained on first."""
     names = column_names(found.rows)
     return [
         {
@@ -195,14 +194,14 @@ def shard_rows(found: Comparison) -> list[dict[str, Any]]:
 
 
 def column_names(rows: Sequence[Measured]) -> list[str]:
-    """Return a name for each row that no other has: the model's, with its kind where need be."""
+    """Name each row uniquely: by its model, with its kind where two share a name."""
     names = [row.model for row in rows]
     clear = {name for name in names if names.count(name) == 1}
     return [row.model if row.model in clear else f"{row.model} ({row.kind})" for row in rows]
 
 
 def from_json(values: Mapping[str, Any]) -> Comparison:
-    """Return the comparison that `to_json` made `values` of."""
+    """Restore the comparison that `to_json` converted."""
     rows = [
         Row(
             **{
@@ -218,7 +217,7 @@ def from_json(values: Mapping[str, Any]) -> Comparison:
 
 
 def caveats(rows: Sequence[Row], reference: Row) -> list[str]:
-    """Return what a reader of the figures must not miss."""
+    """List the limits of the comparison that a reader must know."""
     found = []
     if reference.kind not in DENSE:
         found.append(

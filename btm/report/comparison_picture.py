@@ -1,4 +1,4 @@
-"""The picture of a comparison: on every domain, who beats one dense model, and by how much."""
+"""The picture of a comparison: each model's perplexity relative to the reference, by domain."""
 
 import io
 import math
@@ -20,12 +20,12 @@ _COLOURS = ("#6b46c1", "#d53f8c", "#2b6cb0", "#b7791f", "#0d9488", "#9b2c2c", "#
 # Ticks where the largest ratio is less than twice the smallest, and where it is more.
 _FINE = (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.7, 1.9)
 _COARSE = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4, 6, 9, 20, 50)
-_MOST = len(_MARKS)  # more rows than that nobody can tell apart
+_MOST = len(_MARKS)  # rows: more cannot be told apart
 
 
 @dataclass(frozen=True)
 class _Line:
-    """One line: a domain, or the mean over some; `ratios` are those of the rows, in their order."""
+    """One line, a domain or a mean over domains, with one ratio per row in their order."""
 
     label: str
     ratios: list[float]
@@ -33,7 +33,7 @@ class _Line:
 
 
 def draw(found: Comparison, path: Path) -> Path:
-    """Write the PNG of a comparison: bars are the ensemble, marks other rows, 1.0 the reference."""
+    """Draw a comparison as a PNG: bars are the ensemble, marks other rows, 1.0 the reference."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -52,7 +52,7 @@ def draw(found: Comparison, path: Path) -> Path:
     )[:, 0].tolist()
     for axes, (name, lines) in zip(parts, named.items(), strict=True):
         _draw_group(axes, lines, rows)
-        # Beside two lines there is room for one word.
+        # A group of three lines or fewer has room for one word only.
         axes.set_ylabel(name if len(lines) > 3 else name.split()[0], fontsize=11, fontweight="bold")
     _scale(parts, groups)
     _name_the_line(parts[0], found)
@@ -70,9 +70,9 @@ def draw(found: Comparison, path: Path) -> Path:
 
 
 def shown(found: Comparison) -> list[Row]:
-    """Return the rows that are drawn, in the table's order: the forest's, the best of the others.
+    """Select the rows to draw, in the table's order: the forest's and the best of the others.
 
-    The reference is none of them: it is the line at 1.
+    The reference is left out: it is the line at 1.
     """
     reference = (found.reference, found.reference_kind)
     rows = [row for row in found.rows[1:] if (row.model, row.kind) != reference]
@@ -87,7 +87,7 @@ def _order(row: Row) -> float:
 
 
 def _lines(found: Comparison, rows: Sequence[Row], *, novel: bool) -> list[_Line]:
-    """Return the lines of one group: the mean, then the domains, the ensemble's best first."""
+    """Make the lines of one group: the mean, then the domains, the ensemble's best first."""
     domains = found.domains(novel=novel)
     if not domains:
         return []
@@ -153,9 +153,7 @@ def _draw_group(axes: "Axes", lines: Sequence[_Line], rows: Sequence[Row]) -> No
 
 
 def _said(row: Row, forest: Row) -> str:
-    """Return what the legend calls a row, and what part of the forest's tokens it saw if not
-    all.
-    """
+    """Word a row for the legend, with its share of the forest's training tokens unless equal."""
     said = {
         "ensemble": f"forest: {row.model}, {row.experts_run} run for a token",
         "top-1": "forest: one expert (top-1)",
@@ -170,7 +168,7 @@ def _said(row: Row, forest: Row) -> str:
 
 
 def _name_the_line(axes: "Axes", found: Comparison) -> None:
-    """Write above the line at 1 what it stands for, and beside it which side is the better one."""
+    """Write the reference's name above the line at 1, and which side of it is better."""
     what = "the dense model" if found.dense else short(found.reference)
     said = f"◂ better   {what}   worse ▸"
     at_value = axes.get_xaxis_transform()
@@ -179,7 +177,7 @@ def _name_the_line(axes: "Axes", found: Comparison) -> None:
 
 
 def _scale(parts: Sequence["Axes"], groups: Sequence[Sequence[_Line]]) -> None:
-    """Give all parts one logarithmic axis with ticks that people read."""
+    """Give all parts one logarithmic axis with round ticks."""
     values = [ratio for lines in groups for line in lines for ratio in line.ratios] + [1.0]
     low, high = min(0.9, *values) / 1.12, max(1.1, *values) * 1.12
     steps = _FINE if high / low < 2 else _COARSE
@@ -197,7 +195,7 @@ def _axis_label(found: Comparison) -> str:
 
 
 def _title(found: Comparison) -> str:
-    """Return what the picture shows in one line."""
+    """Word the picture's message in one line."""
     reference = next(row for row in found.rows if row.model == found.reference)
     if not found.dense:
         return (

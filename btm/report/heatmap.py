@@ -1,4 +1,4 @@
-"""The picture of a forest: every ELM and the ensemble on every domain."""
+"""The heat map of an evaluation: every ELM and the ensemble on every domain."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -9,27 +9,23 @@ import numpy as np
 
 from btm.report.progress import short
 from btm.system import durable
+from btm.system.json_files import Json
 
 
 def heatmap(result: Mapping[str, Any], path: Path) -> Path:
-    """Write a PNG of an evaluation to `path`: rows are domains, columns models, colours relative
-    perplexity.
-
-    After the ensemble come the averages and other models measured beside it, then the ELMs, between
-    lines.
+    """Draw an evaluation as a PNG at `path`: rows are domains, columns models.
 
     A colour is log2 of the perplexity over the best single ELM's on that domain, so that rows
-    compare; the figures are perplexities.
+    compare; the figures are perplexities. After the ensemble come the averages and other models
+    measured beside it, then the ELMs, with lines between the three.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shards: dict[str, Any] = dict(
-        sorted(result["shards"].items(), key=lambda item: item[1]["novel"])
-    )
+    shards: Json = dict(sorted(result["shards"].items(), key=lambda item: item[1]["novel"]))
     first = next(iter(shards.values()))
     elms = sorted(first["experts"], key=lambda elm: (elm in first["prior"], elm))
-    others = list(first.get("models", {}))  # evaluations of earlier versions have none
+    others = list(first.get("models", {}))  # absent in evaluations by earlier versions
     columns = ["ensemble", *others, *elms]
     values = np.array([_perplexities(shard, others, elms) for shard in shards.values()])
     best_elm = values[:, 1 + len(others) :].min(axis=1, keepdims=True)
@@ -79,6 +75,6 @@ def heatmap(result: Mapping[str, Any], path: Path) -> Path:
 def _perplexities(
     shard: Mapping[str, Any], others: Sequence[str], elms: Sequence[str]
 ) -> list[float]:
-    """Return one row of the picture, in the order of its columns."""
+    """List the perplexities of one shard in the order of the columns."""
     entries = [shard["ensemble"], *(shard["models"][name] for name in others)]
     return [entry["perplexity"] for entry in (*entries, *(shard["experts"][name] for name in elms))]

@@ -23,33 +23,31 @@ class Progress:
 
 
 class Reporter:
-    """Where the steps report to. This one is silent."""
+    """The interface that steps report their progress to; this one is silent."""
 
     def line(self, text: str) -> None:
-        """Say one thing that was done."""
+        """Report one finished piece of work."""
 
     def alive(self) -> None:
-        """Hear that long work without steps goes on."""
+        """Signal that long work without steps goes on."""
 
     def pulse(self, step: int) -> bool:
-        """Hear of every training step, and tell whether to stop there."""
+        """Take note of a training step; return whether training must stop after it."""
         return False
 
     @contextmanager
     def training(self, name: str) -> Iterator[Callable[[Progress], None]]:
-        """Give the function that a training of `name` reports to."""
+        """Yield the function to call with the progress of the training of `name`."""
         yield lambda progress: None
 
     @contextmanager
     def scoring(self, name: str, tokens: int) -> Iterator[Callable[[int], None]]:
-        """Give the function that a scoring by `name` of `tokens` in all tells how many more are
-        done.
-        """
+        """Yield the function to call with each count of tokens just scored, of `tokens` in all."""
         yield lambda tokens: None
 
     @contextmanager
     def reading(self, what: str, size: int) -> Iterator[Callable[[int], None]]:
-        """Give the function that a reading of `size` bytes in all tells how many more are read."""
+        """Yield the function to call with each count of bytes just read, of `size` in all."""
         yield lambda more: None
 
 
@@ -57,9 +55,7 @@ quiet = Reporter()
 
 
 class ConsoleReporter(Reporter):
-    """Reports to a stream: rewrites one line on a terminal, prints a line every `every` seconds
-    elsewhere.
-    """
+    """Report to a stream: one line rewritten on a terminal, one every `every` seconds in a log."""
 
     def __init__(self, stream: IO[str], every: float = 5.0) -> None:
         self.stream, self.every = stream, every
@@ -68,14 +64,14 @@ class ConsoleReporter(Reporter):
         self.printed = 0.0
 
     def line(self, text: str) -> None:
-        """Print one line of its own."""
+        """Print one whole line."""
         self._clear()
         self.stream.write(f"{text}\n")
         self.stream.flush()
 
     @contextmanager
     def training(self, name: str) -> Iterator[Callable[[Progress], None]]:
-        """Show step, loss, speed and what is left, then one line that sums it up."""
+        """Show step, loss, speed and time left, then one line that sums up."""
         last: list[Progress] = []
 
         def report(p: Progress) -> None:
@@ -96,7 +92,7 @@ class ConsoleReporter(Reporter):
 
     @contextmanager
     def scoring(self, name: str, tokens: int) -> Iterator[Callable[[int], None]]:
-        """Show speed, then one line that sums it up."""
+        """Show the speed, then one line that sums up."""
         begun, done = time.monotonic(), 0
 
         def report(more: int) -> None:
@@ -111,9 +107,9 @@ class ConsoleReporter(Reporter):
 
     @contextmanager
     def reading(self, what: str, size: int) -> Iterator[Callable[[int], None]]:
-        """Show how much is read, and how fast."""
+        """Show the bytes read and the speed."""
         begun, done = time.monotonic(), 0
-        self.printed = begun  # what is soon done needs no line in a log
+        self.printed = begun  # a short reading needs no line in a log
 
         def report(more: int) -> None:
             nonlocal done
@@ -144,7 +140,7 @@ class ConsoleReporter(Reporter):
 
 
 def duration(seconds: float) -> str:
-    """Return a time span as people write it."""
+    """Format seconds as ``"5 s"``, ``"3 min 05 s"`` or ``"2 h 10 min"``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -154,12 +150,12 @@ def duration(seconds: float) -> str:
 
 
 def short(name: str, most: int = 28) -> str:
-    """Return a name that fits a picture: of one that is longer, as a folder's, its end."""
+    """Shorten a name to `most` characters for a picture, keeping its end."""
     return name if len(name) <= most else f"…{name[1 - most :]}"
 
 
 def bytes_text(count: float) -> str:
-    """Return a count of bytes as people write it."""
+    """Format a count of bytes with a decimal unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -179,8 +175,9 @@ def count_text(count: float) -> str:
 
 
 def cell(value: Any) -> str:
-    """Return a table cell: counts with separators, reals with three decimals or in powers of ten,
-    lists by commas.
+    """Format a table cell.
+
+    Counts get separators, reals three decimals or powers of ten, lists and dicts commas.
     """
     if value is None:
         return ""

@@ -1,13 +1,15 @@
-"""Tables for a terminal or a log, from rows as dicts."""
+"""Tables for a terminal or a log."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from btm.report.progress import cell
 
+TableRow = dict[str, object]  # one line of a table: {column: value}
+
 
 def table(rows: Sequence[Mapping[str, Any]], title: str = "") -> str:
-    """Return `rows` as aligned text under their keys; numbers stand to the right."""
+    """Format `rows` as aligned text under their keys; columns of numbers are right-aligned."""
     if not rows:
         return f"{title}: none" if title else "none"
     from rich import box
@@ -26,11 +28,9 @@ def table(rows: Sequence[Mapping[str, Any]], title: str = "") -> str:
     return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
 
 
-def eval_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one row a shard of an evaluation: perplexities of the ensemble and of what it is
-    compared with.
-    """
-    rows = []
+def eval_rows(result: Mapping[str, Any]) -> list[TableRow]:
+    """Make the table of an evaluation: one row of perplexities per shard."""
+    rows: list[TableRow] = []
     for name, shard in sorted(result["shards"].items(), key=lambda item: item[1]["novel"]):
         experts = {expert: numbers["perplexity"] for expert, numbers in shard["experts"].items()}
         roots = [expert for expert in experts if expert not in shard["prior"]]
@@ -45,7 +45,7 @@ def eval_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "best ppl": experts[best],
                 "ensemble ppl": shard["ensemble"]["perplexity"],
                 "bits/byte": shard["ensemble"]["bits_per_byte"],
-                "believes in": max(
+                "top expert": max(
                     shard["mean_posterior"], key=lambda e: shard["mean_posterior"][e]
                 ),
             }
@@ -53,10 +53,10 @@ def eval_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def model_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row for each average and named model of an evaluation, beside ensemble and roots.
+def model_rows(result: Mapping[str, Any]) -> list[TableRow]:
+    """Make the table of the averages and named models of an evaluation, beside ensemble and roots.
 
-    Perplexities are means over domains, as everywhere; [] where an evaluation has no such model.
+    Perplexities are means over domains; [] if the evaluation has no such models.
     """
     others = result.get("models", {})
     if not others:
@@ -85,19 +85,17 @@ def model_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _mean(
     entries: Sequence[Mapping[str, float]], novel: Sequence[bool], wanted: bool
 ) -> float | None:
-    """Return the mean perplexity over the shards that are novel or not, as `wanted`; None over
-    none.
-    """
+    """Average the perplexity over the shards whose novelty is `wanted`; None if there are none."""
     found = [
         e["perplexity"] for e, is_novel in zip(entries, novel, strict=True) if is_novel == wanted
     ]
     return sum(found) / len(found) if found else None
 
 
-def ledger_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row for the ensemble and for each model: what they took, what they take.
+def ledger_rows(result: Mapping[str, Any]) -> list[TableRow]:
+    """Make the table of costs of an evaluation: training and inference, for each model.
 
-    What nobody wrote down of a model from elsewhere is None.
+    Costs of a model from elsewhere are None where they were not recorded.
     """
     ledger = result["ledger"]
     models = [

@@ -1,4 +1,10 @@
-"""The algorithm, one function a verb (Branch-Train-Merge, arXiv 2208.03306)."""
+"""The algorithm, one function a verb (Branch-Train-Merge, arXiv 2208.03306).
+
+A step reads folders and publishes one folder by a rename; it can be killed and run again anywhere.
+
+`baselines`: a baseline is a cycle. `derive` makes an ordinary configuration of a forest's words,
+so it runs, resumes and is evaluated by what exists.
+"""
 
 from btm.forest.suites import open_suite, open_suites
 from btm.steps.add_domain import Added, add_domain, new_domain, plan_of_add_domain, text_of

@@ -18,7 +18,7 @@ from btm.errors import UserError
 from btm.forest import ELM, Forest, settings, tombstone
 from btm.forest.suites import evaluated_suites, open_suite, open_suites
 from btm.report import Reporter, quiet
-from btm.steps.evaluate import eval_forest, evaluation_file
+from btm.steps.evaluate import eval_forest
 from btm.steps.grow import grow_expert, plan_of_expert, prepare
 from btm.steps.plan import Plan
 from btm.system import durable
@@ -93,10 +93,7 @@ def plan_of_add_domain(config: Config) -> list[Plan]:
         open_suites(config).shard(domain, "train")
         evaluated_suites(config).shard(domain, config.eval.split)
     target = _file(forest, domain)
-    evaluations = [
-        evaluation_file(replace(config, eval=replace(config.eval, name=f"{when}-{domain}")))
-        for when in ("before", "after")
-    ]
+    evaluations = [forest.paths.evaluation(f"{when}-{domain}") for when in ("before", "after")]
     what = f"the ensemble without and with {domain}, on every domain; writes {target}"
     evaluation = Plan("eval", target.stem, what, writes=(target, *evaluations))
     if domain in forest and _read(config, forest, evaluated_suites(config), domain) is not None:
@@ -106,7 +103,7 @@ def plan_of_add_domain(config: Config) -> list[Plan]:
 
 
 def new_domain(config: Config) -> str:
-    """Return the domain that is to be added; `UserError` if it cannot be."""
+    """Check that a domain can be added, and return its name; `UserError` if it cannot."""
     if config.domain is None:
         raise UserError("which domain? give domain=NAME, and from=DIR or FILE where its text is")
     name = check_name(config.domain, "domain")
@@ -146,7 +143,7 @@ def text_of(config: Config) -> Config:
 
 
 def _experts(config: Config, forest: Forest, without: str) -> list[ELM]:
-    """Return the experts of the ensemble as it is without one of them."""
+    """List the experts of the ensemble without one of them."""
     kept = [elm for elm in forest.experts(config.ensemble.experts) if elm.name != without]
     return kept or [elm for elm in forest.elms() if elm.name != without]
 
@@ -177,7 +174,7 @@ def _domains(config: Config, suite: Suite) -> list[str]:
 
 
 def _asked(config: Config, suite: Suite) -> dict[str, Any]:
-    """Return all that decides the numbers of an evaluation but the ELMs."""
+    """Collect everything but the ELMs that the numbers of an evaluation depend on."""
     split = config.eval.split
     return {
         "ensemble": asdict(config.ensemble),
@@ -188,11 +185,11 @@ def _asked(config: Config, suite: Suite) -> dict[str, Any]:
 
 
 def _file(forest: Forest, domain: str) -> Path:
-    return forest.root / "evals" / f"grow-{domain}.json"
+    return forest.paths.growth(domain)
 
 
 def _read(config: Config, forest: Forest, suite: Suite, domain: str) -> Added | None:
-    """Return what an earlier call with the same words came to, or None."""
+    """Read the result of an earlier call with the same settings; None if there is none."""
     file = _file(forest, domain)
     if not file.exists() or domain not in forest:
         return None
@@ -214,7 +211,7 @@ def _write(
     domain: str,
     results: tuple[Mapping[str, Any], Mapping[str, Any]],
 ) -> Added:
-    """Publish what two evaluations, without the new expert and with it, say of each domain."""
+    """Publish the changes by domain between evaluations without the new expert and with it."""
     before, after = (result["shards"] for result in results)
     changes = []
     for name in sorted(_domains(config, suite), key=lambda name: (name != domain, name)):

@@ -1,44 +1,41 @@
-"""Average ELMs of a forest into one deployable LM: which weights, and under which name."""
+"""The step of `btm average`: average ELMs into one deployable LM, and measure it beside the seed.
 
-from collections.abc import Callable, Mapping
+What must be found for it first is in recipe.py; btm/forest/publish.py writes it.
+"""
+
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from btm.config.checks import check_weights
 from btm.config.schema import Config
-from btm.data.batches import windows
 from btm.ensemble import score as scoring
 from btm.errors import UserError
-from btm.forest import ELM, Forest, require_same_tokenizer
+from btm.forest import ELM, Forest, publish, require_same_tokenizer
 from btm.forest.card import Card, Measured
+from btm.forest.paths import ModelFolder
 from btm.forest.suites import open_suites
-from btm.models import causal_lm
-from btm.models.average import Settings
 from btm.report import Reporter, quiet
-from btm.steps import domain_weights, publish, score_cache
+from btm.steps import domain_weights, recipe, score_cache
 from btm.steps.beside import seeds
 from btm.steps.plan import Plan
-from btm.train import trainee
-
-FIT = "fit"  # as average.scale: the λ that does best on valid
-SCALES = (0.1, 0.25, 0.5, 0.75, 1.0)  # that are tried
 
 
 def average(config: Config, reporter: Reporter = quiet) -> Path:
-    """Average ELMs into one deployable LM in ``averages/``.
+    """Average ELMs into one deployable LM in ``averages/`` and return its folder.
 
-    Without a word on how: the experts' token weights over all training domains, drawn towards the
-    seed as far as their valid splits ask for (docs/averaging.md).
+    Where the user names no method, the experts get their token weights over all training domains,
+    and the difference from the seed is scaled by what is best on valid (docs/averaging.md).
     """
     forest = Forest(config.forest_root)
     how, name = average_of(config)
     plan_of_average(config)  # refuses what does not stand, before any weight is looked for
-    config = _recipe(config)
+    config = _with_method(config)
     elms = forest.experts(config.average.experts)
     if how == "weights":
         weights = check_weights(config.weights)
     elif config.average.method == "greedy_soup":
-        weights = publish.greedy_soup(
+        weights = recipe.greedy_soup(
             config, forest, open_suites(config), str(config.domain), elms, reporter
         )
     elif how == "uniform":
@@ -48,11 +45,11 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
         weights, _ = domain_weights.domain_weights(
             config, forest, open_suites(config), domains, elms, how, reporter
         )
-    settings = publish.settings_of(config, forest, weights, lambda: open_suites(config), reporter)
-    if config.average.scale == FIT:
+    settings = recipe.settings_of(config, forest, weights, lambda: open_suites(config), reporter)
+    if config.average.scale == recipe.FIT:
         domains = _meant_for(config, elms)
-        settings = fit_scale(config, forest, name, weights, settings, domains, reporter)
-    path = publish.publish(
+        settings = recipe.fit_scale(config, forest, name, weights, settings, domains, reporter)
+    path = publish.average(
         forest,
         name,
         weights,
@@ -61,7 +58,7 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
         alive=reporter.alive,
         measure=measuring(config, forest, reporter),
     )
-    for line in worth(Card.read(path / "card.json")):
+    for line in worth(Card.read(ModelFolder(path).card)):
         reporter.line(line)
     return path
 
@@ -84,17 +81,17 @@ def plan_of_average(config: Config) -> Plan:
         makes=(name,),
         parents=tuple(elm.name for elm in elms),
         reads=(*(elm.path for elm in elms), *base),
-        writes=(forest.root / "averages" / name,),
+        writes=(forest.paths.average(name).path,),
     )
 
 
 def measuring(
     config: Config, forest: Forest, reporter: Reporter = quiet
 ) -> Callable[[Path, Card], dict[str, Measured]]:
-    """Return the function that measures an average before it is sealed: on ``domain=``, or else on
+    """Return a function that measures an average before it is sealed: on ``domain=``, or else on
     all of its domains.
 
-    Where that cannot be done, for want of a prepared suite for one, it says so and returns nothing.
+    If that is impossible, because no suite is prepared, say, it reports why and returns {}.
     """
 
     def measure(folder: Path, card: Card) -> dict[str, Measured]:
@@ -110,8 +107,8 @@ def measuring(
 
 
 def worth(card: Card) -> list[str]:
-    """Return in a line what an average was worth when it was made; in another a warning if a seed
-    is no worse.
+    """Put the losses of an average and its seeds in a line, and a warning for each seed that is no
+    worse.
     """
     if not card.measured or card.valid_nats is None:
         return []
@@ -132,7 +129,7 @@ def worth(card: Card) -> list[str]:
 def _measure(
     config: Config, forest: Forest, folder: Path, card: Card, reporter: Reporter
 ) -> dict[str, Measured]:
-    """Return the losses of the average in `folder` and of the seeds of its parents, by domain."""
+    """Score the average in `folder` and the seeds of its parents; return their losses by domain."""
     suite = open_suites(config)
     require_same_tokenizer(forest, suite.tokenizer_sha256, f"the suite {suite.path}")
     prepared = suite.domains()
@@ -167,7 +164,7 @@ def _measure(
 
 
 def average_of(config: Config) -> tuple[str, str]:
-    """Return how the weights of an average are found, and its name."""
+    """Decide how the weights of an average are found, and its name."""
     if _says_nothing(config):
         domain = [config.domain] if config.domain else []
         return "token", config.average.name or "-".join(["fitted", *domain])
@@ -192,17 +189,19 @@ def average_of(config: Config) -> tuple[str, str]:
     )
 
 
-def _recipe(config: Config) -> Config:
-    """Return `config` with the method of an average decided, where nothing was said of it."""
+def _with_method(config: Config) -> Config:
+    """Fill in the method of an average, where the user named none."""
     if _says_nothing(config):
-        return replace(config, average=replace(config.average, method="task_arithmetic", scale=FIT))
+        return replace(
+            config, average=replace(config.average, method="task_arithmetic", scale=recipe.FIT)
+        )
     return replace(
         config, average=replace(config.average, method=config.average.method or "linear")
     )
 
 
 def _says_nothing(config: Config) -> bool:
-    """Tell whether no word was said on how the average is to be made."""
+    """Tell whether the user left open how the average is made."""
     chosen = config.average
     return (
         config.weights is None
@@ -213,7 +212,7 @@ def _says_nothing(config: Config) -> bool:
 
 
 def _meant_for(config: Config, elms: list[ELM]) -> list[str]:
-    """Return the domains that an average is meant for: ``domain=``, or all that its experts were
+    """List the domains that an average is meant for: ``domain=``, or all that its experts were
     trained on.
     """
     if config.domain:
@@ -226,39 +225,3 @@ def _meant_for(config: Config, elms: list[ELM]) -> list[str]:
             "weights="
         )
     return found
-
-
-def fit_scale(
-    config: Config,
-    forest: Forest,
-    name: str,
-    weights: Mapping[str, float],
-    settings: Settings,
-    domains: list[str],
-    reporter: Reporter = quiet,
-) -> Settings:
-    """Return `settings` with the scale λ of the average that is best on the valid splits of
-    `domains`, each alike.
-
-    WiSE-FT (arXiv 2109.01903) for several experts: θ_0 + λ Σ_j w_j (θ_j − θ_0), for the λ of
-    `SCALES`. What an average of the same experts and weights found is taken again.
-    `trainer.valid_tokens` of each split are read.
-    """
-    known = publish.scale_of(forest, name, weights, settings)
-    if known is not None:
-        return replace(settings, scale=known)
-    shards = [open_suites(config).shard(domain, "valid") for domain in domains]
-    read = [windows(shard, config.window, config.trainer.valid_tokens) for shard in shards]
-    device = causal_lm.pick_device(config.trainer.device)
-    tried: dict[float, float] = {}
-    for scale in SCALES:
-        with publish.trial(
-            forest, weights, replace(settings, scale=scale), reporter.alive
-        ) as folder:
-            model = causal_lm.load_model(folder, device)
-            tried[scale] = sum(trainee.validate(model, each) for each in read) / len(read)
-        reporter.line(
-            f"{name}: scale {scale:g}: {tried[scale]:.4f} nats/token on valid of {len(read)} "
-            "domains"
-        )
-    return replace(settings, scale=min(tried, key=lambda scale: tried[scale]))

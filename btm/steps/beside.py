@@ -16,7 +16,7 @@ from btm.system import sandbox
 
 
 def beside(config: Config, forest: Forest, reporter: Reporter = quiet) -> list[Model]:
-    """Return every whole average of the forest, and what ``models=`` names, each once.
+    """List the averages of the forest that are whole, and the models of ``models=``, each once.
 
     A damaged average is told of and left out; a damaged or unknown model that was named is a
     `UserError`.
@@ -45,10 +45,10 @@ def score_model(
         )
 
 
-def cost(config: Config, model: Model) -> dict[str, Any]:
+def cost(config: Config, model: Model) -> ledger.Cost:
     """Return what training and running a model takes, as an entry of a ledger.
 
-    Its "training" is None where nobody wrote that down: a folder without a card of its own.
+    "training" is None where it is not known: for a folder without a card of its own.
     """
     if model.kind == "folder":  # its config.json may ask for any memory, so a box reads it first
         sandbox.ask(probe.QUESTION, model.path)
@@ -64,9 +64,7 @@ def cost(config: Config, model: Model) -> dict[str, Any]:
 
 
 def seeds(forest: Forest, members: Sequence[str]) -> list[str]:
-    """Return the names of the ELMs without parents that the `members` of an ensemble descend
-    from.
-    """
+    """List the roots (ELMs without parents) that the `members` of an ensemble descend from."""
     ancestors = {spent.sha256 for name in members for spent in forest[name].card.ancestors}
     roots = [elm for elm in forest.elms() if elm.name not in members and not elm.card.parents]
     known = [elm.name for elm in roots if elm.card.sha256 in ancestors]
@@ -76,7 +74,8 @@ def seeds(forest: Forest, members: Sequence[str]) -> list[str]:
 def warnings(
     entries: Mapping[str, Any], models: Sequence[Model], seeds: Sequence[str]
 ) -> list[str]:
-    """Return a line for each average that has no less mean nats than a seed on the trained domains.
+    """Warn, in a line each, of averages that are no better than a seed on the mean of the trained
+    domains.
 
     `entries` are the shards of an evaluation: {"domain/split": {"novel", "experts", "models", …}}.
     """

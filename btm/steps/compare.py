@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,10 +17,11 @@ from btm.config.choices import BASELINES
 from btm.config.ensemble import EnsembleConfig
 from btm.config.schema import Config
 from btm.data.shards import Shard, Suite
-from btm.ensemble import fit
+from btm.ensemble import priors
 from btm.ensemble import score as scoring
 from btm.errors import UserError
-from btm.forest import ELM, Forest, Model, require_same_tokenizer
+from btm.forest import ELM, Forest, Model, ledger, require_same_tokenizer
+from btm.forest.paths import Paths
 from btm.forest.suites import evaluated_suites
 from btm.report import Reporter, comparison, comparison_picture, quiet
 from btm.report.comparison import Comparison, Measured
@@ -30,8 +30,6 @@ from btm.steps.beside import beside, cost, score_model, seeds
 from btm.steps.evaluate import evaluated, measure, refuse_own_data
 from btm.steps.plan import Plan
 from btm.system import durable
-
-_FITTED = ("cached", "em", "token")  # priors that say which expert a domain's valid split asks for
 
 
 @dataclass(frozen=True)
@@ -114,9 +112,7 @@ def _refuse_valid(config: Config, suite: Suite, shards: list[Shard]) -> None:
 
 
 def _published(found: Comparison, file: Path) -> Comparison:
-    """Write a comparison and its picture, unless the same stands there; return what stands there
-    then.
-    """
+    """Write a comparison and its picture, unless the same is there; return the one on disk."""
     picture = file.with_suffix(".png")
     with suppress(OSError, ValueError, AttributeError):  # none, or not one that we wrote
         standing = json.loads(file.read_bytes())
@@ -129,13 +125,12 @@ def _published(found: Comparison, file: Path) -> Comparison:
 
 
 def compared_file(config: Config) -> Path:
-    """Return the file that a comparison is written to; its picture lies beside it."""
-    root = Path(config.forest_root)
-    return root / "evals" / f"{config.eval.name or root.name}-compare.json"
+    """Name the file that a comparison is written to; its picture is beside it."""
+    return Paths(config.forest_root).comparison(config.eval.name)
 
 
 def rivals(config: Config) -> list[tuple[Path, str]]:
-    """Return (folder, kind) of the other forests: baselines that stand, then ``against=``."""
+    """List the (folder, kind) of the other forests: baselines that stand, then ``against=``."""
     root = Path(config.forest_root)
     beside_it = {root.with_name(f"{root.name}-{kind}"): kind for kind in BASELINES}
     found = {p.resolve(): (p, kind) for p, kind in beside_it.items() if Forest.stands(p)}
@@ -153,7 +148,7 @@ def top_1(rule: EnsembleConfig) -> EnsembleConfig:
 
     By the rule's own prior if that is fitted, else by `cached`, the paper's.
     """
-    prior = rule.prior if rule.prior in _FITTED and rule.rule != "router" else "cached"
+    prior = rule.prior if rule.prior in priors.FITTED else "cached"
     return replace(rule, rule="bayes", prior=prior, top_k=1, carry=False)
 
 
@@ -227,18 +222,18 @@ def _top_1_nats(scene: _Scene, members: list[ELM], shard: Shard) -> float:
     scores = score_cache.scores_of(scene.config, scene.forest)
     valid = scene.suite.shard(shard.domain, "valid")
     valid_EST = score_cache.stack(scores, valid, members)
-    log_prior_E = fit.fit_prior(valid_EST, top_1(scene.config.ensemble))
+    log_prior_E = priors.fit_prior(valid_EST, top_1(scene.config.ensemble))
     return _nats(scene, shard, members[int(np.argmax(log_prior_E))].card.sha256)
 
 
 def _nats(scene: _Scene, shard: Shard, sha256: str) -> float:
-    """Return the nats per token of a model whose scores stand in the cache."""
+    """Read the nats per token of a model from the score cache."""
     scores = score_cache.scores_of(scene.config, scene.forest)
     tokens, _ = shard.head(scene.config.score.max_tokens)
     return scoring.mean_nats(score_cache.read(scores, shard, sha256), tokens)
 
 
-def _measured(name: str, kind: str, entry: dict[str, Any], nats: dict[str, float]) -> Measured:
+def _measured(name: str, kind: str, entry: ledger.Cost, nats: dict[str, float]) -> Measured:
     """Return a row from its entry of a ledger and its losses."""
     training = entry["training"]
     return Measured(

@@ -1,4 +1,4 @@
-"""What an ELM of a forest costs: parameters, FLOPs and bytes, and how fast this machine trains."""
+"""The costs of an ELM of a forest: parameters, FLOPs, bytes and the time that training takes."""
 
 import json
 from dataclasses import dataclass, replace
@@ -6,19 +6,20 @@ from pathlib import Path
 
 from btm.config.schema import Config
 from btm.errors import UserError
+from btm.forest.paths import ModelFolder, Paths
 from btm.forest.suites import open_suite
 from btm.models import causal_lm, flops, weights
 from btm.steps.plan import Plan
 from btm.system.json_files import read_object
 
-MOMENTS = 2  # of AdamW
-_CHECKPOINTS = 3  # the newest, the one before it, and the one being written
+MOMENTS = 2  # of AdamW, for each parameter
+_CHECKPOINTS = 3  # at once: the newest, the one before it, and the one being written
 _BYTES = 4  # of a float32
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What one ELM of a forest costs."""
+    """The costs of one ELM of a forest."""
 
     parameters: int
     flops_per_token: float  # of training
@@ -27,11 +28,11 @@ class Costs:
 
     @classmethod
     def of(cls, config: Config) -> "Costs":
-        """Take them from the seed if it stands, else from the architecture."""
+        """Measure them on the seed if it stands, else compute them from the architecture."""
         root = Path(config.forest_root)
-        seeds = [Path(place) / "elms" / config.seed.name for place in (root, config.base_root)]
+        seeds = [Paths(place).elm(config.seed.name).path for place in (root, config.base_root)]
         seed = next((seed for seed in seeds if seed.is_dir()), seeds[0])
-        if (seed / "config.json").is_file():
+        if ModelFolder(seed).config.is_file():
             count, made = weights.parameters(seed), causal_lm.load_config(seed)
         elif config.seed.source:
             source = Path(config.seed.source)
@@ -56,12 +57,12 @@ class Costs:
         return self.parameters * _BYTES * (1 + MOMENTS) * _CHECKPOINTS
 
     def seconds(self, tokens: int) -> float | None:
-        """Return the time that training on `tokens` takes; None where no speed is known."""
+        """Estimate the time that training on `tokens` takes; None where no speed is known."""
         return None if self.tokens_per_second is None else tokens / self.tokens_per_second
 
 
 def priced(config: Config, plan: Plan) -> Plan:
-    """Return `plan` with its FLOPs, the bytes that it keeps and, for a training, its time.
+    """Add to `plan` its FLOPs, the bytes that it keeps and, for a training, its time.
 
     Apart from the plan itself, since a step that decides by its plan need not count them.
     """
@@ -79,13 +80,11 @@ def priced(config: Config, plan: Plan) -> Plan:
 
 
 def _rate(config: Config, root: Path) -> float | None:
-    """Return tokens per second: as measured on this machine with all jobs together, or as the seed
-    had.
-    """
-    known = _measured(root / "jobs" / "throughput.json")
+    """Return tokens per second: measured here for all jobs together, or that of the seed."""
+    known = _measured(Paths(root).jobs.throughput)
     if known and config.cluster.kind != "slurm":
         return max(known.values())
-    metrics = root / "elms" / config.seed.name / "metrics.jsonl"
+    metrics = Paths(root).elm(config.seed.name).metrics
     lines = metrics.read_text().splitlines() if metrics.is_file() else []
     if not lines:
         return None
@@ -93,9 +92,7 @@ def _rate(config: Config, root: Path) -> float | None:
 
 
 def _measured(file: Path) -> dict[str, float]:
-    """Return the speeds that were measured for each number of jobs; a damaged record counts as
-    none.
-    """
+    """Read the measured speed for each number of jobs; a damaged record counts as none."""
     try:
         return read_object(file, tokens_per_second=dict)["tokens_per_second"]
     except (OSError, UserError):

@@ -7,12 +7,14 @@ from typing import Any
 
 from btm.config.schema import Config
 from btm.data.shards import Shard, Suite
-from btm.ensemble import evaluate, fit
+from btm.ensemble import evaluate
 from btm.ensemble import generate as online
 from btm.ensemble import score as scoring
 from btm.ensemble.router import find_router
+from btm.ensemble.rules import rule_of
 from btm.errors import UserError
 from btm.forest import ELM, Forest, Model, find_model
+from btm.forest.paths import ModelFolder
 from btm.forest.suites import evaluated_suites, open_suites
 from btm.models import causal_lm
 from btm.report import Reporter, heatmap, quiet
@@ -20,6 +22,7 @@ from btm.steps import domain_weights, score_cache
 from btm.steps.beside import beside, cost, score_model, seeds, warnings
 from btm.steps.plan import Plan
 from btm.system import durable
+from btm.system.json_files import Json
 
 
 def score(config: Config, reporter: Reporter = quiet) -> list[Path]:
@@ -42,7 +45,7 @@ def plan_of_score(config: Config) -> list[Plan]:
 
 
 def _asked_scores(config: Config, forest: Forest) -> list[tuple[Model, list[Shard]]]:
-    """Return the models that `score` is asked for, each with the shards it is asked for."""
+    """List the models that `score` is asked for, each with the shards it is asked for."""
     suite = evaluated_suites(config)
     names = config.score.experts or [elm.name for elm in forest.elms()]
     shards = _shards(suite, config.score.domains, config.score.splits)
@@ -54,7 +57,7 @@ def plan_of_scores(config: Config, forest: Forest, model: Model, shards: list[Sh
     missing = score_cache.unscored(config, forest, model.sha256, shards)
     if not missing:
         return Plan.nothing("score", model.name, f"its scores on {len(shards)} shards stand")
-    causal_lm.check_context(config, causal_lm.read_config(model.path / "config.json"))
+    causal_lm.check_context(config, causal_lm.read_config(ModelFolder(model.path).config))
     scores = score_cache.scores_of(config, forest)
     tokens = sum(shard.head(config.score.max_tokens)[0] for shard in missing)
     return Plan(
@@ -67,7 +70,7 @@ def plan_of_scores(config: Config, forest: Forest, model: Model, shards: list[Sh
     )
 
 
-def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
+def eval_forest(config: Config, reporter: Reporter = quiet) -> Json:
     """Evaluate the ensemble and every model alone; write ``evals/<name>.json`` and its heat map.
 
     Averages and what ``models=`` names are rows of their own: they take no part in the ensemble,
@@ -78,7 +81,8 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     members = forest.experts(config.ensemble.experts)
     others = _others(config, forest, elms, reporter)
     entries = measure(config, forest, suite, elms, members, others, reporter=reporter)
-    costs = {"models": {model.name: cost(config, model) for model in others}}
+    costs = domain_weights.cost(config, elms, members)
+    costs["models"] = {model.name: cost(config, model) for model in others}
     roots = seeds(forest, [elm.name for elm in members])
     result = {
         "schema": 1,
@@ -93,11 +97,11 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
             model.name: {"kind": model.kind, "path": str(model.path), "sha256": model.sha256}
             for model in others
         },
-        "ledger": domain_weights.cost(config, elms, members) | costs,
+        "ledger": costs,
         "shards": entries,
         "warnings": warnings(entries, others, roots),
     }
-    target = evaluation_file(config)
+    target = forest.paths.evaluation(config.eval.name)
     durable.write_json(target, result)
     heatmap(result, target.with_suffix(".png"))
     return result
@@ -114,7 +118,8 @@ def plan_of_eval(config: Config) -> Plan:
     needed = needed_scores(config, forest, suite, elms, members, others, _trained_on(elms))
     plans = [plan_of_scores(config, forest, model, of_model) for model, of_model in needed]
     missing = [file for plan in plans for file in plan.writes]
-    tokens, target = sum(plan.tokens or 0 for plan in plans), evaluation_file(config)
+    tokens = sum(plan.tokens or 0 for plan in plans)
+    target = forest.paths.evaluation(config.eval.name)
     alone = f" and {', '.join(model.name for model in others)}" if others else ""
     weighed = "weighed by the router" if route else f"prior {config.ensemble.prior}"
     to_score = f"scores {tokens:,} tokens; " if missing else ""
@@ -129,16 +134,10 @@ def plan_of_eval(config: Config) -> Plan:
     )
 
 
-def evaluation_file(config: Config) -> Path:
-    """Return the file that an evaluation is written to; its heat map lies beside it."""
-    root = Path(config.forest_root)
-    return root / "evals" / f"{config.eval.name or root.name}.json"
-
-
 def _others(
     config: Config, forest: Forest, elms: list[ELM], reporter: Reporter = quiet
 ) -> list[Model]:
-    """Return the models that are evaluated beside `elms`: averages, and what ``models=`` names."""
+    """List the models that are evaluated beside `elms`: averages, and what ``models=`` names."""
     standing = {elm.path for elm in elms}
     return [model for model in beside(config, forest, reporter) if model.path not in standing]
 
@@ -156,7 +155,7 @@ def needed_scores(
     others: list[Model],
     trained_on: set[str],
 ) -> list[tuple[Model, list[Shard]]]:
-    """Return the models that an evaluation needs scores of, each with the shards it needs.
+    """List the models that an evaluation needs scores of, each with the shards it needs.
 
     The prior of `members` is fitted on valid splits; under ``ensemble.fit=forest`` their rule is
     fitted on those of all domains in `trained_on`.
@@ -173,7 +172,7 @@ def needed_scores(
 
 
 def _once(shards: list[Shard]) -> list[Shard]:
-    """Return `shards` without repetitions of the same tokens."""
+    """Copy the list `shards` without repetitions of the same tokens."""
     return list({shard.sha256: shard for shard in reversed(shards)}.values())[::-1]
 
 
@@ -187,7 +186,7 @@ def measure(
     *,
     trained_on: set[str] | None = None,
     reporter: Reporter = quiet,
-) -> dict[str, Any]:
+) -> Json:
     """Return {"domain/split": numbers} of the ensemble of `members`, and of the models alone.
 
     What is not in the score cache is computed. `trained_on` are the domains that are not novel, and
@@ -297,7 +296,7 @@ def plan_of_generate(config: Config) -> Plan:
         plans = [plan_of_scores(config, forest, model, [shard]) for model in members]
         prior = f"the {config.ensemble.prior} prior of {config.domain}"
         what = f"{most}, {kept} of {len(members)} {called} under {prior}"
-    if config.ensemble.rule == "router":
+    if rule_of(config.ensemble).needs_route:
         find_router(config)
         what = f"{most}, {len(members)} {called} weighed by the router"
     return Plan(
@@ -335,7 +334,7 @@ def refuse_own_data(
     """Raise `UserError` if what is fitted on valid splits would be measured on one of them, by name
     or by content.
     """
-    if not fit.is_fitted(config.ensemble):
+    if not rule_of(config.ensemble).is_fitted:
         return
     domains = (
         suite.domains() if config.ensemble.fit == "forest" else {shard.domain for shard in shards}

@@ -11,6 +11,7 @@ from btm.data.shards import Shard
 from btm.errors import UserError
 from btm.models import causal_lm
 from btm.models import weights as wt
+from btm.models.files import WEIGHTS
 
 if TYPE_CHECKING:
     import torch
@@ -72,4 +73,4 @@ def _write(model: Path, found: "dict[str, torch.Tensor]", target: Path) -> None:
         with safe_open(tensor.file, "pt") as stored:
             like = stored.get_tensor(name)
         whole[name] = like.float() * 0 if tensor.is_float else like
-    save_file(whole, target / "model.safetensors", {"format": "pt"})
+    save_file(whole, target / WEIGHTS, {"format": "pt"})

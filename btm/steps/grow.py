@@ -17,6 +17,7 @@ from btm.data.shards import Shard, Suite
 from btm.ensemble.router import check_domains
 from btm.errors import UserError
 from btm.forest import ELM, Branch, Forest, seal, settings, tombstone
+from btm.forest.paths import ModelFolder, Paths, step_of
 from btm.forest.suites import data_of, evaluated_suites, open_suite, open_suites
 from btm.interop import huggingface
 from btm.models import causal_lm
@@ -27,9 +28,11 @@ from btm.steps.evaluate import eval_forest
 from btm.steps.plan import Plan
 from btm.steps.rates import find_rate
 from btm.system import durable
+from btm.system.json_files import Json
 from btm.train import checkpoint, phase
 from btm.train.distributed import job
 from btm.train.fairseq import training as by_fairseq
+from btm.train.training import Trained
 
 
 def prepare(config: Config, reporter: Reporter = quiet) -> Suite:
@@ -83,18 +86,18 @@ def plan_of_seed(config: Config) -> Plan:
     if config.seed.source is not None:
         source = Path(config.seed.source)
         plan = Plan("seed", name, f"import {source}", reads=(source,))
-        return replace(plan, makes=(name,), writes=(root / "elms" / name,))
+        return replace(plan, makes=(name,), writes=(Paths(root).elm(name).path,))
     n_steps = config.seed_steps(suite.training_domains())
     if n_steps == 0:
         plan = Plan("seed", name, "random parameters, untrained", steps=0)
-        return replace(plan, makes=(name,), writes=(root / "elms" / name,))
+        return replace(plan, makes=(name,), writes=(Paths(root).elm(name).path,))
     architecture = causal_lm.make_config(config.model, suite.vocab_size, suite.eos)
     causal_lm.check_context(config, architecture.to_dict())
     domains = config.seed.domains or suite.training_domains()
     shards = [suite.shard(domain, "train") for domain in domains]
     begun = forest.get_branch(name) if forest and forest.has_branch(name) else None
     plan = _plan_of_training(config, name, n_steps, shards, begun, is_root=True)
-    return replace(plan, step="seed", makes=(name,), writes=(root / "elms" / name,))
+    return replace(plan, step="seed", makes=(name,), writes=(Paths(root).elm(name).path,))
 
 
 def branch(
@@ -148,7 +151,7 @@ def plan_of_branch(
         parents=parents,
         domains=(domain,),
         reads=tuple(forest[parent].path for parent in parents),
-        writes=(forest.root / "branches" / name,),
+        writes=(forest.paths.branch(name),),
     )
 
 
@@ -172,8 +175,8 @@ def _origin(config: Config, forest: Forest, among: list[str] | None) -> tuple[st
 def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
     """Train a branch on its own domain alone, from wherever an earlier attempt stopped."""
     forest, suite = Forest(config.forest_root), open_suites(config)
-    if (trained := forest.get_branch(name)).result is not None:
-        return trained
+    if (done := forest.get_branch(name)).result is not None:
+        return done
     seed_steps = config.seed_steps(suite.training_domains())
     config = replace(config, seed=replace(config.seed, steps=seed_steps))
     with forest.hold(name) as (branch, held):
@@ -185,16 +188,17 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
         # Planned again under the lease: another process may have worked on the branch until now.
         plan = _plan_of_branch(config, suite, branch)
         shards = [suite.shard(domain, "train") for domain in plan.domains]
-        result: dict[str, Any] = {"steps": 0, "tokens": 0}
+        trained = Trained(steps=0, tokens=0)
         if shards:
             if config.trainer.lr == phase.FIND and not branch.parents:
                 find_rate(config, branch, shards, seed_steps, pulse, reporter)
             together = job.processes(config, branch) > 1
             run = job.train if together else phase.train
-            result = run(config, forest, branch, shards, suite, reporter, pulse)
+            trained = run(config, forest, branch, shards, suite, reporter, pulse)
         if branch.parents:
-            result |= score_cache.valid_nats(config, forest, branch, suite, reporter)
-        durable.write_json(branch.path / "trained.json", result)
+            nats = score_cache.valid_nats(config, forest, branch, suite, reporter)
+            trained = replace(trained, valid_nats=nats.own, parent_valid_nats=nats.parents)
+        durable.write_json(branch.files.result, trained.to_json())
     return forest.get_branch(name)
 
 
@@ -211,9 +215,9 @@ def _plan_of_branch(config: Config, suite: Suite, made: Branch) -> Plan:
     is_root = not made.parents
     n_steps = config.seed_steps(suite.training_domains()) if is_root else config.trainer.steps
     shards = [suite.shard(domain, "train") for domain in made.domains]
-    causal_lm.check_context(config, causal_lm.read_config(made.path / "config.json"))
+    causal_lm.check_context(config, causal_lm.read_config(ModelFolder(made.path).config))
     plan = _plan_of_training(config, made.name, n_steps, shards, made, is_root=is_root)
-    trained = made.path.with_name(made.name) / "trained.json"
+    trained = ModelFolder(Paths(config.forest_root).branch(made.name)).result
     return replace(plan, parents=tuple(made.parents), writes=(trained,))
 
 
@@ -231,7 +235,7 @@ def _plan_of_training(
         return Plan("train", name, "nothing to train on: it stays as it is", steps=0, tokens=0)
     batches = phase.batches(config, shards, is_root=is_root)
     newest = checkpoint.latest(begun.path) if begun is not None else None
-    done = 0 if newest is None else checkpoint.step_of(newest)
+    done = 0 if newest is None else step_of(newest)
     what = f"train {n_steps:,} steps, {batches.tokens(n_steps):,} tokens"
     what += job.said(config, "seed" if is_root else "train")
     what += "" if config.trainer.backend == "btm" else f", by {config.trainer.backend}"
@@ -263,7 +267,7 @@ def plan_of_merge(config: Config, name: str) -> Plan:
     forest = Forest(config.forest_root)
     if name in forest:
         return Plan.nothing("merge", name)
-    made, target = forest.get_branch(name), forest.root / "elms" / name
+    made, target = forest.get_branch(name), forest.paths.elm(name).path
     seal.require_trained(made)
     seal.is_worse(name, made.result or {}, config.merge.force)
     what = f"check {made.path} and move it to {target.parent}"
@@ -291,7 +295,7 @@ def grow_expert(config: Config, domain: str, among: list[str], reporter: Reporte
 
 def plan_of_expert(config: Config, domain: str, among: list[str]) -> Plan:
     """Plan `grow_expert`, also of a domain whose text is still to be prepared."""
-    forest, target = Forest(config.forest_root), Path(config.forest_root) / "elms" / domain
+    forest = Forest(config.forest_root)
     if domain in forest:
         return Plan.nothing("grow", domain)
     if forest.has_branch(domain):
@@ -300,8 +304,8 @@ def plan_of_expert(config: Config, domain: str, among: list[str]) -> Plan:
         parts = [] if plan.idle else [plan.what]
     else:
         how, parents = _origin(config, forest, among)
-        model = forest[parents[0]].path
-        causal_lm.check_context(config, causal_lm.read_config(model / "config.json"))
+        model = ModelFolder(forest[parents[0]].path)
+        causal_lm.check_context(config, causal_lm.read_config(model.config))
         plan = _plan_of_new_domain(config, domain)
         parts = [f"branch ({how})", plan.what]
     return replace(
@@ -311,7 +315,7 @@ def plan_of_expert(config: Config, domain: str, among: list[str]) -> Plan:
         makes=(domain,),
         parents=parents,
         domains=(domain,),
-        writes=(target,),
+        writes=(forest.paths.elm(domain).path,),
     )
 
 
@@ -326,7 +330,7 @@ def _plan_of_new_domain(config: Config, domain: str) -> Plan:
     return Plan("train", domain, what, steps=trainer.steps, tokens=tokens)
 
 
-def run(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
+def run(config: Config, reporter: Reporter = quiet) -> Json:
     """Grow a whole forest: seed, then rounds of branch, train and merge, then averages and
     evaluation.
 
@@ -354,7 +358,7 @@ def begin(config: Config, suite: Suite) -> None:
         evaluated_suites(config)
 
 
-def finish(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
+def finish(config: Config, reporter: Reporter = quiet) -> Json:
     """End a cycle: one model of the experts, if asked for, and the evaluation."""
     if config.run.average:
         reporter.line(f"averaged into {average(config, reporter)}")

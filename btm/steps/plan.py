@@ -1,4 +1,4 @@
-"""The plan of a step: what it will make, of what, and what that takes.
+"""The plan of a step: its results, its inputs and its costs.
 
 Each step has a function ``plan_of_<step>`` beside it that returns its `Plan` and writes nothing.
 The step asks it for its own decisions, and ``--dry-run`` shows it.
@@ -13,7 +13,7 @@ MANY_EPOCHS = 4  # passes over a text; more are worth less and less (arXiv 2305.
 
 @dataclass(frozen=True)
 class Plan:
-    """What one step will do. A step that finds its result in place writes nothing."""
+    """The plan of one step. A step that finds its result in place writes nothing."""
 
     step: str
     name: str  # of what the step is about: an ELM, an average, an evaluation
@@ -32,7 +32,7 @@ class Plan:
 
     @classmethod
     def nothing(cls, step: str, name: str, why: str = "it stands there") -> "Plan":
-        """Return the plan of a step that has nothing left to do."""
+        """Make the plan of a step that has nothing left to do."""
         return cls(step, name, f"nothing: {why}")
 
     @property
@@ -41,12 +41,12 @@ class Plan:
         return not self.writes
 
     def warnings(self) -> list[str]:
-        """Return a sentence for each domain whose text is read more than `MANY_EPOCHS` times."""
+        """Write a sentence for each domain whose text is read more than `MANY_EPOCHS` times."""
         return too_many_epochs(self.name, self.epochs)
 
 
 def too_many_epochs(name: str, epochs: Mapping[str, float]) -> list[str]:
-    """Return a sentence for each domain that `name` reads more than `MANY_EPOCHS` times."""
+    """Write a sentence for each domain that `name` reads more than `MANY_EPOCHS` times."""
     return [
         f"{name} reads the text of {domain} {passes:.1f} times; more than {MANY_EPOCHS} epochs "
         "teach little and risk overfitting: add text, or train fewer steps"

@@ -7,7 +7,6 @@ diverges late is seen to.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 from btm.config.schema import Config
@@ -19,8 +18,9 @@ from btm.models import causal_lm, weights
 from btm.report import Reporter, quiet
 from btm.system import durable
 from btm.system.json_files import read_object
-from btm.train import loop, optimizers, phase, trainee
+from btm.train import loop, losses, optimizers, trainee
 from btm.train.schedule import Schedule, default_lr
+from btm.train.training import Pulse
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the default for the model's size
 _SHARE = 0.05  # of the training's steps, for each rate
@@ -33,7 +33,7 @@ def find_rate(
     branch: Branch,
     shards: list[Shard],
     steps: int,
-    pulse: Callable[[int], bool],
+    pulse: Pulse,
     reporter: Reporter = quiet,
 ) -> float:
     """Return the best of a few peak learning rates for a branch on the first batches of its
@@ -43,7 +43,7 @@ def find_rate(
     was tried is kept in ``rates.json`` of the branch, so a training that was killed goes on with
     the same rate. Raises `TrainingStoppedError` when `pulse` says so.
     """
-    file = branch.path / phase.RATES
+    file = branch.files.rates
     if not file.exists():
         n = min(_MOST, max(_FEWEST, round(_SHARE * steps)))
         middle = default_lr(weights.parameters(branch.path))
@@ -72,7 +72,7 @@ def _loss(
     batches: Batches,
     trainer: TrainerConfig,
     steps: int,
-    pulse: Callable[[int], bool],
+    pulse: Pulse,
 ) -> float:
     """Return the mean loss, in nats per token, of the last fifth of `steps` steps at one rate; inf
     if it diverges.
@@ -80,15 +80,28 @@ def _loss(
     model = causal_lm.load_trainable(branch.path, trainer.device)
     optimizer = optimizers.make_optimizer(model, trainer)
     precision = causal_lm.pick_precision(trainer.precision, str(model.device))
-    schedule, losses = Schedule.of(trainer, horizon=steps), []
+    schedule = Schedule.of(trainer, horizon=steps)
+    taken: list[losses.Step] = []
+    unread = losses.Losses(losses.most_unread(model.device))
     for step in range(steps):
+        lr = schedule.lr(step)
         loss = trainee.backward(model, batches.batch(step), trainer, precision)
         norm = optimizers.gradient_norm(model)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        unread.add(step + 1, lr, loss, norm)
+        if not _took(unread, taken):
             return math.inf
-        trainee.apply(optimizer, schedule.lr(step), optimizers.shrink(norm, trainer.clip))
-        losses.append(loss)
+        trainee.apply(optimizer, lr, optimizers.shrink(norm, trainer.clip))
         if pulse(0):
             raise loop.TrainingStoppedError("stopped while learning rates were tried")
-    counted = losses[-max(1, round(_COUNTED * steps)) :]
+    unread.read()
+    if not _took(unread, taken):
+        return math.inf
+    counted = [step.loss for step in taken[-max(1, round(_COUNTED * steps)) :]]
     return sum(counted) / len(counted)
+
+
+def _took(unread: losses.Losses, taken: list[losses.Step]) -> bool:
+    """Add to `taken` the steps that were read; tell whether the training may go on from them."""
+    found = unread.taken()
+    taken += found
+    return all(step.is_finite for step in found)

@@ -1,9 +1,8 @@
-"""After a removal: what inherited from the ELM is branched and trained again without it.
+"""Rederivation: remove an ELM, then branch and train its heirs again without it.
 
-What is to be made again is written down beside the tombstone (plan.json) before anything goes; how
-far it has come is what stands in the forest. So the same command goes on after a kill. A model that
-names the removed one, or one of the old heirs, among its parents is an old heir; one that does not
-is new.
+The plan is written beside the tombstone (plan.json) before anything is deleted; progress is what
+stands in the forest. So the same command goes on after a kill. A model with the removed one, or one
+of the old heirs, among its parents is an old heir; any other is new.
 """
 
 from collections.abc import Iterable
@@ -17,16 +16,15 @@ from btm import steps
 from btm.config.choices import AVERAGE_WEIGHTS, DELTA_MASKS
 from btm.config.schema import Config
 from btm.errors import UserError
-from btm.forest import Forest, removal, tombstone
+from btm.forest import Forest, publish, removal, tombstone
 from btm.forest.card import Card, Parent
 from btm.forest.lineage import AVERAGE, BRANCH
+from btm.forest.paths import ModelFolder, Paths
 from btm.forest.tombstone import Heir
 from btm.report import Reporter, quiet
-from btm.steps import publish
 from btm.system import durable
 from btm.system.json_files import read_object
 
-PLAN = "plan.json"
 SCHEMA = 1
 _AVERAGES = (
     "weights",
@@ -50,7 +48,7 @@ class Old:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is made again, parents before children."""
+    """The models that are made again, parents before children."""
 
     name: str  # of the ELM that is removed
     sha256: str
@@ -68,12 +66,12 @@ class Plan:
     def write(self, root: Path) -> None:
         """Put the plan beside the tombstone."""
         values = {"schema": SCHEMA, **asdict(self)}
-        durable.write_json(tombstone.folder(root, self.name) / PLAN, values)
+        durable.write_json(Paths(root).plan(self.name), values)
 
     @classmethod
     def read(cls, root: Path, name: str) -> "Plan | None":
-        """Return the plan beside the tombstone of `name`, or None."""
-        file = tombstone.folder(root, name) / PLAN
+        """Read the plan beside the tombstone of `name`; None if there is none."""
+        file = Paths(root).plan(name)
         if not file.exists():
             return None
         values = read_object(file, schema=int, name=str, sha256=str, old=list, finished=str)
@@ -87,8 +85,7 @@ class Plan:
 def rederive(
     config: Config, name: str, *, reason: str = "", reporter: Reporter = quiet
 ) -> list[Row]:
-    """Remove `name` and make all that inherited from it again without it; return a row for each, as
-    far as it came.
+    """Remove `name` and make its heirs again without it; return a row for each, with its outcome.
 
     Raises `UserError`, before anything is removed, if one of them cannot be made again.
     """
@@ -112,7 +109,7 @@ def rederive(
 
 
 def make_plan(config: Config, forest: Forest, name: str) -> Plan:
-    """Return what is to be made again; `UserError` if one of them cannot be."""
+    """Plan which models are made again; `UserError` if one of them cannot be."""
     found = removal.consequences(forest, name)
     old = [_old(forest, heir) for heir in found.heirs]
     plan = Plan(name, found.card.sha256, old)
@@ -139,8 +136,8 @@ def make_plan(config: Config, forest: Forest, name: str) -> Plan:
 
 
 def without(card: Card, standing: Iterable[str], cards: dict[str, Card]) -> dict[str, float]:
-    """Return the parents of a model that stand, with their weights; where none does, those of the
-    parents instead.
+    """Find the parents of a model that stand, with their weights; if none does, their parents
+    instead.
     """
     standing = set(standing)
     kept = {name: p.weight for name, p in card.parents.items() if name in standing}
@@ -170,20 +167,20 @@ def _old(forest: Forest, heir: Heir) -> Old:
         )
         return Old(heir.kind, card)
     if heir.kind == AVERAGE:
-        return Old(heir.kind, Card.read(forest.root / "averages" / heir.name / "card.json"))
+        return Old(heir.kind, Card.read(forest.paths.average(heir.name).card))
     return Old(heir.kind, forest[heir.name].card)
 
 
 def _discard(forest: Forest, plan: Plan, old: Old) -> None:
     """Delete what still stands of the old model; what was made anew stays."""
-    bin = removal.bin_of(forest.root, plan.name)
+    bin = forest.paths.bin(plan.name)
     if old.kind == AVERAGE:
-        file = forest.root / "averages" / old.name / "card.json"
+        file = forest.paths.average(old.name).card
         if file.is_file() and _is_old(plan, Card.read(file).parents):
             removal.discard_heir(forest, bin, Heir(AVERAGE, old.name, old.card.sha256, None, None))
         return
     if old.name in forest and _is_old(plan, forest[old.name].card.parents):
-        removal.discard(bin, forest.root / "elms" / old.name)
+        removal.discard(bin, forest.paths.elm(old.name).path)
     if forest.has_branch(old.name) and _is_old(plan, forest.get_branch(old.name).parents):
         removal.discard_branch(forest, bin, old.name)
     removal.discard_derived(forest.root, [old.card.sha256])
@@ -226,9 +223,7 @@ def _grow(config: Config, forest: Forest, plan: Plan, old: Old, reporter: Report
 
 
 def _settings(config: Config, forest: Forest, old: Old) -> Config:
-    """Return the words by which an expert is branched and trained as it was, from the parents that
-    are left.
-    """
+    """Set the keys that branch and train an expert as it was, from the parents that are left."""
     made = deepcopy(config)
     kept = {name: p.weight for name, p in old.card.parents.items() if name in forest}
     cards = {stone.name: stone.card for stone in tombstone.all_of(forest.root)}
@@ -246,7 +241,7 @@ def _settings(config: Config, forest: Forest, old: Old) -> Config:
 
 
 def _average_again(config: Config, forest: Forest, old: Old, reporter: Reporter) -> Row:
-    if (forest.root / "averages" / old.name / "card.json").is_file():
+    if forest.paths.average(old.name).card.is_file():
         return {}
     kept = {name: p.raw for name, p in old.card.parents.items() if p.raw > 0 and name in forest}
     method, settings = old.card.branch_method, publish.settings_again(forest, old.card)
@@ -259,7 +254,7 @@ def _average_again(config: Config, forest: Forest, old: Old, reporter: Reporter)
             "now": "deleted",
             "why": "its base, an ELM of average.layers or Fisher information is gone",
         }
-    path = publish.publish(
+    path = publish.average(
         forest,
         old.name,
         kept,
@@ -268,13 +263,11 @@ def _average_again(config: Config, forest: Forest, old: Old, reporter: Reporter)
         alive=reporter.alive,
         measure=steps.measuring(_measured_as(config, old.card), forest, reporter),
     )
-    return {"before": old.card.valid_nats, "after": Card.read(path / "card.json").valid_nats}
+    return {"before": old.card.valid_nats, "after": Card.read(ModelFolder(path).card).valid_nats}
 
 
 def _measured_as(config: Config, card: Card) -> Config:
-    """Return the words by which an average is measured as it was: on one domain, on all of its own,
-    or not at all.
-    """
+    """Set the keys that measure an average as it was: on one domain, on all of its own, or not."""
     made = deepcopy(config)
     made.average.measure = bool(card.measured)
     made.domain = next(iter(card.measured)) if len(card.measured) == 1 else None

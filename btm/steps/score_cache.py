@@ -1,7 +1,8 @@
 """Score models on shards where the forest's cache has no scores yet, and read what it has."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from btm.data.shards import Shard, Suite
 from btm.ensemble import score as scoring
 from btm.errors import UserError
 from btm.forest import ELM, Branch, Forest
+from btm.forest.paths import ModelFolder
 from btm.models import causal_lm, weights
 from btm.models.causal_lm import check_context
 from btm.report import Reporter
@@ -20,12 +22,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+@dataclass(frozen=True)
+class ValidNats:
+    """The losses that decide a merge, in nats per token of the branch's valid split."""
+
+    own: float
+    parents: dict[str, float]
+
+
 def valid_nats(
     config: Config, forest: Forest, branch: Branch, suite: Suite, reporter: Reporter
-) -> dict[str, Any]:
-    """Return the losses that decide a merge: the branch's and its parents', on the branch's valid
-    split.
-    """
+) -> ValidNats:
+    """Measure a branch and its parents on the branch's valid split."""
     valid = suite.shard(branch.domains[0], "valid")
     scores = scores_of(config, forest)
     tokens, _ = valid.head(config.score.max_tokens)
@@ -37,18 +45,16 @@ def valid_nats(
         score_missing(config, forest, parent.path, parent.card.sha256, [valid], reporter)
         nats[name] = scoring.mean_nats(read(scores, valid, parent.card.sha256), tokens)
     ours = scoring.mean_nats(read(scores, valid, sha256), tokens)
-    return {"valid_nats": ours, "parent_valid_nats": nats}
+    return ValidNats(ours, nats)
 
 
 def scores_of(config: Config, forest: Forest) -> scoring.Scores:
-    """Return the forest's score cache for the window and the head of shards that `config`
-    asks for.
-    """
-    return scoring.Scores(forest.root / "scores", config.window, config.score.max_tokens)
+    """Open the forest's score cache for the window and score.max_tokens of `config`."""
+    return scoring.Scores(forest.paths.scores, config.window, config.score.max_tokens)
 
 
 def unscored(config: Config, forest: Forest, sha256: str, shards: list[Shard]) -> list[Shard]:
-    """Return those of `shards` on which the forest's cache has no scores of these weights."""
+    """List those of `shards` for which the cache has no scores of these weights."""
     scores = scores_of(config, forest)
     return [shard for shard in shards if scores.read(shard, sha256) is None]
 
@@ -66,8 +72,8 @@ def score_missing(
 ) -> list[Path]:
     """Score the model in `folder` on those of `shards` where its scores are missing.
 
-    `model` is that model where it is loaded already, in float32. It is reported as `called`, or by
-    its folder's name.
+    `model` is the same model, if it is loaded already, in float32. Progress is reported under
+    `called`, or the folder's name. Returns the score files that were written.
     """
     scores = scores_of(config, forest)
     missing = unscored(config, forest, sha256, shards)
@@ -80,7 +86,7 @@ def score_missing(
     device = causal_lm.pick_device(config.trainer.device)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
-    check_context(config, causal_lm.read_config(folder / "config.json"))
+    check_context(config, causal_lm.read_config(ModelFolder(folder).config))
     if model is None:
         model = causal_lm.load_model(folder, device, dtype=torch.float32)
     model = model.to(device).eval()
@@ -100,12 +106,12 @@ def score_missing(
 
 
 def stack(scores: scoring.Scores, shard: Shard, elms: list[ELM]) -> NDArray[np.float32]:
-    """Return the scores of several ELMs, shape (E, S, T)."""
+    """Stack the scores of several ELMs: log-probabilities in nats, shape (E, S, T)."""
     return np.stack([read(scores, shard, elm.card.sha256) for elm in elms])
 
 
 def read(scores: scoring.Scores, shard: Shard, sha256: str) -> NDArray[np.float32]:
-    """Return a model's scores, shape (S, T), computed before; `UserError` if they are gone."""
+    """Read a model's scores from the cache, in nats, shape (S, T); `UserError` if they are gone."""
     logp = scores.read(shard, sha256)
     if logp is None:
         raise UserError(

@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 _PREFIX = ".tmp-"
+HELD = "~"  # in the name of a folder that is held under a lease (lease.py, which stands above)
 _EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE of renameat2(2) and AT_FDCWD
 _WRITE = 2  # SYNC_FILE_RANGE_WRITE of sync_file_range(2)
-_FORGOTTEN = 86_400.0  # seconds without a write after which a writer of another machine is gone
+_FORGOTTEN = 86_400.0  # seconds without a write after which a writer elsewhere counts as dead
 _CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give what the disk refuses within the block the form of an `OSError` that names a path,
-    `path` if need be.
+    """Make every disk error within the block an `OSError` that names a path, by default `path`.
 
     write(2) and fsync(2) know no path, and libraries written in Rust raise errors of their own.
     """
@@ -47,8 +47,9 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write_at(descriptor: int, data: Any, offset: int) -> None:
-    """Write a buffer at `offset` of an open file, whole, and let the disk begin with it: a later
-    fsync waits less.
+    """Write all of a buffer at `offset` of an open file, and begin to flush it to the disk.
+
+    What is flushed early is less to wait for in the fsync that follows.
     """
     view = memoryview(data).cast("B")
     begin, size = offset, len(view)
@@ -74,7 +75,7 @@ def make_folder(folder: Path) -> Path:
     """Create `folder` and its parents, each durably, and return it."""
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     for path in reversed(missing):
-        if "~" in path.name:  # a folder held under a lease: it is renamed into being, and was lost
+        if HELD in path.name:  # a leased folder exists by a rename only: this lease was lost
             raise FileNotFoundError(errno.ENOENT, "taken over by another process", str(path))
         path.mkdir(exist_ok=True)
         sync_folder(path.parent)
@@ -83,9 +84,7 @@ def make_folder(folder: Path) -> Path:
 
 @contextmanager
 def publish_file(path: Path) -> Iterator[BinaryIO]:
-    """Yield a binary handle whose content appears at `path`, whole, when the block ends without
-    error.
-    """
+    """Yield a binary handle; its content appears at `path`, whole, when the block ends well."""
     make_folder(path.parent)
     descriptor, name = tempfile.mkstemp(prefix=f"{_PREFIX}{writer()}-", dir=path.parent)
     temporary = Path(name)
@@ -96,7 +95,7 @@ def publish_file(path: Path) -> Iterator[BinaryIO]:
             os.fchmod(handle.fileno(), 0o666 & ~_umask())
             os.fsync(handle.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException:  # also KeyboardInterrupt: nothing half written may stay
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
@@ -115,7 +114,7 @@ def publish_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     try:
         with naming(path):
             yield temporary
-        sync_tree(temporary)
+        sync_tree(temporary)  # before the rename: after a power cut a visible folder must be whole
         if replace and path.exists():
             if _exchange(temporary, path):
                 sync_folder(path.parent)
@@ -136,12 +135,11 @@ def scratch_folder(parent: Path) -> Path:
 
 
 def rename_folder(source: Path, target: Path) -> None:
-    """Move the synced folder `source` to `target` in one step; `FileExistsError` if `target`
-    exists.
+    """Move the synced folder `source` to `target` in one step.
 
-    rename(2) refuses a target that holds anything, so of two racing writers exactly one wins. It
-    would replace an *empty* folder: that is why nothing in btm ever creates a target before its
-    content.
+    Raises `FileExistsError` if `target` exists. rename(2) refuses a target that holds anything, so
+    of two racing writers exactly one wins. It would replace an *empty* folder: that is why nothing
+    in btm ever creates a target before its content.
     """
     try:
         source.rename(target)
@@ -155,18 +153,14 @@ def rename_folder(source: Path, target: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Delete a folder: out of sight in one rename first, so that a crash never leaves a partial
-    one.
-    """
+    """Delete a folder; one rename hides it first, so that a crash never leaves half of it."""
     doomed = scratch_folder(path.parent)
     rename_folder(path, doomed / path.name)
     shutil.rmtree(doomed)
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders change places in one step; False where that cannot be done (NFS, or not
-    Linux).
-    """
+    """Swap two folders in one step; return False where that is impossible (NFS, or not Linux)."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False
@@ -179,9 +173,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def sync_tree(folder: Path) -> None:
-    """fsync every file and every folder below `folder`, deepest first, giving files the usual
-    mode.
-    """
+    """Give every file below `folder` the usual mode, and fsync files and folders, deepest first."""
     for place, _, files in os.walk(folder, topdown=False):
         for name in files:
             handle = os.open(Path(place) / name, os.O_RDONLY)
@@ -217,7 +209,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Delete what dead writers left in `folder`; return what was deleted."""
+    """Delete the temporary files and folders of dead writers in `folder`; return their paths."""
     found = orphans(folder)
     for path in found:
         if path.is_dir():
@@ -228,14 +220,14 @@ def sweep(folder: Path) -> list[Path]:
 
 
 def orphans(folder: Path) -> list[Path]:
-    """Return what dead writers left in `folder`.
+    """List the temporary files and folders that dead writers left in `folder`.
 
-    Whether a writer of another machine, or from before this one was started, lives cannot be known:
-    it is dead if it has written nothing for a day.
+    Nobody can know whether a writer on another machine, or from before this one booted, still
+    lives: it counts as dead after a day without a write.
     """
-    return (
-        [path for path in folder.glob(_PREFIX + "*") if not _alive(path)] if folder.is_dir() else []
-    )
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.glob(_PREFIX + "*") if not _alive(path)]
 
 
 def require_space(folder: Path, wanted: int) -> None:
@@ -248,16 +240,12 @@ def require_space(folder: Path, wanted: int) -> None:
 
 
 def writer() -> str:
-    """Return the identity of this process: no other, on any machine or after any reboot, has it
-    too.
-    """
+    """Return the identity of this process, unique across machines and reboots."""
     return f"{_machine()}-{os.getpid()}-{_born(os.getpid()) or 0}"
 
 
 def is_alive(identity: str) -> bool | None:
-    """Tell whether the process with an identity (`writer`) still runs; None if it is of another
-    machine.
-    """
+    """Tell whether the process of an identity (`writer`) runs; None if it is on another machine."""
     machine, _, rest = identity.rpartition("-")[0].rpartition("-")
     if machine != _machine() or not rest.isdigit():
         return None
@@ -265,7 +253,7 @@ def is_alive(identity: str) -> bool | None:
 
 
 def _machine() -> str:
-    """Return what names this machine since it was started: containers can share a host name."""
+    """Identify this machine and boot; containers may share a host name, not the pid namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
         namespace = str(Path("/proc/self/ns/pid").stat().st_ino)
@@ -275,9 +263,7 @@ def _machine() -> str:
 
 
 def _born(pid: int) -> int | None:
-    """Return when a process began, in ticks since boot (0 where that cannot be known); None if
-    there is none.
-    """
+    """Return a process's start in ticks since boot: 0 if unknown, None if there is no process."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -290,20 +276,19 @@ def _born(pid: int) -> int | None:
         except PermissionError:
             pass
         return 0
+    # Z and X are dead but not yet reaped; field 22 of proc(5), the 20th here, is the start time.
     return None if fields[0] in "ZX" else int(fields[19])
 
 
 def _alive(path: Path) -> bool:
-    """Tell whether the writer of a temporary file or folder, which its name tells, may still be at
-    work.
-    """
+    """Tell whether the writer named in a temporary file's or folder's name may still be at work."""
     alive = is_alive(path.name.removeprefix(_PREFIX).rpartition("-")[0])
     return time.time() - _written(path) < _FORGOTTEN if alive is None else alive
 
 
 def _written(path: Path) -> float:
-    """Return when a file, or anything in a folder, was last written."""
-    last = float("inf")  # it has gone meanwhile
+    """Return the time of the last write to a file, or to anything in a folder."""
+    last = float("inf")  # the answer if the file goes meanwhile: its writer is at work
     with suppress(FileNotFoundError):
         last = path.stat().st_mtime
         for place, folders, files in os.walk(path):

@@ -1,4 +1,4 @@
-"""JSON from outside: read from regular files of a bounded size, each key once."""
+"""JSON files from outside, read with a limit on their size and checked for what they must hold."""
 
 import json
 import os
@@ -8,11 +8,12 @@ from typing import Any
 
 from btm.errors import UserError
 
+Json = dict[str, Any]  # a JSON object as it stands in a file
 MAX_JSON = 64 << 20  # bytes of a JSON file that is not a tokenizer
 
 
 def read_regular(file: Path, most: int = MAX_JSON) -> bytes:
-    """Return the content of a regular file of `most` bytes at most.
+    """Read a regular file of at most `most` bytes.
 
     Raises `OSError` if there is none, and `UserError` for a device, a pipe or a socket: reading one
     may never end.
@@ -28,22 +29,22 @@ def read_regular(file: Path, most: int = MAX_JSON) -> bytes:
 
 
 def parse_json(content: bytes, *, unique: bool = False) -> Any:
-    """Return the value of a JSON text; `ValueError` if it is none, nests too deep or, if `unique`,
-    repeats a key.
+    """Parse a JSON text.
+
+    Raises `ValueError` if it is not JSON, nests too deep or, with `unique`, repeats a key.
     """
     try:
         value = json.loads(content, object_pairs_hook=_once if unique else None)
         if rb"\ud" in content or rb"\uD" in content:
-            json.dumps(
-                value, ensure_ascii=False
-            ).encode()  # half a character can be neither printed nor written
+            # Half of a surrogate pair can be neither printed nor written: it fails here, early.
+            json.dumps(value, ensure_ascii=False).encode()
         return value
     except RecursionError:
         raise ValueError("nested too deep") from None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+def _once(pairs: list[tuple[str, Any]]) -> Json:
+    values: Json = {}
     for key, value in pairs:
         if key in values:
             raise ValueError(f"the key {key!r} stands there twice")
@@ -51,10 +52,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def read_object(file: Path, **wanted: type) -> dict[str, Any]:
-    """Return the JSON object in `file`; `UserError` unless it has the keys and types that are
-    `wanted`.
-    """
+def read_object(file: Path, **wanted: type) -> Json:
+    """Read the JSON object in `file`; `UserError` unless it has the `wanted` keys and types."""
     try:
         value = parse_json(read_regular(file))
     except (OSError, ValueError) as error:

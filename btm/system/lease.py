@@ -1,14 +1,14 @@
-"""The right to work in a folder, held by one process at a time, and never left for a person to
-delete.
+"""Leases: the right to work in a folder, held by one process at a time.
 
 The lease *is* the folder's name: to take ``law`` is to rename it ``law~<holder>``. So no two
 processes can hold it, and a holder that was wrongly taken for dead is fenced off by the file system
 itself: whatever it publishes goes to a path that is no longer there. A lock beside the folder could
-only be checked and then acted upon, with room for a second writer in between.
+only be checked and then acted upon, with room for a second writer in between, and somebody would
+have to delete one that was left behind.
 
-A holder shows that it lives by touching the folder (`Lease.beat`). Its lease passes to whoever asks
-when its process is gone, which is seen at once on the same machine, or after `EXPIRY` seconds
-without a beat.
+A holder shows that it lives by touching the folder (`Lease.beat`). Its lease passes to the next
+process that asks, at once if the holder's process is gone (seen on the same machine only),
+otherwise after `EXPIRY` seconds without a beat.
 """
 
 import itertools
@@ -21,9 +21,9 @@ from pathlib import Path
 from btm.errors import UserError
 from btm.system import durable
 
-MARK = "~"  # cannot stand in the name of an ELM
-EXPIRY = 600.0
-_TOUCH_EVERY = 1.0
+MARK = durable.HELD  # cannot stand in the name of an ELM
+EXPIRY = 600.0  # seconds without a beat after which a lease passes on
+_TOUCH_EVERY = 1.0  # seconds, so that a beat costs nothing however often it is called
 _count = itertools.count(1)
 
 
@@ -37,16 +37,14 @@ class LostError(UserError):
 
 @dataclass
 class Lease:
-    """A folder under the name that only its holder knows."""
+    """A held folder: its path while it is held, and its path at rest."""
 
     path: Path  # where it is while it is held
     home: Path  # where it is at rest
     _beaten: float = field(default_factory=time.monotonic)
 
     def beat(self) -> None:
-        """Show that the holder lives; call it as often as you like. Raises `LostError` once it is
-        lost.
-        """
+        """Show that the holder lives, at any rate of calls; `LostError` once the lease is lost."""
         now = time.monotonic()
         if now - self._beaten < _TOUCH_EVERY:
             return
@@ -90,7 +88,7 @@ def take(home: Path, expiry: float = EXPIRY) -> Lease:
 
 
 def find(home: Path) -> Path | None:
-    """Return where the folder `home` is now: at rest, held, or None if there is none."""
+    """Find the folder `home`, at rest or held; None if there is none."""
     prefix = home.name + MARK
     for _ in range(3):  # a rename between two looks can hide the folder from both
         if home.is_dir():
@@ -134,8 +132,6 @@ def _abandoned(path: Path, expiry: float) -> bool:
 
 
 def _file_server_time(folder: Path) -> float:
-    """Return the time by the clock that stamps the files in `folder`: a shared disk's may differ
-    from ours.
-    """
+    """Return the time by the clock of the file server, which may differ from this machine's."""
     with tempfile.TemporaryFile(dir=folder) as file:
         return os.fstat(file.fileno()).st_mtime

@@ -1,4 +1,4 @@
-"""What processes of ours tell one another: signals to stop, and that a parent died."""
+"""Signals between the processes of btm: the signals to stop, and the death of a parent."""
 
 import ctypes
 import os
@@ -10,9 +10,7 @@ _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def die_with_parent(parent: int, number: int = signal.SIGTERM) -> None:
-    """Have this process get the signal `number` when its `parent` dies, so that it never runs
-    unwatched.
-    """
+    """Ask the kernel to send this process `number` when `parent` dies: no job runs unwatched."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, number)
     if os.getppid() != parent:

@@ -1,10 +1,10 @@
-"""A process for reading what came from outside: limited in memory and time, without network,
-writing or processes.
+"""Processes for reading files from outside: bounded memory and time, no network, no writing.
 
 A question is a function of btm, written ``package.module:function``, and words for it. Importing
 torch and transformers takes seconds, so one process (``python -m btm.system.sandbox``) does that
-and forks a box for each question. The function itself calls `close`, once it knows the limits that
-suit what it reads. A box answers with one JSON value, and nothing that it says is ever unpickled.
+and forks a box, a limited process, for each question. The function itself calls `close`, once it
+knows the limits that suit what it reads. A box answers with one JSON value; nothing that it sends
+is ever unpickled.
 """
 
 import atexit
@@ -26,7 +26,7 @@ from typing import Any
 
 from btm.errors import UserError
 
-_SECONDS = 300  # by the clock, unless told otherwise; a box's own limit is on CPU time
+_SECONDS = 300  # of elapsed time, unless told otherwise; a box's own limit is on CPU time
 _MOST = 1 << 20  # bytes of an answer
 # All that a box gets of the environment: nothing in it is a secret of the user's.
 _ENVIRONMENT = (
@@ -39,7 +39,8 @@ _ENVIRONMENT = (
     "XDG_CACHE_HOME",
     "CUDA_VISIBLE_DEVICES",
 )
-# What Python's audit events (PEP 578) call the ways out. A hook cannot be taken away again.
+# Python's audit events (PEP 578) for starting processes, connecting and changing files. An audit
+# hook cannot be removed again.
 _NO = (
     "os.system",
     "os.exec",
@@ -62,12 +63,13 @@ _NO_CHANGE = (
     "shutil.rmtree",
 )
 _NO_MEMORY = ("not enough memory", "can't allocate memory", "Cannot allocate memory")
+Answer = dict[str, object]  # {"answer": a JSON value}, {"refused": why} or {"died": of what}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 @dataclass
 class _Server:
-    """The process that forks boxes, and whose it is: a fork of ours needs one of its own."""
+    """The process that forks boxes, and its owner: a fork of this process needs one of its own."""
 
     process: "subprocess.Popen[bytes]"
     owner: int
@@ -78,9 +80,9 @@ _lock = threading.Lock()
 
 
 def start(*modules: str) -> None:
-    """Start the process that boxes are forked from, unless it runs.
+    """Start the process that forks boxes, unless it runs; does not wait for its imports.
 
-    It begins to import `modules`, and what they name in `BEFORE_BOXES`, and is not waited for.
+    It begins to import `modules`, and what they name in `BEFORE_BOXES`.
     """
     global _server
     if _server is not None and _server.owner == os.getpid() and _server.process.poll() is None:
@@ -112,10 +114,10 @@ def _stop(server: _Server) -> None:
 
 
 def ask(question: str, *words: Path | str, seconds: int = _SECONDS) -> Any:
-    """Return what the function `question` answers to `words`, asked in a box.
+    """Call the function `question` in a box and return its answer.
 
-    `seconds` are by the clock. Raises `UserError` with what it refused, or if one of its limits
-    ended it.
+    `seconds` are of elapsed time. Raises `UserError` with the box's refusal, or if one of its
+    limits ended it.
     """
     with _lock:
         start(question.partition(":")[0])
@@ -124,23 +126,21 @@ def ask(question: str, *words: Path | str, seconds: int = _SECONDS) -> Any:
         try:
             said = _talk(_server.process, line, seconds)
         except BaseException:
-            _kill(
-                _server.process
-            )  # else its answer to this would be taken for one to the next question
+            # Else its late answer would be taken for the answer to the next question.
+            _kill(_server.process)
             raise
     answer = json.loads(said) if said else {"died": f"more than {seconds} s"}
     if "refused" in answer:
         raise UserError(str(answer["refused"]))
     if "answer" not in answer:
         raise UserError(
-            f"{words[0]}: reading it took more memory or time than it is given "
-            f"({answer.get('died')})"
+            f"{words[0]}: reading it took more memory or time than allowed ({answer.get('died')})"
         )
     return answer["answer"]
 
 
 def _talk(process: "subprocess.Popen[bytes]", line: bytes, seconds: int) -> bytes:
-    """Return the line that answers a line; nothing if none came in time, or the process died."""
+    """Send a line and return the answer; empty if none came in time, or the process died."""
     assert process.stdin is not None and process.stdout is not None
     try:
         process.stdin.write(line)
@@ -189,8 +189,8 @@ def _load(module: str) -> ModuleType:
     return loaded
 
 
-def _in_a_box(question: Callable[..., Any], words: list[str]) -> dict[str, Any]:
-    """Return {"answer"}, {"refused"} or {"died"}."""
+def _in_a_box(question: Callable[..., Any], words: list[str]) -> Answer:
+    """Answer a question in a forked box: {"answer"}, {"refused"} or {"died"}."""
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
@@ -209,7 +209,7 @@ def _in_a_box(question: Callable[..., Any], words: list[str]) -> dict[str, Any]:
         return {"died": signal.Signals(-code).name if code < 0 else f"exit code {code}"}
 
 
-def _reply(question: Callable[..., Any], words: list[str]) -> dict[str, Any]:
+def _reply(question: Callable[..., Any], words: list[str]) -> Answer:
     try:
         return {"answer": question(*words)}
     except UserError as error:
@@ -220,10 +220,8 @@ def _reply(question: Callable[..., Any], words: list[str]) -> dict[str, Any]:
         if any(words in str(error) for words in _NO_MEMORY):  # as torch says it
             return {"died": "memory"}
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return {
-            "refused": f"{words[0]}: does not load: "
-            + (lines[0][:300] if lines else type(error).__name__)
-        }
+        why = lines[0][:300] if lines else type(error).__name__
+        return {"refused": f"{words[0]}: does not load: {why}"}
 
 
 def close(
@@ -253,7 +251,7 @@ def _limit(which: int, value: int) -> None:
 
 
 def _audit(event: str, words: tuple[Any, ...], home: str | None) -> None:
-    """Raise `PermissionError` for what a process that reads has no need of."""
+    """Raise `PermissionError` for actions that a reading process does not need."""
     if event in _NO or event in _NO_NETWORK:
         raise PermissionError(f"{event} is not allowed while a model from outside is read")
     writes = event == "open" and isinstance(words[2], int) and words[2] & _WRITING

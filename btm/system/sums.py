@@ -1,8 +1,7 @@
-"""SHA256SUMS: one line for every file of a folder, in the format that ``sha256sum -c SHA256SUMS``
-reads.
+"""SHA256SUMS: one line for every file of a folder, as ``sha256sum -c SHA256SUMS`` reads it.
 
-Any byte that changes, any file that is cut off, missing or new shows, in the list itself too: it
-has one valid form.
+It shows every changed byte and every truncated, missing or new file, and damage to the list itself
+too, since the list has exactly one valid form.
 """
 
 import hashlib
@@ -10,19 +9,17 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from btm.errors import UserError
 from btm.system import durable
+from btm.system.json_files import Json
 
 NAME = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\\\n\r\0]+)")
 
 
 def names(folder: Path) -> list[str]:
-    """Return every file below `folder` but its SHA256SUMS and what is scratch, as relative paths,
-    sorted.
-    """
+    """List every file below `folder` but SHA256SUMS and scratch, as sorted relative paths."""
     found = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
     return sorted(
         p.as_posix() for p in found if p.as_posix() != NAME and not p.name.startswith(".tmp-")
@@ -30,9 +27,7 @@ def names(folder: Path) -> list[str]:
 
 
 def write(folder: Path, known: Mapping[str, str] | None = None) -> None:
-    """Write SHA256SUMS for all that is in `folder`; what is `known` ({file: sha256}) is not read
-    again.
-    """
+    """Write SHA256SUMS for all files in `folder`; the sums `known` ({file: sha256}) are reused."""
     digests = {
         name: (known or {}).get(name) or file_sha256(folder / name) for name in names(folder)
     }
@@ -41,7 +36,7 @@ def write(folder: Path, known: Mapping[str, str] | None = None) -> None:
 
 
 def read(folder: Path) -> dict[str, str]:
-    """Return {file: sha256} as SHA256SUMS has it; `UserError` if one byte of its form is wrong."""
+    """Read SHA256SUMS as {file: sha256}; `UserError` if one byte of its form is wrong."""
     file = folder / NAME
     try:
         text = file.read_bytes().decode()
@@ -62,10 +57,11 @@ def differences(
     wanted: Callable[[Path], bool] = lambda path: True,
     told: Callable[[int], None] = lambda read: None,
 ) -> dict[str, str]:
-    """Return {file: what is wrong with it}, for files that are missing, new, or, where `wanted`, of
-    another sha256.
+    """Compare a folder with its SHA256SUMS and return {file: fault} for every file that differs.
 
-    `told` hears after each file how many bytes it had. Raises `UserError` if SHA256SUMS is damaged.
+    Faults are files that are missing, new or, among those that `wanted` accepts, of another sha256.
+    `told` is called after each file with the number of its bytes. Raises `UserError` if SHA256SUMS
+    itself is damaged.
     """
     listed, present = read(folder), set(names(folder))
     wrong = dict.fromkeys(listed.keys() - present, "missing")
@@ -83,10 +79,8 @@ def differences(
     return wrong
 
 
-def checked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `values` with `check`, the sha256 of all else in them: for a file that no SHA256SUMS
-    names.
-    """
+def checked(values: Mapping[str, object]) -> Json:
+    """Add `check`, the sha256 of all other values, to a JSON object that no SHA256SUMS lists."""
     rest = {key: value for key, value in values.items() if key != "check"}
     return rest | {"check": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 

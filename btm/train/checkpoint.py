@@ -6,12 +6,14 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from btm.errors import UserError
+from btm.forest.paths import ModelFolder
 from btm.models import weights
 from btm.models.causal_lm import DTYPES
 from btm.system import durable
+from btm.system.json_files import Json
 from btm.train import optimizers
 from btm.train.distributed import checkpoint as sharded
 
@@ -56,7 +58,7 @@ class Writer:
         folder: Path,
         model: "torch.nn.Module",
         optimizer: "torch.optim.Optimizer",
-        state: dict[str, Any],
+        state: Json,
         own: "dict[str, Tensor] | None" = None,
     ) -> None:
         """Publish ``folder/checkpoint-<step>``, with what is the trainee's `own`, once the one
@@ -132,7 +134,7 @@ def _write(file: Path, tensors: "dict[str, Tensor]") -> None:
     """
     import torch
 
-    entries: dict[str, Any] = {}
+    entries: Json = {}
     end = 0
     # The largest elements first, so that all are aligned.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
@@ -151,21 +153,21 @@ def _write(file: Path, tensors: "dict[str, Tensor]") -> None:
 
 def place(folder: Path, step: int) -> Path:
     """Return where the checkpoint of a step stands."""
-    return folder / f"checkpoint-{step:08d}"
+    return ModelFolder(folder).checkpoint(step)
 
 
-def write_state(scratch: Path, state: dict[str, Any]) -> None:
+def write_state(scratch: Path, state: Json) -> None:
     """Write into an unpublished checkpoint what `read_state` reads."""
     (scratch / STATE).write_text(_text(state))
 
 
-def _text(state: dict[str, Any]) -> str:
+def _text(state: Json) -> str:
     return json.dumps(state, indent=1, allow_nan=False)
 
 
 def prune(folder: Path) -> None:
     """Delete all checkpoints but the newest two."""
-    for older in sorted(folder.glob("checkpoint-*"))[:-2]:
+    for older in ModelFolder(folder).checkpoints()[:-2]:
         durable.remove_folder(older)
 
 
@@ -184,17 +186,12 @@ def disk_bytes(model: "torch.nn.Module") -> int:
     return 3 * (1 + _MOMENTS) * sum(p.numel() * p.element_size() for p in model.parameters())
 
 
-def step_of(checkpoint: Path) -> int:
-    """Return the step after which a checkpoint was taken, from its name."""
-    return int(checkpoint.name.rpartition("-")[2])
-
-
 def latest(folder: Path) -> Path | None:
     """Return the newest checkpoint in `folder`, or None."""
-    return max(folder.glob("checkpoint-*"), default=None)
+    return max(ModelFolder(folder).checkpoints(), default=None)
 
 
-def read_state(checkpoint: Path) -> dict[str, Any]:
+def read_state(checkpoint: Path) -> Json:
     """Return the state that `save` was given."""
     try:
         state = json.loads((checkpoint / STATE).read_bytes())
@@ -329,7 +326,7 @@ def load_moments(
         if f"step.{name}" not in stored:
             continue
         place = optimizers.state_device(optimizer, parameter)
-        state: dict[str, Any] = {}
+        state: Json = {}
         for key, (dtype, size) in optimizers.layout(optimizer, parameter).items():
             entry = _entry(key, name)
             value = stored.get(entry)

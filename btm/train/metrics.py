@@ -47,12 +47,15 @@ class Metrics:
             self.last_loss = json.loads(kept[-1])["loss"]
         self.mirrors = Mirrors(trainer.mirrors, file.parent)
 
+    def is_due(self, step: int, valid_nats: float | None) -> bool:
+        """Tell whether a step has a line of its own; the same in all processes of a training."""
+        due = step % self.trainer.log_every == 0 or step in (1, self.steps)
+        return due or valid_nats is not None
+
     def add(self, step: int, loss: float, lr: float, norm: float, valid_nats: float | None) -> None:
         """Note a step that was done."""
         self.last_loss = loss
-        if self.file is None or self.mirrors is None:
-            return
-        if step % self.trainer.log_every and step not in (1, self.steps) and valid_nats is None:
+        if self.file is None or self.mirrors is None or not self.is_due(step, valid_nats):
             return
         seconds, done = max(time.monotonic() - self.begun, 1e-9), self.tokens(step)
         rate = (done - self.tokens(self.first)) / seconds

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from btm.config.training import TrainerConfig
 from btm.errors import UserError
+from btm.system.extras import install
+from btm.train.losses import exact
 
 if TYPE_CHECKING:
     import torch
@@ -69,37 +71,39 @@ def make_optimizer(model: "torch.nn.Module", trainer: TrainerConfig) -> "torch.o
     return optimizer
 
 
-def gradient_norm(model: "torch.nn.Module") -> float:
-    """Return the norm of all gradients together."""
+def gradient_norm(model: "torch.nn.Module") -> "torch.Tensor":
+    """Compute the norm of all gradients together; it stays on the device, unread."""
     import torch
 
-    return float(
-        torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    )
+    return torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
 
 
-def shrink(norm: float, bound: float) -> float:
-    """Return what gradients of this norm are to be divided by so that it is at most `bound` (0: no
-    bound).
+def shrink(norm: "torch.Tensor", bound: float) -> "torch.Tensor | None":
+    """Compute, on the device, what gradients of this norm are divided by so that it is at most
+    `bound`; None where that is 0: no bound.
     """
-    return max(1.0, norm / bound) if bound else 1.0
+    # In float64 as Python would: the division decides the last bits of every parameter.
+    return (exact(norm) / bound).clamp(min=1.0).float() if bound else None
 
 
-def step(optimizer: "torch.optim.Optimizer", divisor: float = 1.0) -> None:
+def step(optimizer: "torch.optim.Optimizer", divisor: "torch.Tensor | None" = None) -> None:
     """Do a step with the gradients divided by `divisor`; torch's fused AdamW divides as it goes."""
-    if divisor == 1.0:
+    if divisor is None:
         optimizer.step()
         return
     import torch
 
     shared_out = any(hasattr(parameter, "full_tensor") for parameter in _parameters(optimizer))
     if shared_out or not optimizer.defaults.get("fused"):
-        torch._foreach_div_([p.grad for p in _parameters(optimizer) if p.grad is not None], divisor)
+        gradients: list[Any] = [p.grad for p in _parameters(optimizer) if p.grad is not None]
+        # Of a tensor that is shared out, our own part: DTensors are not divided by plain tensors.
+        own = [getattr(gradient, "_local_tensor", gradient) for gradient in gradients]
+        torch._foreach_div_(own, divisor.to(own[0].device))
         optimizer.step()
         return
     try:
         # as torch.amp.GradScaler does
-        optimizer.grad_scale = torch.tensor(divisor)  # type: ignore[attr-defined]
+        optimizer.grad_scale = divisor  # type: ignore[attr-defined]
         optimizer.step()
     finally:
         del optimizer.grad_scale  # type: ignore[attr-defined]
@@ -138,7 +142,7 @@ def _bitsandbytes() -> Any:
             import bitsandbytes
     except ImportError as error:
         raise UserError(
-            f"trainer.optimizer=adamw8bit needs bitsandbytes ({error}): pip install 'btm[int8]', "
+            f"trainer.optimizer=adamw8bit needs bitsandbytes ({error}): {install('int8')}, "
             "or use trainer.optimizer=adamw"
         ) from None
     return bitsandbytes

@@ -2,10 +2,8 @@
 `trainer.carry` gives it.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from btm.config.schema import Config
 from btm.data.batches import Batches, Growth, windows
@@ -19,9 +17,9 @@ from btm.train import checkpoint, loop
 from btm.train.fairseq import training
 from btm.train.schedule import Schedule, default_lr
 from btm.train.sparse import trainee
+from btm.train.training import Pulse, Run, Trained, Training
 
 FIND = "find"  # as trainer.lr: the rate that a short test finds (btm/steps/rates.py)
-RATES = "rates.json"  # in a branch: what its test tried and found
 
 
 def train(
@@ -31,9 +29,9 @@ def train(
     shards: list[Shard],
     suite: Suite,
     reporter: Reporter,
-    pulse: loop.Pulse,
-    run: Callable[..., dict[str, Any]] | None = None,
-) -> dict[str, Any]:
+    pulse: Pulse,
+    run: Run | None = None,
+) -> Trained:
     """Train with the schedule and the optimizer state that the policy trainer.carry gives.
 
     `run` is the loop, by default that of one process, for a dense or a sparse expert.
@@ -48,41 +46,47 @@ def train(
             "it could differ from "
             "in few parameters; a root is trained with 1.0"
         )
-    causal_lm.check_context(config, causal_lm.read_config(branch.path / "config.json"))
+    causal_lm.check_context(config, causal_lm.read_config(branch.files.config))
     valid = None
     if len(shards) == 1:
         valid = windows(
             suite.shard(shards[0].domain, "valid"), trainer.seq_len, trainer.valid_tokens
         )
     with reporter.training(branch.name) as report:
-        result = run(
-            branch.path,
-            batches(config, shards, is_root=is_root),
-            trainer,
-            schedule,
-            steps,
-            valid=valid,
-            moments=continued.path / checkpoint.MOMENTS if continued else None,
-            keep_moments=is_root and trainer.carry != "fresh",
-            report=report,
-            pulse=pulse,
+        trained = run(
+            Training(
+                branch.path,
+                batches(config, shards, is_root=is_root),
+                trainer,
+                schedule,
+                steps,
+                valid=valid,
+                moments=continued.path / checkpoint.MOMENTS if continued else None,
+                keep_moments=is_root and trainer.carry != "fresh",
+                report=report,
+                pulse=pulse,
+            )
         )
+    return replace(
+        trained,
+        notes=[*trained.notes, *_carried(forest, branch, trainer.carry, continued)],
+        lr=schedule.peak,
+        data={shard.domain: shard.sha256 for shard in shards},
+    )
+
+
+def _carried(forest: Forest, branch: Branch, carry: str, continued: ELM | None) -> list[str]:
+    """Return the note on what became of the parent's optimizer, if it is worth one."""
     if continued:
-        result["notes"] = [
-            *result["notes"],
-            f"continues the optimizer and schedule of {continued.name}",
-        ]
-    elif trainer.carry == "auto" and (kept := _kept(forest, list(branch.parents))):
-        note = (
-            f"begins a new optimizer and schedule: {next(iter(branch.parents))!r} was trained "
-            f"with {kept}"
-        )
-        result["notes"] = [*result["notes"], note]
-    return result | {"lr": schedule.peak, "data": {shard.domain: shard.sha256 for shard in shards}}
+        return [f"continues the optimizer and schedule of {continued.name}"]
+    if carry == "auto" and (kept := _kept(forest, list(branch.parents))):
+        parent = next(iter(branch.parents))
+        return [f"begins a new optimizer and schedule: {parent!r} was trained with {kept}"]
+    return []
 
 
 def batches(config: Config, shards: list[Shard], *, is_root: bool) -> Batches:
-    """Return the batches that a branch trains on; `UserError` if a shard is too short for them."""
+    """Make the batches that a branch trains on; `UserError` if a shard is too short for them."""
     trainer = config.trainer
     growth = growth_of(config) if is_root else Growth()
     pieces = [piece for shard in shards for piece in shard.pieces(trainer.seq_len + 1)]
@@ -90,11 +94,11 @@ def batches(config: Config, shards: list[Shard], *, is_root: bool) -> Batches:
 
 
 def growth_of(config: Config) -> Growth:
-    """Return how the batch of the seed phase grows."""
+    """Make the rule by which the batch of the seed phase grows."""
     return Growth(config.seed.grow_batch, config.seed.grow_after)
 
 
-def _loop(config: Config) -> Callable[..., dict[str, Any]]:
+def _loop(config: Config) -> Run:
     """Return the function that trains, as trainer.backend and trainer.delta_density say."""
     if config.trainer.backend == "fairseq":
         return partial(training.train, fairseq=config.fairseq, legacy=config.imports.legacy)
@@ -140,8 +144,8 @@ def _found(config: Config, forest: Forest, branch: Branch) -> float:
 
     Raises `UserError` if there is neither, as under a seed that was imported.
     """
-    if (branch.path / RATES).exists():
-        return float(read_object(branch.path / RATES, lr=float)["lr"])
+    if branch.files.rates.exists():
+        return float(read_object(branch.files.rates, lr=float)["lr"])
     seed = forest[config.seed.name].card if config.seed.name in forest else None
     if seed is None or seed.lr is None:
         raise UserError(

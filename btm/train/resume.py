@@ -2,11 +2,12 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from btm.config.training import TrainerConfig
 from btm.errors import UserError
 from btm.system import lease
+from btm.system.json_files import Json
 from btm.train import checkpoint
 from btm.train.schedule import Schedule
 from btm.train.trainee import Trainee
@@ -25,13 +26,13 @@ _FREE |= {
 _FREE |= {"kernels", "compile"}  # the same up to rounding; `environment_of` and the state keep them
 
 
-def settings_of(trainer: TrainerConfig, schedule: Schedule, steps: int) -> dict[str, Any]:
+def settings_of(trainer: TrainerConfig, schedule: Schedule, steps: int) -> Json:
     """Return the settings that the parts of one training must have in common."""
     kept = {key: value for key, value in asdict(trainer).items() if key not in _FREE}
     return kept | asdict(schedule) | {"steps": steps}
 
 
-def require_same(found: Path, begun: dict[str, Any], settings: dict[str, Any]) -> None:
+def require_same(found: Path, begun: Json, settings: Json) -> None:
     """Raise `UserError` if the checkpoint `found` was begun with other settings."""
     # A setting that is younger than the checkpoint had its default.
     begun = asdict(TrainerConfig()) | begun
@@ -44,7 +45,7 @@ def require_same(found: Path, begun: dict[str, Any], settings: dict[str, Any]) -
         )
 
 
-def environment_of(precision: str, trainer: TrainerConfig) -> dict[str, Any]:
+def environment_of(precision: str, trainer: TrainerConfig, device: str) -> Json:
     """Return the machine and the libraries that the last bits of a training depend on."""
     import torch
 
@@ -54,16 +55,24 @@ def environment_of(precision: str, trainer: TrainerConfig) -> dict[str, Any]:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "precision": precision,
         "kernels": trainer.kernels,
+        **({} if device == "cpu" else {"device": _name(device)}),
     }
+
+
+def _name(device: str) -> str:
+    """Return the model name of a GPU, or the kind of another device."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
 def resume(
     folder: Path,
     trainee: Trainee,
     optimizer: "torch.optim.Optimizer",
-    settings: dict[str, Any],
-    environment: dict[str, Any],
-) -> dict[str, Any]:
+    settings: Json,
+    environment: Json,
+) -> Json:
     """Load the newest checkpoint into `trainee` and `optimizer`; return the state, at step 0 if
     there is none.
     """
@@ -78,10 +87,15 @@ def resume(
         }
     state = checkpoint.read_state(found)
     require_same(found, state["settings"], settings)
-    before = {"processes": "1"} | state["environment"]
+    # What a checkpoint does not say was so when it was written.
+    before = {"processes": "1", "device": "cpu"} | state["environment"]
+    environment = {"device": "cpu"} | environment
     different = {key: value for key, value in environment.items() if before.get(key) != value}
     for key, value in different.items():
         note = f"resumed at step {state['step']} with {key} {value}, begun with {before.get(key)}"
+        state = state | {"exact": False, "notes": [*state["notes"], note]}
+    if environment["device"] != "cpu":
+        note = f"resumed at step {state['step']} on a GPU, which adds in no fixed order"
         state = state | {"exact": False, "notes": [*state["notes"], note]}
     trainee.load(found, optimizer)
     return state | {"environment": environment}

@@ -4,15 +4,18 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from btm.config.training import TrainerConfig
 from btm.data.batches import Batches, Windows
 from btm.models import causal_lm, flops
-from btm.train import checkpoint, optimizers
+from btm.system.json_files import Json
+from btm.train import checkpoint, losses, optimizers
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
     from transformers import PreTrainedModel
 
@@ -36,23 +39,25 @@ class Trainee:
     leads = True  # of several processes that train together, one writes metrics and weights
     processes = "1"  # how many these are, and what each holds
 
-    def backward(self, step: int, trainer: TrainerConfig, precision: str) -> float:
-        """Add the gradient of a step's loss; return the loss in nats per token."""
+    def backward(self, step: int, trainer: TrainerConfig, precision: str) -> "Tensor":
+        """Add the gradient of a step's loss; return the loss, nats per token, unread (float64)."""
         return backward(self.model, self.batches.batch(step), trainer, precision)
 
     def logp(self, inputs: "Tensor", targets: "Tensor") -> "Tensor":
         """Return log p(target | inputs so far), as `models.token_logp` does."""
         return causal_lm.token_logp(self.model, inputs, targets)
 
-    def norm(self) -> float:
-        """Return the norm of the gradients that is bounded."""
+    def norm(self) -> "Tensor":
+        """Compute the norm of the gradients that is bounded; it stays on the device, unread."""
         return optimizers.gradient_norm(self.model)
 
     def finite(self) -> bool:
         """Tell whether all parameters are finite."""
         import torch
 
-        return all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters())
+        # One answer for all of them: each that is read from a GPU waits for it.
+        each = [torch.isfinite(parameter).all() for parameter in self.model.parameters()]
+        return bool(torch.stack(each).all())
 
     def load_moments(self, file: Path, optimizer: "torch.optim.Optimizer") -> None:
         """Begin with the moments of the parent."""
@@ -67,7 +72,7 @@ class Trainee:
         writer: checkpoint.Writer,
         folder: Path,
         optimizer: "torch.optim.Optimizer",
-        state: dict[str, Any],
+        state: Json,
     ) -> None:
         """Publish a checkpoint in `folder`."""
         writer.save(folder, self.model, optimizer, state, self.state())
@@ -90,7 +95,7 @@ class Trainee:
         """Return the FLOPs of the first `steps` steps."""
         return self.tokens(steps) * flops.Shape.of(self.model).training_flops(self.batches.seq_len)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Json:
         """Return what a resumed training must have in common with its first part, beside the
         trainer's settings.
         """
@@ -123,33 +128,45 @@ def validate(
 
     was_training = model.training
     model.eval()
-    total, counted = 0.0, 0
+    nats: list[Tensor] = []  # of each batch, unread until the last
+    counted = 0
     with torch.inference_mode():
         for start in range(0, windows.n_windows, rows):
             stop = min(start + rows, windows.n_windows)
             inputs, targets = (
-                torch.from_numpy(a(start, stop)) for a in (windows.inputs, windows.targets)
+                on_device(a(start, stop), model.device) for a in (windows.inputs, windows.targets)
             )
-            logp = (logp_of or partial(causal_lm.token_logp, model))(
-                inputs.to(model.device), targets.to(model.device)
-            )
+            logp = (logp_of or partial(causal_lm.token_logp, model))(inputs, targets)
             flat = logp.flatten()[: windows.n_tokens - counted]
-            total -= float(flat.double().sum())
+            nats.append(losses.exact(flat).sum())
             counted += len(flat)
     model.train(was_training)
-    return total / windows.n_tokens
+    return -sum(torch.stack(nats).tolist()) / windows.n_tokens
+
+
+def on_device(array: "NDArray[np.int64]", device: "torch.device") -> "Tensor":
+    """Copy token ids to the device a model is on.
+
+    To a GPU they go from pinned memory, so the copy neither waits for the GPU nor is waited for.
+    """
+    import torch
+
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def backward(
     model: "PreTrainedModel",
-    tokens: Any,
+    tokens: "NDArray[np.int64]",
     trainer: TrainerConfig,
     precision: str,
     nll: OfTargets | None = None,
     before: Callable[[bool], None] = lambda is_last: None,
-) -> float:
-    """Add the gradient of the mean loss on `tokens` (batch, seq_len + 1); return that loss in nats
-    per token.
+) -> "Tensor":
+    """Add the gradient of the mean loss on `tokens` (batch, seq_len + 1); return that loss, nats
+    per token, as a float64 that is still on the device.
 
     `nll` is what wraps the model, if anything does; `before` is called ahead of each micro-batch.
     """
@@ -158,20 +175,23 @@ def backward(
     from btm.train import kernels
 
     nll = nll or partial(kernels.loss.chosen(trainer.kernels), model)
-    batch: Tensor = torch.from_numpy(tokens).to(model.device)
+    batch = on_device(tokens, model.device)
     micro = trainer.micro_batch_size or len(batch)
-    loss_sum = 0.0
+    each: list[Tensor] = []
     parts = batch.split(micro)
     for number, part in enumerate(parts, 1):
         before(number == len(parts))
         with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
             loss = nll(part[:, :-1], part[:, 1:]) * (len(part) / len(batch))
         loss.backward()
-        loss_sum += float(loss.detach())
-    return loss_sum
+        each.append(losses.exact(loss.detach()))
+    total = each[0]
+    for more in each[1:]:  # one after the other: the order of a sum is in its last bits
+        total = total + more
+    return total
 
 
-def apply(optimizer: "torch.optim.Optimizer", lr: float, divisor: float = 1.0) -> None:
+def apply(optimizer: "torch.optim.Optimizer", lr: float, divisor: "Tensor | None" = None) -> None:
     """Do the optimizer's step with the gradients that stand there, divided by `divisor`, and clear
     them.
     """
@@ -182,7 +202,7 @@ def apply(optimizer: "torch.optim.Optimizer", lr: float, divisor: float = 1.0) -
 
 
 def compiled_layers(
-    trainee: Trainee, trainer: TrainerConfig, precision: str, state: dict[str, Any], steps: int
+    trainee: Trainee, trainer: TrainerConfig, precision: str, state: Json, steps: int
 ) -> "kernels.compiled.Layers":
     """Return the layers of a training that goes on from `state`, compiled or not as that says."""
     from btm.train import kernels

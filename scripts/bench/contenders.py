@@ -28,8 +28,9 @@ Answer = Callable[[list[float]], None]
 class Turns:
     """The other side of stdin and stdout: how many steps are asked for, and what they took."""
 
-    def __init__(self, warm_up: int) -> None:
+    def __init__(self, warm_up: int, device: str) -> None:
         self.left, self.begun = warm_up, time.perf_counter()
+        self.device = device
         self.losses: list[float] = []
         self.out = sys.stdout
         sys.stdout = sys.stderr  # what libraries print is none of the answers
@@ -43,7 +44,10 @@ class Turns:
         if self.left:
             return False
         seconds = time.perf_counter() - self.begun
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # bytes
+        if self.device == "cpu":
+            most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # bytes
+        else:
+            most = torch.cuda.max_memory_allocated()
         answer = {"seconds": seconds, "losses": self.losses, "memory": most}
         print(json.dumps(answer), file=self.out, flush=True)
         line = sys.stdin.readline()
@@ -55,12 +59,14 @@ class Turns:
 
 
 def autocast(settings: dict[str, Any]) -> torch.autocast:
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings["precision"] == "bf16")
+    return torch.autocast(
+        settings["device"], dtype=torch.bfloat16, enabled=settings["precision"] == "bf16"
+    )
 
 
-def tensors(folder: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def tensors(folder: Path, device: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     for batch in np.load(folder / "batches.npy", mmap_mode="r"):
-        rows = torch.from_numpy(batch.astype(np.int64))
+        rows = torch.from_numpy(batch.astype(np.int64)).to(device)
         yield rows[:, :-1], rows[:, 1:]
 
 
@@ -71,6 +77,7 @@ def btm(folder: Path, settings: dict[str, Any], turns: Turns, how: str = "always
     from btm.data.shards import Shard
     from btm.train import loop
     from btm.train.schedule import Schedule
+    from btm.train.training import Training
 
     shards = [Shard.open(Path(place), "train") for place in settings["shards"]]
     batches = Batches(shards, settings["seq_len"], settings["batch_size"], seed=0)
@@ -82,6 +89,7 @@ def btm(folder: Path, settings: dict[str, Any], turns: Turns, how: str = "always
         warmup=0.0,
         decay="constant",
         precision=settings["precision"],
+        device=settings["device"],
         threads=settings["threads"],
         compile=how if how in ("always", "never") else "never",
         kernels=how != "plain",
@@ -96,13 +104,15 @@ def btm(folder: Path, settings: dict[str, Any], turns: Turns, how: str = "always
     schedule = Schedule.of(trainer, horizon=trainer.steps)
     with contextlib.suppress(loop.TrainingStoppedError):
         loop.train(
-            folder,
-            batches,
-            trainer,
-            schedule,
-            trainer.steps,
-            report=lambda p: lines.append(p.loss),
-            pulse=pulse,
+            Training(
+                folder,
+                batches,
+                trainer,
+                schedule,
+                trainer.steps,
+                report=lambda p: lines.append(p.loss),
+                pulse=pulse,
+            )
         )
 
 
@@ -136,9 +146,10 @@ def nanogpt(
             turned = name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
             value = value.t() if turned else value
             parameter.copy_(value[: len(parameter)] if "wpe" in name else value)
-    optimizer = model.configure_optimizers(0.1, settings["lr"], (0.9, 0.95), "cpu")
+    model.to(settings["device"])
+    optimizer = model.configure_optimizers(0.1, settings["lr"], (0.9, 0.95), settings["device"])
     run = torch.compile(model) if compiled else model
-    for inputs, targets in tensors(folder):
+    for inputs, targets in tensors(folder, settings["device"]):
         with autocast(settings):
             _, loss = run(inputs, targets.contiguous())
         loss.backward()
@@ -182,7 +193,7 @@ def hf_trainer(folder: Path, settings: dict[str, Any], turns: Turns) -> None:
         max_grad_norm=1.0,
         optim="adamw_torch_fused",
         bf16=settings["precision"] == "bf16",
-        use_cpu=True,
+        use_cpu=settings["device"] == "cpu",
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="no",
@@ -223,7 +234,7 @@ def litgpt(folder: Path, settings: dict[str, Any], turns: Turns) -> None:
         mlp_class_name="LLaMAMLP",
     )
     fabric = Fabric(
-        accelerator="cpu",
+        accelerator=settings["device"],
         devices=1,
         precision="bf16-mixed" if settings["precision"] == "bf16" else "32-true",
     )
@@ -237,7 +248,7 @@ def litgpt(folder: Path, settings: dict[str, Any], turns: Turns) -> None:
         model.parameters(), lr=settings["lr"], betas=(0.9, 0.95), weight_decay=0.1
     )
     optimizer = fabric.setup_optimizers(optimizer)
-    for inputs, targets in tensors(folder):
+    for inputs, targets in tensors(folder, settings["device"]):
         loss = chunked_cross_entropy(model(inputs), targets)
         fabric.backward(loss)
         fabric.clip_gradients(model, optimizer, max_norm=1.0)
@@ -281,7 +292,7 @@ def main() -> None:
     settings = json.loads((folder / "settings.json").read_text())
     torch.set_num_threads(settings["threads"])
     torch.manual_seed(0)
-    CONTENDERS[name](folder, settings, Turns(settings["warm_up"]))
+    CONTENDERS[name](folder, settings, Turns(settings["warm_up"], settings["device"]))
 
 
 if __name__ == "__main__":

@@ -39,14 +39,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from btm.errors import UserError
-from btm.forest import Forest
+from btm.forest import Forest, publish
 from btm.forest.card import Card
 from btm.launch import attach
 from btm.launch.drive import Driver
 from btm.launch.records import Records, read_shown
 from btm.models import weights
 from btm.report import quiet
-from btm.steps import publish
 from btm.system import durable, lease
 from btm.train import checkpoint
 
@@ -484,7 +483,7 @@ def operations(place: Workplace, scratch: Path) -> Iterator[Operation]:
             forest.merge(forest.get_branch(EXPERT), force=True)
 
     def average(root: Path) -> None:
-        publish.publish(Forest(root), "deploy", {"bible": 0.7, "code_python": 0.3})
+        publish.average(Forest(root), "deploy", {"bible": 0.7, "code_python": 0.3})
 
     def branch(root: Path) -> None:
         if not (forest := Forest(root)).has_branch("novels"):
@@ -506,7 +505,7 @@ def operations(place: Workplace, scratch: Path) -> Iterator[Operation]:
     for step in (10, 12):
         save(halfway, step)
     averaged = Path(shutil.copytree(grown, scratch / "averaged"))
-    publish.publish(Forest(averaged), "deploy", {"bible": 0.5, "code_python": 0.5})
+    publish.average(Forest(averaged), "deploy", {"bible": 0.5, "code_python": 0.5})
 
     yield Operation("merge", halfway, merge, moves=EXPERT)
     yield Operation("checkpoint", halfway, partial(save, step=14))

@@ -28,11 +28,10 @@ from typing import Any
 from btm.cli.verbs import registry
 from btm.cli.verbs.output import Output
 from btm.errors import UserError
-from btm.forest import Branch, Forest, model_card, seal
+from btm.forest import Branch, Forest, model_card, publish, seal
 from btm.forest.card import Card
 from btm.interop import intake, mergekit
 from btm.models import average, causal_lm, weights
-from btm.steps import publish
 
 _SLOW = 2.0  # seconds of CPU
 _RESULT = {
@@ -142,7 +141,7 @@ class World:
                 (branch.path / "card.json").write_text(json.dumps(card.to_json()))
                 (self.forest / "elms").mkdir(exist_ok=True)
                 branch.path.rename(self.forest / "elms" / name)
-        publish.publish(forest, "deploy", {"law": 0.5, "med": 0.5})
+        publish.average(forest, "deploy", {"law": 0.5, "med": 0.5})
         for _, _, read in KINDS.values():
             read(self)  # whole, all of it can be read
 
@@ -293,7 +292,7 @@ def _try_name(world: World, rng: random.Random) -> None:
     for use in (
         forest.__getitem__,
         forest.get_branch,
-        lambda n: publish.publish(forest, n, {"law": 1.0}),
+        lambda n: publish.average(forest, n, {"law": 1.0}),
     ):
         try:
             use(name)

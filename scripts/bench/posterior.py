@@ -5,7 +5,7 @@ reference.
 
 Scores are synthetic: a difficulty a token, a skill an expert and window, and noise. The reference
 is the equation of each rule, step by step in float64 and in log space, on the first windows; bayes
-has it in btm/ensemble/posterior.py, gated in gate.Belief. Tokens, which gated reads, are drawn from
+has it in btm/ensemble/posterior.py, gated in gate.OnlineGate. Tokens, which gated reads, are drawn from
 Zipf's law.
 """
 
@@ -16,7 +16,9 @@ import time
 import numpy as np
 
 from btm.config.ensemble import EnsembleConfig
-from btm.ensemble import fit, gate, mix, posterior
+from btm.ensemble import gate, posterior, tracking
+from btm.ensemble.rule import ValidScores
+from btm.ensemble.rules import rule_of
 from btm.report.tables import table
 
 SETTINGS = [
@@ -80,16 +82,15 @@ def measure(logp_EST: np.ndarray, log_prior_E: np.ndarray, rule: str, alpha, bet
     tokens = logp_EST[0].size
     ids_N = ids(tokens)
     cpu, clock = time.process_time(), time.perf_counter()
-    mixed = mix.mix(logp_EST, log_prior_E, ensemble, tokens, ids_N)
+    mixed = rule_of(ensemble).mix(logp_EST, log_prior_E, tokens, ids_N)
     cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
     some_EST = logp_EST[:, :CHECKED]
-    found = (
-        mix.mix(some_EST, log_prior_E, ensemble, some_EST[0].size, ids_N).nats / some_EST[0].size
-    )
+    some = rule_of(ensemble).mix(some_EST, log_prior_E, some_EST[0].size, ids_N)
+    found = some.nats / some_EST[0].size
     if carry:  # the windows are one text
         some_EST = some_EST.reshape(len(some_EST), 1, -1)
     if rule == "gated":
-        wanted = -by_belief(some_EST, log_prior_E, ids_N).mean()
+        wanted = -token_by_token(some_EST, log_prior_E, ids_N).mean()
     else:
         wanted = -reference(
             some_EST, log_prior_E, rule, alpha or 0.0, 1.0 if beta is None else beta
@@ -110,9 +111,11 @@ def measure(logp_EST: np.ndarray, log_prior_E: np.ndarray, rule: str, alpha, bet
 
 def measure_fit(logp_EST: np.ndarray, log_prior_E: np.ndarray) -> dict:
     """Return a row for the fit of α and β: seconds for each of its settings."""
-    settings = len(fit.ALPHAS) * len(fit.BETAS)
+    settings = len(tracking.ALPHAS) * len(tracking.BETAS)
     cpu, clock = time.process_time(), time.perf_counter()
-    fit.fit_rule([logp_EST], [log_prior_E], EnsembleConfig(rule="tracking"), [logp_EST[0].size])
+    rule_of(EnsembleConfig(rule="tracking")).fit(
+        [ValidScores(logp_EST, log_prior_E, logp_EST[0].size)]
+    )
     cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
     row = {"window": logp_EST.shape[2], "rule": f"fit of {settings} settings, each"}
     return row | {"CPU seconds": round(cpu / settings, 2), "clock": round(clock / settings, 2)}
@@ -123,19 +126,19 @@ def measure_gate(logp_EST: np.ndarray, log_prior_E: np.ndarray) -> dict:
     ensemble, tokens = EnsembleConfig(rule="gated", carry=True), logp_EST[0].size
     ids_N = ids(tokens)
     cpu, clock = time.process_time(), time.perf_counter()
-    fit.fit_rule([logp_EST], [log_prior_E], ensemble, [tokens], [ids_N])
+    rule_of(ensemble).fit([ValidScores(logp_EST, log_prior_E, tokens, ids_N)])
     cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
     row = {"window": logp_EST.shape[2], "rule": "fit of a gate"}
     return row | {"CPU seconds": round(cpu, 2), "clock": round(clock, 2)}
 
 
-def by_belief(logp_EST: np.ndarray, log_prior_E: np.ndarray, ids_N: np.ndarray) -> np.ndarray:
+def token_by_token(logp_EST: np.ndarray, log_prior_E: np.ndarray, ids_N: np.ndarray) -> np.ndarray:
     """Return the mixture's log-probabilities under the default gate, (S, T), token by token."""
     found_ST = np.empty(logp_EST.shape[1:])
     for s, logp_ET in enumerate(logp_EST.swapaxes(0, 1)):
-        belief, start = gate.Belief(log_prior_E), s * logp_EST.shape[2]
+        online, start = gate.OnlineGate(log_prior_E), s * logp_EST.shape[2]
         for t, logp_E in enumerate(logp_ET.T):
-            found_ST[s, t] = belief.see(logp_E, int(ids_N[start + t]))
+            found_ST[s, t] = online.update(logp_E, int(ids_N[start + t]))
     return found_ST
 
 

@@ -26,12 +26,13 @@ from btm.data.batches import Batches, windows
 from btm.forest import Forest, delta
 from btm.models import causal_lm, weights
 from btm.models.average import average
-from btm.train import loop as training
+from btm.train import loop
 from btm.train.checkpoint import parameters
 from btm.train.schedule import Schedule
 from btm.train.sparse import masks as momentum
 from btm.train.sparse import trainee as sparse_training
 from btm.train.trainee import validate
+from btm.train.training import Training
 
 DENSITIES = (0.2, 0.1, 0.05, 0.02)
 MAIN = 0.05
@@ -84,7 +85,8 @@ class Bench:
         trainee = SparseWeights(
             causal_lm.load_trainable(folder, "cpu"), batches, folder, t, t.steps
         )
-        training.loop(folder, trainee, t, Schedule.of(t, horizon=t.steps), t.steps)
+        plan = Schedule.of(t, horizon=t.steps)
+        loop.loop(Training(folder, batches, t, plan, t.steps), trainee)
         folder.rename(target)
         print(f"  grown: sparse weights of {domain}", flush=True)
         return target

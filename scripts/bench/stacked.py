@@ -78,7 +78,8 @@ class Apart:
         """Train on rows (experts, batch, L + 1); return the losses."""
         losses = []
         for (expert, optimizer), own in zip(self.experts, rows, strict=True):
-            losses.append(trainee.backward(expert, own.numpy(), self.trainer, self.precision))
+            loss = trainee.backward(expert, own.numpy(), self.trainer, self.precision)
+            losses.append(float(loss))
             divisor = optimizers.shrink(optimizers.gradient_norm(expert), 1.0)
             trainee.apply(optimizer, self.trainer.lr, divisor)
         return losses

@@ -3,6 +3,7 @@
     python scripts/bench/train.py --size tiny --nanogpt DIR --peers .venv-peers/bin/python
     python scripts/bench/train.py --size 125m --batch-size 4 --seq-len 512 --rounds 3 …
     python scripts/bench/train.py --quick            # losses alone, on a model of some thousand parameters
+    python scripts/bench/train.py --size 125m --device cuda --batch-size 16 --seq-len 1024 --json rows.json …
 
 Same parameters, tokens, batches, precision and threads for all; each loop is a process of its own,
 by turns, and a turn is some steps. Against nanoGPT btm trains a GPT-2, against transformers.Trainer
@@ -12,7 +13,7 @@ makes .venv-peers. What is not given does not take part.
 Losses have to agree first: no step more than 0.02 nats off btm's without any of its kernels, their
 mean 0.005. MFU counts 6 N + 12 · layers · width · T FLOPs a token (btm/forest/ledger.py), over the
 largest rate at which this machine was seen to multiply matrices of that precision during the run,
-with as many threads.
+with as many threads, or on the GPU. `--json` keeps the rows of the tables.
 """
 
 import argparse
@@ -44,6 +45,7 @@ PEERS = {
     "gpt2": ("btm", "btm, not compiled", "btm, plain", "nanoGPT", "nanoGPT, compiled"),
     "llama": ("btm", "btm, not compiled", "btm, plain", "transformers.Trainer", "litgpt"),
 }
+SHARED = ("seq_len", "batch_size", "precision", "threads", "device")  # settings of every loop
 STEP, MEAN = 0.02, 0.005  # nats that losses may differ by
 
 
@@ -103,18 +105,26 @@ class Contender:
         return json.loads(line)
 
 
-def peak(precision: str, threads: int) -> float:
+def peak(precision: str, threads: int, device: str) -> float:
     """Return the FLOP/s of the fastest of some products of matrices."""
     torch.set_num_threads(threads)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     best = 0.0
-    for n in (1024, 2048):
-        a, b = torch.randn(2, n, n).to(dtype)
+    for n in (1024, 2048) if device == "cpu" else (4096, 8192):
+        a, b = torch.randn(2, n, n, device=device).to(dtype)
         for _ in range(8):
+            wait(device)  # a GPU's products return before they are done
             begun = time.perf_counter()
             a @ b
+            wait(device)
             best = max(best, 2 * n**3 / (time.perf_counter() - begun))
     return best
+
+
+def wait(device: str) -> None:
+    """Return when the device has done all that it was given."""
+    if device != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def prepare(folder: Path, kind: str, args: argparse.Namespace) -> tuple[Path, float]:
@@ -142,7 +152,7 @@ def prepare(folder: Path, kind: str, args: argparse.Namespace) -> tuple[Path, fl
         "shards": [str(suite.shard(d, "train").folder) for d in domains],
         "nanogpt": args.nanogpt,
         "lr": 6e-4,
-        **{key: getattr(args, key) for key in ("seq_len", "batch_size", "precision", "threads")},
+        **{key: getattr(args, key) for key in SHARED},
     }
     (target / "settings.json").write_text(json.dumps(settings))
     tokens = args.batch_size * args.seq_len
@@ -162,8 +172,8 @@ def taking_part(kind: str, args: argparse.Namespace) -> dict[str, str]:
     return found | {name: args.peers for name in names if name not in found and args.peers}
 
 
-def compare(folder: Path, kind: str, args: argparse.Namespace) -> bool:
-    """Print the table of an architecture; return whether all losses agree."""
+def compare(folder: Path, kind: str, args: argparse.Namespace, rows: list[dict[str, Any]]) -> bool:
+    """Print the table of an architecture and add it to `rows`; return whether all losses agree."""
     source, flops = prepare(folder, kind, args)
     contenders: list[Contender] = []
     for number, (name, python) in enumerate(taking_part(kind, args).items()):
@@ -174,18 +184,18 @@ def compare(folder: Path, kind: str, args: argparse.Namespace) -> bool:
                 own / file.name
             ).write_bytes(file.read_bytes())
         contenders.append(Contender(name, own, python))
-    best = peak(args.precision, args.threads)
+    best = peak(args.precision, args.threads, args.device)
     for _ in range(args.rounds):
         for contender in contenders:
             contender.turn(args.steps)
-        best = max(best, peak(args.precision, args.threads))
+        best = max(best, peak(args.precision, args.threads, args.device))
     for contender in contenders:
         contender.end()
     plain = next(c for c in contenders if c.name == "btm, plain")
     agree = True
     print(
         f"{best / 1e9:.0f} GFLOP/s in products of matrices, {args.precision}, {args.threads} "
-        "thread(s)"
+        f"thread(s), {args.device}"
     )
     print(
         f"{'':22}{'s/step':>8}{'tokens/s':>10}{'MFU':>7}{'of btm':>8}{'least':>7}{'most':>7}{'loss off':>10}{'GB':>6}"
@@ -198,6 +208,18 @@ def compare(folder: Path, kind: str, args: argparse.Namespace) -> bool:
         row = f"{c.name:22}{usual:8.3f}{args.batch_size * args.seq_len / usual:10,.0f}{flops / usual / best:7.3f}"
         row += f"{statistics.median(ratios):8.2f}{min(ratios):7.2f}{max(ratios):7.2f}"
         row += f"{max(off):10.4f}{c.memory / 1e9:6.2f}"
+        rows.append(
+            {
+                "architecture": kind,
+                "loop": c.name,
+                "seconds a step": usual,
+                "tokens/s": args.batch_size * args.seq_len / usual,
+                "MFU": flops / usual / best,
+                "time over btm's": statistics.median(ratios),
+                "largest difference of losses": max(off),
+                "GB": c.memory / 1e9,
+            }
+        )
         print(row if not args.quick else f"{c.name:22}losses within {max(off):.5f}", flush=True)
     return agree
 
@@ -218,14 +240,19 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=3, help="steps before the first turn")
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--json", type=Path, help="also write the rows here")
     parser.add_argument("--data", default="data", help="where the demo suite is, or is prepared")
     parser.add_argument("--quick", action="store_true", help="equality of losses only, in seconds")
     args = parser.parse_args()
     if args.quick:
         args.batch_size, args.seq_len, args.steps, args.rounds, args.warm_up = 4, 64, 4, 1, 4
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         kinds = [args.architecture] if args.architecture else list(PEERS)
-        agreed = [compare(Path(folder), kind, args) for kind in kinds]
+        agreed = [compare(Path(folder), kind, args, rows) for kind in kinds]
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=2))
     if not all(agreed):
         raise SystemExit("losses do not agree")
 

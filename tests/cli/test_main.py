@@ -11,8 +11,7 @@ import torch
 from folders import tree
 
 from btm.cli import compose, main
-from btm.forest import Forest
-from btm.steps import publish
+from btm.forest import Forest, publish
 
 
 def run(capsys, *words):
@@ -51,7 +50,7 @@ def test_every_verb_has_help_with_an_example(capsys):
     from btm.cli.verbs import VERBS
 
     for verb in VERBS:
-        code, out, _ = run(capsys, verb, "--help")
+        code, out, _ = run(capsys, verb, "--help", "--all")
         assert code == 0
         assert "example: btm " in out
         assert "trainer.lr=" in out
@@ -88,6 +87,7 @@ def test_doctor(capsys, words):
     assert {"torch", "cores", "trainer.precision=auto"} <= {row["what"] for row in json.loads(out)}
 
 
+@pytest.mark.slow
 def test_the_verbs_one_by_one(capsys, words):
     common = [*words, "expert=tales", "domain=novels", "trainer.steps=2", "merge.force=true"]
     for verb, said in [("branch", "parent"), ("train", "next: btm merge"), ("merge", "elms/tales")]:
@@ -353,7 +353,7 @@ def test_strangers_in_the_forest_are_no_elms(capsys, words, tmp_path):
 
 def test_a_name_that_leads_elsewhere_is_no_elm(copy):
     forest = Forest(copy().forest_root)  # the shared one would keep the average
-    publish.publish(forest, "elsewhere", {"bible": 1.0})
+    publish.average(forest, "elsewhere", {"bible": 1.0})
     assert "../averages/elsewhere" not in forest
     assert "bible\n" not in forest
 

@@ -9,8 +9,10 @@ import pytest
 
 from btm.cli.compose import compose
 from btm.config.ensemble import EnsembleConfig
-from btm.ensemble import fit, gate, mix, posterior, rules
+from btm.ensemble import gate, posterior
 from btm.ensemble.gate import sums
+from btm.ensemble.rule import ValidScores
+from btm.ensemble.rules import rule_of
 from btm.errors import UserError
 
 
@@ -76,7 +78,7 @@ def test_windows_are_texts_of_their_own(window):
 
 def test_the_prior_alone_is_simple_and_the_whole_past_is_bayes():
     logp, tokens = scores(5, scale=3.0), ids(5)
-    simple = rules.simple(logp[:, None], prior(5))[0][0]
+    simple = rule_of(EnsembleConfig(rule="simple")).weigh(logp[:, None], prior(5))[0][0]
     np.testing.assert_allclose(
         gate.mixed(logp, prior(5), [1] + [0] * 7, tokens)[0], simple, atol=1e-9
     )
@@ -132,10 +134,10 @@ def test_float32_scores_give_the_float64_loss():
 def test_a_belief_is_the_same_token_by_token():
     logp, log_prior, tokens = scores(10), prior(10), ids(10)
     mixed, weights = gate.mixed(logp, log_prior, gate.DEFAULT, tokens)
-    belief = gate.Belief(log_prior)
+    online = gate.OnlineGate(log_prior)
     for t in range(120):
-        np.testing.assert_allclose(np.exp(belief.log_weights), weights[:, t], atol=1e-12)
-        assert belief.see(logp[:, t], int(tokens[t])) == pytest.approx(mixed[t], abs=1e-12)
+        np.testing.assert_allclose(np.exp(online.log_weights), weights[:, t], atol=1e-12)
+        assert online.update(logp[:, t], int(tokens[t])) == pytest.approx(mixed[t], abs=1e-12)
 
 
 def test_gradient_and_hessian_are_differences_of_the_loss():
@@ -195,19 +197,21 @@ def test_an_ensemble_mixes_by_it(carry):
     logp, text = learnable(4, 2000)
     logp_EST = logp.astype(np.float32).reshape(5, 20, 100)
     chosen = EnsembleConfig(rule="gated", prior="token", carry=carry)
-    log_prior = fit.fit_prior(logp_EST, chosen)
-    fitted = fit.fit_rule([logp_EST], [log_prior], chosen, [1950], [text])
+    rule = rule_of(chosen)
+    log_prior = rule.fit_prior(logp_EST)
+    valid = [ValidScores(logp_EST, log_prior, 1950, text)]
+    fitted = rule.fit(valid)
     sample = gate.Sample.of(
         logp_EST.reshape(5, -1)[:, :1950], log_prior, text[:1950], 0 if carry else 100
     )
-    assert tuple(fitted.gate) == gate.fit([sample])
-    assert fit.fit_rule([logp_EST], [log_prior], fitted, [1950], [text]) == fitted
-    found = mix.mix(logp_EST, log_prior, fitted, 1950, text)
+    assert tuple(fitted.ensemble.gate) == gate.fit([sample])
+    assert fitted.fit(valid) == fitted
+    found = fitted.mix(logp_EST, log_prior, 1950, text)
     wanted, weights = gate.mixed(
-        logp_EST.reshape(5, -1)[:, :1950], log_prior, fitted.gate, text[:1950], 0 if carry else 100
+        logp_EST.reshape(5, -1)[:, :1950], log_prior, fitted.theta, text[:1950], 0 if carry else 100
     )
     assert found.nats == pytest.approx(-wanted.sum(), rel=1e-9)
-    assert found.nats < mix.mix(logp_EST, log_prior, EnsembleConfig(), 1950).nats
+    assert found.nats < rule_of(EnsembleConfig()).mix(logp_EST, log_prior, 1950).nats
     np.testing.assert_allclose(found.mean_posterior, weights.mean(axis=1), atol=1e-9)
 
 
@@ -217,14 +221,14 @@ def test_experts_outside_the_top_k_are_not_read():
     kept = np.isfinite(log_prior)
     spoilt = logp.copy()
     spoilt[~kept] = np.nan
-    chosen = EnsembleConfig(rule="gated", carry=True)
+    rule = rule_of(EnsembleConfig(rule="gated", carry=True))
     found, wanted = (
-        fit.fit_rule([x[:, None]], [p], chosen, [2000], [text])
+        rule.fit([ValidScores(x[:, None], p, 2000, text)])
         for x, p in ((spoilt, log_prior), (logp[kept], log_prior[kept]))
     )
     assert found == wanted
-    mixed = mix.mix(spoilt[:, None], log_prior, found, 2000, text)
-    assert mixed.nats == mix.mix(logp[kept][:, None], log_prior[kept], found, 2000, text).nats
+    mixed = found.mix(spoilt[:, None], log_prior, 2000, text)
+    assert mixed.nats == found.mix(logp[kept][:, None], log_prior[kept], 2000, text).nats
     assert (mixed.mean_posterior[~kept] == 0).all()
 
 
@@ -237,19 +241,19 @@ def test_what_does_not_fit_is_refused():
         gate.mixed(np.zeros((2, 3)), np.zeros(2), gate.DEFAULT, np.zeros(2))
     with pytest.raises(ValueError, match="θ has shape"):
         gate.mixed(np.zeros((2, 3)), np.zeros(2), [1.0], np.zeros(3))
-    with pytest.raises(ValueError, match="need the tokens"):
-        mix.mix(np.zeros((2, 1, 3), np.float32), np.zeros(2), EnsembleConfig(rule="gated"), 3)
+    with pytest.raises(ValueError, match="gated needs the tokens"):
+        rule_of(EnsembleConfig(rule="gated")).mix(np.zeros((2, 1, 3), np.float32), np.zeros(2), 3)
     assert gate.mixed(np.zeros((2, 0)), np.zeros(2), gate.DEFAULT, np.zeros(0))[0].shape == (0,)
 
 
 def test_the_settings():
     bundle = compose(["ensemble=gated"]).ensemble
     assert (bundle.rule, bundle.prior, bundle.carry, bundle.gate) == ("gated", "token", False, None)
-    assert fit.is_fitted(EnsembleConfig(rule="gated", prior="uniform"))
+    assert rule_of(EnsembleConfig(rule="gated", prior="uniform")).is_fitted
     given = compose(
         ["ensemble=gated", "ensemble.prior=uniform", "ensemble.gate=[1,0,0,0,0,0,0,0]"]
     ).ensemble
-    assert not fit.is_fitted(given)
+    assert not rule_of(given).is_fitted
     with pytest.raises(UserError, match=r"ensemble\.gate=.*wanted 8 numbers, or null"):
         compose(["ensemble=gated", "ensemble.gate=[1,0]"])
     with pytest.raises(UserError, match="give ensemble=updating"):

@@ -14,12 +14,15 @@ from btm import steps
 from btm.cli import main
 from btm.cli.compose import compose
 from btm.config.ensemble import EnsembleConfig
-from btm.ensemble import gate, generate, posterior, rules
+from btm.ensemble import gate, generate, posterior
+from btm.ensemble.rule import WindowRule
+from btm.ensemble.rules import RULES, rule_of
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.models import causal_lm
 
 NAMES = ["bible", "code_python", "speeches"]
+BY_WINDOW = [name for name, rule in RULES.items() if issubclass(rule, WindowRule)]
 PRIOR = {"bible": 0.2, "code_python": 0.5, "speeches": 0.3}
 
 
@@ -37,7 +40,7 @@ def whole(forest, ids, names):
     return np.stack([torch.log_softmax(x, dim=-1).numpy() for x in logits])
 
 
-@pytest.mark.parametrize("rule", [*rules.RULES, "gated"])
+@pytest.mark.parametrize("rule", [*BY_WINDOW, "gated"])
 def test_it_equals_the_mixture_of_whole_passes(grown, forest, rule):
     config, _ = grown
     ids = text(config)
@@ -49,7 +52,7 @@ def test_it_equals_the_mixture_of_whole_passes(grown, forest, rule):
     if rule == "gated":
         wanted_T, weights_ET = gate.mixed(logp_ET, log_prior_E, gate.DEFAULT, ids)
     else:
-        (wanted_T,), weights_EST = rules.RULES[rule](logp_ET[:, None], log_prior_E, 0.05, 0.9)
+        (wanted_T,), weights_EST = rule_of(ensemble).weigh(logp_ET[:, None], log_prior_E)
         weights_ET = weights_EST[:, 0]
     found = [mixed.read(ids[:30])]
     for t in range(30, 60):
@@ -66,17 +69,16 @@ def test_next_tokens_are_a_distribution(forest):
     assert mixed.read([]).shape == (0,)
 
 
-@pytest.mark.parametrize("rule", rules.RULES)
-def test_a_belief_follows_its_rule(rule):
+@pytest.mark.parametrize("rule", BY_WINDOW)
+def test_one_token_at_a_time_is_the_whole_window(rule):
     logp_EST = -np.random.default_rng(0).exponential(2.0, (4, 1, 50))
     log_prior_E = np.log([0.1, 0.2, 0.3, 0.4])
-    wanted_ST, weights_EST = rules.RULES[rule](logp_EST, log_prior_E, 0.1, 0.9)
-    belief = rules.Belief(rule, log_prior_E, 0.1, 0.9)
+    chosen = rule_of(EnsembleConfig(rule=rule, alpha=0.1, beta=0.9))
+    wanted_ST, weights_EST = chosen.weigh(logp_EST, log_prior_E)
+    online = chosen.begin(log_prior_E)
     for t in range(50):
-        np.testing.assert_allclose(np.exp(belief.log_weights), weights_EST[:, 0, t], atol=1e-9)
-        assert belief.see(logp_EST[:, 0, t]) == pytest.approx(wanted_ST[0, t], abs=1e-6)
-    with pytest.raises(ValueError, match="no rule"):
-        rules.Belief("bayesian", log_prior_E)
+        np.testing.assert_allclose(np.exp(online.log_weights), weights_EST[:, 0, t], atol=1e-9)
+        assert online.update(logp_EST[:, 0, t], t) == pytest.approx(wanted_ST[0, t], abs=1e-6)
 
 
 def test_experts_outside_the_top_k_are_neither_loaded_nor_run(copy):
@@ -159,6 +161,7 @@ def test_the_command(capsys, copy, workspace, tmp_path):
     assert compose(["prompt=a, b"]).prompt == "a, b"
 
 
+@pytest.mark.slow
 def test_an_average_writes_alone_and_beside_its_own_experts(copy, workspace, tmp_path, capsys):
     forest = Forest(copy().forest_root)
     words = [

@@ -15,12 +15,15 @@ from btm.cli.compose import compose
 from btm.config.ensemble import EnsembleConfig
 from btm.data.discover.router import CHARS, HOME, Router, words
 from btm.data.pieces import token_bytes
-from btm.ensemble import fit, generate, mix, posterior
+from btm.ensemble import generate, posterior
 from btm.ensemble import router as context
 from btm.ensemble.router import Reading, Route
+from btm.ensemble.rules import rule_of
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.steps import domain_weights, score_cache
+
+pytestmark = pytest.mark.slow
 
 TRICKY = (
     "Ærøskøbing's 3,141 naïve Straße\u00a0日本語 テキスト! e\u0301tude _x_ don't 😀smile a bc\n\n"
@@ -92,7 +95,7 @@ def test_eval_is_the_equation_on_the_text_before_each_token(clustered, overrides
     pieces = token_bytes(suite.tokenizer)
     scores = score_cache.stack(score_cache.scores_of(config, forest), shard, members)
     route = route_of(clustered, *overrides)
-    mixed = mix.mix(scores, np.zeros(4), config.ensemble, tokens, shard.tokens, route)
+    mixed = rule_of(config.ensemble).mix(scores, np.zeros(4), tokens, shard.tokens, route)
     begin = 0
     for t in range(min(tokens, 1500)):
         if (t and ids[t - 1] == suite.eos) or (
@@ -144,7 +147,7 @@ def test_what_stands_at_t_or_later_changes_no_weight_up_to_t(clustered, route, w
     assert moved > 10  # of what comes later, some does change
 
 
-def test_a_belief_has_the_weights_of_eval(clustered):
+def test_a_text_read_online_has_the_weights_of_eval(clustered):
     for overrides in ([], ["ensemble.top_k=2"]):
         route = route_of(clustered, *overrides)
         suite = steps.open_suite(clustered[1])
@@ -153,12 +156,12 @@ def test_a_belief_has_the_weights_of_eval(clustered):
         ).astype(int)
         ids = np.concatenate([ids, encoder(clustered).encode([TRICKY * 3]).ids])
         whole = weights(route, ids)
-        belief = route.begin()
+        online = route.begin()
         for t, token in enumerate(ids.tolist()):
             np.testing.assert_allclose(
-                np.exp(belief.log_weights), whole[:, t], rtol=1e-9, atol=1e-12
+                np.exp(online.log_weights), whole[:, t], rtol=1e-9, atol=1e-12
             )
-            belief.see(np.zeros(4), token)
+            online.update(np.zeros(4), token)
         np.testing.assert_allclose(whole.sum(axis=0), 1)
         if overrides:
             assert set((whole > 0).sum(axis=0).tolist()) == {2, 4}  # 4 before a known word
@@ -177,13 +180,14 @@ def test_generation_weighs_as_eval_does(clustered):
     ]  # a top-k is chosen for each context, so all are here
     logp = np.concatenate([mixed.read(ids[:20]), mixed.read(ids[20:])])
     scores = score_cache.stack(score_cache.scores_of(config, forest), shard, members)[:, :1]
-    prior = fit.fit_prior(scores, config.ensemble)
-    wanted = mix.mix(scores, prior, config.ensemble, window, shard.tokens, route)
+    rule = rule_of(config.ensemble)
+    prior = rule.fit_prior(scores)
+    wanted = rule.mix(scores, prior, window, shard.tokens, route)
     np.testing.assert_allclose(logp, wanted.logp, atol=1e-4)
     with pytest.raises(ValueError, match="needs a route"):
         generate.Ensemble.load(forest, ensemble=config.ensemble)
     with pytest.raises(ValueError, match="needs a route"):
-        mix.mix(scores, prior, config.ensemble, window, shard.tokens)
+        rule.mix(scores, prior, window, shard.tokens)
 
 
 def test_words_are_those_of_the_text_wherever_tokens_cut_it(clustered):
@@ -297,7 +301,7 @@ def test_settings_that_a_router_has_no_use_for(more, said):
         compose(["ensemble=router", more])
     with pytest.raises(UserError, match="give ensemble=router"):
         compose(["ensemble=cached", "ensemble.temperature=1"])
-    assert not fit.is_fitted(EnsembleConfig(rule="router", prior="cached"))
+    assert not rule_of(EnsembleConfig(rule="router", prior="cached")).is_fitted
 
 
 def test_a_router_without_known_words_weighs_all_alike():

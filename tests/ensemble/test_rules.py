@@ -1,12 +1,24 @@
 """Every rule against its equation, token by token in plain Python; and what the rules promise."""
 
+import ast
 import math
 
 import numpy as np
 import pytest
 
+import structure
+from btm.config import choices
 from btm.config.ensemble import EnsembleConfig
-from btm.ensemble import fit, mix, posterior, rules
+from btm.ensemble import evaluate, posterior, tracking, windows
+from btm.ensemble.rule import ValidScores, WindowRule
+from btm.ensemble.rules import RULES, rule_of
+from btm.errors import UserError
+
+BY_WINDOW = [name for name, rule in RULES.items() if issubclass(rule, WindowRule)]
+
+
+def built(rule, alpha=None, beta=None, **more):
+    return rule_of(EnsembleConfig(rule=rule, alpha=alpha, beta=beta, **more))
 
 
 def scores(seed, experts=4, sequences=3, tokens=20, scale=1.0):
@@ -41,11 +53,11 @@ def weights_by_hand(rule, logp_ET, pi, alpha, beta):
     return np.array(rows).T
 
 
-@pytest.mark.parametrize("rule", rules.RULES)
+@pytest.mark.parametrize("rule", BY_WINDOW)
 @pytest.mark.parametrize("seed", range(5))
 def test_rules_equal_their_equations(rule, seed):
     logp, log_prior = scores(seed), prior(seed)
-    mixed, weights = rules.RULES[rule](logp, log_prior, 0.1, 0.9)
+    mixed, weights = built(rule, 0.1, 0.9).weigh(logp, log_prior)
     for s in range(logp.shape[1]):
         by_hand = weights_by_hand(rule, logp[:, s], np.exp(log_prior), 0.1, 0.9)
         np.testing.assert_allclose(weights[:, s], by_hand, atol=1e-9)
@@ -56,7 +68,7 @@ def test_rules_equal_their_equations(rule, seed):
 
 def test_bayes_is_the_papers_posterior():
     logp, log_prior = scores(1, 6, 4, 50, 4.0), prior(1, 6)
-    mixed, weights = rules.bayes(logp, log_prior)
+    mixed, weights = built("bayes").weigh(logp, log_prior)
     for s in range(4):
         np.testing.assert_allclose(mixed[s], posterior.mixture(logp[:, s], log_prior), atol=1e-9)
         np.testing.assert_allclose(
@@ -67,24 +79,26 @@ def test_bayes_is_the_papers_posterior():
 def test_tracking_without_switches_or_forgetting_is_bayes():
     logp, log_prior = scores(2, 5, 3, 60, 3.0), prior(2, 5)
     np.testing.assert_allclose(
-        rules.tracking(logp, log_prior, 0.0, 1.0)[0], rules.bayes(logp, log_prior)[0], atol=1e-8
+        built("tracking", 0.0, 1.0).weigh(logp, log_prior)[0],
+        built("bayes").weigh(logp, log_prior)[0],
+        atol=1e-8,
     )
 
 
-@pytest.mark.parametrize("rule", rules.RULES)
+@pytest.mark.parametrize("rule", BY_WINDOW)
 def test_far_below_float_range(rule):
     logp = np.full((3, 2, 40), -10_000.0)
     logp[1] += 1
-    mixed, weights = rules.RULES[rule](logp, posterior.uniform_prior(3), 0.01, 0.9)
+    mixed, weights = built(rule, 0.01, 0.9).weigh(logp, posterior.uniform_prior(3))
     assert np.isfinite(mixed).all()
     np.testing.assert_allclose(weights.sum(axis=0), 1.0)
     assert (mixed <= -9_999.0 + 1e-6).all()
 
 
-@pytest.mark.parametrize("rule", rules.RULES)
+@pytest.mark.parametrize("rule", BY_WINDOW)
 def test_a_left_out_expert_has_no_weight(rule):
     log_prior = posterior.top_k(prior(3), 2)
-    _, weights = rules.RULES[rule](scores(3), log_prior, 0.1, 0.9)
+    _, weights = built(rule, 0.1, 0.9).weigh(scores(3), log_prior)
     left_out = np.isneginf(log_prior)
     start = 1 if rule == "last_token" else 0
     assert (weights[left_out, :, start:] == 0).all()
@@ -101,7 +115,7 @@ def test_fixed_share_is_bounded_against_the_best_sequence_of_experts(switches):
     best = np.repeat(rng.permutation(switches + 1) % experts, -(-tokens // (switches + 1)))[:tokens]
     logp[best, 0, np.arange(tokens)] = -0.1
     moved = int((np.diff(best) != 0).sum())
-    loss = -rules.fixed_share(logp, posterior.uniform_prior(experts), alpha)[0].sum()
+    loss = -built("fixed_share", alpha).weigh(logp, posterior.uniform_prior(experts))[0].sum()
     bound = (
         math.log(experts)
         + moved * math.log(experts / alpha)
@@ -116,75 +130,145 @@ def test_the_fit_takes_what_is_best_on_valid():
     logp = -rng.exponential(4.0, (4, 10, 32))
     logp[turns.reshape(10, 32)[None] == np.arange(4)[:, None, None]] = -0.2
     uniform, count = posterior.uniform_prior(4), logp.shape[1] * logp.shape[2]
-    chosen = fit.fit_rule([logp], [uniform], EnsembleConfig(rule="tracking", prior="em"), [count])
+    valid = [ValidScores(logp, uniform, count)]
+    chosen = built("tracking").fit(valid).ensemble
     losses = {
-        (alpha, beta): -rules.tracking(logp, uniform, alpha, beta)[0].sum()
-        for alpha in fit.ALPHAS
-        for beta in fit.BETAS
+        (alpha, beta): -built("tracking", alpha, beta).weigh(logp, uniform)[0].sum()
+        for alpha in tracking.ALPHAS
+        for beta in tracking.BETAS
     }
     assert (chosen.alpha, chosen.beta) == min(losses, key=losses.get)
     assert chosen.alpha > 0
-    kept = EnsembleConfig(rule="tracking", alpha=0.5, beta=0.5)
-    assert fit.fit_rule([logp], [uniform], kept, [count]) == kept
+    kept = built("tracking", 0.5, 0.5)
+    assert kept.fit(valid) == kept
+    share = built("fixed_share").fit(valid).ensemble
+    assert share.beta == 1.0
+    assert share.alpha == min(tracking.ALPHAS, key=lambda alpha: losses[alpha, 1.0])
 
 
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="wanted"):
-        rules.bayes(np.zeros((2, 3)), np.zeros(2))
+        built("bayes").weigh(np.zeros((2, 3)), np.zeros(2))
     with pytest.raises(ValueError, match="the prior has shape"):
-        rules.bayes(np.zeros((2, 3, 4)), np.zeros(3))
+        built("bayes").weigh(np.zeros((2, 3, 4)), np.zeros(3))
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.1, 0.9), (0.003, 1.0), (0.0, 0.9), (0.0, 1.0)])
-@pytest.mark.parametrize("rule", rules.RULES)
+@pytest.mark.parametrize("rule", BY_WINDOW)
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_carried_windows_are_one_long_sequence(rule, alpha, beta, blocks):
     logp, log_prior = scores(7, 4, 9, 20), prior(7)
-    whole, weights = rules.RULES[rule](logp.reshape(4, 1, 180), log_prior, alpha, beta)
+    chosen = built(rule, alpha, beta)
+    whole, weights = chosen.weigh(logp.reshape(4, 1, 180), log_prior)
     begin, found, held = None, [], []
     for part in np.split(logp, blocks, axis=1):
-        first, begin = rules.carried(rule, part, log_prior, alpha, beta, begin)
-        mixed, weights_part = rules.RULES[rule](part, log_prior, alpha, beta, first)
+        first, begin = chosen.carry(part, log_prior, begin)
+        mixed, weights_part = chosen.weigh(part, log_prior, first)
         found.append(mixed.reshape(-1))
         held.append(weights_part.reshape(4, -1))
     np.testing.assert_allclose(np.concatenate(found), whole[0], atol=1e-6)
     np.testing.assert_allclose(np.concatenate(held, axis=1), weights[:, 0], atol=1e-8)
 
 
-@pytest.mark.parametrize("rule", rules.RULES)
+@pytest.mark.parametrize("rule", BY_WINDOW)
 def test_an_ensemble_that_carries_has_read_the_whole_shard(rule, monkeypatch):
-    monkeypatch.setattr(mix, "_BLOCK", 160)
-    monkeypatch.setattr(mix, "_STEP", 1)
+    monkeypatch.setattr(windows, "_BLOCK", 160)
+    monkeypatch.setattr(windows, "_STEP", 1)
     logp, log_prior = scores(8, 4, 9, 20).astype(np.float32), prior(8)
-    chosen = EnsembleConfig(rule=rule, alpha=0.1, beta=0.9, carry=True)
-    found = mix.mix(logp, log_prior, chosen, 175)
-    whole, weights = rules.RULES[rule](logp.reshape(4, 1, 180), log_prior, 0.1, 0.9)
+    chosen = built(rule, 0.1, 0.9, carry=True)
+    found = chosen.mix(logp, log_prior, 175)
+    whole, weights = chosen.weigh(logp.reshape(4, 1, 180), log_prior)
     assert found.nats == pytest.approx(-whole[0, :175].sum(), rel=1e-6)
     np.testing.assert_allclose(found.mean_posterior, weights[:, 0, :175].mean(axis=1), atol=1e-6)
     if rule == "tracking":
-        (nats,) = fit._tracking_nats(logp, log_prior, [chosen], 175)
+        (nats,) = tracking.nats_of_choices(logp, log_prior, 175, [(0.1, 0.9)], chosen.ensemble)
         assert nats == pytest.approx(found.nats, rel=1e-9)
 
 
-@pytest.mark.parametrize("rule", rules.RULES)
+@pytest.mark.parametrize("rule", BY_WINDOW)
 def test_float32_scores_give_the_float64_loss(rule):
     logp, log_prior = scores(9, 16, 40, 64, 3.0).astype(np.float32), prior(9, 16)
-    found, _ = rules.RULES[rule](logp, log_prior, 0.03, 0.9)
-    wanted, _ = rules.RULES[rule](logp.astype(np.float64), log_prior, 0.03, 0.9)
+    found, _ = built(rule, 0.03, 0.9).weigh(logp, log_prior)
+    wanted, _ = built(rule, 0.03, 0.9).weigh(logp.astype(np.float64), log_prior)
     assert found.dtype == np.float64
     assert abs(found.mean() - wanted.mean()) <= 1e-6
     assert found.sum() == pytest.approx(wanted.sum(), rel=1e-6)
 
 
-@pytest.mark.parametrize("rule", rules.RULES)
+@pytest.mark.parametrize("rule", BY_WINDOW)
 def test_experts_outside_the_top_k_are_not_read(rule):
     logp, log_prior = scores(10).astype(np.float32), posterior.top_k(prior(10), 2)
-    chosen = EnsembleConfig(rule=rule, alpha=0.1, beta=0.9)
+    chosen = built(rule, 0.1, 0.9)
     kept = np.isfinite(log_prior)
     spoilt = logp.copy()
     spoilt[~kept] = np.nan
-    found = mix.mix(spoilt, log_prior, chosen, 55)
-    wanted = mix.mix(logp[kept], log_prior[kept], chosen, 55)
+    found = chosen.mix(spoilt, log_prior, 55)
+    wanted = chosen.mix(logp[kept], log_prior[kept], 55)
     assert found.nats == wanted.nats
     assert (found.mean_posterior[~kept] == 0).all()
     np.testing.assert_array_equal(found.mean_posterior[kept], wanted.mean_posterior)
+
+
+def test_a_rule_has_one_word_and_one_class():
+    assert tuple(RULES) == choices.RULES
+    with pytest.raises(UserError, match=r"ensemble\.rule='bayesian': choose one of bayes, simple"):
+        built("bayesian")
+
+
+def test_rules_that_need_no_valid_split_may_be_measured_on_it():
+    fitted = {
+        name: built(name, prior="uniform").is_fitted or built(name, prior="em").is_fitted
+        for name in RULES
+    }
+    assert [name for name, is_fitted in fitted.items() if not is_fitted] == ["router"]
+    fits = {name for name in RULES if built(name, prior="uniform").is_fitted}
+    assert fits == {"fixed_share", "tracking", "gated"}
+    assert not built("fixed_share", 0.1, prior="updating").is_fitted
+    assert built("tracking", 0.1, prior="updating").is_fitted
+
+
+def test_only_the_ensemble_and_the_checks_of_its_settings_ask_for_the_name_of_a_rule():
+    asking = {
+        module
+        for module, path in structure.modules().items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Compare)
+        for part in ast.iter_child_nodes(node)
+        if isinstance(part, ast.Attribute) and part.attr == "rule"
+    }
+    assert asking == {"btm.config.validation"}
+
+
+class Newest(WindowRule):
+    """An eighth rule: the expert that was best at the last token, and at first the prior."""
+
+    def _weigh(self, logp_EST, log_prior_ES, first_ES):
+        logp_SET = logp_EST.swapaxes(0, 1)
+        log_prior_ES = log_prior_ES if first_ES is None else first_ES
+        online = [self.begin(log_prior_E) for log_prior_E in log_prior_ES.T]
+        seen = [
+            [weights.update(logp_E) for logp_E in logp_ET.T]
+            for weights, logp_ET in zip(online, logp_SET, strict=True)
+        ]
+        return np.array(seen), np.ones(logp_EST.shape) / len(logp_EST)
+
+    def _carry(self, logp_EST, log_prior_ES, begin_E):
+        raise NotImplementedError
+
+    def step(self, log_weights_E, logp_E, log_prior_E):
+        return np.log(0.9 * (logp_E == logp_E.max()) + 0.1 * np.exp(log_prior_E))
+
+
+def test_an_eighth_rule_is_one_class(monkeypatch):
+    monkeypatch.setitem(RULES, "newest", Newest)
+    rng = np.random.default_rng(0)
+    turns = np.repeat(rng.integers(0, 4, 20), 16).reshape(10, 32)
+    logp = np.where(turns[None] == np.arange(4)[:, None, None], -0.1, -4.0).astype(np.float32)
+    names = ["a", "b", "c", "d"]
+    nats = {}
+    for rule in ("newest", "simple", "bayes"):
+        chosen = EnsembleConfig(rule=rule, prior="token", top_k=3)
+        found = evaluate.shard_result(names, logp, names, logp, chosen, (320, 999), 320)
+        assert len([share for share in found["mean_posterior"].values() if share]) == 3
+        nats[rule] = found["ensemble"]["nats_per_token"]
+    assert nats["newest"] < min(nats["simple"], nats["bayes"])

@@ -229,7 +229,7 @@ def test_half_precision_becomes_single(folder, state, converted):
 
 def test_models_that_fairseq_has_not_are_refused(converted, suite_model, tmp_path):
     with pytest.raises(
-        UserError, match=r"model_type 'llama'; fairseq has the like of xglm, biogpt, opt alone"
+        UserError, match=r"model_type 'llama'; fairseq has equivalents of xglm, biogpt, opt only"
     ):
         from_hugging_face(suite_model("llama"), tmp_path)
     with pytest.raises(UserError, match=r"no <s>, <pad>, </s>, <unk> as ids 0 to 3"):

@@ -8,7 +8,7 @@ from folders import tree
 
 from btm import steps
 from btm.cli import main
-from btm.forest import Forest, gc, index, paths, removal
+from btm.forest import Forest, gc, index, removal
 
 
 @pytest.fixture(autouse=True)
@@ -82,8 +82,7 @@ def test_fisher_information_stays_while_its_weights_do(copy):
     steps.average(config)
     forest = Forest(config.forest_root)
     own = {
-        name: paths.of_weights(forest.root, forest[name].card.sha256)
-        for name in ("bible", "code_python")
+        name: forest.paths.fishers_of(forest[name].card.sha256) for name in ("bible", "code_python")
     }
     assert [len(found) for found in own.values()] == [1, 1]
     stale = own["bible"][0].rename(own["bible"][0].with_name("0" * 32 + own["bible"][0].name[32:]))
@@ -96,7 +95,7 @@ def test_fisher_information_stays_while_its_weights_do(copy):
 def test_leftovers_of_a_removal(copy):
     forest = Forest(copy().forest_root)
     removal.remove(forest, "bible")
-    left = removal.bin_of(forest.root, "bible") / "elms-bible"
+    left = forest.paths.bin("bible") / "elms-bible"
     left.mkdir(parents=True)
     (left / "model.safetensors").write_bytes(b"x")
     assert [waste.why for waste in gc.collect(forest)] == ["of a removal that was not finished"]

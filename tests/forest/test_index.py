@@ -14,9 +14,8 @@ import pytest
 
 from btm.cli import main
 from btm.config.schema import LsConfig
-from btm.forest import Forest, index, listing, removal
+from btm.forest import Forest, index, listing, publish, removal
 from btm.forest.card import Card
-from btm.steps import publish
 
 
 @pytest.fixture(autouse=True)
@@ -209,7 +208,7 @@ def test_branches_in_the_making_and_what_was_removed(root):
 
 def test_averages_are_listed_beside_elms_of_the_same_name(root):
     forest = Forest(root)
-    publish.publish(forest, "bible", {"bible": 3.0, "seed": 1.0})
+    publish.average(forest, "bible", {"bible": 3.0, "seed": 1.0})
     of = {(entry.name, entry.kind): entry for entry in index.entries(root)}
     assert index.entries(root) == index.entries(root, cache=False)
     assert of["bible", "average"].parents == {"bible": 0.75, "seed": 0.25}
@@ -231,7 +230,7 @@ def test_averages_are_listed_beside_elms_of_the_same_name(root):
 def test_an_average_that_is_made_anew_damaged_or_unfinished(root):
     forest, card = Forest(root), root / "averages/uniform/card.json"
     before = read(root)["uniform"]
-    publish.publish(forest, "uniform", {"bible": 1.0, "speeches": 1.0})
+    publish.average(forest, "uniform", {"bible": 1.0, "speeches": 1.0})
     assert read(root)["uniform"].sha256 != before.sha256
     assert set(read(root)["uniform"].parents) == {"bible", "speeches"}
     card.write_text("{")

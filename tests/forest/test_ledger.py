@@ -23,6 +23,7 @@ def small_model(name, *overrides):
     return causal_lm.new_model(config, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seq_len", [128, 512])
 @pytest.mark.parametrize(
     ("name", "overrides"),

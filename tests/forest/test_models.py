@@ -11,7 +11,7 @@ from interop.models import make_folder
 
 from btm.errors import UserError
 from btm.forest import Forest, averages, find_model
-from btm.steps import publish as published
+from btm.forest import publish as published
 
 
 def test_an_elm_and_an_average_are_found_by_their_names(forest):
@@ -28,7 +28,7 @@ def test_an_elm_and_an_average_are_found_by_their_names(forest):
 
 def test_of_two_with_one_name_the_elm_wins_and_the_average_has_a_longer_one(copy):
     forest = Forest(copy().forest_root)
-    published.publish(forest, "bible", {"bible": 1, "seed": 1})
+    published.average(forest, "bible", {"bible": 1, "seed": 1})
     assert find_model(forest, "bible").kind == "ELM"
     average = find_model(forest, "averages/bible")
     assert (average.kind, average.name) == ("average", "averages/bible")

@@ -17,10 +17,10 @@ import pytest
 from btm import steps
 from btm.cli import compose, main
 from btm.errors import UserError
-from btm.forest import Forest, removal, tombstone, verify
+from btm.forest import Forest, publish, removal, tombstone, verify
 from btm.forest.card import Card
 from btm.forest.lineage import ELM, Key, Lineage
-from btm.steps import publish, rederive
+from btm.steps import rederive
 from btm.system import lease
 
 MUTATING = ("rename", "replace", "unlink", "remove", "rmdir", "mkdir", "fsync")
@@ -71,7 +71,7 @@ def family(workspace, grown, tmp_path_factory):
     steps.branch(compose.compose([*words, "branch=copy", "parent=speeches"]), "psalms", "bible")
     steps.train(compose.compose(words), "psalms")
     steps.merge(compose.compose(words), "psalms")
-    publish.publish(forest, "deploy", {"bible": 0.25, "code_python": 0.75})
+    publish.average(forest, "deploy", {"bible": 0.25, "code_python": 0.75})
     forest.branch("tales", "novels", {"bible": 0.5, "seed": 0.5})
     return root
 
@@ -132,7 +132,7 @@ def test_remove_deletes_it_and_lists_descendants_with_their_share(capsys, heirs,
     assert "bible" not in forest
     assert weights not in bytes_of(forest).values()
     assert not list(forest.root.glob(f"scores/*/{card.sha256}.npy"))
-    stone = tombstone.read(tombstone.folder(forest.root, "bible"))
+    stone = tombstone.read(forest.paths.tombstone("bible"))
     assert stone.card == card
     assert stone.reason == "the owner opted out"
     assert {heir.name for heir in stone.heirs} == {
@@ -165,6 +165,7 @@ def test_dry_run_names_what_would_go_and_changes_nothing(capsys, heirs, words):
     assert bytes_of(forest) == before
 
 
+@pytest.mark.slow
 def test_the_name_does_not_come_back_until_it_is_readmitted(capsys, words, forest):
     assert run(capsys, "remove", *words, "expert=bible", "remove.reason=opt-out")[0] == 0
     for command in (
@@ -193,7 +194,7 @@ def test_with_descendants_nothing_that_inherited_stays(capsys, heirs, words):
     assert forest.names() == ["code_python", "seed"]
     assert not list((forest.root / "averages").glob("deploy"))
     assert not forest.has_branch("tales")
-    assert tombstone.read(tombstone.folder(forest.root, "psalms")).because_of == "bible"
+    assert tombstone.read(forest.paths.tombstone("psalms")).because_of == "bible"
     assert not verify.verify(forest.root, full=True)
 
 
@@ -229,7 +230,7 @@ def test_rederive_makes_every_heir_again_without_it(capsys, heirs, words):
 def test_an_heir_of_one_parent_begins_with_that_parents_parents(words):
     forest = Forest(compose.compose(words).forest_root)
     rederive.rederive(compose.compose(words), "speeches")  # whose parents bible and code_python are
-    card = tombstone.read(tombstone.folder(forest.root, "speeches")).card
+    card = tombstone.read(forest.paths.tombstone("speeches")).card
     weights = {name: parent.weight for name, parent in forest["psalms"].card.parents.items()}
     assert weights == pytest.approx({name: parent.weight for name, parent in card.parents.items()})
 
@@ -319,6 +320,7 @@ def killed_in_a_fork(count, act):
     return os.WIFSIGNALED(status)
 
 
+@pytest.mark.slow
 def test_killed_between_any_two_calls_it_is_there_or_gone_and_the_rerun_finishes(heirs, tmp_path):
     _, forest = heirs
     begin = shutil.copytree(forest.root, tmp_path / "begin")
@@ -347,6 +349,7 @@ def sums_wrong(forest):
     return [f for f in found if "not finished" not in f.problem and "still there" not in f.problem]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_rederivation_killed_anywhere_goes_on_to_the_same_end(heirs, words, tmp_path):
     _, forest = heirs
@@ -403,7 +406,7 @@ def test_an_average_goes_without_a_tombstone_and_its_name_is_free(capsys, words,
     assert not tombstone.names(forest.root)
     assert not verify.verify(forest.root, full=True)
     assert run(capsys, "remove", *words, "average=uniform")[0] == 2
-    publish.publish(forest, "uniform", {"bible": 1.0})
+    publish.average(forest, "uniform", {"bible": 1.0})
     (path / "card.json").write_text("{")
     assert run(capsys, "remove", *words, "average=uniform")[0] == 0
     assert not path.exists()

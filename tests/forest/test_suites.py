@@ -136,6 +136,7 @@ def test_a_domain_has_one_suite(place, added, capsys, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
@@ -165,6 +166,7 @@ def test_an_unknown_suite_is_named(added, capsys):
     assert "no suite 'mor'" in refusal(capsys, "eval", *added, "eval.suites=[mor]")
 
 
+@pytest.mark.slow
 def test_a_suite_that_moved_is_found_with_one_word_and_one_that_is_gone_is_named(
     place, added, tmp_path, capsys
 ):

@@ -45,6 +45,7 @@ def test_the_sums_are_what_sha256sum_checks(root):
         }
 
 
+@pytest.mark.slow
 def test_five_hundred_seeded_corruptions_are_all_found(root):
     spec = importlib.util.spec_from_file_location("corruption", SCRIPT)
     corruption = importlib.util.module_from_spec(spec)
@@ -119,6 +120,7 @@ def test_a_list_that_leads_out_of_its_folder_is_refused(tmp_path):
         sums.read(tmp_path)
 
 
+@pytest.mark.slow
 def test_damage_is_exit_code_1_with_a_remedy(root, workspace, capsys):
     words = [*workspace, f"forest={root}"]
     assert main.main(["verify", "--full", *words]) == 0

@@ -13,11 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from btm.cli import main
 from btm.cli.compose import compose
 from btm.errors import UserError
-from btm.forest import Forest
+from btm.forest import Forest, publish
 from btm.forest.card import Card
 from btm.interop import formats
 from btm.models import weights
-from btm.steps import publish
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def root(pristine, tokenizer, tmp_path_factory):
     for name, seed in {"seed": 0, "law": 1, "med": 2}.items():
         folder = make_folder(tmp_path_factory.mktemp(name) / "model", tokenizer, seed=seed)
         formats.import_model(compose([f"from={folder}", f"forest={root}", f"name={name}"]))
-    publish.publish(Forest(root), "deploy", {"law": 0.7, "med": 0.2, "seed": 0.1})
+    publish.average(Forest(root), "deploy", {"law": 0.7, "med": 0.2, "seed": 0.1})
     return root
 
 

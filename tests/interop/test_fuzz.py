@@ -21,6 +21,7 @@ def script():
     del sys.modules["fuzz"]
 
 
+@pytest.mark.slow
 def test_no_file_makes_a_reader_fail(script):
     said = []
     outcomes = script.fuzz(1800, seed=1, report=said.append)
@@ -47,6 +48,7 @@ def slow(world):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reader", "sign"),
     [(broken, "KeyError: 'found'"), (careless, "written outside the forest"), (slow, "took 2.")],

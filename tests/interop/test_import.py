@@ -16,10 +16,9 @@ from transformers import AutoModelForCausalLM
 from btm.cli import main
 from btm.cli.compose import compose
 from btm.errors import UserError
-from btm.forest import Forest
+from btm.forest import Forest, publish
 from btm.interop import formats
 from btm.models import weights
-from btm.steps import publish
 
 
 def bring(folder, root, *words):
@@ -60,6 +59,7 @@ def test_every_float_type_in_shards(dtype, tokenizer, tmp_path):
     assert torch.equal(logits(elm.path), logits(folder))
 
 
+@pytest.mark.slow
 def test_an_expert_joins_a_forest(pristine, tokenizer, tmp_path):
     """Planted with one model; a second becomes an expert, of the other as a parent; a third
     architecture is refused.
@@ -82,13 +82,14 @@ def test_an_expert_joins_a_forest(pristine, tokenizer, tmp_path):
     with pytest.raises(UserError, match="another architecture"):
         bring(make_folder(tmp_path / "other", tokenizer, intermediate_size=32), root, "name=other")
     assert tree(root) == before
-    averaged = publish.publish(Forest(root), "both", {"seed": 1, "law": 1})
+    averaged = publish.average(Forest(root), "both", {"seed": 1, "law": 1})
     mean = (load_file(seed.path / "model.safetensors")["lm_head.weight"] / 2).add(
         load_file(elm.path / "model.safetensors")["lm_head.weight"] / 2
     )
     torch.testing.assert_close(load_file(averaged / "model.safetensors")["lm_head.weight"], mean)
 
 
+@pytest.mark.slow
 def test_an_import_that_was_killed_begins_anew(folder, tmp_path):
     root = tmp_path / "forest"
     elm = bring(folder, root)

@@ -65,6 +65,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", CONFIGS.values(), ids=CONFIGS)
 def test_config(values, world, capsys):
     patch(world / "outside/model/config.json", values)
@@ -312,6 +313,7 @@ def test_no_regular_file(make, name, world, capsys):
     assault(world, capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "name"), SOME.values(), ids=SOME)
 def test_some_other_file(make, name, world, capsys):
     if name.endswith("index.json"):

@@ -14,9 +14,8 @@ from safetensors.torch import load_file
 from btm.cli import main
 from btm.cli.compose import compose
 from btm.errors import UserError
-from btm.forest import Forest
+from btm.forest import Forest, publish
 from btm.interop import formats
-from btm.steps import publish
 
 MERGEKIT = Path(os.environ.get("MERGEKIT", ROOT / ".venv-mergekit/bin/mergekit-yaml"))
 pytestmark = pytest.mark.timeout(300)
@@ -32,7 +31,7 @@ def grow(root, tokenizer, tmp_path, **values):
     for name, seed in {"seed": 0, "law": 1, "med": 2}.items():
         folder = make_folder(tmp_path / f"{name}", tokenizer, seed=seed, **values)
         formats.import_model(compose([f"from={folder}", f"forest='{root}'", f"name={name}"]))
-    return publish.publish(Forest(root), "deploy", {"law": 0.7, "med": 0.23, "seed": 1 / 3})
+    return publish.average(Forest(root), "deploy", {"law": 0.7, "med": 0.23, "seed": 1 / 3})
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 2**-7)])

@@ -88,6 +88,7 @@ def as_old_file(value):
 FORMS = {"archive": as_archive, "old file": as_old_file, "bare": pickle.dumps}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_a_pickle_that_calls(name, world, capsys):
     for number, form in enumerate(FORMS.values()):
@@ -206,6 +207,7 @@ CONTENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", CONTENTS.values(), ids=CONTENTS)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_content(make, world, capsys):
@@ -257,6 +259,7 @@ else:
     return done.stdout.strip(), done.returncode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("question", "answer"),
     [

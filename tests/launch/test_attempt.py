@@ -41,6 +41,7 @@ def at_step(cycle, step):
     return until(pid)
 
 
+@pytest.mark.slow
 def test_a_try_that_was_killed_is_named_and_the_next_gives_the_same_bits(plant, fresh):
     undisturbed = plant(*LONG, name="undisturbed")
     assert fresh(calls.attempt, spec(undisturbed)).result(60).kind == "done"
@@ -64,6 +65,7 @@ def test_a_try_that_was_killed_is_named_and_the_next_gives_the_same_bits(plant, 
     assert card.notes == wanted.notes
 
 
+@pytest.mark.slow
 def test_another_number_of_threads_is_told_by_the_card(plant, fresh):
     cycle = plant(*LONG, "trainer.threads=0")
     first = fresh(calls.attempt, spec(cycle), threads=1)
@@ -119,6 +121,7 @@ def test_a_try_whose_parent_dies_saves_and_says_so_itself(plant, fresh):
     assert lease.find(root(cycle) / "branches/bible") == root(cycle) / "branches/bible"
 
 
+@pytest.mark.slow
 def test_a_try_that_hangs_is_killed_and_named(plant, fresh):
     cycle = plant(*ENDLESS)
     running = fresh(calls.attempt, spec(cycle), hang_after=1.5)
@@ -189,6 +192,7 @@ def test_a_job_whose_parents_do_not_stand_is_blocked(plant, fresh, name):
     assert outcome.message.startswith("bible")
 
 
+@pytest.mark.slow
 def test_a_branch_that_another_process_holds_is_waited_for(plant, fresh):
     cycle = plant()
     Forest(root(cycle)).branch("bible", "bible", {"seed": 1.0})
@@ -209,6 +213,7 @@ def test_a_worker_sees_the_cards_it_was_given(plant, fresh, cards, seen):
     assert f"bible sees [{seen}]\n" in Records(root(cycle)).log("train-bible", 1).read_text()
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_is_no_hang(plant, fresh):
     """After a laptop slept for a night, or on a disk whose server has another time."""
     cycle = plant(*LONG)

@@ -14,6 +14,8 @@ from launch.processes import btm, finish, sign_of_life, state, until
 from btm.forest import Forest
 from btm.launch.records import Records
 
+pytestmark = pytest.mark.slow
+
 ENDLESS = "trainer.steps=100000"  # for cycles that are meant to be stopped
 
 

@@ -39,6 +39,7 @@ def at_once(looks):
     return max(map(len, looks))
 
 
+@pytest.mark.slow
 def test_jobs_share_the_cores_and_have_the_threads_they_were_told(plant, fresh):
     cycle, looks = work_off(plant, fresh, "trainer.threads=1")
     assert {cpus for look in looks for cpus, _, _ in look} == {1}
@@ -48,17 +49,20 @@ def test_jobs_share_the_cores_and_have_the_threads_they_were_told(plant, fresh):
         assert elm.card.exact
 
 
+@pytest.mark.slow
 def test_a_job_never_has_more_threads_than_there_are_cores(plant, fresh):
     _, looks = work_off(plant, fresh, "cluster.cpus=64")
     assert {cpus for look in looks for cpus, _, _ in look} == {2}
     assert at_once(looks) == 1
 
 
+@pytest.mark.slow
 def test_no_more_jobs_at_once_than_were_allowed(plant, fresh):
     _, looks = work_off(plant, fresh, "trainer.threads=1", "cluster.parallel=2", cores=16)
     assert at_once(looks) == 2
 
 
+@pytest.mark.slow
 def test_no_more_jobs_at_once_than_the_memory_carries(plant, fresh):
     share = 0.6 * 0.9 * available_bytes() / 1e9  # two of them are more than there is
     _, looks = work_off(plant, fresh, "trainer.threads=1", f"cluster.memory_gb={share}", cores=16)
@@ -88,6 +92,7 @@ def test_jobs_that_run_at_once_see_different_cards(plant, fresh):
     assert set(seen) == {"[0]", "[1]"}
 
 
+@pytest.mark.slow
 def test_threads_are_measured_once_for_a_model_a_batch_and_a_machine(plant, fresh):
     cycle = plant(*SIBLINGS)
     root = Path(cycle.config.forest_root)
@@ -138,6 +143,7 @@ def test_what_could_never_run_is_refused(overrides, said, tmp_path, monkeypatch)
     assert str(refused.value).startswith(said)
 
 
+@pytest.mark.slow
 def test_what_is_cancelled_never_starts_and_the_end_of_the_engine_saves_what_runs(plant, fresh):
     cycle = plant(*SIBLINGS, "trainer.steps=100000", "trainer.threads=1", "cluster.parallel=1")
     ends = fresh(calls.cancel_and_close, cycle.config, specs(cycle)).result(60)
@@ -166,6 +172,7 @@ def test_only_the_cards_that_this_process_may_use_are_given_away(monkeypatch, vi
     assert find_cards(most) == cards
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_with_the_threads_it_began_with(plant, fresh):
     cycle = plant(*SIBLINGS, "run.rounds=[[bible]]", "trainer.steps=40")
     [spec] = specs(cycle)

@@ -15,6 +15,8 @@ from btm.launch.records import Records
 from btm.launch.slurm import SlurmEngine
 from btm.system import durable, lease
 
+pytestmark = pytest.mark.slow
+
 SCENARIOS = 500
 ROUNDS = [["a", "b", "c"], ["d", "e"]]
 

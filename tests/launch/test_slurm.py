@@ -18,7 +18,7 @@ from btm.launch.records import Records
 
 EXPERTS = ["bible", "code_python", "metamath", "pronunciation", "speeches", "wordnet"]
 NODES = 3
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 if shutil.which("slurmctld") is None and not os.environ.get("CI"):
     pytest.skip("no Slurm here: scripts/slurm install", allow_module_level=True)

@@ -38,6 +38,7 @@ def test_each_element_becomes_the_nearest_number_of_its_block(signed, n, block):
     assert np.array_equal(absmax, scales)
 
 
+@pytest.mark.slow
 @SIGNS
 def test_the_codebook_is_that_of_bitsandbytes(signed):
     functional = library()

@@ -13,7 +13,7 @@ from btm.cli.compose import compose
 from btm.paper import losses
 from btm.paper.studies import studies
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

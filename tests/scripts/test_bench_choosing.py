@@ -47,6 +47,7 @@ def test_all_suites_and_seeds_are_on_the_page():
     }
 
 
+@pytest.mark.slow
 def test_cells_of_a_part_have_names_of_their_own_and_equal_tokens(tmp_path):
     args = argparse.Namespace(corpora=tmp_path, out=tmp_path)
     settings = [*choosing.rates(), *choosing.schedules(), *choosing.default()]

@@ -4,9 +4,11 @@ import re
 import subprocess
 import sys
 
+import pytest
 from folders import ROOT
 
 
+@pytest.mark.slow
 def test_it_measures_every_part(tmp_path):
     few = ["--documents", "300", "--sample", "200", "-k", "3", "5", "--scratch", str(tmp_path)]
     command = [sys.executable, "scripts/bench/discover.py", *few]

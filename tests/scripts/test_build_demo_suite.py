@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 
+import pytest
 from folders import DEMO
 
 from btm.data.documents import read
@@ -48,6 +49,7 @@ def test_each_domain_is_attributed_and_its_licence_text_stands_there_if_it_must(
     assert len(re.findall(r"(?m)^\| \w+ \| (?:training|novel) \| ", text)) == len(LISTED)
 
 
+@pytest.mark.slow
 def test_no_document_stands_twice():
     found = [text for name in LISTED for split in SPLITS for text in texts(name, split)]
     assert len(found) == sum(sum(about["documents"].values()) for about in LISTED.values())

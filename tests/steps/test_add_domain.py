@@ -16,6 +16,8 @@ from btm.errors import UserError
 from btm.forest import Forest
 from btm.report import Reporter
 
+pytestmark = pytest.mark.slow
+
 OLD = ["bible", "code_python", "novels", "speeches"]
 
 

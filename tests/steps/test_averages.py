@@ -12,9 +12,10 @@ from btm.cli.main import main
 from btm.errors import UserError
 from btm.forest.card import Card
 from btm.models import causal_lm
-from btm.steps import averages
+from btm.steps import recipe
 
 
+@pytest.mark.slow
 def test_without_a_word_it_is_fitted_on_all_training_domains(copy):
     config = copy("average.method=null")
     path = steps.average(config)
@@ -22,10 +23,11 @@ def test_without_a_word_it_is_fitted_on_all_training_domains(copy):
     assert path.name == "fitted"
     assert card.domains == ["bible", "code_python", "speeches"]
     assert card.recipe["method"] == "task_arithmetic"
-    assert card.recipe.get("scale", 1.0) in averages.SCALES
+    assert card.recipe.get("scale", 1.0) in recipe.SCALES
     assert "seed" in card.parents
 
 
+@pytest.mark.slow
 def test_the_scale_is_the_best_of_those_tried(copy, capsys):
     config = copy("average.method=null")
     words = [f"forest={config.forest_root}", f"data.out={config.data.out}", "average.method=null"]
@@ -35,18 +37,20 @@ def test_the_scale_is_the_best_of_those_tried(copy, capsys):
         float(line.split("scale ")[1].split(":")[0]): float(line.split(": ")[2].split()[0])
         for line in said
     }
-    assert list(tried) == list(averages.SCALES)
+    assert list(tried) == list(recipe.SCALES)
     best = min(tried, key=tried.get)
     card = json.loads((steps.average(config) / "card.json").read_text())
     assert card["recipe"].get("scale", 1.0) == best
 
 
+@pytest.mark.slow
 def test_a_cycle_ends_with_it(copy):
     config = copy("average.method=null")
     result = steps.finish(config)
     assert set(result["models"]) == {"fitted", "uniform"}
 
 
+@pytest.mark.slow
 def test_the_same_average_is_not_fitted_again(copy, monkeypatch):
     config = copy("average.method=null")
     path = steps.average(config)

@@ -13,11 +13,10 @@ from interop.models import make_folder
 from btm import steps
 from btm.cli import main
 from btm.errors import UserError
-from btm.forest import Forest
+from btm.forest import Forest, publish
 from btm.forest.suites import open_suite
 from btm.models import causal_lm
 from btm.report.tables import ledger_rows, model_rows
-from btm.steps import publish
 
 
 def perplexity(config, folder, domain):
@@ -99,8 +98,8 @@ def test_score_takes_averages_by_name(copy):
 def test_an_average_no_better_than_the_seed_is_named(copy, capsys):
     config = copy("eval.domains=[bible,novels]")
     forest = Forest(config.forest_root)
-    publish.publish(forest, "same", {"seed": 1})
-    publish.publish(forest, "good", {"bible": 1})
+    publish.average(forest, "same", {"seed": 1})
+    publish.average(forest, "good", {"bible": 1})
     assert forest["bible"].card.valid_nats < forest["bible"].card.parent_valid_nats["seed"]
     words = [f"forest={forest.root}", "eval.domains=[bible,novels]", f"data.out={config.data.out}"]
     words += ["experiment=smoke", "score.max_tokens=1024"]

@@ -19,6 +19,8 @@ from btm.forest import Forest
 from btm.report import comparison, comparison_picture
 from btm.steps import baselines
 
+pytestmark = pytest.mark.slow
+
 TRAINED = {"bible", "code_python", "speeches"}
 
 

@@ -274,6 +274,7 @@ def test_is_valid(grown, tmp_path):
     return [f"data.out={out}", "eval.name=mine"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fitted", ["cached", "em", "tracking", "fixed_share", "last_token", "gated"]
 )

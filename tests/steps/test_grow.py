@@ -45,6 +45,7 @@ def test_the_seed_phase_is_half_of_the_training(bare):
     assert config.seed_steps(["bible"]) == 0
 
 
+@pytest.mark.slow
 def test_verb_by_verb_gives_the_bytes_of_run(bare, capsys):
     steps.run(compose(bare("whole")))
     words = bare("parts")

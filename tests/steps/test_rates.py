@@ -8,10 +8,11 @@ from btm import steps
 from btm.cli.compose import compose
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.forest.paths import ModelFolder
 from btm.models import weights
 from btm.report import Reporter
 from btm.steps import rates
-from btm.train import loop, phase
+from btm.train import loop
 from btm.train.schedule import default_lr
 
 
@@ -42,11 +43,12 @@ def test_a_rate_that_was_given_is_taken_by_all(words):
     assert steps.grow_expert(config, "bible", ["seed"]).card.lr == 0.002
 
 
+@pytest.mark.slow
 def test_find_takes_the_rate_of_the_lowest_loss(words, monkeypatch):
     monkeypatch.setattr(rates, "FACTORS", (0.01, 1.0))
     config = words("trainer.lr=find", "seed.steps=4", "trainer.steps=3", "trainer.carry=fresh")
     seed = steps.seed(config)
-    found = json.loads((seed.path / phase.RATES).read_text())
+    found = json.loads(ModelFolder(seed.path).rates.read_text())
     low, usual = found["tried"]
     assert usual["loss"] < low["loss"] - 0.5  # a hundredth of the rate learns next to nothing
     assert found["lr"] == usual["lr"] == seed.card.lr == default_lr(weights.parameters(seed.path))
@@ -65,7 +67,7 @@ def test_a_test_that_is_stopped_finds_nothing_and_is_done_again(words, monkeypat
     with pytest.raises(loop.TrainingStoppedError, match="while learning rates were tried"):
         steps.seed(config, Stopping())
     branch = Forest(config.forest_root).get_branch("seed")
-    assert not (branch.path / phase.RATES).exists()
+    assert not branch.files.rates.exists()
     assert steps.seed(config).card.lr == default_lr(
         weights.parameters(branch.path.parent.parent / "elms/seed")
     )

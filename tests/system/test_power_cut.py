@@ -184,6 +184,7 @@ def test_all_of_the_calls_are_found():
     assert {name.partition("(")[0].rpartition(".")[2] for _, _, name in CALLS} == SYNCS_AND_RENAMES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: f"{call[0]}:{call[2]}")
 def test_none_of_the_calls_can_be_left_out(call, tmp_path):
     mutant = fresh(without(call[:2]))

@@ -116,7 +116,7 @@ def test_a_step_divides_gradients_as_it_goes(name):
             if divisor == 1.0:
                 for parameter in model.parameters():
                     parameter.grad /= 3.0
-            trainee.apply(optimizer, 0.01, divisor)
+            trainee.apply(optimizer, 0.01, torch.tensor(divisor))
         found.append(checkpoint.parameters(model))
     for key, parameter in found[0].items():
         torch.testing.assert_close(found[1][key], parameter, rtol=1e-5, atol=1e-6, msg=key)

@@ -23,12 +23,14 @@ from safetensors.torch import load_file
 from btm import steps
 from btm.cli.compose import compose
 from btm.config.training import TrainerConfig
+from btm.data.batches import Batches
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.models import causal_lm, weights
 from btm.system import lease
 from btm.train import checkpoint, loop, optimizers, schedule
 from btm.train.mirrors import Mirrors
+from btm.train.training import Training
 
 BTM = [sys.executable, "-m", "btm.cli"]
 
@@ -58,6 +60,7 @@ def half_grown(grown, tmp_path):
     return roots
 
 
+@pytest.mark.slow
 def test_killed_three_times_equals_unbroken(workspace, half_grown):
     killed, unbroken = half_grown
     for root in half_grown:
@@ -112,13 +115,13 @@ def reached(home, step):
 def batches_of(config, domain="bible"):
     suite = steps.open_suite(config)
     t = config.trainer
-    return loop.Batches([suite.shard(domain, "train")], t.seq_len, t.batch_size, t.seed)
+    return Batches([suite.shard(domain, "train")], t.seq_len, t.batch_size, t.seed)
 
 
 def run_training(config, folder, n=4, **changes):
     trainer = replace(config.trainer, **changes)
     plan = schedule.Schedule.of(trainer, horizon=n)
-    return loop.train(folder, batches_of(config), trainer, plan, n)
+    return loop.train(Training(folder, batches_of(config), trainer, plan, n))
 
 
 def test_gradient_accumulation_is_the_whole_batch(copy):
@@ -153,7 +156,7 @@ def test_other_text_does_not_resume(copy):
     with pytest.raises(
         UserError, match=r"half trained with other settings \(data was {'bible': .* now {'novels':"
     ):
-        loop.train(made, batches_of(config, "novels"), config.trainer, plan, 4)
+        loop.train(Training(made, batches_of(config, "novels"), config.trainer, plan, 4))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +182,7 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(copy, file, content):
     ):
         run_training(config, made, checkpoint_every=2)
     shutil.rmtree(damaged)
-    assert run_training(config, made, checkpoint_every=2)["exact"]
+    assert run_training(config, made, checkpoint_every=2).exact
 
 
 def test_another_thread_count_is_said_in_the_card(copy):
@@ -190,11 +193,29 @@ def test_another_thread_count_is_said_in_the_card(copy):
         result = run_training(config, made, threads=1)
     finally:
         torch.set_num_threads(2)
-    assert not result["exact"]
-    assert "threads 1, begun with 2" in result["notes"][0]
+    assert not result.exact
+    assert "threads 1, begun with 2" in result.notes[0]
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(copy):
+def test_losses_that_are_read_late_change_nothing(copy):
+    """As on a GPU: metrics and weights are those of a training that reads every loss at once."""
+    config = copy("branch=copy")
+    plan = schedule.Schedule.of(config.trainer, horizon=7)
+    trainer = replace(config.trainer, log_every=4, checkpoint_every=5, clip=0.05)
+    weight_files, lines = [], []
+    for name, unread in (("at-once", None), ("late", 16)):
+        made = steps.branch(config, name, "bible").path
+        loop.train(Training(made, batches_of(config), trainer, plan, 7, unread=unread))
+        weight_files.append((made / "model.safetensors").read_bytes())
+        rows = [json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()]
+        lines.append([(row["step"], row["loss"], row["grad_norm"]) for row in rows])
+    assert weight_files[0] == weight_files[1]
+    assert lines[0] == lines[1]
+    assert [step for step, *_ in lines[1]] == [1, 4, 7]
+
+
+@pytest.mark.parametrize("unread", [None, 16])
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(copy, unread):
     config = copy("branch=copy", "trainer.clip=0")
     made = steps.branch(config, "new", "bible").path
     trainer = replace(config.trainer, warmup=0.0, checkpoint_every=1)
@@ -203,7 +224,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(copy):
     with pytest.raises(
         loop.TrainingFailedError, match=r"stopped at step [45]: .* Lower trainer.lr"
     ):
-        loop.train(made, batches_of(config), trainer, rising, 200)
+        loop.train(Training(made, batches_of(config), trainer, rising, 200, unread=unread))
     kept = checkpoint.latest(made)
     assert checkpoint.read_state(kept)["step"] == 3
     assert all(torch.isfinite(t).all() for t in load_file(kept / "parameters.safetensors").values())
@@ -293,9 +314,9 @@ def test_bf16_autocast_trains_float32_weights(copy):
     config = copy("branch=copy")
     made = steps.branch(config, "new", "bible").path
     result = run_training(config, made, n=2, precision="bf16")
-    assert result["precision"] == "bf16"
+    assert result.precision == "bf16"
     assert causal_lm.stored_dtype(made) == "float32"
-    assert math.isfinite(result["loss"])
+    assert math.isfinite(result.loss)
 
 
 def test_validation_during_training(copy):
@@ -313,7 +334,7 @@ def test_a_broken_mirror_does_not_stop_training(copy, monkeypatch):
     made = steps.branch(config, "new", "bible").path
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.warns(RuntimeWarning, match="wandb stopped mirroring: ModuleNotFoundError"):
-        assert run_training(config, made, n=2, mirrors=["wandb"])["steps"] == 2
+        assert run_training(config, made, n=2, mirrors=["wandb"]).steps == 2
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -344,6 +365,7 @@ def test_sizes_are_those_of_the_paper(name, millions):
     assert model.num_parameters() / 1e6 == pytest.approx(millions, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["gpt2", "gpt_neox", "opt", "bloom"])
 def test_every_architecture_runs_the_cycle(model, workspace, tmp_path):
     config = compose(

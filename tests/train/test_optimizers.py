@@ -16,11 +16,13 @@ from safetensors.torch import load_file
 
 from btm import steps
 from btm.config.training import ModelConfig, TrainerConfig
+from btm.data.batches import Batches
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.models import causal_lm
 from btm.system import lease, sums
 from btm.train import checkpoint, loop, optimizers, schedule, trainee
+from btm.train.training import Training
 
 EIGHT = TrainerConfig(optimizer="adamw8bit", lr=1e-3, precision="fp32")
 SHAPE = {
@@ -169,6 +171,7 @@ def test_without_bitsandbytes_the_message_says_what_to_install(model, monkeypatc
         optimizers.make_optimizer(model, EIGHT)
 
 
+@pytest.mark.slow
 def test_the_library_fetches_no_kernels():
     """On CPUs that multiply bfloat16 it would import `kernels`, and have it fetch code and
     run it.
@@ -192,16 +195,18 @@ def trained(config, name, **changes):
     made = steps.branch(config, name, "bible").path
     suite = steps.open_suite(config)
     trainer = replace(config.trainer, **changes)
-    batches = loop.Batches(
+    batches = Batches(
         [suite.shard("bible", "train")], trainer.seq_len, trainer.batch_size, trainer.seed
     )
     return made, lambda n=6, **more: loop.train(
-        made,
-        batches,
-        replace(trainer, **more),
-        schedule.Schedule.of(trainer, horizon=6),
-        6,
-        **({} if n == 6 else {"pulse": lambda step: step >= n}),
+        Training(
+            made,
+            batches,
+            replace(trainer, **more),
+            schedule.Schedule.of(trainer, horizon=6),
+            6,
+            pulse=lambda step: step >= n,
+        )
     )
 
 
@@ -213,11 +218,11 @@ def test_a_stopped_training_goes_on_bit_for_bit(copy):
     with pytest.raises(loop.TrainingStoppedError):
         run_broken(3)
     # What saves memory changes nothing, and so may change.
-    assert run_broken(gradient_checkpointing=True, offload=True)["exact"]
+    assert run_broken(gradient_checkpointing=True, offload=True).exact
     for name in ("model.safetensors", "checkpoint-00000006/optimizer.safetensors"):
         assert sums.file_sha256(whole / name) == sums.file_sha256(broken / name)
-    assert result["optimizer"]["bytes"] > 2 * result["optimizer"]["parameters"]
-    assert "bytes of optimizer state per parameter" in result["notes"][-1]
+    assert result.optimizer["bytes"] > 2 * result.optimizer["parameters"]
+    assert "bytes of optimizer state per parameter" in result.notes[-1]
 
 
 def test_a_checkpoint_older_than_a_setting_goes_on(copy):
@@ -230,7 +235,7 @@ def test_a_checkpoint_older_than_a_setting_goes_on(copy):
     file.write_text(json.dumps(state))
     with pytest.raises(UserError, match="optimizer was adamw, now adamw8bit"):
         run_it(optimizer="adamw8bit")
-    assert run_it()["exact"]
+    assert run_it().exact
 
 
 def test_an_expert_continues_the_moments_of_its_seed(copy):

@@ -2,7 +2,8 @@
 want of it.
 
 A check takes the configuration and raises `UserError`: what was found, what was wanted, the remedy.
-It writes nothing and trains nothing. `--dry-run` has the very same checks as the verb.
+It writes nothing and trains nothing. `--dry-run` has the very same checks as the verb. On Slurm
+nothing is asked of the login node that only a node can answer.
 
 by_verb  which verb has which
 extras   packages that are not always installed, and fairseq's own Python

@@ -6,6 +6,7 @@ from btm.config.schema import Config
 from btm.data import prepare as preparation
 from btm.data.documents import Source
 from btm.errors import UserError
+from btm.system.extras import install
 from btm.train.fairseq import command
 
 _MIRRORS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # {mirror: package}
@@ -16,7 +17,7 @@ def optimizer(config: Config) -> None:
     """Require bitsandbytes for moments of 8 bits; it is not imported, which would take seconds."""
     if config.trainer.optimizer == "adamw8bit" and not _installed("bitsandbytes"):
         raise UserError(
-            "trainer.optimizer=adamw8bit needs bitsandbytes: pip install 'btm[int8]', "
+            f"trainer.optimizer=adamw8bit needs bitsandbytes: {install('int8')}, "
             "or use trainer.optimizer=adamw"
         )
 
@@ -27,7 +28,7 @@ def mirrors(config: Config) -> None:
         if not _installed(_MIRRORS[mirror]):
             raise UserError(
                 f"trainer.mirrors={config.trainer.mirrors}: {mirror} is not installed: "
-                f"pip install 'btm[{mirror}]', or leave it out"
+                f"{install(mirror)}, or leave it out"
             )
 
 
@@ -47,13 +48,13 @@ def parquet(config: Config) -> None:
     for source in _sources(config):
         for _, path in source.listing():
             if path.suffix == ".parquet":
-                raise UserError(f"{path}: parquet needs pyarrow; run: pip install 'btm[parquet]'")
+                raise UserError(f"{path}: parquet needs pyarrow; run: {install('parquet')}")
 
 
 def clustering(config: Config) -> None:
     """Require what discovery clusters with."""
     if not all(map(_installed, _CLUSTERING)):
-        raise UserError("discovery needs scikit-learn; run: pip install 'btm[discover]'")
+        raise UserError(f"discovery needs scikit-learn; run: {install('discover')}")
 
 
 def _sources(config: Config) -> list[Source]:

@@ -10,11 +10,12 @@ from btm import steps
 from btm.config.checks import check_weights
 from btm.config.schema import Config
 from btm.data import prepare as preparation
-from btm.ensemble import fit
 from btm.ensemble.router import check_domains
+from btm.ensemble.rules import rule_of
 from btm.errors import UserError, unknown
 from btm.forest import Forest, settings, tombstone
 from btm.forest import averages as standing_averages
+from btm.forest.paths import AVERAGES
 from btm.models.average import METHODS
 from btm.steps.baselines import DEMIX, SHARES_SEED
 from btm.steps.baselines.ready import require_seed
@@ -80,7 +81,7 @@ def models_of_cycle(config: Config) -> None:
     averages = {steps.average_of(config)[1]} if config.run.average else set()
     if Forest.stands(config.forest_root):
         averages |= {model.name for model in standing_averages(Forest(config.forest_root))}
-    have = _at_end(config) | averages | {f"averages/{name}" for name in averages}
+    have = _at_end(config) | averages | {f"{AVERAGES}/{name}" for name in averages}
     for name in config.models:
         # FOREST:NAME is another forest's; a folder is looked into by the evaluation, in a process
         # with limits.
@@ -144,7 +145,7 @@ def average_of_cycle(config: Config) -> None:
 
 def evaluation_of_cycle(config: Config) -> None:
     """Refuse to measure, at the end of a cycle, what was fitted on a valid split on that split."""
-    if config.eval.split == "valid" and fit.is_fitted(config.ensemble):
+    if config.eval.split == "valid" and rule_of(config.ensemble).is_fitted:
         raise UserError(
             f"eval.split=valid: ensemble.prior={config.ensemble.prior} and "
             f"ensemble.rule={config.ensemble.rule} are "

@@ -11,12 +11,12 @@ from btm.data.shards import Suite
 from btm.errors import UserError
 from btm.fairseq import convert
 from btm.forest import Forest
+from btm.forest.paths import Paths
 from btm.forest.suites import open_suite
 from btm.models import causal_lm
+from btm.models.files import CONFIG
 from btm.train.fairseq import command
 from btm.train.schedule import Schedule
-
-_CONFIG = "config.json"
 
 
 def source_of_cycle(config: Config) -> None:
@@ -36,7 +36,7 @@ def source(config: Config) -> None:
         raise UserError(
             f"seed.from={folder}: no such folder; wanted the folder of a Hugging Face model"
         )
-    causal_lm.read_config(Path(folder) / _CONFIG)
+    causal_lm.read_config(Path(folder) / CONFIG)
 
 
 def positions(config: Config) -> None:
@@ -104,11 +104,11 @@ def _model(config: Config) -> tuple[dict[str, Any], str]:
     for root in (config.forest_root, config.base_root):
         names = Forest(root).names() if Forest.stands(root) else []
         for name in sorted(names, key=lambda name: name != config.seed.name):
-            file = Path(root) / "elms" / name / _CONFIG
+            file = Paths(root).elm(name).config
             if file.is_file():
                 return causal_lm.read_config(file), root
     if config.seed.source:
-        return causal_lm.read_config(Path(config.seed.source) / _CONFIG), config.seed.source
+        return causal_lm.read_config(Path(config.seed.source) / CONFIG), config.seed.source
     suite = _suite(config)
     vocabulary, eos = (suite.vocab_size, suite.eos) if suite else (config.data.vocab_size, 0)
     return causal_lm.make_config(

@@ -249,9 +249,7 @@ def _comparison(config: Config, out: Output) -> "Comparison | None":
 
 
 def _evaluation(config: Config) -> dict[str, Any] | None:
-    file = (
-        Path(config.forest_root)
-        / "evals"
-        / f"{config.eval.name or Path(config.forest_root).name}.json"
-    )
+    from btm.forest.paths import Paths
+
+    file = Paths(config.forest_root).evaluation(config.eval.name)
     return json.loads(file.read_bytes()) if file.exists() else None

@@ -69,6 +69,8 @@ def model_of(config: Config) -> str:
 
     `UserError` if none was named, or both.
     """
+    from btm.forest.paths import AVERAGES
+
     average = config.average.name
     if average is None:
         if config.expert is None:
@@ -79,7 +81,7 @@ def model_of(config: Config) -> str:
             f"expert={config.expert} average={average}: two models, and one is wanted; leave out "
             "one"
         )
-    return f"averages/{average}"
+    return f"{AVERAGES}/{average}"
 
 
 def show_elm(elm: Any, out: Output) -> None:
@@ -110,6 +112,7 @@ def show_comparison(found: "Comparison", file: Path, out: Output) -> None:
 
 def show_evaluation(config: Config, result: dict[str, Any], out: Output) -> None:
     """Print the tables of an evaluation, and where it stands."""
+    from btm.forest.paths import Paths
     from btm.report.tables import eval_rows, ledger_rows, model_rows
 
     for line in result.get("warnings", []):
@@ -126,7 +129,5 @@ def show_evaluation(config: Config, result: dict[str, Any], out: Output) -> None
     out.rows(
         ledger_rows(result), "cost: training with all ancestors, each once; inference of one token"
     )
-    file = (
-        Path(result["forest"]) / "evals" / f"{config.eval.name or Path(result['forest']).name}.json"
-    )
+    file = Paths(result["forest"]).evaluation(config.eval.name)
     out.line(f"numbers: {file}\npicture: {file.with_suffix('.png')}", None)

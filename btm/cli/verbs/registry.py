@@ -123,7 +123,7 @@ def _remove(config: Config, out: Output, name: str, mode: str) -> int:
         out.line("", value | {"advice": advice})
         return 1 if failed else 0
     out.line(
-        f"removed {name!r} from {forest.root}; tombstone: {forest.root / 'removed' / name}", None
+        f"removed {name!r} from {forest.root}; tombstone: {forest.paths.tombstone(name)}", None
     )
     if heirs:
         out.rows(
@@ -166,9 +166,10 @@ def verify(config: Config, out: Output) -> int:
     """
     from btm.forest import Forest
     from btm.forest import verify as verification
+    from btm.forest.paths import Paths
 
     root, full = Path(config.forest_root), "--full" in out.flags
-    if not root.is_dir() or not ((root / "elms").is_dir() or Forest.stands(root)):
+    if not root.is_dir() or not (Paths(root).elms.is_dir() or Forest.stands(root)):
         raise UserError(f"no forest in {root}; plant one with: btm seed (or btm run)")
     only = model_of(config) if is_named(config) else None
     with out.reporter.reading("verify", verification.size(root, only) if full else 1) as told:
@@ -205,6 +206,7 @@ def lineage(config: Config, out: Output) -> None:
     """
     from btm.forest import Forest, drawing
     from btm.forest.lineage import AVERAGE, Lineage
+    from btm.forest.paths import AVERAGES
 
     root = Forest(config.forest_root).root
     found = Lineage.of(root)
@@ -212,7 +214,7 @@ def lineage(config: Config, out: Output) -> None:
     named = is_named(config)
     if named:
         kind = None if config.average.name is None else AVERAGE
-        key = found.find(model_of(config).removeprefix("averages/"), str(root), kind).key
+        key = found.find(model_of(config).removeprefix(f"{AVERAGES}/"), str(root), kind).key
         above, below = found.ancestors(key), found.descendants(key)
         keys = [*reversed(above), key, *below]
         if out.as_json:

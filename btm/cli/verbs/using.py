@@ -45,9 +45,10 @@ def compare(config: Config, out: Output) -> None:
     Baselines are those that stand in <forest>-dense, -dense_large_batch, -random_split and -demix;
     against=[FOREST, …] adds forests over the same tokens, models=[…] models as in btm eval. Every
     row is measured on the same tokens in windows begun anew (ensemble.carry=false, whatever the
-    bundle says). Perplexities are means over domains; top-1 is the one expert that the prior fitted
-    on a domain's valid split believes in (ensemble.top_k=1). Rows whose training tokens differ from
-    the forest's by more than 1 % are marked. Writes evals/<name>-compare.json and a picture.
+    bundle says). Perplexities are means over domains; top-1 is the one expert of greatest prior,
+    which is fitted on the domain's valid split (ensemble.top_k=1). Rows whose training tokens
+    differ from the forest's by more than 1 % are marked. Writes evals/<name>-compare.json and a
+    picture.
 
     example: btm compare experiment=demo
     """
@@ -77,10 +78,11 @@ def average(config: Config, out: Output) -> None:
     """
     from btm import steps
     from btm.forest.card import Card
+    from btm.forest.paths import ModelFolder
 
     sweep(config)
     path = steps.average(config, out.reporter)
-    card = Card.read(path / "card.json")
+    card = Card.read(ModelFolder(path).card)
     measured = {domain: asdict(part) for domain, part in card.measured.items()}
     value = {"path": str(path), "valid_nats": card.valid_nats, "seed_nats": card.seed_nats}
     out.line(f"averaged into {path}", value | {"measured": measured})

@@ -1,6 +1,4 @@
-"""Balanced assignment: every cluster gets its share of the documents (BASE layers, arXiv
-2103.16716).
-"""
+"""Balanced assignment of documents to clusters of equal size (BASE layers, arXiv 2103.16716)."""
 
 from itertools import pairwise
 from typing import Any
@@ -10,24 +8,24 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
-_SOFTNESS = (0.1, 0.03, 0.01, 0.003, 0.001)  # of the scale of the scores, one after another
-_STEPS = 10  # of Newton's method for each
-_MISSED = 0.002  # of a cluster's share: nearer than that, the next softness does more
-_RIDGE = 1e-6
-_SHORTEST = 1e-3  # of Newton's step
-_SAME = 1e-12  # of the scale of the scores
+_SOFTNESS = (0.1, 0.03, 0.01, 0.003, 0.001)  # relative to the scale of the scores
+_STEPS = 10  # of Newton's method, for each softness
+_MISSED = 0.002  # relative error of a share at which the next softness gains more
+_RIDGE = 1e-6  # keeps the Hessian invertible: it is blind to adding one number to all prices
+_SHORTEST = 1e-3  # part of Newton's step that is tried
+_SAME = 1e-12  # differences below this part of the scale of the scores are rounding
 
 
 def balanced_assignment(scores_DK: ArrayLike) -> NDArray[np.int64]:
-    """Return a cluster for each document, shape (D,), that maximises Σ_d scores[d, cluster of d].
+    """Assign each document, (D,), to a cluster so that Σ_d scores[d, cluster of d] is largest.
 
-    Subject to sizes that differ by one at most. This is the linear assignment of BASE layers
-    (equation 3). Its dual gives every cluster a price: a document takes the cluster of highest
-    score less price. The dual is smoothed, less and less, and solved by Newton's method (the
-    assignment becomes optimal transport with entropy). Under the prices found all but a few
-    clusters are wanted by their share; what is too many in one goes to where there is room, from
-    cluster to cluster, in the way that costs least (successive shortest paths: Ahuja, Magnanti and
-    Orlin, Network Flows, chapter 9), which is exact. Tests hold it to scipy's optimum.
+    Sizes differ by one at most. This is the linear assignment of BASE layers (equation 3). Its dual
+    gives every cluster a price: a document takes the cluster of highest score less price. The dual
+    is smoothed, less and less, and solved by Newton's method (the assignment becomes optimal
+    transport with entropy). Under these prices nearly every cluster gets its share of the
+    documents; the surplus of a cluster moves to clusters with room, along the cheapest path
+    (successive shortest paths: Ahuja, Magnanti and Orlin, Network Flows, chapter 9), which is
+    exact. Tests hold it to scipy's optimum.
     """
     scores = np.asarray(scores_DK, np.float64)
     if scores.ndim != 2 or not scores.shape[1] or not np.isfinite(scores).all():
@@ -43,8 +41,9 @@ def balanced_assignment(scores_DK: ArrayLike) -> NDArray[np.int64]:
 
 
 def _newton(scores: Array, shares: NDArray[Any], prices: Array, soft: float) -> Array:
-    """Return the prices, (K,), that minimise Σ_d soft log Σ_k exp((scores − prices) / soft) +
-    shares · prices.
+    """Find the prices, (K,), that minimise the smoothed dual.
+
+    It is Σ_d soft log Σ_k exp((scores − prices) / soft) + shares · prices.
     """
 
     def demand(prices: Array) -> tuple[float, Array]:
@@ -80,15 +79,16 @@ def _newton(scores: Array, shares: NDArray[Any], prices: Array, soft: float) -> 
 def _even_out(
     scores: Array, shares: NDArray[Any], chosen: NDArray[np.int64], scale: float
 ) -> NDArray[np.int64]:
-    """Return the best assignment of sizes `shares`, from the best one of the sizes that `chosen`
-    has.
+    """Move documents until sizes are `shares`, at the lowest cost.
+
+    `chosen` must be the best assignment for its own sizes; so is the result.
     """
     K = len(shares)
     room = shares - np.bincount(chosen, minlength=K)
     cost, mover = np.full((K, K), np.inf), np.zeros((K, K), np.int64)
     stale = list(range(K))
     while (room < 0).any():
-        for k in stale:  # what it costs to move one document from k to any other, and which one
+        for k in stale:  # the cheapest document to move from k to each other cluster
             members = np.flatnonzero(chosen == k)
             if len(members):
                 losses = scores[members, k][:, None] - scores[members]
@@ -105,18 +105,15 @@ def _even_out(
 
 
 def _cheapest_path(cost: Array, room: NDArray[Any], same: float) -> list[int]:
-    """Return the clusters on the cheapest path from one that is too full to one with room (Bellman
-    and Ford).
-    """
+    """Find the cheapest path from an overfull cluster to one with room (Bellman-Ford)."""
     K = len(room)
     reach = np.where(room < 0, 0.0, np.inf)
     before = np.full(K, -1)
     for _ in range(K):
         through = reach[:, None] + cost
         nearest = through.argmin(axis=0)
-        shorter = (
-            through[nearest, np.arange(K)] < reach - same
-        )  # else rounding could close a circle
+        # By more than rounding, which could close a circle.
+        shorter = through[nearest, np.arange(K)] < reach - same
         if not shorter.any():
             break
         before[shorter] = nearest[shorter]

@@ -12,7 +12,7 @@ _SETTLED = 0.001  # share of the documents that may still move when it ends
 
 
 def balanced_kmeans(features_DF: Array, k: int, seed: int) -> tuple[Array, NDArray[np.int64]]:
-    """Return centres of length 1, shape (K, F), and each document's cluster, shape (D,).
+    """Find centres of length 1, (K, F), and each document's cluster, (D,).
 
     k-means in which the assignment step is balanced (c-BTM, arXiv 2303.14177, section 2.1), from
     centres chosen far apart (k-means++). Raises `ValueError` if there are fewer documents than
@@ -34,9 +34,7 @@ def balanced_kmeans(features_DF: Array, k: int, seed: int) -> tuple[Array, NDArr
 
 
 def _far_apart(features_DF: Array, k: int, rng: np.random.Generator) -> Array:
-    """Choose documents as centres, each with a chance that grows with its distance from those
-    chosen.
-    """
+    """Draw documents as centres, with chances that grow with the distance from those drawn."""
     chosen = [int(rng.integers(len(features_DF)))]
     distance = 1 - features_DF @ features_DF[chosen[0]]
     while len(chosen) < k:

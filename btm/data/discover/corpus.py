@@ -1,4 +1,4 @@
-"""From text of any kind to a folder of balanced domains, in bounded memory."""
+"""The writing of discovered domains: any text to a folder of balanced clusters, streamed."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from btm.errors import UserError
 from btm.system import durable
 
 BLOCK = 8_192  # documents that are balanced together when a corpus is streamed
-_LEVEL = 1  # of zstd: prepare reads the files once
+_LEVEL = 1  # of zstd, the fastest: the files are read once, by prepare
 _quoted = json.JSONEncoder(ensure_ascii=False).encode
 
 Say = Callable[[str], None]
@@ -27,8 +27,8 @@ Say = Callable[[str], None]
 
 def discover(
     data: DataConfig, config: DiscoverConfig, target: Path, say: Say
-) -> list[dict[str, Any]]:
-    """Cluster the documents of `data.root` into `target`; return a row for each cluster.
+) -> list[dict[str, object]]:
+    """Cluster the documents of `data.root` into `target`; return a table row for each cluster.
 
     The features and centres are fitted on a sample of the train split; then every split is streamed
     in blocks, each balanced by itself, so that the clusters of any corpus hold the same number of
@@ -56,17 +56,17 @@ def discover(
         (folder / HOME).mkdir()
         router.save(folder / HOME)
     return [
-        {"domain": name_of(k)}
-        | {split: int(counts[k, i]) for i, split in enumerate(SPLITS)}
-        | {"marked by": router.describe(k)}
+        {
+            "domain": name_of(k),
+            **{split: int(counts[k, i]) for i, split in enumerate(SPLITS)},
+            "marked by": router.describe(k),
+        }
         for k in range(config.k)
     ]
 
 
 def _sample(texts: Iterator[str], total: int, config: DiscoverConfig) -> list[str]:
-    """Return `config.sample` of `total` texts, drawn evenly by seed; all of them if they are
-    fewer.
-    """
+    """Draw `config.sample` of `total` texts evenly by seed; all of them if they are fewer."""
     if total <= config.sample:
         return list(texts)
     kept = np.zeros(total, bool)
@@ -77,9 +77,7 @@ def _sample(texts: Iterator[str], total: int, config: DiscoverConfig) -> list[st
 def write(
     router: Router, documents: Iterator[tuple[str, str]], folder: Path, say: Say
 ) -> np.ndarray:
-    """Stream documents into their clusters' files; return how many went where, (clusters,
-    splits).
-    """
+    """Stream documents into their clusters' files; return the counts, (clusters, splits)."""
     import zstandard
 
     K = len(router.centres)
@@ -90,12 +88,10 @@ def write(
         for k in range(K):
             (folder / name_of(k)).mkdir()
             for split in SPLITS:
-                handle = stack.enter_context(
-                    (folder / name_of(k) / f"{split}.jsonl.zst").open("wb")
-                )
-                files[k, split] = stack.enter_context(
-                    zstandard.ZstdCompressor(_LEVEL).stream_writer(handle)
-                )
+                file = folder / name_of(k) / f"{split}.jsonl.zst"
+                handle = stack.enter_context(file.open("wb"))
+                packer = zstandard.ZstdCompressor(_LEVEL).stream_writer(handle)
+                files[k, split] = stack.enter_context(packer)
 
         def flush(split: str) -> None:
             texts = blocks[split]
@@ -121,9 +117,7 @@ def write(
 
 
 def _balanced(router: Router, texts: list[str], so_far_K: np.ndarray) -> list[int]:
-    """Return a cluster for each text; those that have the fewest so far get what cannot be shared
-    evenly.
-    """
+    """Assign a cluster to each text; the smallest clusters so far get the uneven rest."""
     order = np.argsort(so_far_K, kind="stable")
     scores = router.similarity(router.features(texts))[:, order]
     return [int(order[k]) for k in balanced_assignment(scores)]

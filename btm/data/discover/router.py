@@ -1,6 +1,4 @@
-"""The router: text → TF-IDF → truncated SVD → distances to cluster centres → weights of the
-experts.
-"""
+"""The router: text → TF-IDF → truncated SVD → distances to cluster centres → weights of experts."""
 
 import json
 import re
@@ -16,13 +14,14 @@ from numpy.typing import NDArray
 
 from btm.errors import UserError
 from btm.system import durable
+from btm.system.extras import install
 
 Array = NDArray[np.float32]
 
 HOME = ".router"  # the folder beside the domains that holds the router
-CHARS = 5_000  # of a document that are looked at
+CHARS = 5_000  # of a document that are read
 _WORD = re.compile(r"\w\w+")
-# Every byte, but a blank for each that is part of no word of ASCII.
+# Translates every ASCII byte that is part of no word to a blank.
 _BREAKS = bytes(
     code if chr(code).isalnum() or code == ord("_") else ord(" ") for code in range(256)
 )
@@ -34,37 +33,31 @@ _ITERATIONS = 4  # of the randomised SVD
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a document's beginning in lower case; every number is the same word."""
+    """Split a document's beginning into lower-case words; every number is the same word."""
     return [_NUMBER if word[0].isdigit() else word for word in _WORD.findall(text[:CHARS].lower())]
 
 
 def _spelt(text: str) -> list[str]:
-    """Return the same words, numbers as they are written, and maybe single characters among them,
-    but sooner.
-    """
+    """Split like `words` but faster, keeping numbers as written and perhaps single characters."""
     begun = text[:CHARS].lower()
-    return (
-        begun.encode().translate(_BREAKS).decode().split()
-        if begun.isascii()
-        else _WORD.findall(begun)
-    )
+    if begun.isascii():
+        return begun.encode().translate(_BREAKS).decode().split()
+    return _WORD.findall(begun)
 
 
 class _Index(dict[str, int]):
-    """The number of every term; a word that is none has -1, whatever it is."""
+    """The number of every term; -1 for any other word."""
 
     def __missing__(self, word: str) -> int:
         number = self.get(_NUMBER, -1) if word[0].isdigit() and len(word) > 1 else -1
-        if (
-            len(self) < _REMEMBERED
-        ):  # common words that are no terms would be asked for again and again
+        if len(self) < _REMEMBERED:  # so that common words that are no terms cost one call only
             self[word] = number
         return number
 
 
 @dataclass
 class Router:
-    """What turns a context into weights of clusters: V terms, F features, K clusters."""
+    """The map from a context to weights of clusters: V terms, F features, K clusters."""
 
     terms: list[str]
     idf: Array  # (V,)
@@ -74,9 +67,7 @@ class Router:
 
     @classmethod
     def fit(cls, texts: Sequence[str], features: int, seed: int) -> tuple["Router", Array]:
-        """Learn the features of `texts`; return a router without centres yet, and the features (D,
-        F).
-        """
+        """Learn the features of `texts`; return a router without centres, and features (D, F)."""
         _require_sklearn()
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
@@ -91,13 +82,10 @@ class Router:
             counts_DV = counts.fit_transform(texts)
         except ValueError as error:
             raise UserError(f"no words to tell documents apart by: {error}") from None
-        common = [
-            i
-            for i, term in enumerate(counts.get_feature_names_out())
-            if term not in ENGLISH_STOP_WORDS
-        ]
-        terms = counts.get_feature_names_out()[common].tolist()
-        counts_DV = counts_DV[:, common]
+        found = counts.get_feature_names_out()
+        telling = [i for i, term in enumerate(found) if term not in ENGLISH_STOP_WORDS]
+        terms = found[telling].tolist()
+        counts_DV = counts_DV[:, telling]
         in_documents = np.asarray((counts_DV > 0).sum(axis=0)).ravel()
         idf_V = (np.log((1 + len(texts)) / (1 + in_documents)) + 1).astype(np.float32)
         width = min(features, len(terms) - 1, len(texts) - 1)
@@ -107,9 +95,11 @@ class Router:
             )
         svd = TruncatedSVD(width, n_iter=_ITERATIONS, random_state=seed)
         svd.fit(_weigh(counts_DV, idf_V))
-        router = cls(
-            terms, idf_V, svd.components_.astype(np.float32), np.zeros((0, width), np.float32)
+        components, no_centres = (
+            svd.components_.astype(np.float32),
+            np.zeros((0, width), np.float32),
         )
+        router = cls(terms, idf_V, components, no_centres)
         return router, _unit(counts_DV.multiply(idf_V).tocsr() @ router._by_term)
 
     @property
@@ -118,11 +108,10 @@ class Router:
         return [name_of(k) for k in range(len(self.centres))]
 
     def features(self, texts: Iterable[str]) -> Array:
-        """Return the features of texts, of length 1 each, shape (D, F); all 0 for a text without
-        known words.
+        """Compute features of length 1, (D, F); all 0 for a text without known words.
 
-        The length takes TF-IDF's own norm away, so each is a sum over the words of a text, which
-        nobody has to count.
+        Scaling to length 1 cancels TF-IDF's own norm, so the features are a sum over the words of a
+        text, and the words need not be counted.
         """
         _require_sklearn()
         from scipy.sparse import csr_array
@@ -147,7 +136,7 @@ class Router:
         return np.ascontiguousarray(self.components.T)  # (V, F)
 
     def similarity(self, features_DF: Array) -> Array:
-        """Return −‖x − c‖² of documents and centres, shape (D, K)."""
+        """Compute −‖x − c‖² of documents and centres, (D, K)."""
         squares = (features_DF**2).sum(axis=1)[:, None] + (self.centres**2).sum(axis=1)
         return 2 * features_DF @ self.centres.T - squares
 
@@ -156,7 +145,7 @@ class Router:
         from safetensors.numpy import save
 
         tensors = {"idf": self.idf, "components": self.components, "centres": self.centres}
-        # safetensors writes the memory as it lies, whatever the order of its axes.
+        # safetensors writes the memory as it lies and ignores the order of the axes.
         tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
         with durable.publish_file(folder / "router.safetensors") as handle:
             handle.write(save(tensors))
@@ -166,32 +155,22 @@ class Router:
 
     @classmethod
     def load(cls, folder: Path) -> "Router":
-        """Read what `save` wrote; `UserError` if it is not whole."""
+        """Load a router that `save` wrote; `UserError` if it is damaged."""
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         try:
             facts = json.loads((folder / "router.json").read_bytes())
             tensors = load_file(folder / "router.safetensors")
-            made = cls(
-                facts["terms"],
-                tensors["idf"],
-                tensors["components"],
-                tensors["centres"],
-                facts["temperature"],
-            )
+            idf, components, centres = (tensors[name] for name in ("idf", "components", "centres"))
+            made = cls(facts["terms"], idf, components, centres, facts["temperature"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise UserError(f"{folder}: no router there: {error}") from None
         V, F = len(made.terms), made.components.shape[0]
-        if (
-            made.idf.shape != (V,)
-            or made.components.shape != (F, V)
-            or made.centres.shape[1:] != (F,)
-        ):
+        shapes = (made.idf.shape, made.components.shape, made.centres.shape[1:])
+        if shapes != ((V,), (F, V), (F,)):
             raise UserError(f"{folder}: the router's tensors do not fit each other")
-        if not all(
-            np.isfinite(tensor).all() for tensor in (made.idf, made.components, made.centres)
-        ):
+        if not all(np.isfinite(part).all() for part in (made.idf, made.components, made.centres)):
             raise UserError(f"{folder}: the router has a NaN or an infinity")
         if not isinstance(made.temperature, int | float) or not 0 < made.temperature < np.inf:
             raise UserError(
@@ -202,25 +181,25 @@ class Router:
         return made
 
     def describe(self, k: int, count: int = 6) -> str:
-        """Return the terms that mark a cluster most."""
+        """List the terms that mark a cluster most."""
         weights_V = self.centres[k] @ self.components
         return ", ".join(self.terms[v] for v in np.argsort(-weights_V)[:count])
 
 
 def name_of(k: int) -> str:
-    """Return the name of the domain that cluster `k` becomes."""
+    """Name the domain of cluster `k`."""
     return f"cluster{k:02}"
 
 
 def _weigh(counts_DV: Any, idf_V: Array) -> Any:
-    """Return TF-IDF rows of length 1."""
+    """Compute TF-IDF rows of length 1."""
     weighed = counts_DV.multiply(idf_V).tocsr()
     norms = np.sqrt(np.asarray(weighed.multiply(weighed).sum(axis=1)).ravel())
     return weighed.multiply(1 / np.maximum(norms, 1e-12)[:, None]).tocsr().astype(np.float32)
 
 
 def _unit(features_DF: Any) -> Array:
-    """Return rows of length 1; those of 0 stay so."""
+    """Scale rows to length 1; rows of 0 stay 0."""
     features = np.asarray(features_DF, np.float32)
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
@@ -228,4 +207,4 @@ def _unit(features_DF: Any) -> Array:
 def _require_sklearn() -> None:
     """Raise `UserError` if the extra is missing."""
     if find_spec("sklearn") is None:
-        raise UserError("discovery needs scikit-learn; run: pip install 'btm[discover]'")
+        raise UserError(f"discovery needs scikit-learn; run: {install('discover')}")

@@ -1,15 +1,13 @@
-"""The rule `gated`: weights from what each expert was worth lately, and after the same tokens
-(rule.py).
-"""
+"""The gate: weights by each expert's recent scores, and those after the same tokens."""
 
 from btm.ensemble.gate.fit import SAMPLE, Sample, fit
-from btm.ensemble.gate.rule import DEFAULT, FEATURES, Belief, mixed, mixed_blocks, named
+from btm.ensemble.gate.rule import DEFAULT, FEATURES, OnlineGate, mixed, mixed_blocks, named
 
 __all__ = [
     "DEFAULT",
     "FEATURES",
     "SAMPLE",
-    "Belief",
+    "OnlineGate",
     "Sample",
     "fit",
     "mixed",

@@ -1,5 +1,6 @@
-"""The parameters of a gate by maximum likelihood on valid texts: a few numbers, by Newton's
-method.
+"""The fit of a gate: its few parameters by maximum likelihood on valid texts, by Newton's method.
+
+Shapes: P parameters, E experts, N tokens of a text in order; scores are in nats.
 """
 
 from collections.abc import Sequence
@@ -22,22 +23,23 @@ SAMPLE = 1 << 24  # numbers that a fit keeps: parameters × experts × tokens
 def fit(
     samples: Sequence["Sample"], start: ArrayLike = DEFAULT, pull: float = _PULL
 ) -> tuple[float, ...]:
-    """Return θ of the greatest likelihood on `samples`, drawn to `start`: Newton's method,
-    deterministic.
+    """Fit θ to `samples` by maximum likelihood, drawn to `start`; deterministic.
 
     What is minimised is the mean over samples of their nats/token, each counting the same whatever
     its length, plus pull / tokens · |θ - start|². The loss is not convex: directions that curve
-    down are taken as curving up, and a step that does not help is halved.
+    down are taken as curving up, and a step that does not help is halved (Newton's method).
     """
     begin = np.asarray(start, np.float64)
     strength = pull / max(1, sum(sample.tokens for sample in samples))
     theta, (value, gradient, hessian) = begin, loss(begin, samples, begin, strength)
     for _ in range(_STEPS):
+        # Where the loss curves down a plain Newton step would climb: |curvature| turns it round.
         curves, axes = np.linalg.eigh(hessian)
         step = axes @ ((axes.T @ gradient) / np.maximum(np.abs(curves), strength))
         for size in 0.5 ** np.arange(20):
             there = theta - size * step
             found = loss(there, samples, begin, strength)
+            # Armijo's condition: the loss falls by a part of what its slope promises.
             if found[0] <= value - 1e-4 * size * float(gradient @ step):
                 break
         else:
@@ -52,7 +54,7 @@ def fit(
 def loss(
     theta: Array, samples: Sequence["Sample"], start: Array, strength: float
 ) -> tuple[float, Array, Array]:
-    """Return the loss of `fit` in nats/token, its gradient (P,) and its Hessian (P, P)."""
+    """Compute the loss of `fit` in nats/token, its gradient (P,) and its Hessian (P, P)."""
     off = theta - start
     value, gradient = strength * float(off @ off), 2 * strength * off
     hessian = 2 * strength * np.eye(len(theta))
@@ -66,9 +68,7 @@ def loss(
 
 @dataclass(frozen=True)
 class Sample:
-    """What a fit needs of a text: log prior and features, and each expert's likelihood over the
-    greatest.
-    """
+    """A text as a fit reads it: log prior, features, and likelihoods over the greatest expert's."""
 
     inputs: Array  # (P, E, N)
     ratio: Array  # (E, N)
@@ -85,7 +85,7 @@ class Sample:
         features: Features = FEATURES,
         most: int = SAMPLE,
     ) -> "Sample":
-        """Return that of a text, of whose P·E·N numbers no more than `most` are kept.
+        """Prepare a text, of whose P·E·N numbers no more than `most` are kept.
 
         A longer text is read up to 8 times as far as is kept, and kept at even distances. Experts
         that the prior leaves out are not read.
@@ -104,7 +104,7 @@ class Sample:
         return cls(inputs_PEN, np.exp(kept - top_N), -float(top_N.mean()), logp.shape[1])
 
     def loss(self, theta: Array) -> tuple[float, Array, Array]:
-        """Return nats/token under θ, with gradient and Hessian.
+        """Compute nats/token under θ, with gradient and Hessian.
 
         With u the weights and q ∝ u p the posterior after the token, its derivative by a logit is u
         - q.

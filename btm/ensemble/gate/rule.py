@@ -1,4 +1,4 @@
-"""Weights from what each expert was worth lately, and from what it was worth after the same tokens.
+"""The gate: weights by each expert's recent scores, and by its scores after the same tokens.
 
 Shapes: E experts, N tokens of a text in order, P parameters. Scores are log p(x_t | x_<t, D=j) in
 nats, ``logp_EN``; a prior is log p(D=j), (E,). The rule is
@@ -8,8 +8,8 @@ nats, ``logp_EN``; a prior is log p(D=j), (E,). The rule is
 
 where L_f,j(t) = Σ_s 2^-(r(s)-1)/h log p(x_s | x_<s, D=j) over those s < t that c tokens stand
 before which also stand before t; s is the r(s)-th last of them. FEATURES lists (c, h): with c = 0
-every token counts, and the half-life h is in tokens; with c = 1 or 2 an expert is asked what it was
-worth after the same token or two, and h is in such occasions. Bayes' rule is θ_0 = 1 and c = 0, h =
+every token counts, and the half-life h is in tokens; with c = 1 or 2 only the tokens after the same
+one or two count, and h is in such occasions. Bayes' rule is θ_0 = 1 and c = 0, h =
 ∞ alone, with its θ = 1. All experts share θ, so it is the same for any number and order of them; it
 is fitted by maximum likelihood. Gating by softmax is that of a mixture of experts (Jacobs et al.,
 Neural Computation 3, 1991), inputs that count by context that of data compression (Mahoney, PAQ,
@@ -31,12 +31,12 @@ from btm.ensemble.gate.sums import Array, Features, Integers
 # long one.
 FEATURES: Features = ((0, 1), (0, 8), (0, 64), (1, 1), (1, 8), (2, 1), (2, 8))
 DEFAULT = (0.25, 0.3, 0.2, 0.0, 1.5, 0.6, 2.0, 2.2)  # θ, of a small forest; what a fit is drawn to
-_LEAST_PRIOR = -14.0  # a log prior below counts as this: no word of valid tells it from less
-_BLOCK = 1 << 19  # scores at once: with their weights, what a cache holds
+_LEAST_PRIOR = -14.0  # a lower log prior counts as this: valid splits are too short to tell them
+_BLOCK = 1 << 19  # scores mixed at once: with their weights, what a cache holds
 
 
 def named(theta: Sequence[float]) -> dict[str, float]:
-    """Return θ with a name for each: the prior's power, then context and half-life."""
+    """Name each number of θ: the prior's power, then context and half-life."""
     names = [f"after {c} same, half-life {h}" if c else f"half-life {h}" for c, h in FEATURES]
     return dict(zip(["prior", *names], (float(value) for value in theta), strict=True))
 
@@ -49,7 +49,7 @@ def mixed(
     window: int = 0,
     features: Features = FEATURES,
 ) -> tuple[Array, Array]:
-    """Return the mixture's log-probability of each token, (N,), and the weights before it, (E, N).
+    """Compute the mixture's log-probability of each token, (N,), and the weights before it, (E, N).
 
     `ids_N` are the tokens themselves; a new text begins every `window` tokens (0: never).
     `ValueError` for shapes that do not fit.
@@ -69,7 +69,7 @@ def mixed_blocks(
     window: int = 0,
     features: Features = FEATURES,
 ) -> Iterator[tuple[Array, Array]]:
-    """Yield what `mixed` returns, so many tokens at a time as a processor's cache holds."""
+    """Yield the two arrays of `mixed`, as many tokens at a time as a processor's cache holds."""
     logp, ids, powers = (
         checked_scores(logp_EN),
         checked_ids(logp_EN, ids_N),
@@ -88,9 +88,8 @@ def mixed_blocks(
         yield _mix(logp[:, some], weights_EB), weights_EB
 
 
-class Belief:
-    """The weights of one text, token by token: what `mixed` does, for a reader that cannot look
-    ahead.
+class OnlineGate:
+    """The weights of one text that is read token by token: those of `mixed`.
 
     It remembers E numbers for each feature and each one and two tokens that it has read.
     """
@@ -98,7 +97,7 @@ class Belief:
     def __init__(
         self, log_prior_E: ArrayLike, theta: ArrayLike = DEFAULT, features: Features = FEATURES
     ) -> None:
-        """Begin a text: nothing was seen."""
+        """Begin a text of which nothing was seen."""
         self._theta = np.asarray(theta, np.float64)
         self._prior_E = powered(log_prior_E, self._theta[0])
         self._contexts = sorted({context for context, _ in features})
@@ -122,14 +121,13 @@ class Belief:
                 logits_E += self._theta[1:][self._rows[context]] @ seen_FE
         return logits_E - np.logaddexp.reduce(logits_E)
 
-    def see(self, logp_E: ArrayLike, token: int) -> float:
-        """Take in the token that came and log p(x_t | x_<t, D=j) of it; return the mixture's log
-        p(x_t | x_<t).
-        """
+    def update(self, logp_E: ArrayLike, token: int) -> float:
+        """Read one token and its log p(x_t | x_<t, D=j); return the mixture's log p(x_t | x_<t)."""
         scores_E = np.asarray(logp_E, np.float64)
         found = float(np.logaddexp.reduce(self.log_weights + scores_E))
         for context in self._contexts:
             key = self._key(context)
+            # Over the mean of all experts, as in `sums`: no weight depends on it.
             old_FE = self._seen.get(key, np.zeros((len(self._rows[context]), len(scores_E))))
             self._seen[key] = old_FE * self._decay_F1[self._rows[context]] + (
                 scores_E - scores_E.mean()
@@ -143,27 +141,27 @@ class Belief:
 
 
 def powered(log_prior_E: ArrayLike, power: float) -> Array:
-    """Return θ_0 log π, (E,); an expert that is left out stays so whatever θ_0 is."""
+    """Compute θ_0 log π, (E,); an expert that is left out stays so whatever θ_0 is."""
     prior_E = np.asarray(log_prior_E, np.float64)
     return np.where(np.isneginf(prior_E), prior_E, np.maximum(prior_E, _LEAST_PRIOR) * power)
 
 
 def softmax(logits_EN: Array) -> Array:
-    """Return weights, (E, N), that sum to 1 over the experts."""
+    """Turn logits into weights, (E, N), that sum to 1 over the experts."""
     weights = np.exp(logits_EN - logits_EN.max(axis=0))
     weights /= weights.sum(axis=0)
     return weights
 
 
 def _mix(logp_EN: NDArray[Any], weights_EN: Array) -> Array:
-    """Return log Σ_j w_j p_j, (N,)."""
+    """Compute log Σ_j w_j p_j, (N,)."""
     top_N = logp_EN.max(axis=0)
     total_N = np.einsum("en,en->n", weights_EN, np.exp(logp_EN - top_N))
     return np.log(np.maximum(total_N, 1e-300)) + top_N
 
 
 def checked_scores(logp_EN: ArrayLike) -> NDArray[Any]:
-    """Return scores, float32 or float64, (E, N); `ValueError` for another shape."""
+    """Convert scores to float32 or float64, (E, N); `ValueError` for another shape."""
     scores = np.asarray(logp_EN)
     if scores.ndim != 2 or not scores.shape[0]:
         raise ValueError(f"log-probabilities have shape {scores.shape}; wanted (experts, tokens)")
@@ -171,7 +169,7 @@ def checked_scores(logp_EN: ArrayLike) -> NDArray[Any]:
 
 
 def checked_ids(logp_EN: ArrayLike, ids_N: ArrayLike) -> Integers:
-    """Return the tokens, (N,); `ValueError` if they are not as many as the scores."""
+    """Convert the tokens to integers, (N,); `ValueError` if they are not as many as the scores."""
     ids = np.asarray(ids_N, np.int64)
     if ids.shape != np.shape(logp_EN)[1:]:
         raise ValueError(f"{ids.shape} tokens for {np.shape(logp_EN)[1:]} scores")

@@ -1,9 +1,11 @@
-"""What each expert was worth in the past of a text, at every token at once: decayed sums over
-tokens in like places.
+"""Decayed sums of each expert's past scores at every token of a text, over tokens in like places.
 
 Tokens with the same ones before them make a run; long runs are cut into pieces. The recursion s ←
 2^(-1/h) s + score is walked step by step through all pieces and several experts at once. What one
 step reads lies side by side in memory.
+
+Shapes: E experts, N tokens of a text in order, F features, M experts of a group, H features with
+the same number of tokens in common.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,7 +30,7 @@ _GROUP = 16  # experts at once: of float32, a line of a processor's cache
 def weighted(
     logp_EN: Floats, ids_N: Integers, theta_F: Array, window: int, features: Features
 ) -> Floats:
-    """Return Σ_f θ_f L_f,j(t), (E, N), as exact as the scores are.
+    """Compute Σ_f θ_f L_f,j(t), (E, N), as exact as the scores are.
 
     Sums of float32 scores are float32: where they fade they do not drift.
     """
@@ -67,7 +69,7 @@ def each(
 
 
 def decays(half_lives: Sequence[float]) -> Array:
-    """Return what is left of a score after one step more, for each half-life."""
+    """Compute the factor by which a score fades in one step, for each half-life."""
     return 2.0 ** (-1.0 / np.asarray(half_lives, np.float64))
 
 

@@ -1,9 +1,8 @@
-"""Averages of model folders at the speed of the disk, in memory that grows with neither their
-number nor their size.
+"""Averages of model folders: at the speed of the disk, in memory that does not grow with them.
 
-θ = Σ_j w_j θ_j with Σ_j w_j = 1 (BTM, section 2.3), and the other ways to make one model of several
-(`average.method`). ``methods.py`` tells what is computed of each tensor, ``stream.py`` how bytes
-come and go, ``layout.py`` what the written files look like.
+θ = Σ_j w_j θ_j with Σ_j w_j = 1 (BTM, section 2.3), and the other methods that make one model of
+several (`average.method`). ``methods.py`` computes each tensor, ``stream.py`` reads and writes the
+bytes, ``layout.py`` lays out the written files.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,16 +23,14 @@ def average(
     alive: Callable[[], None] = lambda: None,
     settings: Settings = Settings(),  # noqa: B008 - it is frozen
 ) -> dict[str, str]:
-    """Write one model made of the folders `sources` (folder: weight) into `target`; return each
-    file's sha256.
+    """Average the folders `sources` ({folder: weight}) into `target`; return each file's sha256.
 
     The bytes depend on the models, their weights and the settings alone: not on the order of
     `sources`, on threads or on the size of a read. Files, tensors and dtypes are those of the first
     source by path, unless the settings say otherwise; tensors of integers must agree. The caller
-    publishes `target`, and is told once a second that this is `alive`.
+    publishes `target`; `alive` is called once a second.
 
-    Raises `UserError` if the models differ in tensors or shapes, or are not those that the method
-    takes.
+    Raises `UserError` if the models differ in tensors or shapes, or do not suit the method.
     """
     check(settings, sum(weight > 0 for weight in sources.values()))
     models = Models(sources, settings)

@@ -1,19 +1,20 @@
-"""What the written weight files look like: their headers, and where each tensor's elements go."""
+"""The layout of the written weight files: their headers, and the place of each tensor."""
 
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from btm.models import weights as wt
+from btm.models.files import INDEX, WEIGHTS
+from btm.system.json_files import Json
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a file that is written: `size` elements from byte `offset` on."""
+    """One tensor of a file to write: `size` elements from byte `offset` on."""
 
     name: str
     dtype: str
@@ -23,7 +24,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class File:
-    """One weight file: its name, its header as it is written, and its tensors by offset."""
+    """One weight file to write: its name, its header and its tensors by offset."""
 
     name: str
     head: bytes
@@ -31,8 +32,9 @@ class File:
 
 
 def plan(like: Path, dtype: str | None, shard_bytes: int | None) -> list[File]:
-    """Return the files to write: those of the folder `like`, or with floats as `dtype`, or of
-    `shard_bytes` at most.
+    """Plan the files to write: as in the folder `like`, or with other floats or sizes.
+
+    `dtype` replaces that of float tensors; `shard_bytes` is the most that one file may hold.
     """
     if dtype is None and shard_bytes is None:
         return [_copy(file) for file in wt.files(like)]
@@ -46,11 +48,10 @@ def plan(like: Path, dtype: str | None, shard_bytes: int | None) -> list[File]:
 
 
 def write_index(files: list[File], like: Path, target: Path) -> None:
-    """Write the index of several files, `like`'s own if the files are its own."""
-    name = "model.safetensors.index.json"
-    if [file.name for file in files] == [file.name for file in wt.files(like)] and (
-        like / name
-    ).is_file():
+    """Write the index of several files; a copy of `like`'s if the files are the same."""
+    name = INDEX
+    same = [file.name for file in files] == [file.name for file in wt.files(like)]
+    if same and (like / name).is_file():
         (target / name).write_bytes((like / name).read_bytes())
     elif len(files) > 1:
         total = sum(
@@ -63,16 +64,13 @@ def write_index(files: list[File], like: Path, target: Path) -> None:
 
 def _copy(file: Path) -> File:
     tensors, head = wt.header(file)
-    return File(
-        file.name, head, [Entry(t.name, t.dtype, math.prod(t.shape), t.offset) for t in tensors]
-    )
+    entries = [Entry(t.name, t.dtype, math.prod(t.shape), t.offset) for t in tensors]
+    return File(file.name, head, entries)
 
 
 def _new(name: str, tensors: list[wt.Tensor], dtype: str | None) -> File:
-    """Return a file of `tensors`, widest first, as safetensors lays them out, so that every one is
-    aligned.
-    """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    """Lay out a file of `tensors` as safetensors does: widest dtype first, so all are aligned."""
+    header: Json = {"__metadata__": {"format": "pt"}}
     entries, begin = [], 0
     for tensor in sorted(tensors, key=lambda t: -np.dtype(_kinds()[_kind(t, dtype)]).itemsize):
         kind, size = _kind(tensor, dtype), _bytes(tensor, dtype)
@@ -92,7 +90,7 @@ def _new(name: str, tensors: list[wt.Tensor], dtype: str | None) -> File:
 
 
 def _name(index: int, count: int) -> str:
-    return "model.safetensors" if count == 1 else f"model-{index + 1:05}-of-{count:05}.safetensors"
+    return WEIGHTS if count == 1 else f"model-{index + 1:05}-of-{count:05}.safetensors"
 
 
 def _kind(tensor: wt.Tensor, dtype: str | None) -> str:

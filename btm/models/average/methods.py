@@ -1,4 +1,4 @@
-"""What is computed of one tensor, by `average.method`.
+"""The methods of averaging (`average.method`): what each computes of one tensor.
 
 Legend: θ_j model j of k, w_j its weight as given, w̃_j the weights scaled to sum to 1, θ_0 the
 base, δ_j = θ_j − θ_0, λ the setting `scale`. A method may first measure a whole tensor (a few
@@ -22,9 +22,7 @@ COLLINEAR = 0.9995  # cosine beyond which slerp is a straight line
 
 @dataclass(frozen=True)
 class Method:
-    """One way to make a tensor of several: `measure` gives what `apply` needs to know of the whole
-    tensor.
-    """
+    """One method: `measure` reduces a whole tensor to the numbers that `apply` needs."""
 
     apply: Callable[[Group, Settings, Any, Window, Array], None]
     measure: Callable[[Group, Settings, Window], Any] | None = None
@@ -33,21 +31,21 @@ class Method:
 
 
 def check(settings: Settings, models: int) -> None:
-    """Raise `UserError` unless the method can work with so many models and these settings."""
+    """Raise `UserError` unless the method takes that number of models and these settings."""
     if settings.method not in METHODS:
         raise unknown("average.method", settings.method, METHODS)
     method = METHODS[settings.method]
     least, most = method.models
     if method.needs_base and settings.base is None:
         raise UserError(
-            f"average.method={settings.method} needs average.base, the model that differences are "
-            "taken from"
+            f"average.method={settings.method} needs average.base, the model that differences "
+            "are taken from"
         )
     if models < least or (most is not None and models > most):
         wanted = f"{least}" if least == most else f"at least {least}"
         raise UserError(
-            f"average.method={settings.method} takes {wanted} models beside its base; {models} "
-            "were given"
+            f"average.method={settings.method} takes {wanted} models beside its base; "
+            f"{models} were given"
         )
     if settings.method == "fisher" and not settings.importance:
         raise UserError("average.method=fisher needs the Fisher information of every model")
@@ -72,11 +70,11 @@ def _task_arithmetic(
 
 
 def _angle(group: Group, settings: Settings, window: Window) -> tuple[float, float]:
-    """Return what slerp multiplies the base and the other model with."""
+    """Compute slerp's two coefficients: of the base and of the other model."""
     assert group.base is not None
     gram = _gram([group.base, *group.tensors], None, window)
     norms = np.sqrt(np.diag(gram))
-    norms[norms <= 1e-8] = 1.0
+    norms[norms <= 1e-8] = 1.0  # a tensor of zeros has no direction
     cosine = float(np.clip(gram[0, 1] / (norms[0] * norms[1]), -1, 1))
     t = settings.t
     if abs(cosine) > COLLINEAR:
@@ -86,15 +84,16 @@ def _angle(group: Group, settings: Settings, window: Window) -> tuple[float, flo
 
 
 def _slerp(group: Group, settings: Settings, recipe: Any, window: Window, out: Array) -> None:
-    """θ = (sin((1−t)φ) θ_0 + sin(tφ) θ_1) / sin φ, cos φ = θ_0·θ_1 / |θ_0||θ_1|, a tensor at a time
-    (Shoemake 1985).
+    """θ = (sin((1−t)φ) θ_0 + sin(tφ) θ_1) / sin φ, for each tensor (Shoemake 1985).
+
+    cos φ = θ_0·θ_1 / |θ_0||θ_1|.
     """
     assert group.base is not None
     combine((group.base, *group.tensors), list(recipe), window, out)
 
 
 def _interpolation(group: Group, settings: Settings, window: Window) -> float:
-    """Return the t of model_stock for one tensor."""
+    """Compute model_stock's interpolation factor t for one tensor."""
     assert group.base is not None
     gram, k = _gram(list(group.tensors), group.base, window), len(group.tensors)
     norms = np.sqrt(np.diag(gram))
@@ -105,8 +104,9 @@ def _interpolation(group: Group, settings: Settings, window: Window) -> float:
 
 
 def _model_stock(group: Group, settings: Settings, recipe: Any, window: Window, out: Array) -> None:
-    """θ = t mean_j θ_j + (1−t) θ_0, t = k c / (1 + (k−1) c), c the mean cosine of δ's (arXiv
-    2403.19522).
+    """θ = t mean_j θ_j + (1−t) θ_0, t = k c / (1 + (k−1) c) (arXiv 2403.19522).
+
+    c is the mean cosine between the δ_j.
     """
     assert group.base is not None
     k = len(group.tensors)
@@ -114,10 +114,9 @@ def _model_stock(group: Group, settings: Settings, recipe: Any, window: Window, 
 
 
 def _fisher(group: Group, settings: Settings, recipe: Any, window: Window, out: Array) -> None:
-    """θ = Σ_j w_j F_j θ_j / Σ_j w_j F_j, elementwise, F_j the diagonal Fisher information (arXiv
-    2111.09832).
+    """θ = Σ_j w_j F_j θ_j / Σ_j w_j F_j, elementwise (arXiv 2111.09832).
 
-    Where no model has any information, the linear average.
+    F_j is the diagonal Fisher information. Where every F_j is 0: the linear average.
     """
     total = window.spare(1)
     total[:] = 0
@@ -154,10 +153,10 @@ def combine(tensors: Any, coefficients: list[float], window: Window, out: Array)
 
 
 def _gram(tensors: list[Any], base: Any, window: Window) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return the inner products, (k, k) float64, of `tensors`, or of their differences from `base`.
+    """Compute the inner products, (k, k) float64, of `tensors` or of their differences from `base`.
 
-    A step reads as many elements whatever the size of a read may be, so the sums are always made in
-    one order.
+    The number of elements per step does not depend on the size of a read, so the sums are always
+    made in one order.
     """
     k = len(tensors)
     step = max(256, MEASURE // (k + 1))
@@ -174,7 +173,7 @@ def _gram(tensors: list[Any], base: Any, window: Window) -> np.ndarray[Any, np.d
 
 
 def _base(group: Group, window: Window) -> Array:
-    """Return the base's elements, in a buffer that stays theirs."""
+    """Read the base's elements into a buffer of their own."""
     assert group.base is not None
     return window.read(group.base, into=1)
 

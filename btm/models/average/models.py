@@ -15,7 +15,7 @@ Table = dict[str, wt.Tensor]
 
 @dataclass(frozen=True)
 class Group:
-    """One tensor in each of k models, and what belongs to it."""
+    """One tensor in each of k models, with its weights, base and Fisher information."""
 
     name: str
     tensors: tuple[wt.Tensor, ...]  # (k,) by the models' folders, sorted
@@ -34,14 +34,10 @@ class Group:
 
 
 class Models:
-    """Models of the same tensors; those laid out alike share one table, so that thousands fit in
-    memory.
-    """
+    """Models of the same tensors; equal layouts share one table, so thousands fit in memory."""
 
     def __init__(self, sources: Mapping[Path, float], settings: Settings) -> None:
-        """Read and compare the headers of all models; `UserError` if they differ in tensors or
-        shapes.
-        """
+        """Read the headers of all models; `UserError` if they differ in tensors or shapes."""
         weights = {Path(folder): float(weight) for folder, weight in sources.items()}
         shares.normalise(weights)
         self.folders = sorted(folder for folder, weight in weights.items() if weight > 0)
@@ -58,7 +54,7 @@ class Models:
         self._check_layers(settings.layers)
 
     def group(self, name: str) -> Group:
-        """Return one tensor in every model."""
+        """Collect one tensor from every model."""
         labels = tuple(folder.name for folder in self.folders)
         own = shares.own_weights(name, self._layers)
         weights = self.weights if own is None else [own.get(label, 0.0) for label in labels]
@@ -72,7 +68,7 @@ class Models:
         )
 
     def _table(self, folder: Path) -> Table:
-        """Return a model's tensors; the very table of the first where only the folder differs."""
+        """Read a model's table of tensors, or reuse the first's if only the folder differs."""
         table = wt.tensors(folder)
         _require_same(self.first, table, self.folders[0], folder)
         same = all(
@@ -110,7 +106,7 @@ def _require_same(ours: Table, theirs: Table, one: Path, other: Path) -> None:
 
 
 def _located(name: str, folders: list[Path], tables: list[Table]) -> tuple[wt.Tensor, ...]:
-    """Return one tensor as it lies in each folder."""
+    """Locate one tensor in each folder."""
     return tuple(
         replace(table[name], file=folder / table[name].file.name)
         for folder, table in zip(folders, tables, strict=True)

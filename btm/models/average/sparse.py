@@ -1,8 +1,8 @@
 """Methods that keep a part of each model's difference from the base: ties, dare, breadcrumbs.
 
-Legend: δ_j = θ_j − θ_0 in float32, m_j which of its elements are kept, w_j the weight of model j as
-given, λ the setting `scale`, d the setting `density`. An elected sign is that of Σ_j w_j m_j δ_j,
-plus where that is 0.
+Legend: δ_j = θ_j − θ_0 in float32, m_j the mask of its elements that are kept, w_j the weight of
+model j as given, λ the setting `scale`, d the setting `density`. The elected sign is that of Σ_j
+w_j m_j δ_j, plus where that is 0.
 """
 
 import hashlib
@@ -20,11 +20,10 @@ Bounds = list[tuple[float, float]]  # of |δ_j|: what is kept, both ends include
 
 
 def ties(group: Group, settings: Settings, recipe: Bounds, window: Window, out: Array) -> None:
-    """θ = θ_0 + λ Σ_j w_j m_j δ_j / Σ_j w_j m_j over the models that have the elected sign (TIES,
-    arXiv 2306.01708).
+    """θ = θ_0 + λ Σ_j w_j m_j δ_j / Σ_j w_j m_j (TIES, arXiv 2306.01708).
 
-    m_j keeps the d largest |δ_j| of a tensor, at least one; equal ones at the threshold are all
-    kept.
+    Both sums run over the models that have the elected sign. m_j keeps the d largest |δ_j| of a
+    tensor, at least one; equal ones at the threshold are all kept.
     """
     _elect(group, settings, _between(group, recipe), window, out, divide=True)
 
@@ -32,8 +31,9 @@ def ties(group: Group, settings: Settings, recipe: Bounds, window: Window, out: 
 def dare_ties(
     group: Group, settings: Settings, recipe: list[float], window: Window, out: Array
 ) -> None:
-    """θ = θ_0 + λ Σ_j w_j m_j δ_j / d over the models that have the elected sign (DARE + TIES,
-    arXiv 2311.03099).
+    """θ = θ_0 + λ Σ_j w_j m_j δ_j / d (DARE + TIES, arXiv 2311.03099).
+
+    The sum runs over the models that have the elected sign; m_j keeps with probability d.
     """
     _elect(group, settings, _at_random(group, settings, recipe), window, out, divide=False)
 
@@ -48,14 +48,15 @@ def dare_linear(
 def breadcrumbs(
     group: Group, settings: Settings, recipe: Bounds, window: Window, out: Array
 ) -> None:
-    """θ = θ_0 + λ Σ_j w_j m_j δ_j; m_j drops the γ largest |δ_j|, then the smallest, and keeps d
-    (arXiv 2312.06795).
+    """θ = θ_0 + λ Σ_j w_j m_j δ_j (Model Breadcrumbs, arXiv 2312.06795).
+
+    m_j drops the γ largest |δ_j|, then the smallest, and keeps the share d.
     """
     _add(group, settings, _between(group, recipe), window, out)
 
 
 def largest(group: Group, settings: Settings, window: Window) -> Bounds:
-    """Return the bounds of |δ_j| that ties keeps."""
+    """Measure the bounds of |δ_j| that ties keeps."""
     size = _size(group)
     kept = max(1, int(settings.density * size))
     if settings.density >= 1 or not size:
@@ -64,7 +65,7 @@ def largest(group: Group, settings: Settings, window: Window) -> Bounds:
 
 
 def middle(group: Group, settings: Settings, window: Window) -> Bounds:
-    """Return the bounds of |δ_j| that breadcrumbs keeps."""
+    """Measure the bounds of |δ_j| that breadcrumbs keeps."""
     size = _size(group)
     kept, top = int(settings.density * size), int(settings.gamma * size)
     if settings.density >= 1 or not size:
@@ -77,8 +78,9 @@ def middle(group: Group, settings: Settings, window: Window) -> Bounds:
 
 
 def dropped(group: Group, settings: Settings, window: Window) -> list[float]:
-    """Return what dare multiplies each model's kept elements with: 1/d, or what restores Σ|δ_j|
-    (`rescale=l1`).
+    """Measure dare's factor for each model's kept elements.
+
+    It is 1/d, or the ratio that restores Σ|δ_j| (`rescale=l1`), or 1.
     """
     if settings.rescale == "none" or settings.density >= 1:
         return [1.0] * len(group.tensors)
@@ -98,9 +100,7 @@ def dropped(group: Group, settings: Settings, window: Window) -> list[float]:
 def _elect(
     group: Group, settings: Settings, keep: Any, window: Window, out: Array, *, divide: bool
 ) -> None:
-    """Put the sum, or the mean if `divide`, of what is kept and has the elected sign onto the
-    base.
-    """
+    """Add to the base the sum, or the mean (`divide`), of kept elements of the elected sign."""
     base = window.read(_base_of(group), into=1)
     elected = window.spare(2)
     elected[:] = 0
@@ -120,7 +120,7 @@ def _elect(
 
 
 def _add(group: Group, settings: Settings, keep: Any, window: Window, out: Array) -> None:
-    """Put the sum of what is kept onto the base."""
+    """Add the sum of kept elements to the base."""
     base = window.read(_base_of(group), into=1)
     out[:] = 0
     for j in range(len(group.tensors)):
@@ -135,7 +135,7 @@ def _onto(base: Array, settings: Settings, out: Array) -> None:
 
 
 def _between(group: Group, bounds: Bounds) -> Any:
-    """Return what makes w_j m_j δ_j of δ_j, in place, m_j by magnitude."""
+    """Return a function that masks δ_j by magnitude and scales it by w_j, in place."""
 
     def keep(j: int, window: Window, delta: Array) -> Array:
         size = np.abs(delta).astype(np.float32, copy=False)
@@ -147,7 +147,7 @@ def _between(group: Group, bounds: Bounds) -> Any:
 
 
 def _at_random(group: Group, settings: Settings, factors: list[float]) -> Any:
-    """Return what makes w_j m_j δ_j times a factor of δ_j, in place, m_j by chance."""
+    """Return a function that masks δ_j at random and scales it by w_j and its factor, in place."""
 
     def keep(j: int, window: Window, delta: Array) -> Array:
         if settings.density < 1:
@@ -159,29 +159,27 @@ def _at_random(group: Group, settings: Settings, factors: list[float]) -> Any:
 
 
 def _drawn(group: Group, settings: Settings, j: int, window: Window) -> NDArray[np.bool_]:
-    """Return what is kept of model j: by the seed, its name, the tensor's name and the element's
-    place alone.
-    """
+    """Draw model j's mask from the seed, its name, the tensor's name and the elements' places."""
     name = f"{settings.seed}/{group.labels[j]}/{group.name}"
     return random_mask(name, window.start, window.count, settings.density)
 
 
 def random_mask(name: str, start: int, count: int, density: float) -> NDArray[np.bool_]:
-    """Return which of the elements `start` … `start + count` are kept, each with probability
-    `density` (to 2⁻³²).
+    """Draw the mask of elements `start` … `start + count`: True with probability `density`.
 
-    Element i's number is the i-th of the Philox generator whose key is the hash of `name`.
+    The probability is exact to 2⁻³². Element i's number is the i-th of the Philox generator whose
+    key is the hash of `name`.
     """
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "little")
     generator = np.random.Philox(key=key)
-    generator.advance(start // 8)  # of four 64-bit numbers each
+    generator.advance(start // 8)  # one step of Philox gives eight numbers of 32 bits
     skip = start % 8
     drawn = generator.random_raw((skip + count + 1) // 2 + 4).view(np.uint32)[skip : skip + count]
     return drawn < np.uint64(round(density * 2**32))
 
 
 def _ranked(group: Group, tensor: wt.Tensor, ranks: list[int], window: Window) -> list[float]:
-    """Return |δ| at each of `ranks` from the smallest (0), exactly.
+    """Find |δ| at each of `ranks`, counted from the smallest (0), exactly.
 
     The bits of a float32 that is not negative are in the order of the numbers, so two histograms,
     one of the upper half of the bits and one of the lower half within the bin that holds the rank,

@@ -1,8 +1,8 @@
-"""How bytes come and go: threads that read, compute, write and hash one block after another.
+"""The streaming of weights: threads that read, compute, write and hash one block after another.
 
-Every source is read by position into buffers that are used again, so memory is a few of those for
-each thread. What is computed of an element depends on that element of the sources alone, and the
-hash takes blocks in their order: neither threads nor the size of a read can change a byte.
+Every source is read by position into reused buffers, so memory is a few of those for each thread.
+Each result depends on one element of the sources, and blocks are hashed in their order: neither the
+number of threads nor the size of a read can change a byte.
 """
 
 import errno
@@ -25,14 +25,12 @@ from btm.models.average.layout import Entry, File
 from btm.models.average.models import Group, Models
 from btm.system import durable
 
-CHUNK = (
-    1 << 18
-)  # elements of one read: smaller ones spend more on Python than their sums gain in the cache
-MEASURE = (
-    1 << 16
-)  # elements that a sum over a whole tensor takes at a time, so that it has one order for all
+# Elements of one read: with smaller ones Python costs more than the cache gains.
+CHUNK = 1 << 18
+# Elements per step of a sum over a whole tensor: one number for all, so that its order is fixed.
+MEASURE = 1 << 16
 BLOCK = 1 << 20  # elements that a thread computes, writes and hashes at a time
-_THREADS = 8  # at most, unless more are asked for: disks are not faster for more
+_THREADS = 8  # at most, unless more are asked for: disks get no faster with more
 _HANDLES = 128  # files that one thread holds open
 _PULSE = 1.0  # seconds between two signs of life
 
@@ -44,14 +42,10 @@ Compute = Callable[[Group, "Window", Array], None]
 
 
 class Window:
-    """A stretch of one tensor's elements, read from one source at a time; each thread has its
-    own.
-    """
+    """A stretch of one tensor's elements, read from one source at a time; one per thread."""
 
     def __init__(self, accumulate: str) -> None:
-        """Allocate what is read into; sums are made in the dtype `accumulate`, or in float64 where
-        that is stored.
-        """
+        """Allocate the buffers; sums are made in `accumulate`, for float64 tensors in float64."""
         self.start = self.count = 0
         self.block = np.empty(BLOCK, np.float64)
         self._accumulate = np.dtype(accumulate)
@@ -72,8 +66,9 @@ class Window:
             yield
 
     def read(self, tensor: wt.Tensor, into: int = 0) -> Array:
-        """Return the window's elements of `tensor`, (count,), in buffer `into`: valid until that is
-        used again.
+        """Read the window's elements of `tensor`, (count,), into the buffer numbered `into`.
+
+        The result is valid until that buffer is used again.
         """
         out = self.spare(into)
         stored = np.dtype(wt.FLOATS[tensor.dtype])
@@ -86,16 +81,14 @@ class Window:
         return out
 
     def bytes_of(self, tensor: wt.Tensor) -> Array:
-        """Return the window's elements of `tensor` as they are stored; valid until the next
-        read.
-        """
+        """Read the window's elements of `tensor` as stored; valid until the next read."""
         stored = np.dtype((wt.FLOATS | wt.INTEGERS)[tensor.dtype])
         raw = self._raw[: self.count * stored.itemsize].view(stored)
         self._fill(tensor, raw)
         return raw
 
     def spare(self, number: int) -> Array:
-        """Return a buffer, (count,), of the dtype of the sums; its content is whatever it was."""
+        """Return buffer `number`, (count,), in the dtype of the sums; its content is undefined."""
         if number not in self._spare:
             self._spare[number] = np.empty(max(CHUNK, MEASURE), np.float64)
         return self._spare[number].view(self.dtype)[: self.count]
@@ -127,9 +120,7 @@ class Window:
 
 
 class Workers:
-    """Threads with a window each; while they work, the main thread tells every second that this is
-    alive.
-    """
+    """Threads with a window each; the main thread calls `alive` once a second while they work."""
 
     def __init__(self, threads: int, accumulate: str, alive: Callable[[], None]) -> None:
         """Start `threads` threads."""
@@ -150,9 +141,7 @@ class Workers:
     def map(
         self, function: Callable[[Item, Window], Result], items: Iterable[Item]
     ) -> list[Result]:
-        """Return `function(item, window)` of each item; the first error stops all threads and is
-        raised.
-        """
+        """Call `function(item, window)` on each item; the first error stops all and is raised."""
         source, lock, results = enumerate(items), threading.Lock(), {}
 
         def work(window: Window) -> None:
@@ -178,7 +167,7 @@ class Workers:
 
     @contextmanager
     def in_turn(self, queue: "Queue", turn: int) -> Iterator[None]:
-        """Hold the block back until all earlier turns are over."""
+        """Wait until all earlier turns are over, then run the block."""
         with queue.changed:
             while queue.turn != turn:
                 if self.stopped:
@@ -191,14 +180,15 @@ class Workers:
 
 
 def usual_threads(elements: int) -> int:
-    """Return how many threads average `elements`: one a core, one more for when one waits to hash;
-    little has one.
+    """Choose the number of threads to average `elements`.
+
+    One per core and one more, since one waits to hash; no more than there are blocks.
     """
     return min(len(os.sched_getaffinity(0)) + 1, _THREADS, 1 + elements // BLOCK)
 
 
 class Queue:
-    """Whose turn it is."""
+    """The turn that may hash next."""
 
     def __init__(self) -> None:
         """Begin with turn 0."""
@@ -209,12 +199,8 @@ class Queue:
 def write(file: File, models: Models, compute: Compute, path: Path, workers: Workers) -> str:
     """Write one weight file; return its sha256."""
     digest, queue = hashlib.sha256(file.head), Queue()
-    blocks = [
-        (turn, entry, start)
-        for turn, (entry, start) in enumerate(
-            (entry, start) for entry in file.entries for start in range(0, entry.size, BLOCK)
-        )
-    ]
+    places = [(entry, start) for entry in file.entries for start in range(0, entry.size, BLOCK)]
+    blocks = [(turn, entry, start) for turn, (entry, start) in enumerate(places)]
     with path.open("xb") as handle:
         handle.write(file.head)
         handle.flush()
@@ -233,7 +219,7 @@ def write(file: File, models: Models, compute: Compute, path: Path, workers: Wor
 
 
 def _block(entry: Entry, start: int, models: Models, compute: Compute, window: Window) -> Array:
-    """Return the elements of one block in their storage dtype."""
+    """Compute the elements of one block in their storage dtype."""
     group, count = models.group(entry.name), min(BLOCK, entry.size - start)
     lead = group.tensors[0]
     if not lead.is_float:
@@ -247,9 +233,7 @@ def _block(entry: Entry, start: int, models: Models, compute: Compute, window: W
 
 
 def _stored(entry: Entry, values: Array, before: str) -> Array:
-    """Return `values` in the dtype of the entry; `UserError` if they are too large for one that was
-    asked for.
-    """
+    """Convert `values` to the entry's dtype; `UserError` if a requested dtype overflows."""
     if entry.dtype == before:
         return wt.narrow(values, entry.dtype)
     with np.errstate(over="ignore"):
@@ -262,7 +246,7 @@ def _stored(entry: Entry, values: Array, before: str) -> Array:
 
 
 def _integers(tensors: tuple[wt.Tensor, ...], start: int, count: int, window: Window) -> Array:
-    """Return one block of a tensor of integers, which all models must share."""
+    """Read one block of a tensor of integers, which all models must share."""
     itemsize = np.dtype(wt.INTEGERS[tensors[0].dtype]).itemsize
     out = window.block.view(np.uint8)[: count * itemsize].view(wt.INTEGERS[tensors[0].dtype])
     for begin in range(0, count, CHUNK):

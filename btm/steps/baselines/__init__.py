@@ -7,6 +7,12 @@ dense_large_batch  the paper's: as many updates as the seed and one expert, with
 random_split       the same forest, but the experts' documents dealt at random
 demix              DEMix layers (arXiv 2108.05036): a feed-forward layer for each domain, all else
                    shared
+
+random_split: documents are dealt domain by domain, so that every part holds as many of each,
+within 1, and differs from the dense LM in nothing but the split. random_split and demix begin
+with a copy of the forest's seed, moments included, and are merged whatever comes of them: a
+control that the gate refuses measures nothing. demix scales all gradients by one factor, from
+√(|shared|² + mean over domains of |own FFN|²), which with one domain is the plain norm.
 """
 
 from btm.steps.baselines.demix import grow as grow_together

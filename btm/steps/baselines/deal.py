@@ -154,7 +154,9 @@ def _generator(*key: int) -> np.random.Generator:
 
 
 def _starts(shard: Shard) -> np.ndarray:
-    """Return where each document begins, and the last one ends: int64 (n_documents + 1,)."""
+    """Compute the offsets of documents: where each begins, and the last ends; int64
+    (n_documents + 1,).
+    """
     return np.concatenate([[0], np.cumsum(shard.documents[:, 0], dtype=np.int64)])
 
 

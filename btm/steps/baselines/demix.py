@@ -8,10 +8,9 @@ comes of it is an ELM for each domain (the shared parameters with its feed-forwa
 transformers model) and one called `demix` with their mean.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from btm import steps
 from btm.config.schema import Config
@@ -25,12 +24,14 @@ from btm.report import Reporter, quiet
 from btm.steps import score_cache
 from btm.steps.baselines.derive import DEMIX
 from btm.system import durable
-from btm.train import checkpoint, phase
-from btm.train import loop as training
+from btm.system.json_files import Json
+from btm.train import checkpoint, loop, phase
 from btm.train.trainee import Trainee, backward
+from btm.train.training import Pulse, Training
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from btm.steps.baselines.ffn import DomainFFN
@@ -64,11 +65,11 @@ class DemixTrainee(Trainee):
         """Return the trainee that begins with every domain's layers as they are in `model`."""
         return cls(model, next(iter(mixes.values())), mixes)
 
-    def backward(self, step: int, trainer: TrainerConfig, precision: str) -> float:
+    def backward(self, step: int, trainer: TrainerConfig, precision: str) -> "Tensor":
         """Add each domain's gradient to its own layers, and the mean over domains to what is
         shared.
         """
-        losses = []
+        losses: list[Tensor] = []
         for domain, batches in enumerate(self.mixes.values()):
             for layer in self.layers:
                 layer.active = domain
@@ -76,10 +77,13 @@ class DemixTrainee(Trainee):
         for parameter, shared in self._parameters():
             if shared and parameter.grad is not None:
                 parameter.grad /= len(self.mixes)
-        return sum(losses) / len(losses)
+        total = losses[0]
+        for more in losses[1:]:
+            total = total + more
+        return total / len(losses)
 
-    def norm(self) -> float:
-        """Return sqrt(|shared|² + mean over domains of |own|²): for one domain the norm of a plain
+    def norm(self) -> "Tensor":
+        """Compute sqrt(|shared|² + mean over domains of |own|²): for one domain the norm of a plain
         model.
         """
         import torch
@@ -87,7 +91,7 @@ class DemixTrainee(Trainee):
         pairs = [(p, shared) for p, shared in self._parameters() if p.grad is not None]
         own = len(self.mixes) ** -0.5
         norms = [torch.linalg.vector_norm(p.grad) * (1.0 if shared else own) for p, shared in pairs]
-        return float(torch.linalg.vector_norm(torch.stack(norms)))
+        return torch.linalg.vector_norm(torch.stack(norms))
 
     def _parameters(self) -> "list[tuple[torch.nn.Parameter, bool]]":
         """Return every parameter, and whether it is shared."""
@@ -111,7 +115,7 @@ class DemixTrainee(Trainee):
         """
         return self.tokens(steps) * self.flops_per_token
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Json:
         """Return the domains, in order, and their text."""
         text = {domain: batches.shards[0].sha256[:16] for domain, batches in self.mixes.items()}
         return {"domains": list(self.mixes), "data": text}
@@ -144,7 +148,7 @@ def grow(config: Config, reporter: Reporter = quiet) -> None:
 
         if branch.result is None:
             durable.write_json(
-                branch.path / "trained.json",
+                branch.files.result,
                 _train(config, forest, branch, _mixes(config, suite, domains), reporter, pulse),
             )
         for number, domain in enumerate(domains):
@@ -167,48 +171,45 @@ def _train(
     branch: Branch,
     mixes: dict[str, Batches],
     reporter: Reporter,
-    pulse: Callable[[int], bool],
-) -> dict[str, Any]:
-    """Train the model in `branch` in place; return what its card says: the tokens are in those of
+    pulse: Pulse,
+) -> Json:
+    """Train the model in `branch` in place; return its trained.json: the tokens are in those of
     the domains.
 
     trainer.valid_every is not looked at: there is no one valid split.
     """
-    causal_lm.check_context(config, causal_lm.read_config(branch.path / "config.json"))
+    causal_lm.check_context(config, causal_lm.read_config(branch.files.config))
     n_steps, schedule, continued = phase.course(config, forest, branch)
     trainee = DemixTrainee.of(causal_lm.load_trainable(branch.path, config.trainer.device), mixes)
     with reporter.training(DEMIX) as report:
-        result = training.loop(
-            branch.path,
+        trained = loop.loop(
+            Training(
+                branch.path,
+                trainee.batches,
+                config.trainer,
+                schedule,
+                n_steps,
+                moments=continued.path / checkpoint.MOMENTS if continued else None,
+                report=report,
+                pulse=pulse,
+            ),
             trainee,
-            config.trainer,
-            schedule,
-            n_steps,
-            moments=continued.path / checkpoint.MOMENTS if continued else None,
-            report=report,
-            pulse=pulse,
         )
-    notes = [*result["notes"], _NOTE]
+    notes = [*trained.notes, _NOTE]
     if continued:
         notes.append(f"continues the optimizer and schedule of {continued.name}")
     each = {
-        "steps": result["steps"],
+        "steps": trained.steps,
         "lr": schedule.peak,
-        "flops": result["flops"] / len(mixes),
+        "flops": trained.flops / len(mixes),
         "notes": notes,
     }
     mean = [
         *notes,
         "the mean of the domains' feed-forward layers; the tokens and FLOPs stand in their cards",
     ]
-    return result | {
-        "steps": 0,
-        "lr": schedule.peak,
-        "tokens": 0,
-        "flops": 0.0,
-        "notes": mean,
-        "each": each,
-    }
+    whole = replace(trained, steps=0, lr=schedule.peak, tokens=0, flops=0.0, notes=mean)
+    return whole.to_json() | {"each": each}
 
 
 def _publish(
@@ -238,8 +239,9 @@ def _publish(
                 "exact": whole["exact"],
             }
             result |= {"data": {domain: suite.shard(domain, "train").sha256}}
-            result |= score_cache.valid_nats(config, forest, made, suite, reporter)
-            durable.write_json(made.path / "trained.json", result)
+            nats = score_cache.valid_nats(config, forest, made, suite, reporter)
+            result |= {"valid_nats": nats.own, "parent_valid_nats": nats.parents}
+            durable.write_json(made.files.result, result)
     forest.merge(forest.get_branch(domain), force=True)
 
 

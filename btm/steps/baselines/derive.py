@@ -7,7 +7,9 @@ from copy import deepcopy
 from typing import Any
 
 from btm.config.schema import Config
+from btm.config.validation import validate
 from btm.data import prepare as preparation
+from btm.ensemble.rules import rule_of
 from btm.errors import UserError
 
 DEMIX = "demix"
@@ -23,7 +25,7 @@ def derive(config: Config) -> Config:
     """
     if config.baseline is None:
         return config
-    if config.ensemble.rule == "router" and config.baseline != DEMIX:
+    if rule_of(config.ensemble).needs_route and config.baseline != DEMIX:
         raise UserError(
             f"baseline={config.baseline} has no experts of clusters, which ensemble=router "
             "weighs: give another "
@@ -41,7 +43,7 @@ def derive(config: Config) -> Config:
         "random_split": _random_split,
         "demix": _demix,
     }[config.baseline](made, domains)
-    return made.validate()
+    return validate(made)
 
 
 def trained_together(config: Config) -> str | None:
@@ -120,7 +122,7 @@ def _random_split(config: Config, domains: list[str]) -> None:
 
 
 def _which(config: Config, domains: list[str]) -> str:
-    """Return what tells a split of some training domains from that of all."""
+    """Make the suffix that tells a split of some training domains from a split of all."""
     if set(domains) == set(preparation.training_domains(config.data)):
         return ""
     return "-" + hashlib.sha256(" ".join(sorted(domains)).encode()).hexdigest()[:6]

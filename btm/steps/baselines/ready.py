@@ -1,6 +1,4 @@
-"""What must stand before a baseline's cycle begins: its text, and the seed that it shares with the
-forest.
-"""
+"""Preparation of a baseline's cycle: its text, and the seed that it shares with the forest."""
 
 import shutil
 from contextlib import suppress
@@ -12,6 +10,7 @@ from btm import steps
 from btm.config.schema import Config
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.forest.paths import Paths
 from btm.models import causal_lm
 from btm.report import Reporter, quiet
 from btm.steps.baselines import demix
@@ -21,7 +20,7 @@ from btm.system import durable
 
 
 def ready(config: Config, reporter: Reporter = quiet) -> Config:
-    """Return `derive(config)` once all is there that its cycle does not make itself."""
+    """Prepare the text and seed of a baseline, and return its derived config."""
     derived = derive(config)
     if config.baseline in SHARES_SEED:
         _share_seed(config, derived)
@@ -33,7 +32,7 @@ def ready(config: Config, reporter: Reporter = quiet) -> Config:
 
 
 def run(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
-    """Grow what `ready` returned in this process: a forest, or a baseline of one."""
+    """Grow a forest or a baseline in this process, with a config from `ready`."""
     if config.baseline != "demix":
         return steps.run(config, reporter)
     steps.prepare(config, reporter)
@@ -45,7 +44,7 @@ def run(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
 def require_seed(config: Config) -> None:
     """Raise `UserError` unless the forest has the seed that its baseline begins with."""
     root = Path(config.base_root)
-    if not (root / "elms" / config.seed.name / "card.json").is_file():
+    if not Paths(root).elm(config.seed.name).card.is_file():
         raise UserError(
             f"baseline={config.baseline} begins with the forest's own seed, and {root} has no ELM "
             f"{config.seed.name!r} yet: first give the same command without baseline="
@@ -53,8 +52,8 @@ def require_seed(config: Config) -> None:
 
 
 def _share_seed(config: Config, derived: Config) -> None:
-    """Copy the forest's seed, with card and moments, so that what follows is the forest's own
-    procedure.
+    """Copy the forest's seed with its card and moments, so that the baseline goes on from the same
+    state.
     """
     require_seed(config)
     root = Path(config.base_root)
@@ -64,7 +63,7 @@ def _share_seed(config: Config, derived: Config) -> None:
     beside = Forest.create(
         derived.forest_root, architecture, forest.tokenizer, forest.facts["tokenizer_sha256"]
     )
-    target = beside.root / "elms" / seed.name
+    target = beside.paths.elm(seed.name).path
     if not target.exists():
         with suppress(FileExistsError), durable.publish_folder(target) as folder:
             shutil.copytree(seed.path, folder, dirs_exist_ok=True)

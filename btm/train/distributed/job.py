@@ -18,9 +18,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from btm.config.checks import processes_of
 from btm.config.schema import Config
@@ -28,8 +28,10 @@ from btm.data.shards import Shard, Suite
 from btm.errors import UserError
 from btm.forest import Branch, Forest
 from btm.report import Progress, Reporter
+from btm.system.json_files import Json
 from btm.system.processes import STOP_SIGNALS
-from btm.train.loop import Pulse, TrainingFailedError, TrainingStoppedError
+from btm.train.loop import TrainingFailedError, TrainingStoppedError
+from btm.train.training import Pulse, Trained
 
 _LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 # What a rank may say of itself, and no restart of it would change, or that it was told to say.
@@ -55,7 +57,7 @@ def train(
     suite: Suite,
     reporter: Reporter,
     pulse: Pulse,
-) -> dict[str, Any]:
+) -> Trained:
     """Train as `btm.train.phase.train` does, in several processes; raises what that raises, and
     `RankDiedError`.
     """
@@ -68,13 +70,14 @@ def train(
     ):
         Path(place, "spec.json").write_text(json.dumps(spec))
         with _running(place, size, threads) as agent:
-            result = _follow(agent, size, report, pulse)
+            trained = _follow(agent, size, report, pulse)
     parts = {"ddp": "each with the whole model", "fsdp": "each with a share of the model"}
     note = (
         f"trained by {size} processes together ({config.trainer.parallel}), "
         f"{parts[config.trainer.parallel]}"
     )
-    return result | {"trainer": asdict(config.trainer), "notes": [*result["notes"], note]}
+    # The ranks were given a share of the threads and a device each; the card says what was asked.
+    return replace(trained, trainer=asdict(config.trainer), notes=[*trained.notes, note])
 
 
 @contextlib.contextmanager
@@ -112,12 +115,12 @@ def _running(place: str, size: int, threads: int) -> Iterator[subprocess.Popen[b
 
 def _follow(
     agent: subprocess.Popen[bytes], size: int, report: Callable[[Progress], None], pulse: Pulse
-) -> dict[str, Any]:
+) -> Trained:
     """Return the result that the first rank sends; pass on progress, and what failed as the error
     it was.
     """
-    failed: dict[str, Any] = {}
-    died: dict[str, Any] = {}
+    failed: Json = {}
+    died: Json = {}
     for line in _pipe(agent.stdout):
         event = _event(line)
         if "step" in event and pulse(event["step"]):
@@ -125,7 +128,7 @@ def _follow(
         elif "progress" in event:
             report(Progress(**event["progress"]))
         elif "result" in event:
-            return event["result"]
+            return Trained.from_json(event["result"])
         elif "failed" in event:
             _raise_if_known(event)
             failed = failed or event
@@ -138,7 +141,7 @@ def _follow(
     raise RuntimeError(f"rank {failed['rank']} of {size}: {failed['failed']}: {failed['message']}")
 
 
-def _event(line: bytes) -> dict[str, Any]:
+def _event(line: bytes) -> Json:
     """Return what a rank sent; what a library printed goes to the log."""
     try:
         event = json.loads(line)
@@ -150,7 +153,7 @@ def _event(line: bytes) -> dict[str, Any]:
     return {}
 
 
-def _raise_if_known(event: dict[str, Any]) -> None:
+def _raise_if_known(event: Json) -> None:
     if event["failed"] == "OSError":
         raise OSError(event["errno"], event["message"], event["path"])
     if event["failed"] in _ERRORS:

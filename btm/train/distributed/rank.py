@@ -13,24 +13,28 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from btm.config.schema import Config
-from btm.data.batches import Batches
+from btm.config.validation import from_dict
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.forest.suites import open_suites
 from btm.models import causal_lm
 from btm.report import Progress, Reporter
+from btm.system.json_files import Json
 from btm.system.processes import STOP_SIGNALS, die_with_parent
-from btm.train import loop as training
-from btm.train import phase
+from btm.train import loop, phase
 from btm.train.distributed.agent import AGENT
+from btm.train.training import Trained, Training
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _UNTIL_KILLED = 60.0  # seconds
+# Until the others give up on a rank. NCCL's own 10 minutes are less than the first rank may take to
+# write the weights of a large model to a slow disk.
+_SILENCE = timedelta(minutes=30)
 
 
 class Channel(Reporter):
@@ -67,13 +71,13 @@ class Channel(Reporter):
 
     def fail(self, error: BaseException) -> None:
         """Tell the job of an error, and wait to be ended if that is all there is to it."""
-        known = (UserError, training.TrainingStoppedError, OSError, MemoryError)
-        kinds = (training.TrainingFailedError, *known)
+        known = (UserError, loop.TrainingStoppedError, OSError, MemoryError)
+        kinds = (loop.TrainingFailedError, *known)
         kind = next(
             (kind.__name__ for kind in kinds if isinstance(error, kind)), type(error).__name__
         )
         kind = "MemoryError" if kind == "OutOfMemoryError" else kind
-        event: dict[str, Any] = {"failed": kind, "rank": self.rank, "message": str(error)[:2000]}
+        event: Json = {"failed": kind, "rank": self.rank, "message": str(error)[:2000]}
         if isinstance(error, OSError):
             event |= {
                 "message": error.strerror or str(error),
@@ -97,39 +101,43 @@ def main(place: Path) -> int:
     die_with_parent(int(os.environ[AGENT]), signal.SIGKILL)
     warnings.filterwarnings("ignore")
     try:
-        result = _train(place, rank, size, channel)
+        trained = _train(place, rank, size, channel)
         if rank == 0:
-            channel.send(result=result)
+            channel.send(result=trained.to_json())
     except BaseException as error:
-        if not isinstance(error, (UserError, training.TrainingStoppedError)):
+        if not isinstance(error, (UserError, loop.TrainingStoppedError)):
             traceback.print_exc()
         channel.fail(error)
         return 1
     return 0
 
 
-def _train(place: Path, rank: int, size: int, channel: Channel) -> dict[str, Any]:
+def _train(place: Path, rank: int, size: int, channel: Channel) -> Trained:
     """Do the phase that the job would have done alone, as one of `size`."""
     import torch.distributed as dist
 
     from btm.train.distributed.trainee import wait_for_all
 
     spec = json.loads((place / "spec.json").read_bytes())
-    config = Config.from_dict(spec["config"])
+    config = from_dict(spec["config"])
     config.trainer.threads = spec["threads"]
     config.trainer.device = _device(config.trainer.device, int(os.environ["LOCAL_RANK"]), size)
     backend = "cpu:gloo,cuda:nccl" if config.trainer.device != "cpu" else "gloo"
     dist.init_process_group(
-        backend, init_method=f"file://{place / 'store'}", rank=rank, world_size=size
+        backend,
+        init_method=f"file://{place / 'store'}",
+        rank=rank,
+        world_size=size,
+        timeout=_SILENCE,
     )
     forest, suite = Forest(config.forest_root), open_suites(config)
     branch = forest.get_branch(spec["branch"])
     shards = [suite.shard(domain, "train") for domain in branch.domains]
-    loop = partial(_loop, rank, size, config.trainer.parallel)
-    result = phase.train(config, forest, branch, shards, suite, channel, channel.pulse, loop)
+    run = partial(_run, rank, size)
+    trained = phase.train(config, forest, branch, shards, suite, channel, channel.pulse, run)
     wait_for_all()
     dist.destroy_process_group()
-    return result
+    return trained
 
 
 def _device(name: str, local_rank: int, size: int) -> str:
@@ -149,23 +157,14 @@ def _device(name: str, local_rank: int, size: int) -> str:
     return f"cuda:{local_rank}"
 
 
-def _loop(
-    rank: int,
-    size: int,
-    parallel: str,
-    folder: Path,
-    batches: Batches,
-    trainer: Any,
-    *words: Any,
-    **rest: Any,
-) -> dict[str, Any]:
+def _run(rank: int, size: int, training: Training) -> Trained:
     """Train as `btm.train.loop.train` does, as one of several."""
     from btm.train.distributed.trainee import KINDS
 
-    kind = KINDS[parallel]
-    model = causal_lm.load_trainable(folder, kind.loaded_on or trainer.device)
-    trainee = kind(model, batches, rank, size, trainer.device)
-    return training.loop(folder, trainee, trainer, *words, **rest)
+    kind, device = KINDS[training.trainer.parallel], training.trainer.device
+    model = causal_lm.load_trainable(training.folder, kind.loaded_on or device)
+    trainee = kind(model, training.batches, rank, size, device)
+    return loop.loop(training, trainee)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from btm.config.training import TrainerConfig
 from btm.models import causal_lm
 from btm.system import durable
+from btm.system.json_files import Json
 from btm.train import checkpoint, kernels, trainee
 from btm.train.distributed import checkpoint as sharded
 
@@ -71,7 +72,7 @@ class Replica(trainee.Trainee):
         self.whole(causal_lm.mean_nll, tokens[:, :-1], tokens[:, 1:]).backward()
         self.model.zero_grad(set_to_none=True)
 
-    def backward(self, step: int, trainer: TrainerConfig, precision: str) -> float:
+    def backward(self, step: int, trainer: TrainerConfig, precision: str) -> Tensor:
         """Add the gradient of a step's loss, summed over processes; return the loss of all its
         rows.
 
@@ -83,7 +84,8 @@ class Replica(trainee.Trainee):
         rows = tokens.reshape(self.size, -1, tokens.shape[-1])[self.rank]
         nll = partial(self.whole, kernels.loss.chosen(trainer.kernels and self.has_head))
         loss = trainee.backward(self.model, rows, trainer, precision, nll, self.sum_gradients)
-        return _sum(loss) / self.size
+        dist.all_reduce(loss)  # where it is: on GPUs nobody waits for it
+        return loss / self.size
 
     def sum_gradients(self, now: bool) -> None:
         """Say whether the next backward pass sums gradients over processes, or adds to what is
@@ -94,14 +96,14 @@ class Replica(trainee.Trainee):
     def finite(self) -> bool:
         """Tell whether all parameters are finite, in all processes."""
         here = (getattr(p, "_local_tensor", p) for p in self.model.parameters())
-        return not any_of(not all(bool(torch.isfinite(p).all()) for p in here))
+        return not any_of(not bool(torch.stack([torch.isfinite(p).all() for p in here]).all()))
 
     def save(
         self,
         writer: checkpoint.Writer,
         folder: Path,
         optimizer: torch.optim.Optimizer,
-        state: dict[str, Any],
+        state: Json,
     ) -> None:
         """Publish a checkpoint that all processes write: the first makes and publishes its
         folder.
@@ -184,12 +186,12 @@ class Share(Replica):
         """
         self.whole.set_requires_gradient_sync(now)
 
-    def norm(self) -> float:
-        """Return the norm of the gradients, over all shares."""
+    def norm(self) -> Tensor:
+        """Compute the norm of the gradients, over all shares; it stays on the device, unread."""
         found: Any = nn.utils.get_total_norm(
             [p.grad for p in self.model.parameters() if p.grad is not None]
         )
-        return float(found.full_tensor())
+        return found.full_tensor()
 
     def load_moments(self, file: Path, optimizer: torch.optim.Optimizer) -> None:
         """Begin with our share of the moments of the parent."""

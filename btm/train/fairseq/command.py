@@ -16,6 +16,7 @@ from btm.config.training import TrainerConfig
 from btm.errors import UserError
 from btm.fairseq import architecture
 from btm.fairseq.architecture import Architecture
+from btm.system.extras import install
 
 if TYPE_CHECKING:
     from btm.train.schedule import Schedule
@@ -27,10 +28,6 @@ _PROBE = (
     f"u.find_spec({_MODULE!r}))"
 )
 _NEVER = 1 << 30  # an interval that no training reaches
-_HOW = (
-    "make an environment with scripts/fairseq and give fairseq.python=.venv-fairseq/bin/python, "
-    "or pip install 'btm[fairseq]' (Linux, x86-64, Python 3.11 or 3.12)"
-)
 # Options that settings of btm decide, and those settings; what stands here with "" is decided by
 # what btm does.
 _DECIDED = {
@@ -81,18 +78,18 @@ def interpreter(python: str | None) -> str:
     if python is None:
         if importlib.util.find_spec(_MODULE) is None:
             raise UserError(
-                f"trainer.backend=fairseq: there is no fairseq in {sys.executable}: {_HOW}"
+                f"trainer.backend=fairseq: there is no fairseq in {sys.executable}: {_how()}"
             )
         return sys.executable
     found = shutil.which(python)
     if found is None:
-        raise UserError(f"fairseq.python={python}: no program that can be run: {_HOW}")
+        raise UserError(f"fairseq.python={python}: no program that can be run: {_how()}")
     try:
         done = subprocess.run([found, "-c", _PROBE], capture_output=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"fairseq.python={python}: no Python: {error}") from None
     if done.returncode:
-        raise UserError(f"fairseq.python={python}: there is no fairseq in it: {_HOW}")
+        raise UserError(f"fairseq.python={python}: there is no fairseq in it: {_how()}")
     return found
 
 
@@ -236,3 +233,12 @@ def environment(device: str, threads: int) -> dict[str, str]:
         index = int(device.partition(":")[2] or 0)
         made["CUDA_VISIBLE_DEVICES"] = visible[index] if visible != [""] else str(index)
     return made
+
+
+def _how() -> str:
+    """Return how fairseq is had, for the messages that miss it."""
+    return (
+        "make an environment with scripts/fairseq and give "
+        "fairseq.python=.venv-fairseq/bin/python, "
+        f"or {install('fairseq')} (Linux, x86-64, Python 3.11 or 3.12)"
+    )

@@ -16,10 +16,9 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from btm.config.schema import Config
-from btm.config.training import FairseqConfig, TrainerConfig
+from btm.config.training import FairseqConfig
 from btm.data.batches import Batches
 from btm.data.shards import Piece, Suite
 from btm.errors import UserError
@@ -29,14 +28,15 @@ from btm.fairseq import tokenizer as tokenizers
 from btm.fairseq.architecture import Architecture
 from btm.fairseq.families import understand
 from btm.fairseq.state import Checkpoint
+from btm.forest.paths import ModelFolder
 from btm.models import causal_lm, flops, weights
+from btm.models.files import CONFIG
 from btm.system import durable, lease
-from btm.system.json_files import read_object
-from btm.train import checkpoint, resume
-from btm.train import loop as training
+from btm.system.json_files import Json, read_object
+from btm.train import checkpoint, loop, resume
 from btm.train.fairseq import command, process
-from btm.train.metrics import Metrics, Report
-from btm.train.schedule import Schedule
+from btm.train.metrics import Metrics
+from btm.train.training import Pulse, Trained, Training
 
 FILE = "fairseq.pt"  # in a checkpoint's folder
 LOG = "fairseq.log"  # in the branch's, while it is in the making
@@ -55,7 +55,7 @@ def check(config: Config, suite: Suite) -> None:
     command.extra_options(config.fairseq.options)
     if config.seed.source:
         model, where = (
-            causal_lm.read_config(Path(config.seed.source) / "config.json"),
+            causal_lm.read_config(Path(config.seed.source) / CONFIG),
             config.seed.source,
         )
     else:
@@ -65,29 +65,19 @@ def check(config: Config, suite: Suite) -> None:
     convert.fairseq_tokenizer(suite.tokenizer)
 
 
-def train(
-    folder: Path,
-    batches: Batches,
-    trainer: TrainerConfig,
-    schedule: Schedule,
-    steps: int,
-    *,
-    fairseq: FairseqConfig,
-    legacy: bool = False,
-    report: Report | None = None,
-    pulse: training.Pulse = lambda step: False,
-    **_: Any,
-) -> dict[str, Any]:
-    """Train the model in `folder` for `steps` by fairseq, in place, and return what its card should
-    say.
+def train(training: Training, *, fairseq: FairseqConfig, legacy: bool = False) -> Trained:
+    """Train the model in `training.folder` by fairseq, in place.
 
-    Resumes from the newest checkpoint in `folder` that opens. Raises `TrainingFailedError` where
+    Resumes from the newest checkpoint there that opens. Raises `TrainingFailedError` where
     the loss stops being finite or fairseq gives up, `ChildProcessError` if it was killed,
     `TrainingStoppedError` once `pulse` has asked it to stop, and `UserError` for a model that
     fairseq has not, or a checkpoint of other settings. `legacy` also takes checkpoints that hold
-    more than tensors and plain values, as older fairseq writes them.
+    more than tensors and plain values, as older fairseq writes them. fairseq validates nothing
+    here and keeps its own moments, so `valid`, `moments` and `keep_moments` have no part in it.
     """
-    model = convert.trainable(read_object(folder / "config.json", model_type=str), str(folder))
+    folder, batches, trainer = training.folder, training.batches, training.trainer
+    schedule, steps = training.schedule, training.steps
+    model = convert.trainable(read_object(ModelFolder(folder).config, model_type=str), str(folder))
     if batches.growth.factor != 1:
         raise UserError("trainer.backend=fairseq: its steps cannot grow (seed.grow_batch)")
     python, device = command.interpreter(fairseq.python), causal_lm.pick_device(trainer.device)
@@ -100,7 +90,7 @@ def train(
     reads = partial(_read, legacy=legacy)
     state = _begin(folder, settings, _environment(trainer.threads, device), reads)
     metrics = Metrics(
-        folder / "metrics.jsonl", state["step"], steps, trainer, batches.tokens, report
+        ModelFolder(folder).metrics, state["step"], steps, trainer, batches.tokens, training.report
     )
     if state["step"] < steps:
         durable.require_space(folder, 3 * 4 * _COPIES * weights.parameters(folder))
@@ -110,37 +100,34 @@ def train(
                 python, [str(work), *places, *options], variables, folder / LOG
             )
             with child:
-                state = _follow(child, folder, state, metrics, pulse, reads)
+                state = _follow(child, folder, state, metrics, training.pulse, reads)
             _require_end(child, folder, state, steps)
     metrics.close()
     _take_back(folder, reads(_place(folder, steps)), model)
     (folder / LOG).unlink(missing_ok=True)
-    said = _said(folder, batches, steps, state, options)
-    return said | {
-        "loss": metrics.last_loss,
-        "trainer": asdict(trainer),
-        "schedule": asdict(schedule),
-    }
+    return _trained(training, state, options, metrics.last_loss)
 
 
-def _said(
-    folder: Path, batches: Batches, steps: int, state: dict[str, Any], options: list[str]
-) -> dict[str, Any]:
-    """Return what is known of a training that is done."""
-    tokens, versions = batches.tokens(steps), state["environment"]
-    shape = flops.Shape.of_config(causal_lm.load_config(folder))
-    return {
-        "steps": steps,
-        "tokens": tokens,
-        "flops": tokens * shape.training_flops(batches.seq_len),
-        "exact": state["exact"],
-        "notes": [*state["notes"], f"trained by fairseq {versions.get('fairseq')}"],
-        "backend": "fairseq",
-        "fairseq": versions | {"arguments": options},
-    }
+def _trained(training: Training, state: Json, options: list[str], loss: float | None) -> Trained:
+    """Return the result of a training that is done."""
+    batches, versions = training.batches, state["environment"]
+    tokens = batches.tokens(training.steps)
+    shape = flops.Shape.of_config(causal_lm.load_config(training.folder))
+    return Trained(
+        steps=training.steps,
+        tokens=tokens,
+        flops=tokens * shape.training_flops(batches.seq_len),
+        exact=state["exact"],
+        notes=[*state["notes"], f"trained by fairseq {versions.get('fairseq')}"],
+        backend="fairseq",
+        fairseq=versions | {"arguments": options},
+        loss=loss,
+        trainer=asdict(training.trainer),
+        schedule=asdict(training.schedule),
+    )
 
 
-def _environment(threads: int, device: str) -> dict[str, Any]:
+def _environment(threads: int, device: str) -> Json:
     """Return what numbers depend on besides the versions that fairseq tells of."""
     import torch
 
@@ -158,13 +145,11 @@ def _place(folder: Path, step: int) -> Path:
     return checkpoint.place(folder, step) / FILE
 
 
-def _begin(
-    folder: Path, settings: dict[str, Any], environment: dict[str, Any], reads: Reads
-) -> dict[str, Any]:
+def _begin(folder: Path, settings: Json, environment: Json, reads: Reads) -> Json:
     """Return the state of the newest checkpoint that opens, at step 0 if there is none; damaged
     ones are deleted.
     """
-    for found in sorted(folder.glob("checkpoint-*"), reverse=True):
+    for found in reversed(ModelFolder(folder).checkpoints()):
         state = checkpoint.read_state(found)
         resume.require_same(found, state["settings"], settings)
         try:
@@ -181,7 +166,7 @@ def _begin(
     return {"step": 0, "settings": settings, "environment": environment, "exact": True, "notes": []}
 
 
-def _in(state: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
+def _in(state: Json, environment: Json) -> Json:
     """Return the state in an environment: that is noted where it is another than the training began
     with.
     """
@@ -235,11 +220,11 @@ def _write_data(work: Path, batches: Batches) -> None:
 def _follow(
     child: process.Training,
     folder: Path,
-    state: dict[str, Any],
+    state: Json,
     metrics: Metrics,
-    pulse: training.Pulse,
+    pulse: Pulse,
     reads: Reads,
-) -> dict[str, Any]:
+) -> Json:
     """Watch a training to its end, keep what it saves, and return the state of the last
     checkpoint.
     """
@@ -263,9 +248,7 @@ def _follow(
     return state
 
 
-def _keep(
-    saved: process.Saved, folder: Path, state: dict[str, Any], reads: Reads
-) -> dict[str, Any]:
+def _keep(saved: process.Saved, folder: Path, state: Json, reads: Reads) -> Json:
     """Publish what fairseq saved as a checkpoint, delete all before it but one, and return its
     state.
     """
@@ -283,27 +266,27 @@ def _keep(
     return state
 
 
-def _failed(folder: Path, step: int, found: str, *, nan: bool) -> training.TrainingFailedError:
+def _failed(folder: Path, step: int, found: str, *, nan: bool) -> loop.TrainingFailedError:
     """Return the error; the parameters that gave a NaN are no state to go on from."""
     if nan:
         checkpoint.drop(folder, step - 1)
     kept, name = checkpoint.latest(folder), lease.name_of(folder)
     home = folder.with_name(name)
     lower = f"; lower trainer.lr, delete {home} and branch again" if nan else ""
-    return training.TrainingFailedError(
+    return loop.TrainingFailedError(
         f"training of {name!r} by fairseq ended at step {step}: {found}; "
         f"last good state: {kept.name if kept else 'the branch itself'}; its log: "
         f"{home / LOG}{lower}"
     )
 
 
-def _require_end(child: process.Training, folder: Path, state: dict[str, Any], steps: int) -> None:
+def _require_end(child: process.Training, folder: Path, state: Json, steps: int) -> None:
     """Raise what is due unless fairseq has ended because it was done."""
     step = state["step"]
     if step == steps:
         return
     if child.stopped:
-        raise training.TrainingStoppedError(f"stopped after step {step}")
+        raise loop.TrainingStoppedError(f"stopped after step {step}")
     if child.process.returncode:
         raise ChildProcessError(f"fairseq-train died at step {step} of {steps}: {child.why()}")
     raise UserError(

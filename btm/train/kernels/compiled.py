@@ -79,11 +79,18 @@ class Layers:
     @contextmanager
     def step(self) -> Iterator[None]:
         """Time a step, and decide with it, if that is open."""
-        self._begun = time.monotonic()
+        if self.state is None:
+            self._begun = self._now()
         yield
         self.left -= 1
         if self.state is None:
-            self._decide(time.monotonic() - self._begun)
+            self._decide(self._now() - self._begun)
+
+    def _now(self) -> float:
+        """Return the time once the device has done all it was given: on a GPU work is queued."""
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        return time.monotonic()
 
     def _decide(self, seconds: float) -> None:
         if not self._is_on:

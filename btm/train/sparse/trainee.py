@@ -10,23 +10,22 @@ In the end δ is rounded to float16 and θ made of that, so the ELM is exactly w
 (`btm.forest.delta`) says.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from btm.config.training import TrainerConfig
-from btm.data.batches import Batches
 from btm.errors import UserError
 from btm.forest import delta
 from btm.forest.card import read_parents
+from btm.forest.paths import ModelFolder
 from btm.models import causal_lm, weights
 from btm.system import durable, lease
-from btm.system.json_files import read_object
-from btm.train import checkpoint
-from btm.train import loop as training
-from btm.train.schedule import Schedule
+from btm.system.json_files import Json, read_object
+from btm.train import checkpoint, loop
 from btm.train.sparse import masks as momentum
 from btm.train.trainee import Trainee
+from btm.train.training import Trained, Training
 
 if TYPE_CHECKING:
     import torch
@@ -35,26 +34,17 @@ if TYPE_CHECKING:
 _AUTO = 100  # prunings of a training, where trainer.delta_every=0
 
 
-def train(
-    folder: Path,
-    batches: Batches,
-    trainer: TrainerConfig,
-    schedule: Schedule,
-    steps: int,
-    **rest: Any,
-) -> dict[str, Any]:
-    """Train the branch in `folder` as `btm.train.loop.train` does, with a sparse difference from
-    its parents.
+def train(training: Training) -> Trained:
+    """Train a branch as `btm.train.loop.train` does, with a sparse difference from its parents.
 
-    What its card should say has in addition `delta`: density, budget, changes that are not 0, bytes
-    of the file. Raises `UserError` too if the budget of trainer.delta_density is too small for the
-    model.
+    The result says in addition `delta`: density, budget, changes that are not 0, bytes of the
+    file. Raises `UserError` too if the budget of trainer.delta_density is too small for the model.
     """
+    model = causal_lm.load_trainable(training.folder, training.trainer.device)
     trainee = SparseTrainee(
-        causal_lm.load_trainable(folder, trainer.device), batches, folder, trainer, steps
+        model, training.batches, training.folder, training.trainer, training.steps
     )
-    result = training.loop(folder, trainee, trainer, schedule, steps, **rest)
-    return result | {"delta": trainee.said}
+    return replace(loop.loop(training, trainee), delta=trainee.said)
 
 
 @dataclass
@@ -69,7 +59,7 @@ class SparseTrainee(Trainee):
     origin: "dict[str, Tensor]" = field(init=False)
     masks: "dict[str, Tensor]" = field(init=False)
     stored: dict[str, str] = field(init=False)  # what a parameter is called in the weight files
-    said: dict[str, Any] = field(init=False, default_factory=dict)
+    said: Json = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Take the parameters for the branch point, and draw the mask."""
@@ -198,8 +188,8 @@ class SparseTrainee(Trainee):
             before = self.origin[parameter[tensor.name]].flatten().cpu().numpy()
             return delta.add(before.copy(), changes[tensor.name])
 
-        origin = read_object(folder / "branch.json", parents=dict)
-        parents = read_parents(folder / "branch.json", origin["parents"])
+        origin = read_object(ModelFolder(folder).origin, parents=dict)
+        parents = read_parents(ModelFolder(folder).origin, origin["parents"])
         scratch = durable.scratch_folder(folder)
         delta.rewrite(folder, scratch, trained)
         made = delta.Delta(

@@ -118,6 +118,7 @@ def test_the_same_seed_gives_the_same_clusters():
         balanced_kmeans(features[:3], 5, seed=0)
 
 
+@pytest.mark.slow
 def test_command_line_to_prepared_data(unlabelled, tmp_path, capsys):
     words = [
         f"data.root={unlabelled}",

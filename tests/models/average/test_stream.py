@@ -208,6 +208,7 @@ def test_the_caller_hears_that_it_is_alive_and_can_stop_it(forest, tmp_path):
         average.average(dict.fromkeys(elms, 1.0), tmp_path / "mean", gone)
 
 
+@pytest.mark.slow
 def test_memory_grows_with_neither_models_nor_their_size(tmp_path):
     script = """
 import sys

@@ -56,6 +56,7 @@ def grow(config):
 # The dense LM
 
 
+@pytest.mark.slow
 def test_dense_sees_as_many_tokens_as_the_forest(grown, beside):
     config = beside("baseline=dense", "seed.steps=6", "trainer.steps=2")
     _, result = grow(config)
@@ -94,6 +95,7 @@ def plan_of(config):
     return plan("run", config)
 
 
+@pytest.mark.slow
 def test_dense_at_the_batch_of_the_paper(beside):
     config = beside("baseline=dense_large_batch", "seed.steps=3", "trainer.steps=2")
     made = derive(config)
@@ -129,6 +131,7 @@ def documents(shard):
     return [tuple(text.tolist()) for text in np.split(np.asarray(shard.tokens), ends[:-1])]
 
 
+@pytest.mark.slow
 def test_parts_are_a_partition_of_the_documents(grown, tmp_path):
     suite = steps.open_suite(grown[0])
     names = {domain: f"random-{i}" for i, domain in enumerate(EXPERTS)}
@@ -182,6 +185,7 @@ def test_dealing_again_does_nothing_and_new_text_deals_anew(grown, tmp_path):
         deal._require_documents({"test": [suite.shard("bible", "test")]}, 100000)
 
 
+@pytest.mark.slow
 def test_random_split_is_the_procedure_of_the_forest(grown, beside, tmp_path):
     config = beside("baseline=random_split", "trainer.steps=2", f"data.out={tmp_path / 'data'}")
     shutil.copytree(grown[0].data.out, tmp_path / "data")
@@ -209,6 +213,7 @@ def tree_of(elm):
 # DEMix
 
 
+@pytest.mark.slow
 def test_demix_with_one_domain_is_plain_training(beside, grown):
     words = ["run.rounds=[[bible]]", "trainer.steps=5"]
     steps.grow_expert(beside(*words), "bible", ["seed"])
@@ -221,6 +226,7 @@ def test_demix_with_one_domain_is_plain_training(beside, grown):
     assert alone.card.valid_nats == expert.card.valid_nats
 
 
+@pytest.mark.slow
 def test_demix_shares_all_but_the_feed_forward_layers(beside):
     config = beside("baseline=demix", "trainer.steps=3")
     _, result = grow(config)
@@ -259,6 +265,7 @@ class Stop(Reporter):
         return step == self.step
 
 
+@pytest.mark.slow
 def test_demix_stopped_and_resumed_equals_unbroken(beside, tmp_path):
     config = beside("baseline=demix", "trainer.steps=5")
     made = baselines.ready(config)
@@ -281,6 +288,7 @@ def elms(config):
     return [(elm.name, elm) for elm in Forest(config.forest_root).elms()]
 
 
+@pytest.mark.slow
 def test_the_gradient_of_what_is_shared_is_the_mean(beside, grown):
     config = beside()
     mixes = demix._mixes(config, steps.open_suite(config), EXPERTS)
@@ -291,7 +299,7 @@ def test_the_gradient_of_what_is_shared_is_the_mean(beside, grown):
     alone = []
     for batches in mixes.values():
         model = causal_lm.load_trainable(seed, "cpu")
-        demix.training.backward(model, batches.batch(0), config.trainer, "fp32")
+        demix.backward(model, batches.batch(0), config.trainer, "fp32")
         alone.append({name: p.grad for name, p in model.named_parameters()})
     for name, grad in grads.items():
         domain, plain = ffn.domain_of(name), ffn.plain_name(name)
@@ -400,6 +408,7 @@ def test_dry_run_says_it_and_writes_nothing(beside, workspace, tmp_path, capsys,
     assert tree(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("baseline", "job"), [("dense", "seed"), ("demix", "train-demix")])
 def test_it_runs_as_jobs_on_this_machine(beside, workspace, tmp_path, baseline, job):
     words = [*workspace, f"forest={tmp_path / 'forest'}", f"baseline={baseline}", "trainer.steps=2"]

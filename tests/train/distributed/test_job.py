@@ -22,6 +22,8 @@ from btm.report import Reporter
 from btm.train.distributed import job
 from btm.train.loop import TrainingStoppedError
 
+pytestmark = pytest.mark.slow
+
 STEPS, EVERY = 9, 3
 LOOPBACK = {"0100007F", "00000000000000000000000001000000"}  # as /proc/net has 127.0.0.1 and ::1
 

@@ -6,6 +6,7 @@ from btm.cli.compose import compose
 from btm.cli.dry_run import plan
 from btm.config.checks import processes_of
 from btm.config.schema import Config
+from btm.config.validation import validate
 from btm.errors import UserError
 from btm.launch.engine import Resources
 from btm.launch.local import LocalEngine
@@ -62,19 +63,19 @@ def configured(trainer, cluster, train, **top):
 @pytest.mark.parametrize("said", REFUSED)
 def test_what_does_not_go_together_is_refused_by_name(said):
     with pytest.raises(UserError) as refused:
-        configured(*REFUSED[said]).validate()
+        validate(configured(*REFUSED[said]))
     assert said in str(refused.value)
 
 
 def test_demix_is_trained_in_one_process():
     with pytest.raises(UserError, match="gpus_per_expert=4: does not go with baseline=demix"):
-        configured({}, {}, {"gpus_per_expert": 4}, baseline="demix").validate()
+        validate(configured({}, {}, {"gpus_per_expert": 4}, baseline="demix"))
 
 
 def test_a_seed_has_processes_of_its_own_and_may_be_dense():
     config = configured({"delta_density": 0.1}, {}, {})
     config.cluster.seed.gpus_per_expert = 2
-    config.validate()
+    validate(config)
     assert [processes_of(config.cluster, verb) for verb in ("seed", "train", "score")] == [2, 1, 1]
     assert distributed.said(config, "seed") == ", 2 processes together (ddp)"
     assert distributed.said(config, "train") == ""

@@ -22,6 +22,7 @@ from btm.train.distributed import checkpoint as sharded
 from btm.train.distributed.trainee import KINDS
 from btm.train.schedule import Schedule
 from btm.train.trainee import Trainee
+from btm.train.training import Training
 
 TRAINER = TrainerConfig(
     batch_size=4,
@@ -89,7 +90,8 @@ def run(place, batches, trainer, kind=None, n=4, **more):
     """Train in a process that knows of no other (kind=None), or as the only one of a group."""
     model = causal_lm.load_trainable(place, "cpu")
     trainee = KINDS[kind](model, batches, 0, 1, "cpu") if kind else Trainee(model, batches)
-    return loop.loop(place, trainee, trainer, Schedule.of(trainer, horizon=4), n, **more)
+    plan = Schedule.of(trainer, horizon=4)
+    return loop.loop(Training(place, batches, trainer, plan, n, **more), trainee)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -107,8 +109,8 @@ def test_a_group_of_one_comes_to_what_a_process_alone_comes_to(kind, group, fold
         assert {name: t.shape for name, t in mine.items()} == {
             name: t.shape for name, t in theirs.items()
         }
-    assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-6)
-    assert found["optimizer"] == wanted["optimizer"]
+    assert found.loss == pytest.approx(wanted.loss, abs=1e-6)
+    assert found.optimizer == wanted.optimizer
 
 
 def test_the_order_of_sums_stands_before_the_first_step(group, folder, batches):

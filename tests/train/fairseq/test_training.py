@@ -308,7 +308,7 @@ def test_what_cannot_be_is_refused_before_anything_begins(grown, words, tmp_path
     assert "there is no fairseq in it" in refused(words, f"fairseq.python={sys.executable}")
     assert "there is no fairseq in" in refused(words, "fairseq.python=null")
     llama = refused(words, "model=tiny")
-    assert "model_type 'llama'; fairseq has the like of" in llama
+    assert "model_type 'llama'; fairseq has equivalents of" in llama
     assert "give model=fairseq_lm or model=opt" in llama
     assert "data.special_tokens=fairseq" in refused(words, *other)
     assert "fairseq.options.lr: give trainer.lr" in refused(words, "fairseq.options={lr: 3}")

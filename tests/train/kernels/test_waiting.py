@@ -69,6 +69,7 @@ def test_an_error_ends_the_watcher(undecided):
     assert not threads()
 
 
+@pytest.mark.slow
 def test_losses_do_not_depend_on_how_threads_wait():
     command = [sys.executable, "scripts/bench/neighbour.py", "--quick"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)

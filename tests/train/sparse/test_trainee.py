@@ -24,6 +24,7 @@ from btm.models import causal_lm, weights
 from btm.system import sums
 from btm.train import checkpoint, loop, schedule
 from btm.train.sparse import trainee as sparse_training
+from btm.train.training import Training
 
 SPARSE = ("trainer.delta_density=0.05", "trainer.delta_every=2")
 
@@ -42,9 +43,8 @@ def batches_of(config):
 def run(config, folder, n=8, pulse=lambda step: False, trainee=None, **changes):
     trainer = replace(config.trainer, **changes)
     plan = schedule.Schedule.of(trainer, horizon=n)
-    if trainee is not None:
-        return loop.loop(folder, trainee, trainer, plan, n, pulse=pulse)
-    return sparse_training.train(folder, batches_of(config), trainer, plan, n, pulse=pulse)
+    training = Training(folder, batches_of(config), trainer, plan, n, pulse=pulse)
+    return sparse_training.train(training) if trainee is None else loop.loop(training, trainee)
 
 
 def stop_at(step):
@@ -71,7 +71,7 @@ def test_the_budget_is_exact_at_every_step(copy, mask):
         return False
 
     result = run(config, made, trainee=trainee, pulse=pulse)
-    assert result["steps"] == len(differing) == 8
+    assert result.steps == len(differing) == 8
     assert max(differing) <= trainee.budget
     assert differing[0] > 0.5 * trainee.budget
     moved = any(not torch.equal(first[name], m) for name, m in trainee.masks.items())
@@ -87,7 +87,7 @@ def test_a_resumed_training_is_the_unbroken_one_bit_for_bit(copy, stops):
         with pytest.raises(loop.TrainingStoppedError):
             run(config, broken, pulse=stop_at(stop))
     result = run(config, broken)
-    assert result["exact"]
+    assert result.exact
     last = "checkpoint-00000008"
     for name in (
         "model.safetensors",
@@ -99,7 +99,7 @@ def test_a_resumed_training_is_the_unbroken_one_bit_for_bit(copy, stops):
     # A kill between the weights and trained.json: what stands in the folder is no branch point any
     # more.
     before = (whole / "model.safetensors").read_bytes()
-    assert run(config, whole)["delta"] == result["delta"]
+    assert run(config, whole).delta == result.delta
     assert (whole / "model.safetensors").read_bytes() == before
 
 
@@ -115,7 +115,7 @@ def test_another_mask_does_not_resume(copy):
     plan = schedule.Schedule.of(config.trainer, horizon=8)
     dense = replace(config.trainer, delta_density=1.0)
     with pytest.raises(UserError, match=r"other settings \(delta_density was 0.05, now 1.0\)"):
-        loop.train(made, batches_of(config), dense, plan, 8)
+        loop.train(Training(made, batches_of(config), dense, plan, 8))
 
 
 def test_a_dense_checkpoint_of_before_these_settings_resumes(copy):
@@ -123,12 +123,12 @@ def test_a_dense_checkpoint_of_before_these_settings_resumes(copy):
     made = branch_of(config, "new")
     plan = schedule.Schedule.of(config.trainer, horizon=4)
     with pytest.raises(loop.TrainingStoppedError):
-        loop.train(made, batches_of(config), config.trainer, plan, 4, pulse=stop_at(2))
+        loop.train(Training(made, batches_of(config), config.trainer, plan, 4, pulse=stop_at(2)))
     file = checkpoint.latest(made) / "state.json"
     state = json.loads(file.read_text())
     kept = {k: v for k, v in state["settings"].items() if not k.startswith("delta_")}
     file.write_text(json.dumps(state | {"settings": kept}))
-    assert loop.train(made, batches_of(config), config.trainer, plan, 4)["exact"]
+    assert loop.train(Training(made, batches_of(config), config.trainer, plan, 4)).exact
 
 
 @pytest.mark.parametrize("content", [None, b"x" * 50])

@@ -12,12 +12,10 @@ from btm.cli import main
 from btm.cli.compose import compose
 from btm.config.choices import AVERAGE_METHODS
 from btm.ensemble import score as scoring
-from btm.errors import UserError
 from btm.forest import Forest
 from btm.forest.card import Card
 from btm.models import causal_lm, weights
 from btm.models.average import METHODS
-from btm.steps import publish
 
 SLERP = ["average.base=bible", "average.experts=[code_python]"]
 
@@ -149,11 +147,6 @@ def test_mistakes_are_one_line(words, message, grown, workspace, capsys):
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
-
-
-def test_averages_publishes_what_is_asked_for(forest):
-    with pytest.raises(UserError, match=r"average\.name"):
-        publish.publish(forest, "../deploy", {"bible": 1.0})
 
 
 def nats(config, folder, domain):

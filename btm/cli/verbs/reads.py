@@ -1,0 +1,118 @@
+"""Which verbs read which keys; a key that cannot have an effect on a verb is refused.
+
+The words of a cycle (data, model, trainer, seed, cluster, ensemble, run, … and all bundles) are
+accepted by every verb, because scripts give them to each step as one block. The keys below ask one
+verb, or a few, for something of their own.
+"""
+
+from btm.errors import UserError
+
+_ONE = ("show", "verify", "lineage", "diff", "remove", "export")  # ask about one model
+_CYCLE = ("run", "paper")  # do the steps of other verbs
+# One block of words often serves these three: what `branch` reads, the others may be given too.
+_STEPS = ("branch", "train", "merge")
+_MEASURING = ("eval", "compare", "grow", *_CYCLE)
+
+# A key, or a section by its name and a dot, and the verbs that read it.
+READERS: dict[str, tuple[str, ...]] = {
+    "expert": (*_STEPS, "grow", "import", "logs", "cancel", *_ONE),
+    "domain": (*_STEPS, "grow", "average", "import", "generate", *_CYCLE),
+    "weights": (*_STEPS, "average", "grow", *_CYCLE),
+    "parent": (*_STEPS, "import", "grow", *_CYCLE),
+    "against": ("diff", "compare", "run"),
+    "models": _MEASURING,
+    "prompt": ("generate",),
+    "generate.": ("generate",),
+    "imports.source": ("import", "grow"),
+    "format": ("import", "export"),
+    "to": ("export",),
+    "export.": ("export",),
+    "average.name": ("average", "run", *_ONE),
+    "average.experts": ("average", *_CYCLE),
+    "average.base": ("average", *_CYCLE),
+    "score.experts": ("score", *_CYCLE),
+    "score.domains": ("score", *_CYCLE),
+    "score.splits": ("score", *_CYCLE),
+    "eval.name": _MEASURING,
+    "eval.domains": _MEASURING,
+    "eval.split": _MEASURING,
+    "discover.": ("discover",),
+    "paper.": ("paper",),
+    "ls.": ("ls",),
+    "remove.": ("remove",),
+    "lineage.": ("lineage",),
+    "diff.": ("diff",),
+}
+
+# The sections of a cycle's words that a verb makes use of; it accepts the others in silence.
+_MODELS = ("data", "trainer", "score", "ensemble")  # opens a suite, runs models, weighs them
+_TRAINS = ("data", "model", "trainer", "fairseq", "seed", "card", "cluster")
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "prepare": ("data",),
+    "discover": ("data",),
+    "seed": _TRAINS,
+    "branch": (*_MODELS, "model", "seed"),
+    "train": _TRAINS,
+    "merge": (*_MODELS, "merge", "card"),
+    "grow": (*_TRAINS, "score", "ensemble", "merge"),
+    "score": _MODELS,
+    "eval": _MODELS,
+    "compare": _MODELS,
+    "average": (*_MODELS, "average", "card"),
+    "generate": _MODELS,
+    "import": ("seed", "card"),
+    "run": (*_TRAINS, "score", "ensemble", "merge", "average", "eval", "run"),
+    "paper": (*_TRAINS, "score", "ensemble", "merge", "average", "eval", "run"),
+    "remove": (*_TRAINS, "score", "ensemble", "merge", "average"),
+}
+
+# The key that was perhaps meant, by verb and by the key that was given.
+_MEANT = {
+    ("generate", "expert"): "ensemble.experts=[NAME]",
+    ("generate", "average.name"): "ensemble.experts=[NAME]",
+    ("generate", "models"): "ensemble.experts=[NAME]",
+    ("eval", "expert"): "ensemble.experts=[NAME]",
+    ("eval", "score.experts"): "ensemble.experts=[NAME]",
+    ("eval", "average.name"): "models=[NAME]",
+    ("eval", "domain"): "eval.domains=[NAME]",
+    ("eval", "score.domains"): "eval.domains=[NAME]",
+    ("compare", "expert"): "models=[NAME]",
+    ("compare", "average.name"): "models=[NAME]",
+    ("compare", "domain"): "eval.domains=[NAME]",
+    ("score", "expert"): "score.experts=[NAME]",
+    ("score", "average.name"): "score.experts=[NAME]",
+    ("score", "models"): "score.experts=[NAME]",
+    ("score", "domain"): "score.domains=[NAME]",
+    ("score", "eval.domains"): "score.domains=[NAME]",
+    ("average", "expert"): "average.experts=[NAME], or average.name=NAME for the result",
+    ("ls", "domain"): "ls.domain=NAME",
+    ("ls", "parent"): "ls.parent=NAME",
+    ("ls", "expert"): "ls.name=NAME",
+    ("run", "expert"): "run.domains=[NAME]",
+}
+
+
+def readers(key: str) -> tuple[str, ...] | None:
+    """Return the verbs that read `key`; None for a word of a cycle, which every verb accepts."""
+    return READERS.get(key) or READERS.get(key.partition(".")[0] + ".")
+
+
+def reads(verb: str, key: str) -> bool:
+    """Tell whether ``btm <verb>`` makes use of `key`, as far as READERS and SECTIONS declare it."""
+    if (known := readers(key)) is not None:
+        return verb in known
+    section = key.partition(".")[0]
+    return "." not in key or key == "data.name" or section in SECTIONS.get(verb, ())
+
+
+def require(verb: str, key: str, given: str) -> None:
+    """Raise `UserError` if `key`, given as the word `given`, has no effect on ``btm <verb>``.
+
+    It names the verbs that read the key and, where one suggests itself, the key that was meant.
+    """
+    known = readers(key)
+    if known is None or verb in known:
+        return
+    meant = _MEANT.get((verb, key))
+    hint = f"; did you mean {meant}?" if meant else ""
+    raise UserError(f"btm {verb} does not read {given}: it is a key of {', '.join(known)}{hint}")

@@ -1,0 +1,182 @@
+"""Averages of a forest's ELMs on disk: published whole in ``averages/``, with settings and a card.
+
+How parameters are combined is in btm/models/average/; which ELMs are averaged and with what weights
+is the step's to find (btm/steps/averages.py).
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from btm.config.checks import check_name
+from btm.forest import ledger, model_card
+from btm.forest.card import Card, Measured, Parent
+from btm.forest.forest import Forest
+from btm.forest.paths import ModelFolder
+from btm.models import average as averaging
+from btm.models import causal_lm, weights
+from btm.models.average import Settings, normalise
+from btm.system import durable, sums
+
+
+def average(
+    forest: Forest,
+    name: str,
+    parents: Mapping[str, float],
+    *,
+    method: str = "weights",
+    settings: Settings = Settings(),  # noqa: B008 - it is frozen
+    alive: Callable[[], None] = lambda: None,
+    measure: Callable[[Path, Card], dict[str, Measured]] = lambda folder, card: {},
+) -> Path:
+    """Publish the average of `parents` {ELM: weight} in ``averages/`` and return its folder.
+
+    `method` says where the weights come from. `measure` gets the unpublished folder and returns
+    losses by domain, which go on the card. If `name` is already the same average of the same
+    weights, nothing is done. Raises `UserError` for a name that is not valid or an ELM that
+    is not there.
+    """
+    check_name(name, "average.name")
+    target = forest.paths.average(name).path
+    folders = {forest[parent].path: weight for parent, weight in parents.items() if weight > 0}
+    card = _card(forest, name, parents, method, settings)
+    standing = ModelFolder(target).card
+    if standing.exists() and _same(Card.read(standing), card):
+        return target
+    with durable.publish_folder(target, replace=True) as folder:
+        digests = averaging.average(folders, folder, alive, settings)
+        causal_lm.copy_files(min(folders), folder)  # of the one whose dtypes the weights have
+        if settings.dtype:
+            causal_lm.declare_dtype(ModelFolder(folder).config, settings.dtype)
+        card = ledger.summed(replace(card, sha256=weights.identity(digests), sums=True))
+        card = _measured(card, measure(folder, card))
+        ModelFolder(folder).card.write_text(json.dumps(card.to_json(), indent=1))
+        ModelFolder(folder).readme.write_text(model_card.readme(card, average=True))
+        sums.write(folder, digests)
+    return target
+
+
+def _measured(card: Card, found: dict[str, Measured]) -> Card:
+    """Fill in the losses by domain, their mean and the time."""
+    mean = sum(part.nats for part in found.values()) / len(found) if found else None
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return replace(card, measured=found, valid_nats=mean, created=created)
+
+
+def settings_again(forest: Forest, card: Card) -> Settings | None:
+    """Read the settings of an average from its card; None if an ELM that they name is gone, or if
+    they have Fisher information, which a card does not hold.
+    """
+    known = dict(card.recipe)
+    base = known.pop("base", None)
+    if not {name for own in known.get("layers", {}).values() for name in own} <= set(
+        forest.names()
+    ):
+        return None
+    if known.pop("importance", None) or (base is not None and base not in forest):
+        return None
+    try:
+        return Settings(base=None if base is None else forest[base].path, **known)
+    except TypeError:  # a card of another version
+        return None
+
+
+@contextmanager
+def trial(
+    forest: Forest,
+    parents: Mapping[str, float],
+    settings: Settings,
+    alive: Callable[[], None] = lambda: None,
+) -> Iterator[Path]:
+    """Average `parents` {ELM: weight} into a folder that is deleted when the block ends."""
+    scratch = durable.scratch_folder(durable.make_folder(forest.paths.averages))
+    folder = scratch / "trial"
+    try:
+        folder.mkdir()
+        folders = {forest[name].path: weight for name, weight in parents.items() if weight > 0}
+        averaging.average(folders, folder, alive, settings)
+        causal_lm.copy_files(min(folders), folder)
+        yield folder
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def scale_of(
+    forest: Forest, name: str, parents: Mapping[str, float], settings: Settings
+) -> float | None:
+    """Read the scale of the average `name`, if it has these parents, weights and settings; else
+    None.
+    """
+    file = forest.paths.average(name).card
+    if not file.exists():
+        return None
+    standing = Card.read(file)
+    scale = float(standing.recipe.get("scale", 1.0))
+    wanted = _card(forest, name, parents, standing.branch_method, replace(settings, scale=scale))
+    return scale if _same(standing, wanted) else None
+
+
+def _card(
+    forest: Forest, name: str, parents: Mapping[str, float], method: str, settings: Settings
+) -> Card:
+    """Make the card of an average, before its parameters are made."""
+    shares = _shares(parents, settings)
+    like = forest[next(iter(shares))].card
+    origins = {
+        n: Parent(share, float(parents.get(n, 0.0)), forest[n].card.sha256)
+        for n, share in shares.items()
+    }
+    return Card(
+        name=name,
+        domains=sorted(
+            {domain for parent in normalise(parents) for domain in forest[parent].card.domains}
+        ),
+        sha256="",
+        tokenizer_sha256=forest.identity["tokenizer_sha256"],
+        parents=origins,
+        branch_method=method,
+        recipe=_recipe(settings),
+        ancestors=ledger.lineage(forest[parent].card for parent in origins),
+        parameters=like.parameters,
+        matrix_parameters=like.matrix_parameters,
+        attention=like.attention,
+    )
+
+
+def _shares(parents: Mapping[str, float], settings: Settings) -> dict[str, float]:
+    """Split an average into shares {ELM: share}, which add up to 1.
+
+    A base has the rest that θ_0 + λ Σ w_j (θ_j − θ_0) leaves of it, and is named even where that
+    is 0.
+    """
+    if settings.base is None:
+        return normalise(parents)
+    factor = settings.t if settings.method == "slerp" else settings.scale
+    whole = 1.0 if settings.method == "slerp" else sum(parents.values())
+    own = {
+        name: abs(factor) * weight / (sum(parents.values()) / whole)
+        for name, weight in parents.items()
+    }
+    base = settings.base.name
+    rest = max(0.0, 1 - sum(own.values()))
+    found = normalise(own | {base: own.get(base, 0.0) + rest})
+    return found if base in found else found | {base: 0.0}
+
+
+def _recipe(settings: Settings) -> dict[str, Any]:
+    """Select, as JSON values, the settings that change the parameters and are not the default."""
+    known = asdict(settings) | {"base": settings.base and settings.base.name}
+    known["importance"] = sorted(path.name for path in settings.importance.values())
+    known["layers"] = {pattern: dict(own) for pattern, own in settings.layers.items()}
+    usual = asdict(Settings()) | {"importance": []}
+    return {key: value for key, value in known.items() if value != usual[key] and key != "threads"}
+
+
+def _same(standing: Card, wanted: Card) -> bool:
+    """Tell whether two cards are of the same average of the same weights."""
+    return (standing.parents, standing.recipe) == (wanted.parents, wanted.recipe)
