@@ -10,6 +10,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from btm import __version__
 from btm.config.schema import Config
 from btm.system.extras import install
 
@@ -25,7 +26,7 @@ _PACKAGES = (
     "tokenizers",
 )
 _EXTRAS = {"pyarrow": "parquet", "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
-_EXTRAS |= {"fairseq_cli": "fairseq"}
+_EXTRAS |= {"bitsandbytes": "int8", "sklearn": "discover", "fairseq_cli": "fairseq"}
 
 
 def findings(config: Config) -> list[dict[str, str]]:
@@ -42,6 +43,7 @@ def findings(config: Config) -> list[dict[str, str]]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     device = "cuda" if gpus else "cpu"
     rows = {
+        "btm": __version__,
         "python": f"{platform.python_version()} ({sys.executable})",
         **{name: version(name) for name in _PACKAGES},
         "cores": f"{cores}, torch uses {torch.get_num_threads()} threads",

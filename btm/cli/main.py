@@ -4,6 +4,7 @@ hydra composes the configuration and is used nowhere else. `btm --help` imports 
 torch.
 """
 
+import os
 import sys
 import warnings
 
@@ -78,13 +79,20 @@ def main(argv: list[str] | None = None) -> int:
         print(__version__)
         return 0
     try:
-        return _command(words[0], words[1:])
+        code = _command(words[0], words[1:])
+        sys.stdout.flush()
+        return code
     except UserError as error:
         if "--debug" in words:
             raise
         line = " ".join(str(error).split())  # names from outside may hold what commands a terminal
         print("btm: " + "".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read our output has seen enough: `btm ls | head`. Python's own flush at exit must
+        # not stumble over the closed pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # 128 + SIGPIPE, as a shell says it
     except OSError as error:
         if "--debug" in words:
             raise

@@ -42,8 +42,10 @@ def run(
         else:
             state = attach.watch(records, cycle, board.show)
     except KeyboardInterrupt:
+        where = f"forest={config.base_root}"
         board.say(
-            "the jobs go on: the same command watches them again; btm status, btm logs, btm cancel"
+            f"the jobs go on: btm status {where} shows them, btm cancel {where} stops them, "
+            "the same command watches them again"
         )
         raise
     finally:

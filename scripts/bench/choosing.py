@@ -147,6 +147,23 @@ def batches() -> Iterator[Setting]:
         yield Setting("forest", None, batch=batch)
 
 
+def short() -> Iterator[Setting]:
+    """Yield what may help where steps are few: a longer seed phase, fewer sequences a step."""
+    yield Setting("dense", None)
+    yield Setting("forest", None, fraction=0.75)
+    for batch in (SEQUENCES // 2, SEQUENCES // 4):
+        yield Setting("dense", None, batch=batch)
+        for fraction in (0.5, 0.75):
+            yield Setting("forest", None, fraction=fraction, batch=batch)
+
+
+def fractions() -> Iterator[Setting]:
+    """Yield the defaults with other shares of the tokens for the seed phase."""
+    yield Setting("dense", None)
+    for fraction in (0.5, 0.75):
+        yield Setting("forest", None, fraction=fraction)
+
+
 def default() -> Iterator[Setting]:
     """Yield a dense LM and a forest without any word on rate, schedule or carry."""
     yield Setting("dense", None)
@@ -158,6 +175,8 @@ PARTS = {
     "schedules": schedules,
     "peaks": peaks,
     "batches": batches,
+    "short": short,
+    "fractions": fractions,
     "default": default,
 }
 

@@ -47,6 +47,42 @@ def test_all_suites_and_seeds_are_on_the_page():
     }
 
 
+FEW = list(csv.DictReader((ROOT / "docs/results/choosing/few-steps.csv").read_text().splitlines()))
+FEW_TABLE = re.findall(
+    r"^\| (\w+) \| (forest|dense) \| (\d+) \| (0\.\d+) \| (\S+) \| (\S+) \| (\d) of 8 \|$",
+    (ROOT / "docs/choosing.md").read_text(),
+    re.MULTILINE,
+)
+
+
+def few(suite, kind, batch, fraction):
+    """The rows of a cell with few steps."""
+    return [
+        row
+        for row in FEW
+        if (row["suite"], row["kind"], row["batch"]) == (suite, kind, batch)
+        and float(row["fraction"]) == float(fraction)
+    ]
+
+
+@pytest.mark.parametrize("row", FEW_TABLE, ids=lambda row: " ".join(row[:4]))
+def test_the_page_says_what_few_steps_gave(row):
+    suite, kind, batch, fraction, trained, novel, ahead = row
+
+    def nats(rows):
+        return sum(float(row["root"]) for row in rows if row["novel"] == "False")
+
+    batches = {row["batch"] for row in FEW if (row["suite"], row["kind"]) == (suite, "dense")}
+    best = min((few(suite, "dense", each, "0.5") for each in batches), key=nats)
+    column = "gated" if kind == "forest" else "root"
+    pairs = list(zip(few(suite, kind, batch, fraction), best, strict=True))
+    for number, novelty in ((trained, "False"), (novel, "True")):
+        gains = [float(a[column]) - float(b["root"]) for a, b in pairs if a["novel"] == novelty]
+        assert float(number) == pytest.approx(math.exp(sum(gains) / len(gains)), abs=6e-4)
+    wins = [float(a[column]) < float(b["root"]) for a, b in pairs if a["novel"] == "False"]
+    assert sum(wins) == int(ahead)
+
+
 @pytest.mark.slow
 def test_cells_of_a_part_have_names_of_their_own_and_equal_tokens(tmp_path):
     args = argparse.Namespace(corpora=tmp_path, out=tmp_path)

@@ -1,7 +1,7 @@
 """How a verb reports, and what several verbs ask and show."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -52,10 +52,22 @@ def sweep(config: Config) -> None:
 
 
 def expert_of(config: Config) -> str:
-    """Return the expert that is meant; `UserError` if none was named."""
+    """Return the expert that is meant; `UserError`, with those there are, if none was named."""
     if config.expert is None:
-        raise UserError("which one? give expert=NAME")
+        raise UserError(f"which one? give expert=NAME{_choices(config)}")
     return config.expert
+
+
+def _choices(config: Config) -> str:
+    """List the ELMs and branches of the forest, at most ten, for an error."""
+    from btm.forest import Forest
+
+    if not Forest.stands(config.forest_root):
+        return ""
+    forest = Forest(config.forest_root)
+    names = sorted({*forest.names(), *(branch.name for branch in forest.branches())})
+    more = f" and {len(names) - 10} more (btm ls)" if len(names) > 10 else ""
+    return f"; {config.forest_root} has {', '.join(names[:10])}{more}" if names else ""
 
 
 def is_named(config: Config) -> bool:
@@ -74,7 +86,10 @@ def model_of(config: Config) -> str:
     average = config.average.name
     if average is None:
         if config.expert is None:
-            raise UserError("which one? give expert=NAME (an ELM or an average) or average=NAME")
+            raise UserError(
+                "which one? give expert=NAME (an ELM or an average) or average=NAME"
+                + _choices(config)
+            )
         return config.expert
     if config.expert is not None:
         raise UserError(
@@ -89,12 +104,22 @@ def show_elm(elm: Any, out: Output) -> None:
     card = asdict(elm.card)
     if out.as_json:
         return out.line("", card)
-    rows = [
-        {"of": key, elm.name: value}
-        for key, value in card.items()
-        if value not in ("", None, [], {})
-    ]
+    rows = [{"of": key, elm.name: value} for key, value in _flat(card) if value not in ("", None)]
     out.rows(rows, str(elm.path))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of a card; lists of plain values become one text."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
+            for number, each in enumerate(value):
+                yield from _flat(each, f"{prefix}{key}.{each.get('name', number)}.")
+        elif isinstance(value, list):
+            yield prefix + key, ", ".join(map(str, value))
+        else:
+            yield prefix + key, value
 
 
 def show_comparison(found: "Comparison", file: Path, out: Output) -> None:
