@@ -9,6 +9,7 @@ from typing import Any
 
 from btm import steps
 from btm.cli.preflight.names import rounds
+from btm.cli.verbs.output import expert_of
 from btm.config.schema import Config
 from btm.data import prepare as preparation
 from btm.data.documents import find
@@ -33,14 +34,13 @@ def plan(verb: str, config: Config, flags: Collection[str] = ()) -> list[Row]:
 
         return paper.plan(config)
     plans = _remove(config, flags) if verb == "remove" else _PLANS.get(verb, _reads)(config)
-    priced_plans = [priced(config, each) for each in plans]
-    rows = [_row(each) for each in priced_plans]
-    rows += [
+    rows = [_row(priced(config, each)) for each in plans]
+    warnings = [
         {"step": "warning", "name": each.name, "what": text}
         for each in plans
         for text in each.warnings()
     ]
-    return rows
+    return rows + warnings
 
 
 def readable(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -101,16 +101,16 @@ def _seed(config: Config) -> list[Plan]:
 
 
 def _branch(config: Config) -> list[Plan]:
-    name = _named(config)
+    name = expert_of(config)
     return [steps.plan_of_branch(config, name, config.domain or name)]
 
 
 def _train(config: Config) -> list[Plan]:
-    return [steps.plan_of_train(config, _named(config))]
+    return [steps.plan_of_train(config, expert_of(config))]
 
 
 def _merge(config: Config) -> list[Plan]:
-    return [steps.plan_of_merge(config, _named(config))]
+    return [steps.plan_of_merge(config, expert_of(config))]
 
 
 def _grow(config: Config) -> list[Plan]:
@@ -190,7 +190,7 @@ def _remove(config: Config, flags: Collection[str]) -> list[Plan]:
             Forest(config.forest_root).root, f"{AVERAGES}/{config.average.name}"
         )
         return [Plan("remove", path.name, f"delete {path} and its scores")]
-    forest, name = Forest(config.forest_root), _named(config)
+    forest, name = Forest(config.forest_root), expert_of(config)
     found = removal.consequences(forest, name)
     if "--readmit" in flags:
         return [Plan("remove", name, "let the name be used again; nothing comes back")]
@@ -211,12 +211,6 @@ def _gc(config: Config) -> list[Plan]:
         Plan("delete", str(waste.path), f"{bytes_text(waste.size)}: {waste.why}") for waste in found
     ]
     return plans or [Plan("nothing", "", "everything is needed")]
-
-
-def _named(config: Config) -> str:
-    if config.expert is None:
-        raise UserError("which one? give expert=NAME")
-    return config.expert
 
 
 _PLANS: dict[str, Callable[[Config], list[Plan]]] = {

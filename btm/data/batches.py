@@ -63,7 +63,7 @@ class Batches:
         return self.growth.before(steps, self.batch_size) * self.seq_len
 
     def epochs(self, steps: int) -> dict[str, float]:
-        """Return how often the first `steps` steps pass over the text of each domain."""
+        """Compute how often the first `steps` steps pass over the text of each domain."""
         turns = self.tokens(steps) / len(self.shards)  # tokens of each shard, which take turns
         seen: dict[str, float] = {}
         held: dict[str, int] = {}

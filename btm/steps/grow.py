@@ -156,7 +156,7 @@ def plan_of_branch(
 
 
 def _origin(config: Config, forest: Forest, among: list[str] | None) -> tuple[str, tuple[str, ...]]:
-    """Return in words how a new ELM is initialised, and the ELMs that it is initialised from.
+    """Say in words how a new ELM is initialised, and the ELMs that it is initialised from.
 
     A posterior may give some of them no weight.
     """
@@ -268,8 +268,7 @@ def plan_of_merge(config: Config, name: str) -> Plan:
     if name in forest:
         return Plan.nothing("merge", name)
     made, target = forest.get_branch(name), forest.paths.elm(name).path
-    seal.require_trained(made)
-    seal.is_worse(name, made.result or {}, config.merge.force)
+    seal.is_worse(name, seal.require_trained(made), config.merge.force)
     what = f"check {made.path} and move it to {target.parent}"
     return Plan("merge", name, what, makes=(name,), reads=(made.path,), writes=(target,))
 
