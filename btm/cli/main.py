@@ -135,9 +135,10 @@ def _command(verb: str, words: list[str]) -> int:
         as_json="--json" in flags, stdout=sys.stdout, stderr=sys.stderr, flags=flags
     )
     if "--dry-run" in flags:
-        from btm.cli.dry_run import plan
+        from btm.cli.dry_run import plan, readable
 
-        output.rows(plan(verb, config, flags), "would do")
+        rows = plan(verb, config, flags)
+        output.rows(rows if output.as_json else readable(rows), "would do")
         return 0
     return verbs.VERBS[verb](config, output) or 0
 

@@ -62,6 +62,16 @@ class Batches:
         """Count the tokens that the first `steps` steps train on."""
         return self.growth.before(steps, self.batch_size) * self.seq_len
 
+    def epochs(self, steps: int) -> dict[str, float]:
+        """Compute how often the first `steps` steps pass over the text of each domain."""
+        turns = self.tokens(steps) / len(self.shards)  # tokens of each shard, which take turns
+        seen: dict[str, float] = {}
+        held: dict[str, int] = {}
+        for shard in self.shards:
+            seen[shard.domain] = seen.get(shard.domain, 0) + turns
+            held[shard.domain] = held.get(shard.domain, 0) + shard.n_tokens
+        return {domain: seen[domain] / held[domain] for domain in seen}
+
     def _sample(self, g: int) -> np.ndarray:
         """Read sample `g` of the endless sequence, in which shards take turns."""
         n, index = divmod(g, len(self.shards))

@@ -80,16 +80,25 @@ def prepare(config: DataConfig, progress: Progress = lambda line: None) -> Suite
     return Suite.open(folder)
 
 
-def plan(config: DataConfig) -> list[dict[str, str]]:
-    """Plan `prepare` without writing: a row {step, name, what} for each domain."""
-    rows = []
+@dataclass(frozen=True)
+class Packing:
+    """The plan for the text of one domain."""
+
+    domain: str
+    what: str  # in words
+    stands: bool  # it is prepared already, from the same text
+
+
+def plan(config: DataConfig) -> list[Packing]:
+    """Plan `prepare` without writing, domain by domain."""
+    found = []
     for domain in _examine(config, Path(config.out) / config.name):
         size = sum(file["bytes"] for file in domain.files)
         what = "nothing: unchanged"
         if domain.why:
             what = f"pack {len(domain.files)} files, {size:,} bytes ({domain.why})"
-        rows.append({"step": "prepare", "name": domain.source.domain, "what": what})
-    return rows
+        found.append(Packing(domain.source.domain, what, not domain.why))
+    return found
 
 
 def training_domains(config: DataConfig) -> list[str]:

@@ -1,29 +1,27 @@
 """Checkpoints of older fairseq, whose settings are an `argparse.Namespace` or omegaconf objects.
 
-A separate process reads them, ``python -m btm.fairseq.legacy CHECKPOINT FOLDER``, under limits of
-memory, time and disk, with torch's restricted reader. Each class that the file names and our list
-allows is given a stand-in that keeps values and does nothing; any other name ends the reading. So
-no code of the file, of fairseq or of omegaconf runs, and neither need be installed. The result is
-safetensors and JSON.
+They are read in a box (`btm.system.sandbox`), a process with limits of memory, time and disk that
+can neither connect nor start another, with torch's restricted reader. Each class that the file
+names and our list allows is given a stand-in that keeps values and does nothing; any other name
+ends the reading. So no code of the file, of fairseq or of omegaconf runs, and neither need be
+installed. The result is safetensors and JSON.
 """
 
 import argparse
 import json
-import os
 import re
-import resource
-import subprocess
-import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from btm.errors import UserError
+from btm.system import sandbox
 from btm.system.json_files import read_object
 
 if TYPE_CHECKING:
     from btm.fairseq.state import Checkpoint
 
+QUESTION = f"{__name__}:convert"
+BEFORE_BOXES = ("torch", "safetensors.torch")
 MEMORY = 8 << 30  # bytes, and three times the file besides
 SECONDS = 900  # limit of processor time, and of elapsed time
 # Classes named by checkpoints of fairseq 0.6 to 1.0, all of which only hold values.
@@ -36,7 +34,6 @@ _HARMLESS = re.compile(
     r"|dict|list|tuple|set|str|unicode|int|long|float|bool|object"
 )
 _BUILTINS = ("builtins.", "__builtin__.")  # torch's messages leave these out
-_MISTAKE = 2  # the exit code when stderr explains the end in one line
 _NAMES = 1000  # different names in a file; more is no checkpoint
 
 
@@ -64,7 +61,7 @@ class Kept:
 
 
 def read(path: Path, scratch: Path, memory: int = MEMORY) -> "Checkpoint":
-    """Read a checkpoint in a child process, which leaves its tensors in `scratch`.
+    """Read a checkpoint in a box, which leaves its tensors in `scratch`.
 
     Raises `UserError` if it is none, names other classes, or needs more than `memory` bytes and 3
     times the file.
@@ -73,69 +70,27 @@ def read(path: Path, scratch: Path, memory: int = MEMORY) -> "Checkpoint":
 
     from btm.fairseq.state import Checkpoint
 
-    package = str(Path(__file__).parents[2])
-    environment = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
-    environment |= {"PYTHONPATH": package, "OMP_NUM_THREADS": "1"}
-    places = [str(path.resolve()), str(scratch.resolve()), str(memory)]
-    command = [sys.executable, "-m", "btm.fairseq.legacy", *places]
-    try:
-        done = subprocess.run(
-            command,
-            check=False,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            cwd=scratch,
-        )
-    except subprocess.TimeoutExpired:
-        raise UserError(
-            f"{path}: not read within {SECONDS} s; it is no checkpoint of fairseq"
-        ) from None
-    if done.returncode:
-        last = (done.stderr.strip() or f"code {done.returncode}").splitlines()[-1]
-        if done.returncode != _MISTAKE:
-            last = f"its reader ended within its limits of memory and time: {last}"
-        raise UserError(f"{path}: {last}")
+    sandbox.ask(QUESTION, path.resolve(), scratch.resolve(), str(memory), seconds=SECONDS)
     return Checkpoint(
         read_object(scratch / "settings.json"), load_file(scratch / "model.safetensors")
     )
 
 
-def main(arguments: list[str]) -> int:
-    """Convert a checkpoint to settings.json and model.safetensors.
-
-    A user's mistake goes to stderr in one line, and the exit code is 2.
-    """
-    path, folder = map(Path, arguments[:2])
-    _limit(path.stat().st_size, int(arguments[2]))
+def convert(path: str, folder: str, memory: str) -> None:
+    """Convert a checkpoint, in this box, to settings.json and model.safetensors in `folder`."""
     from safetensors.torch import save_file
 
     from btm.fairseq.state import of_state
 
+    size, target = Path(path).stat().st_size, Path(folder)
+    sandbox.close(int(memory) + 3 * size, SECONDS, target, 2 * size + (1 << 20))
     try:
-        found = of_state(_plain(_load(path)), "it")
-        (folder / "settings.json").write_text(json.dumps(found.settings, default=str))
-        save_file(
-            {k: v.contiguous().clone() for k, v in found.parameters.items()},
-            folder / "model.safetensors",
-        )
+        found = of_state(_plain(_load(Path(path))), "it")
     except UserError as error:
-        print(error, file=sys.stderr)
-        return _MISTAKE
-    return 0
-
-
-def _limit(size: int, memory: int) -> None:
-    for kind, limit in (
-        (resource.RLIMIT_AS, memory + 3 * size),
-        (resource.RLIMIT_CPU, SECONDS),
-        (resource.RLIMIT_FSIZE, 2 * size + (1 << 20)),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        # A lower limit holds already, or the system has none of this kind.
-        with suppress(ValueError, OSError):
-            resource.setrlimit(kind, (limit, limit))
+        raise UserError(f"{path}: {error}") from None
+    (target / "settings.json").write_text(json.dumps(found.settings, default=str))
+    tensors = {name: value.contiguous().clone() for name, value in found.parameters.items()}
+    save_file(tensors, target / "model.safetensors")
 
 
 def _load(path: Path) -> Any:
@@ -182,7 +137,3 @@ def _plain(value: Any) -> Any:
             return _plain(value.items)
         return _plain(value.arguments[0]) if value.arguments else None
     return None if isinstance(value, type) else value
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -275,11 +275,7 @@ class Forest:
 
     def _merge(self, branch: Branch, force: bool, license: str) -> ELM:
         tombstone.refuse(self.root, branch.name)
-        result = branch.result
-        if result is None:
-            raise UserError(
-                f"branch {branch.name!r} is not trained yet: btm train expert={branch.name}"
-            )
+        result = seal.require_trained(branch)
         forced = seal.is_worse(branch.name, result, force)
         shape = self._check(branch)
         digests = weights.digests(branch.path)

@@ -30,6 +30,15 @@ _FROM_RESULT = (
 )
 
 
+def require_trained(branch: "Branch") -> Json:
+    """Return the result of a branch's training; `UserError` if it is not trained yet."""
+    if (result := branch.result) is None:
+        raise UserError(
+            f"branch {branch.name!r} is not trained yet: btm train expert={branch.name}"
+        )
+    return result
+
+
 def is_worse(name: str, result: Json, force: bool) -> bool:
     """Tell whether a forced expert is worse than its best parent; unforced, that is a
     `UserError`.

@@ -16,9 +16,9 @@ from btm.data.tokenizer import copy_tokenizer, read_origin, tokenizer_sha256
 from btm.errors import UserError
 from btm.forest import ELM, Forest
 from btm.forest.paths import ModelFolder
-from btm.interop import intake, sandbox
+from btm.interop import intake, pickles, probe
 from btm.models import causal_lm, weights
-from btm.system import durable
+from btm.system import durable, sandbox
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -110,15 +110,15 @@ def _check(source: Path, scratch: Path, with_legacy: bool, alive: Callable[[], N
     """Copy a model folder and check the copy."""
     copy = scratch / "model"
     copy.mkdir()
-    sandbox.start()
+    sandbox.start(probe.__name__, pickles.__name__)
     taken = intake.take(source, copy, legacy=with_legacy, alive=alive)
     if taken.pickled:
-        sandbox.ask("convert", copy / intake.PICKLED, copy)
+        sandbox.ask(pickles.QUESTION, copy / intake.PICKLED, copy)
         shutil.rmtree(copy / intake.PICKLED)
         if len(taken.weights) > 1:
             intake.write_index(copy)
     _require_finite(copy, source)
-    sandbox.ask("probe", copy)
+    sandbox.ask(probe.QUESTION, copy)
     model, notes = _load(copy)  # safe in this process only now, after the box has tried it
     copy_tokenizer(copy, scratch / _TOKENIZER)
     _require_vocabulary(model, scratch / _TOKENIZER, source)

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from btm.errors import UserError
-from btm.interop import sandbox
 from btm.models.causal_lm import why
+from btm.system import sandbox
 
 if TYPE_CHECKING:
     import torch
 
+QUESTION = f"{__name__}:convert"
+BEFORE_BOXES = ("torch", "safetensors.torch")
 _SECONDS = 600  # of CPU time
 _DTYPES = (
     "float64",

@@ -10,9 +10,17 @@ from typing import Any
 
 from btm.data.tokenizer import load_tokenizer
 from btm.errors import UserError
-from btm.interop import sandbox
 from btm.models import causal_lm, weights
+from btm.system import sandbox
 
+QUESTION = f"{__name__}:probe"
+BEFORE_BOXES = (
+    "torch",
+    "transformers.generation",
+    "transformers.modeling_layers",
+    "transformers.modeling_utils",
+    "transformers.models.auto",
+)
 _MEMORY, _SECONDS = 2 << 30, 60  # bytes, and seconds of CPU time
 _SLACK = 1 << 28  # elements of tables (buffers) that are computed, not stored
 

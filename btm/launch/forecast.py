@@ -1,79 +1,25 @@
 """The forecast of a cycle: its jobs, parents and weights, tokens, FLOPs, disk space and time."""
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from btm import steps
 from btm.config.schema import Config
-from btm.data.batches import Growth
+from btm.errors import UserError
 from btm.forest import Forest
-from btm.forest.paths import ModelFolder, Paths
+from btm.forest.paths import Paths
+from btm.forest.suites import open_suites
 from btm.launch.jobs import Job, jobs_of
-from btm.launch.records import read_shown
-from btm.models import causal_lm, flops, weights
 from btm.report.tables import TableRow
+from btm.steps import plan
 from btm.steps.baselines import SHARES_SEED
 from btm.steps.baselines.derive import expert_domains
+from btm.steps.costs import MOMENTS, Costs
+from btm.train import phase
 from btm.train.distributed import job as distributed
 
 WORTH_A_FOREST = 10  # training tokens for each parameter of an ELM, at least
-_CHECKPOINTS = 3  # at once: the newest, the one before it, and the one being written
-_BYTES = 4  # of a float32
-_MOMENTS = 2  # of AdamW, for each parameter
 _NAMES = 4  # parents that are listed by name
-
-
-@dataclass(frozen=True)
-class Costs:
-    """The costs of one ELM of a forest."""
-
-    parameters: int
-    flops_per_token: float
-    tokens_per_second: float | None  # of all jobs of a machine together; None: not known yet
-
-    @classmethod
-    def of(cls, config: Config) -> "Costs":
-        """Measure them on the seed if it stands, else compute them from the architecture."""
-        root = Path(config.forest_root)
-        seeds = [Paths(place).elm(config.seed.name).path for place in (root, config.base_root)]
-        seed = next((seed for seed in seeds if seed.is_dir()), seeds[0])
-        if ModelFolder(seed).config.is_file():
-            count, made = weights.parameters(seed), causal_lm.load_config(seed)
-        elif config.seed.source:
-            source = Path(config.seed.source)
-            count, made = weights.parameters(source), causal_lm.load_config(source)
-        else:
-            folder = Path(config.data.out) / config.data.name
-            size = (
-                steps.open_suite(config).vocab_size if folder.is_dir() else config.data.vocab_size
-            )
-            made = causal_lm.make_config(config.model, size, 0)
-            count = causal_lm.count_parameters(made)
-        per_token = flops.Shape.of_config(made).training_flops(config.trainer.seq_len)
-        return cls(count, per_token, _rate(config, root))
-
-    @property
-    def elm_bytes(self) -> int:
-        """The weights of one ELM on disk."""
-        return self.parameters * _BYTES
-
-    @property
-    def training_bytes(self) -> int:
-        """The checkpoints of one training on disk, at most."""
-        return self.parameters * _BYTES * (1 + _MOMENTS) * _CHECKPOINTS
-
-
-def _rate(config: Config, root: Path) -> float | None:
-    """Return tokens per second: measured here for all jobs together, or that of the seed."""
-    known = (read_shown(Paths(root).jobs.throughput) or {}).get("tokens_per_second", {})
-    if known and config.cluster.kind != "slurm":
-        return max(known.values())
-    metrics = Paths(root).elm(config.seed.name).metrics
-    lines = metrics.read_text().splitlines() if metrics.is_file() else []
-    if not lines:
-        return None
-    return json.loads(lines[-1])["tokens_per_second"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +31,7 @@ class JobForecast:
     what: str
     parents: str = ""
     tokens: int | None = None
+    epochs: Mapping[str, float] | None = None  # passes over the text of each domain
     flops: float | None = None
     disk_bytes: int | None = None
     seconds: float | None = None
@@ -97,6 +44,7 @@ class JobForecast:
             "what": self.what,
             "parents": self.parents,
             "tokens": self.tokens,
+            "epochs": None if self.epochs is None else dict(self.epochs),
             "flops": self.flops,
             "disk bytes": self.disk_bytes,
             "seconds": self.seconds,
@@ -107,7 +55,7 @@ def forecast(config: Config, rounds: list[list[str]]) -> list[TableRow]:
     """Make a row for each job of the cycle and one for the sum."""
     costs, jobs = Costs.of(config), _forecasts(config, rounds)
     tokens = sum(job.tokens or 0 for job in jobs)
-    seconds = None if costs.tokens_per_second is None else tokens / costs.tokens_per_second
+    seconds = costs.seconds(tokens)
     if seconds and config.cluster.kind == "slurm":
         seconds /= config.cluster.train.parallel or config.cluster.parallel or max(map(len, rounds))
     total = JobForecast(
@@ -152,6 +100,15 @@ def too_few_tokens(config: Config) -> str:
     )
 
 
+def too_many_epochs(config: Config, rounds: list[list[str]]) -> list[str]:
+    """Warn of each domain whose text a job of the cycle reads too often to learn from it."""
+    return [
+        text
+        for job in _forecasts(config, rounds)
+        for text in plan.too_many_epochs(job.job, job.epochs or {})
+    ]
+
+
 def disk_bytes(config: Config, rounds: list[list[str]], at_once: int) -> int:
     """Compute the bytes that a cycle still needs at most, with `at_once` trainings at once."""
     jobs = _forecasts(config, rounds)
@@ -179,33 +136,47 @@ def _forecast(
         return made(f"import {config.seed.source}", costs.elm_bytes)
     if job.verb == "seed" and config.baseline in SHARES_SEED:
         copied = f"copy {Paths(config.base_root).elm(job.elm).path}"
-        return made(copied, costs.elm_bytes * (1 + _MOMENTS))
+        return made(copied, costs.elm_bytes * (1 + MOMENTS))
     steps = config.seed_steps(expert_domains(config)) if job.verb == "seed" else trainer.steps
     tokens = _sequences(job, config, steps) * trainer.seq_len
-    kept = _MOMENTS if job.verb == "seed" and steps and trainer.carry != "fresh" else 0
+    kept = MOMENTS if job.verb == "seed" and steps and trainer.carry != "fresh" else 0
     return replace(
         made(_training(job, config, steps)),
         parents="" if job.verb == "seed" else _parents(job, config, forest),
         tokens=tokens,
+        epochs=_epochs(job, config, steps) if steps else None,
         flops=tokens * costs.flops_per_token,
-        disk_bytes=costs.elm_bytes * _elms(job, config) * (1 + kept),
-        seconds=None if costs.tokens_per_second is None else tokens / costs.tokens_per_second,
+        disk_bytes=costs.elm_bytes * len(job.makes) * (1 + kept),
+        seconds=costs.seconds(tokens),
     )
 
 
 def _sequences(job: Job, config: Config, steps: int) -> int:
     """Count the sequences that a job trains on."""
-    size, seed = config.trainer.batch_size, config.seed
+    size = config.trainer.batch_size
     if job.verb == "seed":
-        return Growth(seed.grow_batch, seed.grow_after).before(steps, size)
-    return steps * size * (len(config.run.rounds[0]) if config.baseline == "demix" else 1)
+        return phase.growth_of(config).before(steps, size)
+    return steps * size * job.batches
 
 
-def _elms(job: Job, config: Config) -> int:
-    """Count the ELMs that a training makes."""
-    if job.verb == "train" and config.baseline == "demix":
-        return len(config.run.rounds[0]) + 1  # one for each domain, and their average
-    return 1
+def _epochs(job: Job, config: Config, steps: int) -> dict[str, float] | None:
+    """Count how often a job reads the text of each of its domains.
+
+    None where a text is still to be prepared.
+    """
+    is_root = job.verb == "seed"
+    domains = job.together or (job.elm,)
+    if is_root:
+        domains = tuple(config.seed.domains or expert_domains(config))
+    try:
+        suite = open_suites(config)
+        shards = [suite.shard(domain, "train") for domain in domains]
+        # Those that are trained together have batches of their own.
+        groups = [[shard] for shard in shards] if job.together else [shards]
+        batches = [phase.batches(config, group, is_root=is_root) for group in groups]
+    except UserError:
+        return None
+    return {domain: n for each in batches for domain, n in each.epochs(steps).items()}
 
 
 def _training(job: Job, config: Config, steps: int) -> str:
@@ -215,15 +186,15 @@ def _training(job: Job, config: Config, steps: int) -> str:
     text = f"train {steps:,} steps"
     if job.verb == "seed" and config.seed.grow_batch > 1:
         text += f", after {config.seed.grow_after:,} with {config.seed.grow_batch} times the batch"
-    if job.verb == "train" and config.baseline == "demix":
-        text += f", each on a batch of {len(config.run.rounds[0])} domains"
+    if job.together:
+        text += f", each on a batch of {job.batches} domains"
     return text + distributed.said(config, job.verb)
 
 
 def _parents(job: Job, config: Config, forest: Forest | None) -> str:
     """List parents with their weights where those are known, else how they will be found."""
-    if config.baseline == "demix":
-        return f"{config.seed.name} 1"
+    if job.together:
+        return f"{job.among[0]} 1"
     if forest is not None and forest.has_branch(job.elm):
         parents = forest.get_branch(job.elm).parents.items()
         return ", ".join(f"{name} {parent.weight:.3f}" for name, parent in parents)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from btm.config.schema import Config
+from btm.steps.baselines import trained_together
 
 Verb = Literal["seed", "train", "score", "finish"]
 
@@ -19,19 +20,30 @@ class Job:
     needs: tuple[str, ...] = ()  # jobs that must be done before; siblings share one tuple
     among: tuple[str, ...] = ()  # train: the ELMs it may branch from
     round: int = 0
+    together: tuple[str, ...] = ()  # train: domains whose ELMs this one job makes, beside its own
+
+    @property
+    def batches(self) -> int:
+        """How many batches a step of its training takes: one, or one for each domain."""
+        return len(self.together) or 1
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """The names of the ELMs that it publishes."""
+        return (*self.together, self.elm) if self.verb in ("seed", "train") else ()
 
 
 def jobs_of(config: Config, rounds: Sequence[Sequence[str]]) -> list[Job]:
     """List the jobs of a cycle with the settings `config` and these rounds."""
-    if config.baseline == "demix":
+    if (name := trained_together(config)) is not None:
         everything = [domain for domains in rounds for domain in domains]
-        return together(config.seed.name, "demix", everything)
+        return together(config.seed.name, name, everything)
     return cycle(config.seed.name, rounds)
 
 
 def together(seed: str, name: str, domains: Sequence[str]) -> list[Job]:
     """List the jobs of a cycle in which one job trains the ELMs of all domains, and one `name`."""
-    train = Job(f"train-{name}", "train", name, ("seed",), (seed,), 1)
+    train = Job(f"train-{name}", "train", name, ("seed",), (seed,), 1, tuple(domains))
     scores = [Job(f"score-{seed}", "score", seed, ("seed",))]
     scores += [Job(f"score-{elm}", "score", elm, (train.name,)) for elm in [*domains, name]]
     finish = Job("finish", "finish", "", tuple(job.name for job in scores))

@@ -22,6 +22,7 @@ from btm.forest.paths import Paths
 from btm.launch import throughput
 from btm.launch.attempt import Attempt, preload
 from btm.launch.engine import Resources, Status
+from btm.launch.jobs import Job
 from btm.launch.records import Spec
 from btm.models import weights
 from btm.system import lease
@@ -116,7 +117,7 @@ class LocalEngine:
         while self.queue:
             id, spec, resources = self.queue[0]
             cpus = self._cpus(spec, resources)
-            memory = self._bytes(resources)
+            memory = self._bytes(spec.job, resources)
             wanted = self._cards_of(spec, resources)
             if self.running and not self._fits(cpus, memory, max(1, wanted), resources.parallel):
                 return
@@ -168,14 +169,13 @@ class LocalEngine:
             self._measured = throughput.best_threads(self.config, Path(spec.forest), self.cores)
         return self._measured
 
-    def _bytes(self, resources: Resources) -> float:
+    def _bytes(self, job: Job, resources: Resources) -> float:
         """Compute the memory to reserve for a job: as set, or the needs of training this model."""
         if resources.memory_gb:
             return resources.memory_gb * 1e9
         seed = Paths(self.config.forest_root).elm(self.config.seed.name).path
         count = weights.parameters(seed) if seed.is_dir() else 0
-        if self.config.baseline == "demix":  # trains every domain's feed-forward layers at once
-            count *= sum(map(len, self.config.run.rounds))
+        count *= job.batches  # it may train the feed-forward layers of several domains at once
         ranks, trainer = resources.processes, self.config.trainer
         workers = 1 if ranks == 1 else 2 + ranks  # the job itself and torchrun
         models = ranks if trainer.parallel == "ddp" else 1

@@ -101,6 +101,7 @@ class Spec:
     def from_json(cls, values: Json) -> "Spec":
         """Restore a spec that `to_json` converted."""
         job = values["job"] | {key: tuple(values["job"][key]) for key in ("needs", "among")}
+        job["together"] = tuple(job.get("together", ()))  # older specs have none
         return cls(values["forest"], values["cycle"], Job(**job), values["attempt"])
 
 

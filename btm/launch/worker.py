@@ -17,7 +17,7 @@ from btm.forest import Forest
 from btm.launch.jobs import Job
 from btm.launch.records import Kind, Outcome, Records, Spec, show_file
 from btm.report import Progress, Reporter
-from btm.steps.baselines import demix
+from btm.steps import baselines
 from btm.system import lease
 from btm.system.processes import STOP_SIGNALS
 from btm.train.loop import TrainingFailedError, TrainingStoppedError
@@ -151,8 +151,8 @@ def perform(config: Config, job: Job, reporter: Reporter) -> None:
         raise BlockedError(
             f"{', '.join(missing)}: not in {forest.root}, and {job.name} is made of it"
         )
-    if job.verb == "train" and config.baseline == "demix":
-        demix.grow(config, reporter)
+    if job.together:
+        baselines.grow_together(config, reporter)
     elif job.verb == "train":
         steps.grow_expert(config, job.elm, list(job.among), reporter)
     elif job.verb == "score":

@@ -5,9 +5,9 @@ import time
 from collections.abc import Sequence
 
 from btm.config.schema import Config
-from btm.launch.forecast import Costs
 from btm.paper.studies import Study
 from btm.report.tables import TableRow
+from btm.steps.costs import Costs
 
 SHARE = 0.4  # of the peak of matrix products that training small models reaches, by experience
 _SIZE, _SECONDS = 1024, 0.5  # of the matrix products that measure the peak

@@ -163,6 +163,17 @@ def bytes_text(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def count_text(count: float) -> str:
+    """Return a count as people write it: 1,234, 56.7 k, 8.9 M, 1.2 G and so on up to E."""
+    if count < 10_000:
+        return f"{count:,.0f}"
+    for unit in "kMGTP":
+        count /= 1000
+        if count < 1000:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:,.1f} E"
+
+
 def cell(value: Any) -> str:
     """Format a table cell.
 

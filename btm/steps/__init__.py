@@ -7,11 +7,19 @@ so it runs, resumes and is evaluated by what exists.
 """
 
 from btm.forest.suites import open_suite, open_suites
-from btm.steps.add_domain import Added, add_domain, new_domain, text_of
-from btm.steps.averages import average, average_of, measuring
+from btm.steps.add_domain import Added, add_domain, new_domain, plan_of_add_domain, text_of
+from btm.steps.averages import average, average_of, measuring, plan_of_average
 from btm.steps.beside import beside
-from btm.steps.compare import compare, compared_file, rivals, top_1
-from btm.steps.evaluate import eval_forest, generate, score, score_for_eval, writers
+from btm.steps.compare import compare, compared_file, plan_of_compare, rivals, top_1
+from btm.steps.evaluate import (
+    eval_forest,
+    generate,
+    plan_of_eval,
+    plan_of_generate,
+    plan_of_score,
+    score,
+    score_for_eval,
+)
 from btm.steps.grow import (
     begin,
     branch,
@@ -19,15 +27,21 @@ from btm.steps.grow import (
     finish,
     grow_expert,
     merge,
+    plan_of_branch,
+    plan_of_merge,
+    plan_of_seed,
+    plan_of_train,
     prepare,
     rounds,
     run,
     seed,
     train,
 )
+from btm.steps.plan import Plan
 
 __all__ = [
     "Added",
+    "Plan",
     "add_domain",
     "average",
     "average_of",
@@ -46,6 +60,16 @@ __all__ = [
     "new_domain",
     "open_suite",
     "open_suites",
+    "plan_of_add_domain",
+    "plan_of_average",
+    "plan_of_branch",
+    "plan_of_compare",
+    "plan_of_eval",
+    "plan_of_generate",
+    "plan_of_merge",
+    "plan_of_score",
+    "plan_of_seed",
+    "plan_of_train",
     "prepare",
     "rivals",
     "rounds",
@@ -56,5 +80,4 @@ __all__ = [
     "text_of",
     "top_1",
     "train",
-    "writers",
 ]

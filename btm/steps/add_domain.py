@@ -19,7 +19,8 @@ from btm.forest import ELM, Forest, settings, tombstone
 from btm.forest.suites import evaluated_suites, open_suite, open_suites
 from btm.report import Reporter, quiet
 from btm.steps.evaluate import eval_forest
-from btm.steps.grow import grow_expert, prepare
+from btm.steps.grow import grow_expert, plan_of_expert, prepare
+from btm.steps.plan import Plan
 from btm.system import durable
 from btm.system.json_files import read_object
 
@@ -76,11 +77,29 @@ def add_domain(config: Config, reporter: Reporter = quiet) -> Added:
     done = _read(config, forest, suite, domain)
     if done is not None:
         return done
-    before = _evaluate(config, forest, suite, f"before-{domain}", without=domain, reporter=reporter)
     among = [elm.name for elm in _experts(config, forest, without=domain)]
+    if not forest.has_branch(domain):
+        plan_of_expert(config, domain, among)  # refuses before anything is evaluated
+    before = _evaluate(config, forest, suite, f"before-{domain}", without=domain, reporter=reporter)
     grow_expert(config, domain, among, reporter)
     after = _evaluate(config, forest, suite, f"after-{domain}", reporter=reporter)
     return _write(config, forest, suite, domain, (before, after))
+
+
+def plan_of_add_domain(config: Config) -> list[Plan]:
+    """Plan `add_domain`, but for the preparation of its text: its expert, and the evaluations."""
+    forest, domain = Forest(config.forest_root), new_domain(config)
+    if not config.imports.source:
+        open_suites(config).shard(domain, "train")
+        evaluated_suites(config).shard(domain, config.eval.split)
+    target = _file(forest, domain)
+    evaluations = [forest.paths.evaluation(f"{when}-{domain}") for when in ("before", "after")]
+    what = f"the ensemble without and with {domain}, on every domain; writes {target}"
+    evaluation = Plan("eval", target.stem, what, writes=(target, *evaluations))
+    if domain in forest and _read(config, forest, evaluated_suites(config), domain) is not None:
+        evaluation = Plan.nothing("eval", target.stem)
+    among = [elm.name for elm in _experts(config, forest, without=domain)]
+    return [plan_of_expert(config, domain, among), evaluation]
 
 
 def new_domain(config: Config) -> str:

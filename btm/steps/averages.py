@@ -18,6 +18,7 @@ from btm.forest.suites import open_suites
 from btm.report import Reporter, quiet
 from btm.steps import domain_weights, recipe, score_cache
 from btm.steps.beside import seeds
+from btm.steps.plan import Plan
 
 
 def average(config: Config, reporter: Reporter = quiet) -> Path:
@@ -28,6 +29,7 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
     """
     forest = Forest(config.forest_root)
     how, name = average_of(config)
+    plan_of_average(config)  # refuses what does not stand, before any weight is looked for
     config = _with_method(config)
     elms = forest.experts(config.average.experts)
     if how == "weights":
@@ -59,6 +61,28 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
     for line in worth(Card.read(ModelFolder(path).card)):
         reporter.line(line)
     return path
+
+
+def plan_of_average(config: Config) -> Plan:
+    """Plan `average`: its name, how its weights are found, and the ELMs that it is made of."""
+    forest = Forest(config.forest_root)
+    how, name = average_of(config)
+    given = list(check_weights(config.weights)) if how == "weights" else config.average.experts
+    elms = forest.experts(given)
+    if config.domain:
+        open_suites(config).shard(config.domain, "valid")
+    base = [forest[config.average.base].path] if config.average.base else []
+    weights = "given" if how == "weights" else how
+    measured = "; measured on valid splits, the seed beside it" if config.average.measure else ""
+    return Plan(
+        "average",
+        name,
+        f"{weights} weights over {', '.join(elm.name for elm in elms)}{measured}",
+        makes=(name,),
+        parents=tuple(elm.name for elm in elms),
+        reads=(*(elm.path for elm in elms), *base),
+        writes=(forest.paths.average(name).path,),
+    )
 
 
 def measuring(

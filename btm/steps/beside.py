@@ -7,11 +7,12 @@ from typing import Any
 from btm.config.schema import Config
 from btm.data.shards import Shard
 from btm.forest import Forest, Model, averages, find_model, ledger
-from btm.interop import huggingface, sandbox
+from btm.interop import huggingface, probe
 from btm.models import causal_lm as causal
 from btm.models import flops
 from btm.report import Reporter, quiet
 from btm.steps import score_cache
+from btm.system import sandbox
 
 
 def beside(config: Config, forest: Forest, reporter: Reporter = quiet) -> list[Model]:
@@ -50,7 +51,7 @@ def cost(config: Config, model: Model) -> ledger.Cost:
     "training" is None where it is not known: for a folder without a card of its own.
     """
     if model.kind == "folder":  # its config.json may ask for any memory, so a box reads it first
-        sandbox.ask("probe", model.path)
+        sandbox.ask(probe.QUESTION, model.path)
     if model.card is not None and model.card.matrix_parameters:
         shape = flops.Shape(model.card.matrix_parameters, model.card.attention)
     else:

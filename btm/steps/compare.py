@@ -28,6 +28,7 @@ from btm.report.comparison import Comparison, Measured
 from btm.steps import domain_weights, score_cache
 from btm.steps.beside import beside, cost, score_model, seeds
 from btm.steps.evaluate import evaluated, measure, refuse_own_data
+from btm.steps.plan import Plan
 from btm.system import durable
 
 
@@ -59,8 +60,7 @@ def compare(config: Config, reporter: Reporter = quiet) -> Comparison:
     forest, suite = Forest(config.forest_root), evaluated_suites(config)
     config = replace(config, ensemble=replace(config.ensemble, carry=False))
     shards, _ = evaluated(config, suite)
-    remedy = "give another eval.split"
-    refuse_own_data(replace(config, ensemble=top_1(config.ensemble)), suite, shards, remedy)
+    _refuse_valid(config, suite, shards)
     trained_on = {domain for elm in forest.elms() for domain in elm.card.domains}
     scene = _Scene(config, forest, suite, shards, trained_on, reporter)
     members = forest.experts(config.ensemble.experts)
@@ -76,6 +76,39 @@ def compare(config: Config, reporter: Reporter = quiet) -> Comparison:
                 raise
             notes.append(f"{root} is left out: {error}")
     return _published(_put_together(scene, members, measured, notes), compared_file(config))
+
+
+def plan_of_compare(config: Config) -> list[Plan]:
+    """Plan `compare`: the forest, each model and forest beside it, and the files."""
+    forest, suite = Forest(config.forest_root), evaluated_suites(config)
+    shards, _ = evaluated(config, suite)
+    _refuse_valid(config, suite, shards)
+    members = forest.experts(config.ensemble.experts)
+    what = f"ensemble of {len(members)} and top-1 on {len(shards)} shards"
+    file = compared_file(config)
+    return [
+        Plan("compare", forest.root.name, what, parents=tuple(elm.name for elm in members)),
+        *(
+            Plan("beside", model.name, f"{model.kind} in {model.path}", reads=(model.path,))
+            for model in beside(config, forest)
+        ),
+        *(
+            Plan("beside", root.name, f"{kind} in {Forest(root).root}", reads=(root,))
+            for root, kind in rivals(config)
+        ),
+        Plan(
+            "write",
+            file.name,
+            "what scores are missing, the table, a picture",
+            writes=(file, file.with_suffix(".png")),
+        ),
+    ]
+
+
+def _refuse_valid(config: Config, suite: Suite, shards: list[Shard]) -> None:
+    """Raise `UserError` if the top-1 row would be measured on the text that chose its expert."""
+    remedy = "give another eval.split"
+    refuse_own_data(replace(config, ensemble=top_1(config.ensemble)), suite, shards, remedy)
 
 
 def _published(found: Comparison, file: Path) -> Comparison:

@@ -10,27 +10,64 @@ from btm.data.shards import Shard, Suite
 from btm.ensemble import evaluate
 from btm.ensemble import generate as online
 from btm.ensemble import score as scoring
+from btm.ensemble.router import find_router
 from btm.ensemble.rules import rule_of
 from btm.errors import UserError
 from btm.forest import ELM, Forest, Model, find_model
+from btm.forest.paths import ModelFolder
 from btm.forest.suites import evaluated_suites, open_suites
 from btm.models import causal_lm
 from btm.report import Reporter, heatmap, quiet
 from btm.steps import domain_weights, score_cache
 from btm.steps.beside import beside, cost, score_model, seeds, warnings
+from btm.steps.plan import Plan
 from btm.system import durable
 from btm.system.json_files import Json
 
 
 def score(config: Config, reporter: Reporter = quiet) -> list[Path]:
     """Compute the token log-probabilities that are missing, model by model."""
-    forest, suite = Forest(config.forest_root), evaluated_suites(config)
-    names = config.score.experts or [elm.name for elm in forest.elms()]
-    chosen = [find_model(forest, name) for name in names]
-    shards = _shards(suite, config.score.domains, config.score.splits)
+    forest = Forest(config.forest_root)
     return [
-        path for model in chosen for path in score_model(config, forest, model, shards, reporter)
+        path
+        for model, shards in _asked_scores(config, forest)
+        for path in score_model(config, forest, model, shards, reporter)
     ]
+
+
+def plan_of_score(config: Config) -> list[Plan]:
+    """Plan `score`: for each model, the tokens and files of the scores that are missing."""
+    forest = Forest(config.forest_root)
+    return [
+        plan_of_scores(config, forest, model, shards)
+        for model, shards in _asked_scores(config, forest)
+    ]
+
+
+def _asked_scores(config: Config, forest: Forest) -> list[tuple[Model, list[Shard]]]:
+    """List the models that `score` is asked for, each with the shards it is asked for."""
+    suite = evaluated_suites(config)
+    names = config.score.experts or [elm.name for elm in forest.elms()]
+    shards = _shards(suite, config.score.domains, config.score.splits)
+    return [(find_model(forest, name), shards) for name in names]
+
+
+def plan_of_scores(config: Config, forest: Forest, model: Model, shards: list[Shard]) -> Plan:
+    """Plan the scoring of one model on those of `shards` where the forest has no scores of it."""
+    missing = score_cache.unscored(config, forest, model.sha256, shards)
+    if not missing:
+        return Plan.nothing("score", model.name, f"its scores on {len(shards)} shards stand")
+    causal_lm.check_context(config, causal_lm.read_config(ModelFolder(model.path).config))
+    scores = score_cache.scores_of(config, forest)
+    tokens = sum(shard.head(config.score.max_tokens)[0] for shard in missing)
+    return Plan(
+        "score",
+        model.name,
+        f"{len(missing)} of {len(shards)} shards, {tokens:,} tokens, whose scores are missing",
+        reads=(model.path, *(shard.folder for shard in missing)),
+        writes=tuple(scores.path(shard, model.sha256) for shard in missing),
+        tokens=tokens,
+    )
 
 
 def eval_forest(config: Config, reporter: Reporter = quiet) -> Json:
@@ -42,8 +79,7 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> Json:
     forest, suite = Forest(config.forest_root), evaluated_suites(config)
     elms = forest.elms()
     members = forest.experts(config.ensemble.experts)
-    standing = {elm.path for elm in elms}
-    others = [model for model in beside(config, forest, reporter) if model.path not in standing]
+    others = _others(config, forest, elms, reporter)
     entries = measure(config, forest, suite, elms, members, others, reporter=reporter)
     costs = domain_weights.cost(config, elms, members)
     costs["models"] = {model.name: cost(config, model) for model in others}
@@ -71,6 +107,75 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> Json:
     return result
 
 
+def plan_of_eval(config: Config) -> Plan:
+    """Plan `eval_forest`: who is evaluated on what, the scores that are missing, and the files."""
+    forest, suite = Forest(config.forest_root), evaluated_suites(config)
+    elms, members = forest.elms(), forest.experts(config.ensemble.experts)
+    others = _others(config, forest, elms)
+    shards, _ = evaluated(config, suite)
+    refuse_own_data(config, suite, shards)
+    route = domain_weights.route(config, forest, members, suite.eos)
+    needed = needed_scores(config, forest, suite, elms, members, others, _trained_on(elms))
+    plans = [plan_of_scores(config, forest, model, of_model) for model, of_model in needed]
+    missing = [file for plan in plans for file in plan.writes]
+    tokens = sum(plan.tokens or 0 for plan in plans)
+    target = forest.paths.evaluation(config.eval.name)
+    alone = f" and {', '.join(model.name for model in others)}" if others else ""
+    weighed = "weighed by the router" if route else f"prior {config.ensemble.prior}"
+    to_score = f"scores {tokens:,} tokens; " if missing else ""
+    return Plan(
+        "eval",
+        target.stem,
+        f"{len(elms)} ELMs{alone} on {len(shards)} shards, {weighed}; {to_score}writes {target}",
+        parents=tuple(member.name for member in members),
+        reads=tuple(model.path for model, _ in needed),
+        writes=(target, target.with_suffix(".png"), *dict.fromkeys(missing)),
+        tokens=tokens,
+    )
+
+
+def _others(
+    config: Config, forest: Forest, elms: list[ELM], reporter: Reporter = quiet
+) -> list[Model]:
+    """List the models that are evaluated beside `elms`: averages, and what ``models=`` names."""
+    standing = {elm.path for elm in elms}
+    return [model for model in beside(config, forest, reporter) if model.path not in standing]
+
+
+def _trained_on(elms: list[ELM]) -> set[str]:
+    return {domain for elm in elms for domain in elm.card.domains}
+
+
+def needed_scores(
+    config: Config,
+    forest: Forest,
+    suite: Suite,
+    elms: list[ELM],
+    members: list[ELM],
+    others: list[Model],
+    trained_on: set[str],
+) -> list[tuple[Model, list[Shard]]]:
+    """List the models that an evaluation needs scores of, each with the shards it needs.
+
+    The prior of `members` is fitted on valid splits; under ``ensemble.fit=forest`` their rule is
+    fitted on those of all domains in `trained_on`.
+    """
+    shards, valid = evaluated(config, suite)
+    if config.ensemble.fit == "forest":
+        valid = [*valid, *(suite.shard(domain, "valid") for domain in sorted(trained_on))]
+    names = {member.name for member in members}
+    needed = []
+    for elm in elms:
+        of_elm = _once([*shards, *valid]) if elm.name in names else shards
+        needed.append((find_model(forest, elm.name), of_elm))
+    return [*needed, *((model, shards) for model in others)]
+
+
+def _once(shards: list[Shard]) -> list[Shard]:
+    """Copy the list `shards` without repetitions of the same tokens."""
+    return list({shard.sha256: shard for shard in reversed(shards)}.values())[::-1]
+
+
 def measure(
     config: Config,
     forest: Forest,
@@ -91,12 +196,10 @@ def measure(
     shards, valid = evaluated(config, suite)
     refuse_own_data(config, suite, shards)
     if trained_on is None:
-        trained_on = {domain for elm in elms for domain in elm.card.domains}
+        trained_on = _trained_on(elms)
     route = domain_weights.route(config, forest, members, suite.eos)
-    for elm in elms:
-        _score_for_eval(config, forest, suite, elm, [member.name for member in members], reporter)
-    for model in others:
-        score_model(config, forest, model, shards, reporter)
+    for model, of_model in needed_scores(config, forest, suite, elms, members, others, trained_on):
+        score_model(config, forest, model, of_model, reporter)
     scores = score_cache.scores_of(config, forest)
     chosen = config.ensemble
     if chosen.fit == "forest":
@@ -177,6 +280,33 @@ def generate(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
         "tokens": len(made),
         "experts": mixed.weights,
     }
+
+
+def plan_of_generate(config: Config) -> Plan:
+    """Plan `generate`: who writes, under which prior, and the scores that the prior needs."""
+    forest = Forest(config.forest_root)
+    members = writers(config, forest)
+    called = "experts" if all(model.kind == "ELM" for model in members) else "models"
+    most = f"{config.generate.tokens:,} tokens at most"
+    kept = min(config.ensemble.top_k, len(members)) or len(members)
+    what = f"{most}, {kept} of {len(members)} {called} under a uniform prior"
+    plans: list[Plan] = []
+    if config.domain:
+        shard = open_suites(config).shard(config.domain, "valid")
+        plans = [plan_of_scores(config, forest, model, [shard]) for model in members]
+        prior = f"the {config.ensemble.prior} prior of {config.domain}"
+        what = f"{most}, {kept} of {len(members)} {called} under {prior}"
+    if rule_of(config.ensemble).needs_route:
+        find_router(config)
+        what = f"{most}, {len(members)} {called} weighed by the router"
+    return Plan(
+        "generate",
+        config.prompt or "",
+        what,
+        reads=tuple(model.path for model in members),
+        writes=tuple(file for plan in plans for file in plan.writes),
+        tokens=sum(plan.tokens or 0 for plan in plans) or None,
+    )
 
 
 def writers(config: Config, forest: Forest) -> list[Model]:

@@ -13,10 +13,11 @@ from typing import Any
 from btm.config.checks import check_weights
 from btm.config.schema import Config
 from btm.data import prepare as preparation
-from btm.data.shards import Suite
+from btm.data.shards import Shard, Suite
 from btm.ensemble.router import check_domains
 from btm.errors import UserError
-from btm.forest import ELM, Branch, Forest, settings, tombstone
+from btm.forest import ELM, Branch, Forest, seal, settings, tombstone
+from btm.forest.paths import ModelFolder, Paths, step_of
 from btm.forest.suites import data_of, evaluated_suites, open_suite, open_suites
 from btm.interop import huggingface
 from btm.models import causal_lm
@@ -24,10 +25,11 @@ from btm.report import Reporter, quiet
 from btm.steps import domain_weights, score_cache
 from btm.steps.averages import average
 from btm.steps.evaluate import eval_forest
+from btm.steps.plan import Plan
 from btm.steps.rates import find_rate
 from btm.system import durable
 from btm.system.json_files import Json
-from btm.train import phase
+from btm.train import checkpoint, phase
 from btm.train.distributed import job
 from btm.train.fairseq import training as by_fairseq
 from btm.train.training import Trained
@@ -55,15 +57,12 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
     """
     suite = open_suite(config)
     by_fairseq.check(config, suite)
+    plan = plan_of_seed(config)
     if config.seed.source is not None:
         elm = _import_seed(config, suite, reporter)
         settings.record(config, Forest(config.forest_root), suite)
         return elm
     name = config.seed.name
-    untrained = config.seed_steps(suite.training_domains()) == 0
-    domains = [] if untrained else config.seed.domains or suite.training_domains()
-    for domain in domains:
-        suite.shard(domain, "train")
     causal_lm.pick_device(config.trainer.device)
     forest, model = _plant(config, suite)
     settings.record(config, forest, suite)
@@ -71,11 +70,34 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
         return forest[name]
     if not forest.has_branch(name):
         model = model or _new_model(config, suite)
-        forest.root_branch(name, domains, model)
+        forest.root_branch(name, list(plan.domains), model)
     del model
     dense = replace(config.trainer, delta_density=1.0)  # it has no parents
     train(replace(config, trainer=dense), name, reporter)
     return merge(config, name, reporter)
+
+
+def plan_of_seed(config: Config) -> Plan:
+    """Plan `seed`: what it trains on or imports, or that the seed stands."""
+    suite, name, root = open_suite(config), config.seed.name, Path(config.forest_root)
+    forest = Forest(root) if Forest.stands(root) else None
+    if forest is not None and name in forest:
+        return Plan.nothing("seed", name)
+    if config.seed.source is not None:
+        source = Path(config.seed.source)
+        plan = Plan("seed", name, f"import {source}", reads=(source,))
+        return replace(plan, makes=(name,), writes=(Paths(root).elm(name).path,))
+    n_steps = config.seed_steps(suite.training_domains())
+    if n_steps == 0:
+        plan = Plan("seed", name, "random parameters, untrained", steps=0)
+        return replace(plan, makes=(name,), writes=(Paths(root).elm(name).path,))
+    architecture = causal_lm.make_config(config.model, suite.vocab_size, suite.eos)
+    causal_lm.check_context(config, architecture.to_dict())
+    domains = config.seed.domains or suite.training_domains()
+    shards = [suite.shard(domain, "train") for domain in domains]
+    begun = forest.get_branch(name) if forest and forest.has_branch(name) else None
+    plan = _plan_of_training(config, name, n_steps, shards, begun, is_root=True)
+    return replace(plan, step="seed", makes=(name,), writes=(Paths(root).elm(name).path,))
 
 
 def branch(
@@ -88,10 +110,8 @@ def branch(
 ) -> Branch:
     """Initialise a new ELM for `domain` from those in the forest (or in `among`)."""
     forest, suite = Forest(config.forest_root), open_suites(config)
-    forest.require_free(name)
-    suite.shard(domain, "train")
+    plan = plan_of_branch(config, name, domain, among=among)
     settings.record_suite(config, forest, open_suite(config))
-    candidates = forest.experts(among)
     if config.weights is not None:
         return forest.branch(
             name,
@@ -102,16 +122,54 @@ def branch(
             alive=reporter.alive,
         )
     if config.branch == "copy":
-        parents = {copied(config, forest): 1.0}
+        parents = dict.fromkeys(plan.parents, 1.0)
         return forest.branch(
             name, domain, parents, method="copy", estimator="given", alive=reporter.alive
         )
+    candidates = [forest[parent] for parent in plan.parents]
     weights, estimator = domain_weights.domain_weights(
         config, forest, suite, domain, candidates, config.branch, reporter
     )
     return forest.branch(
         name, domain, weights, method=config.branch, estimator=estimator, alive=reporter.alive
     )
+
+
+def plan_of_branch(
+    config: Config, name: str, domain: str, *, among: list[str] | None = None
+) -> Plan:
+    """Plan `branch`: which ELMs the new one may be initialised from, and how."""
+    forest = Forest(config.forest_root)
+    forest.require_free(name)
+    open_suites(config).shard(domain, "train")
+    what, parents = _origin(config, forest, among)
+    return Plan(
+        "branch",
+        name,
+        what,
+        makes=(name,),
+        parents=parents,
+        domains=(domain,),
+        reads=tuple(forest[parent].path for parent in parents),
+        writes=(forest.paths.branch(name),),
+    )
+
+
+def _origin(config: Config, forest: Forest, among: list[str] | None) -> tuple[str, tuple[str, ...]]:
+    """Say in words how a new ELM is initialised, and the ELMs that it is initialised from.
+
+    A posterior may give some of them no weight.
+    """
+    if config.weights is not None:
+        parents = [forest[parent].name for parent in check_weights(config.weights)]
+        return f"average {', '.join(parents)} with the given weights", tuple(parents)
+    if config.branch == "copy":
+        parent = copied(config, forest)
+        return f"copy {parent}", (parent,)
+    names = tuple(elm.name for elm in forest.experts(among))
+    return (
+        f"copy {names[0]}" if len(names) == 1 else f"{config.branch} of {', '.join(names)}"
+    ), names
 
 
 def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
@@ -127,7 +185,9 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
             held.beat()
             return reporter.pulse(step)
 
-        shards = [suite.shard(domain, "train") for domain in branch.domains]
+        # Planned again under the lease: another process may have worked on the branch until now.
+        plan = _plan_of_branch(config, suite, branch)
+        shards = [suite.shard(domain, "train") for domain in plan.domains]
         trained = Trained(steps=0, tokens=0)
         if shards:
             if config.trainer.lr == phase.FIND and not branch.parents:
@@ -142,6 +202,55 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
     return forest.get_branch(name)
 
 
+def plan_of_train(config: Config, name: str) -> Plan:
+    """Plan `train`: the steps and tokens that are still to come, and the passes over the text."""
+    made = Forest(config.forest_root).get_branch(name)
+    if made.result is not None:
+        return Plan.nothing("train", name, "it is trained")
+    return _plan_of_branch(config, open_suites(config), made)
+
+
+def _plan_of_branch(config: Config, suite: Suite, made: Branch) -> Plan:
+    """Plan the training of a branch that stands."""
+    is_root = not made.parents
+    n_steps = config.seed_steps(suite.training_domains()) if is_root else config.trainer.steps
+    shards = [suite.shard(domain, "train") for domain in made.domains]
+    causal_lm.check_context(config, causal_lm.read_config(ModelFolder(made.path).config))
+    plan = _plan_of_training(config, made.name, n_steps, shards, made, is_root=is_root)
+    trained = ModelFolder(Paths(config.forest_root).branch(made.name)).result
+    return replace(plan, parents=tuple(made.parents), writes=(trained,))
+
+
+def _plan_of_training(
+    config: Config,
+    name: str,
+    n_steps: int,
+    shards: list[Shard],
+    begun: Branch | None,
+    *,
+    is_root: bool,
+) -> Plan:
+    """Plan a training; one without shards, of a seed that stays random, has no steps."""
+    if not shards:
+        return Plan("train", name, "nothing to train on: it stays as it is", steps=0, tokens=0)
+    batches = phase.batches(config, shards, is_root=is_root)
+    newest = checkpoint.latest(begun.path) if begun is not None else None
+    done = 0 if newest is None else step_of(newest)
+    what = f"train {n_steps:,} steps, {batches.tokens(n_steps):,} tokens"
+    what += job.said(config, "seed" if is_root else "train")
+    what += "" if config.trainer.backend == "btm" else f", by {config.trainer.backend}"
+    return Plan(
+        "train",
+        name,
+        what if newest is None else f"{what}, from {newest.name}",
+        domains=tuple(shard.domain for shard in shards),
+        reads=tuple(shard.folder for shard in shards),
+        steps=n_steps,
+        tokens=batches.tokens(n_steps) - batches.tokens(done),
+        epochs=batches.epochs(n_steps),
+    )
+
+
 def merge(config: Config, name: str, reporter: Reporter = quiet) -> ELM:
     """Move a trained branch into the forest, if it passes the checks."""
     forest = Forest(config.forest_root)
@@ -151,6 +260,17 @@ def merge(config: Config, name: str, reporter: Reporter = quiet) -> ELM:
     elm = forest.merge(forest.get_branch(name), force=config.merge.force, license=license)
     reporter.line(f"merged {elm.path}")
     return elm
+
+
+def plan_of_merge(config: Config, name: str) -> Plan:
+    """Plan `merge`; `UserError` for a branch that is not trained, or that the gate refuses."""
+    forest = Forest(config.forest_root)
+    if name in forest:
+        return Plan.nothing("merge", name)
+    made, target = forest.get_branch(name), forest.paths.elm(name).path
+    seal.is_worse(name, seal.require_trained(made), config.merge.force)
+    what = f"check {made.path} and move it to {target.parent}"
+    return Plan("merge", name, what, makes=(name,), reads=(made.path,), writes=(target,))
 
 
 def grow_expert(config: Config, domain: str, among: list[str], reporter: Reporter = quiet) -> ELM:
@@ -170,6 +290,43 @@ def grow_expert(config: Config, domain: str, among: list[str], reporter: Reporte
         return forest[domain]
     train(config, domain, reporter)
     return merge(config, domain, reporter)
+
+
+def plan_of_expert(config: Config, domain: str, among: list[str]) -> Plan:
+    """Plan `grow_expert`, also of a domain whose text is still to be prepared."""
+    forest = Forest(config.forest_root)
+    if domain in forest:
+        return Plan.nothing("grow", domain)
+    if forest.has_branch(domain):
+        parents = tuple(forest.get_branch(domain).parents)
+        plan = plan_of_train(config, domain)
+        parts = [] if plan.idle else [plan.what]
+    else:
+        how, parents = _origin(config, forest, among)
+        model = ModelFolder(forest[parents[0]].path)
+        causal_lm.check_context(config, causal_lm.read_config(model.config))
+        plan = _plan_of_new_domain(config, domain)
+        parts = [f"branch ({how})", plan.what]
+    return replace(
+        plan,
+        step="grow",
+        what=", ".join([*parts, "merge"]),
+        makes=(domain,),
+        parents=parents,
+        domains=(domain,),
+        writes=(forest.paths.elm(domain).path,),
+    )
+
+
+def _plan_of_new_domain(config: Config, domain: str) -> Plan:
+    """Plan the training of an expert that has no branch yet, perhaps no prepared text either."""
+    suite, trainer = open_suites(config), config.trainer
+    if domain in suite.domains():
+        shards = [suite.shard(domain, "train")]
+        return _plan_of_training(config, domain, trainer.steps, shards, None, is_root=False)
+    tokens = trainer.steps * trainer.batch_size * trainer.seq_len
+    what = f"train {trainer.steps:,} steps, {tokens:,} tokens"
+    return Plan("train", domain, what, steps=trainer.steps, tokens=tokens)
 
 
 def run(config: Config, reporter: Reporter = quiet) -> Json:

@@ -9,5 +9,9 @@ at once when its process is gone (same machine), or after ten minutes without a 
 `sums`: SHA256SUMS seals a folder, in the one valid form that `sha256sum -c` reads, so damage to the
 list shows too.
 
+`sandbox`: files from outside are read in a box, a forked process with limits, without network and
+without most of the environment. Its audit hook guards against mistakes of libraries, not against an
+attacker who runs code.
+
 `extras`: how an optional dependency is installed here.
 """

@@ -52,14 +52,11 @@ def train(
         valid = windows(
             suite.shard(shards[0].domain, "valid"), trainer.seq_len, trainer.valid_tokens
         )
-    growth = Growth(config.seed.grow_batch, config.seed.grow_after) if is_root else Growth()
-    pieces = [piece for shard in shards for piece in shard.pieces(trainer.seq_len + 1)]
-    batches = Batches(pieces, trainer.seq_len, trainer.batch_size, trainer.seed, growth)
     with reporter.training(branch.name) as report:
         trained = run(
             Training(
                 branch.path,
-                batches,
+                batches(config, shards, is_root=is_root),
                 trainer,
                 schedule,
                 steps,
@@ -86,6 +83,19 @@ def _carried(forest: Forest, branch: Branch, carry: str, continued: ELM | None) 
         parent = next(iter(branch.parents))
         return [f"begins a new optimizer and schedule: {parent!r} was trained with {kept}"]
     return []
+
+
+def batches(config: Config, shards: list[Shard], *, is_root: bool) -> Batches:
+    """Make the batches that a branch trains on; `UserError` if a shard is too short for them."""
+    trainer = config.trainer
+    growth = growth_of(config) if is_root else Growth()
+    pieces = [piece for shard in shards for piece in shard.pieces(trainer.seq_len + 1)]
+    return Batches(pieces, trainer.seq_len, trainer.batch_size, trainer.seed, growth)
+
+
+def growth_of(config: Config) -> Growth:
+    """Make the rule by which the batch of the seed phase grows."""
+    return Growth(config.seed.grow_batch, config.seed.grow_after)
 
 
 def _loop(config: Config) -> Run:

@@ -66,7 +66,7 @@ def test_meta_says_where_the_tokens_come_from(config):
 def test_a_second_run_touches_nothing(config):
     before = stamps(prepare(config).path)
     assert stamps(prepare(config).path) == before
-    assert {row["what"] for row in plan(config)} == {"nothing: unchanged"}
+    assert {each.what for each in plan(config)} == {"nothing: unchanged"}
 
 
 def test_a_domain_whose_source_is_gone_is_named(config, root):
@@ -84,7 +84,7 @@ def test_a_domain_whose_source_is_gone_is_named(config, root):
 def test_a_new_domain_keeps_the_tokenizer_and_the_others(config, root, code, jsonl):
     before = stamps(prepare(config).path)
     jsonl(root / "more.jsonl.zst", code[:20])
-    assert [row["name"] for row in plan(config) if row["what"].startswith("pack")] == ["more"]
+    assert [each.domain for each in plan(config) if not each.stands] == ["more"]
     suite = prepare(config)
     after = stamps(suite.path)
     assert suite.domains() == ["code", "more", "verses"]
@@ -124,9 +124,9 @@ def test_bytes_do_not_depend_on_the_number_of_processes(config, monkeypatch):
 
 
 def test_a_plan_writes_nothing(config):
-    rows = plan(config)
-    assert [row["name"] for row in rows] == ["code", "verses"]
-    assert all(row["what"].startswith("pack") and row["what"].endswith("(new)") for row in rows)
+    found = plan(config)
+    assert [each.domain for each in found] == ["code", "verses"]
+    assert all(e.what.startswith("pack") and e.what.endswith("(new)") for e in found)
     assert not Path(config.out).exists()
 
 

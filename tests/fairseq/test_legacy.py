@@ -6,6 +6,7 @@ import os
 import sys
 from argparse import Namespace
 from enum import Enum
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf
 from btm.errors import UserError
 from btm.fairseq import legacy, to_hugging_face
 from btm.models.weights import sha256
+from btm.system import sandbox
 
 
 @pytest.fixture
@@ -123,10 +125,42 @@ def test_builtins_that_execute_are_no_part_of_a_checkpoint(folder, state):
         to_hugging_face(source, target, legacy=True)
 
 
-def test_memory_is_limited(folder, state):
-    source, target = folder(as_namespace(state))
-    with pytest.raises(
-        UserError, match=r"its reader ended within its limits of memory and time"
-    ) as caught:
-        legacy.read(source / "checkpoint_best.pt", target, memory=100 << 20)
+def written(folder, **more):
+    """A checkpoint of an older fairseq, made by hand: no fairseq is needed to test its reader."""
+    state = {"args": Namespace(arch="transformer_lm", lr=[0.1]), "model": {"w": torch.ones(4)}}
+    torch.save(state | more, folder / "old.pt")
+    return folder / "old.pt"
+
+
+def test_a_checkpoint_is_read_in_a_box(tmp_path):
+    found = legacy.read(written(tmp_path), tmp_path)
+    assert found.settings["arch"] == "transformer_lm"
+    assert torch.equal(found.parameters["w"], torch.ones(4))
+
+
+def test_a_payload_is_not_run_in_a_box(tmp_path):
+    file = written(tmp_path, extra_state=Payload(tmp_path / "mark"))
+    with pytest.raises(UserError, match=r"names posix.system, .* it was not run"):
+        legacy.read(file, tmp_path)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_memory_is_limited(tmp_path):
+    """A tensor of one stored number says that it has 2³⁰, which would take 4 GB."""
+    file = written(tmp_path, model={"w": torch.zeros(1).expand(1 << 30)})
+    with pytest.raises(UserError, match="more memory or time than allowed") as caught:
+        legacy.read(file, tmp_path, memory=100 << 20)
     assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_box_knows_nothing_of_the_user(monkeypatch, tmp_path):
+    """Code that does run, some day, finds no secrets in its environment."""
+    monkeypatch.setattr(sandbox, "_server", None)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    legacy.read(written(tmp_path), tmp_path)  # starts a server of its own
+    process = sandbox._server.process
+    environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+    sandbox._kill(process)
+    assert b"PATH=" in environment
+    assert b"hush" not in environment

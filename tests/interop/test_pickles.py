@@ -243,7 +243,7 @@ def boxed(tmp_path, question):
     code = f"""
 import os, socket, subprocess, sys
 from pathlib import Path
-from btm.interop import sandbox as box
+from btm.system import sandbox as box
 box.close(1 << 30, 2, Path({str(tmp_path / "home")!r}))
 try:
     {question}

@@ -2,9 +2,11 @@
 baseline=X``.
 
 dense              one LM on the balanced mix, as many tokens as the seed and all experts together
-dense_large_batch  the paper's: as many updates as the seed and one expert; in the expert phase
-larger batches random_split       the same forest, but the experts' documents dealt at random demix
-DEMix layers (arXiv 2108.05036): a feed-forward layer for each domain, all else shared
+dense_large_batch  the paper's: as many updates as the seed and one expert, with larger batches in
+                   the expert phase
+random_split       the same forest, but the experts' documents dealt at random
+demix              DEMix layers (arXiv 2108.05036): a feed-forward layer for each domain, all else
+                   shared
 
 random_split: documents are dealt domain by domain, so that every part holds as many of each,
 within 1, and differs from the dense LM in nothing but the split. random_split and demix begin
@@ -13,7 +15,16 @@ control that the gate refuses measures nothing. demix scales all gradients by on
 √(|shared|² + mean over domains of |own FFN|²), which with one domain is the plain norm.
 """
 
-from btm.steps.baselines.derive import DEMIX, SHARES_SEED, derive
+from btm.steps.baselines.demix import grow as grow_together
+from btm.steps.baselines.derive import DEMIX, SHARES_SEED, derive, trained_together
 from btm.steps.baselines.ready import ready, run
 
-__all__ = ["DEMIX", "SHARES_SEED", "derive", "ready", "run"]
+__all__ = [
+    "DEMIX",
+    "SHARES_SEED",
+    "derive",
+    "grow_together",
+    "ready",
+    "run",
+    "trained_together",
+]

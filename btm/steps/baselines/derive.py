@@ -46,6 +46,13 @@ def derive(config: Config) -> Config:
     return validate(made)
 
 
+def trained_together(config: Config) -> str | None:
+    """Return the ELM whose one training makes the experts of all domains; None where each expert
+    has a training of its own.
+    """
+    return DEMIX if config.baseline == DEMIX else None
+
+
 def expert_domains(config: Config) -> list[str]:
     """Return the domains that the forest has experts for, round by round."""
     if config.run.rounds:

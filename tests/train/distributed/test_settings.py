@@ -117,9 +117,9 @@ def test_a_job_gets_a_thread_and_a_card_for_each_process(tmp_path, monkeypatch):
     assert engine._cards_of(spec, resources) == 2
     assert engine._cpus(spec, resources) == 2
     config.trainer.parallel = "fsdp"
-    shared = engine._bytes(resources)
+    shared = engine._bytes(spec.job, resources)
     config.trainer.parallel = "ddp"
-    assert engine._bytes(resources) >= shared
+    assert engine._bytes(spec.job, resources) >= shared
 
 
 def test_a_dry_run_says_it(tmp_path):
