@@ -19,6 +19,9 @@ from btm.train import phase
 from btm.train.distributed import job as distributed
 
 WORTH_A_FOREST = 10  # training tokens for each parameter of an ELM, at least
+ENOUGH_STEPS = (
+    2000  # of the seed phase and all experts: with fewer, a longer seed phase does better
+)
 _NAMES = 4  # parents that are listed by name
 
 
@@ -91,12 +94,24 @@ def too_few_tokens(config: Config) -> str:
     steps = config.seed_steps(expert_domains(config)) + experts * trainer.steps
     tokens, parameters = steps * trainer.batch_size * trainer.seq_len, Costs.of(config).parameters
     if tokens >= WORTH_A_FOREST * parameters:
-        return ""
+        return "" if steps >= ENOUGH_STEPS or experts < 2 else _few_steps(config, steps, experts)
     return (
         f"{tokens / 1e6:,.2f} M training tokens are {tokens / parameters:.1f} for each of a "
         f"model's {parameters / 1e6:,.2f} M parameters; below {WORTH_A_FOREST}, one dense model is "
         f"likely better than a forest of {experts} experts: train more steps (seed.steps=, "
         "trainer.steps=) or a smaller model= (docs/choosing.md)"
+    )
+
+
+def _few_steps(config: Config, steps: int, experts: int) -> str:
+    """Advise what did better than the defaults where steps are few (docs/choosing.md)."""
+    longer = 3 * experts * config.trainer.steps
+    ways = [f"half of trainer.batch_size={config.trainer.batch_size} with twice the steps"]
+    if config.seed_steps(expert_domains(config)) < longer:
+        ways.append(f"a seed phase of three quarters (seed.steps={longer})")
+    return (
+        f"{steps:,} steps in all are few for a forest of {experts} experts: {', or '.join(ways)}, "
+        "did better (docs/choosing.md)"
     )
 
 

@@ -10,6 +10,7 @@ from btm import steps
 from btm.cli import main
 from btm.cli.compose import compose
 from btm.forest import Forest
+from btm.launch.forecast import too_few_tokens
 
 
 @pytest.fixture
@@ -69,3 +70,16 @@ def test_a_cycle_that_is_planned_says_the_steps_it_will_do(bare, capsys):
     rows = {row["job"]: row["what"] for row in json.loads(capsys.readouterr().out)}
     assert rows["seed"] == "train 6 steps"
     assert "one dense model is likely better" in rows["note"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "seed", "said"),
+    [(400, None, ["seed.steps=2400", "half"]), (400, 2400, []), (300, 900, ["half"])],
+)
+def test_few_steps_are_told_what_did_better(bare, steps, seed, said):
+    given = [f"trainer.steps={steps}", *([f"seed.steps={seed}"] if seed else [])]
+    config = compose([*bare("few"), "trainer.batch_size=64", *given])
+    advice = too_few_tokens(config)
+    assert all(words in advice for words in said)
+    assert bool(advice) == bool(said)
+    assert "seed phase" in advice or "seed.steps" not in " ".join(said)
