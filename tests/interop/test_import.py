@@ -200,7 +200,7 @@ def test_no_tokenizer_or_one_that_is_too_large(tokenizer, folder, tmp_path):
         (["from=mistralai/Mistral-7B-v0.1"], "hf download mistralai/Mistral-7B-v0.1 --local-dir"),
         (["from=FILE"], "a file; wanted the folder"),
         (["from=.", "name=../x"], "is no valid name"),
-        (["from=.", "format=mergekit"], "wanted hf"),
+        (["from=.", "format=mergekit"], "wanted for an import: hf"),
         (["from=.", "parent=seed"], "no forest in"),
     ],
 )
