@@ -1,7 +1,36 @@
 """Settings of averages of parameters."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
+
+from btm.config.checks import (
+    check_choice,
+    check_name,
+    check_names,
+    check_seed,
+    check_weights,
+    require,
+)
+from btm.config.choices import DTYPES
+from btm.errors import UserError
+
+AVERAGE_METHODS = (
+    "linear",
+    "slerp",
+    "task_arithmetic",
+    "ties",
+    "dare_ties",
+    "dare_linear",
+    "breadcrumbs",
+    "model_stock",
+    "fisher",
+    "greedy_soup",
+)
+# what average.scale multiplies
+SCALED = ("task_arithmetic", "ties", "dare_ties", "dare_linear", "breadcrumbs")
+ACCUMULATE = ("float32", "float64")
+RESCALE = ("density", "l1", "none")
 
 
 @dataclass
@@ -31,3 +60,45 @@ class AverageConfig:
     shard_gb: float = 0.0  # of a weight file, at most; 0: the files of the first ELM
     # on valid splits, beside the seed, before it is sealed; its card says what came of it
     measure: bool = True
+
+
+def check_average(average: AverageConfig) -> None:
+    """Raise `UserError` naming the first key of `average` whose value makes no sense."""
+    for key in ("base", "name"):
+        if (name := getattr(average, key)) is not None:
+            check_name(name, f"average.{key}")
+    check_names(average.experts, "average.experts")
+    if average.method is not None:
+        check_choice(average.method, "average.method", AVERAGE_METHODS)
+    check_choice(average.accumulate, "average.accumulate", ACCUMULATE)
+    check_choice(average.rescale, "average.rescale", RESCALE)
+    if average.dtype is not None:
+        check_choice(average.dtype, "average.dtype", DTYPES)
+    layers = average.layers or {}
+    require(
+        isinstance(layers, dict), "average.layers", layers, "wanted {pattern: {elm: weight, …}, …}"
+    )
+    for pattern, weights in layers.items():
+        check_weights(weights, f"average.layers.{pattern}")
+    _check_average_numbers(average)
+    if average.method == "slerp" and average.base is None:
+        raise UserError(
+            "average.method=slerp goes from one ELM to another: give average.base=A "
+            "average.experts=[B]"
+        )
+
+
+def _check_average_numbers(average: AverageConfig) -> None:
+    require(0 < average.density <= 1, "average.density", average.density, "wanted (0, 1]")
+    require(0 <= average.gamma < 1, "average.gamma", average.gamma, "wanted [0, 1)")
+    require(0 <= average.t <= 1, "average.t", average.t, "wanted [0, 1]")
+    scale, size = average.scale, average.shard_gb
+    if isinstance(scale, str):
+        is_fit = scale == "fit" and average.method in (None, *SCALED)
+        wanted = f"wanted a number, or fit under one of {', '.join(SCALED)}"
+        require(is_fit, "average.scale", scale, wanted)
+    else:
+        require(math.isfinite(scale), "average.scale", scale, "wanted a finite number")
+    check_seed(average.seed, "average.seed")
+    require(average.sequences >= 1, "average.sequences", average.sequences, "wanted 1 or more")
+    require(size == 0 or 1e-6 <= size < 1e6, "average.shard_gb", size, "wanted gigabytes, or 0")

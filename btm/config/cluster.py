@@ -1,7 +1,11 @@
 """Settings of jobs: where they run, what they may take, and the rounds of a cycle."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+from btm.config.checks import check_choice, check_least, check_names, require
+
+CLUSTERS = ("debug", "local", "slurm")
 
 
 @dataclass
@@ -86,3 +90,34 @@ class ClusterConfig:
     poll: float = 10.0  # seconds between questions to slurm
     # seconds before its time limit at which slurm tells a job to save and requeue
     warn_before: int = 90
+
+
+def processes_of(cluster: ClusterConfig, verb: str) -> int:
+    """Count the processes that do one job of a verb together: more than one for seed and train
+    alone.
+    """
+    own = getattr(cluster, verb).gpus_per_expert
+    return (own or cluster.gpus_per_expert) if verb in ("seed", "train") else 1
+
+
+def check_run(run: RunConfig) -> None:
+    """Raise `UserError` naming the first key of `run` whose names make no sense."""
+    check_names(run.domains, "run.domains")
+    for i, names in enumerate(run.rounds):
+        check_names(names, f"run.rounds[{i}]")
+
+
+def check_cluster(cluster: ClusterConfig) -> None:
+    """Raise `UserError` naming the first key of `cluster` whose value makes no sense."""
+    check_choice(cluster.kind, "cluster.kind", CLUSTERS)
+    zero = ("cpus", "gpus", "memory_gb", "time_min", "parallel", "retries", "backoff")
+    check_least(cluster, "cluster", 0, *zero)
+    for key in ("gpus_per_expert", "nodes", "hang_after", "poll", "warn_before"):
+        value = getattr(cluster, key)
+        require(0 < value < float("inf"), f"cluster.{key}", value, "wanted more than 0")
+    for verb in ("seed", "train", "score", "finish"):
+        job = getattr(cluster, verb)
+        for item in fields(job):
+            if isinstance(getattr(job, item.name), int | float):
+                low = 1 if item.name in ("nodes", "gpus_per_expert") else 0
+                check_least(job, f"cluster.{verb}", low, item.name)

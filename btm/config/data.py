@@ -2,6 +2,19 @@
 
 from dataclasses import dataclass
 
+from btm.config.checks import (
+    check_choice,
+    check_fraction,
+    check_least,
+    check_name,
+    check_path,
+    check_seed,
+    require,
+)
+from btm.errors import UserError
+
+SPECIAL_TOKENS = ("endoftext", "fairseq")
+
 
 @dataclass
 class DataConfig:
@@ -32,3 +45,40 @@ class DiscoverConfig:
     features: int = 100  # dimensions of the truncated SVD
     temperature: float = 0.1  # of the router's softmax
     seed: int = 0
+
+
+def check_data(data: DataConfig) -> None:
+    """Raise `UserError` naming the first key of the section `data` whose value makes no sense."""
+    if data.root == "":
+        raise UserError(
+            "data.root is missing: data=folder needs data.root=DIR, the folder that holds your "
+            "domains"
+        )
+    check_path(data.out, "data.out")
+    check_path(data.tokenizer, "data.tokenizer")
+    check_name(data.name, "data.name")
+    if data.domain is not None:
+        check_name(data.domain, "data.domain")
+    check_choice(data.special_tokens, "data.special_tokens", SPECIAL_TOKENS)
+    check_least(data, "data", 1, "tokenizer_bytes")
+    check_least(data, "data", 0, "workers")
+    check_fraction(data, "data", "valid_fraction", "test_fraction")
+    require(
+        data.vocab_size >= 300,
+        "data.vocab_size",
+        data.vocab_size,
+        "wanted 300 or more (256 are bytes)",
+    )
+    held_out = data.valid_fraction + data.test_fraction
+    require(
+        held_out <= 0.9, "data.valid_fraction + data.test_fraction", held_out, "wanted at most 0.9"
+    )
+
+
+def check_discover(discover: DiscoverConfig) -> None:
+    """Raise `UserError` naming the first key of `discover` whose value makes no sense."""
+    check_path(discover.out, "discover.out")
+    check_least(discover, "discover", 1, "k", "sample", "features")
+    check_seed(discover.seed, "discover.seed")
+    warmth = discover.temperature
+    require(warmth > 0, "discover.temperature", warmth, "wanted more than 0")

@@ -2,6 +2,12 @@
 
 from dataclasses import dataclass
 
+from btm.config.checks import check_choice, check_least, check_path, require
+from btm.config.choices import DTYPES, LICENSES
+
+FORMATS = ("hf", "mergekit", "fairseq", "delta", "delta8")
+BLOCKS = (64, 128, 256, 512, 1024, 2048, 4096)  # of quantised tensors, in elements
+
 
 @dataclass
 class ImportConfig:
@@ -26,3 +32,23 @@ class CardConfig:
 
     # an identifier of the Hugging Face Hub, apache-2.0; null: none is stated
     license: str | None = None
+
+
+def check_import(imports: ImportConfig) -> None:
+    """Raise `UserError` if the folder that `from=` names is empty."""
+    check_path(imports.source, "from")
+
+
+def check_export(export: ExportConfig) -> None:
+    """Raise `UserError` naming the first key of `export` whose value makes no sense."""
+    check_least(export, "export", 0, "shard_gb")
+    blocks = ", ".join(map(str, BLOCKS))
+    require(export.block in BLOCKS, "export.block", export.block, f"wanted one of {blocks}")
+    if export.dtype is not None:
+        check_choice(export.dtype, "export.dtype", DTYPES)
+
+
+def check_card(card: CardConfig) -> None:
+    """Raise `UserError` if the licence is no identifier that a model card may name."""
+    if card.license is not None:
+        check_choice(card.license, "card.license", LICENSES)

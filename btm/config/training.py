@@ -1,7 +1,31 @@
 """Settings of training: architecture, trainer, seed phase, and what a merge asks for."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
+
+from btm.config.checks import (
+    check_choice,
+    check_fraction,
+    check_least,
+    check_name,
+    check_names,
+    check_path,
+    check_seed,
+    require,
+)
+from btm.errors import UserError
+
+BACKENDS = ("btm", "fairseq")
+OPTIMIZERS = ("adamw", "adamw8bit")
+EMBEDDING_BITS = (8, 32)
+COMPILE = ("auto", "always", "never")
+DECAYS = ("constant", "cosine", "linear", "polynomial", "wsd")
+CARRY = ("auto", "continue", "fresh")
+PRECISIONS = ("auto", "fp32", "bf16")
+PARALLEL = ("ddp", "fsdp")
+MIRRORS = ("tensorboard", "wandb", "mlflow")
+DELTA_MASKS = ("momentum", "normalised", "random")
 
 
 @dataclass
@@ -90,3 +114,82 @@ class MergeConfig:
     """When an expert may enter the forest."""
 
     force: bool = False  # also when it is worse than its parents on its own valid split
+
+
+def check_model(model: ModelConfig) -> None:
+    """Raise `UserError` naming the first key of `model` whose value makes no sense."""
+    check_path(model.file, "model.file")
+
+
+def check_trainer(trainer: TrainerConfig) -> None:
+    """Raise `UserError` naming the first key of `trainer` whose value makes no sense."""
+    _check_trainer_numbers(trainer)
+    _check_trainer_choices(trainer)
+
+
+def _check_trainer_numbers(trainer: TrainerConfig) -> None:
+    one = ("steps", "batch_size", "checkpoint_every", "log_every", "valid_tokens")
+    check_least(trainer, "trainer", 1, *one)
+    zero = ("micro_batch_size", "weight_decay", "clip", "threads", "valid_every", "delta_every")
+    check_least(trainer, "trainer", 0, *zero)
+    check_fraction(trainer, "trainer", "warmup")
+    final = trainer.final_lr
+    require(0 <= final <= 1, "trainer.final_lr", final, "wanted [0, 1)")
+    for i, beta in enumerate(trainer.betas):
+        require(0 <= beta < 1, f"trainer.betas[{i}]", beta, "wanted [0, 1)")
+    require(len(trainer.betas) == 2, "trainer.betas", trainer.betas, "wanted two numbers")
+    for key in ("delta_density", "delta_prune", "decay_share"):
+        part = getattr(trainer, key)
+        require(0 < part <= 1, f"trainer.{key}", part, "wanted (0, 1]")
+    check_rate(trainer.lr, "trainer.lr")
+    # Beyond this torch cannot seed a step with trainer.seed * 1_000_003 + step.
+    check_seed(trainer.seed, "trainer.seed")
+    power, threads = trainer.decay_power, trainer.threads
+    require(0 < power < 1000, "trainer.decay_power", power, "wanted a positive number")
+    require(threads <= 1024, "trainer.threads", threads, "wanted at most 1,024, or 0")
+    require(trainer.seq_len >= 2, "trainer.seq_len", trainer.seq_len, "wanted 2 or more")
+
+
+def _check_trainer_choices(trainer: TrainerConfig) -> None:
+    for key, choices in {
+        "backend": BACKENDS,
+        "decay": DECAYS,
+        "delta_mask": DELTA_MASKS,
+        "carry": CARRY,
+        "compile": COMPILE,
+        "parallel": PARALLEL,
+        "precision": PRECISIONS,
+        "optimizer": OPTIMIZERS,
+    }.items():
+        check_choice(getattr(trainer, key), f"trainer.{key}", choices)
+    bits = trainer.embedding_bits
+    require(bits in EMBEDDING_BITS, "trainer.embedding_bits", bits, "wanted 8 or 32")
+    for mirror in trainer.mirrors:
+        check_choice(mirror, "trainer.mirrors", MIRRORS)
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", trainer.device):
+        raise UserError(
+            f"trainer.device={trainer.device!r}: choose one of auto, cpu, cuda, cuda:<index>, mps"
+        )
+
+
+def check_rate(rate: float | str | None, key: str) -> None:
+    """Raise `UserError` unless `rate` is a learning rate, null, or the word find."""
+    if isinstance(rate, str):
+        require(rate == "find", key, rate, "wanted a positive number, or find")
+    else:
+        require(rate is None or 0 < rate < 1000, key, rate, "wanted a positive number")
+
+
+def check_fairseq(fairseq: FairseqConfig) -> None:
+    """Raise `UserError` naming the first key of `fairseq` whose value makes no sense."""
+    check_path(fairseq.python, "fairseq.python")
+
+
+def check_seed_phase(seed: SeedConfig) -> None:
+    """Raise `UserError` naming the first key of the section `seed` whose value makes no sense."""
+    check_path(seed.source, "seed.from")
+    check_name(seed.name, "seed.name")
+    check_names(seed.domains, "seed.domains")
+    check_least(seed, "seed", 1, "grow_batch")
+    check_least(seed, "seed", 0, "grow_after", *(() if seed.steps is None else ("steps",)))
+    check_rate(seed.lr, "seed.lr")
