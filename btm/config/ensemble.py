@@ -1,7 +1,7 @@
 """Settings of the ensemble: scores, rule and prior, evaluation, generation."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from btm.config.checks import (
     check_choice,
@@ -13,6 +13,7 @@ from btm.config.checks import (
     require,
 )
 from btm.config.choices import SPLITS
+from btm.config.keys import key
 from btm.errors import UserError
 
 RULES = ("bayes", "simple", "last_token", "fixed_share", "tracking", "gated", "router")
@@ -26,12 +27,12 @@ GATE_NUMBERS = 8
 class ScoreConfig:
     """How token log-probabilities are computed."""
 
-    window: int = 0  # tokens of context; 0: trainer.seq_len
-    batch_size: int = 32  # windows per forward pass
-    max_tokens: int = 0  # whole documents up to this many tokens of a shard; 0: all
-    domains: list[str] = field(default_factory=list)  # empty: every prepared domain
-    splits: list[str] = field(default_factory=lambda: ["valid", "test"])
-    experts: list[str] = field(default_factory=list)  # empty: every ELM
+    window: int = key(0, "context, in tokens; 0: trainer.seq_len")
+    batch_size: int = key(32, "windows per forward pass")
+    max_tokens: int = key(0, "whole documents up to this many tokens of each shard; 0: all")
+    domains: list[str] = key([], "domains that are scored; empty: every prepared domain")
+    splits: list[str] = key(["valid", "test"], "splits that are scored", SPLITS)
+    experts: list[str] = key([], "ELMs that score; empty: every ELM")
 
 
 @dataclass
@@ -40,26 +41,36 @@ class EnsembleConfig:
     are kept.
     """
 
-    # bayes | simple | last_token | fixed_share | tracking | gated (btm/gate) | router
-    # (btm/ensemble/router.py)
-    rule: str = "bayes"
-    # of tracking and fixed_share: share of the prior in each step; null: fitted
-    alpha: float | None = None
-    beta: float | None = None  # of tracking: power of the weights in each step; null: fitted
-    # θ of gated: 8 numbers (btm/ensemble/gate/rule.py); null: fitted
-    gate: list[float] | None = None
-    router: str | None = None  # what discovery wrote, for the rule router; null: data.root
-    temperature: float | None = None  # of its softmax; null: the router's own
-    # these on the shard's own valid split | forest: once, on the training domains'
-    fit: str = "domain"
-    prior: str = "cached"  # uniform | updating | cached | em | token
-    carry: bool = False  # a window takes up the belief that the one before it ended with
-    decay: float = 0.3  # λ of the moving average behind `cached` and `updating`
-    top_k: int = 0  # experts kept, by prior, or by router for each context; 0: all
-    # Empty: every ELM trained on one domain. For generate also averages, FOREST:NAME and model
-    # folders
-    experts: list[str] = field(default_factory=list)
-    prior_sequences: int = 100  # valid sequences that the prior is fitted on; 0: all
+    rule: str = key("bayes", "how the experts are weighed as a text goes on", RULES)
+    alpha: float | None = key(
+        None,
+        "fraction of the prior mixed in at each token, of tracking and fixed_share; null: fitted",
+    )
+    beta: float | None = key(None, "power of the weights at each token, of tracking; null: fitted")
+    gate: list[float] | None = key(None, "parameters θ of gated, 8 numbers; null: fitted")
+    router: str | None = key(
+        None,
+        "file or folder of the router that discovery wrote, of the rule router; null: data.root",
+    )
+    temperature: float | None = key(
+        None, "temperature of the router's softmax, of the rule router; null: the router's own"
+    )
+    fit: str = key(
+        "domain",
+        "valid text that parameters are fitted on: the evaluated domain's own, or once on "
+        "all training domains'",
+        FITS,
+    )
+    prior: str = key("cached", "how the prior over experts is estimated", PRIORS)
+    carry: bool = key(False, "begin each window with the weights that the one before it ended with")
+    decay: float = key(0.3, "factor λ of the moving average of the priors cached and updating")
+    top_k: int = key(0, "experts that are kept, by prior, or by router for each context; 0: all")
+    experts: list[str] = key(
+        [],
+        "members of the ensemble; of generate also averages, FOREST:NAME and model folders; "
+        "empty: every ELM trained on one domain",
+    )
+    prior_sequences: int = key(100, "valid sequences that the prior is fitted on; 0: all")
 
     @property
     def settings(self) -> tuple[float, float]:
@@ -71,21 +82,21 @@ class EnsembleConfig:
 class EvalConfig:
     """Which shards are evaluated, and the name of the result."""
 
-    name: str | None = None  # null: the forest's
-    split: str = "test"
-    domains: list[str] = field(default_factory=list)  # empty: every prepared domain
-    suites: list[str] = field(
-        default_factory=list
-    )  # of eval, score and compare; empty: all that the forest records
+    name: str | None = key(None, "name of the result; null: the forest's")
+    split: str = key("test", "split that is evaluated", SPLITS)
+    domains: list[str] = key([], "domains that are evaluated; empty: every prepared domain")
+    suites: list[str] = key(
+        [], "suites that eval, score and compare read; empty: all that the forest records"
+    )
 
 
 @dataclass
 class GenerateConfig:
     """How the ensemble goes on with a prompt."""
 
-    tokens: int = 64  # new ones, at most
-    temperature: float = 1.0  # 0: always the likeliest
-    seed: int = 0
+    tokens: int = key(64, "largest number of new tokens")
+    temperature: float = key(1.0, "temperature of sampling; 0: always the most likely token")
+    seed: int = key(0, "seed of sampling")
 
 
 def check_score(score: ScoreConfig) -> None:
@@ -138,9 +149,9 @@ def _check_ensemble_numbers(ensemble: EnsembleConfig) -> None:
 def _check_no_router(ensemble: EnsembleConfig) -> None:
     """Raise `UserError` if a rule that does not route is given a setting of the router."""
     wanted = f"ensemble.rule={ensemble.rule} has none: give ensemble=router"
-    for key in ("router", "temperature"):
-        value = getattr(ensemble, key)
-        require(value is None, f"ensemble.{key}", value, wanted)
+    for word in ("router", "temperature"):
+        value = getattr(ensemble, word)
+        require(value is None, f"ensemble.{word}", value, wanted)
 
 
 def _check_router(ensemble: EnsembleConfig) -> None:
@@ -149,9 +160,9 @@ def _check_router(ensemble: EnsembleConfig) -> None:
     prior, warmth = ensemble.prior, ensemble.temperature
     require(prior == "uniform", "ensemble.prior", prior, f"{why}: give ensemble=router")
     require(ensemble.fit == "domain", "ensemble.fit", ensemble.fit, f"{why}: it has nothing to fit")
-    for key in ("alpha", "beta", "gate"):
-        value = getattr(ensemble, key)
-        require(value is None, f"ensemble.{key}", value, f"{why}: leave it null")
+    for word in ("alpha", "beta", "gate"):
+        value = getattr(ensemble, word)
+        require(value is None, f"ensemble.{word}", value, f"{why}: leave it null")
     is_positive = warmth is None or 0 < warmth < math.inf
     require(is_positive, "ensemble.temperature", warmth, "wanted more than 0, or null")
 
