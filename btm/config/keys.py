@@ -35,7 +35,7 @@ class Key:
 
     @property
     def section(self) -> str:
-        """The first part of the name; empty for a key of no section."""
+        """The first part of `name`; empty for a key of no section."""
         return self.name.partition(".")[0] if "." in self.name else ""
 
 

@@ -65,7 +65,7 @@ class TrainerConfig:
     )
     offload: bool = key(False, "keep the optimizer's moments in host memory and step there")
     kernels: bool = key(
-        True, "use the loss and attention of btm/kernels: equal up to rounding, and faster"
+        True, "use the loss and attention of btm/train/kernels: equal up to rounding, and faster"
     )
     compile: str = key(
         "auto", "torch.compile the layers; auto: if a measurement says that it pays back", COMPILE
