@@ -128,6 +128,15 @@ def check_run(run: RunConfig) -> None:
         check_names(names, f"run.rounds[{i}]")
 
 
+def check_paper(paper: PaperConfig) -> None:
+    """Raise `UserError` if a row of the paper's tables is no baseline or no initialisation."""
+    for word in ("baselines", "extra_baselines"):
+        for baseline in getattr(paper, word):
+            check_choice(baseline, f"paper.{word}", BASELINES)
+    for scheme in paper.schemes:
+        check_choice(scheme, "paper.schemes", BRANCH_METHODS)
+
+
 def check_cluster(cluster: ClusterConfig) -> None:
     """Raise `UserError` naming the first key of `cluster` whose value makes no sense."""
     check_choice(cluster.kind, "cluster.kind", CLUSTERS)

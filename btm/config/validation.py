@@ -17,7 +17,7 @@ from btm.config.checks import (
     require,
 )
 from btm.config.choices import AVERAGE_WEIGHTS, BASELINES, BRANCH_METHODS
-from btm.config.cluster import check_cluster, check_run, processes_of
+from btm.config.cluster import check_cluster, check_paper, check_run, processes_of
 from btm.config.data import check_data, check_discover
 from btm.config.ensemble import check_ensemble, check_eval, check_generate, check_score
 from btm.config.exchange import FORMATS, check_card, check_export, check_import
@@ -63,6 +63,7 @@ def _check_sections(config: Config) -> None:
     check_average(config.average)
     check_discover(config.discover)
     check_run(config.run)
+    check_paper(config.paper)
     check_cluster(config.cluster)
     check_card(config.card)
     check_ls(config.ls)
