@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+_LISTED = 10  # names in a message, of those that exist
+
 
 class UserError(Exception):
     """A mistake in what was asked or given; the CLI prints it as one line and exits with code 2."""
@@ -15,10 +17,15 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 
 def unknown(kind: str, word: str, choices: Iterable[str], where: str = "") -> UserError:
-    """Return the error for a name that is none of `choices`; the message lists them all."""
+    """Build the error for a name that is none of `choices`; the message lists the nearest ten."""
     have = sorted(choices)
     place = f" in {where}" if where else ""
     word = word if len(word) <= 100 else word[:100] + "…"
-    return UserError(
-        f"no {kind} {word!r}{place}{nearest(word, have)}; have: {', '.join(have) or 'none'}"
-    )
+    return UserError(f"no {kind} {word!r}{place}{nearest(word, have)}; have: {_listed(word, have)}")
+
+
+def _listed(word: str, have: list[str]) -> str:
+    """Write the names of `have` that are most like `word`, in their order, and how many more."""
+    near = set(difflib.get_close_matches(word, have, n=_LISTED, cutoff=0))
+    listed = ", ".join(name for name in have if name in near) or "none"
+    return listed + (f" and {len(have) - len(near)} more" if len(have) > len(near) else "")

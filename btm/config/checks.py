@@ -81,40 +81,48 @@ def require(true: bool, key: str, value: object, wanted: str) -> None:
         raise UserError(f"{key}={value}: {wanted}")
 
 
-def processes_of(cluster: Any, verb: str) -> int:
-    """Return how many processes do one job of a verb together, as the `ClusterConfig` says."""
-    own = getattr(cluster, verb).gpus_per_expert
-    return (own or cluster.gpus_per_expert) if verb in ("seed", "train") else 1
+def check_least(section: Any, prefix: str, least: int, *names: str) -> None:
+    """Raise `UserError` unless the fields `names` of a section are finite and at least `least`."""
+    for name in names:
+        value = getattr(section, name)
+        is_enough = least <= value < float("inf")
+        require(is_enough, f"{prefix}.{name}", value, f"wanted {least} or more")
 
 
-def check_cluster(cluster: Any) -> None:
-    """Raise `UserError` if a number of the `ClusterConfig` makes no sense."""
-    for key in ("cpus", "gpus", "memory_gb", "time_min", "parallel", "retries", "backoff"):
-        require(
-            0 <= getattr(cluster, key) < float("inf"),
-            f"cluster.{key}",
-            getattr(cluster, key),
-            "wanted 0 or more",
-        )
-    for key in ("gpus_per_expert", "nodes", "hang_after", "poll", "warn_before"):
-        require(
-            0 < getattr(cluster, key) < float("inf"),
-            f"cluster.{key}",
-            getattr(cluster, key),
-            "wanted more than 0",
-        )
-    for verb in ("seed", "train", "score", "finish"):
-        job = getattr(cluster, verb)
-        for item in fields(job):
-            value = getattr(job, item.name)
-            if isinstance(value, int | float):
-                low = 1 if item.name in ("nodes", "gpus_per_expert") else 0
-                require(
-                    low <= value < float("inf"),
-                    f"cluster.{verb}.{item.name}",
-                    value,
-                    f"wanted {low} or more",
-                )
+def check_fraction(section: Any, prefix: str, *names: str) -> None:
+    """Raise `UserError` unless the fields `names` of a section are in [0, 1)."""
+    for name in names:
+        value = getattr(section, name)
+        require(0 <= value < 1, f"{prefix}.{name}", value, "wanted [0, 1)")
+
+
+def check_seed(seed: int, key: str) -> None:
+    """Raise `UserError` unless `seed` fits 32 bits."""
+    require(0 <= seed < 2**32, key, seed, "wanted 0 to 2³² - 1")
+
+
+def check_path(path: str | None, key: str) -> None:
+    """Raise `UserError` if `path` is empty; null is allowed."""
+    require(path != "", key, repr(path), "wanted a path, or null")
+
+
+def check_names(names: list[str], key: str) -> None:
+    """Raise `UserError` unless `names` can all name folders of a forest and differ."""
+    for name in names:
+        check_name(name, key)
+    _check_differ(names, key)
+
+
+def check_models(names: Any, key: str) -> None:
+    """Raise `UserError` unless `names` is a list of different words: names of models or folders."""
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise UserError(f"{key}={names!r}: wanted [NAME, …], each of them a name or a folder")
+    _check_differ(names, key)
+
+
+def _check_differ(names: list[str], key: str) -> None:
+    if len(set(names)) < len(names):
+        raise UserError(f"{key}={names}: a name stands there twice")
 
 
 def fill(node: Any, values: dict[str, Any], prefix: str = "") -> Any:

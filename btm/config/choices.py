@@ -1,54 +1,10 @@
-"""The words that settings choose from."""
+"""The words that settings of several sections choose from; a section's own stand beside it."""
 
 BRANCH_METHODS = ("copy", "uniform", "argmax", "posterior", "token")
-AVERAGE_METHODS = (
-    "linear",
-    "slerp",
-    "task_arithmetic",
-    "ties",
-    "dare_ties",
-    "dare_linear",
-    "breadcrumbs",
-    "model_stock",
-    "fisher",
-    "greedy_soup",
-)
-SCALED = (
-    "task_arithmetic",
-    "ties",
-    "dare_ties",
-    "dare_linear",
-    "breadcrumbs",
-)  # what average.scale multiplies
-ACCUMULATE = ("float32", "float64")
-DTYPES = ("fp32", "bf16", "fp16")
-RESCALE = ("density", "l1", "none")
 AVERAGE_WEIGHTS = ("uniform", "argmax", "posterior", "token")
-RULES = ("bayes", "simple", "last_token", "fixed_share", "tracking", "gated", "router")
-FITS = ("domain", "forest")
-PRIORS = ("uniform", "updating", "cached", "em", "token")
-DECAYS = ("constant", "cosine", "linear", "polynomial", "wsd")
-CARRY = ("auto", "continue", "fresh")
-COMPILE = ("auto", "always", "never")
-BACKENDS = ("btm", "fairseq")
-SPECIAL_TOKENS = ("endoftext", "fairseq")
-OPTIMIZERS = ("adamw", "adamw8bit")
-EMBEDDING_BITS = (8, 32)
-BLOCKS = (64, 128, 256, 512, 1024, 2048, 4096)  # of quantised tensors, in elements
-PARALLEL = ("ddp", "fsdp")
-PRECISIONS = ("auto", "fp32", "bf16")
-MIRRORS = ("tensorboard", "wandb", "mlflow")
-DELTA_MASKS = ("momentum", "normalised", "random")
 BASELINES = ("dense", "dense_large_batch", "random_split", "demix")
-CLUSTERS = ("debug", "local", "slurm")
-FORMATS = ("hf", "mergekit", "fairseq", "delta", "delta8")
+DTYPES = ("fp32", "bf16", "fp16")
 SPLITS = ("train", "valid", "test")
-# of the rule gated: the prior's power and one for each of its features (btm/ensemble/gate/rule.py)
-GATE_NUMBERS = 8
-ELM_STATES = ("ELM", "average", "branch", "trained", "damaged", "removed")
-ELM_ORDERS = ("name", "domain", "tokens", "total_tokens", "parameters", "valid_nats", "created")
-DRAWINGS = ("text", "mermaid", "graphviz")
-DIFFS = ("module", "tensor")
 # The licences that the metadata of a model card may name:
 # https://huggingface.co/docs/hub/repositories-licenses
 LICENSES = tuple(

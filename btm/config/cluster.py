@@ -1,16 +1,26 @@
 """Settings of jobs: where they run, what they may take, and the rounds of a cycle."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+from btm.config.checks import check_choice, check_least, check_names, require
+from btm.config.choices import BASELINES, BRANCH_METHODS
+from btm.config.keys import key
+
+CLUSTERS = ("debug", "local", "slurm")
 
 
 @dataclass
 class RunConfig:
     """A whole cycle: the seed, then rounds of experts, then evaluation and averages."""
 
-    domains: list[str] = field(default_factory=list)  # one round; empty: all training domains
-    rounds: list[list[str]] = field(default_factory=list)  # several; a later round sees the earlier
-    average: bool = True  # one model of the experts at the end (btm average)
+    domains: list[str] = key([], "domains of the only round; empty: all training domains")
+    rounds: list[list[str]] = key(
+        [],
+        "domains of each round, [[law, med], [biolaw]]; a later round branches from earlier "
+        "experts",
+    )
+    average: bool = key(True, "make one model of the experts at the end, as btm average does")
 
 
 @dataclass
@@ -19,70 +29,125 @@ class PaperConfig:
     values.
     """
 
-    name: str = ""  # of the size; empty: none was chosen
-    out: str | None = None  # forests, logs and report; null: results/<paper.name>
-    report: str | None = None  # null: <paper.out>/report
-    steps: int = 0  # of seed and experts together, and of the dense LM; a step is one batch
-    seeds: list[int] = field(default_factory=lambda: [0])  # of the main rows
-    seed_fraction: float = 0.5  # of the steps
-    fractions: list[float] = field(
-        default_factory=list
-    )  # other seed fractions, under the first seed
-    baselines: list[str] = field(default_factory=list)  # under every seed
-    extra_baselines: list[str] = field(default_factory=list)  # under the first seed
-    added: list[str] = field(
-        default_factory=list
-    )  # domains of a second round, under the first seed
-    schemes: list[str] = field(
-        default_factory=list
-    )  # of these: copy | uniform | argmax | posterior | token
-    resamples: int = 2000  # of the bootstrap
-    parallel: int = 0  # studies at once, one thread each; 0: one a core
+    name: str = key("", "name of the size, which size= sets; empty: none was chosen")
+    out: str | None = key(None, "folder of forests, logs and report; null: results/<paper.name>")
+    report: str | None = key(None, "folder of the report; null: <paper.out>/report")
+    steps: int = key(0, "training steps of the seed and the experts together, and of the dense LM")
+    seeds: list[int] = key([0], "random seeds of the main rows")
+    seed_fraction: float = key(0.5, "fraction of paper.steps that trains the seed")
+    fractions: list[float] = key([], "other seed fractions, grown under the first random seed")
+    baselines: list[str] = key([], "baselines grown under every random seed", BASELINES)
+    extra_baselines: list[str] = key(
+        [], "baselines grown under the first random seed alone", BASELINES
+    )
+    added: list[str] = key([], "domains of a second round, under the first random seed")
+    schemes: list[str] = key(
+        [], "ways to initialise the experts of the second round", BRANCH_METHODS
+    )
+    resamples: int = key(2000, "resamples of the bootstrap")
+    parallel: int = key(0, "studies at once, one thread each; 0: one per core")
 
 
 @dataclass
 class JobConfig:
     """What one job gets; null: what `cluster` says."""
 
-    cpus: int | None = None
-    gpus: int | None = None
-    gpus_per_expert: int | None = None  # of seed and train alone
-    memory_gb: float | None = None
-    time_min: int | None = None
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    nodes: int | None = None
-    parallel: int | None = None
+    cpus: int | None = key(None, "CPU threads of the job; null: cluster.cpus")
+    gpus: int | None = key(None, "GPUs of the job; null: cluster.gpus")
+    gpus_per_expert: int | None = key(
+        None,
+        "processes that train one model together, of seed and train alone; null: "
+        "cluster.gpus_per_expert",
+    )
+    memory_gb: float | None = key(None, "memory of the job, in GB; null: cluster.memory_gb")
+    time_min: int | None = key(None, "time limit, in minutes; null: cluster.time_min")
+    partition: str | None = key(None, "Slurm's partition; null: cluster.partition")
+    account: str | None = key(None, "Slurm's account; null: cluster.account")
+    qos: str | None = key(None, "Slurm's quality of service; null: cluster.qos")
+    nodes: int | None = key(None, "nodes of the job; null: cluster.nodes")
+    parallel: int | None = key(None, "jobs of this kind at once; null: cluster.parallel")
 
 
 @dataclass
 class ClusterConfig:
     """Where the jobs of a cycle run, what each gets, and what happens when one dies."""
 
-    kind: str = "local"  # debug: in this process, one after another | local: this machine | slurm
-    cpus: int = 0  # threads of a job; 0: local measures which number is fastest, slurm takes 1
-    gpus: int = 0  # of a job; local gives each job cards of its own
-    # processes that train one expert together, each on a GPU; without GPUs on CPUs
-    gpus_per_expert: int = 1
-    cards: int | None = None  # GPUs of this machine that local may use; null: as found
-    memory_gb: float = 0.0  # of a job, which is killed above it; 0: no bound
-    time_min: int = 0  # minutes; 0: the partition's limit
-    nodes: int = 1
-    parallel: int = 0  # jobs at once; 0: as many as the machine, or the queue, carries
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    setup: list[str] = field(default_factory=list)  # shell lines before the job: modules, variables
-    extra: dict[str, Any] = field(default_factory=dict)  # other options of sbatch, {reservation: x}
+    kind: str = key(
+        "local",
+        "where jobs run: debug is this process, one after another; local is this machine",
+        CLUSTERS,
+    )
+    cpus: int = key(
+        0, "CPU threads of a job; 0: local measures which number is fastest, slurm takes 1"
+    )
+    gpus: int = key(0, "GPUs of a job; local gives each job its own")
+    gpus_per_expert: int = key(
+        1, "processes that train one expert together, each on a GPU, or on CPUs where there is none"
+    )
+    cards: int | None = key(
+        None, "GPUs of this machine that cluster=local may use; null: all it finds"
+    )
+    memory_gb: float = key(0.0, "memory of a job, in GB; a job is killed above it; 0: no limit")
+    time_min: int = key(0, "time limit of a job, in minutes; 0: the partition's limit")
+    nodes: int = key(1, "nodes of a job")
+    parallel: int = key(0, "jobs at once; 0: as many as the machine or the queue carries")
+    partition: str | None = key(None, "Slurm's partition; null: its default")
+    account: str | None = key(None, "Slurm's account; null: its default")
+    qos: str | None = key(None, "Slurm's quality of service; null: its default")
+    setup: list[str] = key([], "shell lines before each job, such as module load cuda")
+    extra: dict[str, Any] = key({}, "other options of sbatch, {reservation: x}")
     seed: JobConfig = field(default_factory=JobConfig)
     train: JobConfig = field(default_factory=JobConfig)
     score: JobConfig = field(default_factory=JobConfig)
     finish: JobConfig = field(default_factory=JobConfig)
-    # of a job that died for no fault of its own, and gained nothing since it last died
-    retries: int = 3
-    backoff: float = 5.0  # seconds before the first of them; doubles
-    hang_after: float = 600.0  # seconds without a sign of life after which a job is killed
-    poll: float = 10.0  # seconds between questions to slurm
-    # seconds before its time limit at which slurm tells a job to save and requeue
-    warn_before: int = 90
+    retries: int = key(
+        3,
+        "attempts after a job that died for no fault of its own, and made no progress since "
+        "it last died",
+    )
+    backoff: float = key(5.0, "seconds before the first of these attempts; doubles each time")
+    hang_after: float = key(600.0, "seconds without a sign of life after which a job is killed")
+    poll: float = key(10.0, "seconds between two questions to Slurm")
+    warn_before: int = key(
+        90, "seconds before its time limit at which Slurm tells a job to save and requeue"
+    )
+
+
+def processes_of(cluster: ClusterConfig, verb: str) -> int:
+    """Count the processes that do one job of a verb together: more than one for seed and train
+    alone.
+    """
+    own = getattr(cluster, verb).gpus_per_expert
+    return (own or cluster.gpus_per_expert) if verb in ("seed", "train") else 1
+
+
+def check_run(run: RunConfig) -> None:
+    """Raise `UserError` naming the first key of `run` whose names make no sense."""
+    check_names(run.domains, "run.domains")
+    for i, names in enumerate(run.rounds):
+        check_names(names, f"run.rounds[{i}]")
+
+
+def check_paper(paper: PaperConfig) -> None:
+    """Raise `UserError` if a row of the paper's tables is no baseline or no initialisation."""
+    for word in ("baselines", "extra_baselines"):
+        for baseline in getattr(paper, word):
+            check_choice(baseline, f"paper.{word}", BASELINES)
+    for scheme in paper.schemes:
+        check_choice(scheme, "paper.schemes", BRANCH_METHODS)
+
+
+def check_cluster(cluster: ClusterConfig) -> None:
+    """Raise `UserError` naming the first key of `cluster` whose value makes no sense."""
+    check_choice(cluster.kind, "cluster.kind", CLUSTERS)
+    zero = ("cpus", "gpus", "memory_gb", "time_min", "parallel", "retries", "backoff")
+    check_least(cluster, "cluster", 0, *zero)
+    for word in ("gpus_per_expert", "nodes", "hang_after", "poll", "warn_before"):
+        value = getattr(cluster, word)
+        require(0 < value < float("inf"), f"cluster.{word}", value, "wanted more than 0")
+    for verb in ("seed", "train", "score", "finish"):
+        job = getattr(cluster, verb)
+        for item in fields(job):
+            if isinstance(getattr(job, item.name), int | float):
+                low = 1 if item.name in ("nodes", "gpus_per_expert") else 0
+                check_least(job, f"cluster.{verb}", low, item.name)

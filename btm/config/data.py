@@ -2,33 +2,106 @@
 
 from dataclasses import dataclass
 
+from btm.config.checks import (
+    check_choice,
+    check_fraction,
+    check_least,
+    check_name,
+    check_path,
+    check_seed,
+    require,
+)
+from btm.config.keys import key
+from btm.errors import UserError
+
+SPECIAL_TOKENS = ("endoftext", "fairseq")
+
 
 @dataclass
 class DataConfig:
     """Where text comes from and how it becomes tokens."""
 
-    name: str = "demo"  # the suite: data/<name>/
-    root: str | None = None  # a folder of domains; null: the suite that ships with btm
-    domain: str | None = None  # `root` is one domain, a file or a folder, and this is its name
-    made_by: str = ""  # the command that builds `root`, named where that folder is missing
-    out: str = "data"  # where prepared suites live
-    tokenizer: str | None = None  # a Hugging Face tokenizer folder; null: train one on the suite
-    vocab_size: int = 8192  # of the tokenizer that is trained
-    special_tokens: str = "endoftext"  # of that one: <|endoftext|> | fairseq: <s> <pad> </s> <unk>
-    tokenizer_bytes: int = 20_000_000  # how much text, balanced over domains, it is trained on
-    text_column: str = "text"  # of JSON lines and of parquet
-    valid_fraction: float = 0.05  # of the documents, where the source has no splits of its own
-    test_fraction: float = 0.05
-    workers: int = 0  # processes that tokenize; 0: one per core
+    name: str = key("demo", "name of the suite; its prepared text is in <data.out>/<data.name>")
+    root: str | None = key(
+        None, "folder with one folder or file for each domain; null: the suite that ships with btm"
+    )
+    domain: str | None = key(
+        None,
+        "name of the only domain, if data.root is the file or the folder of one; null: "
+        "data.root holds several",
+    )
+    made_by: str = key(
+        "", "command that builds data.root; an error names it if that folder is missing"
+    )
+    out: str = key("data", "folder of prepared suites")
+    tokenizer: str | None = key(
+        None, "folder of a Hugging Face tokenizer; null: train one on the suite"
+    )
+    vocab_size: int = key(8192, "size of the tokenizer that is trained, in tokens")
+    special_tokens: str = key(
+        "endoftext",
+        "special tokens of the tokenizer that is trained: <|endoftext|> alone, or fairseq's "
+        "<s> <pad> </s> <unk>",
+        SPECIAL_TOKENS,
+    )
+    tokenizer_bytes: int = key(
+        20_000_000, "text that the tokenizer is trained on, balanced over domains, in bytes"
+    )
+    text_column: str = key("text", "field of JSON lines and column of parquet that holds the text")
+    valid_fraction: float = key(
+        0.05,
+        "fraction of the documents that become the valid split, where the source has no splits",
+    )
+    test_fraction: float = key(
+        0.05, "fraction of the documents that become the test split, where the source has no splits"
+    )
+    workers: int = key(0, "processes that tokenize; 0: one per core")
 
 
 @dataclass
 class DiscoverConfig:
     """Domains found by clustering: how many, and how documents are told apart."""
 
-    k: int = 8  # clusters
-    out: str | None = None  # the folder that is written; null: discovered/<data.name>
-    sample: int = 100_000  # documents that features and centres are fitted on
-    features: int = 100  # dimensions of the truncated SVD
-    temperature: float = 0.1  # of the router's softmax
-    seed: int = 0
+    k: int = key(8, "number of clusters, each a domain")
+    out: str | None = key(None, "folder that is written; null: discovered/<data.name>")
+    sample: int = key(100_000, "documents that the features and the centres are fitted on")
+    features: int = key(100, "dimensions of the truncated SVD of the documents' features")
+    temperature: float = key(0.1, "temperature of the router's softmax over clusters")
+    seed: int = key(0, "seed of the sample and the clustering")
+
+
+def check_data(data: DataConfig) -> None:
+    """Raise `UserError` naming the first key of the section `data` whose value makes no sense."""
+    if data.root == "":
+        raise UserError(
+            "data.root is missing: data=folder needs data.root=DIR, the folder that holds your "
+            "domains"
+        )
+    check_path(data.out, "data.out")
+    check_path(data.tokenizer, "data.tokenizer")
+    check_name(data.name, "data.name")
+    if data.domain is not None:
+        check_name(data.domain, "data.domain")
+    check_choice(data.special_tokens, "data.special_tokens", SPECIAL_TOKENS)
+    check_least(data, "data", 1, "tokenizer_bytes")
+    check_least(data, "data", 0, "workers")
+    check_fraction(data, "data", "valid_fraction", "test_fraction")
+    require(
+        data.vocab_size >= 300,
+        "data.vocab_size",
+        data.vocab_size,
+        "wanted 300 or more (256 are bytes)",
+    )
+    held_out = data.valid_fraction + data.test_fraction
+    require(
+        held_out <= 0.9, "data.valid_fraction + data.test_fraction", held_out, "wanted at most 0.9"
+    )
+
+
+def check_discover(discover: DiscoverConfig) -> None:
+    """Raise `UserError` naming the first key of `discover` whose value makes no sense."""
+    check_path(discover.out, "discover.out")
+    check_least(discover, "discover", 1, "k", "sample", "features")
+    check_seed(discover.seed, "discover.seed")
+    warmth = discover.temperature
+    require(warmth > 0, "discover.temperature", warmth, "wanted more than 0")

@@ -2,27 +2,61 @@
 
 from dataclasses import dataclass
 
+from btm.config.checks import check_choice, check_least, check_path, require
+from btm.config.choices import DTYPES, LICENSES
+from btm.config.keys import key
+
+FORMATS = ("hf", "mergekit", "fairseq", "delta", "delta8")
+BLOCKS = (64, 128, 256, 512, 1024, 2048, 4096)  # of quantised tensors, in elements
+
 
 @dataclass
 class ImportConfig:
     """A model that was made elsewhere, and comes in."""
 
-    source: str | None = None  # `from=DIR`: its folder
-    legacy: bool = False  # also read pickled weights (pytorch_model.bin), in a process with limits
+    source: str | None = key(
+        None, "folder of the model that is imported; of grow: the text of the new domain"
+    )
+    legacy: bool = key(
+        False, "also read pickled weights (pytorch_model.bin), in a process with limits"
+    )
 
 
 @dataclass
 class ExportConfig:
     """A model that goes out."""
 
-    dtype: str | None = None  # fp32 | bf16 | fp16; null: as it is stored
-    shard_gb: float = 0.0  # of each weight file, at most; 0: the files as they are
-    block: int = 2048  # of delta8: elements that share a scale
+    dtype: str | None = key(None, "number type of the exported weights; null: as stored", DTYPES)
+    shard_gb: float = key(0.0, "largest size of a weight file, in GB; 0: the files as they are")
+    block: int = key(2048, "elements that share a scale under format=delta8", BLOCKS)
 
 
 @dataclass
 class CardConfig:
     """What the card of a new ELM says that btm cannot know."""
 
-    # an identifier of the Hugging Face Hub, apache-2.0; null: none is stated
-    license: str | None = None
+    license: str | None = key(
+        None,
+        "licence of new ELMs, an identifier of the Hugging Face Hub such as apache-2.0; "
+        "null: none is stated",
+    )
+
+
+def check_import(imports: ImportConfig) -> None:
+    """Raise `UserError` if the folder that `from=` names is empty."""
+    check_path(imports.source, "from")
+
+
+def check_export(export: ExportConfig) -> None:
+    """Raise `UserError` naming the first key of `export` whose value makes no sense."""
+    check_least(export, "export", 0, "shard_gb")
+    blocks = ", ".join(map(str, BLOCKS))
+    require(export.block in BLOCKS, "export.block", export.block, f"wanted one of {blocks}")
+    if export.dtype is not None:
+        check_choice(export.dtype, "export.dtype", DTYPES)
+
+
+def check_card(card: CardConfig) -> None:
+    """Raise `UserError` if the licence is no identifier that a model card may name."""
+    if card.license is not None:
+        check_choice(card.license, "card.license", LICENSES)

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from btm.config.average import AverageConfig
+from btm.config.choices import AVERAGE_WEIGHTS, BASELINES, BRANCH_METHODS
 from btm.config.cluster import ClusterConfig, PaperConfig, RunConfig
 from btm.config.data import DataConfig, DiscoverConfig
 from btm.config.ensemble import EnsembleConfig, EvalConfig, GenerateConfig, ScoreConfig
-from btm.config.exchange import CardConfig, ExportConfig, ImportConfig
+from btm.config.exchange import FORMATS, CardConfig, ExportConfig, ImportConfig
+from btm.config.keys import key
 from btm.config.registry import DiffConfig, LineageConfig, LsConfig, RemoveConfig
 from btm.config.training import FairseqConfig, MergeConfig, ModelConfig, SeedConfig, TrainerConfig
 
@@ -42,24 +44,39 @@ class Config:
     remove: RemoveConfig = field(default_factory=RemoveConfig)
     lineage: LineageConfig = field(default_factory=LineageConfig)
     diff: DiffConfig = field(default_factory=DiffConfig)
-    forest: str | None = None  # its folder; null: experts/<data.name>
-    # dense | dense_large_batch | random_split | demix, in <forest>-<baseline>
-    baseline: str | None = None
-    # the ELM to branch, train, merge or remove; for show, verify and diff also an average
-    expert: str | None = None
-    # Of diff: another ELM or an average; null: what the expert began with. Of compare: [FOREST, …]
-    against: Any = None
-    # What eval and compare measure too: names of ELMs and averages, FOREST:NAME, or model folders
-    models: list[str] = field(default_factory=list)
-    domain: str | None = None  # its domain; null: the expert's name
-    prompt: str | None = None  # of generate, taken as it is: it needs no quotes but the shell's
-    branch: str = "posterior"  # copy | uniform | argmax | posterior | token
-    # {elm: weight} for branch; for average also uniform | argmax | posterior | token
-    weights: Any = None
-    # of branch=copy; null: the seed. Of import: what the model was trained from
-    parent: str | None = None
-    format: str = "hf"  # hf | mergekit | fairseq | delta | delta8: of what is imported or exported
-    to: str | None = None  # the folder, or the file, that export writes
+    forest: str | None = key(None, "folder of the forest; null: experts/<data.name>")
+    baseline: str | None = key(
+        None,
+        "baseline to grow instead of the forest, in <forest>-<baseline>; null: the forest itself",
+        BASELINES,
+    )
+    expert: str | None = key(
+        None, "ELM that the verb works on; for show, verify and diff also an average"
+    )
+    against: Any = key(
+        None,
+        "of diff: another ELM or an average (null: what the expert began with); of compare: "
+        "[FOREST, …]",
+    )
+    models: list[str] = key(
+        [], "models that eval and compare measure too: ELMs, averages, FOREST:NAME or model folders"
+    )
+    domain: str | None = key(None, "domain of the expert or of the text; null: the expert's name")
+    prompt: str | None = key(
+        None, "text that generate continues; it needs no quotes but the shell's"
+    )
+    branch: str = key(
+        "posterior", "how the parameters of a new ELM are initialised", BRANCH_METHODS
+    )
+    weights: Any = key(
+        None, "weights of the parents, {elm: weight}; for average also a word", AVERAGE_WEIGHTS
+    )
+    parent: str | None = key(
+        None,
+        "ELM that branch=copy copies (null: the seed); of import: what the model was trained from",
+    )
+    format: str = key("hf", "format of what is imported or exported; hf: Hugging Face", FORMATS)
+    to: str | None = key(None, "folder or file that export writes")
 
     @property
     def base_root(self) -> str:

@@ -1,6 +1,6 @@
 """The seven rules that weigh the experts of an ensemble, each with its equation.
 
-A new rule is a class here, a line in RULES, and its word in `btm.config.choices.RULES`.
+A new rule is a class here, a line in RULES, and its word in `btm.config.ensemble.RULES`.
 
 Shapes: E experts, S windows, T tokens of a window, N tokens of a shard in order. Scores are
 log p(x_t | x_<t, D=j) in nats; π is the prior, w_t are the weights before token t. numpy alone.

@@ -7,8 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, Protocol
 
-from btm.config.checks import processes_of
-from btm.config.cluster import ClusterConfig
+from btm.config.cluster import ClusterConfig, processes_of
 from btm.launch.jobs import Verb
 from btm.launch.records import Spec
 

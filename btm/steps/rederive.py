@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from btm import steps
-from btm.config.choices import AVERAGE_WEIGHTS, DELTA_MASKS
+from btm.config.choices import AVERAGE_WEIGHTS
 from btm.config.schema import Config
+from btm.config.training import DELTA_MASKS
 from btm.errors import UserError
 from btm.forest import Forest, publish, removal, tombstone
 from btm.forest.card import Card, Parent

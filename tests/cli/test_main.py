@@ -52,7 +52,7 @@ def test_every_verb_has_help_with_an_example(capsys):
     for verb in VERBS:
         code, out, _ = run(capsys, verb, "--help", "--all")
         assert code == 0
-        assert "example: btm " in out
+        assert f"\n  btm {verb}" in out
         assert "trainer.lr=" in out
         assert "seed.from=null" in out
 

@@ -262,6 +262,6 @@ def test_the_settings():
 
 
 def test_settings_ask_for_as_many_numbers_as_there_are():
-    from btm.config.choices import GATE_NUMBERS
+    from btm.config.ensemble import GATE_NUMBERS
 
     assert len(gate.DEFAULT) == GATE_NUMBERS

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import structure
-from btm.config import choices
+from btm.config import ensemble as settings
 from btm.config.ensemble import EnsembleConfig
 from btm.ensemble import evaluate, posterior, tracking, windows
 from btm.ensemble.rule import ValidScores, WindowRule
@@ -210,7 +210,7 @@ def test_experts_outside_the_top_k_are_not_read(rule):
 
 
 def test_a_rule_has_one_word_and_one_class():
-    assert tuple(RULES) == choices.RULES
+    assert tuple(RULES) == settings.RULES
     with pytest.raises(UserError, match=r"ensemble\.rule='bayesian': choose one of bayes, simple"):
         built("bayesian")
 
@@ -236,7 +236,7 @@ def test_only_the_ensemble_and_the_checks_of_its_settings_ask_for_the_name_of_a_
         for part in ast.iter_child_nodes(node)
         if isinstance(part, ast.Attribute) and part.attr == "rule"
     }
-    assert asking == {"btm.config.validation"}
+    assert asking == {"btm.config.ensemble"}
 
 
 class Newest(WindowRule):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from btm import steps
 from btm.cli import main
 from btm.cli.compose import compose
-from btm.config.choices import AVERAGE_METHODS
+from btm.config.average import AVERAGE_METHODS
 from btm.ensemble import score as scoring
 from btm.forest import Forest
 from btm.forest.card import Card

@@ -25,7 +25,7 @@ def prepare(config: Config, out: Output) -> None:
 
     With forest=DIR of a forest that stands, with its tokenizer; the forest then knows the suite.
 
-    example: btm prepare data=folder data.root=texts data.name=mine
+    example: btm prepare data=folder data.root=more data.name=more forest=experts/mine
     """
     from btm import steps
     from btm.data.prepare import table
@@ -98,7 +98,7 @@ def merge(config: Config, out: Output) -> None:
 
     Refused if it is worse than a parent on its own valid split, unless merge.force=true.
 
-    example: btm merge expert=law
+    example: btm merge forest=experts/mine expert=law merge.force=true
     """
     from btm import steps
 
@@ -205,7 +205,7 @@ def paper(config: Config, out: Output) -> None:
     size=smoke takes minutes, small two hours on two cores, day a day, paper a cluster. The same
     command again goes on where the last one stopped.
 
-    example: btm paper size=smoke
+    example: btm paper size=mini --dry-run
     """
     from btm.paper import reproduce
 

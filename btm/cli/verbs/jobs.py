@@ -7,7 +7,7 @@ from btm.config.schema import Config
 def status(config: Config, out: Output) -> None:
     """Show the jobs of a forest's cycle: what is done, at work, waiting or failed, and why.
 
-    example: btm status forest=experts/demo
+    example: btm status experiment=demo --json
     """
     from btm.launch import cycles
 
@@ -18,7 +18,7 @@ def status(config: Config, out: Output) -> None:
 def logs(config: Config, out: Output) -> None:
     """Print what the job of an expert has said; -f goes on as it says more, until it ends.
 
-    example: btm logs -f expert=law
+    example: btm logs forest=experts/demo -f expert=bible
     """
     from btm.launch import cycles
 

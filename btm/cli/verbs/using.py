@@ -50,7 +50,7 @@ def compare(config: Config, out: Output) -> None:
     differ from the forest's by more than 1 % are marked. Writes evals/<name>-compare.json and a
     picture.
 
-    example: btm compare experiment=demo
+    example: btm compare experiment=demo against=[experts/mine] --json
     """
     from btm import steps
 

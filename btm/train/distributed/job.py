@@ -22,7 +22,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO
 
-from btm.config.checks import processes_of
+from btm.config.cluster import processes_of
 from btm.config.schema import Config
 from btm.data.shards import Shard, Suite
 from btm.errors import UserError

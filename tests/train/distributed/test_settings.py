@@ -4,7 +4,7 @@ import pytest
 
 from btm.cli.compose import compose
 from btm.cli.dry_run import plan
-from btm.config.checks import processes_of
+from btm.config.cluster import processes_of
 from btm.config.schema import Config
 from btm.config.validation import validate
 from btm.errors import UserError
