@@ -119,7 +119,7 @@ def training(args: argparse.Namespace) -> Callable[[], float]:
         loss = trainee.backward(model, tokens, trainer, precision)
         divisor = optimizers.shrink(optimizers.gradient_norm(model), trainer.clip)
         trainee.apply(optimizer, 1e-3, divisor)
-        return loss
+        return float(loss)
 
     return step
 

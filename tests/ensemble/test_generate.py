@@ -157,7 +157,7 @@ def test_the_command(capsys, copy, workspace, tmp_path):
     assert main.main(["generate", *words]) == 2
     assert "give prompt=" in capsys.readouterr().err
     assert main.main(["generate", "--help"]) == 0
-    assert "example: btm generate" in capsys.readouterr().out
+    assert "btm generate experiment=demo" in capsys.readouterr().out
     assert compose(["prompt=a, b"]).prompt == "a, b"
 
 

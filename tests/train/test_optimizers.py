@@ -167,7 +167,7 @@ def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients(model):
 
 def test_without_bitsandbytes_the_message_says_what_to_install(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(UserError, match=r"needs bitsandbytes .*: pip install 'btm\[int8\]'"):
+    with pytest.raises(UserError, match=r"needs bitsandbytes .*: .*pip install .*\[int8\]'"):
         optimizers.make_optimizer(model, EIGHT)
 
 
