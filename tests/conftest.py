@@ -41,7 +41,17 @@ def pytest_xdist_make_scheduler(config, log):
         def _split_scope(self, nodeid):
             return group_of(nodeid)
 
+    config.option.loadscopereorder = (
+        False  # else small groups come last, and Slurm's is the longest
+    )
     return ByGroup(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the groups that take longest, so that no process waits for them at the end."""
+    first = ["slurm", "jobs"]
+    rank = {group: number for number, group in enumerate(first)}
+    items.sort(key=lambda item: rank.get(group_of(item.nodeid), len(first)))
 
 
 @pytest.fixture(autouse=True, scope="session")
