@@ -38,6 +38,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+import btm.data
 from btm.errors import UserError
 from btm.forest import Forest, publish
 from btm.forest.card import Card
@@ -127,7 +128,7 @@ class Workplace(NamedTuple):
         growing = self.root / "growing"
         shutil.rmtree(growing, ignore_errors=True)
         for domain in DOMAINS:
-            source = Path(durable.__file__).parent / "data" / "demo" / domain
+            source = Path(btm.data.__file__).parent / "demo" / domain
             shutil.copytree(source, self.root / "texts" / domain, dirs_exist_ok=True)
         (self.root / "texts" / "suite.json").write_text('{"domains": {"novels": {"novel": true}}}')
         self.btm("run", growing)

@@ -33,7 +33,6 @@ READERS: dict[str, tuple[str, ...]] = {
     "score.experts": ("score", *_CYCLE),
     "score.domains": ("score", *_CYCLE),
     "score.splits": ("score", *_CYCLE),
-    "eval.name": _MEASURING,
     "eval.domains": _MEASURING,
     "eval.split": _MEASURING,
     "discover.": ("discover",),
