@@ -1,5 +1,6 @@
 """Compose the configuration of `conf/` and the words of a command; hydra is used here alone."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -127,26 +128,22 @@ def _known(override: str) -> str:
     return "++" + override.lstrip("+") if is_open else override
 
 
-def _unknown_below(key: str, keys: dict[str, Any]) -> UserError:
-    """Return the error for an unknown dotted key; it lists the keys beside it."""
+def _unknown_below(key: str, keys: Collection[str]) -> UserError:
+    """Make the error for an unknown dotted key; it lists the keys of the same section."""
     section = key.rpartition(".")[0]
     near = [known for known in [*keys, *ALIASES] if known.rpartition(".")[0] == section]
     return unknown("key", key, near or list(keys))
 
 
-def all_keys(config: Config | None = None) -> dict[str, Any]:
+def all_keys(config: Config | None = None) -> dict[str, object]:
     """List every key with its value in `config`, or without it with its dataclass's default."""
     from dataclasses import fields, is_dataclass
 
-    def walk(node: Any, prefix: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for field in fields(node):
-            value = getattr(node, field.name)
-            found |= (
-                walk(value, f"{prefix}{field.name}.")
-                if is_dataclass(value)
-                else {prefix + field.name: value}
-            )
+    def walk(section: Any, prefix: str) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for field in fields(section):
+            value, key = getattr(section, field.name), prefix + field.name
+            found |= walk(value, f"{key}.") if is_dataclass(value) else {key: value}
         return found
 
     return walk(config or Config(), "")

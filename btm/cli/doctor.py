@@ -1,6 +1,4 @@
-"""What this machine offers: versions, instructions, devices, room; and what is missing, with the
-remedy.
-"""
+"""`btm doctor`: list versions, devices, memory, disk and extras."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""What a command would do, for --dry-run: shows the plans of the steps, writes nothing.
+"""--dry-run: show the plans of the steps that a command would take, and write nothing.
 
 The plans are the steps' own: ``plan_of_<step>`` beside each step in `btm.steps`.
 """
@@ -19,13 +19,12 @@ from btm.forest.paths import AVERAGES, Paths
 from btm.forest.suites import data_of
 from btm.interop import formats
 from btm.report.progress import bytes_text, count_text, duration
+from btm.report.tables import TableRow
 from btm.steps import Plan, rederive
 from btm.steps.costs import priced
 
-Row = dict[str, Any]
 
-
-def plan(verb: str, config: Config, flags: Collection[str] = ()) -> list[Row]:
+def plan(verb: str, config: Config, flags: Collection[str] = ()) -> list[TableRow]:
     """Make one row for each thing that ``btm <verb>`` would do with `config` and `flags`."""
     if verb == "run":
         return _run(config)
@@ -35,7 +34,7 @@ def plan(verb: str, config: Config, flags: Collection[str] = ()) -> list[Row]:
         return paper.plan(config)
     plans = _remove(config, flags) if verb == "remove" else _PLANS.get(verb, _reads)(config)
     rows = [_row(priced(config, each)) for each in plans]
-    warnings = [
+    warnings: list[TableRow] = [
         {"step": "warning", "name": each.name, "what": text}
         for each in plans
         for text in each.warnings()
@@ -43,7 +42,7 @@ def plan(verb: str, config: Config, flags: Collection[str] = ()) -> list[Row]:
     return rows + warnings
 
 
-def readable(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+def readable(rows: Sequence[Mapping[str, Any]]) -> list[TableRow]:
     """Format rows of `plan` for a terminal: amounts in units, columns without a value left out."""
     shown = [
         {key: _UNITS[key](v) if key in _UNITS and v is not None else v for key, v in row.items()}
@@ -53,7 +52,7 @@ def readable(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     return [{key: row.get(key) for key in filled} for row in shown]
 
 
-def _row(each: Plan) -> Row:
+def _row(each: Plan) -> TableRow:
     return {
         "step": each.step,
         "name": each.name,
@@ -165,7 +164,7 @@ def _cancel(config: Config) -> list[Plan]:
     return [Plan("cancel", config.forest_root, text)]
 
 
-def _run(config: Config) -> list[Row]:
+def _run(config: Config) -> list[TableRow]:
     """Make a row for each job of a cycle; the text that it prepares and warnings come first."""
     from btm.launch.forecast import forecast, too_few_tokens, too_many_epochs
     from btm.steps.baselines import derive

@@ -20,8 +20,7 @@ from btm.forest.models import Model, find_model, own_model
 from btm.forest.paths import AVERAGES
 from btm.models import average as averaging
 from btm.models import weights as wt
-
-Row = dict[str, Any]
+from btm.report.tables import TableRow
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class Difference:
 
     one: Side
     other: Side
-    fields: list[Row]
-    tensors: list[Row]
+    fields: list[TableRow]
+    tensors: list[TableRow]
     distance: float  # of all tensors that both have
 
 
@@ -135,7 +134,7 @@ def _numbers(chunk: NDArray[Any], tensor: wt.Tensor) -> NDArray[np.float64]:
     return wt.to_float64(chunk, tensor.dtype) if tensor.is_float else chunk.astype(np.float64)
 
 
-def _rows(sums: list[Sums], by: str) -> list[Row]:
+def _rows(sums: list[Sums], by: str) -> list[TableRow]:
     """Return a row for each tensor, or for each module: all tensors but for the last part of their
     names.
     """
@@ -146,7 +145,7 @@ def _rows(sums: list[Sums], by: str) -> list[Row]:
     return [_row(name, by, entries) for name, entries in groups.items()]
 
 
-def _row(name: str, by: str, entries: list[Sums]) -> Row:
+def _row(name: str, by: str, entries: list[Sums]) -> TableRow:
     both = [
         (squares, norm)
         for _, _, squares, norm, _ in entries
@@ -164,7 +163,7 @@ def _distance(squares: float, norm: float) -> float:
     return math.sqrt(squares / norm) if norm else math.inf
 
 
-def _fields(one: Card | None, other: Card | None) -> list[Row]:
+def _fields(one: Card | None, other: Card | None) -> list[TableRow]:
     if one is None or other is None:
         return []
     ours, theirs = _flat(one.to_json()), _flat(other.to_json())

@@ -3,11 +3,9 @@ they are escaped.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from btm.forest.lineage import Key, Lineage
-
-Row = dict[str, Any]
+from btm.report.tables import TableRow
 
 
 def text(lineage: Lineage, key: Key) -> str:
@@ -66,7 +64,7 @@ def graphviz(lineage: Lineage, keys: Iterable[Key]) -> str:
     return "\n".join([*lines, "}"])
 
 
-def rows(lineage: Lineage, shares: dict[Key, float | None], of: str) -> list[Row]:
+def rows(lineage: Lineage, shares: dict[Key, float | None], of: str) -> list[TableRow]:
     """Return ancestors or descendants as rows."""
     return [
         {

@@ -13,12 +13,12 @@ from btm.forest.branch import Branch
 from btm.forest.forest import Forest
 from btm.forest.index import Entry
 from btm.forest.lineage import AVERAGE, BRANCH, ELM, Lineage
+from btm.report.tables import TableRow
 
-Row = dict[str, Any]
 _STATES = {"branch": "branch", "trained": "trained branch"}  # ls.state: what a row says
 
 
-def rows(root: Path, chosen: LsConfig) -> list[Row]:
+def rows(root: Path, chosen: LsConfig) -> list[TableRow]:
     """List the ELMs, averages and branches of a forest, and the removed ELMs if `chosen` asks for
     them, a row each.
     """
@@ -95,9 +95,9 @@ def _of_branch(made: Branch) -> tuple[str, Entry]:
         return "damaged", Entry.unreadable(made.name, str(error), BRANCH)
 
 
-def _row(state: str, entry: Entry) -> Row:
+def _row(state: str, entry: Entry) -> TableRow:
     known = state in (ELM, AVERAGE, "removed")
-    row = {
+    row: TableRow = {
         "name": entry.name,
         "state": state,
         "domains": entry.domains,

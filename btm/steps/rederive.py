@@ -10,7 +10,6 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from btm import steps
 from btm.config.choices import AVERAGE_WEIGHTS
@@ -23,6 +22,7 @@ from btm.forest.lineage import AVERAGE, BRANCH
 from btm.forest.paths import ModelFolder, Paths
 from btm.forest.tombstone import Heir
 from btm.report import Reporter, quiet
+from btm.report.tables import TableRow
 from btm.system import durable
 from btm.system.json_files import read_object
 
@@ -31,7 +31,6 @@ _AVERAGES = (
     "weights",
     *AVERAGE_WEIGHTS,
 )  # averages that can be made again of the weights on their card
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Plan:
 
 def rederive(
     config: Config, name: str, *, reason: str = "", reporter: Reporter = quiet
-) -> list[Row]:
+) -> list[TableRow]:
     """Remove `name` and make its heirs again without it; return a row for each, with its outcome.
 
     Raises `UserError`, before anything is removed, if one of them cannot be made again.
@@ -191,11 +190,11 @@ def _is_old(plan: Plan, parents: dict[str, Parent]) -> bool:
     return any((name, parent.sha256) in plan.tainted for name, parent in parents.items())
 
 
-def _again(config: Config, forest: Forest, plan: Plan, old: Old, reporter: Reporter) -> Row:
+def _again(config: Config, forest: Forest, plan: Plan, old: Old, reporter: Reporter) -> TableRow:
     """Make one model again, or go on; a mistake (its merge is refused, say) stops this one
     alone.
     """
-    row: Row = {"what": old.kind, "name": old.name, "now": "made again", "why": ""}
+    row: TableRow = {"what": old.kind, "name": old.name, "now": "made again", "why": ""}
     try:
         if old.kind == AVERAGE:
             return row | _average_again(config, forest, old, reporter)
@@ -241,7 +240,7 @@ def _settings(config: Config, forest: Forest, old: Old) -> Config:
     return made
 
 
-def _average_again(config: Config, forest: Forest, old: Old, reporter: Reporter) -> Row:
+def _average_again(config: Config, forest: Forest, old: Old, reporter: Reporter) -> TableRow:
     if forest.paths.average(old.name).card.is_file():
         return {}
     kept = {name: p.raw for name, p in old.card.parents.items() if p.raw > 0 and name in forest}

@@ -1,5 +1,4 @@
-"""What a command will need is looked at before it begins, so that no job of a cycle fails late for
-want of it.
+"""Checks before a command begins, so that no job of a cycle fails late for want of something.
 
 A check takes the configuration and raises `UserError`: what was found, what was wanted, the remedy.
 It writes nothing and trains nothing. `--dry-run` has the very same checks as the verb. On Slurm

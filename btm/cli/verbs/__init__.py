@@ -39,13 +39,10 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "doctor": jobs.doctor,
 }
 
-# What makes ELMs one by one; a baseline is grown by `run` alone.
-_STEP_BY_STEP = ("prepare", "discover", "seed", "branch", "train", "merge", "grow", "import")
-
 
 def check_baseline(verb: str, config: Config) -> None:
     """Raise `UserError` if `verb` cannot do its work for a baseline."""
-    if config.baseline is not None and verb in _STEP_BY_STEP:
+    if config.baseline is not None and verb in reads.STEP_BY_STEP:
         raise UserError(
             f"btm {verb} knows no baseline: leave out baseline={config.baseline}, or use btm run, "
             "which grows it whole"

@@ -43,25 +43,33 @@ READERS: dict[str, tuple[str, ...]] = {
     "diff.": ("diff",),
 }
 
-# The sections of a cycle's words that a verb makes use of; it accepts the others in silence.
+# Verbs that make ELMs one by one, where a baseline is grown by `run` alone, and `compare`, which
+# finds baselines by itself.
+STEP_BY_STEP = ("prepare", "discover", "seed", "branch", "train", "merge", "grow", "import")
+NO_BASELINE = (*STEP_BY_STEP, "compare", "doctor")
+
+# The sections, and `branch`, of a cycle's words that a verb makes use of; it accepts the others in
+# silence.
 _MODELS = ("data", "trainer", "score", "ensemble")  # opens a suite, runs models, weighs them
+_EVALUATES = (*_MODELS, "eval")
 _TRAINS = ("data", "model", "trainer", "fairseq", "seed", "card", "cluster")
+_WHOLE = (*_TRAINS, "score", "ensemble", "merge", "average", "eval", "run", "branch")
 SECTIONS: dict[str, tuple[str, ...]] = {
     "prepare": ("data",),
     "discover": ("data",),
     "seed": _TRAINS,
-    "branch": (*_MODELS, "model", "seed"),
+    "branch": (*_MODELS, "model", "seed", "branch"),
     "train": _TRAINS,
     "merge": (*_MODELS, "merge", "card"),
-    "grow": (*_TRAINS, "score", "ensemble", "merge"),
+    "grow": (*_TRAINS, "score", "ensemble", "merge", "eval", "branch"),
     "score": _MODELS,
-    "eval": _MODELS,
-    "compare": _MODELS,
+    "eval": _EVALUATES,
+    "compare": _EVALUATES,
     "average": (*_MODELS, "average", "card"),
     "generate": _MODELS,
     "import": ("seed", "card"),
-    "run": (*_TRAINS, "score", "ensemble", "merge", "average", "eval", "run"),
-    "paper": (*_TRAINS, "score", "ensemble", "merge", "average", "eval", "run"),
+    "run": _WHOLE,
+    "paper": _WHOLE,
     "remove": (*_TRAINS, "score", "ensemble", "merge", "average"),
 }
 
@@ -100,8 +108,10 @@ def reads(verb: str, key: str) -> bool:
     """Tell whether ``btm <verb>`` makes use of `key`, as far as READERS and SECTIONS declare it."""
     if (known := readers(key)) is not None:
         return verb in known
-    section = key.partition(".")[0]
-    return "." not in key or key == "data.name" or section in SECTIONS.get(verb, ())
+    if key == "baseline":
+        return verb not in NO_BASELINE
+    # Without forest=, the name of the suite is that of the forest.
+    return key in ("forest", "data.name") or key.partition(".")[0] in SECTIONS.get(verb, ())
 
 
 def require(verb: str, key: str, given: str) -> None:

@@ -72,6 +72,21 @@ def test_help_lists_the_keys_that_the_verb_reads_and_the_defaults_in_force(capsy
     assert "discover.k=" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("verb", "listed", "left_out"),
+    [
+        ("eval", ["eval.suites", "eval.name", "baseline"], ["branch", "seed.steps"]),
+        ("grow", ["branch", "eval.suites", "trainer.steps"], ["baseline", "ls.name"]),
+        ("ls", ["ls.name", "baseline", "forest"], ["branch", "trainer.steps"]),
+    ],
+)
+def test_help_lists_what_a_verb_reads_and_nothing_else(verb, listed, left_out, capsys):
+    assert main.main([verb, "--help"]) == 0
+    found = capsys.readouterr().out
+    assert all(f"\n  {key}=" in found for key in listed)
+    assert not any(f"\n  {key}=" in found for key in left_out)
+
+
 def test_all_without_help_is_refused(capsys):
     assert main.main(["ls", "--all"]) == 2
     assert "--all goes with --help" in capsys.readouterr().err
