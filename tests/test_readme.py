@@ -83,6 +83,56 @@ def test_the_file_tree_is_true(path):
     assert (ROOT / path).exists()
 
 
+RESULTS = ROOT / "docs/results/demo"  # of scripts/demo, and of the `btm grow` that README shows
+ROWS = {  # of the README's table: the kind of the comparison's row
+    "ensemble of 8": "ensemble",
+    "top-1: one expert a domain": "top-1",
+    "average of all experts": "average",
+    "seed (half of the tokens)": "seed",
+    "dense LM": "dense",
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_table_of_the_readme_is_what_the_demo_gave(name):
+    found = json.loads((RESULTS / "compare.json").read_text())["rows"]
+    (row,) = (row for row in found if row["kind"] == ROWS[name])
+    (line,) = re.findall(rf"^\| {re.escape(name)} \| (.*) \|$", README, re.MULTILINE)
+    models, flops, trained, novel, over, novel_over = line.replace("*", "").split(" | ")
+    assert int(models) == row["experts_run"]
+    assert float(flops) == pytest.approx(row["inference_flops_per_token"], rel=2e-3)
+    for scope, perplexity, ratio in (("in_domain", trained, over), ("novel", novel, novel_over)):
+        assert float(perplexity) == pytest.approx(row[scope]["perplexity"], abs=0.051)
+        assert float(ratio) == pytest.approx(row[scope]["ratio"], abs=6e-4)
+
+
+def test_the_domain_added_later_is_what_grow_gave():
+    found = json.loads((RESULTS / "grow-code_go.json").read_text())["domains"]
+    rows = {row["domain"]: row for row in found}
+    forgot = rows["code_python"]
+    text = " ".join(README.split())
+    assert f"had perplexity {forgot['expert_alone']:.0f} on `code_python`" in text
+    assert f"the forest had {forgot['before']:.1f} before and {forgot['after']:.1f} after" in text
+    page = (ROOT / "docs/growing.md").read_text()
+    table = re.findall(
+        r"^\| (\w+)(?: \(\w+\))? \| (\S+) \| (\S+) \| (0\.\d+) \|", page, re.MULTILINE
+    )
+    assert len(table) == 9
+    for domain, before, after, ratio in table:
+        row = rows[domain]
+        assert (before, after) == (f"{row['before']:.1f}", f"{row['after']:.1f}")
+        assert ratio == f"{row['ratio']:.3f}"
+
+
+def test_the_range_of_the_readme_is_that_of_three_suites_and_seeds():
+    rows = re.findall(
+        r"^\| (?:demo|far8|btm16) \| \d \| (\S+) \|", (ROOT / "docs/choosing.md").read_text(), re.M
+    )
+    assert len(rows) == 9
+    ratios = sorted(float(ratio) for ratio in rows)
+    assert f"{ratios[0]:.2f} to {ratios[-1]:.2f} of the dense LM's" in " ".join(README.split())
+
+
 def documents(domain, split="train", limit=40):
     with (DEMO / domain / f"{split}.jsonl.zst").open("rb") as file:
         lines = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8")
