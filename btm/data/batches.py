@@ -1,9 +1,11 @@
 """Shards to arrays of token ids: batches to train on, windows to score.
 
-A training batch is a pure function of (seed, step): resuming needs no state but the step. B is the
-batch size, L the tokens of a sequence.
+A training batch is a pure function of (seed, order, step): resuming needs no state but the step. B
+is the batch size, L the tokens of a sequence.
 """
 
+import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,6 +32,9 @@ class Batches:
 
     An epoch of a shard visits its windows of L tokens once each, in an order of its own and cut
     from an offset of its own, so fewer than 2 L tokens at the ends sit an epoch out.
+
+    `order` names the training, as by its ELM: an expert does not read again, window by window, what
+    the seed phase has just read of its domain.
     """
 
     def __init__(
@@ -39,6 +44,7 @@ class Batches:
         batch_size: int,
         seed: int,
         growth: Growth = Growth(),
+        order: str = "",
     ) -> None:
         """Raise `UserError` if a shard is too short for one sequence and its targets."""
         if not shards:
@@ -51,6 +57,7 @@ class Batches:
                 )
         self.shards, self.growth = tuple(shards), growth
         self.seq_len, self.batch_size, self.seed = seq_len, batch_size, seed
+        self._keys = _keys(self.shards, order)
         self._epochs: dict[int, tuple[int, int, np.ndarray]] = {}
 
     def batch(self, step: int) -> np.ndarray:
@@ -87,13 +94,23 @@ class Batches:
         if known is None or known[0] != epoch:
             shard, L = self.shards[index], self.seq_len
             n = _n_windows(shard, L)
-            # A function of (seed, shard, epoch): a resumed training draws the same order again.
-            rng = np.random.Generator(
-                np.random.Philox(np.random.SeedSequence([self.seed, index, epoch]))
-            )
+            # A function of these alone: a resumed training draws the same order again.
+            entropy = np.random.SeedSequence([self.seed, self._keys[index], epoch])
+            rng = np.random.Generator(np.random.Philox(entropy))
             offset = int(rng.integers(min(L, shard.n_tokens - n * L)))
             known = self._epochs[index] = (epoch, offset, rng.permutation(n))
         return known[1], known[2]
+
+
+def _keys(shards: Sequence[Shard | Piece], order: str) -> list[int]:
+    """Hash (order, domain, number within the domain) of each shard to an integer of 64 bits."""
+    seen: Counter[str] = Counter()
+    keys = []
+    for shard in shards:
+        name = f"{order}/{shard.domain}/{seen[shard.domain]}".encode()
+        keys.append(int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little"))
+        seen[shard.domain] += 1
+    return keys
 
 
 def _n_windows(shard: Shard | Piece, L: int) -> int:

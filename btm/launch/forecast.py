@@ -188,7 +188,7 @@ def _epochs(job: Job, config: Config, steps: int) -> dict[str, float] | None:
         shards = [suite.shard(domain, "train") for domain in domains]
         # Those that are trained together have batches of their own.
         groups = [[shard] for shard in shards] if job.together else [shards]
-        batches = [phase.batches(config, group, is_root=is_root) for group in groups]
+        batches = [phase.batches(config, group, job.elm, is_root=is_root) for group in groups]
     except UserError:
         return None
     return {domain: n for each in batches for domain, n in each.epochs(steps).items()}

@@ -233,7 +233,7 @@ def _plan_of_training(
     """Plan a training; one without shards, of a seed that stays random, has no steps."""
     if not shards:
         return Plan("train", name, "nothing to train on: it stays as it is", steps=0, tokens=0)
-    batches = phase.batches(config, shards, is_root=is_root)
+    batches = phase.batches(config, shards, name, is_root=is_root)
     newest = checkpoint.latest(begun.path) if begun is not None else None
     done = 0 if newest is None else step_of(newest)
     what = f"train {n_steps:,} steps, {batches.tokens(n_steps):,} tokens"

@@ -56,7 +56,7 @@ def train(
         trained = run(
             Training(
                 branch.path,
-                batches(config, shards, is_root=is_root),
+                batches(config, shards, branch.name, is_root=is_root),
                 trainer,
                 schedule,
                 steps,
@@ -85,12 +85,12 @@ def _carried(forest: Forest, branch: Branch, carry: str, continued: ELM | None) 
     return []
 
 
-def batches(config: Config, shards: list[Shard], *, is_root: bool) -> Batches:
-    """Make the batches that a branch trains on; `UserError` if a shard is too short for them."""
+def batches(config: Config, shards: list[Shard], name: str, *, is_root: bool) -> Batches:
+    """Make the batches that the branch `name` trains on; `UserError` if a shard is too short."""
     trainer = config.trainer
     growth = growth_of(config) if is_root else Growth()
     pieces = [piece for shard in shards for piece in shard.pieces(trainer.seq_len + 1)]
-    return Batches(pieces, trainer.seq_len, trainer.batch_size, trainer.seed, growth)
+    return Batches(pieces, trainer.seq_len, trainer.batch_size, trainer.seed, growth, name)
 
 
 def growth_of(config: Config) -> Growth:

@@ -64,6 +64,21 @@ def test_an_epoch_visits_each_window_once_at_an_offset_of_its_own(shards):
     assert orders[0] != sorted(orders[0])
 
 
+def test_an_expert_does_not_read_again_what_the_seed_phase_has_just_read(shards):
+    n = 20
+
+    def read(order, some):
+        batches = Batches(some, L, n, seed=0, order=order)
+        return {sample.tobytes() for sample in batches.batch(0)}
+
+    alone, again = read("seed", shards[:1]), read("verses", shards[:1])
+    assert read("seed", shards[:1]) == alone
+    assert len(alone & again) < n / 4
+    # Neither does it matter where in a mix a domain stands.
+    mixed, turned = read("seed", shards), read("seed", shards[::-1])
+    assert mixed == turned and len(mixed & alone) == n / 2
+
+
 @pytest.mark.parametrize("spare", [0, 1, L - 1, L, L + 1])
 def test_the_shortest_shards_serve(suite, spare):
     shard = suite.shard("verses", "test")

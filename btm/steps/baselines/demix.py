@@ -162,7 +162,9 @@ def _mixes(config: Config, suite: Suite, domains: list[str]) -> dict[str, Batche
     """Return for each domain the batches that its expert would train on."""
     t = config.trainer
     shards = {domain: suite.shard(domain, "train") for domain in domains}
-    return {d: Batches([shard], t.seq_len, t.batch_size, t.seed) for d, shard in shards.items()}
+    return {
+        d: Batches([shard], t.seq_len, t.batch_size, t.seed, order=d) for d, shard in shards.items()
+    }
 
 
 def _train(
