@@ -29,12 +29,13 @@ from btm.errors import UserError, unknown
 from btm.fairseq import databin
 from btm.fairseq.dictionary import EOS
 from btm.fairseq.tokenizer import bytes_of
-from btm.system.durable import publish_folder, require_space, sweep, write_json
+from btm.system.durable import publish_file, publish_folder, require_space, sweep, write_json
 from btm.system.json_files import Json
 
 Progress = Callable[[str], None]
 _DEMO = Path(__file__).parent / "demo"
 _SAMPLE_CHARS = 20_000  # of each domain, on which both ways of encoding must agree
+_NO_DIGESTS = "its documents have no digests yet"
 _WORTH_A_PROCESS = 8_000_000  # bytes of text; less is encoded before a process has started
 # Text that tokenizers disagree on: blanks, contractions, scripts, controls, a spelt-out EOS.
 _NASTY = (
@@ -52,6 +53,7 @@ class _Domain:
     settings: Json  # everything that decides the bytes on disk, except the tokenizer
     files: list[SourceFile]
     why: str  # the reason to pack it; empty if there is none
+    hashed: bool  # its documents' digests are on disk
 
 
 def prepare(config: DataConfig, progress: Progress = lambda line: None) -> Suite:
@@ -70,13 +72,16 @@ def prepare(config: DataConfig, progress: Progress = lambda line: None) -> Suite
         _take_over(config, folder, domains, progress)
         return Suite.open(folder)
     surveys: dict[str, Survey] = {}
-    for domain in (d for d in domains if d.why):
-        progress(f"{domain.source.domain}: reading ({domain.why})")
+    for domain in (d for d in domains if d.why or not d.hashed):
+        progress(f"{domain.source.domain}: reading ({domain.why or _NO_DIGESTS})")
         surveys[domain.source.domain] = survey(domain.source, config)
-    if surveys:
-        require_space(folder, sum(_n_bytes(each) for each in surveys.values()))
+    to_pack = [domain for domain in domains if domain.why]
+    if to_pack:
+        require_space(folder, sum(_n_bytes(surveys[d.source.domain]) for d in to_pack))
     _ensure_tokenizer(config, folder, domains, surveys, progress)
-    _pack_all(config, folder, [d for d in domains if d.why], surveys, progress)
+    _pack_all(config, folder, to_pack, surveys, progress)
+    for domain in (d for d in domains if not d.why and not d.hashed):
+        _add_digests(folder / domain.source.domain, surveys[domain.source.domain])
     return Suite.open(folder)
 
 
@@ -95,6 +100,8 @@ def plan(config: DataConfig) -> list[Packing]:
     for domain in _examine(config, Path(config.out) / config.name):
         size = sum(file["bytes"] for file in domain.files)
         what = "nothing: unchanged"
+        if not domain.hashed:
+            what = f"read {len(domain.files)} files, {size:,} bytes ({_NO_DIGESTS})"
         if domain.why:
             what = f"pack {len(domain.files)} files, {size:,} bytes ({domain.why})"
         found.append(Packing(domain.source.domain, what, not domain.why))
@@ -243,7 +250,8 @@ def _compare(
         before = meta["settings"]
         changed = [key for key in settings | before if before.get(key) != settings.get(key)]
         why = f"changed: {', '.join(changed)}" if changed else ""
-    return _Domain(source, novel, settings, files, why)
+    hashed = all((folder / source.domain / f"{split}.docs").is_file() for split in SPLITS)
+    return _Domain(source, novel, settings, files, why, hashed)
 
 
 def _ensure_tokenizer(
@@ -305,7 +313,15 @@ def _pack_one(
         packed = pack(seen.documents(config.text_column), temporary, encoder, encode_all)
         for split, facts in packed.items():
             facts["duplicates_dropped"] = seen.splits[split].duplicates_dropped
+            (temporary / f"{split}.docs").write_bytes(seen.digests(split).tobytes())
         _describe(domain, packed, size, folder, temporary)
+
+
+def _add_digests(folder: Path, seen: Survey) -> None:
+    """Give a domain that was packed without them the digests of its documents."""
+    for split in SPLITS:
+        with publish_file(folder / f"{split}.docs") as handle:
+            handle.write(seen.digests(split).tobytes())
 
 
 def _describe(
@@ -363,6 +379,8 @@ def _take_over(
         with publish_folder(folder / name, replace=True) as temporary:
             splits = binarised.pack(opened[name], lengths, temporary, dtype)
             _describe(domain, splits, (dtype.name, EOS, len(dictionary)), folder, temporary)
+    for domain in (d for d in domains if not d.why and not d.hashed):
+        binarised.add_digests(folder / domain.source.domain)
 
 
 def _sample(seen: Survey, column: str) -> list[str]:

@@ -3,6 +3,7 @@
 data/<suite>/tokenizer/                        one for all domains
 data/<suite>/<domain>/{train,valid,test}.bin   token ids, uint16 or uint32; EOS ends each document
 data/<suite>/<domain>/{train,valid,test}.idx   (tokens, bytes) of each document, uint32
+data/<suite>/<domain>/{train,valid,test}.docs  the digest of each document's text, uint64
 data/<suite>/<domain>/meta.json
 """
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from btm.config.checks import check_choice
 from btm.config.choices import SPLITS
+from btm.data.splits import DIGEST
 from btm.data.tokenizer import ORIGIN, read_origin, tokenizer_sha256
 from btm.errors import UserError, unknown
 from btm.system.json_files import Json
@@ -67,6 +69,8 @@ class Shard:
         shard = cls(folder, split, meta)
         shard._check_size("bin", shard.n_tokens * shard.dtype.itemsize)
         shard._check_size("idx", shard.n_documents * 8)
+        if shard._path("docs").exists():
+            shard._check_size("docs", shard.n_documents * DIGEST.itemsize)
         return shard
 
     @property
@@ -113,6 +117,15 @@ class Shard:
     def documents(self) -> np.memmap:
         """(tokens with EOS, bytes of UTF-8) of each document, (n_documents, 2)."""
         return np.memmap(self._path("idx"), np.uint32, "r", shape=(self.n_documents, 2))
+
+    @cached_property
+    def digests(self) -> np.memmap | None:
+        """The digest of each document's text, uint64 (n_documents,).
+
+        None in a domain that was packed before there were any: `btm prepare` adds them.
+        """
+        path = self._path("docs")
+        return np.memmap(path, DIGEST, "r") if path.exists() else None
 
     def head(self, max_tokens: int) -> tuple[int, int]:
         """Measure (tokens, bytes) of the first whole documents of at most `max_tokens` tokens.

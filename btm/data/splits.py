@@ -19,6 +19,7 @@ from btm.config.data import DataConfig
 from btm.data.documents import POOL, Source
 from btm.errors import UserError
 
+DIGEST = np.dtype("<u8")  # of a document, on disk and in memory
 DROPPED = len(SPLITS)  # in place of a split for a document that is dropped
 _PRIORITY = {"test": 0, "valid": 1, "train": 2, POOL: 0}
 
@@ -45,8 +46,13 @@ class Survey:
     """The result of pass 1 over a domain: `split_of[d]` indexes `SPLITS` (or is `DROPPED`)."""
 
     source: Source
-    split_of: np.ndarray
+    digest_of: np.ndarray  # uint64, of every document, dropped ones as well
+    split_of: np.ndarray  # uint8
     splits: dict[str, SplitCount]
+
+    def digests(self, split: str) -> np.ndarray:
+        """Select the digests of the documents that a split keeps, in their order, uint64 (D,)."""
+        return self.digest_of[self.split_of == SPLITS.index(split)].astype(DIGEST)
 
     def documents(self, column: str) -> Iterator[tuple[str, str]]:
         """Yield (split, text) of the kept documents; `UserError` if the files have changed."""
@@ -90,7 +96,7 @@ def survey(source: Source, config: DataConfig) -> Survey:
         wanted_D = by_priority[priority_D]
     split_D = np.where(twin_D, wanted_D, np.uint8(DROPPED))
     size_D = np.frombuffer(sizes, np.uint32)
-    return Survey(source, split_D, _counts(source.domain, split_D, wanted_D, size_D))
+    return Survey(source, digest_D, split_D, _counts(source.domain, split_D, wanted_D, size_D))
 
 
 def fingerprint(source: Source) -> tuple[str, list[SourceFile]]:
@@ -104,6 +110,11 @@ def fingerprint(source: Source) -> tuple[str, list[SourceFile]]:
     return whole.hexdigest(), files
 
 
+def hash_bytes(data: bytes) -> int:
+    """Hash bytes to the 64 bits of a `DIGEST`."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
 def _file_sha256(path: Path) -> str:
     try:
         with path.open("rb") as handle:
@@ -113,10 +124,10 @@ def _file_sha256(path: Path) -> str:
 
 
 def _digest(text: str, data: bytes) -> int:
+    """Hash a document's text, of which `data` is the UTF-8, to 64 bits."""
     # Copies that differ only in the blanks around them count as one document.
     stripped = text.strip()
-    data = data if len(stripped) == len(text) else stripped.encode()
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+    return hash_bytes(data if len(stripped) == len(text) else stripped.encode())
 
 
 def _first_of_each(digest_D: np.ndarray, priority_D: np.ndarray) -> np.ndarray:

@@ -91,6 +91,21 @@ def test_a_new_domain_keeps_the_tokenizer_and_the_others(config, root, code, jso
     assert {name: after[name] for name in before} == before
 
 
+def test_a_suite_of_before_digests_gets_them_without_being_packed_again(config):
+    suite = prepare(config)
+    before, kept = contents(suite.path), stamps(suite.path)
+    for split in SPLITS:
+        (suite.path / "code" / f"{split}.docs").unlink()
+    assert [each.stands for each in plan(config)] == [True, True]
+    assert "digests" in plan(config)[0].what
+    prepare(config)
+    after = stamps(suite.path)
+    assert contents(suite.path) == before
+    assert {name for name in kept if kept[name] != after[name]} == {
+        f"code/{split}.docs" for split in SPLITS
+    }
+
+
 @pytest.mark.parametrize("change", ["file", "fraction", "novel", "damage"])
 def test_a_change_packs_that_domain_alone(config, root, verses, jsonl, change):
     before = stamps(prepare(config).path)
