@@ -11,6 +11,7 @@ its cycles.
     removed/<name>/               a tombstone: card.json, and plan.json and deleting/ (removal.py)
     scores/<shard>/<sha256>.npy   log-probabilities by weights (ensemble/score.py)
     fisher/<sha256>-<shard>…/     Fisher information by weights
+    trained-on/<sha256>.docs      digests of the documents of a train shard (trained_on.py)
     evals/<name>.json             evaluations, with pictures
     jobs/                         the records of cycles (launch/records.py)
 
@@ -41,6 +42,8 @@ _BRANCHES = "branches"
 _REMOVED = "removed"
 SCORES = "scores"
 _FISHER = "fisher"
+TRAINED_ON = "trained-on"
+_DIGESTS = ".docs"
 _READMITTED = lease.MARK  # like a lease's, for it cannot stand in the name of an ELM
 _CHECKPOINT = "checkpoint-"
 _SHA256_DIGITS = 32  # of the weights, in the name of a folder of Fisher information
@@ -211,6 +214,14 @@ class Paths:
         """List the folders of Fisher information of the weights `sha256`, or of all weights."""
         pattern = f"{sha256[:_SHA256_DIGITS]}-*" if sha256 else "[!.]*"
         return sorted((self.root / _FISHER).glob(pattern))
+
+    def trained_on(self, sha256: str) -> Path:
+        """Name the file of the digests of the documents in a train shard."""
+        return self.root / TRAINED_ON / f"{sha256}{_DIGESTS}"
+
+    def trained_ons(self) -> list[Path]:
+        """List the files of digests, of all train shards."""
+        return sorted(self.trained_on("any").parent.glob(f"[!.]*{_DIGESTS}"))
 
     @property
     def evals(self) -> Path:

@@ -192,7 +192,7 @@ def run(config: Config, out: Output) -> int:
             {"started": True},
         )
         return 0
-    result = _evaluation(config)
+    result = _evaluation(config, out)
     if result is not None:
         _show_end(words, config, result, out)
     return 0 if done else 1
@@ -248,8 +248,18 @@ def _comparison(config: Config, out: Output) -> "Comparison | None":
         return None
 
 
-def _evaluation(config: Config) -> dict[str, Any] | None:
+def _evaluation(config: Config, out: Output) -> dict[str, Any] | None:
+    """Read the evaluation of a cycle; None, which is told, if what is there is another's."""
     from btm.forest.paths import Paths
+    from btm.steps.evaluate import evaluation_stands
 
     file = Paths(config.forest_root).evaluation(config.eval.name)
-    return json.loads(file.read_bytes()) if file.exists() else None
+    if not file.exists():
+        return None
+    if not evaluation_stands(config):
+        print(
+            f"{file} is not shown: it is of other text, ELMs or settings than there are now",
+            file=out.stderr,
+        )
+        return None
+    return json.loads(file.read_bytes())
