@@ -48,6 +48,7 @@ class SplitFacts(TypedDict):
     bytes: int  # of the text in UTF-8
     sha256: str  # of the .bin file
     duplicates_dropped: NotRequired[int]  # documents
+    found_in: NotRequired[dict[str, int]]  # of these: in another domain, by <domain>/<split>
     runs: NotRequired[list[int]]  # tokens of each run, for `Shard.pieces`
 
 

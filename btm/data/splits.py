@@ -8,7 +8,7 @@ test rather than valid, and in valid rather than train, so that nothing held out
 import hashlib
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
@@ -39,6 +39,7 @@ class SplitCount:
     documents: int
     bytes: int
     duplicates_dropped: int
+    found_in: dict[str, int] = field(default_factory=dict)  # of these, by <domain>/<split>
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Survey:
 
     source: Source
     digest_of: np.ndarray  # uint64, of every document, dropped ones as well
+    size_of: np.ndarray  # uint32, bytes
     split_of: np.ndarray  # uint8
     splits: dict[str, SplitCount]
 
@@ -96,7 +98,8 @@ def survey(source: Source, config: DataConfig) -> Survey:
         wanted_D = by_priority[priority_D]
     split_D = np.where(twin_D, wanted_D, np.uint8(DROPPED))
     size_D = np.frombuffer(sizes, np.uint32)
-    return Survey(source, digest_D, split_D, _counts(source.domain, split_D, wanted_D, size_D))
+    counts = _counts(source.domain, split_D, wanted_D, size_D)
+    return Survey(source, digest_D, size_D, split_D, counts)
 
 
 def fingerprint(source: Source) -> tuple[str, list[SourceFile]]:

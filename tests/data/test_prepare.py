@@ -8,7 +8,8 @@ from tokenizers import Tokenizer
 
 from btm.config.choices import SPLITS
 from btm.data import prepare as preparation
-from btm.data.prepare import plan, prepare, table, training_domains
+from btm.data.prepare import plan, prepare, training_domains
+from btm.data.table import table
 from btm.errors import UserError
 
 
@@ -83,7 +84,7 @@ def test_a_domain_whose_source_is_gone_is_named(config, root):
 
 def test_a_new_domain_keeps_the_tokenizer_and_the_others(config, root, code, jsonl):
     before = stamps(prepare(config).path)
-    jsonl(root / "more.jsonl.zst", code[:20])
+    jsonl(root / "more.jsonl.zst", [f"# Another.\n{text}" for text in code[:20]])
     assert [each.domain for each in plan(config) if not each.stands] == ["more"]
     suite = prepare(config)
     after = stamps(suite.path)

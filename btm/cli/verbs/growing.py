@@ -28,7 +28,7 @@ def prepare(config: Config, out: Output) -> None:
     example: btm prepare data=folder data.root=more data.name=more forest=experts/mine
     """
     from btm import steps
-    from btm.data.prepare import table
+    from btm.data.table import table
 
     suite = steps.prepare(config, out.reporter)
     out.rows(table(suite), f"suite {suite.name} in {suite.path}")

@@ -1,0 +1,24 @@
+"""The table of a prepared suite: what each domain holds, and what was left out of it."""
+
+from collections import Counter
+
+from btm.config.choices import SPLITS
+from btm.data.duplicates import in_words
+from btm.data.shards import Suite
+
+
+def table(suite: Suite) -> list[dict[str, object]]:
+    """Make a table row for each domain: documents, tokens and bytes by split, and summaries."""
+    rows = []
+    for name in suite.domains():
+        splits = suite.metas[name]["splits"]
+        row: dict[str, object] = {"domain": name, "novel": suite.novel(name)}
+        for key in ("documents", "tokens", "bytes"):
+            row |= {f"{split}_{key}": splits[split][key] for split in SPLITS}
+        tokens, size = (sum(splits[split][key] for split in SPLITS) for key in ("tokens", "bytes"))
+        row["bytes_per_token"] = size / tokens
+        row["duplicates_dropped"] = sum(splits[split]["duplicates_dropped"] for split in SPLITS)
+        found_in = sum((Counter(splits[split].get("found_in", {})) for split in SPLITS), Counter())
+        row["found_in"] = in_words(found_in)
+        rows.append(row)
+    return rows
