@@ -43,7 +43,6 @@ _REMOVED = "removed"
 SCORES = "scores"
 _FISHER = "fisher"
 TRAINED_ON = "trained-on"
-_DIGESTS = ".docs"
 _READMITTED = lease.MARK  # like a lease's, for it cannot stand in the name of an ELM
 _CHECKPOINT = "checkpoint-"
 _SHA256_DIGITS = 32  # of the weights, in the name of a folder of Fisher information
@@ -215,13 +214,18 @@ class Paths:
         pattern = f"{sha256[:_SHA256_DIGITS]}-*" if sha256 else "[!.]*"
         return sorted((self.root / _FISHER).glob(pattern))
 
+    @property
+    def digests(self) -> Path:
+        """The folder of the digests of documents that its ELMs were trained on."""
+        return self.root / TRAINED_ON
+
     def trained_on(self, sha256: str) -> Path:
         """Name the file of the digests of the documents in a train shard."""
-        return self.root / TRAINED_ON / f"{sha256}{_DIGESTS}"
+        return self.digests / digests_name(sha256)
 
     def trained_ons(self) -> list[Path]:
         """List the files of digests, of all train shards."""
-        return sorted(self.trained_on("any").parent.glob(f"[!.]*{_DIGESTS}"))
+        return sorted(self.digests.glob(digests_name("[!.]*")))
 
     @property
     def evals(self) -> Path:
@@ -244,6 +248,11 @@ class Paths:
     def jobs(self) -> "JobPaths":
         """The records of its cycles."""
         return JobPaths(self.root / "jobs")
+
+
+def digests_name(sha256: str) -> str:
+    """Name a file of the digests of the documents in a train shard."""
+    return f"{sha256}.docs"
 
 
 def digits_of(fisher: Path) -> str:

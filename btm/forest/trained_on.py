@@ -8,7 +8,6 @@ sorted, each once, as uint64 in little endian, and then the SHA-256 of those byt
 
 import hashlib
 import re
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from btm.forest.branch import Branch
 from btm.forest.card import Card
 from btm.forest.forest import Forest
 from btm.forest.lineage import ELM, Key, Lineage
-from btm.forest.paths import Paths
+from btm.forest.paths import Paths, digests_name
 from btm.system import durable
 
 Digests = NDArray[np.uint64]  # sorted, each once, (D,)
@@ -58,29 +57,35 @@ def of_shard(shard: Shard) -> Digests | None:
     return None if shard.digests is None else np.unique(np.asarray(shard.digests))
 
 
-def copy(source: Paths, target: Paths, card: Card) -> None:
+def copy(source: Path, target: Path, card: Card) -> None:
     """Copy the digests of a model's own train shards from one folder to another, where `source` has
     them; `UserError` if they are damaged.
 
-    The folders are forests, or what was exported from one.
+    The folders are forests' own (`Paths.digests`), or what was exported.
     """
     for sha256 in filter(_SHA256.fullmatch, card.data.values()):  # a card may come from outside
-        file, made = source.trained_on(sha256), target.trained_on(sha256)
-        if file.is_file() and not made.exists() and read(source, sha256) is not None:
-            with durable.publish_file(made) as handle, file.open("rb") as kept:
-                shutil.copyfileobj(kept, handle)
+        name = digests_name(sha256)
+        if not (source / name).is_file() or (target / name).exists():
+            continue
+        data = _sealed(source / name)
+        with durable.publish_file(target / name) as handle:
+            handle.write(data)
 
 
 def read(paths: Paths, sha256: str) -> Digests | None:
     """Read the digests of a train shard; None if nobody kept them, `UserError` if damaged."""
-    file = paths.trained_on(sha256)
     try:
-        data = file.read_bytes()
+        return np.frombuffer(_sealed(paths.trained_on(sha256))[:-_SEAL], DIGEST)
     except FileNotFoundError:
         return None
+
+
+def _sealed(file: Path) -> bytes:
+    """Read a file of digests whole; `UserError` if it is damaged."""
+    data = file.read_bytes()
     if problem := _problem(data):
         raise UserError(f"{file}: {problem}: restore it from a copy, or delete it")
-    return np.frombuffer(data[:-_SEAL], DIGEST)
+    return data
 
 
 def damage(file: Path) -> str:

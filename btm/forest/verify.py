@@ -109,7 +109,7 @@ def verify(
 def size(root: Path, only: str | None = None) -> int:
     """Count the bytes that a full verification reads."""
     paths = Paths(root)
-    whole = (paths.tokenizer, paths.elms, paths.averages, paths.trained_on("any").parent)
+    whole = (paths.tokenizer, paths.elms, paths.averages, paths.digests)
     places = [folder_of(root, only)] if only else whole
     return sum(p.lstat().st_size for place in places for p in place.rglob("*") if p.is_file())
 

@@ -41,8 +41,8 @@ def export(source: Path, target: Path) -> Path:
     with durable.publish_folder(target) as folder:
         for name in _FILES:
             shutil.copyfile(source / name, folder / name)
-        card = Card.read(source / CARD)
-        trained_on.copy(Paths(source.parent.parent), Paths(folder), card)
+        digests = Paths(source.parent.parent).digests
+        trained_on.copy(digests, folder, Card.read(source / CARD))
         sums.write(folder)
     return target
 
@@ -77,7 +77,7 @@ def import_elm(config: Config, source: Path, reporter: Reporter) -> ELM:
     if left is None or weights.sha256(forest.get_branch(name).path) != made.sha256:
         how = {"method": card.branch_method, "estimator": card.estimator}
         forest.branch(name, domains[0], parents, **how, alive=reporter.alive, finish=finish)
-    trained_on.copy(Paths(source), forest.paths, card)
+    trained_on.copy(source, forest.paths.digests, card)
     reporter.line(f"made {name} of {', '.join(parents)} and {made.nonzeros:,} changes")
     branch = forest.get_branch(name)
     try:

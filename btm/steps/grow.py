@@ -18,13 +18,7 @@ from btm.ensemble.router import check_domains
 from btm.errors import UserError
 from btm.forest import ELM, Branch, Forest, seal, settings, tombstone, trained_on
 from btm.forest.paths import ModelFolder, Paths, step_of
-from btm.forest.suites import (
-    data_of,
-    evaluated_suites,
-    open_suite,
-    open_suites,
-    other_suites,
-)
+from btm.forest.suites import data_of, evaluated_suites, open_suite, open_suites, other_suites
 from btm.interop import huggingface
 from btm.models import causal_lm
 from btm.report import Reporter, quiet
@@ -52,7 +46,6 @@ def prepare(config: Config, reporter: Reporter = quiet) -> Suite:
     preparation.prepare(data_of(config), reporter.line, other_suites(config))
     suite = open_suite(config)
     if Forest.stands(config.forest_root):
-        trained_on.record_standing(Forest(config.forest_root), suite)
         settings.record_suite(config, Forest(config.forest_root), suite)
     return suite
 

@@ -67,7 +67,7 @@ def _share_seed(config: Config, derived: Config) -> None:
     if not target.exists():
         with suppress(FileExistsError), durable.publish_folder(target) as folder:
             shutil.copytree(seed.path, folder, dirs_exist_ok=True)
-    trained_on.copy(forest.paths, beside.paths, seed.card)
+    trained_on.copy(forest.paths.digests, beside.paths.digests, seed.card)
     if beside[seed.name].card.sha256 != seed.card.sha256:
         raise UserError(
             f"{target} is not the {seed.name!r} that stands in {forest.root} now: delete "
