@@ -15,7 +15,7 @@ import numpy as np
 
 from btm.config.choices import SPLITS
 from btm.data.shards import Shard
-from btm.data.splits import DROPPED, Survey
+from btm.data.splits import DROPPED, PRIORITY, Survey
 from btm.errors import UserError
 
 _HELD_OUT = ("test", "valid")
@@ -117,8 +117,7 @@ def _winners(surveys: Sequence[Survey], split_D: np.ndarray, digest_D: np.ndarra
     home_D = np.repeat(
         np.arange(len(surveys), dtype=np.int32), [len(each.split_of) for each in surveys]
     )
-    priority = np.array([2, 1, 0, 3], np.uint8)  # of train, valid, test and dropped
-    order = np.lexsort((by_name_D, priority[split_D], digest_D))
+    order = np.lexsort((by_name_D, PRIORITY[split_D], digest_D))
     new = np.ones(len(order), bool)
     new[1:] = digest_D[order[1:]] != digest_D[order[:-1]]
     first_D = order[np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))]

@@ -7,7 +7,7 @@ from pathlib import Path
 from btm.config.checks import check_name
 from btm.config.choices import SPLITS
 from btm.config.data import DataConfig
-from btm.data.documents import Source, find, find_one
+from btm.data.documents import BY_DOCUMENT, Source, find, find_one
 from btm.data.shards import META, SCHEMA, TOKENIZER, read_meta
 from btm.data.splits import SourceFile, fingerprint
 from btm.data.tokenizer import read_origin, tokenizer_sha256
@@ -120,6 +120,8 @@ def _compare(
     }
     if source.pooled:
         settings |= {"valid_fraction": config.valid_fraction, "test_fraction": config.test_fraction}
+        if source.split_by != BY_DOCUMENT:
+            settings["split_by"] = source.split_by
     meta = read_meta(folder / source.domain)
     if meta is None:
         why = "new"

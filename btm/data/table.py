@@ -3,8 +3,23 @@
 from collections import Counter
 
 from btm.config.choices import SPLITS
+from btm.data.documents import BY_DOCUMENT, BY_FILE, BY_PLACE
 from btm.data.duplicates import in_words
 from btm.data.shards import Suite
+from btm.system.json_files import Json
+
+
+def _split_of(meta: Json) -> str:
+    """Say in words how a domain came by its splits."""
+    settings, files = meta["settings"], len(meta.get("source_files", ()))
+    if "valid_fraction" not in settings:
+        return "its own"
+    by = settings.get("split_by", BY_DOCUMENT)
+    return {
+        BY_DOCUMENT: "by document",
+        BY_FILE: f"by file, {files} files",
+        BY_PLACE: "1 file: split within it",
+    }[by]
 
 
 def table(suite: Suite) -> list[dict[str, object]]:
@@ -19,6 +34,7 @@ def table(suite: Suite) -> list[dict[str, object]]:
         row["bytes_per_token"] = size / tokens
         row["duplicates_dropped"] = sum(splits[split]["duplicates_dropped"] for split in SPLITS)
         found_in = sum((Counter(splits[split].get("found_in", {})) for split in SPLITS), Counter())
+        row["split"] = _split_of(suite.metas[name])
         row["found_in"] = in_words(found_in)
         rows.append(row)
     return rows
