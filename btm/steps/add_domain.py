@@ -85,7 +85,8 @@ def add_domain(config: Config, reporter: Reporter = quiet) -> Added:
     shards, valid = evaluated(config, suite)
     require_held_out(config, open_suites(config), [*shards, *valid], [domain])
     before = _evaluate(config, forest, suite, f"before-{domain}", without=domain, reporter=reporter)
-    grow_expert(config, domain, among, reporter)
+    if domain not in forest:
+        grow_expert(config, domain, among, reporter)
     after = _evaluate(config, forest, suite, f"after-{domain}", reporter=reporter)
     return _write(config, forest, suite, domain, (before, after))
 

@@ -140,6 +140,21 @@ def plan_of_eval(config: Config) -> Plan:
     )
 
 
+def check_text(
+    config: Config, suite: Suite, domains: list[str], reporter: Reporter = quiet
+) -> None:
+    """Hold the text of a cycle that makes the experts of `domains` against what stands.
+
+    Of ELMs whose text has grown `reporter` gets a line. Raises `UserError` if some of it is gone,
+    or if what the cycle is evaluated on is training text of an ELM that stands or is made.
+    """
+    if Forest.stands(config.forest_root):
+        forest = Forest(config.forest_root)
+        standing.require_trained(forest, suite, [config.seed.name, *domains], reporter.line)
+    shards, valid = evaluated(config, evaluated_suites(config))
+    standing.require_held_out(config, suite, [*shards, *valid], domains)
+
+
 def _others(
     config: Config, forest: Forest, elms: list[ELM], reporter: Reporter = quiet
 ) -> list[Model]:

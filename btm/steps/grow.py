@@ -18,13 +18,13 @@ from btm.ensemble.router import check_domains
 from btm.errors import UserError
 from btm.forest import ELM, Branch, Forest, seal, settings, tombstone, trained_on
 from btm.forest.paths import ModelFolder, Paths, step_of
-from btm.forest.suites import data_of, evaluated_suites, open_suite, open_suites, other_suites
+from btm.forest.suites import data_of, open_suite, open_suites, other_suites
 from btm.interop import huggingface
 from btm.models import causal_lm
 from btm.report import Reporter, quiet
 from btm.steps import domain_weights, score_cache, standing
 from btm.steps.averages import average
-from btm.steps.evaluate import eval_forest, evaluated
+from btm.steps.evaluate import check_text, eval_forest
 from btm.steps.plan import Plan
 from btm.steps.rates import find_rate
 from btm.system import durable
@@ -40,9 +40,8 @@ def prepare(config: Config, reporter: Reporter = quiet) -> Suite:
     its tokenizer.
     """
     if config.baseline == "random_split":
-        return open_suite(
-            config
-        )  # dealt from another suite (btm/baselines), it has no text of its own
+        # Dealt from another suite (btm/steps/baselines), it has no text of its own.
+        return open_suite(config)
     preparation.prepare(data_of(config), reporter.line, other_suites(config))
     suite = open_suite(config)
     if Forest.stands(config.forest_root):
@@ -67,6 +66,7 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
     forest, model = _plant(config, suite)
     settings.record(config, forest, suite)
     if name in forest:
+        standing.require_trained(forest, suite, [name], reporter.line)
         return forest[name]
     if not forest.has_branch(name):
         model = model or _new_model(config, suite)
@@ -280,6 +280,7 @@ def grow_expert(config: Config, domain: str, among: list[str], reporter: Reporte
     """
     forest = Forest(config.forest_root)
     if domain in forest:
+        standing.require_trained(forest, open_suites(config), [domain], reporter.line)
         return forest[domain]
     if not forest.has_branch(domain):
         try:
@@ -338,7 +339,7 @@ def run(config: Config, reporter: Reporter = quiet) -> Json:
     siblings and the place where an earlier run was killed make no difference.
     """
     suite = prepare(config, reporter)
-    begin(config, suite, reporter)
+    begin(config, suite)  # of what stands, each step says how much of its text it knows
     seed(config, reporter)
     Forest(config.forest_root).sweep()
     earlier: list[str] = []
@@ -356,12 +357,9 @@ def begin(config: Config, suite: Suite, reporter: Reporter = quiet) -> None:
     Of ELMs whose text has grown `reporter` gets a line; `UserError` if some of it is gone.
     """
     domains = [domain for each in rounds(config, suite) for domain in each]
+    check_text(config, suite, domains, reporter)
     if Forest.stands(config.forest_root):  # else its seed records them, when it plants it
-        forest = Forest(config.forest_root)
-        standing.require_trained(forest, suite, [config.seed.name, *domains], reporter.line)
-        settings.record(config, forest, suite)
-    shards, valid = evaluated(config, evaluated_suites(config))
-    standing.require_held_out(config, suite, [*shards, *valid], domains)
+        settings.record(config, Forest(config.forest_root), suite)
 
 
 def finish(config: Config, reporter: Reporter = quiet) -> Json:

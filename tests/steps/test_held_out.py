@@ -11,26 +11,17 @@ import pytest
 from folders import DEMO, tree
 
 from btm import steps
-from btm.cli import main
+from btm.cli import dry_run, main
 from btm.cli.compose import compose
 from btm.data.documents import read
 from btm.errors import UserError
 from btm.forest import Forest, gc, removal, trained_on, verify
 from btm.report import Reporter
+from btm.report.progress import Lines
 from btm.steps import standing
 from btm.steps.evaluate import evaluation_stands
 
 SIZES = {"train": 24, "valid": 6, "test": 6}
-
-
-class Lines(Reporter):
-    """Keeps what is reported."""
-
-    def __init__(self):
-        self.said = []
-
-    def line(self, text):
-        self.said.append(text)
 
 
 def documents(domain, count):
@@ -124,6 +115,8 @@ def test_documents_that_move_from_train_to_test_are_refused(tmp_path):
     with pytest.raises(UserError, match=wanted):
         steps.compare(config_of(tmp_path))
     with pytest.raises(UserError, match="'seed' was trained on are no longer in its train split"):
+        dry_run.plan("run", config_of(tmp_path, "data.test_fraction=0.4"))
+    with pytest.raises(UserError, match="'seed' was trained on are no longer in its train split"):
         steps.run(config_of(tmp_path, "data.test_fraction=0.4"))
     assert {p for p in tree(tmp_path) if p not in kept} == set()
 
@@ -189,7 +182,10 @@ def test_text_that_grows_is_named_and_evaluated_anew(place):
     lines = Lines()
     steps.prepare(config_of(place))
     assert not evaluation_stands(config_of(place))
+    (note,) = [row for row in dry_run.plan("run", config_of(place)) if "bible was" in row["what"]]
+    assert note["job"] == "note"
     result = steps.run(config_of(place), lines)
+    assert len(lines.said) == len(set(lines.said))
     assert "bible was trained on 24 of the 28 documents that train of bible has now" in lines.said
     assert "seed was trained on 24 of the 28 documents that train of bible has now" in lines.said
     assert not any(line.startswith("speeches was") for line in lines.said)
