@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from btm.config.choices import SPLITS
 from btm.config.schema import Config
 from btm.data.shards import Shard, Suite
 from btm.errors import UserError, first_of
@@ -152,16 +153,18 @@ def _lost(
 ) -> UserError:
     """Make the error for training text that is no longer in train, and say where it went."""
     moved = []
-    for split in ("valid", "test"):
-        digests = suite.shard(domain, split).digests
-        count = 0 if digests is None else int(np.isin(digests, lost).sum())
-        moved += [f"{count:,} now in {split}"] if count else []
-    where = f" ({', '.join(moved)})" if moved else ""
-    remedy = f"delete its branch {forest.paths.branch(name)}"
+    for place in [domain, *(other for other in suite.domains() if other != domain)]:
+        for split in SPLITS if place != domain else ("valid", "test"):
+            digests = suite.shard(place, split).digests
+            count = 0 if digests is None else int(np.isin(digests, lost).sum())
+            moved += [f"{count:,} now in {place}/{split}"] if count else []
+    where = f" ({first_of(moved)})" if moved else ""
+    remedy = f", or delete its branch {forest.paths.branch(name)}"
     if name in forest:
-        remedy = f"remove it (btm remove expert={name}, and again with --readmit) to grow it anew"
+        again = f", or btm remove expert={name}, and again with --readmit, to grow it anew"
+        remedy = again if forest[name].card.parents else ""  # all others descend from a root
     return UserError(
         f"{forest.root}: {len(lost):,} of the {of:,} documents of {domain} that {name!r} was "
-        f"trained on are no longer in its train split{where}: prepare the text as it was, give "
-        f"another forest=DIR, or {remedy}"
+        f"trained on are no longer in its train split{where}: prepare the text as it was, or give "
+        f"another forest=DIR{remedy}"
     )

@@ -134,8 +134,12 @@ def test_a_document_of_one_domain_is_refused_where_another_was_trained_on_it(pla
     assert "or eval.domains=[speeches]" in str(refused.value)
     result = steps.eval_forest(config_of(place, "eval.domains=[speeches]"))
     assert list(result["shards"]) == ["speeches/test"]
-    with pytest.raises(UserError, match=r"1 of the 24 documents of speeches .*btm remove expert="):
-        steps.run(config_of(place, "seed.domains=[bible]"))
+    lost = r"1 of the 24 documents of speeches that '{}' was .* \(1 now in bible/test\): "
+    with pytest.raises(UserError, match=lost.format("seed") + ".* forest=DIR$"):
+        steps.run(config_of(place))
+    forest, suite = Forest(place / "forest"), steps.open_suite(config_of(place))
+    with pytest.raises(UserError, match=lost.format("speeches") + ".*remove expert=speeches"):
+        standing.require_trained(forest, suite, ["speeches"], print)
 
 
 def test_a_valid_document_that_was_trained_on_fits_no_prior(place):
