@@ -8,7 +8,7 @@ from btm.config.checks import check_name
 from btm.config.choices import SPLITS
 from btm.config.data import DataConfig
 from btm.data.documents import BY_DOCUMENT, Source, find, find_one
-from btm.data.shards import META, SCHEMA, TOKENIZER, read_meta
+from btm.data.shards import META, NEAR, SCHEMA, TOKENIZER, read_meta
 from btm.data.splits import SourceFile, fingerprint
 from btm.data.tokenizer import read_origin, tokenizer_sha256
 from btm.errors import UserError, unknown
@@ -122,6 +122,8 @@ def _compare(
         settings |= {"valid_fraction": config.valid_fraction, "test_fraction": config.test_fraction}
         if source.split_by != BY_DOCUMENT:
             settings["split_by"] = source.split_by
+    if config.near_duplicates == "drop":
+        settings[NEAR] = "drop"
     meta = read_meta(folder / source.domain)
     if meta is None:
         why = "new"

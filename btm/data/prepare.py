@@ -10,7 +10,7 @@ from pathlib import Path
 
 from btm.config.choices import SPLITS
 from btm.config.data import DataConfig
-from btm.data import binarised
+from btm.data import binarised, near
 from btm.data.documents import Source
 from btm.data.duplicates import (
     Standing,
@@ -68,6 +68,7 @@ def prepare(
         )
     if domains[0].source.binarised:
         _take_over(config, folder, domains, progress)
+        _look(config, folder, beside, progress)
         return Suite.open(folder)
     domains, surveys = _read(config, folder, domains, beside, progress)
     to_pack = [domain for domain in domains if domain.why]
@@ -77,6 +78,7 @@ def prepare(
     _pack_all(config, folder, to_pack, surveys, progress)
     for domain in (d for d in domains if not d.why and not d.hashed):
         _add_digests(folder / domain.source.domain, surveys[domain.source.domain])
+    _look(config, folder, beside, progress)
     return Suite.open(folder)
 
 
@@ -310,6 +312,13 @@ def _take_over(config: DataConfig, folder: Path, domains: list[Domain], progress
             _describe(domain, splits, (dtype.name, EOS, len(dictionary)), folder, temporary)
     for domain in (d for d in domains if not d.why and not d.hashed):
         binarised.add_digests(folder / domain.source.domain)
+
+
+def _look(config: DataConfig, folder: Path, beside: Sequence[Suite], progress: Progress) -> None:
+    """Look for near-duplicates in the packed domains, if they are asked for."""
+    if config.near_duplicates != "off":
+        others = [suite.path / name for suite in beside for name in suite.domains()]
+        near.look([folder / name for name in prepared_in(folder)], others, progress)
 
 
 def _sample(seen: Survey, column: str) -> list[str]:

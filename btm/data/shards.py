@@ -9,7 +9,7 @@ data/<suite>/<domain>/meta.json
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from btm.system.json_files import Json
 
 META = "meta.json"
 TOKENIZER = "tokenizer"
+NEAR = "near_duplicates"  # key of meta.json, see btm/data/near.py
 # Keys of meta.json that are read again, and their types.
 _WANTED = {
     "domain": str,
@@ -49,6 +50,7 @@ class SplitFacts(TypedDict):
     sha256: str  # of the .bin file
     duplicates_dropped: NotRequired[int]  # documents
     found_in: NotRequired[dict[str, int]]  # of these: in another domain, by <domain>/<split>
+    near_duplicates_dropped: NotRequired[int]  # documents
     runs: NotRequired[list[int]]  # tokens of each run, for `Shard.pieces`
 
 
@@ -139,6 +141,15 @@ class Shard:
         ends_D2 = np.cumsum(self.documents[:max_tokens], axis=0, dtype=np.int64)
         last = max(1, int(np.searchsorted(ends_D2[:, 0], max_tokens, side="right"))) - 1
         return int(ends_D2[last, 0]), int(ends_D2[last, 1])
+
+    def chunks(self, tokens: int) -> Iterator[tuple[slice, slice]]:
+        """Yield (documents, their tokens), whole documents of about `tokens` tokens at a time."""
+        ends_D = np.cumsum(self.documents[:, 0], dtype=np.int64)
+        begin = start = 0
+        while begin < len(ends_D):
+            end = max(begin + 1, int(np.searchsorted(ends_D, start + tokens, side="right")))
+            yield slice(begin, end), slice(start, int(ends_D[end - 1]))
+            begin, start = end, int(ends_D[end - 1])
 
     def pieces(self, least: int) -> "list[Shard | Piece]":
         """Split the shard into the runs of its meta.json, which a balanced mix takes turns of.

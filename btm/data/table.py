@@ -1,11 +1,12 @@
 """The table of a prepared suite: what each domain holds, and what was left out of it."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from btm.config.choices import SPLITS
 from btm.data.documents import BY_DOCUMENT, BY_FILE, BY_PLACE
 from btm.data.duplicates import in_words
-from btm.data.shards import Suite
+from btm.data.shards import NEAR, Suite
 from btm.system.json_files import Json
 
 
@@ -22,6 +23,20 @@ def _split_of(meta: Json) -> str:
     }[by]
 
 
+def _near_of(meta: Json) -> dict[str, object]:
+    """Sum up the near-duplicates of a domain; None where nothing was compared or dropped."""
+    dropped = meta["splits"]["train"].get("near_duplicates_dropped")
+    splits = meta.get(NEAR, {}).get("splits")
+    if splits is None:
+        return {"near_held_out": None, "near_in": "", "near_dropped": dropped}
+    near_in = sum((Counter(splits[split]["found_in"]) for split in SPLITS), Counter())
+    return {
+        "near_held_out": splits["valid"]["documents"] + splits["test"]["documents"],
+        "near_in": in_words(near_in),
+        "near_dropped": dropped,
+    }
+
+
 def table(suite: Suite) -> list[dict[str, object]]:
     """Make a table row for each domain: documents, tokens and bytes by split, and summaries."""
     rows = []
@@ -36,5 +51,12 @@ def table(suite: Suite) -> list[dict[str, object]]:
         found_in = sum((Counter(splits[split].get("found_in", {})) for split in SPLITS), Counter())
         row["split"] = _split_of(suite.metas[name])
         row["found_in"] = in_words(found_in)
+        row |= _near_of(suite.metas[name])
         rows.append(row)
     return rows
+
+
+def readable(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+    """Leave out the columns of a table that say nothing of any domain."""
+    said = [key for key in rows[0] if any(row[key] not in (None, "") for row in rows)]
+    return [{key: row[key] for key in said} for row in rows]

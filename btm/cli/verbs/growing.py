@@ -28,10 +28,11 @@ def prepare(config: Config, out: Output) -> None:
     example: btm prepare data=folder data.root=more data.name=more forest=experts/mine
     """
     from btm import steps
-    from btm.data.table import table
+    from btm.data.table import readable, table
 
     suite = steps.prepare(config, out.reporter)
-    out.rows(table(suite), f"suite {suite.name} in {suite.path}")
+    rows = table(suite)
+    out.rows(rows if out.as_json else readable(rows), f"suite {suite.name} in {suite.path}")
 
 
 def discover(config: Config, out: Output) -> None:
