@@ -119,13 +119,15 @@ def not_needed(forest: Forest) -> list[Path]:
 
     While a branch is in the making all stay, since only its result says what it reads.
     """
-    kept = _needed(Lineage.of(forest.root), forest.branches())
+    branches = forest.branches()  # before the ELMs: one that is merged meanwhile is among these
+    kept = _needed(Lineage.of(forest.root), branches)
     if kept is None:
         return []
     return [file for file in forest.paths.trained_ons() if file.stem not in kept]
 
 
 def _needed(lineage: Lineage, branches: Iterable[Branch]) -> set[str] | None:
+    """Collect the train shards of all models that stand; None while a branch has no result."""
     kept: set[str] = set()
     for key, node in lineage.nodes.items():
         if node.state != "there":

@@ -266,6 +266,10 @@ def test_demix_shares_all_but_the_feed_forward_layers(beside):
     assert sum(card.tokens for card in cards) == 3 * 3 * t.batch_size * t.seq_len
     assert plan_of(beside("baseline=demix", "trainer.steps=3"))[-1]["tokens"] == 0
     assert cards[0].branch_method == "demix"
+    suite = steps.open_suite(config)
+    text = {domain: suite.shard(domain, "train").sha256 for domain in EXPERTS}
+    assert all(card.data == text for card in cards)  # what is shared was trained on all of it
+    assert {file.stem for file in forest.paths.trained_ons()} == set(text.values())
     assert "DEMix" in " ".join(cards[0].notes)
 
     before = tree(forest.root / "elms")
