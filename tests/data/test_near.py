@@ -84,16 +84,38 @@ def test_the_index_finds_what_sets_of_shingles_say(tmp_path, verses, jsonl):
     held_out, train = suite.shard("law", "test"), suite.shard("law", "train")
     numbers, rows = next(iter(signatures(held_out)))
     assert numbers.tolist() == list(range(held_out.n_documents))
-    asked = next(iter(signatures(train)))
-    pairs = {tuple(pair) for pair in Index(rows).near(asked[1]).tolist()}
+    known = np.zeros(held_out.n_documents, bool)
+    near = Index(rows).near(next(iter(signatures(train)))[1], known)
     likeness = {
         (i, j): jaccard(shingles(train, i), shingles(held_out, j))
         for i in range(train.n_documents)
         for j in range(held_out.n_documents)
     }
-    assert {pair for pair, true in likeness.items() if true > LIKENESS + 0.1} <= pairs
-    assert pairs <= {pair for pair, true in likeness.items() if true > LIKENESS - 0.15}
-    assert 5 < len(pairs) < train.n_documents
+    surely = [pair for pair, true in likeness.items() if true > LIKENESS + 0.1]
+    perhaps = [pair for pair, true in likeness.items() if true > LIKENESS - 0.15]
+    for side, marked in enumerate((near, known)):
+        found = set(np.flatnonzero(marked).tolist())
+        assert {pair[side] for pair in surely} <= found <= {pair[side] for pair in perhaps}
+        assert 5 < len(found) < len(marked)
+
+
+def test_many_copies_are_all_found_and_compared_with_few():
+    """A template that is held out 300 times and trained on 3,000 times, each with a slot of its own."""
+    drawn = np.random.default_rng(0)
+    template = drawn.integers(0, 2**32, 128, dtype=np.uint32)
+
+    def copies(n):
+        made = np.tile(template, (n, 1))
+        made[np.arange(n), drawn.integers(0, 128, n)] = drawn.integers(0, 2**32, n, dtype=np.uint32)
+        return made
+
+    others = drawn.integers(0, 2**32, (50, 128), dtype=np.uint32)
+    known = np.zeros(350, bool)
+    near = Index(np.concatenate([copies(300), others])).near(
+        np.concatenate([copies(3000), others + np.uint32(1)]), known
+    )
+    assert near.tolist() == [True] * 3000 + [False] * 50
+    assert known.tolist() == [True] * 300 + [False] * 50
 
 
 def shingles(shard, document):
