@@ -31,6 +31,7 @@ class _Found:
 
     places: list[Place]  # splits that are held out
     homes: np.ndarray  # of each held-out document, the number of its place (H,)
+    trains: Mapping[Path, Shard]  # by domain: its train split
     known: Mapping[Path, np.ndarray]  # by domain: which of H are near one it trains on, bool (H,)
     doomed: Mapping[Path, np.ndarray]  # by domain: which of its train split are near one of H
 
@@ -55,20 +56,21 @@ def look(folders: Sequence[Path], beside: Sequence[Path], progress: Callable[[st
     `folders` are those of the suite, `beside` those of other suites. Keeps 1 KiB for each held-out
     document.
     """
-    metas = {folder: read_meta(folder) or {} for folder in folders}
-    asked = [folder for folder, meta in metas.items() if NEAR not in meta]
-    if not asked:
+    new = [folder for folder in folders if NEAR not in (read_meta(folder) or {})]
+    if not new:
         return
-    progress(f"looking for near-duplicates of held-out documents ({len(asked)} new domains)")
+    progress(f"looking for near-duplicates of held-out documents ({len(new)} new domains)")
     found = _search([*folders, *beside])
-    dropping = {f for f in asked if metas[f]["settings"].get(NEAR) == "drop"}
+    # Another process may have done the same meanwhile: what counts is the domain that was read.
+    asked = [folder for folder in folders if NEAR not in found.trains[folder].meta]
+    dropping = {f for f in asked if found.trains[f].meta["settings"].get(NEAR) == "drop"}
     for folder in asked:
-        _note(folder, metas[folder], found, dropping)
+        _note(folder, found, dropping)
 
 
-def _note(folder: Path, meta: Json, found: _Found, dropping: Collection[Path]) -> None:
+def _note(folder: Path, found: _Found, dropping: Collection[Path]) -> None:
     """Write what was found into the meta.json of a domain, and drop what is to be dropped."""
-    noted = {}
+    noted, meta = {}, found.trains[folder].meta
     for split in _HELD_OUT:
         # What is dropped where it was trained on is near nothing any more.
         documents, by_domain = found.of_held_out((folder, split), but=dropping)
@@ -79,7 +81,7 @@ def _note(folder: Path, meta: Json, found: _Found, dropping: Collection[Path]) -
         noted["train"] = _noted(len(found.doomed[folder]), found.of_train(folder), folder)
     meta[NEAR] = {"likeness": LIKENESS, "shingle": SHINGLE, "splits": noted}
     if folder in dropping and len(found.doomed[folder]):
-        _drop(folder, meta, found.doomed[folder])
+        _drop(found.trains[folder], meta, found.doomed[folder])
     else:
         write_json(folder / META, meta)
 
@@ -101,13 +103,15 @@ def _search(folders: Sequence[Path]) -> _Found:
     homes = np.concatenate([np.empty(0, np.int64), *numbers])
     index = Index(np.concatenate([np.empty((0, SLOTS), np.uint32), *rows]))
     known = {folder: np.zeros(len(homes), bool) for folder in folders}
+    # They stay mapped until they are written again, since another process may do the same.
+    trains = {folder: Shard.open(folder, "train").mapped() for folder in folders}
     doomed = {}
-    for folder in folders:
+    for folder, train in trains.items():
         near = [np.empty(0, np.int64)]
-        for documents, signatures_DS in signatures(Shard.open(folder, "train")):
+        for documents, signatures_DS in signatures(train):
             near.append(documents[index.near(signatures_DS, known[folder])])
         doomed[folder] = np.concatenate(near)
-    return _Found(places, homes, known, doomed)
+    return _Found(places, homes, trains, known, doomed)
 
 
 def _count(found: Iterable[np.ndarray]) -> int:
@@ -122,9 +126,9 @@ def _name(place: Place, suite: Path) -> str:
     return f"{prefix}{folder.name}/{split}"
 
 
-def _drop(folder: Path, meta: Json, doomed: np.ndarray) -> None:
+def _drop(train: Shard, meta: Json, doomed: np.ndarray) -> None:
     """Publish a domain again without some documents of its train split."""
-    train = Shard.open(folder, "train")
+    folder = train.folder
     kept_D = np.ones(train.n_documents, bool)
     kept_D[doomed] = False
     if not kept_D.any():
