@@ -57,13 +57,9 @@ class Source:
         """How a pool is split (btm/data/pools.py); empty for a domain with splits of its own."""
         if not self.pooled:
             return ""
-        if not any(_is_text(path) for path in self.files[POOL]):
+        if not any(is_text(path) for path in self.files[POOL]):
             return BY_DOCUMENT
         return BY_FILE if len(self.files[POOL]) > 1 else BY_PLACE
-
-    def is_unit(self, path: Path) -> bool:
-        """Tell whether the documents of a file are pieces of a whole that goes to one split."""
-        return self.split_by == BY_FILE and _is_text(path)
 
     def listing(self) -> list[tuple[str, Path]]:
         """List (split, file) in the order in which documents are read."""
@@ -142,7 +138,7 @@ def read(path: Path, column: str) -> Iterator[str]:
             raise UserError(f"{path}: the file is empty; fill or remove it")
         if path.name.endswith(".parquet"):
             texts = _read_parquet(path, column)
-        elif _is_text(path):
+        elif is_text(path):
             texts = _read_text(path)
         else:
             texts = _read_json(path, column)
@@ -151,7 +147,7 @@ def read(path: Path, column: str) -> Iterator[str]:
         raise UserError(f"{path}: cannot be read: {_first_line(error)}") from None
 
 
-def _is_text(path: Path) -> bool:
+def is_text(path: Path) -> bool:
     """Tell whether a file is plain text, which is cut into documents."""
     return path.name.endswith(".txt")
 

@@ -8,13 +8,13 @@ split is written again without what is near a held-out document.
 import hashlib
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from btm.config.choices import SPLITS
-from btm.data.minhash import LIKENESS, SHINGLE, Index, signatures
+from btm.data.minhash import LIKENESS, SHINGLE, SLOTS, Index, signatures
 from btm.data.shards import META, NEAR, Shard, read_meta
 from btm.errors import UserError
 from btm.system.durable import publish_folder, write_json
@@ -23,8 +23,31 @@ from btm.system.json_files import Json
 _HELD_OUT = ("valid", "test")
 _CHUNK = 1 << 22  # tokens copied at once
 Place = tuple[Path, str]  # a domain's folder, and a split
-# The documents of a place that have a near-duplicate, by the place where that stands.
-Near = Mapping[Place, Mapping[Place, set[int]]]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is near what: H held-out documents, and those of the train splits."""
+
+    places: list[Place]  # splits that are held out
+    homes: np.ndarray  # of each held-out document, the number of its place (H,)
+    trains: Mapping[Path, Shard]  # by domain: its train split
+    known: Mapping[Path, np.ndarray]  # by domain: which of H are near one it trains on, bool (H,)
+    doomed: Mapping[Path, np.ndarray]  # by domain: which of its train split are near one of H
+
+    def of_held_out(self, place: Place, but: Collection[Path]) -> tuple[int, dict[Path, int]]:
+        """Count the documents of a split near one that is trained on: in all, and by domain.
+
+        Domains in `but` are left out.
+        """
+        mine_H = self.homes == self.places.index(place)
+        found = {f: known_H & mine_H for f, known_H in self.known.items() if f not in but}
+        return _count(found.values()), {f: int(each.sum()) for f, each in found.items()}
+
+    def of_train(self, folder: Path) -> dict[Place, int]:
+        """Count the held-out documents, by split, that are near one a domain trains on."""
+        counts = np.bincount(self.homes[self.known[folder]], minlength=len(self.places))
+        return dict(zip(self.places, counts.tolist(), strict=True))
 
 
 def look(folders: Sequence[Path], beside: Sequence[Path], progress: Callable[[str], None]) -> None:
@@ -33,68 +56,67 @@ def look(folders: Sequence[Path], beside: Sequence[Path], progress: Callable[[st
     `folders` are those of the suite, `beside` those of other suites. Keeps 1 KiB for each held-out
     document.
     """
-    metas = {folder: read_meta(folder) or {} for folder in folders}
-    asked = [folder for folder, meta in metas.items() if NEAR not in meta]
-    if not asked:
+    new = [folder for folder in folders if NEAR not in (read_meta(folder) or {})]
+    if not new:
         return
-    progress(f"looking for near-duplicates of held-out documents ({len(asked)} new domains)")
-    near = _search([*folders, *beside], frozenset(asked))
-    dropping = frozenset(f for f in asked if metas[f]["settings"].get(NEAR) == "drop")
+    progress(f"looking for near-duplicates of held-out documents ({len(new)} new domains)")
+    found = _search([*folders, *beside])
+    # Another process may have done the same meanwhile: what counts is the domain that was read.
+    asked = [folder for folder in folders if NEAR not in found.trains[folder].meta]
+    dropping = {f for f in asked if found.trains[f].meta["settings"].get(NEAR) == "drop"}
     for folder in asked:
-        _note(folder, metas[folder], near, dropping)
+        _note(folder, found, dropping)
 
 
-def _note(folder: Path, meta: Json, near: Near, dropping: Collection[Path]) -> None:
+def _note(folder: Path, found: _Found, dropping: Collection[Path]) -> None:
     """Write what was found into the meta.json of a domain, and drop what is to be dropped."""
-    noted = {}
-    for split in SPLITS:
-        left = {
-            place: documents
-            for place, documents in sorted(near.get((folder, split), {}).items())
-            if not _is_dropped((folder, split), dropping) and not _is_dropped(place, dropping)
-        }
-        noted[split] = {
-            "documents": len(set().union(*left.values())),
-            "found_in": {_name(place, folder.parent): len(left[place]) for place in left},
-        }
+    noted, meta = {}, found.trains[folder].meta
+    for split in _HELD_OUT:
+        # What is dropped where it was trained on is near nothing any more.
+        documents, by_domain = found.of_held_out((folder, split), but=dropping)
+        noted[split] = _noted(documents, {(f, "train"): n for f, n in by_domain.items()}, folder)
+    if folder in dropping:
+        noted["train"] = _noted(0, {}, folder)
+    else:
+        noted["train"] = _noted(len(found.doomed[folder]), found.of_train(folder), folder)
     meta[NEAR] = {"likeness": LIKENESS, "shingle": SHINGLE, "splits": noted}
-    doomed = set().union(*near.get((folder, "train"), {}).values())
-    if folder in dropping and doomed:
-        _drop(folder, meta, doomed)
+    if folder in dropping and len(found.doomed[folder]):
+        _drop(found.trains[folder], meta, found.doomed[folder])
     else:
         write_json(folder / META, meta)
 
 
-def _is_dropped(place: Place, dropping: Collection[Path]) -> bool:
-    """Tell whether what is near a held-out document is dropped from a place."""
-    folder, split = place
-    return split == "train" and folder in dropping
+def _noted(documents: int, counts: Mapping[Place, int], folder: Path) -> Json:
+    """Make the entry of one split in meta.json."""
+    named = {_name(place, folder.parent): n for place, n in sorted(counts.items()) if n}
+    return {"documents": documents, "found_in": named}
 
 
-def _search(folders: Sequence[Path], asked: Collection[Path]) -> Near:
-    """Compare each train split with what is held out, where one of the two is of `asked`."""
-    places: list[Place] = []
-    homes, numbers, rows = [], [], []
-    for folder in folders:
-        for split in _HELD_OUT:
-            for documents, signatures_DS in signatures(Shard.open(folder, split)):
-                homes.append(np.full(len(documents), len(places)))
-                numbers.append(documents)
-                rows.append(signatures_DS)
-            places.append((folder, split))
-    near: dict[Place, dict[Place, set[int]]] = {}
-    if not rows:
-        return near
-    index, home_D, number_D = Index(np.concatenate(rows)), *map(np.concatenate, (homes, numbers))
-    for folder in folders:
-        train = (folder, "train")
-        for documents, signatures_DS in signatures(Shard.open(folder, "train")):
-            for i, j in index.near(signatures_DS).tolist():
-                held_out = places[home_D[j]]
-                if folder in asked or held_out[0] in asked:
-                    near.setdefault(train, {}).setdefault(held_out, set()).add(int(documents[i]))
-                    near.setdefault(held_out, {}).setdefault(train, set()).add(int(number_D[j]))
-    return near
+def _search(folders: Sequence[Path]) -> _Found:
+    """Compare each train split with all that is held out."""
+    places = [(folder, split) for folder in folders for split in _HELD_OUT]
+    numbers, rows = [], []
+    for home, (folder, split) in enumerate(places):
+        for documents, signatures_DS in signatures(Shard.open(folder, split)):
+            numbers.append(np.full(len(documents), home))
+            rows.append(signatures_DS)
+    homes = np.concatenate([np.empty(0, np.int64), *numbers])
+    index = Index(np.concatenate([np.empty((0, SLOTS), np.uint32), *rows]))
+    known = {folder: np.zeros(len(homes), bool) for folder in folders}
+    # They stay mapped until they are written again, since another process may do the same.
+    trains = {folder: Shard.open(folder, "train").mapped() for folder in folders}
+    doomed = {}
+    for folder, train in trains.items():
+        near = [np.empty(0, np.int64)]
+        for documents, signatures_DS in signatures(train):
+            near.append(documents[index.near(signatures_DS, known[folder])])
+        doomed[folder] = np.concatenate(near)
+    return _Found(places, homes, trains, known, doomed)
+
+
+def _count(found: Iterable[np.ndarray]) -> int:
+    """Count the documents that are marked in any of several, each bool (H,)."""
+    return int(sum(found, np.zeros(1, np.int64)).astype(bool).sum())
 
 
 def _name(place: Place, suite: Path) -> str:
@@ -104,11 +126,11 @@ def _name(place: Place, suite: Path) -> str:
     return f"{prefix}{folder.name}/{split}"
 
 
-def _drop(folder: Path, meta: Json, doomed: Iterable[int]) -> None:
+def _drop(train: Shard, meta: Json, doomed: np.ndarray) -> None:
     """Publish a domain again without some documents of its train split."""
-    train = Shard.open(folder, "train")
+    folder = train.folder
     kept_D = np.ones(train.n_documents, bool)
-    kept_D[list(doomed)] = False
+    kept_D[doomed] = False
     if not kept_D.any():
         raise UserError(
             f"{train.domain}: each of the {len(kept_D)} documents of its train split is nearly "

@@ -94,6 +94,8 @@ def _read(
     A domain of before digests is settled first, so that what is new gives way to it; where it had
     taken what another domain holds out, it is to be packed again.
     """
+    if all(domain.hashed and not domain.why for domain in domains):
+        return domains, {}
     standing = _standing(folder, domains, beside, progress)
     surveys: dict[str, Survey] = {}
     for wanted in (

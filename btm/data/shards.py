@@ -130,6 +130,12 @@ class Shard:
         path = self._path("docs")
         return np.memmap(path, DIGEST, "r") if path.exists() else None
 
+    def mapped(self) -> "Shard":
+        """Map all files now, so that they are read as they are even if the domain is replaced."""
+        for each in ("tokens", "documents", "digests"):
+            getattr(self, each)
+        return self
+
     def head(self, max_tokens: int) -> tuple[int, int]:
         """Measure (tokens, bytes) of the first whole documents of at most `max_tokens` tokens.
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from btm.config.choices import SPLITS
 from btm.config.data import DataConfig
-from btm.data.documents import POOL, Source, read
+from btm.data.documents import BY_FILE, POOL, Source, is_text, read
 from btm.data.pools import assign
 from btm.errors import UserError
 
@@ -81,6 +81,7 @@ def survey(source: Source, config: DataConfig) -> Survey:
     refuses, and for a domain of which some split would be empty.
     """
     digests, sizes, keys, given = array("Q"), array("I"), array("Q"), array("B")
+    by_file = source.split_by == BY_FILE
     for split, path in source.text_files():
         begin = len(digests)
         for text in read(path, config.text_column):
@@ -89,7 +90,7 @@ def survey(source: Source, config: DataConfig) -> Survey:
             sizes.append(len(data))
         mine = digests[begin:]
         given.extend([0 if split == POOL else SPLITS.index(split)] * len(mine))
-        keys.extend(_keys_of_unit(mine) if source.is_unit(path) else mine)
+        keys.extend(_keys_of_unit(mine) if by_file and is_text(path) else mine)
     if not digests:
         raise UserError(
             f"{source.domain}: no document in {source.listing()[0][1].parent}; all is blank"

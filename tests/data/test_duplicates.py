@@ -152,6 +152,32 @@ def test_no_digest_is_in_two_splits_of_any_domains(tmp_path_factory, jsonl, doma
         assert np.array_equal(one.split_of, other.split_of)
 
 
+def test_a_kill_between_two_domains_changes_nothing(config, root, verses, code, jsonl):
+    """Each of the two gives documents to the other; the second is settled again after the kill."""
+
+    class Stop(BaseException):
+        pass
+
+    def stop(line):
+        if line.startswith("verses: packing"):
+            raise Stop
+
+    jsonl(root / "verses.jsonl", [*verses, *code[:3], *code[30:32], *code[36:]])
+    (root / "code" / "train.jsonl.gz").unlink()
+    jsonl(root / "code" / "train.jsonl", [*code[:30], *verses[:30]])
+    files = ("*.bin", "*.idx", "*.docs")
+    whole = prepare(replace(config, out=f"{config.out}-2"))
+    with pytest.raises(Stop):
+        prepare(config, stop)
+    suite = prepare(config)
+    for path in [path for pattern in files for path in whole.path.rglob(pattern)]:
+        assert (suite.path / path.relative_to(whole.path)).read_bytes() == path.read_bytes(), path
+    assert [meta["splits"] for meta in suite.metas.values()] == [
+        meta["splits"] for meta in whole.metas.values()
+    ]
+    assert all(row["found_in"] for row in table(suite))
+
+
 def test_what_is_added_to_a_suite_gives_way_to_what_stands(config, root, verses, code, jsonl):
     before = digests(prepare(config))
     new = [f"entirely new text, number {i}" for i in range(9)]

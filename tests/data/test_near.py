@@ -9,6 +9,7 @@ import pytest
 
 from btm.config.choices import SPLITS
 from btm.config.data import DataConfig
+from btm.data import near
 from btm.data.minhash import LIKENESS, SHINGLE, Index, signatures
 from btm.data.prepare import prepare
 from btm.data.shards import NEAR
@@ -58,8 +59,8 @@ def leaking(tmp_path, verses, code, jsonl):
     parts = {"train": verses[:30], "valid": verses[30:35], "test": verses[35:]}
     for split, texts in parts.items():
         jsonl(root / "verses" / f"{split}.jsonl", texts)
-    near = [edited(verses[36], 2), edited(verses[31], 1), edited(code[37], 1)]
-    parts = {"train": [*code[:30], *near], "valid": code[30:35], "test": code[35:]}
+    alike = [edited(verses[36], 2), edited(verses[31], 1), edited(code[37], 1)]
+    parts = {"train": [*code[:30], *alike], "valid": code[30:35], "test": code[35:]}
     for split, texts in parts.items():
         jsonl(root / "code" / f"{split}.jsonl", texts)
     return DataConfig(
@@ -84,16 +85,38 @@ def test_the_index_finds_what_sets_of_shingles_say(tmp_path, verses, jsonl):
     held_out, train = suite.shard("law", "test"), suite.shard("law", "train")
     numbers, rows = next(iter(signatures(held_out)))
     assert numbers.tolist() == list(range(held_out.n_documents))
-    asked = next(iter(signatures(train)))
-    pairs = {tuple(pair) for pair in Index(rows).near(asked[1]).tolist()}
+    known = np.zeros(held_out.n_documents, bool)
+    found = Index(rows).near(next(iter(signatures(train)))[1], known)
     likeness = {
         (i, j): jaccard(shingles(train, i), shingles(held_out, j))
         for i in range(train.n_documents)
         for j in range(held_out.n_documents)
     }
-    assert {pair for pair, true in likeness.items() if true > LIKENESS + 0.1} <= pairs
-    assert pairs <= {pair for pair, true in likeness.items() if true > LIKENESS - 0.15}
-    assert 5 < len(pairs) < train.n_documents
+    surely = [pair for pair, true in likeness.items() if true > LIKENESS + 0.1]
+    perhaps = [pair for pair, true in likeness.items() if true > LIKENESS - 0.15]
+    for side, marked in enumerate((found, known)):
+        numbers = set(np.flatnonzero(marked).tolist())
+        assert {pair[side] for pair in surely} <= numbers <= {pair[side] for pair in perhaps}
+        assert 5 < len(numbers) < len(marked)
+
+
+def test_many_copies_are_all_found_and_compared_with_few():
+    """A template that is held out 300 times and trained on 3,000 times, each with a slot of its own."""
+    drawn = np.random.default_rng(0)
+    template = drawn.integers(0, 2**32, 128, dtype=np.uint32)
+
+    def copies(n):
+        made = np.tile(template, (n, 1))
+        made[np.arange(n), drawn.integers(0, 128, n)] = drawn.integers(0, 2**32, n, dtype=np.uint32)
+        return made
+
+    others = drawn.integers(0, 2**32, (50, 128), dtype=np.uint32)
+    known = np.zeros(350, bool)
+    found = Index(np.concatenate([copies(300), others])).near(
+        np.concatenate([copies(3000), others + np.uint32(1)]), known
+    )
+    assert found.tolist() == [True] * 3000 + [False] * 50
+    assert known.tolist() == [True] * 300 + [False] * 50
 
 
 def shingles(shard, document):
@@ -176,12 +199,36 @@ def test_a_kill_before_they_are_dropped_is_made_good(leaking, monkeypatch):
     assert contents(prepare(config).path) == whole
 
 
+@pytest.mark.parametrize("when", ["before the search", "after the search"])
+def test_two_processes_that_drop_at_once_write_the_same(leaking, monkeypatch, when):
+    """The other one drops everything while this one is at it."""
+    config = replace(leaking, near_duplicates="drop")
+    whole = contents(prepare(replace(config, out=f"{config.out}-2")).path)
+    look, search = near.look, near._search
+
+    def the_other(folders):
+        with monkeypatch.context() as patch:
+            patch.setattr(near, "_search", search)
+            look(folders, [], lambda line: None)
+
+    def searching(folders):
+        if when == "before the search":
+            the_other(folders)
+            return search(folders)
+        found = search(folders)
+        the_other(folders)
+        return found
+
+    monkeypatch.setattr(near, "_search", searching)
+    assert contents(prepare(config).path) == whole
+
+
 def test_what_is_added_is_compared_with_what_stands(leaking, tmp_path, code, jsonl):
     prepare(leaking)
     root = tmp_path / "root" / "more"
     new = [f"entirely new text of number {i} that is like nothing at all {i * i}" for i in range(9)]
-    near = edited(code[39], 1)
-    jsonl(root / "train.jsonl", [*new[:3], near])
+    alike = edited(code[39], 1)
+    jsonl(root / "train.jsonl", [*new[:3], alike])
     jsonl(root / "valid.jsonl", new[3:6])
     jsonl(root / "test.jsonl", [*new[6:], edited(code[3], 1)])
     suite = prepare(leaking)
