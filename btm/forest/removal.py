@@ -16,7 +16,7 @@ from pathlib import Path
 
 from btm.config.schema import Config
 from btm.errors import UserError, unknown
-from btm.forest import tombstone
+from btm.forest import tombstone, trained_on
 from btm.forest.card import Card
 from btm.forest.forest import Forest
 from btm.forest.lineage import AVERAGE, BRANCH, ELM, Key, Lineage
@@ -90,6 +90,8 @@ def remove(forest: Forest, name: str, *, reason: str = "", because_of: str = "")
     discard(bin, forest.paths.elm(name).path)
     discard_branch(forest, bin, name)
     discard_derived(forest.root, [stone.card.sha256])
+    for file in trained_on.not_needed(forest):
+        file.unlink(missing_ok=True)
     return stone
 
 

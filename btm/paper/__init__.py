@@ -22,11 +22,12 @@ def reproduce(config: "Config", reporter: Reporter = quiet) -> Path:
     from btm.paper import report
     from btm.paper.pool import Pool
     from btm.paper.studies import root, studies
+    from btm.steps.standing import text_of
 
     suite = steps.prepare(config, reporter)
     planned = studies(config, _training(config, suite.training_domains()))
     slots = config.paper.parallel or os.cpu_count() or 1
-    Pool(root(config) / "studies", slots, reporter).grow(planned)
+    Pool(root(config) / "studies", slots, reporter, text_of(suite)).grow(planned)
     reporter.line("measuring every row on every document")
     return report.write(config, planned)
 

@@ -18,9 +18,10 @@ from btm.errors import UserError
 from btm.forest import ELM, Forest, settings, tombstone
 from btm.forest.suites import evaluated_suites, open_suite, open_suites
 from btm.report import Reporter, quiet
-from btm.steps.evaluate import eval_forest
+from btm.steps.evaluate import eval_forest, evaluated
 from btm.steps.grow import grow_expert, plan_of_expert, prepare
 from btm.steps.plan import Plan
+from btm.steps.standing import require_held_out, require_trained
 from btm.system import durable
 from btm.system.json_files import read_object
 
@@ -74,14 +75,18 @@ def add_domain(config: Config, reporter: Reporter = quiet) -> Added:
     open_suites(config).shard(domain, "train")
     suite = evaluated_suites(config)
     suite.shard(domain, config.eval.split)
+    require_trained(forest, open_suites(config), [domain], reporter.line)
     done = _read(config, forest, suite, domain)
     if done is not None:
         return done
     among = [elm.name for elm in _experts(config, forest, without=domain)]
     if not forest.has_branch(domain):
         plan_of_expert(config, domain, among)  # refuses before anything is evaluated
+    shards, valid = evaluated(config, suite)
+    require_held_out(config, open_suites(config), [*shards, *valid], [domain])
     before = _evaluate(config, forest, suite, f"before-{domain}", without=domain, reporter=reporter)
-    grow_expert(config, domain, among, reporter)
+    if domain not in forest:
+        grow_expert(config, domain, among, reporter)
     after = _evaluate(config, forest, suite, f"after-{domain}", reporter=reporter)
     return _write(config, forest, suite, domain, (before, after))
 
@@ -175,12 +180,16 @@ def _domains(config: Config, suite: Suite) -> list[str]:
 
 def _asked(config: Config, suite: Suite) -> dict[str, Any]:
     """Collect everything but the ELMs that the numbers of an evaluation depend on."""
-    split = config.eval.split
+    splits = dict.fromkeys((config.eval.split, "valid"))
     return {
         "ensemble": asdict(config.ensemble),
         "window": config.window,
         "max_tokens": config.score.max_tokens,
-        "shards": {f"{d}/{split}": suite.shard(d, split).sha256 for d in _domains(config, suite)},
+        "shards": {
+            f"{domain}/{split}": suite.shard(domain, split).sha256
+            for domain in _domains(config, suite)
+            for split in splits
+        },
     }
 
 
@@ -194,9 +203,9 @@ def _read(config: Config, forest: Forest, suite: Suite, domain: str) -> Added | 
     if not file.exists() or domain not in forest:
         return None
     values = read_object(file, schema=int, elms=dict, asked=dict, domains=list)
-    if values["elms"].get(domain) != forest[domain].card.sha256 or values["asked"] != _asked(
-        config, suite
-    ):
+    standing = {elm.name: elm.card.sha256 for elm in forest.elms()}
+    measured = values["elms"].items() <= standing.items()  # ELMs that joined since change nothing
+    if domain not in values["elms"] or not measured or values["asked"] != _asked(config, suite):
         return None
     rows = (
         {key: value for key, value in row.items() if key != "ratio"} for row in values["domains"]

@@ -16,15 +16,15 @@ from btm.data import prepare as preparation
 from btm.data.shards import Shard, Suite
 from btm.ensemble.router import check_domains
 from btm.errors import UserError
-from btm.forest import ELM, Branch, Forest, seal, settings, tombstone
+from btm.forest import ELM, Branch, Forest, seal, settings, tombstone, trained_on
 from btm.forest.paths import ModelFolder, Paths, step_of
-from btm.forest.suites import data_of, evaluated_suites, open_suite, open_suites
+from btm.forest.suites import data_of, open_suite, open_suites, other_suites
 from btm.interop import huggingface
 from btm.models import causal_lm
 from btm.report import Reporter, quiet
-from btm.steps import domain_weights, score_cache
+from btm.steps import domain_weights, score_cache, standing
 from btm.steps.averages import average
-from btm.steps.evaluate import eval_forest
+from btm.steps.evaluate import check_text, eval_forest
 from btm.steps.plan import Plan
 from btm.steps.rates import find_rate
 from btm.system import durable
@@ -40,10 +40,9 @@ def prepare(config: Config, reporter: Reporter = quiet) -> Suite:
     its tokenizer.
     """
     if config.baseline == "random_split":
-        return open_suite(
-            config
-        )  # dealt from another suite (btm/baselines), it has no text of its own
-    preparation.prepare(data_of(config), reporter.line)
+        # Dealt from another suite (btm/steps/baselines), it has no text of its own.
+        return open_suite(config)
+    preparation.prepare(data_of(config), reporter.line, other_suites(config))
     suite = open_suite(config)
     if Forest.stands(config.forest_root):
         settings.record_suite(config, Forest(config.forest_root), suite)
@@ -67,6 +66,7 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
     forest, model = _plant(config, suite)
     settings.record(config, forest, suite)
     if name in forest:
+        standing.require_trained(forest, suite, [name], reporter.line)
         return forest[name]
     if not forest.has_branch(name):
         model = model or _new_model(config, suite)
@@ -189,6 +189,7 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
         plan = _plan_of_branch(config, suite, branch)
         shards = [suite.shard(domain, "train") for domain in plan.domains]
         trained = Trained(steps=0, tokens=0)
+        trained_on.record(forest.paths, shards)
         if shards:
             if config.trainer.lr == phase.FIND and not branch.parents:
                 find_rate(config, branch, shards, seed_steps, pulse, reporter)
@@ -279,6 +280,7 @@ def grow_expert(config: Config, domain: str, among: list[str], reporter: Reporte
     """
     forest = Forest(config.forest_root)
     if domain in forest:
+        standing.require_trained(forest, open_suites(config), [domain], reporter.line)
         return forest[domain]
     if not forest.has_branch(domain):
         try:
@@ -337,7 +339,7 @@ def run(config: Config, reporter: Reporter = quiet) -> Json:
     siblings and the place where an earlier run was killed make no difference.
     """
     suite = prepare(config, reporter)
-    begin(config, suite)
+    begin(config, suite)  # of what stands, each step says how much of its text it knows
     seed(config, reporter)
     Forest(config.forest_root).sweep()
     earlier: list[str] = []
@@ -348,13 +350,16 @@ def run(config: Config, reporter: Reporter = quiet) -> Json:
     return finish(config, reporter)
 
 
-def begin(config: Config, suite: Suite) -> None:
+def begin(config: Config, suite: Suite, reporter: Reporter = quiet) -> None:
     """Record the words of a cycle whose forest stands, and see that all it will be evaluated on is
-    there.
+    there, and is trained on by none of its ELMs.
+
+    Of ELMs whose text has grown `reporter` gets a line; `UserError` if some of it is gone.
     """
+    domains = [domain for each in rounds(config, suite) for domain in each]
+    check_text(config, suite, domains, reporter)
     if Forest.stands(config.forest_root):  # else its seed records them, when it plants it
         settings.record(config, Forest(config.forest_root), suite)
-        evaluated_suites(config)
 
 
 def finish(config: Config, reporter: Reporter = quiet) -> Json:

@@ -37,6 +37,13 @@ def require_same(found: Path, begun: Json, settings: Json) -> None:
     # A setting that is younger than the checkpoint had its default.
     begun = asdict(TrainerConfig()) | begun
     changed = sorted(key for key in settings if begun.get(key) != settings[key])
+    if changed == ["data"] and isinstance(begun.get("data"), dict):
+        domains = sorted(d for d in settings["data"] if begun["data"].get(d) != settings["data"][d])
+        raise UserError(
+            f"{lease.name_of(found.parent)!r} is half trained on other text than train of "
+            f"{', '.join(domains)} has now: prepare the text as it was, or delete the checkpoints "
+            f"in {found.parent} to begin anew"
+        )
     if changed:
         was = ", ".join(f"{key} was {begun.get(key)}, now {settings[key]}" for key in changed)
         raise UserError(

@@ -51,6 +51,24 @@ def added(place):
     return words
 
 
+def test_text_that_the_forest_holds_out_is_not_trained_on_by_an_addition(grown, place, tmp_path):
+    (bible,) = [s for s in preparation.sources(grown[0].data) if s.domain == "bible"]
+    old = [text for split, text in bible.documents("text") if split == "test"]
+    new = [f"proc other{i} {{}} {{ puts {i} }}" for i in range(40)]
+    lines = [json.dumps({"text": text}) + "\n" for text in [*old, *new]]
+    (tmp_path / "added.jsonl").write_text("".join(lines))
+    shutil.copytree(grown[0].data.out, tmp_path / "data")
+    shutil.copytree(place / "forest", tmp_path / "forest")
+    words = [f"forest={tmp_path / 'forest'}", f"data.out={tmp_path / 'data'}"]
+    steps.prepare(compose(words, "prepare"))  # the forest now knows where its suite lies
+    grow = [*words, "domain=added", f"from={tmp_path / 'added.jsonl'}"]
+    suite = steps.prepare(steps.text_of(compose(grow, "grow")))
+    splits = suite.metas["added"]["splits"]
+    assert sum(split["documents"] for split in splits.values()) == len(new)
+    found = sum(sum(split.get("found_in", {}).values()) for split in splits.values())
+    assert found == len(set(old))
+
+
 def refusal(capsys, *words):
     assert main.main(list(words)) == 2
     said = capsys.readouterr().err

@@ -269,7 +269,7 @@ def test_is_valid(grown, tmp_path):
     meta = json.loads((folder / "meta.json").read_text())
     meta["splits"]["test"] = meta["splits"]["valid"]
     (folder / "meta.json").write_text(json.dumps(meta))
-    for ending in ("bin", "idx"):
+    for ending in ("bin", "idx", "docs"):
         shutil.copyfile(folder / f"valid.{ending}", folder / f"test.{ending}")
     return [f"data.out={out}", "eval.name=mine"]
 

@@ -18,7 +18,7 @@ from btm.config.training import TrainerConfig
 from btm.data.batches import Batches
 from btm.data.shards import Suite
 from btm.errors import UserError
-from btm.forest import Branch, Forest
+from btm.forest import Branch, Forest, trained_on
 from btm.models import causal_lm, flops
 from btm.report import Reporter, quiet
 from btm.steps import score_cache
@@ -147,6 +147,7 @@ def grow(config: Config, reporter: Reporter = quiet) -> None:
             return reporter.pulse(step)
 
         if branch.result is None:
+            trained_on.record(forest.paths, (suite.shard(each, "train") for each in domains))
             durable.write_json(
                 branch.files.result,
                 _train(config, forest, branch, _mixes(config, suite, domains), reporter, pulse),
@@ -200,8 +201,11 @@ def _train(
     notes = [*trained.notes, _NOTE]
     if continued:
         notes.append(f"continues the optimizer and schedule of {continued.name}")
+    # Of every domain's text: each ELM has the parameters that all of it trained.
+    data = {domain: batches.shards[0].sha256 for domain, batches in mixes.items()}
     each = {
         "steps": trained.steps,
+        "data": data,
         "lr": schedule.peak,
         "flops": trained.flops / len(mixes),
         "notes": notes,
@@ -210,7 +214,7 @@ def _train(
         *notes,
         "the mean of the domains' feed-forward layers; the tokens and FLOPs stand in their cards",
     ]
-    whole = replace(trained, steps=0, lr=schedule.peak, tokens=0, flops=0.0, notes=mean)
+    whole = replace(trained, steps=0, lr=schedule.peak, tokens=0, flops=0.0, notes=mean, data=data)
     return whole.to_json() | {"each": each}
 
 
@@ -236,11 +240,12 @@ def _publish(
         if made.result is None:
             (batches,) = _mixes(config, suite, [domain]).values()
             whole = branch.result or {}
-            result = whole["each"] | {
+            text = {domain: suite.shard(domain, "train").sha256}  # of a training by an older btm
+            result = {"data": text} | whole["each"]
+            result |= {
                 "tokens": batches.tokens(whole["each"]["steps"]),
                 "exact": whole["exact"],
             }
-            result |= {"data": {domain: suite.shard(domain, "train").sha256}}
             nats = score_cache.valid_nats(config, forest, made, suite, reporter)
             result |= {"valid_nats": nats.own, "parent_valid_nats": nats.parents}
             durable.write_json(made.files.result, result)
