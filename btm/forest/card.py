@@ -67,6 +67,7 @@ class Card:
     delta: Json = field(default_factory=dict)  # of a sparse expert: density, budget, nonzeros, …
     steps: int = 0  # of its own training
     lr: float | None = None  # peak learning rate of its own training's schedule
+    schedule: Json = field(default_factory=dict)  # of its own training: peak, horizon, decay, …
     tokens: int = 0  # of its own training
     flops: float = 0.0  # of its own training (btm/forest/ledger.py)
     ancestors: list[Spent] = field(default_factory=list)  # all it descends from, each once

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _FROM_RESULT = (
     "steps",
     "lr",
+    "schedule",
     "tokens",
     "flops",
     "data",

@@ -216,6 +216,8 @@ def _plan_of_branch(config: Config, suite: Suite, made: Branch) -> Plan:
     n_steps = config.seed_steps(suite.training_domains()) if is_root else config.trainer.steps
     shards = [suite.shard(domain, "train") for domain in made.domains]
     causal_lm.check_context(config, causal_lm.read_config(ModelFolder(made.path).config))
+    if not is_root:
+        phase.course_of(config, Forest(config.forest_root), made)  # refuses before anything is read
     plan = _plan_of_training(config, made.name, n_steps, shards, made, is_root=is_root)
     trained = ModelFolder(Paths(config.forest_root).branch(made.name)).result
     return replace(plan, parents=tuple(made.parents), writes=(trained,))

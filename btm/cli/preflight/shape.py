@@ -65,9 +65,17 @@ def fits_forest(config: Config) -> None:
 
 
 def carries(config: Config) -> None:
-    """Refuse trainer.carry=continue where the seed will have kept no optimizer state."""
+    """Refuse trainer.carry=continue where the seed will have kept no optimizer state, or have
+    another peak than its experts ask for.
+    """
     if config.trainer.carry != "continue" or _seed_stands(config):
         return
+    peak, own = config.seed.lr, config.trainer.lr
+    if peak is not None and isinstance(own, int | float) and own != peak:
+        raise UserError(
+            f"trainer.carry=continue: experts go on with the seed's peak, seed.lr={peak}, and "
+            f"trainer.lr={own} asks for another: leave one of them out, or use auto or fresh"
+        )
     why = (
         f"seed.from={config.seed.source} brings none"
         if config.seed.source

@@ -181,7 +181,7 @@ def _train(
     trainer.valid_every is not looked at: there is no one valid split.
     """
     causal_lm.check_context(config, causal_lm.read_config(branch.files.config))
-    n_steps, schedule, continued = phase.course(config, forest, branch)
+    course = phase.course_of(config, forest, branch)
     trainee = DemixTrainee.of(causal_lm.load_trainable(branch.path, config.trainer.device), mixes)
     with reporter.training(DEMIX) as report:
         trained = loop.loop(
@@ -189,20 +189,18 @@ def _train(
                 branch.path,
                 trainee.batches,
                 config.trainer,
-                schedule,
-                n_steps,
-                moments=continued.path / checkpoint.MOMENTS if continued else None,
+                course.schedule,
+                course.steps,
+                moments=course.moments,
                 report=report,
                 pulse=pulse,
             ),
             trainee,
         )
-    notes = [*trained.notes, _NOTE]
-    if continued:
-        notes.append(f"continues the optimizer and schedule of {continued.name}")
+    notes = [*trained.notes, _NOTE, *course.notes]
     each = {
         "steps": trained.steps,
-        "lr": schedule.peak,
+        "lr": course.schedule.peak,
         "flops": trained.flops / len(mixes),
         "notes": notes,
     }
@@ -210,7 +208,7 @@ def _train(
         *notes,
         "the mean of the domains' feed-forward layers; the tokens and FLOPs stand in their cards",
     ]
-    whole = replace(trained, steps=0, lr=schedule.peak, tokens=0, flops=0.0, notes=mean)
+    whole = replace(trained, steps=0, lr=course.schedule.peak, tokens=0, flops=0.0, notes=mean)
     return whole.to_json() | {"each": each}
 
 
