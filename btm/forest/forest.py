@@ -61,20 +61,34 @@ class Forest:
         paths = Paths(root)
         fingerprint = causal_lm.architecture(config)
         if not cls.stands(root):
-            if not paths.tokenizer.exists():
-                with durable.publish_folder(paths.tokenizer) as folder:
-                    causal_lm.copy_tokenizer(tokenizer, folder)
-                    sums.write(folder)
+            cls._plant_tokenizer(paths, tokenizer, tokenizer_sha256)
             facts = {
                 "schema": SCHEMA,
                 "architecture": fingerprint,
                 "model_type": config.model_type,
                 "tokenizer_sha256": tokenizer_sha256,
             }
-            durable.write_json(paths.facts, sums.checked(facts))
+            with suppress(FileExistsError):  # another process was faster: its forest is opened
+                durable.write_json(paths.facts, sums.checked(facts), replace=False)
         forest = cls(root)
         forest.require(fingerprint, tokenizer_sha256, "what was asked for")
         return forest
+
+    @staticmethod
+    def _plant_tokenizer(paths: Paths, tokenizer: Path, sha256: str) -> None:
+        """Publish the tokenizer of a forest to be; `UserError` if another one lies there."""
+        from btm.data.tokenizer import tokenizer_sha256
+
+        if not paths.tokenizer.exists():
+            with suppress(FileExistsError), durable.publish_folder(paths.tokenizer) as folder:
+                causal_lm.copy_tokenizer(tokenizer, folder)
+                sums.write(folder)
+        if tokenizer_sha256(paths.tokenizer) != sha256:
+            raise UserError(
+                f"{paths.tokenizer} is another tokenizer than what was asked for: another process "
+                "plants a forest there now, or was killed while it did; give another forest=DIR, "
+                f"or delete {paths.root} if no process is at work there"
+            )
 
     @property
     def paths(self) -> Paths:
