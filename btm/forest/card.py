@@ -86,6 +86,7 @@ class Card:
     exact: bool = True  # bit-for-bit what an unbroken run gives
     notes: list[str] = field(default_factory=list)  # why not exact, what was carried over, …
     source: str = ""  # an imported model's folder
+    source_sha256: str = ""  # of the weight files that were there
     license: str = ""  # an identifier of the Hugging Face Hub; empty: nobody said
     sums: bool = False  # whether SHA256SUMS names every file of the folder
     created: str = ""  # UTC, ISO 8601

@@ -247,6 +247,7 @@ class Forest:
         model: "PreTrainedModel",
         *,
         source: str = "",
+        source_sha256: str = "",
         license: str = "",
         parent: str | None = None,
         method: str = "none",
@@ -261,6 +262,7 @@ class Forest:
             "estimator": "",
             "parents": {},
             "source": source,
+            "source_sha256": source_sha256,
             "license": license,
         }
         if parent is not None:

@@ -12,7 +12,7 @@ from btm.config.schema import Config
 from btm.errors import UserError, unknown
 from btm.forest import ELM, Forest
 from btm.forest.paths import CARD
-from btm.interop import delta, delta8, export, huggingface, mergekit
+from btm.interop import delta, delta8, export, huggingface, intake, mergekit
 from btm.report import Reporter, quiet
 from btm.system import durable
 
@@ -20,7 +20,7 @@ from btm.system import durable
 def import_model(config: Config, reporter: Reporter = quiet) -> ELM:
     """Add the model that ``from=`` names to the forest; without a forest, plant one from it.
 
-    Returns its ELM; an ELM of that name from the same folder is returned as it is. Raises
+    Returns its ELM; one of that name from the same weights is returned as it is. Raises
     `UserError`, with nothing changed, for whatever makes the model unfit.
     """
     source, root = _source(config), Path(config.forest_root)
@@ -30,10 +30,9 @@ def import_model(config: Config, reporter: Reporter = quiet) -> ELM:
     if config.format == "delta8":
         return delta8.enter(Forest(root), source, name, config, reporter.alive)
     forest = Forest(root) if Forest.stands(root) else None
-    if forest and name in forest and forest[name].card.source == str(source):
-        return forest[name]
     if forest and name in forest:
-        forest.require_free(name)
+        _require_same(forest[name], source, config, reporter)
+        return forest[name]
     if config.parent is not None and forest is None:
         raise UserError(f"parent={config.parent}: there is no forest in {root} yet; leave it out")
     if forest and config.parent is not None:
@@ -47,6 +46,18 @@ def import_model(config: Config, reporter: Reporter = quiet) -> ELM:
         reporter.line(f"checked {source}")
         model = replace(model, source=source)  # the user's folder, not the converted one
         return huggingface.enter(root, name, domains, model, parent=config.parent)
+
+
+def _require_same(elm: ELM, source: Path, config: Config, reporter: Reporter) -> None:
+    """Say that an ELM stands, if it was made of what `source` holds now; else raise `UserError`."""
+    legacy = config.imports.legacy
+    if not source.exists():
+        raise UserError(f"from={source}: no such file or folder")
+    place = elm.path.parents[1]
+    with _as_hugging_face(source, place, config.format, legacy) as folder:
+        sha256 = intake.source_sha256(folder, legacy=legacy, alive=reporter.alive)
+    huggingface.require_same(elm, source, sha256)
+    reporter.line(f"{elm.path} stands there, from these very weights")
 
 
 @contextmanager

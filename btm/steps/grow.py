@@ -19,10 +19,9 @@ from btm.errors import UserError
 from btm.forest import ELM, Branch, Forest, seal, settings, tombstone
 from btm.forest.paths import ModelFolder, Paths, step_of
 from btm.forest.suites import data_of, evaluated_suites, open_suite, open_suites
-from btm.interop import huggingface
 from btm.models import causal_lm
 from btm.report import Reporter, quiet
-from btm.steps import domain_weights, score_cache
+from btm.steps import domain_weights, score_cache, seed_source
 from btm.steps.averages import average
 from btm.steps.evaluate import eval_forest
 from btm.steps.plan import Plan
@@ -57,9 +56,10 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
     """
     suite = open_suite(config)
     by_fairseq.check(config, suite)
-    plan = plan_of_seed(config)
+    plan = plan_of_seed(config, reporter)
     if config.seed.source is not None:
-        elm = _import_seed(config, suite, reporter)
+        stands = Forest(config.forest_root)[plan.name] if plan.idle else None
+        elm = stands or seed_source.import_seed(config, suite, reporter)
         settings.record(config, Forest(config.forest_root), suite)
         return elm
     name = config.seed.name
@@ -77,11 +77,12 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
     return merge(config, name, reporter)
 
 
-def plan_of_seed(config: Config) -> Plan:
+def plan_of_seed(config: Config, reporter: Reporter = quiet) -> Plan:
     """Plan `seed`: what it trains on or imports, or that the seed stands."""
     suite, name, root = open_suite(config), config.seed.name, Path(config.forest_root)
     forest = Forest(root) if Forest.stands(root) else None
     if forest is not None and name in forest:
+        seed_source.require(config, reporter)
         return Plan.nothing("seed", name)
     if config.seed.source is not None:
         source = Path(config.seed.source)
@@ -398,25 +399,6 @@ def _plant(config: Config, suite: Suite) -> tuple[Forest, Any]:
     causal_lm.check_context(config, wanted.to_dict())
     model = None if Forest.stands(config.forest_root) else _new_model(config, suite)
     return Forest.create(config.forest_root, wanted, suite.tokenizer, suite.tokenizer_sha256), model
-
-
-def _import_seed(config: Config, suite: Suite, reporter: Reporter) -> ELM:
-    """Return the seed that a Hugging Face folder is: the same checks as btm import, and that it
-    fits the suite.
-    """
-    source, root, name = Path(str(config.seed.source)), Path(config.forest_root), config.seed.name
-    legacy = config.imports.legacy
-    with huggingface.checked(
-        source, "seed.from", root, with_legacy=legacy, alive=reporter.alive
-    ) as model:
-        if model.tokenizer_sha256 != suite.tokenizer_sha256:
-            raise UserError(
-                f"seed.from={source} has another tokenizer than the suite {suite.name!r}: prepare "
-                "the text with its "
-                f"own (btm prepare data.tokenizer={source} data.name=NAME …)"
-            )
-        causal_lm.check_context(config, model.model.config.to_dict())
-        return huggingface.enter(root, name, [], model)
 
 
 def _new_model(config: Config, suite: Suite) -> Any:
