@@ -41,6 +41,7 @@ def validate(config: Config) -> Config:
     """
     _check_sections(config)
     _check_keys_of_no_section(config)
+    _check_evaluation_name(config)
     _check_rounds(config)
     for verb in ("seed", "train"):
         _check_processes(config, verb)
@@ -92,6 +93,19 @@ def _check_keys_of_no_section(config: Config) -> None:
         check_choice(config.weights, "weights", AVERAGE_WEIGHTS)
     elif config.weights is not None:
         check_weights(config.weights)
+
+
+def _check_evaluation_name(config: Config) -> None:
+    """Refuse a name under which `btm grow` or `btm compare` writes in the same folder."""
+    name = config.eval.name or ""
+    taken = name.startswith(("grow-", "before-", "after-")) or name.endswith("-compare")
+    require(
+        not taken,
+        "eval.name",
+        name,
+        "btm grow and btm compare write files of such names (grow-, before-, after-…, "
+        "…-compare): give another",
+    )
 
 
 def _check_rounds(config: Config) -> None:

@@ -21,7 +21,7 @@ from btm.forest.paths import ModelFolder, Paths, step_of
 from btm.forest.suites import data_of, evaluated_suites, open_suite, open_suites
 from btm.models import causal_lm
 from btm.report import Reporter, quiet
-from btm.steps import domain_weights, score_cache, seed_source
+from btm.steps import domain_weights, names, score_cache, seed_source
 from btm.steps.averages import average
 from btm.steps.evaluate import eval_forest
 from btm.steps.plan import Plan
@@ -42,11 +42,19 @@ def prepare(config: Config, reporter: Reporter = quiet) -> Suite:
         return open_suite(
             config
         )  # dealt from another suite (btm/baselines), it has no text of its own
+    names.require_apart(config, _planned(config))
     preparation.prepare(data_of(config), reporter.line)
     suite = open_suite(config)
     if Forest.stands(config.forest_root):
         settings.record_suite(config, Forest(config.forest_root), suite)
     return suite
+
+
+def _planned(config: Config) -> list[str]:
+    """List the domains that a cycle with the settings `config` would grow experts for."""
+    if config.run.rounds:
+        return [domain for domains in config.run.rounds for domain in domains]
+    return config.run.domains or preparation.training_domains(config.data)
 
 
 def seed(config: Config, reporter: Reporter = quiet) -> ELM:
@@ -167,10 +175,9 @@ def _origin(config: Config, forest: Forest, among: list[str] | None) -> tuple[st
     if config.branch == "copy":
         parent = copied(config, forest)
         return f"copy {parent}", (parent,)
-    names = tuple(elm.name for elm in forest.experts(among))
-    return (
-        f"copy {names[0]}" if len(names) == 1 else f"{config.branch} of {', '.join(names)}"
-    ), names
+    found = tuple(elm.name for elm in forest.experts(among))
+    what = f"copy {found[0]}" if len(found) == 1 else f"{config.branch} of {', '.join(found)}"
+    return what, found
 
 
 def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
@@ -379,6 +386,7 @@ def rounds(
     for domain in flat:
         suite.shard(domain, "train")
     check_domains(config, flat)
+    names.require_apart(config, flat)
     if len(set(flat)) < len(flat):
         raise UserError(f"run.rounds={planned}: a domain stands there twice")
     root = Path(config.forest_root)
