@@ -30,9 +30,8 @@ def import_model(config: Config, reporter: Reporter = quiet) -> ELM:
     if config.format == "delta8":
         return delta8.enter(Forest(root), source, name, config, reporter.alive)
     forest = Forest(root) if Forest.stands(root) else None
-    if forest and name in forest:
-        _require_same(forest[name], source, config, reporter)
-        return forest[name]
+    if forest and (elm := standing(config, forest, name, reporter)) is not None:
+        return elm
     if config.parent is not None and forest is None:
         raise UserError(f"parent={config.parent}: there is no forest in {root} yet; leave it out")
     if forest and config.parent is not None:
@@ -48,16 +47,21 @@ def import_model(config: Config, reporter: Reporter = quiet) -> ELM:
         return huggingface.enter(root, name, domains, model, parent=config.parent)
 
 
-def _require_same(elm: ELM, source: Path, config: Config, reporter: Reporter) -> None:
-    """Say that an ELM stands, if it was made of what `source` holds now; else raise `UserError`."""
-    legacy = config.imports.legacy
+def standing(config: Config, forest: Forest, name: str, reporter: Reporter = quiet) -> ELM | None:
+    """Return the ELM `name`, if it stands and is from the weights that ``from=`` holds now.
+
+    None if there is none; `UserError` if it is from others, or was not imported.
+    """
+    if name not in forest:
+        return None
+    elm, source, legacy = forest[name], _source(config), config.imports.legacy
     if not source.exists():
         raise UserError(f"from={source}: no such file or folder")
-    place = elm.path.parents[1]
-    with _as_hugging_face(source, place, config.format, legacy) as folder:
+    with _as_hugging_face(source, forest.root, config.format, legacy) as folder:
         sha256 = intake.source_sha256(folder, legacy=legacy, alive=reporter.alive)
     huggingface.require_same(elm, source, sha256)
     reporter.line(f"{elm.path} stands there, from these very weights")
+    return elm
 
 
 @contextmanager

@@ -105,9 +105,11 @@ def test_the_same_path_with_other_weights_is_refused(folder, tmp_path, capsys, o
     words = ["import", f"from={folder}", f"forest={root}", "name=seed"]
     assert main.main(words) == 0
     assert "stands there, from these very weights" in capsys.readouterr().err
+    assert main.main([*words, "--dry-run"]) == 0
+    assert "nothing: it stands there" in capsys.readouterr().out
     retrain(folder)
     before = tree(root)
-    assert main.main(words) == 2
+    assert main.main([*words, "--dry-run"]) == main.main(words) == 2
     said = capsys.readouterr().err
     for sha256 in (card.source_sha256, weights.sha256(folder)):
         assert sha256[:12] in said
