@@ -132,6 +132,9 @@ def _generate(config: Config) -> list[Plan]:
 
 def _import(config: Config) -> list[Plan]:
     name, domains = formats.imported_as(config)
+    root, whole = config.forest_root, config.format in ("hf", "fairseq")
+    if whole and Forest.stands(root) and formats.standing(config, Forest(root), name):
+        return [Plan.nothing("import", name)]
     as_what = f"an expert of {domains[0]}" if domains else "a seed"
     what = f"check {config.imports.source} and add it to {config.forest_root} as {as_what}"
     target = Paths(config.forest_root).elm(name).path

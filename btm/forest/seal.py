@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _FROM_RESULT = (
     "steps",
     "lr",
+    "schedule",
     "tokens",
     "flops",
     "data",
@@ -88,6 +89,7 @@ def card(
         branch_method=branch.origin["method"],
         estimator=branch.origin["estimator"],
         source=branch.origin.get("source", ""),
+        source_sha256=branch.origin.get("source_sha256", ""),
         license=branch.origin.get("license", ""),
         ancestors=[Spent(**spent) for spent in branch.origin.get("ancestors", [])],
         parameters=weights.parameters(branch.path),

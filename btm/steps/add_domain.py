@@ -12,12 +12,14 @@ from typing import Any
 
 from btm.config.checks import check_name, is_name
 from btm.config.schema import Config
+from btm.data import prepare as preparation
 from btm.data.shards import Suite
 from btm.ensemble.router import check_domains
 from btm.errors import UserError
 from btm.forest import ELM, Forest, settings, tombstone
-from btm.forest.suites import evaluated_suites, open_suite, open_suites
+from btm.forest.suites import data_of, evaluated_suites, open_suite, open_suites
 from btm.report import Reporter, quiet
+from btm.steps import names
 from btm.steps.evaluate import eval_forest, evaluated
 from btm.steps.grow import grow_expert, plan_of_expert, prepare
 from btm.steps.plan import Plan
@@ -71,7 +73,9 @@ def add_domain(config: Config, reporter: Reporter = quiet) -> Added:
     forest, domain = Forest(config.forest_root), new_domain(config)
     if config.imports.source:
         settings.record(config, forest, open_suite(config))  # a forest that an older btm has grown
-        prepare(text_of(config), reporter)
+        text = text_of(config)
+        _require_own_suite(text, forest)
+        prepare(text, reporter)
     open_suites(config).shard(domain, "train")
     suite = evaluated_suites(config)
     suite.shard(domain, config.eval.split)
@@ -125,7 +129,15 @@ def new_domain(config: Config) -> str:
     tombstone.refuse(forest.root, name)
     if name in forest and forest[name].card.domains != [name]:
         raise UserError(
-            f"{forest.root} has an ELM {name!r} that was not trained on a domain {name!r} alone"
+            f"{forest.root} has an ELM {name!r} that was not trained on a domain {name!r} alone: "
+            "give the new domain another name"
+        )
+    names.require_apart(config, [name])
+    if forest.root.name in (file := _file(forest, name).stem, f"before-{name}", f"after-{name}"):
+        raise UserError(
+            f"btm grow writes evals/{file}.json beside before-{name} and after-{name}, and "
+            f"{forest.root} has an evaluation {forest.root.name!r} of its own: give the domain "
+            "another name"
         )
     check_domains(config, [name])
     return name
@@ -145,6 +157,22 @@ def text_of(config: Config) -> Config:
         tokenizer=None,
     )
     return replace(config, data=data)
+
+
+def _require_own_suite(text: Config, forest: Forest) -> None:
+    """Raise `UserError` if the suite of a new domain is another's: with other text, and not known
+    to the forest.
+    """
+    folder = Path(text.data.out) / text.data.name
+    if text.data.name in settings.read_suites(forest.root):
+        return
+    if preparation.prepared(text.data) and not all(
+        packing.stands for packing in preparation.plan(data_of(text))
+    ):
+        raise UserError(
+            f"{folder} is a suite that {forest.root} does not know, of other text than "
+            f"{text.data.root}: give data.out=DIR, or the domain another name"
+        )
 
 
 def _experts(config: Config, forest: Forest, without: str) -> list[ELM]:

@@ -28,6 +28,7 @@ from btm.report.comparison import Comparison, Measured
 from btm.steps import domain_weights, held_out, score_cache
 from btm.steps.beside import beside, cost, score_model, seeds
 from btm.steps.evaluate import evaluated, measure, refuse_own_data
+from btm.steps.names import is_baseline
 from btm.steps.plan import Plan
 from btm.system import durable
 
@@ -133,7 +134,11 @@ def rivals(config: Config) -> list[tuple[Path, str]]:
     """List the (folder, kind) of the other forests: baselines that stand, then ``against=``."""
     root = Path(config.forest_root)
     beside_it = {root.with_name(f"{root.name}-{kind}"): kind for kind in BASELINES}
-    found = {p.resolve(): (p, kind) for p, kind in beside_it.items() if Forest.stands(p)}
+    found = {
+        path.resolve(): (path, kind)
+        for path, kind in beside_it.items()
+        if Forest.stands(path) and is_baseline(path, kind, besides=config.seed.name)
+    }
     named = config.against or []
     for name in [named] if isinstance(named, str) else named:
         path = Path(name)

@@ -19,10 +19,9 @@ from btm.errors import UserError
 from btm.forest import ELM, Branch, Forest, seal, settings, tombstone, trained_on
 from btm.forest.paths import ModelFolder, Paths, step_of
 from btm.forest.suites import data_of, open_suite, open_suites, other_suites
-from btm.interop import huggingface
 from btm.models import causal_lm
 from btm.report import Reporter, quiet
-from btm.steps import domain_weights, score_cache, standing
+from btm.steps import domain_weights, names, score_cache, seed_source, standing
 from btm.steps.averages import average
 from btm.steps.evaluate import check_text, eval_forest
 from btm.steps.plan import Plan
@@ -42,11 +41,19 @@ def prepare(config: Config, reporter: Reporter = quiet) -> Suite:
     if config.baseline == "random_split":
         # Dealt from another suite (btm/steps/baselines), it has no text of its own.
         return open_suite(config)
+    names.require_apart(config, _planned(config))
     preparation.prepare(data_of(config), reporter.line, other_suites(config))
     suite = open_suite(config)
     if Forest.stands(config.forest_root):
         settings.record_suite(config, Forest(config.forest_root), suite)
     return suite
+
+
+def _planned(config: Config) -> list[str]:
+    """List the domains that a cycle with the settings `config` would grow experts for."""
+    if config.run.rounds:
+        return [domain for domains in config.run.rounds for domain in domains]
+    return config.run.domains or preparation.training_domains(config.data)
 
 
 def seed(config: Config, reporter: Reporter = quiet) -> ELM:
@@ -56,9 +63,10 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
     """
     suite = open_suite(config)
     by_fairseq.check(config, suite)
-    plan = plan_of_seed(config)
+    plan = plan_of_seed(config, reporter)
     if config.seed.source is not None:
-        elm = _import_seed(config, suite, reporter)
+        stands = Forest(config.forest_root)[plan.name] if plan.idle else None
+        elm = stands or seed_source.import_seed(config, suite, reporter)
         settings.record(config, Forest(config.forest_root), suite)
         return elm
     name = config.seed.name
@@ -77,11 +85,12 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
     return merge(config, name, reporter)
 
 
-def plan_of_seed(config: Config) -> Plan:
+def plan_of_seed(config: Config, reporter: Reporter = quiet) -> Plan:
     """Plan `seed`: what it trains on or imports, or that the seed stands."""
     suite, name, root = open_suite(config), config.seed.name, Path(config.forest_root)
     forest = Forest(root) if Forest.stands(root) else None
     if forest is not None and name in forest:
+        seed_source.require(config, reporter)
         return Plan.nothing("seed", name)
     if config.seed.source is not None:
         source = Path(config.seed.source)
@@ -166,10 +175,9 @@ def _origin(config: Config, forest: Forest, among: list[str] | None) -> tuple[st
     if config.branch == "copy":
         parent = copied(config, forest)
         return f"copy {parent}", (parent,)
-    names = tuple(elm.name for elm in forest.experts(among))
-    return (
-        f"copy {names[0]}" if len(names) == 1 else f"{config.branch} of {', '.join(names)}"
-    ), names
+    found = tuple(elm.name for elm in forest.experts(among))
+    what = f"copy {found[0]}" if len(found) == 1 else f"{config.branch} of {', '.join(found)}"
+    return what, found
 
 
 def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
@@ -217,6 +225,8 @@ def _plan_of_branch(config: Config, suite: Suite, made: Branch) -> Plan:
     n_steps = config.seed_steps(suite.training_domains()) if is_root else config.trainer.steps
     shards = [suite.shard(domain, "train") for domain in made.domains]
     causal_lm.check_context(config, causal_lm.read_config(ModelFolder(made.path).config))
+    if not is_root:
+        phase.course_of(config, Forest(config.forest_root), made)  # refuses before anything is read
     plan = _plan_of_training(config, made.name, n_steps, shards, made, is_root=is_root)
     trained = ModelFolder(Paths(config.forest_root).branch(made.name)).result
     return replace(plan, parents=tuple(made.parents), writes=(trained,))
@@ -381,6 +391,7 @@ def rounds(
     for domain in flat:
         suite.shard(domain, "train")
     check_domains(config, flat)
+    names.require_apart(config, flat)
     if len(set(flat)) < len(flat):
         raise UserError(f"run.rounds={planned}: a domain stands there twice")
     root = Path(config.forest_root)
@@ -401,25 +412,6 @@ def _plant(config: Config, suite: Suite) -> tuple[Forest, Any]:
     causal_lm.check_context(config, wanted.to_dict())
     model = None if Forest.stands(config.forest_root) else _new_model(config, suite)
     return Forest.create(config.forest_root, wanted, suite.tokenizer, suite.tokenizer_sha256), model
-
-
-def _import_seed(config: Config, suite: Suite, reporter: Reporter) -> ELM:
-    """Return the seed that a Hugging Face folder is: the same checks as btm import, and that it
-    fits the suite.
-    """
-    source, root, name = Path(str(config.seed.source)), Path(config.forest_root), config.seed.name
-    legacy = config.imports.legacy
-    with huggingface.checked(
-        source, "seed.from", root, with_legacy=legacy, alive=reporter.alive
-    ) as model:
-        if model.tokenizer_sha256 != suite.tokenizer_sha256:
-            raise UserError(
-                f"seed.from={source} has another tokenizer than the suite {suite.name!r}: prepare "
-                "the text with its "
-                f"own (btm prepare data.tokenizer={source} data.name=NAME …)"
-            )
-        causal_lm.check_context(config, model.model.config.to_dict())
-        return huggingface.enter(root, name, [], model)
 
 
 def _new_model(config: Config, suite: Suite) -> Any:

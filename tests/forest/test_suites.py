@@ -103,7 +103,9 @@ def test_text_under_another_tokenizer_is_refused_before_anything_is_written(
     found = preparation.Suite.open(place / "data/foreign").tokenizer_sha256[:12]
     words = [f"data.out={place / 'data'}", "data=folder", f"data.root={place / 'foreign'}"]
     if "baseline=dense" in verb:  # there is none yet, and the forest is the one whose text counts
-        shutil.copytree(place / "forest", place / "forest-dense", dirs_exist_ok=True)
+        dense = place / "forest-dense"
+        shutil.copytree(place / "forest", dense, dirs_exist_ok=True)
+        shutil.copytree(dense / "elms/seed", dense / "elms/dense", dirs_exist_ok=True)
     before = tree(place)
     said = refusal(capsys, *verb, f"forest={place / 'forest'}", *words, "data.name=foreign")
     assert f"({found} against {theirs})" in said

@@ -35,6 +35,7 @@ CHECKS: dict[str, Sequence[Check]] = {
         extras.parquet,
         machine.forest_folder,
         machine.data_folder,
+        names.forest_of_baseline,
         names.domains_of_cycle,
         names.elms_of_cycle,
         names.models_of_cycle,

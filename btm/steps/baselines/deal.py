@@ -52,6 +52,11 @@ def deal(suite: Suite, target: Path, names: dict[str, str], say: Say = lambda li
     durable.sweep(target.parent)
     if _read(target / FACTS) == facts and _as_hashed(suite, target, names):
         return Suite.open(target)
+    if target.exists() and not (target / FACTS).exists():
+        raise UserError(
+            f"baseline=random_split deals the text of {suite.path} into {target}, where a suite of "
+            "its own stands: move that (data.name=NAME of the forest, or another data.out=)"
+        )
     sources = {split: [suite.shard(domain, split) for domain in sorted(names)] for split in SPLITS}
     _require_documents(sources, len(names))
     durable.require_space(target, sum(s.n_tokens * s.dtype.itemsize for s in sources["train"]) * 2)

@@ -182,7 +182,7 @@ def _train(
     trainer.valid_every is not looked at: there is no one valid split.
     """
     causal_lm.check_context(config, causal_lm.read_config(branch.files.config))
-    n_steps, schedule, continued = phase.course(config, forest, branch)
+    course = phase.course_of(config, forest, branch)
     trainee = DemixTrainee.of(causal_lm.load_trainable(branch.path, config.trainer.device), mixes)
     with reporter.training(DEMIX) as report:
         trained = loop.loop(
@@ -190,23 +190,21 @@ def _train(
                 branch.path,
                 trainee.batches,
                 config.trainer,
-                schedule,
-                n_steps,
-                moments=continued.path / checkpoint.MOMENTS if continued else None,
+                course.schedule,
+                course.steps,
+                moments=course.moments,
                 report=report,
                 pulse=pulse,
             ),
             trainee,
         )
-    notes = [*trained.notes, _NOTE]
-    if continued:
-        notes.append(f"continues the optimizer and schedule of {continued.name}")
+    notes = [*trained.notes, _NOTE, *course.notes]
     # Of every domain's text: each ELM has the parameters that all of it trained.
     data = {domain: batches.shards[0].sha256 for domain, batches in mixes.items()}
     each = {
         "steps": trained.steps,
         "data": data,
-        "lr": schedule.peak,
+        "lr": course.schedule.peak,
         "flops": trained.flops / len(mixes),
         "notes": notes,
     }
@@ -214,7 +212,8 @@ def _train(
         *notes,
         "the mean of the domains' feed-forward layers; the tokens and FLOPs stand in their cards",
     ]
-    whole = replace(trained, steps=0, lr=schedule.peak, tokens=0, flops=0.0, notes=mean, data=data)
+    peak = course.schedule.peak
+    whole = replace(trained, steps=0, lr=peak, tokens=0, flops=0.0, notes=mean, data=data)
     return whole.to_json() | {"each": each}
 
 

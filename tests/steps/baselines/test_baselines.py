@@ -213,7 +213,7 @@ def test_random_split_is_the_procedure_of_the_forest(grown, beside, tmp_path):
     assert tree_of(forest["seed"]) == tree_of(base["seed"])
     card = forest["random-0"].card
     assert set(card.parents) == {"seed"}
-    assert card.notes == ["continues the optimizer and schedule of seed"]
+    assert card.notes[0] == "continues the optimizer and schedule of seed"
     assert set(forest["random-2"].card.parents) <= {"random-0", "random-1"}
     assert set(result["shards"]) == {f"{domain}/test" for domain in (*EXPERTS, "novels")}
     assert not result["shards"]["bible/test"]["novel"]
