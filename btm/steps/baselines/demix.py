@@ -21,7 +21,7 @@ from btm.errors import UserError
 from btm.forest import Branch, Forest
 from btm.models import causal_lm, flops
 from btm.report import Reporter, quiet
-from btm.steps import score_cache
+from btm.steps import score_cache, standing
 from btm.steps.baselines.derive import DEMIX
 from btm.system import durable
 from btm.system.json_files import Json
@@ -135,6 +135,7 @@ def grow(config: Config, reporter: Reporter = quiet) -> None:
     wherever it stopped.
     """
     forest, suite, seed = Forest(config.forest_root), steps.open_suite(config), config.seed.name
+    standing.refuse(config, standing.of_cycle(config, config.run.rounds))
     if DEMIX in forest:
         return
     if not forest.has_branch(DEMIX):
@@ -200,7 +201,9 @@ def _train(
     notes = [*trained.notes, _NOTE]
     if continued:
         notes.append(f"continues the optimizer and schedule of {continued.name}")
+    settings = standing.settings_of(config, forest, branch, trained.precision or "")
     each = {
+        "settings": settings,
         "steps": trained.steps,
         "lr": schedule.peak,
         "flops": trained.flops / len(mixes),
@@ -210,6 +213,7 @@ def _train(
         *notes,
         "the mean of the domains' feed-forward layers; the tokens and FLOPs stand in their cards",
     ]
+    trained = replace(trained, settings=settings)
     whole = replace(trained, steps=0, lr=schedule.peak, tokens=0, flops=0.0, notes=mean)
     return whole.to_json() | {"each": each}
 
