@@ -9,6 +9,8 @@ from typing import IO, Any
 from btm import steps
 from btm.config.schema import Config
 from btm.errors import UserError, unknown
+from btm.forest import Forest
+from btm.forest.paths import Paths
 from btm.launch import attach
 from btm.launch.board import Board
 from btm.launch.drive import FINAL, Driver
@@ -177,7 +179,23 @@ def plan(config: Config, stream: IO[str]) -> tuple[Cycle, Records]:
     steps.begin(config, suite)
     if advice := too_few_tokens(config):
         reporter.line(f"note: {advice}")
-    return records.write_cycle(config, rounds), records
+    cycle = records.write_cycle(config, rounds)
+    if not attach.driver_runs(records):
+        _reopen_end(cycle, records)
+    return cycle, records
+
+
+def _reopen_end(cycle: Cycle, records: Records) -> None:
+    """Have the end of a finished cycle done again, if its evaluation was replaced by one of other
+    settings or of other ELMs.
+    """
+    config = cycle.config
+    file = Paths(config.forest_root).evaluation(config.eval.name)
+    if not Forest.stands(config.forest_root):
+        return
+    result = read_shown(file)
+    if result is None or not steps.is_of(config, Forest(config.forest_root), result):
+        records.reopen(cycle.id, "finish")
 
 
 def status(config: Config) -> tuple[list[TableRow], str]:

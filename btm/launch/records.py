@@ -177,6 +177,12 @@ class Records:
                 file.replace(durable.make_folder(self.files.forgiven) / file.name)
         return failed
 
+    def reopen(self, cycle_id: str, job: str) -> None:
+        """Set aside the outcomes of one job of a cycle, so that it is done again."""
+        for outcome in self.outcomes(cycle_id).get(job, []):
+            file = self.files.outcome(outcome.job, outcome.attempt)
+            file.replace(durable.make_folder(self.files.forgiven) / file.name)
+
     def attempts(self) -> dict[str, int]:
         """Find the number of the last try at each job that has any record."""
         last: dict[str, int] = {}

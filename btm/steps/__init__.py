@@ -14,6 +14,7 @@ from btm.steps.compare import compare, compared_file, plan_of_compare, rivals, t
 from btm.steps.evaluate import (
     eval_forest,
     generate,
+    is_of,
     plan_of_eval,
     plan_of_generate,
     plan_of_score,
@@ -55,6 +56,7 @@ __all__ = [
     "finish",
     "generate",
     "grow_expert",
+    "is_of",
     "measuring",
     "merge",
     "new_domain",

@@ -91,6 +91,8 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> Json:
         "suites": suite.names,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "window": config.window,
+        "max_tokens": config.score.max_tokens,
+        "split": config.eval.split,
         "ensemble": asdict(config.ensemble) | {"experts": [elm.name for elm in members]},
         "elms": {elm.name: elm.card.sha256 for elm in elms},
         "models": {
@@ -105,6 +107,23 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> Json:
     durable.write_json(target, result)
     heatmap(result, target.with_suffix(".png"))
     return result
+
+
+def is_of(config: Config, forest: Forest, result: Json) -> bool:
+    """Tell whether an evaluation is of the ELMs that stand and of the settings that `config` has.
+
+    Its ensemble is recorded with what was fitted left open, and its members by name.
+    """
+    members = [elm.name for elm in forest.experts(config.ensemble.experts)]
+    asked = {
+        "window": config.window,
+        "max_tokens": config.score.max_tokens,
+        "split": config.eval.split,
+        "ensemble": asdict(config.ensemble) | {"experts": members},
+        "elms": {elm.name: elm.card.sha256 for elm in forest.elms()},
+    }
+    # An older evaluation does not say all of this.
+    return all(result.get(key, value) == value for key, value in asked.items())
 
 
 def plan_of_eval(config: Config) -> Plan:

@@ -130,21 +130,29 @@ def of_cycle(config: Config, rounds: Sequence[Sequence[str]]) -> Found:
     return {name: differing for name, differing in found.items() if differing}
 
 
-def refuse(config: Config, found: Mapping[str, Sequence[Difference]]) -> None:
-    """Raise `UserError` if `found` has differences; it names them and the ways out."""
+def refuse(
+    config: Config, found: Mapping[str, Sequence[Difference]], reproduction: Path | None = None
+) -> None:
+    """Raise `UserError` if `found` has differences; it names them and the ways out.
+
+    `reproduction` is the folder of many forests that `btm paper` grows, whose names are STUDY/ELM.
+    """
     found = {name: differing for name, differing in found.items() if differing}
     if not found:
         return
     names = list(found)
-    ways = ["give the settings that stand", "or another forest=DIR"]
-    if not any(each.key.startswith(_MODEL) for differing in found.values() for each in differing):
+    place = reproduction or config.forest_root
+    another = "another paper.out=DIR" if reproduction else "another forest=DIR"
+    ways = ["give the settings that stand", f"or {another}"]
+    if not reproduction and not any(
+        each.key.startswith(_MODEL) for differing in found.values() for each in differing
+    ):
         remove = f"btm remove forest={config.forest_root} expert={names[0]}"
-        ways[1:] = ["another forest=DIR"]
+        ways[1:] = [another]
         ways.append(f"or remove what is to be grown anew ({remove}, the same with --readmit)")
     called = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     raise UserError(
-        f"{config.forest_root} has {called} of other settings: {identity.said(found)}; "
-        f"{', '.join(ways)}"
+        f"{place} has {called} of other settings: {identity.said(found)}; {', '.join(ways)}"
     )
 
 

@@ -84,3 +84,11 @@ def test_a_trained_branch_of_other_settings_is_refused(copy):
     with pytest.raises(UserError, match=r"trainer\.steps was 2, now 3"):
         steps.train(copy("trainer.steps=3"), "more")
     assert steps.train(config, "more").result
+
+
+def test_an_evaluation_of_other_settings_is_not_that_of_a_run(grown):
+    config, result = grown
+    forest = Forest(config.forest_root)
+    assert steps.is_of(config, forest, json.loads(json.dumps(result)))
+    for words in ({"max_tokens": 512}, {"window": 8}, {"elms": {}}, {"split": "valid"}):
+        assert not steps.is_of(config, forest, {**result, **words})

@@ -249,7 +249,13 @@ def _comparison(config: Config, out: Output) -> "Comparison | None":
 
 
 def _evaluation(config: Config) -> dict[str, Any] | None:
+    """Read the evaluation of a cycle; None if there is none of these settings and ELMs."""
+    from btm import steps
+    from btm.forest import Forest
     from btm.forest.paths import Paths
 
     file = Paths(config.forest_root).evaluation(config.eval.name)
-    return json.loads(file.read_bytes()) if file.exists() else None
+    if not (file.exists() and Forest.stands(config.forest_root)):
+        return None
+    found: dict[str, Any] = json.loads(file.read_bytes())
+    return found if steps.is_of(config, Forest(config.forest_root), found) else None
