@@ -114,8 +114,9 @@ def _merge(config: Config) -> list[Plan]:
 
 
 def _grow(config: Config) -> list[Plan]:
-    plans = steps.plan_of_add_domain(config)
-    return [*(_prepare(steps.text_of(config)) if config.imports.source else []), *plans]
+    steps.new_domain(config)
+    text = _prepare(steps.text_of(config)) if config.imports.source else []
+    return [*text, *steps.plan_of_add_domain(config)]
 
 
 def _evaluate(config: Config) -> list[Plan]:

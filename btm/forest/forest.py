@@ -206,13 +206,15 @@ class Forest:
         *,
         method: str = "weights",
         estimator: str = "given",
+        settings: Json | None = None,
         alive: Callable[[], None] = lambda: None,
         finish: Callable[[Path], None] = lambda folder: None,
     ) -> Branch:
         """Initialise a new ELM as the weighted average of its `parents` {ELM: weight} (BTM, section
         2.3).
 
-        `finish` may change the branch's folder before it appears.
+        `settings` are those that the weights were found with, for the card. `finish` may change the
+        branch's folder before it appears.
         """
         self.require_free(name)
         for parent in parents:
@@ -231,6 +233,7 @@ class Forest:
                 for parent, share in shares.items()
             },
             "ancestors": [asdict(spent) for spent in ledger.lineage(self[p].card for p in shares)],
+            **({"settings": settings} if settings else {}),
         }
         with self.new_branch(name, origin) as folder:
             averaging.average(

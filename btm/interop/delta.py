@@ -75,8 +75,15 @@ def import_elm(config: Config, source: Path, reporter: Reporter) -> ELM:
     # A killed import may have left the finished branch: then only the merge is missing.
     left = forest.get_branch(name).result if forest.has_branch(name) else None
     if left is None or weights.sha256(forest.get_branch(name).path) != made.sha256:
-        how = {"method": card.branch_method, "estimator": card.estimator}
-        forest.branch(name, domains[0], parents, **how, alive=reporter.alive, finish=finish)
+        forest.branch(
+            name,
+            domains[0],
+            parents,
+            method=card.branch_method,
+            estimator=card.estimator,
+            alive=reporter.alive,
+            finish=finish,
+        )
     trained_on.copy(source, forest.paths.digests, card)
     reporter.line(f"made {name} of {', '.join(parents)} and {made.nonzeros:,} changes")
     branch = forest.get_branch(name)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from btm.config import identity
 from btm.config.checks import check_weights
 from btm.config.schema import Config
 from btm.data import prepare as preparation
@@ -21,9 +22,10 @@ from btm.forest.paths import ModelFolder, Paths, step_of
 from btm.forest.suites import data_of, open_suite, open_suites, other_suites
 from btm.models import causal_lm
 from btm.report import Reporter, quiet
-from btm.steps import domain_weights, names, score_cache, seed_source, standing
+from btm.steps import conflicts, domain_weights, names, score_cache, seed_source, standing
 from btm.steps.averages import average
 from btm.steps.evaluate import check_text, eval_forest
+from btm.steps.origin import origin_of
 from btm.steps.plan import Plan
 from btm.steps.rates import find_rate
 from btm.system import durable
@@ -73,6 +75,7 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
     causal_lm.pick_device(config.trainer.device)
     forest, model = _plant(config, suite)
     settings.record(config, forest, suite)
+    conflicts.refuse(config, {name: conflicts.of_seed(config, forest, suite.training_domains())})
     if name in forest:
         standing.require_trained(forest, suite, [name], reporter.line)
         return forest[name]
@@ -89,9 +92,12 @@ def plan_of_seed(config: Config, reporter: Reporter = quiet) -> Plan:
     """Plan `seed`: what it trains on or imports, or that the seed stands."""
     suite, name, root = open_suite(config), config.seed.name, Path(config.forest_root)
     forest = Forest(root) if Forest.stands(root) else None
-    if forest is not None and name in forest:
-        seed_source.require(config, reporter)
-        return Plan.nothing("seed", name)
+    if forest is not None:
+        found = conflicts.of_seed(config, forest, suite.training_domains())
+        conflicts.refuse(config, {name: found})
+        if name in forest:
+            seed_source.require(config, reporter)
+            return Plan.nothing("seed", name)
     if config.seed.source is not None:
         source = Path(config.seed.source)
         plan = Plan("seed", name, f"import {source}", reads=(source,))
@@ -140,7 +146,13 @@ def branch(
         config, forest, suite, domain, candidates, config.branch, reporter
     )
     return forest.branch(
-        name, domain, weights, method=config.branch, estimator=estimator, alive=reporter.alive
+        name,
+        domain,
+        weights,
+        method=config.branch,
+        estimator=estimator,
+        settings=identity.of_branch(config) if len(candidates) > 1 else {},
+        alive=reporter.alive,
     )
 
 
@@ -151,7 +163,7 @@ def plan_of_branch(
     forest = Forest(config.forest_root)
     forest.require_free(name)
     open_suites(config).shard(domain, "train")
-    what, parents = _origin(config, forest, among)
+    what, parents = origin_of(config, forest, among)
     return Plan(
         "branch",
         name,
@@ -164,28 +176,13 @@ def plan_of_branch(
     )
 
 
-def _origin(config: Config, forest: Forest, among: list[str] | None) -> tuple[str, tuple[str, ...]]:
-    """Say in words how a new ELM is initialised, and the ELMs that it is initialised from.
-
-    A posterior may give some of them no weight.
-    """
-    if config.weights is not None:
-        parents = [forest[parent].name for parent in check_weights(config.weights)]
-        return f"average {', '.join(parents)} with the given weights", tuple(parents)
-    if config.branch == "copy":
-        parent = copied(config, forest)
-        return f"copy {parent}", (parent,)
-    found = tuple(elm.name for elm in forest.experts(among))
-    what = f"copy {found[0]}" if len(found) == 1 else f"{config.branch} of {', '.join(found)}"
-    return what, found
-
-
 def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
     """Train a branch on its own domain alone, from wherever an earlier attempt stopped."""
     forest, suite = Forest(config.forest_root), open_suites(config)
     if (done := forest.get_branch(name)).result is not None:
+        conflicts.refuse(config, {name: conflicts.of_training(config, forest, done)})
         return done
-    seed_steps = config.seed_steps(suite.training_domains())
+    asked, seed_steps = config, config.seed_steps(suite.training_domains())
     config = replace(config, seed=replace(config.seed, steps=seed_steps))
     with forest.hold(name) as (branch, held):
 
@@ -204,6 +201,8 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
             together = job.processes(config, branch) > 1
             run = job.train if together else phase.train
             trained = run(config, forest, branch, shards, suite, reporter, pulse)
+        settings = conflicts.settings_of(asked, forest, branch, trained.precision or "")
+        trained = replace(trained, settings=settings)
         if branch.parents:
             nats = score_cache.valid_nats(config, forest, branch, suite, reporter)
             trained = replace(trained, valid_nats=nats.own, parent_valid_nats=nats.parents)
@@ -213,7 +212,9 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
 
 def plan_of_train(config: Config, name: str) -> Plan:
     """Plan `train`: the steps and tokens that are still to come, and the passes over the text."""
-    made = Forest(config.forest_root).get_branch(name)
+    forest = Forest(config.forest_root)
+    made = forest.get_branch(name)
+    conflicts.refuse(config, {name: conflicts.of_training(config, forest, made)})
     if made.result is not None:
         return Plan.nothing("train", name, "it is trained")
     return _plan_of_branch(config, open_suites(config), made)
@@ -289,6 +290,7 @@ def grow_expert(config: Config, domain: str, among: list[str], reporter: Reporte
     stopped.
     """
     forest = Forest(config.forest_root)
+    conflicts.refuse(config, {domain: conflicts.of_expert(config, forest, domain, among)})
     if domain in forest:
         standing.require_trained(forest, open_suites(config), [domain], reporter.line)
         return forest[domain]
@@ -307,6 +309,7 @@ def grow_expert(config: Config, domain: str, among: list[str], reporter: Reporte
 def plan_of_expert(config: Config, domain: str, among: list[str]) -> Plan:
     """Plan `grow_expert`, also of a domain whose text is still to be prepared."""
     forest = Forest(config.forest_root)
+    conflicts.refuse(config, {domain: conflicts.of_expert(config, forest, domain, among)})
     if domain in forest:
         return Plan.nothing("grow", domain)
     if forest.has_branch(domain):
@@ -314,7 +317,7 @@ def plan_of_expert(config: Config, domain: str, among: list[str]) -> Plan:
         plan = plan_of_train(config, domain)
         parts = [] if plan.idle else [plan.what]
     else:
-        how, parents = _origin(config, forest, among)
+        how, parents = origin_of(config, forest, among)
         model = ModelFolder(forest[parents[0]].path)
         causal_lm.check_context(config, causal_lm.read_config(model.config))
         plan = _plan_of_new_domain(config, domain)
@@ -364,9 +367,12 @@ def begin(config: Config, suite: Suite, reporter: Reporter = quiet) -> None:
     """Record the words of a cycle whose forest stands, and see that all it will be evaluated on is
     there, and is trained on by none of its ELMs.
 
-    Of ELMs whose text has grown `reporter` gets a line; `UserError` if some of it is gone.
+    Of ELMs whose text has grown `reporter` gets a line; `UserError` if some of it is gone, or where
+    what stands is of other settings.
     """
-    domains = [domain for each in rounds(config, suite) for domain in each]
+    planned = rounds(config, suite)
+    conflicts.refuse(config, conflicts.of_cycle(config, planned))
+    domains = [domain for each in planned for domain in each]
     check_text(config, suite, domains, reporter)
     if Forest.stands(config.forest_root):  # else its seed records them, when it plants it
         settings.record(config, Forest(config.forest_root), suite)
@@ -418,12 +424,3 @@ def _new_model(config: Config, suite: Suite) -> Any:
     """Return the model that the seed phase begins with."""
     wanted = causal_lm.make_config(config.model, suite.vocab_size, suite.eos)
     return causal_lm.new_model(wanted, config.trainer.seed)
-
-
-def copied(config: Config, forest: Forest) -> str:
-    """Return the one parent of branch=copy."""
-    if config.parent:
-        return forest[config.parent].name
-    if config.seed.name in forest:
-        return config.seed.name
-    raise UserError(f"branch=copy needs parent=NAME; have: {', '.join(forest.names()) or 'none'}")

@@ -247,7 +247,7 @@ def test_merge_wants_training_and_a_free_name(copy):
 
 def test_a_forest_has_one_architecture_and_one_tokenizer(copy):
     config = copy("model.config.hidden_size=32")
-    with pytest.raises(UserError, match="another architecture"):
+    with pytest.raises(UserError, match=r"model\.config\.hidden_size was 64, now 32"):
         steps.seed(config)
 
 

@@ -43,6 +43,7 @@ CHECKS: dict[str, Sequence[Check]] = {
         names.average_of_cycle,
         names.evaluation_of_cycle,
         names.seed_of_baseline,
+        names.standing_of_cycle,
         machine.device,
         machine.jobs,
         shape.source_of_cycle,

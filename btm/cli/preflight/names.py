@@ -17,6 +17,7 @@ from btm.forest import Forest, settings, tombstone
 from btm.forest import averages as standing_averages
 from btm.forest.paths import AVERAGES
 from btm.models.average import METHODS
+from btm.steps import conflicts
 from btm.steps.baselines import DEMIX, SHARES_SEED
 from btm.steps.baselines.ready import require_seed
 from btm.steps.names import require_apart, require_own_forest
@@ -110,6 +111,11 @@ def parents_of_cycle(config: Config) -> None:
         for key, wanted in parents.items():
             _require_elms(config, key, wanted, have)
         have |= set(domains)
+
+
+def standing_of_cycle(config: Config) -> None:
+    """Refuse to pass off ELMs that stand with other settings as those of a cycle."""
+    conflicts.refuse(config, conflicts.of_cycle(config, rounds(config)))
 
 
 def average_of_cycle(config: Config) -> None:

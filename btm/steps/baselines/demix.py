@@ -21,7 +21,7 @@ from btm.errors import UserError
 from btm.forest import Branch, Forest, trained_on
 from btm.models import causal_lm, flops
 from btm.report import Reporter, quiet
-from btm.steps import score_cache
+from btm.steps import conflicts, score_cache
 from btm.steps.baselines.derive import DEMIX
 from btm.system import durable
 from btm.system.json_files import Json
@@ -135,6 +135,7 @@ def grow(config: Config, reporter: Reporter = quiet) -> None:
     wherever it stopped.
     """
     forest, suite, seed = Forest(config.forest_root), steps.open_suite(config), config.seed.name
+    conflicts.refuse(config, conflicts.of_cycle(config, config.run.rounds))
     if DEMIX in forest:
         return
     if not forest.has_branch(DEMIX):
@@ -201,7 +202,9 @@ def _train(
     notes = [*trained.notes, _NOTE, *course.notes]
     # Of every domain's text: each ELM has the parameters that all of it trained.
     data = {domain: batches.shards[0].sha256 for domain, batches in mixes.items()}
+    settings = conflicts.settings_of(config, forest, branch, trained.precision or "")
     each = {
+        "settings": settings,
         "steps": trained.steps,
         "data": data,
         "lr": course.schedule.peak,
@@ -212,8 +215,8 @@ def _train(
         *notes,
         "the mean of the domains' feed-forward layers; the tokens and FLOPs stand in their cards",
     ]
-    peak = course.schedule.peak
-    whole = replace(trained, steps=0, lr=peak, tokens=0, flops=0.0, notes=mean, data=data)
+    trained = replace(trained, settings=settings, data=data, notes=mean)
+    whole = replace(trained, steps=0, lr=course.schedule.peak, tokens=0, flops=0.0)
     return whole.to_json() | {"each": each}
 
 

@@ -14,7 +14,6 @@ from btm.errors import UserError
 
 DEMIX = "demix"
 DENSE = "dense"
-SHARES_SEED = ("random_split", "demix")  # what begins with the seed of the forest itself
 
 
 def derive(config: Config) -> Config:

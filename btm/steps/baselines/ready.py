@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from btm import steps
+from btm.config.choices import SHARES_SEED
 from btm.config.schema import Config
 from btm.errors import UserError
 from btm.forest import Forest, trained_on
@@ -15,7 +16,7 @@ from btm.models import causal_lm
 from btm.report import Reporter, quiet
 from btm.steps.baselines import demix
 from btm.steps.baselines.deal import deal
-from btm.steps.baselines.derive import SHARES_SEED, derive, expert_domains, part_names
+from btm.steps.baselines.derive import derive, expert_domains, part_names
 from btm.system import durable
 
 
