@@ -19,6 +19,7 @@ from btm.data.pack import pack
 from btm.data.shards import META, SCHEMA, TOKENIZER, SplitFacts, Suite, read_meta
 from btm.data.splits import SourceFile, Survey, fingerprint, survey
 from btm.data.tokenizer import (
+    begins_with_bos,
     copy_tokenizer,
     read_origin,
     tokenizer_sha256,
@@ -199,7 +200,8 @@ def _kept_tokenizer(config: DataConfig, folder: Path) -> str | None:
                 f"data.tokenizer={config.tokenizer}: no such folder; "
                 "wanted a Hugging Face tokenizer"
             )
-        asked = tokenizer_sha256(Path(config.tokenizer))
+        # Under the suite's own convention of BOS: one from before there was any stays as it is.
+        asked = tokenizer_sha256(Path(config.tokenizer), begins_with_bos(folder / TOKENIZER))
     origin = read_origin(folder / TOKENIZER)
     if not origin:
         return None
@@ -300,7 +302,7 @@ def _pack_one(
     encode_all: EncodeAll,
 ) -> None:
     """Publish data/<suite>/<domain>/, replacing an older one in one step."""
-    size = (encoder.dtype.name, encoder.eos, encoder.vocab_size)
+    size = (encoder.dtype.name, encoder.eos, encoder.vocab_size, encoder.bos)
     with publish_folder(folder / seen.source.domain, replace=True) as temporary:
         packed = pack(seen.documents(config.text_column), temporary, encoder, encode_all)
         for split, facts in packed.items():
@@ -311,7 +313,7 @@ def _pack_one(
 def _describe(
     domain: _Domain,
     splits: dict[str, SplitFacts],
-    size: tuple[str, int, int],
+    size: tuple[str, int, int, int | None],
     folder: Path,
     target: Path,
 ) -> None:
@@ -321,7 +323,7 @@ def _describe(
         raise UserError(
             f"{domain.source.domain}: its files changed while they were read; run it again"
         )
-    dtype, eos, vocab_size = size
+    dtype, eos, vocab_size, bos = size
     meta = {
         "schema": SCHEMA,
         "domain": domain.source.domain,
@@ -335,6 +337,8 @@ def _describe(
         "settings": domain.settings,
         "splits": splits,
     }
+    if bos is not None:
+        meta["bos"] = bos
     write_json(target / META, meta)
 
 
@@ -362,7 +366,7 @@ def _take_over(
         progress(f"{name}: packing {sum(file['bytes'] for file in domain.files):,} bytes")
         with publish_folder(folder / name, replace=True) as temporary:
             splits = binarised.pack(opened[name], lengths, temporary, dtype)
-            _describe(domain, splits, (dtype.name, EOS, len(dictionary)), folder, temporary)
+            _describe(domain, splits, (dtype.name, EOS, len(dictionary), None), folder, temporary)
 
 
 def _sample(seen: Survey, column: str) -> list[str]:

@@ -4,6 +4,8 @@ data/<suite>/tokenizer/                        one for all domains
 data/<suite>/<domain>/{train,valid,test}.bin   token ids, uint16 or uint32; EOS ends each document
 data/<suite>/<domain>/{train,valid,test}.idx   (tokens, bytes) of each document, uint32
 data/<suite>/<domain>/meta.json
+
+With a tokenizer that puts a BOS before each text, each document begins with it.
 """
 
 import itertools
@@ -83,6 +85,11 @@ class Shard:
     def eos(self) -> int:
         """The id that ends each document."""
         return self.meta["eos"]
+
+    @property
+    def bos(self) -> int | None:
+        """The id that begins each document, by the convention of its tokenizer; None without."""
+        return self.meta.get("bos")
 
     @property
     def sha256(self) -> str:
@@ -261,6 +268,11 @@ class Suite:
     def eos(self) -> int:
         """The id that ends each document."""
         return read_origin(self.tokenizer)["eos"]
+
+    @property
+    def bos(self) -> int | None:
+        """The id that begins each document; None where the tokenizer has no such convention."""
+        return read_origin(self.tokenizer).get("bos")
 
     def domains(self) -> list[str]:
         """List the names of all domains, sorted."""

@@ -420,6 +420,8 @@ def _import_seed(config: Config, suite: Suite, reporter: Reporter) -> ELM:
 def _new_model(config: Config, suite: Suite) -> Any:
     """Return the model that the seed phase begins with."""
     wanted = causal_lm.make_config(config.model, suite.vocab_size, suite.eos)
+    if suite.bos is not None:
+        wanted.bos_token_id = suite.bos
     return causal_lm.new_model(wanted, config.trainer.seed)
 
 

@@ -137,6 +137,8 @@ def validate(
                 on_device(a(start, stop), model.device) for a in (windows.inputs, windows.targets)
             )
             logp = (logp_of or partial(causal_lm.token_logp, model))(inputs, targets)
+            if (given := windows.given(start, stop)) is not None:
+                logp = logp.masked_fill(on_device(given, model.device), 0.0)
             flat = logp.flatten()[: windows.n_tokens - counted]
             nats.append(losses.exact(flat).sum())
             counted += len(flat)

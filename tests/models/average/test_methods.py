@@ -156,7 +156,7 @@ def test_fisher(models, tmp_path):
 @pytest.mark.parametrize("size", [1e-43, 1e-20, 1.0, 3e38])
 def test_fisher_weighs_by_ratios_whatever_their_size(models, accumulate, size, tmp_path):
     """F of 1e-43 is no 0, and the sum of three of 3e38 no infinity."""
-    base, folders = models
+    folders = models[1]
     ratios, information = [1.0, 0.5, 0.25], {}
     for folder, ratio in zip(folders, ratios, strict=True):
         information[folder] = tmp_path / folder.name
@@ -174,7 +174,7 @@ def test_fisher_weighs_by_ratios_whatever_their_size(models, accumulate, size, t
 
 
 def test_fisher_of_a_model_without_weight_does_not_drown_the_others(models, tmp_path):
-    base, folders = models
+    folders = models[1]
     information = {}
     for folder, size in zip(folders, [3e38, 1e-30, 1e-30], strict=True):
         information[folder] = tmp_path / folder.name
