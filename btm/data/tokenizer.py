@@ -110,6 +110,7 @@ def load_tokenizer(folder: Path) -> Any:
                 f"data.tokenizer={folder}: {name} asks for code of its own (auto_map); "
                 "btm runs none"
             )
+    _require_files(folder)
     from transformers import AutoTokenizer
 
     try:
@@ -118,7 +119,8 @@ def load_tokenizer(folder: Path) -> Any:
         )
     except Exception as error:  # each kind of tokenizer fails in its own way
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"data.tokenizer={folder}: does not load: {why}") from None
+        here = ", ".join(path.name for path in tokenizer_files(folder))
+        raise UserError(f"data.tokenizer={folder}: does not load: {why} (it has {here})") from None
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise UserError(f"data.tokenizer={folder}: has no fast form; wanted a tokenizer.json")
     if tokenizer.eos_token_id is None:
@@ -126,6 +128,22 @@ def load_tokenizer(folder: Path) -> Any:
             f"data.tokenizer={folder}: has no eos_token; set one in tokenizer_config.json"
         )
     return tokenizer
+
+
+def _require_files(folder: Path) -> None:
+    """Raise `UserError` unless the files that some tokenizer is built from lie in `folder`.
+
+    That is tokenizer.json, sentencepiece's model, or a vocabulary (with merges, where there are).
+    """
+    built_from = ("tokenizer.json", "vocab.json", "vocab.txt")
+    if any((folder / name).exists() for name in built_from) or any(folder.glob("*.model")):
+        return
+    here = ", ".join(path.name for path in tokenizer_files(folder)) or "no file of a tokenizer"
+    raise UserError(
+        f"data.tokenizer={folder}: holds {here}; looked for tokenizer.json, vocab.json with "
+        "merges.txt, vocab.txt and *.model: copy the tokenizer of this model into the folder "
+        '(AutoTokenizer.from_pretrained("ORG/NAME").save_pretrained("DIR"))'
+    )
 
 
 def bos_of(tokenizer: Any) -> int | None:

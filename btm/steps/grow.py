@@ -21,7 +21,7 @@ from btm.forest.paths import ModelFolder, Paths, step_of
 from btm.forest.suites import data_of, evaluated_suites, open_suite, open_suites
 from btm.interop import huggingface
 from btm.models import causal_lm
-from btm.report import Reporter, quiet
+from btm.report import Beating, Reporter, quiet
 from btm.steps import domain_weights, score_cache
 from btm.steps.averages import average
 from btm.steps.evaluate import eval_forest
@@ -180,21 +180,17 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
     seed_steps = config.seed_steps(suite.training_domains())
     config = replace(config, seed=replace(config.seed, steps=seed_steps))
     with forest.hold(name) as (branch, held):
-
-        def pulse(step: int) -> bool:
-            held.beat()
-            return reporter.pulse(step)
-
+        reporter = Beating(reporter, held.beat)
         # Planned again under the lease: another process may have worked on the branch until now.
         plan = _plan_of_branch(config, suite, branch)
         shards = [suite.shard(domain, "train") for domain in plan.domains]
         trained = Trained(steps=0, tokens=0)
         if shards:
             if config.trainer.lr == phase.FIND and not branch.parents:
-                find_rate(config, branch, shards, seed_steps, pulse, reporter)
+                find_rate(config, branch, shards, seed_steps, reporter.pulse, reporter)
             together = job.processes(config, branch) > 1
             run = job.train if together else phase.train
-            trained = run(config, forest, branch, shards, suite, reporter, pulse)
+            trained = run(config, forest, branch, shards, suite, reporter, reporter.pulse)
         if branch.parents:
             nats = score_cache.valid_nats(config, forest, branch, suite, reporter)
             trained = replace(trained, valid_nats=nats.own, parent_valid_nats=nats.parents)

@@ -119,10 +119,14 @@ class Trainee:
 
 
 def validate(
-    model: "PreTrainedModel", windows: Windows, logp_of: OfTargets | None = None, rows: int = 32
+    model: "PreTrainedModel",
+    windows: Windows,
+    logp_of: OfTargets | None = None,
+    rows: int = 32,
+    alive: Callable[[], object] = lambda: None,
 ) -> float:
     """Return the mean nats per token of `model` on `windows`; `logp_of` is what wraps it, if
-    anything does.
+    anything does. `alive` is called after each batch of `rows` windows.
     """
     import torch
 
@@ -142,6 +146,7 @@ def validate(
             flat = logp.flatten()[: windows.n_tokens - counted]
             nats.append(losses.exact(flat).sum())
             counted += len(flat)
+            alive()
     model.train(was_training)
     return -sum(torch.stack(nats).tolist()) / windows.n_tokens
 
