@@ -141,14 +141,14 @@ def grow(config: Config, reporter: Reporter = quiet) -> None:
         forest.root_branch(DEMIX, [], forest[seed].load(), parent=seed, method=DEMIX)
     domains = [domain for each in config.run.rounds for domain in each]
     with forest.hold(DEMIX) as (branch, held):
-        reporter = Beating(reporter, held.beat)
+        beating = Beating(reporter, held.beat)
         if branch.result is None:
             mixes = _mixes(config, suite, domains)
-            found = _train(config, forest, branch, mixes, reporter, reporter.pulse)
+            found = _train(config, forest, branch, mixes, beating, beating.pulse)
             durable.write_json(branch.files.result, found)
         for number, domain in enumerate(domains):
             held.beat()
-            _publish(config, forest, suite, branch, domain, number, reporter)
+            _publish(config, forest, suite, branch, domain, number, beating)
     forest.merge(forest.get_branch(DEMIX), force=True)
     reporter.line(f"merged {len(domains)} domains of {forest.root}")
 
