@@ -26,11 +26,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import crash
+import matplotlib.figure  # noqa: F401 - imported before the forks
 import torch
 
 from btm import steps  # noqa: F401 - imported before the forks
+from btm.cli import compose, verbs  # noqa: F401 - as above
 from btm.cli import main as command
+from btm.data.tokenizer import load_tokenizer
 from btm.forest import Forest
+from btm.models import causal_lm
 from btm.steps import rederive  # noqa: F401 - as above
 
 CHANGES = {"os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.link", "os.truncate"}
@@ -51,6 +55,9 @@ def main() -> int:
     parser.add_argument("words", nargs="*", help="settings that the forest was grown with")
     options = parser.parse_args()
     torch.set_num_threads(1)  # no thread pool, which would not survive a fork
+    # What commands import late takes longer than they do: here once, not in every fork.
+    load_tokenizer(options.begin / "forest" / "tokenizer")
+    causal_lm.load_model(next((options.begin / "forest" / "elms").iterdir()))
     with tempfile.TemporaryDirectory(prefix="btm-kills-") as work:
         wrong = [line for verb in options.verbs for line in killed(verb, Path(work), options)]
     for line in wrong:
@@ -84,7 +91,7 @@ def killed(verb: str, work: Path, options: argparse.Namespace) -> list[str]:
     fresh()
     end, changes = run(words, place)
     if end:
-        raise RuntimeError(f"btm {' '.join(words)}: fails without a kill: {end}")
+        raise RuntimeError(f"btm {' '.join(words)}: fails without a kill: {_said(place)}")
     Forest(place / "forest").sweep()
     whole = crash.tree(place)
     rng = random.Random(f"{options.seed} {verb}")
@@ -97,7 +104,7 @@ def killed(verb: str, work: Path, options: argparse.Namespace) -> list[str]:
             raise RuntimeError(f"btm {verb}: no kill at change {at} of {changes}: {end}")
         found = list(crash.unsound(place / "forest"))
         end, _ = run(words, place)
-        found += [f"lost: the same command fails afterwards: {end}"] if end else []
+        found += [f"lost: the same command then fails: {_said(place)}"] if end else []
         Forest(place / "forest").sweep()
         found += [*crash.unsound(place / "forest"), *differences(crash.tree(place), whole)]
         wrong += [f"{line}  [{verb}: killed before change {at} of {changes}]" for line in found]
@@ -130,11 +137,17 @@ def run(words: list[str], place: Path, at: int = 0) -> tuple[int, int]:
     return os.waitstatus_to_exitcode(status), int(report or 0)
 
 
+def _said(place: Path) -> str:
+    """Return the last line that a command printed."""
+    return (place.parent / "log").read_text(errors="replace").strip().rpartition("\n")[2]
+
+
 def _child(words: list[str], place: Path, at: int, writer: int) -> NoReturn:
     code = 1
     try:
         log = os.open(place.parent / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
+        for stream in (1, 2):
+            os.dup2(log, stream)
         counted = _count(place, at)
         code = command.main(words)
         os.write(writer, str(counted[0]).encode())
