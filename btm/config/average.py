@@ -71,7 +71,11 @@ class AverageConfig:
         "weights for single tensors, {pattern of tensor names: {elm: weight}}; the last "
         "pattern that matches counts; null: weights= for all",
     )
-    accumulate: str = key("float32", "number type of the sums", ACCUMULATE)
+    accumulate: str = key(
+        "float32",
+        "number type of the sums; float64 gives the closed form rounded once, as in branches",
+        ACCUMULATE,
+    )
     dtype: str | None = key(None, "number type of the result; null: as stored", DTYPES)
     shard_gb: float = key(
         0.0, "largest size of a weight file, in GB; 0: the files of the first ELM"

@@ -126,7 +126,9 @@ def _n_windows(shard: Shard | Piece, L: int) -> int:
 class Windows:
     """The head of a shard in windows of L tokens; every token is the target of exactly one.
 
-    The text is read as one stream that starts with EOS; the last window is filled up with EOS.
+    The text is read as one stream, as it is trained on: it goes on from the EOS of a document
+    before, and the last window is filled up with EOS. With a tokenizer that puts a BOS before each
+    text, each document of the stream begins with it; `given` says where: that is not predicted.
     """
 
     shard: Shard
@@ -152,6 +154,13 @@ class Windows:
         filled = np.full((j - i) * self.L, self.shard.eos, np.int64)
         filled[: len(tokens)] = tokens
         return filled.reshape(j - i, self.L)
+
+    def given(self, i: int, j: int) -> np.ndarray | None:
+        """Mark the targets of windows i to j - 1 that are given, (j - i, L) of bool; None if none.
+
+        A BOS stands before every document, whatever its text: it has probability 1.
+        """
+        return None if self.shard.bos is None else self.targets(i, j) == self.shard.bos
 
 
 def windows(shard: Shard, window: int, max_tokens: int = 0) -> Windows:

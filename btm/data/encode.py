@@ -37,7 +37,7 @@ _IS_BLANK[[ord(blank) for blank in _BLANKS]] = True
 
 
 class Packed(NamedTuple):
-    """Encoded documents: all ids with an EOS after each document, and (tokens, bytes), (D, 2)."""
+    """Encoded documents: all ids, each document with its EOS, and (tokens, bytes), (D, 2)."""
 
     ids: np.ndarray
     sizes: np.ndarray
@@ -46,9 +46,14 @@ class Packed(NamedTuple):
 class Encoder:
     """Encodes documents as token ids; special tokens spelt out in a text are ordinary text."""
 
-    def __init__(self, spec: str, eos: int, vocab_size: int, fast: bool = True) -> None:
-        """Take the content of a tokenizer.json; `fast` allows the way through tiktoken."""
-        self.spec, self.eos, self.vocab_size = spec, eos, vocab_size
+    def __init__(
+        self, spec: str, eos: int, vocab_size: int, fast: bool = True, bos: int | None = None
+    ) -> None:
+        """Take the content of a tokenizer.json; `fast` allows the way through tiktoken.
+
+        With `bos` each document begins with that id.
+        """
+        self.spec, self.eos, self.vocab_size, self.bos = spec, eos, vocab_size, bos
         self.dtype = token_type(vocab_size)
         content = json.loads(spec)
         self._slow = _load(content, eos)
@@ -67,10 +72,10 @@ class Encoder:
         """Load a suite's tokenizer, the fast way if it gives the same ids on `samples`."""
         origin = read_origin(folder)
         spec = (folder / "tokenizer.json").read_text(encoding="utf-8")
-        encoder = cls(spec, origin["eos"], origin["vocab_size"])
+        encoder = cls(spec, origin["eos"], origin["vocab_size"], bos=origin.get("bos"))
         if encoder.agrees_on(samples):
             return encoder
-        return cls(spec, encoder.eos, encoder.vocab_size, fast=False)
+        return cls(spec, encoder.eos, encoder.vocab_size, fast=False, bos=encoder.bos)
 
     @property
     def fast(self) -> bool:
@@ -84,8 +89,10 @@ class Encoder:
         return np.array_equal(self._encode_fast(samples).ids, self._encode_slow(samples).ids)
 
     def encode(self, documents: Sequence[str]) -> Packed:
-        """Encode documents, each followed by EOS."""
-        return self._encode_fast(documents) if self.fast else self._encode_slow(documents)
+        """Encode documents, each followed by EOS, and after a BOS if the tokenizer has that."""
+        way = self._encode_fast if self.fast else self._encode_slow
+        packed = way(documents)
+        return packed if self.bos is None else _after_bos(packed, self.bos)
 
     def _encode_fast(self, documents: Sequence[str]) -> Packed:
         text = _END.join(documents) + _END
@@ -131,7 +138,7 @@ def encoding(encoder: Encoder, workers: int) -> Iterator[EncodeAll]:
     from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
-    args = (encoder.spec, encoder.eos, encoder.vocab_size, encoder.fast)
+    args = (encoder.spec, encoder.eos, encoder.vocab_size, encoder.fast, encoder.bos)
     with ProcessPoolExecutor(workers, get_context("spawn"), _begin, args) as pool:
         try:
             yield lambda chunks: _in_order(pool, chunks, 2 * workers)
@@ -187,6 +194,14 @@ def _mark(text: str) -> str:
     if not len(cuts):
         return text
     return np.insert(codes, cuts, ord(_CUT)).tobytes().decode("utf-32-le")
+
+
+def _after_bos(packed: Packed, bos: int) -> Packed:
+    """Put `bos` before each document."""
+    lengths_D = packed.sizes[:, 0].astype(np.int64)
+    sizes = packed.sizes.copy()
+    sizes[:, 0] += 1
+    return Packed(np.insert(packed.ids, np.cumsum(lengths_D) - lengths_D, bos), sizes)
 
 
 def _sizes(tokens_D: np.ndarray, documents: Sequence[str]) -> np.ndarray:

@@ -10,7 +10,7 @@ from btm.config.data import DataConfig
 from btm.data.documents import BY_DOCUMENT, Source, find, find_one
 from btm.data.shards import META, NEAR, SCHEMA, TOKENIZER, read_meta
 from btm.data.splits import SourceFile, fingerprint
-from btm.data.tokenizer import read_origin, tokenizer_sha256
+from btm.data.tokenizer import begins_with_bos, read_origin, tokenizer_sha256
 from btm.errors import UserError, unknown
 from btm.system.json_files import Json
 
@@ -86,7 +86,8 @@ def _kept_tokenizer(config: DataConfig, folder: Path) -> str | None:
                 f"data.tokenizer={config.tokenizer}: no such folder; "
                 "wanted a Hugging Face tokenizer"
             )
-        asked = tokenizer_sha256(Path(config.tokenizer))
+        # Under the suite's own convention of BOS: one from before there was any stays as it is.
+        asked = tokenizer_sha256(Path(config.tokenizer), begins_with_bos(folder / TOKENIZER))
     origin = read_origin(folder / TOKENIZER)
     if not origin:
         return None

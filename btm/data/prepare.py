@@ -241,7 +241,7 @@ def _pack_one(
     encode_all: EncodeAll,
 ) -> None:
     """Publish data/<suite>/<domain>/, replacing an older one in one step."""
-    size = (encoder.dtype.name, encoder.eos, encoder.vocab_size)
+    size = (encoder.dtype.name, encoder.eos, encoder.vocab_size, encoder.bos)
     with publish_folder(folder / seen.source.domain, replace=True) as temporary:
         packed = pack(seen.documents(config.text_column), temporary, encoder, encode_all)
         for split, facts in packed.items():
@@ -262,7 +262,7 @@ def _add_digests(folder: Path, seen: Survey) -> None:
 def _describe(
     domain: Domain,
     splits: dict[str, SplitFacts],
-    size: tuple[str, int, int],
+    size: tuple[str, int, int, int | None],
     folder: Path,
     target: Path,
 ) -> None:
@@ -272,7 +272,7 @@ def _describe(
         raise UserError(
             f"{domain.source.domain}: its files changed while they were read; run it again"
         )
-    dtype, eos, vocab_size = size
+    dtype, eos, vocab_size, bos = size
     meta = {
         "schema": SCHEMA,
         "domain": domain.source.domain,
@@ -286,6 +286,8 @@ def _describe(
         "settings": domain.settings,
         "splits": splits,
     }
+    if bos is not None:
+        meta["bos"] = bos
     write_json(target / META, meta)
 
 
@@ -311,7 +313,8 @@ def _take_over(config: DataConfig, folder: Path, domains: list[Domain], progress
         progress(f"{name}: packing {sum(file['bytes'] for file in domain.files):,} bytes")
         with publish_folder(folder / name, replace=True) as temporary:
             splits = binarised.pack(opened[name], lengths, temporary, dtype)
-            _describe(domain, splits, (dtype.name, EOS, len(dictionary)), folder, temporary)
+            size = (dtype.name, EOS, len(dictionary), None)
+            _describe(domain, splits, size, folder, temporary)
     for domain in (d for d in domains if not d.why and not d.hashed):
         binarised.add_digests(folder / domain.source.domain)
 

@@ -5,6 +5,8 @@ data/<suite>/<domain>/{train,valid,test}.bin   token ids, uint16 or uint32; EOS 
 data/<suite>/<domain>/{train,valid,test}.idx   (tokens, bytes) of each document, uint32
 data/<suite>/<domain>/{train,valid,test}.docs  the digest of each document's text, uint64
 data/<suite>/<domain>/meta.json
+
+With a tokenizer that puts a BOS before each text, each document begins with it.
 """
 
 import itertools
@@ -90,6 +92,11 @@ class Shard:
     def eos(self) -> int:
         """The id that ends each document."""
         return self.meta["eos"]
+
+    @property
+    def bos(self) -> int | None:
+        """The id that begins each document, by the convention of its tokenizer; None without."""
+        return self.meta.get("bos")
 
     @property
     def sha256(self) -> str:
@@ -292,6 +299,11 @@ class Suite:
     def eos(self) -> int:
         """The id that ends each document."""
         return read_origin(self.tokenizer)["eos"]
+
+    @property
+    def bos(self) -> int | None:
+        """The id that begins each document; None where the tokenizer has no such convention."""
+        return read_origin(self.tokenizer).get("bos")
 
     def domains(self) -> list[str]:
         """List the names of all domains, sorted."""

@@ -20,7 +20,10 @@ EOS = "<|endoftext|>"
 SPECIALS = ("bos_token", "pad_token", "eos_token", "unk_token")
 FAIRSEQ_SPECIALS = dict(zip(SPECIALS, dictionary.SPECIALS, strict=True))  # in the order of ids
 _MAX_BYTES = 512 << 20  # of a tokenizer file; the largest in use have 30 MB
-ORIGIN = "origin.json"  # beside the tokenizer's files: its source, its size and its EOS
+ORIGIN = "origin.json"  # beside the tokenizer's files: its source, its size, its EOS and BOS
+# Of a copy's tokenizer_config.json: whether each document begins with BOS. It goes where the files
+# go, into every ELM, so it tells the two kinds of text apart wherever tokenizers are compared.
+BEGINS = "documents_begin_with_bos"
 _FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -107,6 +110,7 @@ def load_tokenizer(folder: Path) -> Any:
                 f"data.tokenizer={folder}: {name} asks for code of its own (auto_map); "
                 "btm runs none"
             )
+    _require_files(folder)
     from transformers import AutoTokenizer
 
     try:
@@ -115,7 +119,8 @@ def load_tokenizer(folder: Path) -> Any:
         )
     except Exception as error:  # each kind of tokenizer fails in its own way
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"data.tokenizer={folder}: does not load: {why}") from None
+        here = ", ".join(path.name for path in tokenizer_files(folder))
+        raise UserError(f"data.tokenizer={folder}: does not load: {why} (it has {here})") from None
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise UserError(f"data.tokenizer={folder}: has no fast form; wanted a tokenizer.json")
     if tokenizer.eos_token_id is None:
@@ -125,25 +130,68 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+def _require_files(folder: Path) -> None:
+    """Raise `UserError` unless the files that some tokenizer is built from lie in `folder`.
+
+    That is tokenizer.json, sentencepiece's model, or a vocabulary (with merges, where there are).
+    """
+    built_from = ("tokenizer.json", "vocab.json", "vocab.txt")
+    if any((folder / name).exists() for name in built_from) or any(folder.glob("*.model")):
+        return
+    here = ", ".join(path.name for path in tokenizer_files(folder)) or "no file of a tokenizer"
+    raise UserError(
+        f"data.tokenizer={folder}: holds {here}; looked for tokenizer.json, vocab.json with "
+        "merges.txt, vocab.txt and *.model: copy the tokenizer of this model into the folder "
+        '(AutoTokenizer.from_pretrained("ORG/NAME").save_pretrained("DIR"))'
+    )
+
+
+def bos_of(tokenizer: Any) -> int | None:
+    """Find the token that a tokenizer puts before a text by its own convention, None without one.
+
+    The convention is its post-processor's or `add_bos_token`'s. Where BOS is EOS, the end of the
+    document before is it already.
+    """
+    ids = tokenizer("a").input_ids
+    bos = tokenizer.bos_token_id
+    begins = bos is not None and bos != tokenizer.eos_token_id and ids[:1] == [bos]
+    return int(bos) if begins else None
+
+
+def begins_with_bos(folder: Path) -> bool:
+    """Tell whether documents begin with BOS under the copied tokenizer in `folder`."""
+    return _read_json(folder / "tokenizer_config.json").get(BEGINS) is True
+
+
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Publish a copy of the tokenizer in `source` at `folder`, byte for byte where possible."""
+    """Publish a copy of the tokenizer in `source` at `folder`, byte for byte where possible.
+
+    It records whether the tokenizer puts a BOS before each text (`bos_of`).
+    """
     tokenizer = load_tokenizer(source)
+    bos = bos_of(tokenizer)
     settings = _read_json(source / "tokenizer_config.json")
     # A model folder may name the class, and so the end of text, in config.json alone.
     settings.setdefault("tokenizer_class", type(tokenizer).__name__)
     settings.setdefault("eos_token", tokenizer.eos_token)
+    settings.pop(BEGINS, None)
+    if bos is not None:
+        settings |= {BEGINS: True, "bos_token": tokenizer.bos_token}
     origin = {
-        "copied": {"name": source.resolve().name, "sha256": tokenizer_sha256(source)},
+        "copied": {
+            "name": source.resolve().name,
+            "sha256": tokenizer_sha256(source, bos is not None),
+        },
         "eos": tokenizer.eos_token_id,
         "vocab_size": max(len(tokenizer), 1 + max(tokenizer.get_vocab().values())),
-    }
+    } | ({} if bos is None else {"bos": bos})
     with publish_folder(folder) as temporary:
         for path in tokenizer_files(source):
             (temporary / path.name).write_bytes(path.read_bytes())
         # Some classes of transformers build another tokenizer than the file's. Text must be packed
         # with the one that later loads, so that one is stored.
         loaded = tokenizer.backend_tokenizer.to_str()
-        if tokenizer_sha256(temporary) != _fingerprint(json.loads(loaded)):
+        if tokenizer_sha256(temporary, False) != _fingerprint(json.loads(loaded)):
             (temporary / "tokenizer.json").write_text(loaded, encoding="utf-8")
         write_json(temporary / "tokenizer_config.json", settings)
         write_json(temporary / ORIGIN, origin)
@@ -155,12 +203,22 @@ def tokenizer_files(folder: Path) -> list[Path]:
     return names + sorted(path for path in folder.glob("*.model") if path.is_file())
 
 
-def tokenizer_sha256(folder: Path) -> str:
-    """Fingerprint a tokenizer: hash everything in tokenizer.json that decides a text's ids.
+def tokenizer_sha256(folder: Path, begins: bool | None = None) -> str:
+    """Fingerprint a tokenizer: hash everything that decides a text's ids.
 
-    So a copy written by `save_pretrained` counts as the same tokenizer, although its layout is new
-    and it adds a post-processor. Without a tokenizer.json all files count, byte for byte.
+    That is in tokenizer.json, so a copy written by `save_pretrained` counts as the same tokenizer,
+    although its layout is new and it adds a post-processor; and whether documents begin with BOS:
+    `begins`, or what a copy records (None). Without a tokenizer.json all files count, byte for
+    byte.
     """
+    if begins is None:
+        begins = begins_with_bos(folder)
+    found = _ids_sha256(folder)
+    return hashlib.sha256(f"{found} bos".encode()).hexdigest() if begins else found
+
+
+def _ids_sha256(folder: Path) -> str:
+    """Hash what decides the ids of a text, apart from BOS."""
     path = folder / "tokenizer.json"
     if path.is_file():
         try:
@@ -177,7 +235,10 @@ def tokenizer_sha256(folder: Path) -> str:
 
 
 def read_origin(folder: Path) -> Json:
-    """Read {"trained" or "copied", "eos", "vocab_size"} of a suite's tokenizer; {} if none."""
+    """Read {"trained" or "copied", "eos", "vocab_size"} of a suite's tokenizer; {} if none.
+
+    Where documents begin with BOS there is a "bos", too.
+    """
     path = folder / ORIGIN
     origin = _read_json(path)
     whole = isinstance(origin.get("eos"), int) and isinstance(origin.get("vocab_size"), int)

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from btm.config.checks import check_weights
 from btm.config.ensemble import EnsembleConfig
-from btm.data.tokenizer import load_tokenizer
+from btm.data.tokenizer import begins_with_bos, load_tokenizer
 from btm.ensemble import posterior
 from btm.ensemble.posterior import Array
 from btm.ensemble.rule import AnyRoute
 from btm.ensemble.rules import rule_of
 from btm.errors import UserError
-from btm.forest import Forest, Model, find_model
+from btm.forest import Forest, Model, find_model, require_same_tokenizer
 from btm.interop import huggingface
 from btm.models import causal_lm
 
@@ -43,15 +43,17 @@ class Ensemble:
         start: int,
         ensemble: EnsembleConfig | None = None,
         route: AnyRoute | None = None,
+        end: int | None = None,
     ) -> None:
-        """Begin a text: the experts read the token `start` (EOS, which also ends a text) first.
+        """Begin a text: the experts read the token `start` first, which is EOS, or the BOS that
+        their tokenizer puts before each text; EOS, `end` or else `start`, ends one.
 
         `route` weighs the experts under the rule `router`, in their order.
         """
         self.experts = [_Reader(model) for model in experts.values()]
         self.names = list(experts)
         self.online = rule_of(ensemble or EnsembleConfig()).begin(log_prior_E, route)
-        self._eos = start
+        self._eos = start if end is None else end
         self._next_EV = self._advance([start])[:, -1]
 
     @classmethod
@@ -79,8 +81,12 @@ class Ensemble:
         kept = keep(weights, top_k if rule.needs_prior else 0)
         loaded = {name: _load(forest, members[name], device) for name in kept}
         # A folder's config may name another EOS, or none; what ends a document is the forest's.
-        start = load_tokenizer(forest.tokenizer).eos_token_id
-        return cls(loaded, np.log(np.array(list(kept.values()))), int(start), ensemble, route)
+        tokenizer = load_tokenizer(forest.tokenizer)
+        end = int(tokenizer.eos_token_id)
+        begins = begins_with_bos(forest.tokenizer)
+        start = int(tokenizer.bos_token_id) if begins else end
+        prior_E = np.log(np.array(list(kept.values())))
+        return cls(loaded, prior_E, start, ensemble, route, end)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -136,6 +142,7 @@ def _load(forest: Forest, model: Model, device: str) -> "PreTrainedModel":
     if model.kind != "folder":
         return causal_lm.load_model(model.path, device, dtype=torch.float32)
     with huggingface.checked(model.path, "ensemble.experts", forest.root) as found:
+        require_same_tokenizer(forest, found.tokenizer_sha256, str(model.path))
         return found.model.float().to(device).eval()
 
 

@@ -1,9 +1,9 @@
 """Token log-probabilities of one ELM on one shard, computed once and kept.
 
 A score file holds float32 log p(x_t | x_<t) in nats, shape (windows, tokens), under
-``scores/<shard>/<sha256 of the weights>.npy``. Windows do not overlap, every token of the shard's
-head stands in exactly one, and what pads the last window is 0. Mixing scores needs no model and no
-torch.
+``scores/<shard>/<sha256 of the weights>.npy``. Windows do not overlap, and every token of the
+shard's head stands in exactly one. What pads the last window is 0, as is a BOS that the tokenizer
+puts before each document. Mixing scores needs no model and no torch.
 """
 
 from collections.abc import Callable
@@ -84,6 +84,8 @@ def score(
             targets = torch.from_numpy(chosen.targets(start, stop)).to(model.device)
             logp = causal_lm.token_logp(model, inputs, targets).float().cpu().numpy()
             logp.reshape(-1)[max(0, chosen.n_tokens - done) :] = 0
+            if (given := chosen.given(start, stop)) is not None:
+                logp[given] = 0
             if not np.isfinite(logp).all():
                 raise UserError(
                     "the model gives NaN or infinite log-probabilities on "

@@ -289,16 +289,19 @@ class Forest:
             raise UserError(
                 f"{self.root} has an ELM {branch.name!r} already; ELMs are never replaced"
             )
-        with self.hold(branch.name) as (held, _):
-            return self._merge(held, force, license)
+        with self.hold(branch.name) as (held, taken):
+            return self._merge(held, force, license, taken.beat)
 
-    def _merge(self, branch: Branch, force: bool, license: str) -> ELM:
+    def _merge(self, branch: Branch, force: bool, license: str, beat: Callable[[], None]) -> ELM:
+        """Do `merge` under the lease; `beat` keeps it between passes over the weights."""
         tombstone.refuse(self.root, branch.name)
         tombstone.refuse_parents(self.root, tombstone.BRANCH, branch.name, branch.parents)
         result = seal.require_trained(branch)
         forced = seal.is_worse(branch.name, result, force)
-        shape = self._check(branch)
+        shape = self._check(branch, beat)
+        beat()
         digests = weights.digests(branch.path)
+        beat()
         card = seal.card(branch, result, self.identity["tokenizer_sha256"], shape, digests)
         card = replace(card, forced=forced, license=license or card.license)
         durable.write_json(branch.files.card, card.to_json())
@@ -308,6 +311,7 @@ class Forest:
             # One that cannot be deleted stops the merge: it would be part of the ELM for ever.
             durable.remove_folder(leftover) if leftover.is_dir() else leftover.unlink()
         sums.write(branch.path, digests)
+        beat()
         durable.sync_tree(branch.path)
         durable.make_folder(self.paths.elms)
         # Once more, for a removal that began after the checks.
@@ -385,13 +389,14 @@ class Forest:
                 durable.remove_folder(place)
             raise
 
-    def _check(self, branch: Branch) -> flops.Shape:
+    def _check(self, branch: Branch, beat: Callable[[], None]) -> flops.Shape:
         """Check that a branch may be merged, and return its shape; `UserError` if it may not."""
         bad = weights.first_not_finite(branch.path)
         if bad is not None:
             raise UserError(
                 f"branch {branch.name!r} has a NaN or an infinity in tensor {bad!r}: not merged"
             )
+        beat()
         from btm.data.tokenizer import tokenizer_sha256
 
         fingerprint = causal_lm.architecture(causal_lm.load_config(branch.path))

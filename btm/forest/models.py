@@ -130,14 +130,16 @@ def _foreign(forest: Forest, other: Forest, name: str) -> Model:
 
 def _folder(forest: Forest, folder: Path, called: str) -> Model:
     """Open a Hugging Face model folder, after all checks that need no loading."""
-    from btm.data.tokenizer import tokenizer_sha256
+    from btm.data.tokenizer import begins_with_bos, tokenizer_sha256
 
     if Forest.stands(folder):
         have = ", ".join(f"{folder}:{name}" for name in _names(Forest(folder))) or "no model"
         raise UserError(f"{called}: a forest, not a model; it holds {have}")
     causal_lm.read_config(ModelFolder(folder).config)
     weights.tensors(folder)
-    require_same_tokenizer(forest, tokenizer_sha256(folder), called)
+    # Whether it puts a BOS before each text is seen when it is loaded, by the checks of an import.
+    found = tokenizer_sha256(folder, begins_with_bos(forest.tokenizer))
+    require_same_tokenizer(forest, found, called)
     sha256 = weights.sha256(folder)
     return Model(called.rstrip("/"), folder, sha256, "folder", _card_of(folder, sha256))
 
@@ -159,7 +161,8 @@ def require_same_tokenizer(forest: Forest, tokenizer_sha256: str, what: str) -> 
     if tokenizer_sha256 != ours:
         raise UserError(
             f"{what} has another tokenizer than the forest {forest.root} ({tokenizer_sha256[:12]} "
-            f"against {ours[:12]}): wanted a model over the same tokens"
+            f"against {ours[:12]}): wanted a model over the same tokens, with or without a BOS "
+            "before each document"
         )
 
 

@@ -8,7 +8,7 @@ from btm.config.data import DataConfig
 from btm.config.schema import Config
 from btm.data import prepare as preparation
 from btm.data.shards import META, TOKENIZER, Suite, read_meta
-from btm.data.tokenizer import ORIGIN, read_origin, tokenizer_sha256
+from btm.data.tokenizer import ORIGIN, begins_with_bos, read_origin, tokenizer_sha256
 from btm.errors import UserError, unknown
 from btm.forest import settings
 from btm.forest.forest import Forest
@@ -74,7 +74,8 @@ def data_of(config: Config) -> DataConfig:
             config, tokenizer_sha256(_own_folder(config) / TOKENIZER), str(_own_folder(config))
         )
     elif data.tokenizer and Path(data.tokenizer).is_dir():
-        found = tokenizer_sha256(Path(data.tokenizer))
+        # As it will be copied; the convention of BOS is compared when it is.
+        found = tokenizer_sha256(Path(data.tokenizer), begins_with_bos(Forest(root).tokenizer))
         _require_own(config, found, f"data.tokenizer={data.tokenizer}")
     _refuse_clash(config, preparation.all_domains(data))
     if stands or data.tokenizer:

@@ -13,7 +13,8 @@ from btm.config.schema import Config
 from btm.errors import UserError
 from btm.forest import ELM, Forest, delta, seal, trained_on
 from btm.forest.card import Card
-from btm.forest.paths import CARD, ModelFolder, Paths
+from btm.forest.paths import CARD, Paths
+from btm.interop import received
 from btm.models import weights
 from btm.report import Reporter
 from btm.system import durable, sums
@@ -47,11 +48,13 @@ def export(source: Path, target: Path) -> Path:
     return target
 
 
-def import_elm(config: Config, source: Path, reporter: Reporter) -> ELM:
+def import_elm(config: Config, source: Path, measure: received.Measure, reporter: Reporter) -> ELM:
     """Make the ELM of the delta in `source` from its parents in the forest, add it and return it.
 
-    An ELM of that name with the same weights is returned as it is. Raises `UserError`, with nothing
-    changed, if a parent is missing, files are damaged, or another ELM has the name.
+    An ELM of that name with the same weights is returned as it is. It passes the gate with the
+    losses that `measure` finds here, never the sender's. Raises `UserError`, with nothing changed,
+    if a parent is missing, files are damaged, another ELM has the name, or it is worse than a
+    parent.
     """
     forest, card = Forest(config.forest_root), Card.read(source / CARD)
     made = delta.read(source / delta.FILE)
@@ -70,11 +73,10 @@ def import_elm(config: Config, source: Path, reporter: Reporter) -> ELM:
     def finish(folder: Path) -> None:
         delta.apply(made, folder)
         shutil.copyfile(source / delta.FILE, folder / delta.FILE)
-        durable.write_json(ModelFolder(folder).result, seal.result(card))
 
-    # A killed import may have left the finished branch: then only the merge is missing.
-    left = forest.get_branch(name).result if forest.has_branch(name) else None
-    if left is None or weights.sha256(forest.get_branch(name).path) != made.sha256:
+    # A killed import may have left the branch: then only the measuring and the merge are missing.
+    left = forest.has_branch(name)
+    if not left or weights.sha256(forest.get_branch(name).path) != made.sha256:
         forest.branch(
             name,
             domains[0],
@@ -86,12 +88,10 @@ def import_elm(config: Config, source: Path, reporter: Reporter) -> ELM:
         )
     trained_on.copy(source, forest.paths.digests, card)
     reporter.line(f"made {name} of {', '.join(parents)} and {made.nonzeros:,} changes")
-    branch = forest.get_branch(name)
-    try:
-        return forest.merge(branch, force=card.forced, license=card.license)
-    except UserError:
-        durable.remove_folder(branch.path)
-        raise
+    found = seal.result(card)
+    return received.merge(
+        forest, name, card, found, measure, force=config.merge.force, license=card.license
+    )
 
 
 def named(config: Config, source: Path) -> tuple[str, list[str]]:

@@ -29,7 +29,7 @@ from btm.config.schema import Config
 from btm.errors import UserError
 from btm.forest import ELM, EXACT, Forest, ledger, seal, trained_on
 from btm.forest.card import Card
-from btm.forest.paths import ModelFolder
+from btm.interop import received
 from btm.interop.export import publish
 from btm.models import average as averaging
 from btm.models import blockwise, causal_lm, weights
@@ -126,12 +126,19 @@ def export(
 
 
 def enter(
-    forest: Forest, source: Path, name: str, config: Config, alive: _Alive = lambda: None
+    forest: Forest,
+    source: Path,
+    name: str,
+    config: Config,
+    measure: received.Measure = received.unmeasured,
+    alive: _Alive = lambda: None,
 ) -> ELM:
     """Restore an ELM from the difference in `source` and add it to a forest with its parents.
 
-    An ELM of that name with the same weights is returned as it is. Raises `UserError`, and changes
-    nothing, if the folder holds no intact difference, or the forest has not the same parents.
+    An ELM of that name with the same weights is returned as it is. It passes the gate with the
+    losses that `measure` finds here, never the sender's. Raises `UserError`, and changes nothing,
+    if the folder holds no intact difference, the forest has not the same parents, or it is worse
+    than a parent.
     """
     delta = Delta.read(source)
     if name in forest and forest[name].card.sha256 == delta.sha256:
@@ -152,17 +159,12 @@ def enter(
                         "export it again"
                     )
                 causal_lm.copy_files(forest[next(iter(delta.card.parents))].path, folder)
-                durable.write_json(ModelFolder(folder).result, _result(delta))
     finally:
         durable.remove_folder(scratch)
     license = config.card.license or (delta.card.license if delta.card.license in LICENSES else "")
     trained_on.copy(source, forest.paths.digests, delta.card)
-    branch = forest.get_branch(name)
-    try:
-        return forest.merge(branch, force=config.merge.force or delta.card.forced, license=license)
-    except UserError:
-        durable.remove_folder(branch.path)
-        raise
+    found, force = _result(delta), config.merge.force
+    return received.merge(forest, name, delta.card, found, measure, force=force, license=license)
 
 
 def _origin(forest: Forest, delta: Delta, source: Path, domain: str | None) -> Json:

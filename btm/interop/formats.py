@@ -12,23 +12,26 @@ from btm.config.schema import Config
 from btm.errors import UserError, unknown
 from btm.forest import ELM, Forest
 from btm.forest.paths import CARD
-from btm.interop import delta, delta8, export, huggingface, intake, mergekit
+from btm.interop import delta, delta8, export, huggingface, intake, mergekit, received
 from btm.report import Reporter, quiet
 from btm.system import durable
 
 
-def import_model(config: Config, reporter: Reporter = quiet) -> ELM:
+def import_model(
+    config: Config, reporter: Reporter = quiet, measure: received.Measure = received.unmeasured
+) -> ELM:
     """Add the model that ``from=`` names to the forest; without a forest, plant one from it.
 
-    Returns its ELM; one of that name from the same weights is returned as it is. Raises
-    `UserError`, with nothing changed, for whatever makes the model unfit.
+    Returns its ELM; one of that name from the same weights is returned as it is. `measure` finds
+    the losses of a received difference and its parents (`btm.steps.received`). Raises `UserError`,
+    with nothing changed, for whatever makes the model unfit.
     """
     source, root = _source(config), Path(config.forest_root)
     if config.format == "delta":
-        return delta.import_elm(config, source, reporter)
+        return delta.import_elm(config, source, measure, reporter)
     name, domains = imported_as(config)
     if config.format == "delta8":
-        return delta8.enter(Forest(root), source, name, config, reporter.alive)
+        return delta8.enter(Forest(root), source, name, config, measure, reporter.alive)
     forest = Forest(root) if Forest.stands(root) else None
     if forest and (elm := standing(config, forest, name, reporter)) is not None:
         return elm

@@ -4,8 +4,9 @@ Models are those of `transformers`: `AutoModelForCausalLM` trains, `save_pretrai
 anybody loads the result with no code of ours. Never remote code, never pickle.
 
 `weights` reads and writes safetensors in chunks with numpy alone, so an average needs constant
-memory and no torch. Sums are float64 and taken as x₀ + Σ w (xᵢ − x₀): the result is the closed form
-rounded once, and the average of copies is the copy, bit for bit.
+memory and no torch. A branch begins as sums in float64: the closed form rounded once, so the
+average of copies is the copy, bit for bit. Averages that are deployed are summed in float32, unless
+`average.accumulate=float64` asks for the same (docs/averaging.md has what that costs).
 
 `blockwise` is the one codec in 8 bits: for an optimizer's moments, and for an ELM shipped as a
 difference from its parents. It has the blocks and codebooks of bitsandbytes, in numpy.

@@ -1,6 +1,6 @@
 """Live progress, tables and pictures."""
 
 from btm.report.heatmap import heatmap
-from btm.report.progress import ConsoleReporter, Progress, Reporter, quiet
+from btm.report.progress import Beating, ConsoleReporter, Progress, Reporter, quiet
 
-__all__ = ["ConsoleReporter", "Progress", "Reporter", "heatmap", "quiet"]
+__all__ = ["Beating", "ConsoleReporter", "Progress", "Reporter", "heatmap", "quiet"]

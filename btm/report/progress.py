@@ -4,7 +4,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, TypeVar
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,59 @@ class Lines(Reporter):
     def line(self, text: str) -> None:
         """Keep one line."""
         self.said.append(text)
+
+
+class Beating(Reporter):
+    """Report to another reporter, and call `beat` at every sign of life: so does work under a
+    lease.
+    """
+
+    def __init__(self, other: Reporter, beat: Callable[[], None]) -> None:
+        """Pass all on to `other`."""
+        self.other, self.beat = other, beat
+
+    def line(self, text: str) -> None:
+        """Pass a line on."""
+        self.beat()
+        self.other.line(text)
+
+    def alive(self) -> None:
+        """Beat, and signal that long work goes on."""
+        self.beat()
+        self.other.alive()
+
+    def pulse(self, step: int) -> bool:
+        """Beat, and take note of a training step; return whether training must stop after it."""
+        self.beat()
+        return self.other.pulse(step)
+
+    @contextmanager
+    def training(self, name: str) -> Iterator[Callable[[Progress], None]]:
+        """Beat at each progress of a training."""
+        with self.other.training(name) as report:
+            yield _after(self.beat, report)
+
+    @contextmanager
+    def scoring(self, name: str, tokens: int) -> Iterator[Callable[[int], None]]:
+        """Beat at each batch that is scored."""
+        with self.other.scoring(name, tokens) as report:
+            yield _after(self.beat, report)
+
+    @contextmanager
+    def reading(self, what: str, size: int) -> Iterator[Callable[[int], None]]:
+        """Beat at each piece that is read."""
+        with self.other.reading(what, size) as report:
+            yield _after(self.beat, report)
+
+
+def _after(beat: Callable[[], None], report: Callable[[Item], None]) -> Callable[[Item], None]:
+    """Return a function that beats, then reports."""
+
+    def both(item: Item) -> None:
+        beat()
+        report(item)
+
+    return both
 
 
 class ConsoleReporter(Reporter):

@@ -6,7 +6,7 @@ from typing import Any
 
 from btm.config.schema import Config
 from btm.data.shards import Shard
-from btm.forest import Forest, Model, averages, find_model, ledger
+from btm.forest import Forest, Model, averages, find_model, ledger, require_same_tokenizer
 from btm.interop import huggingface, probe
 from btm.models import causal_lm as causal
 from btm.models import flops
@@ -40,6 +40,7 @@ def score_model(
     if not score_cache.unscored(config, forest, model.sha256, shards):
         return []
     with huggingface.checked(model.path, "models", forest.root, alive=reporter.alive) as found:
+        require_same_tokenizer(forest, found.tokenizer_sha256, str(model.path))
         return score_cache.score_missing(
             config, forest, model.path, model.sha256, shards, reporter, model=found.model.float()
         )

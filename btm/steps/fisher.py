@@ -28,8 +28,9 @@ def fisher(
     F = E_x E_{y ~ p(y|x)} (∂ log p(y|x) / ∂θ)² (arXiv 2111.09832, equation 2), x the prefixes in
     the first `sequences` windows of `shard`, one y drawn for each; per token. The gradients of a
     window are summed before they are squared: they are independent given the text and zero on
-    average, so nothing is added but noise. A tensor that is no parameter gets zeros, and so the
-    plain average. Raises `UserError` if the shard is empty.
+    average, so nothing is added but noise. Squares are summed in float64. A tensor that is no
+    parameter gets zeros, and so the plain average. Raises `UserError` if the shard is empty, or the
+    information is too large for float32.
     """
     import torch
 
@@ -41,7 +42,7 @@ def fisher(
         )
     net = causal_lm.load_model(model, device, dtype=torch.float32)
     parameters = dict(net.named_parameters())
-    total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+    total = {n: torch.zeros_like(p, dtype=torch.float64) for n, p in parameters.items()}
     draws = torch.Generator(device="cpu").manual_seed(0)
     seen = 0
     for i in range(count):
@@ -54,10 +55,17 @@ def fisher(
         )
         for name, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
-                total[name] += gradient.square()
+                total[name] += gradient.double().square()
         seen += tokens
         alive()
-    _write(model, {name: value / seen for name, value in total.items()}, target)
+    found = {name: (value / seen).float() for name, value in total.items()}
+    for name, value in found.items():
+        if not torch.isfinite(value).all():
+            raise UserError(
+                f"{model}: the Fisher information of {name!r} is no finite float32: the model "
+                "diverged; leave it out (average.experts=[…])"
+            )
+    _write(model, found, target)
 
 
 def _write(model: Path, found: "dict[str, torch.Tensor]", target: Path) -> None:

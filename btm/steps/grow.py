@@ -21,7 +21,7 @@ from btm.forest import ELM, Branch, Forest, seal, settings, tombstone, trained_o
 from btm.forest.paths import ModelFolder, Paths, step_of
 from btm.forest.suites import data_of, open_suite, open_suites, other_suites
 from btm.models import causal_lm
-from btm.report import Reporter, quiet
+from btm.report import Beating, Reporter, quiet
 from btm.steps import conflicts, domain_weights, names, score_cache, seed_source, standing
 from btm.steps.averages import average
 from btm.steps.evaluate import check_text, eval_forest
@@ -185,11 +185,7 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
     asked, seed_steps = config, config.seed_steps(suite.training_domains())
     config = replace(config, seed=replace(config.seed, steps=seed_steps))
     with forest.hold(name) as (branch, held):
-
-        def pulse(step: int) -> bool:
-            held.beat()
-            return reporter.pulse(step)
-
+        reporter = Beating(reporter, held.beat)
         # Planned again under the lease: another process may have worked on the branch until now.
         plan = _plan_of_branch(config, suite, branch)
         shards = [suite.shard(domain, "train") for domain in plan.domains]
@@ -197,10 +193,10 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
         trained_on.record(forest.paths, shards)
         if shards:
             if config.trainer.lr == phase.FIND and not branch.parents:
-                find_rate(config, branch, shards, seed_steps, pulse, reporter)
+                find_rate(config, branch, shards, seed_steps, reporter.pulse, reporter)
             together = job.processes(config, branch) > 1
             run = job.train if together else phase.train
-            trained = run(config, forest, branch, shards, suite, reporter, pulse)
+            trained = run(config, forest, branch, shards, suite, reporter, reporter.pulse)
         settings = conflicts.settings_of(asked, forest, branch, trained.precision or "")
         trained = replace(trained, settings=settings)
         if branch.parents:
@@ -423,4 +419,6 @@ def _plant(config: Config, suite: Suite) -> tuple[Forest, Any]:
 def _new_model(config: Config, suite: Suite) -> Any:
     """Return the model that the seed phase begins with."""
     wanted = causal_lm.make_config(config.model, suite.vocab_size, suite.eos)
+    if suite.bos is not None:
+        wanted.bos_token_id = suite.bos
     return causal_lm.new_model(wanted, config.trainer.seed)

@@ -84,12 +84,14 @@ def greedy_soup(
         assert found is not None
         return scoring.mean_nats(found, tokens)
 
+    # Of the number types that the average will have: they are measured as they will be published.
+    settings = replace(settings_of(config, forest, {}, lambda: suite, reporter), layers={})
     alone = {elm.name: nats(elm.path, elm.card.sha256) for elm in elms}
     ranked = sorted(elms, key=lambda elm: (alone[elm.name], elm.name))
     soup, best = [ranked[0]], alone[ranked[0].name]
     for elm in ranked[1:]:
         with publish.trial(
-            forest, {other.name: 1.0 for other in [*soup, elm]}, Settings(), reporter.alive
+            forest, {other.name: 1.0 for other in [*soup, elm]}, settings, reporter.alive
         ) as candidate:
             found = nats(candidate, weights.sha256(candidate))
         if found <= best:
@@ -116,6 +118,8 @@ def fit_scale(
     known = publish.scale_of(forest, name, parents, settings)
     if known is not None:
         return replace(settings, scale=known)
+    import torch
+
     shards = [open_suites(config).shard(domain, "valid") for domain in domains]
     read = [windows(shard, config.window, config.trainer.valid_tokens) for shard in shards]
     device = causal_lm.pick_device(config.trainer.device)
@@ -124,8 +128,10 @@ def fit_scale(
         with publish.trial(
             forest, parents, replace(settings, scale=scale), reporter.alive
         ) as folder:
-            model = causal_lm.load_model(folder, device)
-            tried[scale] = sum(trainee.validate(model, each) for each in read) / len(read)
+            # In float32, as an average is measured and an ensemble scored.
+            model = causal_lm.load_model(folder, device, dtype=torch.float32)
+            nats = [trainee.validate(model, each, alive=reporter.alive) for each in read]
+            tried[scale] = sum(nats) / len(nats)
         reporter.line(
             f"{name}: scale {scale:g}: {tried[scale]:.4f} nats/token on valid of {len(read)} "
             "domains"

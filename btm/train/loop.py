@@ -6,6 +6,7 @@ was not, on the same thread count, torch version and instruction set.
 """
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,7 +100,13 @@ def loop(training: Training, trainee: Trainee) -> Trained:
             nats = None
             if training.valid and trainer.valid_every and done % trainer.valid_every == 0:
                 with layers.plain():
-                    nats = validate(model, training.valid, trainee.logp)
+                    nats = validate(
+                        model,
+                        training.valid,
+                        trainee.logp,
+                        # The lease must outlast it; whether to stop is asked after the step.
+                        alive=partial(training.pulse, step),
+                    )
             if metrics.is_due(done, nats):
                 unread.read()
             for each in unread.taken():

@@ -119,10 +119,14 @@ class Trainee:
 
 
 def validate(
-    model: "PreTrainedModel", windows: Windows, logp_of: OfTargets | None = None, rows: int = 32
+    model: "PreTrainedModel",
+    windows: Windows,
+    logp_of: OfTargets | None = None,
+    rows: int = 32,
+    alive: Callable[[], object] = lambda: None,
 ) -> float:
     """Return the mean nats per token of `model` on `windows`; `logp_of` is what wraps it, if
-    anything does.
+    anything does. `alive` is called after each batch of `rows` windows.
     """
     import torch
 
@@ -137,9 +141,12 @@ def validate(
                 on_device(a(start, stop), model.device) for a in (windows.inputs, windows.targets)
             )
             logp = (logp_of or partial(causal_lm.token_logp, model))(inputs, targets)
+            if (given := windows.given(start, stop)) is not None:
+                logp = logp.masked_fill(on_device(given, model.device), 0.0)
             flat = logp.flatten()[: windows.n_tokens - counted]
             nats.append(losses.exact(flat).sum())
             counted += len(flat)
+            alive()
     model.train(was_training)
     return -sum(torch.stack(nats).tolist()) / windows.n_tokens
 

@@ -152,3 +152,28 @@ def test_older_files_write_merges_otherwise_and_are_the_same(tmp_path, suite):
         model=content["model"] | {"merges": merges},
     )
     assert tokenizer_sha256(older) == suite.tokenizer_sha256
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        ((), "holds no file of a tokenizer; looked for tokenizer.json, vocab.json with merges.txt"),
+        (("tokenizer_config.json",), r"holds tokenizer_config\.json; looked for tokenizer\.json"),
+        (
+            ("vocab.json", "tokenizer_config.json"),
+            r"\(it has tokenizer_config\.json, vocab\.json\)",
+        ),
+    ],
+)
+def test_what_is_missing_is_named(left, said, suite, tmp_path):
+    """Not 'couldn't instantiate the backend tokenizer': which files, where, and the remedy."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in left:
+        source = suite.tokenizer / name
+        content = source.read_text() if source.exists() else "{}"
+        (folder / name).write_text(content)
+    with pytest.raises(UserError, match=f"data.tokenizer={folder}: .*{said}") as caught:
+        copy_tokenizer(folder, tmp_path / "copy")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "copy").exists()

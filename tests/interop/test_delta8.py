@@ -11,13 +11,16 @@ from safetensors.numpy import load_file, save_file
 
 from btm.cli import main
 from btm.cli.compose import compose
+from btm.ensemble import score as scoring
 from btm.errors import UserError
 from btm.forest import EXACT, Forest, trained_on
 from btm.forest.card import Card
 from btm.forest.paths import Paths
+from btm.forest.suites import open_suites
 from btm.interop import formats
 from btm.models import blockwise, weights
 from btm.models.average import average
+from btm.steps import score_cache
 from btm.system import sums
 
 
@@ -75,11 +78,10 @@ def test_it_comes_back_where_its_parents_are(root, sent, parents):
         "flops",
         "total_tokens",
         "data",
-        "valid_nats",
         "branch_method",
     ):
         assert getattr(elm.card, field) == getattr(original.card, field), field
-    assert original.card.sha256 in elm.card.notes[-1]
+    assert original.card.sha256 in elm.card.notes[-2]
     assert not sums.differences(elm.path)
     ours, theirs = (load_file(e.path / "model.safetensors") for e in (elm, original))
     begun = parents / "begun"
@@ -315,3 +317,55 @@ def test_from_the_command_line(root, parents, tmp_path, capsys):
         == 2
     )
     assert f"wanted one of {', '.join(map(str, blockwise.BLOCKS))}" in capsys.readouterr().err
+
+
+def boasting(sent, target, **card):
+    """A difference whose card says what its sender likes, with a valid check sum."""
+    folder = shutil.copytree(sent, target)
+    edit(folder, card=json.loads((folder / "delta.json").read_bytes())["card"] | card)
+    return folder
+
+
+def received(folder, root, *words):
+    """Import by the command that people use; return its exit code."""
+    words = [f"forest={root}", f"from={folder}", "format=delta8", "name=came", *words]
+    return main.main(["import", *words])
+
+
+def test_losses_are_measured_here_and_the_senders_are_hearsay(
+    sent, parents, workspace, tmp_path, capsys
+):
+    text = [word for word in workspace if not word.startswith("forest=")]
+    better = {"valid_nats": 0.01, "parent_valid_nats": {"bible": 9.0}, "forced": True}
+    folder = boasting(sent, tmp_path / "boasting", **better)
+    forest = Forest(parents)
+    # The sender's word opens nothing: here the seed's twin on code is worse than its parents.
+    words = [*text, "domain=code_python"]
+    assert received(folder, parents, *words) == 2
+    assert "is worse than its parent" in capsys.readouterr().err
+    assert "came" not in forest and not forest.has_branch("came")
+
+    assert received(folder, parents, *words, "merge.force=true") == 0
+    card = forest["came"].card
+    config = compose([*words, f"forest={parents}"])
+    shard = open_suites(config).shard("code_python", "valid")
+    scores, (tokens, _) = score_cache.scores_of(config, forest), shard.head(1024)
+
+    def nats(sha256):
+        return scoring.mean_nats(score_cache.read(scores, shard, sha256), tokens)
+
+    assert card.forced
+    assert card.valid_nats == nats(card.sha256) > 1
+    assert card.parent_valid_nats == {n: nats(forest[n].card.sha256) for n in card.parents}
+    assert "the sender measured 0.0100 nats/token and merged it although" in card.notes[-1]
+    assert "not measured" not in card.notes[-1]
+
+
+def test_without_our_text_nothing_is_known(sent, parents, tmp_path, capsys):
+    folder = boasting(sent, tmp_path / "boasting", valid_nats=0.01, forced=True)
+    assert received(folder, parents, f"data.out={tmp_path}", "data.name=none") == 0
+    assert "came is not measured: no prepared suite" in capsys.readouterr().err
+    card = Forest(parents)["came"].card
+    assert (card.valid_nats, card.parent_valid_nats, card.forced) == (None, {}, False)
+    assert "0.0100 nats/token" in card.notes[-1]
+    assert "not measured here: no valid split of 'speeches' is prepared" in card.notes[-1]

@@ -16,6 +16,7 @@ from btm.forest import Forest
 from btm.forest.card import Card
 from btm.models import causal_lm, weights
 from btm.models.average import METHODS
+from btm.steps import score_cache
 
 SLERP = ["average.base=bible", "average.experts=[code_python]"]
 
@@ -223,3 +224,15 @@ def test_one_that_is_not_or_cannot_be_measured_is_made_all_the_same(
             "Not measured when it was made; `btm eval` measures it."
             in (folder / "README.md").read_text()
         )
+
+
+def test_a_soup_is_tried_in_the_number_type_that_it_is_published_in(copy):
+    words = ("average.dtype=bf16", "average.measure=false", "average.experts=[bible,speeches]")
+    config = copy("average.method=greedy_soup", "domain=speeches", *words)
+    steps.average(config)
+    config.average.method, config.domain, config.average.name = "linear", None, "both"
+    pair = Card.read(steps.average(config) / "card.json")
+    assert len(pair.parents) == 2
+    shard = steps.open_suite(config).shard("speeches", "valid")
+    scores = score_cache.scores_of(config, Forest(config.forest_root))
+    assert scores.read(shard, pair.sha256) is not None  # these very weights were tried

@@ -12,13 +12,16 @@ def import_model(config: Config, out: Output) -> None:
     was trained from an ELM of this forest. Where no forest stands it becomes the seed. Config,
     shapes, names, finite values and tokenizer are checked; remote code is never run, and pickled
     weights are read only with import.legacy=true. format=delta and delta8 take what export wrote in
-    that format, into a forest that has the same parents.
+    that format, into a forest that has the same parents; merge.force=true even if one of these is
+    better on the valid split here.
 
     example: btm import from=models/law-lm name=law domain=law forest=experts/mine
     """
     from btm.interop import formats
+    from btm.steps import received
 
-    show_elm(formats.import_model(config, out.reporter), out)
+    measure = received.measuring(config, out.reporter)
+    show_elm(formats.import_model(config, out.reporter, measure), out)
 
 
 def export_model(config: Config, out: Output) -> None:

@@ -67,7 +67,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "compare": _EVALUATES,
     "average": (*_MODELS, "average", "card"),
     "generate": _MODELS,
-    "import": ("seed", "card"),
+    "import": (*_MODELS, "seed", "card", "merge"),
     "run": _WHOLE,
     "paper": _WHOLE,
     "remove": (*_TRAINS, "score", "ensemble", "merge", "average"),

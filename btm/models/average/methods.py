@@ -118,18 +118,28 @@ def _fisher(group: Group, settings: Settings, recipe: Any, window: Window, out: 
 
     F_j is the diagonal Fisher information. Where every F_j is 0: the linear average.
     """
+    members = [
+        member
+        for member in zip(group.tensors, group.importance, group.shares, strict=True)
+        if member[2] != 0
+    ]
+    # Squares of gradients span more than float32 does: only their ratios are summed.
+    most = window.spare(3)
+    most[:] = 0
+    for _, importance, _ in members:
+        np.maximum(most, window.read(importance, into=2), out=most)
+    empty = most == 0
+    most[empty] = 1
     total = window.spare(1)
     total[:] = 0
     out[:] = 0
-    for tensor, importance, weight in zip(
-        group.tensors, group.importance, group.weights, strict=True
-    ):
+    for tensor, importance, weight in members:
         share = window.read(importance, into=2)
+        np.divide(share, most, out=share)
         np.multiply(share, share.dtype.type(weight), out=share)
         np.add(total, share, out=total)
         np.multiply(window.read(tensor), share, out=share)
         np.add(out, share, out=out)
-    empty = ~(total > 0)
     np.divide(out, total, out=out, where=~empty)
     if empty.any():
         mean = window.spare(1)

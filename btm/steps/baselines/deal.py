@@ -122,7 +122,9 @@ def _write_parts(
             _write_digests(hand, shards, folder / name / f"{split}.docs")
     first = suite.metas[sources["train"][0].domain]
     common = {
-        key: first[key] for key in ("schema", "dtype", "eos", "vocab_size", "tokenizer_sha256")
+        key: first[key]
+        for key in ("schema", "dtype", "eos", "bos", "vocab_size", "tokenizer_sha256")
+        if key in first
     }
     for name in names:
         made_of = {"source_sha256": "", "source_files": [], "settings": {"dealt": name}}

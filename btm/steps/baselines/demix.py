@@ -20,7 +20,7 @@ from btm.data.shards import Suite
 from btm.errors import UserError
 from btm.forest import Branch, Forest, trained_on
 from btm.models import causal_lm, flops
-from btm.report import Reporter, quiet
+from btm.report import Beating, Reporter, quiet
 from btm.steps import conflicts, score_cache
 from btm.steps.baselines.derive import DEMIX
 from btm.system import durable
@@ -142,20 +142,15 @@ def grow(config: Config, reporter: Reporter = quiet) -> None:
         forest.root_branch(DEMIX, [], forest[seed].load(), parent=seed, method=DEMIX)
     domains = [domain for each in config.run.rounds for domain in each]
     with forest.hold(DEMIX) as (branch, held):
-
-        def pulse(step: int) -> bool:
-            held.beat()
-            return reporter.pulse(step)
-
+        beating = Beating(reporter, held.beat)
         if branch.result is None:
             trained_on.record(forest.paths, (suite.shard(each, "train") for each in domains))
-            durable.write_json(
-                branch.files.result,
-                _train(config, forest, branch, _mixes(config, suite, domains), reporter, pulse),
-            )
+            mixes = _mixes(config, suite, domains)
+            found = _train(config, forest, branch, mixes, beating, beating.pulse)
+            durable.write_json(branch.files.result, found)
         for number, domain in enumerate(domains):
             held.beat()
-            _publish(config, forest, suite, branch, domain, number, reporter)
+            _publish(config, forest, suite, branch, domain, number, beating)
     forest.merge(forest.get_branch(DEMIX), force=True)
     reporter.line(f"merged {len(domains)} domains of {forest.root}")
 
@@ -238,7 +233,7 @@ def _publish(
         forest.root_branch(
             domain, [domain], _plain(branch, number), parent=config.seed.name, method=DEMIX
         )
-    with forest.hold(domain) as (made, _):
+    with forest.hold(domain) as (made, held):
         if made.result is None:
             (batches,) = _mixes(config, suite, [domain]).values()
             whole = branch.result or {}
@@ -248,7 +243,8 @@ def _publish(
                 "tokens": batches.tokens(whole["each"]["steps"]),
                 "exact": whole["exact"],
             }
-            nats = score_cache.valid_nats(config, forest, made, suite, reporter)
+            beating = Beating(reporter, held.beat)
+            nats = score_cache.valid_nats(config, forest, made, suite, beating)
             result |= {"valid_nats": nats.own, "parent_valid_nats": nats.parents}
             durable.write_json(made.files.result, result)
     forest.merge(forest.get_branch(domain), force=True)

@@ -36,7 +36,7 @@ def models(tmp_path_factory):
 def made(models, target, method, **settings):
     base, folders = models
     target.mkdir()
-    chosen = average.Settings(method=method, base=base, accumulate="float64", **settings)
+    chosen = average.Settings(method=method, base=base, **{"accumulate": "float64"} | settings)
     average.average(dict(zip(folders, WEIGHTS, strict=False)), target, settings=chosen)
     return load_file(target / "model.safetensors")
 
@@ -150,6 +150,46 @@ def test_fisher(models, tmp_path):
     )
     close(value[3:], (weighted(fisher * parts).sum(0) / weighted(fisher).clip(1e-30).sum(0))[3:])
     close(value[:3], (weighted(parts).sum(0) / sum(WEIGHTS))[:3])
+
+
+@pytest.mark.parametrize("accumulate", ["float32", "float64"])
+@pytest.mark.parametrize("size", [1e-43, 1e-20, 1.0, 3e38])
+def test_fisher_weighs_by_ratios_whatever_their_size(models, accumulate, size, tmp_path):
+    """F of 1e-43 is no 0, and the sum of three of 3e38 no infinity."""
+    folders = models[1]
+    ratios, information = [1.0, 0.5, 0.25], {}
+    for folder, ratio in zip(folders, ratios, strict=True):
+        information[folder] = tmp_path / folder.name
+        information[folder].mkdir()
+        like = load_file(folder / "model.safetensors")
+        found = {key: np.full(v.shape, ratio * size, np.float32) for key, v in like.items()}
+        save_file(found, information[folder] / "model.safetensors")
+    value = made(models, tmp_path / "out", "fisher", importance=information, accumulate=accumulate)[
+        "w"
+    ]
+    stored = [load_file(information[f] / "model.safetensors")["w"][0, 0] for f in folders]
+    share = np.array(WEIGHTS) * (np.array(stored, np.float64) / float(stored[0]))
+    parts = [load_file(folder / "model.safetensors")["w"].astype(np.float64) for folder in folders]
+    close(value, np.tensordot(share / share.sum(), np.stack(parts), 1))
+
+
+def test_fisher_of_a_model_without_weight_does_not_drown_the_others(models, tmp_path):
+    folders = models[1]
+    information = {}
+    for folder, size in zip(folders, [3e38, 1e-30, 1e-30], strict=True):
+        information[folder] = tmp_path / folder.name
+        information[folder].mkdir()
+        like = load_file(folder / "model.safetensors")
+        found = {key: np.full(v.shape, size, np.float32) for key, v in like.items()}
+        found["w"][:2] *= 3 if folder == folders[2] else 1
+        save_file(found, information[folder] / "model.safetensors")
+    settings = average.Settings(method="fisher", importance=information)
+    (tmp_path / "out").mkdir()
+    weights = dict(zip(folders, [0.0, 1.0, 1.0], strict=True))
+    average.average(weights, tmp_path / "out", settings=settings)
+    value = load_file(tmp_path / "out" / "model.safetensors")["w"]
+    parts = [load_file(folder / "model.safetensors")["w"] for folder in folders]
+    close(value[:2], (parts[1] + 3 * parts[2])[:2] / 4)
 
 
 @pytest.mark.parametrize("rescale", ["density", "l1", "none"])

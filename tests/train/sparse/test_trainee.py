@@ -211,10 +211,11 @@ def test_the_elm_is_its_parents_and_its_delta(copy, tmp_path):
         "tokens",
         "total_tokens",
         "data",
-        "valid_nats",
         "delta",
     ):
         assert getattr(came.card, same) == getattr(elm.card, same), same
+    assert came.card.valid_nats is None  # the sender's word is none: nobody has measured here
+    assert "not measured here" in came.card.notes[-1]
     assert formats.import_model(there).card == came.card
 
     config.expert, config.to = "bible", str(tmp_path / "dense")
