@@ -109,6 +109,8 @@ def course(config: Config, forest: Forest, branch: Branch) -> tuple[int, Schedul
     """Return a branch's steps, its schedule, and the parent whose optimizer it continues, as
     trainer.carry says.
     """
+    if not config.trainer.steps:
+        raise ValueError("trainer.steps is still to be decided (steps.settled does)")
     continued = _continued(config, forest, branch) if branch.parents else None
     trainer = replace(config.trainer, lr=rate(config, forest, branch))
     if not branch.parents:

@@ -12,7 +12,7 @@ from folders import ROOT
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
 
 
-def test_losses_of_every_loop_agree(tmp_path):
+def test_losses_of_every_loop_agree(prepared_demo):
     if not PEERS.exists():
         assert not os.environ.get("CI"), "scripts/peers has not run"
         pytest.skip("scripts/peers makes .venv-peers")
@@ -20,7 +20,7 @@ def test_losses_of_every_loop_agree(tmp_path):
         sys.executable,
         "scripts/bench/train.py",
         "--quick",
-        f"--data={tmp_path}",
+        f"--data={prepared_demo}",
         f"--peers={PEERS}",
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
