@@ -232,7 +232,7 @@ def test_a_detached_cycle_needs_nobody(slurm, small, undisturbed, tmp_path):
         assert not processes("btm.launch ", str(forest))
         waiting = [after for _, after in queued(forest, "PENDING").values() if "afterany:" in after]
         assert len(waiting) == 6
-        assert "at work; 7 submitted" in finish(btm("status", *words[1:]))
+        assert "at work; 7 submitted" in " ".join(finish(btm("status", *words[1:])).split())
         assert "submitted" not in finish(btm(*words, "--detach"))
         other = finish(btm(*words, "--detach", "trainer.lr=1e-4"), code=2)
         assert "a cycle with other settings is at work" in other
