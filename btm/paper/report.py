@@ -68,9 +68,9 @@ def write(config: Config, studies: Sequence[Study]) -> Path:
 
 _LEGEND = """\
 `models` is how many models of one size run for each token: rows with 1 cost the same to use. A
-ratio is the mean perplexity over domains divided by the dense LM's, mean over seeds; in brackets
-the 95 % interval of a paired bootstrap over documents and seeds. Below 1 is better than the dense
-LM."""
+ratio is the mean perplexity over domains divided by the dense LM's, the geometric mean over seeds;
+in brackets the 95 % interval of Student's t over seeds and documents (btm/paper/bootstrap.py), and
+— where one seed tells of no other. Below 1 is better than the dense LM."""
 
 _VARIED = """\
 Ratios to the dense LM of the same seed. The dense LM was never trained on the domains that a
@@ -203,6 +203,9 @@ def _kind(row: str) -> str:
 
 
 def _interval(record: Any) -> str:
+    """Write a ratio and its interval; one seed has none."""
+    if np.isnan(record["low"]):
+        return f"{record['ratio']:.3f} [—]"
     return f"{record['ratio']:.3f} [{record['low']:.3f}, {record['high']:.3f}]"
 
 
