@@ -9,7 +9,7 @@ Shapes: E experts, T tokens that are read, V tokens of the vocabulary. Log-proba
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,15 +43,17 @@ class Ensemble:
         start: int,
         ensemble: EnsembleConfig | None = None,
         route: AnyRoute | None = None,
+        ends: Collection[int] = (),
     ) -> None:
         """Begin a text: the experts read the token `start` (EOS, which also ends a text) first.
 
-        `route` weighs the experts under the rule `router`, in their order.
+        `route` weighs the experts under the rule `router`, in their order. `ends` are other tokens
+        that end a text, as those of a model that was taught to converse.
         """
         self.experts = [_Reader(model) for model in experts.values()]
         self.names = list(experts)
         self.online = rule_of(ensemble or EnsembleConfig()).begin(log_prior_E, route)
-        self._eos = start
+        self._ends = {start, *ends}
         self._next_EV = self._advance([start])[:, -1]
 
     @classmethod
@@ -80,7 +82,10 @@ class Ensemble:
         loaded = {name: _load(forest, members[name], device) for name in kept}
         # A folder's config may name another EOS, or none; what ends a document is the forest's.
         start = load_tokenizer(forest.tokenizer).eos_token_id
-        return cls(loaded, np.log(np.array(list(kept.values()))), int(start), ensemble, route)
+        own = [model for name, model in loaded.items() if members[name].kind != "folder"]
+        ends = {token for model in own for token in _ends(model)}
+        log_prior_E = np.log(np.array(list(kept.values())))
+        return cls(loaded, log_prior_E, int(start), ensemble, route, ends)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -115,7 +120,7 @@ class Ensemble:
         rng = np.random.default_rng(seed)
         for _ in range(tokens):
             token = _pick(self.next_logp(), temperature, rng)
-            if token == self._eos:
+            if token in self._ends:
                 return
             yield token
             self.read([token])
@@ -127,6 +132,12 @@ class Ensemble:
         # tokenizer.
         size = min(logp_TV.shape[1] for logp_TV in read)
         return np.stack([logp_TV[:, :size] for logp_TV in read]).astype(np.float64)
+
+
+def _ends(model: "PreTrainedModel") -> list[int]:
+    """List the tokens that end a text by the model's generation config: none, one or several."""
+    found = model.generation_config.eos_token_id if model.generation_config else None
+    return [] if found is None else [found] if isinstance(found, int) else list(found)
 
 
 def _load(forest: Forest, model: Model, device: str) -> "PreTrainedModel":

@@ -18,6 +18,7 @@ from btm.data.shards import Shard, Suite
 from btm.ensemble import priors
 from btm.ensemble.rule import ValidScores
 from btm.ensemble.rules import rule_of
+from btm.ensemble.text import Text
 from btm.forest import ELM, Forest
 from btm.forest.card import Card
 from btm.paper.grow import AVERAGED, average_name
@@ -87,10 +88,10 @@ class Grown:
 
 def rules(config: EnsembleConfig, experts: int) -> dict[Row, EnsembleConfig]:
     """List the posteriors that are compared: the whole family, then fewer and fewer experts."""
-    plain = replace(config, top_k=0, alpha=None, beta=None, gate=None, fit="domain", carry=False)
+    plain = replace(config, top_k=0, alpha=None, beta=None, gate=None, fit="domain", carry="window")
     bayes = replace(plain, rule="bayes")
     tracking = replace(plain, rule="tracking", prior="em")
-    gated = replace(plain, rule="gated", prior="token", carry=True)
+    gated = replace(plain, rule="gated", prior="token", carry="document")
     family = {
         "forest: simple average of probabilities": replace(plain, rule="simple", prior="uniform"),
         "forest: uniform prior": replace(bayes, prior="uniform"),
@@ -101,8 +102,8 @@ def rules(config: EnsembleConfig, experts: int) -> dict[Row, EnsembleConfig]:
         "forest: fixed share": replace(plain, rule="fixed_share", prior="em"),
         TRACKING: tracking,
         "forest: tracking, fitted once": replace(tracking, fit="forest"),
-        "forest: tracking, token prior": replace(tracking, prior="token", carry=True),
-        "forest: gated, each window anew": replace(gated, carry=False),
+        "forest: tracking, token prior": replace(tracking, prior="token", carry="document"),
+        "forest: gated, each window anew": replace(gated, carry="window"),
         GATED: gated,
         f"{GATED}, fitted once": replace(gated, fit="forest"),
     }
@@ -180,14 +181,16 @@ def _mixed(grown: Grown, rule: EnsembleConfig, domain: str) -> NDArray[np.float6
     scores = _valid_scores(grown, rule, valid)
     fitted = rule_of(rule).fit([scores])
     logp_EST = grown.scores(test, grown.experts)
-    return fitted.mix(logp_EST, scores.log_prior, grown.tokens(test), test.tokens).logp
+    text = Text.of(test, grown.tokens(test))
+    return fitted.mix(logp_EST, scores.log_prior, grown.tokens(test), text).logp
 
 
 def _valid_scores(grown: Grown, rule: EnsembleConfig, shard: Shard) -> ValidScores:
     """Stack the experts' scores of a valid split, with the prior that the rule fits on them."""
     logp_EST = grown.scores(shard, grown.experts)
-    log_prior_E = rule_of(rule).fit_prior(logp_EST)
-    return ValidScores(logp_EST, log_prior_E, grown.tokens(shard), shard.tokens)
+    tokens = grown.tokens(shard)
+    log_prior_E = rule_of(rule).fit_prior(logp_EST, tokens)
+    return ValidScores(logp_EST, log_prior_E, tokens, Text.of(shard, tokens))
 
 
 def alone(grown: Grown, domain: str, elm: ELM) -> NDArray[np.float64]:
@@ -206,7 +209,8 @@ def argmax(grown: Grown, domain: str) -> NDArray[np.float64]:
     """Read the log-probabilities by the likeliest expert alone: an average with argmax weights."""
     valid = grown.suite.shard(domain, "valid")
     settings = replace(grown.study.config.ensemble, prior="cached", top_k=0)
-    prior_E = priors.fit_prior(grown.scores(valid, grown.experts), settings)
+    scores_EST = grown.scores(valid, grown.experts)
+    prior_E = priors.fit_prior(scores_EST, settings, grown.tokens(valid))
     return alone(grown, domain, grown.experts[int(prior_E.argmax())])
 
 
