@@ -15,9 +15,9 @@ of the D_g documents of domain g, the same resample for all rows and seeds: that
 A resample has D_g - 1 documents, so that its variance is unbiased where documents are few (Rao and
 Wu, Journal of the American Statistical Association 83, 1988). t(ν) is the 97.5 % quantile of
 Student's t at the degrees of freedom of Satterthwaite (Biometrics Bulletin 2, 1946). An interval is
-never narrower than that of seeds alone, ȳ ± t(K - 1) s/√K; under one seed there is none. What seeds
-make of single documents counts in both parts, so the interval is a little too wide rather than too
-narrow. It says nothing of other domains.
+never narrower than that of seeds alone, ȳ ± t(K - 1) s/√K. Under one seed there is none, nor where
+a domain has one document. What seeds make of single documents counts in both parts, so the interval
+is a little too wide rather than too narrow. It says nothing of other domains.
 
 Nothing is drawn for a row: its interval depends on its own documents and those of the row it is
 divided by, whatever other rows there are. Shapes: R rows, K seeds, G domains, D documents of a
@@ -91,8 +91,8 @@ def of_domain(found: Nats, domain: str, counts_BD: Array | None = None) -> Array
 def draw(found: Nats, resamples: int, seed: int = 0) -> dict[str, Array]:
     """Draw how often each document is in each resample of D - 1 documents, by domain: (B, D).
 
-    A domain's draws depend on its name and documents, on no other domain. One document alone tells
-    nothing of others: it is drawn always.
+    A domain's draws depend on its name and documents, on no other domain. One document alone, which
+    tells nothing of others, is drawn always.
     """
     counts = {}
     for domain, tokens in found.tokens.items():
@@ -105,8 +105,8 @@ def draw(found: Nats, resamples: int, seed: int = 0) -> dict[str, Array]:
 def ratios(found: Nats, to: str, resamples: int, seed: int = 0) -> pd.DataFrame:
     """Compare every row with row `to`: a record for each row and scope, with the 95 % interval.
 
-    Only seeds that both rows have count. `low` and `high` are NaN under one seed. `spread` is the
-    sample standard deviation of the ratio over seeds.
+    Only seeds that both rows have count. `low` and `high` are NaN where there is no interval.
+    `spread` is the sample standard deviation of the ratio over seeds.
     """
     counts = draw(found, resamples, seed)
     base = found.rows.index(to)
@@ -157,14 +157,17 @@ def document_variances(
         known_RK = np.isfinite(mean_RK) & np.isfinite(mean_RK[base])
         sums_BR = np.where(known_RK, log_ratio_BRK, 0.0).sum(axis=2)
         variances_GR.append((sums_BR / known_RK.sum(axis=1)).var(axis=0, ddof=1))
-    freedom_G = np.array([max(1, len(found.tokens[domain]) - 1) for domain in domains], float)
+    freedom_G = np.array([len(found.tokens[domain]) - 1 for domain in domains], float)
     return np.array(variances_GR).T, freedom_G
 
 
 def half_width(log_ratio_K: Array, variance_G: Array, freedom_G: Array) -> float:
-    """Compute half of the interval's width on the log scale: see the module; NaN for one seed."""
+    """Compute half of the interval's width on the log scale: see the module.
+
+    NaN for one seed, and where a domain has one document.
+    """
     seeds = len(log_ratio_K)
-    if seeds < 2:
+    if seeds < 2 or not freedom_G.all():
         return float("nan")
     of_seeds = float(log_ratio_K.var(ddof=1)) / seeds
     parts = np.array([of_seeds, *variance_G])
