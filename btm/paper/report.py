@@ -264,7 +264,9 @@ def trained(studies: Sequence[Study]) -> dict[str, str]:
         forest = losses.Grown(first[FOREST])
         seeds = [elm.card for elm in forest.forest.elms() if not elm.card.parents]
         experts = [elm.card for elm in forest.experts]
-        facts["model"] = f"{experts[0].parameters:,} parameters"
+        length = experts[0].settings.get("trainer.seq_len")  # None on cards of earlier versions
+        sequences = f", trained on sequences of {length} tokens" if length else ""
+        facts["model"] = f"{experts[0].parameters:,} parameters{sequences}"
         facts["the forest's seed"] = _steps(seeds)
         facts[f"each of {len(experts)} experts"] = _steps(experts)
     if "dense" in first:
