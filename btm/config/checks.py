@@ -156,6 +156,15 @@ def _check_differ(names: list[str], key: str) -> None:
         raise UserError(f"{key}={names}: a name stands there twice")
 
 
+# Values of earlier versions, as settings.json and the records of cycles may still hold them.
+_EARLIER = {"ensemble.carry": {False: "window", True: "document"}}
+
+
+def renewed(key: str, value: Any) -> Any:
+    """Translate a recorded value of a dotted key that an earlier version wrote; others stay."""
+    return _EARLIER[key].get(value, value) if key in _EARLIER else value
+
+
 def fill(node: Any, values: dict[str, Any], prefix: str = "") -> Any:
     """Return the dataclass `node` with `values`, nested ones in nested dataclasses; a key it lacks
     is a `UserError`.
@@ -164,6 +173,7 @@ def fill(node: Any, values: dict[str, Any], prefix: str = "") -> Any:
     for key, value in values.items():
         if key not in known:
             raise UserError(f"no key {prefix + key!r} in this version of btm")
-        inner = getattr(node, key)
-        setattr(node, key, fill(inner, value, f"{prefix}{key}.") if is_dataclass(inner) else value)
+        inner, dotted = getattr(node, key), prefix + key
+        value = fill(inner, value, f"{dotted}.") if is_dataclass(inner) else renewed(dotted, value)
+        setattr(node, key, value)
     return node

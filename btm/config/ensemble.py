@@ -18,6 +18,8 @@ from btm.errors import UserError
 
 RULES = ("bayes", "simple", "last_token", "fixed_share", "tracking", "gated", "router")
 FITS = ("domain", "forest")
+CARRIES = ("window", "document")
+CACHES = ("none", "ngram")
 PRIORS = ("uniform", "updating", "cached", "em", "token")
 # of the rule gated: the prior's power and one for each of its features (btm/ensemble/gate/rule.py)
 GATE_NUMBERS = 8
@@ -62,7 +64,17 @@ class EnsembleConfig:
         FITS,
     )
     prior: str = key("cached", "how the prior over experts is estimated", PRIORS)
-    carry: bool = key(False, "begin each window with the weights that the one before it ended with")
+    carry: str = key(
+        "window",
+        "what an ensemble remembers: each window is begun anew, as by one model, or each document",
+        CARRIES,
+    )
+    cache: str = key(
+        "none",
+        "n-gram cache (unigram to trigram) that is mixed into every row of eval and compare, with "
+        "weights fitted on valid; it begins anew as `carry` says",
+        CACHES,
+    )
     decay: float = key(0.3, "factor λ of the moving average of the priors cached and updating")
     top_k: int = key(0, "experts that are kept, by prior, or by router for each context; 0: all")
     experts: list[str] = key(
@@ -122,12 +134,24 @@ def check_ensemble(ensemble: EnsembleConfig) -> None:
     _check_ensemble_numbers(ensemble)
     check_choice(ensemble.prior, "ensemble.prior", PRIORS)
     check_choice(ensemble.rule, "ensemble.rule", RULES)
+    if ensemble.carry.lower() in ("true", "false"):
+        raise UserError(
+            f"ensemble.carry={ensemble.carry.lower()}: it names what is remembered: give window "
+            "(what false was) or document"
+        )
+    check_choice(ensemble.carry, "ensemble.carry", CARRIES)
+    check_choice(ensemble.cache, "ensemble.cache", CACHES)
     if ensemble.rule == "gated" and ensemble.prior == "updating":
         raise UserError(
             "ensemble.prior=updating: ensemble.rule=gated, the default, follows the text itself: "
             "give ensemble=updating"
         )
     check_choice(ensemble.fit, "ensemble.fit", FITS)
+    if ensemble.top_k and ensemble.prior == "uniform" and ensemble.rule != "router":
+        raise UserError(
+            f"ensemble.top_k={ensemble.top_k}: a uniform prior favours no expert: give "
+            "ensemble=cached or another fitted prior, or name them: ensemble.experts=[…]"
+        )
     if ensemble.rule == "router":
         _check_router(ensemble)
     else:

@@ -9,7 +9,7 @@ Shapes: E experts, T tokens that are read, V tokens of the vocabulary. Log-proba
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,17 +43,18 @@ class Ensemble:
         start: int,
         ensemble: EnsembleConfig | None = None,
         route: AnyRoute | None = None,
-        end: int | None = None,
+        ends: Collection[int] = (),
     ) -> None:
         """Begin a text: the experts read the token `start` first, which is EOS, or the BOS that
-        their tokenizer puts before each text; EOS, `end` or else `start`, ends one.
+        their tokenizer puts before each text. `ends`, or else `start`, end one: EOS, and others as
+        those of a model that was taught to converse.
 
         `route` weighs the experts under the rule `router`, in their order.
         """
         self.experts = [_Reader(model) for model in experts.values()]
         self.names = list(experts)
         self.online = rule_of(ensemble or EnsembleConfig()).begin(log_prior_E, route)
-        self._eos = start if end is None else end
+        self._ends = set(ends) or {start}
         self._next_EV = self._advance([start])[:, -1]
 
     @classmethod
@@ -83,10 +84,11 @@ class Ensemble:
         # A folder's config may name another EOS, or none; what ends a document is the forest's.
         tokenizer = load_tokenizer(forest.tokenizer)
         end = int(tokenizer.eos_token_id)
-        begins = begins_with_bos(forest.tokenizer)
-        start = int(tokenizer.bos_token_id) if begins else end
-        prior_E = np.log(np.array(list(kept.values())))
-        return cls(loaded, prior_E, start, ensemble, route, end)
+        start = int(tokenizer.bos_token_id) if begins_with_bos(forest.tokenizer) else end
+        own = [model for name, model in loaded.items() if members[name].kind != "folder"]
+        ends = {end, *(token for model in own for token in _ends(model))}
+        log_prior_E = np.log(np.array(list(kept.values())))
+        return cls(loaded, log_prior_E, start, ensemble, route, ends)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -121,7 +123,7 @@ class Ensemble:
         rng = np.random.default_rng(seed)
         for _ in range(tokens):
             token = _pick(self.next_logp(), temperature, rng)
-            if token == self._eos:
+            if token in self._ends:
                 return
             yield token
             self.read([token])
@@ -133,6 +135,12 @@ class Ensemble:
         # tokenizer.
         size = min(logp_TV.shape[1] for logp_TV in read)
         return np.stack([logp_TV[:, :size] for logp_TV in read]).astype(np.float64)
+
+
+def _ends(model: "PreTrainedModel") -> list[int]:
+    """List the tokens that end a text by the model's generation config: none, one or several."""
+    found = model.generation_config.eos_token_id if model.generation_config else None
+    return [] if found is None else [found] if isinstance(found, int) else list(found)
 
 
 def _load(forest: Forest, model: Model, device: str) -> "PreTrainedModel":

@@ -22,7 +22,7 @@ def domain_posterior(logp_ET: ArrayLike, log_prior_E: ArrayLike) -> Array:
     is the prior; each column sums to 1 in probability.
     """
     joint_ET = _checked_joint(logp_ET, log_prior_E)[:, :-1]
-    return joint_ET - _logsumexp(joint_ET)
+    return joint_ET - logsumexp(joint_ET)
 
 
 def mixture(logp_ET: ArrayLike, log_prior_E: ArrayLike) -> Array:
@@ -32,7 +32,7 @@ def mixture(logp_ET: ArrayLike, log_prior_E: ArrayLike) -> Array:
     telescopes to logsumexp_j(log p(D=j) + Σ_t logp_ET[j, t]).
     """
     logp = _as_logp(logp_ET, 2)
-    return _logsumexp(domain_posterior(logp, log_prior_E) + logp)
+    return logsumexp(domain_posterior(logp, log_prior_E) + logp)
 
 
 def mix_sequences(logp_EST: NDArray[Any], log_prior_ES: Array) -> tuple[Array, Array]:
@@ -51,17 +51,6 @@ def mix_sequences(logp_EST: NDArray[Any], log_prior_ES: Array) -> tuple[Array, A
     return np.diff(evidence_ST, axis=1), joint_EST[:, :, :-1]
 
 
-def carry_sequences(logp_EST: NDArray[Any], log_begin_E: Array) -> tuple[Array, Array]:
-    """Continue one posterior through consecutive sequences of a text.
-
-    Returns the log weights that each begins with, shape (E, S), and those after the last, shape
-    (E,). `log_begin_E` are those before the first.
-    """
-    ends_ES = log_begin_E[:, None] + np.cumsum(logp_EST.sum(axis=2, dtype=np.float64), axis=1)
-    first_ES = np.concatenate([log_begin_E[:, None], ends_ES[:, :-1]], axis=1)
-    return normalise(first_ES), normalise(ends_ES[:, -1])
-
-
 def normalise(log_weights: Array) -> Array:
     """Shift log weights so that they sum to 1 in probability over axis 0, the experts."""
     return log_weights - np.logaddexp.reduce(log_weights, axis=0)
@@ -70,7 +59,7 @@ def normalise(log_weights: Array) -> Array:
 def final_posterior(logp_ET: ArrayLike, log_prior_E: ArrayLike) -> Array:
     """Compute log p(D=j | x_1..x_T), shape (E,): the log posterior after the whole sequence."""
     joint_E = _checked_joint(logp_ET, log_prior_E)[:, -1]
-    return joint_E - _logsumexp(joint_E)
+    return joint_E - logsumexp(joint_E)
 
 
 def joint(logp: NDArray[Any], log_prior: Array) -> Array:
@@ -131,12 +120,12 @@ def em_prior(logp_EST: ArrayLike, iterations: int = 1000, tolerance: float = 1e-
     log_prior = uniform_prior(len(logp_ES))
     for _ in range(iterations):
         joint_ES = log_prior[:, None] + logp_ES
-        new = _logsumexp((joint_ES - _logsumexp(joint_ES)).T) - np.log(logp_ES.shape[1])
+        new = logsumexp((joint_ES - logsumexp(joint_ES)).T) - np.log(logp_ES.shape[1])
         moved = np.abs(np.exp(new) - np.exp(log_prior)).max()
         log_prior = new
         if moved <= tolerance:
             break
-    return log_prior - _logsumexp(log_prior)
+    return log_prior - logsumexp(log_prior)
 
 
 def token_prior(logp_EST: ArrayLike, iterations: int = 1000, tolerance: float = 1e-7) -> Array:
@@ -163,15 +152,16 @@ def token_prior(logp_EST: ArrayLike, iterations: int = 1000, tolerance: float = 
 def top_k(log_prior_E: ArrayLike, k: int) -> Array:
     """Restrict a log prior to its `k` likeliest experts and normalise it; the others get -inf.
 
-    k = 0, or k ≥ E, keeps all. Equal weights are kept in the order of the experts.
+    k = 0, or k ≥ E, keeps all. Those that weigh as much as the k-th are kept too: a prior that
+    favours nobody leaves nobody out.
     """
     log_prior = np.asarray(log_prior_E, dtype=np.float64)
     if not 0 < k < len(log_prior):
-        return log_prior - _logsumexp(log_prior)
+        return log_prior - logsumexp(log_prior)
     kept = np.full_like(log_prior, -np.inf)
-    best = np.argsort(-log_prior, kind="stable")[:k]
+    best = log_prior >= np.sort(log_prior)[-k]
     kept[best] = log_prior[best]
-    return kept - _logsumexp(kept)
+    return kept - logsumexp(kept)
 
 
 def perplexity(nats_per_token: float) -> float:
@@ -205,7 +195,7 @@ def _as_logp(logp: ArrayLike, axes: int) -> Array:
     return array
 
 
-def _logsumexp(array: Array) -> Any:
+def logsumexp(array: Array) -> Any:
     """Compute log Σ exp over axis 0, without overflow; -inf is allowed."""
     top = array.max(axis=0)
     top = np.where(np.isfinite(top), top, 0.0)

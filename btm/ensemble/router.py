@@ -32,6 +32,7 @@ from btm.config.schema import Config
 from btm.data.discover.router import CHARS, HOME, Router, words
 from btm.data.pieces import token_bytes
 from btm.ensemble.rules import rule_of
+from btm.ensemble.text import Flags
 from btm.errors import UserError
 
 Array = NDArray[np.float64]
@@ -112,15 +113,14 @@ class Route:
         chosen = config.ensemble
         return cls(router, rows, token_bytes(tokenizer), eos, chosen.top_k, chosen.temperature)
 
-    def __call__(self, ids_N: ArrayLike, window: int = 0) -> Iterator[Array]:
-        """Yield log w_j,t of consecutive tokens, (E, some of N), for the tokens `ids_N` of whole
-        documents.
+    def __call__(self, ids_N: ArrayLike, resets_N: Flags) -> Iterator[Array]:
+        """Yield log w_j,t of consecutive tokens, (E, some of N), for the tokens `ids_N`.
 
-        Every `window` tokens are a context of their own (0: documents alone are).
+        A context ends at each EOS, and before each token that `resets_N` marks.
         """
         ids = np.asarray(ids_N)
         ends = np.flatnonzero(ids == self.eos) + 1
-        cuts = np.arange(window, len(ids), window) if window else np.empty(0, np.int64)
+        cuts = np.flatnonzero(resets_N)
         bounds = np.unique(np.concatenate([[0, len(ids)], ends, cuts]).astype(np.int64))
         for start, stop in pairwise(bounds.tolist()):
             yield from self._context(ids[start:stop].tolist())

@@ -1,12 +1,12 @@
-"""The interface of an ensemble's rules, and the base class of rules that mix window by window.
+"""The interface of an ensemble's rules, and the base class of rules that mix sequence by sequence.
 
 A *rule* says how the weights of the experts follow the text: p(x_t | x_<t) = Σ_j w_j,t
 p(x_t | x_<t, D=j), where w_j,t depends on the text before token t alone. The seven rules are in
 `btm/ensemble/rules.py`.
 
-Shapes: E experts, S windows, T tokens of a window, N tokens of a shard in order. Scores are
-log p(x_t | x_<t, D=j) in nats: ``logp_EST``, or ``logp_E`` of one token. A log prior is (E,), -inf
-for an expert that is left out. numpy alone.
+Shapes: E experts, S windows or other sequences, T tokens of one, N tokens of a shard in order.
+Scores are log p(x_t | x_<t, D=j) in nats: ``logp_EST``, or ``logp_E`` of one token. A log prior is
+(E,), -inf for an expert that is left out. numpy alone.
 """
 
 from abc import ABC, abstractmethod
@@ -20,9 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from btm.config.ensemble import EnsembleConfig
 from btm.ensemble import posterior, priors
 from btm.ensemble.posterior import Array, normalise
-from btm.ensemble.windows import blocks
-
-Tokens = NDArray[Any]
+from btm.ensemble.text import Flags, Text, blocks, resets
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class ValidScores:
     logp: NDArray[np.float32]  # (E, S, T)
     log_prior: Array  # (E,)
     tokens: int  # scores that are real; the rest pads the last window
-    ids: Tokens | None = None  # the tokens themselves, for a rule that reads them
+    text: Text | None = None  # the tokens themselves, for a rule that reads them
 
 
 class OnlineWeights(Protocol):
@@ -68,11 +66,8 @@ class AnyRoute(Protocol):
 
     rows: list[int]  # the cluster of each expert, (E,)
 
-    def __call__(self, ids_N: ArrayLike, window: int = 0) -> Iterator[Array]:
-        """Yield log w_j,t of consecutive tokens, (E, some of N).
-
-        Every `window` tokens are a context of their own (0: documents alone are).
-        """
+    def __call__(self, ids_N: ArrayLike, resets_N: Flags) -> Iterator[Array]:
+        """Yield log w_j,t of consecutive tokens, (E, some of N); `resets_N` begin a context."""
 
     def begin(self) -> OnlineWeights:
         """Begin a text that is read token by token."""
@@ -99,11 +94,13 @@ class Rule(ABC):
         fits_prior = self.needs_prior and self.ensemble.prior in priors.FITTED
         return fits_prior or any(getattr(self.ensemble, key) is None for key in self.fits)
 
-    def fit_prior(self, valid_EST: NDArray[np.float32]) -> Array:
-        """Fit the log prior, shape (E,), on valid windows; uniform for a rule that needs none."""
+    def fit_prior(self, valid_EST: NDArray[np.float32], tokens: int) -> Array:
+        """Fit the log prior, shape (E,), on the first `tokens` scores of valid windows; uniform for
+        a rule that needs none.
+        """
         if not self.needs_prior:
             return posterior.uniform_prior(len(valid_EST))
-        return priors.fit_prior(valid_EST, self.ensemble)
+        return priors.fit_prior(valid_EST, self.ensemble, tokens)
 
     def fit(self, valid: Sequence[ValidScores]) -> "Rule":
         """Fit the settings that are null on valid shards; return the rule with them.
@@ -122,22 +119,21 @@ class Rule(ABC):
         logp_EST: NDArray[np.float32],
         log_prior_E: Array,
         tokens: int,
-        ids_N: Tokens | None = None,
+        text: Text | None = None,
         route: AnyRoute | None = None,
     ) -> Mixed:
         """Mix the first `tokens` cached scores of a shard (the rest pads the last window).
 
-        Experts that the prior leaves out are not read. `ids_N` are the shard's first tokens;
-        `ValueError` where a rule needs them, or a route, and has none.
+        Experts that the prior leaves out are not read. `text` are those tokens; `ValueError` where
+        a rule or ``ensemble.carry=document`` needs them, or a rule a route, and has none.
         """
-        if self.needs_tokens and ids_N is None:
+        if self.needs_tokens and text is None:
             raise ValueError(f"the rule {self.ensemble.rule} needs the tokens beside their scores")
-        ids_N = np.empty(0, np.int64) if ids_N is None else ids_N[:tokens]
         kept = np.flatnonzero(np.isfinite(log_prior_E))
         # A moving prior keeps another top-k in each window.
         if len(kept) == len(logp_EST) or self.ensemble.prior == "updating":
-            return self._mix(logp_EST, log_prior_E, tokens, ids_N, route)
-        mixed = self._mix(logp_EST[kept], log_prior_E[kept], tokens, ids_N, route)
+            return self._mix(logp_EST, log_prior_E, tokens, text, route)
+        mixed = self._mix(logp_EST[kept], log_prior_E[kept], tokens, text, route)
         mean_E = np.zeros(len(logp_EST))
         mean_E[kept] = mixed.mean_posterior
         return replace(mixed, mean_posterior=mean_E)
@@ -148,35 +144,26 @@ class Rule(ABC):
         logp_EST: NDArray[np.float32],
         log_prior_E: Array,
         tokens: int,
-        ids_N: Tokens,
+        text: Text | None,
         route: AnyRoute | None,
     ) -> Mixed:
-        """Mix as `mix` does, with all experts; `ids_N` is empty where `mix` was given none."""
+        """Mix as `mix` does, with all experts."""
 
     @abstractmethod
     def begin(self, log_prior_E: Array, route: AnyRoute | None = None) -> OnlineWeights:
         """Begin a text that is read token by token."""
 
 
-class WindowRule(Rule):
-    """A rule whose weights follow from the scores of a window and the weights it begins with.
+class SequenceRule(Rule):
+    """A rule whose weights follow from the prior and the scores of a sequence.
 
-    Each window is a sequence of its own, whose weights begin anew from the prior, as in the paper,
-    whose blocks are the model's context; with `ensemble.carry` it begins with those that the window
-    before it ended with.
+    A sequence is a window, whose weights begin anew as in the paper, whose blocks are the model's
+    context; or, with ``ensemble.carry=document``, a document, whatever windows it stands in.
     """
 
     @abstractmethod
-    def _weigh(
-        self, logp_EST: NDArray[Any], log_prior_ES: Array, first_ES: Array | None
-    ) -> tuple[Array, Array]:
+    def _weigh(self, logp_EST: NDArray[Any], log_prior_ES: Array) -> tuple[Array, Array]:
         """Mix as `weigh` does."""
-
-    @abstractmethod
-    def _carry(
-        self, logp_EST: NDArray[Any], log_prior_ES: Array, begin_E: Array
-    ) -> tuple[Array, Array]:
-        """Continue as `carry` does, from `begin_E`."""
 
     @abstractmethod
     def step(self, log_weights_E: Array, logp_E: Array, log_prior_E: Array) -> Array:
@@ -186,48 +173,31 @@ class WindowRule(Rule):
         """Compute the log weights before the first token of a text, shape (E,)."""
         return normalise(log_prior_E)
 
-    def weigh(
-        self, logp_EST: ArrayLike, log_prior: ArrayLike, first_ES: Array | None = None
-    ) -> tuple[Array, Array]:
-        """Mix windows that each begin from the prior, (E,) or (E, S), or from log `first_ES`.
+    def weigh(self, logp_EST: ArrayLike, log_prior: ArrayLike) -> tuple[Array, Array]:
+        """Mix sequences that each begin from the prior, (E,) or (E, S).
 
         Returns the mixture's log-probabilities, shape (S, T), and the weights before each token,
         shape (E, S, T). `ValueError` for shapes that do not fit.
         """
-        return self._weigh(*_checked(logp_EST, log_prior), first_ES)
-
-    def carry(
-        self, logp_EST: ArrayLike, log_prior: ArrayLike, begin_E: Array | None = None
-    ) -> tuple[Array, Array]:
-        """Find the log weights that consecutive windows of one text begin with.
-
-        Returns them, shape (E, S), and those after the last window, shape (E,). The weights are not
-        reset between windows: the ensemble has read the whole text, the experts their windows
-        alone. `begin_E` are the log weights before the first window; None begins the text.
-        """
-        logp, log_prior_ES = _checked(logp_EST, log_prior)
-        return self._carry(
-            logp, log_prior_ES, self.first(log_prior_ES[:, 0]) if begin_E is None else begin_E
-        )
+        return self._weigh(*_checked(logp_EST, log_prior))
 
     def _mix(
         self,
         logp_EST: NDArray[np.float32],
         log_prior_E: Array,
         tokens: int,
-        ids_N: Tokens,
+        text: Text | None,
         route: AnyRoute | None,
     ) -> Mixed:
         experts, _, window = logp_EST.shape
+        logp_EN = logp_EST.reshape(experts, -1)[:, :tokens]
+        resets_N = resets(self.ensemble.carry, tokens, window, text)
+        log_prior_EQ = priors.of_sequences(logp_EN, resets_N, log_prior_E, self.ensemble)
         logp_N, weights_E = np.empty(tokens), np.zeros(experts)
-        first_ES = end_E = None
-        for start, block_EST, prior_ES in blocks(logp_EST, log_prior_E, self.ensemble):
-            if self.ensemble.carry:
-                first_ES, end_E = self.carry(block_EST, prior_ES, end_E)
-            logp_ST, weights_EST = self.weigh(block_EST, prior_ES, first_ES)
-            real = min(logp_ST.size, tokens - start * window)
-            logp_N[start * window : start * window + real] = logp_ST.reshape(-1)[:real]
-            weights_E += weights_EST.reshape(experts, -1)[:, :real].sum(axis=1)
+        for block in blocks(logp_EN, resets_N):
+            logp_ST, weights_EST = self.weigh(block.logp, log_prior_EQ[:, block.sequences])
+            logp_N[block.at[block.real]] = logp_ST[block.real]
+            weights_E += weights_EST[:, block.real].sum(axis=1)
         return Mixed(logp_N, weights_E / tokens)
 
     def begin(self, log_prior_E: Array, route: AnyRoute | None = None) -> OnlineWeights:
@@ -236,12 +206,12 @@ class WindowRule(Rule):
 
 
 class OnlinePosterior:
-    """The weights of one text under a `WindowRule`, one step a token.
+    """The weights of one text under a `SequenceRule`, one step a token.
 
     Kept in log space, so that with α = 0 no expert is ever lost.
     """
 
-    def __init__(self, rule: WindowRule, log_prior_E: ArrayLike) -> None:
+    def __init__(self, rule: SequenceRule, log_prior_E: ArrayLike) -> None:
         """Begin from the prior."""
         prior_E = np.asarray(log_prior_E, np.float64)
         self._rule = rule

@@ -2,7 +2,7 @@
 
 A new rule is a class here, a line in RULES, and its word in `btm.config.ensemble.RULES`.
 
-Shapes: E experts, S windows, T tokens of a window, N tokens of a shard in order. Scores are
+Shapes: E experts, S sequences, T tokens of one, N tokens of a shard in order. Scores are
 log p(x_t | x_<t, D=j) in nats; π is the prior, w_t are the weights before token t. numpy alone.
 """
 
@@ -22,10 +22,10 @@ from btm.ensemble.rule import (
     Mixed,
     OnlineWeights,
     Rule,
-    Tokens,
+    SequenceRule,
     ValidScores,
-    WindowRule,
 )
+from btm.ensemble.text import Text, resets
 from btm.ensemble.tracking import Likelihoods
 
 
@@ -34,69 +34,47 @@ def rule_of(ensemble: EnsembleConfig) -> Rule:
     return RULES[check_choice(ensemble.rule, "ensemble.rule", tuple(RULES))](ensemble)
 
 
-class Bayes(WindowRule):
+class Bayes(SequenceRule):
     """Weigh by the posterior of the whole prefix: w_t ∝ π p(x_<t | D=j).
 
     BTM, arXiv 2208.03306, equation 2 (`posterior.domain_posterior`). Under a frozen prior these are
     the paper's `uniform` and `cached`; with a moving one, its `updating`.
     """
 
-    def _weigh(
-        self, logp_EST: NDArray[Any], log_prior_ES: Array, first_ES: Array | None
-    ) -> tuple[Array, Array]:
-        return posterior.mix_sequences(logp_EST, log_prior_ES if first_ES is None else first_ES)
-
-    def _carry(
-        self, logp_EST: NDArray[Any], log_prior_ES: Array, begin_E: Array
-    ) -> tuple[Array, Array]:
-        return posterior.carry_sequences(logp_EST, begin_E)
+    def _weigh(self, logp_EST: NDArray[Any], log_prior_ES: Array) -> tuple[Array, Array]:
+        return posterior.mix_sequences(logp_EST, log_prior_ES)
 
     def step(self, log_weights_E: Array, logp_E: Array, log_prior_E: Array) -> Array:
         """Multiply the weights by the token's likelihoods."""
         return normalise(log_weights_E + logp_E)
 
 
-class Simple(WindowRule):
+class Simple(SequenceRule):
     """Weigh by the prior for ever: w_t = π. A uniform prior gives the average of probabilities."""
 
-    def _weigh(
-        self, logp_EST: NDArray[Any], log_prior_ES: Array, first_ES: Array | None
-    ) -> tuple[Array, Array]:
-        return Likelihoods.of(logp_EST).mix(np.exp(log_prior_ES)[None])
-
-    def _carry(
-        self, logp_EST: NDArray[Any], log_prior_ES: Array, begin_E: Array
-    ) -> tuple[Array, Array]:
-        return log_prior_ES, log_prior_ES[:, -1]
+    def _weigh(self, logp_EST: NDArray[Any], log_prior_ES: Array) -> tuple[Array, Array]:
+        log_weights_ES = normalise(log_prior_ES)
+        weights_EST = np.broadcast_to(np.exp(log_weights_ES)[..., None], logp_EST.shape)
+        return posterior.logsumexp(log_weights_ES[..., None] + logp_EST), weights_EST
 
     def step(self, log_weights_E: Array, logp_E: Array, log_prior_E: Array) -> Array:
         """Leave the weights as they are."""
         return log_weights_E
 
 
-class LastToken(WindowRule):
+class LastToken(SequenceRule):
     """Weigh by the last token alone: w_t ∝ π p(x_t-1 | x_<t-1, D=j), w_0 uniform.
 
     What the code released with DEMix layers computes (kernelmachine/demix, sequence_scorer.py), and
     not what the paper writes; kept to replicate its numbers.
     """
 
-    def _weigh(
-        self, logp_EST: NDArray[Any], log_prior_ES: Array, first_ES: Array | None
-    ) -> tuple[Array, Array]:
-        likelihoods = Likelihoods.of(logp_EST)
-        weights_TES = np.empty(likelihoods.ratio.shape)
-        weights_TES[0] = 1 / len(logp_EST) if first_ES is None else np.exp(first_ES)
-        np.multiply(likelihoods.ratio[:-1], np.exp(log_prior_ES), out=weights_TES[1:])
-        weights_TES[1:] /= weights_TES[1:].sum(axis=1, keepdims=True)
-        return likelihoods.mix(weights_TES)
-
-    def _carry(
-        self, logp_EST: NDArray[Any], log_prior_ES: Array, begin_E: Array
-    ) -> tuple[Array, Array]:
-        end_ES = logp_EST[:, :, -1] + log_prior_ES
-        first_ES = np.concatenate([begin_E[:, None], end_ES[:, :-1]], axis=1)
-        return normalise(first_ES), normalise(end_ES[:, -1])
+    def _weigh(self, logp_EST: NDArray[Any], log_prior_ES: Array) -> tuple[Array, Array]:
+        log_weights_EST = np.empty(logp_EST.shape)
+        log_weights_EST[..., 0] = -np.log(len(logp_EST))
+        log_weights_EST[..., 1:] = log_prior_ES[..., None] + logp_EST[..., :-1]
+        log_weights_EST -= posterior.logsumexp(log_weights_EST)
+        return posterior.logsumexp(log_weights_EST + logp_EST), np.exp(log_weights_EST)
 
     def first(self, log_prior_E: Array) -> Array:
         """Give every expert the same weight, whatever the prior."""
@@ -107,7 +85,7 @@ class LastToken(WindowRule):
         return normalise(log_prior_E + logp_E)
 
 
-class Tracking(WindowRule):
+class Tracking(SequenceRule):
     """Weigh by a posterior that forgets and may switch.
 
     w_t+1 = (1 - α) normalise(w_t^β p(x_t | x_<t, D=j)) + α π. With α > 0 the loss is bounded
@@ -141,7 +119,7 @@ class Tracking(WindowRule):
 
     def _nats(self, valid: ValidScores, choices: list[tuple[float, float]]) -> Array:
         return tracking.nats_of_choices(
-            valid.logp, valid.log_prior, valid.tokens, choices, self.ensemble
+            valid.logp, valid.log_prior, valid.tokens, choices, self.ensemble, valid.text
         )
 
     def report(self) -> dict[str, Any]:
@@ -150,23 +128,8 @@ class Tracking(WindowRule):
             return {}
         return {"alpha": self.ensemble.alpha, "beta": self.ensemble.beta}
 
-    def _weigh(
-        self, logp_EST: NDArray[Any], log_prior_ES: Array, first_ES: Array | None
-    ) -> tuple[Array, Array]:
-        first = None if first_ES is None else np.exp(first_ES)
-        return Likelihoods.of(logp_EST).track(np.exp(log_prior_ES), *self.alpha_beta, first)
-
-    def _carry(
-        self, logp_EST: NDArray[Any], log_prior_ES: Array, begin_E: Array
-    ) -> tuple[Array, Array]:
-        alpha, beta = self.alpha_beta
-        # Without switches and forgetting this is Bayes' rule, whose sums need no second round.
-        if (alpha, beta) == (0.0, 1.0):
-            return posterior.carry_sequences(logp_EST, begin_E)
-        likelihoods = Likelihoods.of(logp_EST)
-        first_ES, end_E = likelihoods.carry(np.exp(log_prior_ES), alpha, beta, np.exp(begin_E))
-        with np.errstate(divide="ignore"):
-            return np.log(first_ES), np.log(end_E)
+    def _weigh(self, logp_EST: NDArray[Any], log_prior_ES: Array) -> tuple[Array, Array]:
+        return Likelihoods.of(logp_EST).track(log_prior_ES, *self.alpha_beta)
 
     def step(self, log_weights_E: Array, logp_E: Array, log_prior_E: Array) -> Array:
         """Take one step of the recursion in log space."""
@@ -213,13 +176,13 @@ class Gated(Rule):
             return self
         samples = []
         for shard in valid:
-            if shard.ids is None:
+            if shard.text is None:
                 raise ValueError("a gate is fitted on scores and their tokens")
-            logp_EN = shard.logp.reshape(len(shard.logp), -1)[:, : shard.tokens]
-            ids_N = shard.ids[: shard.tokens]
-            most = gate.SAMPLE // len(valid)
-            new_text = 0 if self.ensemble.carry else shard.logp.shape[2]
-            samples.append(gate.Sample.of(logp_EN, shard.log_prior, ids_N, new_text, most=most))
+            experts, _, window = shard.logp.shape
+            logp_EN = shard.logp.reshape(experts, -1)[:, : shard.tokens]
+            begins_N = resets(self.ensemble.carry, shard.tokens, window, shard.text)
+            ids_N, most = shard.text.ids[: shard.tokens], gate.SAMPLE // len(valid)
+            samples.append(gate.Sample.of(logp_EN, shard.log_prior, ids_N, begins_N, most=most))
         return replace(self, ensemble=replace(self.ensemble, gate=list(gate.fit(samples))))
 
     def report(self) -> dict[str, Any]:
@@ -231,19 +194,20 @@ class Gated(Rule):
         logp_EST: NDArray[np.float32],
         log_prior_E: Array,
         tokens: int,
-        ids_N: Tokens,
+        text: Text | None,
         route: AnyRoute | None,
     ) -> Mixed:
+        assert text is not None  # `mix` has seen to it
         experts, _, window = logp_EST.shape
-        logp_EN = logp_EST.reshape(experts, -1)[:, : len(ids_N)]
+        logp_EN = logp_EST.reshape(experts, -1)[:, :tokens]
+        begins_N = resets(self.ensemble.carry, tokens, window, text)
         logp_N, weights_E = [], np.zeros(experts)
-        new_text = 0 if self.ensemble.carry else window
         for block_N, weights_EN in gate.mixed_blocks(
-            logp_EN, log_prior_E, self.theta, ids_N, new_text
+            logp_EN, log_prior_E, self.theta, text.ids[:tokens], begins_N
         ):
             logp_N.append(block_N)
             weights_E += weights_EN.sum(axis=1)
-        return Mixed(np.concatenate(logp_N), weights_E / len(ids_N))
+        return Mixed(np.concatenate(logp_N), weights_E / tokens)
 
     def begin(self, log_prior_E: Array, route: AnyRoute | None = None) -> OnlineWeights:
         """Begin a text of which nothing was seen."""
@@ -265,22 +229,24 @@ class Routed(Rule):
         logp_EST: NDArray[np.float32],
         log_prior_E: Array,
         tokens: int,
-        ids_N: Tokens,
+        text: Text | None,
         route: AnyRoute | None,
     ) -> Mixed:
         if route is None:
             raise ValueError("the rule router needs a route")
+        assert text is not None  # `mix` has seen to it
         experts, _, window = logp_EST.shape
         logp_EN = logp_EST.reshape(experts, -1)
-        logp_N, weights_E, start = np.empty(len(ids_N)), np.zeros(experts), 0
-        for log_weights_EB in route(ids_N, 0 if self.ensemble.carry else window):
+        begins_N = resets(self.ensemble.carry, tokens, window, text)
+        logp_N, weights_E, start = np.empty(tokens), np.zeros(experts), 0
+        for log_weights_EB in route(text.ids[:tokens], begins_N):
             stop = start + log_weights_EB.shape[1]
             logp_N[start:stop] = np.logaddexp.reduce(
                 logp_EN[:, start:stop] + log_weights_EB, axis=0
             )
             weights_E += np.exp(log_weights_EB).sum(axis=1)
             start = stop
-        return Mixed(logp_N, weights_E / len(ids_N))
+        return Mixed(logp_N, weights_E / tokens)
 
     def begin(self, log_prior_E: Array, route: AnyRoute | None = None) -> OnlineWeights:
         """Begin a text at the route; `ValueError` for none, or one of other experts."""

@@ -2,8 +2,8 @@
 
     w_t+1 = (1 - α) normalise(w_t^β p(x_t | x_<t, D=j)) + α π
 
-Shapes: E experts, S sequences, T tokens. Scores are log p(x_t | x_<t, D=j) in nats; weights and
-priors are probabilities here. One exponential for each score; numpy alone.
+Shapes: E experts, S sequences, T tokens. Scores are log p(x_t | x_<t, D=j) in nats. One exponential
+for each score, where none underflows; numpy alone.
 """
 
 from dataclasses import dataclass
@@ -13,15 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from btm.config.ensemble import EnsembleConfig
-from btm.ensemble.posterior import Array
-from btm.ensemble.windows import blocks
+from btm.ensemble import priors
+from btm.ensemble.posterior import Array, logsumexp, normalise
+from btm.ensemble.text import Flags, Text, blocks, resets
 
 ALPHAS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.2)  # tried when α is fitted
 BETAS = (0.8, 0.9, 0.95, 0.98, 1.0)  # tried when β is fitted
 
 _SMALLEST = 1e-300
-_NEAR = 64  # tokens that the first guess of a window's beginning is made from
-_SAME = 1e-12  # weights that differ by less are the same
 _LEAST_LOG = np.float32(-87.0)  # the least whose exponential is a normal float32
 
 
@@ -30,93 +29,66 @@ class Likelihoods:
     """p(x_t | x_<t, D=j) over the likeliest expert's, computed once for any number of α and β.
 
     Each step reads one block of `ratio`, which is float32 where the scores are: an error of 1e-7 in
-    a probability is no more than their own. The weights are float64 always.
+    a probability is no more than their own. The weights are float64 always. Where a ratio would
+    underflow, and for α = 0, under which a weight may, the recursion runs on logarithms.
     """
 
+    logp: NDArray[Any]  # (E, S, T)
     ratio: NDArray[np.floating[Any]]  # (T, E, S)
     top: NDArray[np.floating[Any]]  # log p of the likeliest, (S, T)
+    extreme: Flags  # sequences with a ratio that is too small for a float32, (S,)
 
     @classmethod
     def of(cls, logp_EST: NDArray[np.floating[Any]]) -> "Likelihoods":
         """Divide the likelihoods by the likeliest expert's, from scores in nats."""
         top_ST = logp_EST.max(axis=0)
         ratio_EST = logp_EST - top_ST
-        # A weight that became 0 would never return.
+        extreme_S = (ratio_EST < _LEAST_LOG).any(axis=(0, 2))
         np.maximum(ratio_EST, _LEAST_LOG, out=ratio_EST)
         np.exp(ratio_EST, out=ratio_EST)
-        return cls(np.ascontiguousarray(np.moveaxis(ratio_EST, 2, 0)), top_ST)
+        return cls(logp_EST, np.ascontiguousarray(np.moveaxis(ratio_EST, 2, 0)), top_ST, extreme_S)
 
-    def track(
-        self, prior_ES: Array, alpha: float, beta: float, first_ES: Array | None = None
-    ) -> tuple[Array, Array]:
-        """Run the recursion from `first_ES`, or else from the prior.
+    def track(self, log_prior_ES: Array, alpha: float, beta: float) -> tuple[Array, Array]:
+        """Run the recursion from the prior.
 
         Returns the mixture's log-probabilities, shape (S, T), and the weights before each token,
         shape (E, S, T).
         """
         weights_TES = np.empty(self.ratio.shape)
-        totals_TS, _ = self._follow(prior_ES, alpha, beta, first_ES, weights_TES)
-        return self._log(totals_TS), np.moveaxis(weights_TES, 0, 2)
+        logp_ST = self._run(log_prior_ES, alpha, beta, weights_TES)
+        return logp_ST, np.moveaxis(weights_TES, 0, 2)
 
-    def track_logp(
-        self, prior_ES: Array, alpha: float, beta: float, first_ES: Array | None = None
-    ) -> Array:
+    def track_logp(self, log_prior_ES: Array, alpha: float, beta: float) -> Array:
         """Run `track` for the mixture's log-probabilities alone, shape (S, T)."""
-        return self._log(self._follow(prior_ES, alpha, beta, first_ES)[0])
+        return self._run(log_prior_ES, alpha, beta, None)
 
-    def carry(
-        self, prior_ES: Array, alpha: float, beta: float, begin_E: Array
-    ) -> tuple[Array, Array]:
-        """Continue the recursion through consecutive windows of a text.
-
-        Returns the weights that each window begins with, shape (E, S), and those after the last,
-        shape (E,). All windows run at once, from a guess by the last tokens before them; those
-        whose beginning turns out different run again, until none does. After k rounds the first k
-        windows are exact in any case.
-        """
-        first_ES: Array = np.array(prior_ES)
-        first_ES[:, 0] = begin_E
-        near = Likelihoods(self.ratio[-_NEAR:], self.top[:, -_NEAR:])
-        first_ES[:, 1:] = near._follow(prior_ES, alpha, beta)[1][:, :-1]
-        end_ES = np.empty_like(first_ES)
-        again = np.arange(first_ES.shape[1])
-        while len(again):
-            every = len(again) == first_ES.shape[1]
-            some = self if every else Likelihoods(self.ratio[:, :, again], self.top[again])
-            _, end_ES[:, again] = some._follow(prior_ES[:, again], alpha, beta, first_ES[:, again])
-            moved = np.abs(end_ES[:, :-1] - first_ES[:, 1:]).max(axis=0) > _SAME
-            again = np.flatnonzero(moved) + 1
-            first_ES[:, again] = end_ES[:, again - 1]
-        return first_ES, end_ES[:, -1]
-
-    def mix(self, weights_TES: Array) -> tuple[Array, Array]:
-        """Mix under given weights, (T, E, S), or (1, E, S) for the same at every token.
-
-        Returns log-probabilities, shape (S, T), and the weights, shape (E, S, T).
-        """
-        every_TES = np.broadcast_to(weights_TES, self.ratio.shape)
-        totals_TS = np.einsum("tes,tes->ts", self.ratio, every_TES)
-        return self._log(totals_TS), np.moveaxis(every_TES, 0, 2)
-
-    def _log(self, totals_TS: Array) -> Array:
-        return np.log(np.maximum(totals_TS, _SMALLEST)).T + self.top
+    def _run(
+        self, log_prior_ES: Array, alpha: float, beta: float, weights_TES: Array | None
+    ) -> Array:
+        if not alpha or self.extreme.all():
+            return _follow_logs(self.logp, log_prior_ES, alpha, beta, weights_TES)
+        logp_ST = self._follow(np.exp(log_prior_ES), alpha, beta, weights_TES)
+        if (some := np.flatnonzero(self.extreme)).size:
+            shape = (len(self.ratio), len(self.logp), len(some))
+            exact_TES = None if weights_TES is None else np.empty(shape)
+            logp_ST[some] = _follow_logs(
+                self.logp[:, some], log_prior_ES[:, some], alpha, beta, exact_TES
+            )
+            if weights_TES is not None:
+                weights_TES[:, :, some] = exact_TES
+        return logp_ST
 
     def _follow(
-        self,
-        prior_ES: Array,
-        alpha: float,
-        beta: float,
-        first_ES: Array | None = None,
-        weights_TES: Array | None = None,
-    ) -> tuple[Array, Array]:
-        """Compute Σ_j w_j,t ratio_j,t, (T, S), and the weights after the last token, (E, S).
+        self, prior_ES: Array, alpha: float, beta: float, weights_TES: Array | None
+    ) -> Array:
+        """Compute log Σ_j w_j,t p_j,t, (S, T).
 
         Writes the weights before each token into `weights_TES` where they are wanted.
         """
         totals_TS = np.empty((len(self.ratio), self.ratio.shape[2]))
         prior_ES = prior_ES / prior_ES.sum(axis=0)
         share_ES = alpha * prior_ES
-        now_ES = prior_ES if first_ES is None else first_ES
+        now_ES = prior_ES
         seen_ES = np.empty_like(now_ES)
         for t, ratio_ES in enumerate(self.ratio):
             if weights_TES is not None:
@@ -128,9 +100,35 @@ class Likelihoods:
                 np.multiply(_power(now_ES, beta), ratio_ES, out=seen_ES)
                 total_S = np.add.reduce(seen_ES, axis=0)
             now_ES = seen_ES * ((1 - alpha) / np.maximum(total_S, _SMALLEST))
-            if alpha:
-                now_ES += share_ES
-        return totals_TS, now_ES
+            now_ES += share_ES
+        return np.log(np.maximum(totals_TS, _SMALLEST)).T + self.top
+
+
+def _follow_logs(
+    logp_EST: NDArray[Any],
+    log_prior_ES: Array,
+    alpha: float,
+    beta: float,
+    weights_TES: Array | None,
+) -> Array:
+    """Run the recursion on logarithms, in which nothing underflows; compute what `_follow` does."""
+    log_prior_ES = normalise(log_prior_ES)
+    with np.errstate(divide="ignore"):
+        log_keep, log_share = np.log1p(-alpha), np.log(alpha)
+    mixed_TS = np.empty((logp_EST.shape[2], logp_EST.shape[1]))
+    now_ES = log_prior_ES
+    for t in range(len(mixed_TS)):
+        if weights_TES is not None:
+            np.exp(now_ES, out=weights_TES[t])
+        scores_ES = logp_EST[:, :, t].astype(np.float64)
+        seen_ES = now_ES + scores_ES
+        mixed_TS[t] = logsumexp(seen_ES)
+        if beta != 1.0:
+            seen_ES = beta * now_ES + scores_ES
+        now_ES = seen_ES - logsumexp(seen_ES)
+        if alpha:
+            now_ES = np.logaddexp(log_keep + now_ES, log_share + log_prior_ES)
+    return mixed_TS.T
 
 
 def nats_of_choices(
@@ -139,22 +137,23 @@ def nats_of_choices(
     tokens: int,
     choices: list[tuple[float, float]],
     ensemble: EnsembleConfig,
+    text: Text | None = None,
 ) -> Array:
     """Sum the nats of the first `tokens` scores under each choice of (α, β).
 
     Likelihoods are computed once for all choices; prior and `carry` are those of `ensemble`.
     """
+    experts, _, window = logp_EST.shape
+    logp_EN = logp_EST.reshape(experts, -1)[:, :tokens]
+    resets_N = resets(ensemble.carry, tokens, window, text)
+    log_prior_EQ = priors.of_sequences(logp_EN, resets_N, log_prior_E, ensemble)
     nats = np.zeros(len(choices))
-    ends: dict[int, Array] = {}  # by choice, the weights after the windows so far
-    for start, block_EST, log_prior_ES in blocks(logp_EST, log_prior_E, ensemble):
-        likelihoods, prior_ES = Likelihoods.of(block_EST), np.exp(log_prior_ES)
+    for block in blocks(logp_EN, resets_N):
+        likelihoods = Likelihoods.of(block.logp)
+        log_prior_ES = log_prior_EQ[:, block.sequences]
         for i, (alpha, beta) in enumerate(choices):
-            first_ES = None
-            if ensemble.carry:
-                begin_E = ends.get(i, prior_ES[:, 0])
-                first_ES, ends[i] = likelihoods.carry(prior_ES, alpha, beta, begin_E)
-            logp_ST = likelihoods.track_logp(prior_ES, alpha, beta, first_ES)
-            nats[i] -= logp_ST.reshape(-1)[: tokens - start * logp_ST.shape[1]].sum()
+            logp_ST = likelihoods.track_logp(log_prior_ES, alpha, beta)
+            nats[i] -= logp_ST[block.real].sum()
     return nats
 
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from btm.config.checks import is_name
+from btm.config.checks import is_name, renewed
 from btm.config.schema import Config
 from btm.data.shards import Suite
 from btm.errors import UserError
@@ -154,7 +154,7 @@ def _flat(values: Json) -> Iterator[tuple[str, Any]]:
         if not isinstance(inner, dict):
             raise UserError(f"{SETTINGS}: {section!r} is no section")
         for key, value in inner.items():
-            yield f"{section}.{key}", value
+            yield f"{section}.{key}", renewed(f"{section}.{key}", value)
 
 
 def _kept(section: str, values: Json) -> Json:

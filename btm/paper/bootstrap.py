@@ -1,13 +1,30 @@
 """The comparison of rows on the same documents: perplexities, ratios and their 95 % intervals.
 
 A row's perplexity in a domain is exp of its nats per token there; over domains perplexities are
-averaged arithmetically, as the paper's tables do, and a ratio is that of two such averages. The
-intervals are those of a paired bootstrap: documents are drawn with replacement within each domain,
-the same draw for all rows and seeds, and seeds are drawn too. So an interval covers what another
-set of documents and another initialisation would change. Shapes: R rows, K seeds, G domains, D
-documents of a domain, B resamples.
+averaged arithmetically, as the paper's tables do, and a ratio is that of two such averages: R_k
+under seed k, and over seeds the geometric mean, exp ȳ with y_k = log R_k.
+
+An interval says what other seeds and other documents would change. It has two levels, since three
+seeds are too few to be drawn from (a resample of three has its spread understated by a third):
+
+    Var = s² / K + Σ_g V_g,    exp(ȳ ± t(ν) √Var),
+    ν = Var² / ( (s²/K)² / (K - 1) + Σ_g V_g² / (D_g - 1) ).
+
+s² is the sample variance of y over the K seeds. V_g is the variance of ȳ over bootstrap resamples
+of the D_g documents of domain g, the same resample for all rows and seeds: that is what pairs them.
+A resample has D_g - 1 documents, so that its variance is unbiased where documents are few (Rao and
+Wu, Journal of the American Statistical Association 83, 1988). t(ν) is the 97.5 % quantile of
+Student's t at the degrees of freedom of Satterthwaite (Biometrics Bulletin 2, 1946). An interval is
+never narrower than that of seeds alone, ȳ ± t(K - 1) s/√K. Under one seed there is none, nor where
+a domain has one document. What seeds make of single documents counts in both parts, so the interval
+is a little too wide rather than too narrow. It says nothing of other domains.
+
+Nothing is drawn for a row: its interval depends on its own documents and those of the row it is
+divided by, whatever other rows there are. Shapes: R rows, K seeds, G domains, D documents of a
+domain, B resamples.
 """
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +33,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 SCOPES = ("in-domain", "novel", "all")
+_ANGLES, _ENDLESS = 20_001, 1e4  # of `t_quantile`
 
 
 @dataclass(frozen=True)
@@ -53,66 +71,123 @@ class Nats:
         return [name for name, novel in self.novel.items() if novel == (scope == "novel")]
 
 
-def perplexities(found: Nats, scope: str, counts: dict[str, Array] | None = None) -> Array:
-    """Compute the mean perplexity over the domains of a scope, (R, K).
+def perplexities(found: Nats, scope: str) -> Array:
+    """Compute the mean perplexity over the domains of a scope, (R, K)."""
+    return np.mean([of_domain(found, domain) for domain in found.domains(scope)], axis=0)
 
-    Under `counts` (B, D) of documents the shape is (B, R, K).
+
+def of_domain(found: Nats, domain: str, counts_BD: Array | None = None) -> Array:
+    """Compute the perplexity in a domain, (R, K), or of each resample of its documents, (B, R, K).
+
+    `counts_BD` is how often each document is in each resample.
     """
-    domains = found.domains(scope)
-    total: Array = np.zeros(())
-    for domain in domains:
-        if counts is None:
-            nats, tokens = found.nats[domain].sum(axis=-1), found.tokens[domain].sum()
-        else:
-            nats = np.einsum("bd,rkd->brk", counts[domain], found.nats[domain])
-            tokens = (counts[domain] @ found.tokens[domain])[:, None, None]
-        total = total + np.exp(nats / tokens)
-    return total / len(domains)
+    nats_RKD, tokens_D = found.nats[domain], found.tokens[domain]
+    if counts_BD is None:
+        return np.exp(nats_RKD.sum(axis=-1) / tokens_D.sum())
+    nats_BRK = np.einsum("bd,rkd->brk", counts_BD, nats_RKD, optimize=True)
+    return np.exp(nats_BRK / (counts_BD @ tokens_D)[:, None, None])
 
 
 def draw(found: Nats, resamples: int, seed: int = 0) -> dict[str, Array]:
-    """Draw how often each document occurs in each resample, by domain: (B, D)."""
-    rng = np.random.default_rng(seed)
+    """Draw how often each document is in each resample of D - 1 documents, by domain: (B, D).
+
+    A domain's draws depend on its name and documents, on no other domain. One document alone, which
+    tells nothing of others, is drawn always.
+    """
     counts = {}
     for domain, tokens in found.tokens.items():
         D = len(tokens)
-        counts[domain] = rng.multinomial(D, np.full(D, 1 / D), resamples).astype(float)
+        rng = np.random.default_rng([seed, zlib.crc32(domain.encode())])
+        counts[domain] = rng.multinomial(max(1, D - 1), np.full(D, 1 / D), resamples).astype(float)
     return counts
 
 
 def ratios(found: Nats, to: str, resamples: int, seed: int = 0) -> pd.DataFrame:
     """Compare every row with row `to`: a record for each row and scope, with the 95 % interval.
 
-    Only seeds that both rows have count. `spread` is the sample standard deviation of the ratio
-    over seeds.
+    Only seeds that both rows have count. `low` and `high` are NaN where there is no interval.
+    `spread` is the sample standard deviation of the ratio over seeds.
     """
-    counts = draw(found, resamples, seed)  # one draw for all rows: that is what pairs them
-    rng = np.random.default_rng(seed + 1)
+    counts = draw(found, resamples, seed)
     base = found.rows.index(to)
     records = []
     for scope in SCOPES:
         if not found.domains(scope):
             continue
         plain_RK = perplexities(found, scope)
-        drawn_BRK = perplexities(found, scope, counts)
+        ratio_RK = plain_RK / plain_RK[base]
+        variance_RG, freedom_G = document_variances(found, scope, base, counts)
         for index, row in enumerate(found.rows):
             # A baseline may be grown under fewer seeds than the forest.
-            kept = np.flatnonzero(np.isfinite(plain_RK[index]) & np.isfinite(plain_RK[base]))
-            ratio_K = plain_RK[index, kept] / plain_RK[base, kept]
-            ratio_BK = drawn_BRK[:, index, kept] / drawn_BRK[:, base, kept]
-            seeds_BK = rng.integers(len(kept), size=ratio_BK.shape)
-            resampled_B = np.take_along_axis(ratio_BK, seeds_BK, axis=1).mean(axis=1)
-            low, high = np.quantile(resampled_B, [0.025, 0.975])
+            kept = np.flatnonzero(np.isfinite(ratio_RK[index]))
+            ratio_K = ratio_RK[index, kept]
+            centre = float(np.log(ratio_K).mean())
+            half = half_width(np.log(ratio_K), variance_RG[index], freedom_G)
             records.append(
                 {
                     "row": row,
                     "scope": scope,
                     "seeds": len(kept),
                     "perplexity": float(plain_RK[index, kept].mean()),
-                    "ratio": float(ratio_K.mean()),
-                    "low": float(low),
-                    "high": float(high),
+                    "ratio": float(np.exp(centre)),
+                    "low": float(np.exp(centre - half)),
+                    "high": float(np.exp(centre + half)),
                     "spread": float(ratio_K.std(ddof=1)) if len(kept) > 1 else None,
                 }
             )
     return pd.DataFrame(records)
+
+
+def document_variances(
+    found: Nats, scope: str, base: int, counts: dict[str, Array]
+) -> tuple[Array, Array]:
+    """Compute V of the module's equation for each row and domain of a scope, (R, G), and D - 1,
+    (G,).
+
+    `base` is the index of the row that all are divided by. In each domain's turn its documents are
+    resampled and those of the others stay.
+    """
+    domains = found.domains(scope)
+    mean_RK = perplexities(found, scope)
+    variances_GR = []
+    for domain in domains:
+        change_BRK = of_domain(found, domain, counts[domain]) - of_domain(found, domain)
+        log_BRK = np.log(mean_RK + change_BRK / len(domains))
+        log_ratio_BRK = log_BRK - log_BRK[:, [base]]
+        known_RK = np.isfinite(mean_RK) & np.isfinite(mean_RK[base])
+        sums_BR = np.where(known_RK, log_ratio_BRK, 0.0).sum(axis=2)
+        variances_GR.append((sums_BR / known_RK.sum(axis=1)).var(axis=0, ddof=1))
+    freedom_G = np.array([len(found.tokens[domain]) - 1 for domain in domains], float)
+    return np.array(variances_GR).T, freedom_G
+
+
+def half_width(log_ratio_K: Array, variance_G: Array, freedom_G: Array) -> float:
+    """Compute half of the interval's width on the log scale: see the module.
+
+    NaN for one seed, and where a domain has one document.
+    """
+    seeds = len(log_ratio_K)
+    if seeds < 2 or not freedom_G.all():
+        return float("nan")
+    of_seeds = float(log_ratio_K.var(ddof=1)) / seeds
+    parts = np.array([of_seeds, *variance_G])
+    variance = float(parts.sum())
+    if not variance:
+        return 0.0
+    freedom = variance**2 / float((parts**2 / np.array([seeds - 1, *freedom_G])).sum())
+    both = t_quantile(freedom) * np.sqrt(variance)
+    return float(max(both, t_quantile(seeds - 1) * np.sqrt(of_seeds)))
+
+
+def t_quantile(freedom: float, within: float = 0.95) -> float:
+    """Compute the t that a variable of Student's t lies within, on both sides, so often.
+
+    With t = √ν tan θ its density is that of cos(θ)^(ν - 1), which is summed here numerically, to
+    five digits for ν ≥ 1; so many degrees of freedom as `_ENDLESS` stand for all above.
+    """
+    freedom = min(freedom, _ENDLESS)
+    angles = np.linspace(0, np.pi / 2, _ANGLES)
+    density = np.cos(angles) ** (freedom - 1)
+    share = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
+    angle = np.interp(within * share[-1], share, angles)
+    return float(np.sqrt(freedom) * np.tan(angle))

@@ -50,7 +50,8 @@ def _ratios(compared: pd.DataFrame) -> "Figure":
         part = compared[compared["scope"] == scope].set_index("row").reindex(rows)
         if part["ratio"].isna().all():
             continue
-        errors = np.maximum(0, [part["ratio"] - part["low"], part["high"] - part["ratio"]])
+        errors = np.array([part["ratio"] - part["low"], part["high"] - part["ratio"]], float)
+        errors = np.nan_to_num(np.maximum(0, errors))  # some have no interval
         heights = np.arange(len(rows)) + shift
         axes.errorbar(part["ratio"], heights, xerr=errors, fmt="o", ms=4, color=colour, label=scope)
     axes.axvline(1.0, color="black", linewidth=1)

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from btm import steps
 from btm.config.ensemble import EnsembleConfig
 from btm.data.shards import Shard, Suite
-from btm.ensemble import priors
+from btm.ensemble import cache, priors
+from btm.ensemble.posterior import Array
 from btm.ensemble.rule import ValidScores
 from btm.ensemble.rules import rule_of
+from btm.ensemble.text import Text, resets
 from btm.forest import ELM, Forest
 from btm.forest.card import Card
 from btm.paper.grow import AVERAGED, average_name
@@ -28,6 +30,8 @@ PAPER = "forest: cached prior (paper)"
 DENSE = "dense"
 TRACKING = "forest: tracking"
 GATED = "forest: gated"
+CACHE, CARRIED = " + cache", ", carried within documents"
+WINDOW, DOCUMENT = "window", "document"  # the memory of a row: what begins it anew
 
 
 class DocumentNats(TypedDict):
@@ -36,6 +40,7 @@ class DocumentNats(TypedDict):
     seed: int
     row: str
     group: str
+    memory: str
     models: int
     domain: str
     novel: bool
@@ -47,11 +52,21 @@ class DocumentNats(TypedDict):
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the tables; `models` is how many models of the same size run for each token."""
+    """A row of the tables; `models` is how many models of the same size run for each token.
+
+    `memory` is what a row remembers beyond the models' context: nothing, as it is begun anew in
+    each `window`, or what it read of a `document`; and whether that has an n-gram cache.
+    """
 
     name: str
     group: str
     models: int
+    memory: str = WINDOW
+
+
+def memory(carry: str, cache: str) -> str:
+    """Name the memory of a row, from the keys of `EnsembleConfig`."""
+    return carry if cache == "none" else f"{carry}{CACHE}"
 
 
 @dataclass(frozen=True)
@@ -84,13 +99,21 @@ class Grown:
         """Count the tokens of `shard` that are scored."""
         return shard.head(self.study.config.score.max_tokens)[0]
 
+    def text(self, shard: Shard) -> Text:
+        """Read the tokens of `shard` that are scored."""
+        return Text.of(shard, self.tokens(shard))
+
 
 def rules(config: EnsembleConfig, experts: int) -> dict[Row, EnsembleConfig]:
-    """List the posteriors that are compared: the whole family, then fewer and fewer experts."""
-    plain = replace(config, top_k=0, alpha=None, beta=None, gate=None, fit="domain", carry=False)
+    """List the posteriors that are compared: the whole family, then fewer and fewer experts.
+
+    All of them begin each window anew, as the dense LM does, but those that say what they carry.
+    """
+    plain = replace(config, top_k=0, alpha=None, beta=None, gate=None, fit="domain", cache="none")
+    plain = replace(plain, carry="window")
     bayes = replace(plain, rule="bayes")
     tracking = replace(plain, rule="tracking", prior="em")
-    gated = replace(plain, rule="gated", prior="token", carry=True)
+    gated = replace(plain, rule="gated", prior="token")
     family = {
         "forest: simple average of probabilities": replace(plain, rule="simple", prior="uniform"),
         "forest: uniform prior": replace(bayes, prior="uniform"),
@@ -100,13 +123,20 @@ def rules(config: EnsembleConfig, experts: int) -> dict[Row, EnsembleConfig]:
         "forest: last token (released code)": replace(plain, rule="last_token", prior="cached"),
         "forest: fixed share": replace(plain, rule="fixed_share", prior="em"),
         TRACKING: tracking,
-        "forest: tracking, fitted once": replace(tracking, fit="forest"),
-        "forest: tracking, token prior": replace(tracking, prior="token", carry=True),
-        "forest: gated, each window anew": replace(gated, carry=False),
+        f"{TRACKING}, fitted once": replace(tracking, fit="forest"),
+        f"{TRACKING}, token prior": replace(tracking, prior="token"),
         GATED: gated,
         f"{GATED}, fitted once": replace(gated, fit="forest"),
+        # Nothing of the domain that is evaluated is read: no prior either.
+        f"{GATED}, uniform prior, fitted once": replace(gated, prior="uniform", fit="forest"),
+        f"{GATED}{CARRIED}": replace(gated, carry="document"),
+        f"{GATED}{CACHE}": replace(gated, cache="ngram"),
+        f"{GATED}{CACHE}{CARRIED}": replace(gated, carry="document", cache="ngram"),
     }
-    rows = {Row(name, "posterior", experts): rule for name, rule in family.items()}
+    rows = {
+        Row(name, "posterior", experts, memory(rule.carry, rule.cache)): rule
+        for name, rule in family.items()
+    }
     for k in (4, 2, 1):
         if k < experts:
             rows[Row(f"{GATED}, top-{k}", "top-k", k)] = replace(gated, top_k=k)
@@ -123,13 +153,12 @@ def measure(studies: Sequence[Study]) -> Iterator[DocumentNats]:
             yield from _records(grown, row, domain, logp_T)
 
 
-def _rows(grown: Grown) -> Iterator[tuple[Row, str, NDArray[np.float64]]]:
+def _rows(grown: Grown) -> Iterator[tuple[Row, str, Array]]:
     """Yield every row of a study with its log-probabilities on every evaluated domain."""
     kind = grown.study.kind
     domains = evaluated(grown)
     if kind.startswith("dense"):
-        for domain in domains:
-            yield Row(kind, "one model", 1), domain, alone(grown, domain, grown.forest.elms()[0])
+        yield from _dense(grown, domains)
         return
     if kind == FOREST:
         seed = grown.forest[_seed(grown)]
@@ -157,14 +186,28 @@ def _rows(grown: Grown) -> Iterator[tuple[Row, str, NDArray[np.float64]]]:
             yield row, domain, logp_T
 
 
+def _dense(grown: Grown, domains: Sequence[str]) -> Iterator[tuple[Row, str, Array]]:
+    """Yield the rows of a dense LM; beside the main one's those with the forest's n-gram cache."""
+    kind, (elm,) = grown.study.kind, grown.forest.elms()
+    for domain in domains:
+        yield Row(kind, "one model", 1), domain, alone(grown, domain, elm)
+        if kind != DENSE:
+            continue
+        for carry, suffix in ((WINDOW, ""), (DOCUMENT, CARRIED)):
+            row = Row(f"{kind}{CACHE}{suffix}", "one model", 1, memory(carry, "ngram"))
+            valid, test = (
+                _read(grown, domain, split, alone(grown, domain, elm, split), carry)
+                for split in ("valid", grown.study.config.eval.split)
+            )
+            yield row, domain, cache.mix(test, cache.fit([valid]))
+
+
 def evaluated(grown: Grown) -> list[str]:
     """List the domains of the tables: those of the original suite, even for random parts."""
     return grown.study.cycle.eval.domains or grown.suite.domains()
 
 
-def mixed(
-    grown: Grown, rule: EnsembleConfig, domains: Sequence[str]
-) -> dict[str, NDArray[np.float64]]:
+def mixed(grown: Grown, rule: EnsembleConfig, domains: Sequence[str]) -> dict[str, Array]:
     """Compute the ensemble's log-probability of every test token, by domain."""
     fitted = rule
     if rule.fit == "forest":
@@ -174,43 +217,56 @@ def mixed(
     return {domain: _mixed(grown, fitted, domain) for domain in domains}
 
 
-def _mixed(grown: Grown, rule: EnsembleConfig, domain: str) -> NDArray[np.float64]:
-    valid = grown.suite.shard(domain, "valid")
+def _mixed(grown: Grown, rule: EnsembleConfig, domain: str) -> Array:
+    valid = _valid_scores(grown, rule, grown.suite.shard(domain, "valid"))
+    fitted = rule_of(rule).fit([valid])
     test = grown.suite.shard(domain, grown.study.config.eval.split)
-    scores = _valid_scores(grown, rule, valid)
-    fitted = rule_of(rule).fit([scores])
-    logp_EST = grown.scores(test, grown.experts)
-    return fitted.mix(logp_EST, scores.log_prior, grown.tokens(test), test.tokens).logp
+    tokens, text = grown.tokens(test), grown.text(test)
+    logp_N = fitted.mix(grown.scores(test, grown.experts), valid.log_prior, tokens, text).logp
+    if rule.cache == "none":
+        return logp_N
+    held_out_N = fitted.mix(valid.logp, valid.log_prior, valid.tokens, valid.text).logp
+    weights = cache.fit([_read(grown, domain, "valid", held_out_N, rule.carry)])
+    return cache.mix(_read(grown, domain, test.split, logp_N, rule.carry), weights)
 
 
 def _valid_scores(grown: Grown, rule: EnsembleConfig, shard: Shard) -> ValidScores:
     """Stack the experts' scores of a valid split, with the prior that the rule fits on them."""
     logp_EST = grown.scores(shard, grown.experts)
-    log_prior_E = rule_of(rule).fit_prior(logp_EST)
-    return ValidScores(logp_EST, log_prior_E, grown.tokens(shard), shard.tokens)
+    tokens = grown.tokens(shard)
+    log_prior_E = rule_of(rule).fit_prior(logp_EST, tokens)
+    return ValidScores(logp_EST, log_prior_E, tokens, grown.text(shard))
 
 
-def alone(grown: Grown, domain: str, elm: ELM) -> NDArray[np.float64]:
-    """Read one ELM's log-probability of every test token of a domain."""
-    shard = grown.suite.shard(domain, grown.study.config.eval.split)
+def _read(grown: Grown, domain: str, split: str, logp_N: Array, carry: str) -> cache.Read:
+    """Join a row's scores of a split with its tokens, for an n-gram cache."""
+    text = grown.text(grown.suite.shard(domain, split))
+    window = grown.study.config.window
+    return cache.Read(logp_N, text.ids, resets(carry, len(logp_N), window, text))
+
+
+def alone(grown: Grown, domain: str, elm: ELM, split: str = "") -> Array:
+    """Read one ELM's log-probability of every token of a domain's test split, or of another."""
+    shard = grown.suite.shard(domain, split or grown.study.config.eval.split)
     return grown.scores(shard, [elm]).reshape(-1)[: grown.tokens(shard)].astype(np.float64)
 
 
-def averaged(grown: Grown, domain: str, name: str) -> NDArray[np.float64]:
+def averaged(grown: Grown, domain: str, name: str) -> Array:
     """Read the log-probability of every test token of a domain by an average of the experts."""
     folder = grown.forest.paths.average(name)
     return alone(grown, domain, ELM(folder.path, Card.read(folder.card)))
 
 
-def argmax(grown: Grown, domain: str) -> NDArray[np.float64]:
+def argmax(grown: Grown, domain: str) -> Array:
     """Read the log-probabilities by the likeliest expert alone: an average with argmax weights."""
     valid = grown.suite.shard(domain, "valid")
     settings = replace(grown.study.config.ensemble, prior="cached", top_k=0)
-    prior_E = priors.fit_prior(grown.scores(valid, grown.experts), settings)
+    scores_EST = grown.scores(valid, grown.experts)
+    prior_E = priors.fit_prior(scores_EST, settings, grown.tokens(valid))
     return alone(grown, domain, grown.experts[int(prior_E.argmax())])
 
 
-def by_document(logp_T: NDArray[np.float64], shard: Shard) -> NDArray[np.float64]:
+def by_document(logp_T: Array, shard: Shard) -> Array:
     """Sum the nats of each whole document at the start of `logp_T`, (D,)."""
     ends = np.cumsum(shard.documents[:, 0], dtype=np.int64)
     documents = int(np.searchsorted(ends, len(logp_T), side="right"))
@@ -218,9 +274,7 @@ def by_document(logp_T: NDArray[np.float64], shard: Shard) -> NDArray[np.float64
     return -np.add.reduceat(logp_T, starts)
 
 
-def _records(
-    grown: Grown, row: Row, domain: str, logp_T: NDArray[np.float64]
-) -> Iterator[DocumentNats]:
+def _records(grown: Grown, row: Row, domain: str, logp_T: Array) -> Iterator[DocumentNats]:
     shard = grown.suite.shard(domain, grown.study.config.eval.split)
     nats_D = by_document(logp_T, shard)
     # By the forest's domains, even for a baseline that was trained on other parts.
@@ -231,6 +285,7 @@ def _records(
             "seed": grown.study.seed,
             "row": row.name,
             "group": row.group,
+            "memory": row.memory,
             "models": row.models,
             "domain": domain,
             "novel": not trained,

@@ -12,13 +12,14 @@ import pandas as pd
 
 from btm.config.schema import Config
 from btm.forest import ledger
-from btm.paper import ablations, figures, losses
+from btm.forest.card import Card
+from btm.paper import ablations, figures, losses, memory
 from btm.paper.bootstrap import SCOPES, Nats, ratios
 from btm.paper.studies import FOREST, Study, root
 from btm.system import durable
 
-# The aims: a row, a scope, the row it is divided by, the bound, and the paper's ratio (docs/results
-# gives the sources).
+# The aims, at equal context: a row, a scope, the row it is divided by, the bound, and the paper's
+# ratio (docs/results gives the sources).
 GOALS = (
     (losses.GATED, "in-domain", losses.DENSE, "≤", 0.85, "0.86"),
     (losses.GATED, "novel", losses.DENSE, "≤", 0.93, "0.89"),
@@ -28,6 +29,12 @@ GOALS = (
 )
 _SOURCE = Path(__file__).parent
 _ORDER = ("one model", "posterior", "top-k", "demix", "random_split")
+_MEMORIES = {  # of rows, in the order of the tables
+    losses.memory("window", "none"): "Equal context: each window begun anew",
+    losses.memory("window", "ngram"): "Each window begun anew, with an n-gram cache of the window",
+    losses.memory("document", "none"): "Carried within documents: more memory than a dense LM's",
+    losses.memory("document", "ngram"): "With an n-gram cache of the document",
+}
 
 
 def write(config: Config, studies: Sequence[Study]) -> Path:
@@ -37,10 +44,12 @@ def write(config: Config, studies: Sequence[Study]) -> Path:
     found = Nats.of(documents)
     compared = ratios(found, losses.DENSE, config.paper.resamples)
     against_paper = ratios(found, losses.PAPER, config.paper.resamples)
+    remembered = memory.compare(found, config.paper.resamples)
     varied = pd.DataFrame(list(ablations.measure(studies)))
     _csv(folder / "documents.csv.gz", documents)
     _csv(folder / "ratios.csv", compared)
     _csv(folder / "ratios-to-the-paper.csv", against_paper)
+    _csv(folder / "memory.csv", remembered)
     _csv(folder / "ablations.csv", varied)
     _csv(folder / "domains.csv", by_domain(documents))
     pictures = figures.draw(folder, compared, varied, by_domain(documents))
@@ -50,8 +59,11 @@ def write(config: Config, studies: Sequence[Study]) -> Path:
             _setting(config, studies),
             "## Perplexities and ratios to the dense LM",
             _LEGEND,
-            main_table(documents, compared, costs(studies)),
-            "## Aims",
+            main_tables(documents, compared, costs(studies)),
+            "## What part of the gain is memory",
+            _MEMORY,
+            memory_table(remembered),
+            "## Aims, at equal context",
             goals(compared, against_paper),
             *_pictures(pictures),
             "## One thing varied at a time (first seed)",
@@ -68,9 +80,18 @@ def write(config: Config, studies: Sequence[Study]) -> Path:
 
 _LEGEND = """\
 `models` is how many models of one size run for each token: rows with 1 cost the same to use. A
-ratio is the mean perplexity over domains divided by the dense LM's, mean over seeds; in brackets
-the 95 % interval of a paired bootstrap over documents and seeds. Below 1 is better than the dense
-LM."""
+ratio is the mean perplexity over domains divided by the dense LM's, the geometric mean over seeds;
+in brackets the 95 % interval of Student's t over seeds and documents (btm/paper/bootstrap.py), and
+— where one seed, or one document of a domain, tells of no other. Below 1 is better than the dense
+LM. All ratios of this section are to the dense LM without a cache; rows that remember more than it
+does stand apart."""
+
+_MEMORY = """\
+A rule that carries what it read of a document remembers more than the dense LM's window. So does
+an n-gram cache, unigrams to trigrams mixed in by weights that are fitted on valid splits
+(btm/ensemble/cache.py), and it serves a dense LM too. `memory` is what begins the weights of the
+experts and the cache anew; `dense + cache` is that of the same memory. What the last columns leave
+below 1 is not memory."""
 
 _VARIED = """\
 Ratios to the dense LM of the same seed. The dense LM was never trained on the domains that a
@@ -80,32 +101,73 @@ not with it."""
 _FILES = """\
 `documents.csv.gz`: nats of every test document under every row and seed; `domains.csv`: the same
 by domain. `ratios.csv` and `ratios-to-the-paper.csv`: the tables above, to the dense LM and to
-the paper's posterior. `ablations.csv`: what was varied."""
+the paper's posterior. `memory.csv`: rows with and without memory and cache, to the dense LM and to
+the dense LM with a cache. `ablations.csv`: what was varied."""
+
+
+def main_tables(
+    documents: pd.DataFrame, compared: pd.DataFrame, costs: Mapping[str, ledger.Sums]
+) -> str:
+    """Make a table of rows for each memory, with their cost, perplexities and ratios, as
+    markdown.
+    """
+    parts = []
+    for kind, title in _MEMORIES.items():
+        part = documents[documents["memory"] == kind]
+        if not part.empty:
+            parts += [f"### {title}", main_table(part, compared, costs)]
+    return "\n\n".join(parts)
 
 
 def main_table(
     documents: pd.DataFrame, compared: pd.DataFrame, costs: Mapping[str, ledger.Sums]
 ) -> str:
-    """Make the table of every row with its cost, perplexities and ratios, as markdown."""
-    heads = ["row", "models", "tokens", "FLOPs"]
+    """Make the table of the rows in `documents`: cost, perplexities and ratios, as markdown."""
+    heads = ["row", "memory", "models", "tokens", "FLOPs"]
     heads += [f"ppl {scope}" for scope in SCOPES] + [f"ratio {scope}" for scope in SCOPES]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     records = {(r["row"], r["scope"]): r for r in compared.to_dict("records")}
-    facts = documents.drop_duplicates("row")[["row", "group", "models"]].to_dict("records")
+    facts = documents.drop_duplicates("row")[["row", "group", "memory", "models"]]
 
     def place(fact: Any) -> tuple[int, float]:
         ranks = [i for i, name in enumerate(_ORDER) if fact["group"].startswith(name)]
         rank = min(ranks, default=len(_ORDER))
         return rank, -records[(fact["row"], SCOPES[0])]["ratio"]
 
-    for fact in sorted(facts, key=place):
+    lines = []
+    for fact in sorted(facts.to_dict("records"), key=place):
         row = fact["row"]
         cost = costs[_kind(row)]
         found = [records[(row, scope)] for scope in SCOPES]
-        cells = [row, str(fact["models"]), f"{cost['tokens']:.3g}", f"{cost['flops']:.3g}"]
+        cells = [row, fact["memory"], str(fact["models"])]
+        cells += [f"{cost['tokens']:.3g}", f"{cost['flops']:.3g}"]
         cells += [f"{record['perplexity']:.2f}" for record in found] + [_interval(r) for r in found]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return _markdown(heads, lines)
+
+
+def memory_table(remembered: pd.DataFrame) -> str:
+    """Make the table of what is memory: a line for each row, a column for each divisor and scope,
+    as markdown.
+    """
+    columns = list(dict.fromkeys((_over(r), r["scope"]) for r in remembered.to_dict("records")))
+    columns.sort(key=lambda column: column[0])
+    lines = []
+    for (kind, row), part in remembered.groupby(["memory", "row"], sort=False):
+        cells = {(_over(record), record["scope"]): record for record in part.to_dict("records")}
+        lines.append([str(row), str(kind), *(_interval(cells[column]) for column in columns)])
+    lines.sort(key=lambda line: line[1] != losses.WINDOW)
+    heads = ["row", "memory", *(f"{scope}, over {over}" for over, scope in columns)]
+    return _markdown(heads, lines)
+
+
+def _over(record: Any) -> str:
+    """Name what a record of `memory.csv` is divided by, whatever its memory."""
+    return str(record["over"]).removesuffix(losses.CARRIED)
+
+
+def _markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = ["| " + " | ".join(cells) + " |" for cells in lines]
+    return "\n".join(["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|", *rows])
 
 
 def costs(studies: Sequence[Study]) -> dict[str, ledger.Sums]:
@@ -160,18 +222,16 @@ def ablation_tables(varied: pd.DataFrame) -> str:
 
 def by_domain(documents: pd.DataFrame) -> pd.DataFrame:
     """Sum nats, tokens and bytes by row, seed and domain, and compute perplexities."""
-    keys = ["seed", "row", "group", "models", "domain", "novel"]
+    keys = ["seed", "row", "group", "memory", "models", "domain", "novel"]
     summed = documents.groupby(keys, sort=False)[["tokens", "bytes", "nats"]].sum().reset_index()
     summed["perplexity"] = np.exp(summed["nats"] / summed["tokens"])
     return summed
 
 
 def _setting(config: Config, studies: Sequence[Study]) -> str:
-    """List the settings of the run, as the cards of its first forest have them, its machine and its
-    software.
+    """List what was run: settings and steps as the cards of what was grown have them, the machine
+    and the software.
     """
-    grown = losses.Grown(studies[0])
-    seed, experts = grown.forest[studies[0].config.seed.name].card, grown.experts
     commit = _git("rev-parse", "--short=12", "HEAD") or "unknown"
     import torch
     import transformers
@@ -181,9 +241,6 @@ def _setting(config: Config, studies: Sequence[Study]) -> str:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    steps = seed.steps + sum(elm.card.steps for elm in experts)
-    tokens = seed.tokens + sum(elm.card.tokens for elm in experts)
-    seq_len = seed.settings.get("trainer.seq_len", config.trainer.seq_len)
     changed = _git("status", "--porcelain", "-uno", "--", ".", "../conf")
     system = f"{platform.system()} {platform.machine()}"
     rows = {
@@ -191,22 +248,59 @@ def _setting(config: Config, studies: Sequence[Study]) -> str:
         "commit": f"{commit} (with changes)" if changed else commit,
         "machine": f"{os.cpu_count()} cores, {_processor()}, {system}",
         "software": ", ".join(f"{name} {found}" for name, found in versions.items()),
-        "suite": f"{config.data.name}: {len(seed.domains)} training domains",
-        "model": f"{config.model.name}, sequences of {seq_len} tokens",
-        "training": f"{steps:,} steps of {tokens // steps:,} tokens in all; "
-        "of these in the forest the seed "
-        f"{seed.steps:,}, each expert {experts[0].card.steps:,}",
+        "suite": f"{config.data.name}; read are up to {config.score.max_tokens or 'all'} tokens of "
+        f"a split, in windows of {config.window}",
+        **trained(studies),
         "seeds": ", ".join(map(str, config.paper.seeds)),
     }
     return "\n".join(f"- {key}: {value}" for key, value in rows.items())
 
 
+def trained(studies: Sequence[Study]) -> dict[str, str]:
+    """Say what the cards of the first seed's forest and dense LM say of their training."""
+    first = {study.kind: study for study in reversed(studies) if study.kind in (FOREST, "dense")}
+    facts = {}
+    if FOREST in first:
+        forest = losses.Grown(first[FOREST])
+        seeds = [elm.card for elm in forest.forest.elms() if not elm.card.parents]
+        experts = [elm.card for elm in forest.experts]
+        length = experts[0].settings.get("trainer.seq_len")  # None on cards of earlier versions
+        sequences = f", trained on sequences of {length} tokens" if length else ""
+        facts["model"] = f"{experts[0].parameters:,} parameters{sequences}"
+        facts["the forest's seed"] = _steps(seeds)
+        facts[f"each of {len(experts)} experts"] = _steps(experts)
+    if "dense" in first:
+        facts["the dense LM"] = _steps([elm.card for elm in losses.Grown(first["dense"]).experts])
+    return facts
+
+
+def _steps(cards: Sequence[Card]) -> str:
+    """Write the steps, tokens and peak learning rate of one training; those that differ as a
+    range.
+    """
+    if not cards:
+        return "none"
+
+    def span(values: list[float], form: str) -> str:
+        return " to ".join(format(value, form) for value in sorted({min(values), max(values)}))
+
+    text = f"{span([card.steps for card in cards], ',')} steps"
+    text += f", {span([card.tokens for card in cards], ',')} tokens"
+    rates = [card.lr for card in cards if card.lr is not None]
+    return f"{text}, learning rate {span(rates, 'g')}" if rates else text
+
+
 def _kind(row: str) -> str:
     """Return the kind of study that bears a row's training cost."""
-    return "forest" if row.startswith(("forest", "average")) else row.partition(":")[0]
+    if row.startswith(("forest", "average")):
+        return FOREST
+    return row.partition(":")[0].partition(losses.CACHE)[0]
 
 
 def _interval(record: Any) -> str:
+    """Write a ratio and its interval, where there is one."""
+    if np.isnan(record["low"]):
+        return f"{record['ratio']:.3f} [—]"
     return f"{record['ratio']:.3f} [{record['low']:.3f}, {record['high']:.3f}]"
 
 

@@ -79,7 +79,7 @@ class Comparison:
     forest: str
     suite: str
     window: int  # tokens
-    rule: Json  # the settings of the ensembles, `carry` always off
+    rule: Json  # the settings of the ensembles, `carry` always window
     elms: dict[str, str]  # sha256 of the forest's ELMs that took part
     shards: list[Shard]
     rows: list[Row]  # the first is the forest itself
@@ -141,7 +141,8 @@ def title(found: Comparison) -> str:
     return (
         f"{found.forest} beside {found.reference}: mean perplexity over {trained} domains "
         f"trained on and {novel} novel ones; the same tokens for every row, in windows of "
-        f"{found.window} begun anew (ensemble.carry=false)"
+        f"{found.window} begun anew (ensemble.carry=window)"
+        + (", all with an n-gram cache" if found.rule.get("cache", "none") != "none" else "")
     )
 
 

@@ -65,6 +65,10 @@ def model_rows(result: Mapping[str, Any]) -> list[TableRow]:
     first = next(iter(shards))
     roots = [elm for elm in first["experts"] if elm not in first["prior"]]
     rows = [("ensemble", "ensemble", [shard["ensemble"] for shard in shards])]
+    if all("by_text_alone" in shard for shard in shards):
+        # Its prior is not fitted on the domain, nor anything else.
+        blind = [shard["by_text_alone"] for shard in shards]
+        rows.append(("ensemble, prior=uniform", "by text alone", blind))
     rows += [
         (name, of["kind"], [shard["models"][name] for shard in shards])
         for name, of in others.items()

@@ -1,7 +1,7 @@
 """Put a forest beside its averages, its seed, its baselines and other forests, at equal context.
 
 Every row is measured on the same tokens, in the same windows, and each window is begun anew: a
-dense LM does not remember the window before, so neither may an ensemble (``ensemble.carry=false``,
+dense LM does not remember the window before, so neither may an ensemble (``ensemble.carry=window``,
 whatever the settings say).
 """
 
@@ -18,7 +18,7 @@ from btm.config.ensemble import EnsembleConfig
 from btm.config.schema import Config
 from btm.data.shards import Shard, Suite
 from btm.ensemble import priors
-from btm.ensemble import score as scoring
+from btm.ensemble.evaluate import row_alone
 from btm.errors import UserError
 from btm.forest import ELM, Forest, Model, ledger, require_same_tokenizer
 from btm.forest.paths import Paths
@@ -27,7 +27,7 @@ from btm.report import Reporter, comparison, comparison_picture, quiet
 from btm.report.comparison import Comparison, Measured
 from btm.steps import domain_weights, held_out, score_cache
 from btm.steps.beside import beside, cost, score_model, seeds
-from btm.steps.evaluate import evaluated, measure, refuse_own_data
+from btm.steps.evaluate import evaluated, measure, refuse_own_data, scored
 from btm.steps.names import is_baseline
 from btm.steps.plan import Plan
 from btm.system import durable
@@ -59,7 +59,7 @@ def compare(config: Config, reporter: Reporter = quiet) -> Comparison:
     does.
     """
     forest, suite = Forest(config.forest_root), evaluated_suites(config)
-    config = replace(config, ensemble=replace(config.ensemble, carry=False))
+    config = replace(config, ensemble=replace(config.ensemble, carry="window"))
     shards, _ = evaluated(config, suite)
     _refuse_valid(config, suite, shards)
     trained_on = {domain for elm in forest.elms() for domain in elm.card.domains}
@@ -154,7 +154,7 @@ def top_1(rule: EnsembleConfig) -> EnsembleConfig:
     By the rule's own prior if that is fitted, else by `cached`, the paper's.
     """
     prior = rule.prior if rule.prior in priors.FITTED else "cached"
-    return replace(rule, rule="bayes", prior=prior, top_k=1, carry=False)
+    return replace(rule, rule="bayes", prior=prior, top_k=1, carry="window")
 
 
 def _own_rows(scene: _Scene, members: list[ELM]) -> list[Measured]:
@@ -200,7 +200,7 @@ def _rival_row(scene: _Scene, root: Path, kind: str) -> Measured:
 
 def _alone(scene: _Scene, model: Model, name: str, kind: str) -> Measured:
     """Return the row of one model that runs alone."""
-    score_model(scene.config, scene.forest, model, scene.shards, scene.reporter)
+    score_model(scene.config, scene.forest, model, _needed(scene), scene.reporter)
     nats = {shard.domain: _nats(scene, shard, model.sha256) for shard in scene.shards}
     return _measured(name, kind, cost(scene.config, model), nats)
 
@@ -224,20 +224,33 @@ def _mixed(scene: _Scene, members: list[ELM], name: str, kind: str) -> Measured:
     )
 
 
+def _needed(scene: _Scene) -> list[Shard]:
+    """List the shards that a model alone is scored on: with a cache, which is fitted, valid too."""
+    if scene.config.ensemble.cache == "none":
+        return scene.shards
+    return [*scene.shards, *(scene.suite.shard(shard.domain, "valid") for shard in scene.shards)]
+
+
 def _top_1_nats(scene: _Scene, members: list[ELM], shard: Shard) -> float:
     """Return the loss of the one expert that the prior of the domain's valid split favours."""
     scores = score_cache.scores_of(scene.config, scene.forest)
     valid = scene.suite.shard(shard.domain, "valid")
+    tokens, _ = valid.head(scene.config.score.max_tokens)
     valid_EST = score_cache.stack(scores, valid, members)
-    log_prior_E = priors.fit_prior(valid_EST, top_1(scene.config.ensemble))
+    log_prior_E = priors.fit_prior(valid_EST, top_1(scene.config.ensemble), tokens)
     return _nats(scene, shard, members[int(np.argmax(log_prior_E))].card.sha256)
 
 
 def _nats(scene: _Scene, shard: Shard, sha256: str) -> float:
-    """Read the nats per token of a model from the score cache."""
-    scores = score_cache.scores_of(scene.config, scene.forest)
-    tokens, _ = shard.head(scene.config.score.max_tokens)
-    return scoring.mean_nats(score_cache.read(scores, shard, sha256), tokens)
+    """Compute the nats per token of a model from the score cache, mixed with an n-gram cache where
+    the settings have one.
+    """
+    config, scores = scene.config, score_cache.scores_of(scene.config, scene.forest)
+    test = scored(config, scores, shard, {"": sha256})
+    if config.ensemble.cache == "none":
+        return -float(test.alone("").sum()) / test.tokens
+    valid = scored(config, scores, scene.suite.shard(shard.domain, "valid"), {"": sha256})
+    return float(row_alone(test, valid, "", config.ensemble)["nats_per_token"])
 
 
 def _measured(name: str, kind: str, entry: ledger.Cost, nats: dict[str, float]) -> Measured:

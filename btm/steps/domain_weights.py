@@ -12,6 +12,7 @@ from btm.ensemble import posterior, priors
 from btm.ensemble.router import Route
 from btm.ensemble.rule import ValidScores
 from btm.ensemble.rules import rule_of
+from btm.ensemble.text import Text
 from btm.forest import ELM, Forest, Model, ledger
 from btm.models import causal_lm, flops
 from btm.report import Reporter, quiet
@@ -47,12 +48,14 @@ def domain_weights(
     kind = "token" if method == "token" else "em" if config.ensemble.prior == "em" else "cached"
     wanted = config.ensemble.prior_sequences or None  # of each domain, so that none counts for more
     scores = scores_of(config, forest)
-    logp_EST = np.concatenate(
-        [stack(scores, shard, candidates)[:, :wanted] for shard in shards], axis=1
-    )
+    parts = []
+    for shard in shards:
+        tokens, _ = shard.head(config.score.max_tokens)
+        parts.append(priors.whole_windows(stack(scores, shard, candidates), tokens)[:, :wanted])
+    logp_EST = np.concatenate(parts, axis=1)
     # Of `priors`, not of the rule: a rule that needs no prior would leave all experts alike.
     fitted = replace(config.ensemble, prior=kind, prior_sequences=0)
-    prior = np.exp(priors.fit_prior(logp_EST, fitted))
+    prior = np.exp(priors.fit_prior(logp_EST, fitted, logp_EST[0].size))
     where = ", ".join(f"{shard.domain}/valid ({shard.sha256[:16]})" for shard in shards)
     estimator = f"{fitted.prior} prior on {where}"
     if method == "argmax":
@@ -83,10 +86,10 @@ def fit_for(
     for model in members:
         score_missing(config, forest, model.path, model.sha256, [valid], reporter)
     scores_EST = np.stack([read(scores, valid, model.sha256) for model in members])
-    log_prior_E = priors.fit_prior(scores_EST, replace(config.ensemble, top_k=0))
-    kept_E = posterior.top_k(log_prior_E, config.ensemble.top_k)
     tokens, _ = valid.head(config.score.max_tokens)
-    fitted = rule.fit([ValidScores(scores_EST, kept_E, tokens, valid.tokens)])
+    log_prior_E = priors.fit_prior(scores_EST, replace(config.ensemble, top_k=0), tokens)
+    kept_E = posterior.top_k(log_prior_E, config.ensemble.top_k)
+    fitted = rule.fit([ValidScores(scores_EST, kept_E, tokens, Text.of(valid, tokens))])
     return {
         model.name: float(p) for model, p in zip(members, np.exp(log_prior_E), strict=True)
     }, fitted.ensemble
@@ -120,8 +123,8 @@ def fit_on_training_domains(
     for shard in shards:
         scores_EST = stack(scores, shard, members)
         tokens, _ = shard.head(config.score.max_tokens)
-        log_prior_E = rule.fit_prior(scores_EST)
-        valid.append(ValidScores(scores_EST, log_prior_E, tokens, np.asarray(shard.tokens)))
+        log_prior_E = rule.fit_prior(scores_EST, tokens)
+        valid.append(ValidScores(scores_EST, log_prior_E, tokens, Text.of(shard, tokens)))
     return rule.fit(valid).ensemble
 
 

@@ -1,9 +1,13 @@
 """Use a forest: score its ELMs, evaluate the ensemble beside each of them, let it write."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from btm.config.ensemble import EnsembleConfig
 from btm.config.schema import Config
 from btm.data.shards import Shard, Suite
 from btm.ensemble import evaluate
@@ -11,6 +15,7 @@ from btm.ensemble import generate as online
 from btm.ensemble import score as scoring
 from btm.ensemble.router import find_router
 from btm.ensemble.rules import rule_of
+from btm.ensemble.text import Text
 from btm.errors import UserError
 from btm.forest import ELM, Forest, Model, find_model
 from btm.forest.paths import ModelFolder
@@ -178,17 +183,18 @@ def needed_scores(
 ) -> list[tuple[Model, list[Shard]]]:
     """List the models that an evaluation needs scores of, each with the shards it needs.
 
-    The prior of `members` is fitted on valid splits; under ``ensemble.fit=forest`` their rule is
-    fitted on those of all domains in `trained_on`.
+    The prior of `members` is fitted on valid splits, and a cache for every row; under
+    ``ensemble.fit=forest`` their rule is fitted on those of all domains in `trained_on`.
     """
     shards, valid = evaluated(config, suite)
     valid = _fitted_on(config, suite, valid, trained_on)
     names = {member.name for member in members}
+    both, cached = _once([*shards, *valid]), config.ensemble.cache != "none"
     needed = []
     for elm in elms:
-        of_elm = _once([*shards, *valid]) if elm.name in names else shards
+        of_elm = both if cached or elm.name in names else shards
         needed.append((find_model(forest, elm.name), of_elm))
-    return [*needed, *((model, shards) for model in others)]
+    return [*needed, *((model, both if cached else shards) for model in others)]
 
 
 def _fitted_on(
@@ -262,30 +268,61 @@ def measure(
         chosen = domain_weights.fit_on_training_domains(
             config, forest, suite, members, trained_on, reporter
         )
+    by_text = _by_text_alone(config, forest, suite, members, trained_on, reporter)
+    everyone = {elm.name: elm.card.sha256 for elm in elms}
+    beside_them = {model.name: model.sha256 for model in others}
+    names = [elm.name for elm in members]
+    # A cache is fitted for every row by itself.
+    fitted = everyone | beside_them if chosen.cache != "none" else {n: everyone[n] for n in names}
     entries = {}
     for shard, valid_shard in zip(shards, valid, strict=True):
-        size = shard.head(config.score.max_tokens)
-        entry = evaluate.shard_result(
-            [elm.name for elm in elms],
-            score_cache.stack(scores, shard, elms),
-            [elm.name for elm in members],
-            score_cache.stack(scores, valid_shard, members),
-            chosen,
-            size,
-            valid_shard.head(config.score.max_tokens)[0],
-            (shard.tokens, valid_shard.tokens),
-            route,
-        )
-        alone = {model.name: score_cache.read(scores, shard, model.sha256) for model in others}
+        test = scored(config, scores, shard, everyone | beside_them)
+        held_out = scored(config, scores, valid_shard, fitted)
         entries[f"{shard.domain}/{shard.split}"] = {
             "novel": shard.domain not in trained_on,
-            **entry,
+            **evaluate.shard_result(
+                test.of(list(everyone)), names, held_out, chosen, route, by_text
+            ),
             "models": {
-                name: evaluate.numbers(scoring.mean_nats(logp, size[0]) * size[0], *size)
-                for name, logp in alone.items()
+                name: evaluate.row_alone(test, held_out, name, chosen) for name in beside_them
             },
         }
     return entries
+
+
+def _by_text_alone(
+    config: Config,
+    forest: Forest,
+    suite: Suite,
+    members: list[ELM],
+    trained_on: set[str],
+    reporter: Reporter,
+) -> EnsembleConfig | None:
+    """Fit the rule once on the domains trained on, for a uniform prior: then of an evaluated domain
+    nothing is read but the text itself, as where nobody knows which domain it is of.
+
+    None where that is no question: a rule or top-k that needs a prior, one that has none, or not
+    all domains trained on are evaluated, so that the fit would need other scores.
+    """
+    chosen = replace(config.ensemble, prior="uniform", fit="forest", cache="none")
+    evaluated_domains = set(config.eval.domains or suite.domains())
+    if not rule_of(chosen).needs_prior or chosen.top_k or len(members) < 2:
+        return None
+    if not trained_on <= evaluated_domains:
+        return None
+    blind = replace(config, ensemble=chosen)
+    return domain_weights.fit_on_training_domains(
+        blind, forest, suite, members, trained_on, reporter
+    )
+
+
+def scored(
+    config: Config, scores: scoring.Scores, shard: Shard, models: dict[str, str]
+) -> evaluate.Scored:
+    """Read the scores of `models` {name: sha256} on a shard from the cache, and its tokens."""
+    size = shard.head(config.score.max_tokens)
+    logp_EST = np.stack([score_cache.read(scores, shard, sha256) for sha256 in models.values()])
+    return evaluate.Scored(list(models), logp_EST, size, Text.of(shard, size[0]))
 
 
 def score_for_eval(config: Config, name: str, reporter: Reporter = quiet) -> None:
@@ -411,7 +448,8 @@ def _score_for_eval(
     config: Config, forest: Forest, suite: Suite, elm: ELM, members: list[str], reporter: Reporter
 ) -> None:
     shards, valid = evaluated(config, suite)
-    needed = [*shards, *valid] if elm.name in members else shards
+    cached = config.ensemble.cache != "none"
+    needed = [*shards, *valid] if cached or elm.name in members else shards
     score_cache.score_missing(config, forest, elm.path, elm.card.sha256, needed, reporter)
 
 

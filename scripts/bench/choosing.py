@@ -33,6 +33,7 @@ from btm.config.schema import Config
 from btm.data import prepare as preparation
 from btm.data.shards import Suite
 from btm.ensemble import evaluate
+from btm.ensemble.text import Text
 from btm.forest import Forest
 from btm.paper.pool import Pool
 from btm.paper.studies import Study
@@ -289,7 +290,7 @@ def words_of(cell: Cell, args: argparse.Namespace) -> list[str]:
         "trainer.compile=never",
         "run.average=false",
         "merge.force=true",
-        "ensemble.carry=false",
+        "ensemble.carry=window",
         f"score.max_tokens={HELD_OUT}",
     ]
     if s.lr is not None:
@@ -338,11 +339,15 @@ def measured(cell: Cell, args: argparse.Namespace) -> Iterator[dict[str, object]
             }
             row["own"] = float(own.get(domain, np.nan))
             for name, words in (("gated", ("gated", "token")), ("cached", ("bayes", "cached"))):
-                chosen = replace(config.ensemble, rule=words[0], prior=words[1], carry=False)
-                entry = evaluate.shard_result(
-                    [elm.name for elm in elms], logp, [elm.name for elm in elms], fitted, chosen,
-                    test.head(HELD_OUT), valid.head(HELD_OUT)[0], (test.tokens, valid.tokens),
-                )  # fmt: skip
+                chosen = replace(config.ensemble, rule=words[0], prior=words[1], carry="window")
+                names = [elm.name for elm in elms]
+                found, held_out = (
+                    evaluate.Scored(
+                        names, part, shard.head(HELD_OUT), Text.of(shard, shard.head(HELD_OUT)[0])
+                    )
+                    for part, shard in ((logp, test), (fitted, valid))
+                )
+                entry = evaluate.shard_result(found, names, held_out, chosen)
                 row[name] = entry["ensemble"]["nats_per_token"]
         yield about | row
 

@@ -19,22 +19,24 @@ from btm.config.ensemble import EnsembleConfig
 from btm.ensemble import gate, posterior, tracking
 from btm.ensemble.rule import ValidScores
 from btm.ensemble.rules import rule_of
+from btm.ensemble.text import Text
 from btm.report.tables import table
 
 SETTINGS = [
-    ("bayes", None, None, False),
-    ("simple", None, None, False),
-    ("last_token", None, None, False),
-    ("fixed_share", 0.03, None, False),
-    ("tracking", 0.03, 0.9, False),
-    ("tracking", 0.0, 0.9, False),
-    ("bayes", None, None, True),
-    ("fixed_share", 0.03, None, True),
-    ("tracking", 0.03, 0.9, True),
-    ("gated", None, None, False),
-    ("gated", None, None, True),
+    ("bayes", None, None, "window"),
+    ("simple", None, None, "window"),
+    ("last_token", None, None, "window"),
+    ("fixed_share", 0.03, None, "window"),
+    ("tracking", 0.03, 0.9, "window"),
+    ("tracking", 0.0, 0.9, "window"),
+    ("bayes", None, None, "document"),
+    ("fixed_share", 0.03, None, "document"),
+    ("tracking", 0.03, 0.9, "document"),
+    ("gated", None, None, "window"),
+    ("gated", None, None, "document"),
 ]  # rule, alpha, beta, carry
 CHECKED = 64  # windows that the reference is computed on
+DOCUMENT = 4  # windows of a document
 
 
 def main() -> None:
@@ -70,27 +72,28 @@ def scores(experts: int, sequences: int, window: int) -> np.ndarray:
     return logp_EST
 
 
-def ids(tokens: int) -> np.ndarray:
-    """Return token ids of a vocabulary of 50,000, the n-th as often as 1/n."""
+def text(tokens: int, document: int) -> Text:
+    """Make documents of `document` tokens of a vocabulary of 50,000, the n-th as often as 1/n."""
     shares = 1 / np.arange(1, 50_001)
-    return np.random.default_rng(2).choice(len(shares), tokens, p=shares / shares.sum())
+    ids_N = np.random.default_rng(2).choice(len(shares), tokens, p=shares / shares.sum())
+    return Text(ids_N, np.arange(tokens) % document == 0)
 
 
 def measure(logp_EST: np.ndarray, log_prior_E: np.ndarray, rule: str, alpha, beta, carry) -> dict:
     """Return one row: seconds of the processor and of the clock, nats/token, and the distance."""
     ensemble = EnsembleConfig(rule=rule, alpha=alpha, beta=beta, carry=carry)
     tokens = logp_EST[0].size
-    ids_N = ids(tokens)
+    read = text(tokens, DOCUMENT * logp_EST.shape[2])
     cpu, clock = time.process_time(), time.perf_counter()
-    mixed = rule_of(ensemble).mix(logp_EST, log_prior_E, tokens, ids_N)
+    mixed = rule_of(ensemble).mix(logp_EST, log_prior_E, tokens, read)
     cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
     some_EST = logp_EST[:, :CHECKED]
-    some = rule_of(ensemble).mix(some_EST, log_prior_E, some_EST[0].size, ids_N)
+    some = rule_of(ensemble).mix(some_EST, log_prior_E, some_EST[0].size, read)
     found = some.nats / some_EST[0].size
-    if carry:  # the windows are one text
-        some_EST = some_EST.reshape(len(some_EST), 1, -1)
+    if carry == "document":
+        some_EST = some_EST.reshape(len(some_EST), -1, DOCUMENT * logp_EST.shape[2])
     if rule == "gated":
-        wanted = -token_by_token(some_EST, log_prior_E, ids_N).mean()
+        wanted = -token_by_token(some_EST, log_prior_E, read.ids).mean()
     else:
         wanted = -reference(
             some_EST, log_prior_E, rule, alpha or 0.0, 1.0 if beta is None else beta
@@ -122,11 +125,11 @@ def measure_fit(logp_EST: np.ndarray, log_prior_E: np.ndarray) -> dict:
 
 
 def measure_gate(logp_EST: np.ndarray, log_prior_E: np.ndarray) -> dict:
-    """Return a row for the fit of a gate, as one text."""
-    ensemble, tokens = EnsembleConfig(rule="gated", carry=True), logp_EST[0].size
-    ids_N = ids(tokens)
+    """Return a row for the fit of a gate on documents."""
+    ensemble, tokens = EnsembleConfig(rule="gated", carry="document"), logp_EST[0].size
+    read = text(tokens, DOCUMENT * logp_EST.shape[2])
     cpu, clock = time.process_time(), time.perf_counter()
-    rule_of(ensemble).fit([ValidScores(logp_EST, log_prior_E, tokens, ids_N)])
+    rule_of(ensemble).fit([ValidScores(logp_EST, log_prior_E, tokens, read)])
     cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
     row = {"window": logp_EST.shape[2], "rule": "fit of a gate"}
     return row | {"CPU seconds": round(cpu, 2), "clock": round(clock, 2)}

@@ -13,6 +13,7 @@ from btm.ensemble import gate, posterior
 from btm.ensemble.gate import sums
 from btm.ensemble.rule import ValidScores
 from btm.ensemble.rules import rule_of
+from btm.ensemble.text import Text
 from btm.errors import UserError
 
 
@@ -68,7 +69,8 @@ def test_it_equals_its_equation(seed):
 @pytest.mark.parametrize("window", [1, 7, 50])
 def test_windows_are_texts_of_their_own(window):
     logp, tokens = scores(4), ids(4)
-    mixed, weights = gate.mixed(logp, prior(4), gate.DEFAULT, tokens, window)
+    begins = np.arange(120) % window == 0
+    mixed, weights = gate.mixed(logp, prior(4), gate.DEFAULT, tokens, begins)
     for start in range(0, 120, window):
         some = slice(start, start + window)
         alone = gate.mixed(logp[:, some], prior(4), gate.DEFAULT, tokens[some])
@@ -86,15 +88,15 @@ def test_the_prior_alone_is_simple_and_the_whole_past_is_bayes():
     np.testing.assert_allclose(found, posterior.mixture(logp, prior(5)), atol=1e-9)
 
 
-@pytest.mark.parametrize("window", [0, 30])
+@pytest.mark.parametrize("window", [120, 30])
 def test_weights_are_those_of_the_past_alone(window):
     """Neither the token that comes nor its scores, nor anything later, moves a weight."""
-    logp, tokens = scores(6), ids(6)
-    before = gate.mixed(logp, prior(6), gate.DEFAULT, tokens, window)[1]
+    logp, tokens, begins = scores(6), ids(6), np.arange(120) % window == 0
+    before = gate.mixed(logp, prior(6), gate.DEFAULT, tokens, begins)[1]
     for t in (0, 31, 77):
         other, spoilt = tokens.copy(), logp.copy()
         other[t:], spoilt[:, t:] = 1, scores(7)[:, t:]
-        after = gate.mixed(spoilt, prior(6), gate.DEFAULT, other, window)[1]
+        after = gate.mixed(spoilt, prior(6), gate.DEFAULT, other, begins)[1]
         np.testing.assert_allclose(after[:, : t + 1], before[:, : t + 1], atol=1e-12)
         assert np.abs(after - before).max() > 0.01
 
@@ -192,23 +194,24 @@ def test_a_long_text_is_sampled():
     assert gate.Sample.of(logp, prior(3), text, most=8 * 5 * 10).ratio.shape == (5, 10)
 
 
-@pytest.mark.parametrize("carry", [True, False])
+@pytest.mark.parametrize("carry", ["window", "document"])
 def test_an_ensemble_mixes_by_it(carry):
     logp, text = learnable(4, 2000)
     logp_EST = logp.astype(np.float32).reshape(5, 20, 100)
     chosen = EnsembleConfig(rule="gated", prior="token", carry=carry)
     rule = rule_of(chosen)
-    log_prior = rule.fit_prior(logp_EST)
-    valid = [ValidScores(logp_EST, log_prior, 1950, text)]
+    log_prior = rule.fit_prior(logp_EST, 1950)
+    every = 100 if carry == "window" else 170
+    read = Text(text, np.arange(2000) % 170 == 0)
+    begins = np.arange(1950) % every == 0
+    valid = [ValidScores(logp_EST, log_prior, 1950, read)]
     fitted = rule.fit(valid)
-    sample = gate.Sample.of(
-        logp_EST.reshape(5, -1)[:, :1950], log_prior, text[:1950], 0 if carry else 100
-    )
+    sample = gate.Sample.of(logp_EST.reshape(5, -1)[:, :1950], log_prior, text[:1950], begins)
     assert tuple(fitted.ensemble.gate) == gate.fit([sample])
     assert fitted.fit(valid) == fitted
-    found = fitted.mix(logp_EST, log_prior, 1950, text)
+    found = fitted.mix(logp_EST, log_prior, 1950, read)
     wanted, weights = gate.mixed(
-        logp_EST.reshape(5, -1)[:, :1950], log_prior, fitted.theta, text[:1950], 0 if carry else 100
+        logp_EST.reshape(5, -1)[:, :1950], log_prior, fitted.theta, text[:1950], begins
     )
     assert found.nats == pytest.approx(-wanted.sum(), rel=1e-9)
     assert found.nats < rule_of(EnsembleConfig()).mix(logp_EST, log_prior, 1950).nats
@@ -221,7 +224,8 @@ def test_experts_outside_the_top_k_are_not_read():
     kept = np.isfinite(log_prior)
     spoilt = logp.copy()
     spoilt[~kept] = np.nan
-    rule = rule_of(EnsembleConfig(rule="gated", carry=True))
+    rule = rule_of(EnsembleConfig(rule="gated", carry="document"))
+    text = Text(text, np.arange(2000) == 0)
     found, wanted = (
         rule.fit([ValidScores(x[:, None], p, 2000, text)])
         for x, p in ((spoilt, log_prior), (logp[kept], log_prior[kept]))
@@ -239,6 +243,8 @@ def test_what_does_not_fit_is_refused():
         gate.mixed(np.zeros((2, 3)), np.zeros(3), gate.DEFAULT, np.zeros(3))
     with pytest.raises(ValueError, match="2,"):
         gate.mixed(np.zeros((2, 3)), np.zeros(2), gate.DEFAULT, np.zeros(2))
+    with pytest.raises(ValueError, match=r"\(2,\) marks for \(3,\) tokens"):
+        gate.mixed(np.zeros((2, 3)), np.zeros(2), gate.DEFAULT, np.zeros(3), [True, False])
     with pytest.raises(ValueError, match="θ has shape"):
         gate.mixed(np.zeros((2, 3)), np.zeros(2), [1.0], np.zeros(3))
     with pytest.raises(ValueError, match="gated needs the tokens"):
@@ -248,7 +254,12 @@ def test_what_does_not_fit_is_refused():
 
 def test_the_settings():
     bundle = compose(["ensemble=gated"]).ensemble
-    assert (bundle.rule, bundle.prior, bundle.carry, bundle.gate) == ("gated", "token", False, None)
+    assert (bundle.rule, bundle.prior, bundle.carry, bundle.gate) == (
+        "gated",
+        "token",
+        "window",
+        None,
+    )
     assert rule_of(EnsembleConfig(rule="gated", prior="uniform")).is_fitted
     given = compose(
         ["ensemble=gated", "ensemble.prior=uniform", "ensemble.gate=[1,0,0,0,0,0,0,0]"]

@@ -15,14 +15,14 @@ from btm.cli import main
 from btm.cli.compose import compose
 from btm.config.ensemble import EnsembleConfig
 from btm.ensemble import gate, generate, posterior
-from btm.ensemble.rule import WindowRule
+from btm.ensemble.rule import SequenceRule
 from btm.ensemble.rules import RULES, rule_of
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.models import causal_lm
 
 NAMES = ["bible", "code_python", "speeches"]
-BY_WINDOW = [name for name, rule in RULES.items() if issubclass(rule, WindowRule)]
+BY_SEQUENCE = [name for name, rule in RULES.items() if issubclass(rule, SequenceRule)]
 PRIOR = {"bible": 0.2, "code_python": 0.5, "speeches": 0.3}
 
 
@@ -40,7 +40,7 @@ def whole(forest, ids, names):
     return np.stack([torch.log_softmax(x, dim=-1).numpy() for x in logits])
 
 
-@pytest.mark.parametrize("rule", [*BY_WINDOW, "gated"])
+@pytest.mark.parametrize("rule", [*BY_SEQUENCE, "gated"])
 def test_it_equals_the_mixture_of_whole_passes(grown, forest, rule):
     config, _ = grown
     ids = text(config)
@@ -69,7 +69,7 @@ def test_next_tokens_are_a_distribution(forest):
     assert mixed.read([]).shape == (0,)
 
 
-@pytest.mark.parametrize("rule", BY_WINDOW)
+@pytest.mark.parametrize("rule", BY_SEQUENCE)
 def test_one_token_at_a_time_is_the_whole_window(rule):
     logp_EST = -np.random.default_rng(0).exponential(2.0, (4, 1, 50))
     log_prior_E = np.log([0.1, 0.2, 0.3, 0.4])
@@ -95,6 +95,17 @@ def test_experts_outside_the_top_k_are_neither_loaded_nor_run(copy):
     np.testing.assert_allclose(mixed.read(ids), wanted, atol=1e-5)
     with pytest.raises(UserError, match=r"no model\.safetensors"):
         generate.Ensemble.load(forest, PRIOR)
+
+
+def test_any_end_of_a_generation_config_ends_a_text(copy):
+    config = copy()
+    whole = list(generate.Ensemble.load(Forest(config.forest_root), PRIOR).generate(8, 0.0))
+    folder = Forest(config.forest_root)["bible"].path
+    ends = [whole[4], whole[5]]
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    found = list(generate.Ensemble.load(Forest(config.forest_root), PRIOR).generate(8, 0.0))
+    assert found == whole[: min(whole.index(end) for end in ends)]
+    assert len(found) < 8
 
 
 def test_a_top_k_of_equals_is_refused():

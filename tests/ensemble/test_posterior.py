@@ -137,6 +137,11 @@ def test_top_k_keeps_all(k):
     np.testing.assert_allclose(posterior.top_k(prior, k), prior, atol=1e-12)
 
 
+def test_a_top_k_leaves_out_nobody_that_weighs_as_much_as_one_it_keeps():
+    prior = np.log([0.2, 0.4, 0.2, 0.2])
+    np.testing.assert_allclose(posterior.top_k(prior, 2), prior, atol=1e-12)
+
+
 def test_top_k_keeps_the_likeliest():
     prior = np.log([0.1, 0.4, 0.2, 0.3])
     np.testing.assert_allclose(np.exp(posterior.top_k(prior, 2)), [0, 4 / 7, 0, 3 / 7])

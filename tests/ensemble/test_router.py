@@ -19,6 +19,7 @@ from btm.ensemble import generate, posterior
 from btm.ensemble import router as context
 from btm.ensemble.router import Reading, Route
 from btm.ensemble.rules import rule_of
+from btm.ensemble.text import Text
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.steps import domain_weights, score_cache
@@ -43,7 +44,8 @@ def route_of(clustered, *overrides):
 
 
 def weights(route, ids, window=0):
-    return np.exp(np.concatenate(list(route(ids, window)), axis=1))
+    begins = np.arange(len(ids)) % (window or len(ids)) == 0
+    return np.exp(np.concatenate(list(route(ids, begins)), axis=1))
 
 
 def encoder(clustered):
@@ -82,7 +84,7 @@ def test_parameters_are_weighed_by_the_posterior_whatever_weighs_the_ensemble(cl
 
 
 @pytest.mark.parametrize(
-    "overrides", [[], ["ensemble.carry=false"], ["ensemble.top_k=2"], ["ensemble.temperature=0.5"]]
+    "overrides", [[], ["ensemble.carry=window"], ["ensemble.top_k=2"], ["ensemble.temperature=0.5"]]
 )
 def test_eval_is_the_equation_on_the_text_before_each_token(clustered, overrides):
     config = compose([*clustered[0], *overrides])
@@ -95,11 +97,11 @@ def test_eval_is_the_equation_on_the_text_before_each_token(clustered, overrides
     pieces = token_bytes(suite.tokenizer)
     scores = score_cache.stack(score_cache.scores_of(config, forest), shard, members)
     route = route_of(clustered, *overrides)
-    mixed = rule_of(config.ensemble).mix(scores, np.zeros(4), tokens, shard.tokens, route)
+    mixed = rule_of(config.ensemble).mix(scores, np.zeros(4), tokens, Text.of(shard, tokens), route)
     begin = 0
     for t in range(min(tokens, 1500)):
         if (t and ids[t - 1] == suite.eos) or (
-            not config.ensemble.carry and t % config.window == 0
+            config.ensemble.carry == "window" and t % config.window == 0
         ):
             begin = t
         if t % 29:
@@ -181,13 +183,13 @@ def test_generation_weighs_as_eval_does(clustered):
     logp = np.concatenate([mixed.read(ids[:20]), mixed.read(ids[20:])])
     scores = score_cache.stack(score_cache.scores_of(config, forest), shard, members)[:, :1]
     rule = rule_of(config.ensemble)
-    prior = rule.fit_prior(scores)
-    wanted = rule.mix(scores, prior, window, shard.tokens, route)
+    prior = rule.fit_prior(scores, window)
+    wanted = rule.mix(scores, prior, window, Text.of(shard, window), route)
     np.testing.assert_allclose(logp, wanted.logp, atol=1e-4)
     with pytest.raises(ValueError, match="needs a route"):
         generate.Ensemble.load(forest, ensemble=config.ensemble)
     with pytest.raises(ValueError, match="needs a route"):
-        rule.mix(scores, prior, window, shard.tokens)
+        rule.mix(scores, prior, window, Text.of(shard, window))
 
 
 def test_words_are_those_of_the_text_wherever_tokens_cut_it(clustered):

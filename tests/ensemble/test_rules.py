@@ -1,6 +1,7 @@
 """Every rule against its equation, token by token in plain Python; and what the rules promise."""
 
 import ast
+import itertools
 import math
 
 import numpy as np
@@ -9,12 +10,14 @@ import pytest
 import structure
 from btm.config import ensemble as settings
 from btm.config.ensemble import EnsembleConfig
-from btm.ensemble import evaluate, posterior, tracking, windows
-from btm.ensemble.rule import ValidScores, WindowRule
+from btm.ensemble import evaluate, posterior, priors, text, tracking
+from btm.ensemble.evaluate import Scored
+from btm.ensemble.rule import SequenceRule, ValidScores
 from btm.ensemble.rules import RULES, rule_of
+from btm.ensemble.text import Text
 from btm.errors import UserError
 
-BY_WINDOW = [name for name, rule in RULES.items() if issubclass(rule, WindowRule)]
+BY_SEQUENCE = [name for name, rule in RULES.items() if issubclass(rule, SequenceRule)]
 
 
 def built(rule, alpha=None, beta=None, **more):
@@ -53,7 +56,7 @@ def weights_by_hand(rule, logp_ET, pi, alpha, beta):
     return np.array(rows).T
 
 
-@pytest.mark.parametrize("rule", BY_WINDOW)
+@pytest.mark.parametrize("rule", BY_SEQUENCE)
 @pytest.mark.parametrize("seed", range(5))
 def test_rules_equal_their_equations(rule, seed):
     logp, log_prior = scores(seed), prior(seed)
@@ -85,7 +88,7 @@ def test_tracking_without_switches_or_forgetting_is_bayes():
     )
 
 
-@pytest.mark.parametrize("rule", BY_WINDOW)
+@pytest.mark.parametrize("rule", BY_SEQUENCE)
 def test_far_below_float_range(rule):
     logp = np.full((3, 2, 40), -10_000.0)
     logp[1] += 1
@@ -95,7 +98,7 @@ def test_far_below_float_range(rule):
     assert (mixed <= -9_999.0 + 1e-6).all()
 
 
-@pytest.mark.parametrize("rule", BY_WINDOW)
+@pytest.mark.parametrize("rule", BY_SEQUENCE)
 def test_a_left_out_expert_has_no_weight(rule):
     log_prior = posterior.top_k(prior(3), 2)
     _, weights = built(rule, 0.1, 0.9).weigh(scores(3), log_prior)
@@ -153,39 +156,99 @@ def test_wrong_shapes_are_refused():
         built("bayes").weigh(np.zeros((2, 3, 4)), np.zeros(3))
 
 
-@pytest.mark.parametrize(("alpha", "beta"), [(0.1, 0.9), (0.003, 1.0), (0.0, 0.9), (0.0, 1.0)])
-@pytest.mark.parametrize("rule", BY_WINDOW)
-@pytest.mark.parametrize("blocks", [1, 3])
-def test_carried_windows_are_one_long_sequence(rule, alpha, beta, blocks):
-    logp, log_prior = scores(7, 4, 9, 20), prior(7)
-    chosen = built(rule, alpha, beta)
-    whole, weights = chosen.weigh(logp.reshape(4, 1, 180), log_prior)
-    begin, found, held = None, [], []
-    for part in np.split(logp, blocks, axis=1):
-        first, begin = chosen.carry(part, log_prior, begin)
-        mixed, weights_part = chosen.weigh(part, log_prior, first)
-        found.append(mixed.reshape(-1))
-        held.append(weights_part.reshape(4, -1))
-    np.testing.assert_allclose(np.concatenate(found), whole[0], atol=1e-6)
-    np.testing.assert_allclose(np.concatenate(held, axis=1), weights[:, 0], atol=1e-8)
+def documents(seed, tokens, longest):
+    """Tokens in documents of up to `longest` tokens."""
+    rng = np.random.default_rng(seed)
+    begins = np.zeros(tokens, bool)
+    at = 0
+    while at < tokens:
+        begins[at] = True
+        at += int(rng.integers(1, longest + 1))
+    return Text(rng.integers(0, 9, tokens), begins)
 
 
-@pytest.mark.parametrize("rule", BY_WINDOW)
-def test_an_ensemble_that_carries_has_read_the_whole_shard(rule, monkeypatch):
-    monkeypatch.setattr(windows, "_BLOCK", 160)
-    monkeypatch.setattr(windows, "_STEP", 1)
+@pytest.mark.parametrize("longest", [1, 7, 70])
+@pytest.mark.parametrize("rule", BY_SEQUENCE)
+def test_documents_are_sequences_whatever_windows_they_stand_in(rule, longest, monkeypatch):
+    """Of some windows several documents, and documents over several windows."""
+    monkeypatch.setattr(text, "_BLOCK", 160)
+    monkeypatch.setattr(text, "_STEP", 1)
     logp, log_prior = scores(8, 4, 9, 20).astype(np.float32), prior(8)
-    chosen = built(rule, 0.1, 0.9, carry=True)
-    found = chosen.mix(logp, log_prior, 175)
-    whole, weights = chosen.weigh(logp.reshape(4, 1, 180), log_prior)
-    assert found.nats == pytest.approx(-whole[0, :175].sum(), rel=1e-6)
-    np.testing.assert_allclose(found.mean_posterior, weights[:, 0, :175].mean(axis=1), atol=1e-6)
+    read = documents(longest, 175, longest)
+    chosen = built(rule, 0.1, 0.9, carry="document")
+    found = chosen.mix(logp, log_prior, 175, read)
+    flat = logp.reshape(4, 180)[:, :175]
+    mean, starts = np.zeros(4), np.flatnonzero(read.begins)
+    for start, stop in itertools.pairwise([*starts, 175]):
+        alone, weights = chosen.weigh(flat[:, None, start:stop], log_prior)
+        np.testing.assert_allclose(found.logp[start:stop], alone[0], atol=1e-6)
+        mean += weights[:, 0].sum(axis=1) / 175
+    np.testing.assert_allclose(found.mean_posterior, mean, atol=1e-6)
     if rule == "tracking":
-        (nats,) = tracking.nats_of_choices(logp, log_prior, 175, [(0.1, 0.9)], chosen.ensemble)
+        choice = [(0.1, 0.9)]
+        (nats,) = tracking.nats_of_choices(logp, log_prior, 175, choice, chosen.ensemble, read)
         assert nats == pytest.approx(found.nats, rel=1e-9)
+    with pytest.raises(ValueError, match="carry=document needs the tokens"):
+        chosen.mix(logp, log_prior, 175)
 
 
-@pytest.mark.parametrize("rule", BY_WINDOW)
+@pytest.mark.parametrize("rule", BY_SEQUENCE)
+def test_a_window_is_begun_anew_and_its_filling_is_not_read(rule):
+    logp, log_prior = scores(8, 4, 9, 20).astype(np.float32), prior(8)
+    chosen = built(rule, 0.1, 0.9)
+    found = chosen.mix(logp, log_prior, 175)
+    spoilt = logp.copy()
+    spoilt.reshape(4, 180)[:, 175:] = -99
+    assert chosen.mix(spoilt, log_prior, 175).nats == found.nats
+    wanted = chosen.weigh(logp, log_prior)[0].reshape(-1)[:175]
+    np.testing.assert_allclose(found.logp, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("carry", ["window", "document"])
+def test_the_updating_prior_moves_with_the_sequences_before(carry):
+    logp, read = scores(12, 4, 5, 20).astype(np.float32), documents(3, 90, 30)
+    chosen = built("bayes", prior="updating", carry=carry)
+    found = chosen.mix(logp, posterior.uniform_prior(4), 90, read)
+    flat, moved = logp.reshape(4, 100)[:, :90], np.full(4, 0.25)
+    starts = range(0, 90, 20) if carry == "window" else np.flatnonzero(read.begins)
+    for start, stop in itertools.pairwise([*starts, 90]):
+        part = flat[:, start:stop].astype(np.float64)
+        wanted = posterior.mixture(part, np.log(moved))
+        np.testing.assert_allclose(found.logp[start:stop], wanted, atol=1e-6)
+        alone = np.exp(posterior.final_posterior(part, posterior.uniform_prior(4)))
+        moved = 0.7 * moved + 0.3 * alone
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1e-3])
+def test_nothing_underflows(alpha):
+    """1,024 tokens of which each halves a likelihood 5 times: e^-3548 is no float."""
+    logp = np.full((2, 1, 1024), -4.0, np.float32)
+    logp[0] -= np.float32(5 * math.log(2))
+    logp[0, 0, 700:], logp[1, 0, 700:] = -1.0, -150.0
+    log_prior = np.log([0.5, 0.5])
+    if not alpha:
+        mixed = built("tracking", 0.0, 1.0).weigh(logp, log_prior)[0]
+        wanted = posterior.mixture(logp[:, 0], log_prior)
+        assert mixed.sum() == pytest.approx(wanted.sum(), abs=1e-6)
+    log_w, wanted = log_prior, []
+    for logp_E in logp[:, 0].T.astype(np.float64):
+        wanted.append(np.logaddexp.reduce(log_w + logp_E))
+        log_w = 0.9 * log_w + logp_E
+        log_w -= np.logaddexp.reduce(log_w)
+        if alpha:
+            log_w = np.logaddexp(np.log1p(-alpha) + log_w, np.log(alpha) + log_prior)
+    mixed = built("tracking", alpha, 0.9).weigh(logp, log_prior)[0]
+    np.testing.assert_allclose(mixed[0], wanted, rtol=1e-6)
+
+
+def test_a_certain_expert_that_fails_is_not_flattered():
+    """The one expert that the last token chose gives the next 1e-100: no clamp may hide it."""
+    logp = np.array([[[-1.0, -230.0]], [[-300.0, -1.0]]])
+    found = built("last_token").weigh(logp, np.log([0.5, 0.5]))[0][0]
+    assert found[1] == pytest.approx(-230.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("rule", BY_SEQUENCE)
 def test_float32_scores_give_the_float64_loss(rule):
     logp, log_prior = scores(9, 16, 40, 64, 3.0).astype(np.float32), prior(9, 16)
     found, _ = built(rule, 0.03, 0.9).weigh(logp, log_prior)
@@ -195,7 +258,7 @@ def test_float32_scores_give_the_float64_loss(rule):
     assert found.sum() == pytest.approx(wanted.sum(), rel=1e-6)
 
 
-@pytest.mark.parametrize("rule", BY_WINDOW)
+@pytest.mark.parametrize("rule", BY_SEQUENCE)
 def test_experts_outside_the_top_k_are_not_read(rule):
     logp, log_prior = scores(10).astype(np.float32), posterior.top_k(prior(10), 2)
     chosen = built(rule, 0.1, 0.9)
@@ -239,24 +302,17 @@ def test_only_the_ensemble_and_the_checks_of_its_settings_ask_for_the_name_of_a_
     assert asking == {"btm.config.ensemble"}
 
 
-class Newest(WindowRule):
+class Newest(SequenceRule):
     """An eighth rule: the expert that was best at the last token, and at first the prior."""
 
-    def _weigh(self, logp_EST, log_prior_ES, first_ES):
+    def _weigh(self, logp_EST, log_prior_ES):
         logp_SET = logp_EST.swapaxes(0, 1)
-        log_prior_ES = log_prior_ES if first_ES is None else first_ES
         online = [self.begin(log_prior_E) for log_prior_E in log_prior_ES.T]
         seen = [
             [weights.update(logp_E) for logp_E in logp_ET.T]
             for weights, logp_ET in zip(online, logp_SET, strict=True)
         ]
         return np.array(seen), np.ones(logp_EST.shape) / len(logp_EST)
-
-    def _carry(self, logp_EST, log_prior_ES, begin_E):
-        ends = [
-            self.step(None, *each) for each in zip(logp_EST[..., -1].T, log_prior_ES.T, strict=True)
-        ]
-        return np.stack([begin_E, *ends[:-1]], axis=1), ends[-1]
 
     def step(self, log_weights_E, logp_E, log_prior_E):
         return np.log(0.9 * (logp_E == logp_E.max()) + 0.1 * np.exp(log_prior_E))
@@ -268,13 +324,38 @@ def test_an_eighth_rule_is_one_class(monkeypatch):
     turns = np.repeat(rng.integers(0, 4, 20), 16).reshape(10, 32)
     logp = np.where(turns[None] == np.arange(4)[:, None, None], -0.1, -4.0).astype(np.float32)
     names = ["a", "b", "c", "d"]
+    read = Text(np.zeros(320, np.int64), np.arange(320) % 160 == 0)
+    scored = Scored(names, logp, (320, 999), read)
     nats = {}
     for rule in ("newest", "simple", "bayes"):
         chosen = EnsembleConfig(rule=rule, prior="token", top_k=3)
-        found = evaluate.shard_result(names, logp, names, logp, chosen, (320, 999), 320)
+        found = evaluate.shard_result(scored, names, scored, chosen)
         assert len([share for share in found["mean_posterior"].values() if share]) == 3
         nats[rule] = found["ensemble"]["nats_per_token"]
     assert nats["newest"] < min(nats["simple"], nats["bayes"])
-    carried = EnsembleConfig(rule="newest", prior="token", top_k=3, carry=True)
-    found = evaluate.shard_result(names, logp, names, logp, carried, (320, 999), 320)
+    carried = EnsembleConfig(rule="newest", prior="token", top_k=3, carry="document")
+    found = evaluate.shard_result(scored, names, scored, carried)
     assert found["ensemble"]["nats_per_token"] < nats["newest"]  # it begins windows with more
+
+
+@pytest.mark.parametrize("kind", ["cached", "em", "token"])
+@pytest.mark.parametrize("tokens", [61, 75])
+def test_a_ragged_last_window_does_not_move_the_prior(kind, tokens):
+    """One token would count as much as a window of 20, and its filling too."""
+    logp = scores(13, 3, 4, 20).astype(np.float32)
+    logp[1, :3] += 0.5
+    logp.reshape(3, 80)[0, 60:] = -0.001  # the ragged window, and its filling, favour another
+    chosen = EnsembleConfig(prior=kind)
+    found = priors.fit_prior(logp, chosen, tokens)
+    np.testing.assert_array_equal(found, priors.fit_prior(logp[:, :3], chosen, 60))
+    assert found.argmax() == 1
+
+
+@pytest.mark.parametrize("kind", ["cached", "em", "token"])
+def test_filling_moves_no_prior_where_there_is_but_one_window(kind):
+    logp = scores(14, 3, 1, 20).astype(np.float32)
+    spoilt = logp.copy()
+    spoilt[0, 0, 5:] = -0.001
+    chosen = EnsembleConfig(prior=kind)
+    found, wanted = (priors.fit_prior(x, chosen, 5) for x in (spoilt, logp[:, :, :5]))
+    np.testing.assert_allclose(np.exp(found), np.exp(wanted), atol=1e-4)

@@ -13,7 +13,10 @@ from folders import tree
 from btm import steps
 from btm.cli import main
 from btm.cli.compose import compose
+from btm.config.validation import from_dict
+from btm.errors import UserError
 from btm.forest import Forest, settings, verify
+from btm.system import sums
 
 
 @pytest.fixture
@@ -41,6 +44,18 @@ def test_what_the_machine_decides_is_not_recorded(grown, root, copy):
     found = compose([f"forest='{forest.root}'"], "eval")
     assert (found.trainer.threads, found.trainer.device, found.score.batch_size) == (0, "auto", 32)
     assert found.ensemble.experts == []
+
+
+@pytest.mark.parametrize(("recorded", "now"), [(True, "document"), (False, "window")])
+def test_a_value_of_an_earlier_version_is_translated(root, recorded, now):
+    file = root / "settings.json"
+    values = json.loads(file.read_bytes())
+    values["settings"]["ensemble"]["carry"] = recorded
+    file.write_text(json.dumps(sums.checked(values)))
+    assert compose([f"forest={root}"], "eval").ensemble.carry == now
+    assert from_dict({"ensemble": {"carry": recorded}}).ensemble.carry == now
+    with pytest.raises(UserError, match=r"ensemble\.carry=true: .* give window .* or document"):
+        compose([f"forest={root}", "ensemble.carry=true"], "eval")
 
 
 @pytest.mark.parametrize(

@@ -71,9 +71,25 @@ def test_a_row_is_what_the_evaluation_of_its_forest_says(config, report):
         assert found["nats"] / found["tokens"] == pytest.approx(wanted, rel=1e-6)
 
 
+def test_rows_that_remember_more_stand_apart(report, ratio):
+    documents = pd.read_csv(report / "documents.csv.gz")
+    kinds = documents.drop_duplicates("row").set_index("row")["memory"]
+    assert kinds[losses.GATED] == kinds[losses.DENSE] == losses.WINDOW
+    for row in (losses.DENSE, losses.GATED):
+        for kind, suffix in ((losses.WINDOW, ""), (losses.DOCUMENT, losses.CARRIED)):
+            assert kinds[f"{row}{losses.CACHE}{suffix}"] == f"{kind}{losses.CACHE}"
+            assert ratio(f"{row}{losses.CACHE}{suffix}", "novel") < ratio(row, "novel")
+    remembered = pd.read_csv(report / "memory.csv")
+    assert set(remembered["memory"]) == {losses.WINDOW, losses.DOCUMENT}
+
+
+def test_one_seed_has_no_interval(report):
+    assert pd.read_csv(report / "ratios.csv")[["low", "high"]].isna().to_numpy().all()
+
+
 def test_the_report_says_what_was_done(report):
     text = (report / "report.md").read_text()
-    for wanted in ("commit", "machine", "random_split", "Seed fraction", "ratios.png"):
+    for wanted in ("commit", "machine", "random_split", "Seed fraction", "ratios.png", "[—]"):
         assert wanted in text
     for picture in ("ratios.png", "domains.png", "seed-fraction.png"):
         assert (report / picture).read_bytes().startswith(b"\x89PNG")

@@ -74,7 +74,7 @@ def test_every_row_is_there_with_its_cost(found):
 
 
 def test_the_figures_are_those_of_eval_with_each_window_anew(words, found):
-    config = compose([*words, "ensemble.carry=false", "eval.name=anew"])
+    config = compose([*words, "ensemble.carry=window", "eval.name=anew"])
     whole = steps.eval_forest(config)["shards"]
     one = steps.eval_forest(replace(config, ensemble=replace(config.ensemble, top_k=1)))["shards"]
     for shard in found.shards:
@@ -94,10 +94,10 @@ def test_the_figures_are_those_of_eval_with_each_window_anew(words, found):
 
 
 def test_windows_are_begun_anew_whatever_the_bundle_says(words, found):
-    assert found.rule["carry"] is False
-    again = steps.compare(compose([*words, "ensemble.carry=true"]))
+    assert found.rule["carry"] == "window"
+    again = steps.compare(compose([*words, "ensemble.carry=document"]))
     assert [row.nats_per_token for row in again.rows] == [row.nats_per_token for row in found.rows]
-    assert "begun anew (ensemble.carry=false)" in comparison.title(found)
+    assert "begun anew (ensemble.carry=window)" in comparison.title(found)
 
 
 def test_means_are_of_perplexities_and_ratios_are_to_the_dense_lm(found):

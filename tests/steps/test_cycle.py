@@ -113,7 +113,9 @@ def test_posterior_weights_are_the_cached_prior(grown, forest):
     logp_EST = np.stack(
         [scores.read(suite.shard("speeches", "valid"), e.card.sha256) for e in experts]
     )
-    prior = np.exp(posterior.cached_prior(logp_EST[:, :100].swapaxes(0, 1), 0.3))
+    # A last window that is not full would count as much as another.
+    whole = suite.shard("speeches", "valid").head(config.score.max_tokens)[0] // config.window
+    prior = np.exp(posterior.cached_prior(logp_EST[:, :whole].swapaxes(0, 1), 0.3))
     for name, weight in made.items():
         assert weight == pytest.approx(prior[["bible", "code_python"].index(name)])
     assert forest["speeches"].card.parents.keys() == made.keys()
@@ -316,7 +318,24 @@ def test_an_evaluation_says_what_gate_was_fitted(copy, fit):
     assert again["bible/test"]["ensemble"] == shards["bible/test"]["ensemble"]
 
 
-@pytest.mark.parametrize("prior", ["uniform", "updating", "cached", "em"])
+def test_an_evaluation_tells_what_the_text_alone_gives(copy):
+    """A uniform prior, and a gate that is fitted on the domains trained on: none is given away."""
+    shards = steps.eval_forest(copy("eval.name=both"))["shards"]
+    words = ["ensemble.prior=uniform", "ensemble.fit=forest", "eval.name=alone"]
+    alone = steps.eval_forest(copy(*words))["shards"]
+    for name, shard in shards.items():
+        assert shard["by_text_alone"] == alone[name]["ensemble"]
+        assert shard["by_text_alone"] != shard["ensemble"]
+    some = steps.eval_forest(copy("eval.name=some", "eval.domains=[novels]"))["shards"]
+    assert "by_text_alone" not in some["novels/test"]  # it would need scores of other domains
+
+
+def test_a_uniform_prior_chooses_no_top_k(copy):
+    with pytest.raises(UserError, match=r"ensemble\.top_k=2: a uniform prior favours no expert"):
+        copy("ensemble=uniform", "ensemble.top_k=2")
+
+
+@pytest.mark.parametrize("prior", ["updating", "cached", "em"])
 def test_every_prior_and_top_k(copy, prior):
     config = copy(
         "ensemble=cached",

@@ -44,7 +44,7 @@ def compare(config: Config, out: Output) -> None:
 
     Baselines are those that stand in <forest>-dense, -dense_large_batch, -random_split and -demix;
     against=[FOREST, …] adds forests over the same tokens, models=[…] models as in btm eval. Every
-    row is measured on the same tokens in windows begun anew (ensemble.carry=false, whatever the
+    row is measured on the same tokens in windows begun anew (ensemble.carry=window, whatever the
     bundle says). Perplexities are means over domains; top-1 is the one expert of greatest prior,
     which is fitted on the domain's valid split (ensemble.top_k=1). Rows whose training tokens
     differ from the forest's by more than 1 % are marked. Writes evals/<name>-compare.json and a

@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from btm.ensemble.gate import sums
-from btm.ensemble.gate.rule import DEFAULT, FEATURES, checked_ids, checked_scores, powered, softmax
+from btm.ensemble.gate.rule import (
+    DEFAULT,
+    FEATURES,
+    checked_begins,
+    checked_ids,
+    checked_scores,
+    powered,
+    softmax,
+)
 from btm.ensemble.gate.sums import Array, Features
 
 _PULL = 10.0  # nats that a fit of one domain pays for a parameter that is 1 off its default
@@ -81,7 +89,7 @@ class Sample:
         logp_EN: ArrayLike,
         log_prior_E: ArrayLike,
         ids_N: ArrayLike,
-        window: int = 0,
+        begins_N: ArrayLike | None = None,
         features: Features = FEATURES,
         most: int = SAMPLE,
     ) -> "Sample":
@@ -93,12 +101,13 @@ class Sample:
         kept_E = np.isfinite(log_prior_E)
         logp, ids = checked_scores(logp_EN)[kept_E], checked_ids(logp_EN, ids_N)
         room = max(1, most // ((len(features) + 1) * len(logp)))
+        begins = checked_begins(ids, begins_N)[: _SPARSEST * room]
         logp, ids = logp[:, : _SPARSEST * room], ids[: _SPARSEST * room]
         every = -(-logp.shape[1] // room)
         kept = logp[:, ::every].astype(np.float64)
         inputs_PEN = np.empty((len(features) + 1, *kept.shape))
         inputs_PEN[0] = powered(np.asarray(log_prior_E)[kept_E], 1.0)[:, None]
-        for f, experts, part_EN in sums.each(logp, ids, window, features):
+        for f, experts, part_EN in sums.each(logp, ids, begins, features):
             inputs_PEN[1 + f, experts] = part_EN[:, ::every]
         top_N = kept.max(axis=0)
         return cls(inputs_PEN, np.exp(kept - top_N), -float(top_N.mean()), logp.shape[1])

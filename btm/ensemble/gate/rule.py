@@ -15,7 +15,7 @@ is fitted by maximum likelihood. Gating by softmax is that of a mixture of exper
 Neural Computation 3, 1991), inputs that count by context that of data compression (Mahoney, PAQ,
 2005).
 
-A text of windows that each begin anew has L = 0 at the start of each (`window`). numpy alone.
+Where a new text begins, as a window or a document, L = 0 (`begins_N`). numpy alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from btm.ensemble.gate import sums
-from btm.ensemble.gate.sums import Array, Features, Integers
+from btm.ensemble.gate.sums import Array, Features, Flags, Integers
 
 # (tokens in common, half-life). Finite ones, so that what was fitted on a short text holds in a
 # long one.
@@ -46,16 +46,16 @@ def mixed(
     log_prior_E: ArrayLike,
     theta: ArrayLike,
     ids_N: ArrayLike,
-    window: int = 0,
+    begins_N: ArrayLike | None = None,
     features: Features = FEATURES,
 ) -> tuple[Array, Array]:
     """Compute the mixture's log-probability of each token, (N,), and the weights before it, (E, N).
 
-    `ids_N` are the tokens themselves; a new text begins every `window` tokens (0: never).
-    `ValueError` for shapes that do not fit.
+    `ids_N` are the tokens themselves; `begins_N` marks those that begin a new text (None: the first
+    alone). `ValueError` for shapes that do not fit.
     """
     logp = checked_scores(logp_EN)
-    blocks = list(mixed_blocks(logp, log_prior_E, theta, ids_N, window, features))
+    blocks = list(mixed_blocks(logp, log_prior_E, theta, ids_N, begins_N, features))
     if not blocks:
         return np.empty(0), np.empty(logp.shape)
     return np.concatenate([b[0] for b in blocks]), np.concatenate([b[1] for b in blocks], axis=1)
@@ -66,7 +66,7 @@ def mixed_blocks(
     log_prior_E: ArrayLike,
     theta: ArrayLike,
     ids_N: ArrayLike,
-    window: int = 0,
+    begins_N: ArrayLike | None = None,
     features: Features = FEATURES,
 ) -> Iterator[tuple[Array, Array]]:
     """Yield the two arrays of `mixed`, as many tokens at a time as a processor's cache holds."""
@@ -80,7 +80,8 @@ def mixed_blocks(
     prior_E = powered(log_prior_E, powers[0])
     if prior_E.shape != logp.shape[:1]:
         raise ValueError(f"the prior has shape {prior_E.shape}; wanted {logp.shape[:1]}")
-    logits_EN = sums.weighted(logp, ids, powers[1:], window, features)
+    begins = checked_begins(ids, begins_N)
+    logits_EN = sums.weighted(logp, ids, powers[1:], begins, features)
     step = max(1, _BLOCK // len(logp))
     for start in range(0, logp.shape[1], step):
         some = slice(start, start + step)
@@ -174,3 +175,15 @@ def checked_ids(logp_EN: ArrayLike, ids_N: ArrayLike) -> Integers:
     if ids.shape != np.shape(logp_EN)[1:]:
         raise ValueError(f"{ids.shape} tokens for {np.shape(logp_EN)[1:]} scores")
     return ids
+
+
+def checked_begins(ids_N: Integers, begins_N: ArrayLike | None) -> Flags:
+    """Convert the marks of tokens that begin a text to flags, (N,); None marks none but the first.
+
+    `ValueError` if they are not as many as the tokens.
+    """
+    begins = np.zeros(len(ids_N), bool) if begins_N is None else np.array(begins_N, bool)
+    if begins.shape != ids_N.shape:
+        raise ValueError(f"{begins.shape} marks for {ids_N.shape} tokens")
+    begins[:1] = True
+    return begins

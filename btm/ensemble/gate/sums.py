@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Floats = NDArray[np.floating[Any]]
+Flags = NDArray[np.bool_]
 Integers = NDArray[np.int64]
 Features = tuple[tuple[int, float], ...]  # (tokens in common, half-life) of each
 
@@ -28,14 +29,14 @@ _GROUP = 16  # experts at once: of float32, a line of a processor's cache
 
 
 def weighted(
-    logp_EN: Floats, ids_N: Integers, theta_F: Array, window: int, features: Features
+    logp_EN: Floats, ids_N: Integers, theta_F: Array, begins_N: Flags, features: Features
 ) -> Floats:
     """Compute Σ_f θ_f L_f,j(t), (E, N), as exact as the scores are.
 
     Sums of float32 scores are float32: where they fade they do not drift.
     """
     logits_EN = np.empty_like(logp_EN)
-    contexts = _contexts(ids_N, window, features)
+    contexts = _contexts(ids_N, begins_N, features)
     for experts, seen_NM in _groups(logp_EN):
         total_NM = np.zeros_like(seen_NM)
         for rows, runs, decay_H in contexts:
@@ -53,12 +54,12 @@ def weighted(
 
 
 def each(
-    logp_EN: Floats, ids_N: Integers, window: int, features: Features
+    logp_EN: Floats, ids_N: Integers, begins_N: Flags, features: Features
 ) -> Iterator[tuple[int, slice, Floats]]:
     """Yield each feature of each group of experts: its number, the experts, and L_f,
     (experts, N).
     """
-    contexts = _contexts(ids_N, window, features)
+    contexts = _contexts(ids_N, begins_N, features)
     for experts, seen_NM in _groups(logp_EN):
         for rows, runs, decay_H in contexts:
             found_HNM = np.empty((len(rows), *seen_NM.shape))
@@ -142,14 +143,14 @@ class Runs:
 
 
 def _contexts(
-    ids_N: Integers, window: int, features: Features
+    ids_N: Integers, begins_N: Flags, features: Features
 ) -> list[tuple[list[int], Runs, Array]]:
     """Return, for each number of tokens in common: its features, its runs, their decays."""
     found = []
     for context in sorted({context for context, _ in features}) if len(ids_N) else []:
         rows = [f for f, (c, _) in enumerate(features) if c == context]
         found.append(
-            (rows, Runs.of(_keys(ids_N, context, window)), decays([features[f][1] for f in rows]))
+            (rows, Runs.of(_keys(ids_N, context, begins_N)), decays([features[f][1] for f in rows]))
         )
     return found
 
@@ -172,12 +173,14 @@ def _slices(tokens: int) -> Iterator[slice]:
     return (slice(start, start + _TRANSPOSED) for start in range(0, tokens, _TRANSPOSED))
 
 
-def _keys(ids_N: Integers, context: int, window: int) -> Integers:
-    """Return a number for each token, the same where the text (or window) and the `context` tokens
-    before are.
+def _keys(ids_N: Integers, context: int, begins_N: Flags) -> Integers:
+    """Number each token, equal numbers where the text and the `context` tokens before are equal.
+
+    `begins_N` marks the tokens that begin a text.
     """
     times = np.arange(len(ids_N))
-    keys, within = (times // window, times % window) if window else (np.zeros_like(times), times)
+    begun_N = np.maximum.accumulate(np.where(begins_N, times, 0))
+    keys, within = begun_N, times - begun_N
     base = int(ids_N.max()) + 2
     for back in range(1, context + 1):
         before = np.zeros_like(keys)

@@ -1,0 +1,193 @@
+"""Every figure of docs/paper.md that comes from docs/results is the one of its CSV.
+
+A claim below is a piece of the page with a name for each figure; what its CSV gives must stand
+there. What no claim covers must not look like a figure.
+"""
+
+import re
+
+import pandas as pd
+import pytest
+from folders import ROOT
+
+from btm.paper.bootstrap import SCOPES, Nats, ratios
+
+RESULTS = ROOT / "docs/results"
+PAGE = (ROOT / "docs/paper.md").read_text()
+IN, NOVEL, ALL = SCOPES
+PAPER, GATED = "forest: cached prior (paper)", "forest: gated"
+
+
+def section(size):
+    """The text of the page on one size, on one line, without what was measured elsewhere."""
+    text = PAGE.partition(f"### Size `{size}`")[2].partition("\n### ")[0]
+    text = re.sub(r"\*\*Are the learning rates fair.*?(?=\n\nThe report)", "", text, flags=re.S)
+    return " ".join(text.split())
+
+
+def ratio(size, row, scope, over="dense", intervals=False):
+    name = "ratios.csv" if over == "dense" else "ratios-to-the-paper.csv"
+    table = pd.read_csv(RESULTS / size / name).set_index(["row", "scope"])
+    found = table.loc[(row, scope)]
+    if not intervals:
+        return f"{found['ratio']:.3f}"
+    return f"{found['ratio']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
+def varied(size, ablation, value, row, scope):
+    table = pd.read_csv(RESULTS / size / "ablations.csv", dtype={"value": str})
+    found = table.set_index(["ablation", "value", "row", "scope"])["ratio"]
+    return f"{found[(ablation, value, row, scope)]:.3f}"
+
+
+def first_seed(size, row, scope):
+    """A row over the dense LM under the first seed alone, from the sums by domain."""
+    table = pd.read_csv(RESULTS / size / "domains.csv")
+    table = table[(table["seed"] == 0) & (table["novel"] == (scope == NOVEL))]
+    means = table.groupby("row")["perplexity"].mean()
+    return f"{means[row] / means['dense']:.3f}"
+
+
+def recomputed(size, row, scope):
+    """The ends of an interval as it is computed now, from the nats of documents."""
+    documents = pd.read_csv(RESULTS / size / "documents.csv.gz")
+    found = ratios(Nats.of(documents[documents["row"].isin(["dense", row])]), "dense", 2000)
+    record = found.set_index(["row", "scope"]).loc[(row, scope)]
+    return f"{record['low']:.3f} to {record['high']:.3f}"
+
+
+def both(size, row, template="{} / {}", **how):
+    return template.format(*(ratio(size, row, scope, **how) for scope in (IN, NOVEL)))
+
+
+def lines(size):
+    """The claims of the tables: a row's name on the page, then its cells."""
+    for name, row in LINES[size].items():
+        yield f"| {name} | {both(size, row, '{} | {}', intervals=True)} |"
+
+
+ANEW = "forest: gated, each window anew"
+LINES = {
+    "small": {
+        "forest, gated, each window anew": ANEW,
+        "forest, gated, carried across the split": GATED,
+        "forest, the paper's cached prior": PAPER,
+        "posterior average, one model": "average: posterior",
+        "average by the token prior, one model": "average: token",
+        "DEMix, cached prior": "demix: cached prior",
+        "DEMix, gated, carried across the split": "demix: gated",
+        "random split, cached prior": "random_split: cached prior",
+    },
+    "mini": {},
+}
+FRACTIONS = ("0", "0.25", "0.5", "0.75")
+
+
+def small():
+    def r(row, scope=IN, **how):
+        return ratio("small", row, scope, **how)
+
+    def v(ablation, value, row=PAPER, scope=IN):
+        return varied("small", ablation, value, row, scope)
+
+    def new(scheme):
+        return v("initialisation", scheme, "the new expert on its domain")
+
+    share = {fraction: v("seed fraction", fraction) for fraction in FRACTIONS}
+    none = v("seed fraction", "0", PAPER, NOVEL)
+    yield from lines("small")
+    for name, row in (("each window anew", ANEW), ("carried across the split", GATED)):
+        over = r(row, NOVEL, over=PAPER, intervals=True)
+        yield f"| gated, {name}, over the cached prior | | {over} |"
+    yield f"beats the dense LM in-domain | {r(PAPER)}, three seeds"
+    yield f"on novel domains | {r(PAPER, NOVEL)}, three seeds"
+    yield f"posterior; {r(ANEW, NOVEL)} with `gated`, each window anew"
+    demix = both("small", "demix: cached prior")
+    yield f"it beats DEMix | {both('small', PAPER)} against {demix}"
+    yield f"random domains do not work | {r('random_split: cached prior')}, three"
+    yield f"| {r('average: uniform')} against {r('average: posterior')}, three seeds"
+    yield (
+        f"| {share['0']} at 0 %, {share['0.25']} at 25 %, **{share['0.5']}** at 50 %, "
+        f"{share['0.75']} at 75 % |"
+    )
+    yield f"without a seed phase nothing works | {share['0']} / {none} |"
+    yield (
+        f"| {new('posterior')}, argmax {new('argmax')}, uniform {new('uniform')}, "
+        f"copy {new('copy')} |"
+    )
+    second = [v("second round", "posterior", PAPER, scope) for scope in (IN, NOVEL)]
+    before = [v("seed fraction", "0.5", PAPER, scope) for scope in (IN, NOVEL)]
+    yield f"{' / '.join(second)} over 12 domains, from {' / '.join(before)} over 8"
+    kept = {k: v("experts kept", k, GATED) for k in "248"}
+    yield f"the cached prior: {v('experts kept', '1')} with 1 of 8"
+    yield f"carried: {kept['2']} with 2, {kept['4']} with 4, {kept['8']} with 8"
+    few = {n: v("valid sequences", n) for n in ("1", "3", "10")}
+    yield f"| {few['1']} with 1, {few['3']} with 3, {few['10']} with 10 |"
+    yield (
+        f"({ratio('mini', PAPER, IN)} to {r(PAPER)} under the paper's posterior, "
+        f"{ratio('mini', ANEW, IN)} to {r(ANEW)} under `gated`, each window anew)"
+    )
+    one = [first_seed("small", row, IN) for row in (GATED, "average: posterior")]
+    yield f"(the first: {one[0]} and {one[1]})"
+    averages = [(r(f"average: {how}", ALL), r(f"average: {how}", NOVEL)) for how in WEIGHTS]
+    yield f"{averages[0][0]} of the dense LM over all domains instead of {averages[1][0]}"
+    yield f"{averages[0][1]} on novel ones instead of {averages[1][1]}"
+    yield f"({new('token')} against {new('posterior')}, one seed)"
+
+
+WEIGHTS = ("token", "posterior")
+
+
+def mini():
+    def r(row, scope=IN):
+        return ratio("mini", row, scope)
+
+    def v(ablation, value, row=PAPER, scope=IN):
+        return varied("mini", ablation, value, row, scope)
+
+    def new(scheme):
+        return v("initialisation", scheme, "the new expert on its domain")
+
+    yield f"beats the dense LM in-domain | {r(PAPER)} |"
+    yield f"on novel domains | {r(PAPER, NOVEL)} |"
+    yield f"it beats DEMix | {both('mini', PAPER)} against {both('mini', 'demix: cached prior')}"
+    yield f"random domains do not work | {both('mini', 'random_split: cached prior')} |"
+    yield f"at equal inference cost | {both('mini', 'average: posterior')} |"
+    yield f"uniform averages are bad | {both('mini', 'average: uniform')} |"
+    none = [v("seed fraction", "0", PAPER, scope) for scope in (IN, NOVEL)]
+    yield f"without a seed phase nothing works | {' / '.join(none)} |"
+    yield f"{v('seed fraction', '0.5')} at 50 %, {v('seed fraction', '0.75')} at 75 %"
+    yield (
+        f"| {new('posterior')}, argmax {new('argmax')}, uniform {new('uniform')}, "
+        f"copy {new('copy')} |"
+    )
+    yield f"under `tracking` are at {both('mini', 'forest: tracking')}"
+    yield f"every window of 128 tokens, at {both('mini', ANEW)}"
+    yield f"it was at {both('mini', GATED)}: that is memory"
+    yield f"DEMix comes to {both('mini', 'demix: gated')}"
+    yield f"random domains to {both('mini', 'random_split: gated')}"
+
+
+CLAIMS = {"small": small, "mini": mini}
+
+
+@pytest.mark.parametrize("size", CLAIMS)
+def test_every_figure_of_the_page_is_that_of_its_table(size):
+    left = section(size)
+    for claim in CLAIMS[size]():
+        assert claim in section(size), f"docs/results/{size} says: {claim}"
+        left = left.replace(claim, "")
+    assert not re.findall(r"(?<![\w.])\d\.\d{3}\b", left), "a figure that no table is asked for"
+
+
+def test_what_intervals_would_be_now_is_what_documents_say():
+    text = " ".join(PAGE.partition("## What came out")[2].partition("\n### ")[0].split())
+    low_high = recomputed("small", GATED, IN)
+    drawn = pd.read_csv(RESULTS / "small/ratios.csv").set_index(["row", "scope"]).loc[(GATED, IN)]
+    assert f"is at {low_high} instead of {drawn['low']:.3f} to {drawn['high']:.3f}" in text
+
+
+def test_the_seed_fractions_of_choosing_are_those_of_small():
+    shares = [varied("small", "seed fraction", value, PAPER, IN) for value in FRACTIONS]
+    text = " / ".join(share.removeprefix("0") for share in shares)
+    assert f"0 / 25 / 50 / 75 %: {text}" in (ROOT / "docs/choosing.md").read_text()
