@@ -1,9 +1,10 @@
 """The exception that a user is meant to see, and the hints that go with it."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _LISTED = 10  # names in a message, of those that exist
+_FIRST = 3  # names in a message that only tells which
 
 
 class UserError(Exception):
@@ -22,6 +23,12 @@ def unknown(kind: str, word: str, choices: Iterable[str], where: str = "") -> Us
     place = f" in {where}" if where else ""
     word = word if len(word) <= 100 else word[:100] + "…"
     return UserError(f"no {kind} {word!r}{place}{nearest(word, have)}; have: {_listed(word, have)}")
+
+
+def first_of(names: Sequence[str]) -> str:
+    """Write the first names, and how many more there are."""
+    more = len(names) - _FIRST
+    return ", ".join(names[:_FIRST]) + (f" and {more} more" if more > 0 else "")
 
 
 def _listed(word: str, have: list[str]) -> str:

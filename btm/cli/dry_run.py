@@ -18,10 +18,11 @@ from btm.forest import Forest, gc, removal, verify
 from btm.forest.paths import AVERAGES, Paths
 from btm.forest.suites import data_of
 from btm.interop import formats
-from btm.report.progress import bytes_text, count_text, duration
+from btm.report.progress import Lines, bytes_text, count_text, duration
 from btm.report.tables import TableRow
 from btm.steps import Plan, rederive
 from btm.steps.costs import priced
+from btm.steps.evaluate import check_text
 
 
 def plan(verb: str, config: Config, flags: Collection[str] = ()) -> list[TableRow]:
@@ -113,8 +114,9 @@ def _merge(config: Config) -> list[Plan]:
 
 
 def _grow(config: Config) -> list[Plan]:
-    plans = steps.plan_of_add_domain(config)
-    return [*(_prepare(steps.text_of(config)) if config.imports.source else []), *plans]
+    steps.new_domain(config)
+    text = _prepare(steps.text_of(config)) if config.imports.source else []
+    return [*text, *steps.plan_of_add_domain(config)]
 
 
 def _evaluate(config: Config) -> list[Plan]:
@@ -131,6 +133,9 @@ def _generate(config: Config) -> list[Plan]:
 
 def _import(config: Config) -> list[Plan]:
     name, domains = formats.imported_as(config)
+    root, whole = config.forest_root, config.format in ("hf", "fairseq")
+    if whole and Forest.stands(root) and formats.standing(config, Forest(root), name):
+        return [Plan.nothing("import", name)]
     as_what = f"an expert of {domains[0]}" if domains else "a seed"
     what = f"check {config.imports.source} and add it to {config.forest_root} as {as_what}"
     target = Paths(config.forest_root).elm(name).path
@@ -177,9 +182,24 @@ def _run(config: Config) -> list[TableRow]:
         first.append({"job": "deal", "what": what})
     if text := too_few_tokens(config):
         first.append({"job": "note", "what": text})
+    first += [{"job": "note", "what": text} for text in _text_that_stands(config, derived)]
     texts = too_many_epochs(derived, rounds(derived))
     first += [{"job": "warning", "what": text} for text in texts]
     return [dict.fromkeys(rows[0]) | row for row in first] + rows
+
+
+def _text_that_stands(config: Config, derived: Config) -> list[str]:
+    """Say what of its text each ELM that stands knows; refuse what `run` would, where it is packed.
+
+    Text that is still to be packed cannot be told yet, nor what is dealt from it.
+    """
+    packed = all(each.stands for each in preparation.plan(data_of(config)))
+    if not packed or config.baseline == "random_split":
+        return []
+    lines = Lines()
+    domains = [domain for each in rounds(derived) for domain in each]
+    check_text(derived, steps.open_suite(derived), domains, lines)
+    return lines.said
 
 
 def _remove(config: Config, flags: Collection[str]) -> list[Plan]:

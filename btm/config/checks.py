@@ -3,12 +3,15 @@ wanted.
 """
 
 import re
+import unicodedata
+from collections.abc import Collection
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from btm.errors import UserError, nearest
 
+_CONTROLS = ("Cc", "Zl", "Zp")  # of Unicode: control characters, ends of lines and paragraphs
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
@@ -104,6 +107,34 @@ def check_seed(seed: int, key: str) -> None:
 def check_path(path: str | None, key: str) -> None:
     """Raise `UserError` if `path` is empty; null is allowed."""
     require(path != "", key, repr(path), "wanted a path, or null")
+
+
+def check_printable(value: Any, key: str, free: Collection[str] = ()) -> None:
+    """Raise `UserError` if a text anywhere in `value` holds a control character, such as a newline.
+
+    `value` may be a dataclass, a dictionary or a list; keys in `free` may hold any text. A newline
+    in a path would begin a command of its own in a batch script, whatever is quoted there.
+    """
+    if key in free:
+        return
+    if isinstance(value, str):
+        wrong = next((c for c in value if unicodedata.category(c) in _CONTROLS), None)
+        if wrong is not None:
+            raise UserError(
+                f"{key}={value[:100]!r}: holds the control character {wrong!r}; wanted a path or "
+                "a name without any"
+            )
+    elif is_dataclass(value):
+        for item in fields(value):
+            inner = f"{key}.{item.name}" if key else item.name
+            check_printable(getattr(value, item.name), inner, free)
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            check_printable(str(name), key, free)
+            check_printable(inner, f"{key}.{name}", free)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            check_printable(inner, key, free)
 
 
 def check_names(names: list[str], key: str) -> None:

@@ -3,6 +3,7 @@
 BRANCH_METHODS = ("copy", "uniform", "argmax", "posterior", "token")
 AVERAGE_WEIGHTS = ("uniform", "argmax", "posterior", "token")
 BASELINES = ("dense", "dense_large_batch", "random_split", "demix")
+SHARES_SEED = ("random_split", "demix")  # what begins with the seed of the forest itself
 DTYPES = ("fp32", "bf16", "fp16")
 SPLITS = ("train", "valid", "test")
 # The licences that the metadata of a model card may name:

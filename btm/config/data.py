@@ -14,6 +14,7 @@ from btm.config.checks import (
 from btm.config.keys import key
 from btm.errors import UserError
 
+NEAR_DUPLICATES = ("report", "drop", "off")
 SPECIAL_TOKENS = ("endoftext", "fairseq")
 
 
@@ -55,6 +56,12 @@ class DataConfig:
     test_fraction: float = key(
         0.05, "fraction of the documents that become the test split, where the source has no splits"
     )
+    near_duplicates: str = key(
+        "report",
+        "documents that are trained on and nearly equal to one that is held out: report counts "
+        "them, drop leaves them out",
+        NEAR_DUPLICATES,
+    )
     workers: int = key(0, "processes that tokenize; 0: one per core")
 
 
@@ -82,6 +89,7 @@ def check_data(data: DataConfig) -> None:
     check_name(data.name, "data.name")
     if data.domain is not None:
         check_name(data.domain, "data.domain")
+    check_choice(data.near_duplicates, "data.near_duplicates", NEAR_DUPLICATES)
     check_choice(data.special_tokens, "data.special_tokens", SPECIAL_TOKENS)
     check_least(data, "data", 1, "tokenizer_bytes")
     check_least(data, "data", 0, "workers")

@@ -91,8 +91,8 @@ class TrainerConfig:
     clip: float = key(1.0, "largest norm of the gradient; 0: no clipping")
     carry: str = key(
         "fresh",
-        "learning-rate schedule of a branch; fresh: anew; continue: the parent's, with its "
-        "optimizer state; auto: continue where possible",
+        "learning-rate schedule of a branch; fresh: anew; continue: the rest of the one on the "
+        "parent's card, with its optimizer state; auto: continue where possible",
         CARRY,
     )
     precision: str = key(

@@ -12,6 +12,7 @@ from btm.config.checks import (
     check_models,
     check_name,
     check_path,
+    check_printable,
     check_weights,
     fill,
     require,
@@ -26,6 +27,9 @@ from btm.config.schema import Config
 from btm.config.training import check_fairseq, check_model, check_seed_phase, check_trainer
 from btm.errors import UserError
 
+# Texts of a user's own, which are no paths and no names.
+_FREE = ("prompt", "cluster.setup", "remove.reason")
+
 
 def from_dict(values: dict[str, Any]) -> Config:
     """Build the configuration that `dataclasses.asdict` turned into `values`, and validate it.
@@ -39,8 +43,10 @@ def validate(config: Config) -> Config:
     """Check `config` and hand it back; a `UserError` names the first key whose value makes no
     sense.
     """
+    check_printable(config, "", _FREE)
     _check_sections(config)
     _check_keys_of_no_section(config)
+    _check_evaluation_name(config)
     _check_rounds(config)
     for verb in ("seed", "train"):
         _check_processes(config, verb)
@@ -92,6 +98,19 @@ def _check_keys_of_no_section(config: Config) -> None:
         check_choice(config.weights, "weights", AVERAGE_WEIGHTS)
     elif config.weights is not None:
         check_weights(config.weights)
+
+
+def _check_evaluation_name(config: Config) -> None:
+    """Refuse a name under which `btm grow` or `btm compare` writes in the same folder."""
+    name = config.eval.name or ""
+    taken = name.startswith(("grow-", "before-", "after-")) or name.endswith("-compare")
+    require(
+        not taken,
+        "eval.name",
+        name,
+        "btm grow and btm compare write files of such names (grow-, before-, after-…, "
+        "…-compare): give another",
+    )
 
 
 def _check_rounds(config: Config) -> None:

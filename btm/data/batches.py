@@ -14,6 +14,10 @@ import numpy as np
 from btm.data.shards import Piece, Shard
 from btm.errors import UserError
 
+# The version of the rule by which windows are ordered, which a checkpoint keeps. In version 1 the
+# order did not depend on the name of the training.
+ORDER = 2
+
 
 @dataclass(frozen=True)
 class Growth:

@@ -5,7 +5,7 @@
 
 The stream of ids is fairseq's, ``</s>`` after every line. A document ends at a blank line, as in
 fairseq's ``--sample-break-mode complete_doc``; in a split without blank lines every line is a
-document.
+document. Its digest is of its token ids, since the text itself is not there.
 """
 
 import hashlib
@@ -18,13 +18,14 @@ import numpy as np
 
 from btm.config.choices import SPLITS
 from btm.data.shards import Shard, SplitFacts, Suite
+from btm.data.splits import DIGEST, hash_bytes
 from btm.data.tokenizer import ORIGIN, read_origin, tokenizer_sha256
 from btm.errors import UserError
 from btm.fairseq import indexed
 from btm.fairseq import tokenizer as tokenizers
 from btm.fairseq.dictionary import EOS, Dictionary
 from btm.fairseq.indexed import Indexed
-from btm.system.durable import publish_folder, write_json
+from btm.system.durable import publish_file, publish_folder, write_json
 
 _CHUNK = 1 << 22  # tokens held in memory at once
 
@@ -70,6 +71,8 @@ def pack(
                 sizes.append(np.stack([lines, text], axis=1))
         documents = _documents(np.concatenate(sizes))
         (folder / f"{split}.idx").write_bytes(documents.astype(np.uint32).tobytes())
+        tokens = np.memmap(folder / f"{split}.bin", dtype, "r")
+        (folder / f"{split}.docs").write_bytes(digests(tokens, documents[:, 0]).tobytes())
         n_tokens, n_bytes = documents.sum(axis=0).tolist()
         splits[split] = {
             "documents": len(documents),
@@ -79,6 +82,26 @@ def pack(
             "duplicates_dropped": 0,
         }
     return splits
+
+
+def digests(tokens: np.ndarray, sizes_D: np.ndarray) -> np.ndarray:
+    """Hash the token ids of each document, (D,), without the ends of lines that close it."""
+    ends_D = np.cumsum(sizes_D, dtype=np.int64)
+    found = np.zeros(len(ends_D), DIGEST)
+    for i, (size, end) in enumerate(zip(sizes_D.tolist(), ends_D.tolist(), strict=True)):
+        ids = tokens[end - size : end]
+        words = np.flatnonzero(ids != EOS)
+        kept = ids[: words[-1] + 1 if len(words) else 0]
+        found[i] = hash_bytes(kept.astype("<u4").tobytes())
+    return found
+
+
+def add_digests(folder: Path) -> None:
+    """Give a domain that was packed without them the digests of its documents."""
+    for split in SPLITS:
+        shard = Shard.open(folder, split)
+        with publish_file(folder / f"{split}.docs") as handle:
+            handle.write(digests(shard.tokens, shard.documents[:, 0]).tobytes())
 
 
 def _chunks(parts: Sequence[Indexed]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -26,6 +26,8 @@ from btm.system.extras import install
 
 FORMATS = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 POOL = ""  # the key of files that are still to be split
+# How a pool is split: by record, by whole text files, or within the only text file.
+BY_DOCUMENT, BY_FILE, BY_PLACE = "document", "file", "place"
 DOCUMENT_CHARS = 4_000  # after these a plain text is cut at the next blank line
 LONGEST_PARAGRAPH = 64_000  # characters after which it is cut even without one
 _LONGEST_LINE = 1 << 26  # bytes of one JSON line; more is no document but an accident
@@ -50,17 +52,30 @@ class Source:
         """Whether the files are fairseq's, of token ids rather than text."""
         return any(path.suffix == ".idx" for _, path in self.listing())
 
+    @property
+    def split_by(self) -> str:
+        """How a pool is split (btm/data/pools.py); empty for a domain with splits of its own."""
+        if not self.pooled:
+            return ""
+        if not any(is_text(path) for path in self.files[POOL]):
+            return BY_DOCUMENT
+        return BY_FILE if len(self.files[POOL]) > 1 else BY_PLACE
+
     def listing(self) -> list[tuple[str, Path]]:
         """List (split, file) in the order in which documents are read."""
         return [(split, path) for split, paths in self.files.items() for path in paths]
 
-    def documents(self, column: str) -> Iterator[tuple[str, str]]:
-        """Yield (split, text) of every document that is not blank, always in the same order."""
+    def text_files(self) -> list[tuple[str, Path]]:
+        """List (split, file) as `listing` does; `UserError` if they hold no text."""
         if self.binarised:
             raise UserError(
                 f"{self.domain}: token ids of fairseq, where text is wanted; give the text itself"
             )
-        for split, path in self.listing():
+        return self.listing()
+
+    def documents(self, column: str) -> Iterator[tuple[str, str]]:
+        """Yield (split, text) of every document that is not blank, always in the same order."""
+        for split, path in self.text_files():
             for text in read(path, column):
                 yield split, text
 
@@ -123,13 +138,18 @@ def read(path: Path, column: str) -> Iterator[str]:
             raise UserError(f"{path}: the file is empty; fill or remove it")
         if path.name.endswith(".parquet"):
             texts = _read_parquet(path, column)
-        elif path.name.endswith(".txt"):
+        elif is_text(path):
             texts = _read_text(path)
         else:
             texts = _read_json(path, column)
         yield from (text for text in texts if text and not text.isspace())
     except CORRUPT as error:
         raise UserError(f"{path}: cannot be read: {_first_line(error)}") from None
+
+
+def is_text(path: Path) -> bool:
+    """Tell whether a file is plain text, which is cut into documents."""
+    return path.name.endswith(".txt")
 
 
 def _stem(path: Path) -> str | None:

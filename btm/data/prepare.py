@@ -4,38 +4,42 @@ All input is validated before anything is written. A domain whose text, settings
 its folder is left alone, so an interrupted run is simply run again.
 """
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from btm.config.checks import check_name
 from btm.config.choices import SPLITS
 from btm.config.data import DataConfig
-from btm.data import binarised
-from btm.data.documents import Source, find, find_one
+from btm.data import binarised, near
+from btm.data.documents import Source
+from btm.data.duplicates import (
+    Standing,
+    require_documents,
+    settle,
+    settled,
+    standing_in,
+)
 from btm.data.encode import EncodeAll, Encoder, cores, encoding, token_type
+from btm.data.examine import Domain, examine, find_sources, left_over, prepared_in
 from btm.data.pack import pack
 from btm.data.shards import META, SCHEMA, TOKENIZER, SplitFacts, Suite, read_meta
-from btm.data.splits import SourceFile, Survey, fingerprint, survey
+from btm.data.splits import Survey, fingerprint, survey
 from btm.data.tokenizer import (
-    begins_with_bos,
     copy_tokenizer,
     read_origin,
     tokenizer_sha256,
     train_tokenizer,
     training_texts,
 )
-from btm.errors import UserError, unknown
+from btm.errors import UserError
 from btm.fairseq import databin
 from btm.fairseq.dictionary import EOS
 from btm.fairseq.tokenizer import bytes_of
-from btm.system.durable import publish_folder, require_space, sweep, write_json
-from btm.system.json_files import Json
+from btm.system.durable import publish_file, publish_folder, require_space, sweep, write_json
 
 Progress = Callable[[str], None]
-_DEMO = Path(__file__).parent / "demo"
 _SAMPLE_CHARS = 20_000  # of each domain, on which both ways of encoding must agree
+_NO_DIGESTS = "its documents have no digests yet"
 _WORTH_A_PROCESS = 8_000_000  # bytes of text; less is encoded before a process has started
 # Text that tokenizers disagree on: blanks, contractions, scripts, controls, a spelt-out EOS.
 _NASTY = (
@@ -44,41 +48,94 @@ _NASTY = (
 )
 
 
-@dataclass(frozen=True)
-class _Domain:
-    """A domain of the source, and whether its prepared shards are still valid."""
-
-    source: Source
-    novel: bool
-    settings: Json  # everything that decides the bytes on disk, except the tokenizer
-    files: list[SourceFile]
-    why: str  # the reason to pack it; empty if there is none
-
-
-def prepare(config: DataConfig, progress: Progress = lambda line: None) -> Suite:
+def prepare(
+    config: DataConfig,
+    progress: Progress = lambda line: None,
+    beside: Sequence[Suite] = (),
+) -> Suite:
     """Bring the suite `config.out`/`config.name` up to date with its source and return it.
 
+    What stands in the suite, and in those `beside` it (a forest's others), stays as it is: of a
+    document that stands there too, what is prepared now gives way (btm/data/duplicates.py).
     Raises `UserError`, with nothing written, if any text that must be read is broken.
     """
     folder = Path(config.out) / config.name
     sweep(folder)
-    domains = _examine(config, folder)
-    for name in _left_over(folder, domains):
+    domains = examine(config, folder)
+    for name in left_over(folder, domains):
         progress(
             f"{name}: its source is gone; its shards stay in use until you delete {folder / name}"
         )
     if domains[0].source.binarised:
         _take_over(config, folder, domains, progress)
+        _look(config, folder, beside, progress)
         return Suite.open(folder)
-    surveys: dict[str, Survey] = {}
-    for domain in (d for d in domains if d.why):
-        progress(f"{domain.source.domain}: reading ({domain.why})")
-        surveys[domain.source.domain] = survey(domain.source, config)
-    if surveys:
-        require_space(folder, sum(_n_bytes(each) for each in surveys.values()))
+    domains, surveys = _read(config, folder, domains, beside, progress)
+    to_pack = [domain for domain in domains if domain.why]
+    if to_pack:
+        require_space(folder, sum(_n_bytes(surveys[d.source.domain]) for d in to_pack))
     _ensure_tokenizer(config, folder, domains, surveys, progress)
-    _pack_all(config, folder, [d for d in domains if d.why], surveys, progress)
+    _pack_all(config, folder, to_pack, surveys, progress)
+    for domain in (d for d in domains if not d.why and not d.hashed):
+        _add_digests(folder / domain.source.domain, surveys[domain.source.domain])
+    _look(config, folder, beside, progress)
     return Suite.open(folder)
+
+
+def _read(
+    config: DataConfig,
+    folder: Path,
+    domains: list[Domain],
+    beside: Sequence[Suite],
+    progress: Progress,
+) -> tuple[list[Domain], dict[str, Survey]]:
+    """Survey the domains that need it, and drop what stands elsewhere.
+
+    A domain of before digests is settled first, so that what is new gives way to it; where it had
+    taken what another domain holds out, it is to be packed again.
+    """
+    if all(domain.hashed and not domain.why for domain in domains):
+        return domains, {}
+    standing = _standing(folder, domains, beside, progress)
+    surveys: dict[str, Survey] = {}
+    for wanted in (
+        [domain for domain in domains if not domain.why and not domain.hashed],
+        [domain for domain in domains if domain.why],
+    ):
+        read = []
+        for domain in wanted:
+            progress(f"{domain.source.domain}: reading ({domain.why or _NO_DIGESTS})")
+            read.append(survey(domain.source, config))
+        seen = settle(read, standing)
+        require_documents(seen)
+        surveys |= {each.source.domain: each for each in seen}
+        standing += [split for each in seen for split in settled(each)]
+    return [_with_reason(folder, domain, surveys) for domain in domains], surveys
+
+
+def _standing(
+    folder: Path, domains: list[Domain], beside: Sequence[Suite], progress: Progress
+) -> list[Standing]:
+    """Collect the documents of the domains that stay as they are."""
+    staying = [d.source.domain for d in domains if not d.why and d.hashed]
+    places = {folder / name: False for name in sorted([*staying, *left_over(folder, domains)])}
+    places |= {suite.path / name: True for suite in beside for name in suite.domains()}
+    found = []
+    for place, elsewhere in places.items():
+        splits = standing_in(place, elsewhere)
+        if not splits:
+            progress(f"{place}: {_NO_DIGESTS}, and what is prepared now is not compared with it")
+        found += splits
+    return found
+
+
+def _with_reason(folder: Path, domain: Domain, surveys: dict[str, Survey]) -> Domain:
+    """Give a domain of before digests a reason to be packed if its documents are others now."""
+    seen, meta = surveys.get(domain.source.domain), read_meta(folder / domain.source.domain)
+    if seen is None or domain.why or meta is None:
+        return domain
+    same = all(meta["splits"][s]["documents"] == seen.splits[s].documents for s in SPLITS)
+    return domain if same else replace(domain, why="documents of it stand in another domain")
 
 
 @dataclass(frozen=True)
@@ -93,9 +150,11 @@ class Packing:
 def plan(config: DataConfig) -> list[Packing]:
     """Plan `prepare` without writing, domain by domain."""
     found = []
-    for domain in _examine(config, Path(config.out) / config.name):
+    for domain in examine(config, Path(config.out) / config.name):
         size = sum(file["bytes"] for file in domain.files)
         what = "nothing: unchanged"
+        if not domain.hashed:
+            what = f"read {len(domain.files)} files, {size:,} bytes ({_NO_DIGESTS})"
         if domain.why:
             what = f"pack {len(domain.files)} files, {size:,} bytes ({domain.why})"
         found.append(Packing(domain.source.domain, what, not domain.why))
@@ -104,154 +163,34 @@ def plan(config: DataConfig) -> list[Packing]:
 
 def training_domains(config: DataConfig) -> list[str]:
     """List the training domains of the source, without reading any text."""
-    sources, novel = _sources(config)
+    sources, novel = find_sources(config)
     return [source.domain for source in sources if source.domain not in novel]
 
 
 def all_domains(config: DataConfig) -> list[str]:
     """List every domain of the source, without reading any text."""
-    return [source.domain for source in _sources(config)[0]]
+    return [source.domain for source in find_sources(config)[0]]
 
 
 def is_binarised(config: DataConfig) -> bool:
     """Tell whether the source is fairseq's data-bins, whose dictionary is their tokenizer."""
-    return any(source.binarised for source in _sources(config)[0])
+    return any(source.binarised for source in find_sources(config)[0])
 
 
 def prepared(config: DataConfig) -> list[str]:
     """List the prepared domains, also those that the source no longer has."""
-    return _prepared(Path(config.out) / config.name)
+    return prepared_in(Path(config.out) / config.name)
 
 
 def sources(config: DataConfig) -> list[Source]:
     """List the domains of the source with their files, without reading any text."""
-    return _sources(config)[0]
-
-
-def table(suite: Suite) -> list[dict[str, object]]:
-    """Make a table row for each domain: documents, tokens and bytes by split, and summaries."""
-    rows = []
-    for name in suite.domains():
-        splits = suite.metas[name]["splits"]
-        row: dict[str, object] = {"domain": name, "novel": suite.novel(name)}
-        for key in ("documents", "tokens", "bytes"):
-            row |= {f"{split}_{key}": splits[split][key] for split in SPLITS}
-        tokens, size = (sum(splits[split][key] for split in SPLITS) for key in ("tokens", "bytes"))
-        row["bytes_per_token"] = size / tokens
-        row["duplicates_dropped"] = sum(splits[split]["duplicates_dropped"] for split in SPLITS)
-        rows.append(row)
-    return rows
-
-
-def _examine(config: DataConfig, folder: Path) -> list[_Domain]:
-    """Compare the source with the prepared domains; reads files for their hashes only."""
-    check_name(config.name, "data.name")
-    sources, novel = _sources(config)
-    tokenizer = _kept_tokenizer(config, folder)
-    return [
-        _compare(config, folder, source, source.domain in novel, tokenizer) for source in sources
-    ]
-
-
-def _left_over(folder: Path, domains: list[_Domain]) -> list[str]:
-    """List the prepared domains that the source no longer has."""
-    known = {domain.source.domain for domain in domains}
-    return [name for name in _prepared(folder) if name not in known]
-
-
-def _prepared(folder: Path) -> list[str]:
-    """List the domains that are prepared in a suite's folder."""
-    children = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [child.name for child in children if (child / META).is_file()]
-
-
-def _sources(config: DataConfig) -> tuple[list[Source], set[str]]:
-    """Find the domains of the source, and the names of the novel ones."""
-    root = Path(config.root) if config.root else _DEMO
-    sources = [find_one(root, config.domain)] if config.domain else find(root, config.made_by)
-    names = [source.domain for source in sources]
-    if TOKENIZER in names:
-        raise UserError(
-            f"{root}: no domain can be called {TOKENIZER!r}, which is the tokenizer's folder"
-        )
-    return sources, set() if config.domain else _novel(root, names)
-
-
-def _novel(root: Path, domains: list[str]) -> set[str]:
-    """Read the novel domains, which are kept from training, from ROOT/suite.json."""
-    path = root / "suite.json"
-    try:
-        listed = json.loads(path.read_bytes())["domains"] if path.exists() else {}
-        novel = {name for name, about in listed.items() if about.get("novel", False)}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f'{path}: wanted {{"domains": {{name: {{"novel": true}}}}}}') from None
-    for name in listed:
-        if name not in domains:
-            raise unknown("domain", name, domains, f"{root}, though suite.json lists it")
-    return novel
-
-
-def _kept_tokenizer(config: DataConfig, folder: Path) -> str | None:
-    """Fingerprint the suite's tokenizer, None without one; `UserError` if settings want another."""
-    asked = None
-    if config.tokenizer:
-        if not Path(config.tokenizer).is_dir():
-            raise UserError(
-                f"data.tokenizer={config.tokenizer}: no such folder; "
-                "wanted a Hugging Face tokenizer"
-            )
-        # Under the suite's own convention of BOS: one from before there was any stays as it is.
-        asked = tokenizer_sha256(Path(config.tokenizer), begins_with_bos(folder / TOKENIZER))
-    origin = read_origin(folder / TOKENIZER)
-    if not origin:
-        return None
-    kept = tokenizer_sha256(folder / TOKENIZER)
-    remedy = "a suite keeps its tokenizer: use another data.name, or leave data.tokenizer as it was"
-    if asked and asked not in (kept, origin.get("copied", {}).get("sha256")):
-        raise UserError(
-            f"{folder} has another tokenizer than data.tokenizer={config.tokenizer}; {remedy}"
-        )
-    if "trained" not in origin or asked:
-        return kept
-    older = {"vocab_size": config.vocab_size, "special_tokens": "endoftext"}  # keys once missing
-    for key, before in (older | origin["trained"]).items():
-        if before != getattr(config, key):
-            raise UserError(
-                f"{folder} has a tokenizer trained with data.{key}={before}, not "
-                f"{getattr(config, key)}; a suite keeps its tokenizer: use another data.name"
-            )
-    return kept
-
-
-def _compare(
-    config: DataConfig, folder: Path, source: Source, novel: bool, tokenizer: str | None
-) -> _Domain:
-    sha256, files = fingerprint(source)
-    settings: Json = {
-        "schema": SCHEMA,
-        "novel": novel,
-        "source_sha256": sha256,
-        "text_column": config.text_column,
-    }
-    if source.pooled:
-        settings |= {"valid_fraction": config.valid_fraction, "test_fraction": config.test_fraction}
-    meta = read_meta(folder / source.domain)
-    if meta is None:
-        why = "new"
-    elif tokenizer is None or meta["tokenizer_sha256"] != tokenizer:
-        why = "another tokenizer"
-    else:
-        # Over the keys of both: a setting that was added or removed is a change as well.
-        before = meta["settings"]
-        changed = [key for key in settings | before if before.get(key) != settings.get(key)]
-        why = f"changed: {', '.join(changed)}" if changed else ""
-    return _Domain(source, novel, settings, files, why)
+    return find_sources(config)[0]
 
 
 def _ensure_tokenizer(
     config: DataConfig,
     folder: Path,
-    domains: list[_Domain],
+    domains: list[Domain],
     surveys: dict[str, Survey],
     progress: Progress,
 ) -> None:
@@ -275,7 +214,7 @@ def _ensure_tokenizer(
 def _pack_all(
     config: DataConfig,
     folder: Path,
-    domains: list[_Domain],
+    domains: list[Domain],
     surveys: dict[str, Survey],
     progress: Progress,
 ) -> None:
@@ -296,7 +235,7 @@ def _pack_all(
 def _pack_one(
     config: DataConfig,
     folder: Path,
-    domain: _Domain,
+    domain: Domain,
     seen: Survey,
     encoder: Encoder,
     encode_all: EncodeAll,
@@ -307,11 +246,21 @@ def _pack_one(
         packed = pack(seen.documents(config.text_column), temporary, encoder, encode_all)
         for split, facts in packed.items():
             facts["duplicates_dropped"] = seen.splits[split].duplicates_dropped
+            if seen.splits[split].found_in:
+                facts["found_in"] = seen.splits[split].found_in
+            (temporary / f"{split}.docs").write_bytes(seen.digests(split).tobytes())
         _describe(domain, packed, size, folder, temporary)
 
 
+def _add_digests(folder: Path, seen: Survey) -> None:
+    """Give a domain that was packed without them the digests of its documents."""
+    for split in SPLITS:
+        with publish_file(folder / f"{split}.docs") as handle:
+            handle.write(seen.digests(split).tobytes())
+
+
 def _describe(
-    domain: _Domain,
+    domain: Domain,
     splits: dict[str, SplitFacts],
     size: tuple[str, int, int, int | None],
     folder: Path,
@@ -342,9 +291,7 @@ def _describe(
     write_json(target / META, meta)
 
 
-def _take_over(
-    config: DataConfig, folder: Path, domains: list[_Domain], progress: Progress
-) -> None:
+def _take_over(config: DataConfig, folder: Path, domains: list[Domain], progress: Progress) -> None:
     """Make shards of fairseq's data-bins: ids stay, and the dictionary becomes the tokenizer."""
     if config.tokenizer:
         raise UserError(
@@ -367,6 +314,15 @@ def _take_over(
         with publish_folder(folder / name, replace=True) as temporary:
             splits = binarised.pack(opened[name], lengths, temporary, dtype)
             _describe(domain, splits, (dtype.name, EOS, len(dictionary), None), folder, temporary)
+    for domain in (d for d in domains if not d.why and not d.hashed):
+        binarised.add_digests(folder / domain.source.domain)
+
+
+def _look(config: DataConfig, folder: Path, beside: Sequence[Suite], progress: Progress) -> None:
+    """Look for near-duplicates in the packed domains, if they are asked for."""
+    if config.near_duplicates != "off":
+        others = [suite.path / name for suite in beside for name in suite.domains()]
+        near.look([folder / name for name in prepared_in(folder)], others, progress)
 
 
 def _sample(seen: Survey, column: str) -> list[str]:

@@ -3,6 +3,7 @@
 data/<suite>/tokenizer/                        one for all domains
 data/<suite>/<domain>/{train,valid,test}.bin   token ids, uint16 or uint32; EOS ends each document
 data/<suite>/<domain>/{train,valid,test}.idx   (tokens, bytes) of each document, uint32
+data/<suite>/<domain>/{train,valid,test}.docs  the digest of each document's text, uint64
 data/<suite>/<domain>/meta.json
 
 With a tokenizer that puts a BOS before each text, each document begins with it.
@@ -10,7 +11,7 @@ With a tokenizer that puts a BOS before each text, each document begins with it.
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +21,14 @@ import numpy as np
 
 from btm.config.checks import check_choice
 from btm.config.choices import SPLITS
+from btm.data.splits import DIGEST
 from btm.data.tokenizer import ORIGIN, read_origin, tokenizer_sha256
 from btm.errors import UserError, unknown
 from btm.system.json_files import Json
 
 META = "meta.json"
 TOKENIZER = "tokenizer"
+NEAR = "near_duplicates"  # key of meta.json, see btm/data/near.py
 # Keys of meta.json that are read again, and their types.
 _WANTED = {
     "domain": str,
@@ -48,6 +51,8 @@ class SplitFacts(TypedDict):
     bytes: int  # of the text in UTF-8
     sha256: str  # of the .bin file
     duplicates_dropped: NotRequired[int]  # documents
+    found_in: NotRequired[dict[str, int]]  # of these: in another domain, by <domain>/<split>
+    near_duplicates_dropped: NotRequired[int]  # documents
     runs: NotRequired[list[int]]  # tokens of each run, for `Shard.pieces`
 
 
@@ -69,6 +74,8 @@ class Shard:
         shard = cls(folder, split, meta)
         shard._check_size("bin", shard.n_tokens * shard.dtype.itemsize)
         shard._check_size("idx", shard.n_documents * 8)
+        if shard._path("docs").exists():
+            shard._check_size("docs", shard.n_documents * DIGEST.itemsize)
         return shard
 
     @property
@@ -121,6 +128,21 @@ class Shard:
         """(tokens with EOS, bytes of UTF-8) of each document, (n_documents, 2)."""
         return np.memmap(self._path("idx"), np.uint32, "r", shape=(self.n_documents, 2))
 
+    @cached_property
+    def digests(self) -> np.memmap | None:
+        """The digest of each document's text, uint64 (n_documents,).
+
+        None in a domain that was packed before there were any: `btm prepare` adds them.
+        """
+        path = self._path("docs")
+        return np.memmap(path, DIGEST, "r") if path.exists() else None
+
+    def mapped(self) -> "Shard":
+        """Map all files now, so that they are read as they are even if the domain is replaced."""
+        for each in ("tokens", "documents", "digests"):
+            getattr(self, each)
+        return self
+
     def head(self, max_tokens: int) -> tuple[int, int]:
         """Measure (tokens, bytes) of the first whole documents of at most `max_tokens` tokens.
 
@@ -132,6 +154,15 @@ class Shard:
         ends_D2 = np.cumsum(self.documents[:max_tokens], axis=0, dtype=np.int64)
         last = max(1, int(np.searchsorted(ends_D2[:, 0], max_tokens, side="right"))) - 1
         return int(ends_D2[last, 0]), int(ends_D2[last, 1])
+
+    def chunks(self, tokens: int) -> Iterator[tuple[slice, slice]]:
+        """Yield (documents, their tokens), whole documents of about `tokens` tokens at a time."""
+        ends_D = np.cumsum(self.documents[:, 0], dtype=np.int64)
+        begin = start = 0
+        while begin < len(ends_D):
+            end = max(begin + 1, int(np.searchsorted(ends_D, start + tokens, side="right")))
+            yield slice(begin, end), slice(start, int(ends_D[end - 1]))
+            begin, start = end, int(ends_D[end - 1])
 
     def pieces(self, least: int) -> "list[Shard | Piece]":
         """Split the shard into the runs of its meta.json, which a balanced mix takes turns of.

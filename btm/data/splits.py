@@ -1,6 +1,6 @@
 """Pass 1 over a domain: read all of it, refuse broken text, and assign each document to a split.
 
-A pooled domain is split by the hashes of its documents, so the splits depend on the text alone and
+A pooled domain is split by hashes (btm/data/pools.py), so the splits depend on the text alone and
 not on the order or the names of files. A document that occurs twice in a domain is kept once: in
 test rather than valid, and in valid rather than train, so that nothing held out was trained on.
 """
@@ -8,7 +8,7 @@ test rather than valid, and in valid rather than train, so that nothing held out
 import hashlib
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
@@ -16,11 +16,13 @@ import numpy as np
 
 from btm.config.choices import SPLITS
 from btm.config.data import DataConfig
-from btm.data.documents import POOL, Source
+from btm.data.documents import BY_FILE, POOL, Source, is_text, read
+from btm.data.pools import assign
 from btm.errors import UserError
 
+DIGEST = np.dtype("<u8")  # of a document, on disk and in memory
 DROPPED = len(SPLITS)  # in place of a split for a document that is dropped
-_PRIORITY = {"test": 0, "valid": 1, "train": 2, POOL: 0}
+PRIORITY = np.array([2, 1, 0, 3], np.uint8)  # of `SPLITS` and `DROPPED`: 0 is kept first
 
 
 class SourceFile(TypedDict):
@@ -38,6 +40,7 @@ class SplitCount:
     documents: int
     bytes: int
     duplicates_dropped: int
+    found_in: dict[str, int] = field(default_factory=dict)  # of these, by <domain>/<split>
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,14 @@ class Survey:
     """The result of pass 1 over a domain: `split_of[d]` indexes `SPLITS` (or is `DROPPED`)."""
 
     source: Source
-    split_of: np.ndarray
+    digest_of: np.ndarray  # uint64, of every document, dropped ones as well
+    size_of: np.ndarray  # uint32, bytes
+    split_of: np.ndarray  # uint8
     splits: dict[str, SplitCount]
+
+    def digests(self, split: str) -> np.ndarray:
+        """Select the digests of the documents that a split keeps, in their order, uint64 (D,)."""
+        return self.digest_of[self.split_of == SPLITS.index(split)].astype(DIGEST)
 
     def documents(self, column: str) -> Iterator[tuple[str, str]]:
         """Yield (split, text) of the kept documents; `UserError` if the files have changed."""
@@ -68,29 +77,40 @@ class Survey:
 def survey(source: Source, config: DataConfig) -> Survey:
     """Read every document of a domain once and assign each to a split.
 
-    Keeps 13 bytes a document, and about 40 for an instant. Raises `UserError` for whatever `read`
+    Keeps 13 bytes a document, and about 60 for an instant. Raises `UserError` for whatever `read`
     refuses, and for a domain of which some split would be empty.
     """
-    digests, sizes, priorities = array("Q"), array("I"), array("B")
-    for split, text in source.documents(config.text_column):
-        data = text.encode()
-        digests.append(_digest(text, data))
-        sizes.append(len(data))
-        priorities.append(_PRIORITY[split])
+    digests, sizes, keys, given = array("Q"), array("I"), array("Q"), array("B")
+    by_file = source.split_by == BY_FILE
+    for split, path in source.text_files():
+        begin = len(digests)
+        for text in read(path, config.text_column):
+            data = text.encode()
+            digests.append(_digest(text, data))
+            sizes.append(len(data))
+        mine = digests[begin:]
+        given.extend([0 if split == POOL else SPLITS.index(split)] * len(mine))
+        keys.extend(_keys_of_unit(mine) if by_file and is_text(path) else mine)
     if not digests:
         raise UserError(
             f"{source.domain}: no document in {source.listing()[0][1].parent}; all is blank"
         )
-    digest_D, priority_D = np.frombuffer(digests, np.uint64), np.frombuffer(priorities, np.uint8)
-    twin_D = _first_of_each(digest_D, priority_D)
+    digest_D, wanted_D = np.frombuffer(digests, np.uint64), np.frombuffer(given, np.uint8)
     if source.pooled:
-        wanted_D = _by_hash(source.domain, digest_D, twin_D, config)
-    else:
-        by_priority = np.array([SPLITS.index(s) for s in ("test", "valid", "train")], np.uint8)
-        wanted_D = by_priority[priority_D]
-    split_D = np.where(twin_D, wanted_D, np.uint8(DROPPED))
+        wanted_D = assign(source, digest_D, np.frombuffer(keys, np.uint64), config)
+    kept_D = _first_of_each(digest_D, PRIORITY[wanted_D])
+    split_D = np.where(kept_D, wanted_D, np.uint8(DROPPED))
     size_D = np.frombuffer(sizes, np.uint32)
-    return Survey(source, split_D, _counts(source.domain, split_D, wanted_D, size_D))
+    counts = _counts(source.domain, split_D, wanted_D, size_D)
+    return Survey(source, digest_D, size_D, split_D, counts)
+
+
+def _keys_of_unit(digests: "array[int]") -> "array[int]":
+    """Give all documents of a file the same key; that of a single one is its digest."""
+    if len(digests) < 2:
+        return digests
+    whole = hash_bytes(np.asarray(digests, DIGEST).tobytes())
+    return array("Q", [whole]) * len(digests)
 
 
 def fingerprint(source: Source) -> tuple[str, list[SourceFile]]:
@@ -104,6 +124,11 @@ def fingerprint(source: Source) -> tuple[str, list[SourceFile]]:
     return whole.hexdigest(), files
 
 
+def hash_bytes(data: bytes) -> int:
+    """Hash bytes to the 64 bits of a `DIGEST`."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
 def _file_sha256(path: Path) -> str:
     try:
         with path.open("rb") as handle:
@@ -113,10 +138,10 @@ def _file_sha256(path: Path) -> str:
 
 
 def _digest(text: str, data: bytes) -> int:
+    """Hash a document's text, of which `data` is the UTF-8, to 64 bits."""
     # Copies that differ only in the blanks around them count as one document.
     stripped = text.strip()
-    data = data if len(stripped) == len(text) else stripped.encode()
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+    return hash_bytes(data if len(stripped) == len(text) else stripped.encode())
 
 
 def _first_of_each(digest_D: np.ndarray, priority_D: np.ndarray) -> np.ndarray:
@@ -127,28 +152,6 @@ def _first_of_each(digest_D: np.ndarray, priority_D: np.ndarray) -> np.ndarray:
     marked = np.zeros(len(order), bool)
     marked[order[first]] = True
     return marked
-
-
-def _by_hash(
-    domain: str, digest_D: np.ndarray, twin_D: np.ndarray, config: DataConfig
-) -> np.ndarray:
-    """Give the lowest hashes to test, the next to valid, the rest to train; twins go together."""
-    distinct = np.sort(digest_D[twin_D])
-    n = len(distinct)
-    n_test = max(1, round(config.test_fraction * n))
-    n_valid = max(1, round(config.valid_fraction * n))
-    if n_test + n_valid >= n:
-        raise UserError(
-            f"{domain}: {n} distinct documents are too few for train, valid and test "
-            f"({n_valid} and {n_test} would be held out); add text, "
-            "or give it three splits of its own"
-        )
-    rank_D = np.searchsorted(distinct, digest_D)
-    return np.select(
-        [rank_D < n_test, rank_D < n_test + n_valid],
-        [np.uint8(SPLITS.index("test")), np.uint8(SPLITS.index("valid"))],
-        np.uint8(SPLITS.index("train")),
-    )
 
 
 def _counts(

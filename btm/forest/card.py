@@ -65,8 +65,11 @@ class Card:
     recipe: Json = field(default_factory=dict)  # of an average: how, where not linear
     estimator: str = ""  # how the parents' weights were found
     delta: Json = field(default_factory=dict)  # of a sparse expert: density, budget, nonzeros, …
+    # {dotted key: value} that its training depended on (btm/config/identity.py); empty: unknown
+    settings: Json = field(default_factory=dict)
     steps: int = 0  # of its own training
     lr: float | None = None  # peak learning rate of its own training's schedule
+    schedule: Json = field(default_factory=dict)  # of its own training: peak, horizon, decay, …
     tokens: int = 0  # of its own training
     flops: float = 0.0  # of its own training (btm/forest/ledger.py)
     ancestors: list[Spent] = field(default_factory=list)  # all it descends from, each once
@@ -85,6 +88,7 @@ class Card:
     exact: bool = True  # bit-for-bit what an unbroken run gives
     notes: list[str] = field(default_factory=list)  # why not exact, what was carried over, …
     source: str = ""  # an imported model's folder
+    source_sha256: str = ""  # of the weight files that were there
     license: str = ""  # an identifier of the Hugging Face Hub; empty: nobody said
     sums: bool = False  # whether SHA256SUMS names every file of the folder
     created: str = ""  # UTC, ISO 8601

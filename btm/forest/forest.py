@@ -7,7 +7,7 @@ of processes may branch, train and merge at once, and be killed at any instructi
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,20 +61,34 @@ class Forest:
         paths = Paths(root)
         fingerprint = causal_lm.architecture(config)
         if not cls.stands(root):
-            if not paths.tokenizer.exists():
-                with durable.publish_folder(paths.tokenizer) as folder:
-                    causal_lm.copy_tokenizer(tokenizer, folder)
-                    sums.write(folder)
+            cls._plant_tokenizer(paths, tokenizer, tokenizer_sha256)
             facts = {
                 "schema": SCHEMA,
                 "architecture": fingerprint,
                 "model_type": config.model_type,
                 "tokenizer_sha256": tokenizer_sha256,
             }
-            durable.write_json(paths.facts, sums.checked(facts))
+            with suppress(FileExistsError):  # another process was faster: its forest is opened
+                durable.write_json(paths.facts, sums.checked(facts), replace=False)
         forest = cls(root)
         forest.require(fingerprint, tokenizer_sha256, "what was asked for")
         return forest
+
+    @staticmethod
+    def _plant_tokenizer(paths: Paths, tokenizer: Path, sha256: str) -> None:
+        """Publish the tokenizer of a forest to be; `UserError` if another one lies there."""
+        from btm.data.tokenizer import tokenizer_sha256
+
+        if not paths.tokenizer.exists():
+            with suppress(FileExistsError), durable.publish_folder(paths.tokenizer) as folder:
+                causal_lm.copy_tokenizer(tokenizer, folder)
+                sums.write(folder)
+        if tokenizer_sha256(paths.tokenizer) != sha256:
+            raise UserError(
+                f"{paths.tokenizer} is another tokenizer than what was asked for: another process "
+                "plants a forest there now, or was killed while it did; give another forest=DIR, "
+                f"or delete {paths.root} if no process is at work there"
+            )
 
     @property
     def paths(self) -> Paths:
@@ -192,13 +206,15 @@ class Forest:
         *,
         method: str = "weights",
         estimator: str = "given",
+        settings: Json | None = None,
         alive: Callable[[], None] = lambda: None,
         finish: Callable[[Path], None] = lambda folder: None,
     ) -> Branch:
         """Initialise a new ELM as the weighted average of its `parents` {ELM: weight} (BTM, section
         2.3).
 
-        `finish` may change the branch's folder before it appears.
+        `settings` are those that the weights were found with, for the card. `finish` may change the
+        branch's folder before it appears.
         """
         self.require_free(name)
         for parent in parents:
@@ -217,6 +233,7 @@ class Forest:
                 for parent, share in shares.items()
             },
             "ancestors": [asdict(spent) for spent in ledger.lineage(self[p].card for p in shares)],
+            **({"settings": settings} if settings else {}),
         }
         with self.new_branch(name, origin) as folder:
             averaging.average(
@@ -233,6 +250,7 @@ class Forest:
         model: "PreTrainedModel",
         *,
         source: str = "",
+        source_sha256: str = "",
         license: str = "",
         parent: str | None = None,
         method: str = "none",
@@ -247,6 +265,7 @@ class Forest:
             "estimator": "",
             "parents": {},
             "source": source,
+            "source_sha256": source_sha256,
             "license": license,
         }
         if parent is not None:
@@ -276,6 +295,7 @@ class Forest:
     def _merge(self, branch: Branch, force: bool, license: str, beat: Callable[[], None]) -> ELM:
         """Do `merge` under the lease; `beat` keeps it between passes over the weights."""
         tombstone.refuse(self.root, branch.name)
+        tombstone.refuse_parents(self.root, tombstone.BRANCH, branch.name, branch.parents)
         result = seal.require_trained(branch)
         forced = seal.is_worse(branch.name, result, force)
         shape = self._check(branch, beat)
@@ -294,6 +314,8 @@ class Forest:
         beat()
         durable.sync_tree(branch.path)
         durable.make_folder(self.paths.elms)
+        # Once more, for a removal that began after the checks.
+        tombstone.refuse_parents(self.root, tombstone.BRANCH, branch.name, branch.parents)
         try:
             durable.rename_folder(branch.path, self.paths.elm(branch.name).path)
         except FileExistsError:
@@ -348,11 +370,24 @@ class Forest:
 
     @contextmanager
     def new_branch(self, name: str, origin: Json) -> Iterator[Path]:
-        """Yield a folder that becomes the branch `name` with this `origin` when the block ends."""
-        with durable.publish_folder(self.paths.branch(name)) as folder:
+        """Yield a folder that becomes the branch `name` with this `origin` when the block ends.
+
+        Raises `UserError`, with nothing published, if one of its parents was removed meanwhile.
+        """
+        place, parents = self.paths.branch(name), list(origin["parents"])
+        with durable.publish_folder(place) as folder:
             ModelFolder(folder).origin.write_text(json.dumps(origin, indent=1))
-            yield folder
+            with tombstone.require_parents(self.root, tombstone.BRANCH, name, parents):
+                yield folder
             self.require_free(name)  # another process may have begun it meanwhile
+        try:
+            # A removal that looked for heirs before the rename has a tombstone by now, or looks
+            # again after it (removal.remove): one of the two sees the other.
+            tombstone.refuse_parents(self.root, tombstone.BRANCH, name, parents)
+        except UserError:
+            with suppress(FileNotFoundError):
+                durable.remove_folder(place)
+            raise
 
     def _check(self, branch: Branch, beat: Callable[[], None]) -> flops.Shape:
         """Check that a branch may be merged, and return its shape; `UserError` if it may not."""

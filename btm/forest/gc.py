@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from btm.errors import UserError
-from btm.forest import index, removal, tombstone
+from btm.forest import index, removal, tombstone, trained_on
 from btm.forest.forest import Forest
 from btm.forest.paths import digits_of
 from btm.models import weights
@@ -31,6 +31,8 @@ def find(forest: Forest) -> list[Waste]:
     While a process works on a branch, scores and Fisher information of all weights stay.
     """
     found = [*_temporaries(forest), *_branches(forest), *_bins(forest), *_caches()]
+    why = "digests of text that no model was trained on"
+    found += [_waste(file, why) for file in trained_on.not_needed(forest)]
     if not any(lease.held(forest.paths.branch(made.name)) for made in forest.branches()):
         found += _derived(forest)
     return sorted(found, key=lambda waste: (-waste.size, waste.path))

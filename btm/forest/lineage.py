@@ -15,7 +15,7 @@ from btm.forest import index, tombstone
 from btm.forest.card import Card
 from btm.forest.forest import Forest
 
-ELM, AVERAGE, BRANCH = index.ELM, index.AVERAGE, "branch"
+ELM, AVERAGE, BRANCH = index.ELM, index.AVERAGE, tombstone.BRANCH
 
 
 class Key(NamedTuple):
@@ -62,7 +62,8 @@ class Lineage:
         """Read the lineage of the forest at `root`: ELMs, averages, branches in the making, and
         tombstones.
         """
-        nodes = {node.key: node for node in [*_removed(root), *_standing(root), *_branches(root)]}
+        branches = _branches(root)  # first: one that is merged meanwhile is found among the ELMs
+        nodes = {node.key: node for node in [*_removed(root), *_standing(root), *branches]}
         for node in list(nodes.values()):
             for key in [*node.parents, *node.ancestors]:
                 nodes.setdefault(key, Node(key, "gone"))

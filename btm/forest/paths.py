@@ -11,6 +11,7 @@ its cycles.
     removed/<name>/               a tombstone: card.json, and plan.json and deleting/ (removal.py)
     scores/<shard>/<sha256>.npy   log-probabilities by weights (ensemble/score.py)
     fisher/<sha256>-<shard>…/     Fisher information by weights
+    trained-on/<sha256>.docs      digests of the documents of a train shard (trained_on.py)
     evals/<name>.json             evaluations, with pictures
     jobs/                         the records of cycles (launch/records.py)
 
@@ -41,6 +42,7 @@ _BRANCHES = "branches"
 _REMOVED = "removed"
 SCORES = "scores"
 _FISHER = "fisher"
+TRAINED_ON = "trained-on"
 _READMITTED = lease.MARK  # like a lease's, for it cannot stand in the name of an ELM
 _CHECKPOINT = "checkpoint-"
 _SHA256_DIGITS = 32  # of the weights, in the name of a folder of Fisher information
@@ -213,6 +215,19 @@ class Paths:
         return sorted((self.root / _FISHER).glob(pattern))
 
     @property
+    def digests(self) -> Path:
+        """The folder of the digests of documents that its ELMs were trained on."""
+        return self.root / TRAINED_ON
+
+    def trained_on(self, sha256: str) -> Path:
+        """Name the file of the digests of the documents in a train shard."""
+        return self.digests / digests_name(sha256)
+
+    def trained_ons(self) -> list[Path]:
+        """List the files of digests, of all train shards."""
+        return sorted(self.digests.glob(digests_name("[!.]*")))
+
+    @property
     def evals(self) -> Path:
         """The folder of its evaluations."""
         return self.root / "evals"
@@ -233,6 +248,11 @@ class Paths:
     def jobs(self) -> "JobPaths":
         """The records of its cycles."""
         return JobPaths(self.root / "jobs")
+
+
+def digests_name(sha256: str) -> str:
+    """Name a file of the digests of the documents in a train shard."""
+    return f"{sha256}.docs"
 
 
 def digits_of(fisher: Path) -> str:

@@ -7,14 +7,15 @@ is the step's to find (btm/steps/averages.py).
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from btm.config.checks import check_name
-from btm.forest import ledger, model_card
+from btm.errors import UserError
+from btm.forest import index, ledger, model_card, tombstone
 from btm.forest.card import Card, Measured, Parent
 from btm.forest.forest import Forest
 from btm.forest.paths import ModelFolder
@@ -38,8 +39,8 @@ def average(
 
     `method` says where the weights come from. `measure` gets the unpublished folder and returns
     losses by domain, which go on the card. If `name` is already the same average of the same
-    weights, nothing is done. Raises `UserError` for a name that is not valid or an ELM that
-    is not there.
+    weights, nothing is done. Raises `UserError` for a name that is not valid, an ELM that is not
+    there, or one that is removed meanwhile.
     """
     check_name(name, "average.name")
     target = forest.paths.average(name).path
@@ -48,7 +49,8 @@ def average(
     standing = ModelFolder(target).card
     if standing.exists() and _same(Card.read(standing), card):
         return target
-    with durable.publish_folder(target, replace=True) as folder:
+    making = tombstone.require_parents(forest.root, index.AVERAGE, name, card.parents)
+    with durable.publish_folder(target, replace=True) as folder, making:
         digests = averaging.average(folders, folder, alive, settings)
         causal_lm.copy_files(min(folders), folder)  # of the one whose dtypes the weights have
         if settings.dtype:
@@ -58,6 +60,14 @@ def average(
         ModelFolder(folder).card.write_text(json.dumps(card.to_json(), indent=1))
         ModelFolder(folder).readme.write_text(model_card.readme(card, average=True))
         sums.write(folder, digests)
+    try:
+        # A removal that looked for heirs before the rename has a tombstone by now, or looks again
+        # after it (removal.remove): one of the two sees the other.
+        tombstone.refuse_parents(forest.root, index.AVERAGE, name, card.parents, card.sha256)
+    except UserError:
+        with suppress(FileNotFoundError):
+            durable.remove_folder(target)
+        raise
     return target
 
 

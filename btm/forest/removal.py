@@ -6,6 +6,7 @@ at any instruction leaves either the whole ELM or a tombstone and something that
 goes on to delete.
 """
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Collection, Iterable
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from btm.config.schema import Config
 from btm.errors import UserError, unknown
-from btm.forest import tombstone
+from btm.forest import tombstone, trained_on
 from btm.forest.card import Card
 from btm.forest.forest import Forest
 from btm.forest.lineage import AVERAGE, BRANCH, ELM, Key, Lineage
@@ -80,17 +81,35 @@ def remove(forest: Forest, name: str, *, reason: str = "", because_of: str = "")
     if not tombstone.stands(forest.root, name):
         found = consequences(forest, name)
         now = datetime.now(UTC).isoformat(timespec="seconds")
+        stone = Tombstone(found.card, now, reason, because_of, found.heirs)
         with suppress(FileExistsError):  # another process removes it too
-            tombstone.publish(
-                forest.root, Tombstone(found.card, now, reason, because_of, found.heirs)
-            )
+            tombstone.publish(forest.root, stone)
+            _name_late_heirs(forest, stone)
     stone = tombstone.read(forest.paths.tombstone(name))
     bin = forest.paths.bin(name)
     empty(bin)
     discard(bin, forest.paths.elm(name).path)
     discard_branch(forest, bin, name)
     discard_derived(forest.root, [stone.card.sha256])
+    for file in trained_on.not_needed(forest):
+        file.unlink(missing_ok=True)
     return stone
+
+
+def _name_late_heirs(forest: Forest, stone: Tombstone) -> None:
+    """Put heirs on a tombstone that were published after its heirs were looked for.
+
+    Whatever is published from now on sees the tombstone, and is taken back (`Forest.new_branch`).
+    """
+    known = {(heir.kind, heir.name, heir.sha256) for heir in stone.heirs}
+    late = [
+        heir
+        for heir in consequences(forest, stone.name).heirs
+        if (heir.kind, heir.name, heir.sha256) not in known
+    ]
+    if late:
+        new = dataclasses.replace(stone, heirs=[*stone.heirs, *late])
+        tombstone.publish(forest.root, new, replace=True)
 
 
 def remove_with_descendants(forest: Forest, name: str, *, reason: str = "") -> list[Heir]:

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 # What a card takes over from trained.json, the result of the training.
 _FROM_RESULT = (
+    "settings",
     "steps",
     "lr",
+    "schedule",
     "tokens",
     "flops",
     "data",
@@ -79,6 +81,8 @@ def card(
 ) -> Card:
     """Make the card of the ELM that a trained branch becomes; `digests` are its weight files'."""
     known = {field: result[field] for field in _FROM_RESULT if field in result}
+    # What a branch was weighed by, then what it was trained with.
+    known["settings"] = {**branch.origin.get("settings", {}), **result.get("settings", {})}
     made = Card(
         name=branch.name,
         domains=branch.domains,
@@ -88,6 +92,7 @@ def card(
         branch_method=branch.origin["method"],
         estimator=branch.origin["estimator"],
         source=branch.origin.get("source", ""),
+        source_sha256=branch.origin.get("source_sha256", ""),
         license=branch.origin.get("license", ""),
         ancestors=[Spent(**spent) for spent in branch.origin.get("ancestors", [])],
         parameters=weights.parameters(branch.path),

@@ -17,6 +17,7 @@ from btm.config.checks import is_name
 from btm.config.schema import Config
 from btm.data.shards import Suite
 from btm.errors import UserError
+from btm.forest import trained_on
 from btm.forest.forest import Forest
 from btm.forest.paths import SETTINGS, Paths
 from btm.system import durable, sums
@@ -96,7 +97,10 @@ def record(config: Config, forest: Forest, suite: Suite) -> None:
 
 
 def record_suite(config: Config, forest: Forest, suite: Suite) -> None:
-    """Record that domains of the forest come from `suite`, which `config.data` names."""
+    """Record that domains of the forest come from `suite`, which `config.data` names, and what of
+    it ELMs were trained on, if an older btm did not.
+    """
+    trained_on.record_standing(forest, suite)
     said = {
         "name": suite.name,
         "tokenizer_sha256": suite.tokenizer_sha256,

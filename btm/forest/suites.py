@@ -27,14 +27,16 @@ def open_suites(config: Config) -> Suite:
 
     Those that are gone are left out, and a note in messages names them.
     """
-    first, records = open_suite(config), _records(config)
-    places = {
-        name: _place(config, record) for name, record in records.items() if name != first.name
-    }
-    standing = [_open(config, place, name) for name, place in places.items() if _stands(place)]
+    first, places = open_suite(config), _other_places(config)
     gone = [f"{name} ({place})" for name, place in places.items() if not _stands(place)]
     note = f" (and not in these suites, which are gone: {', '.join(gone)})" if gone else ""
-    return replace(first.joined(standing), note=note)
+    return replace(first.joined(other_suites(config)), note=note)
+
+
+def other_suites(config: Config) -> list[Suite]:
+    """Open the suites that the forest records beside that of `config.data`, if they stand."""
+    places = _other_places(config)
+    return [_open(config, place, name) for name, place in places.items() if _stands(place)]
 
 
 def evaluated_suites(config: Config) -> Suite:
@@ -43,7 +45,7 @@ def evaluated_suites(config: Config) -> Suite:
     Raises `UserError` if one of them is gone.
     """
     places = {config.data.name: _own_folder(config)}
-    places |= {n: _place(config, r) for n, r in _records(config).items() if n != config.data.name}
+    places |= _other_places(config)
     for name in config.eval.suites:
         if name not in places:
             raise unknown("suite", name, places, config.forest_root)
@@ -89,6 +91,12 @@ def _records(config: Config) -> dict[str, settings.SuiteRecord]:
 
 def _own_folder(config: Config) -> Path:
     return Path(config.data.out) / config.data.name
+
+
+def _other_places(config: Config) -> dict[str, Path]:
+    """Find the folders of the suites that the forest records, but for that of `config.data`."""
+    own = config.data.name
+    return {name: _place(config, r) for name, r in _records(config).items() if name != own}
 
 
 def _place(config: Config, record: settings.SuiteRecord) -> Path:
@@ -144,10 +152,7 @@ def _refuse_clash(config: Config, domains: Iterable[str]) -> None:
     domains without their suite.
     """
     wanted = set(domains)
-    for name, record in _records(config).items():
-        if name == config.data.name:
-            continue
-        place = _place(config, record)
+    for place in _other_places(config).values():
         both = sorted(wanted & _prepared(place))
         if both:
             raise UserError(

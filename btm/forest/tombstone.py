@@ -7,6 +7,8 @@ until it is readmitted: then the tombstone moves to ``removed/<name>~<when>``.
 """
 
 import json
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from btm.system import durable, sums
 from btm.system.json_files import Json, read_object
 
 SCHEMA = 1
+BRANCH = "branch"  # the kind of an heir that is in the making
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,11 @@ def read(path: Path) -> Tombstone:
     return Tombstone(card, values["removed"], values["reason"], values["because_of"], heirs)
 
 
-def publish(root: Path, stone: Tombstone) -> None:
-    """Write a tombstone, in one step; `FileExistsError` if the name has one."""
-    with durable.publish_folder(Paths(root).tombstone(stone.name)) as made:
+def publish(root: Path, stone: Tombstone, *, replace: bool = False) -> None:
+    """Write a tombstone, in one step; `FileExistsError` if the name has one and `replace` is
+    false.
+    """
+    with durable.publish_folder(Paths(root).tombstone(stone.name), replace=replace) as made:
         values: Json = {"schema": SCHEMA, **asdict(stone), "card": stone.card.to_json()}
         (made / CARD).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
         sums.write(made)
@@ -120,6 +125,45 @@ def refuse(root: Path, name: str) -> None:
     """Raise `UserError` if `name` was removed and not readmitted."""
     if stands(root, name):
         raise error(root, name)
+
+
+def refuse_parents(
+    root: Path, kind: str, name: str, parents: Collection[str], sha256: str = ""
+) -> None:
+    """Raise `UserError` if an ELM that `name` was made of has been removed since.
+
+    Not if its tombstone names that very model (of this `kind` and these weights; a branch has
+    none): then whoever removed the parent was told of it, and let it be.
+    """
+    for parent in parents:
+        if stands(root, parent) and not _names(root, parent, (kind, name, sha256)):
+            raise UserError(
+                f"{parent!r} was removed from {root} while {name!r} was made of it: nothing is "
+                f"published; make {name!r} again of ELMs that stand"
+            )
+
+
+@contextmanager
+def require_parents(root: Path, kind: str, name: str, parents: Collection[str]) -> Iterator[None]:
+    """Run a block that makes `name` of its `parents`, and refuse what it made if one was removed.
+
+    What fails in the block for want of a parent that is gone is told as that.
+    """
+    try:
+        yield
+    except (UserError, OSError):
+        refuse_parents(root, kind, name, parents)
+        raise
+    refuse_parents(root, kind, name, parents)
+
+
+def _names(root: Path, removed: str, heir: tuple[str, str, str]) -> bool:
+    """Tell whether the tombstone of an ELM names an heir (kind, name, sha256)."""
+    try:
+        stone = read(Paths(root).tombstone(removed))
+    except UserError:
+        return False  # damaged: btm verify tells of it
+    return heir in {(known.kind, known.name, known.sha256) for known in stone.heirs}
 
 
 def _folders(root: Path) -> list[Path]:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from btm.config.checks import is_name
 from btm.config.choices import BRANCH_METHODS
-from btm.errors import UserError, unknown
-from btm.forest import index, settings, tombstone
+from btm.errors import UserError, first_of, unknown
+from btm.forest import index, settings, tombstone, trained_on
 from btm.forest.card import Card
 from btm.forest.paths import (
     AVERAGES,
@@ -24,6 +24,7 @@ from btm.forest.paths import (
     FACTS,
     PLAN,
     TOKENIZER,
+    TRAINED_ON,
     ModelFolder,
     Paths,
     name_of_removed,
@@ -102,13 +103,14 @@ def verify(
             )
     for path in _inside(Paths(root).removed):
         found += _tombstone(look, path)
-    return found
+    return [*found, *_digests(look)]
 
 
 def size(root: Path, only: str | None = None) -> int:
     """Count the bytes that a full verification reads."""
     paths = Paths(root)
-    places = [folder_of(root, only)] if only else [paths.tokenizer, paths.elms, paths.averages]
+    whole = (paths.tokenizer, paths.elms, paths.averages, paths.digests)
+    places = [folder_of(root, only)] if only else whole
     return sum(p.lstat().st_size for place in places for p in place.rglob("*") if p.is_file())
 
 
@@ -309,6 +311,28 @@ def _tombstone(look: Look, path: Path) -> Iterator[Finding]:
     if (path / BIN).exists():
         yield Finding(
             f"{what}/{BIN}", "the removal is not finished", f"btm remove expert={name} goes on"
+        )
+
+
+def _digests(look: Look) -> Iterator[Finding]:
+    """Check the digests of documents that ELMs were trained on, and that none are missing."""
+    paths = Paths(look.root)
+    for file in paths.trained_ons():
+        if look.wants(file) and (problem := trained_on.damage(file)):
+            remedy = "restore it from a copy, or delete it: btm prepare forest=DIR makes it again"
+            yield Finding(_within(look, file), problem, remedy)
+    kept = {file.stem for file in paths.trained_ons()}
+    names = [
+        entry.name
+        for entry, descent in index.descents(look.root)
+        if not kept.issuperset(descent.data)
+    ]
+    if names:
+        yield Finding(
+            TRAINED_ON,
+            f"the documents that {first_of(names)} learnt from are not recorded",
+            "btm prepare forest=DIR records them while the suite still has that text",
+            note=True,
         )
 
 

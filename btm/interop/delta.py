@@ -1,7 +1,8 @@
 """Export of a sparse expert as its delta alone, and its import into a forest with its parents.
 
-A folder holds ``delta.safetensors`` and the card. A forest that has the same parents, by sha256,
-makes the same weights from it, bit for bit.
+A folder holds ``delta.safetensors``, the card, and the digests of the documents that the expert was
+trained on. A forest that has the same parents, by sha256, makes the same weights from it, bit for
+bit.
 """
 
 import shutil
@@ -10,9 +11,9 @@ from pathlib import Path
 from btm.config.checks import check_name
 from btm.config.schema import Config
 from btm.errors import UserError
-from btm.forest import ELM, Forest, delta, seal
+from btm.forest import ELM, Forest, delta, seal, trained_on
 from btm.forest.card import Card
-from btm.forest.paths import CARD
+from btm.forest.paths import CARD, Paths
 from btm.interop import received
 from btm.models import weights
 from btm.report import Reporter
@@ -41,6 +42,8 @@ def export(source: Path, target: Path) -> Path:
     with durable.publish_folder(target) as folder:
         for name in _FILES:
             shutil.copyfile(source / name, folder / name)
+        digests = Paths(source.parent.parent).digests
+        trained_on.copy(digests, folder, Card.read(source / CARD))
         sums.write(folder)
     return target
 
@@ -74,8 +77,16 @@ def import_elm(config: Config, source: Path, measure: received.Measure, reporter
     # A killed import may have left the branch: then only the measuring and the merge are missing.
     left = forest.has_branch(name)
     if not left or weights.sha256(forest.get_branch(name).path) != made.sha256:
-        how = {"method": card.branch_method, "estimator": card.estimator}
-        forest.branch(name, domains[0], parents, **how, alive=reporter.alive, finish=finish)
+        forest.branch(
+            name,
+            domains[0],
+            parents,
+            method=card.branch_method,
+            estimator=card.estimator,
+            alive=reporter.alive,
+            finish=finish,
+        )
+    trained_on.copy(source, forest.paths.digests, card)
     reporter.line(f"made {name} of {', '.join(parents)} and {made.nonzeros:,} changes")
     found = seal.result(card)
     return received.merge(

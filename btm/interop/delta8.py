@@ -6,6 +6,7 @@ the ELM. A folder holds
 
     delta.json          the ELM's card, the block, and the sha256 of the restored weights
     delta.safetensors   absmax.<tensor> (F32, one a block), codes.<tensor> (U8, the tensor's shape)
+    <sha256>.docs       digests of the documents that it was trained on (btm/forest/trained_on.py)
 
 It comes from outside: every value read from it is checked, and only weights of that sha256 enter a
 forest.
@@ -26,7 +27,7 @@ from btm.config.checks import check_name
 from btm.config.choices import LICENSES
 from btm.config.schema import Config
 from btm.errors import UserError
-from btm.forest import ELM, EXACT, Forest, ledger, seal
+from btm.forest import ELM, EXACT, Forest, ledger, seal, trained_on
 from btm.forest.card import Card
 from btm.interop import received
 from btm.interop.export import publish
@@ -117,6 +118,7 @@ def export(
         values: Json = {"schema": SCHEMA, "format": "delta8", "block": block}
         values |= {"sha256": weights.sha256(restored), "card": elm.card.to_json()}
         durable.write_json(made / _HEADER, sums.checked(values))
+        trained_on.copy(forest.paths.digests, made, elm.card)
         parents = " and ".join(elm.card.parents)
         (made / README).write_text(_README.format(name=name, parents=parents))
         sums.write(made)
@@ -160,6 +162,7 @@ def enter(
     finally:
         durable.remove_folder(scratch)
     license = config.card.license or (delta.card.license if delta.card.license in LICENSES else "")
+    trained_on.copy(source, forest.paths.digests, delta.card)
     found, force = _result(delta), config.merge.force
     return received.merge(forest, name, delta.card, found, measure, force=force, license=license)
 

@@ -12,7 +12,7 @@ from btm.config.schema import Config
 from btm.errors import UserError, unknown
 from btm.forest import ELM, Forest
 from btm.forest.paths import CARD
-from btm.interop import delta, delta8, export, huggingface, mergekit, received
+from btm.interop import delta, delta8, export, huggingface, intake, mergekit, received
 from btm.report import Reporter, quiet
 from btm.system import durable
 
@@ -22,7 +22,7 @@ def import_model(
 ) -> ELM:
     """Add the model that ``from=`` names to the forest; without a forest, plant one from it.
 
-    Returns its ELM; an ELM of that name from the same folder is returned as it is. `measure` finds
+    Returns its ELM; one of that name from the same weights is returned as it is. `measure` finds
     the losses of a received difference and its parents (`btm.steps.received`). Raises `UserError`,
     with nothing changed, for whatever makes the model unfit.
     """
@@ -33,10 +33,8 @@ def import_model(
     if config.format == "delta8":
         return delta8.enter(Forest(root), source, name, config, measure, reporter.alive)
     forest = Forest(root) if Forest.stands(root) else None
-    if forest and name in forest and forest[name].card.source == str(source):
-        return forest[name]
-    if forest and name in forest:
-        forest.require_free(name)
+    if forest and (elm := standing(config, forest, name, reporter)) is not None:
+        return elm
     if config.parent is not None and forest is None:
         raise UserError(f"parent={config.parent}: there is no forest in {root} yet; leave it out")
     if forest and config.parent is not None:
@@ -50,6 +48,23 @@ def import_model(
         reporter.line(f"checked {source}")
         model = replace(model, source=source)  # the user's folder, not the converted one
         return huggingface.enter(root, name, domains, model, parent=config.parent)
+
+
+def standing(config: Config, forest: Forest, name: str, reporter: Reporter = quiet) -> ELM | None:
+    """Return the ELM `name`, if it stands and is from the weights that ``from=`` holds now.
+
+    None if there is none; `UserError` if it is from others, or was not imported.
+    """
+    if name not in forest:
+        return None
+    elm, source, legacy = forest[name], _source(config), config.imports.legacy
+    if not source.exists():
+        raise UserError(f"from={source}: no such file or folder")
+    with _as_hugging_face(source, forest.root, config.format, legacy) as folder:
+        sha256 = intake.source_sha256(folder, legacy=legacy, alive=reporter.alive)
+    huggingface.require_same(elm, source, sha256)
+    reporter.line(f"{elm.path} stands there, from these very weights")
+    return elm
 
 
 @contextmanager

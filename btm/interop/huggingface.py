@@ -5,6 +5,7 @@ values), then in a process with limits (`probe`), and only then loaded here. It 
 trained branch, through `Forest.merge`.
 """
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from btm.data.tokenizer import copy_tokenizer, read_origin, tokenizer_sha256
 from btm.errors import UserError
 from btm.forest import ELM, Forest
+from btm.forest.card import Card
 from btm.forest.paths import ModelFolder
 from btm.interop import intake, pickles, probe
 from btm.models import causal_lm, weights
@@ -23,6 +25,7 @@ from btm.system import durable, sandbox
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_NOTED = re.compile(r"(.+) of the source: sha256 ([0-9a-f]{64})")
 _TOKENIZER = "tokenizer"  # the folder of its copy, beside the model's
 
 
@@ -36,6 +39,7 @@ class Checked:
     tokenizer_sha256: str
     license: str
     notes: list[str]
+    sha256: str  # of the weight files of the source
 
 
 @contextmanager
@@ -76,13 +80,14 @@ def enter(
 ) -> ELM:
     """Add a checked model to the forest at `root`, planting it if need be; return its ELM.
 
-    An ELM of that name from the same folder is returned as it is; the branch of a killed import of
+    An ELM of that name from the same weights is returned as it is; the branch of a killed import of
     it begins anew. Raises `UserError`, and leaves nothing behind, if the forest has another
     architecture or tokenizer, or another ELM of that name.
     """
     source = str(model.source)
     forest = Forest.create(root, model.model.config, model.tokenizer, model.tokenizer_sha256)
-    if name in forest and forest[name].card.source == source:
+    if name in forest:
+        require_same(forest[name], model.source, model.sha256)
         return forest[name]
     if forest.has_branch(name) and forest.get_branch(name).origin.get("source") == source:
         with forest.hold(name) as (left, _):
@@ -92,6 +97,7 @@ def enter(
         domains,
         model.model,
         source=source,
+        source_sha256=model.sha256,
         license=model.license,
         parent=parent,
         method="import" if parent else "none",
@@ -104,6 +110,33 @@ def enter(
     except UserError:
         durable.remove_folder(branch.path)
         raise
+
+
+def require_same(elm: ELM, source: Path, sha256: str) -> None:
+    """Raise `UserError` unless an ELM was imported from weights with this sha256, as those of
+    `source` have it.
+    """
+    found = _imported_sha256(elm.card)
+    if found == sha256:
+        return
+    from_where = f"from weights with sha256 {found[:12]}" if found else "that was not imported"
+    root = elm.path.parents[1]
+    raise UserError(
+        f"{root} has an ELM {elm.name!r} already, {from_where}, and {source} holds others "
+        f"({sha256[:12]}); ELMs are never replaced: give another name (name=, of a seed "
+        "seed.name=) or forest=DIR, or first remove and readmit it: "
+        f"btm remove expert={elm.name}, then again with --readmit"
+    )
+
+
+def _imported_sha256(card: Card) -> str:
+    """Read the sha256 of the weights that an ELM was imported from; empty if it was not.
+
+    The cards of an older btm have it in their notes alone, file by file.
+    """
+    noted = (_NOTED.fullmatch(note) for note in card.notes)
+    digests = {match[1]: match[2] for match in noted if match}
+    return card.source_sha256 or (intake.identity(digests) if digests else "")
 
 
 def _check(source: Path, scratch: Path, with_legacy: bool, alive: Callable[[], None]) -> Checked:
@@ -125,7 +158,15 @@ def _check(source: Path, scratch: Path, with_legacy: bool, alive: Callable[[], N
     _require_sense(model, source)
     copied = [f"{name} of the source: sha256 {digest}" for name, digest in taken.weights.items()]
     sha256 = tokenizer_sha256(scratch / _TOKENIZER)
-    return Checked(source, model, scratch / _TOKENIZER, sha256, taken.license, copied + notes)
+    return Checked(
+        source,
+        model,
+        scratch / _TOKENIZER,
+        sha256,
+        taken.license,
+        copied + notes,
+        intake.identity(taken.weights),
+    )
 
 
 def _no_folder(source: Path) -> str:

@@ -81,6 +81,23 @@ def take(
     return taken
 
 
+def source_sha256(
+    source: Path, *, legacy: bool = False, alive: Callable[[], None] = lambda: None
+) -> str:
+    """Compute the identity of the weight files in `source`, as `identity` gives it of a copy.
+
+    Raises `UserError` as `take` does, if the folder holds no weights that it would take.
+    """
+    folder = _Folder(source)
+    files, _ = _weight_files(folder, legacy)
+    return identity({name: folder.sha256(name, alive) for name in files})
+
+
+def identity(digests: dict[str, str]) -> str:
+    """Identify weights from outside by the sha256 of their files, whatever order these come in."""
+    return weights.identity(dict(sorted(digests.items())))
+
+
 def write_index(folder: Path) -> None:
     """Write the index of the shards in an unpublished folder."""
     found = weights.tensors(folder)
@@ -137,6 +154,15 @@ class _Folder:
         if len(content) > most:
             raise UserError(f"{self.path / name}: larger than {most:,} bytes")
         return content
+
+    def sha256(self, name: str, alive: Callable[[], None]) -> str:
+        """Compute the sha256 of a file."""
+        digest = hashlib.sha256()
+        with self.open(name) as handle:
+            while piece := handle.read(_CHUNK):
+                digest.update(piece)
+                alive()
+        return digest.hexdigest()
 
     def copy(self, name: str, target: Path, alive: Callable[[], None]) -> str:
         """Copy a file; return the sha256 of what was copied."""

@@ -132,7 +132,7 @@ def require_same(records: Records, cycle: Cycle) -> None:
 def other_at_work(records: Records) -> UserError:
     """Make the error for a forest in which another cycle is at work."""
     return UserError(
-        f"{records.forest}: a cycle with other settings is at work; "
+        f"{records.forest}: a cycle with other settings is at work, or one of other text; "
         "wait for it (btm status), or btm cancel"
     )
 

@@ -9,6 +9,7 @@ from typing import IO, Any
 from btm import steps
 from btm.config.schema import Config
 from btm.errors import UserError, unknown
+from btm.forest.suites import evaluated_suites
 from btm.launch import attach
 from btm.launch.board import Board
 from btm.launch.drive import FINAL, Driver
@@ -18,6 +19,8 @@ from btm.launch.jobs import Job
 from btm.launch.records import Cycle, CycleState, Records, Spec, read_shown, show_file
 from btm.report import ConsoleReporter
 from btm.report.tables import TableRow
+from btm.steps.evaluate import evaluation_stands
+from btm.steps.standing import text_of
 from btm.system import lease
 from btm.system.json_files import Json
 from btm.train.fairseq import training
@@ -174,10 +177,13 @@ def plan(config: Config, stream: IO[str]) -> tuple[Cycle, Records]:
     suite = steps.prepare(config, reporter)
     training.check(config, suite)
     records, rounds = Records(Path(config.forest_root)), steps.rounds(config, suite, reporter.line)
-    steps.begin(config, suite)
+    steps.begin(config, suite, reporter)
     if advice := too_few_tokens(config):
         reporter.line(f"note: {advice}")
-    return records.write_cycle(config, rounds), records
+    cycle = records.write_cycle(config, rounds, text_of(evaluated_suites(config)))
+    if not attach.driver_runs(records) and not evaluation_stands(config):
+        records.reopen(cycle.id, "finish")  # of other ELMs: one was removed, or has joined since
+    return cycle, records
 
 
 def status(config: Config) -> tuple[list[TableRow], str]:

@@ -23,6 +23,7 @@ from btm.config.validation import from_dict
 from btm.errors import UserError
 from btm.forest.paths import JobPaths, ModelFolder, Paths, step_of
 from btm.launch.jobs import Job, jobs_of
+from btm.steps.standing import Text
 from btm.system import durable, lease
 from btm.system.json_files import Json
 
@@ -77,6 +78,7 @@ class Cycle:
     id: str
     config: Config
     rounds: list[list[str]]
+    text: Text = field(default_factory=dict)  # as it was prepared; empty: an older btm's cycle
 
     @property
     def jobs(self) -> list[Job]:
@@ -121,11 +123,14 @@ class Records:
         """Its files and folders."""
         return Paths(self.forest).jobs
 
-    def write_cycle(self, config: Config, rounds: list[list[str]]) -> Cycle:
-        """Record the settings of a cycle; equal settings give the same record."""
-        values = {"config": asdict(config), "rounds": rounds}
-        text = json.dumps(values, sort_keys=True)
-        made = Cycle(hashlib.sha256(text.encode()).hexdigest()[:12], config, rounds)
+    def write_cycle(
+        self, config: Config, rounds: list[list[str]], text: Text | None = None
+    ) -> Cycle:
+        """Record the settings of a cycle and its text; equal ones give the same record."""
+        values: Json = {"config": asdict(config), "rounds": rounds}
+        values |= {"text": text} if text else {}
+        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        made = Cycle(digest[:12], config, rounds, text or {})
         file = self.files.cycle(made.id)
         if not file.exists():
             durable.write_json(file, values)
@@ -134,7 +139,8 @@ class Records:
     def read_cycle(self, cycle_id: str) -> Cycle:
         """Read a cycle that `write_cycle` recorded."""
         values = read_json(self.files.cycle(cycle_id))
-        return Cycle(cycle_id, from_dict(values["config"]), values["rounds"])
+        text = values.get("text", {})
+        return Cycle(cycle_id, from_dict(values["config"]), values["rounds"], text)
 
     def write_outcome(self, outcome: Outcome) -> None:
         """Record how a try ended."""
@@ -176,6 +182,12 @@ class Records:
                 file = self.files.outcome(job, attempt)
                 file.replace(durable.make_folder(self.files.forgiven) / file.name)
         return failed
+
+    def reopen(self, cycle_id: str, job: str) -> None:
+        """Set aside the outcomes of a job, so that it is done again."""
+        for outcome in self.outcomes(cycle_id).get(job, []):
+            file = self.files.outcome(job, outcome.attempt)
+            file.replace(durable.make_folder(self.files.forgiven) / file.name)
 
     def attempts(self) -> dict[str, int]:
         """Find the number of the last try at each job that has any record."""

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import submitit
 
+from btm.config.checks import check_printable
 from btm.config.cluster import ClusterConfig
 from btm.errors import UserError
 from btm.launch.engine import Resources, Status
@@ -43,6 +44,10 @@ _AWAY = re.compile(
 )
 # Messages of sbatch for a user who has as many jobs as allowed.
 _FULL = re.compile(r"(Assoc|QOS)(Max|Grp)Submit|MaxJobCount|job limit", re.IGNORECASE)
+# Messages of sbatch for a job that asks for more than any node has.
+_TOO_MUCH = re.compile(
+    r"node configuration|memory specification|(CPU|GPU|node) count", re.IGNORECASE
+)
 _FULL_FOR = 60.0  # seconds until a full Slurm is tried again
 _QUESTIONS = ("squeue", "scontrol")  # their failure is never a mistake in a user's settings
 _HELD = re.compile(r"requeued held|requeued in held|JobHoldMaxRequeue")  # by Slurm: not by a person
@@ -75,6 +80,8 @@ class SlurmEngine:
                 "cluster=slurm: no sbatch here; log in to a machine of the cluster, "
                 "or cluster=local"
             )
+        # Names of folders above the forest stand in the batch script too.
+        check_printable(str(records.files.submissions.resolve()), "forest")
         self.records, self.cluster = records, cluster
         self.run, self.now, self.sleep, self.say = run or run_command, now, sleep, say
         self.folder = records.files.submissions
@@ -227,9 +234,9 @@ class SlurmEngine:
         durable.write_json(file, manifest)
         try:
             manifest["id"] = self._sbatch(file, manifest["name"], len(specs), resources, after)
-        except UserError:
+        except UserError as error:
             self._forget(file)
-            raise
+            raise _explained(error, resources) from None
         durable.write_json(file, manifest)
         self._names[manifest["id"]] = manifest["name"]
         return [f"{manifest['id']}_{index}" for index in range(len(specs))]
@@ -240,6 +247,8 @@ class SlurmEngine:
         executor = _Executor(file.with_suffix(""), python=shlex.quote(sys.executable))
         executor.update_parameters(**self._parameters(name, resources, after))
         executor.parameters["map_count"] = count
+        # submitit asks for 5 minutes where it is given none; None leaves --time out.
+        executor.parameters["time"] = resources.time_min or None
         manifest = shlex.quote(str(file.resolve()))
         command = f"{executor.python} -u -m btm.launch.slurm_task {manifest}"
         script = file.with_suffix("") / "batch.sh"
@@ -291,7 +300,6 @@ class SlurmEngine:
             "partition": resources.partition,
             "account": resources.account,
             "qos": resources.qos,
-            "time": resources.time_min or None,
             "nodes": resources.nodes,
             "cpus_per_task": max(resources.cpus, resources.processes),
             "gpus_per_node": resources.cards or None,
@@ -395,6 +403,18 @@ def run_command(command: list[str]) -> str:
     if command[0] in _QUESTIONS or _AWAY.search(said):
         raise AwayError(said)
     raise UserError(f"{command[0]}: {said or f'exit code {done.returncode}'}")
+
+
+def _explained(error: UserError, resources: Resources) -> UserError:
+    """Name the settings behind a refusal by sbatch of what a job asks for."""
+    if not _TOO_MUCH.search(str(error)):
+        return error
+    return UserError(
+        f"{error}; a job asked for cluster.memory_gb={resources.memory_gb:g} "
+        f"cluster.cpus={resources.cpus} cluster.gpus={resources.cards} "
+        f"cluster.nodes={resources.nodes}: give what a node has (sinfo -N -l), or "
+        "cluster.memory_gb=0 for the partition's default"
+    )
 
 
 def _key(spec: Spec) -> tuple[str, int]:

@@ -18,6 +18,7 @@ from btm.launch.jobs import Job
 from btm.launch.records import Kind, Outcome, Records, Spec, show_file
 from btm.report import Progress, Reporter
 from btm.steps import baselines
+from btm.steps.standing import require_text
 from btm.system import lease
 from btm.system.processes import STOP_SIGNALS
 from btm.train.loop import TrainingFailedError, TrainingStoppedError
@@ -109,7 +110,9 @@ def work(spec: Spec, *, threads: int = 0, keep_stops: bool = True) -> Outcome:
     begun = time.monotonic()
     kind: Kind
     try:
-        config = records.read_cycle(spec.cycle).config
+        cycle = records.read_cycle(spec.cycle)
+        config = cycle.config
+        require_text(config, cycle.text)
         if threads:
             config.trainer.threads = threads
         _until_free(config, spec.job, reporter)

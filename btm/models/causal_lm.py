@@ -147,8 +147,26 @@ def architecture(config: "PretrainedConfig") -> str:
     Only fields that differ from the defaults count: a newer transformers may add fields, not change
     those.
     """
-    kept = {key: value for key, value in config.to_diff_dict().items() if key not in _VOLATILE}
+    kept = _shared_fields(config)
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def architecture_differences(
+    one: "PretrainedConfig", other: "PretrainedConfig"
+) -> list[tuple[str, Any, Any]]:
+    """List (field, value of `one`, value of `other`) of the fields in which two architectures
+    differ.
+
+    A field that both leave at the default of their class is not among them.
+    """
+    fields = sorted(_shared_fields(one).keys() | _shared_fields(other).keys())
+    pairs = [(key, getattr(one, key, None), getattr(other, key, None)) for key in fields]
+    return [(key, a, b) for key, a, b in pairs if str(a) != str(b)]
+
+
+def _shared_fields(config: "PretrainedConfig") -> Json:
+    """Return the fields that two models must share to be averaged, where they are no default."""
+    return {key: value for key, value in config.to_diff_dict().items() if key not in _VOLATILE}
 
 
 def new_model(config: "PretrainedConfig", seed: int) -> "PreTrainedModel":

@@ -6,6 +6,7 @@ results.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,20 +14,24 @@ from btm.report import Reporter, quiet
 
 if TYPE_CHECKING:
     from btm.config.schema import Config
+    from btm.paper.studies import Study
     from btm.report.tables import TableRow
 
 
 def reproduce(config: "Config", reporter: Reporter = quiet) -> Path:
     """Grow the missing studies of a reproduction, write its report and return its folder."""
     from btm import steps
+    from btm.data.prepare import training_domains
     from btm.paper import report
     from btm.paper.pool import Pool
     from btm.paper.studies import root, studies
+    from btm.steps.standing import text_of
 
+    _refuse_others(config, studies(config, _training(config, training_domains(config.data))))
     suite = steps.prepare(config, reporter)
     planned = studies(config, _training(config, suite.training_domains()))
     slots = config.paper.parallel or os.cpu_count() or 1
-    Pool(root(config) / "studies", slots, reporter).grow(planned)
+    Pool(root(config) / "studies", slots, reporter, text_of(suite)).grow(planned)
     reporter.line("measuring every row on every document")
     return report.write(config, planned)
 
@@ -37,7 +42,21 @@ def plan(config: "Config") -> "list[TableRow]":
     from btm.paper.forecast import forecast
     from btm.paper.studies import studies
 
-    return forecast(config, studies(config, _training(config, training_domains(config.data))))
+    planned = studies(config, _training(config, training_domains(config.data)))
+    _refuse_others(config, planned)
+    return forecast(config, planned)
+
+
+def _refuse_others(config: "Config", planned: "Sequence[Study]") -> None:
+    """Raise `UserError` if a study stands that was grown with other settings."""
+    from btm.paper.studies import root
+    from btm.steps import conflicts
+
+    found: conflicts.Found = {}
+    for study in planned:
+        differing = conflicts.of_cycle(study.cycle, study.cycle.run.rounds)
+        found |= {f"{study.name}/{name}": each for name, each in differing.items()}
+    conflicts.refuse(config, found, root(config))
 
 
 def _training(config: "Config", domains: list[str]) -> list[str]:

@@ -65,7 +65,7 @@ def begin_with(source: Path, target: Path) -> None:
     if target.exists():
         return
     with durable.publish_folder(target) as folder:
-        for name in (paths.ELMS, paths.TOKENIZER, paths.SCORES):
+        for name in (paths.ELMS, paths.TOKENIZER, paths.SCORES, paths.TRAINED_ON):
             for file in sorted((source / name).rglob("*")):
                 if file.is_file() and not any(part.startswith(".") for part in file.parts):
                     link = folder / file.relative_to(source)

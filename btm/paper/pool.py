@@ -16,6 +16,7 @@ from btm.errors import UserError
 from btm.paper.studies import Study
 from btm.report import Reporter
 from btm.report.progress import duration
+from btm.steps.standing import Text
 from btm.system import durable
 
 _LOOK_EVERY = 0.5  # seconds
@@ -25,9 +26,12 @@ _SAY_EVERY = 30.0  # seconds between lines of progress
 class Pool:
     """Runs at most `slots` studies at once: on few cores that beats one study on all cores."""
 
-    def __init__(self, folder: Path, slots: int, reporter: Reporter) -> None:
-        """Keep specs, logs and marks of finished studies in `folder`."""
+    def __init__(
+        self, folder: Path, slots: int, reporter: Reporter, text: Text | None = None
+    ) -> None:
+        """Keep specs, logs and marks of finished studies in `folder`; None is text that stays."""
         self.folder, self.slots, self.reporter = durable.make_folder(folder), slots, reporter
+        self.text = text or {}
         self.running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
         self.said = time.monotonic()
 
@@ -61,7 +65,7 @@ class Pool:
                 continue
             waiting.remove(study)
             spec = self._file(study.name, "json")
-            durable.write_json(spec, _spec(study))
+            durable.write_json(spec, _spec(study) | {"text": self.text})
             with self._file(study.name, "log").open("ab") as log:
                 self.running[study.name] = (self._process(spec, log), time.monotonic())
             self.reporter.line(f"{study.name}: started")
@@ -105,14 +109,15 @@ class Pool:
             process.wait()
 
     def _stands(self, study: Study) -> bool:
-        """Tell whether a study was finished with exactly these settings."""
+        """Tell whether a study was finished with exactly these settings, on exactly this text."""
         spec = self._file(study.name, "json")
         if not (spec.exists() and self._file(study.name, "done").exists()):
             return False
         stood = json.loads(spec.read_bytes())
         # As configurations, so that keys which an older spec lacks count as their defaults.
         same = from_dict(stood["config"]) == study.config
-        return same and stood["copied"] == study.copied
+        of_text = not self.text or stood.get("text", self.text) == self.text  # older specs lack it
+        return same and of_text and stood["copied"] == study.copied
 
     def _last_line(self, name: str) -> str:
         lines = self._file(name, "log").read_text(errors="replace").splitlines()

@@ -167,9 +167,11 @@ def by_domain(documents: pd.DataFrame) -> pd.DataFrame:
 
 
 def _setting(config: Config, studies: Sequence[Study]) -> str:
-    """List the settings of the run, its machine and its software."""
-    trainer = config.trainer
-    forest = studies[0].config
+    """List the settings of the run, as the cards of its first forest have them, its machine and its
+    software.
+    """
+    grown = losses.Grown(studies[0])
+    seed, experts = grown.forest[studies[0].config.seed.name].card, grown.experts
     commit = _git("rev-parse", "--short=12", "HEAD") or "unknown"
     import torch
     import transformers
@@ -179,7 +181,9 @@ def _setting(config: Config, studies: Sequence[Study]) -> str:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    batch = trainer.batch_size * trainer.seq_len
+    steps = seed.steps + sum(elm.card.steps for elm in experts)
+    tokens = seed.tokens + sum(elm.card.tokens for elm in experts)
+    seq_len = seed.settings.get("trainer.seq_len", config.trainer.seq_len)
     changed = _git("status", "--porcelain", "-uno", "--", ".", "../conf")
     system = f"{platform.system()} {platform.machine()}"
     rows = {
@@ -187,11 +191,11 @@ def _setting(config: Config, studies: Sequence[Study]) -> str:
         "commit": f"{commit} (with changes)" if changed else commit,
         "machine": f"{os.cpu_count()} cores, {_processor()}, {system}",
         "software": ", ".join(f"{name} {found}" for name, found in versions.items()),
-        "suite": f"{config.data.name}: {len(forest.seed.domains)} training domains",
-        "model": f"{config.model.name}, sequences of {trainer.seq_len} tokens",
-        "training": f"{config.paper.steps:,} steps of {batch:,} tokens in all; "
+        "suite": f"{config.data.name}: {len(seed.domains)} training domains",
+        "model": f"{config.model.name}, sequences of {seq_len} tokens",
+        "training": f"{steps:,} steps of {tokens // steps:,} tokens in all; "
         "of these in the forest the seed "
-        f"{forest.seed.steps:,}, each expert {forest.trainer.steps:,}",
+        f"{seed.steps:,}, each expert {experts[0].card.steps:,}",
         "seeds": ", ".join(map(str, config.paper.seeds)),
     }
     return "\n".join(f"- {key}: {value}" for key, value in rows.items())

@@ -109,6 +109,17 @@ def _after(beat: Callable[[], None], report: Callable[[Item], None]) -> Callable
     return both
 
 
+class Lines(Reporter):
+    """Keeps the lines that are reported, for whoever shows them later."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def line(self, text: str) -> None:
+        """Keep one line."""
+        self.said.append(text)
+
+
 class ConsoleReporter(Reporter):
     """Report to a stream: one line rewritten on a terminal, one every `every` seconds in a log."""
 

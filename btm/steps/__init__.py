@@ -23,7 +23,6 @@ from btm.steps.evaluate import (
 from btm.steps.grow import (
     begin,
     branch,
-    copied,
     finish,
     grow_expert,
     merge,
@@ -37,6 +36,7 @@ from btm.steps.grow import (
     seed,
     train,
 )
+from btm.steps.origin import copied
 from btm.steps.plan import Plan
 
 __all__ = [

@@ -12,15 +12,18 @@ from typing import Any
 
 from btm.config.checks import check_name, is_name
 from btm.config.schema import Config
+from btm.data import prepare as preparation
 from btm.data.shards import Suite
 from btm.ensemble.router import check_domains
 from btm.errors import UserError
 from btm.forest import ELM, Forest, settings, tombstone
-from btm.forest.suites import evaluated_suites, open_suite, open_suites
+from btm.forest.suites import data_of, evaluated_suites, open_suite, open_suites
 from btm.report import Reporter, quiet
-from btm.steps.evaluate import eval_forest
+from btm.steps import names
+from btm.steps.evaluate import eval_forest, evaluated
 from btm.steps.grow import grow_expert, plan_of_expert, prepare
 from btm.steps.plan import Plan
+from btm.steps.standing import require_held_out, require_trained
 from btm.system import durable
 from btm.system.json_files import read_object
 
@@ -70,18 +73,24 @@ def add_domain(config: Config, reporter: Reporter = quiet) -> Added:
     forest, domain = Forest(config.forest_root), new_domain(config)
     if config.imports.source:
         settings.record(config, forest, open_suite(config))  # a forest that an older btm has grown
-        prepare(text_of(config), reporter)
+        text = text_of(config)
+        _require_own_suite(text, forest)
+        prepare(text, reporter)
     open_suites(config).shard(domain, "train")
     suite = evaluated_suites(config)
     suite.shard(domain, config.eval.split)
+    require_trained(forest, open_suites(config), [domain], reporter.line)
     done = _read(config, forest, suite, domain)
     if done is not None:
         return done
     among = [elm.name for elm in _experts(config, forest, without=domain)]
     if not forest.has_branch(domain):
         plan_of_expert(config, domain, among)  # refuses before anything is evaluated
+    shards, valid = evaluated(config, suite)
+    require_held_out(config, open_suites(config), [*shards, *valid], [domain])
     before = _evaluate(config, forest, suite, f"before-{domain}", without=domain, reporter=reporter)
-    grow_expert(config, domain, among, reporter)
+    if domain not in forest:
+        grow_expert(config, domain, among, reporter)
     after = _evaluate(config, forest, suite, f"after-{domain}", reporter=reporter)
     return _write(config, forest, suite, domain, (before, after))
 
@@ -120,7 +129,15 @@ def new_domain(config: Config) -> str:
     tombstone.refuse(forest.root, name)
     if name in forest and forest[name].card.domains != [name]:
         raise UserError(
-            f"{forest.root} has an ELM {name!r} that was not trained on a domain {name!r} alone"
+            f"{forest.root} has an ELM {name!r} that was not trained on a domain {name!r} alone: "
+            "give the new domain another name"
+        )
+    names.require_apart(config, [name])
+    if forest.root.name in (file := _file(forest, name).stem, f"before-{name}", f"after-{name}"):
+        raise UserError(
+            f"btm grow writes evals/{file}.json beside before-{name} and after-{name}, and "
+            f"{forest.root} has an evaluation {forest.root.name!r} of its own: give the domain "
+            "another name"
         )
     check_domains(config, [name])
     return name
@@ -140,6 +157,22 @@ def text_of(config: Config) -> Config:
         tokenizer=None,
     )
     return replace(config, data=data)
+
+
+def _require_own_suite(text: Config, forest: Forest) -> None:
+    """Raise `UserError` if the suite of a new domain is another's: with other text, and not known
+    to the forest.
+    """
+    folder = Path(text.data.out) / text.data.name
+    if text.data.name in settings.read_suites(forest.root):
+        return
+    if preparation.prepared(text.data) and not all(
+        packing.stands for packing in preparation.plan(data_of(text))
+    ):
+        raise UserError(
+            f"{folder} is a suite that {forest.root} does not know, of other text than "
+            f"{text.data.root}: give data.out=DIR, or the domain another name"
+        )
 
 
 def _experts(config: Config, forest: Forest, without: str) -> list[ELM]:
@@ -175,12 +208,16 @@ def _domains(config: Config, suite: Suite) -> list[str]:
 
 def _asked(config: Config, suite: Suite) -> dict[str, Any]:
     """Collect everything but the ELMs that the numbers of an evaluation depend on."""
-    split = config.eval.split
+    splits = dict.fromkeys((config.eval.split, "valid"))
     return {
         "ensemble": asdict(config.ensemble),
         "window": config.window,
         "max_tokens": config.score.max_tokens,
-        "shards": {f"{d}/{split}": suite.shard(d, split).sha256 for d in _domains(config, suite)},
+        "shards": {
+            f"{domain}/{split}": suite.shard(domain, split).sha256
+            for domain in _domains(config, suite)
+            for split in splits
+        },
     }
 
 
@@ -194,9 +231,9 @@ def _read(config: Config, forest: Forest, suite: Suite, domain: str) -> Added | 
     if not file.exists() or domain not in forest:
         return None
     values = read_object(file, schema=int, elms=dict, asked=dict, domains=list)
-    if values["elms"].get(domain) != forest[domain].card.sha256 or values["asked"] != _asked(
-        config, suite
-    ):
+    standing = {elm.name: elm.card.sha256 for elm in forest.elms()}
+    measured = values["elms"].items() <= standing.items()  # ELMs that joined since change nothing
+    if domain not in values["elms"] or not measured or values["asked"] != _asked(config, suite):
         return None
     rows = (
         {key: value for key, value in row.items() if key != "ratio"} for row in values["domains"]

@@ -11,12 +11,12 @@ from btm.config.checks import check_weights
 from btm.config.schema import Config
 from btm.ensemble import score as scoring
 from btm.errors import UserError
-from btm.forest import ELM, Forest, publish, require_same_tokenizer
+from btm.forest import ELM, Forest, Model, publish, require_same_tokenizer
 from btm.forest.card import Card, Measured
 from btm.forest.paths import ModelFolder
 from btm.forest.suites import open_suites
 from btm.report import Reporter, quiet
-from btm.steps import domain_weights, recipe, score_cache
+from btm.steps import domain_weights, held_out, recipe, score_cache
 from btm.steps.beside import seeds
 from btm.steps.plan import Plan
 
@@ -141,6 +141,8 @@ def _measure(
             f"{suite.path} has none of its domains ({', '.join(card.domains) or 'it has none'})"
         )
     shards = {domain: suite.shard(domain, "valid") for domain in domains}
+    made = Model(card.name, folder, card.sha256, "average", card)
+    held_out.refuse(forest, suite, list(shards.values()), [made], reporter)
     score_cache.score_missing(
         config, forest, folder, card.sha256, list(shards.values()), reporter, called=card.name
     )

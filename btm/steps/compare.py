@@ -25,9 +25,10 @@ from btm.forest.paths import Paths
 from btm.forest.suites import evaluated_suites
 from btm.report import Reporter, comparison, comparison_picture, quiet
 from btm.report.comparison import Comparison, Measured
-from btm.steps import domain_weights, score_cache
+from btm.steps import domain_weights, held_out, score_cache
 from btm.steps.beside import beside, cost, score_model, seeds
 from btm.steps.evaluate import evaluated, measure, refuse_own_data
+from btm.steps.names import is_baseline
 from btm.steps.plan import Plan
 from btm.system import durable
 
@@ -133,7 +134,11 @@ def rivals(config: Config) -> list[tuple[Path, str]]:
     """List the (folder, kind) of the other forests: baselines that stand, then ``against=``."""
     root = Path(config.forest_root)
     beside_it = {root.with_name(f"{root.name}-{kind}"): kind for kind in BASELINES}
-    found = {p.resolve(): (p, kind) for p, kind in beside_it.items() if Forest.stands(p)}
+    found = {
+        path.resolve(): (path, kind)
+        for path, kind in beside_it.items()
+        if Forest.stands(path) and is_baseline(path, kind, besides=config.seed.name)
+    }
     named = config.against or []
     for name in [named] if isinstance(named, str) else named:
         path = Path(name)
@@ -157,6 +162,7 @@ def _own_rows(scene: _Scene, members: list[ELM]) -> list[Measured]:
     names = seeds(scene.forest, [elm.name for elm in members])
     roots = [_as_model(scene.forest[name]) for name in names]
     others = beside(scene.config, scene.forest, scene.reporter)
+    held_out.refuse(scene.forest, scene.suite, scene.shards, [*members, *others, *roots])
     rows = _ensemble_rows(scene, members)
     rows += [_alone(scene, m, m.name, m.kind) for m in others if m not in roots]
     return rows + [_alone(scene, root, root.name, comparison.SEED) for root in roots]
@@ -185,6 +191,7 @@ def _rival_row(scene: _Scene, root: Path, kind: str) -> Measured:
     members = rival.experts()
     if not members:
         raise UserError("it has no ELM yet")
+    held_out.refuse(rival, scene.suite, scene.shards, members, scene.reporter)
     name = str(root) if kind == "forest" else root.name  # a baseline's says which it is
     if len(members) == 1:
         return _alone(scene.of(rival), _as_model(members[0]), name, kind)

@@ -1,6 +1,5 @@
 """Use a forest: score its ELMs, evaluate the ensemble beside each of them, let it write."""
 
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from btm.forest.paths import ModelFolder
 from btm.forest.suites import evaluated_suites, open_suites
 from btm.models import causal_lm
 from btm.report import Reporter, heatmap, quiet
-from btm.steps import domain_weights, score_cache
+from btm.steps import domain_weights, held_out, score_cache, standing
 from btm.steps.beside import beside, cost, score_model, seeds, warnings
 from btm.steps.plan import Plan
 from btm.system import durable
@@ -87,16 +86,8 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> Json:
     result = {
         "schema": 1,
         "forest": str(forest.root),
-        "suite": suite.name,
-        "suites": suite.names,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "window": config.window,
-        "ensemble": asdict(config.ensemble) | {"experts": [elm.name for elm in members]},
-        "elms": {elm.name: elm.card.sha256 for elm in elms},
-        "models": {
-            model.name: {"kind": model.kind, "path": str(model.path), "sha256": model.sha256}
-            for model in others
-        },
+        **standing.identity(config, suite, _read(config, suite, elms), elms, members, others),
         "ledger": costs,
         "shards": entries,
         "warnings": warnings(entries, others, roots),
@@ -107,6 +98,20 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> Json:
     return result
 
 
+def evaluation_stands(config: Config) -> bool:
+    """Tell whether the evaluation that `eval_forest` would write is on disk already: of the same
+    settings, text, ELMs and models.
+    """
+    try:
+        forest, suite = Forest(config.forest_root), evaluated_suites(config)
+        elms, members = forest.elms(), forest.experts(config.ensemble.experts)
+        others = _others(config, forest, elms)
+    except UserError:  # what it is of is still to be made
+        return False
+    wanted = standing.identity(config, suite, _read(config, suite, elms), elms, members, others)
+    return standing.is_of(forest.paths.evaluation(config.eval.name), wanted)
+
+
 def plan_of_eval(config: Config) -> Plan:
     """Plan `eval_forest`: who is evaluated on what, the scores that are missing, and the files."""
     forest, suite = Forest(config.forest_root), evaluated_suites(config)
@@ -114,6 +119,7 @@ def plan_of_eval(config: Config) -> Plan:
     others = _others(config, forest, elms)
     shards, _ = evaluated(config, suite)
     refuse_own_data(config, suite, shards)
+    _refuse_trained_on(config, forest, suite, elms, members, others, _trained_on(elms), quiet)
     route = domain_weights.route(config, forest, members, suite.eos)
     needed = needed_scores(config, forest, suite, elms, members, others, _trained_on(elms))
     plans = [plan_of_scores(config, forest, model, of_model) for model, of_model in needed]
@@ -132,6 +138,21 @@ def plan_of_eval(config: Config) -> Plan:
         writes=(target, target.with_suffix(".png"), *dict.fromkeys(missing)),
         tokens=tokens,
     )
+
+
+def check_text(
+    config: Config, suite: Suite, domains: list[str], reporter: Reporter = quiet
+) -> None:
+    """Hold the text of a cycle that makes the experts of `domains` against what stands.
+
+    Of ELMs whose text has grown `reporter` gets a line. Raises `UserError` if some of it is gone,
+    or if what the cycle is evaluated on is training text of an ELM that stands or is made.
+    """
+    if Forest.stands(config.forest_root):
+        forest = Forest(config.forest_root)
+        standing.require_trained(forest, suite, [config.seed.name, *domains], reporter.line)
+    shards, valid = evaluated(config, evaluated_suites(config))
+    standing.require_held_out(config, suite, [*shards, *valid], domains)
 
 
 def _others(
@@ -161,14 +182,48 @@ def needed_scores(
     fitted on those of all domains in `trained_on`.
     """
     shards, valid = evaluated(config, suite)
-    if config.ensemble.fit == "forest":
-        valid = [*valid, *(suite.shard(domain, "valid") for domain in sorted(trained_on))]
+    valid = _fitted_on(config, suite, valid, trained_on)
     names = {member.name for member in members}
     needed = []
     for elm in elms:
         of_elm = _once([*shards, *valid]) if elm.name in names else shards
         needed.append((find_model(forest, elm.name), of_elm))
     return [*needed, *((model, shards) for model in others)]
+
+
+def _fitted_on(
+    config: Config, suite: Suite, valid: list[Shard], trained_on: set[str]
+) -> list[Shard]:
+    """List the valid splits that priors and the rule are fitted on."""
+    if config.ensemble.fit != "forest":
+        return valid
+    return [*valid, *(suite.shard(domain, "valid") for domain in sorted(trained_on))]
+
+
+def _read(config: Config, suite: Suite, elms: list[ELM]) -> list[Shard]:
+    """List all shards that an evaluation reads."""
+    shards, valid = evaluated(config, suite)
+    return [*shards, *_fitted_on(config, suite, valid, _trained_on(elms))]
+
+
+def _refuse_trained_on(
+    config: Config,
+    forest: Forest,
+    suite: Suite,
+    elms: list[ELM],
+    members: list[ELM],
+    others: list[Model],
+    trained_on: set[str],
+    reporter: Reporter,
+) -> None:
+    """Raise `UserError` if a document that is evaluated, or that members are weighed on, was
+    trained on by a model that reads it.
+    """
+    shards, valid = evaluated(config, suite)
+    held_out.refuse(forest, suite, shards, [*elms, *others], reporter)
+    if rule_of(config.ensemble).is_fitted:
+        fitted_on = _once(_fitted_on(config, suite, valid, trained_on))
+        held_out.refuse(forest, suite, fitted_on, members, reporter)
 
 
 def _once(shards: list[Shard]) -> list[Shard]:
@@ -197,6 +252,7 @@ def measure(
     refuse_own_data(config, suite, shards)
     if trained_on is None:
         trained_on = _trained_on(elms)
+    _refuse_trained_on(config, forest, suite, elms, members, others, trained_on, reporter)
     route = domain_weights.route(config, forest, members, suite.eos)
     for model, of_model in needed_scores(config, forest, suite, elms, members, others, trained_on):
         score_model(config, forest, model, of_model, reporter)

@@ -10,21 +10,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from btm.config import identity
 from btm.config.checks import check_weights
 from btm.config.schema import Config
 from btm.data import prepare as preparation
 from btm.data.shards import Shard, Suite
 from btm.ensemble.router import check_domains
 from btm.errors import UserError
-from btm.forest import ELM, Branch, Forest, seal, settings, tombstone
+from btm.forest import ELM, Branch, Forest, seal, settings, tombstone, trained_on
 from btm.forest.paths import ModelFolder, Paths, step_of
-from btm.forest.suites import data_of, evaluated_suites, open_suite, open_suites
-from btm.interop import huggingface
+from btm.forest.suites import data_of, open_suite, open_suites, other_suites
 from btm.models import causal_lm
 from btm.report import Beating, Reporter, quiet
-from btm.steps import domain_weights, score_cache
+from btm.steps import conflicts, domain_weights, names, score_cache, seed_source, standing
 from btm.steps.averages import average
-from btm.steps.evaluate import eval_forest
+from btm.steps.evaluate import check_text, eval_forest
+from btm.steps.origin import origin_of
 from btm.steps.plan import Plan
 from btm.steps.rates import find_rate
 from btm.system import durable
@@ -40,14 +41,21 @@ def prepare(config: Config, reporter: Reporter = quiet) -> Suite:
     its tokenizer.
     """
     if config.baseline == "random_split":
-        return open_suite(
-            config
-        )  # dealt from another suite (btm/baselines), it has no text of its own
-    preparation.prepare(data_of(config), reporter.line)
+        # Dealt from another suite (btm/steps/baselines), it has no text of its own.
+        return open_suite(config)
+    names.require_apart(config, _planned(config))
+    preparation.prepare(data_of(config), reporter.line, other_suites(config))
     suite = open_suite(config)
     if Forest.stands(config.forest_root):
         settings.record_suite(config, Forest(config.forest_root), suite)
     return suite
+
+
+def _planned(config: Config) -> list[str]:
+    """List the domains that a cycle with the settings `config` would grow experts for."""
+    if config.run.rounds:
+        return [domain for domains in config.run.rounds for domain in domains]
+    return config.run.domains or preparation.training_domains(config.data)
 
 
 def seed(config: Config, reporter: Reporter = quiet) -> ELM:
@@ -57,16 +65,19 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
     """
     suite = open_suite(config)
     by_fairseq.check(config, suite)
-    plan = plan_of_seed(config)
+    plan = plan_of_seed(config, reporter)
     if config.seed.source is not None:
-        elm = _import_seed(config, suite, reporter)
+        stands = Forest(config.forest_root)[plan.name] if plan.idle else None
+        elm = stands or seed_source.import_seed(config, suite, reporter)
         settings.record(config, Forest(config.forest_root), suite)
         return elm
     name = config.seed.name
     causal_lm.pick_device(config.trainer.device)
     forest, model = _plant(config, suite)
     settings.record(config, forest, suite)
+    conflicts.refuse(config, {name: conflicts.of_seed(config, forest, suite.training_domains())})
     if name in forest:
+        standing.require_trained(forest, suite, [name], reporter.line)
         return forest[name]
     if not forest.has_branch(name):
         model = model or _new_model(config, suite)
@@ -77,12 +88,16 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
     return merge(config, name, reporter)
 
 
-def plan_of_seed(config: Config) -> Plan:
+def plan_of_seed(config: Config, reporter: Reporter = quiet) -> Plan:
     """Plan `seed`: what it trains on or imports, or that the seed stands."""
     suite, name, root = open_suite(config), config.seed.name, Path(config.forest_root)
     forest = Forest(root) if Forest.stands(root) else None
-    if forest is not None and name in forest:
-        return Plan.nothing("seed", name)
+    if forest is not None:
+        found = conflicts.of_seed(config, forest, suite.training_domains())
+        conflicts.refuse(config, {name: found})
+        if name in forest:
+            seed_source.require(config, reporter)
+            return Plan.nothing("seed", name)
     if config.seed.source is not None:
         source = Path(config.seed.source)
         plan = Plan("seed", name, f"import {source}", reads=(source,))
@@ -131,7 +146,13 @@ def branch(
         config, forest, suite, domain, candidates, config.branch, reporter
     )
     return forest.branch(
-        name, domain, weights, method=config.branch, estimator=estimator, alive=reporter.alive
+        name,
+        domain,
+        weights,
+        method=config.branch,
+        estimator=estimator,
+        settings=identity.of_branch(config) if len(candidates) > 1 else {},
+        alive=reporter.alive,
     )
 
 
@@ -142,7 +163,7 @@ def plan_of_branch(
     forest = Forest(config.forest_root)
     forest.require_free(name)
     open_suites(config).shard(domain, "train")
-    what, parents = _origin(config, forest, among)
+    what, parents = origin_of(config, forest, among)
     return Plan(
         "branch",
         name,
@@ -155,29 +176,13 @@ def plan_of_branch(
     )
 
 
-def _origin(config: Config, forest: Forest, among: list[str] | None) -> tuple[str, tuple[str, ...]]:
-    """Say in words how a new ELM is initialised, and the ELMs that it is initialised from.
-
-    A posterior may give some of them no weight.
-    """
-    if config.weights is not None:
-        parents = [forest[parent].name for parent in check_weights(config.weights)]
-        return f"average {', '.join(parents)} with the given weights", tuple(parents)
-    if config.branch == "copy":
-        parent = copied(config, forest)
-        return f"copy {parent}", (parent,)
-    names = tuple(elm.name for elm in forest.experts(among))
-    return (
-        f"copy {names[0]}" if len(names) == 1 else f"{config.branch} of {', '.join(names)}"
-    ), names
-
-
 def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
     """Train a branch on its own domain alone, from wherever an earlier attempt stopped."""
     forest, suite = Forest(config.forest_root), open_suites(config)
     if (done := forest.get_branch(name)).result is not None:
+        conflicts.refuse(config, {name: conflicts.of_training(config, forest, done)})
         return done
-    seed_steps = config.seed_steps(suite.training_domains())
+    asked, seed_steps = config, config.seed_steps(suite.training_domains())
     config = replace(config, seed=replace(config.seed, steps=seed_steps))
     with forest.hold(name) as (branch, held):
         reporter = Beating(reporter, held.beat)
@@ -185,12 +190,15 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
         plan = _plan_of_branch(config, suite, branch)
         shards = [suite.shard(domain, "train") for domain in plan.domains]
         trained = Trained(steps=0, tokens=0)
+        trained_on.record(forest.paths, shards)
         if shards:
             if config.trainer.lr == phase.FIND and not branch.parents:
                 find_rate(config, branch, shards, seed_steps, reporter.pulse, reporter)
             together = job.processes(config, branch) > 1
             run = job.train if together else phase.train
             trained = run(config, forest, branch, shards, suite, reporter, reporter.pulse)
+        settings = conflicts.settings_of(asked, forest, branch, trained.precision or "")
+        trained = replace(trained, settings=settings)
         if branch.parents:
             nats = score_cache.valid_nats(config, forest, branch, suite, reporter)
             trained = replace(trained, valid_nats=nats.own, parent_valid_nats=nats.parents)
@@ -200,7 +208,9 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
 
 def plan_of_train(config: Config, name: str) -> Plan:
     """Plan `train`: the steps and tokens that are still to come, and the passes over the text."""
-    made = Forest(config.forest_root).get_branch(name)
+    forest = Forest(config.forest_root)
+    made = forest.get_branch(name)
+    conflicts.refuse(config, {name: conflicts.of_training(config, forest, made)})
     if made.result is not None:
         return Plan.nothing("train", name, "it is trained")
     return _plan_of_branch(config, open_suites(config), made)
@@ -212,6 +222,8 @@ def _plan_of_branch(config: Config, suite: Suite, made: Branch) -> Plan:
     n_steps = config.seed_steps(suite.training_domains()) if is_root else config.trainer.steps
     shards = [suite.shard(domain, "train") for domain in made.domains]
     causal_lm.check_context(config, causal_lm.read_config(ModelFolder(made.path).config))
+    if not is_root:
+        phase.course_of(config, Forest(config.forest_root), made)  # refuses before anything is read
     plan = _plan_of_training(config, made.name, n_steps, shards, made, is_root=is_root)
     trained = ModelFolder(Paths(config.forest_root).branch(made.name)).result
     return replace(plan, parents=tuple(made.parents), writes=(trained,))
@@ -274,7 +286,9 @@ def grow_expert(config: Config, domain: str, among: list[str], reporter: Reporte
     stopped.
     """
     forest = Forest(config.forest_root)
+    conflicts.refuse(config, {domain: conflicts.of_expert(config, forest, domain, among)})
     if domain in forest:
+        standing.require_trained(forest, open_suites(config), [domain], reporter.line)
         return forest[domain]
     if not forest.has_branch(domain):
         try:
@@ -291,6 +305,7 @@ def grow_expert(config: Config, domain: str, among: list[str], reporter: Reporte
 def plan_of_expert(config: Config, domain: str, among: list[str]) -> Plan:
     """Plan `grow_expert`, also of a domain whose text is still to be prepared."""
     forest = Forest(config.forest_root)
+    conflicts.refuse(config, {domain: conflicts.of_expert(config, forest, domain, among)})
     if domain in forest:
         return Plan.nothing("grow", domain)
     if forest.has_branch(domain):
@@ -298,7 +313,7 @@ def plan_of_expert(config: Config, domain: str, among: list[str]) -> Plan:
         plan = plan_of_train(config, domain)
         parts = [] if plan.idle else [plan.what]
     else:
-        how, parents = _origin(config, forest, among)
+        how, parents = origin_of(config, forest, among)
         model = ModelFolder(forest[parents[0]].path)
         causal_lm.check_context(config, causal_lm.read_config(model.config))
         plan = _plan_of_new_domain(config, domain)
@@ -333,7 +348,7 @@ def run(config: Config, reporter: Reporter = quiet) -> Json:
     siblings and the place where an earlier run was killed make no difference.
     """
     suite = prepare(config, reporter)
-    begin(config, suite)
+    begin(config, suite)  # of what stands, each step says how much of its text it knows
     seed(config, reporter)
     Forest(config.forest_root).sweep()
     earlier: list[str] = []
@@ -344,13 +359,19 @@ def run(config: Config, reporter: Reporter = quiet) -> Json:
     return finish(config, reporter)
 
 
-def begin(config: Config, suite: Suite) -> None:
+def begin(config: Config, suite: Suite, reporter: Reporter = quiet) -> None:
     """Record the words of a cycle whose forest stands, and see that all it will be evaluated on is
-    there.
+    there, and is trained on by none of its ELMs.
+
+    Of ELMs whose text has grown `reporter` gets a line; `UserError` if some of it is gone, or where
+    what stands is of other settings.
     """
+    planned = rounds(config, suite)
+    conflicts.refuse(config, conflicts.of_cycle(config, planned))
+    domains = [domain for each in planned for domain in each]
+    check_text(config, suite, domains, reporter)
     if Forest.stands(config.forest_root):  # else its seed records them, when it plants it
         settings.record(config, Forest(config.forest_root), suite)
-        evaluated_suites(config)
 
 
 def finish(config: Config, reporter: Reporter = quiet) -> Json:
@@ -372,6 +393,7 @@ def rounds(
     for domain in flat:
         suite.shard(domain, "train")
     check_domains(config, flat)
+    names.require_apart(config, flat)
     if len(set(flat)) < len(flat):
         raise UserError(f"run.rounds={planned}: a domain stands there twice")
     root = Path(config.forest_root)
@@ -394,37 +416,9 @@ def _plant(config: Config, suite: Suite) -> tuple[Forest, Any]:
     return Forest.create(config.forest_root, wanted, suite.tokenizer, suite.tokenizer_sha256), model
 
 
-def _import_seed(config: Config, suite: Suite, reporter: Reporter) -> ELM:
-    """Return the seed that a Hugging Face folder is: the same checks as btm import, and that it
-    fits the suite.
-    """
-    source, root, name = Path(str(config.seed.source)), Path(config.forest_root), config.seed.name
-    legacy = config.imports.legacy
-    with huggingface.checked(
-        source, "seed.from", root, with_legacy=legacy, alive=reporter.alive
-    ) as model:
-        if model.tokenizer_sha256 != suite.tokenizer_sha256:
-            raise UserError(
-                f"seed.from={source} has another tokenizer than the suite {suite.name!r}: prepare "
-                "the text with its "
-                f"own (btm prepare data.tokenizer={source} data.name=NAME …)"
-            )
-        causal_lm.check_context(config, model.model.config.to_dict())
-        return huggingface.enter(root, name, [], model)
-
-
 def _new_model(config: Config, suite: Suite) -> Any:
     """Return the model that the seed phase begins with."""
     wanted = causal_lm.make_config(config.model, suite.vocab_size, suite.eos)
     if suite.bos is not None:
         wanted.bos_token_id = suite.bos
     return causal_lm.new_model(wanted, config.trainer.seed)
-
-
-def copied(config: Config, forest: Forest) -> str:
-    """Return the one parent of branch=copy."""
-    if config.parent:
-        return forest[config.parent].name
-    if config.seed.name in forest:
-        return config.seed.name
-    raise UserError(f"branch=copy needs parent=NAME; have: {', '.join(forest.names()) or 'none'}")

@@ -13,6 +13,7 @@ import re
 import shutil
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,9 @@ _EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE of renameat2(2) and AT_FDCWD
 _WRITE = 2  # SYNC_FILE_RANGE_WRITE of sync_file_range(2)
 _FORGOTTEN = 86_400.0  # seconds without a write after which a writer elsewhere counts as dead
 _CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+_CANNOT_LINK = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+_STATUS = Path("/proc/self/status")  # of Linux alone
+_UMASK = threading.Lock()
 
 
 @contextmanager
@@ -83,8 +87,11 @@ def make_folder(folder: Path) -> Path:
 
 
 @contextmanager
-def publish_file(path: Path) -> Iterator[BinaryIO]:
-    """Yield a binary handle; its content appears at `path`, whole, when the block ends well."""
+def publish_file(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
+    """Yield a binary handle; its content appears at `path`, whole, when the block ends well.
+
+    Without `replace`, `FileExistsError` if `path` exists by then: of racing writers one wins.
+    """
     make_folder(path.parent)
     descriptor, name = tempfile.mkstemp(prefix=f"{_PREFIX}{writer()}-", dir=path.parent)
     temporary = Path(name)
@@ -94,11 +101,32 @@ def publish_file(path: Path) -> Iterator[BinaryIO]:
             handle.flush()
             os.fchmod(handle.fileno(), 0o666 & ~_umask())
             os.fsync(handle.fileno())
-        temporary.replace(path)
+        if replace:
+            temporary.replace(path)
+        else:
+            _link(temporary, path)
     except BaseException:  # also KeyboardInterrupt: nothing half written may stay
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Give the file `temporary` the name `path` instead; `FileExistsError` if that is taken."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        # A server of NFS may be asked twice, and answer the second time that the name is taken.
+        if temporary.stat().st_nlink == 1:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+    except OSError as error:
+        if error.errno not in _CANNOT_LINK:
+            raise
+        if path.exists():  # the best that a file system without hard links lets one do
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        temporary.replace(path)
+        return
+    temporary.unlink()
 
 
 @contextmanager
@@ -186,10 +214,13 @@ def sync_tree(folder: Path) -> None:
         sync_folder(Path(place))
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Publish `value` as indented JSON; NaN and infinity are refused, as JSON has neither."""
+def write_json(path: Path, value: Any, *, replace: bool = True) -> None:
+    """Publish `value` as indented JSON; NaN and infinity are refused, as JSON has neither.
+
+    Without `replace`, `FileExistsError` if `path` exists.
+    """
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    with publish_file(path) as handle:
+    with publish_file(path, replace=replace) as handle:
         handle.write(text.encode() + b"\n")
 
 
@@ -299,7 +330,18 @@ def _written(path: Path) -> float:
 
 
 def _umask() -> int:
-    """Return the process's umask; it can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
+    """Read the process's umask.
+
+    os.umask reads it by setting it: two threads at once could leave another one behind for good,
+    and what a third creates meanwhile gets a wrong mode. So the kernel is asked, where it answers.
+    """
+    try:
+        found = re.search(r"^Umask:\s*([0-7]+)$", _STATUS.read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found is not None:
+        return int(found[1], 8)
+    with _UMASK:
+        mask = os.umask(0o077)  # meanwhile nothing is created with a mode that is too wide
+        os.umask(mask)
     return mask

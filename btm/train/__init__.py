@@ -6,8 +6,9 @@ one bit for bit on the same threads, torch and instruction set. Where those diff
 `exact: false`.
 
 `trainer.carry`: the paper continues the seed's optimizer and schedule in every expert (`continue`).
-A branch of several parents has no moments to continue. `fresh` begins a schedule anew and is the
-default, since short expert phases gain most by it (docs/choosing.md).
+The seed's card keeps that schedule, so it is the same one whatever later commands say of rate and
+steps. A branch of several parents has no moments to continue. `fresh` begins a schedule anew and is
+the default, since short expert phases gain most by it (docs/choosing.md).
 
 `optimizers`: moments of 8 bits are those of bitsandbytes, in blocks of 256; tensors under 4,096
 elements stay in 32 bits. A checkpoint of one optimizer is refused by another, never converted.

@@ -2,10 +2,12 @@
 `trainer.carry` gives it.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from btm.config.schema import Config
+from btm.config.training import TrainerConfig
 from btm.data.batches import Batches, Growth, windows
 from btm.data.shards import Shard, Suite
 from btm.errors import UserError
@@ -20,6 +22,23 @@ from btm.train.sparse import trainee
 from btm.train.training import Pulse, Run, Trained, Training
 
 FIND = "find"  # as trainer.lr: the rate that a short test finds (btm/steps/rates.py)
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a training phase does: its steps and rates, and the parent whose optimizer it goes on
+    with.
+    """
+
+    steps: int
+    schedule: Schedule
+    continued: ELM | None = None
+    notes: tuple[str, ...] = ()  # on the card: what became of the parent's optimizer and schedule
+
+    @property
+    def moments(self) -> Path | None:
+        """The optimizer's state to begin with."""
+        return self.continued.path / checkpoint.MOMENTS if self.continued else None
 
 
 def train(
@@ -37,8 +56,9 @@ def train(
     `run` is the loop, by default that of one process, for a dense or a sparse expert.
     """
     is_root = not branch.parents
-    steps, schedule, continued = course(config, forest, branch)
-    trainer = replace(config.trainer, lr=schedule.peak)  # the rate that was meant, on the card too
+    course = course_of(config, forest, branch)
+    # The rate that was meant, on the card too.
+    trainer = replace(config.trainer, lr=course.schedule.peak)
     run = run or _loop(config)
     if is_root and run is trainee.train:
         raise UserError(
@@ -58,10 +78,10 @@ def train(
                 branch.path,
                 batches(config, shards, branch.name, is_root=is_root),
                 trainer,
-                schedule,
-                steps,
+                course.schedule,
+                course.steps,
                 valid=valid,
-                moments=continued.path / checkpoint.MOMENTS if continued else None,
+                moments=course.moments,
                 keep_moments=is_root and trainer.carry != "fresh",
                 report=report,
                 pulse=pulse,
@@ -69,20 +89,10 @@ def train(
         )
     return replace(
         trained,
-        notes=[*trained.notes, *_carried(forest, branch, trainer.carry, continued)],
-        lr=schedule.peak,
+        notes=[*trained.notes, *course.notes],
+        lr=course.schedule.peak,
         data={shard.domain: shard.sha256 for shard in shards},
     )
-
-
-def _carried(forest: Forest, branch: Branch, carry: str, continued: ELM | None) -> list[str]:
-    """Return the note on what became of the parent's optimizer, if it is worth one."""
-    if continued:
-        return [f"continues the optimizer and schedule of {continued.name}"]
-    if carry == "auto" and (kept := _kept(forest, list(branch.parents))):
-        parent = next(iter(branch.parents))
-        return [f"begins a new optimizer and schedule: {parent!r} was trained with {kept}"]
-    return []
 
 
 def batches(config: Config, shards: list[Shard], name: str, *, is_root: bool) -> Batches:
@@ -105,11 +115,15 @@ def _loop(config: Config) -> Run:
     return loop.train if config.trainer.delta_density == 1 else trainee.train
 
 
-def course(config: Config, forest: Forest, branch: Branch) -> tuple[int, Schedule, ELM | None]:
-    """Return a branch's steps, its schedule, and the parent whose optimizer it continues, as
+def course_of(config: Config, forest: Forest, branch: Branch) -> Course:
+    """Decide the steps and the schedule of a branch, and whose optimizer it continues, as
     trainer.carry says.
+
+    Raises `UserError` where trainer.carry=continue cannot do what the other settings say.
     """
     continued = _continued(config, forest, branch) if branch.parents else None
+    if continued is not None and continued.card.schedule:
+        return _rest(config.trainer, continued)
     trainer = replace(config.trainer, lr=rate(config, forest, branch))
     if not branch.parents:
         # The seed phase is the first part of a longer schedule, unless experts begin theirs anew.
@@ -117,13 +131,63 @@ def course(config: Config, forest: Forest, branch: Branch) -> tuple[int, Schedul
         if steps is None:
             raise ValueError("seed.steps is still to be decided (steps.train does)")
         horizon = steps + (0 if trainer.carry == "fresh" else trainer.steps)
-        return steps, Schedule.of(trainer, horizon=horizon), None
-    offset = continued.card.steps if continued else 0
-    return (
-        trainer.steps,
-        Schedule.of(trainer, horizon=offset + trainer.steps, offset=offset),
-        continued,
-    )
+        return Course(steps, Schedule.of(trainer, horizon=horizon))
+    if continued is None:
+        schedule = Schedule.of(trainer, horizon=trainer.steps)
+        return Course(trainer.steps, schedule, notes=_anew(trainer.carry, forest, branch))
+    # A seed of an older btm, whose card does not say how long its schedule was to be.
+    offset = continued.card.steps
+    schedule = Schedule.of(trainer, horizon=offset + trainer.steps, offset=offset)
+    return Course(trainer.steps, schedule, continued, (_goes_on(continued),))
+
+
+def _rest(trainer: TrainerConfig, parent: ELM) -> Course:
+    """Continue the schedule that stands on a parent's card, with its peak, length and shape.
+
+    Beyond its end the rate stays what it was there. What `trainer` says otherwise is a `UserError`
+    under trainer.carry=continue, and a note on the card under auto.
+    """
+    try:
+        schedule = Schedule.rest(parent.card.schedule, parent.card.steps)
+    except ValueError as error:
+        raise UserError(f"{parent.path}: its card has {error}; give trainer.carry=fresh") from None
+    steps, left = trainer.steps, schedule.steps_left
+    ignored = ", ".join(schedule.contradictions(trainer))
+    if ignored and trainer.carry == "continue":
+        raise UserError(
+            f"trainer.carry=continue goes on with the schedule of {parent.name!r}, which has "
+            f"another: {ignored}; leave these out, or give trainer.carry=fresh"
+        )
+    if schedule.lr(steps - 1) == 0 and steps > left:
+        raise UserError(
+            f"trainer.steps={steps}: the schedule of {parent.name!r} has {left} steps left, and "
+            f"ends with a rate of 0, which teaches nothing: give trainer.steps={max(1, left)}, or "
+            "trainer.carry=fresh"
+        )
+    notes = [_goes_on(parent)]
+    if ignored:
+        notes.append(f"without effect, for {parent.name}'s schedule has another: {ignored}")
+    if steps > left:
+        notes.append(
+            f"{steps - left} steps at {schedule.lr(steps - 1):g}, the last rate of "
+            f"{parent.name}'s schedule, which had {left} left"
+        )
+    if steps < left:
+        notes.append(f"ends {left - steps} steps before {parent.name}'s schedule does")
+    return Course(steps, schedule, parent, tuple(notes))
+
+
+def _goes_on(parent: ELM) -> str:
+    """Write the note of a branch that continues its parent."""
+    return f"continues the optimizer and schedule of {parent.name}"
+
+
+def _anew(carry: str, forest: Forest, branch: Branch) -> tuple[str, ...]:
+    """Write the note of a branch that could not continue its parent under trainer.carry=auto."""
+    if carry != "auto" or not (kept := _kept(forest, list(branch.parents))):
+        return ()
+    parent = next(iter(branch.parents))
+    return (f"begins a new optimizer and schedule: {parent!r} was trained with {kept}",)
 
 
 def rate(config: Config, forest: Forest, branch: Branch) -> float:

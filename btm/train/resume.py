@@ -4,7 +4,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from btm.config.identity import OF_MACHINE
 from btm.config.training import TrainerConfig
+from btm.data.batches import ORDER
 from btm.errors import UserError
 from btm.system import lease
 from btm.system.json_files import Json
@@ -16,14 +18,9 @@ if TYPE_CHECKING:
     import torch
 
 
-# What may change between the parts of one training without changing its result.
-_FREE = {"threads", "checkpoint_every", "log_every", "mirrors", "device", "steps", "lr", "parallel"}
-_FREE |= {
-    "gradient_checkpointing",
-    "offload",
-    "write_behind",
-}  # the same numbers, at other times or places
-_FREE |= {"kernels", "compile"}  # the same up to rounding; `environment_of` and the state keep them
+# What may change between the parts of one training: what its result does not depend on beyond
+# rounding, and what the schedule holds. `environment_of` and the state keep what rounding needs.
+_FREE = {key.partition(".")[2] for key in OF_MACHINE} | {"steps", "lr"}
 
 
 def settings_of(trainer: TrainerConfig, schedule: Schedule, steps: int) -> Json:
@@ -37,6 +34,15 @@ def require_same(found: Path, begun: Json, settings: Json) -> None:
     # A setting that is younger than the checkpoint had its default.
     begun = asdict(TrainerConfig()) | begun
     changed = sorted(key for key in settings if begun.get(key) != settings[key])
+    if changed == ["data"] and isinstance(begun.get("data"), dict):
+        domains = sorted(d for d in settings["data"] if begun["data"].get(d) != settings["data"][d])
+        raise UserError(
+            f"{lease.name_of(found.parent)!r} is half trained on other text than train of "
+            f"{', '.join(domains)} has now: prepare the text as it was, or delete the checkpoints "
+            f"in {found.parent} to begin anew"
+        )
+    if "auto" in (begun.get("precision"), settings.get("precision")):
+        changed = [key for key in changed if key != "precision"]  # the environment has what it was
     if changed:
         was = ", ".join(f"{key} was {begun.get(key)}, now {settings[key]}" for key in changed)
         raise UserError(
@@ -55,6 +61,8 @@ def environment_of(precision: str, trainer: TrainerConfig, device: str) -> Json:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "precision": precision,
         "kernels": trainer.kernels,
+        "micro-batches of": trainer.micro_batch_size or trainer.batch_size,
+        "data order": ORDER,
         **({} if device == "cpu" else {"device": _name(device)}),
     }
 
@@ -88,7 +96,9 @@ def resume(
     state = checkpoint.read_state(found)
     require_same(found, state["settings"], settings)
     # What a checkpoint does not say was so when it was written.
-    before = {"processes": "1", "device": "cpu"} | state["environment"]
+    usual = {"processes": "1", "device": "cpu", "data order": 1}
+    usual["micro-batches of"] = environment["micro-batches of"]
+    before = usual | state["environment"]
     environment = {"device": "cpu"} | environment
     different = {key: value for key, value in environment.items() if before.get(key) != value}
     for key, value in different.items():

@@ -3,15 +3,19 @@ state.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from btm.config.training import TrainerConfig
+from btm.system.json_files import Json
 
 # Measured by scripts/bench/choosing.py for 0.2 to 1 M parameters and extrapolated above
 # (docs/choosing.md): the best peak of a dense LM falls with its size; 6e-4 at 125 M is what GPT-3
 # was trained with (arXiv 2005.14165, table 2.1).
 _REFERENCE = (125e6, 6e-4)
 _EXPONENT = -0.39
+# The setting that gives each part of a schedule, but its length.
+_KEYS = {"peak": "lr", "warmup_steps": "warmup", "decay": "decay", "final": "final_lr"}
+_KEYS_OF = {"polynomial": {"power": "decay_power"}, "wsd": {"share": "decay_share"}}
 
 
 def default_lr(parameters: int) -> float:
@@ -62,6 +66,39 @@ class Schedule:
             final=trainer.final_lr,
             share=trainer.decay_share if trainer.decay == "wsd" else None,
         )
+
+    @classmethod
+    def rest(cls, kept: Json, steps: int) -> "Schedule":
+        """Return what is left of a schedule, as a card keeps it, after a training of `steps` steps.
+
+        Raises `ValueError` for values that make no schedule.
+        """
+        try:
+            begun = cls(**kept)
+            rest = replace(begun, offset=begun.offset + steps)
+            rest.lr(0)
+        except (TypeError, KeyError, ArithmeticError) as error:
+            raise ValueError(f"no schedule: {error}") from None
+        return rest
+
+    @property
+    def steps_left(self) -> int:
+        """Steps of the training until the rate is as low as it gets."""
+        return max(0, self.horizon - self.offset)
+
+    def contradictions(self, trainer: TrainerConfig) -> list[str]:
+        """List the settings of `trainer` that this schedule does not follow, each with what it has
+        instead: "trainer.lr=0.003 (peak 0.001)". A rate that is still to be chosen contradicts
+        nothing.
+        """
+        lr = trainer.lr if isinstance(trainer.lr, int | float) else self.peak
+        said = Schedule.of(replace(trainer, lr=lr), horizon=self.horizon, offset=self.offset)
+        keys = _KEYS | (_KEYS_OF.get(self.decay, {}) if said.decay == self.decay else {})
+        return [
+            f"trainer.{key}={getattr(trainer, key)} ({part} {getattr(self, part)})"
+            for part, key in keys.items()
+            if getattr(said, part) != getattr(self, part)
+        ]
 
     def lr(self, step: int) -> float:
         """Return the learning rate of the training's own step `step`, counted from 0."""

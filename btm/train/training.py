@@ -50,6 +50,7 @@ class Trained:
     fairseq: Json | None = None  # its versions and arguments
     loss: float | None = None  # of the last step, nats per token
     trainer: Json | None = None  # the trainer section that was in force
+    settings: Json | None = None  # that the result depends on (btm/config/identity.py)
     precision: str | None = None
     schedule: Json | None = None
     delta: Json | None = None  # of a sparse expert: density, budget, nonzeros, …

@@ -104,7 +104,8 @@ def repeat(text: Path, root: Path, wanted: int) -> int:
 
 
 def report(timeline: list[Moment], size: int, peak: int, workers: int) -> None:
-    start, end = timeline[0], timeline[-1]
+    start, last = timeline[0], timeline[-1]
+    end = next(moment for moment in timeline if moment.line.startswith("looking for near"))
     tokenizer = next(moment for moment in timeline if moment.line.startswith("tokenizer"))
     packing = next(moment for moment in timeline if ": packing" in moment.line)
     mb = size / 1e6
@@ -113,6 +114,7 @@ def report(timeline: list[Moment], size: int, peak: int, workers: int) -> None:
     print(f"tokenizer           {packing.wall - tokenizer.wall:10.1f} s")
     rates = f"{mb / (end.wall - packing.wall):10.1f} MB/s, {mb / (end.cpu - packing.cpu):.1f} a core-second"
     print(f"packing (pass 2)    {rates}")
+    print(f"near-duplicates     {last.wall - end.wall:10.1f} s")
     print(
         "reading and packing "
         f"{mb / (end.wall - packing.wall + tokenizer.wall - start.wall):10.1f} MB/s"

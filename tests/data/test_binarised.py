@@ -127,6 +127,25 @@ def test_a_suite_of_btm_is_a_data_bin_that_is_read_again(suite, tmp_path):
     assert decoded(suite, old) == decoded(again, new)
 
 
+def test_documents_of_data_bins_have_digests_of_their_ids(suite, tmp_path):
+    for domain in ("one", "other"):
+        binarised.write(suite, "verses", tmp_path / "root" / domain)
+    config = DataConfig(
+        name="again", root=str(tmp_path / "root"), out=str(tmp_path / "out"), workers=1
+    )
+    again = prepare(config)
+    one, other = again.shard("one", "train"), again.shard("other", "train")
+    assert one.digests.tolist() == other.digests.tolist()
+    assert len(set(one.digests.tolist())) == one.n_documents
+    assert not set(one.digests.tolist()) & set(again.shard("other", "test").digests.tolist())
+    blank = np.array([5, 6, 2, 7, 2, 2, 5, 6, 2, 7, 2, 2, 2], np.uint16)  # with and without lines
+    assert len(set(binarised.digests(blank, np.array([6, 7])).tolist())) == 1
+    before = one.digests.tolist()
+    for path in again.path.rglob("*.docs"):
+        path.unlink()
+    assert prepare(config).shard("one", "train").digests.tolist() == before
+
+
 def decoded(suite, shard):
     from tokenizers import Tokenizer
 

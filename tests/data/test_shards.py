@@ -1,3 +1,4 @@
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -5,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from btm.config.choices import SPLITS
 from btm.data.shards import Shard, Suite
 from btm.errors import UserError
 
@@ -56,7 +58,28 @@ def test_what_is_not_there_is_named(tmp_path, suite):
         Shard.open(tmp_path, "train")
 
 
-@pytest.mark.parametrize("name", ["train.bin", "train.idx"])
+def test_a_shard_has_the_digest_of_each_document(suite, verses):
+    digests = np.concatenate([suite.shard("verses", split).digests for split in SPLITS])
+    wanted = [
+        int.from_bytes(hashlib.blake2b(text.strip().encode(), digest_size=8).digest(), "little")
+        for text in verses
+    ]
+    assert sorted(digests.tolist()) == sorted(wanted)
+    for split in SPLITS:
+        shard = suite.shard("verses", split)
+        path = shard.folder / f"{split}.docs"
+        assert shard.digests.tolist() == np.fromfile(path, "<u8").tolist()
+        assert shard.digests.shape == (shard.n_documents,) and not shard.digests.flags.writeable
+
+
+def test_a_suite_of_before_digests_opens(tmp_path, suite):
+    shutil.copytree(suite.path / "verses", tmp_path / "verses")
+    (tmp_path / "verses" / "train.docs").unlink()
+    assert Shard.open(tmp_path / "verses", "train").digests is None
+    assert Shard.open(tmp_path / "verses", "test").digests is not None
+
+
+@pytest.mark.parametrize("name", ["train.bin", "train.idx", "train.docs"])
 def test_a_truncated_file_is_refused(tmp_path, suite, name):
     folder = tmp_path / "verses"
     shutil.copytree(suite.path / "verses", folder)
@@ -64,6 +87,8 @@ def test_a_truncated_file_is_refused(tmp_path, suite, name):
     with pytest.raises(UserError, match=f"{name}: .* bytes, but meta.json says"):
         Shard.open(folder, "train")
     Shard.open(folder, "valid")
+    if name == "train.docs":
+        return
     (folder / name).unlink()
     with pytest.raises(UserError, match=f"{name}: 0 bytes"):
         Shard.open(folder, "train")

@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 
 from btm import steps
+from btm.data.tokenizer import tokenizer_sha256
+from btm.errors import UserError
 from btm.forest import Forest
 from btm.forest.card import Card
-from btm.models import weights
+from btm.models import causal_lm, weights
 
 NAMES = 1_000
 MERGING = Path(__file__).parents[1] / "merging.py"
+PLANTING = Path(__file__).parents[1] / "planting.py"
 
 
 @pytest.fixture
@@ -74,3 +77,39 @@ def test_sixty_four_processes_merge_a_thousand_names(branches, tmp_path):
         assert Card.read(folder / "card.json").sha256 == sha256
         assert not list(folder.glob("checkpoint-*"))
     assert weights.sha256(branches.root / "elms/new0999") == sha256
+
+
+@pytest.mark.slow
+def test_of_processes_that_plant_at_once_each_gets_what_it_asked_for_or_is_refused(
+    forest, tmp_path
+):
+    other = shutil.copytree(forest.tokenizer, tmp_path / "other")
+    file = other / "tokenizer.json"
+    file.write_text(file.read_text().replace('"Ġthe"', '"Ġthé"'))
+    done = subprocess.run(
+        [sys.executable, PLANTING, tmp_path / "roots", forest.tokenizer, other],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == 4 * 4
+    for root in (tmp_path / "roots").iterdir():
+        facts = Forest(root).facts
+        planted = [facts["architecture"], facts["tokenizer_sha256"]]
+        assert tokenizer_sha256(root / "tokenizer") == planted[1]
+        got = [answer for place, answer in answers if place == int(root.name)]
+        assert all(answer == planted or "another" in answer for answer in got), got
+        assert sum(answer == planted for answer in got) == 1
+        assert not list(root.glob(".tmp-*"))
+
+
+def test_a_tokenizer_that_a_killed_planting_left_is_not_taken_for_another(forest, tmp_path):
+    other = shutil.copytree(forest.tokenizer, tmp_path / "root" / "tokenizer")
+    file = other / "tokenizer.json"
+    file.write_text(file.read_text().replace('"Ġthe"', '"Ġthé"'))
+    architecture = causal_lm.load_config(forest["seed"].path)
+    sha256 = forest.facts["tokenizer_sha256"]
+    with pytest.raises(UserError, match=r"another tokenizer .* was killed while it did"):
+        Forest.create(tmp_path / "root", architecture, forest.tokenizer, sha256)
+    assert not Forest.stands(tmp_path / "root")

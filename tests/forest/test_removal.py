@@ -293,6 +293,89 @@ def test_a_merge_cannot_bring_a_removed_name_back(words):
             forest.merge(forest.get_branch("tales"))
 
 
+def removing(forest, name):
+    """A callback that removes an ELM the first time it is called, as another process would."""
+
+    def once(*_):
+        if name in forest:
+            removal.remove(forest, name)
+
+    return once
+
+
+@pytest.mark.parametrize("when", ["alive", "finish"])
+def test_a_branch_whose_parent_is_removed_meanwhile_is_not_published(words, when):
+    forest = Forest(compose.compose(words).forest_root)
+    with pytest.raises(UserError, match=r"'code_python' was removed.*while 'new' was made of it"):
+        forest.branch(
+            "new",
+            "novels",
+            {"code_python": 0.5, "seed": 0.5},
+            **{when: removing(forest, "code_python")},
+        )
+    assert not forest.has_branch("new")
+    assert "new" not in {heir.name for heir in tombstone.all_of(forest.root)[0].heirs}
+
+
+@pytest.mark.parametrize("name", ["new", "deploy"])  # the tombstone names the deploy that stood
+def test_an_average_whose_parent_is_removed_meanwhile_is_not_published(words, name):
+    forest = Forest(compose.compose(words).forest_root)
+    card = forest.paths.average(name).card
+    before = card.read_bytes() if card.exists() else None
+    parents, meanwhile = {"code_python": 1.0, "seed": 1.0}, removing(forest, "code_python")
+    with pytest.raises(UserError, match=f"removed.*while '{name}' was made of it"):
+        publish.average(forest, name, parents, measure=lambda *_: meanwhile() or {})
+    assert (card.read_bytes() if card.exists() else None) == before
+
+
+def test_a_branch_that_appears_while_a_removal_looks_is_on_the_tombstone(words, monkeypatch):
+    forest = Forest(compose.compose(words).forest_root)
+    publish_stone = tombstone.publish
+
+    def after_a_branch(root, stone, **how):
+        if not forest.has_branch("new"):  # between the look for heirs and the tombstone
+            forest.branch("new", "novels", {"code_python": 0.5, "seed": 0.5})
+            publish.average(forest, "late", {"code_python": 1.0, "seed": 1.0})
+        publish_stone(root, stone, **how)
+
+    monkeypatch.setattr(tombstone, "publish", after_a_branch)
+    removal.remove(forest, "code_python")
+    named = {(heir.kind, heir.name) for heir in tombstone.all_of(forest.root)[0].heirs}
+    assert {("branch", "new"), ("average", "late")} <= named
+    assert not verify.verify(forest.root)
+
+
+def test_a_branch_that_is_published_just_after_a_removal_is_taken_back(words, monkeypatch):
+    forest = Forest(compose.compose(words).forest_root)
+    require_free, calls = Forest.require_free, []
+
+    def late(self, name):
+        require_free(self, name)
+        calls.append(name)
+        if len(calls) == 2:  # after the parents were looked at, before the rename
+            removal.remove(forest, "code_python")
+
+    monkeypatch.setattr(Forest, "require_free", late)
+    with pytest.raises(UserError, match="while 'new' was made of it"):
+        forest.branch("new", "novels", {"code_python": 0.5, "seed": 0.5})
+    assert not forest.has_branch("new")
+
+
+def test_only_a_branch_that_the_tombstone_names_is_merged(words):
+    config = compose.compose(words)
+    forest = Forest(config.forest_root)
+    steps.train(config, "tales")
+    removal.remove(forest, "bible")  # names tales
+    file = forest.paths.tombstone("bible") / "card.json"
+    named = file.read_text()
+    file.write_text(named.replace('"tales"', '"others"'))
+    with pytest.raises(UserError, match=r"'bible' was removed.*while 'tales' was made of it"):
+        steps.merge(config, "tales")
+    assert "tales" not in forest
+    file.write_text(named)
+    assert steps.merge(config, "tales").name == "tales"
+
+
 def whole(forest, name):
     """Whether an ELM stands with all its files."""
     folder = forest.root / "elms" / name

@@ -51,6 +51,24 @@ def added(place):
     return words
 
 
+def test_text_that_the_forest_holds_out_is_not_trained_on_by_an_addition(grown, place, tmp_path):
+    (bible,) = [s for s in preparation.sources(grown[0].data) if s.domain == "bible"]
+    old = [text for split, text in bible.documents("text") if split == "test"]
+    new = [f"proc other{i} {{}} {{ puts {i} }}" for i in range(40)]
+    lines = [json.dumps({"text": text}) + "\n" for text in [*old, *new]]
+    (tmp_path / "added.jsonl").write_text("".join(lines))
+    shutil.copytree(grown[0].data.out, tmp_path / "data")
+    shutil.copytree(place / "forest", tmp_path / "forest")
+    words = [f"forest={tmp_path / 'forest'}", f"data.out={tmp_path / 'data'}"]
+    steps.prepare(compose(words, "prepare"))  # the forest now knows where its suite lies
+    grow = [*words, "domain=added", f"from={tmp_path / 'added.jsonl'}"]
+    suite = steps.prepare(steps.text_of(compose(grow, "grow")))
+    splits = suite.metas["added"]["splits"]
+    assert sum(split["documents"] for split in splits.values()) == len(new)
+    found = sum(sum(split.get("found_in", {}).values()) for split in splits.values())
+    assert found == len(set(old))
+
+
 def refusal(capsys, *words):
     assert main.main(list(words)) == 2
     said = capsys.readouterr().err
@@ -85,7 +103,9 @@ def test_text_under_another_tokenizer_is_refused_before_anything_is_written(
     found = preparation.Suite.open(place / "data/foreign").tokenizer_sha256[:12]
     words = [f"data.out={place / 'data'}", "data=folder", f"data.root={place / 'foreign'}"]
     if "baseline=dense" in verb:  # there is none yet, and the forest is the one whose text counts
-        shutil.copytree(place / "forest", place / "forest-dense", dirs_exist_ok=True)
+        dense = place / "forest-dense"
+        shutil.copytree(place / "forest", dense, dirs_exist_ok=True)
+        shutil.copytree(dense / "elms/seed", dense / "elms/dense", dirs_exist_ok=True)
     before = tree(place)
     said = refusal(capsys, *verb, f"forest={place / 'forest'}", *words, "data.name=foreign")
     assert f"({found} against {theirs})" in said

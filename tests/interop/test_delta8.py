@@ -13,8 +13,9 @@ from btm.cli import main
 from btm.cli.compose import compose
 from btm.ensemble import score as scoring
 from btm.errors import UserError
-from btm.forest import EXACT, Forest
+from btm.forest import EXACT, Forest, trained_on
 from btm.forest.card import Card
+from btm.forest.paths import Paths
 from btm.forest.suites import open_suites
 from btm.interop import formats
 from btm.models import blockwise, weights
@@ -33,6 +34,15 @@ def root(grown):
 def sent(root, tmp_path_factory):
     """The difference of `speeches`."""
     return export(root, tmp_path_factory.mktemp("sent") / "speeches", "expert=speeches")
+
+
+def test_it_brings_the_digests_of_the_text_it_was_trained_on(root, sent, parents):
+    (sha256,) = Forest(root)["speeches"].card.data.values()
+    Paths(parents).trained_on(sha256).unlink()
+    bring(sent, parents)
+    assert trained_on.read(Paths(parents), sha256).tolist() == (
+        trained_on.read(Paths(root), sha256).tolist()
+    )
 
 
 @pytest.fixture
@@ -96,7 +106,9 @@ def test_it_takes_a_byte_a_parameter(root, sent):
     assert sum(t.size for t in stored if t.dtype == "U8") == count
     assert sum(t.size for t in stored) < 1.05 * count
     assert (header["block"], header["format"]) == (2048, "delta8")
+    (sha256,) = header["card"]["data"].values()
     assert {path.name for path in sent.iterdir()} == {
+        f"{sha256}.docs",
         "delta.json",
         "delta.safetensors",
         "README.md",

@@ -89,6 +89,48 @@ def test_an_expert_joins_a_forest(pristine, tokenizer, tmp_path):
     torch.testing.assert_close(load_file(averaged / "model.safetensors")["lm_head.weight"], mean)
 
 
+def retrain(folder):
+    """Give a folder other weights of the same shapes."""
+    rewrite(folder, lambda tensors: {name: tensor + 1e-3 for name, tensor in tensors.items()})
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_the_same_path_with_other_weights_is_refused(folder, tmp_path, capsys, older):
+    root = tmp_path / "forest"
+    card = bring(folder, root).card
+    assert card.source_sha256 == weights.sha256(folder)
+    if older:  # a card that has it in its notes alone
+        file = root / "elms" / "seed" / "card.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "source_sha256": ""}))
+    words = ["import", f"from={folder}", f"forest={root}", "name=seed"]
+    assert main.main(words) == 0
+    assert "stands there, from these very weights" in capsys.readouterr().err
+    assert main.main([*words, "--dry-run"]) == 0
+    assert "nothing: it stands there" in capsys.readouterr().out
+    retrain(folder)
+    before = tree(root)
+    assert main.main([*words, "--dry-run"]) == main.main(words) == 2
+    said = capsys.readouterr().err
+    for sha256 in (card.source_sha256, weights.sha256(folder)):
+        assert sha256[:12] in said
+    assert "give another name" in said and "--readmit" in said
+    assert tree(root) == before
+
+
+def test_the_same_weights_elsewhere_stand(folder, tmp_path):
+    elm = bring(folder, tmp_path / "forest")
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    assert bring(moved, tmp_path / "forest", "name=seed") == elm
+    with pytest.raises(UserError, match="no such file or folder"):
+        bring(tmp_path / "nowhere", tmp_path / "forest", "name=seed")
+
+
+def test_an_elm_that_was_not_imported_is_not_taken_for_one(forest, copy):
+    config = copy("name=seed")
+    with pytest.raises(UserError, match=r"'seed' already, that was not imported, and .* holds"):
+        bring(forest["seed"].path, config.forest_root, "name=seed")
+
+
 @pytest.mark.slow
 def test_an_import_that_was_killed_begins_anew(folder, tmp_path):
     root = tmp_path / "forest"

@@ -91,6 +91,52 @@ def test_arrays_stay_under_the_limit(tmp_path, specs):
     assert all("--cpus-per-task=2" in text and "--signal=USR2@90" in text for text in scripts)
 
 
+def script_of(slurm, spec, resources):
+    """The batch script that a job is submitted with."""
+    slurm.submit([spec], resources)
+    return next(Path(words[1]).read_text() for words in slurm.asked if words[0] == "sbatch")
+
+
+ANSWERS = CONFIG | {"sbatch": lambda command: "Submitted batch job 101\n"}
+
+
+def test_without_a_time_limit_the_partitions_own_holds(tmp_path, specs):
+    script = script_of(engine(tmp_path / "a", ANSWERS), specs[0], Resources(cpus=1))
+    assert "--time" not in script and "--mem" not in script
+    limited = Resources(cpus=1, time_min=7, memory_gb=2)
+    script = script_of(engine(tmp_path / "b", ANSWERS), specs[0], limited)
+    assert "#SBATCH --time=7\n" in script and "#SBATCH --mem=2048M\n" in script
+
+
+def test_the_defaults_of_slurm_ask_for_what_a_small_node_has():
+    cluster = compose(["cluster=slurm"]).cluster
+    for verb in ("seed", "train", "score", "finish"):
+        asked = Resources.of(cluster, verb)
+        assert asked.cpus <= 4 and asked.memory_gb <= 4  # a node of scripts/slurm
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Batch job submission failed: Requested node configuration is not available",
+        "Memory specification can not be satisfied",
+    ],
+)
+def test_a_job_that_is_too_large_is_told_with_the_settings_that_made_it(tmp_path, specs, said):
+    slurm = engine(tmp_path, CONFIG | {"sbatch": refuse(UserError(f"sbatch: {said}"))})
+    with pytest.raises(
+        UserError, match=rf"{said}; .*cluster.memory_gb=16 cluster.cpus=4 .*memory_gb=0"
+    ):
+        slurm.submit(specs, Resources(cpus=4, memory_gb=16))
+    assert not list(slurm.folder.glob("*"))
+
+
+def test_a_newline_in_a_path_never_reaches_a_batch_script(tmp_path, specs):
+    (tmp_path / "a\ntouch b").mkdir()
+    with pytest.raises(UserError, match=r"holds the control character '\\n'"):
+        engine(tmp_path / "a\ntouch b", ANSWERS)
+
+
 def test_a_job_asks_for_a_gpu_and_a_core_for_each_of_its_processes(tmp_path, specs):
     slurm = engine(tmp_path, CONFIG | {"sbatch": lambda command: "Submitted batch job 101\n"})
     slurm.submit(specs[:1], Resources(cpus=2, processes=4))

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from btm import steps
+from btm.cli import preflight
 from btm.cli.compose import compose
 from btm.ensemble import posterior
 from btm.errors import UserError
@@ -246,7 +247,7 @@ def test_merge_wants_training_and_a_free_name(copy):
 
 def test_a_forest_has_one_architecture_and_one_tokenizer(copy):
     config = copy("model.config.hidden_size=32")
-    with pytest.raises(UserError, match="another architecture"):
+    with pytest.raises(UserError, match=r"model\.config\.hidden_size was 64, now 32"):
         steps.seed(config)
 
 
@@ -269,7 +270,7 @@ def test_is_valid(grown, tmp_path):
     meta = json.loads((folder / "meta.json").read_text())
     meta["splits"]["test"] = meta["splits"]["valid"]
     (folder / "meta.json").write_text(json.dumps(meta))
-    for ending in ("bin", "idx"):
+    for ending in ("bin", "idx", "docs"):
         shutil.copyfile(folder / f"valid.{ending}", folder / f"test.{ending}")
     return [f"data.out={out}", "eval.name=mine"]
 
@@ -360,6 +361,26 @@ def test_importing_a_hugging_face_model(grown, workspace, forest, tmp_path):
     made = steps.branch(config, "bible", "bible")
     steps.train(config, "bible")
     assert made.result["notes"] == []
+
+
+@pytest.mark.parametrize("kind", ["debug", "local"])
+def test_a_seed_from_weights_that_have_changed_is_refused(copy, workspace, forest, tmp_path, kind):
+    source = shutil.copytree(forest["bible"].path, tmp_path / "source")
+    words = [*workspace, f"forest={tmp_path / 'new'}", f"seed.from={source}"]
+    words += [f"cluster={kind}"]
+    elm = steps.seed(compose(words))
+    assert steps.seed(compose(words)) == elm
+    file = source / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.norm.weight"] += 1
+    save_file(tensors, file, metadata={"format": "pt"})
+    said = f"{elm.card.source_sha256[:12]}, and .* holds others .{weights.sha256(source)[:12]}"
+    with pytest.raises(UserError, match=said):
+        steps.seed(compose(words))
+    with pytest.raises(UserError, match=said):
+        preflight.check("run", compose(words))
+    shutil.rmtree(source)  # what nothing is imported from any more may go
+    assert steps.seed(compose(words)) == elm
 
 
 def test_importing_refuses_what_does_not_fit(workspace, tmp_path, forest):

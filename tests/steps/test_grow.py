@@ -46,22 +46,67 @@ def test_the_seed_phase_is_half_of_the_training(bare):
     assert config.seed_steps(["bible"]) == 0
 
 
+def digests(words):
+    """The sha256 of each ELM's weights by its name."""
+    return {elm.name: elm.card.sha256 for elm in Forest(compose(words).forest_root).elms()}
+
+
 @pytest.mark.slow
-def test_verb_by_verb_gives_the_bytes_of_run(bare, capsys):
-    steps.run(compose(bare("whole")))
-    words = bare("parts")
-    assert main.main(["seed", *words]) == 0
-    for verb in ("branch", "train", "merge"):
-        for domain in ("bible", "code_python"):
-            parents = ["branch=copy"] if verb == "branch" else []
-            assert main.main([verb, *words, *parents, f"expert={domain}"]) == 0, (
-                capsys.readouterr().err
-            )
-    whole, parts = (Forest(compose(bare(name)).forest_root) for name in ("whole", "parts"))
-    assert {e.name: e.card.sha256 for e in whole.elms()} == {
-        e.name: e.card.sha256 for e in parts.elms()
-    }
-    assert whole["seed"].card.steps == 6
+@pytest.mark.parametrize("carry", ["fresh", "auto"])
+@pytest.mark.parametrize("lr", ["null", "0.002"])
+def test_verb_by_verb_gives_the_bytes_of_run(bare, capsys, carry, lr):
+    """Two rounds, steps of the seed that follow from those of experts, a peak of its own."""
+    rounds = [["bible", "code_python"], ["speeches"]]
+    chosen = ["run.rounds=[[bible,code_python],[speeches]]", "seed.lr=0.004"]
+    chosen += [f"trainer.carry={carry}", f"trainer.lr={lr}"]
+    whole, parts = [*bare("whole"), *chosen], [*bare("parts"), *chosen]
+    steps.run(compose([*whole, "eval.domains=[bible]"]))
+    assert main.main(["seed", *parts]) == 0
+    for number, domains in enumerate(rounds):
+        for verb in ("branch", "train", "merge"):
+            for domain in domains:
+                parents = ["branch=copy"] if verb == "branch" and not number else []
+                assert main.main([verb, *parts, *parents, f"expert={domain}"]) == 0, (
+                    capsys.readouterr().err
+                )
+    assert digests(whole) == digests(parts)
+    assert len(digests(whole)) == 4
+    seed, bible = (Forest(compose(parts).forest_root)[name].card for name in ("seed", "bible"))
+    assert (seed.steps, seed.lr, seed.schedule["horizon"]) == (
+        6,
+        0.004,
+        9 if carry == "auto" else 6,
+    )
+    if carry == "auto":
+        assert bible.schedule == seed.schedule | {"offset": 6}
+    capsys.readouterr()
+
+
+@pytest.mark.slow
+def test_later_words_on_rate_and_length_do_not_bend_a_continued_schedule(bare, capsys):
+    whole, parts = ([*bare(name), "trainer.carry=auto"] for name in ("whole", "parts"))
+    steps.run(compose([*whole, "run.rounds=[[bible]]", "seed.lr=0.004", "eval.domains=[bible]"]))
+    seed = ["run.rounds=[[bible]]", "seed.lr=0.004"]
+    assert main.main(["seed", *parts, *seed]) == 0
+    words = [*parts, "expert=bible", "trainer.lr=0.001", "trainer.final_lr=0.5"]
+    for verb in (["branch", "branch=copy"], ["train"], ["merge"]):
+        assert main.main([verb[0], *words, *verb[1:]]) == 0
+    assert digests(whole) == digests(parts)
+    (_, note) = Forest(compose(parts).forest_root)["bible"].card.notes
+    assert note.startswith("without effect") and "trainer.lr=0.001 (peak 0.004)" in note
+    capsys.readouterr()
+
+
+@pytest.mark.slow
+def test_growing_a_domain_later_gives_the_bytes_of_a_second_round(bare, capsys):
+    words = ["trainer.carry=auto", "eval.domains=[bible,speeches]"]
+    whole = [*bare("whole"), *words, "run.rounds=[[bible,code_python],[speeches]]"]
+    parts = [*bare("parts"), *words]  # the first round alone
+    steps.run(compose(whole))
+    steps.run(compose(parts))
+    assert main.main(["grow", *parts, "domain=speeches"]) == 0, capsys.readouterr().err
+    assert digests(whole) == digests(parts)
+    assert "speeches" in digests(parts)
     capsys.readouterr()
 
 

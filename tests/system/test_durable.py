@@ -5,6 +5,8 @@ import os
 import socket
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +29,52 @@ def test_failed_write_leaves_the_old_file(tmp_path):
         raise RuntimeError
     assert (tmp_path / "f").read_text() == "1\n"
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_file_is_created_once(tmp_path):
+    durable.write_json(tmp_path / "f", 1, replace=False)
+    with pytest.raises(FileExistsError) as raised:
+        durable.write_json(tmp_path / "f", 2, replace=False)
+    assert raised.value.filename == str(tmp_path / "f")
+    assert (tmp_path / "f").read_text() == "1\n"
+    assert (tmp_path / "f").stat().st_nlink == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_file_is_created_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    test_a_file_is_created_once(tmp_path)
+
+
+@pytest.mark.parametrize("status", ["/proc/self/status", "/nowhere"])
+def test_threads_that_publish_at_once_keep_the_umask(tmp_path, monkeypatch, status):
+    """Reading a umask by setting it let one thread restore what another had set for a moment."""
+    umask = os.umask
+
+    def slow(mask):
+        before = umask(mask)
+        time.sleep(0.002)  # that moment
+        return before
+
+    monkeypatch.setattr(os, "umask", slow)
+    monkeypatch.setattr(durable, "_STATUS", Path(status))
+
+    def publish(number):
+        for turn in range(5):
+            durable.write_json(tmp_path / f"{number}-{turn}", 1)
+
+    before = os.umask(0o027)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(publish, range(8)))
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert (modes, len(list(tmp_path.iterdir()))) == ({0o640}, 40)
 
 
 def test_nan_is_refused_as_json(tmp_path):

@@ -3,8 +3,10 @@ syncs and renames.
 """
 
 import ast
+import errno
 import types
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from power_cut import recorded, states
@@ -48,6 +50,17 @@ def new_file(module, root):
 def file_in_new_folders(module, root):
     module.write_json(root / "x/y/f", 1)
     return lambda s: s.get("x/y/f") in (None, b"1\n"), lambda s: s.get("x/y/f") == b"1\n"
+
+
+def created_file(module, root):
+    with module.publish_file(root / "f", replace=False) as handle:
+        handle.write(b"content")
+    return lambda s: s.get("f") in (None, b"content"), lambda s: s.get("f") == b"content"
+
+
+def created_file_where_there_are_no_links(module, root):
+    with patch("os.link", side_effect=PermissionError(errno.EPERM, "no hard links here")):
+        return created_file(module, root)
 
 
 def replaced_file(module, root):
@@ -104,6 +117,8 @@ def appended_line(module, root):
 SCENARIOS = [
     new_file,
     file_in_new_folders,
+    created_file,
+    created_file_where_there_are_no_links,
     replaced_file,
     new_folder,
     replaced_folder,
@@ -150,6 +165,8 @@ SYNCS_AND_RENAMES = {
     "sync_tree",
     "rename",
     "replace",
+    "link",
+    "_link",
     "renameat2",
     "rename_folder",
     "remove_folder",

@@ -238,12 +238,79 @@ def test_the_seed_optimizer_is_continued(copy):
     steps.branch(config, "new", "bible")
     made = steps.train(config, "new")
     assert made.result["schedule"]["offset"] == forest["seed"].card.steps
-    assert made.result["schedule"]["horizon"] == forest["seed"].card.steps + 2
-    assert "continues the optimizer and schedule of seed" in made.result["notes"][0]
+    # The seed's schedule was made for it and the twelve steps of an expert.
+    assert made.result["schedule"]["horizon"] == forest["seed"].card.steps + 12
+    assert made.result["notes"] == [
+        "continues the optimizer and schedule of seed",
+        "ends 10 steps before seed's schedule does",
+    ]
 
     config.trainer.carry = "fresh"
     steps.branch(config, "fresh", "bible")
     assert steps.train(config, "fresh").result["schedule"]["offset"] == 0
+
+
+def continuing(copy, *words):
+    """The result of an expert that continues the shared seed: peak 3e-3, 24 steps and 12 to go."""
+    config = copy("branch=copy", "merge.force=true", *words)
+    steps.branch(config, "new", "bible")
+    return steps.train(config, "new").result
+
+
+def test_an_expert_continues_what_the_seeds_card_says(copy, forest):
+    seed = forest["seed"].card.schedule
+    assert (seed["peak"], seed["horizon"], seed["offset"]) == (3e-3, 36, 0)
+    result = continuing(
+        copy, "trainer.lr=0.001", "trainer.decay=linear", "trainer.steps=3", "trainer.carry=auto"
+    )
+    assert result["schedule"] == seed | {"offset": 24}
+    assert result["lr"] == result["trainer"]["lr"] == 3e-3
+    assert result["notes"][1] == (
+        "without effect, for seed's schedule has another: trainer.lr=0.001 (peak 0.003), "
+        "trainer.decay=linear (decay cosine)"
+    )
+
+
+def test_beyond_the_end_of_a_schedule_the_rate_stays(copy):
+    result = continuing(copy, "trainer.steps=14", "trainer.lr=null", "trainer.carry=continue")
+    assert result["notes"][1:] == [
+        "2 steps at 0.0003, the last rate of seed's schedule, which had 12 left"
+    ]
+
+
+def test_a_schedule_that_is_to_be_continued_is_not_contradicted(copy):
+    said = r"trainer.lr=0.001 \(peak 0.003\).*leave these out, or give trainer.carry=fresh"
+    with pytest.raises(UserError, match=said):
+        continuing(copy, "trainer.carry=continue", "trainer.lr=0.001", "trainer.steps=2")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"final": 0.0}, "12 steps left, and ends with a rate of 0.*trainer.steps=12"),
+        ({"decay": "stairs"}, "no schedule: 'stairs'; give trainer.carry=fresh"),
+        ({"steps": 3}, "no schedule: .*'steps'"),
+    ],
+)
+def test_a_schedule_that_leads_nowhere_is_refused(copy, changed, said):
+    config = copy("branch=copy", "trainer.steps=14", "trainer.final_lr=0")
+    card = Forest(config.forest_root)["seed"].path / "card.json"
+    values = json.loads(card.read_text())
+    card.write_text(json.dumps(values | {"schedule": values["schedule"] | changed}))
+    steps.branch(config, "new", "bible")
+    with pytest.raises(UserError, match=said):
+        steps.plan_of_train(config, "new")
+
+
+def test_a_seed_of_an_older_btm_is_continued_by_the_settings(copy):
+    config = copy("branch=copy", "trainer.steps=2")
+    card = Forest(config.forest_root)["seed"].path / "card.json"
+    values = json.loads(card.read_text())
+    del values["schedule"]
+    card.write_text(json.dumps(values))
+    steps.branch(config, "new", "bible")
+    schedule = steps.train(config, "new").result["schedule"]
+    assert (schedule["offset"], schedule["horizon"]) == (24, 26)
 
 
 def test_a_branch_from_several_parents_cannot_continue(copy):

@@ -254,7 +254,7 @@ def test_an_expert_continues_the_moments_of_its_seed(copy):
     (seed / checkpoint.MOMENTS).unlink()
     checkpoint.save_moments(seed / checkpoint.MOMENTS, model, optimizer)
     result = steps.train(config, "new").result
-    assert "continues the optimizer and schedule of seed" in result["notes"][-1]
+    assert "continues the optimizer and schedule of seed" in result["notes"]
     branch = lease.find(forest.root / "branches" / "new")
     stored = load_file(checkpoint.latest(branch) / checkpoint.MOMENTS)
     assert {int(value) for key, value in stored.items() if key.startswith("step.")} == {1 + 2}

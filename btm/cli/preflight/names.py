@@ -17,8 +17,10 @@ from btm.forest import Forest, settings, tombstone
 from btm.forest import averages as standing_averages
 from btm.forest.paths import AVERAGES
 from btm.models.average import METHODS
+from btm.steps import conflicts
 from btm.steps.baselines import DEMIX, SHARES_SEED
 from btm.steps.baselines.ready import require_seed
+from btm.steps.names import require_apart, require_own_forest
 
 
 def rounds(config: Config) -> list[list[str]]:
@@ -50,6 +52,7 @@ def domains_of_cycle(config: Config) -> None:
     _require_domains(config, {"run": flat, "seed.domains": config.seed.domains})
     if len(set(flat)) < len(flat):
         raise UserError(f"run.rounds={planned}: a domain stands there twice")
+    require_apart(config, [domain for domains in rounds(config) for domain in domains])
     check_domains(config, [domain for domains in rounds(config) for domain in domains])
 
 
@@ -110,6 +113,11 @@ def parents_of_cycle(config: Config) -> None:
         have |= set(domains)
 
 
+def standing_of_cycle(config: Config) -> None:
+    """Refuse to pass off ELMs that stand with other settings as those of a cycle."""
+    conflicts.refuse(config, conflicts.of_cycle(config, rounds(config)))
+
+
 def average_of_cycle(config: Config) -> None:
     """Require that the average at the end of a cycle can be made: of so many ELMs, for a domain
     that exists.
@@ -152,6 +160,11 @@ def evaluation_of_cycle(config: Config) -> None:
             "fitted there, and would be measured on their own data: give another split, or "
             "ensemble=uniform"
         )
+
+
+def forest_of_baseline(config: Config) -> None:
+    """Refuse to grow a baseline in another forest, and a forest in a baseline."""
+    require_own_forest(config)
 
 
 def seed_of_baseline(config: Config) -> None:

@@ -15,16 +15,20 @@ from btm.forest.paths import Paths
 from btm.forest.suites import open_suite
 from btm.models import causal_lm
 from btm.models.files import CONFIG
+from btm.steps import seed_source
 from btm.train.fairseq import command
 from btm.train.schedule import Schedule
 
 
 def source_of_cycle(config: Config) -> None:
-    """Require the folder that the seed is imported from, unless the seed stands: then no job
-    imports it.
+    """Require the folder that the seed is imported from; a seed that stands must be from the
+    weights in it.
     """
-    if config.cluster.kind == "debug" or not _seed_stands(config):
+    stands = _seed_stands(config)
+    if config.cluster.kind == "debug" or not stands:
         source(config)
+    if stands:
+        seed_source.require(config)
 
 
 def source(config: Config) -> None:
@@ -65,9 +69,17 @@ def fits_forest(config: Config) -> None:
 
 
 def carries(config: Config) -> None:
-    """Refuse trainer.carry=continue where the seed will have kept no optimizer state."""
+    """Refuse trainer.carry=continue where the seed will have kept no optimizer state, or have
+    another peak than its experts ask for.
+    """
     if config.trainer.carry != "continue" or _seed_stands(config):
         return
+    peak, own = config.seed.lr, config.trainer.lr
+    if peak is not None and isinstance(own, int | float) and own != peak:
+        raise UserError(
+            f"trainer.carry=continue: experts go on with the seed's peak, seed.lr={peak}, and "
+            f"trainer.lr={own} asks for another: leave one of them out, or use auto or fresh"
+        )
     why = (
         f"seed.from={config.seed.source} brings none"
         if config.seed.source
@@ -91,8 +103,8 @@ def fairseq_can(config: Config) -> None:
     device = "cuda" if config.cluster.kind == "slurm" else causal_lm.pick_device(trainer.device)
     if not isinstance(trainer.lr, int | float):
         trainer = replace(trainer, lr=1e-3)  # whichever it will be, fairseq has no word on rates
-    for steps in {config.seed.steps or trainer.steps, trainer.steps}:
-        command.options(model, trainer, Schedule.of(trainer, horizon=steps), steps, device)
+    for n in {config.seed.steps or trainer.steps, trainer.steps}:
+        command.options(model, trainer, Schedule.of(trainer, horizon=n), n, device)
     if (suite := _suite(config)) is not None:
         convert.fairseq_tokenizer(suite.tokenizer)
 

@@ -28,10 +28,11 @@ def prepare(config: Config, out: Output) -> None:
     example: btm prepare data=folder data.root=more data.name=more forest=experts/mine
     """
     from btm import steps
-    from btm.data.prepare import table
+    from btm.data.table import readable, table
 
     suite = steps.prepare(config, out.reporter)
-    out.rows(table(suite), f"suite {suite.name} in {suite.path}")
+    rows = table(suite)
+    out.rows(rows if out.as_json else readable(rows), f"suite {suite.name} in {suite.path}")
 
 
 def discover(config: Config, out: Output) -> None:
@@ -192,7 +193,7 @@ def run(config: Config, out: Output) -> int:
             {"started": True},
         )
         return 0
-    result = _evaluation(config)
+    result = _evaluation(config, out)
     if result is not None:
         _show_end(words, config, result, out)
     return 0 if done else 1
@@ -248,8 +249,18 @@ def _comparison(config: Config, out: Output) -> "Comparison | None":
         return None
 
 
-def _evaluation(config: Config) -> dict[str, Any] | None:
+def _evaluation(config: Config, out: Output) -> dict[str, Any] | None:
+    """Read the evaluation of a cycle; None, which is told, if what is there is another's."""
     from btm.forest.paths import Paths
+    from btm.steps.evaluate import evaluation_stands
 
     file = Paths(config.forest_root).evaluation(config.eval.name)
-    return json.loads(file.read_bytes()) if file.exists() else None
+    if not file.exists():
+        return None
+    if not evaluation_stands(config):
+        print(
+            f"{file} is not shown: it is of other text, ELMs or settings than there are now",
+            file=out.stderr,
+        )
+        return None
+    return json.loads(file.read_bytes())

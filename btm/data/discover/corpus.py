@@ -14,6 +14,7 @@ from btm.data.discover.assign import balanced_assignment
 from btm.data.discover.cluster import balanced_kmeans
 from btm.data.discover.router import HOME, Router, name_of
 from btm.data.documents import find
+from btm.data.duplicates import settle
 from btm.data.splits import survey
 from btm.errors import UserError
 from btm.system import durable
@@ -36,7 +37,7 @@ def discover(
     """
     if data.root is None:
         raise UserError("data.root is missing: discovery needs data=folder data.root=DIR")
-    surveys = [survey(source, data) for source in find(Path(data.root), data.made_by)]
+    surveys = settle([survey(source, data) for source in find(Path(data.root), data.made_by)])
     total = sum(each.splits["train"].documents for each in surveys)
     if config.k > total // 2:
         raise UserError(f"discover.k={config.k}: {total:,} documents for training are too few")

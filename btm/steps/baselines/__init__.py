@@ -15,8 +15,9 @@ control that the gate refuses measures nothing. demix scales all gradients by on
 √(|shared|² + mean over domains of |own FFN|²), which with one domain is the plain norm.
 """
 
+from btm.config.choices import SHARES_SEED
 from btm.steps.baselines.demix import grow as grow_together
-from btm.steps.baselines.derive import DEMIX, SHARES_SEED, derive, trained_together
+from btm.steps.baselines.derive import DEMIX, derive, trained_together
 from btm.steps.baselines.ready import ready, run
 
 __all__ = [

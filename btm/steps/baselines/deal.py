@@ -23,6 +23,7 @@ import numpy as np
 
 from btm.config.choices import SPLITS
 from btm.data.shards import META, TOKENIZER, Shard, Suite
+from btm.data.splits import DIGEST
 from btm.errors import UserError
 from btm.system import durable
 
@@ -49,8 +50,13 @@ def deal(suite: Suite, target: Path, names: dict[str, str], say: Say = lambda li
         "domains": {domain: suite.metas[domain]["splits"] for domain in suite.domains()},
     }
     durable.sweep(target.parent)
-    if _read(target / FACTS) == facts:
+    if _read(target / FACTS) == facts and _as_hashed(suite, target, names):
         return Suite.open(target)
+    if target.exists() and not (target / FACTS).exists():
+        raise UserError(
+            f"baseline=random_split deals the text of {suite.path} into {target}, where a suite of "
+            "its own stands: move that (data.name=NAME of the forest, or another data.out=)"
+        )
     sources = {split: [suite.shard(domain, split) for domain in sorted(names)] for split in SPLITS}
     _require_documents(sources, len(names))
     durable.require_space(target, sum(s.n_tokens * s.dtype.itemsize for s in sources["train"]) * 2)
@@ -71,6 +77,12 @@ def _read(file: Path) -> Any:
         return None
 
 
+def _as_hashed(suite: Suite, target: Path, names: dict[str, str]) -> bool:
+    """Tell whether the parts have digests if the suite's domains do, which `btm prepare` adds."""
+    theirs = all((suite.path / domain / "train.docs").is_file() for domain in names)
+    return not theirs or all((target / part / "train.docs").is_file() for part in names.values())
+
+
 def _require_documents(sources: dict[str, list[Shard]], parts: int) -> None:
     for split, shards in sources.items():
         documents = sum(shard.n_documents for shard in shards)
@@ -86,8 +98,10 @@ def _link(suite: Suite, domain: str, folder: Path) -> None:
     """Put a domain of the suite into `folder` as one that nothing is trained on."""
     folder.mkdir()
     for split in SPLITS:
-        for ending in ("bin", "idx"):
+        for ending in ("bin", "idx", "docs"):
             source = suite.path / domain / f"{split}.{ending}"
+            if ending == "docs" and not source.exists():
+                continue  # the suite was packed before there were any
             try:
                 os.link(source, folder / source.name)
             except OSError:  # another disk, or one without hard links
@@ -105,6 +119,7 @@ def _write_parts(
         starts = [_starts(shard) for shard in shards]
         for name, hand in zip(names, hands(shards, len(names)), strict=True):
             splits[name][split] = _write(hand, shards, starts, folder / name / split)
+            _write_digests(hand, shards, folder / name / f"{split}.docs")
     first = suite.metas[sources["train"][0].domain]
     common = {
         key: first[key]
@@ -176,6 +191,18 @@ def _write(hand: Hand, shards: list[Shard], starts: list[np.ndarray], path: Path
     counts = {"documents": len(hand.shards), "tokens": int(tokens.sum()), "bytes": size}
     runs = {"runs": tokens[tokens > 0].tolist()} if path.name == "train" else {}
     return {**counts, "sha256": whole.hexdigest(), "duplicates_dropped": 0, **runs}
+
+
+def _write_digests(hand: Hand, shards: list[Shard], path: Path) -> None:
+    """Write the digests of a part's documents, if all shards have them."""
+    known = [shard.digests for shard in shards if shard.digests is not None]
+    if len(known) < len(shards):
+        return
+    found = np.zeros(len(hand.documents), DIGEST)
+    for i, digest_D in enumerate(known):
+        mine = hand.shards == i
+        found[mine] = digest_D[hand.documents[mine]]
+    path.write_bytes(found.tobytes())
 
 
 def _gathered(

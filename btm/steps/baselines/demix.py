@@ -18,10 +18,10 @@ from btm.config.training import TrainerConfig
 from btm.data.batches import Batches
 from btm.data.shards import Suite
 from btm.errors import UserError
-from btm.forest import Branch, Forest
+from btm.forest import Branch, Forest, trained_on
 from btm.models import causal_lm, flops
 from btm.report import Beating, Reporter, quiet
-from btm.steps import score_cache
+from btm.steps import conflicts, score_cache
 from btm.steps.baselines.derive import DEMIX
 from btm.system import durable
 from btm.system.json_files import Json
@@ -135,6 +135,7 @@ def grow(config: Config, reporter: Reporter = quiet) -> None:
     wherever it stopped.
     """
     forest, suite, seed = Forest(config.forest_root), steps.open_suite(config), config.seed.name
+    conflicts.refuse(config, conflicts.of_cycle(config, config.run.rounds))
     if DEMIX in forest:
         return
     if not forest.has_branch(DEMIX):
@@ -143,6 +144,7 @@ def grow(config: Config, reporter: Reporter = quiet) -> None:
     with forest.hold(DEMIX) as (branch, held):
         beating = Beating(reporter, held.beat)
         if branch.result is None:
+            trained_on.record(forest.paths, (suite.shard(each, "train") for each in domains))
             mixes = _mixes(config, suite, domains)
             found = _train(config, forest, branch, mixes, beating, beating.pulse)
             durable.write_json(branch.files.result, found)
@@ -176,7 +178,7 @@ def _train(
     trainer.valid_every is not looked at: there is no one valid split.
     """
     causal_lm.check_context(config, causal_lm.read_config(branch.files.config))
-    n_steps, schedule, continued = phase.course(config, forest, branch)
+    course = phase.course_of(config, forest, branch)
     trainee = DemixTrainee.of(causal_lm.load_trainable(branch.path, config.trainer.device), mixes)
     with reporter.training(DEMIX) as report:
         trained = loop.loop(
@@ -184,20 +186,23 @@ def _train(
                 branch.path,
                 trainee.batches,
                 config.trainer,
-                schedule,
-                n_steps,
-                moments=continued.path / checkpoint.MOMENTS if continued else None,
+                course.schedule,
+                course.steps,
+                moments=course.moments,
                 report=report,
                 pulse=pulse,
             ),
             trainee,
         )
-    notes = [*trained.notes, _NOTE]
-    if continued:
-        notes.append(f"continues the optimizer and schedule of {continued.name}")
+    notes = [*trained.notes, _NOTE, *course.notes]
+    # Of every domain's text: each ELM has the parameters that all of it trained.
+    data = {domain: batches.shards[0].sha256 for domain, batches in mixes.items()}
+    settings = conflicts.settings_of(config, forest, branch, trained.precision or "")
     each = {
+        "settings": settings,
         "steps": trained.steps,
-        "lr": schedule.peak,
+        "data": data,
+        "lr": course.schedule.peak,
         "flops": trained.flops / len(mixes),
         "notes": notes,
     }
@@ -205,7 +210,8 @@ def _train(
         *notes,
         "the mean of the domains' feed-forward layers; the tokens and FLOPs stand in their cards",
     ]
-    whole = replace(trained, steps=0, lr=schedule.peak, tokens=0, flops=0.0, notes=mean)
+    trained = replace(trained, settings=settings, data=data, notes=mean)
+    whole = replace(trained, steps=0, lr=course.schedule.peak, tokens=0, flops=0.0)
     return whole.to_json() | {"each": each}
 
 
@@ -231,11 +237,12 @@ def _publish(
         if made.result is None:
             (batches,) = _mixes(config, suite, [domain]).values()
             whole = branch.result or {}
-            result = whole["each"] | {
+            text = {domain: suite.shard(domain, "train").sha256}  # of a training by an older btm
+            result = {"data": text} | whole["each"]
+            result |= {
                 "tokens": batches.tokens(whole["each"]["steps"]),
                 "exact": whole["exact"],
             }
-            result |= {"data": {domain: suite.shard(domain, "train").sha256}}
             beating = Beating(reporter, held.beat)
             nats = score_cache.valid_nats(config, forest, made, suite, beating)
             result |= {"valid_nats": nats.own, "parent_valid_nats": nats.parents}

@@ -14,7 +14,6 @@ from btm.errors import UserError
 
 DEMIX = "demix"
 DENSE = "dense"
-SHARES_SEED = ("random_split", "demix")  # what begins with the seed of the forest itself
 
 
 def derive(config: Config) -> Config:
@@ -105,9 +104,10 @@ def _random_split(config: Config, domains: list[str]) -> None:
     """Put a random part in the place of each domain; evaluate on the real domains."""
     names = part_names(domains)
     everything = preparation.all_domains(config.data)
-    if clash := sorted(set(names.values()) & set(everything)):
+    if clash := sorted(set(names.values()) & {*everything, config.seed.name}):
         raise UserError(
-            f"baseline=random_split makes parts called {clash[0]!r}: give that domain another name"
+            f"baseline=random_split makes parts called {clash[0]!r}: give that domain, or "
+            "the seed (seed.name=), another name"
         )
     config.eval.domains = config.eval.domains or everything
     config.data.name = f"{config.data.name}-random_split{_which(config, domains)}"

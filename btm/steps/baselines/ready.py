@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from btm import steps
+from btm.config.choices import SHARES_SEED
 from btm.config.schema import Config
 from btm.errors import UserError
-from btm.forest import Forest
+from btm.forest import Forest, trained_on
 from btm.forest.paths import Paths
 from btm.models import causal_lm
 from btm.report import Reporter, quiet
 from btm.steps.baselines import demix
 from btm.steps.baselines.deal import deal
-from btm.steps.baselines.derive import SHARES_SEED, derive, expert_domains, part_names
+from btm.steps.baselines.derive import derive, expert_domains, part_names
 from btm.system import durable
 
 
@@ -67,6 +68,7 @@ def _share_seed(config: Config, derived: Config) -> None:
     if not target.exists():
         with suppress(FileExistsError), durable.publish_folder(target) as folder:
             shutil.copytree(seed.path, folder, dirs_exist_ok=True)
+    trained_on.copy(forest.paths.digests, beside.paths.digests, seed.card)
     if beside[seed.name].card.sha256 != seed.card.sha256:
         raise UserError(
             f"{target} is not the {seed.name!r} that stands in {forest.root} now: delete "

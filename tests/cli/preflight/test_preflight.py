@@ -143,6 +143,10 @@ CYCLES = {
     "a router": (["ensemble=router"], "no router in "),
     "a model to import": (["seed.from=nowhere"], "seed.from=nowhere: no such folder"),
     "moments to continue": (["trainer.carry=continue", "seed.steps=0"], "seed.steps=0 leaves none"),
+    "a peak to continue": (
+        ["trainer.carry=continue", "seed.lr=0.004", "trainer.lr=0.002"],
+        "seed.lr=0.004, and trainer.lr=0.002 asks for another",
+    ),
     "a device": (["trainer.device=cuda:1"], "trainer.device=cuda:1: "),
     "cards": (
         ["cluster=local", "cluster.gpus=2", "cluster.cards=1"],

@@ -53,6 +53,22 @@ def test_blocks_of_a_stream_stay_balanced(unlabelled, tmp_path, monkeypatch):
     assert max(sizes) - min(sizes) <= 0.01 * sum(sizes) / 4 + 1
 
 
+def test_a_document_of_two_sources_is_in_one_cluster(unlabelled, tmp_path):
+    root = shutil.copytree(unlabelled, tmp_path / "texts")
+    tests = (root / "bible" / "test.jsonl").read_text()
+    with (root / "speeches" / "train.jsonl").open("a") as file:
+        file.write(tests)
+    corpus.discover(
+        DataConfig(root=str(root)),
+        DiscoverConfig(k=4, sample=300),
+        tmp_path / "found",
+        lambda text: None,
+    )
+    found = [pair for source in find(tmp_path / "found") for pair in source.documents("text")]
+    held_out = {json.loads(line)["text"] for line in tests.splitlines()}
+    assert [split for split, text in found if text in held_out] == ["test"] * len(held_out)
+
+
 def test_the_router_survives_the_disk_and_knows_the_clusters(found):
     target, _ = found
     router = Router.load(target / ".router")

@@ -157,6 +157,24 @@ def test_parts_are_a_partition_of_the_documents(grown, tmp_path):
         assert made.novel(domain)
 
 
+def test_a_part_has_the_digests_of_its_documents(grown, tmp_path):
+    suite, target = steps.open_suite(grown[0]), tmp_path / "dealt"
+    names = {domain: f"random-{i}" for i, domain in enumerate(EXPERTS)}
+    made = deal.deal(suite, target, names)
+    for split in SPLITS:
+        whole = {}
+        for shard in [suite.shard(domain, split) for domain in EXPERTS]:
+            whole |= dict(zip(documents(shard), shard.digests.tolist(), strict=True))
+        for part in names.values():
+            shard = made.shard(part, split)
+            assert shard.digests.tolist() == [whole[text] for text in documents(shard)]
+    assert made.shard("novels", "test").digests.tolist() == (
+        suite.shard("novels", "test").digests.tolist()
+    )
+    (target / "random-1" / "train.docs").unlink()  # as dealt before there were any
+    assert deal.deal(suite, target, names).shard("random-1", "train").digests is not None
+
+
 def test_a_part_is_mixed_like_the_seed(grown, tmp_path):
     suite = steps.open_suite(grown[0])
     names = {domain: f"random-{i}" for i, domain in enumerate(EXPERTS)}
@@ -195,7 +213,7 @@ def test_random_split_is_the_procedure_of_the_forest(grown, beside, tmp_path):
     assert tree_of(forest["seed"]) == tree_of(base["seed"])
     card = forest["random-0"].card
     assert set(card.parents) == {"seed"}
-    assert card.notes == ["continues the optimizer and schedule of seed"]
+    assert card.notes[0] == "continues the optimizer and schedule of seed"
     assert set(forest["random-2"].card.parents) <= {"random-0", "random-1"}
     assert set(result["shards"]) == {f"{domain}/test" for domain in (*EXPERTS, "novels")}
     assert not result["shards"]["bible/test"]["novel"]
@@ -248,6 +266,10 @@ def test_demix_shares_all_but_the_feed_forward_layers(beside):
     assert sum(card.tokens for card in cards) == 3 * 3 * t.batch_size * t.seq_len
     assert plan_of(beside("baseline=demix", "trainer.steps=3"))[-1]["tokens"] == 0
     assert cards[0].branch_method == "demix"
+    suite = steps.open_suite(config)
+    text = {domain: suite.shard(domain, "train").sha256 for domain in EXPERTS}
+    assert all(card.data == text for card in cards)  # what is shared was trained on all of it
+    assert {file.stem for file in forest.paths.trained_ons()} == set(text.values())
     assert "DEMix" in " ".join(cards[0].notes)
 
     before = tree(forest.root / "elms")

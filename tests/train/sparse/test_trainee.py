@@ -192,7 +192,8 @@ def test_the_elm_is_its_parents_and_its_delta(copy, tmp_path):
 
     config.expert, config.format, config.to = "new", "delta", str(tmp_path / "shipped")
     target, _ = formats.export_model(config)
-    assert {p.name for p in target.iterdir()} == {delta.FILE, "card.json", "SHA256SUMS"}
+    docs = f"{elm.card.data['speeches']}.docs"  # the digests of what it was trained on
+    assert {p.name for p in target.iterdir()} == {delta.FILE, "card.json", "SHA256SUMS", docs}
     with pytest.raises(UserError, match="stands there already"):
         formats.export_model(config)
 

@@ -1,0 +1,175 @@
+"""The settings that make a training's result what it is, and how two sets of them differ.
+
+A key that can change the parameters beyond rounding is in `OF_RESULT`, every other one of the
+sections `trainer`, `seed` and `fairseq` in `OF_MACHINE`; a test asks that of each key. The card of
+an ELM keeps the former (`Card.settings`), so a command that asks for others can name them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from btm.config.schema import Config
+from btm.config.training import TrainerConfig
+
+OF_RESULT = frozenset(
+    """
+    trainer.backend trainer.steps trainer.batch_size trainer.seq_len trainer.optimizer
+    trainer.embedding_bits trainer.lr trainer.warmup trainer.decay trainer.decay_power
+    trainer.decay_share trainer.final_lr trainer.betas trainer.weight_decay trainer.clip
+    trainer.carry trainer.precision trainer.seed trainer.delta_density trainer.delta_every
+    trainer.delta_prune trainer.delta_mask
+    fairseq.options
+    seed.source seed.domains seed.steps seed.lr seed.grow_batch seed.grow_after
+    """.split()  # noqa: SIM905
+)
+# Where and how it is computed, and what is written beside it: the same parameters up to rounding.
+# seed.name says which ELM is meant.
+OF_MACHINE = frozenset(
+    """
+    trainer.micro_batch_size trainer.offload trainer.kernels trainer.compile trainer.write_behind
+    trainer.gradient_checkpointing trainer.device trainer.parallel trainer.threads
+    trainer.valid_every trainer.valid_tokens trainer.checkpoint_every trainer.log_every
+    trainer.mirrors
+    fairseq.python
+    seed.name
+    """.split()  # noqa: SIM905
+)
+Settings = dict[str, Any]  # {dotted key: JSON value}
+
+RATES = ("trainer.lr", "seed.lr")  # either may give the peak of a root
+STEPS = "seed.steps"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting of what stands, and what was asked for instead."""
+
+    key: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        return f"{self.key} was {_said(self.old)}, now {_said(self.new)}"
+
+
+def of_root(config: Config, lr: float) -> Settings:
+    """Return the settings of the training of a root with the peak learning rate `lr`.
+
+    Where `seed.steps` is null, trainer.steps stands for it: so a run with more domains, whose seed
+    phase would be longer, goes on with the seed that stands.
+    """
+    seed, trainer = config.seed, config.trainer
+    # The root's schedule is that of all training unless the experts begin one of their own.
+    carry = "fresh" if trainer.carry == "fresh" else "continue"
+    made = of_trainer(trainer) | _fairseq(config)
+    made |= {RATES[seed.lr is not None]: lr, "trainer.carry": carry, "seed.domains": seed.domains}
+    if seed.grow_batch > 1:
+        made |= {"seed.grow_batch": seed.grow_batch, "seed.grow_after": seed.grow_after}
+    if seed.steps is not None:
+        made[STEPS] = seed.steps
+    if seed.steps is None or carry != "fresh":
+        made["trainer.steps"] = trainer.steps
+    return made
+
+
+def of_expert(config: Config, lr: float, *, continues: bool) -> Settings:
+    """Return the settings of the training of an expert with the peak rate `lr`.
+
+    `continues` tells whether it goes on with its parent's optimizer and schedule.
+    """
+    trainer = config.trainer
+    carry = "continue" if continues else "fresh"
+    made = of_trainer(trainer) | _fairseq(config) | _delta(trainer)
+    return made | {"trainer.lr": lr, "trainer.carry": carry, "trainer.steps": trainer.steps}
+
+
+def of_branch(config: Config) -> Settings:
+    """Return the settings by which a branch's several candidates were weighed."""
+    if config.weights is not None:
+        return {"branch": "weights"}
+    if config.branch in ("copy", "uniform"):
+        return {"branch": config.branch}
+    prior = "token" if config.branch == "token" else config.ensemble.prior
+    made: Settings = {
+        "branch": config.branch,
+        "ensemble.prior_sequences": config.ensemble.prior_sequences,
+        "score.window": config.window,
+        "score.max_tokens": config.score.max_tokens,
+    }
+    # The estimator of parents' weights is em where asked for, else the paper's cached prior.
+    if prior != "token":
+        made["ensemble.prior"] = "em" if prior == "em" else "cached"
+    if made.get("ensemble.prior") == "cached":
+        made["ensemble.decay"] = config.ensemble.decay
+    return made
+
+
+def of_trainer(trainer: TrainerConfig) -> Settings:
+    """Return the settings of `trainer` that every training has, without rate, steps and carry.
+
+    What has no effect beside the others, as trainer.decay_share without wsd, is left out.
+    """
+    names = ["backend", "batch_size", "seq_len", "optimizer", "warmup", "decay", "betas"]
+    names += ["weight_decay", "clip", "precision", "seed"]
+    if trainer.optimizer == "adamw8bit":
+        names.append("embedding_bits")
+    if trainer.decay == "polynomial":
+        names.append("decay_power")
+    if trainer.decay == "wsd":
+        names.append("decay_share")
+    if trainer.decay != "constant":
+        names.append("final_lr")
+    return {f"trainer.{name}": getattr(trainer, name) for name in names}
+
+
+def _delta(trainer: TrainerConfig) -> Settings:
+    if trainer.delta_density == 1:
+        return {"trainer.delta_density": 1.0}
+    names = ["delta_density", "delta_mask"]
+    if trainer.delta_mask != "random":  # which is drawn once
+        names += ["delta_every", "delta_prune"]
+    return {f"trainer.{name}": getattr(trainer, name) for name in names}
+
+
+def _fairseq(config: Config) -> Settings:
+    return (
+        {"fairseq.options": config.fairseq.options} if config.trainer.backend == "fairseq" else {}
+    )
+
+
+def differences(stands: Mapping[str, Any], asked: Mapping[str, Any]) -> list[Difference]:
+    """List the settings, by key, in which `asked` differs from those of what stands.
+
+    What one side does not have is no difference, nor is what `asked` leaves to btm: a precision of
+    auto, an empty list of domains.
+    """
+    old, new = dict(stands), dict(asked)
+    rate = next((key for key in RATES if key in new), RATES[0])
+    for key in RATES:
+        if key in old:
+            old[rate] = old.pop(key)
+    return [
+        Difference(key, old[key], new[key])
+        for key in sorted(old.keys() & new.keys())
+        if old[key] != new[key] and new[key] not in ("auto", [])
+    ]
+
+
+def said(found: Mapping[str, Sequence[Difference]]) -> str:
+    """Say in one line what each ELM of `found` differs in; ELMs of equal differences together."""
+    who: dict[str, list[str]] = {}
+    for name, differing in found.items():
+        for each in differing:
+            who.setdefault(str(each), []).append(name)
+    return "; ".join(f"{what} ({_few(names)})" for what, names in who.items())
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _said(value: Any) -> str:
+    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

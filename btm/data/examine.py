@@ -1,0 +1,139 @@
+"""What `btm prepare` finds: the domains of the source, and which of them are prepared already."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from btm.config.checks import check_name
+from btm.config.choices import SPLITS
+from btm.config.data import DataConfig
+from btm.data.documents import BY_DOCUMENT, Source, find, find_one
+from btm.data.shards import META, NEAR, SCHEMA, TOKENIZER, read_meta
+from btm.data.splits import SourceFile, fingerprint
+from btm.data.tokenizer import begins_with_bos, read_origin, tokenizer_sha256
+from btm.errors import UserError, unknown
+from btm.system.json_files import Json
+
+_DEMO = Path(__file__).parent / "demo"
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A domain of the source, and whether its prepared shards are still valid."""
+
+    source: Source
+    novel: bool
+    settings: Json  # everything that decides the bytes on disk, except the tokenizer
+    files: list[SourceFile]
+    why: str  # the reason to pack it; empty if there is none
+    hashed: bool  # its documents' digests are on disk
+
+
+def examine(config: DataConfig, folder: Path) -> list[Domain]:
+    """Compare the source with the prepared domains; reads files for their hashes only."""
+    check_name(config.name, "data.name")
+    sources, novel = find_sources(config)
+    tokenizer = _kept_tokenizer(config, folder)
+    return [
+        _compare(config, folder, source, source.domain in novel, tokenizer) for source in sources
+    ]
+
+
+def left_over(folder: Path, domains: list[Domain]) -> list[str]:
+    """List the prepared domains that the source no longer has."""
+    known = {domain.source.domain for domain in domains}
+    return [name for name in prepared_in(folder) if name not in known]
+
+
+def prepared_in(folder: Path) -> list[str]:
+    """List the domains that are prepared in a suite's folder."""
+    children = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [child.name for child in children if (child / META).is_file()]
+
+
+def find_sources(config: DataConfig) -> tuple[list[Source], set[str]]:
+    """Find the domains of the source, and the names of the novel ones."""
+    root = Path(config.root) if config.root else _DEMO
+    sources = [find_one(root, config.domain)] if config.domain else find(root, config.made_by)
+    names = [source.domain for source in sources]
+    if TOKENIZER in names:
+        raise UserError(
+            f"{root}: no domain can be called {TOKENIZER!r}, which is the tokenizer's folder"
+        )
+    return sources, set() if config.domain else _novel(root, names)
+
+
+def _novel(root: Path, domains: list[str]) -> set[str]:
+    """Read the novel domains, which are kept from training, from ROOT/suite.json."""
+    path = root / "suite.json"
+    try:
+        listed = json.loads(path.read_bytes())["domains"] if path.exists() else {}
+        novel = {name for name, about in listed.items() if about.get("novel", False)}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f'{path}: wanted {{"domains": {{name: {{"novel": true}}}}}}') from None
+    for name in listed:
+        if name not in domains:
+            raise unknown("domain", name, domains, f"{root}, though suite.json lists it")
+    return novel
+
+
+def _kept_tokenizer(config: DataConfig, folder: Path) -> str | None:
+    """Fingerprint the suite's tokenizer, None without one; `UserError` if settings want another."""
+    asked = None
+    if config.tokenizer:
+        if not Path(config.tokenizer).is_dir():
+            raise UserError(
+                f"data.tokenizer={config.tokenizer}: no such folder; "
+                "wanted a Hugging Face tokenizer"
+            )
+        # Under the suite's own convention of BOS: one from before there was any stays as it is.
+        asked = tokenizer_sha256(Path(config.tokenizer), begins_with_bos(folder / TOKENIZER))
+    origin = read_origin(folder / TOKENIZER)
+    if not origin:
+        return None
+    kept = tokenizer_sha256(folder / TOKENIZER)
+    remedy = "a suite keeps its tokenizer: use another data.name, or leave data.tokenizer as it was"
+    if asked and asked not in (kept, origin.get("copied", {}).get("sha256")):
+        raise UserError(
+            f"{folder} has another tokenizer than data.tokenizer={config.tokenizer}; {remedy}"
+        )
+    if "trained" not in origin or asked:
+        return kept
+    older = {"vocab_size": config.vocab_size, "special_tokens": "endoftext"}  # keys once missing
+    for key, before in (older | origin["trained"]).items():
+        if before != getattr(config, key):
+            raise UserError(
+                f"{folder} has a tokenizer trained with data.{key}={before}, not "
+                f"{getattr(config, key)}; a suite keeps its tokenizer: use another data.name"
+            )
+    return kept
+
+
+def _compare(
+    config: DataConfig, folder: Path, source: Source, novel: bool, tokenizer: str | None
+) -> Domain:
+    sha256, files = fingerprint(source)
+    settings: Json = {
+        "schema": SCHEMA,
+        "novel": novel,
+        "source_sha256": sha256,
+        "text_column": config.text_column,
+    }
+    if source.pooled:
+        settings |= {"valid_fraction": config.valid_fraction, "test_fraction": config.test_fraction}
+        if source.split_by != BY_DOCUMENT:
+            settings["split_by"] = source.split_by
+    if config.near_duplicates == "drop":
+        settings[NEAR] = "drop"
+    meta = read_meta(folder / source.domain)
+    if meta is None:
+        why = "new"
+    elif tokenizer is None or meta["tokenizer_sha256"] != tokenizer:
+        why = "another tokenizer"
+    else:
+        # Over the keys of both: a setting that was added or removed is a change as well.
+        before = meta["settings"]
+        changed = [key for key in settings | before if before.get(key) != settings.get(key)]
+        why = f"changed: {', '.join(changed)}" if changed else ""
+    hashed = all((folder / source.domain / f"{split}.docs").is_file() for split in SPLITS)
+    return Domain(source, novel, settings, files, why, hashed)

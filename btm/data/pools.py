@@ -1,0 +1,80 @@
+"""The splitting of a pool: which documents of a domain without splits of its own are held out.
+
+Units are dealt, never parts of one: a unit is a record of JSON or parquet, or a whole text file,
+whose pieces are near one another. In the order of their hashes units go to test, then to valid, as
+far as they fit, and the rest is for training; so the splits follow from the text alone. A domain
+that is one text file has a single unit. It is split within: its end is test, what stands before
+that is valid.
+"""
+
+import numpy as np
+
+from btm.config.choices import SPLITS
+from btm.config.data import DataConfig
+from btm.data.documents import BY_PLACE, Source
+from btm.errors import UserError
+
+
+def assign(
+    source: Source, digest_D: np.ndarray, key_D: np.ndarray, config: DataConfig
+) -> np.ndarray:
+    """Assign each document of a pool to a split; returns the index in `SPLITS`, uint8 (D,).
+
+    Documents of the same key, uint64, are one unit. Raises `UserError` if there are too few.
+    """
+    if source.split_by == BY_PLACE:
+        key_D = np.arange(len(digest_D), dtype=np.uint64)[::-1]
+    keys_U, unit_D = np.unique(key_D, return_inverse=True)
+    sizes_U = _sizes(digest_D, unit_D, len(keys_U))
+    n = int(sizes_U.sum())
+    n_test = max(1, round(config.test_fraction * n))
+    n_valid = max(1, round(config.valid_fraction * n))
+    if n_test + n_valid >= n or len(keys_U) < len(SPLITS):
+        raise _too_few(source, n, len(keys_U), n_valid, n_test)
+    split_U = np.full(len(keys_U), SPLITS.index("train"), np.uint8)
+    free_U = np.ones(len(keys_U), bool)
+    for split, wanted, left in (("test", n_test, 2), ("valid", n_valid, 1)):
+        taken = _take(sizes_U, free_U, wanted, int(free_U.sum()) - left)
+        split_U[taken] = SPLITS.index(split)
+        free_U[taken] = False
+    return split_U[unit_D]
+
+
+def _sizes(digest_D: np.ndarray, unit_D: np.ndarray, n_units: int) -> np.ndarray:
+    """Count the distinct documents of each unit, so that copies of a file make it no larger."""
+    order = np.lexsort((digest_D, unit_D))
+    new = np.ones(len(order), bool)
+    new[1:] = (digest_D[order[1:]] != digest_D[order[:-1]]) | (
+        unit_D[order[1:]] != unit_D[order[:-1]]
+    )
+    return np.bincount(unit_D[order[new]], minlength=n_units)
+
+
+def _take(sizes_U: np.ndarray, free_U: np.ndarray, wanted: int, most: int) -> list[int]:
+    """Choose units in their order, each that fits into `wanted` documents, at most `most` units.
+
+    If none fits, it is the smallest one.
+    """
+    taken: list[int] = []
+    room = wanted
+    for unit in np.flatnonzero(free_U & (sizes_U <= wanted)).tolist():
+        if sizes_U[unit] <= room:
+            taken.append(unit)
+            room -= int(sizes_U[unit])
+        if not room or len(taken) == most:
+            return taken
+    return taken or [int(np.where(free_U, sizes_U, sizes_U.max() + 1).argmin())]
+
+
+def _too_few(source: Source, n: int, units: int, n_valid: int, n_test: int) -> UserError:
+    """Describe a pool that cannot be split."""
+    if units < min(n, len(SPLITS)):
+        return UserError(
+            f"{source.domain}: {units} different text files are too few for train, valid and test, "
+            "which share none; add files, join them into one (it is split within), or give it "
+            "three splits of its own"
+        )
+    return UserError(
+        f"{source.domain}: {n} distinct documents are too few for train, valid and test "
+        f"({n_valid} and {n_test} would be held out); add text, or give it three splits of its own"
+    )

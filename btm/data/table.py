@@ -1,0 +1,62 @@
+"""The table of a prepared suite: what each domain holds, and what was left out of it."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from btm.config.choices import SPLITS
+from btm.data.documents import BY_DOCUMENT, BY_FILE, BY_PLACE
+from btm.data.duplicates import in_words
+from btm.data.shards import NEAR, Suite
+from btm.system.json_files import Json
+
+
+def _split_of(meta: Json) -> str:
+    """Say in words how a domain came by its splits."""
+    settings, files = meta["settings"], len(meta.get("source_files", ()))
+    if "valid_fraction" not in settings:
+        return "its own"
+    by = settings.get("split_by", BY_DOCUMENT)
+    return {
+        BY_DOCUMENT: "by document",
+        BY_FILE: f"by file, {files} files",
+        BY_PLACE: "1 file: split within it",
+    }[by]
+
+
+def _near_of(meta: Json) -> dict[str, object]:
+    """Sum up the near-duplicates of a domain; None where nothing was compared or dropped."""
+    dropped = meta["splits"]["train"].get("near_duplicates_dropped")
+    splits = meta.get(NEAR, {}).get("splits")
+    if splits is None:
+        return {"near_held_out": None, "near_in": "", "near_dropped": dropped}
+    near_in = sum((Counter(splits[split]["found_in"]) for split in SPLITS), Counter())
+    return {
+        "near_held_out": splits["valid"]["documents"] + splits["test"]["documents"],
+        "near_in": in_words(near_in),
+        "near_dropped": dropped,
+    }
+
+
+def table(suite: Suite) -> list[dict[str, object]]:
+    """Make a table row for each domain: documents, tokens and bytes by split, and summaries."""
+    rows = []
+    for name in suite.domains():
+        splits = suite.metas[name]["splits"]
+        row: dict[str, object] = {"domain": name, "novel": suite.novel(name)}
+        for key in ("documents", "tokens", "bytes"):
+            row |= {f"{split}_{key}": splits[split][key] for split in SPLITS}
+        tokens, size = (sum(splits[split][key] for split in SPLITS) for key in ("tokens", "bytes"))
+        row["bytes_per_token"] = size / tokens
+        row["duplicates_dropped"] = sum(splits[split]["duplicates_dropped"] for split in SPLITS)
+        found_in = sum((Counter(splits[split].get("found_in", {})) for split in SPLITS), Counter())
+        row["split"] = _split_of(suite.metas[name])
+        row["found_in"] = in_words(found_in)
+        row |= _near_of(suite.metas[name])
+        rows.append(row)
+    return rows
+
+
+def readable(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+    """Leave out the columns of a table that say nothing of any domain."""
+    said = [key for key in rows[0] if any(row[key] not in (None, "") for row in rows)]
+    return [{key: row[key] for key in said} for row in rows]

@@ -1,0 +1,86 @@
+"""What stands under the name of what is asked for is that, or the command is refused."""
+
+import json
+
+import pytest
+
+from btm import steps
+from btm.cli.main import main
+from btm.errors import UserError
+from btm.forest import Forest
+
+
+def refused(words, capsys, *flags):
+    """Run `btm run` with these words; return the one line that refuses it."""
+    capsys.readouterr()
+    assert main(["run", *words, *flags]) == 2
+    line = capsys.readouterr().err.strip()
+    assert "\n" not in line
+    return line
+
+
+@pytest.fixture
+def words(grown, workspace, copy, tmp_path):
+    """The words of the shared run, for a copy of its forest."""
+    return [*workspace, f"forest={tmp_path / 'forest'}", "cluster=debug"]
+
+
+def test_cards_keep_the_settings_of_their_training(forest):
+    seed, expert = forest["seed"].card.settings, forest["bible"].card.settings
+    assert (seed["seed.steps"], expert["trainer.steps"]) == (24, 12)
+    assert expert["trainer.lr"] == forest["bible"].card.lr
+    assert "trainer.threads" not in expert
+    assert forest["speeches"].card.settings["branch"] == "posterior"  # of two candidates
+    assert "branch" not in expert  # of one
+
+
+def test_a_run_of_other_settings_is_refused_in_one_line(words, capsys):
+    other = [*words, "trainer.steps=40", "trainer.lr=3e-2", "seed.steps=48"]
+    for flags in ((), ("--dry-run",)):
+        line = refused(other, capsys, *flags)
+        for told in ("trainer.steps was 12, now 40", "now 0.03", "seed.steps was 24, now 48"):
+            assert told in line
+        for way in ("another forest=", "btm remove", "--readmit"):
+            assert way in line
+
+
+def test_another_model_is_refused_by_the_fields_that_differ(words, capsys):
+    line = refused([*words, "model.config.hidden_size=32"], capsys)
+    assert "model.config.hidden_size was 64, now 32" in line
+    assert "btm remove" not in line
+
+
+def test_settings_of_the_machine_do_not_matter(copy, forest):
+    precision = forest["seed"].card.settings["trainer.precision"]  # which auto has chosen
+    config = copy(
+        "trainer.threads=1", "trainer.checkpoint_every=3", "trainer.micro_batch_size=1",
+        f"trainer.precision={precision}", "cluster.retries=7", "trainer.device=cpu", "score.batch_size=3",
+    )  # fmt: skip
+    before = {name: Forest(config.forest_root)[name].card for name in ("seed", "bible")}
+    steps.run(config)
+    assert {name: Forest(config.forest_root)[name].card for name in before} == before
+
+
+def test_an_expert_of_other_parents_is_refused(copy):
+    config = copy("run.rounds=[[speeches],[bible]]")
+    with pytest.raises(UserError, match=r"parents was .*, now seed .speeches"):
+        steps.run(config)
+
+
+def test_a_card_without_settings_is_taken_as_it_is(copy):
+    config = copy("trainer.weight_decay=0.5")
+    with pytest.raises(UserError, match="weight_decay was"):
+        steps.run(config)
+    for file in (Forest(config.forest_root).paths.elms).glob("*/card.json"):
+        values = json.loads(file.read_bytes())
+        file.write_text(json.dumps({**values, "settings": {}}))
+    steps.run(config)
+
+
+def test_a_trained_branch_of_other_settings_is_refused(copy):
+    config = copy("trainer.steps=2")
+    steps.branch(config, "more", "novels")
+    steps.train(config, "more")
+    with pytest.raises(UserError, match=r"trainer\.steps was 2, now 3"):
+        steps.train(copy("trainer.steps=3"), "more")
+    assert steps.train(config, "more").result
