@@ -2,7 +2,9 @@
 read it.
 """
 
+import fcntl
 import json
+import os
 import shutil
 import signal
 
@@ -81,6 +83,17 @@ def caches_of_their_own(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def prepared_demo(tmp_path_factory):
+    """The demo's whole text, prepared once for all processes that test: a folder for data.out."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    with (root / "demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        steps.prepare(compose([f"data.out={root / 'prepared'}"]))
+    return root / "prepared"
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,17 @@
 """What tests look at: the embedded suite, and whether a folder was touched."""
 
+import os
 from pathlib import Path
 
 import btm
 
 ROOT = Path(btm.__file__).parents[1]  # of the repository
 DEMO = ROOT / "btm/data/demo"
+
+
+def uncovered():
+    """The environment of programs whose lines other tests cover: coverage slows torch by half."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE")}
 
 
 def tree(folder):

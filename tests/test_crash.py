@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from folders import ROOT
+from folders import ROOT, uncovered
 
 from btm.system import durable
 
@@ -42,11 +42,8 @@ def run(place, *words):
     """Run the harness as a person would; coverage would write files of its own between the
     calls.
     """
-    environment = {
-        key: value for key, value in os.environ.items() if not key.startswith("COVERAGE")
-    }
     command = [sys.executable, str(SCRIPT), *words, "--seed", str(SEED), "--work", str(place.root)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=uncovered(), check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads((place.root / "crash.json").read_bytes())
 

@@ -20,7 +20,7 @@ from btm.forest.suites import data_of
 from btm.interop import formats
 from btm.report.progress import Lines, bytes_text, count_text, duration
 from btm.report.tables import TableRow
-from btm.steps import Plan, rederive
+from btm.steps import Plan, proposal, rederive
 from btm.steps.costs import priced
 from btm.steps.evaluate import check_text
 
@@ -174,9 +174,20 @@ def _run(config: Config) -> list[TableRow]:
     from btm.launch.forecast import forecast, too_few_tokens, too_many_epochs
     from btm.steps.baselines import derive
 
+    first: list[TableRow] = [
+        {"job": f"prepare {each.name}", "what": each.what} for each in _prepare(config)
+    ]
+    if not config.trainer.steps:
+        if any(each.writes for each in _prepare(config)):
+            what = "trainer.steps follows from the amount of text, once btm prepare has prepared it"
+            return [*first, {"job": "note", "what": what}]
+        suite = steps.open_suite(config)
+        first += [
+            {"job": "note", "what": line.strip()} for line in proposal.propose(config, suite).lines
+        ]
+        config = steps.settled(config, suite)
     derived = derive(config)
     rows = forecast(derived, rounds(derived))
-    first = [{"job": f"prepare {each.name}", "what": each.what} for each in _prepare(config)]
     if config.baseline == "random_split":
         what = f"documents at random, where missing: {derived.data.name}"
         first.append({"job": "deal", "what": what})

@@ -49,7 +49,9 @@ class TrainerConfig:
         "what trains: btm, or fairseq-train in a process of its own (docs/fairseq.md)",
         BACKENDS,
     )
-    steps: int = key(1000, "optimizer updates for each expert")
+    steps: int = key(
+        0, "optimizer updates for each expert; 0: by the amount of text (docs/choosing.md)"
+    )
     batch_size: int = key(16, "sequences per step")
     micro_batch_size: int = key(
         0, "sequences per forward pass, whose gradients are accumulated; 0: trainer.batch_size"
@@ -173,9 +175,17 @@ def check_trainer(trainer: TrainerConfig) -> None:
 
 
 def _check_trainer_numbers(trainer: TrainerConfig) -> None:
-    one = ("steps", "batch_size", "checkpoint_every", "log_every", "valid_tokens")
+    one = ("batch_size", "checkpoint_every", "log_every", "valid_tokens")
     check_least(trainer, "trainer", 1, *one)
-    zero = ("micro_batch_size", "weight_decay", "clip", "threads", "valid_every", "delta_every")
+    zero = (
+        "steps",
+        "micro_batch_size",
+        "weight_decay",
+        "clip",
+        "threads",
+        "valid_every",
+        "delta_every",
+    )
     check_least(trainer, "trainer", 0, *zero)
     check_fraction(trainer, "trainer", "warmup")
     final = trainer.final_lr

@@ -313,7 +313,8 @@ def _take_over(config: DataConfig, folder: Path, domains: list[Domain], progress
         progress(f"{name}: packing {sum(file['bytes'] for file in domain.files):,} bytes")
         with publish_folder(folder / name, replace=True) as temporary:
             splits = binarised.pack(opened[name], lengths, temporary, dtype)
-            _describe(domain, splits, (dtype.name, EOS, len(dictionary), None), folder, temporary)
+            size = (dtype.name, EOS, len(dictionary), None)
+            _describe(domain, splits, size, folder, temporary)
     for domain in (d for d in domains if not d.why and not d.hashed):
         binarised.add_digests(folder / domain.source.domain)
 

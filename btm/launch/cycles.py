@@ -176,6 +176,7 @@ def plan(config: Config, stream: IO[str]) -> tuple[Cycle, Records]:
     reporter = ConsoleReporter(stream)
     suite = steps.prepare(config, reporter)
     training.check(config, suite)
+    config = steps.settled(config, suite, reporter)
     records, rounds = Records(Path(config.forest_root)), steps.rounds(config, suite, reporter.line)
     steps.begin(config, suite, reporter)
     if advice := too_few_tokens(config):

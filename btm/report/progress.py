@@ -56,6 +56,17 @@ class Reporter:
 quiet = Reporter()
 
 
+class Lines(Reporter):
+    """Keeps the lines that are reported, for whoever shows them later."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def line(self, text: str) -> None:
+        """Keep one line."""
+        self.said.append(text)
+
+
 class Beating(Reporter):
     """Report to another reporter, and call `beat` at every sign of life: so does work under a
     lease.
@@ -107,17 +118,6 @@ def _after(beat: Callable[[], None], report: Callable[[Item], None]) -> Callable
         report(item)
 
     return both
-
-
-class Lines(Reporter):
-    """Keeps the lines that are reported, for whoever shows them later."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def line(self, text: str) -> None:
-        """Keep one line."""
-        self.said.append(text)
 
 
 class ConsoleReporter(Reporter):

@@ -38,6 +38,7 @@ from btm.steps.grow import (
 )
 from btm.steps.origin import copied
 from btm.steps.plan import Plan
+from btm.steps.proposal import settled
 
 __all__ = [
     "Added",
@@ -77,6 +78,7 @@ __all__ = [
     "score",
     "score_for_eval",
     "seed",
+    "settled",
     "text_of",
     "top_1",
     "train",

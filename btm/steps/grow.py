@@ -27,6 +27,7 @@ from btm.steps.averages import average
 from btm.steps.evaluate import check_text, eval_forest
 from btm.steps.origin import origin_of
 from btm.steps.plan import Plan
+from btm.steps.proposal import settled
 from btm.steps.rates import find_rate
 from btm.system import durable
 from btm.system.json_files import Json
@@ -65,6 +66,7 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
     """
     suite = open_suite(config)
     by_fairseq.check(config, suite)
+    config = settled(config, suite, reporter)
     plan = plan_of_seed(config, reporter)
     if config.seed.source is not None:
         stands = Forest(config.forest_root)[plan.name] if plan.idle else None
@@ -102,7 +104,7 @@ def plan_of_seed(config: Config, reporter: Reporter = quiet) -> Plan:
         source = Path(config.seed.source)
         plan = Plan("seed", name, f"import {source}", reads=(source,))
         return replace(plan, makes=(name,), writes=(Paths(root).elm(name).path,))
-    n_steps = config.seed_steps(suite.training_domains())
+    n_steps = settled(config, suite).seed_steps(suite.training_domains())
     if n_steps == 0:
         plan = Plan("seed", name, "random parameters, untrained", steps=0)
         return replace(plan, makes=(name,), writes=(Paths(root).elm(name).path,))
@@ -182,6 +184,7 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
     if (done := forest.get_branch(name)).result is not None:
         conflicts.refuse(config, {name: conflicts.of_training(config, forest, done)})
         return done
+    config = settled(config, suite, reporter)
     asked, seed_steps = config, config.seed_steps(suite.training_domains())
     config = replace(config, seed=replace(config.seed, steps=seed_steps))
     with forest.hold(name) as (branch, held):
@@ -218,7 +221,7 @@ def plan_of_train(config: Config, name: str) -> Plan:
 
 def _plan_of_branch(config: Config, suite: Suite, made: Branch) -> Plan:
     """Plan the training of a branch that stands."""
-    is_root = not made.parents
+    is_root, config = not made.parents, settled(config, suite)
     n_steps = config.seed_steps(suite.training_domains()) if is_root else config.trainer.steps
     shards = [suite.shard(domain, "train") for domain in made.domains]
     causal_lm.check_context(config, causal_lm.read_config(ModelFolder(made.path).config))
@@ -331,7 +334,8 @@ def plan_of_expert(config: Config, domain: str, among: list[str]) -> Plan:
 
 def _plan_of_new_domain(config: Config, domain: str) -> Plan:
     """Plan the training of an expert that has no branch yet, perhaps no prepared text either."""
-    suite, trainer = open_suites(config), config.trainer
+    suite = open_suites(config)
+    trainer = settled(config, suite).trainer
     if domain in suite.domains():
         shards = [suite.shard(domain, "train")]
         return _plan_of_training(config, domain, trainer.steps, shards, None, is_root=False)
@@ -348,6 +352,7 @@ def run(config: Config, reporter: Reporter = quiet) -> Json:
     siblings and the place where an earlier run was killed make no difference.
     """
     suite = prepare(config, reporter)
+    config = settled(config, suite, reporter)
     begin(config, suite)  # of what stands, each step says how much of its text it knows
     seed(config, reporter)
     Forest(config.forest_root).sweep()

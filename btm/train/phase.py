@@ -121,6 +121,8 @@ def course_of(config: Config, forest: Forest, branch: Branch) -> Course:
 
     Raises `UserError` where trainer.carry=continue cannot do what the other settings say.
     """
+    if not config.trainer.steps:
+        raise ValueError("trainer.steps is still to be decided (steps.settled does)")
     continued = _continued(config, forest, branch) if branch.parents else None
     if continued is not None and continued.card.schedule:
         return _rest(config.trainer, continued)

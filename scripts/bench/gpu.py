@@ -171,6 +171,7 @@ def paper(args: argparse.Namespace) -> Stage:
     if args.dry:
         words += ["size=smoke", "paper.steps=16", "paper.baselines=[dense]", "paper.resamples=20"]
         words += ["score.max_tokens=256", "trainer.valid_tokens=256"]
+        words += ["data.name=demo", "data.vocab_size=2048"]  # which the stages before it prepared
     else:
         words += ["size=day"]
     return Stage(

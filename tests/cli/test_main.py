@@ -177,7 +177,7 @@ BAD_INPUT = {
     "wrong type": (["ls", "trainer.lr=fast"], "trainer.lr=fast: wanted a positive number, or find"),
     "not a whole number": (["ls", "trainer.steps=1.5"], "trainer.steps"),
     "negative rate": (["ls", "trainer.lr=-1"], "trainer.lr=-1: wanted a positive number"),
-    "no steps": (["ls", "trainer.steps=0"], "wanted 1 or more"),
+    "fewer than no steps": (["ls", "trainer.steps=-1"], "wanted 0 or more"),
     "fraction over 1": (["ls", "trainer.warmup=2"], "trainer.warmup"),
     "held out everything": (
         ["ls", "data.valid_fraction=0.8", "data.test_fraction=0.8"],

@@ -132,6 +132,15 @@ def test_an_elm_that_was_not_imported_is_not_taken_for_one(forest, copy):
 
 
 @pytest.mark.slow
+def test_a_process_that_changes_its_folder_imports_on(pristine, tmp_path, monkeypatch):
+    """The box that looks at models goes on in the folder in which it was started."""
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        shutil.copytree(pristine, "model")
+        assert bring("model", "forest").name == "seed"
+
+
 def test_an_import_that_was_killed_begins_anew(folder, tmp_path):
     root = tmp_path / "forest"
     elm = bring(folder, root)

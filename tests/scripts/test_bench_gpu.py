@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -13,9 +14,10 @@ STAGES = ["tests", "train", "demo", "paper"]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, prepared_demo):
     """A function that runs scripts/gpu --dry in one folder and gives its output and results."""
     out = tmp_path_factory.mktemp("gpu")
+    shutil.copytree(prepared_demo, out / "data")
 
     def call(*words):
         done = subprocess.run(

@@ -7,12 +7,12 @@ import subprocess
 import sys
 
 import pytest
-from folders import ROOT
+from folders import ROOT, uncovered
 
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
 
 
-def test_losses_of_every_loop_agree(tmp_path):
+def test_losses_of_every_loop_agree(prepared_demo):
     if not PEERS.exists():
         assert not os.environ.get("CI"), "scripts/peers has not run"
         pytest.skip("scripts/peers makes .venv-peers")
@@ -20,10 +20,12 @@ def test_losses_of_every_loop_agree(tmp_path):
         sys.executable,
         "scripts/bench/train.py",
         "--quick",
-        f"--data={tmp_path}",
+        f"--data={prepared_demo}",
         f"--peers={PEERS}",
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(
+        command, cwd=ROOT, env=uncovered(), capture_output=True, text=True, timeout=280
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     for name in ("btm  ", "btm, not compiled", "btm, plain", "transformers.Trainer", "litgpt"):
         assert f"{name}" in done.stdout

@@ -64,10 +64,8 @@ def half_grown(grown, tmp_path):
 def test_killed_three_times_equals_unbroken(workspace, half_grown):
     killed, unbroken = half_grown
     for root in half_grown:
-        done = shell(
-            "branch", "expert=new", "domain=bible", "branch=copy", *training_words(workspace, root)
-        )
-        assert done.returncode == 0, done.stderr
+        config = compose([*training_words(workspace, root), "branch=copy"])
+        steps.branch(config, "new", "bible")
     assert shell("train", "expert=new", *training_words(workspace, unbroken)).returncode == 0
 
     chance = random.Random(0)

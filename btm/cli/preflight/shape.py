@@ -103,7 +103,7 @@ def fairseq_can(config: Config) -> None:
     device = "cuda" if config.cluster.kind == "slurm" else causal_lm.pick_device(trainer.device)
     if not isinstance(trainer.lr, int | float):
         trainer = replace(trainer, lr=1e-3)  # whichever it will be, fairseq has no word on rates
-    for n in {config.seed.steps or trainer.steps, trainer.steps}:
+    for n in {config.seed.steps or trainer.steps or 1, trainer.steps or 1}:
         command.options(model, trainer, Schedule.of(trainer, horizon=n), n, device)
     if (suite := _suite(config)) is not None:
         convert.fairseq_tokenizer(suite.tokenizer)

@@ -169,6 +169,9 @@ def run(config: Config, out: Output) -> int:
     from btm.launch.forecast import too_few_tokens
     from btm.steps import baselines
 
+    if not config.trainer.steps:  # before a baseline's follow from them
+        suite = steps.prepare(replace(config, baseline=None), out.reporter)
+        config = steps.settled(config, suite, out.reporter)
     words, config = config, baselines.ready(config, out.reporter)
     if config.cluster.kind == "debug":
         if "--detach" in out.flags:

@@ -1,0 +1,224 @@
+"""Every command of README and docs is run as it stands on its page, at the smallest sizes.
+
+A section's commands run in order, in a folder that holds what the page takes for granted: the
+demo's forest, a forest of the reader's own, text, models. Words that make it small are added behind
+those of the page, as a reader could. What cannot be run here stands in NOT_RUN with the reason, and
+`btm` commands that need other machines are shown by --dry-run (PLANNED).
+"""
+
+import json
+import shlex
+import shutil
+
+import pytest
+from folders import DEMO, ROOT
+from pages import sections
+
+from btm.cli import main
+from btm.cli.compose import full_key
+from btm.cli.verbs import reads
+from btm.data import binarised
+from btm.data.documents import read
+from btm.data.shards import Suite
+from suites.domains import SUITES
+
+SECTIONS = sections()
+_TRAINING = "hours of training; its own test runs it at the smallest size"
+NOT_RUN = {  # a command, or how it begins: why it is not run here
+    "scripts/demo": "minutes; tests/scripts/test_bench_gpu.py runs its three commands",
+    "scripts/test": "it runs this test",
+    "scripts/setup": "installs packages; CI has run it",
+    "scripts/fairseq": "installs packages; CI has run it",
+    "scripts/gpu": "tests/scripts/test_bench_gpu.py runs it",
+    "scripts/paper": "builds a suite from packages, trains for an hour",
+    "source": "changes the reader's shell",
+    ".venv/bin/pip": "installs packages",
+    "python scripts/bench/choosing.py": _TRAINING,
+    "python scripts/bench/crash.py": _TRAINING,
+    "python scripts/bench/fuzz.py": _TRAINING,
+    "python scripts/build_corpora.py": "downloads packages",
+}
+PLANNED = {  # words of commands that are run with --dry-run: why
+    "cluster=slurm": "a cluster with GPUs; tests/launch/test_slurm.py has a Slurm",
+    "cluster.gpus_per_expert": "two processes; tests/train/distributed runs them",
+    "fairseq.python": "a minute; tests/train/fairseq/test_training.py runs it",
+    "size=smoke": "a minute; tests/paper/test_paper.py runs it",
+}
+SMALL = [
+    *("trainer.steps=2", "seed.steps=2", "trainer.batch_size=8", "trainer.seq_len=32"),
+    *("trainer.valid_tokens=64", "score.max_tokens=128", "merge.force=true"),
+    *("model.config.hidden_size=32", "model.config.num_hidden_layers=1"),
+    *("model.config.intermediate_size=64", "model.config.num_attention_heads=2"),
+    *("model.config.num_key_value_heads=2", "generate.tokens=4", "discover.sample=200"),
+]
+DEMO_WORDS = ["run.domains=[bible,speeches]", "eval.domains=[bible,speeches,novels]"]
+OWN = ["data.vocab_size=512"]
+# What a reader has done before a command, where the section does not say it.
+BEFORE = {
+    "btm cancel experiment=demo": [
+        f"{' '.join(['run experiment=demo', *SMALL[1:11]])} trainer.steps=100000 "
+        "run.domains=[wordnet] cluster=local --detach"
+    ],
+    "btm train expert=law cluster.gpus_per_expert=2 trainer.parallel=fsdp": [
+        "branch expert=law domain=novels branch=copy"
+    ],
+    "btm train expert=law trainer.delta_density=0.05": [
+        "branch expert=law domain=novels branch=copy"
+    ],
+    "btm export expert=law format=delta to=shipped/law": ["merge expert=law merge.force=true"],
+}
+
+
+def name_of(command, table):
+    """The entry of a table that a command begins with, or has among its words."""
+    words = shlex.split(command)
+    return next(
+        (
+            name
+            for name in table
+            if command.startswith(name) or any(word.startswith(name) for word in words)
+        ),
+        None,
+    )
+
+
+def documents(domain, split="train", limit=60):
+    """The first documents of a domain of the demo."""
+    found = []
+    for text in read(DEMO / domain / f"{split}.jsonl.zst", "text"):
+        found.append(text)
+        if len(found) == limit:
+            break
+    return found
+
+
+def write_lines(file, texts):
+    """Write one JSON object a line."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+
+def write_texts(root):
+    """Text as the README's section on it has it, and a domain for later."""
+    for split in ("train", "valid", "test"):
+        write_lines(root / f"texts/law/{split}.jsonl", documents("speeches", split))
+    for number, text in enumerate(documents("bible")):
+        file = root / f"texts/med/{number}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    write_lines(root / "texts/news.jsonl", documents("novels"))
+    write_lines(root / "more/perl/all.jsonl", documents("code_python"))
+
+
+def write_btm16(root):
+    """A suite with the domains of btm16, of the demo's text."""
+    suite = SUITES["btm16"]
+    sources = sorted(place.name for place in DEMO.iterdir() if place.is_dir())
+    for name, source in zip((*suite.training, *suite.novel), sources, strict=True):
+        for split in ("train", "valid", "test"):
+            write_lines(root / f"{name}/{split}.jsonl", documents(source, split, 12))
+    novel = {name: {"novel": name in suite.novel} for name in (*suite.training, *suite.novel)}
+    (root / "suite.json").write_text(json.dumps({"domains": novel}))
+
+
+def small(words):
+    """Add to the words of a command those that make it small, as far as its verb reads them."""
+    verb, keys = words[0], {full_key(word) for word in words}
+    extra = list(SMALL)
+    extra += DEMO_WORDS if "experiment=demo" in words or verb == "compare" else []
+    extra += OWN if "data=folder" in words and "data.tokenizer" not in keys else []
+    extra += ["model=pico"] if "model" in keys and "trainer=fairseq" not in words else []
+    return [*words, *(word for word in extra if reads.reads(verb, full_key(word)))]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, prepared_demo):
+    """A folder in which the demo's forest and one of the reader's own text stand."""
+    root = tmp_path_factory.mktemp("site")
+    (root / "data").mkdir()
+    shutil.copytree(prepared_demo / "demo", root / "data" / "demo")
+    write_texts(root)
+    own = ["data=folder", "data.root=texts", "data.name=mine", "model=pico", *OWN]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        for words in [
+            ["run", "experiment=demo", "cluster=local"],
+            ["run", *own, "cluster=debug", "run.average=false"],
+            ["average", "forest=experts/mine", "weights=uniform", "average.name=deploy"],
+            ["export", "expert=seed", "to=models/base", "forest=experts/mine"],
+            ["export", "expert=law", "to=models/law-lm", "forest=experts/mine"],
+            ["export", "expert=med", "to=models/med-lm", "forest=experts/mine"],
+        ]:
+            assert main.main(small(words)) == 0, words
+    return root
+
+
+@pytest.fixture
+def place(site, tmp_path, monkeypatch):
+    """A copy of that folder, and in it."""
+    root = tmp_path / "site"
+    shutil.copytree(site, root)
+    monkeypatch.chdir(root)
+    return root
+
+
+def make_room(section, root):
+    """Put there what a section takes for granted, and take away what its commands make."""
+    text = "\n".join(section.commands)
+    if "data-bin" in text:
+        suite = Suite.open(root / "data/mine")
+        for domain in suite.domains():
+            binarised.write(suite, domain, root / "data-bin" / domain)
+    if "texts/perl" in text:
+        shutil.copytree(root / "more/perl", root / "texts/perl")
+    if "data.name=mine" in text or "btm import from=models/base" in text:
+        shutil.rmtree(root / "experts/mine")
+        shutil.rmtree(root / "data/mine")
+    if "forest=experts/theirs" in text:
+        ours = "mine" if "forest=experts/mine" in text else "demo"
+        shutil.copytree(root / "experts" / ours, root / "experts/theirs")
+        shutil.rmtree(root / "experts/theirs/elms/law", ignore_errors=True)
+    if "experts/other" in text:
+        shutil.copytree(root / "experts/demo", root / "experts/other")
+    if "models/law-lm]" in text:  # beside the demo's forest
+        shutil.rmtree(root / "models/law-lm")
+        shutil.copytree(root / "experts/demo/elms/bible", root / "models/law-lm")
+    if "btm16" in text or "size=paper" in text:
+        write_btm16(root / "corpora/btm16")
+    if ".venv-fairseq" in text and (ROOT / ".venv-fairseq").exists():
+        (root / ".venv-fairseq").symlink_to(ROOT / ".venv-fairseq")
+    if "btm/data/demo" in text:
+        (root / "btm/data").mkdir(parents=True)
+        (root / "btm/data/demo").symlink_to(DEMO)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("section", SECTIONS, ids=str)
+def test_the_commands_of_a_section_do_what_it_says(section, request, capsys):
+    todo = [command for command in section.commands if name_of(command, NOT_RUN) is None]
+    if not todo:
+        return
+    if (
+        any(".venv-fairseq" in command for command in todo)
+        and not (ROOT / ".venv-fairseq").exists()
+    ):
+        pytest.skip("scripts/fairseq makes .venv-fairseq")
+    make_room(section, request.getfixturevalue("place"))
+    for command in todo:
+        before = [shlex.split(words) for words in BEFORE.get(command, [])]
+        given = small(shlex.split(command)[1:])
+        given += ["--dry-run"] if name_of(command, PLANNED) else []
+        for words in [*before, given]:
+            code = main.main(words)
+            said = capsys.readouterr()
+            assert code == 0, f"{words}\n{said.err}"
+            assert said.out + said.err, words
+
+
+def test_the_tables_name_commands_of_the_pages_alone():
+    commands = [command for section in SECTIONS for command in section.commands]
+    for table in (NOT_RUN, PLANNED):
+        used = {name_of(command, table) for command in commands}
+        assert used - {None} == set(table)
+    assert set(BEFORE) <= set(commands)
+    assert len(commands) > 90, "the pages' commands are found"
