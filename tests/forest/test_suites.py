@@ -106,6 +106,8 @@ def test_text_under_another_tokenizer_is_refused_before_anything_is_written(
         dense = place / "forest-dense"
         shutil.copytree(place / "forest", dense, dirs_exist_ok=True)
         shutil.copytree(dense / "elms/seed", dense / "elms/dense", dirs_exist_ok=True)
+        card = dense / "elms/dense/card.json"  # as of an older btm: its steps are those of a seed
+        card.write_text(json.dumps(json.loads(card.read_bytes()) | {"settings": {}}))
     before = tree(place)
     said = refusal(capsys, *verb, f"forest={place / 'forest'}", *words, "data.name=foreign")
     assert f"({found} against {theirs})" in said
