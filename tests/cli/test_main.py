@@ -130,7 +130,7 @@ def test_the_verbs_one_by_one(capsys, words):
         ("average", ["weights={bible: 2}"], "given weights over bible"),
         ("generate", ["prompt=In the, beginning"], "3 of 3 experts under a uniform prior"),
         ("run", [], "train-speeches"),
-        ("run", ["run.rounds=[]"], "score-bible"),
+        ("run", ["run.rounds=[]", "run.domains=[bible]"], "score-bible"),
         ("ls", [], "only reads"),
         ("seed", ["forest=/nowhere/forest"], "24 steps, 12,288 tokens"),
         ("run", ["forest=/nowhere/forest"], "posterior of bible, code_python"),
@@ -361,7 +361,7 @@ def test_a_name_that_leads_elsewhere_is_no_elm(copy):
 def test_dry_run_of_a_cycle_tells_what_it_takes(capsys, words, tmp_path):
     for expert in ("bible", "code_python", "speeches"):
         shutil.rmtree(tmp_path / "forest/elms" / expert)
-    more = ["run.rounds=[[bible],[code_python,speeches]]", "trainer.steps=10", "branch=uniform"]
+    more = ["run.rounds=[[bible],[code_python,speeches]]", "branch=uniform"]
     code, out, _ = run(capsys, "run", "--dry-run", "--json", *words, *more)
     assert code == 0
     rows = {row["job"]: row for row in json.loads(out)}

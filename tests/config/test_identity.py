@@ -92,8 +92,8 @@ def test_either_key_may_give_the_rate_of_a_root():
 
 
 def test_seed_steps_left_open_are_those_of_the_experts():
-    open_, more = identity.of_root(Config(), 0.1), _config(trainer={"steps": 7})
-    assert differences(open_, identity.of_root(more, 0.1)) == [Difference("trainer.steps", 1000, 7)]
+    open_ = [identity.of_root(_config(trainer={"steps": n}), 0.1) for n in (1000, 7)]
+    assert differences(*open_) == [Difference("trainer.steps", 1000, 7)]
     given = [
         identity.of_root(_config(seed={"steps": 5}, trainer={"steps": n}), 0.1) for n in (1, 2)
     ]

@@ -43,7 +43,6 @@ CHECKS: dict[str, Sequence[Check]] = {
         names.average_of_cycle,
         names.evaluation_of_cycle,
         names.seed_of_baseline,
-        names.standing_of_cycle,
         machine.device,
         machine.jobs,
         shape.source_of_cycle,
@@ -51,6 +50,7 @@ CHECKS: dict[str, Sequence[Check]] = {
         shape.positions,
         shape.carries,
         shape.fairseq_can,
+        names.standing_of_cycle,
         machine.disk,  # the last: a large model takes a moment to count
     ),
     "paper": (
