@@ -13,13 +13,12 @@ from btm.steps.beside import beside
 from btm.steps.compare import compare, compared_file, plan_of_compare, rivals, top_1
 from btm.steps.evaluate import (
     eval_forest,
-    generate,
     plan_of_eval,
-    plan_of_generate,
     plan_of_score,
     score,
     score_for_eval,
 )
+from btm.steps.generate import generate, plan_of_generate
 from btm.steps.grow import (
     begin,
     branch,

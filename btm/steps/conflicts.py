@@ -14,7 +14,7 @@ from btm.config.choices import SHARES_SEED
 from btm.config.identity import Difference, Settings
 from btm.config.schema import Config
 from btm.errors import UserError
-from btm.forest import Branch, Forest
+from btm.forest import Branch, Forest, tombstone
 from btm.forest.card import Parent
 from btm.models import causal_lm
 from btm.models.average import normalise
@@ -186,7 +186,9 @@ def _parents(
     """Compare the parents of a model with the ELMs it would be made of, and these with those that
     stand.
     """
-    others = [name for name in model.parents if name not in among]
+    # One that was removed since is no other parent: its tombstone tells of its descendants.
+    removed = tombstone.names(forest.root)
+    others = [name for name in model.parents if name not in {*among, *removed}]
     if others:
         return [Difference("parents", ", ".join(sorted(model.parents)), ", ".join(sorted(among)))]
     found = [

@@ -176,7 +176,7 @@ def test_the_name_does_not_come_back_until_it_is_readmitted(capsys, words, fores
         code, _, err = run(capsys, *command, *words)
         assert code == 2
         assert "was removed" in err or "no branch" in err
-    code, out, err = run(capsys, "run", *words, "cluster=debug")
+    code, out, err = run(capsys, "run", *words, "trainer.steps=12", "cluster=debug")
     assert code == 0, err
     assert "not grown: 'bible' was removed" in err
     assert "bible" not in json.loads(run(capsys, "ls", "--json", *words)[1])[0]["name"]
@@ -251,7 +251,7 @@ def test_a_refused_merge_is_told_and_the_same_command_goes_on(capsys, heirs, wor
     code, out, _ = run(capsys, "remove", "--rederive", *strict, "trainer.lr=10", "expert=speeches")
     assert code == 1
     assert "worse than its parent" in out
-    code, out, err = run(capsys, "remove", "--rederive", *words, "expert=speeches")
+    code, out, err = run(capsys, "remove", "--rederive", *words, "trainer.lr=10", "expert=speeches")
     assert code == 0, err + out
     assert "speeches" not in forest["psalms"].card.parents
 
