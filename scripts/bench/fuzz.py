@@ -111,7 +111,7 @@ class World:
     def _plant(self) -> None:
         import torch
 
-        from btm.data.tokenizer import train_tokenizer
+        from btm.data.tokenizer import tokenizer_sha256, train_tokenizer
 
         train_tokenizer(
             ["in the beginning was the word"] * 4, self.folder.parent / "tokenizer", 300
@@ -131,13 +131,17 @@ class World:
         model.save_pretrained(self.folder, max_shard_size="20KB")
         causal_lm.copy_tokenizer(self.folder.parent / "tokenizer", self.folder)
         (self.folder / "README.md").write_text("---\nlicense: mit\n---\n")
-        forest = Forest.create(self.forest, config, self.folder.parent / "tokenizer", "0" * 64)
+        tokenizer = self.folder.parent / "tokenizer"
+        self.tokenizer_sha256 = tokenizer_sha256(tokenizer)
+        forest = Forest.create(self.forest, config, tokenizer, self.tokenizer_sha256)
         self.architecture = causal_lm.architecture(config)
         for name in ("law", "med", "made"):
             branch = forest.root_branch(name, [name], model, source=str(self.folder))
             (branch.path / "trained.json").write_text(json.dumps(_RESULT))
             if name != "made":
-                card = Card(name, [name], weights.sha256(branch.path), "0" * 64, valid_nats=1.0)
+                card = Card(
+                    name, [name], weights.sha256(branch.path), self.tokenizer_sha256, valid_nats=1.0
+                )
                 (branch.path / "card.json").write_text(json.dumps(card.to_json()))
                 (self.forest / "elms").mkdir(exist_ok=True)
                 branch.path.rename(self.forest / "elms" / name)
@@ -234,7 +238,7 @@ def _config(world: World) -> Any:
 
 def _read_forest(world: World) -> None:
     forest = Forest(world.forest)
-    forest.require(world.architecture, "0" * 64, "what")
+    forest.require(world.architecture, world.tokenizer_sha256, "what")
 
 
 def _read_branch(world: World) -> None:
