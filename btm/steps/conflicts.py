@@ -40,6 +40,8 @@ def settings_of(config: Config, forest: Forest, branch: Branch, precision: str =
 
     `precision` is that of a training which is done, in place of trainer.precision.
     """
+    if not branch.parents and config.seed.steps == 0:
+        return identity.of_root(config, 0.0)  # its parameters are random, no rate trained them
     counted = replace(config, seed=replace(config.seed, steps=config.seed.steps or 0))
     try:
         course = phase.course_of(counted, forest, branch)
@@ -62,10 +64,12 @@ def settings_of(config: Config, forest: Forest, branch: Branch, precision: str =
 def of_seed(config: Config, forest: Forest, domains: Sequence[str]) -> list[Difference]:
     """Compare the seed that stands, if one does, with what `config` asks for.
 
-    `domains` are the training domains of the suite, which seed.steps=null counts.
+    `domains` are the training domains of the suite, which seed.steps=null counts. The seed of a
+    baseline that begins with the forest's own is compared where it is copied
+    (btm/steps/baselines/ready.py).
     """
     model = _model(forest, config.seed.name)
-    if model is None:
+    if model is None or config.baseline in SHARES_SEED:
         return []
     source = config.seed.source
     if model.source or source:
@@ -111,17 +115,11 @@ def of_training(config: Config, forest: Forest, branch: Branch) -> list[Differen
 
 
 def of_cycle(config: Config, rounds: Sequence[Sequence[str]]) -> Found:
-    """Compare all that stands of a cycle of these `rounds`; {} where nothing differs.
-
-    The seed of a baseline that begins with the forest's own is compared by its weights alone, where
-    it is copied (btm/steps/baselines/ready.py).
-    """
+    """Compare all that stands of a cycle of these `rounds`; {} where nothing differs."""
     if not Forest.stands(config.forest_root):
         return {}
     forest, domains = Forest(config.forest_root), [d for each in rounds for d in each]
-    found: Found = {}
-    if config.baseline not in SHARES_SEED:
-        found[config.seed.name] = of_seed(config, forest, domains)
+    found: Found = {config.seed.name: of_seed(config, forest, domains)}
     earlier: list[str] = []
     for each in rounds:
         among = _candidates(config, forest, earlier)

@@ -1,5 +1,6 @@
 """Names that would stand for two things at once are refused before anything is made."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -80,6 +81,8 @@ def test_a_forest_does_not_grow_in_a_baseline(copy, tmp_path):
     dense = shutil.copytree(Path(config.base_root), Path(config.forest_root))
     shutil.rmtree(dense / "elms")
     shutil.copytree(Path(config.base_root) / "elms/seed", dense / "elms/dense")
+    card = dense / "elms/dense/card.json"  # as of an older btm: its settings are those of a seed
+    card.write_text(json.dumps(json.loads(card.read_bytes()) | {"settings": {}}))
     assert steps.rivals(copy_of(config)) == [(dense, "dense")]
     with pytest.raises(UserError, match=f"-dense is the baseline dense of {config.base_root}"):
         preflight.check("run", copy(f"forest={dense}"))
