@@ -65,6 +65,11 @@ BEFORE = {
     "btm train expert=law trainer.delta_density=0.05": [
         "branch expert=law domain=novels branch=copy"
     ],
+    "btm run experiment=demo trainer.delta_density=0.05": [
+        f"remove expert={expert} {word} experiment=demo"
+        for expert in ("bible", "speeches")
+        for word in ("--with-descendants", "--readmit")
+    ],
     "btm export expert=law format=delta to=shipped/law": ["merge expert=law merge.force=true"],
 }
 
@@ -107,7 +112,9 @@ def write_texts(root):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
     write_lines(root / "texts/news.jsonl", documents("novels"))
-    write_lines(root / "more/perl/all.jsonl", documents("code_python"))
+    # Text that stands nowhere else: the demo's would be left out as what is there already.
+    modules = sorted((ROOT / "btm").rglob("*.py"))[:60]
+    write_lines(root / "more/perl/all.jsonl", [file.read_text() for file in modules])
 
 
 def write_btm16(root):

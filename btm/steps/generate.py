@@ -1,0 +1,92 @@
+"""Let a forest write: the ensemble of its experts goes on with a prompt."""
+
+from typing import Any
+
+from btm.config.schema import Config
+from btm.ensemble import generate as online
+from btm.ensemble.router import find_router
+from btm.ensemble.rules import rule_of
+from btm.errors import UserError
+from btm.forest import Forest, Model, find_model
+from btm.forest.suites import open_suites
+from btm.models import causal_lm
+from btm.report import Reporter, quiet
+from btm.steps import domain_weights
+from btm.steps.beside import score_model
+from btm.steps.evaluate import plan_of_scores
+from btm.steps.plan import Plan
+
+
+def generate(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
+    """Go on with a prompt; the ensemble keeps, loads and runs its top-k members alone.
+
+    ``ensemble.experts=`` may name averages, models of other forests and folders beside ELMs, one of
+    them alone too. Their prior, and what the rule leaves open, are fitted on the valid split of
+    `domain`; without a domain the prior is the same for all, and what is open stands at the value
+    that changes nothing, a gate at its default.
+    """
+    if not config.prompt:
+        raise UserError('what shall it go on with? give prompt="some text"')
+    forest = Forest(config.forest_root)
+    members = writers(config, forest)
+    prior, rule = dict.fromkeys((model.name for model in members), 1.0), config.ensemble
+    if config.domain:
+        suite = open_suites(config)
+        for model in members:
+            score_model(config, forest, model, [suite.shard(config.domain, "valid")], reporter)
+        prior, rule = domain_weights.fit_for(
+            config, forest, suite, config.domain, members, reporter
+        )
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(forest.tokenizer, local_files_only=True)
+    route = domain_weights.route(config, forest, members, tokenizer.eos_token_id)
+    device, top_k = causal_lm.pick_device(config.trainer.device), config.ensemble.top_k
+    mixed = online.Ensemble.load(
+        forest, prior, ensemble=rule, top_k=top_k, device=device, route=route
+    )
+    prompt = tokenizer(config.prompt, add_special_tokens=False).input_ids
+    mixed.read(prompt)
+    chosen = config.generate
+    made = list(mixed.generate(chosen.tokens, chosen.temperature, chosen.seed))
+    return {
+        "prompt": config.prompt,
+        "text": tokenizer.decode(made),
+        "tokens": len(made),
+        "experts": mixed.weights,
+    }
+
+
+def plan_of_generate(config: Config) -> Plan:
+    """Plan `generate`: who writes, under which prior, and the scores that the prior needs."""
+    forest = Forest(config.forest_root)
+    members = writers(config, forest)
+    called = "experts" if all(model.kind == "ELM" for model in members) else "models"
+    most = f"{config.generate.tokens:,} tokens at most"
+    kept = min(config.ensemble.top_k, len(members)) or len(members)
+    what = f"{most}, {kept} of {len(members)} {called} under a uniform prior"
+    plans: list[Plan] = []
+    if config.domain:
+        shard = open_suites(config).shard(config.domain, "valid")
+        plans = [plan_of_scores(config, forest, model, [shard]) for model in members]
+        prior = f"the {config.ensemble.prior} prior of {config.domain}"
+        what = f"{most}, {kept} of {len(members)} {called} under {prior}"
+    if rule_of(config.ensemble).needs_route:
+        find_router(config)
+        what = f"{most}, {len(members)} {called} weighed by the router"
+    return Plan(
+        "generate",
+        config.prompt or "",
+        what,
+        reads=tuple(model.path for model in members),
+        writes=tuple(file for plan in plans for file in plan.writes),
+        tokens=sum(plan.tokens or 0 for plan in plans) or None,
+    )
+
+
+def writers(config: Config, forest: Forest) -> list[Model]:
+    """Return the models that write together: those that ``ensemble.experts=`` names, or every
+    expert.
+    """
+    names = config.ensemble.experts or [elm.name for elm in forest.experts()]
+    return [find_model(forest, name) for name in names]
