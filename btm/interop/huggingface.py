@@ -60,8 +60,7 @@ def checked(
     if not source.is_dir():
         raise UserError(f"{key}={source}: {_no_folder(source)}")
     created = not place.exists()
-    # The box may have been started in another folder than this process is in now.
-    scratch = durable.scratch_folder(durable.make_folder(place)).absolute()
+    scratch = durable.scratch_folder(durable.make_folder(place))
     try:
         yield _check(source, scratch, with_legacy, alive)
     except UserError as error:

@@ -122,7 +122,9 @@ def ask(question: str, *words: Path | str, seconds: int = _SECONDS) -> Any:
     with _lock:
         start(question.partition(":")[0])
         assert _server is not None
-        line = json.dumps([question, *map(str, words)]).encode() + b"\n"
+        # The box may have been started in another folder than this process is in now.
+        found = [word.absolute() if isinstance(word, Path) else word for word in words]
+        line = json.dumps([question, *map(str, found)]).encode() + b"\n"
         try:
             said = _talk(_server.process, line, seconds)
         except BaseException:
@@ -131,7 +133,10 @@ def ask(question: str, *words: Path | str, seconds: int = _SECONDS) -> Any:
             raise
     answer = json.loads(said) if said else {"died": f"more than {seconds} s"}
     if "refused" in answer:
-        raise UserError(str(answer["refused"]))
+        why = str(answer["refused"])
+        for word, place in zip(words, found, strict=True):
+            why = why.replace(str(place), str(word))
+        raise UserError(why)
     if "answer" not in answer:
         raise UserError(
             f"{words[0]}: reading it took more memory or time than allowed ({answer.get('died')})"
