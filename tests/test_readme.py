@@ -106,6 +106,16 @@ def test_the_table_of_the_readme_is_what_the_demo_gave(name):
         assert float(ratio) == pytest.approx(row[scope]["ratio"], abs=6e-4)
 
 
+def test_what_the_text_alone_gives_is_what_the_demo_gave():
+    shards = json.loads((RESULTS / "eval.json").read_text())["shards"].values()
+    means = []
+    for novel in (False, True):
+        found = [s["by_text_alone"]["perplexity"] for s in shards if s["novel"] == novel]
+        means.append(sum(found) / len(found))
+    wanted = f"(uniform prior) the demo's ensemble has {means[0]:.1f} and {means[1]:.1f}"
+    assert wanted in " ".join(README.split())
+
+
 def test_the_domain_added_later_is_what_grow_gave():
     found = json.loads((RESULTS / "grow-code_go.json").read_text())["domains"]
     rows = {row["domain"]: row for row in found}
