@@ -146,6 +146,11 @@ def check_ensemble(ensemble: EnsembleConfig) -> None:
             "ensemble.prior=updating: ensemble.rule=gated, the default, follows the text itself: "
             "give ensemble=updating"
         )
+    if ensemble.carry == "document" and ensemble.prior == "updating":
+        raise UserError(
+            "ensemble.carry=document: ensemble.prior=updating moves from one document to the next "
+            "by itself: give ensemble.carry=window, or another ensemble"
+        )
     check_choice(ensemble.fit, "ensemble.fit", FITS)
     if ensemble.top_k and ensemble.prior == "uniform" and ensemble.rule != "router":
         raise UserError(

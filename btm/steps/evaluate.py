@@ -349,7 +349,8 @@ def refuse_own_data(
     """Raise `UserError` if what is fitted on valid splits would be measured on one of them, by name
     or by content.
     """
-    if not rule_of(config.ensemble).is_fitted:
+    cached = config.ensemble.cache != "none"
+    if not (rule_of(config.ensemble).is_fitted or cached):
         return
     domains = (
         suite.domains() if config.ensemble.fit == "forest" else {shard.domain for shard in shards}
@@ -359,7 +360,7 @@ def refuse_own_data(
         if shard.sha256 in fitted_on:
             raise UserError(
                 f"ensemble.prior={config.ensemble.prior} and ensemble.rule={config.ensemble.rule} "
-                "are fitted on "
+                f"{'and the cache ' if cached else ''}are fitted on "
                 f"{fitted_on[shard.sha256]}/valid, so {shard.domain}/{shard.split}, of the same "
                 "text, would be "
                 f"measured on its own data: {remedy}"

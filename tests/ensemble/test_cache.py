@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from btm import steps
+from btm.cli import main
 from btm.config.ensemble import EnsembleConfig
 from btm.ensemble import cache, evaluate
 from btm.ensemble.evaluate import Scored
 from btm.ensemble.text import Text
+from btm.errors import UserError
 from btm.forest.paths import Paths
 
 WORDS = 6
@@ -128,3 +130,15 @@ def test_eval_and_compare_have_it_in_every_row(copy):
     without = {row.model: row for row in steps.compare(copy()).rows}
     changed = [row for row in rows if row.nats_per_token != without[row.model].nats_per_token]
     assert len(changed) == len(rows)
+
+
+def test_a_cache_is_not_measured_on_the_text_it_is_fitted_on(copy):
+    with pytest.raises(UserError, match=r"and the cache are fitted on .*/valid"):
+        steps.eval_forest(copy("ensemble=uniform", "ensemble.cache=ngram", "eval.split=valid"))
+    with pytest.raises(UserError, match="moves from one document to the next"):
+        copy("ensemble=updating", "ensemble.carry=document")
+
+
+def test_a_verb_that_mixes_no_cache_refuses_it(capsys):
+    assert main.main(["average", "ensemble.cache=ngram"]) == 2
+    assert "ensemble.cache" in capsys.readouterr().err

@@ -33,6 +33,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "score.experts": ("score", *_CYCLE),
     "score.domains": ("score", *_CYCLE),
     "score.splits": ("score", *_CYCLE),
+    "ensemble.cache": ("eval", "compare", "grow", "run"),
     "eval.domains": _MEASURING,
     "eval.split": _MEASURING,
     "discover.": ("discover",),

@@ -19,8 +19,10 @@ _SAME = 1e-12  # differences below this part of the scale of the scores are roun
 def balanced_assignment(scores_DK: ArrayLike) -> NDArray[np.int64]:
     """Assign each document, (D,), to a cluster so that Σ_d scores[d, cluster of d] is largest.
 
-    Sizes differ by one at most. This is the linear assignment of BASE layers (equation 3). Its dual
-    gives every cluster a price: a document takes the cluster of highest score less price. The dual
+    Sizes differ by one at most. Where K does not divide D, the first D mod K clusters hold one
+    document more, and the sum is the largest for these sizes: with the surplus in other clusters it
+    may be larger. This is the linear assignment of BASE layers (equation 3). Its dual gives every
+    cluster a price: a document takes the cluster of highest score less price. The dual
     is smoothed, less and less, and solved by Newton's method (the assignment becomes optimal
     transport with entropy). Under these prices nearly every cluster gets its share of the
     documents; the surplus of a cluster moves to clusters with room, along the cheapest path
