@@ -122,6 +122,20 @@ def shown_value(value: Any) -> str:
     return "{…}" if isinstance(value, dict) and len(text) > _LONGEST else text
 
 
+# What a key takes, by its type as written; null, where it may be, is in its meaning.
+_KINDS = {
+    "bool": "true or false",
+    "int": "whole number",
+    "float": "number",
+    "str": "word",
+    "list[int]": "list of whole numbers",
+    "list[float]": "list of numbers",
+    "list[str]": "list of words",
+    "list[list[str]]": "list of lists of words",
+    "dict[str, Any]": "mapping",
+}
+
+
 def _key_lines(verb: str, *, in_full: bool) -> list[str]:
     """List keys with defaults, meanings and choices, a blank line between sections.
 
@@ -134,7 +148,7 @@ def _key_lines(verb: str, *, in_full: bool) -> list[str]:
         if in_full or reads.reads(verb, key.name):
             section, _, name = shown_name(key).rpartition(".")
             left = f".{name}" if "." in section else shown_name(key)
-            line = _wrapped(f"{left}={shown_value(value)}", meaning(key))
+            line = _wrapped(f"{left}={shown_value(value)}", meaning(key) + _kind(key))
             sections.setdefault(section, []).append(line)
     titles: dict[tuple[str, ...], list[str]] = {}
     for section, rows in sections.items():
@@ -149,6 +163,17 @@ def meaning(key: Key) -> str:
     """Write the meaning of a key, and its choices in brackets."""
     choices = f" ({', '.join(map(str, key.choices))})" if key.choices else ""
     return key.meaning + choices
+
+
+def _kind(key: Key) -> str:
+    """Write what a key takes in brackets, where it has no choices that say it."""
+    if key.choices or key.type == "Any":
+        return ""
+    parts = key.type.split(" | ")
+    kinds = [_KINDS[part] for part in parts if part in _KINDS]
+    if "float" in parts and "int" in parts:
+        kinds.remove(_KINDS["int"])
+    return f" ({' or '.join(kinds)})"
 
 
 def _wrapped(left: str, right: str) -> str:

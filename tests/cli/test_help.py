@@ -53,6 +53,21 @@ def test_a_line_gives_the_default_in_force_the_meaning_and_the_choices():
     assert "seed.from=null Hugging Face model folder" in " ".join(page_of("seed").split())
 
 
+def test_a_line_says_what_a_key_takes_where_no_choices_do(settings):
+    page = " ".join(page_of("train", in_full=True).split())
+    for key, kind in [
+        ("trainer.clip", "(number)"),
+        ("trainer.threads", "(whole number)"),
+        ("run.domains", "(list of words)"),
+        ("run.average", "(true or false)"),
+        ("trainer.lr", "(number or word)"),
+    ]:
+        (found,) = [each for each, _ in settings if each.name == key]
+        assert f"{found.meaning} {kind}" in page
+    for key, _ in settings:
+        assert key.choices or key.type == "Any" or help._kind(key), key
+
+
 def test_sections_of_equal_keys_are_listed_once():
     page = page_of("run")
     assert "cluster.seed, cluster.train, cluster.score, cluster.finish:" in page
