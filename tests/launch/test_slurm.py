@@ -257,7 +257,12 @@ def test_ctrl_c_leaves_the_jobs_and_whoever_comes_takes_them_over(
 ):
     words = ["run", *small, *CLUSTER, f"forest={forest}"]
     first = btm(*words)
-    until(lambda: min(steps_done(forest, expert) for expert in ("bible", "code_python")) > 5, 120)
+    experts = ("bible", "code_python")
+    until(lambda: min(steps_done(forest, expert) for expert in experts) > 5, 120)
+    # They may be seconds from their end, which must not come before all is seen.
+    workers = [sign_of_life(forest, f"train-{expert}")["pid"] for expert in experts]
+    for worker in workers:
+        os.kill(worker, signal.SIGSTOP)
     training = set(queued(forest, "RUNNING"))
     first.send_signal(signal.SIGINT)
     assert "the jobs go on" in finish(first, code=130)
@@ -267,6 +272,8 @@ def test_ctrl_c_leaves_the_jobs_and_whoever_comes_takes_them_over(
     until(lambda: list((forest / "jobs").glob("driver~*")))
     third = btm(*words)  # it watches the second, and takes over when that one leaves
     until(lambda: third.stdout.readline())
+    for worker in workers:
+        os.kill(worker, signal.SIGCONT)
     second.send_signal(signal.SIGINT)
     finish(second, code=130)
     assert "perplexity by shard" in finish(third)
