@@ -7,6 +7,7 @@ those of the page, as a reader could. What cannot be run here stands in NOT_RUN 
 """
 
 import json
+import os
 import shlex
 import shutil
 
@@ -208,6 +209,7 @@ def test_the_commands_of_a_section_do_what_it_says(section, request, capsys):
     if (
         any(".venv-fairseq" in command for command in todo)
         and not (ROOT / ".venv-fairseq").exists()
+        and not os.environ.get("CI")  # which has installed it: there its absence is a failure
     ):
         pytest.skip("scripts/fairseq makes .venv-fairseq")
     make_room(section, request.getfixturevalue("place"))

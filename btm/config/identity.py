@@ -1,4 +1,4 @@
-"""The settings that make a training's result what it is, and how two sets of them differ.
+"""The settings that the result of a training depends on, and the differences of two sets of them.
 
 A key that can change the parameters beyond rounding is in `OF_RESULT`, every other one of the
 sections `trainer`, `seed` and `fairseq` in `OF_MACHINE`; a test asks that of each key. The card of
@@ -11,6 +11,7 @@ from typing import Any
 
 from btm.config.schema import Config
 from btm.config.training import TrainerConfig
+from btm.system.json_files import Json
 
 OF_RESULT = frozenset(
     """
@@ -35,7 +36,7 @@ OF_MACHINE = frozenset(
     seed.name
     """.split()  # noqa: SIM905
 )
-Settings = dict[str, Any]  # {dotted key: JSON value}
+Settings = Json  # {dotted key: value}
 
 RATES = ("trainer.lr", "seed.lr")  # either may give the peak of a root
 STEPS = "seed.steps"
@@ -65,8 +66,9 @@ def of_root(config: Config, lr: float) -> Settings:
     carry = "fresh" if trainer.carry == "fresh" else "continue"
     made = of_trainer(trainer) | _fairseq(config)
     made |= {RATES[seed.lr is not None]: lr, "trainer.carry": carry, "seed.domains": seed.domains}
+    made["seed.grow_batch"] = seed.grow_batch  # also where it is 1, which another may differ from
     if seed.grow_batch > 1:
-        made |= {"seed.grow_batch": seed.grow_batch, "seed.grow_after": seed.grow_after}
+        made["seed.grow_after"] = seed.grow_after
     if seed.steps is not None:
         made[STEPS] = seed.steps
     if seed.steps is None or carry != "fresh":
@@ -94,6 +96,7 @@ def of_branch(config: Config) -> Settings:
     prior = "token" if config.branch == "token" else config.ensemble.prior
     made: Settings = {
         "branch": config.branch,
+        "ensemble.top_k": config.ensemble.top_k,  # the prior keeps so many parents
         "ensemble.prior_sequences": config.ensemble.prior_sequences,
         "score.window": config.window,
         "score.max_tokens": config.score.max_tokens,

@@ -1,4 +1,4 @@
-"""What `btm prepare` finds: the domains of the source, and which of them are prepared already."""
+"""The domains of a source, compared with those that are prepared already."""
 
 import json
 from dataclasses import dataclass

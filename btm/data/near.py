@@ -10,12 +10,11 @@ import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from btm.data.minhash import LIKENESS, SHINGLE, SLOTS, Index, signatures
-from btm.data.shards import META, NEAR, Shard, read_meta
+from btm.data.shards import META, NEAR, Shard, SplitFacts, read_meta
 from btm.errors import UserError
 from btm.system.durable import publish_folder, write_json
 from btm.system.json_files import Json
@@ -27,7 +26,7 @@ Place = tuple[Path, str]  # a domain's folder, and a split
 
 @dataclass(frozen=True)
 class _Found:
-    """What is near what: H held-out documents, and those of the train splits."""
+    """Pairs of near-duplicates: H held-out documents, and documents of the train splits."""
 
     places: list[Place]  # splits that are held out
     homes: np.ndarray  # of each held-out document, the number of its place (H,)
@@ -149,8 +148,8 @@ def _drop(train: Shard, meta: Json, doomed: np.ndarray) -> None:
         write_json(temporary / META, meta)
 
 
-def _copy(shard: Shard, kept_D: np.ndarray, target: Path) -> dict[str, Any]:
-    """Write the tokens of the kept documents; return what meta.json says of the split."""
+def _copy(shard: Shard, kept_D: np.ndarray, target: Path) -> SplitFacts:
+    """Write the tokens of the kept documents; return the facts of the split for meta.json."""
     whole = hashlib.sha256()
     with target.open("wb") as out:
         for documents, tokens in shard.chunks(_CHUNK):

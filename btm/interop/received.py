@@ -15,7 +15,7 @@ from btm.system.json_files import Json
 
 @dataclass(frozen=True)
 class Losses:
-    """What was measured of a received branch, in nats per token of our valid split.
+    """The losses of a received branch and its parents, in nats per token of our valid split.
 
     `own` is None where that was impossible; `why` says why.
     """

@@ -1,4 +1,4 @@
-"""What part of a forest's gain is memory: with and without an n-gram cache, on either side.
+"""The table of memory: forest and dense LM, each with an n-gram cache and without.
 
 A rule that carries what it read of a document remembers more than the dense LM's context. The
 simplest thing that does is an n-gram cache (btm/ensemble/cache.py), and it serves a dense LM as

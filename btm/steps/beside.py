@@ -1,18 +1,29 @@
 """The models that are measured beside an ensemble: averages, and what ``models=`` names."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from btm.config.schema import Config
 from btm.data.shards import Shard
-from btm.forest import Forest, Model, averages, find_model, ledger, require_same_tokenizer
+from btm.forest import ELM, Forest, Model, averages, find_model, ledger, require_same_tokenizer
 from btm.interop import huggingface, probe
 from btm.models import causal_lm as causal
 from btm.models import flops
 from btm.report import Reporter, quiet
 from btm.steps import score_cache
 from btm.system import sandbox
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """The models of an evaluation."""
+
+    elms: list[ELM]  # each is reported alone
+    members: list[ELM]  # those of the ensemble
+    others: list[Model]  # reported beside them: averages, and what ``models=`` names
+    trained_on: set[str]  # the domains that are not novel; ``ensemble.fit=forest`` fits on them
 
 
 def beside(config: Config, forest: Forest, reporter: Reporter = quiet) -> list[Model]:

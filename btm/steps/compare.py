@@ -26,7 +26,7 @@ from btm.forest.suites import evaluated_suites
 from btm.report import Reporter, comparison, comparison_picture, quiet
 from btm.report.comparison import Comparison, Measured
 from btm.steps import domain_weights, held_out, score_cache
-from btm.steps.beside import beside, cost, score_model, seeds
+from btm.steps.beside import Subjects, beside, cost, score_model, seeds
 from btm.steps.evaluate import evaluated, measure, refuse_own_data, scored
 from btm.steps.names import is_baseline
 from btm.steps.plan import Plan
@@ -207,16 +207,8 @@ def _alone(scene: _Scene, model: Model, name: str, kind: str) -> Measured:
 
 def _mixed(scene: _Scene, members: list[ELM], name: str, kind: str) -> Measured:
     """Return the row of an ensemble."""
-    entries = measure(
-        scene.config,
-        scene.forest,
-        scene.suite,
-        members,
-        members,
-        [],
-        trained_on=scene.trained_on,
-        reporter=scene.reporter,
-    )
+    subjects = Subjects(members, members, [], scene.trained_on)
+    entries = measure(scene.config, scene.forest, scene.suite, subjects, reporter=scene.reporter)
     mixed = {name: entry["ensemble"]["nats_per_token"] for name, entry in entries.items()}
     nats = {shard.domain: mixed[f"{shard.domain}/{shard.split}"] for shard in scene.shards}
     return _measured(

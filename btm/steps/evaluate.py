@@ -20,7 +20,7 @@ from btm.forest.suites import evaluated_suites
 from btm.models import causal_lm
 from btm.report import Reporter, heatmap, quiet
 from btm.steps import domain_weights, held_out, score_cache, standing
-from btm.steps.beside import beside, cost, score_model, seeds, warnings
+from btm.steps.beside import Subjects, beside, cost, score_model, seeds, warnings
 from btm.steps.plan import Plan
 from btm.system import durable
 from btm.system.json_files import Json
@@ -78,21 +78,19 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> Json:
     nor in its prior.
     """
     forest, suite = Forest(config.forest_root), evaluated_suites(config)
-    elms = forest.elms()
-    members = forest.experts(config.ensemble.experts)
-    others = _others(config, forest, elms, reporter)
-    entries = measure(config, forest, suite, elms, members, others, reporter=reporter)
-    costs = domain_weights.cost(config, elms, members)
-    costs["models"] = {model.name: cost(config, model) for model in others}
-    roots = seeds(forest, [elm.name for elm in members])
+    subjects = _subjects(config, forest, reporter)
+    entries = measure(config, forest, suite, subjects, by_text_alone=True, reporter=reporter)
+    costs = domain_weights.cost(config, subjects.elms, subjects.members)
+    costs["models"] = {model.name: cost(config, model) for model in subjects.others}
+    roots = seeds(forest, [elm.name for elm in subjects.members])
     result = {
         "schema": 1,
         "forest": str(forest.root),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        **standing.identity(config, suite, _read(config, suite, elms), elms, members, others),
+        **_identity(config, suite, subjects),
         "ledger": costs,
         "shards": entries,
-        "warnings": warnings(entries, others, roots),
+        "warnings": warnings(entries, subjects.others, roots),
     }
     target = forest.paths.evaluation(config.eval.name)
     durable.write_json(target, result)
@@ -106,24 +104,22 @@ def evaluation_stands(config: Config) -> bool:
     """
     try:
         forest, suite = Forest(config.forest_root), evaluated_suites(config)
-        elms, members = forest.elms(), forest.experts(config.ensemble.experts)
-        others = _others(config, forest, elms)
+        wanted = _identity(config, suite, _subjects(config, forest))
     except UserError:  # what it is of is still to be made
         return False
-    wanted = standing.identity(config, suite, _read(config, suite, elms), elms, members, others)
     return standing.is_of(forest.paths.evaluation(config.eval.name), wanted)
 
 
 def plan_of_eval(config: Config) -> Plan:
     """Plan `eval_forest`: who is evaluated on what, the scores that are missing, and the files."""
     forest, suite = Forest(config.forest_root), evaluated_suites(config)
-    elms, members = forest.elms(), forest.experts(config.ensemble.experts)
-    others = _others(config, forest, elms)
+    subjects = _subjects(config, forest)
+    members, others = subjects.members, subjects.others
     shards, _ = evaluated(config, suite)
     refuse_own_data(config, suite, shards)
-    _refuse_trained_on(config, forest, suite, elms, members, others, _trained_on(elms), quiet)
+    _refuse_trained_on(config, forest, suite, subjects, quiet)
     route = domain_weights.route(config, forest, members, suite.eos)
-    needed = needed_scores(config, forest, suite, elms, members, others, _trained_on(elms))
+    needed = needed_scores(config, forest, suite, subjects)
     plans = [plan_of_scores(config, forest, model, of_model) for model, of_model in needed]
     missing = [file for plan in plans for file in plan.writes]
     tokens = sum(plan.tokens or 0 for plan in plans)
@@ -134,7 +130,8 @@ def plan_of_eval(config: Config) -> Plan:
     return Plan(
         "eval",
         target.stem,
-        f"{len(elms)} ELMs{alone} on {len(shards)} shards, {weighed}; {to_score}writes {target}",
+        f"{len(subjects.elms)} ELMs{alone} on {len(shards)} shards, {weighed}; "
+        f"{to_score}writes {target}",
         parents=tuple(member.name for member in members),
         reads=tuple(model.path for model, _ in needed),
         writes=(target, target.with_suffix(".png"), *dict.fromkeys(missing)),
@@ -157,76 +154,63 @@ def check_text(
     standing.require_held_out(config, suite, [*shards, *valid], domains)
 
 
-def _others(
-    config: Config, forest: Forest, elms: list[ELM], reporter: Reporter = quiet
-) -> list[Model]:
-    """List the models that are evaluated beside `elms`: averages, and what ``models=`` names."""
-    standing = {elm.path for elm in elms}
-    return [model for model in beside(config, forest, reporter) if model.path not in standing]
-
-
-def _trained_on(elms: list[ELM]) -> set[str]:
-    return {domain for elm in elms for domain in elm.card.domains}
+def _subjects(config: Config, forest: Forest, reporter: Reporter = quiet) -> Subjects:
+    """List all that is evaluated: every ELM, averages, and what ``models=`` names."""
+    elms = forest.elms()
+    own = {elm.path for elm in elms}
+    others = [model for model in beside(config, forest, reporter) if model.path not in own]
+    trained_on = {domain for elm in elms for domain in elm.card.domains}
+    return Subjects(elms, forest.experts(config.ensemble.experts), others, trained_on)
 
 
 def needed_scores(
-    config: Config,
-    forest: Forest,
-    suite: Suite,
-    elms: list[ELM],
-    members: list[ELM],
-    others: list[Model],
-    trained_on: set[str],
+    config: Config, forest: Forest, suite: Suite, subjects: Subjects
 ) -> list[tuple[Model, list[Shard]]]:
     """List the models that an evaluation needs scores of, each with the shards it needs.
 
-    The prior of `members` is fitted on valid splits, and a cache for every row; under
-    ``ensemble.fit=forest`` their rule is fitted on those of all domains in `trained_on`.
+    The prior of the members is fitted on valid splits, and a cache for every row; under
+    ``ensemble.fit=forest`` their rule is fitted on those of all domains trained on.
     """
-    shards, valid = evaluated(config, suite)
-    valid = _fitted_on(config, suite, valid, trained_on)
-    names = {member.name for member in members}
-    both, cached = _once([*shards, *valid]), config.ensemble.cache != "none"
+    shards, _ = evaluated(config, suite)
+    both = _once([*shards, *_fitted_on(config, suite, subjects)])
+    cached = config.ensemble.cache != "none"
+    names = {member.name for member in subjects.members}
     needed = []
-    for elm in elms:
+    for elm in subjects.elms:
         of_elm = both if cached or elm.name in names else shards
         needed.append((find_model(forest, elm.name), of_elm))
-    return [*needed, *((model, both if cached else shards) for model in others)]
+    return [*needed, *((model, both if cached else shards) for model in subjects.others)]
 
 
-def _fitted_on(
-    config: Config, suite: Suite, valid: list[Shard], trained_on: set[str]
-) -> list[Shard]:
+def _fitted_on(config: Config, suite: Suite, subjects: Subjects) -> list[Shard]:
     """List the valid splits that priors and the rule are fitted on."""
+    _, valid = evaluated(config, suite)
     if config.ensemble.fit != "forest":
         return valid
-    return [*valid, *(suite.shard(domain, "valid") for domain in sorted(trained_on))]
+    return [*valid, *(suite.shard(domain, "valid") for domain in sorted(subjects.trained_on))]
 
 
-def _read(config: Config, suite: Suite, elms: list[ELM]) -> list[Shard]:
-    """List all shards that an evaluation reads."""
-    shards, valid = evaluated(config, suite)
-    return [*shards, *_fitted_on(config, suite, valid, _trained_on(elms))]
+def _identity(config: Config, suite: Suite, subjects: Subjects) -> Json:
+    """Collect all that the numbers of an evaluation depend on."""
+    shards, _ = evaluated(config, suite)
+    read = [*shards, *_fitted_on(config, suite, subjects)]
+    return standing.identity(config, suite, read, subjects)
 
 
 def _refuse_trained_on(
-    config: Config,
-    forest: Forest,
-    suite: Suite,
-    elms: list[ELM],
-    members: list[ELM],
-    others: list[Model],
-    trained_on: set[str],
-    reporter: Reporter,
+    config: Config, forest: Forest, suite: Suite, subjects: Subjects, reporter: Reporter
 ) -> None:
-    """Raise `UserError` if a document that is evaluated, or that members are weighed on, was
+    """Raise `UserError` if a document that is evaluated, or that something is fitted on, was
     trained on by a model that reads it.
     """
-    shards, valid = evaluated(config, suite)
-    held_out.refuse(forest, suite, shards, [*elms, *others], reporter)
-    if rule_of(config.ensemble).is_fitted:
-        fitted_on = _once(_fitted_on(config, suite, valid, trained_on))
-        held_out.refuse(forest, suite, fitted_on, members, reporter)
+    shards, _ = evaluated(config, suite)
+    every: list[ELM | Model] = [*subjects.elms, *subjects.others]
+    held_out.refuse(forest, suite, shards, every, reporter)
+    cached = config.ensemble.cache != "none"
+    if cached or rule_of(config.ensemble).is_fitted:
+        fitted_on = _once(_fitted_on(config, suite, subjects))
+        readers = every if cached else subjects.members
+        held_out.refuse(forest, suite, fitted_on, readers, reporter)
 
 
 def _once(shards: list[Shard]) -> list[Shard]:
@@ -238,26 +222,22 @@ def measure(
     config: Config,
     forest: Forest,
     suite: Suite,
-    elms: list[ELM],
-    members: list[ELM],
-    others: list[Model],
+    subjects: Subjects,
     *,
-    trained_on: set[str] | None = None,
+    by_text_alone: bool = False,
     reporter: Reporter = quiet,
 ) -> Json:
-    """Return {"domain/split": numbers} of the ensemble of `members`, and of the models alone.
+    """Compute {"domain/split": numbers} of the ensemble of the members, and of each model alone.
 
-    What is not in the score cache is computed. `trained_on` are the domains that are not novel, and
-    on which a rule is fitted under ``ensemble.fit=forest``; by default those that `elms` were
-    trained on.
+    What is not in the score cache is computed. With `by_text_alone` also what the ensemble gives
+    where nothing is fitted on the domain that is evaluated.
     """
+    members, trained_on = subjects.members, subjects.trained_on
     shards, valid = evaluated(config, suite)
     refuse_own_data(config, suite, shards)
-    if trained_on is None:
-        trained_on = _trained_on(elms)
-    _refuse_trained_on(config, forest, suite, elms, members, others, trained_on, reporter)
+    _refuse_trained_on(config, forest, suite, subjects, reporter)
     route = domain_weights.route(config, forest, members, suite.eos)
-    for model, of_model in needed_scores(config, forest, suite, elms, members, others, trained_on):
+    for model, of_model in needed_scores(config, forest, suite, subjects):
         score_model(config, forest, model, of_model, reporter)
     scores = score_cache.scores_of(config, forest)
     chosen = config.ensemble
@@ -265,9 +245,11 @@ def measure(
         chosen = domain_weights.fit_on_training_domains(
             config, forest, suite, members, trained_on, reporter
         )
-    by_text = _by_text_alone(config, forest, suite, members, trained_on, reporter)
-    everyone = {elm.name: elm.card.sha256 for elm in elms}
-    beside_them = {model.name: model.sha256 for model in others}
+    by_text = None
+    if by_text_alone:
+        by_text = _by_text_alone(config, forest, suite, subjects, reporter)
+    everyone = {elm.name: elm.card.sha256 for elm in subjects.elms}
+    beside_them = {model.name: model.sha256 for model in subjects.others}
     names = [elm.name for elm in members]
     # A cache is fitted for every row by itself.
     fitted = everyone | beside_them if chosen.cache != "none" else {n: everyone[n] for n in names}
@@ -288,12 +270,7 @@ def measure(
 
 
 def _by_text_alone(
-    config: Config,
-    forest: Forest,
-    suite: Suite,
-    members: list[ELM],
-    trained_on: set[str],
-    reporter: Reporter,
+    config: Config, forest: Forest, suite: Suite, subjects: Subjects, reporter: Reporter
 ) -> EnsembleConfig | None:
     """Fit the rule once on the domains trained on, for a uniform prior: then of an evaluated domain
     nothing is read but the text itself, as where nobody knows which domain it is of.
@@ -302,14 +279,13 @@ def _by_text_alone(
     all domains trained on are evaluated, so that the fit would need other scores.
     """
     chosen = replace(config.ensemble, prior="uniform", fit="forest", cache="none")
-    evaluated_domains = set(config.eval.domains or suite.domains())
-    if not rule_of(chosen).needs_prior or chosen.top_k or len(members) < 2:
-        return None
-    if not trained_on <= evaluated_domains:
+    everywhere = subjects.trained_on <= set(config.eval.domains or suite.domains())
+    is_question = rule_of(chosen).needs_prior and not chosen.top_k and len(subjects.members) > 1
+    if not (everywhere and is_question):
         return None
     blind = replace(config, ensemble=chosen)
     return domain_weights.fit_on_training_domains(
-        blind, forest, suite, members, trained_on, reporter
+        blind, forest, suite, subjects.members, subjects.trained_on, reporter
     )
 
 

@@ -11,8 +11,9 @@ from btm.config.choices import SPLITS
 from btm.config.schema import Config
 from btm.data.shards import Shard, Suite
 from btm.errors import UserError, first_of
-from btm.forest import ELM, Forest, Model, trained_on
+from btm.forest import Forest, trained_on
 from btm.forest.suites import open_suites
+from btm.steps.beside import Subjects
 from btm.steps.held_out import refuse
 from btm.system.json_files import Json, parse_json
 
@@ -38,14 +39,7 @@ def require_text(config: Config, text: Text) -> None:
         )
 
 
-def identity(
-    config: Config,
-    suite: Suite,
-    shards: Iterable[Shard],
-    elms: list[ELM],
-    members: list[ELM],
-    others: list[Model],
-) -> Json:
+def identity(config: Config, suite: Suite, shards: Iterable[Shard], subjects: Subjects) -> Json:
     """Collect all that the numbers of an evaluation depend on, as its JSON has it."""
     text: Text = {}
     for shard in shards:
@@ -56,11 +50,11 @@ def identity(
         "text": text,
         "window": config.window,
         "max_tokens": config.score.max_tokens,
-        "ensemble": asdict(config.ensemble) | {"experts": [elm.name for elm in members]},
-        "elms": {elm.name: elm.card.sha256 for elm in elms},
+        "ensemble": asdict(config.ensemble) | {"experts": [elm.name for elm in subjects.members]},
+        "elms": {elm.name: elm.card.sha256 for elm in subjects.elms},
         "models": {
             model.name: {"kind": model.kind, "path": str(model.path), "sha256": model.sha256}
-            for model in others
+            for model in subjects.others
         },
     }
 

@@ -105,3 +105,13 @@ def test_differences_are_said_once_with_the_names():
     found = {"seed": [steps], "law": [steps, Difference("trainer.lr", 0.01, None)]}
     said = identity.said(found)
     assert said == "trainer.steps was 20, now 40 (seed, law); trainer.lr was 0.01, now null (law)"
+
+
+def test_what_is_usually_off_is_a_difference_either_way():
+    plain, few = _config(), _config(ensemble={"top_k": 2}, seed={"grow_batch": 4})
+    plain.branch = few.branch = "posterior"
+    for one, other in ((plain, few), (few, plain)):
+        found = differences(identity.of_branch(one), identity.of_branch(other))
+        assert [each.key for each in found] == ["ensemble.top_k"]
+        found = differences(identity.of_root(one, 0.1), identity.of_root(other, 0.1))
+        assert [each.key for each in found] == ["seed.grow_batch"]

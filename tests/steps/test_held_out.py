@@ -149,6 +149,9 @@ def test_a_valid_document_that_was_trained_on_fits_no_prior(place):
     steps.prepare(config_of(place))
     with pytest.raises(UserError, match="2 of 8 documents of bible/valid are training text of"):
         steps.eval_forest(config_of(place))
+    cached = ["ensemble=uniform", "ensemble.cache=ngram"]  # its weights are fitted on valid too
+    with pytest.raises(UserError, match="2 of 8 documents of bible/valid are training text of"):
+        steps.eval_forest(config_of(place, *cached))
     result = steps.eval_forest(config_of(place, "ensemble=uniform"))
     assert set(result["shards"]) == {"bible/test", "speeches/test"}
 

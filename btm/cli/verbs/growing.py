@@ -1,9 +1,8 @@
 """The verbs that grow a forest: from text to ELMs."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from btm.cli.verbs.output import (
     Output,
@@ -15,6 +14,7 @@ from btm.cli.verbs.output import (
 )
 from btm.config.schema import Config
 from btm.errors import UserError
+from btm.system.json_files import Json, read_object
 
 if TYPE_CHECKING:
     from btm.report.comparison import Comparison
@@ -217,7 +217,7 @@ def paper(config: Config, out: Output) -> None:
     out.line(f"report: {folder / 'report.md'}", {"report": str(folder / "report.md")})
 
 
-def _show_end(words: Config, config: Config, result: dict[str, Any], out: Output) -> None:
+def _show_end(words: Config, config: Config, result: Json, out: Output) -> None:
     """Print the evaluation of what was grown with `config`, then the comparison of the forest that
     `words` name.
     """
@@ -252,7 +252,7 @@ def _comparison(config: Config, out: Output) -> "Comparison | None":
         return None
 
 
-def _evaluation(config: Config, out: Output) -> dict[str, Any] | None:
+def _evaluation(config: Config, out: Output) -> Json | None:
     """Read the evaluation of a cycle; None, which is told, if what is there is another's."""
     from btm.forest.paths import Paths
     from btm.steps.evaluate import evaluation_stands
@@ -266,4 +266,4 @@ def _evaluation(config: Config, out: Output) -> dict[str, Any] | None:
             file=out.stderr,
         )
         return None
-    return json.loads(file.read_bytes())
+    return read_object(file, shards=dict)
