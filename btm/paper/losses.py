@@ -31,7 +31,8 @@ DENSE = "dense"
 TRACKING = "forest: tracking"
 GATED = "forest: gated"
 CACHE, CARRIED = " + cache", ", carried within documents"
-WINDOW, DOCUMENT = "window", "document"  # the memory of a row: what begins it anew
+# The memory of a row: what begins it anew. The updating prior moves on through a whole split.
+WINDOW, DOCUMENT, SPLIT = "window", "document", "split"
 
 
 class DocumentNats(TypedDict):
@@ -67,6 +68,10 @@ class Row:
 def memory(carry: str, cache: str) -> str:
     """Name the memory of a row, from the keys of `EnsembleConfig`."""
     return carry if cache == "none" else f"{carry}{CACHE}"
+
+
+def _memory_of(rule: EnsembleConfig) -> str:
+    return SPLIT if rule.prior == "updating" else memory(rule.carry, rule.cache)
 
 
 @dataclass(frozen=True)
@@ -134,8 +139,7 @@ def rules(config: EnsembleConfig, experts: int) -> dict[Row, EnsembleConfig]:
         f"{GATED}{CACHE}{CARRIED}": replace(gated, carry="document", cache="ngram"),
     }
     rows = {
-        Row(name, "posterior", experts, memory(rule.carry, rule.cache)): rule
-        for name, rule in family.items()
+        Row(name, "posterior", experts, _memory_of(rule)): rule for name, rule in family.items()
     }
     for k in (4, 2, 1):
         if k < experts:

@@ -34,6 +34,7 @@ _MEMORIES = {  # of rows, in the order of the tables
     losses.memory("window", "ngram"): "Each window begun anew, with an n-gram cache of the window",
     losses.memory("document", "none"): "Carried within documents: more memory than a dense LM's",
     losses.memory("document", "ngram"): "With an n-gram cache of the document",
+    losses.SPLIT: "Carried through the split, over documents too",
 }
 
 

@@ -259,6 +259,16 @@ def _measured(name: str, kind: str, entry: ledger.Cost, nats: dict[str, float]) 
     )
 
 
+def _memory(config: Config) -> list[str]:
+    """Say where the ensemble remembers more than the window."""
+    if config.ensemble.prior != "updating":
+        return []
+    return [
+        "ensemble.prior=updating moves on through all windows of a domain, over documents too: the "
+        "ensemble has read more than the other rows"
+    ]
+
+
 def _as_model(elm: ELM) -> Model:
     return Model(elm.name, elm.path, elm.card.sha256, "ELM", elm.card)
 
@@ -285,6 +295,6 @@ def _put_together(
         rows=rows,
         reference=reference.model,
         reference_kind=reference.kind,
-        notes=[*notes, *comparison.caveats(rows, reference)],
+        notes=[*notes, *_memory(config), *comparison.caveats(rows, reference)],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

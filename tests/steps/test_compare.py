@@ -274,3 +274,9 @@ def test_the_picture_shows_the_best_of_many_and_never_the_reference_as_a_mark(fo
     novel_only = replace(found, shards=[shard for shard in found.shards if shard.novel])
     novel_only = replace(novel_only, rows=[replace(row, in_domain=None) for row in found.rows])
     assert comparison_picture.draw(novel_only, tmp_path / "novel.png").stat().st_size > 0
+
+
+def test_an_ensemble_that_reads_on_over_documents_is_told_of(words):
+    notes = steps.compare(compose([*words, "ensemble=updating"])).notes
+    assert any("has read more than the other rows" in note for note in notes)
+    assert not any("has read more" in note for note in steps.compare(compose(words)).notes)
