@@ -77,7 +77,6 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
     causal_lm.pick_device(config.trainer.device)
     forest, model = _plant(config, suite)
     settings.record(config, forest, suite)
-    conflicts.refuse(config, {name: conflicts.of_seed(config, forest, suite.training_domains())})
     if name in forest:
         standing.require_trained(forest, suite, [name], reporter.line)
         return forest[name]
