@@ -106,6 +106,20 @@ def test_the_table_of_the_readme_is_what_the_demo_gave(name):
         assert float(ratio) == pytest.approx(row[scope]["ratio"], abs=6e-4)
 
 
+def test_what_is_left_beside_a_dense_model_with_a_cache_is_what_the_demo_gave():
+    ratios = {}
+    for name in ("compare", "compare-cache"):
+        rows = json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+        (row,) = (row for row in rows if row["kind"] == "ensemble")
+        ratios[name] = [f"{row[scope]['ratio']:.3f}" for scope in ("in_domain", "novel")]
+    assert json.loads((RESULTS / "compare-cache.json").read_text())["rule"]["cache"] == "ngram"
+    assert f"the demo is at {' / '.join(ratios['compare-cache'])} of dense" in README
+    page = " ".join((ROOT / "docs/compare.md").read_text().split())
+    plain, cached = ratios["compare"], ratios["compare-cache"]
+    assert f"at {plain[0]} of the dense LM in-domain and at {plain[1]} on novel" in page
+    assert f"with the cache in both it is at {cached[0]} and {cached[1]}" in page
+
+
 def test_what_the_text_alone_gives_is_what_the_demo_gave():
     shards = json.loads((RESULTS / "eval.json").read_text())["shards"].values()
     means = []
