@@ -28,7 +28,7 @@ from btm.steps.evaluate import check_text
 def plan(verb: str, config: Config, flags: Collection[str] = ()) -> list[TableRow]:
     """Make one row for each thing that ``btm <verb>`` would do with `config` and `flags`."""
     if verb == "run":
-        return _run(config)
+        return _run(config, flags)
     if verb == "paper":
         from btm import paper
 
@@ -169,7 +169,7 @@ def _cancel(config: Config) -> list[Plan]:
     return [Plan("cancel", config.forest_root, text)]
 
 
-def _run(config: Config) -> list[TableRow]:
+def _run(config: Config, flags: Collection[str]) -> list[TableRow]:
     """Make a row for each job of a cycle; the text that it prepares and warnings come first."""
     from btm.launch.forecast import forecast, too_few_tokens, too_many_epochs
     from btm.steps.baselines import derive
@@ -187,16 +187,26 @@ def _run(config: Config) -> list[TableRow]:
         ]
         config = steps.settled(config, suite)
     derived = derive(config)
-    rows = forecast(derived, rounds(derived))
+    going = _regrow(derived) if "--regrow" in flags else []
+    first += [{"job": f"remove {each.name}", "what": each.what} for each in going]
+    rows = forecast(derived, rounds(derived), {each.name for each in going})
     if config.baseline == "random_split":
         what = f"documents at random, where missing: {derived.data.name}"
         first.append({"job": "deal", "what": what})
     if text := too_few_tokens(config):
         first.append({"job": "note", "what": text})
-    first += [{"job": "note", "what": text} for text in _text_that_stands(config, derived)]
+    if not going:
+        first += [{"job": "note", "what": text} for text in _text_that_stands(config, derived)]
     texts = too_many_epochs(derived, rounds(derived))
     first += [{"job": "warning", "what": text} for text in texts]
     return [dict.fromkeys(rows[0]) | row for row in first] + rows
+
+
+def _regrow(config: Config) -> list[Plan]:
+    """Plan what --regrow removes; the text must be packed, to be compared with that of ELMs."""
+    if any(each.writes for each in _prepare(config)):
+        raise UserError("--regrow --dry-run: the text is not prepared yet: first btm prepare")
+    return steps.plan_of_regrow(config, steps.open_suite(config))
 
 
 def _text_that_stands(config: Config, derived: Config) -> list[str]:

@@ -50,7 +50,7 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   --json      print results as JSON
   --debug     show tracebacks
   --detach    run: start and return          --retry-failed   run: try again what failed
-  --full      verify: read every byte
+  --regrow    run: grow anew what differs    --full           verify: read every byte
   --rederive, --with-descendants, --readmit   remove: descendants, name
   btm <verb> --help lists the keys that the verb reads, with their defaults; --all: every key
 

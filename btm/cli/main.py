@@ -15,7 +15,7 @@ from btm.errors import UserError, unknown
 _FLAGS = ("--dry-run", "--json", "--debug", "--help", "-h", "--all")
 # What one verb takes beyond these.
 _FLAGS_OF = {
-    "run": ("--detach", "--retry-failed"),
+    "run": ("--detach", "--retry-failed", "--regrow"),
     "logs": ("-f",),
     "verify": ("--full",),
     "remove": ("--with-descendants", "--rederive", "--readmit"),
@@ -87,7 +87,7 @@ def _command(verb: str, words: list[str]) -> int:
     for word in settings:
         verbs.reads.require(verb, full_key(word), word)
     verbs.check_baseline(verb, config)
-    preflight.check(verb, config)
+    preflight.check(verb, config, flags)
     output = verbs.Output(
         as_json="--json" in flags, stdout=sys.stdout, stderr=sys.stderr, flags=flags
     )

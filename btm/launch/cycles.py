@@ -27,10 +27,18 @@ from btm.train.fairseq import training
 
 
 def run(
-    config: Config, stream: IO[str], *, detach: bool = False, retry: bool = False
+    config: Config,
+    stream: IO[str],
+    *,
+    detach: bool = False,
+    retry: bool = False,
+    regrow: bool = False,
 ) -> bool | None:
-    """Run a cycle, or watch it if it runs; return whether all was done, or None if detached."""
-    cycle, records = plan(config, stream)
+    """Run a cycle, or watch it if it runs; return whether all was done, or None if detached.
+
+    With `regrow`, what stands with other settings is removed first.
+    """
+    cycle, records = plan(config, stream, regrow=regrow)
     if retry and attach.driver_runs(records):
         attach.request_retry(records)
     elif retry:
@@ -171,13 +179,18 @@ def stages(cycle: Cycle) -> list[list[Job]]:
     return list(groups.values())
 
 
-def plan(config: Config, stream: IO[str]) -> tuple[Cycle, Records]:
+def plan(config: Config, stream: IO[str], *, regrow: bool = False) -> tuple[Cycle, Records]:
     """Prepare the text and record the settings of the cycle."""
     reporter = ConsoleReporter(stream)
     suite = steps.prepare(config, reporter)
     training.check(config, suite)
     config = steps.settled(config, suite, reporter)
-    records, rounds = Records(Path(config.forest_root)), steps.rounds(config, suite, reporter.line)
+    records = Records(Path(config.forest_root))
+    if regrow:
+        if attach.driver_runs(records):
+            raise attach.other_at_work(records)
+        steps.regrow(config, suite, reporter)
+    rounds = steps.rounds(config, suite, reporter.line)
     steps.begin(config, suite, reporter)
     if advice := too_few_tokens(config):
         reporter.line(f"note: {advice}")

@@ -1,6 +1,6 @@
 """The forecast of a cycle: its jobs, parents and weights, tokens, FLOPs, disk space and time."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,9 +54,9 @@ class JobForecast:
         }
 
 
-def forecast(config: Config, rounds: list[list[str]]) -> list[TableRow]:
-    """Make a row for each job of the cycle and one for the sum."""
-    costs, jobs = Costs.of(config), _forecasts(config, rounds)
+def forecast(config: Config, rounds: list[list[str]], gone: Collection[str] = ()) -> list[TableRow]:
+    """Make a row for each job of the cycle and one for the sum; ELMs in `gone` count as removed."""
+    costs, jobs = Costs.of(config), _forecasts(config, rounds, gone)
     tokens = sum(job.tokens or 0 for job in jobs)
     seconds = costs.seconds(tokens)
     if seconds and config.cluster.kind == "slurm":
@@ -73,12 +73,14 @@ def forecast(config: Config, rounds: list[list[str]]) -> list[TableRow]:
     return [job.row() for job in [*jobs, total]]
 
 
-def _forecasts(config: Config, rounds: list[list[str]]) -> list[JobForecast]:
+def _forecasts(
+    config: Config, rounds: list[list[str]], gone: Collection[str] = ()
+) -> list[JobForecast]:
     """Forecast each job of the cycle."""
     costs = Costs.of(config)
     root = Path(config.forest_root)
     forest = Forest(root) if Forest.stands(root) else None
-    done = set(forest.names()) if forest else set()
+    done = set(forest.names()) - set(gone) if forest else set()
     return [_forecast(job, config, costs, forest, done) for job in jobs_of(config, rounds)]
 
 

@@ -38,6 +38,7 @@ from btm.steps.grow import (
 from btm.steps.origin import copied
 from btm.steps.plan import Plan
 from btm.steps.proposal import settled
+from btm.steps.regrow import plan_of_regrow, regrow
 
 __all__ = [
     "Added",
@@ -67,10 +68,12 @@ __all__ = [
     "plan_of_eval",
     "plan_of_generate",
     "plan_of_merge",
+    "plan_of_regrow",
     "plan_of_score",
     "plan_of_seed",
     "plan_of_train",
     "prepare",
+    "regrow",
     "rivals",
     "rounds",
     "run",

@@ -142,16 +142,21 @@ def refuse(
     place = reproduction or config.forest_root
     another = "another paper.out=DIR" if reproduction else "another forest=DIR"
     ways = ["give the settings that stand", f"or {another}"]
-    if not reproduction and not any(
-        each.key.startswith(_MODEL) for differing in found.values() for each in differing
-    ):
+    if not reproduction and not is_of_another_architecture(found):
         remove = f"btm remove forest={config.forest_root} expert={names[0]}"
         ways[1:] = [another]
-        ways.append(f"or remove what is to be grown anew ({remove}, the same with --readmit)")
+        ways.append(
+            f"or grow it anew: btm run with --regrow, or {remove} and the same with --readmit"
+        )
     called = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     raise UserError(
         f"{place} has {called} of other settings: {identity.said(found)}; {', '.join(ways)}"
     )
+
+
+def is_of_another_architecture(found: Mapping[str, Sequence[Difference]]) -> bool:
+    """Tell whether models differ in architecture, which only another forest can have."""
+    return any(each.key.startswith(_MODEL) for differing in found.values() for each in differing)
 
 
 def _candidates(config: Config, forest: Forest, earlier: Sequence[str]) -> list[str]:

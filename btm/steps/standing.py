@@ -84,6 +84,18 @@ def require_trained(
             say(line)
 
 
+def has_lost_text(forest: Forest, suite: Suite, name: str) -> bool:
+    """Tell whether some of the text that an ELM was trained on is no longer in its train splits."""
+    for domain, sha256 in _data(forest, name).items():
+        if domain not in suite.metas or suite.shard(domain, "train").sha256 == sha256:
+            continue
+        old = trained_on.read(forest.paths, sha256)
+        now = trained_on.of_shard(suite.shard(domain, "train"))
+        if old is not None and now is not None and len(old[~trained_on.among(old, now)]):
+            return True
+    return False
+
+
 def require_held_out(
     config: Config, suite: Suite, shards: list[Shard], domains: Iterable[str]
 ) -> None:

@@ -288,3 +288,17 @@ def test_the_same_words_on_other_text_are_another_cycle(place, capsys):
     assert second["text"]["bible"]["test"] != first["text"]["bible"]["test"]
     assert second["elms"] == first["elms"]
     assert len(list(Path(place / "forest/jobs/cycles").glob("*.json"))) == 2
+
+
+def test_regrow_trains_anew_what_was_trained_on_text_that_is_gone(place, capsys):
+    file, forest = place / "texts/bible/train.jsonl", Forest(place / "forest")
+    before = {elm.name: elm.card.sha256 for elm in forest.elms()}
+    write(file, list(read(file, "text"))[4:])
+    words = [*words_in(place), "cluster=debug"]
+    assert main.main(["run", *words]) == 2
+    assert "no longer in its train split" in capsys.readouterr().err
+    assert main.main(["run", *words, "--regrow"]) == 0
+    assert "removing bible: some of the text" in capsys.readouterr().err
+    after = {elm.name: elm.card.sha256 for elm in Forest(place / "forest").elms()}
+    assert before.keys() == after.keys() and after["bible"] != before["bible"]
+    assert not verify.verify(place / "forest")

@@ -162,6 +162,8 @@ def run(config: Config, out: Output) -> int:
 
     --detach        start and return
     --retry-failed  try again what failed
+    --regrow        remove what stands with other settings, with all that descends from it, and grow
+                    it anew; without this it is refused
 
     example: btm run experiment=demo
     """
@@ -178,9 +180,10 @@ def run(config: Config, out: Output) -> int:
             raise UserError(
                 "--detach: cluster=debug runs in this process; give cluster=local or slurm"
             )
-        steps.begin(
-            config, steps.prepare(config, out.reporter)
-        )  # what is refused is refused before the note
+        suite = steps.prepare(config, out.reporter)
+        if "--regrow" in out.flags:
+            steps.regrow(config, suite, out.reporter)
+        steps.begin(config, suite)  # what is refused is refused before the note
         if advice := too_few_tokens(config):
             out.reporter.line(f"note: {advice}")
         _show_end(words, config, baselines.run(config, out.reporter), out)
@@ -188,7 +191,11 @@ def run(config: Config, out: Output) -> int:
     from btm.launch import cycles
 
     done = cycles.run(
-        config, out.stderr, detach="--detach" in out.flags, retry="--retry-failed" in out.flags
+        config,
+        out.stderr,
+        detach="--detach" in out.flags,
+        retry="--retry-failed" in out.flags,
+        regrow="--regrow" in out.flags,
     )
     if done is None:
         out.line(
