@@ -76,7 +76,16 @@ class EnsembleConfig:
         CACHES,
     )
     decay: float = key(0.3, "factor λ of the moving average of the priors cached and updating")
-    top_k: int = key(0, "experts that are kept, by prior, or by router for each context; 0: all")
+    top_k: int = key(
+        0,
+        "experts that are kept, by prior, by router for each context, or by what they made of the "
+        "first `commit` tokens; 0: all",
+    )
+    commit: int = key(
+        0,
+        "tokens of a context that all members read before the top_k best by posterior go on alone; "
+        "0: top_k keeps by prior",
+    )
     experts: list[str] = key(
         [],
         "members of the ensemble; of generate also averages, FOREST:NAME and model folders; "
@@ -88,6 +97,11 @@ class EnsembleConfig:
     def settings(self) -> tuple[float, float]:
         """α and β; one that is open stands at the value that changes nothing."""
         return self.alpha or 0.0, 1.0 if self.beta is None else self.beta
+
+    @property
+    def prior_top_k(self) -> int:
+        """The experts that are kept before any text is read; 0: all."""
+        return 0 if self.commit else self.top_k
 
 
 @dataclass
@@ -152,7 +166,8 @@ def check_ensemble(ensemble: EnsembleConfig) -> None:
             "by itself: give ensemble.carry=window, or another ensemble"
         )
     check_choice(ensemble.fit, "ensemble.fit", FITS)
-    if ensemble.top_k and ensemble.prior == "uniform" and ensemble.rule != "router":
+    _check_commit(ensemble)
+    if ensemble.prior_top_k and ensemble.prior == "uniform" and ensemble.rule != "router":
         raise UserError(
             f"ensemble.top_k={ensemble.top_k}: a uniform prior favours no expert: give "
             "ensemble=cached or another fitted prior, or name them: ensemble.experts=[…]"
@@ -163,8 +178,27 @@ def check_ensemble(ensemble: EnsembleConfig) -> None:
         _check_no_router(ensemble)
 
 
+def _check_commit(ensemble: EnsembleConfig) -> None:
+    """Raise `UserError` if a commitment has nobody to commit to, or a rule that cannot."""
+    given = f"ensemble.commit={ensemble.commit}"
+    if not ensemble.commit:
+        return
+    if not ensemble.top_k:
+        raise UserError(f"{given}: give ensemble.top_k=K, the experts that go on alone")
+    if ensemble.rule == "router":
+        raise UserError(
+            f"{given}: ensemble.rule=router chooses its top_k by the words of the text, without "
+            "reading it with every expert: leave ensemble.commit out, or give another ensemble"
+        )
+    if ensemble.prior == "updating":
+        raise UserError(
+            f"{given}: ensemble.prior=updating follows what every expert makes of every window: "
+            "give another ensemble"
+        )
+
+
 def _check_ensemble_numbers(ensemble: EnsembleConfig) -> None:
-    check_least(ensemble, "ensemble", 0, "top_k", "prior_sequences")
+    check_least(ensemble, "ensemble", 0, "top_k", "commit", "prior_sequences")
     alpha, beta = ensemble.alpha, ensemble.beta
     require(alpha is None or 0 <= alpha <= 1, "ensemble.alpha", alpha, "wanted [0, 1], or null")
     # β = 0 would give all weight back to experts that top_k left out.

@@ -96,7 +96,7 @@ def of_branch(config: Config) -> Settings:
     prior = "token" if config.branch == "token" else config.ensemble.prior
     made: Settings = {
         "branch": config.branch,
-        "ensemble.top_k": config.ensemble.top_k,  # the prior keeps so many parents
+        "ensemble.top_k": config.ensemble.prior_top_k,  # the prior keeps so many parents
         "ensemble.prior_sequences": config.ensemble.prior_sequences,
         "score.window": config.window,
         "score.max_tokens": config.score.max_tokens,

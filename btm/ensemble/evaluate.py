@@ -79,7 +79,7 @@ def shard_result(
     return {
         "tokens": test.tokens,
         "bytes": test.size[1],
-        "ensemble": numbers(ensemble_nats, *test.size),
+        "ensemble": numbers(ensemble_nats, *test.size) | _experts_run(test.of(members), ensemble),
         **({} if by_text_alone is None else _by_text_alone(test.of(members), by_text_alone)),
         "experts": {name: row_alone(test, valid, name, ensemble) for name in test.names},
         **rule.report(),
@@ -87,6 +87,15 @@ def shard_result(
         "prior": {n: float(p) for n, p in zip(members, np.exp(log_prior_E), strict=True)},
         "mean_posterior": {n: float(p) for n, p in zip(members, mixed.mean_posterior, strict=True)},
     }
+
+
+def _experts_run(test: Scored, ensemble: EnsembleConfig) -> dict[str, float]:
+    """Count the experts that are run for a token, where that changes within a context."""
+    commit = rule_of(ensemble).commit
+    if commit is None:
+        return {}
+    begins_N = resets(ensemble.carry, test.tokens, test.logp.shape[2], test.text)
+    return {"experts_run": commit.experts_run(begins_N, len(test.names))}
 
 
 def _by_text_alone(test: Scored, ensemble: EnsembleConfig) -> Json:

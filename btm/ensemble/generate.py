@@ -19,6 +19,7 @@ from btm.config.checks import check_weights
 from btm.config.ensemble import EnsembleConfig
 from btm.data.tokenizer import begins_with_bos, load_tokenizer
 from btm.ensemble import posterior
+from btm.ensemble.commit import Commit
 from btm.ensemble.posterior import Array
 from btm.ensemble.rule import AnyRoute
 from btm.ensemble.rules import rule_of
@@ -53,7 +54,10 @@ class Ensemble:
         """
         self.experts = [_Reader(model) for model in experts.values()]
         self.names = list(experts)
-        self.online = rule_of(ensemble or EnsembleConfig()).begin(log_prior_E, route)
+        rule = rule_of(ensemble or EnsembleConfig())
+        self.online = rule.begin(log_prior_E, route)
+        self._commit = rule.commit
+        self._left = 0 if rule.commit is None else rule.commit.tokens  # to be read by all experts
         self._ends = set(ends) or {start}
         self._next_EV = self._advance([start])[:, -1]
 
@@ -105,7 +109,11 @@ class Ensemble:
 
     def read(self, tokens: Sequence[int]) -> Array:
         """Read `tokens` in one pass of each expert; return their log p(x_t | x_<t), shape (T,)."""
-        parts = [self._read(tokens[i : i + _CHUNK]) for i in range(0, len(tokens), _CHUNK)]
+        parts = []
+        while len(tokens):
+            size = min(_CHUNK, self._left or _CHUNK)
+            parts.append(self._read(tokens[:size]))
+            tokens = tokens[size:]
         return np.concatenate(parts) if parts else np.empty(0)
 
     def _read(self, tokens: Sequence[int]) -> Array:
@@ -114,7 +122,20 @@ class Ensemble:
         logp_ET = before_ETV[:, np.arange(len(tokens)), np.asarray(tokens)]
         self._next_EV = later_ETV[:, -1]
         seen = zip(logp_ET.T, tokens, strict=True)
-        return np.array([self.online.update(logp_E, token) for logp_E, token in seen])
+        logp_T = np.array([self.online.update(logp_E, token) for logp_E, token in seen])
+        if self._commit is not None and self._left:
+            self._left -= len(tokens)
+            if not self._left:
+                self._go_on_alone(self._commit)
+        return logp_T
+
+    def _go_on_alone(self, commit: Commit) -> None:
+        """Let go of all experts but the best, with their caches."""
+        best = commit.best(self.online.log_weights)
+        self.online.restrict(best)
+        self.experts = [self.experts[j] for j in best]
+        self.names = [self.names[j] for j in best]
+        self._next_EV = self._next_EV[best]
 
     def generate(self, tokens: int, temperature: float = 1.0, seed: int = 0) -> Iterator[int]:
         """Yield up to `tokens` next tokens, sampled at `temperature` (0: the likeliest),

@@ -30,7 +30,7 @@ def fit_prior(valid_EST: NDArray[np.float32], ensemble: EnsembleConfig, tokens: 
         prior_E = posterior.token_prior(sequences_EST)
     else:
         prior_E = posterior.uniform_prior(len(valid_EST))
-    return posterior.top_k(prior_E, ensemble.top_k)
+    return posterior.top_k(prior_E, ensemble.prior_top_k)
 
 
 def whole_windows(logp_EST: NDArray[np.float32], tokens: int) -> NDArray[np.float32]:
@@ -58,4 +58,4 @@ def of_sequences(
         return np.broadcast_to(log_prior_E[:, None], (len(log_prior_E), int(resets_N.sum())))
     sums_QE1 = evidence(logp_EN, resets_N).T[:, :, None]
     moving = list(posterior.moving_priors(sums_QE1, ensemble.decay))[:-1]
-    return np.stack([posterior.top_k(prior_E, ensemble.top_k) for prior_E in moving], axis=1)
+    return np.stack([posterior.top_k(prior_E, ensemble.prior_top_k) for prior_E in moving], axis=1)

@@ -32,7 +32,7 @@ from btm.config.schema import Config
 from btm.data.discover.router import CHARS, HOME, Router, words
 from btm.data.pieces import token_bytes
 from btm.ensemble.rules import rule_of
-from btm.ensemble.text import Flags
+from btm.ensemble.text import Flags, Integers
 from btm.errors import UserError
 
 Array = NDArray[np.float64]
@@ -184,6 +184,10 @@ class OnlineRouter:
         self._reading = Reading(self._route.pieces)
         self._sums_F: Array = np.zeros(self._route.router.components.shape[0])
         self.log_weights: Array = self._route.log_weights(self._sums_F[None])[0]
+
+    def restrict(self, best: Integers) -> None:
+        """Raise `ValueError`: a route chooses its experts by words, not by their scores."""
+        raise ValueError("a route does not commit")
 
     def update(self, logp_E: ArrayLike, token: int) -> float:
         """Read one token and its log p(x_t | x_<t, D=j); return the mixture's log p(x_t | x_<t)."""

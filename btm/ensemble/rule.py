@@ -19,8 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from btm.config.ensemble import EnsembleConfig
 from btm.ensemble import posterior, priors
+from btm.ensemble.commit import Commit, rows
 from btm.ensemble.posterior import Array, normalise
-from btm.ensemble.text import Flags, Text, blocks, resets
+from btm.ensemble.text import Flags, Integers, Text, blocks, resets
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ class OnlineWeights(Protocol):
     def update(self, logp_E: ArrayLike, token: int) -> float:
         """Read one token and its log p(x_t | x_<t, D=j); return the mixture's log p(x_t | x_<t)."""
 
+    def restrict(self, best: Integers) -> None:
+        """Go on with the experts of these numbers alone, (k,): from now on E = k."""
+
 
 class AnyRoute(Protocol):
     """Weights by the text alone: a `btm.ensemble.router.Route`, which knows the tokenizer."""
@@ -87,6 +91,12 @@ class Rule(ABC):
     needs_route: ClassVar[bool] = False  # it is handed an `AnyRoute`, made of a router
     needs_prior: ClassVar[bool] = True  # it begins from a prior, and keeps that one's top-k
     fits: ClassVar[tuple[str, ...]] = ()  # keys of `ensemble` that are fitted where they are null
+
+    @property
+    def commit(self) -> Commit | None:
+        """When to go on with the best experts alone; None: never."""
+        chosen = self.ensemble
+        return Commit(chosen.commit, chosen.top_k) if chosen.commit else None
 
     @property
     def is_fitted(self) -> bool:
@@ -162,15 +172,21 @@ class SequenceRule(Rule):
     """
 
     @abstractmethod
-    def _weigh(self, logp_EST: NDArray[Any], log_prior_ES: Array) -> tuple[Array, Array]:
-        """Mix as `weigh` does."""
+    def _weigh(
+        self, logp_EST: NDArray[Any], log_prior_ES: Array, log_first_ES: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Mix as `weigh` does.
+
+        `log_first_ES` are the weights before the first token, where the sequences go on from
+        earlier ones; None: those of `first`.
+        """
 
     @abstractmethod
     def step(self, log_weights_E: Array, logp_E: Array, log_prior_E: Array) -> Array:
         """Compute the log weights after a token from those before it; the prior sums to 1."""
 
     def first(self, log_prior_E: Array) -> Array:
-        """Compute the log weights before the first token of a text, shape (E,)."""
+        """Compute the log weights before the first token of a text, of the shape of the prior."""
         return normalise(log_prior_E)
 
     def weigh(self, logp_EST: ArrayLike, log_prior: ArrayLike) -> tuple[Array, Array]:
@@ -179,7 +195,30 @@ class SequenceRule(Rule):
         Returns the mixture's log-probabilities, shape (S, T), and the weights before each token,
         shape (E, S, T). `ValueError` for shapes that do not fit.
         """
-        return self._weigh(*_checked(logp_EST, log_prior))
+        scores_EST, log_prior_ES = _checked(logp_EST, log_prior)
+        if self.commit is None or self.commit.tokens >= scores_EST.shape[2]:
+            return self._weigh(scores_EST, log_prior_ES)
+        return self._weigh_committed(scores_EST, log_prior_ES, self.commit)
+
+    def _weigh_committed(
+        self, logp_EST: NDArray[Any], log_prior_ES: Array, commit: Commit
+    ) -> tuple[Array, Array]:
+        """Mix sequences that go on with their best experts after `commit.tokens` tokens."""
+        read_EST, left_EST = np.split(logp_EST, [commit.tokens], axis=2)
+        read_ST, weights_EST = self._weigh(read_EST, log_prior_ES)
+        log_weights_ES = self.first(log_prior_ES)
+        for t in range(commit.tokens):  # as logarithms: the second best may be far behind
+            log_weights_ES = self.step(log_weights_ES, read_EST[:, :, t], log_prior_ES)
+        best_kS = commit.best(log_weights_ES)
+        left_ST, weights_kST = self._weigh(
+            rows(left_EST, best_kS),
+            normalise(rows(log_prior_ES, best_kS)),
+            normalise(rows(log_weights_ES, best_kS)),
+        )
+        alone_EST = np.zeros(left_EST.shape)
+        np.put_along_axis(alone_EST, best_kS[..., None], weights_kST, axis=0)
+        both = np.concatenate([weights_EST, alone_EST], axis=2)
+        return np.concatenate([read_ST, left_ST], axis=1), both
 
     def _mix(
         self,
@@ -234,6 +273,11 @@ class OnlinePosterior:
         mixed = float(np.logaddexp.reduce(self._log_weights_E + scores_E))
         self._log_weights_E = self._rule.step(self._log_weights_E, scores_E, self._log_prior_E)
         return mixed
+
+    def restrict(self, best: Integers) -> None:
+        """Go on with the experts of these numbers alone, (k,): from now on E = k."""
+        self._log_prior_E = normalise(self._log_prior_E[best])
+        self._log_weights_E = normalise(self._log_weights_E[best])
 
 
 def _checked(logp: ArrayLike, log_prior: ArrayLike) -> tuple[NDArray[Any], Array]:

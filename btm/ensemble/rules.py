@@ -41,8 +41,11 @@ class Bayes(SequenceRule):
     the paper's `uniform` and `cached`; with a moving one, its `updating`.
     """
 
-    def _weigh(self, logp_EST: NDArray[Any], log_prior_ES: Array) -> tuple[Array, Array]:
-        return posterior.mix_sequences(logp_EST, log_prior_ES)
+    def _weigh(
+        self, logp_EST: NDArray[Any], log_prior_ES: Array, log_first_ES: Array | None = None
+    ) -> tuple[Array, Array]:
+        begin_ES = log_prior_ES if log_first_ES is None else log_first_ES
+        return posterior.mix_sequences(logp_EST, begin_ES)
 
     def step(self, log_weights_E: Array, logp_E: Array, log_prior_E: Array) -> Array:
         """Multiply the weights by the token's likelihoods."""
@@ -52,8 +55,10 @@ class Bayes(SequenceRule):
 class Simple(SequenceRule):
     """Weigh by the prior for ever: w_t = π. A uniform prior gives the average of probabilities."""
 
-    def _weigh(self, logp_EST: NDArray[Any], log_prior_ES: Array) -> tuple[Array, Array]:
-        log_weights_ES = normalise(log_prior_ES)
+    def _weigh(
+        self, logp_EST: NDArray[Any], log_prior_ES: Array, log_first_ES: Array | None = None
+    ) -> tuple[Array, Array]:
+        log_weights_ES = normalise(log_prior_ES) if log_first_ES is None else log_first_ES
         weights_EST = np.broadcast_to(np.exp(log_weights_ES)[..., None], logp_EST.shape)
         return posterior.logsumexp(log_weights_ES[..., None] + logp_EST), weights_EST
 
@@ -69,16 +74,18 @@ class LastToken(SequenceRule):
     not what the paper writes; kept to replicate its numbers.
     """
 
-    def _weigh(self, logp_EST: NDArray[Any], log_prior_ES: Array) -> tuple[Array, Array]:
+    def _weigh(
+        self, logp_EST: NDArray[Any], log_prior_ES: Array, log_first_ES: Array | None = None
+    ) -> tuple[Array, Array]:
         log_weights_EST = np.empty(logp_EST.shape)
-        log_weights_EST[..., 0] = -np.log(len(logp_EST))
+        log_weights_EST[..., 0] = self.first(log_prior_ES) if log_first_ES is None else log_first_ES
         log_weights_EST[..., 1:] = log_prior_ES[..., None] + logp_EST[..., :-1]
         log_weights_EST -= posterior.logsumexp(log_weights_EST)
         return posterior.logsumexp(log_weights_EST + logp_EST), np.exp(log_weights_EST)
 
     def first(self, log_prior_E: Array) -> Array:
         """Give every expert the same weight, whatever the prior."""
-        return posterior.uniform_prior(len(log_prior_E))
+        return np.full(log_prior_E.shape, -np.log(len(log_prior_E)))
 
     def step(self, log_weights_E: Array, logp_E: Array, log_prior_E: Array) -> Array:
         """Multiply the prior by the token's likelihoods."""
@@ -128,8 +135,10 @@ class Tracking(SequenceRule):
             return {}
         return {"alpha": self.ensemble.alpha, "beta": self.ensemble.beta}
 
-    def _weigh(self, logp_EST: NDArray[Any], log_prior_ES: Array) -> tuple[Array, Array]:
-        return Likelihoods.of(logp_EST).track(log_prior_ES, *self.alpha_beta)
+    def _weigh(
+        self, logp_EST: NDArray[Any], log_prior_ES: Array, log_first_ES: Array | None = None
+    ) -> tuple[Array, Array]:
+        return Likelihoods.of(logp_EST).track(log_prior_ES, *self.alpha_beta, log_first_ES)
 
     def step(self, log_weights_E: Array, logp_E: Array, log_prior_E: Array) -> Array:
         """Take one step of the recursion in log space."""
@@ -203,7 +212,7 @@ class Gated(Rule):
         begins_N = resets(self.ensemble.carry, tokens, window, text)
         logp_N, weights_E = [], np.zeros(experts)
         for block_N, weights_EN in gate.mixed_blocks(
-            logp_EN, log_prior_E, self.theta, text.ids[:tokens], begins_N
+            logp_EN, log_prior_E, self.theta, text.ids[:tokens], begins_N, commit=self.commit
         ):
             logp_N.append(block_N)
             weights_E += weights_EN.sum(axis=1)

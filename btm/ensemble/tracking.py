@@ -48,14 +48,16 @@ class Likelihoods:
         np.exp(ratio_EST, out=ratio_EST)
         return cls(logp_EST, np.ascontiguousarray(np.moveaxis(ratio_EST, 2, 0)), top_ST, extreme_S)
 
-    def track(self, log_prior_ES: Array, alpha: float, beta: float) -> tuple[Array, Array]:
-        """Run the recursion from the prior.
+    def track(
+        self, log_prior_ES: Array, alpha: float, beta: float, log_first_ES: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Run the recursion from the prior, or from other weights before the first token.
 
         Returns the mixture's log-probabilities, shape (S, T), and the weights before each token,
         shape (E, S, T).
         """
         weights_TES = np.empty(self.ratio.shape)
-        logp_ST = self._run(log_prior_ES, alpha, beta, weights_TES)
+        logp_ST = self._run(log_prior_ES, alpha, beta, weights_TES, log_first_ES)
         return logp_ST, np.moveaxis(weights_TES, 0, 2)
 
     def track_logp(self, log_prior_ES: Array, alpha: float, beta: float) -> Array:
@@ -63,32 +65,49 @@ class Likelihoods:
         return self._run(log_prior_ES, alpha, beta, None)
 
     def _run(
-        self, log_prior_ES: Array, alpha: float, beta: float, weights_TES: Array | None
+        self,
+        log_prior_ES: Array,
+        alpha: float,
+        beta: float,
+        weights_TES: Array | None,
+        log_first_ES: Array | None = None,
     ) -> Array:
         if not alpha or self.extreme.all():
-            return _follow_logs(self.logp, log_prior_ES, alpha, beta, weights_TES)
-        logp_ST = self._follow(np.exp(log_prior_ES), alpha, beta, weights_TES)
+            return _follow_logs(self.logp, log_prior_ES, alpha, beta, weights_TES, log_first_ES)
+        first_ES = None if log_first_ES is None else np.exp(log_first_ES)
+        logp_ST = self._follow(np.exp(log_prior_ES), alpha, beta, weights_TES, first_ES)
         if (some := np.flatnonzero(self.extreme)).size:
             shape = (len(self.ratio), len(self.logp), len(some))
             exact_TES = None if weights_TES is None else np.empty(shape)
             logp_ST[some] = _follow_logs(
-                self.logp[:, some], log_prior_ES[:, some], alpha, beta, exact_TES
+                self.logp[:, some],
+                log_prior_ES[:, some],
+                alpha,
+                beta,
+                exact_TES,
+                None if log_first_ES is None else log_first_ES[:, some],
             )
             if weights_TES is not None:
                 weights_TES[:, :, some] = exact_TES
         return logp_ST
 
     def _follow(
-        self, prior_ES: Array, alpha: float, beta: float, weights_TES: Array | None
+        self,
+        prior_ES: Array,
+        alpha: float,
+        beta: float,
+        weights_TES: Array | None,
+        first_ES: Array | None,
     ) -> Array:
         """Compute log Σ_j w_j,t p_j,t, (S, T).
 
-        Writes the weights before each token into `weights_TES` where they are wanted.
+        Writes the weights before each token into `weights_TES` where they are wanted. `first_ES`
+        are those before the first; None: the prior.
         """
         totals_TS = np.empty((len(self.ratio), self.ratio.shape[2]))
         prior_ES = prior_ES / prior_ES.sum(axis=0)
         share_ES = alpha * prior_ES
-        now_ES = prior_ES
+        now_ES = prior_ES if first_ES is None else first_ES
         seen_ES = np.empty_like(now_ES)
         for t, ratio_ES in enumerate(self.ratio):
             if weights_TES is not None:
@@ -110,13 +129,14 @@ def _follow_logs(
     alpha: float,
     beta: float,
     weights_TES: Array | None,
+    log_first_ES: Array | None,
 ) -> Array:
     """Run the recursion on logarithms, in which nothing underflows; compute what `_follow` does."""
     log_prior_ES = normalise(log_prior_ES)
     with np.errstate(divide="ignore"):
         log_keep, log_share = np.log1p(-alpha), np.log(alpha)
     mixed_TS = np.empty((logp_EST.shape[2], logp_EST.shape[1]))
-    now_ES = log_prior_ES
+    now_ES = log_prior_ES if log_first_ES is None else log_first_ES
     for t in range(len(mixed_TS)):
         if weights_TES is not None:
             np.exp(now_ES, out=weights_TES[t])

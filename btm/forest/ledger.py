@@ -26,7 +26,7 @@ class Cost(TypedDict):
     """What training a model and predicting with it take, as an evaluation's JSON has it."""
 
     training: Sums | None  # None: nobody wrote it down
-    experts_run: int
+    experts_run: float  # for a token, on the average; whole unless an ensemble commits early
     inference_flops_per_token: float
 
 
@@ -72,13 +72,12 @@ def total(spent: Iterable[Spent]) -> Sums:
     }
 
 
-def entry(elms: list[Card], members: list[Card], shape: Shape, context: int, top_k: int) -> Ledger:
+def entry(elms: list[Card], members: list[Card], shape: Shape, context: int, run: float) -> Ledger:
     """Return the ledger of an evaluation: of each of `elms`, and of the ensemble of `members`.
 
     Training is in tokens and FLOPs with all ancestors; inference in FLOPs per token at `context`
-    tokens, where an ensemble runs its `top_k` experts, or all of them for 0.
+    tokens, where the ensemble runs `run` of its experts.
     """
-    run = min(top_k, len(members)) or len(members)
     one = shape.inference_flops(context)
     return {
         "shape": asdict(shape),

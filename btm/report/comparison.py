@@ -35,8 +35,8 @@ class Measured:
     """One way to predict: its training cost, its inference cost, and its loss on every shard."""
 
     model: str
-    kind: str  # ensemble | top-1 | average | seed | ELM | folder | forest | the name of a baseline
-    experts_run: int  # models run for each token
+    kind: str  # ensemble, commit, top-1, average, seed, ELM, folder, forest or a baseline
+    experts_run: float  # models run for each token, on the average
     training_tokens: int | None  # with all ancestors, each once; None: not recorded
     training_flops: float | None
     inference_flops_per_token: float

@@ -157,6 +157,7 @@ def _said(row: Row, forest: Row) -> str:
     said = {
         "ensemble": f"forest: {row.model}, {row.experts_run} run for a token",
         "top-1": "forest: one expert (top-1)",
+        "commit": f"forest: {row.model} tokens, {row.experts_run:.3g} run for a token",
         "average": f"average: {short(row.model)}",
         SEED: short(row.model),
     }.get(row.kind, short(row.model))

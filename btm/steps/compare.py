@@ -44,6 +44,12 @@ class _Scene:
     trained_on: set[str]  # domains that are not novel, to the forest that is compared
     reporter: Reporter
 
+    def uncommitted(self) -> "_Scene":
+        """Return the scene in which every ensemble is whole to the end of its contexts."""
+        chosen = self.config.ensemble
+        whole = replace(chosen, commit=0, top_k=chosen.prior_top_k)
+        return replace(self, config=replace(self.config, ensemble=whole))
+
     def of(self, rival: Forest) -> "_Scene":
         """Return the scene of another forest: the same shards and rule, all of its experts."""
         everyone = replace(self.config.ensemble, experts=[])
@@ -71,7 +77,7 @@ def compare(config: Config, reporter: Reporter = quiet) -> Comparison:
     notes: list[str] = []
     for root, kind in rivals(config):
         try:
-            measured.append(_rival_row(scene, root, kind))
+            measured.append(_rival_row(scene.uncommitted(), root, kind))
         except UserError as error:
             if kind == "forest":  # it was asked for
                 raise
@@ -154,7 +160,7 @@ def top_1(rule: EnsembleConfig) -> EnsembleConfig:
     By the rule's own prior if that is fitted, else by `cached`, the paper's.
     """
     prior = rule.prior if rule.prior in priors.FITTED else "cached"
-    return replace(rule, rule="bayes", prior=prior, top_k=1, carry="window")
+    return replace(rule, rule="bayes", prior=prior, top_k=1, commit=0, carry="window")
 
 
 def _own_rows(scene: _Scene, members: list[ELM]) -> list[Measured]:
@@ -172,7 +178,8 @@ def _ensemble_rows(scene: _Scene, members: list[ELM]) -> list[Measured]:
     """Return the ensemble and its top-1; of one member alone there is one row."""
     if len(members) == 1:
         return [_alone(scene, _as_model(members[0]), members[0].name, "ELM")]
-    mixed = _mixed(scene, members, f"ensemble of {len(members)}", "ensemble")
+    chosen = scene.config.ensemble
+    mixed = _mixed(scene.uncommitted(), members, f"ensemble of {len(members)}", "ensemble")
     top = replace(
         mixed,
         model=f"top-1 by {top_1(scene.config.ensemble).prior} prior",
@@ -181,7 +188,10 @@ def _ensemble_rows(scene: _Scene, members: list[ELM]) -> list[Measured]:
         inference_flops_per_token=mixed.inference_flops_per_token / mixed.experts_run,
         nats_per_token={shard.domain: _top_1_nats(scene, members, shard) for shard in scene.shards},
     )
-    return [mixed, top]
+    if not chosen.commit:
+        return [mixed, top]
+    name = f"commit to {chosen.top_k} after {chosen.commit}"
+    return [mixed, _mixed(scene, members, name, "commit"), top]
 
 
 def _rival_row(scene: _Scene, root: Path, kind: str) -> Measured:
@@ -211,9 +221,8 @@ def _mixed(scene: _Scene, members: list[ELM], name: str, kind: str) -> Measured:
     entries = measure(scene.config, scene.forest, scene.suite, subjects, reporter=scene.reporter)
     mixed = {name: entry["ensemble"]["nats_per_token"] for name, entry in entries.items()}
     nats = {shard.domain: mixed[f"{shard.domain}/{shard.split}"] for shard in scene.shards}
-    return _measured(
-        name, kind, domain_weights.cost(scene.config, members, members)["ensemble"], nats
-    )
+    costs = domain_weights.cost(scene.config, members, members, entries)
+    return _measured(name, kind, costs["ensemble"], nats)
 
 
 def _needed(scene: _Scene) -> list[Shard]:

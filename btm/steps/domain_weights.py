@@ -17,6 +17,7 @@ from btm.forest import ELM, Forest, Model, ledger
 from btm.models import causal_lm, flops
 from btm.report import Reporter, quiet
 from btm.steps.score_cache import read, score_missing, scores_of, stack
+from btm.system.json_files import Json
 
 # a smaller share of an average is dropped: such a parent would leave a debt and no trace
 NEGLIGIBLE = 1e-3
@@ -87,8 +88,8 @@ def fit_for(
         score_missing(config, forest, model.path, model.sha256, [valid], reporter)
     scores_EST = np.stack([read(scores, valid, model.sha256) for model in members])
     tokens, _ = valid.head(config.score.max_tokens)
-    log_prior_E = priors.fit_prior(scores_EST, replace(config.ensemble, top_k=0), tokens)
-    kept_E = posterior.top_k(log_prior_E, config.ensemble.top_k)
+    log_prior_E = priors.fit_prior(scores_EST, replace(config.ensemble, top_k=0, commit=0), tokens)
+    kept_E = posterior.top_k(log_prior_E, config.ensemble.prior_top_k)
     fitted = rule.fit([ValidScores(scores_EST, kept_E, tokens, Text.of(valid, tokens))])
     return {
         model.name: float(p) for model, p in zip(members, np.exp(log_prior_E), strict=True)
@@ -128,16 +129,32 @@ def fit_on_training_domains(
     return rule.fit(valid).ensemble
 
 
-def cost(config: Config, elms: list[ELM], members: list[ELM]) -> ledger.Ledger:
+def cost(
+    config: Config, elms: list[ELM], members: list[ELM], entries: Json | None = None
+) -> ledger.Ledger:
     """Return what training `elms` and predicting with `members` takes, for an evaluation.
 
-    A rule without a prior chooses its top-k for each context, so all of its experts are run.
+    `entries` are its shards, where the experts that are run are counted if the ensemble commits.
     """
     card = elms[0].card
     if card.matrix_parameters:
         shape = flops.Shape(card.matrix_parameters, card.attention)
     else:  # a card from before the ledger
         shape = flops.Shape.of_config(causal_lm.load_config(elms[0].path))
-    top_k = config.ensemble.top_k if rule_of(config.ensemble).needs_prior else 0
     cards, theirs = [elm.card for elm in elms], [elm.card for elm in members]
-    return ledger.entry(cards, theirs, shape, config.window, top_k)
+    run = _experts_run(config.ensemble, len(members), entries or {})
+    return ledger.entry(cards, theirs, shape, config.window, run)
+
+
+def _experts_run(ensemble: EnsembleConfig, experts: int, entries: Json) -> float:
+    """Count the experts that an ensemble runs for a token.
+
+    A rule without a prior chooses its top-k for each context, so all of its experts are run.
+    """
+    counted = [entry for entry in entries.values() if "experts_run" in entry["ensemble"]]
+    if counted:
+        tokens = sum(entry["tokens"] for entry in counted)
+        run = sum(entry["ensemble"]["experts_run"] * entry["tokens"] for entry in counted)
+        return float(run / tokens)
+    top_k = ensemble.prior_top_k if rule_of(ensemble).needs_prior else 0
+    return min(top_k, experts) or experts

@@ -80,7 +80,7 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> Json:
     forest, suite = Forest(config.forest_root), evaluated_suites(config)
     subjects = _subjects(config, forest, reporter)
     entries = measure(config, forest, suite, subjects, by_text_alone=True, reporter=reporter)
-    costs = domain_weights.cost(config, subjects.elms, subjects.members)
+    costs = domain_weights.cost(config, subjects.elms, subjects.members, entries)
     costs["models"] = {model.name: cost(config, model) for model in subjects.others}
     roots = seeds(forest, [elm.name for elm in subjects.members])
     result = {
@@ -115,6 +115,7 @@ def plan_of_eval(config: Config) -> Plan:
     forest, suite = Forest(config.forest_root), evaluated_suites(config)
     subjects = _subjects(config, forest)
     members, others = subjects.members, subjects.others
+    _require_commitment(config)
     shards, _ = evaluated(config, suite)
     refuse_own_data(config, suite, shards)
     _refuse_trained_on(config, forest, suite, subjects, quiet)
@@ -233,6 +234,7 @@ def measure(
     where nothing is fitted on the domain that is evaluated.
     """
     members, trained_on = subjects.members, subjects.trained_on
+    _require_commitment(config)
     shards, valid = evaluated(config, suite)
     refuse_own_data(config, suite, shards)
     _refuse_trained_on(config, forest, suite, subjects, reporter)
@@ -269,6 +271,16 @@ def measure(
     return entries
 
 
+def _require_commitment(config: Config) -> None:
+    """Raise `UserError` if no context is long enough for the ensemble to commit in it."""
+    chosen, window = config.ensemble, config.window
+    if chosen.carry == "window" and chosen.commit >= window:
+        raise UserError(
+            f"ensemble.commit={chosen.commit}: a context has {window} tokens (score.window, "
+            "trainer.seq_len), so nobody ever goes on alone: give fewer, or ensemble.carry=document"
+        )
+
+
 def _by_text_alone(
     config: Config, forest: Forest, suite: Suite, subjects: Subjects, reporter: Reporter
 ) -> EnsembleConfig | None:
@@ -280,7 +292,9 @@ def _by_text_alone(
     """
     chosen = replace(config.ensemble, prior="uniform", fit="forest", cache="none")
     everywhere = subjects.trained_on <= set(config.eval.domains or suite.domains())
-    is_question = rule_of(chosen).needs_prior and not chosen.top_k and len(subjects.members) > 1
+    is_question = (
+        rule_of(chosen).needs_prior and not chosen.prior_top_k and len(subjects.members) > 1
+    )
     if not (everywhere and is_question):
         return None
     blind = replace(config, ensemble=chosen)

@@ -41,7 +41,7 @@ def generate(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
 
     tokenizer = AutoTokenizer.from_pretrained(forest.tokenizer, local_files_only=True)
     route = domain_weights.route(config, forest, members, tokenizer.eos_token_id)
-    device, top_k = causal_lm.pick_device(config.trainer.device), config.ensemble.top_k
+    device, top_k = causal_lm.pick_device(config.trainer.device), config.ensemble.prior_top_k
     mixed = online.Ensemble.load(
         forest, prior, ensemble=rule, top_k=top_k, device=device, route=route
     )
@@ -63,7 +63,7 @@ def plan_of_generate(config: Config) -> Plan:
     members = writers(config, forest)
     called = "experts" if all(model.kind == "ELM" for model in members) else "models"
     most = f"{config.generate.tokens:,} tokens at most"
-    kept = min(config.ensemble.top_k, len(members)) or len(members)
+    kept = min(config.ensemble.prior_top_k, len(members)) or len(members)
     what = f"{most}, {kept} of {len(members)} {called} under a uniform prior"
     plans: list[Plan] = []
     if config.domain:

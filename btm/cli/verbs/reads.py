@@ -34,6 +34,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "score.domains": ("score", *_CYCLE),
     "score.splits": ("score", *_CYCLE),
     "ensemble.cache": ("eval", "compare", "grow", "run"),
+    "ensemble.commit": ("eval", "compare", "generate", "grow", "run"),
     "eval.domains": _MEASURING,
     "eval.split": _MEASURING,
     "discover.": ("discover",),

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from btm.ensemble.commit import Commit
 from btm.ensemble.gate import sums
 from btm.ensemble.gate.sums import Array, Features, Flags, Integers
 
@@ -68,8 +69,12 @@ def mixed_blocks(
     ids_N: ArrayLike,
     begins_N: ArrayLike | None = None,
     features: Features = FEATURES,
+    commit: Commit | None = None,
 ) -> Iterator[tuple[Array, Array]]:
-    """Yield the two arrays of `mixed`, as many tokens at a time as a processor's cache holds."""
+    """Yield the two arrays of `mixed`, as many tokens at a time as a processor's cache holds.
+
+    With `commit`, texts go on with their best experts alone.
+    """
     logp, ids, powers = (
         checked_scores(logp_EN),
         checked_ids(logp_EN, ids_N),
@@ -82,6 +87,8 @@ def mixed_blocks(
         raise ValueError(f"the prior has shape {prior_E.shape}; wanted {logp.shape[:1]}")
     begins = checked_begins(ids, begins_N)
     logits_EN = sums.weighted(logp, ids, powers[1:], begins, features)
+    if commit is not None:
+        commit.leave_out(logits_EN, prior_E, begins)
     step = max(1, _BLOCK // len(logp))
     for start in range(0, logp.shape[1], step):
         some = slice(start, start + step)
@@ -135,6 +142,11 @@ class OnlineGate:
             )
         self._last = (*self._last, int(token))[-max(1, self._contexts[-1]) :]
         return found
+
+    def restrict(self, best: Integers) -> None:
+        """Go on with the experts of these numbers alone, (k,): from now on E = k."""
+        self._prior_E = self._prior_E[best]
+        self._seen = {key: seen_FE[:, best] for key, seen_FE in self._seen.items()}
 
     def _key(self, context: int) -> tuple[int, ...]:
         last = (-1,) * context + self._last
