@@ -6,7 +6,8 @@ from btm.config.checks import check_choice, check_least, check_path, require
 from btm.config.choices import DTYPES, LICENSES
 from btm.config.keys import key
 
-FORMATS = ("hf", "mergekit", "fairseq", "delta", "delta8")
+FORMATS = ("hf", "mergekit", "fairseq", "delta", "delta8", "gguf")
+EXPORTED = (*DTYPES, "q8_0")
 BLOCKS = (64, 128, 256, 512, 1024, 2048, 4096)  # of quantised tensors, in elements
 
 
@@ -26,7 +27,9 @@ class ImportConfig:
 class ExportConfig:
     """A model that goes out."""
 
-    dtype: str | None = key(None, "number type of the exported weights; null: as stored", DTYPES)
+    dtype: str | None = key(
+        None, "number type of the exported weights; null: as stored; q8_0: of a GGUF", EXPORTED
+    )
     shard_gb: float = key(0.0, "largest size of a weight file, in GB; 0: the files as they are")
     block: int = key(2048, "elements that share a scale under format=delta8", BLOCKS)
 
@@ -53,7 +56,7 @@ def check_export(export: ExportConfig) -> None:
     blocks = ", ".join(map(str, BLOCKS))
     require(export.block in BLOCKS, "export.block", export.block, f"wanted one of {blocks}")
     if export.dtype is not None:
-        check_choice(export.dtype, "export.dtype", DTYPES)
+        check_choice(export.dtype, "export.dtype", EXPORTED)
 
 
 def check_card(card: CardConfig) -> None:

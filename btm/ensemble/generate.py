@@ -58,6 +58,7 @@ class Ensemble:
         self.online = rule.begin(log_prior_E, route)
         self._commit = rule.commit
         self._left = 0 if rule.commit is None else rule.commit.tokens  # to be read by all experts
+        self._log_posterior_E = np.asarray(log_prior_E, np.float64)  # after what they have read
         self._ends = set(ends) or {start}
         self._next_EV = self._advance([start])[:, -1]
 
@@ -125,13 +126,14 @@ class Ensemble:
         logp_T = np.array([self.online.update(logp_E, token) for logp_E, token in seen])
         if self._commit is not None and self._left:
             self._left -= len(tokens)
+            self._log_posterior_E = self._log_posterior_E + logp_ET.sum(axis=1)
             if not self._left:
                 self._go_on_alone(self._commit)
         return logp_T
 
     def _go_on_alone(self, commit: Commit) -> None:
         """Let go of all experts but the best, with their caches."""
-        best = commit.best(self.online.log_weights)
+        best = commit.best(self._log_posterior_E)
         self.online.restrict(best)
         self.experts = [self.experts[j] for j in best]
         self.names = [self.names[j] for j in best]

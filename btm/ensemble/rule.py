@@ -209,7 +209,7 @@ class SequenceRule(Rule):
         log_weights_ES = self.first(log_prior_ES)
         for t in range(commit.tokens):  # as logarithms: the second best may be far behind
             log_weights_ES = self.step(log_weights_ES, read_EST[:, :, t], log_prior_ES)
-        best_kS = commit.best(log_weights_ES)
+        best_kS = commit.best(log_prior_ES + read_EST.sum(axis=2, dtype=np.float64))
         left_ST, weights_kST = self._weigh(
             rows(left_EST, best_kS),
             normalise(rows(log_prior_ES, best_kS)),

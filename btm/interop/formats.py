@@ -12,7 +12,7 @@ from btm.config.schema import Config
 from btm.errors import UserError, unknown
 from btm.forest import ELM, Forest
 from btm.forest.paths import CARD
-from btm.interop import delta, delta8, export, huggingface, intake, mergekit, received
+from btm.interop import delta, delta8, export, gguf, huggingface, intake, mergekit, received
 from btm.report import Reporter, quiet
 from btm.system import durable
 
@@ -104,9 +104,10 @@ def imported_as(config: Config) -> tuple[str, list[str]]:
 def _source(config: Config) -> Path:
     if config.imports.source is None:
         raise UserError("import what? give from=DIR, the folder of a Hugging Face model")
-    if config.format == "mergekit":
+    if config.format in ("mergekit", "gguf"):
         raise UserError(
-            "format=mergekit is for export only; wanted for an import: hf, fairseq, delta or delta8"
+            f"format={config.format} is for export only; wanted for an import: hf, fairseq, delta "
+            "or delta8"
         )
     return Path(config.imports.source)
 
@@ -127,6 +128,12 @@ def export_model(config: Config, reporter: Reporter = quiet) -> tuple[Path | Non
     if config.format == "delta":
         return delta.export(source, Path(config.to)), ""
     wanted = config.export
+    if config.format == "gguf":
+        if wanted.shard_gb:
+            raise UserError(
+                f"export.shard_gb={wanted.shard_gb:g}: a GGUF is one file; leave it out"
+            )
+        return gguf.export(source, Path(config.to), wanted.dtype, reporter.alive), ""
     if config.format == "delta8":
         if config.expert is None:
             raise UserError(
@@ -136,6 +143,8 @@ def export_model(config: Config, reporter: Reporter = quiet) -> tuple[Path | Non
         forest, target = Forest(config.forest_root), Path(config.to)
         delta8.export(forest, config.expert, target, wanted.block, reporter.alive)
         return target, ""
+    if wanted.dtype == "q8_0":
+        raise UserError("export.dtype=q8_0: of format=gguf alone; wanted fp32, bf16 or fp16")
     target = export.export(
         source, Path(config.to), dtype=wanted.dtype, shard_gb=wanted.shard_gb, alive=reporter.alive
     )

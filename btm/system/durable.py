@@ -111,6 +111,14 @@ def publish_file(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
+@contextmanager
+def publish_path(path: Path, *, replace: bool = True) -> Iterator[Path]:
+    """Do as `publish_file` for a library that opens its file itself: yield the path to write to."""
+    with publish_file(path, replace=replace) as handle:
+        # Another name of the file that is open: what is written there is synced with it.
+        yield Path(f"/dev/fd/{handle.fileno()}")
+
+
 def _link(temporary: Path, path: Path) -> None:
     """Give the file `temporary` the name `path` instead; `FileExistsError` if that is taken."""
     try:

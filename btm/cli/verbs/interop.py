@@ -31,7 +31,8 @@ def export_model(config: Config, out: Output) -> None:
     the same bytes. format=mergekit writes the YAML that makes the average again with mergekit,
     to=FILE or on the screen; format=fairseq a checkpoint that fairseq-eval-lm reads; format=delta
     what a sparse expert adds to its parents; format=delta8 an ELM's difference from its parents, in
-    8 bits an element, for whoever has these (export.block=2048).
+    8 bits an element, for whoever has these (export.block=2048); format=gguf one file for
+    llama.cpp, to=NAME.gguf, also in 8 bits (export.dtype=q8_0).
 
     example: btm export average=deploy to=models/deploy export.dtype=bf16
     """

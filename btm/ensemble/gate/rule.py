@@ -88,7 +88,7 @@ def mixed_blocks(
     begins = checked_begins(ids, begins_N)
     logits_EN = sums.weighted(logp, ids, powers[1:], begins, features)
     if commit is not None:
-        commit.leave_out(logits_EN, prior_E, begins)
+        commit.leave_out(logits_EN, logp, np.asarray(log_prior_E, np.float64), begins)
     step = max(1, _BLOCK // len(logp))
     for start in range(0, logp.shape[1], step):
         some = slice(start, start + step)
