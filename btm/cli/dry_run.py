@@ -12,7 +12,7 @@ from btm.cli.preflight.names import rounds
 from btm.cli.verbs.output import expert_of
 from btm.config.schema import Config
 from btm.data import prepare as preparation
-from btm.data.documents import find
+from btm.data.domains import find
 from btm.errors import UserError
 from btm.forest import Forest, gc, removal, verify
 from btm.forest.paths import AVERAGES, Paths
@@ -152,7 +152,7 @@ def _export(config: Config) -> list[Plan]:
 def _discover(config: Config) -> list[Plan]:
     if config.data.root is None:
         raise UserError("data.root is missing: discovery needs data=folder data.root=DIR")
-    sources, target = find(Path(config.data.root)), Path(config.discover_target)
+    sources, target = find(Path(config.data.root), config.data), Path(config.discover_target)
     if target.exists():
         raise UserError(f"{target} stands there already; give another discover.out=DIR")
     what = (

@@ -16,6 +16,8 @@ from btm.errors import UserError
 
 NEAR_DUPLICATES = ("report", "drop", "off")
 SPECIAL_TOKENS = ("endoftext", "fairseq")
+UNREAD = ("report", "refuse")
+SPLITTING = ("named", "pool")
 
 
 @dataclass
@@ -33,6 +35,28 @@ class DataConfig:
     )
     made_by: str = key(
         "", "command that builds data.root; an error names it if that folder is missing"
+    )
+    ignore: list[str] = key(
+        [],
+        "files and folders of data.root that are left out: names, ends of paths (law/notes.txt), "
+        "or patterns of them (*.bak)",
+    )
+    names: dict[str, str] = key(
+        {}, "domains of files and folders whose names are none: {PubMed Central: pubmed}"
+    )
+    unread: str = key(
+        "report",
+        "files that are not read: report names them, refuse ends the command",
+        UNREAD,
+    )
+    splits: str = key(
+        "named",
+        "files and folders named train, valid, validation, val, dev or test: named takes them as "
+        "those splits, pool splits all files of a domain anew",
+        SPLITTING,
+    )
+    text_endings: list[str] = key(
+        [], "further endings of files that are read as plain text: [.md,.tex]"
     )
     out: str = key("data", "folder of prepared suites")
     tokenizer: str | None = key(
@@ -89,6 +113,7 @@ def check_data(data: DataConfig) -> None:
     check_name(data.name, "data.name")
     if data.domain is not None:
         check_name(data.domain, "data.domain")
+    _check_folder(data)
     check_choice(data.near_duplicates, "data.near_duplicates", NEAR_DUPLICATES)
     check_choice(data.special_tokens, "data.special_tokens", SPECIAL_TOKENS)
     check_least(data, "data", 1, "tokenizer_bytes")
@@ -104,6 +129,24 @@ def check_data(data: DataConfig) -> None:
     require(
         held_out <= 0.9, "data.valid_fraction + data.test_fraction", held_out, "wanted at most 0.9"
     )
+
+
+def _check_folder(data: DataConfig) -> None:
+    """Check the keys that say which files of data.root are read, and as what."""
+    check_choice(data.unread, "data.unread", UNREAD)
+    check_choice(data.splits, "data.splits", SPLITTING)
+    for old, new in data.names.items():
+        check_name(new, f"data.names.{old}")
+    require(
+        not (data.names and data.domain),
+        "data.names",
+        data.names,
+        "has no effect beside data.domain, which names the only domain",
+    )
+    require("" not in data.ignore, "data.ignore", data.ignore, "wanted names, or patterns of them")
+    for ending in data.text_endings:
+        is_ending = ending.startswith(".") and len(ending) > 1 and "." not in ending[1:]
+        require(is_ending, "data.text_endings", ending, "wanted endings with a dot, as .md")
 
 
 def check_discover(discover: DiscoverConfig) -> None:

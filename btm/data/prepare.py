@@ -20,7 +20,7 @@ from btm.data.duplicates import (
     standing_in,
 )
 from btm.data.encode import EncodeAll, Encoder, cores, encoding, token_type
-from btm.data.examine import Domain, examine, find_sources, left_over, prepared_in
+from btm.data.examine import Domain, examine, find_sources, found_in, left_over, prepared_in
 from btm.data.pack import pack
 from btm.data.shards import META, SCHEMA, TOKENIZER, SplitFacts, Suite, read_meta
 from btm.data.splits import Survey, fingerprint, survey
@@ -62,6 +62,8 @@ def prepare(
     folder = Path(config.out) / config.name
     sweep(folder)
     domains = examine(config, folder)
+    for line in passed_over(config):
+        progress(line)
     for name in left_over(folder, domains):
         progress(
             f"{name}: its source is gone; its shards stay in use until you delete {folder / name}"
@@ -150,6 +152,7 @@ class Packing:
 def plan(config: DataConfig) -> list[Packing]:
     """Plan `prepare` without writing, domain by domain."""
     found = []
+    missed = unread(config)
     for domain in examine(config, Path(config.out) / config.name):
         size = sum(file["bytes"] for file in domain.files)
         what = "nothing: unchanged"
@@ -157,8 +160,20 @@ def plan(config: DataConfig) -> list[Packing]:
             what = f"read {len(domain.files)} files, {size:,} bytes ({_NO_DIGESTS})"
         if domain.why:
             what = f"pack {len(domain.files)} files, {size:,} bytes ({domain.why})"
+        if not_read := missed.get(domain.source.domain):
+            what += f"; not read: {not_read}"
         found.append(Packing(domain.source.domain, what, not domain.why))
     return found
+
+
+def passed_over(config: DataConfig) -> list[str]:
+    """Say what of the source is not read: a line for each domain that misses any."""
+    return found_in(config).lines() if config.root else []
+
+
+def unread(config: DataConfig) -> dict[str, str]:
+    """Count by reason the files of each domain that are not read; "" has those of no domain."""
+    return found_in(config).unread() if config.root else {}
 
 
 def training_domains(config: DataConfig) -> list[str]:

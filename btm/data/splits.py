@@ -1,8 +1,9 @@
 """Pass 1 over a domain: read all of it, refuse broken text, and assign each document to a split.
 
-A pooled domain is split by hashes (btm/data/pools.py), so the splits depend on the text alone and
-not on the order or the names of files. A document that occurs twice in a domain is kept once: in
-test rather than valid, and in valid rather than train, so that nothing held out was trained on.
+Splits that no file is named after are drawn by hashes (btm/data/pools.py), so they depend on the
+text alone and not on the order or the names of files. A document that occurs twice in a domain is
+kept once: in test rather than valid, and in valid rather than train, so that nothing held out was
+trained on.
 """
 
 import hashlib
@@ -16,7 +17,9 @@ import numpy as np
 
 from btm.config.choices import SPLITS
 from btm.config.data import DataConfig
-from btm.data.documents import BY_FILE, POOL, Source, is_text, read
+from btm.data.documents import BY_FILE, Source, read
+from btm.data.formats import is_text
+from btm.data.layout import POOL
 from btm.data.pools import assign
 from btm.errors import UserError
 
@@ -96,13 +99,31 @@ def survey(source: Source, config: DataConfig) -> Survey:
             f"{source.domain}: no document in {source.listing()[0][1].parent}; all is blank"
         )
     digest_D, wanted_D = np.frombuffer(digests, np.uint64), np.frombuffer(given, np.uint8)
-    if source.pooled:
-        wanted_D = assign(source, digest_D, np.frombuffer(keys, np.uint64), config)
+    if source.drawn:
+        wanted_D = _drawn(source, digest_D, np.frombuffer(keys, np.uint64), wanted_D, config)
     kept_D = _first_of_each(digest_D, PRIORITY[wanted_D])
     split_D = np.where(kept_D, wanted_D, np.uint8(DROPPED))
     size_D = np.frombuffer(sizes, np.uint32)
     counts = _counts(source.domain, split_D, wanted_D, size_D)
     return Survey(source, digest_D, size_D, split_D, counts)
+
+
+def _drawn(
+    source: Source, digest_D: np.ndarray, key_D: np.ndarray, given_D: np.ndarray, config: DataConfig
+) -> np.ndarray:
+    """Draw the splits that are not given from train, which a pool is whole; uint8 (D,).
+
+    What stands in a given split too is left out of account: it is kept there.
+    """
+    held_out_D = given_D != SPLITS.index("train")
+    free_D = ~held_out_D
+    if held_out_D.any():
+        free_D &= ~np.isin(digest_D, digest_D[held_out_D])
+    wanted_D = given_D.copy()
+    if not free_D.any():
+        return wanted_D  # nothing is left of train, which is refused
+    wanted_D[free_D] = assign(source, digest_D[free_D], key_D[free_D], config)
+    return wanted_D
 
 
 def _keys_of_unit(digests: "array[int]") -> "array[int]":
@@ -120,7 +141,7 @@ def fingerprint(source: Source) -> tuple[str, list[SourceFile]]:
     for split, path in source.listing():
         digest = _file_sha256(path)
         whole.update(f"{split} {digest}\n".encode())
-        files.append({"file": path.name, "bytes": path.stat().st_size, "sha256": digest})
+        files.append({"file": source.name_of(path), "bytes": path.stat().st_size, "sha256": digest})
     return whole.hexdigest(), files
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from btm.config.choices import SPLITS
 from btm.config.data import DataConfig
-from btm.data.documents import DOCUMENT_CHARS, Source, find
+from btm.data.documents import DOCUMENT_CHARS, Source
+from btm.data.domains import find
 from btm.data.pools import assign
 from btm.data.prepare import plan, prepare
 from btm.data.splits import survey

@@ -1,0 +1,294 @@
+"""The domains of a folder, in any of several layouts (docs/data.md has all of it).
+
+    ROOT/<domain>/{train,valid,test}.jsonl    its own splits, also as shards or folders
+    ROOT/<domain>/**                          pooled, to be split
+    ROOT/<domain>.txt                         one file is a domain
+    ROOT/<domain>/dict.txt, train.bin …       a data-bin of fairseq (btm/data/binarised.py)
+
+`look` lists the sources and what is passed over. It opens only files whose names do not say whether
+they hold text: the headers of CSV, and small .json.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from btm.config.data import DataConfig
+from btm.data import passed_over
+from btm.data.columns import header_of
+from btm.data.documents import Source
+from btm.data.domain_names import name_of, named, propose
+from btm.data.folders import (
+    entries,
+    files_below,
+    is_about_text,
+    matches,
+    quoted,
+    why_aside,
+    why_unread,
+)
+from btm.data.formats import JSON, TABLE, WANTED, format_of
+from btm.data.layout import POOL, arrange
+from btm.data.passed_over import ABOUT, AGAIN, NO_FILE, NOWHERE, PassedOver
+from btm.data.saved_datasets import require_whole
+from btm.data.split_names import is_plain, split_of, splits_of, without_split
+from btm.data.streams import CORRUPT, open_bytes
+from btm.errors import UserError, nearest
+from btm.fairseq import databin
+
+# Files of our own beside domains: which of them are novel, and the router of a discovery.
+_OURS = ("suite.json", ".router")
+_SMALL = 1 << 20  # bytes of a .json file that is looked into
+
+# Endings that are proposed for data.text_endings where a folder has nothing else.
+_PLAIN = frozenset(
+    """
+    .md .markdown .rst .tex .html .htm .xml .org .adoc .tokens .raw .log .srt .yaml .yml .toml
+    .py .js .ts .java .c .h .cc .cpp .hpp .cs .go .rs .rb .php .pl .r .jl .hs .ml .scala .swift .kt
+    .lua .sh .sql .lean .v
+    """.split()  # noqa: SIM905
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The domains below `root`, by name, and what is passed over there."""
+
+    root: Path
+    sources: list[Source]
+    passed: list[PassedOver]
+
+    def lines(self) -> list[str]:
+        """Say what is passed over."""
+        return passed_over.lines(self.passed, self.root, self._read())
+
+    def unread(self) -> dict[str, str]:
+        """Count by reason what is unread of each domain; of the top of the folder under ""."""
+        domains = {each.domain for each in self.passed}
+        found = {name: passed_over.unread_of(self.passed, name) for name in domains}
+        return {name: passed_over.counted(unread) for name, unread in found.items() if unread}
+
+    def require_read(self) -> None:
+        """Raise `UserError` if anything is unread."""
+        passed_over.refuse(self.passed, self.root, self._read())
+
+    def _read(self) -> dict[str, int]:
+        return {source.domain: len(source.listing()) for source in self.sources}
+
+
+def find(root: Path, config: DataConfig | None = None) -> list[Source]:
+    """Find the domains below `root`, by name; `UserError` if there are none or one is ambiguous."""
+    return look(root, config).sources
+
+
+def look(root: Path, config: DataConfig | None = None) -> Found:
+    """Find the domains below `root` and what is passed over; `UserError` as of `find`."""
+    config = config or DataConfig()
+    _require_folder_of_domains(root, config)
+    candidates, passed = _candidates(root, config)
+    domains = named(candidates, config.names, root)
+    _require_several(root, candidates, config)
+    sources: dict[str, Source] = {}
+    for entry, domain in domains.items():
+        if domain in sources:
+            raise UserError(
+                f"{root}: two sources for the domain {domain!r}, one is {entry.name}; keep one, or "
+                f"give this one a name: data.names={{{quoted(entry.name)}: NAME}}"
+            )
+        if entry.is_dir():
+            sources[domain], more = _in_folder(entry, root, domain, config)
+            passed += more
+        else:
+            sources[domain] = Source(domain, {POOL: (entry,)})
+    if not sources:
+        unread = f"; not read: {passed_over.named(passed, root)}" if passed else ""
+        raise UserError(
+            f"no domain in {root}; wanted <domain>/ or a file for each{_ends()}{unread}"
+        )
+    _require_one_kind(root, sources)
+    _require_ignored(root, config, passed)
+    return _settled(Found(root, [sources[name] for name in sorted(sources)], passed), config)
+
+
+def look_at_one(path: Path, domain: str, config: DataConfig) -> Found:
+    """Make a domain of one file, or of a folder of files, under any name."""
+    if path.is_dir():
+        source, passed = _in_folder(path, path, domain, config)
+        return _settled(Found(path, [source], passed), config)
+    if not path.exists():
+        raise UserError(f"no file or folder {path}; wanted the text of the domain {domain!r}")
+    if format_of(path, config.text_endings) is None:
+        raise UserError(f"{path}: wanted a folder, or a file{_ends()}")
+    return Found(path.parent, [Source(domain, {POOL: (path,)})], [])
+
+
+def _settled(found: Found, config: DataConfig) -> Found:
+    if config.unread == "refuse":
+        found.require_read()
+    return found
+
+
+def _require_folder_of_domains(root: Path, config: DataConfig) -> None:
+    if not root.is_dir():
+        build = f"build it: {config.made_by} --out {root}"
+        remedy = build if config.made_by else "data.root must be a folder of domains"
+        raise UserError(f"no folder {root}; {remedy}")
+    if databin.is_data_bin(root):
+        raise UserError(
+            f"{root} is one data-bin, and so one domain; data.root must be the folder above it"
+        )
+
+
+def _candidates(root: Path, config: DataConfig) -> tuple[list[Path], list[PassedOver]]:
+    """List what may be a domain, by name, and what is passed over at the top of `root`."""
+    candidates, passed = [], []
+    for entry in entries(root):
+        if entry.name in _OURS:
+            continue
+        why = why_aside(entry, root, config.ignore)
+        if not why and entry.is_dir():
+            why = AGAIN if root.resolve().is_relative_to(entry.resolve()) else ""
+        elif not why:
+            why = _why_not_read(entry, config)
+        if why:
+            passed.append(PassedOver(entry, why))
+        else:
+            candidates.append(entry)
+    return candidates, passed
+
+
+def _in_folder(
+    folder: Path, root: Path, domain: str, config: DataConfig
+) -> tuple[Source, list[PassedOver]]:
+    """Make a domain of a folder, and list what is passed over in it."""
+    if databin.is_data_bin(folder):
+        return Source(domain, databin.files_of(folder), folder), []
+    below = files_below(folder, root, config.ignore, domain)
+    for place in sorted({path.parent for path in below.files} | {folder}):
+        require_whole(place)
+    files, passed = [], below.passed
+    for path in below.files:
+        if why := _why_not_read(path, config):
+            passed.append(PassedOver(path, why, domain))
+        else:
+            files.append(path)
+    if not files:
+        raise _no_document(folder, passed, config)
+    if config.splits == "named" and any(splits_of(path.relative_to(folder)) for path in files):
+        about = [path for path in files if is_about_text(path)]
+        files = [path for path in files if path not in about]
+        passed += [PassedOver(path, ABOUT, domain) for path in about]
+    unread = [each for each in passed if each.unread]
+    return Source(domain, arrange(folder, files, unread, config), folder), passed
+
+
+def _why_not_read(path: Path, config: DataConfig) -> str:
+    """Tell why a file is not read; empty if it is."""
+    if not path.is_file():
+        return NOWHERE if path.is_symlink() else NO_FILE
+    form = format_of(path, config.text_endings)
+    if form is None:
+        return why_unread(path)
+    if form not in (TABLE, JSON):
+        return ""
+    status = path.stat()
+    return _why_no_records(path, config.text_column, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=1 << 16)
+def _why_no_records(path: Path, column: str, size: int, changed: int) -> str:
+    """Tell why a table or a small .json file holds no text: it has no such column, or is one object
+    without it. Empty for whatever may hold text, and for what is broken, which its reader names.
+
+    `size` and the time at which it `changed` are those of the file, for the cache.
+    """
+    outer = column.partition(".")[0]
+    try:
+        if format_of(path) == TABLE:
+            header = header_of(path)
+            return "" if {column, outer} & {*header} else f"tables without {column!r}"
+        with open_bytes(path) as handle:
+            data = handle.read(_SMALL + 1) if size <= _SMALL else b""
+        value = json.loads(data.decode("utf-8-sig")) if 0 < len(data) <= _SMALL else None
+    except (*CORRUPT, RecursionError):
+        return ""
+    is_other = isinstance(value, dict) and not {column, outer} & value.keys()
+    return f".json without {column!r}" if is_other else ""
+
+
+def _require_ignored(root: Path, config: DataConfig, passed: Iterable[PassedOver]) -> None:
+    """Refuse a name in data.ignore that is of nothing below `root`; patterns may be of nothing."""
+    ignored = [each.path for each in passed if each.why == passed_over.IGNORED]
+    for name in config.ignore:
+        is_pattern = any(sign in name for sign in "*?[")
+        if not is_pattern and not any(matches(path, root, name) for path in ignored):
+            have = [entry.name for entry in entries(root)]
+            raise UserError(
+                f"data.ignore: nothing is called {name!r} in {root}{nearest(name, have)}"
+            )
+
+
+def _require_several(root: Path, candidates: list[Path], config: DataConfig) -> None:
+    """Refuse a root that is itself one domain, or has the splits of a domain side by side."""
+    if config.splits == "pool":
+        return
+    splits = {
+        entry: split_of(name_of(entry))
+        for entry in candidates
+        if not {entry.name, name_of(entry)} & config.names.keys()
+    }
+    plain = [entry for entry in splits if is_plain(name_of(entry))]
+    have = ", ".join(entry.name for entry in plain[: passed_over.NAMED])
+    if len({splits[entry] for entry in plain}) > 1 or any(not entry.is_dir() for entry in plain):
+        raise UserError(
+            f"{root} is one domain, as it has {have}; data.root must be the folder above it, or "
+            "give data.domain=NAME"
+        )
+    if plain:
+        raise UserError(
+            f"{plain[0]}: the name of a split, and not of a domain; give it one with "
+            f"data.names={{{quoted(have)}: NAME}}, or leave it out with "
+            f"data.ignore=[{quoted(have)}]"
+        )
+    beside: dict[str, list[Path]] = {}
+    for entry in splits:
+        beside.setdefault(without_split(name_of(entry)), []).append(entry)
+    for name, group in beside.items():
+        if len({splits[entry] for entry in group}) > 1:
+            have = ", ".join(entry.name for entry in group[: passed_over.NAMED])
+            raise UserError(
+                f"{root}: {have} are splits of one domain by their names; move them into a folder "
+                f"of their own ({propose(name, ())}/), or set data.splits=pool to make each a "
+                "domain"
+            )
+
+
+def _require_one_kind(root: Path, sources: dict[str, Source]) -> None:
+    kinds = {source.binarised: name for name, source in sources.items()}
+    if len(kinds) > 1:
+        raise UserError(
+            f"{root}: {kinds[True]} is a data-bin of fairseq and {kinds[False]} is text; "
+            "keep one kind"
+        )
+
+
+def _no_document(folder: Path, passed: list[PassedOver], config: DataConfig) -> UserError:
+    """Refuse a folder in which nothing can be read, with what is there."""
+    there = f"; there are {passed_over.named(passed, folder)}" if passed else ""
+    tables = [each.path for each in passed if each.unread and format_of(each.path) == TABLE]
+    if tables and tables[0].is_file():
+        have = ", ".join(map(repr, header_of(tables[0]))) or "nothing"
+        there += f"; {tables[0].name} has {have} (set data.text_column)"
+    endings = sorted({each.why for each in passed} & _PLAIN)
+    plain = ",".join([*config.text_endings, *endings])
+    remedy = f" (data.text_endings=[{plain}] reads such files as plain text)" if endings else ""
+    return UserError(
+        f"{folder}: no document{there}; wanted files{_ends()}{remedy}, or leave it out with "
+        f"data.ignore=[{quoted(folder.name)}]"
+    )
+
+
+def _ends() -> str:
+    return f" that end in {WANTED}"
