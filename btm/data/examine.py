@@ -119,6 +119,8 @@ def _compare(
         "source_sha256": sha256,
         "text_column": config.text_column,
     }
+    if config.on_error != DataConfig.on_error:  # which rows are left out decides what the text is
+        settings |= {"on_error": config.on_error, "row_bytes": config.row_bytes}
     if source.pooled:
         settings |= {"valid_fraction": config.valid_fraction, "test_fraction": config.test_fraction}
         if source.split_by != BY_DOCUMENT:
