@@ -18,6 +18,7 @@ NEAR_DUPLICATES = ("report", "drop", "off")
 SPECIAL_TOKENS = ("endoftext", "fairseq")
 UNREAD = ("report", "refuse")
 SPLITTING = ("named", "pool")
+ON_ERROR = ("refuse", "skip")
 
 
 @dataclass
@@ -72,7 +73,20 @@ class DataConfig:
     tokenizer_bytes: int = key(
         20_000_000, "text that the tokenizer is trained on, balanced over domains, in bytes"
     )
-    text_column: str = key("text", "field of JSON lines and column of parquet that holds the text")
+    text_column: str = key(
+        "text",
+        "field of JSON lines and column of parquet that holds the text; fields of fields by dots, "
+        "as in doc.text",
+    )
+    on_error: str = key(
+        "refuse",
+        "rows without usable text: refuse names the first one and ends, skip leaves them out and "
+        "counts them",
+        ON_ERROR,
+    )
+    row_bytes: int = key(
+        67_108_864, "longest line of JSON or value of parquet that is no bad row, in bytes"
+    )
     valid_fraction: float = key(
         0.05,
         "fraction of the documents that become the valid split, where the source has no splits",
@@ -116,7 +130,9 @@ def check_data(data: DataConfig) -> None:
     _check_folder(data)
     check_choice(data.near_duplicates, "data.near_duplicates", NEAR_DUPLICATES)
     check_choice(data.special_tokens, "data.special_tokens", SPECIAL_TOKENS)
-    check_least(data, "data", 1, "tokenizer_bytes")
+    check_choice(data.on_error, "data.on_error", ON_ERROR)
+    require(data.text_column != "", "data.text_column", "''", "wanted the name of a field")
+    check_least(data, "data", 1, "tokenizer_bytes", "row_bytes")
     check_least(data, "data", 0, "workers")
     check_fraction(data, "data", "valid_fraction", "test_fraction")
     require(

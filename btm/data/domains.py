@@ -34,7 +34,7 @@ from btm.data.layout import POOL, arrange
 from btm.data.passed_over import ABOUT, AGAIN, NO_FILE, NOWHERE, PassedOver
 from btm.data.saved_datasets import require_whole
 from btm.data.split_names import is_plain, split_of, splits_of, without_split
-from btm.data.streams import CORRUPT, open_bytes
+from btm.data.streams import DAMAGED, open_bytes
 from btm.errors import UserError, nearest
 from btm.fairseq import databin
 
@@ -212,7 +212,7 @@ def _why_no_records(path: Path, column: str, size: int, changed: int) -> str:
         with open_bytes(path) as handle:
             data = handle.read(_SMALL + 1) if size <= _SMALL else b""
         value = json.loads(data.decode("utf-8-sig")) if 0 < len(data) <= _SMALL else None
-    except (*CORRUPT, RecursionError):
+    except (*DAMAGED, OSError, ValueError, RecursionError):
         return ""
     is_other = isinstance(value, dict) and not {column, outer} & value.keys()
     return f".json without {column!r}" if is_other else ""

@@ -132,6 +132,8 @@ def _compare(
         "source_sha256": sha256,
         "text_column": config.text_column,
     }
+    if config.on_error != DataConfig.on_error:  # which rows are left out decides what the text is
+        settings |= {"on_error": config.on_error, "row_bytes": config.row_bytes}
     fractions = {"valid": config.valid_fraction, "test": config.test_fraction}
     settings |= {f"{split}_fraction": fractions[split] for split in source.drawn}
     if source.split_by not in ("", BY_DOCUMENT):

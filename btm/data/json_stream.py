@@ -11,45 +11,63 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from btm.errors import UserError
+from btm.data.rows import BadRowError, Policy
+from btm.data.streams import open_bytes
 
+Rows = Iterator[tuple[int, object]]  # the line of each, and a record or why there is none
 _PIECE = 1 << 16  # bytes that are read at once
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _TOKEN = 16  # characters: no word of JSON is longer, so an error nearer to the end may be a cut
+_ESCAPED = re.compile("[\udc80-\udcff]")  # a byte that is no UTF-8
 
 
-def records(path: Path, handle: BinaryIO, longest: int) -> Iterator[tuple[int, object]]:
-    """Yield (line, value) of every record; `longest` bounds a record, in characters.
+def records(path: Path, policy: Policy) -> Rows:
+    """Yield (line, record) of every record; the last may be a `BadRowError` in place of the rest.
 
-    Raises `UserError`, naming `path` and the line, for what is no JSON and for a longer record.
+    A text in a record that is no UTF-8 comes as bytes.
     """
-    text = _Window(path, handle, longest)
-    while text.next_sign():
-        if text.next_sign() != "[":
-            yield text.line, text.value()
-            continue
-        text.take("[")
-        if text.next_sign() == "]":
-            text.take("]")
-            continue
-        while True:
-            yield text.line, text.value()
-            if text.next_sign() == "]":
+    with open_bytes(path) as handle:
+        text = _Window(handle, policy)
+        try:
+            while text.next_sign():
+                if text.next_sign() != "[":
+                    yield text.line, with_bytes(text.value())
+                    continue
+                text.take("[")
+                while text.next_sign() != "]":
+                    yield text.line, with_bytes(text.value())
+                    if text.next_sign() != "]":
+                        text.take(",")
                 text.take("]")
-                break
-            text.take(",")
-            text.next_sign()
+        except BadRowError as bad:
+            yield text.line, bad
+
+
+def with_bytes(record: object) -> object:
+    """Put bytes in place of the texts of a record that are no UTF-8."""
+    if not isinstance(record, dict):
+        return record
+    return {key: _bytes_if_broken(value) for key, value in record.items()}
+
+
+def _bytes_if_broken(value: object) -> object:
+    if not isinstance(value, str) or value.isascii() or not _ESCAPED.search(value):
+        return value
+    try:
+        return value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
+        return value
 
 
 class _Window:
     """The part of a file that is being parsed: `text` from `at` on, which is on line `line`."""
 
-    def __init__(self, path: Path, handle: BinaryIO, longest: int) -> None:
+    def __init__(self, handle: BinaryIO, policy: Policy) -> None:
         self.line = 1
-        self._path, self._handle, self._longest = path, handle, longest
+        self._handle, self._policy = handle, policy
         self._text, self._at = "", 0
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._scan = json.JSONDecoder().raw_decode
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self._scan = json.JSONDecoder(parse_int=float).raw_decode
         self._ended = False
         self._read()
         self._text = self._text.removeprefix("\ufeff")
@@ -85,28 +103,20 @@ class _Window:
             else:
                 self._advance(end)
                 return value
-            if len(self._text) - self._at > self._longest:
-                raise UserError(
-                    f"{self._path}:{self.line}: a record of more than {self._longest:,} "
-                    "characters; wanted a record for each document"
-                )
+            if len(self._text) - self._at > self._policy.row_bytes:
+                raise self._policy.too_long()
             # Doubled, as each attempt begins the value anew.
             self._read(max(_PIECE, len(self._text) - self._at))
 
     def _read(self, size: int = _PIECE) -> None:
         data = self._handle.read(size)
         self._ended = not data
-        try:
-            more = self._decoder.decode(data, final=self._ended)
-        except UnicodeDecodeError as error:
-            # Lines of what stands before the byte, in the text that is kept and in this piece.
-            self.line += self._text.count("\n", self._at) + data[: error.start].count(b"\n")
-            raise UserError(f"{self._path}:{self.line}: no UTF-8: {error.reason}") from None
+        more = self._decoder.decode(data, final=self._ended)
         self._text, self._at = self._text[self._at :] + more, 0
 
     def _advance(self, to: int) -> None:
         self.line += self._text.count("\n", self._at, to)
         self._at = to
 
-    def _error(self, what: str) -> UserError:
-        return UserError(f"{self._path}:{self.line}: no JSON: {what}")
+    def _error(self, what: str) -> BadRowError:
+        return BadRowError(f"no JSON: {what}")

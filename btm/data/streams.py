@@ -1,4 +1,4 @@
-"""Plain and compressed files as streams of bytes, and the errors of a damaged one (`CORRUPT`)."""
+"""Plain and compressed files as streams of bytes, and the errors of a damaged one (`DAMAGED`)."""
 
 import bz2
 import gzip
@@ -18,8 +18,9 @@ class DamagedError(Exception):
     """A compressed file that cannot be decompressed."""
 
 
-# A gzip that ends early is an EOFError; pyarrow's errors are ValueErrors.
-CORRUPT = (DamagedError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError)
+# What reading a damaged file raises; a gzip that ends early is an EOFError. Other errors of the
+# system, as of a disk, say nothing of the file.
+DAMAGED = (DamagedError, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile)
 
 
 def open_bytes(path: Path) -> BinaryIO:

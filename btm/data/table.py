@@ -7,7 +7,7 @@ from types import MappingProxyType
 from btm.config.choices import SPLITS
 from btm.data.documents import BY_DOCUMENT, BY_FILE, BY_PLACE
 from btm.data.duplicates import in_words
-from btm.data.shards import NEAR, Suite
+from btm.data.shards import NEAR, SKIPPED, Suite
 from btm.system.json_files import Json
 
 _ALL_READ: Mapping[str, str] = MappingProxyType({})
@@ -62,6 +62,7 @@ def table(suite: Suite, unread: Mapping[str, str] = _ALL_READ) -> list[dict[str,
         tokens, size = (sum(splits[split][key] for split in SPLITS) for key in ("tokens", "bytes"))
         row["bytes_per_token"] = size / tokens
         row["duplicates_dropped"] = sum(splits[split]["duplicates_dropped"] for split in SPLITS)
+        row["rows_skipped"] = suite.metas[name].get(SKIPPED, {}).get("rows")
         found_in = sum((Counter(splits[split].get("found_in", {})) for split in SPLITS), Counter())
         row["split"] = _split_of(suite.metas[name])
         row["unread"] = unread.get(name, "")
