@@ -88,12 +88,15 @@ def _reads(config: Config) -> list[Plan]:
 
 def _prepare(config: Config) -> list[Plan]:
     folder = Path(config.data.out) / config.data.name
-    return [
+    plans = [
         Plan(
             "prepare", each.domain, each.what, writes=() if each.stands else (folder / each.domain,)
         )
         for each in preparation.plan(data_of(config))
     ]
+    beside = preparation.unread(config.data).get("")
+    note = Plan("not read", str(config.data.root), f"beside the domains: {beside}")
+    return [*plans, note] if beside else plans
 
 
 def _seed(config: Config) -> list[Plan]:
@@ -175,7 +178,7 @@ def _run(config: Config) -> list[TableRow]:
     from btm.steps.baselines import derive
 
     first: list[TableRow] = [
-        {"job": f"prepare {each.name}", "what": each.what} for each in _prepare(config)
+        {"job": f"{each.step} {each.name}", "what": each.what} for each in _prepare(config)
     ]
     if not config.trainer.steps:
         if any(each.writes for each in _prepare(config)):

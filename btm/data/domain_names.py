@@ -45,7 +45,7 @@ def named(candidates: Iterable[Path], names: Mapping[str, str], root: Path) -> d
 
 def propose(name: str, taken: Collection[str]) -> str:
     """Make a valid name of any: `PubMed Central` gives pubmed_central; one that is not `taken`."""
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    plain = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()
     made = re.sub(r"[^a-z0-9._-]+", "_", plain).strip("._-")[:_LONGEST].rstrip("._-") or "domain"
     number, proposed = 2, made
     while proposed in taken:

@@ -33,6 +33,7 @@ from btm.data.formats import JSON, TABLE, WANTED, format_of
 from btm.data.layout import POOL, arrange
 from btm.data.passed_over import ABOUT, AGAIN, NO_FILE, NOWHERE, PassedOver
 from btm.data.saved_datasets import require_whole
+from btm.data.shard_sets import incomplete
 from btm.data.split_names import is_plain, split_of, splits_of, without_split
 from btm.data.streams import DAMAGED, open_bytes
 from btm.errors import UserError, nearest
@@ -61,8 +62,13 @@ class Found:
     passed: list[PassedOver]
 
     def lines(self) -> list[str]:
-        """Say what is passed over."""
-        return passed_over.lines(self.passed, self.root, self._read())
+        """Say what is passed over, and of which shards there are only some."""
+        partly = [
+            f"{source.domain}: only {shards} are there"
+            for source in self.sources
+            for shards in incomplete(path for _, path in source.listing())
+        ]
+        return partly + passed_over.lines(self.passed, self.root, self._read())
 
     def unread(self) -> dict[str, str]:
         """Count by reason what is unread of each domain; of the top of the folder under ""."""
@@ -104,9 +110,7 @@ def look(root: Path, config: DataConfig | None = None) -> Found:
             sources[domain] = Source(domain, {POOL: (entry,)})
     if not sources:
         unread = f"; not read: {passed_over.named(passed, root)}" if passed else ""
-        raise UserError(
-            f"no domain in {root}; wanted <domain>/ or a file for each{_ends()}{unread}"
-        )
+        raise UserError(f"no domain in {root}; wanted a folder for each, or files{_ends()}{unread}")
     _require_one_kind(root, sources)
     _require_ignored(root, config, passed)
     return _settled(Found(root, [sources[name] for name in sorted(sources)], passed), config)
@@ -131,6 +135,10 @@ def _settled(found: Found, config: DataConfig) -> Found:
 
 
 def _require_folder_of_domains(root: Path, config: DataConfig) -> None:
+    if root.is_file():
+        raise UserError(
+            f"{root} is a file; data.root must be a folder of domains, or give data.domain=NAME"
+        )
     if not root.is_dir():
         build = f"build it: {config.made_by} --out {root}"
         remedy = build if config.made_by else "data.root must be a folder of domains"
@@ -175,13 +183,18 @@ def _in_folder(
         else:
             files.append(path)
     if not files:
-        raise _no_document(folder, passed, config)
-    if config.splits == "named" and any(splits_of(path.relative_to(folder)) for path in files):
-        about = [path for path in files if is_about_text(path)]
+        raise _no_document(folder, passed, config, alone=folder == root)
+    about = [path for path in files if is_about_text(path)]
+    # Beside named splits such a file is none of them; in a pool it is text as others are.
+    if 0 < len(about) < len(files) and _names_splits(folder, files, config):
         files = [path for path in files if path not in about]
         passed += [PassedOver(path, ABOUT, domain) for path in about]
     unread = [each for each in passed if each.unread]
     return Source(domain, arrange(folder, files, unread, config), folder), passed
+
+
+def _names_splits(folder: Path, files: list[Path], config: DataConfig) -> bool:
+    return config.splits == "named" and any(splits_of(path.relative_to(folder)) for path in files)
 
 
 def _why_not_read(path: Path, config: DataConfig) -> str:
@@ -274,8 +287,10 @@ def _require_one_kind(root: Path, sources: dict[str, Source]) -> None:
         )
 
 
-def _no_document(folder: Path, passed: list[PassedOver], config: DataConfig) -> UserError:
-    """Refuse a folder in which nothing can be read, with what is there."""
+def _no_document(
+    folder: Path, passed: list[PassedOver], config: DataConfig, *, alone: bool
+) -> UserError:
+    """Refuse a folder in which nothing can be read, with what is there; `alone` if it is all."""
     there = f"; there are {passed_over.named(passed, folder)}" if passed else ""
     tables = [each.path for each in passed if each.unread and format_of(each.path) == TABLE]
     if tables and tables[0].is_file():
@@ -285,8 +300,8 @@ def _no_document(folder: Path, passed: list[PassedOver], config: DataConfig) -> 
     plain = ",".join([*config.text_endings, *endings])
     remedy = f" (data.text_endings=[{plain}] reads such files as plain text)" if endings else ""
     return UserError(
-        f"{folder}: no document{there}; wanted files{_ends()}{remedy}, or leave it out with "
-        f"data.ignore=[{quoted(folder.name)}]"
+        f"{folder}: no document{there}; wanted files{_ends()}{remedy}"
+        + f", or leave it out with data.ignore=[{quoted(folder.name)}]" * (not alone)
     )
 
 

@@ -5,7 +5,7 @@ import unicodedata
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import fnmatchcase, translate
 from pathlib import Path
 
 from btm.data.formats import inner_ending
@@ -30,6 +30,7 @@ _LITTER = (
     *("desktop.ini", "icon\r", "_success", "*.crc", "*.lock", "*.swp", "*~", "~$*"),
     *("*.md5", "*.sha1", "*.sha256", "md5sums", "sha256sums", CACHE),
 )
+_IS_LITTER = re.compile("|".join(map(translate, _LITTER)))
 _ABOUT = re.compile(
     r"(readme|licen[sc]es?|copying|copyright|notice|attribution|citation|changelog|authors)"
     r"([-_].*)?(\.(md|rst|html|bib|cff))?"
@@ -90,7 +91,7 @@ def why_aside(path: Path, root: Path, ignore: Sequence[str]) -> str:
     name = path.name.lower()
     if any(matches(path, root, pattern) for pattern in ignore):
         return IGNORED
-    if any(fnmatchcase(name, pattern) for pattern in _LITTER):
+    if _IS_LITTER.fullmatch(name):
         return LITTER
     if name.startswith("."):
         return HIDDEN

@@ -36,10 +36,9 @@ def format_of(path: PurePath, endings: Iterable[str] = ()) -> str | None:
 
     `endings` are further ones of plain text, as ".md".
     """
-    ending = inner_ending(path)
-    compressed = compression_of(path) != ""
+    _, ending, compression = _parts(path.name)
     found = _FORMATS.get(ending)
-    if found in OF_PYARROW and compressed:
+    if found in OF_PYARROW and compression:
         return None
     return TEXT if ending in {each.lower() for each in endings} else found
 
@@ -51,16 +50,27 @@ def is_text(path: PurePath) -> bool:
 
 def stem_of(path: PurePath) -> str:
     """Give the name of a file without its format and its compression."""
-    bare = path.name[: len(path.name) - len(compression_of(path))]
-    return bare[: len(bare) - len(PurePath(bare).suffix)]
+    return _parts(path.name)[0]
 
 
 def inner_ending(path: PurePath) -> str:
     """Give the ending before that of a compression, in small letters."""
-    return PurePath(path.name[: len(path.name) - len(compression_of(path))]).suffix.lower()
+    return _parts(path.name)[1]
 
 
 def compression_of(path: PurePath) -> str:
     """Give the ending of a compression that is read, in small letters; empty if there is none."""
-    suffix = path.suffix.lower()
-    return suffix if suffix in COMPRESSED else ""
+    return _parts(path.name)[2]
+
+
+def _parts(name: str) -> tuple[str, str, str]:
+    """Split a name into its stem and its endings; those that it lacks are empty."""
+    bare, last = _without_ending(name)
+    compression = last.lower() if last.lower() in COMPRESSED else ""
+    stem, ending = _without_ending(bare) if compression else (bare, last)
+    return stem, ending.lower(), compression
+
+
+def _without_ending(name: str) -> tuple[str, str]:
+    stem, dot, ending = name.rpartition(".")
+    return (stem, dot + ending) if stem and ending else (name, "")

@@ -55,9 +55,11 @@ def lines(passed: Sequence[PassedOver], root: Path, read: dict[str, int]) -> lis
     said = []
     for domain in sorted({each.domain for each in passed if each.unread}):
         unread = unread_of(passed, domain)
-        where = f"{domain}: {len(unread):,} of {len(unread) + read[domain]:,} files are not read"
-        top = f"{root}: {len(unread):,} not read, and no domain"
-        said.append(f"{where if domain else top}: {named(unread, root)}")
+        files = len(unread) + read.get(domain, 0)
+        where = f"{domain}: {len(unread):,} of {files:,} files are not read"
+        if not domain:
+            where = f"{root}: {len(unread):,} files beside the domains are not read"
+        said.append(f"{where}: {named(unread, root)}")
     if aside := [each for each in passed if not each.unread]:
         said.append(f"{root}: set aside {named(aside, root)}")
     return said

@@ -60,6 +60,13 @@ def words_of(name: str) -> list[str]:
 
 
 def without_split(name: str) -> str:
-    """Give what a name says beside its split, in small letters: `law` for `Law_test`."""
-    words = re.findall(r"[^\W_]+", _HUMP.sub(" ", name).lower())
-    return " ".join(word for word in words if word not in _SPLIT_OF | _ALONE)
+    """Give what a name says beside its split and shard, in small letters: `law` for `Law_test2`."""
+    words = re.findall(r"[^\W\d_]+|\d+", _HUMP.sub(" ", name).lower())
+    kept: list[str] = []
+    behind = False  # the word of a split, where a shard has its number
+    for word in words:
+        if word in _SPLIT_OF or word in _ALONE:
+            behind = True
+        elif not (behind and (word.isdigit() or word in _OF_SHARDS)):
+            kept.append(word)
+    return " ".join(kept)

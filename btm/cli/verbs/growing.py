@@ -36,7 +36,7 @@ def prepare(config: Config, out: Output) -> None:
     rows = table(suite, unread)
     title = f"suite {suite.name} in {suite.path}"
     if elsewhere := unread.get(""):
-        title += f"; not read in {config.data.root}, and no domain: {elsewhere}"
+        title += f"; not read beside the domains: {elsewhere}"
     out.rows(rows if out.as_json else readable(rows), title)
 
 
