@@ -31,7 +31,7 @@ from btm.data.folders import (
 )
 from btm.data.formats import JSON, TABLE, WANTED, format_of
 from btm.data.layout import POOL, arrange
-from btm.data.passed_over import ABOUT, AGAIN, NO_FILE, NOWHERE, PassedOver
+from btm.data.passed_over import ABOUT, AGAIN, NO_FILE, NOWHERE, POINTERS, PassedOver
 from btm.data.saved_datasets import require_whole
 from btm.data.shard_sets import incomplete
 from btm.data.split_names import is_plain, split_of, splits_of, without_split
@@ -41,6 +41,9 @@ from btm.fairseq import databin
 
 # Files of our own beside domains: which of them are novel, and the router of a discovery.
 _OURS = ("suite.json", ".router")
+# What Git has in place of a file whose content git-lfs keeps elsewhere:
+# https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+_POINTER, _SIZES_OF_POINTERS = b"version https://git-lfs.github.com/spec/", range(100, 1024)
 _SMALL = 1 << 20  # bytes of a .json file that is looked into
 
 # Endings that are proposed for data.text_endings where a folder has nothing else.
@@ -204,9 +207,11 @@ def _why_not_read(path: Path, config: DataConfig) -> str:
     form = format_of(path, config.text_endings)
     if form is None:
         return why_unread(path)
+    status = path.stat()
+    if status.st_size in _SIZES_OF_POINTERS and path.read_bytes().startswith(_POINTER):
+        return POINTERS
     if form not in (TABLE, JSON):
         return ""
-    status = path.stat()
     return _why_no_records(path, config.text_column, status.st_size, status.st_mtime_ns)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase, translate
 from pathlib import Path
 
-from btm.data.formats import inner_ending
+from btm.data.formats import compression_of, inner_ending
 from btm.data.passed_over import (
     ABOUT,
     AGAIN,
@@ -31,6 +31,7 @@ _LITTER = (
     *("*.md5", "*.sha1", "*.sha256", "md5sums", "sha256sums", CACHE),
 )
 _IS_LITTER = re.compile("|".join(map(translate, _LITTER)))
+_ENDING = re.compile(r"(\.[a-z0-9+_-]{1,12}){1,2}")  # others are a part of a sentence
 _ABOUT = re.compile(
     r"(readme|licen[sc]es?|copying|copyright|notice|attribution|citation|changelog|authors)"
     r"([-_].*)?(\.(md|rst|html|bib|cff))?"
@@ -122,8 +123,9 @@ def normal(name: str) -> str:
 
 
 def why_unread(path: Path) -> str:
-    """Name the reason for a file of no format that is read: its ending."""
-    return inner_ending(path) or BARE
+    """Name the reason for a file of no format that is read: its ending, if that is sensible."""
+    ending = inner_ending(path) + compression_of(path)
+    return ending if _ENDING.fullmatch(ending) else BARE
 
 
 def quoted(word: str) -> str:

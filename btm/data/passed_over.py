@@ -14,6 +14,7 @@ from btm.errors import UserError
 
 NAMED = 10  # files that are named of each kind; the others are counted
 HIDDEN, LITTER, ABOUT, IGNORED = "hidden", "litter", "about the text", "by data.ignore"
+POINTERS = "Git LFS pointers (git lfs pull)"
 AGAIN = "links to a folder that is read already"
 NOWHERE, NO_FILE, BARE = "dangling links", "special files", "without ending"
 _SET_ASIDE = (HIDDEN, LITTER, ABOUT, IGNORED, AGAIN)
@@ -40,13 +41,13 @@ def unread_of(passed: Iterable[PassedOver], domain: str) -> list[PassedOver]:
 
 def counted(passed: Iterable[PassedOver]) -> str:
     """Count by reason, the most first: ``.pdf 5, dangling links 1``."""
-    return ", ".join(f"{why} {len(group):,}" for why, group in _by_reason(passed))
+    return _listed([f"{why} {len(group):,}" for why, group in _by_reason(passed)])
 
 
 def named(passed: Iterable[PassedOver], root: Path) -> str:
     """Count by reason, and name the first ten of each."""
-    return ", ".join(
-        f"{why} {len(group):,} ({_first(group, root)})" for why, group in _by_reason(passed)
+    return _listed(
+        [f"{why} {len(group):,} ({_first(group, root)})" for why, group in _by_reason(passed)]
     )
 
 
@@ -88,5 +89,12 @@ def _first(group: Sequence[PassedOver], root: Path) -> str:
     return ", ".join(names) + (", …" if len(group) > NAMED else "")
 
 
+def _listed(reasons: list[str]) -> str:
+    more = f" and {len(reasons) - NAMED} more kinds" if len(reasons) > NAMED else ""
+    return ", ".join(reasons[:NAMED]) + more
+
+
 def _below(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    """Write a path as it stands below `root`, in one line whatever is in it."""
+    below = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in below)

@@ -216,6 +216,32 @@ def test_what_is_not_read_is_named_counted_and_refused_on_demand(btm, place, tmp
     assert ".docx 12" in btm("--dry-run")[1]
 
 
+def test_pointers_of_git_lfs_are_no_text(btm, place, tmp_path):
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 1234567\n"
+    place("law/train.jsonl", texts("a"))
+    (tmp_path / "texts/law/test.txt").write_text(pointer)
+    code, _, err = btm()
+    assert (
+        code == 2 and "test.txt: is of the test split by its name" in err and "git lfs pull" in err
+    )
+    (tmp_path / "texts/law/test.txt").rename(tmp_path / "texts/law/train.txt")
+    code, _, err = btm()
+    assert code == 0 and "Git LFS pointers (git lfs pull) 1 (law/train.txt)" in err
+
+
+def test_odd_names_stay_in_a_line_that_ends(btm, place):
+    place("law/a.jsonl", texts("a"))
+    place("law/line\nbreak.doc")
+    place("law/No. 5, revised and enlarged")
+    place("law/notes")
+    for number in range(14):
+        place(f"law/x.t{number}")
+    code, _, err = btm()
+    (line,) = (line for line in err.splitlines() if line.startswith("law: 17 of 18 files"))
+    assert code == 0 and "line\\nbreak.doc" in line and " and 6 more kinds" in line
+    assert "without ending 2 (law/No. 5, revised and enlarged, law/notes)" in line
+
+
 def test_a_domain_of_which_nothing_can_be_read_is_refused_with_what_is_there(btm, place, tmp_path):
     place("law/a.jsonl", texts("a"))
     place("med/x.md", texts("m"))
