@@ -24,7 +24,8 @@ def read_table(path: Path, column: str, policy: Policy) -> Iterator[tuple[int, o
         open_bytes(path) as handle,
         io.TextIOWrapper(handle, "utf-8-sig", "surrogateescape", newline="") as text,
     ):
-        rows = csv.reader(text, delimiter=_delimiter(path))
+        # Strict, since a quote that nothing closes would swallow the rows behind it.
+        rows = csv.reader(text, delimiter=_delimiter(path), strict=True)
         try:
             header = next(rows, [])
             if column not in header:

@@ -244,7 +244,8 @@ def _require_ignored(root: Path, config: DataConfig, passed: Iterable[PassedOver
         if not is_pattern and not any(matches(path, root, name) for path in ignored):
             have = [entry.name for entry in entries(root)]
             raise UserError(
-                f"data.ignore: nothing is called {name!r} in {root}{nearest(name, have)}"
+                f"data.ignore: nothing is called {name!r} in {root}; take that word out"
+                f"{nearest(name, have)}"
             )
 
 

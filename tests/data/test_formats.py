@@ -166,6 +166,7 @@ BROKEN = {
     "deep": ("[" * 2 + '{"text": ' + "[" * 100_000, "law.json:1: no JSON"),
     "short row": ("n,text\n1,x\n2\n", "law.csv:3: 'text' is null"),
     "no UTF-8 in a table": (b"n,text\n1,x\n2,\xe9t\xe9\n", "law.csv:3: no UTF-8"),
+    "open quote": ('n\ttext\n1\tx\n2\t"so\n3\ty\n', "law.tsv:4: no table from here on"),
     "no column": ("n,body\n1,x\n", "law.csv: no field 'text'; has n, body"),
     "bz2 cut off": (bz2.compress(b'{"text": "x"}\n' * 9)[:-9], "law.jsonl.bz2:10: cannot be read"),
     "no bz2": (b"plain", "law.jsonl.bz2:1: cannot be read"),
