@@ -1,14 +1,14 @@
 """Names of domains: those that files and folders give, and those of `data.names`."""
 
 import re
-import shlex
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from btm.config.checks import is_name
-from btm.data.folders import normal, quoted
+from btm.data.folders import normal
 from btm.data.formats import stem_of
+from btm.data.words import ignoring, naming
 from btm.errors import UserError, unknown
 
 _LONGEST = 63
@@ -66,18 +66,9 @@ def _no_names(
         proposed[key] = propose(own, {*taken, *proposed.values()})
     more = f" and {len(wrong) - _PROPOSED} more" if len(wrong) > _PROPOSED else ""
     listed = ", ".join(repr(name_of(entry)) for entry in wrong[:_PROPOSED]) + more
-    mapped = ", ".join(f"{quoted(old)}: {new}" for old, new in (dict(names) | proposed).items())
     verb = "is no valid name" if len(wrong) == 1 else "are no valid names"
-    left_out = ",".join(quoted(entry.name) for entry in wrong[:_PROPOSED])
     return UserError(
         f"{root}: {listed} {verb} of a domain (1 to 63 of a-z 0-9 . _ - that start with "
-        f"a letter or digit); give names with {_word(f'data.names={{{mapped}}}')}, or leave out "
-        f"what is no domain with {_word(f'data.ignore=[{left_out}]')}"
+        f"a letter or digit); give names with {naming(dict(names) | proposed)}, or leave out "
+        f"what is no domain with {ignoring(*(entry.name for entry in wrong[:_PROPOSED]))}"
     )
-
-
-def _word(word: str) -> str:
-    """Write a word as a shell takes it, in double quotes if it needs any."""
-    if shlex.quote(word) == word:
-        return word
-    return '"' + re.sub(r'(["$`\\])', r"\\\1", word) + '"'

@@ -5,14 +5,11 @@
     ROOT/<domain>.txt                         one file is a domain
     ROOT/<domain>/dict.txt, train.bin …       a data-bin of fairseq (btm/data/binarised.py)
 
-`look` lists the sources and what is passed over. It opens only files whose names do not say whether
-they hold text: the headers of CSV, and small .json.
+`look` lists the sources and what is passed over; it reads no text.
 """
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from btm.config.data import DataConfig
@@ -25,26 +22,21 @@ from btm.data.folders import (
     files_below,
     is_about_text,
     matches,
-    quoted,
     why_aside,
-    why_unread,
 )
-from btm.data.formats import JSON, TABLE, WANTED, format_of
+from btm.data.formats import TABLE, WANTED, format_of
 from btm.data.layout import POOL, arrange
-from btm.data.passed_over import ABOUT, AGAIN, NO_FILE, NOWHERE, POINTERS, PassedOver
+from btm.data.passed_over import ABOUT, AGAIN, PassedOver
+from btm.data.readable import why_not_read
 from btm.data.saved_datasets import require_whole
 from btm.data.shard_sets import incomplete
 from btm.data.split_names import is_plain, split_of, splits_of, without_split
-from btm.data.streams import DAMAGED, open_bytes
+from btm.data.words import ignoring, naming
 from btm.errors import UserError, nearest
 from btm.fairseq import databin
 
 # Files of our own beside domains: which of them are novel, and the router of a discovery.
 _OURS = ("suite.json", ".router")
-# What Git has in place of a file whose content git-lfs keeps elsewhere:
-# https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
-_POINTER, _SIZES_OF_POINTERS = b"version https://git-lfs.github.com/spec/", range(100, 1024)
-_SMALL = 1 << 20  # bytes of a .json file that is looked into
 
 # Endings that are proposed for data.text_endings where a folder has nothing else.
 _PLAIN = frozenset(
@@ -98,13 +90,13 @@ def look(root: Path, config: DataConfig | None = None) -> Found:
     _require_folder_of_domains(root, config)
     candidates, passed = _candidates(root, config)
     domains = named(candidates, config.names, root)
-    _require_several(root, candidates, config)
+    _require_no_shards(root, candidates, config)
     sources: dict[str, Source] = {}
     for entry, domain in domains.items():
         if domain in sources:
             raise UserError(
                 f"{root}: two sources for the domain {domain!r}, one is {entry.name}; keep one, or "
-                f"give this one a name: data.names={{{quoted(entry.name)}: NAME}}"
+                f"give this one a name: {naming({entry.name: 'NAME'})}"
             )
         if entry.is_dir():
             sources[domain], more = _in_folder(entry, root, domain, config)
@@ -114,6 +106,9 @@ def look(root: Path, config: DataConfig | None = None) -> Found:
     if not sources:
         unread = f"; not read: {passed_over.named(passed, root)}" if passed else ""
         raise UserError(f"no domain in {root}; wanted a folder for each, or files{_ends()}{unread}")
+    if config.splits == "named":
+        pools = {path: name for path, name in domains.items() if sources[name].pooled}
+        _require_several(root, pools, config)
     _require_one_kind(root, sources)
     _require_ignored(root, config, passed)
     return _settled(Found(root, [sources[name] for name in sorted(sources)], passed), config)
@@ -126,8 +121,11 @@ def look_at_one(path: Path, domain: str, config: DataConfig) -> Found:
         return _settled(Found(path, [source], passed), config)
     if not path.exists():
         raise UserError(f"no file or folder {path}; wanted the text of the domain {domain!r}")
-    if format_of(path, config.text_endings) is None:
-        raise UserError(f"{path}: wanted a folder, or a file{_ends()}")
+    if why := why_not_read(path, config):
+        raise UserError(
+            f"{path}: is not read ({why}); wanted a folder, or a file that ends in {WANTED}, its "
+            f"text in the field {config.text_column!r} (set data.text_column)"
+        )
     return Found(path.parent, [Source(domain, {POOL: (path,)})], [])
 
 
@@ -162,7 +160,7 @@ def _candidates(root: Path, config: DataConfig) -> tuple[list[Path], list[Passed
         if not why and entry.is_dir():
             why = AGAIN if root.resolve().is_relative_to(entry.resolve()) else ""
         elif not why:
-            why = _why_not_read(entry, config)
+            why = why_not_read(entry, config)
         if why:
             passed.append(PassedOver(entry, why))
         else:
@@ -181,7 +179,7 @@ def _in_folder(
         require_whole(place)
     files, passed = [], below.passed
     for path in below.files:
-        if why := _why_not_read(path, config):
+        if why := why_not_read(path, config):
             passed.append(PassedOver(path, why, domain))
         else:
             files.append(path)
@@ -200,42 +198,6 @@ def _names_splits(folder: Path, files: list[Path], config: DataConfig) -> bool:
     return config.splits == "named" and any(splits_of(path.relative_to(folder)) for path in files)
 
 
-def _why_not_read(path: Path, config: DataConfig) -> str:
-    """Tell why a file is not read; empty if it is."""
-    if not path.is_file():
-        return NOWHERE if path.is_symlink() else NO_FILE
-    form = format_of(path, config.text_endings)
-    if form is None:
-        return why_unread(path)
-    status = path.stat()
-    if status.st_size in _SIZES_OF_POINTERS and path.read_bytes().startswith(_POINTER):
-        return POINTERS
-    if form not in (TABLE, JSON):
-        return ""
-    return _why_no_records(path, config.text_column, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=1 << 16)
-def _why_no_records(path: Path, column: str, size: int, changed: int) -> str:
-    """Tell why a table or a small .json file holds no text: it has no such column, or is one object
-    without it. Empty for whatever may hold text, and for what is broken, which its reader names.
-
-    `size` and the time at which it `changed` are those of the file, for the cache.
-    """
-    outer = column.partition(".")[0]
-    try:
-        if format_of(path) == TABLE:
-            header = header_of(path)
-            return "" if {column, outer} & {*header} else f"tables without {column!r}"
-        with open_bytes(path) as handle:
-            data = handle.read(_SMALL + 1) if size <= _SMALL else b""
-        value = json.loads(data.decode("utf-8-sig")) if 0 < len(data) <= _SMALL else None
-    except (*DAMAGED, OSError, ValueError, RecursionError):
-        return ""
-    is_other = isinstance(value, dict) and not {column, outer} & value.keys()
-    return f".json without {column!r}" if is_other else ""
-
-
 def _require_ignored(root: Path, config: DataConfig, passed: Iterable[PassedOver]) -> None:
     """Refuse a name in data.ignore that is of nothing below `root`; patterns may be of nothing."""
     ignored = [each.path for each in passed if each.why == passed_over.IGNORED]
@@ -249,39 +211,49 @@ def _require_ignored(root: Path, config: DataConfig, passed: Iterable[PassedOver
             )
 
 
-def _require_several(root: Path, candidates: list[Path], config: DataConfig) -> None:
-    """Refuse a root that is itself one domain, or has the splits of a domain side by side."""
-    if config.splits == "pool":
-        return
-    splits = {
-        entry: split_of(name_of(entry))
-        for entry in candidates
-        if not {entry.name, name_of(entry)} & config.names.keys()
-    }
-    plain = [entry for entry in splits if is_plain(name_of(entry))]
-    have = ", ".join(entry.name for entry in plain[: passed_over.NAMED])
-    if len({splits[entry] for entry in plain}) > 1 or any(not entry.is_dir() for entry in plain):
-        raise UserError(
-            f"{root} is one domain, as it has {have}; data.root must be the folder above it, or "
-            "give data.domain=NAME"
-        )
+def _require_no_shards(root: Path, candidates: list[Path], config: DataConfig) -> None:
+    """Refuse a root whose files are the splits of one domain."""
+    plain = [entry for entry in candidates if is_plain(name_of(entry))]
+    if config.splits == "named" and any(not entry.is_dir() for entry in plain):
+        raise _one_domain(root, plain)
+
+
+def _require_several(root: Path, pools: Mapping[Path, str], config: DataConfig) -> None:
+    """Refuse splits of one domain that stand side by side below `root`, as if they were domains.
+
+    `pools` are those without splits of their own, with their domains; a name that `config.names`
+    gives is meant.
+    """
+    given = config.names.values()
+    splits = {path: split_of(name_of(path)) for path, name in pools.items() if name not in given}
+    plain = [path for path in splits if is_plain(name_of(path))]
+    if len({splits[path] for path in plain}) > 1:
+        raise _one_domain(root, plain)
     if plain:
         raise UserError(
-            f"{plain[0]}: the name of a split, and not of a domain; give it one with "
-            f"data.names={{{quoted(have)}: NAME}}, or leave it out with "
-            f"data.ignore=[{quoted(have)}]"
+            f"{plain[0]}: the name of a split, and not of a domain; if it is one, say so with "
+            f"{naming({plain[0].name: 'NAME'})}, or leave it out with {ignoring(plain[0].name)}"
         )
     beside: dict[str, list[Path]] = {}
-    for entry in splits:
-        beside.setdefault(without_split(name_of(entry)), []).append(entry)
+    for path in splits:
+        beside.setdefault(without_split(name_of(path)), []).append(path)
     for name, group in beside.items():
-        if len({splits[entry] for entry in group}) > 1:
-            have = ", ".join(entry.name for entry in group[: passed_over.NAMED])
+        if len({splits[path] for path in group}) > 1:
+            have = ", ".join(path.name for path in group[: passed_over.NAMED])
+            each = {pools[path]: pools[path] for path in group}
             raise UserError(
                 f"{root}: {have} are splits of one domain by their names; move them into a folder "
-                f"of their own ({propose(name, ())}/), or set data.splits=pool to make each a "
-                "domain"
+                f"of their own ({propose(name, ())}/), or, if each is a domain, say so with "
+                f"{naming(each)}"
             )
+
+
+def _one_domain(root: Path, plain: list[Path]) -> UserError:
+    have = ", ".join(entry.name for entry in plain[: passed_over.NAMED])
+    return UserError(
+        f"{root} is one domain, as it has {have}; data.root must be the folder above it, or "
+        "give data.domain=NAME"
+    )
 
 
 def _require_one_kind(root: Path, sources: dict[str, Source]) -> None:
@@ -307,7 +279,7 @@ def _no_document(
     remedy = f" (data.text_endings=[{plain}] reads such files as plain text)" if endings else ""
     return UserError(
         f"{folder}: no document{there}; wanted files{_ends()}{remedy}"
-        + f", or leave it out with data.ignore=[{quoted(folder.name)}]" * (not alone)
+        + f", or leave it out with {ignoring(folder.name)}" * (not alone)
     )
 
 

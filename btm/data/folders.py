@@ -21,6 +21,7 @@ from btm.data.passed_over import (
     PassedOver,
 )
 from btm.data.saved_datasets import CACHE
+from btm.data.words import ignoring
 from btm.errors import UserError
 
 # What systems and programs leave behind, in small letters.
@@ -83,7 +84,7 @@ def entries(folder: Path) -> list[Path]:
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be read: {error.strerror}; make it readable, or leave it out with "
-            f"data.ignore=[{quoted(folder.name)}]"
+            f"{ignoring(folder.name)}"
         ) from None
 
 
@@ -126,14 +127,6 @@ def why_unread(path: Path) -> str:
     """Name the reason for a file of no format that is read: its ending, if that is sensible."""
     ending = inner_ending(path) + compression_of(path)
     return ending if _ENDING.fullmatch(ending) else BARE
-
-
-def quoted(word: str) -> str:
-    """Write a word for a list or a map of the command line, in quotes where it needs them."""
-    if re.fullmatch(r"[\w./+-]+", word):
-        return word
-    escaped = re.sub(r"(['\\])", r"\\\1", word)
-    return f"'{escaped}'"
 
 
 def _why_unusable(path: Path) -> str:

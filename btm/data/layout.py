@@ -10,10 +10,10 @@ from pathlib import Path
 
 from btm.config.choices import SPLITS
 from btm.config.data import DataConfig
-from btm.data.folders import quoted
 from btm.data.formats import stem_of
 from btm.data.passed_over import NAMED, PassedOver
 from btm.data.split_names import splits_of, word_of
+from btm.data.words import ignoring
 from btm.errors import UserError
 
 POOL = ""  # the key of files that are still to be split
@@ -82,7 +82,7 @@ def _require_one_series(folder: Path, split: str, paths: Sequence[Path]) -> None
         if other is not path:
             raise UserError(
                 f"{path}: {other.relative_to(folder)} is the {split} split already; keep one, or "
-                f"leave one out with data.ignore=[{_ignoring(folder, path)}]"
+                f"leave one out with {_ignoring(folder, path)}"
             )
 
 
@@ -96,7 +96,7 @@ def _require_train(
             raise UserError(
                 f"{each.path}: is of the {split} split by its name, and is not read ({each.why}); "
                 f"make it a file that is read, or leave it out with "
-                f"data.ignore=[{_ignoring(folder, each.path)}]{left}"
+                f"{_ignoring(folder, each.path)}{left}"
             )
     if "train" not in by_split:
         paths = [path for paths in by_split.values() for path in paths]
@@ -109,11 +109,11 @@ def _require_train(
 
 def _remedy(folder: Path, path: Path) -> str:
     return (
-        f"rename it, leave it out with data.ignore=[{_ignoring(folder, path)}], or set "
+        f"rename it, leave it out with {_ignoring(folder, path)}, or set "
         "data.splits=pool to split all files anew"
     )
 
 
 def _ignoring(folder: Path, path: Path) -> str:
-    """Write a file as `data.ignore` takes it: by its path, with the domain's folder."""
-    return quoted(path.relative_to(folder.parent).as_posix())
+    """Write the word that leaves out a file: by its path, with the domain's folder."""
+    return ignoring(path.relative_to(folder.parent).as_posix())

@@ -191,6 +191,20 @@ def test_names_are_left_out_of_account_on_demand(btm, place, packed):
     assert everything == digests(texts("a", 60) + texts("t", 5))
 
 
+def test_domains_that_are_called_as_splits_are_meant_where_their_names_are_given(
+    btm, place, tmp_path
+):
+    place("web.jsonl", texts("w"))
+    place("web_dev.jsonl", texts("d"))
+    code, _, err = btm()
+    assert code == 2
+    assert btm(shlex.split(err)[-1])[0] == 0, "the words of the error"
+    assert (tmp_path / "out/mine/web_dev/meta.json").exists()
+    for split in SPLITS:
+        place(f"test/{split}.jsonl", texts(split))
+    assert btm("data.names={web_dev: web_dev}")[0] == 0, "a folder of splits is a domain, test too"
+
+
 def test_what_is_not_read_is_named_counted_and_refused_on_demand(btm, place, tmp_path):
     place("law/a.jsonl", texts("a"))
     for number in range(12):
