@@ -12,7 +12,7 @@ from btm import steps
 from btm.cli.compose import compose
 from btm.config.data import DataConfig, DiscoverConfig
 from btm.data.discover import corpus
-from btm.data.documents import find
+from btm.data.domains import find
 
 DOMAINS = ["bible", "code_python", "metamath", "speeches"]
 

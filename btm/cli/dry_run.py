@@ -12,7 +12,7 @@ from btm.cli.preflight.names import rounds
 from btm.cli.verbs.output import expert_of
 from btm.config.schema import Config
 from btm.data import prepare as preparation
-from btm.data.documents import find
+from btm.data.domains import find
 from btm.errors import UserError
 from btm.forest import Forest, gc, removal, verify
 from btm.forest.paths import AVERAGES, Paths
@@ -88,12 +88,15 @@ def _reads(config: Config) -> list[Plan]:
 
 def _prepare(config: Config) -> list[Plan]:
     folder = Path(config.data.out) / config.data.name
-    return [
+    plans = [
         Plan(
             "prepare", each.domain, each.what, writes=() if each.stands else (folder / each.domain,)
         )
         for each in preparation.plan(data_of(config))
     ]
+    beside = preparation.unread(config.data).get("")
+    note = Plan("not read", str(config.data.root), f"beside the domains: {beside}")
+    return [*plans, note] if beside else plans
 
 
 def _seed(config: Config) -> list[Plan]:
@@ -152,7 +155,7 @@ def _export(config: Config) -> list[Plan]:
 def _discover(config: Config) -> list[Plan]:
     if config.data.root is None:
         raise UserError("data.root is missing: discovery needs data=folder data.root=DIR")
-    sources, target = find(Path(config.data.root)), Path(config.discover_target)
+    sources, target = find(Path(config.data.root), config.data), Path(config.discover_target)
     if target.exists():
         raise UserError(f"{target} stands there already; give another discover.out=DIR")
     what = (
@@ -175,7 +178,7 @@ def _run(config: Config, flags: Collection[str]) -> list[TableRow]:
     from btm.steps.baselines import derive
 
     first: list[TableRow] = [
-        {"job": f"prepare {each.name}", "what": each.what} for each in _prepare(config)
+        {"job": f"{each.step} {each.name}", "what": each.what} for each in _prepare(config)
     ]
     if not config.trainer.steps:
         if any(each.writes for each in _prepare(config)):

@@ -16,6 +16,9 @@ from btm.errors import UserError
 
 NEAR_DUPLICATES = ("report", "drop", "off")
 SPECIAL_TOKENS = ("endoftext", "fairseq")
+UNREAD = ("report", "refuse")
+SPLITTING = ("named", "pool")
+ON_ERROR = ("refuse", "skip")
 
 
 @dataclass
@@ -34,6 +37,28 @@ class DataConfig:
     made_by: str = key(
         "", "command that builds data.root; an error names it if that folder is missing"
     )
+    ignore: list[str] = key(
+        [],
+        "files and folders of data.root that are left out: names, ends of paths (law/notes.txt), "
+        "or patterns of them (*.bak)",
+    )
+    names: dict[str, str] = key(
+        {}, "domains of files and folders whose names are none: {PubMed Central: pubmed}"
+    )
+    unread: str = key(
+        "report",
+        "files that are not read: report names them, refuse ends the command",
+        UNREAD,
+    )
+    splits: str = key(
+        "named",
+        "files and folders named train, valid, validation, val, dev or test: named takes them as "
+        "those splits, pool splits all files of a domain anew",
+        SPLITTING,
+    )
+    text_endings: list[str] = key(
+        [], "further endings of files that are read as plain text: [.md,.tex]"
+    )
     out: str = key("data", "folder of prepared suites")
     tokenizer: str | None = key(
         None, "folder of a Hugging Face tokenizer; null: train one on the suite"
@@ -48,7 +73,20 @@ class DataConfig:
     tokenizer_bytes: int = key(
         20_000_000, "text that the tokenizer is trained on, balanced over domains, in bytes"
     )
-    text_column: str = key("text", "field of JSON lines and column of parquet that holds the text")
+    text_column: str = key(
+        "text",
+        "field of JSON lines and column of parquet that holds the text; fields of fields by dots, "
+        "as in doc.text",
+    )
+    on_error: str = key(
+        "refuse",
+        "rows without usable text: refuse names the first one and ends, skip leaves them out and "
+        "counts them",
+        ON_ERROR,
+    )
+    row_bytes: int = key(
+        67_108_864, "longest line of JSON or value of parquet that is no bad row, in bytes"
+    )
     valid_fraction: float = key(
         0.05,
         "fraction of the documents that become the valid split, where the source has no splits",
@@ -89,9 +127,12 @@ def check_data(data: DataConfig) -> None:
     check_name(data.name, "data.name")
     if data.domain is not None:
         check_name(data.domain, "data.domain")
+    _check_folder(data)
     check_choice(data.near_duplicates, "data.near_duplicates", NEAR_DUPLICATES)
     check_choice(data.special_tokens, "data.special_tokens", SPECIAL_TOKENS)
-    check_least(data, "data", 1, "tokenizer_bytes")
+    check_choice(data.on_error, "data.on_error", ON_ERROR)
+    require(data.text_column != "", "data.text_column", "''", "wanted the name of a field")
+    check_least(data, "data", 1, "tokenizer_bytes", "row_bytes")
     check_least(data, "data", 0, "workers")
     check_fraction(data, "data", "valid_fraction", "test_fraction")
     require(
@@ -104,6 +145,24 @@ def check_data(data: DataConfig) -> None:
     require(
         held_out <= 0.9, "data.valid_fraction + data.test_fraction", held_out, "wanted at most 0.9"
     )
+
+
+def _check_folder(data: DataConfig) -> None:
+    """Check the keys that say which files of data.root are read, and as what."""
+    check_choice(data.unread, "data.unread", UNREAD)
+    check_choice(data.splits, "data.splits", SPLITTING)
+    for old, new in data.names.items():
+        check_name(new, f"data.names.{old}")
+    require(
+        not (data.names and data.domain),
+        "data.names",
+        data.names,
+        "has no effect beside data.domain, which names the only domain",
+    )
+    require("" not in data.ignore, "data.ignore", data.ignore, "wanted names, or patterns of them")
+    for ending in data.text_endings:
+        is_ending = ending.startswith(".") and len(ending) > 1 and "." not in ending[1:]
+        require(is_ending, "data.text_endings", ending, "wanted endings with a dot, as .md")
 
 
 def check_discover(discover: DiscoverConfig) -> None:

@@ -18,22 +18,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from btm.data.bytelevel import mergeable_ranks
+from btm.data.slices import BLANKS, SLICE, slices, utf8_size
 from btm.data.tokenizer import read_origin
 from btm.errors import UserError
 from btm.system.json_files import Json
 
 Chunk = tuple[str, list[str]]  # a split, and documents of it
 _CUT, _END = "\x01", "\x02"
+_SENT = (
+    1 << 23
+)  # characters of a chunk that is worth sending to another process; a larger one stays
+_OVERLAP = 1 << 12  # characters that two windows over a document share
+_ALIKE = 32  # tokens in which two windows must agree to be joined there
 _PATTERN = (
     rf"{_CUT}|{_END}|'(?:[sdmt]|ll|ve|re)| ?\p{{L}}+| ?\p{{N}}+|"
     rf" ?[^\s\p{{L}}\p{{N}}{_CUT}{_END}]+|\s+"
 )
-# Unicode's White_Space: the meaning of \s in both libraries, and other than that of str.isspace.
-_BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000".replace(
-    "\u2000-\u200a", "".join(map(chr, range(0x2000, 0x200B)))
-)
 _IS_BLANK = np.zeros(0x3002, bool)
-_IS_BLANK[[ord(blank) for blank in _BLANKS]] = True
+_IS_BLANK[[ord(blank) for blank in BLANKS]] = True
 
 
 class Packed(NamedTuple):
@@ -57,9 +59,10 @@ class Encoder:
         self.dtype = token_type(vocab_size)
         content = json.loads(spec)
         self._slow = _load(content, eos)
-        ranks = mergeable_ranks(content) if fast else None
+        ranks = mergeable_ranks(content)
+        self._words = ranks is not None  # whether a text is split into words as GPT-2 does
         self._fast: Any = None
-        if ranks is not None:
+        if fast and ranks is not None:
             import tiktoken
 
             self._fast = tiktoken.Encoding(
@@ -89,10 +92,56 @@ class Encoder:
         return np.array_equal(self._encode_fast(samples).ids, self._encode_slow(samples).ids)
 
     def encode(self, documents: Sequence[str]) -> Packed:
-        """Encode documents, each followed by EOS, and after a BOS if the tokenizer has that."""
-        way = self._encode_fast if self.fast else self._encode_slow
-        packed = way(documents)
+        """Encode documents, each followed by EOS, and after a BOS if the tokenizer has that.
+
+        A long document is encoded slice by slice, in memory that does not grow with its length.
+        """
+        if any(len(text) > SLICE for text in documents):
+            packed = _joined([self._encode_any(text) for text in documents])
+        else:
+            packed = self._encode_short(documents)
         return packed if self.bos is None else _after_bos(packed, self.bos)
+
+    def _encode_short(self, documents: Sequence[str]) -> Packed:
+        return (self._encode_fast if self.fast else self._encode_slow)(documents)
+
+    def _encode_any(self, text: str) -> Packed:
+        """Encode one document of any length."""
+        if len(text) <= SLICE:
+            return self._encode_short([text])
+        if self._words:
+            parts = [self._encode_short([part]).ids[:-1] for part in slices(text)]
+        else:
+            parts = list(self._windows(text))
+        ids = np.concatenate([*parts, np.array([self.eos], self.dtype)])
+        return Packed(ids, np.array([[len(ids), utf8_size(text)]], np.uint32))
+
+    def _windows(self, text: str) -> Iterator[np.ndarray]:
+        """Yield the ids of a long document in parts, by windows that overlap.
+
+        A tokenizer may look at what stands around, or treat a beginning in its own way. Where two
+        windows agree on `_ALIKE` tokens and their places, either could be the whole text; they are
+        joined there. Without such a place, as in a run of one character, one begins where the
+        other ends.
+        """
+        begin, these_T3 = 0, self._tokens(text, 0)
+        while begin + SLICE < len(text):
+            begin += SLICE - _OVERLAP
+            those_T3 = self._tokens(text, begin)
+            seam = _seam(these_T3, those_T3)
+            if seam is None:
+                n = _until(these_T3, begin + _OVERLAP // 2)
+                begin = int(these_T3[n - 1, 2])
+                seam, those_T3 = (n, 0), self._tokens(text, begin)
+            yield these_T3[: seam[0], 0].astype(self.dtype)
+            these_T3 = those_T3[seam[1] :]
+        yield these_T3[:, 0].astype(self.dtype)
+
+    def _tokens(self, text: str, begin: int) -> np.ndarray:
+        """Encode a window; (id, begin, end) of each token, places counted in the whole text."""
+        found = self._slow.encode(text[begin : begin + SLICE], add_special_tokens=False)
+        spans_T2 = np.array(found.offsets, np.int64).reshape(-1, 2) + begin
+        return np.concatenate([np.array(found.ids, np.int64)[:, None], spans_T2], axis=1)
 
     def _encode_fast(self, documents: Sequence[str]) -> Packed:
         text = _END.join(documents) + _END
@@ -111,14 +160,45 @@ class Encoder:
         marked = [_CUT in text or _END in text for text in documents]
         ways = [self._encode_slow if m else self._encode_fast for m in marked]
         packed = [way([text]) for way, text in zip(ways, documents, strict=True)]
-        ids, sizes = zip(*packed, strict=True)
-        return Packed(np.concatenate(ids), np.concatenate(sizes))
+        return _joined(packed)
 
     def _encode_slow(self, documents: Sequence[str]) -> Packed:
         encodings = self._slow.encode_batch_fast(list(documents), add_special_tokens=False)
         ids_D = [np.array([*encoding.ids, self.eos], self.dtype) for encoding in encodings]
         lengths_D = np.array([len(ids) for ids in ids_D])
         return Packed(np.concatenate(ids_D), _sizes(lengths_D, documents))
+
+
+def _seam(these_T3: np.ndarray, those_T3: np.ndarray) -> tuple[int, int] | None:
+    """Find the first place where two windows agree: the tokens of each before it, None without.
+
+    Both are (id, begin, end) of each token.
+    """
+    places = {tuple(row): i for i, row in enumerate(those_T3[: 4 * _OVERLAP].tolist())}
+    first = int(np.searchsorted(these_T3[:, 1], those_T3[0, 1])) if len(those_T3) else 0
+    found_T = np.array([places.get(tuple(row), -1) for row in these_T3[first:].tolist()], np.int64)
+    if len(found_T) < _ALIKE:
+        return None
+    follows_T = (found_T[:-1] >= 0) & (found_T[1:] == found_T[:-1] + 1)
+    alike_T = np.lib.stride_tricks.sliding_window_view(follows_T, _ALIKE - 1).all(axis=1)
+    if not alike_T.any():
+        return None
+    at = int(alike_T.argmax())
+    return first + at, int(found_T[at])
+
+
+def _until(tokens_T3: np.ndarray, place: int) -> int:
+    """Count the tokens up to a place in the text, with all that its last character is made of."""
+    n = max(1, int(np.searchsorted(tokens_T3[:, 1], place)))
+    while n < len(tokens_T3) and tokens_T3[n, 1] < tokens_T3[n - 1, 2]:
+        n += 1
+    return n
+
+
+def _joined(packed: Sequence[Packed]) -> Packed:
+    """Put the documents of several behind one another."""
+    ids, sizes = zip(*packed, strict=True)
+    return Packed(np.concatenate(ids), np.concatenate(sizes))
 
 
 EncodeAll = Callable[[Iterable[Chunk]], Iterator[tuple[str, Packed]]]
@@ -141,7 +221,7 @@ def encoding(encoder: Encoder, workers: int) -> Iterator[EncodeAll]:
     args = (encoder.spec, encoder.eos, encoder.vocab_size, encoder.fast, encoder.bos)
     with ProcessPoolExecutor(workers, get_context("spawn"), _begin, args) as pool:
         try:
-            yield lambda chunks: _in_order(pool, chunks, 2 * workers)
+            yield lambda chunks: _in_order(pool, encoder, chunks, 2 * workers)
         except BrokenProcessPool:
             raise UserError(
                 "a process that tokenizes died (out of memory?); try data.workers=1"
@@ -158,12 +238,23 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _in_order(pool: Any, chunks: Iterable[Chunk], ahead: int) -> Iterator[tuple[str, Packed]]:
-    """Yield results in the order of `chunks`, with at most `ahead` of them in memory."""
+def _in_order(
+    pool: Any, encoder: Encoder, chunks: Iterable[Chunk], ahead: int
+) -> Iterator[tuple[str, Packed]]:
+    """Yield results in the order of `chunks`, with at most `ahead` of them in memory.
+
+    A large one is encoded here: copies of it in two processes would take more than they save.
+    """
     from collections import deque
 
     pending: deque[Any] = deque()
     for split, texts in chunks:
+        if sum(map(len, texts)) > _SENT:
+            while pending:
+                earlier, future = pending.popleft()
+                yield earlier, future.result()
+            yield split, encoder.encode(texts)
+            continue
         pending.append((split, pool.submit(_encode, texts)))
         if len(pending) > ahead:
             split, future = pending.popleft()
@@ -205,7 +296,7 @@ def _after_bos(packed: Packed, bos: int) -> Packed:
 
 
 def _sizes(tokens_D: np.ndarray, documents: Sequence[str]) -> np.ndarray:
-    bytes_D = [len(text) if text.isascii() else len(text.encode()) for text in documents]
+    bytes_D = [utf8_size(text) for text in documents]
     return np.stack([tokens_D, bytes_D], axis=1).astype(np.uint32)
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from btm.config.checks import check_name
 from btm.config.choices import SPLITS
 from btm.config.data import DataConfig
-from btm.data.documents import BY_DOCUMENT, Source, find, find_one
+from btm.data.documents import BY_DOCUMENT, Source
+from btm.data.domains import Found, look, look_at_one
+from btm.data.passed_over import IGNORED
 from btm.data.shards import META, NEAR, SCHEMA, TOKENIZER, read_meta
 from btm.data.splits import SourceFile, fingerprint
 from btm.data.tokenizer import begins_with_bos, read_origin, tokenizer_sha256
@@ -53,28 +55,39 @@ def prepared_in(folder: Path) -> list[str]:
 
 def find_sources(config: DataConfig) -> tuple[list[Source], set[str]]:
     """Find the domains of the source, and the names of the novel ones."""
-    root = Path(config.root) if config.root else _DEMO
-    sources = [find_one(root, config.domain)] if config.domain else find(root, config.made_by)
-    names = [source.domain for source in sources]
+    found = found_in(config)
+    names = [source.domain for source in found.sources]
     if TOKENIZER in names:
         raise UserError(
-            f"{root}: no domain can be called {TOKENIZER!r}, which is the tokenizer's folder"
+            f"{found.root}: no domain can be called {TOKENIZER!r}, which is the tokenizer's folder"
         )
-    return sources, set() if config.domain else _novel(root, names)
+    return found.sources, set() if config.domain else _novel(config, found)
 
 
-def _novel(root: Path, domains: list[str]) -> set[str]:
-    """Read the novel domains, which are kept from training, from ROOT/suite.json."""
-    path = root / "suite.json"
+def found_in(config: DataConfig) -> Found:
+    """Find the domains of the source, and what is passed over there."""
+    root = Path(config.root) if config.root else _DEMO
+    return look_at_one(root, config.domain, config) if config.domain else look(root, config)
+
+
+def _novel(config: DataConfig, found: Found) -> set[str]:
+    """Read the novel domains, which are kept from training, from ROOT/suite.json.
+
+    It may call them as their folders or as `data.names` does.
+    """
+    path = found.root / "suite.json"
     try:
         listed = json.loads(path.read_bytes())["domains"] if path.exists() else {}
-        novel = {name for name, about in listed.items() if about.get("novel", False)}
+        novel = {name: bool(about.get("novel", False)) for name, about in listed.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f'{path}: wanted {{"domains": {{name: {{"novel": true}}}}}}') from None
-    for name in listed:
-        if name not in domains:
-            raise unknown("domain", name, domains, f"{root}, though suite.json lists it")
-    return novel
+    domains = [source.domain for source in found.sources]
+    ignored = {each.path.name for each in found.passed if each.why == IGNORED}
+    names = {name: config.names.get(name, name) for name in novel if name not in ignored}
+    for name, domain in names.items():
+        if domain not in domains:
+            raise unknown("domain", name, domains, f"{found.root}, though suite.json lists it")
+    return {domain for name, domain in names.items() if novel[name]}
 
 
 def _kept_tokenizer(config: DataConfig, folder: Path) -> str | None:
@@ -119,10 +132,12 @@ def _compare(
         "source_sha256": sha256,
         "text_column": config.text_column,
     }
-    if source.pooled:
-        settings |= {"valid_fraction": config.valid_fraction, "test_fraction": config.test_fraction}
-        if source.split_by != BY_DOCUMENT:
-            settings["split_by"] = source.split_by
+    if config.on_error != DataConfig.on_error:  # which rows are left out decides what the text is
+        settings |= {"on_error": config.on_error, "row_bytes": config.row_bytes}
+    fractions = {"valid": config.valid_fraction, "test": config.test_fraction}
+    settings |= {f"{split}_fraction": fractions[split] for split in source.drawn}
+    if source.split_by not in ("", BY_DOCUMENT):
+        settings["split_by"] = source.split_by
     if config.near_duplicates == "drop":
         settings[NEAR] = "drop"
     meta = read_meta(folder / source.domain)

@@ -1,4 +1,6 @@
-"""The splitting of a pool: which documents of a domain without splits of its own are held out.
+"""The splitting of a pool: which documents are held out of a domain without splits of its own.
+
+A domain that names some of its splits lacks the others; they are drawn from its train alike.
 
 Units are dealt, never parts of one: a unit is a record of JSON or parquet, or a whole text file,
 whose pieces are near one another. In the order of their hashes units go to test, then to valid, as
@@ -18,22 +20,27 @@ from btm.errors import UserError
 def assign(
     source: Source, digest_D: np.ndarray, key_D: np.ndarray, config: DataConfig
 ) -> np.ndarray:
-    """Assign each document of a pool to a split; returns the index in `SPLITS`, uint8 (D,).
+    """Assign each document of a pool to train or a split of `source.drawn`.
 
-    Documents of the same key, uint64, are one unit. Raises `UserError` if there are too few.
+    Documents of the same key, uint64, are one unit. Returns the index in `SPLITS`, uint8 (D,).
+    Raises `UserError` if there are too few.
     """
     if source.split_by == BY_PLACE:
         key_D = np.arange(len(digest_D), dtype=np.uint64)[::-1]
     keys_U, unit_D = np.unique(key_D, return_inverse=True)
     sizes_U = _sizes(digest_D, unit_D, len(keys_U))
     n = int(sizes_U.sum())
-    n_test = max(1, round(config.test_fraction * n))
-    n_valid = max(1, round(config.valid_fraction * n))
-    if n_test + n_valid >= n or len(keys_U) < len(SPLITS):
-        raise _too_few(source, n, len(keys_U), n_valid, n_test)
+    fractions = {"test": config.test_fraction, "valid": config.valid_fraction}
+    held_out = {
+        split: max(1, round(fraction * n))
+        for split, fraction in fractions.items()
+        if split in source.drawn
+    }
+    if sum(held_out.values()) >= n or len(keys_U) <= len(held_out):
+        raise _too_few(source, n, len(keys_U), held_out)
     split_U = np.full(len(keys_U), SPLITS.index("train"), np.uint8)
     free_U = np.ones(len(keys_U), bool)
-    for split, wanted, left in (("test", n_test, 2), ("valid", n_valid, 1)):
+    for left, (split, wanted) in zip((len(held_out), 1), held_out.items(), strict=False):
         taken = _take(sizes_U, free_U, wanted, int(free_U.sum()) - left)
         split_U[taken] = SPLITS.index(split)
         free_U[taken] = False
@@ -66,15 +73,22 @@ def _take(sizes_U: np.ndarray, free_U: np.ndarray, wanted: int, most: int) -> li
     return taken or [int(np.where(free_U, sizes_U, sizes_U.max() + 1).argmin())]
 
 
-def _too_few(source: Source, n: int, units: int, n_valid: int, n_test: int) -> UserError:
+def _too_few(source: Source, n: int, units: int, held_out: dict[str, int]) -> UserError:
     """Describe a pool that cannot be split."""
-    if units < min(n, len(SPLITS)):
+    # In the order of SPLITS, where test is drawn first.
+    drawn = [split for split in SPLITS if split in held_out]
+    splits = f"{', '.join(['train', *drawn[:-1]])} and {drawn[-1]}"
+    own = "three splits of its own"
+    if not source.pooled:
+        own = f"a {' and a '.join(drawn)} split of its own"
+    if units < min(n, 1 + len(drawn)):
         return UserError(
-            f"{source.domain}: {units} different text files are too few for train, valid and test, "
+            f"{source.domain}: {units} different text files are too few for {splits}, "
             "which share none; add files, join them into one (it is split within), or give it "
-            "three splits of its own"
+            f"{own}"
         )
+    sizes = " and ".join(str(held_out[split]) for split in drawn)
     return UserError(
-        f"{source.domain}: {n} distinct documents are too few for train, valid and test "
-        f"({n_valid} and {n_test} would be held out); add text, or give it three splits of its own"
+        f"{source.domain}: {n} distinct documents are too few for {splits} "
+        f"({sizes} would be held out); add text, or give it {own}"
     )

@@ -5,7 +5,7 @@ its folder is left alone, so an interrupted run is simply run again.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from btm.config.choices import SPLITS
@@ -20,9 +20,10 @@ from btm.data.duplicates import (
     standing_in,
 )
 from btm.data.encode import EncodeAll, Encoder, cores, encoding, token_type
-from btm.data.examine import Domain, examine, find_sources, left_over, prepared_in
+from btm.data.examine import Domain, examine, find_sources, found_in, left_over, prepared_in
 from btm.data.pack import pack
-from btm.data.shards import META, SCHEMA, TOKENIZER, SplitFacts, Suite, read_meta
+from btm.data.rows import Skipped
+from btm.data.shards import META, SCHEMA, SKIPPED, TOKENIZER, SplitFacts, Suite, read_meta
 from btm.data.splits import Survey, fingerprint, survey
 from btm.data.tokenizer import (
     copy_tokenizer,
@@ -62,6 +63,8 @@ def prepare(
     folder = Path(config.out) / config.name
     sweep(folder)
     domains = examine(config, folder)
+    for line in passed_over(config):
+        progress(line)
     for name in left_over(folder, domains):
         progress(
             f"{name}: its source is gone; its shards stay in use until you delete {folder / name}"
@@ -106,6 +109,8 @@ def _read(
         for domain in wanted:
             progress(f"{domain.source.domain}: reading ({domain.why or _NO_DIGESTS})")
             read.append(survey(domain.source, config))
+            for line in _skipped_lines(read[-1]):
+                progress(line)
         seen = settle(read, standing)
         require_documents(seen)
         surveys |= {each.source.domain: each for each in seen}
@@ -138,6 +143,19 @@ def _with_reason(folder: Path, domain: Domain, surveys: dict[str, Survey]) -> Do
     return domain if same else replace(domain, why="documents of it stand in another domain")
 
 
+def _skipped_lines(seen: Survey) -> list[str]:
+    """Say how many rows of a domain were left out, and where the first ones stood."""
+    skipped = seen.skipped
+    if not skipped.rows:
+        return []
+    more = skipped.rows - len(skipped.places)
+    return [
+        f"{seen.source.domain}: {skipped.rows:,} rows left out (data.on_error=skip)",
+        *(f"  {place}" for place in skipped.places),
+        *([f"  and {more:,} more"] if more > 0 else []),
+    ]
+
+
 @dataclass(frozen=True)
 class Packing:
     """The plan for the text of one domain."""
@@ -150,6 +168,7 @@ class Packing:
 def plan(config: DataConfig) -> list[Packing]:
     """Plan `prepare` without writing, domain by domain."""
     found = []
+    missed = unread(config)
     for domain in examine(config, Path(config.out) / config.name):
         size = sum(file["bytes"] for file in domain.files)
         what = "nothing: unchanged"
@@ -157,8 +176,20 @@ def plan(config: DataConfig) -> list[Packing]:
             what = f"read {len(domain.files)} files, {size:,} bytes ({_NO_DIGESTS})"
         if domain.why:
             what = f"pack {len(domain.files)} files, {size:,} bytes ({domain.why})"
+        if not_read := missed.get(domain.source.domain):
+            what += f"; not read: {not_read}"
         found.append(Packing(domain.source.domain, what, not domain.why))
     return found
+
+
+def passed_over(config: DataConfig) -> list[str]:
+    """Say what of the source is not read: a line for each domain that misses any."""
+    return found_in(config).lines() if config.root else []
+
+
+def unread(config: DataConfig) -> dict[str, str]:
+    """Count by reason the files of each domain that are not read; "" has those of no domain."""
+    return found_in(config).unread() if config.root else {}
 
 
 def training_domains(config: DataConfig) -> list[str]:
@@ -208,7 +239,7 @@ def _ensure_tokenizer(
         )
     progress(f"tokenizer: training one of {config.vocab_size:,} tokens on {len(training)} domains")
     texts = training_texts(training, config.text_column, config.tokenizer_bytes)
-    train_tokenizer(texts, folder / TOKENIZER, config.vocab_size, config.special_tokens)
+    train_tokenizer(texts, folder / TOKENIZER, config.vocab_size, config.special_tokens, progress)
 
 
 def _pack_all(
@@ -249,7 +280,7 @@ def _pack_one(
             if seen.splits[split].found_in:
                 facts["found_in"] = seen.splits[split].found_in
             (temporary / f"{split}.docs").write_bytes(seen.digests(split).tobytes())
-        _describe(domain, packed, size, folder, temporary)
+        _describe(domain, packed, size, folder, temporary, seen.skipped)
 
 
 def _add_digests(folder: Path, seen: Survey) -> None:
@@ -265,6 +296,7 @@ def _describe(
     size: tuple[str, int, int, int | None],
     folder: Path,
     target: Path,
+    skipped: Skipped | None = None,
 ) -> None:
     """Write meta.json, which makes `target` a domain; `UserError` if the source has changed."""
     # The source was hashed before it was packed; hashed again, it must still be the same.
@@ -288,6 +320,8 @@ def _describe(
     }
     if bos is not None:
         meta["bos"] = bos
+    if skipped is not None and skipped.rows:
+        meta[SKIPPED] = asdict(skipped)
     write_json(target / META, meta)
 
 
@@ -296,6 +330,10 @@ def _take_over(config: DataConfig, folder: Path, domains: list[Domain], progress
     if config.tokenizer:
         raise UserError(
             f"data.tokenizer={config.tokenizer}: data-bins have theirs in dict.txt; leave it out"
+        )
+    if config.on_error != DataConfig.on_error:
+        raise UserError(
+            f"data.on_error={config.on_error}: data-bins have no rows of text; leave it out"
         )
     places = {d.source.domain: d.source.listing()[0][1].parent for d in domains}
     dictionary = databin.shared_dictionary(list(places.values()))

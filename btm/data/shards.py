@@ -29,6 +29,7 @@ from btm.system.json_files import Json
 META = "meta.json"
 TOKENIZER = "tokenizer"
 NEAR = "near_duplicates"  # key of meta.json, see btm/data/near.py
+SKIPPED = "skipped"  # key of meta.json: rows without usable text, see btm/data/rows.py
 # Keys of meta.json that are read again, and their types.
 _WANTED = {
     "domain": str,

@@ -1,8 +1,9 @@
 """Pass 1 over a domain: read all of it, refuse broken text, and assign each document to a split.
 
-A pooled domain is split by hashes (btm/data/pools.py), so the splits depend on the text alone and
-not on the order or the names of files. A document that occurs twice in a domain is kept once: in
-test rather than valid, and in valid rather than train, so that nothing held out was trained on.
+Splits that no file is named after are drawn by hashes (btm/data/pools.py), so they depend on the
+text alone and not on the order or the names of files. A document that occurs twice in a domain is
+kept once: in test rather than valid, and in valid rather than train, so that nothing held out was
+trained on.
 """
 
 import hashlib
@@ -16,8 +17,13 @@ import numpy as np
 
 from btm.config.choices import SPLITS
 from btm.config.data import DataConfig
-from btm.data.documents import BY_FILE, POOL, Source, is_text, read
+from btm.data.documents import BY_FILE, Source
+from btm.data.formats import is_text
+from btm.data.layout import POOL
 from btm.data.pools import assign
+from btm.data.reading import REFUSE, read
+from btm.data.rows import Policy, Skipped
+from btm.data.slices import utf8, without_blanks
 from btm.errors import UserError
 
 DIGEST = np.dtype("<u8")  # of a document, on disk and in memory
@@ -52,6 +58,12 @@ class Survey:
     size_of: np.ndarray  # uint32, bytes
     split_of: np.ndarray  # uint8
     splits: dict[str, SplitCount]
+    policy: Policy = REFUSE  # by which rows were left out
+
+    @property
+    def skipped(self) -> Skipped:
+        """The rows that were left out."""
+        return self.policy.skipped
 
     def digests(self, split: str) -> np.ndarray:
         """Select the digests of the documents that a split keeps, in their order, uint64 (D,)."""
@@ -63,7 +75,7 @@ class Survey:
             f"{self.source.domain}: its files changed while they were read; run it again"
         )
         seen = 0
-        for _, text in self.source.documents(column):
+        for _, text in self.source.documents(column, self.policy.again()):
             if seen == len(self.split_of):
                 raise changed
             split = int(self.split_of[seen])
@@ -82,27 +94,56 @@ def survey(source: Source, config: DataConfig) -> Survey:
     """
     digests, sizes, keys, given = array("Q"), array("I"), array("Q"), array("B")
     by_file = source.split_by == BY_FILE
+    policy = Policy.of(config)
     for split, path in source.text_files():
         begin = len(digests)
-        for text in read(path, config.text_column):
-            data = text.encode()
-            digests.append(_digest(text, data))
-            sizes.append(len(data))
+        for text in read(path, config.text_column, policy):
+            digest, size = _measure(text)
+            digests.append(digest)
+            sizes.append(size)
         mine = digests[begin:]
         given.extend([0 if split == POOL else SPLITS.index(split)] * len(mine))
         keys.extend(_keys_of_unit(mine) if by_file and is_text(path) else mine)
     if not digests:
-        raise UserError(
-            f"{source.domain}: no document in {source.listing()[0][1].parent}; all is blank"
-        )
+        raise _no_document(source, policy.skipped)
     digest_D, wanted_D = np.frombuffer(digests, np.uint64), np.frombuffer(given, np.uint8)
-    if source.pooled:
-        wanted_D = assign(source, digest_D, np.frombuffer(keys, np.uint64), config)
+    if source.drawn:
+        wanted_D = _drawn(source, digest_D, np.frombuffer(keys, np.uint64), wanted_D, config)
     kept_D = _first_of_each(digest_D, PRIORITY[wanted_D])
     split_D = np.where(kept_D, wanted_D, np.uint8(DROPPED))
     size_D = np.frombuffer(sizes, np.uint32)
-    counts = _counts(source.domain, split_D, wanted_D, size_D)
-    return Survey(source, digest_D, size_D, split_D, counts)
+    counts = _counts(source.domain, split_D, wanted_D, size_D, policy.skipped.rows)
+    return Survey(source, digest_D, size_D, split_D, counts, policy)
+
+
+def _no_document(source: Source, skipped: Skipped) -> UserError:
+    """Describe a domain without a document."""
+    if skipped.rows:
+        return UserError(
+            f"{source.domain}: none of its {skipped.rows:,} rows can be read; the first is "
+            f"{skipped.places[0]}"
+        )
+    return UserError(
+        f"{source.domain}: no document in {source.listing()[0][1].parent}; all is blank"
+    )
+
+
+def _drawn(
+    source: Source, digest_D: np.ndarray, key_D: np.ndarray, given_D: np.ndarray, config: DataConfig
+) -> np.ndarray:
+    """Draw the splits that are not given from train, which a pool is whole; uint8 (D,).
+
+    What stands in a given split too is left out of account: it is kept there.
+    """
+    held_out_D = given_D != SPLITS.index("train")
+    free_D = ~held_out_D
+    if held_out_D.any():
+        free_D &= ~np.isin(digest_D, digest_D[held_out_D])
+    wanted_D = given_D.copy()
+    if not free_D.any():
+        return wanted_D  # nothing is left of train, which is refused
+    wanted_D[free_D] = assign(source, digest_D[free_D], key_D[free_D], config)
+    return wanted_D
 
 
 def _keys_of_unit(digests: "array[int]") -> "array[int]":
@@ -120,7 +161,7 @@ def fingerprint(source: Source) -> tuple[str, list[SourceFile]]:
     for split, path in source.listing():
         digest = _file_sha256(path)
         whole.update(f"{split} {digest}\n".encode())
-        files.append({"file": path.name, "bytes": path.stat().st_size, "sha256": digest})
+        files.append({"file": source.name_of(path), "bytes": path.stat().st_size, "sha256": digest})
     return whole.hexdigest(), files
 
 
@@ -137,11 +178,19 @@ def _file_sha256(path: Path) -> str:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _digest(text: str, data: bytes) -> int:
-    """Hash a document's text, of which `data` is the UTF-8, to 64 bits."""
+def _measure(text: str) -> tuple[int, int]:
+    """Hash a document's text to 64 bits, and count its bytes in UTF-8."""
     # Copies that differ only in the blanks around them count as one document.
-    stripped = text.strip()
-    return hash_bytes(data if len(stripped) == len(text) else stripped.encode())
+    begin, end = without_blanks(text)
+    whole, size = hashlib.blake2b(digest_size=8), 0
+    for piece in utf8(text, begin, end):
+        whole.update(piece)
+        size += len(piece)
+    if end - begin < len(text):
+        size += sum(
+            len(piece) for a, b in ((0, begin), (end, len(text))) for piece in utf8(text, a, b)
+        )
+    return int.from_bytes(whole.digest(), "little"), size
 
 
 def _first_of_each(digest_D: np.ndarray, priority_D: np.ndarray) -> np.ndarray:
@@ -155,21 +204,22 @@ def _first_of_each(digest_D: np.ndarray, priority_D: np.ndarray) -> np.ndarray:
 
 
 def _counts(
-    domain: str, split_D: np.ndarray, wanted_D: np.ndarray, size_D: np.ndarray
+    domain: str, split_D: np.ndarray, wanted_D: np.ndarray, size_D: np.ndarray, skipped: int
 ) -> dict[str, SplitCount]:
     counts = {}
     for index, split in enumerate(SPLITS):
         kept, wanted = split_D == index, wanted_D == index
         n = int(kept.sum())
         if not n:
-            raise UserError(f"{domain}: {_why_empty(split, int(wanted.sum()))}")
+            raise UserError(f"{domain}: {_why_empty(split, int(wanted.sum()), skipped)}")
         counts[split] = SplitCount(n, int(size_D[kept].sum(dtype=np.int64)), int(wanted.sum()) - n)
     return counts
 
 
-def _why_empty(split: str, given: int) -> str:
+def _why_empty(split: str, given: int, skipped: int) -> str:
     if not given:
-        return f"no document in its {split} split; all is blank"
+        left_out = f" or left out by data.on_error=skip ({skipped:,} rows)" if skipped else ""
+        return f"no document in its {split} split; all is blank{left_out}"
     return (
         f"each of the {given} documents of its {split} split stands in another split "
         "too; none is left"

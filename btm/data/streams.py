@@ -1,10 +1,14 @@
-"""Plain and compressed files as streams of bytes, and the errors of a damaged one (`CORRUPT`)."""
+"""Plain and compressed files as streams of bytes, and the errors of a damaged one (`DAMAGED`)."""
 
+import bz2
 import gzip
 import io
+import lzma
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+
+from btm.data.formats import compression_of
 
 _PACKED = 1 << 13  # bytes decompressed at once: few, since each may become 32,000
 _BUFFER = 1 << 18
@@ -14,15 +18,21 @@ class DamagedError(Exception):
     """A compressed file that cannot be decompressed."""
 
 
-# A gzip that ends early is an EOFError; pyarrow's errors are ValueErrors.
-CORRUPT = (DamagedError, zlib.error, EOFError, OSError, ValueError)
+# What reading a damaged file raises; a gzip that ends early is an EOFError. Other errors of the
+# system, as of a disk, say nothing of the file.
+DAMAGED = (DamagedError, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile)
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """Open a plain, .gz or .zst file for reading its decompressed bytes."""
-    if path.name.endswith(".gz"):
+    """Open a plain, .gz, .bz2, .xz or .zst file for reading its decompressed bytes."""
+    compression = compression_of(path)
+    if compression == ".gz":
         return cast(BinaryIO, gzip.open(path))
-    if path.name.endswith(".zst"):
+    if compression == ".bz2":
+        return cast(BinaryIO, bz2.open(path))
+    if compression == ".xz":
+        return cast(BinaryIO, lzma.open(path))
+    if compression:
         return cast(BinaryIO, io.BufferedReader(_Zstandard(path), _BUFFER))
     return path.open("rb")
 

@@ -2,20 +2,31 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from btm.config.choices import SPLITS
 from btm.data.documents import BY_DOCUMENT, BY_FILE, BY_PLACE
 from btm.data.duplicates import in_words
-from btm.data.shards import NEAR, Suite
+from btm.data.shards import NEAR, SKIPPED, Suite
 from btm.system.json_files import Json
+
+_ALL_READ: Mapping[str, str] = MappingProxyType({})
+_PART_OF_TRAIN = {
+    BY_DOCUMENT: "from train, by document",
+    BY_FILE: "from train, by file",
+    BY_PLACE: "from train, within its file",
+}
 
 
 def _split_of(meta: Json) -> str:
     """Say in words how a domain came by its splits."""
     settings, files = meta["settings"], len(meta.get("source_files", ()))
-    if "valid_fraction" not in settings:
+    drawn = [split for split in SPLITS if f"{split}_fraction" in settings]
+    if not drawn:
         return "its own"
     by = settings.get("split_by", BY_DOCUMENT)
+    if len(drawn) < len(SPLITS) - 1:
+        return f"its own; {drawn[0]} {_PART_OF_TRAIN[by]}"
     return {
         BY_DOCUMENT: "by document",
         BY_FILE: f"by file, {files} files",
@@ -37,8 +48,11 @@ def _near_of(meta: Json) -> dict[str, object]:
     }
 
 
-def table(suite: Suite) -> list[dict[str, object]]:
-    """Make a table row for each domain: documents, tokens and bytes by split, and summaries."""
+def table(suite: Suite, unread: Mapping[str, str] = _ALL_READ) -> list[dict[str, object]]:
+    """Make a table row for each domain: documents, tokens and bytes by split, and summaries.
+
+    `unread` says what was not read of a domain, in words.
+    """
     rows = []
     for name in suite.domains():
         splits = suite.metas[name]["splits"]
@@ -48,8 +62,10 @@ def table(suite: Suite) -> list[dict[str, object]]:
         tokens, size = (sum(splits[split][key] for split in SPLITS) for key in ("tokens", "bytes"))
         row["bytes_per_token"] = size / tokens
         row["duplicates_dropped"] = sum(splits[split]["duplicates_dropped"] for split in SPLITS)
+        row["rows_skipped"] = suite.metas[name].get(SKIPPED, {}).get("rows")
         found_in = sum((Counter(splits[split].get("found_in", {})) for split in SPLITS), Counter())
         row["split"] = _split_of(suite.metas[name])
+        row["unread"] = unread.get(name, "")
         row["found_in"] = in_words(found_in)
         row |= _near_of(suite.metas[name])
         rows.append(row)

@@ -6,19 +6,25 @@ identifies it everywhere in btm.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from btm.data.slices import short_words, utf8_size
 from btm.data.splits import Survey
 from btm.errors import UserError
 from btm.fairseq import dictionary
 from btm.system.durable import publish_folder, write_json
 from btm.system.json_files import Json, parse_json, read_regular
 
+Say = Callable[[str], None]
 EOS = "<|endoftext|>"
 SPECIALS = ("bos_token", "pad_token", "eos_token", "unk_token")
 FAIRSEQ_SPECIALS = dict(zip(SPECIALS, dictionary.SPECIALS, strict=True))  # in the order of ids
+_EVERY = 5.0  # seconds between two lines about the training of a tokenizer
+_OVER = 1_000_000  # characters that a document may go beyond what is still wanted of a domain
 _MAX_BYTES = 512 << 20  # of a tokenizer file; the largest in use have 30 MB
 ORIGIN = "origin.json"  # beside the tokenizer's files: its source, its size, its EOS and BOS
 # Of a copy's tokenizer_config.json: whether each document begins with BOS. It goes where the files
@@ -36,13 +42,19 @@ _FILES = (
 
 
 def train_tokenizer(
-    texts: Iterable[str], folder: Path, vocab_size: int, special_tokens: str = "endoftext"
+    texts: Iterable[str],
+    folder: Path,
+    vocab_size: int,
+    special_tokens: str = "endoftext",
+    say: Say = lambda line: None,
 ) -> None:
     """Train a byte-level BPE on `texts` and publish it at `folder` as a Hugging Face tokenizer.
 
     It splits words as GPT-2 does and normalizes nothing, so it restores any text exactly. The
     vocabulary comes out smaller than `vocab_size` where the text has too little to merge. The first
-    ids are the `special_tokens`: ``<|endoftext|>``, or fairseq's ``<s> <pad> </s> <unk>``.
+    ids are the `special_tokens`: ``<|endoftext|>``, or fairseq's ``<s> <pad> </s> <unk>``. Words
+    that no language has, as a sequence of DNA, are cut (btm/data/slices.py). `say` is told every
+    few seconds how far it is.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -56,7 +68,9 @@ def train_tokenizer(
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    with _Told(say) as told:
+        parts = (part for text in told.reading(texts) for part in short_words(text))
+        tokenizer.train_from_iterator(parts, trainer)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **named,
@@ -74,6 +88,42 @@ def train_tokenizer(
         write_json(temporary / ORIGIN, origin)
 
 
+class _Told:
+    """Tells every few seconds how far the training of a tokenizer is."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._begun = time.monotonic()
+        self._documents = self._chars = 0
+        self._merging = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._tell, daemon=True)
+
+    def __enter__(self) -> "_Told":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def reading(self, texts: Iterable[str]) -> Iterator[str]:
+        """Pass documents on, and count them."""
+        for text in texts:
+            self._documents += 1
+            self._chars += len(text)
+            yield text
+        self._merging = True
+
+    def _tell(self) -> None:
+        # A thread, since the merges are one call.
+        while not self._stop.wait(_EVERY):
+            read = f"{self._documents:,} documents, {self._chars:,} characters"
+            spent = f"{time.monotonic() - self._begun:.0f} s so far"
+            doing = "merging pairs of" if self._merging else "reading:"
+            self._say(f"tokenizer: {doing} {read} ({spent})")
+
+
 def training_texts(surveys: Iterable[Survey], column: str, budget: int) -> Iterator[str]:
     """Yield about `budget` bytes of train documents: equal parts of all domains, evenly spread."""
     by_name = {survey.source.domain: survey for survey in surveys}
@@ -84,10 +134,13 @@ def training_texts(surveys: Iterable[Survey], column: str, budget: int) -> Itera
         for split, text in survey.documents(column):
             # A document is taken whenever the share taken has fallen behind the share seen.
             if split == "train":
+                n_bytes = utf8_size(text)
                 if taken * size <= seen * quotas[name] and taken < quotas[name]:
-                    taken += len(text.encode())
-                    yield text
-                seen += len(text.encode())
+                    # One that is far longer than what is wanted still is taken in part alone.
+                    part = text[: quotas[name] - taken + _OVER]
+                    taken += n_bytes if len(part) == len(text) else utf8_size(part)
+                    yield part
+                seen += n_bytes
 
 
 def _quotas(sizes: Mapping[str, int], budget: int) -> dict[str, int]:

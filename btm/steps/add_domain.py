@@ -154,6 +154,7 @@ def text_of(config: Config) -> Config:
         root=config.imports.source,
         domain=config.domain,
         made_by="",
+        names={},
         tokenizer=None,
     )
     return replace(config, data=data)

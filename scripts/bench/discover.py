@@ -27,7 +27,7 @@ from btm.data.discover import corpus
 from btm.data.discover.assign import balanced_assignment
 from btm.data.discover.cluster import balanced_kmeans
 from btm.data.discover.router import CHARS, Router
-from btm.data.documents import find
+from btm.data.domains import find
 
 DEMO = Path(btm.data.__file__).parent / "demo"
 SHORTEST, LONGEST = 2_000, 6_000  # characters of a document that is taken as it is

@@ -23,7 +23,7 @@ import numpy as np
 
 import btm.data
 from btm.config.data import DataConfig
-from btm.data.documents import find
+from btm.data.domains import find
 from btm.data.encode import Encoder, cores
 from btm.data.prepare import prepare
 

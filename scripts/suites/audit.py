@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from btm.data.documents import find, read
+from btm.data.documents import read
+from btm.data.domains import find
 from suites.documents import MAX_SHARED, mark, shared, shingles, union
 
 

@@ -272,7 +272,7 @@ BAD_TEXT = {
         text_files(law__train_dot_jsonl=GOOD + b"oops\n", law__valid_dot_jsonl=GOOD),
         "jsonl",
     ),
-    "missing split": (text_files(law__train_dot_jsonl=GOOD, law__test_dot_jsonl=GOOD), "valid"),
+    "missing split": (text_files(law__valid_dot_jsonl=GOOD, law__test_dot_jsonl=GOOD), "no train"),
     "broken UTF-8": (text_files(law_dot_txt=b"good\n\nbad \xff\xfe\n"), "law.txt"),
     "broken line": (text_files(law_dot_jsonl=GOOD + b'{"text": 1}\n'), "law.jsonl:4"),
     "empty domain": (text_files(law_dot_txt=b"  \n"), "law"),

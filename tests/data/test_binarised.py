@@ -11,7 +11,7 @@ import pytest
 
 from btm.config.data import DataConfig
 from btm.data import binarised
-from btm.data.documents import find
+from btm.data.domains import find
 from btm.data.encode import Encoder
 from btm.data.prepare import plan, prepare
 from btm.data.splits import survey

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from btm.config.choices import SPLITS
 from btm.config.data import DataConfig
-from btm.data.documents import find
+from btm.data.domains import find
 from btm.data.duplicates import require_documents, settle
 from btm.data.prepare import prepare
 from btm.data.shards import Suite

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from btm.config.choices import SPLITS
 from btm.config.data import DataConfig
-from btm.data.documents import DOCUMENT_CHARS, Source, find
+from btm.data.documents import Source
+from btm.data.domains import find
 from btm.data.pools import assign
 from btm.data.prepare import plan, prepare
+from btm.data.reading import DOCUMENT_CHARS
 from btm.data.splits import survey
 from btm.data.table import table
 from btm.errors import UserError

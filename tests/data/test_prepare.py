@@ -151,8 +151,8 @@ def test_a_plan_writes_nothing(config):
     [
         ("law.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', r"law.jsonl:2: no UTF-8"),
         ("law.jsonl", b'{"text": "x"}\nlaw\n', r"law.jsonl:2: no JSON"),
-        ("law.jsonl", b'{"body": "x"}\n', r"law.jsonl:1: no 'text'"),
-        ("law.jsonl.gz", b"law", r"law.jsonl.gz: cannot be read"),
+        ("law.jsonl", b'{"body": "x"}\n', r"law.jsonl:1: no field 'text'; has body"),
+        ("law.jsonl.gz", b"law", r"law.jsonl.gz:1: cannot be read"),
         ("law.txt", b"", r"law.txt: the file is empty"),
         ("law.txt", b"one document", r"law: 1 distinct documents are too few"),
         ("code/more.txt", b"x", r"more.txt: is neither train"),

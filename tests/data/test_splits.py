@@ -3,7 +3,7 @@ import random
 import pytest
 
 from btm.config.data import DataConfig
-from btm.data.documents import find
+from btm.data.domains import find
 from btm.data.splits import fingerprint, survey
 from btm.errors import UserError
 

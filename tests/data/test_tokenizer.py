@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from btm.data.documents import find
+from btm.data.domains import find
 from btm.data.splits import survey
 from btm.data.tokenizer import (
     EOS,

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from btm.config.schema import Config
 from btm.data import prepare as preparation
 from btm.data.documents import Source
+from btm.data.formats import OF_PYARROW, format_of
 from btm.errors import UserError
 from btm.system.extras import install
 from btm.train.fairseq import command
@@ -40,15 +41,15 @@ def fairseq(config: Config) -> None:
 
 
 def parquet(config: Config) -> None:
-    """Require pyarrow where text lies in parquet files."""
+    """Require pyarrow where text lies in files of parquet or Arrow."""
     if config.baseline == "random_split" or _installed(
         "pyarrow"
     ):  # the former has no text of its own
         return
     for source in _sources(config):
         for _, path in source.listing():
-            if path.suffix == ".parquet":
-                raise UserError(f"{path}: parquet needs pyarrow; run: {install('parquet')}")
+            if (form := format_of(path)) in OF_PYARROW:
+                raise UserError(f"{path}: {form} needs pyarrow; run: {install('parquet')}")
 
 
 def clustering(config: Config) -> None:

@@ -28,11 +28,16 @@ def prepare(config: Config, out: Output) -> None:
     example: btm prepare data=folder data.root=more data.name=more forest=experts/mine
     """
     from btm import steps
+    from btm.data import prepare as preparation
     from btm.data.table import readable, table
 
     suite = steps.prepare(config, out.reporter)
-    rows = table(suite)
-    out.rows(rows if out.as_json else readable(rows), f"suite {suite.name} in {suite.path}")
+    unread = preparation.unread(config.data)
+    rows = table(suite, unread)
+    title = f"suite {suite.name} in {suite.path}"
+    if elsewhere := unread.get(""):
+        title += f"; not read beside the domains: {elsewhere}"
+    out.rows(rows if out.as_json else readable(rows), title)
 
 
 def discover(config: Config, out: Output) -> None:

@@ -13,7 +13,7 @@ from btm.config.data import DataConfig, DiscoverConfig
 from btm.data.discover.assign import balanced_assignment
 from btm.data.discover.cluster import balanced_kmeans
 from btm.data.discover.router import HOME, Router, name_of
-from btm.data.documents import find
+from btm.data.domains import look
 from btm.data.duplicates import settle
 from btm.data.splits import survey
 from btm.errors import UserError
@@ -37,7 +37,10 @@ def discover(
     """
     if data.root is None:
         raise UserError("data.root is missing: discovery needs data=folder data.root=DIR")
-    surveys = settle([survey(source, data) for source in find(Path(data.root), data.made_by)])
+    found = look(Path(data.root), data)
+    for line in found.lines():
+        say(line)
+    surveys = settle([survey(source, data) for source in found.sources])
     total = sum(each.splits["train"].documents for each in surveys)
     if config.k > total // 2:
         raise UserError(f"discover.k={config.k}: {total:,} documents for training are too few")

@@ -12,7 +12,7 @@ from btm.data.discover import corpus
 from btm.data.discover.assign import balanced_assignment
 from btm.data.discover.cluster import balanced_kmeans
 from btm.data.discover.router import Router, words
-from btm.data.documents import find
+from btm.data.domains import find
 from btm.errors import UserError
 
 
