@@ -101,6 +101,7 @@ def enter(
         license=model.license,
         parent=parent,
         method="import" if parent else "none",
+        tokenizer=model.tokenizer,
     )
     result = {"steps": 0, "tokens": 0, "notes": model.notes}
     with forest.hold(name) as (held, _):
