@@ -47,6 +47,7 @@ def validate(config: Config) -> Config:
     _check_sections(config)
     _check_keys_of_no_section(config)
     _check_evaluation_name(config)
+    _check_stride(config)
     _check_rounds(config)
     for verb in ("seed", "train"):
         _check_processes(config, verb)
@@ -110,6 +111,18 @@ def _check_evaluation_name(config: Config) -> None:
         name,
         "btm grow and btm compare write files of such names (grow-, before-, after-…, "
         "…-compare): give another",
+    )
+
+
+def _check_stride(config: Config) -> None:
+    """Refuse a stride that would leave tokens between two windows unscored."""
+    key = "score.window" if config.score.window else "trainer.seq_len"
+    require(
+        config.score.stride <= config.window,
+        "score.stride",
+        config.score.stride,
+        f"leaves tokens out between windows of {config.window} ({key}): wanted {config.window} at "
+        "most, or 0 for windows that do not overlap",
     )
 
 

@@ -130,7 +130,7 @@ def _measure(
     config: Config, forest: Forest, folder: Path, card: Card, reporter: Reporter
 ) -> dict[str, Measured]:
     """Score the average in `folder` and the seeds of its parents; return their losses by domain."""
-    suite = open_suites(config)
+    config, suite = score_cache.for_cards(config), open_suites(config)
     require_same_tokenizer(forest, suite.tokenizer_sha256, f"the suite {suite.path}")
     prepared = suite.domains()
     domains = (
