@@ -22,6 +22,7 @@ from btm.config.choices import SPLITS
 from btm.data.streams import CORRUPT, open_bytes
 from btm.errors import UserError
 from btm.fairseq import databin
+from btm.system import lfs
 from btm.system.extras import install
 
 FORMATS = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
@@ -133,6 +134,7 @@ def read(path: Path, column: str) -> Iterator[str]:
 
     `column` names the text in JSON and parquet.
     """
+    lfs.refuse(path)
     try:
         if not path.stat().st_size:
             raise UserError(f"{path}: the file is empty; fill or remove it")

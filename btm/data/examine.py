@@ -12,6 +12,7 @@ from btm.data.shards import META, NEAR, SCHEMA, TOKENIZER, read_meta
 from btm.data.splits import SourceFile, fingerprint
 from btm.data.tokenizer import begins_with_bos, read_origin, tokenizer_sha256
 from btm.errors import UserError, unknown
+from btm.system import lfs
 from btm.system.json_files import Json
 
 _DEMO = Path(__file__).parent / "demo"
@@ -66,6 +67,7 @@ def find_sources(config: DataConfig) -> tuple[list[Source], set[str]]:
 def _novel(root: Path, domains: list[str]) -> set[str]:
     """Read the novel domains, which are kept from training, from ROOT/suite.json."""
     path = root / "suite.json"
+    lfs.refuse(path)
     try:
         listed = json.loads(path.read_bytes())["domains"] if path.exists() else {}
         novel = {name for name, about in listed.items() if about.get("novel", False)}

@@ -15,6 +15,7 @@ from btm.errors import UserError
 from btm.fairseq import dictionary
 from btm.models.tokenizer_files import DECISIVE, PIECES
 from btm.models.tokenizer_files import copy as copy_files
+from btm.system import lfs
 from btm.system.durable import publish_folder, write_json
 from btm.system.json_files import Json, parse_json, read_regular
 
@@ -104,6 +105,8 @@ def load_tokenizer(folder: Path) -> Any:
                 "btm runs none"
             )
     _require_files(folder)
+    for path in tokenizer_files(folder):
+        lfs.refuse(path)
     from transformers import AutoTokenizer
 
     try:
