@@ -65,7 +65,7 @@ def take(
     for number, name in enumerate(files, 1):
         if not taken.pickled:
             weights.header(folder.path / name)  # before a long copy, and again after it
-        new = _usual(number, len(files), files[0].rpartition(".")[2])
+        new = usual(number, len(files), files[0].rpartition(".")[2])
         taken.weights[name] = folder.copy(name, home / new, alive)
         if not taken.pickled:
             _check_shard(home / new, name, index, source)
@@ -177,7 +177,8 @@ def _check_shard(file: Path, name: str, index: dict[str, str], source: Path) -> 
         raise UserError(f"{source}: tensor {tensor!r}: {name} {where}")
 
 
-def _usual(number: int, count: int, ending: str) -> str:
+def usual(number: int, count: int, ending: str) -> str:
+    """Name the file `number` (from 1) of `count` weight files as transformers does."""
     return f"model.{ending}" if count == 1 else f"model-{number:05d}-of-{count:05d}.{ending}"
 
 
