@@ -11,7 +11,7 @@ class UserError(Exception):
     """A mistake in what was asked or given; the CLI prints it as one line and exits with code 2."""
 
 
-def rename(error: Exception, was: str, now: str) -> None:
+def reword(error: Exception, was: str, now: str) -> None:
     """Write `now` for `was`, a path that is going away, in an error's message and file names.
 
     A user reads the message when a held folder has its own name again, or a copy is deleted.

@@ -6,14 +6,13 @@ sections, and the keys that belong to none.
 
 from typing import Any
 
-from btm.config.average import check_average
+from btm.config.average import check_average, check_average_weights
 from btm.config.checks import (
     check_choice,
     check_models,
     check_name,
     check_path,
     check_printable,
-    check_weights,
     fill,
     require,
 )
@@ -98,7 +97,7 @@ def _check_keys_of_no_section(config: Config) -> None:
     if isinstance(config.weights, str):
         check_choice(config.weights, "weights", AVERAGE_WEIGHTS)
     elif config.weights is not None:
-        check_weights(config.weights)
+        check_average_weights(config.weights, config.average)
 
 
 def _check_evaluation_name(config: Config) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from btm.config.checks import check_name, is_name
-from btm.errors import UserError, rename, unknown
+from btm.errors import UserError, reword, unknown
 from btm.forest import ledger, model_card, seal, tombstone
 from btm.forest.branch import ELM, Branch
 from btm.forest.card import Card
@@ -192,7 +192,7 @@ class Forest:
             yield Branch(taken.path), taken
         except Exception as error:
             # Its message is read when the folder has its own name again.
-            rename(error, taken.path.name, taken.home.name)
+            reword(error, taken.path.name, taken.home.name)
             of_the_disk = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
             if taken.path.is_dir() or of_the_disk or isinstance(error, UserError):
                 raise

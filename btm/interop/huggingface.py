@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from btm.data.tokenizer import copy_tokenizer, read_origin, tokenizer_sha256
-from btm.errors import UserError, rename
+from btm.errors import UserError, reword
 from btm.forest import ELM, Forest
 from btm.forest.card import Card
 from btm.forest.paths import ModelFolder
@@ -66,7 +66,7 @@ def checked(
     except UserError as error:
         copy = scratch / "model"
         for ours in (f"data.tokenizer={copy}", str(copy)):
-            rename(error, ours, str(source))
+            reword(error, ours, str(source))
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -178,7 +178,7 @@ def _convert(copy: Path, taken: intake.Taken) -> None:
     except UserError as error:
         for number, name in enumerate(taken.weights, 1):
             ours = intake.usual(number, len(taken.weights), "bin")
-            rename(error, str(home / ours), str(copy / name))
+            reword(error, str(home / ours), str(copy / name))
         raise
 
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from btm.errors import UserError, rename
+from btm.errors import UserError, reword
 
 _PREFIX = ".tmp-"
 HELD = "~"  # in the name of a folder that is held under a lease (lease.py, which stands above)
@@ -155,7 +155,7 @@ def publish_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, UserError | OSError):
-            rename(error, str(temporary), str(path))
+            reword(error, str(temporary), str(path))
         raise
 
 
