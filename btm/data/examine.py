@@ -56,6 +56,9 @@ def find_sources(config: DataConfig) -> tuple[list[Source], set[str]]:
     """Find the domains of the source, and the names of the novel ones."""
     root = Path(config.root) if config.root else _DEMO
     sources = [find_one(root, config.domain)] if config.domain else find(root, config.made_by)
+    for source in sources:
+        for _, path in source.listing():
+            lfs.refuse(path)  # before hours of packing other domains, not in the middle of them
     names = [source.domain for source in sources]
     if TOKENIZER in names:
         raise UserError(
