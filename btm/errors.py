@@ -11,6 +11,20 @@ class UserError(Exception):
     """A mistake in what was asked or given; the CLI prints it as one line and exits with code 2."""
 
 
+def reword(error: Exception, was: str, now: str) -> None:
+    """Write `now` for `was`, a path that is going away, in an error's message and file names.
+
+    A user reads the message when a held folder has its own name again, or a copy is deleted.
+    """
+    error.args = tuple(
+        part.replace(was, now) if isinstance(part, str) else part for part in error.args
+    )
+    if isinstance(error, OSError):
+        for place in ("filename", "filename2"):
+            if isinstance(name := getattr(error, place), str):
+                setattr(error, place, name.replace(was, now))
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the closest of `choices`, or an empty string."""
     close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)

@@ -20,7 +20,8 @@ from btm.data.shards import Suite
 from btm.data.tokenizer import train_tokenizer
 from btm.fairseq import from_hugging_face, to_hugging_face
 from btm.fairseq.tokenizer import export
-from btm.models.causal_lm import copy_tokenizer, make_config, new_model
+from btm.models import tokenizer_files
+from btm.models.causal_lm import make_config, new_model
 
 ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".venv-fairseq/bin/python"
@@ -251,5 +252,5 @@ def _grown(place):
     )
     folder = place / "grown"
     new_model(config, seed=1).save_pretrained(folder)
-    copy_tokenizer(suite.tokenizer, folder)
+    tokenizer_files.copy(suite.tokenizer, folder)
     return folder

@@ -1,6 +1,7 @@
 """Settings of averages of parameters."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,9 @@ AVERAGE_METHODS = (
 )
 # what average.scale multiplies
 SCALED = ("task_arithmetic", "ties", "dare_ties", "dare_linear", "breadcrumbs")
+# Those that add weighted differences from the base, so that a negative weight subtracts one. ties
+# divides by the sum of the weights, which would take a sign back.
+SIGNED = ("task_arithmetic", "dare_linear", "dare_ties", "breadcrumbs")
 ACCUMULATE = ("float32", "float64")
 RESCALE = ("density", "l1", "none")
 
@@ -104,12 +108,35 @@ def check_average(average: AverageConfig) -> None:
         isinstance(layers, dict), "average.layers", layers, "wanted {pattern: {elm: weight, …}, …}"
     )
     for pattern, weights in layers.items():
-        check_weights(weights, f"average.layers.{pattern}")
+        check_average_weights(weights, average, f"average.layers.{pattern}")
     _check_average_numbers(average)
     if average.method == "slerp" and average.base is None:
         raise UserError(
             "average.method=slerp goes from one ELM to another: give average.base=A "
             "average.experts=[B]"
+        )
+
+
+def check_average_weights(
+    weights: Any, average: AverageConfig, key: str = "weights"
+) -> dict[str, float]:
+    """Return the `weights` of an average as {name: weight}.
+
+    `UserError` if they are not usable, or one is negative and the method takes none.
+    """
+    found = check_weights(weights, key, signed=True)
+    refuse_negative(average.method or "linear", found, key)
+    return found
+
+
+def refuse_negative(method: str, weights: Mapping[str, float], key: str = "weights") -> None:
+    """Raise `UserError` if a weight is negative and the method of averaging takes none."""
+    name = next((name for name, weight in weights.items() if weight < 0), None)
+    if name is not None and method not in SIGNED:
+        raise UserError(
+            f"{key}.{name}={weights[name]:g}: a negative weight subtracts a model's difference "
+            f"from the base, and average.method={method} takes none; those that do: "
+            f"{', '.join(SIGNED)}"
         )
 
 

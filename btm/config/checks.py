@@ -2,6 +2,7 @@
 wanted.
 """
 
+import math
 import re
 import unicodedata
 from collections.abc import Collection
@@ -60,8 +61,11 @@ def check_moment(text: str | None, key: str) -> str:
     )
 
 
-def check_weights(weights: Any, key: str = "weights") -> dict[str, float]:
-    """Return `weights` as {name: weight}, or raise `UserError` if they are no usable weights."""
+def check_weights(weights: Any, key: str = "weights", *, signed: bool = False) -> dict[str, float]:
+    """Return `weights` as {name: weight}, or raise `UserError` if they are no usable weights.
+
+    Only `signed` ones may be negative.
+    """
     if not isinstance(weights, dict) or not weights:
         raise UserError(
             f"{key}={weights!r}: wanted {{name: weight, …}}, as in {key}='{{law: 0.7, med: 0.3}}'"
@@ -70,10 +74,12 @@ def check_weights(weights: Any, key: str = "weights") -> dict[str, float]:
         if (
             isinstance(weight, bool)
             or not isinstance(weight, int | float)
-            or not 0 <= weight < float("inf")
+            or not math.isfinite(weight)
+            or (weight < 0 and not signed)
         ):
-            raise UserError(f"{key}.{name}={weight!r}: wanted a finite number that is not negative")
-    if sum(weights.values()) <= 0:
+            kind = "a finite number" if signed else "a finite number that is not negative"
+            raise UserError(f"{key}.{name}={weight!r}: wanted {kind}")
+    if not any(weights.values()):
         raise UserError(f"{key}: all weights are 0; at least one must be positive")
     return {str(name): float(weight) for name, weight in weights.items()}
 

@@ -30,6 +30,11 @@ class ScoreConfig:
     """How token log-probabilities are computed."""
 
     window: int = key(0, "context, in tokens; 0: trainer.seq_len")
+    stride: int = key(
+        0,
+        "tokens from one window to the next in score, eval and compare; fewer than the window's "
+        "give tokens more context, at more passes; 0: no overlap",
+    )
     batch_size: int = key(32, "windows per forward pass")
     max_tokens: int = key(0, "whole documents up to this many tokens of each shard; 0: all")
     domains: list[str] = key([], "domains that are scored; empty: every prepared domain")
@@ -130,7 +135,7 @@ def check_score(score: ScoreConfig) -> None:
     check_names(score.domains, "score.domains")
     check_models(score.experts, "score.experts")
     check_least(score, "score", 1, "batch_size")
-    check_least(score, "score", 0, "window", "max_tokens")
+    check_least(score, "score", 0, "window", "stride", "max_tokens")
     require(
         score.window != 1,
         "score.window",

@@ -110,3 +110,8 @@ class Config:
     def window(self) -> int:
         """Tokens of context when scoring."""
         return self.score.window or self.trainer.seq_len
+
+    @property
+    def stride(self) -> int:
+        """Tokens from one window to the next when scoring; 0 where they do not overlap."""
+        return self.score.stride if self.score.stride < self.window else 0

@@ -6,14 +6,13 @@ sections, and the keys that belong to none.
 
 from typing import Any
 
-from btm.config.average import check_average
+from btm.config.average import check_average, check_average_weights
 from btm.config.checks import (
     check_choice,
     check_models,
     check_name,
     check_path,
     check_printable,
-    check_weights,
     fill,
     require,
 )
@@ -47,6 +46,7 @@ def validate(config: Config) -> Config:
     _check_sections(config)
     _check_keys_of_no_section(config)
     _check_evaluation_name(config)
+    _check_stride(config)
     _check_rounds(config)
     for verb in ("seed", "train"):
         _check_processes(config, verb)
@@ -97,7 +97,7 @@ def _check_keys_of_no_section(config: Config) -> None:
     if isinstance(config.weights, str):
         check_choice(config.weights, "weights", AVERAGE_WEIGHTS)
     elif config.weights is not None:
-        check_weights(config.weights)
+        check_average_weights(config.weights, config.average)
 
 
 def _check_evaluation_name(config: Config) -> None:
@@ -110,6 +110,18 @@ def _check_evaluation_name(config: Config) -> None:
         name,
         "btm grow and btm compare write files of such names (grow-, before-, after-…, "
         "…-compare): give another",
+    )
+
+
+def _check_stride(config: Config) -> None:
+    """Refuse a stride that would leave tokens between two windows unscored."""
+    key = "score.window" if config.score.window else "trainer.seq_len"
+    require(
+        config.score.stride <= config.window,
+        "score.stride",
+        config.score.stride,
+        f"leaves tokens out between windows of {config.window} ({key}): wanted {config.window} at "
+        "most, or 0 for windows that do not overlap",
     )
 
 

@@ -124,36 +124,39 @@ def _n_windows(shard: Shard | Piece, L: int) -> int:
 
 @dataclass(frozen=True)
 class Windows:
-    """The head of a shard in windows of L tokens; every token is the target of exactly one.
+    """The head of a shard in windows of L tokens, whose new tokens are each target of exactly one.
 
     The text is read as one stream, as it is trained on: it goes on from the EOS of a document
     before, and the last window is filled up with EOS. With a tokenizer that puts a BOS before each
     text, each document of the stream begins with it; `given` says where: that is not predicted.
+
+    Windows begin `stride` tokens apart, or L (0), so that they do not overlap. Of one that overlaps
+    the window before, the last `stride` targets are new, and the others are context.
     """
 
     shard: Shard
     L: int
     n_tokens: int  # targets that count; the last window's beyond these are filling
     n_bytes: int
+    stride: int = 0
+
+    @property
+    def step(self) -> int:
+        """The tokens from the begin of a window to that of the next."""
+        return self.stride or self.L
 
     @property
     def n_windows(self) -> int:
         """The number of windows."""
-        return -(-self.n_tokens // self.L)
+        return 1 + -(-max(0, self.n_tokens - self.L) // self.step) if self.n_tokens else 0
 
     def inputs(self, i: int, j: int) -> np.ndarray:
         """Read the inputs of windows i to j - 1, int64 (j - i, L): the targets shifted by one."""
-        targets = self.targets(i, j)
-        before = self.shard.tokens[i * self.L - 1] if i else self.shard.eos
-        shifted = np.concatenate([[before], targets.reshape(-1)[:-1]])
-        return shifted.astype(np.int64).reshape(targets.shape)
+        return self._read(i, j, 1)
 
     def targets(self, i: int, j: int) -> np.ndarray:
         """Read the targets of windows i to j - 1, int64 (j - i, L)."""
-        tokens = self.shard.tokens[i * self.L : min(j * self.L, self.n_tokens)]
-        filled = np.full((j - i) * self.L, self.shard.eos, np.int64)
-        filled[: len(tokens)] = tokens
-        return filled.reshape(j - i, self.L)
+        return self._read(i, j, 0)
 
     def given(self, i: int, j: int) -> np.ndarray | None:
         """Mark the targets of windows i to j - 1 that are given, (j - i, L) of bool; None if none.
@@ -162,7 +165,27 @@ class Windows:
         """
         return None if self.shard.bos is None else self.targets(i, j) == self.shard.bos
 
+    def new(self, values: np.ndarray, i: int) -> np.ndarray:
+        """Select from `values`, (windows, L) of windows i and after, those of their new targets.
 
-def windows(shard: Shard, window: int, max_tokens: int = 0) -> Windows:
+        They are flat, in the order of the text, without what fills up the last window.
+        """
+        first = values[:1] if i == 0 else values[:0]
+        later = values[len(first) :, self.L - self.step :]
+        flat = np.concatenate([first.reshape(-1), later.reshape(-1)])
+        begin = 0 if i == 0 else self.L + (i - 1) * self.step
+        return flat[: max(0, self.n_tokens - begin)]
+
+    def _read(self, i: int, j: int, back: int) -> np.ndarray:
+        """Read windows i to j - 1 of the stream, which EOS begins and ends, moved `back`."""
+        begin = i * self.step - back
+        filled = np.full((j - i - 1) * self.step + self.L, self.shard.eos, np.int64)
+        first = max(0, begin)
+        tokens = self.shard.tokens[first : min(begin + len(filled), self.n_tokens)]
+        filled[first - begin : first - begin + len(tokens)] = tokens
+        return np.lib.stride_tricks.sliding_window_view(filled, self.L)[:: self.step].copy()
+
+
+def windows(shard: Shard, window: int, max_tokens: int = 0, stride: int = 0) -> Windows:
     """Cut the first whole documents of up to `max_tokens` tokens (0: all) into windows."""
-    return Windows(shard, window, *shard.head(max_tokens))
+    return Windows(shard, window, *shard.head(max_tokens), stride)

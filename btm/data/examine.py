@@ -14,6 +14,7 @@ from btm.data.shards import META, NEAR, SCHEMA, TOKENIZER, read_meta
 from btm.data.splits import SourceFile, fingerprint
 from btm.data.tokenizer import begins_with_bos, read_origin, tokenizer_sha256
 from btm.errors import UserError, unknown
+from btm.system import lfs
 from btm.system.json_files import Json
 
 _DEMO = Path(__file__).parent / "demo"
@@ -56,6 +57,9 @@ def prepared_in(folder: Path) -> list[str]:
 def find_sources(config: DataConfig) -> tuple[list[Source], set[str]]:
     """Find the domains of the source, and the names of the novel ones."""
     found = found_in(config)
+    for source in found.sources:
+        for _, path in source.listing():
+            lfs.refuse(path)  # before hours of packing other domains, not in the middle of them
     names = [source.domain for source in found.sources]
     if TOKENIZER in names:
         raise UserError(
@@ -76,6 +80,7 @@ def _novel(config: DataConfig, found: Found) -> set[str]:
     It may call them as their folders or as `data.names` does.
     """
     path = found.root / "suite.json"
+    lfs.refuse(path)
     try:
         listed = json.loads(path.read_bytes())["domains"] if path.exists() else {}
         novel = {name: bool(about.get("novel", False)) for name, about in listed.items()}

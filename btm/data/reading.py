@@ -13,6 +13,7 @@ from btm.data.json_stream import records
 from btm.data.rows import BadRowError, Doubled, Policy, checked, decoded, missing, no_utf8, text_of
 from btm.data.streams import DAMAGED, open_bytes
 from btm.errors import UserError
+from btm.system import lfs
 from btm.system.extras import install
 
 DOCUMENT_CHARS = 4_000  # after these a plain text is cut at the next blank line
@@ -53,6 +54,7 @@ def read(path: Path, column: str, policy: Policy = REFUSE) -> Iterator[str]:
     `column` names the text in JSON and tables; `policy` says what becomes of rows without it.
     """
     place = _Place(path)
+    lfs.refuse(path)
     try:
         if not path.stat().st_size:
             policy.reject(path, 0, BadRowError("the file is empty", "fill or remove it"))

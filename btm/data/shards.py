@@ -24,6 +24,7 @@ from btm.config.choices import SPLITS
 from btm.data.splits import DIGEST
 from btm.data.tokenizer import ORIGIN, read_origin, tokenizer_sha256
 from btm.errors import UserError, unknown
+from btm.system import lfs
 from btm.system.json_files import Json
 
 META = "meta.json"
@@ -188,6 +189,7 @@ class Shard:
         path = self._path(ending)
         found = path.stat().st_size if path.exists() else 0
         if found != wanted:
+            lfs.refuse(path)
             raise UserError(
                 f"{path}: {found:,} bytes, but {META} says {wanted:,}; "
                 f"remove {self.folder} and run btm prepare again"

@@ -16,6 +16,9 @@ from btm.data.slices import short_words, utf8_size
 from btm.data.splits import Survey
 from btm.errors import UserError
 from btm.fairseq import dictionary
+from btm.models.tokenizer_files import DECISIVE, PIECES
+from btm.models.tokenizer_files import copy as copy_files
+from btm.system import lfs
 from btm.system.durable import publish_folder, write_json
 from btm.system.json_files import Json, parse_json, read_regular
 
@@ -30,15 +33,6 @@ ORIGIN = "origin.json"  # beside the tokenizer's files: its source, its size, it
 # Of a copy's tokenizer_config.json: whether each document begins with BOS. It goes where the files
 # go, into every ELM, so it tells the two kinds of text apart wherever tokenizers are compared.
 BEGINS = "documents_begin_with_bos"
-_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-)
 
 
 def train_tokenizer(
@@ -164,6 +158,8 @@ def load_tokenizer(folder: Path) -> Any:
                 "btm runs none"
             )
     _require_files(folder)
+    for path in tokenizer_files(folder):
+        lfs.refuse(path)
     from transformers import AutoTokenizer
 
     try:
@@ -239,8 +235,7 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
         "vocab_size": max(len(tokenizer), 1 + max(tokenizer.get_vocab().values())),
     } | ({} if bos is None else {"bos": bos})
     with publish_folder(folder) as temporary:
-        for path in tokenizer_files(source):
-            (temporary / path.name).write_bytes(path.read_bytes())
+        copy_files(source, temporary)
         # Some classes of transformers build another tokenizer than the file's. Text must be packed
         # with the one that later loads, so that one is stored.
         loaded = tokenizer.backend_tokenizer.to_str()
@@ -251,9 +246,9 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """List the files of `folder` that make up its tokenizer."""
-    names = [folder / name for name in _FILES if (folder / name).is_file()]
-    return names + sorted(path for path in folder.glob("*.model") if path.is_file())
+    """List the files of `folder` that its tokenizer is built from."""
+    names = [folder / name for name in DECISIVE if (folder / name).is_file()]
+    return names + sorted(path for path in folder.glob(PIECES) if path.is_file())
 
 
 def tokenizer_sha256(folder: Path, begins: bool | None = None) -> str:

@@ -1,9 +1,14 @@
 """Token log-probabilities of one ELM on one shard, computed once and kept.
 
-A score file holds float32 log p(x_t | x_<t) in nats, shape (windows, tokens), under
-``scores/<shard>/<sha256 of the weights>.npy``. Windows do not overlap, and every token of the
-shard's head stands in exactly one. What pads the last window is 0, as is a BOS that the tokenizer
-puts before each document. Mixing scores needs no model and no torch.
+A score file holds float32 log p(x_t | x_<t) in nats, shape (rows, window), under
+``scores/<shard>/<sha256 of the weights>.npy``: the tokens of the shard's head in the order of the
+text, each once. What pads the last row is 0, as is a BOS that the tokenizer puts before each
+document. Mixing scores needs no model and no torch.
+
+A row is a window, whose first token has a context of one token, unless windows overlap: with a
+stride of s < W tokens (``score.stride``) every token after the first W has a context of at least
+W - s + 1, at the price of W / s passes over the text. Its score is that of the first window that
+holds it, as in Hugging Face's guide to perplexity of models with a fixed length.
 """
 
 from collections.abc import Callable
@@ -33,15 +38,28 @@ class Scores:
     root: Path  # <forest>/scores
     window: int
     max_tokens: int = 0
+    stride: int = 0  # tokens from window to window; 0: the window, so that they do not overlap
 
     def windows(self, shard: Shard) -> Windows:
         """Cut `shard` into the windows that are scored."""
-        return windows(shard, self.window, self.max_tokens)
+        return windows(shard, self.window, self.max_tokens, self.stride)
+
+    def shape(self, shard: Shard) -> tuple[int, int]:
+        """Return the shape of the scores of `shard`: rows of `window` tokens."""
+        return -(-self.windows(shard).n_tokens // self.window), self.window
+
+    def reads(self, shard: Shard) -> int:
+        """Count the tokens that a model reads to score `shard`, those of context included."""
+        chosen = self.windows(shard)
+        if not self.stride:
+            return chosen.n_tokens
+        return chosen.n_tokens + (chosen.n_windows - 1) * (self.window - self.stride)
 
     def path(self, shard: Shard, weights_sha256: str) -> Path:
         """Name the file for one ELM by all that its numbers depend on."""
         head = f"-t{self.max_tokens}" if self.max_tokens else ""
-        name = f"{shard.domain}-{shard.split}-{shard.sha256[:16]}-w{self.window}{head}"
+        stride = f"-s{self.stride}" if self.stride else ""
+        name = f"{shard.domain}-{shard.split}-{shard.sha256[:16]}-w{self.window}{stride}{head}"
         return self.root / name / f"{weights_sha256}.npy"
 
     def read(self, shard: Shard, weights_sha256: str) -> NDArray[np.float32] | None:
@@ -54,7 +72,7 @@ class Scores:
         except (ValueError, EOFError, OSError):
             path.unlink(missing_ok=True)
             return None
-        return logp if logp.shape == (self.windows(shard).n_windows, self.window) else None
+        return logp if logp.shape == self.shape(shard) else None
 
 
 def score(
@@ -74,7 +92,8 @@ def score(
 
     chosen = scores.windows(shard)
     path = scores.path(shard, weights_sha256)
-    layout = {"descr": "<f4", "fortran_order": False, "shape": (chosen.n_windows, scores.window)}
+    shape = scores.shape(shard)
+    layout = {"descr": "<f4", "fortran_order": False, "shape": shape}
     done = 0
     with durable.publish_file(path) as out, torch.inference_mode():
         np.lib.format.write_array_header_1_0(out, layout)
@@ -83,19 +102,19 @@ def score(
             inputs = torch.from_numpy(chosen.inputs(start, stop)).to(model.device)
             targets = torch.from_numpy(chosen.targets(start, stop)).to(model.device)
             logp = causal_lm.token_logp(model, inputs, targets).float().cpu().numpy()
-            logp.reshape(-1)[max(0, chosen.n_tokens - done) :] = 0
             if (given := chosen.given(start, stop)) is not None:
                 logp[given] = 0
+            logp = chosen.new(logp, start)
             if not np.isfinite(logp).all():
                 raise UserError(
                     "the model gives NaN or infinite log-probabilities on "
                     f"{shard.domain}/{shard.split}"
                 )
             out.write(np.ascontiguousarray(logp, dtype="<f4").tobytes())
-            more = min(logp.size, chosen.n_tokens - done)
-            done += more
+            done += len(logp)
             if report:
-                report(more)
+                report(len(logp))
+        out.write(bytes(4 * (shape[0] * shape[1] - done)))  # fills up the last row
     return path
 
 

@@ -13,7 +13,7 @@ from btm.errors import UserError
 from btm.fairseq import architecture
 from btm.fairseq.architecture import Architecture
 from btm.fairseq.state import Checkpoint, Tensors, of_state
-from btm.system import durable
+from btm.system import durable, lfs
 
 _NAMES = ("checkpoint_best.pt", "checkpoint_last.pt")
 
@@ -51,6 +51,7 @@ def read(path: Path, scratch: Path, *, legacy: bool = False) -> Checkpoint:
 
     import torch
 
+    lfs.refuse(path)
     mapped = zipfile.is_zipfile(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from btm.errors import UserError
-from btm.system import durable
+from btm.system import durable, lfs
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
@@ -57,6 +57,7 @@ class Dictionary:
 
 def read(path: Path) -> Dictionary:
     """Read the dictionary in `path`; `UserError` names the first line that is malformed."""
+    lfs.refuse(path)
     try:
         text = path.read_bytes().decode()
     except OSError as error:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from btm.errors import UserError
-from btm.system import durable
+from btm.system import durable, lfs
 
 _MAGIC = b"MMIDIDX\0\0"
 _HEADER = struct.Struct("<9sQBQ")  # magic, version, code, lines
@@ -65,6 +65,7 @@ def read(prefix: Path, vocab_size: int) -> Indexed:
     wanted = int(ends[-1]) * dtype.itemsize if n else 0
     found = bin_.stat().st_size if bin_.is_file() else 0
     if found != wanted:
+        lfs.refuse(bin_)
         raise UserError(
             f"{bin_}: {found:,} bytes, but {idx.name} says {wanted:,}: copy or binarise it again"
         )
@@ -79,6 +80,7 @@ def read(prefix: Path, vocab_size: int) -> Indexed:
 
 def _header(idx: Path) -> tuple[np.dtype, int]:
     """Read the token type and the number of lines from the header of an index."""
+    lfs.refuse(idx)
     try:
         with idx.open("rb") as handle:
             head = handle.read(_HEADER.size)

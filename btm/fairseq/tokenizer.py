@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from btm.errors import UserError
 from btm.fairseq import dictionary as dictionaries
 from btm.fairseq.dictionary import EOS, SPECIALS, Dictionary
+from btm.system import lfs
 from btm.system.durable import write_json
 from btm.system.json_files import Json, read_object
 
@@ -112,6 +113,7 @@ def _read_encoder(beside: Path) -> dict[str, int]:
 
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:
+    lfs.refuse(path)
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:

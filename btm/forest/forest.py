@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from btm.config.checks import check_name, is_name
-from btm.errors import UserError, unknown
+from btm.errors import UserError, reword, unknown
 from btm.forest import ledger, model_card, seal, tombstone
 from btm.forest.branch import ELM, Branch
 from btm.forest.card import Card
 from btm.forest.paths import ModelFolder, Paths
 from btm.models import average as averaging
-from btm.models import causal_lm, flops, weights
+from btm.models import causal_lm, flops, tokenizer_files, weights
 from btm.system import durable, lease, sums
 from btm.system.json_files import Json, read_object
 
@@ -81,7 +81,7 @@ class Forest:
 
         if not paths.tokenizer.exists():
             with suppress(FileExistsError), durable.publish_folder(paths.tokenizer) as folder:
-                causal_lm.copy_tokenizer(tokenizer, folder)
+                tokenizer_files.copy(tokenizer, folder)
                 sums.write(folder)
         if tokenizer_sha256(paths.tokenizer) != sha256:
             raise UserError(
@@ -191,6 +191,8 @@ class Forest:
             durable.sweep(taken.path)
             yield Branch(taken.path), taken
         except Exception as error:
+            # Its message is read when the folder has its own name again.
+            reword(error, taken.path.name, taken.home.name)
             of_the_disk = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
             if taken.path.is_dir() or of_the_disk or isinstance(error, UserError):
                 raise
@@ -254,9 +256,13 @@ class Forest:
         license: str = "",
         parent: str | None = None,
         method: str = "none",
+        tokenizer: Path | None = None,
     ) -> Branch:
         """Begin an ELM from `model`: new parameters, an imported model's (`source`), or a
         `parent`'s by `method`.
+
+        An imported model keeps its own `tokenizer`, which makes the same tokens as the forest's:
+        its chat template, say, is its own.
         """
         self.require_free(name)
         origin: Json = {
@@ -275,7 +281,7 @@ class Forest:
             }
         with self.new_branch(name, origin) as folder:
             model.save_pretrained(folder, max_shard_size="5GB")
-            causal_lm.copy_tokenizer(self.tokenizer, folder)
+            tokenizer_files.copy(tokenizer or self.tokenizer, folder)
         return self.get_branch(name)
 
     def merge(self, branch: Branch, *, force: bool = False, license: str = "") -> ELM:

@@ -44,7 +44,7 @@ def average(
     """
     check_name(name, "average.name")
     target = forest.paths.average(name).path
-    folders = {forest[parent].path: weight for parent, weight in parents.items() if weight > 0}
+    folders = {forest[parent].path: weight for parent, weight in parents.items() if weight != 0}
     card = _card(forest, name, parents, method, settings)
     standing = ModelFolder(target).card
     if standing.exists() and _same(Card.read(standing), card):
@@ -108,7 +108,7 @@ def trial(
     folder = scratch / "trial"
     try:
         folder.mkdir()
-        folders = {forest[name].path: weight for name, weight in parents.items() if weight > 0}
+        folders = {forest[name].path: weight for name, weight in parents.items() if weight != 0}
         averaging.average(folders, folder, alive, settings)
         causal_lm.copy_files(min(folders), folder)
         yield folder
@@ -144,7 +144,12 @@ def _card(
     return Card(
         name=name,
         domains=sorted(
-            {domain for parent in normalise(parents) for domain in forest[parent].card.domains}
+            {
+                domain
+                for parent, weight in parents.items()
+                if weight != 0
+                for domain in forest[parent].card.domains
+            }
         ),
         sha256="",
         tokenizer_sha256=forest.identity["tokenizer_sha256"],
@@ -162,16 +167,13 @@ def _shares(parents: Mapping[str, float], settings: Settings) -> dict[str, float
     """Split an average into shares {ELM: share}, which add up to 1.
 
     A base has the rest that θ_0 + λ Σ w_j (θ_j − θ_0) leaves of it, and is named even where that
-    is 0.
+    is 0. A negative weight takes part by its size.
     """
     if settings.base is None:
         return normalise(parents)
-    factor = settings.t if settings.method == "slerp" else settings.scale
-    whole = 1.0 if settings.method == "slerp" else sum(parents.values())
-    own = {
-        name: abs(factor) * weight / (sum(parents.values()) / whole)
-        for name, weight in parents.items()
-    }
+    slerp = settings.method == "slerp"
+    factor, whole = (settings.t, sum(parents.values())) if slerp else (settings.scale, 1.0)
+    own = {name: abs(factor) * abs(weight) / whole for name, weight in parents.items()}
     base = settings.base.name
     rest = max(0.0, 1 - sum(own.values()))
     found = normalise(own | {base: own.get(base, 0.0) + rest})

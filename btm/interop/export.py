@@ -104,11 +104,8 @@ def _copy_weights(source: Path, made: Path, alive: Callable[[], None]) -> None:
 
 def _same(one: Path, other: Path) -> bool:
     """Tell whether two folders hold the same files."""
-    ours, theirs = (
-        {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
-        for folder in (one, other)
-    )
-    return ours.keys() == theirs.keys() and all(
-        theirs[name].is_file() and sums.file_sha256(path) == sums.file_sha256(theirs[name])
-        for name, path in ours.items()
+    names = sums.names(one)
+    return sums.names(other) == names and all(
+        (other / name).is_file() and sums.file_sha256(one / name) == sums.file_sha256(other / name)
+        for name in (*names, sums.NAME)
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from btm import fairseq
 from btm.config.checks import check_name
 from btm.config.schema import Config
-from btm.errors import UserError, unknown
+from btm.errors import UserError, reword, unknown
 from btm.forest import ELM, Forest
 from btm.forest.paths import CARD
 from btm.interop import delta, delta8, export, gguf, huggingface, intake, mergekit, received
@@ -81,6 +81,9 @@ def _as_hugging_face(source: Path, root: Path, format: str, legacy: bool) -> Ite
     try:
         fairseq.to_hugging_face(source, scratch, legacy=legacy)
         yield scratch
+    except UserError as error:
+        reword(error, str(scratch), str(source))
+        raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from btm.data.tokenizer import copy_tokenizer, read_origin, tokenizer_sha256
-from btm.errors import UserError
+from btm.errors import UserError, reword
 from btm.forest import ELM, Forest
 from btm.forest.card import Card
 from btm.forest.paths import ModelFolder
@@ -64,10 +64,10 @@ def checked(
     try:
         yield _check(source, scratch, with_legacy, alive)
     except UserError as error:
-        text, copy = str(error), scratch / "model"
-        for ours in (f"data.tokenizer={copy}", str(copy / intake.PICKLED), str(copy)):
-            text = text.replace(ours, str(source))
-        raise UserError(text) from None
+        copy = scratch / "model"
+        for ours in (f"data.tokenizer={copy}", str(copy)):
+            reword(error, ours, str(source))
+        raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if created:
@@ -101,6 +101,7 @@ def enter(
         license=model.license,
         parent=parent,
         method="import" if parent else "none",
+        tokenizer=model.tokenizer,
     )
     result = {"steps": 0, "tokens": 0, "notes": model.notes}
     with forest.hold(name) as (held, _):
@@ -146,7 +147,7 @@ def _check(source: Path, scratch: Path, with_legacy: bool, alive: Callable[[], N
     sandbox.start(probe.__name__, pickles.__name__)
     taken = intake.take(source, copy, legacy=with_legacy, alive=alive)
     if taken.pickled:
-        sandbox.ask(pickles.QUESTION, copy / intake.PICKLED, copy)
+        _convert(copy, taken)
         shutil.rmtree(copy / intake.PICKLED)
         if len(taken.weights) > 1:
             intake.write_index(copy)
@@ -167,6 +168,18 @@ def _check(source: Path, scratch: Path, with_legacy: bool, alive: Callable[[], N
         copied + notes,
         intake.identity(taken.weights),
     )
+
+
+def _convert(copy: Path, taken: intake.Taken) -> None:
+    """Convert pickled weights in a box; a refusal names them as the source does."""
+    home = copy / intake.PICKLED
+    try:
+        sandbox.ask(pickles.QUESTION, home, copy)
+    except UserError as error:
+        for number, name in enumerate(taken.weights, 1):
+            ours = intake.usual(number, len(taken.weights), "bin")
+            reword(error, str(home / ours), str(copy / name))
+        raise
 
 
 def _no_folder(source: Path) -> str:

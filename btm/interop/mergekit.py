@@ -43,7 +43,7 @@ def recipe(forest: Forest, average: Path) -> str:
     _check(forest, average, card, method)
     settings = {"scale": 1.0, "density": 0.5, "gamma": 0.01, "t": 0.5} | card.recipe
     base = card.recipe.get("base")
-    names = [name for name in card.parents if card.parents[name].raw > 0]
+    names = [name for name in card.parents if card.parents[name].raw != 0]
     lines = [f"merge_method: {method}"]
     if base is not None:
         lines.append(f"base_model: {_place(forest, str(base))}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from btm.config.schema import Config
 from btm.config.training import ModelConfig
 from btm.errors import UserError, nearest
-from btm.models import files, weights
+from btm.models import files, tokenizer_files, weights
 from btm.system import durable
 from btm.system.json_files import Json, parse_json, read_regular
 
@@ -53,18 +53,6 @@ _OLD_BUFFERS = (
 )
 # The name of a dtype in safetensors, and in torch.
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-# Files copied with weights so that `AutoTokenizer` loads the folder.
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-)
 
 
 def make_config(model: ModelConfig, vocab_size: int, eos: int) -> "PretrainedConfig":
@@ -375,19 +363,12 @@ def write(folder: Path, model: "PreTrainedModel", dtype: str) -> None:
     durable.sync_folder(folder)
 
 
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy the tokenizer files in `source` into the unpublished folder `target`."""
-    for name in _TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
-
-
 def copy_files(source: Path, target: Path) -> None:
-    """Copy the files that make weights a loadable model: configs and tokenizer."""
+    """Copy the files that make weights a loadable model: configs, and all of the tokenizer."""
     for name in (files.CONFIG, "generation_config.json"):
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-    copy_tokenizer(source, target)
+    tokenizer_files.copy(source, target)
 
 
 def check_context(config: Config, model: Json) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from btm.errors import UserError
 from btm.models.files import EVERY_WEIGHTS, WEIGHTS
+from btm.system import lfs
 from btm.system.json_files import Json, parse_json, read_regular
 from btm.system.sums import file_sha256
 
@@ -98,6 +99,7 @@ def tensors(folder: Path) -> dict[str, Tensor]:
 
 def header(file: Path) -> tuple[list[Tensor], bytes]:
     """Read one file's tensors, by offset, and its raw header, length included."""
+    lfs.refuse(file)
     try:
         # Not blocking: opening a pipe would wait for somebody to write.
         with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as handle:

@@ -86,6 +86,7 @@ class Comparison:
     reference: str  # the model that ratios are relative to
     reference_kind: str
     notes: list[str] = field(default_factory=list)
+    stride: int = 0  # tokens from window to window; 0: they do not overlap
     created: str = ""  # UTC, ISO 8601
     schema: int = SCHEMA
 
@@ -138,10 +139,11 @@ def is_matched(tokens: int | None, budget: int | None) -> bool | None:
 def title(found: Comparison) -> str:
     """Make the title of a comparison's table, with the conditions of the measurement."""
     trained, novel = (len(found.domains(novel=flag)) for flag in (False, True))
+    begun = f"that begin every {found.stride}" if found.stride else "begun anew"
     return (
         f"{found.forest} beside {found.reference}: mean perplexity over {trained} domains "
         f"trained on and {novel} novel ones; the same tokens for every row, in windows of "
-        f"{found.window} begun anew (ensemble.carry=window)"
+        f"{found.window} {begun} (ensemble.carry=window)"
         + (", all with an n-gram cache" if found.rule.get("cache", "none") != "none" else "")
     )
 

@@ -213,6 +213,7 @@ def _asked(config: Config, suite: Suite) -> dict[str, Any]:
     return {
         "ensemble": asdict(config.ensemble),
         "window": config.window,
+        "stride": config.stride,
         "max_tokens": config.score.max_tokens,
         "shards": {
             f"{domain}/{split}": suite.shard(domain, split).sha256
@@ -234,7 +235,8 @@ def _read(config: Config, forest: Forest, suite: Suite, domain: str) -> Added | 
     values = read_object(file, schema=int, elms=dict, asked=dict, domains=list)
     standing = {elm.name: elm.card.sha256 for elm in forest.elms()}
     measured = values["elms"].items() <= standing.items()  # ELMs that joined since change nothing
-    if domain not in values["elms"] or not measured or values["asked"] != _asked(config, suite):
+    asked = {"stride": 0} | values["asked"]  # a result from before there was one
+    if domain not in values["elms"] or not measured or asked != _asked(config, suite):
         return None
     rows = (
         {key: value for key, value in row.items() if key != "ratio"} for row in values["domains"]

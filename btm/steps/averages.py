@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from btm.config.checks import check_weights
+from btm.config.average import check_average_weights
 from btm.config.schema import Config
 from btm.ensemble import score as scoring
 from btm.errors import UserError
@@ -33,7 +33,7 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
     config = _with_method(config)
     elms = forest.experts(config.average.experts)
     if how == "weights":
-        weights = check_weights(config.weights)
+        weights = check_average_weights(config.weights, config.average)
     elif config.average.method == "greedy_soup":
         weights = recipe.greedy_soup(
             config, forest, open_suites(config), str(config.domain), elms, reporter
@@ -67,7 +67,9 @@ def plan_of_average(config: Config) -> Plan:
     """Plan `average`: its name, how its weights are found, and the ELMs that it is made of."""
     forest = Forest(config.forest_root)
     how, name = average_of(config)
-    given = list(check_weights(config.weights)) if how == "weights" else config.average.experts
+    given = config.average.experts
+    if how == "weights":
+        given = list(check_average_weights(config.weights, config.average))
     elms = forest.experts(given)
     if config.domain:
         open_suites(config).shard(config.domain, "valid")
@@ -130,7 +132,7 @@ def _measure(
     config: Config, forest: Forest, folder: Path, card: Card, reporter: Reporter
 ) -> dict[str, Measured]:
     """Score the average in `folder` and the seeds of its parents; return their losses by domain."""
-    suite = open_suites(config)
+    config, suite = score_cache.for_cards(config), open_suites(config)
     require_same_tokenizer(forest, suite.tokenizer_sha256, f"the suite {suite.path}")
     prepared = suite.domains()
     domains = (

@@ -298,6 +298,7 @@ def _put_together(
         forest=str(scene.forest.root),
         suite=scene.suite.name,
         window=config.window,
+        stride=config.stride,
         rule=asdict(config.ensemble) | {"experts": [elm.name for elm in members]},
         elms={elm.name: elm.card.sha256 for elm in members},
         shards=shards,

@@ -16,7 +16,7 @@ from btm.ensemble.text import Text
 from btm.forest import ELM, Forest, Model, ledger
 from btm.models import causal_lm, flops
 from btm.report import Reporter, quiet
-from btm.steps.score_cache import read, score_missing, scores_of, stack
+from btm.steps.score_cache import for_cards, read, score_missing, scores_of, stack
 from btm.system.json_files import Json
 
 # a smaller share of an average is dropped: such a parent would leave a debt and no trace
@@ -40,7 +40,7 @@ def domain_weights(
     its likeliest expert alone; token: the weights of a plain mixture of that split's tokens
     (`posterior.token_prior`), which leave some to the others; uniform: the same to all.
     """
-    names = [elm.name for elm in candidates]
+    config, names = for_cards(config), [elm.name for elm in candidates]
     if method == "uniform" or len(names) == 1:
         return dict.fromkeys(names, 1.0), "given"
     shards = [suite.shard(d, "valid") for d in ([domains] if isinstance(domains, str) else domains)]

@@ -61,13 +61,15 @@ def plan_of_scores(config: Config, forest: Forest, model: Model, shards: list[Sh
     causal_lm.check_context(config, causal_lm.read_config(ModelFolder(model.path).config))
     scores = score_cache.scores_of(config, forest)
     tokens = sum(shard.head(config.score.max_tokens)[0] for shard in missing)
+    told = score_cache.passes(config)
     return Plan(
         "score",
         model.name,
-        f"{len(missing)} of {len(shards)} shards, {tokens:,} tokens, whose scores are missing",
+        f"{len(missing)} of {len(shards)} shards, {tokens:,} tokens, whose scores are missing"
+        + (f"; {told}" if told else ""),
         reads=(model.path, *(shard.folder for shard in missing)),
         writes=tuple(scores.path(shard, model.sha256) for shard in missing),
-        tokens=tokens,
+        tokens=sum(map(scores.reads, missing)),
     )
 
 
@@ -127,7 +129,10 @@ def plan_of_eval(config: Config) -> Plan:
     target = forest.paths.evaluation(config.eval.name)
     alone = f" and {', '.join(model.name for model in others)}" if others else ""
     weighed = "weighed by the router" if route else f"prior {config.ensemble.prior}"
+    told = score_cache.passes(config)
     to_score = f"scores {tokens:,} tokens; " if missing else ""
+    if missing and told:
+        to_score = f"reads {tokens:,} tokens in {told}; "
     return Plan(
         "eval",
         target.stem,

@@ -1,8 +1,10 @@
 """Let a forest write: the ensemble of its experts goes on with a prompt."""
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from btm.config.schema import Config
+from btm.data.decoding import continuation
 from btm.ensemble import generate as online
 from btm.ensemble.router import find_router
 from btm.ensemble.rules import rule_of
@@ -17,8 +19,14 @@ from btm.steps.evaluate import plan_of_scores
 from btm.steps.plan import Plan
 
 
-def generate(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
+def generate(
+    config: Config,
+    reporter: Reporter = quiet,
+    told: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
     """Go on with a prompt; the ensemble keeps, loads and runs its top-k members alone.
+
+    `told` gets the text as it is written, piece by piece: the prompt, then what follows it.
 
     ``ensemble.experts=`` may name averages, models of other forests and folders beside ELMs, one of
     them alone too. Their prior, and what the rule leaves open, are fitted on the valid split of
@@ -48,11 +56,23 @@ def generate(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     prompt = tokenizer(config.prompt, add_special_tokens=False).input_ids
     mixed.read(prompt)
     chosen = config.generate
-    made = list(mixed.generate(chosen.tokens, chosen.temperature, chosen.seed))
+    written = 0
+
+    def counted() -> Iterator[int]:
+        nonlocal written
+        for token in mixed.generate(chosen.tokens, chosen.temperature, chosen.seed):
+            written += 1
+            yield token
+
+    told(config.prompt)
+    pieces = []
+    for piece in continuation(tokenizer, prompt, counted()):
+        told(piece)
+        pieces.append(piece)
     return {
         "prompt": config.prompt,
-        "text": tokenizer.decode(made),
-        "tokens": len(made),
+        "text": "".join(pieces),
+        "tokens": written,
         "experts": mixed.weights,
     }
 

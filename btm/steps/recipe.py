@@ -75,7 +75,7 @@ def greedy_soup(
     Recipe 1 of arXiv 2203.05482: ELMs are tried in the order of their own loss, best first. Each
     stays if the uniform average with it is no worse than without.
     """
-    valid = suite.shard(domain, "valid")
+    config, valid = score_cache.for_cards(config), suite.shard(domain, "valid")
     tokens, _ = valid.head(config.score.max_tokens)
 
     def nats(folder: Path, sha256: str) -> float:

@@ -243,7 +243,7 @@ def _settings(config: Config, forest: Forest, old: Old) -> Config:
 def _average_again(config: Config, forest: Forest, old: Old, reporter: Reporter) -> TableRow:
     if forest.paths.average(old.name).card.is_file():
         return {}
-    kept = {name: p.raw for name, p in old.card.parents.items() if p.raw > 0 and name in forest}
+    kept = {name: p.raw for name, p in old.card.parents.items() if p.raw and name in forest}
     method, settings = old.card.branch_method, publish.settings_again(forest, old.card)
     if not kept:
         return {"now": "deleted", "why": "none of its parents is left"}

@@ -1,6 +1,6 @@
 """Score models on shards where the forest's cache has no scores yet, and read what it has."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,7 @@ def valid_nats(
     config: Config, forest: Forest, branch: Branch, suite: Suite, reporter: Reporter
 ) -> ValidNats:
     """Measure a branch and its parents on the branch's valid split."""
+    config = for_cards(config)
     valid = suite.shard(branch.domains[0], "valid")
     scores = scores_of(config, forest)
     tokens, _ = valid.head(config.score.max_tokens)
@@ -48,9 +49,29 @@ def valid_nats(
     return ValidNats(ours, nats)
 
 
+def for_cards(config: Config) -> Config:
+    """Return `config` with windows that do not overlap, as all that stands on cards is measured.
+
+    So the losses on cards, and the weights of parents, compare whatever ``score.stride`` is.
+    """
+    return replace(config, score=replace(config.score, stride=0))
+
+
 def scores_of(config: Config, forest: Forest) -> scoring.Scores:
-    """Open the forest's score cache for the window and score.max_tokens of `config`."""
-    return scoring.Scores(forest.paths.scores, config.window, config.score.max_tokens)
+    """Open the forest's score cache for the windows and score.max_tokens of `config`."""
+    return scoring.Scores(
+        forest.paths.scores, config.window, config.score.max_tokens, config.stride
+    )
+
+
+def passes(config: Config) -> str:
+    """Say how often a token is read where windows overlap; empty where they do not."""
+    if not config.stride:
+        return ""
+    return (
+        f"windows of {config.window:,} tokens that begin every {config.stride:,} (score.stride): "
+        f"each token is read {config.window / config.stride:.3g} times"
+    )
 
 
 def unscored(config: Config, forest: Forest, sha256: str, shards: list[Shard]) -> list[Shard]:
@@ -90,6 +111,8 @@ def score_missing(
     if model is None:
         model = causal_lm.load_model(folder, device, dtype=torch.float32)
     model = model.to(device).eval()
+    if told := passes(config):
+        reporter.line(f"{called or lease.name_of(folder)}: {told}")
     total = sum(shard.head(config.score.max_tokens)[0] for shard in missing)
     paths = []
     with (

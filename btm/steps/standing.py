@@ -49,6 +49,7 @@ def identity(config: Config, suite: Suite, shards: Iterable[Shard], subjects: Su
         "suites": suite.names,
         "text": text,
         "window": config.window,
+        "stride": config.stride,
         "max_tokens": config.score.max_tokens,
         "ensemble": asdict(config.ensemble) | {"experts": [elm.name for elm in subjects.members]},
         "elms": {elm.name: elm.card.sha256 for elm in subjects.elms},
@@ -68,7 +69,10 @@ def is_of(file: Path, wanted: Json) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     wanted = parse_json(json.dumps(wanted).encode())  # tuples are lists there
-    return isinstance(values, dict) and all(values.get(key) == wanted[key] for key in wanted)
+    if not isinstance(values, dict):
+        return False
+    values = {"stride": 0} | values  # evaluations from before there was one
+    return all(values.get(key) == wanted[key] for key in wanted)
 
 
 def require_trained(

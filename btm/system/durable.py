@@ -20,6 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from btm.errors import UserError, reword
+
 _PREFIX = ".tmp-"
 HELD = "~"  # in the name of a folder that is held under a lease (lease.py, which stands above)
 _EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE of renameat2(2) and AT_FDCWD
@@ -158,8 +160,10 @@ def publish_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
                 return
             remove_folder(path)
         rename_folder(temporary, path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, UserError | OSError):
+            reword(error, str(temporary), str(path))
         raise
 
 

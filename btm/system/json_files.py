@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from btm.errors import UserError
+from btm.system import lfs
 
 Json = dict[str, Any]  # a JSON object as it stands in a file
 MAX_JSON = 64 << 20  # bytes of a JSON file that is not a tokenizer
@@ -15,8 +16,8 @@ MAX_JSON = 64 << 20  # bytes of a JSON file that is not a tokenizer
 def read_regular(file: Path, most: int = MAX_JSON) -> bytes:
     """Read a regular file of at most `most` bytes.
 
-    Raises `OSError` if there is none, and `UserError` for a device, a pipe or a socket: reading one
-    may never end.
+    Raises `OSError` if there is none, and `UserError` for a git-LFS pointer, or for a device, a
+    pipe or a socket: reading one may never end.
     """
     handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as stream:
@@ -25,6 +26,7 @@ def read_regular(file: Path, most: int = MAX_JSON) -> bytes:
         content = stream.read(most + 1)
     if len(content) > most:
         raise UserError(f"{file}: larger than {most:,} bytes")
+    lfs.refuse_content(file, content)
     return content
 
 

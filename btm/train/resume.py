@@ -47,7 +47,7 @@ def require_same(found: Path, begun: Json, settings: Json) -> None:
         was = ", ".join(f"{key} was {begun.get(key)}, now {settings[key]}" for key in changed)
         raise UserError(
             f"{lease.name_of(found.parent)!r} is half trained with other settings ({was}): "
-            f"restore them, or delete {found}"
+            f"restore them, or delete the checkpoints in {found.parent} to begin anew"
         )
 
 

@@ -31,7 +31,7 @@ from btm.errors import UserError
 from btm.forest import Branch, Forest, model_card, publish, seal
 from btm.forest.card import Card
 from btm.interop import intake, mergekit
-from btm.models import average, causal_lm, weights
+from btm.models import average, causal_lm, tokenizer_files, weights
 
 _SLOW = 2.0  # seconds of CPU
 _RESULT = {
@@ -129,7 +129,7 @@ class World:
         )
         model = causal_lm.new_model(config, 0).to(torch.bfloat16)
         model.save_pretrained(self.folder, max_shard_size="20KB")
-        causal_lm.copy_tokenizer(self.folder.parent / "tokenizer", self.folder)
+        tokenizer_files.copy(self.folder.parent / "tokenizer", self.folder)
         (self.folder / "README.md").write_text("---\nlicense: mit\n---\n")
         tokenizer = self.folder.parent / "tokenizer"
         self.tokenizer_sha256 = tokenizer_sha256(tokenizer)

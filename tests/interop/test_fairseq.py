@@ -2,6 +2,8 @@
 fairseq out.
 """
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -44,3 +46,18 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, capsys):
         assert message in said or "checkpoint" in said
         assert said.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_wrong_with_a_model_is_said_of_the_file_given(place, tmp_path, capsys):
+    """The folder that it was converted into is gone by then."""
+    source = tmp_path / "gpt"
+    shutil.copytree(place / "models/gpt", source)
+    found = checkpoint.find(source)
+    state = torch.load(found, weights_only=True)
+    matrix = next(name for name in state["model"] if name.endswith("fc1.weight"))
+    state["model"][matrix][0, 0] = float("nan")
+    torch.save(state, found)
+    words = ["format=fairseq", f"from={source}", f"forest={tmp_path / 'forest'}"]
+    assert main.main(["import", *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"btm: {source}: a NaN") and ".tmp-" not in said

@@ -12,6 +12,8 @@ import torch
 from interop.assault import assault
 from safetensors.torch import load_file
 
+from btm.cli import main
+
 pytestmark = pytest.mark.timeout(120)
 
 
@@ -213,6 +215,15 @@ CONTENTS = {
 def test_content(make, world, capsys):
     (world / "outside/model/pytorch_model.bin").write_bytes(make())
     assault(world, capsys, "import.legacy=true")
+
+
+def test_a_refusal_names_the_file_as_it_is_called(world, capsys):
+    """The copy that is looked at has another name, and is gone when the message is read."""
+    file = world / "outside/model/pytorch_model.bin"
+    file.write_bytes(as_archive({"x": torch.ones(2, dtype=torch.complex64)}))
+    words = [f"from={file.parent}", f"forest={world / 'forest'}", "import.legacy=true"]
+    assert main.main(["import", *words]) == 2
+    assert capsys.readouterr().err.startswith(f"btm: {file}: 'x' is no dense tensor")
 
 
 @pytest.mark.parametrize(

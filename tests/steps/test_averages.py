@@ -5,6 +5,9 @@ fitted on valid.
 import json
 
 import pytest
+import torch
+from folders import tree
+from safetensors.torch import load_file
 
 from btm import steps
 from btm.cli.compose import compose
@@ -74,3 +77,60 @@ def test_fit_is_refused_where_there_is_no_scale(copy):
         copy("average.method=linear", "average.scale=fit")
     with pytest.raises(UserError, match=r"average\.scale=fitted"):
         compose(["average.scale=fitted"])
+
+
+def test_a_task_is_negated(copy, workspace, tmp_path, capsys):
+    """weights={bible: -1} under task arithmetic: what the expert learned is taken from the seed."""
+    copy()
+    root = tmp_path / "forest"
+    words = [*workspace, f"forest={root}", "average.name=less", "weights={bible: -0.5}"]
+    assert main(["average", *words, "average.method=task_arithmetic"]) == 0
+    assert main(["verify", f"forest={root}", "average=less", "--full"]) == 0
+    card = Card.read(root / "averages/less/card.json")
+    assert card.parents["bible"].raw == -0.5
+    assert {name: parent.weight for name, parent in card.parents.items()} == {
+        "bible": 0.5,
+        "seed": 0.5,
+    }
+    less, seed, bible = (
+        load_file(root / place / "model.safetensors")
+        for place in ("averages/less", "elms/seed", "elms/bible")
+    )
+    for name, tensor in less.items():
+        torch.testing.assert_close(tensor, seed[name] - 0.5 * (bible[name] - seed[name]))
+    # It is worse on the task that was taken away than the seed is.
+    assert card.measured["bible"].nats > card.measured["bible"].seeds["seed"]
+    capsys.readouterr()
+    assert main(["export", f"forest={root}", "average=less", "format=mergekit"]) == 0
+    assert "{weight: -0.5}" in capsys.readouterr().out.replace('"', "")
+    before = (root / "averages/less/card.json").read_bytes()
+    assert main(["average", *words, "average.method=task_arithmetic"]) == 0
+    assert (root / "averages/less/card.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "fisher", "model_stock"])
+@pytest.mark.parametrize(
+    "words", [["weights={bible: 1, speeches: -1}"], ["average.layers={*.mlp.*: {bible: -1}}"]]
+)
+def test_a_negative_weight_is_refused_where_it_means_nothing(
+    words, method, copy, workspace, tmp_path, capsys
+):
+    copy()
+    words = [*workspace, f"forest={tmp_path / 'forest'}", f"average.method={method}", *words]
+    before = tree(tmp_path / "forest")
+    assert main(["average", *words]) == 2
+    said = capsys.readouterr().err
+    assert f"average.method={method} takes none" in said and said.count("\n") == 1
+    assert "task_arithmetic, dare_linear, dare_ties, breadcrumbs" in said
+    assert tree(tmp_path / "forest") == before
+
+
+def test_branches_take_no_negative_weights(copy, workspace, tmp_path, capsys):
+    """A branch is a weighted average of its parents whatever average.method says."""
+    copy()
+    words = [*workspace, f"forest={tmp_path / 'forest'}", "weights={bible: -1}"]
+    words += ["average.method=task_arithmetic", "expert=new", "domain=bible"]
+    assert main(["branch", *words]) == 2
+    assert (
+        "weights.bible=-1: wanted a finite number that is not negative" in capsys.readouterr().err
+    )

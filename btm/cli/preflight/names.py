@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from btm import steps
+from btm.config.average import check_average_weights
 from btm.config.checks import check_weights
 from btm.config.schema import Config
 from btm.data import prepare as preparation
@@ -127,7 +128,9 @@ def average_of_cycle(config: Config) -> None:
     how, _ = steps.average_of(config)
     if config.domain:
         _require_domains(config, {"domain": [str(config.domain)]})
-    given = check_weights(config.weights) if how == "weights" else config.average.experts
+    given: Collection[str] = config.average.experts
+    if how == "weights":
+        given = check_average_weights(config.weights, config.average)
     experts = {domain for domains in rounds(config) for domain in domains}
     count = len(given) or len(experts)
     least, most = (

@@ -128,7 +128,10 @@ def show_comparison(found: "Comparison", file: Path, out: Output) -> None:
 
     if out.as_json:
         return out.line("", found.to_json())
-    out.rows(comparison.shard_rows(found), "perplexity by shard, each window begun anew")
+    begun = (
+        f"windows begin every {found.stride} tokens" if found.stride else "each window begun anew"
+    )
+    out.rows(comparison.shard_rows(found), f"perplexity by shard, {begun}")
     out.rows(comparison.summary_rows(found), comparison.title(found))
     for note in found.notes:
         out.line(f"note: {note}", None)
@@ -147,7 +150,12 @@ def show_evaluation(config: Config, result: dict[str, Any], out: Output) -> None
     out.rows(
         eval_rows(result),
         f"perplexity by shard, {result['ensemble']['rule']} under the "
-        f"{result['ensemble']['prior']} prior",
+        f"{result['ensemble']['prior']} prior"
+        + (
+            f", windows of {result['window']} every {result['stride']} tokens"
+            if result.get("stride")
+            else ""
+        ),
     )
     if models := model_rows(result):
         out.rows(models, "averages and models: mean perplexity")

@@ -100,10 +100,14 @@ def generate(config: Config, out: Output) -> None:
     """
     from btm import steps
 
-    made = steps.generate(config, out.reporter)
     if out.as_json:
-        return out.line("", made)
-    print(made["prompt"] + made["text"], file=out.stdout)
+        return out.line("", steps.generate(config, out.reporter))
+
+    def show(piece: str) -> None:
+        print(piece, end="", file=out.stdout, flush=True)
+
+    made = steps.generate(config, out.reporter, show)
+    print(file=out.stdout)
     print(
         ", ".join(f"{name} {weight:.3f}" for name, weight in made["experts"].items()),
         file=out.stderr,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from btm.errors import UserError
-from btm.system import durable
+from btm.system import durable, lfs
 from btm.system.extras import install
 
 Array = NDArray[np.float32]
@@ -159,6 +159,8 @@ class Router:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
+        for name in ("router.json", "router.safetensors"):
+            lfs.refuse(folder / name)
         try:
             facts = json.loads((folder / "router.json").read_bytes())
             tensors = load_file(folder / "router.safetensors")

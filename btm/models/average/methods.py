@@ -5,12 +5,13 @@ base, δ_j = θ_j − θ_0, λ the setting `scale`. A method may first measure a
 numbers), then it computes window by window.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from btm.config.average import refuse_negative
 from btm.errors import UserError, unknown
 from btm.models.average import sparse
 from btm.models.average.models import Group
@@ -30,10 +31,14 @@ class Method:
     models: tuple[int, int | None] = (1, None)  # how many it takes, the base not counted
 
 
-def check(settings: Settings, models: int) -> None:
-    """Raise `UserError` unless the method takes that number of models and these settings."""
+def check(settings: Settings, weights: Mapping[str, float]) -> None:
+    """Raise `UserError` unless the method takes models of these `weights` {name: weight}, and these
+    settings.
+    """
+    models = sum(weight != 0 for weight in weights.values())
     if settings.method not in METHODS:
         raise unknown("average.method", settings.method, METHODS)
+    refuse_negative(settings.method, weights)
     method = METHODS[settings.method]
     least, most = method.models
     if method.needs_base and settings.base is None:
@@ -59,7 +64,7 @@ def _linear(group: Group, settings: Settings, recipe: Any, window: Window, out: 
 def _task_arithmetic(
     group: Group, settings: Settings, recipe: Any, window: Window, out: Array
 ) -> None:
-    """θ = θ_0 + λ Σ_j w_j δ_j (task arithmetic, arXiv 2212.04089)."""
+    """θ = θ_0 + λ Σ_j w_j δ_j (task arithmetic, arXiv 2212.04089); w_j < 0 negates a task."""
     base = _base(group, window)
     out[:] = 0
     for tensor, weight in zip(group.tensors, group.weights, strict=True):

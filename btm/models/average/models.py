@@ -39,8 +39,8 @@ class Models:
     def __init__(self, sources: Mapping[Path, float], settings: Settings) -> None:
         """Read the headers of all models; `UserError` if they differ in tensors or shapes."""
         weights = {Path(folder): float(weight) for folder, weight in sources.items()}
-        shares.normalise(weights)
-        self.folders = sorted(folder for folder, weight in weights.items() if weight > 0)
+        shares.require_usable(weights)
+        self.folders = sorted(folder for folder, weight in weights.items() if weight != 0)
         self.weights = [weights[folder] for folder in self.folders]
         self.first = wt.tensors(self.folders[0])
         self._layers = settings.layers

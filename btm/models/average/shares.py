@@ -22,6 +22,12 @@ def normalise(weights: Mapping[K, float]) -> dict[K, float]:
     return {key: weight / total for key, weight in weights.items() if weight > 0}
 
 
+def require_usable(weights: Mapping[K, float]) -> None:
+    """Raise `UserError` unless all weights are finite and one is not 0."""
+    if not np.isfinite(list(weights.values())).all() or not any(weights.values()):
+        raise UserError(f"weights {dict(weights)}: wanted finite numbers, one of them not 0")
+
+
 def own_weights(name: str, layers: Mapping[str, Mapping[str, float]]) -> Mapping[str, float] | None:
     """Find the weights of the last pattern in `layers` that matches the tensor `name`, or None."""
     matching = [own for pattern, own in layers.items() if fnmatchcase(name, pattern)]

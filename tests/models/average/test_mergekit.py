@@ -18,12 +18,16 @@ PYTHON = ROOT / ".venv-mergekit/bin/python"
 if not PYTHON.exists() and not os.environ.get("CI"):
     pytest.skip("no mergekit here: scripts/mergekit", allow_module_level=True)
 
-DENSITY, WEIGHTS = 0.4, [0.5, 1.0, 0.8]
+DENSITY, WEIGHTS, NEGATED = 0.4, [0.5, 1.0, 0.8], [0.5, -1.0, -0.3]
 # name: (settings of btm, method of mergekit, its parameters); weights, and densities where they are
 # read, are added
 CASES = {
     "linear": ({}, "linear", {}),
     "task_arithmetic": ({"scale": 0.7}, "task_arithmetic", {"lambda": 0.7}),
+    "task_arithmetic, negated": ({}, "task_arithmetic", {}),
+    "dare_linear, negated": ({"rescale": "l1"}, "dare_linear", {}),
+    "dare_ties, negated": ({"rescale": "l1"}, "dare_ties", {}),
+    "breadcrumbs, negated": ({"gamma": 0.05}, "breadcrumbs", {"gamma": 0.05}),
     "ties": ({"scale": 1.3}, "ties", {"lambda": 1.3}),
     "breadcrumbs": ({"gamma": 0.05}, "breadcrumbs", {"gamma": 0.05}),
     "slerp": ({"t": 0.3}, "slerp", {"t": 0.3}),
@@ -89,6 +93,10 @@ def taken(name):
     return "a" if name == "slerp" else "abc"
 
 
+def weights_of(name):
+    return NEGATED if name.endswith("negated") else WEIGHTS
+
+
 def recipe(folder, name):
     """The case as mergekit's YAML has it."""
     _, method, parameters = CASES[name]
@@ -103,7 +111,7 @@ def recipe(folder, name):
     weighted = method not in ("slerp", "model_stock")
     entries = [
         {"model": str(folder / model), "parameters": own | ({"weight": weight} if weighted else {})}
-        for model, weight in zip(taken(name), WEIGHTS, strict=False)
+        for model, weight in zip(taken(name), weights_of(name), strict=False)
     ]
     made = {"merge_method": method, "models": entries, "parameters": shared, "dtype": "float32"}
     if method != "linear":
@@ -117,9 +125,9 @@ def recipe(folder, name):
 def test_equal_to_mergekit(name, merged, tmp_path):
     settings, method, _ = CASES[name]
     base = None if method == "linear" else merged / "base"
-    chosen = average.Settings(method=name, base=base, density=DENSITY, **settings)
+    chosen = average.Settings(method=method, base=base, density=DENSITY, **settings)
     average.average(
-        {merged / m: w for m, w in zip(taken(name), WEIGHTS, strict=False)},
+        {merged / m: w for m, w in zip(taken(name), weights_of(name), strict=False)},
         tmp_path,
         settings=chosen,
     )

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from btm.errors import UserError
 from btm.models import average
-from btm.models.average import sparse, stream
+from btm.models.average import METHODS, sparse, stream
 
 WEIGHTS = [0.5, 1.0, 0.8]
 
@@ -62,6 +63,52 @@ def test_task_arithmetic(models, scale, tmp_path):
     for key, value in found.items():
         base, delta = deltas(models, key)
         close(value, base + scale * weighted(delta).sum(0))
+
+
+SIGNS = [0.5, -1.0, -0.3]
+TAKEN = {  # a method: what it makes of one entry's weighted differences, all of them kept
+    "task_arithmetic": lambda parts: parts.sum(0),
+    "dare_linear": lambda parts: parts.sum(0),
+    "breadcrumbs": lambda parts: parts.sum(0),
+    "dare_ties": lambda parts: np.where(
+        parts.sum(0) >= 0, np.maximum(parts, 0).sum(0), np.minimum(parts, 0).sum(0)
+    ),
+}
+
+
+@pytest.mark.parametrize("signs", [SIGNS, [-1.0], [1.0, -1.0]])
+@pytest.mark.parametrize("method", METHODS)
+def test_negative_weights_subtract_a_difference_or_are_refused(models, method, signs, tmp_path):
+    """θ_0 + λ Σ w_j δ_j with w_j < 0, as in task arithmetic's negation; (1, -1) is its analogy."""
+    base, folders = models
+    sources = dict(zip(folders, signs, strict=False))
+    chosen = average.Settings(
+        method=method,
+        base=base,
+        scale=0.7,
+        density=1.0,
+        accumulate="float64",
+        importance=dict.fromkeys(folders, base),
+    )
+    (tmp_path / "out").mkdir()
+    if method not in TAKEN:
+        with pytest.raises(UserError, match=r"takes none; those that do: task_arithmetic, dare_l"):
+            average.average(sources, tmp_path / "out", settings=chosen)
+        assert not list((tmp_path / "out").iterdir())
+        return
+    average.average(sources, tmp_path / "out", settings=chosen)
+    for key, value in load_file(tmp_path / "out/model.safetensors").items():
+        origin, delta = deltas(models, key)
+        parts = np.array(signs).reshape(-1, *[1] * origin.ndim) * delta[: len(signs)]
+        close(value, origin + 0.7 * TAKEN[method](parts))
+
+
+@pytest.mark.parametrize("weights", [[float("nan"), 1.0], [float("-inf")]])
+def test_weights_that_are_no_weights(models, weights, tmp_path):
+    base, folders = models
+    chosen = average.Settings(method="task_arithmetic", base=base)
+    with pytest.raises(UserError, match="wanted finite numbers, one of them not 0"):
+        average.average(dict(zip(folders, weights, strict=False)), tmp_path, settings=chosen)
 
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
