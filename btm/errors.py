@@ -1,6 +1,7 @@
 """The exception that a user is meant to see, and the hints that go with it."""
 
 import difflib
+import shlex
 from collections.abc import Iterable, Sequence
 
 _LISTED = 10  # names in a message, of those that exist
@@ -23,6 +24,15 @@ def unknown(kind: str, word: str, choices: Iterable[str], where: str = "") -> Us
     place = f" in {where}" if where else ""
     word = word if len(word) <= 100 else word[:100] + "…"
     return UserError(f"no {kind} {word!r}{place}{nearest(word, have)}; have: {_listed(word, have)}")
+
+
+def command(verb: str, **keys: object) -> str:
+    """Write a command as a shell takes it, each word quoted where it must be.
+
+    A key with a dot is given as ``**{"data.name": name}``.
+    """
+    words = [shlex.quote(f"{key}={value}") for key, value in keys.items()]
+    return " ".join(["btm", verb, *words])
 
 
 def first_of(names: Sequence[str]) -> str:

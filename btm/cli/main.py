@@ -42,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         if "--debug" in words:
             raise
-        line = " ".join(str(error).split())  # names from outside may hold what commands a terminal
+        line = " ".join(part.strip() for part in str(error).splitlines())
+        # Names from outside may hold what commands a terminal.
         print("btm: " + "".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
         return 2
     except BrokenPipeError:

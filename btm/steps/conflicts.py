@@ -13,7 +13,7 @@ from btm.config.checks import check_weights
 from btm.config.choices import SHARES_SEED
 from btm.config.identity import Difference, Settings
 from btm.config.schema import Config
-from btm.errors import UserError
+from btm.errors import UserError, command
 from btm.forest import Branch, Forest, tombstone
 from btm.forest.card import Parent
 from btm.models import causal_lm
@@ -145,7 +145,7 @@ def refuse(
     if not reproduction and not any(
         each.key.startswith(_MODEL) for differing in found.values() for each in differing
     ):
-        remove = f"btm remove forest={config.forest_root} expert={names[0]}"
+        remove = command("remove", forest=config.forest_root, expert=names[0])
         ways[1:] = [another]
         ways.append(f"or remove what is to be grown anew ({remove}, the same with --readmit)")
     called = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
