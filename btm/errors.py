@@ -1,4 +1,4 @@
-"""The exception that a user is meant to see, and the hints that go with it."""
+"""The exceptions that end a command in one line, and the hints that go with them."""
 
 import difflib
 import shlex
@@ -10,6 +10,12 @@ _FIRST = 3  # names in a message that only tells which
 
 class UserError(Exception):
     """A mistake in what was asked or given; the CLI prints it as one line and exits with code 2."""
+
+
+class TrainingStoppedError(Exception):
+    """The training was asked to stop, and did so after a checkpoint; the same call goes on from
+    there.
+    """
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

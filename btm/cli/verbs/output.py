@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from btm.cli.stops import StoppingReporter, Stops
 from btm.config.schema import Config
 from btm.errors import UserError
 
@@ -21,13 +22,12 @@ class Output:
     stdout: IO[str]
     stderr: IO[str]
     flags: Collection[str] = ()
+    stops: Stops = field(default_factory=Stops)
 
     @property
     def reporter(self) -> Any:
-        """The progress of long work."""
-        from btm.report import ConsoleReporter
-
-        return ConsoleReporter(self.stderr)
+        """The progress of long work, which signals stop."""
+        return StoppingReporter(self.stderr, self.stops)
 
     def line(self, text: str, value: Any) -> None:
         """Print a sentence, or `value` as JSON."""
