@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from btm.cli.stops import StoppingReporter, Stops
+from btm.cli.stops import Stops
 from btm.config.schema import Config
 from btm.errors import UserError
 
@@ -27,6 +27,8 @@ class Output:
     @property
     def reporter(self) -> Any:
         """The progress of long work, which signals stop."""
+        from btm.cli.verbs.stopping import StoppingReporter
+
         return StoppingReporter(self.stderr, self.stops)
 
     def line(self, text: str, value: Any) -> None:
