@@ -9,6 +9,12 @@ from btm.data.duplicates import in_words
 from btm.data.shards import NEAR, Suite
 from btm.system.json_files import Json
 
+# The columns that a narrow terminal shows last.
+SPARE = (
+    *("valid_bytes", "test_bytes", "train_bytes", "near_in", "found_in", "bytes_per_token"),
+    *("test_documents", "valid_documents", "valid_tokens", "test_tokens"),
+)
+
 
 def _split_of(meta: Json) -> str:
     """Say in words how a domain came by its splits."""

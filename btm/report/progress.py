@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
+from btm.report.fit import terminal_width
+
 Item = TypeVar("Item")
 
 
@@ -192,6 +194,8 @@ class ConsoleReporter(Reporter):
         if self.live:
             filled = round(20 * min(fraction, 1.0))
             bar = f"\r{'█' * filled}{'░' * (20 - filled)} {text}"
+            if (columns := terminal_width(self.stream)) is not None:
+                bar = bar[:columns]  # what wraps cannot be rewritten
             self.stream.write(bar.ljust(self.width))
             self.width = len(bar)
             self.stream.flush()

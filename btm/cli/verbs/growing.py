@@ -28,11 +28,12 @@ def prepare(config: Config, out: Output) -> None:
     example: btm prepare data=folder data.root=more data.name=more forest=experts/mine
     """
     from btm import steps
-    from btm.data.table import readable, table
+    from btm.data.table import SPARE, readable, table
 
     suite = steps.prepare(config, out.reporter)
     rows = table(suite)
-    out.rows(rows if out.as_json else readable(rows), f"suite {suite.name} in {suite.path}")
+    title = f"suite {suite.name} in {suite.path}"
+    out.rows(rows if out.as_json else readable(rows), title, SPARE)
 
 
 def discover(config: Config, out: Output) -> None:

@@ -35,15 +35,21 @@ class Output:
         """Print a sentence, or `value` as JSON."""
         print(json.dumps(value, indent=1) if self.as_json else text, file=self.stdout)
 
-    def rows(self, rows: Sequence[Mapping[str, Any]], title: str) -> None:
-        """Print a table, or its rows as JSON."""
+    def rows(
+        self, rows: Sequence[Mapping[str, Any]], title: str, spare: Sequence[str] = ()
+    ) -> None:
+        """Print a table that fits the terminal, or its rows as JSON.
+
+        The columns `spare` are left out first where there is no room for all.
+        """
         if self.as_json:  # a row a line: indented, ten thousand would take half a second
             lines = ",\n".join(" " + json.dumps(row) for row in rows)
             print(f"[\n{lines}\n]" if rows else "[]", file=self.stdout)
             return
+        from btm.report.fit import terminal_width
         from btm.report.tables import table
 
-        print(table(rows, title), file=self.stdout)
+        print(table(rows, title, terminal_width(self.stdout), spare), file=self.stdout)
 
 
 def sweep(config: Config) -> None:
@@ -131,7 +137,8 @@ def show_comparison(found: "Comparison", file: Path, out: Output) -> None:
     if out.as_json:
         return out.line("", found.to_json())
     out.rows(comparison.shard_rows(found), "perplexity by shard, each window begun anew")
-    out.rows(comparison.summary_rows(found), comparison.title(found))
+    spare = ("FLOPs/token", "training FLOPs", "ahead on", "experts run", "equal training", "kind")
+    out.rows(comparison.summary_rows(found), comparison.title(found), spare)
     for note in found.notes:
         out.line(f"note: {note}", None)
     out.line(f"numbers: {file}\npicture: {file.with_suffix('.png')}", None)
@@ -150,6 +157,7 @@ def show_evaluation(config: Config, result: dict[str, Any], out: Output) -> None
         eval_rows(result),
         f"perplexity by shard, {result['ensemble']['rule']} under the "
         f"{result['ensemble']['prior']} prior",
+        ("tokens", "bits/byte", "top expert", "best ELM"),
     )
     if models := model_rows(result):
         out.rows(models, "averages and models: mean perplexity")

@@ -21,7 +21,7 @@ def ls(config: Config, out: Output) -> None:
     from btm.forest import listing
 
     rows = listing.rows(Path(config.forest_root), config.ls)
-    out.rows(rows, f"forest {config.forest_root}")
+    out.rows(rows, f"forest {config.forest_root}", ("sha256", "total tokens", "created"))
     for row in rows:
         if "why" in row:
             print(f"damaged: {row['why']}", file=out.stderr)
