@@ -28,7 +28,7 @@ _OPEN = "model.config."  # what any key may follow
 # there.
 _SETTLED = (
     *("discover", "paper", "doctor", "status", "logs", "cancel"),
-    *("ls", "show", "verify", "lineage", "diff", "gc"),
+    *("ls", "show", "verify", "lineage", "diff", "gc", "export"),
 )
 
 

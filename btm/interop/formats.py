@@ -137,7 +137,12 @@ def export_model(config: Config, reporter: Reporter = quiet) -> tuple[Path | Non
         delta8.export(forest, config.expert, target, wanted.block, reporter.alive)
         return target, ""
     target = export.export(
-        source, Path(config.to), dtype=wanted.dtype, shard_gb=wanted.shard_gb, alive=reporter.alive
+        source,
+        Path(config.to),
+        dtype=wanted.dtype,
+        shard_gb=wanted.shard_gb,
+        license=config.card.license,
+        alive=reporter.alive,
     )
     return target, ""
 
