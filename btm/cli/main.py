@@ -54,7 +54,8 @@ def main(argv: list[str] | None = None) -> int:
             _tell(f"interrupted: {error}; the same command goes on from there")
             return stops.exit_code
         except KeyboardInterrupt:
-            again = "goes on from the last checkpoint" if stops.asked else "does the rest"
+            last = "goes on from the last checkpoint, or begins again where there is none"
+            again = last if stops.asked else "does the rest"
             _tell(f"interrupted; what was finished stands, and the same command {again}")
             return stops.exit_code
 

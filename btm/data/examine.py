@@ -1,12 +1,12 @@
 """The domains of a source, compared with those that are prepared already."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from btm.config.checks import check_name
 from btm.config.choices import SPLITS
 from btm.config.data import DataConfig
+from btm.data import suite_file
 from btm.data.documents import BY_DOCUMENT, Source, find, find_one
 from btm.data.shards import META, NEAR, SCHEMA, TOKENIZER, read_meta
 from btm.data.splits import SourceFile, fingerprint
@@ -65,16 +65,11 @@ def find_sources(config: DataConfig) -> tuple[list[Source], set[str]]:
 
 def _novel(root: Path, domains: list[str]) -> set[str]:
     """Read the novel domains, which are kept from training, from ROOT/suite.json."""
-    path = root / "suite.json"
-    try:
-        listed = json.loads(path.read_bytes())["domains"] if path.exists() else {}
-        novel = {name for name, about in listed.items() if about.get("novel", False)}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f'{path}: wanted {{"domains": {{name: {{"novel": true}}}}}}') from None
+    listed = suite_file.read(root)
     for name in listed:
         if name not in domains:
             raise unknown("domain", name, domains, f"{root}, though suite.json lists it")
-    return novel
+    return {name for name, novel in listed.items() if novel}
 
 
 def _kept_tokenizer(config: DataConfig, folder: Path) -> str | None:
