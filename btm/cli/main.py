@@ -93,6 +93,8 @@ def _command(verb: str, words: list[str], stops: Stops) -> int:
     flags = [word for word in words if word.startswith("-")]
     known = [*_FLAGS, *_FLAGS_OF.get(verb, ())]
     for flag in flags:
+        if "=" in flag:
+            raise UserError(f"{flag}: a setting has no dashes: wanted {flag.lstrip('-')}")
         if flag not in known:
             raise unknown("flag", flag, known, f"btm {verb}")
     if "--help" in flags or "-h" in flags:

@@ -58,8 +58,13 @@ def _reader(key: Key) -> Read:
 def _plain(key: Key, text: str) -> Any:
     """Read a number or a switch, or for a key of several types what it looks like."""
     kind, value = key.type.removesuffix(" | None"), grammar.value_of(text)
-    if (kind in _NUMBERS and not isinstance(value, int | float)) or isinstance(value, list | dict):
-        raise UserError(f"{key.name}={text}: wanted {_NUMBERS.get(kind, 'one value')}")
+    is_one = {
+        "int": type(value) is int,
+        "float": type(value) in (int, float),
+        "bool": type(value) is bool or str(value).lower() in _SWITCHES,
+    }
+    if not is_one.get(kind, not isinstance(value, list | dict)):
+        raise UserError(f"{key.name}={text}: wanted {_KINDS.get(kind, 'one value')}")
     return value
 
 
@@ -76,7 +81,11 @@ def _lists_of_texts(key: Key, text: str) -> list[list[str]]:
 
 
 def _numbers(key: Key, text: str) -> list[Any]:
-    return [grammar.value_of(part) for part in _parts(text)]
+    values = [grammar.value_of(part) for part in _parts(text)]
+    for value in values:
+        if type(value) not in (int, float):
+            raise ValueError(f"{value!r} is no number")
+    return values
 
 
 def _parts(text: str) -> list[str]:
@@ -104,7 +113,8 @@ def _text_or_list(key: Key, text: str) -> Any:
     return _texts(key, text) if grammar.is_list(text) else _text(key, text)
 
 
-_NUMBERS = {"int": "a whole number", "float": "a number"}
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+_SWITCHES = ("yes", "no", "on", "off", "y", "n", "1", "0")  # which omegaconf takes too
 _BY_TYPE: dict[str, Read] = {
     "str": _text,
     "list[str]": _texts,

@@ -152,7 +152,13 @@ WRONG = {
     "trainer.warmup=[1]": "trainer.warmup=[1]: wanted a number",
     "trainer.lr=choice(1,2)": "wanted a positive number, or find",
     "cluster.extra=x": "wanted cluster.extra=NAME:VALUE",
-    "paper.seeds=a": "paper.seeds",
+    "paper.seeds=a": "'a' is no number; wanted paper.seeds=NUMBER,NUMBER",
+    "trainer.betas=(0.9, 0.95)": "'(0.9' is no number; wanted trainer.betas=NUMBER,NUMBER",
+    "trainer.steps=1e3": "trainer.steps=1e3: wanted a whole number",
+    "trainer.kernels=maybe": "trainer.kernels=maybe: wanted true or false",
+    "run.domains=red blue": "commas between them, run.domains=law,med",
+    "run.domains={red,blue}": "commas between them, run.domains=law,med",
+    "--forest=x": "a setting has no dashes: wanted forest=x",
 }
 
 
