@@ -221,7 +221,12 @@ def duration(seconds: float) -> str:
 
 def short(name: str, most: int = 28) -> str:
     """Shorten a name to `most` characters for a picture, keeping its end."""
-    return name if len(name) <= most else f"…{name[1 - most :]}"
+    return drawn(name if len(name) <= most else f"…{name[1 - most :]}")
+
+
+def drawn(text: str) -> str:
+    """Escape what matplotlib would read in a text as mathematics: a path may hold dollars."""
+    return text.replace("$", r"\$")
 
 
 def bytes_text(count: float) -> str:

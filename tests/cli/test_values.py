@@ -179,7 +179,7 @@ def test_printed_commands_are_what_a_shell_takes():
 
 def test_a_cycle_in_a_folder_of_any_name(workspace, texts, tmp_path, capsys):
     """Each verb, and the command that each prints, on paths that hydra and a shell would split."""
-    place = tmp_path / "epoch=3-step=100" / "a,b (v2) x[1] tëxte o'brien $HOME ${x}  \\z"
+    place = tmp_path / "epoch=3-step=100" / "a,b (v2) x[1] tëxte o'brien $\\frac{b$ ${x}  \\z"
     shutil.copytree(texts, place / "te xts")
     small = [word for word in workspace if not word.startswith(("data.", "forest="))]
     forest = f"forest={place / 'forest, 1'}"
