@@ -60,7 +60,8 @@ def heatmap(result: Mapping[str, Any], path: Path) -> Path:
     for line_at in {0.5, 0.5 + len(others)}:
         axes.axvline(line_at, color="black", linewidth=1.5)
     axes.set_title(
-        f"Perplexity in {drawn(result['forest'])}: the {result['ensemble']['prior']}-prior ensemble, "
+        f"Perplexity in {drawn(result['forest'])}: the {result['ensemble']['prior']}-prior "
+        "ensemble, "
         + ("averages and other models, " if others else "")
         + "each ELM"
     )
