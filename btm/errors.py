@@ -1,6 +1,7 @@
-"""The exception that a user is meant to see, and the hints that go with it."""
+"""The exceptions that end a command in one line, and the hints that go with them."""
 
 import difflib
+import shlex
 from collections.abc import Iterable, Sequence
 
 _LISTED = 10  # names in a message, of those that exist
@@ -25,6 +26,12 @@ def reword(error: Exception, was: str, now: str) -> None:
                 setattr(error, place, name.replace(was, now))
 
 
+class TrainingStoppedError(Exception):
+    """The training was asked to stop, and did so after a checkpoint; the same call goes on from
+    there.
+    """
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the closest of `choices`, or an empty string."""
     close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
@@ -37,6 +44,15 @@ def unknown(kind: str, word: str, choices: Iterable[str], where: str = "") -> Us
     place = f" in {where}" if where else ""
     word = word if len(word) <= 100 else word[:100] + "…"
     return UserError(f"no {kind} {word!r}{place}{nearest(word, have)}; have: {_listed(word, have)}")
+
+
+def command(verb: str, **keys: object) -> str:
+    """Write a command as a shell takes it, each word quoted where it must be.
+
+    A key with a dot is given as ``**{"data.name": name}``.
+    """
+    words = [shlex.quote(f"{key}={value}") for key, value in keys.items()]
+    return " ".join(["btm", verb, *words])
 
 
 def first_of(names: Sequence[str]) -> str:

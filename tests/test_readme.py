@@ -55,17 +55,19 @@ def test_the_readme_is_one_page():
 
 
 def test_python_of_the_docs_runs(copy):
-    """docs/python.md, on the shared forest in place of the demo's."""
+    """docs/python.md, on the shared forest in place of the demo's; also a second time."""
     copied = copy().forest_root
     code = re.search(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL)[1]
     names = {"wordnet": "code_python", "experts/demo": str(copied)}
     for name, there in names.items():
         assert name in code
         code = code.replace(name, there)
-    made = {}
-    exec(code, made)
-    assert made["branch"].path.is_dir()
-    assert len(made["ensemble"].next_logp()) == made["model"].config.vocab_size
+    for _ in range(2):
+        made = {}
+        exec(code, made)
+        assert made["branch"].path.is_dir()
+        assert dict(made["branch"].parents).keys() == {"bible", "speeches"}
+        assert len(made["ensemble"].next_logp()) == made["model"].config.vocab_size
 
 
 def tree_of_the_readme():

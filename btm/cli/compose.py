@@ -1,11 +1,15 @@
 """Compose the configuration of `conf/` and the words of a command; hydra is used here alone."""
 
+import re
 from collections.abc import Collection
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from btm.cli import values
+from btm.config.keys import Key, keys_of
 from btm.config.schema import Config
 from btm.config.validation import validate
 from btm.errors import UserError, unknown
@@ -18,17 +22,18 @@ _SYNONYMS = {
     "average": "average.name",
 }  # where these read better: btm import, btm export
 
+_OPEN = "model.config."  # what any key may follow
+
 # Verbs for which nothing that a forest records of its settings matters: they look at what stands
 # there.
 _SETTLED = (
     *("discover", "paper", "doctor", "status", "logs", "cancel"),
-    *("ls", "show", "verify", "lineage", "diff", "gc"),
+    *("ls", "show", "verify", "lineage", "diff", "gc", "export"),
 )
 
 
 def compose(overrides: list[str], verb: str = "") -> Config:
-    """Return the configuration of `conf/` with `overrides`, validated; a `UserError` names the
-    wrong key.
+    """Compose `conf/` with `overrides` and validate it; a `UserError` names the wrong key.
 
     Where the user is silent, what the forest records of its own settings holds, if `verb` asks for
     any.
@@ -37,20 +42,15 @@ def compose(overrides: list[str], verb: str = "") -> Config:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    prompts = [override for override in overrides if override.startswith("prompt=")]
-    checked = [_known(override) for override in overrides if override not in prompts]
+    checked = [_known(override) for override in overrides]
+    named = {override.lstrip("+~").partition("=")[0] for override in checked}
     try:
-        composed = _composed(checked)
-        named = {override.lstrip("+~").partition("=")[0] for override in checked}
+        composed = _composed(checked, verb)
         if verb not in _SETTLED:
             _take_recorded(composed, named)
         config: Any = OmegaConf.to_object(composed)
     except OverrideParseException as error:
-        key = error.override.partition("=")[0]
-        raise UserError(
-            f"{error.override!r}: {_reason(error)}; quote a value with special characters twice: "
-            f"{key}='\"…\"'"
-        ) from None
+        raise UserError(f"{error.override!r}: {_reason(error)}") from None
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_reason(error)) from None
     if (
@@ -59,27 +59,61 @@ def compose(overrides: list[str], verb: str = "") -> Config:
         and not config.eval.suites
     ):
         config.eval.suites = [config.data.name]
-    if prompts:  # text, which hydra would read as its own grammar
-        config.prompt = prompts[-1].partition("=")[2]
     return validate(config)
 
 
-def _composed(overrides: list[str]) -> Any:
-    """Compose `conf/` with checked `overrides`, as hydra's own compose does.
+def _composed(overrides: list[str], verb: str = "") -> Any:
+    """Compose `conf/` with checked `overrides`, as hydra's own compose does; the values are read by
+    `btm.cli.values`.
 
     Apart from it since a process that composes often, as the tests do, needs its bundles once.
     """
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.types import RunMode
 
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    ConfigLoaderImpl.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=False)
+    ours = {override: _read(override, verb) for override in overrides}
+    words = [each for each in overrides if ours[each] is None]
+    parsed = OverridesParser.create().parse_overrides(words)
     bundles = [each.input_line for each in parsed if each.key_or_group in _bundles()]
     composed = deepcopy(_composed_bundles(tuple(bundles)))
-    values = [each for each in parsed if each.key_or_group not in _bundles()]
-    ConfigLoaderImpl._apply_overrides_to_config(values, composed)
+    theirs = {each.input_line: each for each in parsed if each.key_or_group not in _bundles()}
+    for override in overrides:  # the last word on a key counts
+        if (word := ours[override]) is not None:
+            _set(composed, *word)
+        elif override in theirs:
+            ConfigLoaderImpl._apply_overrides_to_config([theirs[override]], composed)
     return composed
+
+
+def _read(override: str, verb: str) -> tuple[str, Any] | None:
+    """Read the key and the value of a checked override; None for a bundle and a deletion, which
+    are hydra's.
+    """
+    name, equals, text = override.lstrip("+").partition("=")
+    if not equals or name.startswith("~") or name in _bundles():
+        return None
+    if name.startswith(_OPEN):
+        return name, values.read_untyped(name, text)
+    key = _keys()[name]
+    if name == "against" and verb in ("compare", "run"):
+        key = replace(key, type="list[str] | None")
+    return name, values.read(key, text)
+
+
+def _set(composed: Any, key: str, value: Any, *, merge: bool = True) -> None:
+    """Set a key of a composed configuration; a text stays as it is, whatever it holds."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.update(composed, key, _escaped(value), merge=merge, force_add=_is_open(key))
+
+
+def _escaped(value: Any) -> Any:
+    """Escape what omegaconf would read as an interpolation, anywhere in `value`."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    if isinstance(value, dict):
+        return {key: _escaped(inner) for key, inner in value.items()}
+    return [_escaped(inner) for inner in value] if isinstance(value, list) else value
 
 
 @cache
@@ -117,9 +151,9 @@ def _take_recorded(composed: Any, named: set[str]) -> None:
             name for name in named if name.startswith(f"{key}.")
         ]  # model.config.hidden_size=64
         own = {name: OmegaConf.select(composed, name) for name in below}
-        OmegaConf.update(composed, key, value, merge=False)
+        _set(composed, key, value, merge=False)
         for name, given in own.items():
-            OmegaConf.update(composed, name, given, force_add=True)
+            _set(composed, name, given)
 
 
 def full_key(word: str) -> str:
@@ -150,15 +184,18 @@ def _known(override: str) -> str:
             raise unknown(bare, value, bundles[bare])
         return override
     keys = _default_keys()
-    if bare not in keys and not bare.startswith("model.config."):
+    if bare not in keys and not bare.startswith(_OPEN):
         raise (
             unknown("key", bare, [*keys, *bundles, *ALIASES])
             if "." not in bare
             else _unknown_below(bare, keys)
         )
-    # A dictionary takes keys that nobody could know.
-    is_open = bare.startswith("model.config.") or isinstance(keys.get(bare), dict)
-    return "++" + override.lstrip("+") if is_open else override
+    return "++" + override.lstrip("+") if _is_open(bare) and not key.startswith("~") else override
+
+
+def _is_open(key: str) -> bool:
+    """Tell whether a key is of a dictionary, which takes keys that nobody could know."""
+    return key.startswith(_OPEN) or isinstance(_default_keys().get(key), dict)
 
 
 def _unknown_below(key: str, keys: Collection[str]) -> UserError:
@@ -166,6 +203,11 @@ def _unknown_below(key: str, keys: Collection[str]) -> UserError:
     section = key.rpartition(".")[0]
     near = [known for known in [*keys, *ALIASES] if known.rpartition(".")[0] == section]
     return unknown("key", key, near or list(keys))
+
+
+@cache
+def _keys() -> dict[str, Key]:
+    return {key.name: key for key in keys_of(Config())}
 
 
 @cache

@@ -4,13 +4,14 @@ hydra composes the configuration and is used nowhere else. `btm --help` imports 
 torch.
 """
 
-import os
 import sys
 import warnings
 
 from btm.cli import help as pages
+from btm.cli import pipes
 from btm.cli.compose import compose, full_key
-from btm.errors import UserError, unknown
+from btm.cli.stops import Stops
+from btm.errors import TrainingStoppedError, UserError, unknown
 
 _FLAGS = ("--dry-run", "--json", "--debug", "--help", "-h", "--all")
 # What one verb takes beyond these.
@@ -23,10 +24,53 @@ _FLAGS_OF = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 2 for a mistake of the user, 130 after
-    Ctrl-C.
+    """Run one command and return its exit code.
+
+    0, 2 for a mistake of the user, 141 where nobody reads its output any more, 130 after Ctrl-C and
+    143 after SIGTERM.
     """
-    words = sys.argv[1:] if argv is None else argv
+    words, stops = sys.argv[1:] if argv is None else argv, Stops()
+    with pipes.lasting_stderr():
+        try:
+            code = _carry_out(words, stops)
+            pipes.flush_stdout()
+            return code
+        except UserError as error:
+            if "--debug" in words:
+                raise
+            _tell(str(error))
+            return 2
+        except BrokenPipeError:
+            pipes.silence(sys.stdout)
+            return pipes.CLOSED
+        except OSError as error:
+            if "--debug" in words:
+                raise
+            pipes.silence(sys.stdout)  # it may be what failed: a disk that is full
+            place = f"{error.filename}: " if error.filename else ""
+            _tell(f"{place}{error.strerror or error}")
+            return 1
+        except TrainingStoppedError as error:
+            _tell(f"interrupted: {error}; the same command goes on from there")
+            return stops.exit_code
+        except KeyboardInterrupt:
+            last = "goes on from the last checkpoint, or begins again where there is none"
+            again = last if stops.asked else "does the rest"
+            _tell(f"interrupted; what was finished stands, and the same command {again}")
+            return stops.exit_code
+
+
+def _tell(text: str) -> None:
+    """Print one line to stderr; what is not printable in it, which may command a terminal, is
+    masked.
+    """
+    line = " ".join(part.strip() for part in text.splitlines())
+    shown = "".join(c if c.isprintable() else "?" for c in line)
+    print(f"btm: {shown}", file=sys.stderr)
+
+
+def _carry_out(words: list[str], stops: Stops) -> int:
+    """Print the overview or the version, or carry out a verb."""
     if not words or words[0] in ("-h", "--help", "help"):
         print(pages.OVERVIEW, end="")
         return 0
@@ -35,35 +79,11 @@ def main(argv: list[str] | None = None) -> int:
 
         print(__version__)
         return 0
-    try:
-        code = _command(words[0], words[1:])
-        sys.stdout.flush()
-        return code
-    except UserError as error:
-        if "--debug" in words:
-            raise
-        line = " ".join(str(error).split())  # names from outside may hold what commands a terminal
-        print("btm: " + "".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        # Whoever read our output has seen enough: `btm ls | head`. Python's own flush at exit must
-        # not stumble over the closed pipe again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # 128 + SIGPIPE, as a shell says it
-    except OSError as error:
-        if "--debug" in words:
-            raise
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"btm: {place}{error.strerror or error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(
-            "btm: interrupted; the same command goes on from the last checkpoint", file=sys.stderr
-        )
-        return 130
+    with stops.heard():
+        return _command(words[0], words[1:], stops)
 
 
-def _command(verb: str, words: list[str]) -> int:
+def _command(verb: str, words: list[str], stops: Stops) -> int:
     from btm.cli import preflight, verbs
 
     if verb.startswith("-"):
@@ -73,6 +93,8 @@ def _command(verb: str, words: list[str]) -> int:
     flags = [word for word in words if word.startswith("-")]
     known = [*_FLAGS, *_FLAGS_OF.get(verb, ())]
     for flag in flags:
+        if "=" in flag:
+            raise UserError(f"{flag}: a setting has no dashes: wanted {flag.lstrip('-')}")
         if flag not in known:
             raise unknown("flag", flag, known, f"btm {verb}")
     if "--help" in flags or "-h" in flags:
@@ -86,11 +108,10 @@ def _command(verb: str, words: list[str]) -> int:
     config = compose(settings, verb)
     for word in settings:
         verbs.reads.require(verb, full_key(word), word)
+    verbs.effects.require(verb, list(map(full_key, settings)), flags, config)
     verbs.check_baseline(verb, config)
     preflight.check(verb, config, flags)
-    output = verbs.Output(
-        as_json="--json" in flags, stdout=sys.stdout, stderr=sys.stderr, flags=flags
-    )
+    output = verbs.Output("--json" in flags, sys.stdout, sys.stderr, flags, stops)
     if "--dry-run" in flags:
         from btm.cli.dry_run import plan, readable
 

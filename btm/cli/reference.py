@@ -13,7 +13,8 @@ from btm.config.schema import Config
 _HEAD = """# Settings
 
 Every key of the configuration, with the default that is in force once `conf/` is composed. Give one
-as `key=value`; `btm <verb> --help` lists those that a verb reads. This page is written by
+as `key=value` ([how values are written](cli.md#how-values-are-written)); `btm <verb> --help` lists
+those that a verb reads. This page is written by
 `python -m btm.cli.reference > docs/settings.md`.
 """
 

@@ -146,7 +146,11 @@ def check_printable(value: Any, key: str, free: Collection[str] = ()) -> None:
 def check_names(names: list[str], key: str) -> None:
     """Raise `UserError` unless `names` can all name folders of a forest and differ."""
     for name in names:
-        check_name(name, key)
+        if not is_name(name):
+            raise UserError(
+                f"{key}: {name[:100]!r} is no valid name: 1 to 63 of a-z 0-9 . _ - that start with "
+                f"a letter or digit; several have commas between them, {key}=law,med"
+            )
     _check_differ(names, key)
 
 

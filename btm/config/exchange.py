@@ -36,12 +36,12 @@ class ExportConfig:
 
 @dataclass
 class CardConfig:
-    """What the card of a new ELM says that btm cannot know."""
+    """What the card of a new ELM, or of an exported model, says that btm cannot know."""
 
     license: str | None = key(
         None,
-        "licence of new ELMs, an identifier of the Hugging Face Hub such as apache-2.0; "
-        "null: none is stated",
+        "licence of new ELMs, and of what is exported; an identifier of the Hugging Face Hub such "
+        "as apache-2.0; null: none is stated, or the model's own",
     )
 
 

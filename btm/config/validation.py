@@ -24,10 +24,10 @@ from btm.config.exchange import FORMATS, check_card, check_export, check_import
 from btm.config.registry import check_diff, check_lineage, check_ls
 from btm.config.schema import Config
 from btm.config.training import check_fairseq, check_model, check_seed_phase, check_trainer
-from btm.errors import UserError
+from btm.errors import UserError, nearest
 
 # Texts of a user's own, which are no paths and no names.
-_FREE = ("prompt", "cluster.setup", "remove.reason")
+FREE = ("prompt", "cluster.setup", "remove.reason")
 
 
 def from_dict(values: dict[str, Any]) -> Config:
@@ -42,7 +42,7 @@ def validate(config: Config) -> Config:
     """Check `config` and hand it back; a `UserError` names the first key whose value makes no
     sense.
     """
-    check_printable(config, "", _FREE)
+    check_printable(config, "", FREE)
     _check_sections(config)
     _check_keys_of_no_section(config)
     _check_evaluation_name(config)
@@ -95,9 +95,19 @@ def _check_keys_of_no_section(config: Config) -> None:
     if config.baseline is not None:
         check_choice(config.baseline, "baseline", BASELINES)
     if isinstance(config.weights, str):
-        check_choice(config.weights, "weights", AVERAGE_WEIGHTS)
+        _check_word_for_weights(config.weights)
     elif config.weights is not None:
         check_average_weights(config.weights, config.average)
+
+
+def _check_word_for_weights(word: str) -> None:
+    """Require a word that weights= takes; the name of an ELM alone is none."""
+    if word not in AVERAGE_WEIGHTS:
+        choices = ", ".join(AVERAGE_WEIGHTS)
+        raise UserError(
+            f"weights={word!r}: choose one of {choices}, or give each ELM a weight: "
+            f"weights=law:0.7,med:0.3{nearest(word, AVERAGE_WEIGHTS)}"
+        )
 
 
 def _check_evaluation_name(config: Config) -> None:

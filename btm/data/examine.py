@@ -1,12 +1,12 @@
 """The domains of a source, compared with those that are prepared already."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from btm.config.checks import check_name
 from btm.config.choices import SPLITS
 from btm.config.data import DataConfig
+from btm.data import suite_file
 from btm.data.documents import BY_DOCUMENT, Source
 from btm.data.domains import Found, look, look_at_one
 from btm.data.passed_over import IGNORED
@@ -79,13 +79,7 @@ def _novel(config: DataConfig, found: Found) -> set[str]:
 
     It may call them as their folders or as `data.names` does.
     """
-    path = found.root / "suite.json"
-    lfs.refuse(path)
-    try:
-        listed = json.loads(path.read_bytes())["domains"] if path.exists() else {}
-        novel = {name: bool(about.get("novel", False)) for name, about in listed.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f'{path}: wanted {{"domains": {{name: {{"novel": true}}}}}}') from None
+    novel = suite_file.read(found.root)
     domains = [source.domain for source in found.sources]
     ignored = {each.path.name for each in found.passed if each.why == IGNORED}
     names = {name: config.names.get(name, name) for name in novel if name not in ignored}

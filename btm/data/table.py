@@ -16,6 +16,11 @@ _PART_OF_TRAIN = {
     BY_FILE: "from train, by file",
     BY_PLACE: "from train, within its file",
 }
+# The columns that a narrow terminal shows last.
+SPARE = (
+    *("valid_bytes", "test_bytes", "train_bytes", "near_in", "found_in", "bytes_per_token"),
+    *("test_documents", "valid_documents", "valid_tokens", "test_tokens"),
+)
 
 
 def _split_of(meta: Json) -> str:

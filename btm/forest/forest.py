@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from btm.config.checks import check_name, is_name
-from btm.errors import UserError, reword, unknown
+from btm.errors import UserError, command, reword, unknown
 from btm.forest import ledger, model_card, seal, tombstone
 from btm.forest.branch import ELM, Branch
 from btm.forest.card import Card
@@ -370,8 +370,8 @@ class Forest:
             raise UserError(f"{self.root} has an ELM {name!r} already; give another expert=NAME")
         if self.has_branch(name):
             raise UserError(
-                f"{self.root} has a branch {name!r} already: btm train expert={name}, or delete "
-                "its folder"
+                f"{self.root} has a branch {name!r} already: "
+                f"{command('train', forest=self.root, expert=name)}, or delete its folder"
             )
 
     @contextmanager

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from btm.config.schema import Config
-from btm.errors import UserError, unknown
+from btm.errors import UserError, command, unknown
 from btm.forest import tombstone, trained_on
 from btm.forest.card import Card
 from btm.forest.forest import Forest
@@ -162,7 +162,8 @@ def readmit(forest: Forest, name: str) -> Path:
     if not tombstone.stands(forest.root, name):
         raise unknown("removed ELM", name, tombstone.names(forest.root), str(forest.root))
     if forest.paths.elm(name).path.exists() or forest.paths.bin(name).exists():
-        raise UserError(f"the removal of {name!r} is not finished: first btm remove expert={name}")
+        first = command("remove", forest=forest.root, expert=name)
+        raise UserError(f"the removal of {name!r} is not finished: first {first}")
     return tombstone.readmit(forest.root, name)
 
 
@@ -170,9 +171,8 @@ def require_idle(forest: Forest, names: Iterable[str]) -> None:
     """Raise `UserError` if a process that lives works on a branch of one of these names."""
     for name in names:
         if lease.held(forest.paths.branch(name)):
-            raise UserError(
-                f"branch {name!r} is at work: first btm cancel expert={name}, or wait for its end"
-            )
+            first = command("cancel", forest=forest.root, expert=name)
+            raise UserError(f"branch {name!r} is at work: first {first}, or wait for its end")
 
 
 def discard(bin: Path, folder: Path) -> None:

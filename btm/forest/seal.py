@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from btm import __version__
-from btm.errors import UserError
+from btm.errors import UserError, command
 from btm.forest import ledger
 from btm.forest.card import Card, Spent, checked
 from btm.models import flops, weights
@@ -36,7 +36,8 @@ def require_trained(branch: "Branch") -> Json:
     """Return the result of a branch's training; `UserError` if it is not trained yet."""
     if (result := branch.result) is None:
         raise UserError(
-            f"branch {branch.name!r} is not trained yet: btm train expert={branch.name}"
+            f"branch {branch.name!r} is not trained yet: "
+            f"{command('train', forest=branch.path.parents[1], expert=branch.name)}"
         )
     return result
 

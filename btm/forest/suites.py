@@ -9,7 +9,7 @@ from btm.config.schema import Config
 from btm.data import prepare as preparation
 from btm.data.shards import META, TOKENIZER, Suite, read_meta
 from btm.data.tokenizer import ORIGIN, begins_with_bos, read_origin, tokenizer_sha256
-from btm.errors import UserError, unknown
+from btm.errors import UserError, command, unknown
 from btm.forest import settings
 from btm.forest.forest import Forest
 from btm.forest.paths import Paths
@@ -112,18 +112,17 @@ def _stands(folder: Path) -> bool:
 def _open(config: Config, folder: Path, name: str) -> Suite:
     root = config.forest_root
     if not _stands(folder) and name in _records(config):
-        which = "" if name == config.data.name else f" data.name={name}"
+        which = {} if name == config.data.name else {"data.name": name}
         raise UserError(
             f"the suite {name!r} that {root} records is not in {folder}: give data.out=DIR if it "
             "was moved, prepare it "
-            f"again (btm prepare forest={root}{which}), or delete "
+            f"again ({command('prepare', forest=root, **which)}), or delete "
             f"{Paths(root).suite(name)} if it is to go"
         )
     if not _stands(folder) and Forest.stands(root):
         raise UserError(
-            f"no prepared suite in {folder}; prepare it with the forest's tokenizer: btm prepare "
-            f"forest={root} "
-            f"data=folder data.root=DIR data.name={name}"
+            f"no prepared suite in {folder}; prepare it with the forest's tokenizer: "
+            f"{command('prepare', forest=root)} data=folder data.root=DIR data.name={name}"
         )
     suite = Suite.open(folder)
     if Forest.stands(root):
@@ -141,9 +140,8 @@ def _require_own(config: Config, found: str, what: str) -> None:
         raise UserError(
             f"{what} has another tokenizer than the forest {root} ({found[:12]} against "
             f"{wanted[:12]}): give the data "
-            "words of the forest's own text, or prepare this one for it under a new name: btm "
-            f"prepare forest={root} "
-            "data=folder data.root=DIR data.name=NAME"
+            "words of the forest's own text, or prepare this one for it under a new name: "
+            f"{command('prepare', forest=root)} data=folder data.root=DIR data.name=NAME"
         )
 
 

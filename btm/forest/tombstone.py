@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from btm.config.checks import is_name
-from btm.errors import UserError
+from btm.errors import UserError, command
 from btm.forest.card import Card
 from btm.forest.paths import CARD, Paths
 from btm.system import durable, sums
@@ -117,7 +117,7 @@ def error(root: Path, name: str) -> UserError:
         pass  # a damaged tombstone is one all the same
     return UserError(
         f"{name!r} was removed from {root}{told}; to let that name be used again: "
-        f"btm remove expert={name} --readmit"
+        f"{command('remove', forest=root, expert=name)} --readmit"
     )
 
 

@@ -21,12 +21,14 @@ def export(
     *,
     dtype: str | None = None,
     shard_gb: float = 0.0,
+    license: str | None = None,
     alive: Callable[[], None] = lambda: None,
 ) -> Path:
     """Publish the model folder `source` at `target` and return `target`.
 
     The weights are the same bytes, unless they are converted to `dtype` (fp32, bf16, fp16) or split
-    into files of `shard_gb` (10⁹ bytes). Raises `UserError` if something else stands at `target`,
+    into files of `shard_gb` (10⁹ bytes). A `license` is stated on the card instead of the model's
+    own. Raises `UserError` if something else stands at `target`,
     if numbers do not fit into `dtype`, or if the weights do not match the card.
     """
     card = Card.read(ModelFolder(source).card)
@@ -39,7 +41,7 @@ def export(
         raise UserError(f"to={target} lies in the folder that is exported; give another to=DIR")
     with publish(target) as made:
         durable.require_space(made, sum(file.stat().st_size for file in weights.files(source)))
-        _write(source, made, card, dtype, shard_gb, alive)
+        _write(source, made, _licensed(card, license), dtype, shard_gb, alive)
     return target
 
 
@@ -63,6 +65,14 @@ def publish(target: Path) -> Iterator[Path]:
             )
     finally:
         durable.remove_folder(scratch)
+
+
+def _licensed(card: Card, license: str | None) -> Card:
+    """State a licence on a card, and that the card had another before."""
+    if license is None or license == card.license:
+        return card
+    notes = [f"licence stated at export: {license}, before: {card.license}"] if card.license else []
+    return replace(card, license=license, notes=[*card.notes, *notes])
 
 
 def _write(

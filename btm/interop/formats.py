@@ -149,7 +149,12 @@ def export_model(config: Config, reporter: Reporter = quiet) -> tuple[Path | Non
     if wanted.dtype == "q8_0":
         raise UserError("export.dtype=q8_0: of format=gguf alone; wanted fp32, bf16 or fp16")
     target = export.export(
-        source, Path(config.to), dtype=wanted.dtype, shard_gb=wanted.shard_gb, alive=reporter.alive
+        source,
+        Path(config.to),
+        dtype=wanted.dtype,
+        shard_gb=wanted.shard_gb,
+        license=config.card.license,
+        alive=reporter.alive,
     )
     return target, ""
 

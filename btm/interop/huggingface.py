@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from btm.data.tokenizer import copy_tokenizer, read_origin, tokenizer_sha256
-from btm.errors import UserError, reword
+from btm.errors import UserError, command, reword
 from btm.forest import ELM, Forest
 from btm.forest.card import Card
 from btm.forest.paths import ModelFolder
@@ -126,7 +126,7 @@ def require_same(elm: ELM, source: Path, sha256: str) -> None:
         f"{root} has an ELM {elm.name!r} already, {from_where}, and {source} holds others "
         f"({sha256[:12]}); ELMs are never replaced: give another name (name=, of a seed "
         "seed.name=) or forest=DIR, or first remove and readmit it: "
-        f"btm remove expert={elm.name}, then again with --readmit"
+        f"{command('remove', forest=root, expert=elm.name)}, then again with --readmit"
     )
 
 

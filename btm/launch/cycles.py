@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from btm import steps
 from btm.config.schema import Config
-from btm.errors import UserError, unknown
+from btm.errors import UserError, command, unknown
 from btm.forest.suites import evaluated_suites
 from btm.launch import attach
 from btm.launch.board import Board
@@ -53,10 +53,10 @@ def run(
         else:
             state = attach.watch(records, cycle, board.show)
     except KeyboardInterrupt:
-        where = f"forest={config.base_root}"
+        show, stop = (command(verb, forest=config.forest_root) for verb in ("status", "cancel"))
         board.say(
-            f"the jobs go on: btm status {where} shows them, btm cancel {where} stops them, "
-            "the same command watches them again"
+            f"the jobs go on: {show} shows them, {stop} stops them, the same command watches them "
+            "again"
         )
         raise
     finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from btm import steps
 from btm.config.schema import Config
-from btm.errors import UserError
+from btm.errors import TrainingStoppedError, UserError
 from btm.forest import Forest
 from btm.launch.jobs import Job
 from btm.launch.records import Kind, Outcome, Records, Spec, show_file
@@ -21,7 +21,7 @@ from btm.steps import baselines
 from btm.steps.standing import require_text
 from btm.system import lease
 from btm.system.processes import STOP_SIGNALS
-from btm.train.loop import TrainingFailedError, TrainingStoppedError
+from btm.train.loop import TrainingFailedError
 
 _BEAT_EVERY = 0.5  # seconds
 _WAIT = 0.5  # seconds between looks at a folder that another process holds

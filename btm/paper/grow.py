@@ -12,7 +12,7 @@ from btm import steps
 from btm.config.schema import Config
 from btm.config.validation import from_dict
 from btm.data.shards import Shard
-from btm.errors import UserError
+from btm.errors import TrainingStoppedError, UserError
 from btm.forest import Forest, paths, publish
 from btm.forest.card import Card
 from btm.forest.paths import ModelFolder, Paths
@@ -20,7 +20,6 @@ from btm.paper.studies import FOREST
 from btm.report import ConsoleReporter, Reporter
 from btm.steps import baselines, domain_weights, score_cache
 from btm.system import durable
-from btm.train.loop import TrainingStoppedError
 
 AVERAGED = ("posterior", "token")  # ways to weigh the experts for a domain's average
 

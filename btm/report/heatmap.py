@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from btm.report.progress import short
+from btm.report.progress import drawn, short
 from btm.system import durable
 from btm.system.json_files import Json
 
@@ -60,9 +60,8 @@ def heatmap(result: Mapping[str, Any], path: Path) -> Path:
     for line_at in {0.5, 0.5 + len(others)}:
         axes.axvline(line_at, color="black", linewidth=1.5)
     axes.set_title(
-        f"Perplexity in {result['forest']}: the {result['ensemble']['prior']}-prior ensemble, "
-        + ("averages and other models, " if others else "")
-        + "each ELM"
+        f"Perplexity in {drawn(result['forest'])}: the {result['ensemble']['prior']}-prior "
+        "ensemble, " + ("averages and other models, " if others else "") + "each ELM"
     )
     figure.colorbar(image, ax=axes, label="log2 (perplexity / best single ELM)")
     with durable.publish_file(path) as handle:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
+from btm.report.fit import terminal_width
+
 Item = TypeVar("Item")
 
 
@@ -192,6 +194,8 @@ class ConsoleReporter(Reporter):
         if self.live:
             filled = round(20 * min(fraction, 1.0))
             bar = f"\r{'█' * filled}{'░' * (20 - filled)} {text}"
+            if (columns := terminal_width(self.stream)) is not None:
+                bar = bar[:columns]  # what wraps cannot be rewritten
             self.stream.write(bar.ljust(self.width))
             self.width = len(bar)
             self.stream.flush()
@@ -217,7 +221,12 @@ def duration(seconds: float) -> str:
 
 def short(name: str, most: int = 28) -> str:
     """Shorten a name to `most` characters for a picture, keeping its end."""
-    return name if len(name) <= most else f"…{name[1 - most :]}"
+    return drawn(name if len(name) <= most else f"…{name[1 - most :]}")
+
+
+def drawn(text: str) -> str:
+    """Escape what matplotlib would read in a text as mathematics: a path may hold dollars."""
+    return text.replace("$", r"\$")
 
 
 def bytes_text(count: float) -> str:

@@ -1,31 +1,67 @@
 """Tables for a terminal or a log."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
+from btm.report import fit
 from btm.report.progress import cell
 
 TableRow = dict[str, object]  # one line of a table: {column: value}
 
 
-def table(rows: Sequence[Mapping[str, Any]], title: str = "") -> str:
-    """Format `rows` as aligned text under their keys; columns of numbers are right-aligned."""
+def table(
+    rows: Sequence[Mapping[str, Any]],
+    title: str = "",
+    width: int | None = None,
+    spare: Sequence[str] = (),
+) -> str:
+    """Format `rows` as aligned text under their keys; columns of numbers are right-aligned.
+
+    With a `width`, in columns of a terminal, text wraps, and what does not fit all the same is left
+    out and named below: the columns `spare` first.
+    """
     if not rows:
         return f"{title}: none" if title else "none"
+    columns = [_column(key, rows) for key in rows[0]]
+    if width is None:
+        shown = [(column, column.natural) for column in columns]
+    else:
+        shown = fit.fit(columns, width, spare)
+        title = "\n".join(textwrap.wrap(title, width))
+    lines = [title] if title else []
+    lines += _drawn(shown)
+    kept = [column.name for column, _ in shown]
+    if left := [column.name for column in columns if column.name not in kept]:
+        note = f"no room for: {', '.join(left)}; a wider terminal, a file or --json shows all"
+        lines += textwrap.wrap(note, width or len(note))
+    return "\n".join(lines)
+
+
+def _column(key: str, rows: Sequence[Mapping[str, Any]]) -> fit.Column:
+    values = [row.get(key) for row in rows]
+    is_number = all(isinstance(value, int | float | None) for value in values)
+    return fit.Column(key, tuple(map(cell, values)), is_number)
+
+
+def _drawn(columns: Sequence[tuple[fit.Column, int]]) -> list[str]:
+    """Draw columns of given widths."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    for key in rows[0]:
-        numeric = all(isinstance(row.get(key), int | float | None) for row in rows)
-        drawn.add_column(key, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        drawn.add_row(*(cell(row.get(key)) for key in rows[0]))
-    console = Console(width=200, markup=False, highlight=False, color_system=None)
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column, width in columns:
+        side: Literal["right", "left"] = "right" if column.is_number else "left"
+        head = fit.wrapped_header(column.name, width)
+        drawn.add_column(head, justify=side, overflow="fold", width=width)
+    for cells in zip(*(column.cells for column, _ in columns), strict=True):
+        drawn.add_row(*cells)
+    whole = sum(width for _, width in columns) + fit.BETWEEN * len(columns) + fit.EDGES
+    console = Console(width=whole, markup=False, highlight=False, color_system=None)
     with console.capture() as captured:
         console.print(drawn)
-    return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
+    return [line.rstrip() for line in captured.get().rstrip().splitlines()]
 
 
 def eval_rows(result: Mapping[str, Any]) -> list[TableRow]:

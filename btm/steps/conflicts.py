@@ -13,7 +13,7 @@ from btm.config.checks import check_weights
 from btm.config.choices import SHARES_SEED
 from btm.config.identity import Difference, Settings
 from btm.config.schema import Config
-from btm.errors import UserError
+from btm.errors import UserError, command
 from btm.forest import Branch, Forest, tombstone
 from btm.forest.card import Parent
 from btm.models import causal_lm
@@ -143,7 +143,7 @@ def refuse(
     another = "another paper.out=DIR" if reproduction else "another forest=DIR"
     ways = ["give the settings that stand", f"or {another}"]
     if not reproduction and not is_of_another_architecture(found):
-        remove = f"btm remove forest={config.forest_root} expert={names[0]}"
+        remove = command("remove", forest=config.forest_root, expert=names[0])
         ways[1:] = [another]
         ways.append(
             f"or grow it anew: btm run with --regrow, or {remove} and the same with --readmit"

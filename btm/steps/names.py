@@ -1,5 +1,6 @@
 """Names that would stand for two things at once: an ELM and the seed, a forest and a baseline."""
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def require_own_forest(config: Config) -> None:
         base = root.with_name(root.name.removesuffix(f"-{kind}"))
         if base != root and Forest.stands(base) and _MARKS[kind] in Forest(root):
             raise UserError(
-                f"{root} is the baseline {kind} of {base}: give forest={base} baseline={kind} to "
+                f"{root} is the baseline {kind} of {base}: give "
+                f"{shlex.quote(f'forest={base}')} baseline={kind} to "
                 "go on with it, or another forest=DIR"
             )
 

@@ -13,12 +13,13 @@ from btm.config.schema import Config
 from btm.config.training import TrainerConfig
 from btm.data.batches import Batches
 from btm.data.shards import Shard
+from btm.errors import TrainingStoppedError
 from btm.forest import Branch
 from btm.models import causal_lm, weights
 from btm.report import Reporter, quiet
 from btm.system import durable
 from btm.system.json_files import read_object
-from btm.train import loop, losses, optimizers, trainee
+from btm.train import losses, optimizers, trainee
 from btm.train.schedule import Schedule, default_lr
 from btm.train.training import Pulse
 
@@ -92,7 +93,7 @@ def _loss(
             return math.inf
         trainee.apply(optimizer, lr, optimizers.shrink(norm, trainer.clip))
         if pulse(0):
-            raise loop.TrainingStoppedError("stopped while learning rates were tried")
+            raise TrainingStoppedError("stopped while learning rates were tried")
     unread.read()
     if not _took(unread, taken):
         return math.inf

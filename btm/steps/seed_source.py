@@ -4,7 +4,7 @@ from pathlib import Path
 
 from btm.config.schema import Config
 from btm.data.shards import Suite
-from btm.errors import UserError
+from btm.errors import UserError, command
 from btm.forest import ELM, Forest
 from btm.interop import huggingface, intake
 from btm.models import causal_lm
@@ -36,8 +36,8 @@ def import_seed(config: Config, suite: Suite, reporter: Reporter) -> ELM:
         if model.tokenizer_sha256 != suite.tokenizer_sha256:
             raise UserError(
                 f"seed.from={source} has another tokenizer than the suite {suite.name!r}: prepare "
-                "the text with its "
-                f"own (btm prepare data.tokenizer={source} data.name=NAME …)"
+                f"the text with its own ({command('prepare', **{'data.tokenizer': source})} "
+                "data.name=NAME …)"
             )
         causal_lm.check_context(config, model.model.config.to_dict())
         return huggingface.enter(root, name, [], model)

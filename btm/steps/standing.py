@@ -10,7 +10,7 @@ import numpy as np
 from btm.config.choices import SPLITS
 from btm.config.schema import Config
 from btm.data.shards import Shard, Suite
-from btm.errors import UserError, first_of
+from btm.errors import UserError, command, first_of
 from btm.forest import Forest, trained_on
 from btm.forest.suites import open_suites
 from btm.steps.beside import Subjects
@@ -171,7 +171,8 @@ def _lost(
     where = f" ({first_of(moved)})" if moved else ""
     remedy = f", or delete its branch {forest.paths.branch(name)}"
     if name in forest:
-        again = f", or btm remove expert={name}, and again with --readmit, to grow it anew"
+        remove = command("remove", forest=forest.root, expert=name)
+        again = f", or {remove}, and again with --readmit, to grow it anew"
         remedy = again if forest[name].card.parents else ""  # all others descend from a root
     return UserError(
         f"{forest.root}: {len(lost):,} of the {of:,} documents of {domain} that {name!r} was "

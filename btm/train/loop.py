@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from btm.errors import UserError
+from btm.errors import TrainingStoppedError, UserError
 from btm.forest.paths import ModelFolder
 from btm.models import causal_lm
 from btm.system import durable, lease
@@ -30,12 +30,6 @@ _APART = 1_000_003
 
 class TrainingFailedError(UserError):
     """The loss or the gradient is no longer finite; the last good checkpoint stands."""
-
-
-class TrainingStoppedError(Exception):
-    """The training was asked to stop, and did so after a checkpoint; the same call goes on from
-    there.
-    """
 
 
 def train(training: Training) -> Trained:

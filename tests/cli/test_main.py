@@ -207,7 +207,7 @@ BAD_INPUT = {
     "a flag of another verb": (["prepare", "--detach"], "no flag '--detach' in btm prepare"),
     "a flag before the verb": (["--json", "ls"], "wanted btm <verb>"),
     "detached in this process": (["run", "cluster=debug", "--detach"], "cluster=local or slurm"),
-    "a path that is not quoted": (["ls", "forest=a(1)"], "quote a value with special characters"),
+    "a path of hydra's signs": (["ls", "forest=a(1)"], "no forest in a(1); plant one with"),
     "an empty path": (["ls", "forest="], "forest='': wanted a path"),
     "a sweep": (["ls", "trainer.lr=1e-4,2e-4"], "trainer.lr"),
     "a deleted key": (["ls", "~trainer.lr"], "trainer.lr"),

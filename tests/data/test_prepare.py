@@ -158,6 +158,19 @@ def test_a_plan_writes_nothing(config):
         ("code/more.txt", b"x", r"more.txt: is neither train"),
         ("tokenizer.txt", b"x", r"no domain can be called 'tokenizer'"),
         ("suite.json", b"[]", r"suite.json: wanted"),
+        ("suite.json", b"{oops", r"suite.json: wanted"),
+        ("suite.json", b'{"domains": ["code"]}', r"suite.json: wanted"),
+        ("suite.json", b'{"domain": {"code": {"novel": true}}}', r"no key 'domain'.*'domains'"),
+        (
+            "suite.json",
+            b'{"domains": {"code": {"novle": true}}}',
+            r"no key 'novle' in .*suite.json, of the domain 'code' .*did you mean 'novel'",
+        ),
+        (
+            "suite.json",
+            b'{"domains": {"code": {"novel": "false"}}}',
+            r"""suite.json: code.novel is "false"; wanted true or false""",
+        ),
         ("suite.json", b'{"domains": {"cde": {}}}', r"no domain 'cde' .*did you mean 'code'"),
         (
             "suite.json",

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-from btm.cli.verbs import growing, interop, jobs, reads, registry, using
+from btm.cli.verbs import effects, growing, interop, jobs, reads, registry, using
 from btm.cli.verbs.output import Output
 from btm.config.schema import Config
 from btm.errors import UserError
 
-__all__ = ["VERBS", "Output", "check_baseline", "reads"]
+__all__ = ["VERBS", "Output", "check_baseline", "effects", "reads"]
 
 VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "prepare": growing.prepare,

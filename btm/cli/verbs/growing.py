@@ -13,7 +13,7 @@ from btm.cli.verbs.output import (
     sweep,
 )
 from btm.config.schema import Config
-from btm.errors import UserError
+from btm.errors import UserError, command
 from btm.system.json_files import Json, read_object
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def prepare(config: Config, out: Output) -> None:
     """
     from btm import steps
     from btm.data import prepare as preparation
-    from btm.data.table import readable, table
+    from btm.data.table import SPARE, readable, table
 
     suite = steps.prepare(config, out.reporter)
     unread = preparation.unread(config.data)
@@ -37,7 +37,7 @@ def prepare(config: Config, out: Output) -> None:
     title = f"suite {suite.name} in {suite.path}"
     if elsewhere := unread.get(""):
         title += f"; not read beside the domains: {elsewhere}"
-    out.rows(rows if out.as_json else readable(rows), title)
+    out.rows(rows if out.as_json else readable(rows), title, SPARE)
 
 
 def discover(config: Config, out: Output) -> None:
@@ -53,9 +53,8 @@ def discover(config: Config, out: Output) -> None:
             f"{target} stands there already; give another discover.out=DIR, or delete it"
         )
     rows = cluster(config.data, config.discover, target, out.reporter.line)
-    out.rows(
-        rows, f"domains in {target}; next: btm run data=folder data.root={target} data.name=NAME"
-    )
+    then = command("run", data="folder", **{"data.root": target})
+    out.rows(rows, f"domains in {target}; next: {then} data.name=NAME")
 
 
 def seed(config: Config, out: Output) -> None:
@@ -96,7 +95,8 @@ def train(config: Config, out: Output) -> None:
 
     sweep(config)
     made = steps.train(config, expert_of(config), out.reporter)
-    out.line(f"trained {made.path}; next: btm merge expert={made.name}", made.result)
+    then = command("merge", forest=config.forest_root, expert=made.name)
+    out.line(f"trained {made.path}; next: {then}", made.result)
 
 
 def merge(config: Config, out: Output) -> None:

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from btm.cli.stops import Stops
 from btm.config.schema import Config
 from btm.errors import UserError
 
@@ -21,27 +22,34 @@ class Output:
     stdout: IO[str]
     stderr: IO[str]
     flags: Collection[str] = ()
+    stops: Stops = field(default_factory=Stops)
 
     @property
     def reporter(self) -> Any:
-        """The progress of long work."""
-        from btm.report import ConsoleReporter
+        """The progress of long work, which signals stop."""
+        from btm.cli.verbs.stopping import StoppingReporter
 
-        return ConsoleReporter(self.stderr)
+        return StoppingReporter(self.stderr, self.stops)
 
     def line(self, text: str, value: Any) -> None:
         """Print a sentence, or `value` as JSON."""
         print(json.dumps(value, indent=1) if self.as_json else text, file=self.stdout)
 
-    def rows(self, rows: Sequence[Mapping[str, Any]], title: str) -> None:
-        """Print a table, or its rows as JSON."""
+    def rows(
+        self, rows: Sequence[Mapping[str, Any]], title: str, spare: Sequence[str] = ()
+    ) -> None:
+        """Print a table that fits the terminal, or its rows as JSON.
+
+        The columns `spare` are left out first where there is no room for all.
+        """
         if self.as_json:  # a row a line: indented, ten thousand would take half a second
             lines = ",\n".join(" " + json.dumps(row) for row in rows)
             print(f"[\n{lines}\n]" if rows else "[]", file=self.stdout)
             return
+        from btm.report.fit import terminal_width
         from btm.report.tables import table
 
-        print(table(rows, title), file=self.stdout)
+        print(table(rows, title, terminal_width(self.stdout), spare), file=self.stdout)
 
 
 def sweep(config: Config) -> None:
@@ -132,7 +140,8 @@ def show_comparison(found: "Comparison", file: Path, out: Output) -> None:
         f"windows begin every {found.stride} tokens" if found.stride else "each window begun anew"
     )
     out.rows(comparison.shard_rows(found), f"perplexity by shard, {begun}")
-    out.rows(comparison.summary_rows(found), comparison.title(found))
+    spare = ("FLOPs/token", "training FLOPs", "ahead on", "experts run", "equal training", "kind")
+    out.rows(comparison.summary_rows(found), comparison.title(found), spare)
     for note in found.notes:
         out.line(f"note: {note}", None)
     out.line(f"numbers: {file}\npicture: {file.with_suffix('.png')}", None)
@@ -156,6 +165,7 @@ def show_evaluation(config: Config, result: dict[str, Any], out: Output) -> None
             if result.get("stride")
             else ""
         ),
+        ("tokens", "bits/byte", "top expert", "best ELM"),
     )
     if models := model_rows(result):
         out.rows(models, "averages and models: mean perplexity")

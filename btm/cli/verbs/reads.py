@@ -11,6 +11,11 @@ _ONE = ("show", "verify", "lineage", "diff", "remove", "export")  # ask about on
 _CYCLE = ("run", "paper")  # do the steps of other verbs
 # One block of words often serves these three: what `branch` reads, the others may be given too.
 _STEPS = ("branch", "train", "merge")
+# The steps of a cycle, which one block of words is given to, and what else makes cards.
+_GROWING = (
+    *("prepare", "seed", *_STEPS, "grow", "score", "eval", "compare", "average", "import"),
+    *_CYCLE,
+)
 _MEASURING = ("eval", "compare", "grow", *_CYCLE)
 
 # A key, or a section by its name and a dot, and the verbs that read it.
@@ -27,6 +32,8 @@ READERS: dict[str, tuple[str, ...]] = {
     "format": ("import", "export"),
     "to": ("export",),
     "export.": ("export",),
+    "imports.legacy": ("import", "seed", *_STEPS, "grow", *_CYCLE),
+    "card.": (*_GROWING, "export", "remove"),
     "average.name": ("average", "run", *_ONE),
     "average.experts": ("average", *_CYCLE),
     "average.base": ("average", *_CYCLE),
@@ -70,6 +77,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "average": (*_MODELS, "average", "card"),
     "generate": _MODELS,
     "import": (*_MODELS, "seed", "card", "merge"),
+    "export": ("card",),
     "run": _WHOLE,
     "paper": _WHOLE,
     "remove": (*_TRAINS, "score", "ensemble", "merge", "average"),

@@ -5,7 +5,7 @@ from typing import Any
 
 from btm.cli.verbs.output import Output, expert_of, is_named, model_of, show_elm
 from btm.config.schema import Config
-from btm.errors import UserError
+from btm.errors import UserError, command
 
 
 def ls(config: Config, out: Output) -> None:
@@ -21,7 +21,7 @@ def ls(config: Config, out: Output) -> None:
     from btm.forest import listing
 
     rows = listing.rows(Path(config.forest_root), config.ls)
-    out.rows(rows, f"forest {config.forest_root}")
+    out.rows(rows, f"forest {config.forest_root}", ("sha256", "total tokens", "created"))
     for row in rows:
         if "why" in row:
             print(f"damaged: {row['why']}", file=out.stderr)
@@ -149,9 +149,8 @@ def _require_no_cycle(root: Path) -> None:
     from btm.launch.records import Records
 
     if attach.driver_runs(Records(root)):
-        raise UserError(
-            f"a cycle is at work in {root}: first btm cancel forest={root}, or wait for its end"
-        )
+        first = command("cancel", forest=root)
+        raise UserError(f"a cycle is at work in {root}: first {first}, or wait for its end")
 
 
 def verify(config: Config, out: Output) -> int:

@@ -25,12 +25,12 @@ from typing import IO
 from btm.config.cluster import processes_of
 from btm.config.schema import Config
 from btm.data.shards import Shard, Suite
-from btm.errors import UserError
+from btm.errors import TrainingStoppedError, UserError
 from btm.forest import Branch, Forest
 from btm.report import Progress, Reporter
 from btm.system.json_files import Json
 from btm.system.processes import STOP_SIGNALS
-from btm.train.loop import TrainingFailedError, TrainingStoppedError
+from btm.train.loop import TrainingFailedError
 from btm.train.training import Pulse, Trained
 
 _LOOPBACK = "lo" if sys.platform == "linux" else "lo0"

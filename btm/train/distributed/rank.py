@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from btm.config.validation import from_dict
-from btm.errors import UserError
+from btm.errors import TrainingStoppedError, UserError
 from btm.forest import Forest
 from btm.forest.suites import open_suites
 from btm.models import causal_lm
@@ -71,7 +71,7 @@ class Channel(Reporter):
 
     def fail(self, error: BaseException) -> None:
         """Tell the job of an error, and wait to be ended if that is all there is to it."""
-        known = (UserError, loop.TrainingStoppedError, OSError, MemoryError)
+        known = (UserError, TrainingStoppedError, OSError, MemoryError)
         kinds = (loop.TrainingFailedError, *known)
         kind = next(
             (kind.__name__ for kind in kinds if isinstance(error, kind)), type(error).__name__
@@ -105,7 +105,7 @@ def main(place: Path) -> int:
         if rank == 0:
             channel.send(result=trained.to_json())
     except BaseException as error:
-        if not isinstance(error, (UserError, loop.TrainingStoppedError)):
+        if not isinstance(error, (UserError, TrainingStoppedError)):
             traceback.print_exc()
         channel.fail(error)
         return 1

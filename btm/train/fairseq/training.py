@@ -21,7 +21,7 @@ from btm.config.schema import Config
 from btm.config.training import FairseqConfig
 from btm.data.batches import Batches
 from btm.data.shards import Piece, Suite
-from btm.errors import UserError
+from btm.errors import TrainingStoppedError, UserError
 from btm.fairseq import checkpoint as theirs
 from btm.fairseq import convert, from_hugging_face, indexed
 from btm.fairseq import tokenizer as tokenizers
@@ -286,7 +286,7 @@ def _require_end(child: process.Training, folder: Path, state: Json, steps: int)
     if step == steps:
         return
     if child.stopped:
-        raise loop.TrainingStoppedError(f"stopped after step {step}")
+        raise TrainingStoppedError(f"stopped after step {step}")
     if child.process.returncode:
         raise ChildProcessError(f"fairseq-train died at step {step} of {steps}: {child.why()}")
     raise UserError(

@@ -1,0 +1,73 @@
+"""Keys and flags that a verb reads, but that have no effect beside the others of the command.
+
+Only what the command itself says is looked at: what a forest records, or a bundle sets, serves
+other commands too.
+"""
+
+from collections.abc import Collection
+
+from btm.config.average import SCALED
+from btm.config.schema import Config
+from btm.errors import UserError
+
+_DARE = ("dare_ties", "dare_linear")
+# A key of averages, and the methods that it changes.
+_METHODS = {
+    "average.scale": SCALED,
+    "average.density": ("ties", *_DARE, "breadcrumbs"),
+    "average.gamma": ("breadcrumbs",),
+    "average.t": ("slerp",),
+    "average.rescale": _DARE,
+    "average.seed": _DARE,
+    "average.sequences": ("fisher",),
+    "average.base": (*SCALED, "slerp", "model_stock"),
+}
+# A key of exports, and the formats that it changes.
+_FORMATS = {
+    "export.dtype": ("hf",),
+    "export.shard_gb": ("hf",),
+    "card.license": ("hf",),
+    "export.block": ("delta8",),
+}
+
+
+def require(verb: str, keys: Collection[str], flags: Collection[str], config: Config) -> None:
+    """Raise `UserError` for the first of `keys` and `flags`, as given, that changes nothing."""
+    for key in keys:
+        if (wanted := _wanted(verb, key, keys, flags, config)) is not None:
+            raise UserError(f"{key} has no effect here: {wanted}")
+    if "--retry-failed" in flags and config.cluster.kind == "debug":
+        raise UserError(
+            "--retry-failed has no effect here: cluster=debug runs in this process, and tries what "
+            "failed again anyway"
+        )
+
+
+def _wanted(
+    verb: str, key: str, keys: Collection[str], flags: Collection[str], config: Config
+) -> str | None:
+    """Say what a key would need to have an effect; None if it has one."""
+    if verb == "average" and key in _METHODS:
+        return _of_average(key, keys, config)
+    if verb == "export" and key in _FORMATS and config.format not in _FORMATS[key]:
+        return f"format={config.format} does not read it; wanted format={_FORMATS[key][0]}"
+    if verb == "lineage" and key == "lineage.format" and "--json" in flags:
+        return "--json is a format of its own; leave one of them out"
+    if verb == "remove" and key == "remove.reason" and "--readmit" in flags:
+        return "the reason stands on the tombstone; leave it out"
+    if verb == "branch" and key == "branch" and config.weights is not None and "weights" in keys:
+        return "weights= says how the parents are weighed; leave one of them out"
+    if verb == "branch" and key == "parent" and config.branch != "copy":
+        return f"branch={config.branch} weighs all ELMs; give branch=copy with it"
+    return None
+
+
+def _of_average(key: str, keys: Collection[str], config: Config) -> str | None:
+    wanted, average = _METHODS[key], config.average
+    is_default = average.method is None and config.weights is None and not average.layers
+    if key == "average.scale" and is_default and average.scale == "fit":
+        return None
+    if average.method in wanted:
+        return None
+    method = average.method or ("null, which fits its scale itself," if is_default else "linear")
+    return f"average.method={method} does not read it; give one of {', '.join(wanted)}"
