@@ -146,6 +146,11 @@ def _require_files(folder: Path) -> None:
     )
 
 
+def size_of(tokenizer: Any) -> int:
+    """Count the ids of a tokenizer: up to the largest, where some between are no tokens."""
+    return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))
+
+
 def bos_of(tokenizer: Any) -> int | None:
     """Find the token that a tokenizer puts before a text by its own convention, None without one.
 
@@ -183,7 +188,7 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
             "sha256": tokenizer_sha256(source, bos is not None),
         },
         "eos": tokenizer.eos_token_id,
-        "vocab_size": max(len(tokenizer), 1 + max(tokenizer.get_vocab().values())),
+        "vocab_size": size_of(tokenizer),
     } | ({} if bos is None else {"bos": bos})
     with publish_folder(folder) as temporary:
         for path in tokenizer_files(source):

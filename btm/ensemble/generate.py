@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from btm.config.checks import check_weights
 from btm.config.ensemble import EnsembleConfig
-from btm.data.tokenizer import begins_with_bos, load_tokenizer
+from btm.data.ends import ends_of_model
+from btm.data.tokenizer import begins_with_bos, load_tokenizer, size_of
 from btm.ensemble import posterior
 from btm.ensemble.posterior import Array
 from btm.ensemble.rule import AnyRoute
@@ -26,6 +27,7 @@ from btm.errors import UserError
 from btm.forest import Forest, Model, find_model, require_same_tokenizer
 from btm.interop import huggingface
 from btm.models import causal_lm
+from btm.models.causality import require_causal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,8 +48,8 @@ class Ensemble:
         ends: Collection[int] = (),
     ) -> None:
         """Begin a text: the experts read the token `start` first, which is EOS, or the BOS that
-        their tokenizer puts before each text. `ends`, or else `start`, end one: EOS, and others as
-        those of a model that was taught to converse.
+        their tokenizer puts before each text. `ends`, or else `start`, end one
+        (btm/data/ends.py).
 
         `route` weighs the experts under the rule `router`, in their order.
         """
@@ -81,12 +83,10 @@ class Ensemble:
         rule = rule_of(ensemble or EnsembleConfig())
         kept = keep(weights, top_k if rule.needs_prior else 0)
         loaded = {name: _load(forest, members[name], device) for name in kept}
-        # A folder's config may name another EOS, or none; what ends a document is the forest's.
         tokenizer = load_tokenizer(forest.tokenizer)
-        end = int(tokenizer.eos_token_id)
-        start = int(tokenizer.bos_token_id) if begins_with_bos(forest.tokenizer) else end
-        own = [model for name, model in loaded.items() if members[name].kind != "folder"]
-        ends = {end, *(token for model in own for token in _ends(model))}
+        eos, size = int(tokenizer.eos_token_id), size_of(tokenizer)
+        start = int(tokenizer.bos_token_id) if begins_with_bos(forest.tokenizer) else eos
+        ends = {end for model in loaded.values() for end in ends_of_model(model, eos, size).ids}
         log_prior_E = np.log(np.array(list(kept.values())))
         return cls(loaded, log_prior_E, start, ensemble, route, ends)
 
@@ -137,18 +137,14 @@ class Ensemble:
         return np.stack([logp_TV[:, :size] for logp_TV in read]).astype(np.float64)
 
 
-def _ends(model: "PreTrainedModel") -> list[int]:
-    """List the tokens that end a text by the model's generation config: none, one or several."""
-    found = model.generation_config.eos_token_id if model.generation_config else None
-    return [] if found is None else [found] if isinstance(found, int) else list(found)
-
-
 def _load(forest: Forest, model: Model, device: str) -> "PreTrainedModel":
     """Load a member in float32, in evaluation mode; a folder passes an import's checks first."""
     import torch
 
     if model.kind != "folder":
-        return causal_lm.load_model(model.path, device, dtype=torch.float32)
+        loaded = causal_lm.load_model(model.path, device, dtype=torch.float32)
+        require_causal(loaded, str(model.path))
+        return loaded
     with huggingface.checked(model.path, "ensemble.experts", forest.root) as found:
         require_same_tokenizer(forest, found.tokenizer_sha256, str(model.path))
         return found.model.float().to(device).eval()

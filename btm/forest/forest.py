@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from btm.config.checks import check_name, is_name
+from btm.data import ends
 from btm.errors import UserError, unknown
 from btm.forest import ledger, model_card, seal, tombstone
 from btm.forest.branch import ELM, Branch
@@ -240,6 +241,8 @@ class Forest:
                 {self[p].path: share for p, share in shares.items()}, folder, alive, EXACT
             )
             causal_lm.copy_files(self[next(iter(shares))].path, folder)
+            if len(shares) > 1:
+                ends.declare(folder, [self[p].path for p in shares])
             finish(folder)
         return self.get_branch(name)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from btm.data import ends
 from btm.data.tokenizer import copy_tokenizer, read_origin, tokenizer_sha256
 from btm.errors import UserError
 from btm.forest import ELM, Forest
@@ -20,6 +21,7 @@ from btm.forest.card import Card
 from btm.forest.paths import ModelFolder
 from btm.interop import intake, pickles, probe
 from btm.models import causal_lm, weights
+from btm.models.causality import require_causal
 from btm.system import durable, sandbox
 
 if TYPE_CHECKING:
@@ -55,7 +57,8 @@ def checked(
 
     Scratch files lie in `place` meanwhile. Raises `UserError`, in one line, for whatever makes the
     model unfit: not a folder, remote code, pickled weights, files that are no regular ones, shapes
-    or names that do not fit its config, numbers that are not finite, no usable tokenizer.
+    or names that do not fit its config, numbers that are not finite, logits that later tokens
+    move, no usable tokenizer.
     """
     if not source.is_dir():
         raise UserError(f"{key}={source}: {_no_folder(source)}")
@@ -156,6 +159,9 @@ def _check(source: Path, scratch: Path, with_legacy: bool, alive: Callable[[], N
     copy_tokenizer(copy, scratch / _TOKENIZER)
     _require_vocabulary(model, scratch / _TOKENIZER, source)
     _require_sense(model, source)
+    require_causal(model, str(source))
+    origin = read_origin(scratch / _TOKENIZER)
+    notes += ends.settle(model, origin["eos"], origin["vocab_size"], origin.get("bos"))
     copied = [f"{name} of the source: sha256 {digest}" for name, digest in taken.weights.items()]
     sha256 = tokenizer_sha256(scratch / _TOKENIZER)
     return Checked(

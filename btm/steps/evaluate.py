@@ -118,7 +118,7 @@ def plan_of_eval(config: Config) -> Plan:
     shards, _ = evaluated(config, suite)
     refuse_own_data(config, suite, shards)
     _refuse_trained_on(config, forest, suite, subjects, quiet)
-    route = domain_weights.route(config, forest, members, suite.eos)
+    route = domain_weights.route(config, forest, members, {suite.eos})
     needed = needed_scores(config, forest, suite, subjects)
     plans = [plan_of_scores(config, forest, model, of_model) for model, of_model in needed]
     missing = [file for plan in plans for file in plan.writes]
@@ -236,7 +236,7 @@ def measure(
     shards, valid = evaluated(config, suite)
     refuse_own_data(config, suite, shards)
     _refuse_trained_on(config, forest, suite, subjects, reporter)
-    route = domain_weights.route(config, forest, members, suite.eos)
+    route = domain_weights.route(config, forest, members, {suite.eos})
     for model, of_model in needed_scores(config, forest, suite, subjects):
         score_model(config, forest, model, of_model, reporter)
     scores = score_cache.scores_of(config, forest)

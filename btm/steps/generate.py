@@ -3,6 +3,7 @@
 from typing import Any
 
 from btm.config.schema import Config
+from btm.data.ends import ends_of_folders
 from btm.ensemble import generate as online
 from btm.ensemble.router import find_router
 from btm.ensemble.rules import rule_of
@@ -40,7 +41,8 @@ def generate(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(forest.tokenizer, local_files_only=True)
-    route = domain_weights.route(config, forest, members, tokenizer.eos_token_id)
+    ends = ends_of_folders(forest.tokenizer, [model.path for model in members]).ids
+    route = domain_weights.route(config, forest, members, ends)
     device, top_k = causal_lm.pick_device(config.trainer.device), config.ensemble.top_k
     mixed = online.Ensemble.load(
         forest, prior, ensemble=rule, top_k=top_k, device=device, route=route

@@ -21,6 +21,7 @@ from btm.forest import ELM, Branch, Forest, seal, settings, tombstone, trained_o
 from btm.forest.paths import ModelFolder, Paths, step_of
 from btm.forest.suites import data_of, open_suite, open_suites, other_suites
 from btm.models import causal_lm
+from btm.models.causality import require_causal
 from btm.report import Beating, Reporter, quiet
 from btm.steps import conflicts, domain_weights, names, score_cache, seed_source, standing
 from btm.steps.averages import average
@@ -425,4 +426,6 @@ def _new_model(config: Config, suite: Suite) -> Any:
     wanted = causal_lm.make_config(config.model, suite.vocab_size, suite.eos)
     if suite.bos is not None:
         wanted.bos_token_id = suite.bos
-    return causal_lm.new_model(wanted, config.trainer.seed)
+    model = causal_lm.new_model(wanted, config.trainer.seed)
+    require_causal(model, f"model={config.model.file or config.model.name}")
+    return model

@@ -15,6 +15,7 @@ from btm.forest import ELM, Branch, Forest
 from btm.forest.paths import ModelFolder
 from btm.models import causal_lm, weights
 from btm.models.causal_lm import check_context
+from btm.models.causality import require_causal
 from btm.report import Reporter
 from btm.system import lease
 
@@ -90,6 +91,8 @@ def score_missing(
     if model is None:
         model = causal_lm.load_model(folder, device, dtype=torch.float32)
     model = model.to(device).eval()
+    # Here too: of a forest that was planted by an older btm, nobody has asked.
+    require_causal(model, str(folder))
     total = sum(shard.head(config.score.max_tokens)[0] for shard in missing)
     paths = []
     with (
