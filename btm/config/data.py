@@ -16,6 +16,7 @@ from btm.errors import UserError
 
 NEAR_DUPLICATES = ("report", "drop", "off")
 SPECIAL_TOKENS = ("endoftext", "fairseq")
+BOS = ("auto", "always", "never")
 
 
 @dataclass
@@ -44,6 +45,12 @@ class DataConfig:
         "special tokens of the tokenizer that is trained: <|endoftext|> alone, or fairseq's "
         "<s> <pad> </s> <unk>",
         SPECIAL_TOKENS,
+    )
+    bos: str = key(
+        "auto",
+        "whether texts begin with the tokenizer's BOS: each document, window and prompt; auto: if "
+        "the tokenizer puts one before a text itself",
+        BOS,
     )
     tokenizer_bytes: int = key(
         20_000_000, "text that the tokenizer is trained on, balanced over domains, in bytes"
@@ -90,6 +97,7 @@ def check_data(data: DataConfig) -> None:
     if data.domain is not None:
         check_name(data.domain, "data.domain")
     check_choice(data.near_duplicates, "data.near_duplicates", NEAR_DUPLICATES)
+    check_choice(data.bos, "data.bos", BOS)
     check_choice(data.special_tokens, "data.special_tokens", SPECIAL_TOKENS)
     check_least(data, "data", 1, "tokenizer_bytes")
     check_least(data, "data", 0, "workers")

@@ -35,7 +35,8 @@ class Batches:
     """An endless, exactly balanced mix of shards, each read in one epoch after another.
 
     An epoch of a shard visits its windows of L tokens once each, in an order of its own and cut
-    from an offset of its own, so fewer than 2 L tokens at the ends sit an epoch out.
+    from an offset of its own, so fewer than 2 L tokens at the ends sit an epoch out. Where texts
+    begin with a BOS, each window does, in place of its first input.
 
     `order` names the training, as by its ELM: an expert does not read again, window by window, what
     the seed phase has just read of its domain.
@@ -90,7 +91,10 @@ class Batches:
         epoch, i = divmod(n, _n_windows(shard, L))
         offset, order = self._epoch(index, epoch)
         start = offset + int(order[i]) * L
-        return shard.tokens[start : start + L + 1].astype(np.int64)
+        window = shard.tokens[start : start + L + 1].astype(np.int64)
+        if shard.bos is not None:
+            window[0] = shard.bos
+        return window
 
     def _epoch(self, index: int, epoch: int) -> tuple[int, np.ndarray]:
         """Draw (offset, order of windows) of a shard's epoch; the latest of each shard is kept."""
@@ -127,14 +131,20 @@ class Windows:
     """The head of a shard in windows of L tokens; every token is the target of exactly one.
 
     The text is read as one stream, as it is trained on: it goes on from the EOS of a document
-    before, and the last window is filled up with EOS. With a tokenizer that puts a BOS before each
-    text, each document of the stream begins with it; `given` says where: that is not predicted.
+    before, and the last window is filled up with EOS. Where texts begin with a BOS
+    (btm/data/bos.py), so do the inputs of each window, and each document of the stream; `given`
+    says where: that is not predicted.
     """
 
     shard: Shard
     L: int
     n_tokens: int  # targets that count; the last window's beyond these are filling
     n_bytes: int
+
+    @property
+    def n_predicted(self) -> int:
+        """The number of tokens that are predicted: all that count but those that are `given`."""
+        return self.n_tokens - self.shard.n_given(self.n_tokens)
 
     @property
     def n_windows(self) -> int:
@@ -146,7 +156,10 @@ class Windows:
         targets = self.targets(i, j)
         before = self.shard.tokens[i * self.L - 1] if i else self.shard.eos
         shifted = np.concatenate([[before], targets.reshape(-1)[:-1]])
-        return shifted.astype(np.int64).reshape(targets.shape)
+        inputs = shifted.astype(np.int64).reshape(targets.shape)
+        if self.shard.bos is not None:
+            inputs[:, 0] = self.shard.bos
+        return inputs
 
     def targets(self, i: int, j: int) -> np.ndarray:
         """Read the targets of windows i to j - 1, int64 (j - i, L)."""
@@ -160,7 +173,10 @@ class Windows:
 
         A BOS stands before every document, whatever its text: it has probability 1.
         """
-        return None if self.shard.bos is None else self.targets(i, j) == self.shard.bos
+        if self.shard.bos in (None, self.shard.eos):
+            return None
+        given: np.ndarray = self.targets(i, j) == self.shard.bos
+        return given
 
 
 def windows(shard: Shard, window: int, max_tokens: int = 0) -> Windows:

@@ -8,7 +8,7 @@ or none. Every one of them ends what is generated, and stands in the settings of
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from btm.data.tokenizer import load_tokenizer, size_of
 from btm.models.files import CONFIG
@@ -27,7 +27,7 @@ class Ends:
     """The ids that end a text, the tokenizer's first, and what was named beside them in vain."""
 
     ids: tuple[int, ...]
-    left_out: tuple[Any, ...] = ()  # no tokens of the tokenizer
+    left_out: tuple[str, ...] = ()  # no tokens of the tokenizer
 
     @property
     def setting(self) -> int | list[int]:
@@ -39,7 +39,7 @@ class Ends:
         """Say in a line what was left out; empty where nothing was."""
         if not self.left_out:
             return ""
-        named = ", ".join(map(str, self.left_out))
+        named = ", ".join(self.left_out)
         return f"{_KEY} {named} of its settings is no token of its tokenizer and was left out"
 
 
@@ -50,9 +50,14 @@ def ends_of(eos: int, vocab_size: int, *named: object) -> Ends:
     token of the tokenizer, as the default of a config's class may be, are left out.
     """
     asked = [token for value in named for token in _listed(value)]
-    known = [token for token in asked if _is_id(token, vocab_size)]
-    strange = [token for token in asked if not _is_id(token, vocab_size)]
-    return Ends(tuple(dict.fromkeys([eos, *known])), tuple(dict.fromkeys(map(str, strange))))
+    known: dict[int, None] = {eos: None}  # in their order
+    strange: dict[str, None] = {}
+    for token in asked:
+        if isinstance(token, int) and _is_id(token, vocab_size):
+            known[token] = None
+        else:
+            strange[str(token)] = None
+    return Ends(tuple(known), tuple(strange))
 
 
 def ends_of_model(model: "PreTrainedModel", eos: int, vocab_size: int) -> Ends:
@@ -107,6 +112,5 @@ def _listed(value: object) -> list[object]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _is_id(token: object, vocab_size: int) -> bool:
-    is_number = isinstance(token, int) and not isinstance(token, bool)
-    return is_number and 0 <= token < vocab_size
+def _is_id(token: int, vocab_size: int) -> bool:
+    return not isinstance(token, bool) and 0 <= token < vocab_size

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from btm.config.checks import check_weights
 from btm.config.ensemble import EnsembleConfig
 from btm.data.ends import ends_of_model
-from btm.data.tokenizer import begins_with_bos, load_tokenizer, size_of
+from btm.data.tokenizer import bos_of_copy, load_tokenizer, recorded_policy, size_of
 from btm.ensemble import posterior
 from btm.ensemble.posterior import Array
 from btm.ensemble.rule import AnyRoute
@@ -46,14 +46,17 @@ class Ensemble:
         ensemble: EnsembleConfig | None = None,
         route: AnyRoute | None = None,
         ends: Collection[int] = (),
+        bos: int | None = None,
     ) -> None:
         """Begin a text: the experts read the token `start` first, which is EOS, or the BOS that
         their tokenizer puts before each text. `ends`, or else `start`, end one
         (btm/data/ends.py).
 
-        `route` weighs the experts under the rule `router`, in their order.
+        `bos` is what windows begin with, if anything: also the later part of a text that is longer
+        than a model has positions. `route` weighs the experts under the rule `router`, in their
+        order.
         """
-        self.experts = [_Reader(model) for model in experts.values()]
+        self.experts = [_Reader(model, bos) for model in experts.values()]
         self.names = list(experts)
         self.online = rule_of(ensemble or EnsembleConfig()).begin(log_prior_E, route)
         self._ends = set(ends) or {start}
@@ -85,10 +88,10 @@ class Ensemble:
         loaded = {name: _load(forest, members[name], device) for name in kept}
         tokenizer = load_tokenizer(forest.tokenizer)
         eos, size = int(tokenizer.eos_token_id), size_of(tokenizer)
-        start = int(tokenizer.bos_token_id) if begins_with_bos(forest.tokenizer) else eos
+        bos = bos_of_copy(forest.tokenizer, tokenizer)
         ends = {end for model in loaded.values() for end in ends_of_model(model, eos, size).ids}
         log_prior_E = np.log(np.array(list(kept.values())))
-        return cls(loaded, log_prior_E, start, ensemble, route, ends)
+        return cls(loaded, log_prior_E, eos if bos is None else bos, ensemble, route, ends, bos)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -145,7 +148,8 @@ def _load(forest: Forest, model: Model, device: str) -> "PreTrainedModel":
         loaded = causal_lm.load_model(model.path, device, dtype=torch.float32)
         require_causal(loaded, str(model.path))
         return loaded
-    with huggingface.checked(model.path, "ensemble.experts", forest.root) as found:
+    bos = recorded_policy(forest.tokenizer)
+    with huggingface.checked(model.path, "ensemble.experts", forest.root, bos=bos) as found:
         require_same_tokenizer(forest, found.tokenizer_sha256, str(model.path))
         return found.model.float().to(device).eval()
 
@@ -169,8 +173,8 @@ def keep(weights: Mapping[str, float], top_k: int) -> dict[str, float]:
 class _Reader:
     """One expert and its key-value cache of the tokens that it has read."""
 
-    def __init__(self, model: "PreTrainedModel") -> None:
-        self.model = model
+    def __init__(self, model: "PreTrainedModel", bos: int | None = None) -> None:
+        self.model, self.bos = model, bos
         self.limit = causal_lm.context_limit(model.config.to_dict())
         # transformers called it past_key_values before it called it cache.
         known = inspect.signature(model.forward).parameters
@@ -193,6 +197,7 @@ class _Reader:
         while left:
             if self.limit is not None and len(self.seen) >= self.limit:
                 again = self.seen[-(self.limit // 2) :]
+                again[:1] = again[:1] if self.bos is None else [self.bos]
                 self._forget()
                 self._forward(again)
             room = len(left) if self.limit is None else self.limit - len(self.seen)

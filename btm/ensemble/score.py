@@ -2,8 +2,8 @@
 
 A score file holds float32 log p(x_t | x_<t) in nats, shape (windows, tokens), under
 ``scores/<shard>/<sha256 of the weights>.npy``. Windows do not overlap, and every token of the
-shard's head stands in exactly one. What pads the last window is 0, as is a BOS that the tokenizer
-puts before each document. Mixing scores needs no model and no torch.
+shard's head stands in exactly one. What pads the last window is 0, as is the BOS
+of each document. Mixing scores needs no model and no torch.
 """
 
 from collections.abc import Callable
@@ -41,6 +41,7 @@ class Scores:
     def path(self, shard: Shard, weights_sha256: str) -> Path:
         """Name the file for one ELM by all that its numbers depend on."""
         head = f"-t{self.max_tokens}" if self.max_tokens else ""
+        head += "" if shard.bos is None else "-bos"  # once only documents began with it
         name = f"{shard.domain}-{shard.split}-{shard.sha256[:16]}-w{self.window}{head}"
         return self.root / name / f"{weights_sha256}.npy"
 
@@ -99,6 +100,8 @@ def score(
     return path
 
 
-def mean_nats(logp: NDArray[np.float32], tokens: int) -> float:
-    """Average scores whose first `tokens` are real, as nats per token."""
-    return -float(logp.reshape(-1)[:tokens].astype(np.float64).sum()) / tokens
+def mean_nats(logp: NDArray[np.float32], tokens: int, given: int = 0) -> float:
+    """Average scores whose first `tokens` are real, as nats per token; `given` of them are no
+    predictions.
+    """
+    return -float(logp.reshape(-1)[:tokens].astype(np.float64).sum()) / (tokens - given)

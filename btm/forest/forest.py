@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from btm.config.checks import check_name, is_name
 from btm.data import ends
+from btm.data.tokenizer import other_beginning
 from btm.errors import UserError, unknown
 from btm.forest import ledger, model_card, seal, tombstone
 from btm.forest.branch import ELM, Branch
@@ -329,11 +330,13 @@ class Forest:
 
     def require(self, architecture: str, tokenizer_sha256: str, what: str) -> None:
         """Raise `UserError` unless an architecture and a tokenizer are those of this forest."""
-        if tokenizer_sha256 != self.identity["tokenizer_sha256"]:
+        ours = self.identity["tokenizer_sha256"]
+        if why := other_beginning(tokenizer_sha256, ours):
+            raise UserError(f"{what} has {why} {self.root}: give another forest=DIR")
+        if tokenizer_sha256 != ours:
             raise UserError(
                 f"{what} has another tokenizer than the forest {self.root} "
-                f"({tokenizer_sha256[:12]} against {self.identity['tokenizer_sha256'][:12]}): "
-                "give another forest=DIR"
+                f"({tokenizer_sha256[:12]} against {ours[:12]}): give another forest=DIR"
             )
         if architecture != self.identity["architecture"]:
             raise UserError(

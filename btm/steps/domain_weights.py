@@ -98,7 +98,7 @@ def fit_for(
 def route(
     config: Config, forest: Forest, members: Sequence[ELM | Model], ends: Collection[int]
 ) -> Route | None:
-    """Open the route of these members over texts that `ends` end; None where the rule needs none."""
+    """Open the route of these members over texts that `ends` end; None if the rule needs none."""
     if not rule_of(config.ensemble).needs_route:
         return None
     domains = {model.name: model.card.domains if model.card else [] for model in members}

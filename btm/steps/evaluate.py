@@ -295,7 +295,8 @@ def scored(
     """Read the scores of `models` {name: sha256} on a shard from the cache, and its tokens."""
     size = shard.head(config.score.max_tokens)
     logp_EST = np.stack([score_cache.read(scores, shard, sha256) for sha256 in models.values()])
-    return evaluate.Scored(list(models), logp_EST, size, Text.of(shard, size[0]))
+    text, given = Text.of(shard, size[0]), shard.n_given(size[0])
+    return evaluate.Scored(list(models), logp_EST, size, text, given)
 
 
 def score_for_eval(config: Config, name: str, reporter: Reporter = quiet) -> None:
