@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from btm.data.tokenizer import load_tokenizer, size_of
+from btm.errors import UserError
 from btm.models.files import CONFIG
 from btm.system import durable
 from btm.system.json_files import Json, read_object
@@ -68,7 +69,10 @@ def ends_of_model(model: "PreTrainedModel", eos: int, vocab_size: int) -> Ends:
 
 def ends_of_folders(tokenizer: Path, folders: Iterable[Path]) -> Ends:
     """Collect the ids that end a text by the settings in model folders, under a tokenizer's."""
-    loaded = load_tokenizer(tokenizer)
+    try:
+        loaded = load_tokenizer(tokenizer)
+    except UserError as error:  # it is not the one that a user named
+        raise UserError(str(error).removeprefix("data.tokenizer=")) from None
     named = [_read(folder / name).get(_KEY) for folder in folders for name in (CONFIG, _GENERATION)]
     return ends_of(int(loaded.eos_token_id), size_of(loaded), *named)
 

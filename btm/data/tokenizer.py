@@ -130,9 +130,7 @@ def load_tokenizer(folder: Path) -> Any:
             str(folder), trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # each kind of tokenizer fails in its own way
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        here = ", ".join(path.name for path in tokenizer_files(folder))
-        raise UserError(f"data.tokenizer={folder}: does not load: {why} (it has {here})") from None
+        raise UserError(f"data.tokenizer={folder}: {_why_not(error, folder)}") from None
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise UserError(f"data.tokenizer={folder}: has no fast form; wanted a tokenizer.json")
     if tokenizer.eos_token_id is None:
@@ -150,12 +148,28 @@ def _require_files(folder: Path) -> None:
     built_from = ("tokenizer.json", "vocab.json", "vocab.txt")
     if any((folder / name).exists() for name in built_from) or any(folder.glob("*.model")):
         return
+    raise UserError(f"data.tokenizer={folder}: {_no_tokenizer(folder)}")
+
+
+def _no_tokenizer(folder: Path) -> str:
+    """Say what a folder without a tokenizer holds, what one is built from, and how to add it."""
     here = ", ".join(path.name for path in tokenizer_files(folder)) or "no file of a tokenizer"
-    raise UserError(
-        f"data.tokenizer={folder}: holds {here}; looked for tokenizer.json, vocab.json with "
-        "merges.txt, vocab.txt and *.model: copy the tokenizer of this model into the folder "
+    return (
+        f"holds {here}; looked for tokenizer.json, vocab.json with merges.txt, vocab.txt and "
+        "*.model: copy the tokenizer of this model into the folder "
         '(AutoTokenizer.from_pretrained("ORG/NAME").save_pretrained("DIR"))'
     )
+
+
+def _why_not(error: Exception, folder: Path) -> str:
+    """Say in one whole sentence why transformers could not load the tokenizer in a folder."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if "instantiate the backend tokenizer" in said:  # its reasons stand in the lines after
+        return f"no tokenizer can be built of its files: it {_no_tokenizer(folder)}"
+    if isinstance(error, KeyError):
+        said = f"a file of it has no {said}"
+    here = ", ".join(path.name for path in tokenizer_files(folder))
+    return f"does not load: {said} (it has {here})"
 
 
 def size_of(tokenizer: Any) -> int:
@@ -283,7 +297,7 @@ def _ids_sha256(folder: Path) -> str:
             raise UserError(f"{path}: not the tokenizer.json of a Hugging Face tokenizer") from None
     files = tokenizer_files(folder)
     if not files:
-        raise UserError(f"no tokenizer in {folder}; wanted a tokenizer.json")
+        raise UserError(f"{folder}: {_no_tokenizer(folder)}")
     whole = hashlib.sha256()
     for path in files:
         whole.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())

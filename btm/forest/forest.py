@@ -109,8 +109,14 @@ class Forest:
 
     @property
     def tokenizer(self) -> Path:
-        """The tokenizer that all its ELMs share."""
-        return self.paths.tokenizer
+        """The tokenizer that all its ELMs share; `UserError` if it is gone."""
+        folder = self.paths.tokenizer
+        if not folder.is_dir():
+            raise UserError(
+                f"{folder}: the tokenizer of the forest is gone: restore it from a copy; each ELM "
+                f"holds the same files (cp {self.paths.elms}/NAME/*token* {folder}/)"
+            )
+        return folder
 
     def names(self) -> list[str]:
         """List the names of the ELMs, sorted; whatever else lies in ``elms/`` is ignored."""

@@ -28,9 +28,7 @@ def open_suite(config: Config) -> Suite:
     """Open the suite that `config.data` names; `UserError` if its tokenizer is not that of the
     forest.
     """
-    suite = _open(config, _own_folder(config), config.data.name)
-    _require_policy(config, suite.bos is not None, f"the suite {suite.path}")
-    return suite
+    return _open(config, _own_folder(config), config.data.name)
 
 
 def open_suites(config: Config) -> Suite:
@@ -159,6 +157,8 @@ def _open(config: Config, folder: Path, name: str) -> Suite:
             f"data=folder data.root=DIR data.name={name}"
         )
     suite = Suite.open(folder)
+    if name == config.data.name:
+        _require_policy(config, suite.bos is not None, f"the suite {folder}")
     if Forest.stands(root):
         _require_own(config, suite.tokenizer_sha256, str(folder))
         for domain, meta in suite.metas.items():

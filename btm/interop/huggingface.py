@@ -168,8 +168,9 @@ def _check(
     require_causal(model, str(source))
     origin = read_origin(scratch / _TOKENIZER)
     notes += ends.settle(model, origin["eos"], origin["vocab_size"], origin.get("bos"))
-    if "bos" in origin:
-        notes.append(f"texts begin with the token {origin['bos']} (data.bos={bos})")
+    if "bos" in origin or bos != AUTO:
+        what = f"the token {origin['bos']}" if "bos" in origin else "no BOS"
+        notes.append(f"texts begin with {what} (data.bos={bos})")
     copied = [f"{name} of the source: sha256 {digest}" for name, digest in taken.weights.items()]
     sha256 = tokenizer_sha256(scratch / _TOKENIZER)
     return Checked(

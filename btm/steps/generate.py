@@ -4,6 +4,7 @@ from typing import Any
 
 from btm.config.schema import Config
 from btm.data.ends import ends_of_folders
+from btm.data.tokenizer import load_tokenizer
 from btm.ensemble import generate as online
 from btm.ensemble.router import find_router
 from btm.ensemble.rules import rule_of
@@ -38,9 +39,7 @@ def generate(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
         prior, rule = domain_weights.fit_for(
             config, forest, suite, config.domain, members, reporter
         )
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(forest.tokenizer, local_files_only=True)
+    tokenizer = load_tokenizer(forest.tokenizer)
     ends = ends_of_folders(forest.tokenizer, [model.path for model in members]).ids
     route = domain_weights.route(config, forest, members, ends)
     device, top_k = causal_lm.pick_device(config.trainer.device), config.ensemble.top_k

@@ -14,6 +14,7 @@ from btm.config import identity
 from btm.config.checks import check_weights
 from btm.config.schema import Config
 from btm.data import prepare as preparation
+from btm.data.bos import ALWAYS
 from btm.data.shards import Shard, Suite
 from btm.ensemble.router import check_domains
 from btm.errors import UserError
@@ -201,6 +202,8 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
             run = job.train if together else phase.train
             trained = run(config, forest, branch, shards, suite, reporter, reporter.pulse)
         settings = conflicts.settings_of(asked, forest, branch, trained.precision or "")
+        if suite.bos is not None:
+            settings |= {"data.bos": ALWAYS}  # whichever policy it came by
         trained = replace(trained, settings=settings)
         if branch.parents:
             nats = score_cache.valid_nats(config, forest, branch, suite, reporter)
