@@ -19,6 +19,7 @@ SPECIAL_TOKENS = ("endoftext", "fairseq")
 UNREAD = ("report", "refuse")
 SPLITTING = ("named", "pool")
 ON_ERROR = ("refuse", "skip")
+BOS = ("auto", "always", "never")
 
 
 @dataclass
@@ -69,6 +70,12 @@ class DataConfig:
         "special tokens of the tokenizer that is trained: <|endoftext|> alone, or fairseq's "
         "<s> <pad> </s> <unk>",
         SPECIAL_TOKENS,
+    )
+    bos: str = key(
+        "auto",
+        "whether texts begin with the tokenizer's BOS: each document, window and prompt; auto: if "
+        "the tokenizer puts one before a text itself",
+        BOS,
     )
     tokenizer_bytes: int = key(
         20_000_000, "text that the tokenizer is trained on, balanced over domains, in bytes"
@@ -129,6 +136,7 @@ def check_data(data: DataConfig) -> None:
         check_name(data.domain, "data.domain")
     _check_folder(data)
     check_choice(data.near_duplicates, "data.near_duplicates", NEAR_DUPLICATES)
+    check_choice(data.bos, "data.bos", BOS)
     check_choice(data.special_tokens, "data.special_tokens", SPECIAL_TOKENS)
     check_choice(data.on_error, "data.on_error", ON_ERROR)
     require(data.text_column != "", "data.text_column", "''", "wanted the name of a field")

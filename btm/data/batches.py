@@ -35,7 +35,8 @@ class Batches:
     """An endless, exactly balanced mix of shards, each read in one epoch after another.
 
     An epoch of a shard visits its windows of L tokens once each, in an order of its own and cut
-    from an offset of its own, so fewer than 2 L tokens at the ends sit an epoch out.
+    from an offset of its own, so fewer than 2 L tokens at the ends sit an epoch out. Where texts
+    begin with a BOS, each window does, in place of its first input.
 
     `order` names the training, as by its ELM: an expert does not read again, window by window, what
     the seed phase has just read of its domain.
@@ -90,7 +91,10 @@ class Batches:
         epoch, i = divmod(n, _n_windows(shard, L))
         offset, order = self._epoch(index, epoch)
         start = offset + int(order[i]) * L
-        return shard.tokens[start : start + L + 1].astype(np.int64)
+        window = shard.tokens[start : start + L + 1].astype(np.int64)
+        if shard.bos is not None:
+            window[0] = shard.bos
+        return window
 
     def _epoch(self, index: int, epoch: int) -> tuple[int, np.ndarray]:
         """Draw (offset, order of windows) of a shard's epoch; the latest of each shard is kept."""
@@ -127,8 +131,9 @@ class Windows:
     """The head of a shard in windows of L tokens, whose new tokens are each target of exactly one.
 
     The text is read as one stream, as it is trained on: it goes on from the EOS of a document
-    before, and the last window is filled up with EOS. With a tokenizer that puts a BOS before each
-    text, each document of the stream begins with it; `given` says where: that is not predicted.
+    before, and the last window is filled up with EOS. Where texts begin with a BOS
+    (btm/data/bos.py), so do the inputs of each window, and each document of the stream; `given`
+    says where: that is not predicted.
 
     Windows begin `stride` tokens apart, or L (0), so that they do not overlap. Of one that overlaps
     the window before, the last `stride` targets are new, and the others are context.
@@ -146,13 +151,21 @@ class Windows:
         return self.stride or self.L
 
     @property
+    def n_predicted(self) -> int:
+        """The number of tokens that are predicted: all that count but those that are `given`."""
+        return self.n_tokens - self.shard.n_given(self.n_tokens)
+
+    @property
     def n_windows(self) -> int:
         """The number of windows."""
         return 1 + -(-max(0, self.n_tokens - self.L) // self.step) if self.n_tokens else 0
 
     def inputs(self, i: int, j: int) -> np.ndarray:
         """Read the inputs of windows i to j - 1, int64 (j - i, L): the targets shifted by one."""
-        return self._read(i, j, 1)
+        inputs = self._read(i, j, 1)
+        if self.shard.bos is not None:
+            inputs[:, 0] = self.shard.bos
+        return inputs
 
     def targets(self, i: int, j: int) -> np.ndarray:
         """Read the targets of windows i to j - 1, int64 (j - i, L)."""
@@ -163,7 +176,10 @@ class Windows:
 
         A BOS stands before every document, whatever its text: it has probability 1.
         """
-        return None if self.shard.bos is None else self.targets(i, j) == self.shard.bos
+        if self.shard.bos in (None, self.shard.eos):
+            return None
+        given: np.ndarray = self.targets(i, j) == self.shard.bos
+        return given
 
     def new(self, values: np.ndarray, i: int) -> np.ndarray:
         """Select from `values`, (windows, L) of windows i and after, those of their new targets.

@@ -53,7 +53,8 @@ class Encoder:
     ) -> None:
         """Take the content of a tokenizer.json; `fast` allows the way through tiktoken.
 
-        With `bos` each document begins with that id.
+        With `bos` each document begins with that id, unless it is the EOS: the document before has
+        ended with it.
         """
         self.spec, self.eos, self.vocab_size, self.bos = spec, eos, vocab_size, bos
         self.dtype = token_type(vocab_size)
@@ -100,7 +101,7 @@ class Encoder:
             packed = _joined([self._encode_any(text) for text in documents])
         else:
             packed = self._encode_short(documents)
-        return packed if self.bos is None else _after_bos(packed, self.bos)
+        return packed if self.bos in (None, self.eos) else _after_bos(packed, self.bos)
 
     def _encode_short(self, documents: Sequence[str]) -> Packed:
         return (self._encode_fast if self.fast else self._encode_slow)(documents)

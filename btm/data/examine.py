@@ -7,6 +7,7 @@ from btm.config.checks import check_name
 from btm.config.choices import SPLITS
 from btm.config.data import DataConfig
 from btm.data import suite_file
+from btm.data.bos import ALWAYS, AUTO
 from btm.data.documents import BY_DOCUMENT, Source
 from btm.data.domains import Found, look, look_at_one
 from btm.data.passed_over import IGNORED
@@ -103,6 +104,12 @@ def _kept_tokenizer(config: DataConfig, folder: Path) -> str | None:
     origin = read_origin(folder / TOKENIZER)
     if not origin:
         return None
+    if config.bos != AUTO and (config.bos == ALWAYS) != ("bos" in origin):
+        has = "a" if "bos" in origin else "no"
+        raise UserError(
+            f"data.bos={config.bos}: texts of {folder} begin with {has} BOS, and a suite keeps its "
+            "tokenizer: use another data.name, or leave data.bos as it was"
+        )
     kept = tokenizer_sha256(folder / TOKENIZER)
     remedy = "a suite keeps its tokenizer: use another data.name, or leave data.tokenizer as it was"
     if asked and asked not in (kept, origin.get("copied", {}).get("sha256")):

@@ -11,6 +11,7 @@ from pathlib import Path
 from btm.config.choices import SPLITS
 from btm.config.data import DataConfig
 from btm.data import binarised, near
+from btm.data.bos import AUTO
 from btm.data.documents import Source
 from btm.data.duplicates import (
     Standing,
@@ -230,7 +231,7 @@ def _ensure_tokenizer(
         return
     if config.tokenizer:
         progress(f"tokenizer: copying {config.tokenizer}")
-        copy_tokenizer(Path(config.tokenizer), folder / TOKENIZER)
+        copy_tokenizer(Path(config.tokenizer), folder / TOKENIZER, config.bos)
         return
     training = [surveys[d.source.domain] for d in domains if not d.novel]
     if not training:
@@ -239,7 +240,14 @@ def _ensure_tokenizer(
         )
     progress(f"tokenizer: training one of {config.vocab_size:,} tokens on {len(training)} domains")
     texts = training_texts(training, config.text_column, config.tokenizer_bytes)
-    train_tokenizer(texts, folder / TOKENIZER, config.vocab_size, config.special_tokens, progress)
+    train_tokenizer(
+        texts,
+        folder / TOKENIZER,
+        config.vocab_size,
+        config.special_tokens,
+        config.bos,
+        progress,
+    )
 
 
 def _pack_all(
@@ -334,6 +342,10 @@ def _take_over(config: DataConfig, folder: Path, domains: list[Domain], progress
     if config.on_error != DataConfig.on_error:
         raise UserError(
             f"data.on_error={config.on_error}: data-bins have no rows of text; leave it out"
+        )
+    if config.bos != AUTO:
+        raise UserError(
+            f"data.bos={config.bos}: data-bins are taken over as they are; leave it out"
         )
     places = {d.source.domain: d.source.listing()[0][1].parent for d in domains}
     dictionary = databin.shared_dictionary(list(places.values()))

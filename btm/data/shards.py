@@ -6,7 +6,7 @@ data/<suite>/<domain>/{train,valid,test}.idx   (tokens, bytes) of each document,
 data/<suite>/<domain>/{train,valid,test}.docs  the digest of each document's text, uint64
 data/<suite>/<domain>/meta.json
 
-With a tokenizer that puts a BOS before each text, each document begins with it.
+Where texts begin with a BOS (btm/data/bos.py), each document does.
 """
 
 import itertools
@@ -97,7 +97,7 @@ class Shard:
 
     @property
     def bos(self) -> int | None:
-        """The id that begins each document, by the convention of its tokenizer; None without."""
+        """The id that texts begin with (btm/data/bos.py); None where they begin with no BOS."""
         return self.meta.get("bos")
 
     @property
@@ -156,6 +156,13 @@ class Shard:
         ends_D2 = np.cumsum(self.documents[:max_tokens], axis=0, dtype=np.int64)
         last = max(1, int(np.searchsorted(ends_D2[:, 0], max_tokens, side="right"))) - 1
         return int(ends_D2[last, 0]), int(ends_D2[last, 1])
+
+    def n_given(self, tokens: int) -> int:
+        """Count those of the first `tokens` tokens that are given: each document's BOS."""
+        if self.bos in (None, self.eos):
+            return 0
+        ends_D = np.cumsum(self.documents[:tokens, 0], dtype=np.int64)
+        return int((ends_D < tokens).sum()) + 1
 
     def chunks(self, tokens: int) -> Iterator[tuple[slice, slice]]:
         """Yield (documents, their tokens), whole documents of about `tokens` tokens at a time."""
@@ -223,6 +230,11 @@ class Piece:
     def split(self) -> str:
         """The shard's split."""
         return self.shard.split
+
+    @property
+    def bos(self) -> int | None:
+        """The id that texts begin with; None where they begin with no BOS."""
+        return self.shard.bos
 
     @property
     def n_tokens(self) -> int:
@@ -305,7 +317,7 @@ class Suite:
 
     @property
     def bos(self) -> int | None:
-        """The id that begins each document; None where the tokenizer has no such convention."""
+        """The id that texts begin with (btm/data/bos.py); None where they begin with no BOS."""
         return read_origin(self.tokenizer).get("bos")
 
     def domains(self) -> list[str]:

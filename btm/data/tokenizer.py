@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from btm.data import bos as beginning
+from btm.data.bos import AUTO, BEGINS, POLICY
 from btm.data.slices import short_words, utf8_size
 from btm.data.splits import Survey
 from btm.errors import UserError
@@ -30,9 +32,6 @@ _EVERY = 5.0  # seconds between two lines about the training of a tokenizer
 _OVER = 1_000_000  # characters that a document may go beyond what is still wanted of a domain
 _MAX_BYTES = 512 << 20  # of a tokenizer file; the largest in use have 30 MB
 ORIGIN = "origin.json"  # beside the tokenizer's files: its source, its size, its EOS and BOS
-# Of a copy's tokenizer_config.json: whether each document begins with BOS. It goes where the files
-# go, into every ELM, so it tells the two kinds of text apart wherever tokenizers are compared.
-BEGINS = "documents_begin_with_bos"
 
 
 def train_tokenizer(
@@ -40,15 +39,16 @@ def train_tokenizer(
     folder: Path,
     vocab_size: int,
     special_tokens: str = "endoftext",
+    policy: str = AUTO,
     say: Say = lambda line: None,
 ) -> None:
     """Train a byte-level BPE on `texts` and publish it at `folder` as a Hugging Face tokenizer.
 
     It splits words as GPT-2 does and normalizes nothing, so it restores any text exactly. The
     vocabulary comes out smaller than `vocab_size` where the text has too little to merge. The first
-    ids are the `special_tokens`: ``<|endoftext|>``, or fairseq's ``<s> <pad> </s> <unk>``. Words
-    that no language has, as a sequence of DNA, are cut (btm/data/slices.py). `say` is told every
-    few seconds how far it is.
+    ids are the `special_tokens`: ``<|endoftext|>``, or fairseq's ``<s> <pad> </s> <unk>``. It puts
+    no BOS before a text unless the `policy` is always. Words that no language has, as a sequence
+    of DNA, are cut (btm/data/slices.py). `say` is told every few seconds how far it is.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -79,6 +79,14 @@ def train_tokenizer(
     with publish_folder(folder) as temporary:
         tokenizer.save(str(temporary / "tokenizer.json"))
         write_json(temporary / "tokenizer_config.json", settings)
+        if policy != AUTO:
+            loaded = load_tokenizer(temporary)
+            bos = beginning.bos_of(loaded, policy, "the tokenizer that is trained")
+            settings |= beginning.records(bos, loaded.eos_token_id, policy)
+            origin |= {} if bos is None else {"bos": bos}
+            write_json(temporary / "tokenizer_config.json", settings)
+            if bos is not None:
+                _impose_bos(temporary, loaded, bos, settings, "the tokenizer that is trained")
         write_json(temporary / ORIGIN, origin)
 
 
@@ -167,9 +175,7 @@ def load_tokenizer(folder: Path) -> Any:
             str(folder), trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # each kind of tokenizer fails in its own way
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        here = ", ".join(path.name for path in tokenizer_files(folder))
-        raise UserError(f"data.tokenizer={folder}: does not load: {why} (it has {here})") from None
+        raise UserError(f"data.tokenizer={folder}: {_why_not(error, folder)}") from None
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise UserError(f"data.tokenizer={folder}: has no fast form; wanted a tokenizer.json")
     if tokenizer.eos_token_id is None:
@@ -187,24 +193,33 @@ def _require_files(folder: Path) -> None:
     built_from = ("tokenizer.json", "vocab.json", "vocab.txt")
     if any((folder / name).exists() for name in built_from) or any(folder.glob("*.model")):
         return
+    raise UserError(f"data.tokenizer={folder}: {_no_tokenizer(folder)}")
+
+
+def _no_tokenizer(folder: Path) -> str:
+    """Say what a folder without a tokenizer holds, what one is built from, and how to add it."""
     here = ", ".join(path.name for path in tokenizer_files(folder)) or "no file of a tokenizer"
-    raise UserError(
-        f"data.tokenizer={folder}: holds {here}; looked for tokenizer.json, vocab.json with "
-        "merges.txt, vocab.txt and *.model: copy the tokenizer of this model into the folder "
+    return (
+        f"holds {here}; looked for tokenizer.json, vocab.json with merges.txt, vocab.txt and "
+        "*.model: copy the tokenizer of this model into the folder "
         '(AutoTokenizer.from_pretrained("ORG/NAME").save_pretrained("DIR"))'
     )
 
 
-def bos_of(tokenizer: Any) -> int | None:
-    """Find the token that a tokenizer puts before a text by its own convention, None without one.
+def _why_not(error: Exception, folder: Path) -> str:
+    """Say in one whole sentence why transformers could not load the tokenizer in a folder."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if "instantiate the backend tokenizer" in said:  # its reasons stand in the lines after
+        return f"no tokenizer can be built of its files: it {_no_tokenizer(folder)}"
+    if isinstance(error, KeyError):
+        said = f"a file of it has no {said}"
+    here = ", ".join(path.name for path in tokenizer_files(folder))
+    return f"does not load: {said} (it has {here})"
 
-    The convention is its post-processor's or `add_bos_token`'s. Where BOS is EOS, the end of the
-    document before is it already.
-    """
-    ids = tokenizer("a").input_ids
-    bos = tokenizer.bos_token_id
-    begins = bos is not None and bos != tokenizer.eos_token_id and ids[:1] == [bos]
-    return int(bos) if begins else None
+
+def size_of(tokenizer: Any) -> int:
+    """Count the ids of a tokenizer: up to the largest, where some between are no tokens."""
+    return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))
 
 
 def begins_with_bos(folder: Path) -> bool:
@@ -212,27 +227,56 @@ def begins_with_bos(folder: Path) -> bool:
     return _read_json(folder / "tokenizer_config.json").get(BEGINS) is True
 
 
-def copy_tokenizer(source: Path, folder: Path) -> None:
+def recorded_policy(folder: Path) -> str:
+    """Read the policy of BOS that overruled the copied tokenizer in `folder`, or else `auto`."""
+    return str(_read_json(folder / "tokenizer_config.json").get(POLICY, AUTO))
+
+
+def bos_of_copy(folder: Path, tokenizer: Any = None) -> int | None:
+    """Find the token that texts begin with under the copied tokenizer in `folder`.
+
+    `tokenizer` is the same, if it is loaded already. One that was copied by a btm that knew no BOS
+    has none, whatever it does by itself.
+    """
+    tokenizer = tokenizer or load_tokenizer(folder)
+    found = beginning.own_bos(tokenizer)
+    return found if begins_with_bos(folder) or found == tokenizer.eos_token_id else None
+
+
+def other_beginning(found: str, wanted: str) -> str:
+    """Say how texts begin, where two fingerprints are of one tokenizer with and without BOS.
+
+    Empty where the tokenizers are the same, or differ in more.
+    """
+    if found == _with_bos(wanted):
+        return "the same tokenizer, but with a BOS before texts, which begin with none in"
+    if wanted == _with_bos(found):
+        return "the same tokenizer, but with no BOS before texts, which begin with one in"
+    return ""
+
+
+def copy_tokenizer(source: Path, folder: Path, policy: str = AUTO) -> None:
     """Publish a copy of the tokenizer in `source` at `folder`, byte for byte where possible.
 
-    It records whether the tokenizer puts a BOS before each text (`bos_of`).
+    It records whether texts begin with a BOS under the `policy`, and does so itself then.
     """
     tokenizer = load_tokenizer(source)
-    bos = bos_of(tokenizer)
+    bos = beginning.bos_of(tokenizer, policy, str(source))
     settings = _read_json(source / "tokenizer_config.json")
     # A model folder may name the class, and so the end of text, in config.json alone.
     settings.setdefault("tokenizer_class", type(tokenizer).__name__)
     settings.setdefault("eos_token", tokenizer.eos_token)
-    settings.pop(BEGINS, None)
-    if bos is not None:
-        settings |= {BEGINS: True, "bos_token": tokenizer.bos_token}
+    if bos is not None and bos == tokenizer.bos_token_id:
+        settings["bos_token"] = tokenizer.bos_token
+    settings = {key: value for key, value in settings.items() if key not in (BEGINS, POLICY)}
+    settings |= beginning.records(bos, tokenizer.eos_token_id, policy)
     origin = {
         "copied": {
             "name": source.resolve().name,
-            "sha256": tokenizer_sha256(source, bos is not None),
+            "sha256": tokenizer_sha256(source, BEGINS in settings),
         },
         "eos": tokenizer.eos_token_id,
-        "vocab_size": max(len(tokenizer), 1 + max(tokenizer.get_vocab().values())),
+        "vocab_size": size_of(tokenizer),
     } | ({} if bos is None else {"bos": bos})
     with publish_folder(folder) as temporary:
         copy_files(source, temporary)
@@ -243,6 +287,23 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
             (temporary / "tokenizer.json").write_text(loaded, encoding="utf-8")
         write_json(temporary / "tokenizer_config.json", settings)
         write_json(temporary / ORIGIN, origin)
+        if bos != beginning.own_bos(tokenizer):
+            _impose_bos(temporary, tokenizer, bos, settings, str(source))
+
+
+def _impose_bos(folder: Path, tokenizer: Any, bos: int | None, settings: Json, what: str) -> None:
+    """Make the unpublished tokenizer in `folder` begin texts with `bos`, or with nothing (None)."""
+    for added in beginning.impose(folder, tokenizer, bos):
+        settings = settings | added
+        write_json(folder / "tokenizer_config.json", settings)
+        loaded = load_tokenizer(folder)
+        ids = _fingerprint(json.loads(loaded.backend_tokenizer.to_str()))
+        if beginning.own_bos(loaded) == bos and ids == _ids_sha256(folder):
+            return
+    raise UserError(
+        f"data.bos={settings[POLICY]}: the post-processor of {what} cannot be changed so: leave "
+        f"data.bos={AUTO}, or have the tokenizer do it itself (post_processor in tokenizer.json)"
+    )
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
@@ -262,7 +323,12 @@ def tokenizer_sha256(folder: Path, begins: bool | None = None) -> str:
     if begins is None:
         begins = begins_with_bos(folder)
     found = _ids_sha256(folder)
-    return hashlib.sha256(f"{found} bos".encode()).hexdigest() if begins else found
+    return _with_bos(found) if begins else found
+
+
+def _with_bos(sha256: str) -> str:
+    """Fingerprint the tokenizer of fingerprint `sha256` where it puts a BOS before documents."""
+    return hashlib.sha256(f"{sha256} bos".encode()).hexdigest()
 
 
 def _ids_sha256(folder: Path) -> str:
@@ -275,7 +341,7 @@ def _ids_sha256(folder: Path) -> str:
             raise UserError(f"{path}: not the tokenizer.json of a Hugging Face tokenizer") from None
     files = tokenizer_files(folder)
     if not files:
-        raise UserError(f"no tokenizer in {folder}; wanted a tokenizer.json")
+        raise UserError(f"{folder}: {_no_tokenizer(folder)}")
     whole = hashlib.sha256()
     for path in files:
         whole.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
@@ -285,7 +351,7 @@ def _ids_sha256(folder: Path) -> str:
 def read_origin(folder: Path) -> Json:
     """Read {"trained" or "copied", "eos", "vocab_size"} of a suite's tokenizer; {} if none.
 
-    Where documents begin with BOS there is a "bos", too.
+    Where texts begin with a BOS there is a "bos", too.
     """
     path = folder / ORIGIN
     origin = _read_json(path)

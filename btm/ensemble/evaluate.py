@@ -34,11 +34,17 @@ class Scored:
     logp: NDArray[np.float32]  # (E, S, T)
     size: tuple[int, int]  # tokens and UTF-8 bytes that are real; the rest pads the last window
     text: Text | None = None  # for rules that read tokens, carry=document and a cache
+    given: int = 0  # of the real tokens those that are no predictions: each document's BOS
 
     @property
     def tokens(self) -> int:
         """The number of scores that are real."""
         return self.size[0]
+
+    @property
+    def counted(self) -> tuple[int, int]:
+        """The tokens that losses are averaged over, and UTF-8 bytes."""
+        return self.size[0] - self.given, self.size[1]
 
     def of(self, names: list[str]) -> "Scored":
         """Keep the models called `names` alone, in that order."""
@@ -77,9 +83,10 @@ def shard_result(
         held_out = rule.mix(theirs.logp, log_prior_E, theirs.tokens, theirs.text, route)
         ensemble_nats, weights = cached_nats(test, mixed.logp, valid, held_out.logp, ensemble)
     return {
-        "tokens": test.tokens,
+        "tokens": test.counted[0],
         "bytes": test.size[1],
-        "ensemble": numbers(ensemble_nats, *test.size) | _experts_run(test.of(members), ensemble),
+        "ensemble": numbers(ensemble_nats, *test.counted)
+        | _experts_run(test.of(members), ensemble),
         **({} if by_text_alone is None else _by_text_alone(test.of(members), by_text_alone)),
         "experts": {name: row_alone(test, valid, name, ensemble) for name in test.names},
         **rule.report(),
@@ -102,16 +109,16 @@ def _by_text_alone(test: Scored, ensemble: EnsembleConfig) -> Json:
     """Compute the numbers of an ensemble that begins from a uniform prior."""
     log_prior_E = posterior.uniform_prior(len(test.names))
     mixed = rule_of(ensemble).mix(test.logp, log_prior_E, test.tokens, test.text)
-    return {"by_text_alone": numbers(mixed.nats, *test.size)}
+    return {"by_text_alone": numbers(mixed.nats, *test.counted)}
 
 
 def row_alone(test: Scored, valid: Scored, name: str, ensemble: EnsembleConfig) -> Json:
     """Compute the numbers of one model alone, with the cache where `ensemble` has one."""
     logp_N = test.alone(name)
     if ensemble.cache == "none":
-        return numbers(-float(logp_N.sum()), *test.size)
+        return numbers(-float(logp_N.sum()), *test.counted)
     nats, weights = cached_nats(test, logp_N, valid, valid.alone(name), ensemble)
-    return {**numbers(nats, *test.size), **weights}
+    return {**numbers(nats, *test.counted), **weights}
 
 
 def cached_nats(

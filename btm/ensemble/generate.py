@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from btm.config.checks import check_weights
 from btm.config.ensemble import EnsembleConfig
-from btm.data.tokenizer import begins_with_bos, load_tokenizer
+from btm.data.ends import ends_of_model
+from btm.data.tokenizer import bos_of_copy, load_tokenizer, recorded_policy, size_of
 from btm.ensemble import posterior
 from btm.ensemble.commit import Commit
 from btm.ensemble.posterior import Array
@@ -27,6 +28,7 @@ from btm.errors import UserError
 from btm.forest import Forest, Model, find_model, require_same_tokenizer
 from btm.interop import huggingface
 from btm.models import causal_lm
+from btm.models.causality import require_causal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,14 +47,17 @@ class Ensemble:
         ensemble: EnsembleConfig | None = None,
         route: AnyRoute | None = None,
         ends: Collection[int] = (),
+        bos: int | None = None,
     ) -> None:
         """Begin a text: the experts read the token `start` first, which is EOS, or the BOS that
-        their tokenizer puts before each text. `ends`, or else `start`, end one: EOS, and others as
-        those of a model that was taught to converse.
+        their tokenizer puts before each text. `ends`, or else `start`, end one
+        (btm/data/ends.py).
 
-        `route` weighs the experts under the rule `router`, in their order.
+        `bos` is what windows begin with, if anything: also the later part of a text that is longer
+        than a model has positions. `route` weighs the experts under the rule `router`, in their
+        order.
         """
-        self.experts = [_Reader(model) for model in experts.values()]
+        self.experts = [_Reader(model, bos) for model in experts.values()]
         self.names = list(experts)
         rule = rule_of(ensemble or EnsembleConfig())
         self.online = rule.begin(log_prior_E, route)
@@ -86,14 +91,12 @@ class Ensemble:
         rule = rule_of(ensemble or EnsembleConfig())
         kept = keep(weights, top_k if rule.needs_prior else 0)
         loaded = {name: _load(forest, members[name], device) for name in kept}
-        # A folder's config may name another EOS, or none; what ends a document is the forest's.
         tokenizer = load_tokenizer(forest.tokenizer)
-        end = int(tokenizer.eos_token_id)
-        start = int(tokenizer.bos_token_id) if begins_with_bos(forest.tokenizer) else end
-        own = [model for name, model in loaded.items() if members[name].kind != "folder"]
-        ends = {end, *(token for model in own for token in _ends(model))}
+        eos, size = int(tokenizer.eos_token_id), size_of(tokenizer)
+        bos = bos_of_copy(forest.tokenizer, tokenizer)
+        ends = {end for model in loaded.values() for end in ends_of_model(model, eos, size).ids}
         log_prior_E = np.log(np.array(list(kept.values())))
-        return cls(loaded, log_prior_E, start, ensemble, route, ends)
+        return cls(loaded, log_prior_E, eos if bos is None else bos, ensemble, route, ends, bos)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -160,19 +163,16 @@ class Ensemble:
         return np.stack([logp_TV[:, :size] for logp_TV in read]).astype(np.float64)
 
 
-def _ends(model: "PreTrainedModel") -> list[int]:
-    """List the tokens that end a text by the model's generation config: none, one or several."""
-    found = model.generation_config.eos_token_id if model.generation_config else None
-    return [] if found is None else [found] if isinstance(found, int) else list(found)
-
-
 def _load(forest: Forest, model: Model, device: str) -> "PreTrainedModel":
     """Load a member in float32, in evaluation mode; a folder passes an import's checks first."""
     import torch
 
     if model.kind != "folder":
-        return causal_lm.load_model(model.path, device, dtype=torch.float32)
-    with huggingface.checked(model.path, "ensemble.experts", forest.root) as found:
+        loaded = causal_lm.load_model(model.path, device, dtype=torch.float32)
+        require_causal(loaded, str(model.path))
+        return loaded
+    bos = recorded_policy(forest.tokenizer)
+    with huggingface.checked(model.path, "ensemble.experts", forest.root, bos=bos) as found:
         require_same_tokenizer(forest, found.tokenizer_sha256, str(model.path))
         return found.model.float().to(device).eval()
 
@@ -196,8 +196,8 @@ def keep(weights: Mapping[str, float], top_k: int) -> dict[str, float]:
 class _Reader:
     """One expert and its key-value cache of the tokens that it has read."""
 
-    def __init__(self, model: "PreTrainedModel") -> None:
-        self.model = model
+    def __init__(self, model: "PreTrainedModel", bos: int | None = None) -> None:
+        self.model, self.bos = model, bos
         self.limit = causal_lm.context_limit(model.config.to_dict())
         # transformers called it past_key_values before it called it cache.
         known = inspect.signature(model.forward).parameters
@@ -220,6 +220,7 @@ class _Reader:
         while left:
             if self.limit is not None and len(self.seen) >= self.limit:
                 again = self.seen[-(self.limit // 2) :]
+                again[:1] = again[:1] if self.bos is None else [self.bos]
                 self._forget()
                 self._forward(again)
             room = len(left) if self.limit is None else self.limit - len(self.seen)

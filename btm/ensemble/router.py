@@ -20,7 +20,7 @@ Shapes: E experts, N tokens, R contexts that differ, F features. numpy alone.
 
 import codecs
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -81,7 +81,7 @@ class Route:
     router: Router
     rows: list[int]  # the cluster of each expert, (E,)
     pieces: Sequence[bytes]
-    eos: int
+    ends: Collection[int]  # the tokens that end a document
     top_k: int = 0
     temperature: float | None = None  # None: the router's own
 
@@ -93,7 +93,11 @@ class Route:
 
     @classmethod
     def open(
-        cls, config: Config, tokenizer: Path, members: Mapping[str, Sequence[str]], eos: int
+        cls,
+        config: Config,
+        tokenizer: Path,
+        members: Mapping[str, Sequence[str]],
+        ends: Collection[int],
     ) -> "Route":
         """Build the route of `members` {expert: domains it was trained on}.
 
@@ -111,15 +115,15 @@ class Route:
                 )
         rows = [router.domains.index(domains[0]) for domains in members.values()]
         chosen = config.ensemble
-        return cls(router, rows, token_bytes(tokenizer), eos, chosen.top_k, chosen.temperature)
+        return cls(router, rows, token_bytes(tokenizer), ends, chosen.top_k, chosen.temperature)
 
     def __call__(self, ids_N: ArrayLike, resets_N: Flags) -> Iterator[Array]:
         """Yield log w_j,t of consecutive tokens, (E, some of N), for the tokens `ids_N`.
 
-        A context ends at each EOS, and before each token that `resets_N` marks.
+        A context ends at each of `ends`, and before each token that `resets_N` marks.
         """
         ids = np.asarray(ids_N)
-        ends = np.flatnonzero(ids == self.eos) + 1
+        ends = np.flatnonzero(np.isin(ids, list(self.ends))) + 1
         cuts = np.flatnonzero(resets_N)
         bounds = np.unique(np.concatenate([[0, len(ids)], ends, cuts]).astype(np.int64))
         for start, stop in pairwise(bounds.tolist()):
@@ -192,7 +196,7 @@ class OnlineRouter:
     def update(self, logp_E: ArrayLike, token: int) -> float:
         """Read one token and its log p(x_t | x_<t, D=j); return the mixture's log p(x_t | x_<t)."""
         mixed = float(np.logaddexp.reduce(self.log_weights + np.asarray(logp_E, np.float64)))
-        if token == self._route.eos:
+        if token in self._route.ends:
             self._begin()
             return mixed
         found = [] if self._reading.is_over else self._route.terms(self._reading.read(token))

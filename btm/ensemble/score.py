@@ -2,8 +2,8 @@
 
 A score file holds float32 log p(x_t | x_<t) in nats, shape (rows, window), under
 ``scores/<shard>/<sha256 of the weights>.npy``: the tokens of the shard's head in the order of the
-text, each once. What pads the last row is 0, as is a BOS that the tokenizer puts before each
-document. Mixing scores needs no model and no torch.
+text, each once. What pads the last row is 0, as is the BOS of each document. Mixing scores needs
+no model and no torch.
 
 A row is a window, whose first token has a context of one token, unless windows overlap: with a
 stride of s < W tokens (``score.stride``) every token after the first W has a context of at least
@@ -59,6 +59,7 @@ class Scores:
         """Name the file for one ELM by all that its numbers depend on."""
         head = f"-t{self.max_tokens}" if self.max_tokens else ""
         stride = f"-s{self.stride}" if self.stride else ""
+        head += "" if shard.bos is None else "-bos"  # once only documents began with it
         name = f"{shard.domain}-{shard.split}-{shard.sha256[:16]}-w{self.window}{stride}{head}"
         return self.root / name / f"{weights_sha256}.npy"
 
@@ -118,6 +119,8 @@ def score(
     return path
 
 
-def mean_nats(logp: NDArray[np.float32], tokens: int) -> float:
-    """Average scores whose first `tokens` are real, as nats per token."""
-    return -float(logp.reshape(-1)[:tokens].astype(np.float64).sum()) / tokens
+def mean_nats(logp: NDArray[np.float32], tokens: int, given: int = 0) -> float:
+    """Average scores whose first `tokens` are real, as nats per token; `given` of them are no
+    predictions.
+    """
+    return -float(logp.reshape(-1)[:tokens].astype(np.float64).sum()) / (tokens - given)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from btm.config.checks import check_name, is_name
+from btm.data import ends
+from btm.data.tokenizer import other_beginning
 from btm.errors import UserError, command, reword, unknown
 from btm.forest import ledger, model_card, seal, tombstone
 from btm.forest.branch import ELM, Branch
@@ -107,8 +109,14 @@ class Forest:
 
     @property
     def tokenizer(self) -> Path:
-        """The tokenizer that all its ELMs share."""
-        return self.paths.tokenizer
+        """The tokenizer that all its ELMs share; `UserError` if it is gone."""
+        folder = self.paths.tokenizer
+        if not folder.is_dir():
+            raise UserError(
+                f"{folder}: the tokenizer of the forest is gone: restore it from a copy; each ELM "
+                f"holds the same files (cp {self.paths.elms}/NAME/*token* {folder}/)"
+            )
+        return folder
 
     def names(self) -> list[str]:
         """List the names of the ELMs, sorted; whatever else lies in ``elms/`` is ignored."""
@@ -242,6 +250,8 @@ class Forest:
                 {self[p].path: share for p, share in shares.items()}, folder, alive, EXACT
             )
             causal_lm.copy_files(self[next(iter(shares))].path, folder)
+            if len(shares) > 1:
+                ends.declare(folder, [self[p].path for p in shares])
             finish(folder)
         return self.get_branch(name)
 
@@ -332,11 +342,13 @@ class Forest:
 
     def require(self, architecture: str, tokenizer_sha256: str, what: str) -> None:
         """Raise `UserError` unless an architecture and a tokenizer are those of this forest."""
-        if tokenizer_sha256 != self.identity["tokenizer_sha256"]:
+        ours = self.identity["tokenizer_sha256"]
+        if why := other_beginning(tokenizer_sha256, ours):
+            raise UserError(f"{what} has {why} {self.root}: give another forest=DIR")
+        if tokenizer_sha256 != ours:
             raise UserError(
                 f"{what} has another tokenizer than the forest {self.root} "
-                f"({tokenizer_sha256[:12]} against {self.identity['tokenizer_sha256'][:12]}): "
-                "give another forest=DIR"
+                f"({tokenizer_sha256[:12]} against {ours[:12]}): give another forest=DIR"
             )
         if architecture != self.identity["architecture"]:
             raise UserError(

@@ -157,7 +157,14 @@ def require_same_tokenizer(forest: Forest, tokenizer_sha256: str, what: str) -> 
     """Raise `UserError` unless `what` has the forest's tokenizer: else losses per token are not
     comparable.
     """
+    from btm.data.tokenizer import other_beginning
+
     ours = forest.identity["tokenizer_sha256"]
+    if why := other_beginning(tokenizer_sha256, ours):
+        raise UserError(
+            f"{what} has {why} {forest.root}: wanted a model that was trained on texts that "
+            "begin alike"
+        )
     if tokenizer_sha256 != ours:
         raise UserError(
             f"{what} has another tokenizer than the forest {forest.root} ({tokenizer_sha256[:12]} "

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from btm.config.checks import check_name
+from btm.data import ends
 from btm.errors import UserError
 from btm.forest import index, ledger, model_card, tombstone
 from btm.forest.card import Card, Measured, Parent
@@ -53,6 +54,7 @@ def average(
     with durable.publish_folder(target, replace=True) as folder, making:
         digests = averaging.average(folders, folder, alive, settings)
         causal_lm.copy_files(min(folders), folder)  # of the one whose dtypes the weights have
+        ends.declare(folder, folders)
         if settings.dtype:
             causal_lm.declare_dtype(ModelFolder(folder).config, settings.dtype)
         card = ledger.summed(replace(card, sha256=weights.identity(digests), sums=True))

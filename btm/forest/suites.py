@@ -7,8 +7,17 @@ from pathlib import Path
 from btm.config.data import DataConfig
 from btm.config.schema import Config
 from btm.data import prepare as preparation
+from btm.data.bos import ALWAYS, AUTO
 from btm.data.shards import META, TOKENIZER, Suite, read_meta
-from btm.data.tokenizer import ORIGIN, begins_with_bos, read_origin, tokenizer_sha256
+from btm.data.tokenizer import (
+    ORIGIN,
+    begins_with_bos,
+    bos_of_copy,
+    other_beginning,
+    read_origin,
+    recorded_policy,
+    tokenizer_sha256,
+)
 from btm.errors import UserError, command, unknown
 from btm.forest import settings
 from btm.forest.forest import Forest
@@ -68,6 +77,7 @@ def data_of(config: Config) -> DataConfig:
     root, data = Path(config.forest_root), config.data
     if not Forest.stands(root):
         return data
+    require_beginning(config)
     stands = bool(read_origin(_own_folder(config) / TOKENIZER))
     if stands:
         _require_own(
@@ -78,11 +88,32 @@ def data_of(config: Config) -> DataConfig:
         found = tokenizer_sha256(Path(data.tokenizer), begins_with_bos(Forest(root).tokenizer))
         _require_own(config, found, f"data.tokenizer={data.tokenizer}")
     _refuse_clash(config, preparation.all_domains(data))
+    policy = recorded_policy(Forest(root).tokenizer)
+    if not stands and policy != AUTO:  # what overrules the forest's tokenizer overrules its copy
+        data = replace(data, bos=policy)
     if stands or data.tokenizer:
         return data
     if preparation.is_binarised(data):
         return data  # its dictionary is compared when the suite is opened
     return replace(data, tokenizer=str(Forest(root).tokenizer))
+
+
+def require_beginning(config: Config) -> None:
+    """Raise `UserError` if `data.bos` asks for another beginning of texts than the forest has."""
+    if config.data.bos != AUTO:
+        has = bos_of_copy(Forest(config.forest_root).tokenizer) is not None
+        _require_policy(config, has, f"the forest {config.forest_root}")
+
+
+def _require_policy(config: Config, has_bos: bool, what: str) -> None:
+    """Raise `UserError` if `data.bos` contradicts how texts of `what` begin."""
+    asked = config.data.bos
+    if asked != AUTO and (asked == ALWAYS) != has_bos:
+        raise UserError(
+            f"data.bos={asked}: texts of {what} begin with {'a' if has_bos else 'no'} BOS, and all "
+            "of its text begins alike: leave data.bos out, or give another data.name=NAME and "
+            "forest=DIR"
+        )
 
 
 def _records(config: Config) -> dict[str, settings.SuiteRecord]:
@@ -125,6 +156,8 @@ def _open(config: Config, folder: Path, name: str) -> Suite:
             f"{command('prepare', forest=root)} data=folder data.root=DIR data.name={name}"
         )
     suite = Suite.open(folder)
+    if name == config.data.name:
+        _require_policy(config, suite.bos is not None, f"the suite {folder}")
     if Forest.stands(root):
         _require_own(config, suite.tokenizer_sha256, str(folder))
         for domain, meta in suite.metas.items():
@@ -136,6 +169,11 @@ def _require_own(config: Config, found: str, what: str) -> None:
     """Raise `UserError` unless a tokenizer is that of the forest."""
     root = config.forest_root
     wanted = Forest(root).identity["tokenizer_sha256"]
+    if why := other_beginning(found, wanted):
+        raise UserError(
+            f"{what} has {why} {root}: prepare this text for the forest under a new name: btm "
+            f"prepare forest={root} data=folder data.root=DIR data.name=NAME"
+        )
     if found != wanted:
         raise UserError(
             f"{what} has another tokenizer than the forest {root} ({found[:12]} against "

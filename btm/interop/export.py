@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from btm.data import ends
 from btm.errors import UserError
 from btm.forest import model_card
 from btm.forest.card import Card
@@ -84,6 +85,7 @@ def _write(
     alive: Callable[[], None],
 ) -> None:
     causal_lm.copy_files(source, made)
+    ends.declare(made, [source])  # an ELM of an older btm may say otherwise
     if dtype is None and not shard_gb:
         _copy_weights(source, made, alive)
     else:

@@ -9,9 +9,11 @@ from pathlib import Path
 from btm import fairseq
 from btm.config.checks import check_name
 from btm.config.schema import Config
+from btm.data.tokenizer import recorded_policy
 from btm.errors import UserError, reword, unknown
 from btm.forest import ELM, Forest
 from btm.forest.paths import CARD
+from btm.forest.suites import require_beginning
 from btm.interop import delta, delta8, export, gguf, huggingface, intake, mergekit, received
 from btm.report import Reporter, quiet
 from btm.system import durable
@@ -37,13 +39,18 @@ def import_model(
         return elm
     if config.parent is not None and forest is None:
         raise UserError(f"parent={config.parent}: there is no forest in {root} yet; leave it out")
+    if forest:
+        require_beginning(config)
     if forest and config.parent is not None:
         forest[config.parent]  # raises for an unknown name, before the long checks
     legacy = config.imports.legacy
+    bos = recorded_policy(forest.tokenizer) if forest else config.data.bos
     with ExitStack() as stack:
         folder = stack.enter_context(_as_hugging_face(source, root, config.format, legacy))
         model = stack.enter_context(
-            huggingface.checked(folder, "from", root, with_legacy=legacy, alive=reporter.alive)
+            huggingface.checked(
+                folder, "from", root, with_legacy=legacy, bos=bos, alive=reporter.alive
+            )
         )
         reporter.line(f"checked {source}")
         model = replace(model, source=source)  # the user's folder, not the converted one

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from btm.data import ends
+from btm.data.bos import AUTO
 from btm.data.tokenizer import copy_tokenizer, read_origin, tokenizer_sha256
 from btm.errors import UserError, command, reword
 from btm.forest import ELM, Forest
@@ -20,6 +22,7 @@ from btm.forest.card import Card
 from btm.forest.paths import ModelFolder
 from btm.interop import intake, pickles, probe
 from btm.models import causal_lm, weights
+from btm.models.causality import require_causal
 from btm.system import durable, sandbox
 
 if TYPE_CHECKING:
@@ -49,20 +52,24 @@ def checked(
     place: Path,
     *,
     with_legacy: bool = False,
+    bos: str = AUTO,
     alive: Callable[[], None] = lambda: None,
 ) -> Iterator[Checked]:
     """Yield the checked model of the folder `source`, which the setting `key` names.
 
+    `bos` is the policy by which its texts begin: ``data.bos``, or what a forest or suite records.
+
     Scratch files lie in `place` meanwhile. Raises `UserError`, in one line, for whatever makes the
     model unfit: not a folder, remote code, pickled weights, files that are no regular ones, shapes
-    or names that do not fit its config, numbers that are not finite, no usable tokenizer.
+    or names that do not fit its config, numbers that are not finite, logits that later tokens
+    move, no usable tokenizer.
     """
     if not source.is_dir():
         raise UserError(f"{key}={source}: {_no_folder(source)}")
     created = not place.exists()
     scratch = durable.scratch_folder(durable.make_folder(place))
     try:
-        yield _check(source, scratch, with_legacy, alive)
+        yield _check(source, scratch, with_legacy, bos, alive)
     except UserError as error:
         copy = scratch / "model"
         for ours in (f"data.tokenizer={copy}", str(copy)):
@@ -140,7 +147,9 @@ def _imported_sha256(card: Card) -> str:
     return card.source_sha256 or (intake.identity(digests) if digests else "")
 
 
-def _check(source: Path, scratch: Path, with_legacy: bool, alive: Callable[[], None]) -> Checked:
+def _check(
+    source: Path, scratch: Path, with_legacy: bool, bos: str, alive: Callable[[], None]
+) -> Checked:
     """Copy a model folder and check the copy."""
     copy = scratch / "model"
     copy.mkdir()
@@ -154,9 +163,15 @@ def _check(source: Path, scratch: Path, with_legacy: bool, alive: Callable[[], N
     _require_finite(copy, source)
     sandbox.ask(probe.QUESTION, copy)
     model, notes = _load(copy)  # safe in this process only now, after the box has tried it
-    copy_tokenizer(copy, scratch / _TOKENIZER)
+    copy_tokenizer(copy, scratch / _TOKENIZER, bos)
     _require_vocabulary(model, scratch / _TOKENIZER, source)
     _require_sense(model, source)
+    require_causal(model, str(source))
+    origin = read_origin(scratch / _TOKENIZER)
+    notes += ends.settle(model, origin["eos"], origin["vocab_size"], origin.get("bos"))
+    if "bos" in origin or bos != AUTO:
+        what = f"the token {origin['bos']}" if "bos" in origin else "no BOS"
+        notes.append(f"texts begin with {what} (data.bos={bos})")
     copied = [f"{name} of the source: sha256 {digest}" for name, digest in taken.weights.items()]
     sha256 = tokenizer_sha256(scratch / _TOKENIZER)
     return Checked(

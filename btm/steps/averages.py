@@ -159,7 +159,9 @@ def _measure(
     for domain, shard in shards.items():
         tokens, _ = shard.head(config.score.max_tokens)
         nats = {
-            sha256: scoring.mean_nats(score_cache.read(scores, shard, sha256), tokens)
+            sha256: scoring.mean_nats(
+                score_cache.read(scores, shard, sha256), tokens, shard.n_given(tokens)
+            )
             for sha256 in (card.sha256, *digests.values())
         }
         beside = {name: nats[sha256] for name, sha256 in digests.items()}

@@ -7,6 +7,7 @@ from typing import Any
 
 from btm.config.schema import Config
 from btm.data.shards import Shard
+from btm.data.tokenizer import recorded_policy
 from btm.forest import ELM, Forest, Model, averages, find_model, ledger, require_same_tokenizer
 from btm.interop import huggingface, probe
 from btm.models import causal_lm as causal
@@ -50,7 +51,10 @@ def score_model(
         return score_cache.score_missing(config, forest, model.path, model.sha256, shards, reporter)
     if not score_cache.unscored(config, forest, model.sha256, shards):
         return []
-    with huggingface.checked(model.path, "models", forest.root, alive=reporter.alive) as found:
+    bos = recorded_policy(forest.tokenizer)
+    with huggingface.checked(
+        model.path, "models", forest.root, bos=bos, alive=reporter.alive
+    ) as found:
         require_same_tokenizer(forest, found.tokenizer_sha256, str(model.path))
         return score_cache.score_missing(
             config, forest, model.path, model.sha256, shards, reporter, model=found.model.float()

@@ -249,7 +249,7 @@ def _nats(scene: _Scene, shard: Shard, sha256: str) -> float:
     config, scores = scene.config, score_cache.scores_of(scene.config, scene.forest)
     test = scored(config, scores, shard, {"": sha256})
     if config.ensemble.cache == "none":
-        return -float(test.alone("").sum()) / test.tokens
+        return -float(test.alone("").sum()) / test.counted[0]
     valid = scored(config, scores, scene.suite.shard(shard.domain, "valid"), {"": sha256})
     return float(row_alone(test, valid, "", config.ensemble)["nats_per_token"])
 

@@ -1,6 +1,6 @@
 """Weights of a forest's experts for a domain; scores that are missing are computed first."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -96,12 +96,14 @@ def fit_for(
     }, fitted.ensemble
 
 
-def route(config: Config, forest: Forest, members: Sequence[ELM | Model], eos: int) -> Route | None:
-    """Open the route of these members, or return None where the rule needs none."""
+def route(
+    config: Config, forest: Forest, members: Sequence[ELM | Model], ends: Collection[int]
+) -> Route | None:
+    """Open the route of these members over texts that `ends` end; None if the rule needs none."""
     if not rule_of(config.ensemble).needs_route:
         return None
     domains = {model.name: model.card.domains if model.card else [] for model in members}
-    return Route.open(config, forest.tokenizer, domains, eos)
+    return Route.open(config, forest.tokenizer, domains, ends)
 
 
 def fit_on_training_domains(

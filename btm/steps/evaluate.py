@@ -121,7 +121,7 @@ def plan_of_eval(config: Config) -> Plan:
     shards, _ = evaluated(config, suite)
     refuse_own_data(config, suite, shards)
     _refuse_trained_on(config, forest, suite, subjects, quiet)
-    route = domain_weights.route(config, forest, members, suite.eos)
+    route = domain_weights.route(config, forest, members, {suite.eos})
     needed = needed_scores(config, forest, suite, subjects)
     plans = [plan_of_scores(config, forest, model, of_model) for model, of_model in needed]
     missing = [file for plan in plans for file in plan.writes]
@@ -243,7 +243,7 @@ def measure(
     shards, valid = evaluated(config, suite)
     refuse_own_data(config, suite, shards)
     _refuse_trained_on(config, forest, suite, subjects, reporter)
-    route = domain_weights.route(config, forest, members, suite.eos)
+    route = domain_weights.route(config, forest, members, {suite.eos})
     for model, of_model in needed_scores(config, forest, suite, subjects):
         score_model(config, forest, model, of_model, reporter)
     scores = score_cache.scores_of(config, forest)
@@ -314,7 +314,8 @@ def scored(
     """Read the scores of `models` {name: sha256} on a shard from the cache, and its tokens."""
     size = shard.head(config.score.max_tokens)
     logp_EST = np.stack([score_cache.read(scores, shard, sha256) for sha256 in models.values()])
-    return evaluate.Scored(list(models), logp_EST, size, Text.of(shard, size[0]))
+    text, given = Text.of(shard, size[0]), shard.n_given(size[0])
+    return evaluate.Scored(list(models), logp_EST, size, text, given)
 
 
 def score_for_eval(config: Config, name: str, reporter: Reporter = quiet) -> None:

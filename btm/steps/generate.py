@@ -5,6 +5,8 @@ from typing import Any
 
 from btm.config.schema import Config
 from btm.data.decoding import continuation
+from btm.data.ends import ends_of_folders
+from btm.data.tokenizer import load_tokenizer
 from btm.ensemble import generate as online
 from btm.ensemble.router import find_router
 from btm.ensemble.rules import rule_of
@@ -45,10 +47,9 @@ def generate(
         prior, rule = domain_weights.fit_for(
             config, forest, suite, config.domain, members, reporter
         )
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(forest.tokenizer, local_files_only=True)
-    route = domain_weights.route(config, forest, members, tokenizer.eos_token_id)
+    tokenizer = load_tokenizer(forest.tokenizer)
+    ends = ends_of_folders(forest.tokenizer, [model.path for model in members]).ids
+    route = domain_weights.route(config, forest, members, ends)
     device, top_k = causal_lm.pick_device(config.trainer.device), config.ensemble.prior_top_k
     mixed = online.Ensemble.load(
         forest, prior, ensemble=rule, top_k=top_k, device=device, route=route

@@ -14,6 +14,7 @@ from btm.config import identity
 from btm.config.checks import check_weights
 from btm.config.schema import Config
 from btm.data import prepare as preparation
+from btm.data.bos import ALWAYS
 from btm.data.shards import Shard, Suite
 from btm.ensemble.router import check_domains
 from btm.errors import UserError
@@ -21,6 +22,7 @@ from btm.forest import ELM, Branch, Forest, seal, settings, tombstone, trained_o
 from btm.forest.paths import ModelFolder, Paths, step_of
 from btm.forest.suites import data_of, open_suite, open_suites, other_suites
 from btm.models import causal_lm
+from btm.models.causality import require_causal
 from btm.report import Beating, Reporter, quiet
 from btm.steps import conflicts, domain_weights, names, score_cache, seed_source, standing
 from btm.steps.averages import average
@@ -200,6 +202,8 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
             run = job.train if together else phase.train
             trained = run(config, forest, branch, shards, suite, reporter, reporter.pulse)
         settings = conflicts.settings_of(asked, forest, branch, trained.precision or "")
+        if suite.bos is not None:
+            settings |= {"data.bos": ALWAYS}  # whichever policy it came by
         trained = replace(trained, settings=settings)
         if branch.parents:
             nats = score_cache.valid_nats(config, forest, branch, suite, reporter)
@@ -425,4 +429,6 @@ def _new_model(config: Config, suite: Suite) -> Any:
     wanted = causal_lm.make_config(config.model, suite.vocab_size, suite.eos)
     if suite.bos is not None:
         wanted.bos_token_id = suite.bos
-    return causal_lm.new_model(wanted, config.trainer.seed)
+    model = causal_lm.new_model(wanted, config.trainer.seed)
+    require_causal(model, f"model={config.model.file or config.model.name}")
+    return model

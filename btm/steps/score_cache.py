@@ -15,6 +15,7 @@ from btm.forest import ELM, Branch, Forest
 from btm.forest.paths import ModelFolder
 from btm.models import causal_lm, weights
 from btm.models.causal_lm import check_context
+from btm.models.causality import require_causal
 from btm.report import Reporter
 from btm.system import lease
 
@@ -38,14 +39,15 @@ def valid_nats(
     valid = suite.shard(branch.domains[0], "valid")
     scores = scores_of(config, forest)
     tokens, _ = valid.head(config.score.max_tokens)
+    given = valid.n_given(tokens)
     sha256 = weights.sha256(branch.path)
     score_missing(config, forest, branch.path, sha256, [valid], reporter)
     nats = {}
     for name in branch.parents:
         parent = forest[name]
         score_missing(config, forest, parent.path, parent.card.sha256, [valid], reporter)
-        nats[name] = scoring.mean_nats(read(scores, valid, parent.card.sha256), tokens)
-    ours = scoring.mean_nats(read(scores, valid, sha256), tokens)
+        nats[name] = scoring.mean_nats(read(scores, valid, parent.card.sha256), tokens, given)
+    ours = scoring.mean_nats(read(scores, valid, sha256), tokens, given)
     return ValidNats(ours, nats)
 
 
@@ -113,6 +115,8 @@ def score_missing(
     model = model.to(device).eval()
     if told := passes(config):
         reporter.line(f"{called or lease.name_of(folder)}: {told}")
+    # Here too: of a forest that was planted by an older btm, nobody has asked.
+    require_causal(model, str(folder))
     total = sum(shard.head(config.score.max_tokens)[0] for shard in missing)
     paths = []
     with (

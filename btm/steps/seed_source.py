@@ -4,6 +4,7 @@ from pathlib import Path
 
 from btm.config.schema import Config
 from btm.data.shards import Suite
+from btm.data.tokenizer import other_beginning, recorded_policy
 from btm.errors import UserError, command
 from btm.forest import ELM, Forest
 from btm.interop import huggingface, intake
@@ -31,8 +32,18 @@ def import_seed(config: Config, suite: Suite, reporter: Reporter) -> ELM:
     source, root, name = Path(str(config.seed.source)), Path(config.forest_root), config.seed.name
     legacy = config.imports.legacy
     with huggingface.checked(
-        source, "seed.from", root, with_legacy=legacy, alive=reporter.alive
+        source,
+        "seed.from",
+        root,
+        with_legacy=legacy,
+        bos=recorded_policy(suite.tokenizer),
+        alive=reporter.alive,
     ) as model:
+        if why := other_beginning(model.tokenizer_sha256, suite.tokenizer_sha256):
+            raise UserError(
+                f"seed.from={source} has {why} the suite {suite.name!r}: prepare "
+                f"the text anew under another data.name=NAME, with data.tokenizer={source}"
+            )
         if model.tokenizer_sha256 != suite.tokenizer_sha256:
             raise UserError(
                 f"seed.from={source} has another tokenizer than the suite {suite.name!r}: prepare "

@@ -100,7 +100,10 @@ class Trainee:
         trainer's settings.
         """
         growth = self.batches.growth
-        data = {"data": {shard.domain: shard.sha256[:16] for shard in self.batches.shards}}
+        data: Json = {"data": {shard.domain: shard.sha256[:16] for shard in self.batches.shards}}
+        begun = {shard.bos for shard in self.batches.shards} - {None}
+        if begun:  # an older btm trained on windows without
+            data["windows begin with"] = sorted(begun)
         return data if growth.factor == 1 else data | {"growth": asdict(growth)}
 
     def constrain(self, optimizer: "torch.optim.Optimizer", done: int) -> None:
@@ -148,7 +151,7 @@ def validate(
             counted += len(flat)
             alive()
     model.train(was_training)
-    return -sum(torch.stack(nats).tolist()) / windows.n_tokens
+    return -sum(torch.stack(nats).tolist()) / windows.n_predicted
 
 
 def on_device(array: "NDArray[np.int64]", device: "torch.device") -> "Tensor":

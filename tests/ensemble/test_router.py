@@ -40,7 +40,7 @@ def route(clustered):
 def route_of(clustered, *overrides):
     config = compose([*clustered[0], *overrides])
     forest = Forest(config.forest_root)
-    return domain_weights.route(config, forest, forest.experts(), steps.open_suite(config).eos)
+    return domain_weights.route(config, forest, forest.experts(), {steps.open_suite(config).eos})
 
 
 def weights(route, ids, window=0):
@@ -175,7 +175,7 @@ def test_generation_weighs_as_eval_does(clustered):
     members, shard = forest.experts(), suite.shard("cluster02", "test")
     window = config.window
     ids = shard.tokens[:window].tolist()
-    route = domain_weights.route(config, forest, members, suite.eos)
+    route = domain_weights.route(config, forest, members, {suite.eos})
     mixed = generate.Ensemble.load(forest, top_k=1, ensemble=config.ensemble, route=route)
     assert mixed.names == [
         elm.name for elm in members
@@ -311,7 +311,7 @@ def test_a_router_without_known_words_weighs_all_alike():
     router = Router(
         ["alpha", "beta"], np.ones(2, np.float32), np.eye(4, 2, dtype=np.float32), centres
     )
-    route = Route(router, [2, 0, 1], [b"<eos>", b" alpha", b" beta", b" other"], 0, top_k=1)
+    route = Route(router, [2, 0, 1], [b"<eos>", b" alpha", b" beta", b" other"], {0}, top_k=1)
     found = weights(route, [3, 3, 1, 1, 2, 2, 2, 2, 0, 1])
     np.testing.assert_array_equal(found[:, :4], np.full((3, 4), 1 / 3))  # alpha has not ended yet
     np.testing.assert_array_equal(found[:, 4], [0, 1, 0])

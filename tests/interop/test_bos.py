@@ -10,6 +10,7 @@ from interop.models import make_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaTokenizer
 
 from btm import steps
+from btm.cli import main
 from btm.cli.compose import compose
 from btm.data.tokenizer import (
     begins_with_bos,
@@ -107,7 +108,8 @@ def test_scores_are_those_of_transformers_on_the_tokenizers_own_ids(words, model
     ids = torch.tensor(stream)
     wanted = []
     for begin in range(0, tokens, WINDOW):
-        part = ids[begin : min(begin + WINDOW, tokens) + 1]
+        part = ids[begin : min(begin + WINDOW, tokens) + 1].clone()
+        part[0] = theirs.bos_token_id  # each window begins as a text of its model does
         with torch.no_grad():
             logp = net(part[None, :-1]).logits[0].log_softmax(-1)
         wanted.append(logp.gather(1, part[1:, None])[:, 0])
@@ -117,7 +119,8 @@ def test_scores_are_those_of_transformers_on_the_tokenizers_own_ids(words, model
 
     scored = score_cache.scores_of(config, forest).windows(shard)
     nats = trainee.validate(causal_lm.load_model(seed.path, dtype=torch.float32), scored)
-    assert nats == pytest.approx(-float(wanted.double().sum()) / tokens, abs=1e-5)
+    predicted = tokens - int((wanted == 0).sum())
+    assert nats == pytest.approx(-float(wanted.double().sum()) / predicted, abs=1e-5)
 
 
 def test_a_prompt_is_read_after_bos_alone(words, model):
@@ -137,14 +140,14 @@ def test_a_prompt_is_read_after_bos_alone(words, model):
 def test_the_two_conventions_do_not_mix_in_one_forest(words, model, tokenizers, tmp_path, texts):
     config = compose(words)
     plain = make_folder(tmp_path / "plain", tokenizers / "plain", bos_token_id=0, eos_token_id=2)
-    with pytest.raises(UserError, match="another tokenizer"):
+    with pytest.raises(UserError, match="no BOS before texts, which begin with one"):
         import_model(compose([*words, f"from={plain}", "name=plain"]))
     (twin := tmp_path / "twin").mkdir()
     make_folder(twin / "model", tokenizers / "bos", seed=1, bos_token_id=0, eos_token_id=2)
     elm = import_model(compose([*words, f"from={twin / 'model'}", "name=twin"]))
     assert begins_with_bos(elm.path) and begins_with_bos(Forest(config.forest_root).tokenizer)
     other = [*words, f"data.out={tmp_path / 'data'}", f"data.tokenizer={plain}"]
-    with pytest.raises(UserError, match="another tokenizer"):
+    with pytest.raises(UserError, match="no BOS before texts, which begin with one"):
         steps.prepare(compose(other))
 
 
@@ -180,3 +183,82 @@ def test_a_tokenizer_without_the_convention_is_what_it_was(tokenizers, tmp_path)
     assert tokenizer_sha256(tmp_path / "with") != tokenizer_sha256(tmp_path / "copy")
     copy_tokenizer(tmp_path / "with", tmp_path / "again")
     assert tokenizer_sha256(tmp_path / "again") == tokenizer_sha256(tmp_path / "with")
+
+
+@pytest.mark.parametrize(("made_with", "policy"), [("plain", "always"), ("bos", "never")])
+def test_a_policy_that_overrules_the_tokenizer_holds_everywhere(
+    made_with, policy, tokenizers, texts, tmp_path, capsys
+):
+    """Prepare, seed, eval, import, export: through the CLI, and with one word, in the first one."""
+    model = make_folder(tmp_path / "llama", tokenizers / made_with, bos_token_id=0, eos_token_id=2)
+    made = ["experiment=smoke", f"data.root={texts}", f"data.out={tmp_path / 'data'}"]
+    made += [f"data.tokenizer={model}", f"seed.from={model}", "score.max_tokens=2000"]
+    made += [f"score.window={WINDOW}", f"trainer.seq_len={WINDOW}", f"data.bos={policy}"]
+    made += [f"forest={tmp_path / 'forest'}"]
+    assert main.main(["prepare", *made]) == main.main(["seed", *made]) == 0
+    forest, later = Forest(tmp_path / "forest"), [f"forest={tmp_path / 'forest'}"]
+    begins = policy == "always"
+    what = "the token 0" if begins else "no BOS"
+    assert f"texts begin with {what} (data.bos={policy})" in forest["seed"].card.notes
+    record = json.loads((tmp_path / "forest/suites/smoke.json").read_text())
+    assert record["data"]["bos"] == policy
+
+    assert main.main(["eval", *later, "eval.domains=[bible]"]) == 0
+    (found,) = (tmp_path / "forest/evals").glob("*.json")
+    entry = json.loads(found.read_text())["shards"]["bible/test"]
+    shard = steps.open_suite(compose(made)).shard("bible", "test")
+    ids = torch.from_numpy(shard.tokens[: shard.head(2000)[0]].astype("int64"))
+    net = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    nats, counted = 0.0, 0
+    for start in range(0, len(ids), WINDOW):
+        targets = ids[start : start + WINDOW]
+        first = 0 if begins else ids[start - 1] if start else 2
+        with torch.no_grad():
+            logp = net(torch.cat([torch.tensor([first]), targets[:-1]])[None]).logits[0]
+        chosen = logp.log_softmax(-1).gather(1, targets[:, None])[targets != 0].double()
+        nats, counted = nats - float(chosen.sum()), counted + len(chosen)
+    assert entry["experts"]["seed"]["perplexity"] == pytest.approx(np.exp(nats / counted), rel=1e-4)
+    assert entry["tokens"] == counted
+    assert (len(ids) > counted) == begins
+
+    mixed = Ensemble.load(forest, {"seed": 1.0})
+    with torch.no_grad():
+        wanted = net(torch.tensor([[0 if begins else 2]])).logits[0, -1].log_softmax(-1)
+    np.testing.assert_allclose(mixed.next_logp(), wanted, atol=2e-5)
+
+    (tmp_path / "more").mkdir()
+    twin = make_folder(tmp_path / "more/twin", tokenizers / made_with, seed=1, bos_token_id=0)
+    assert main.main(["import", *later, f"from={twin}", "name=twin"]) == 0
+    out = tmp_path / "out"
+    assert main.main(["export", *later, "expert=twin", f"to={out}"]) == 0
+    exported = AutoTokenizer.from_pretrained(out)
+    plain = exported("in", add_special_tokens=False).input_ids
+    assert exported("in").input_ids == ([0] if begins else []) + plain
+    capsys.readouterr()
+    other = {"always": "never", "never": "always"}[policy]
+    for verb in ("eval", "prepare"):
+        assert main.main([verb, *later, f"data.bos={other}"]) == 2
+        line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert f"data.bos={other}: texts of" in line
+        assert f"begin with {'a' if begins else 'no'} BOS" in line
+
+
+def test_where_positions_end_a_text_goes_on_from_bos(words):
+    config = compose(words)
+    mixed = Ensemble.load(Forest(config.forest_root), {"seed": 1.0})
+    (reader,) = mixed.experts
+    reader.limit = 16
+    ids = list(range(20, 40))
+    mixed.read(ids)
+    net = reader.model
+    assert reader.seen[0] == 0 and reader.seen[1:] == ids[-len(reader.seen) + 1 :]
+    with torch.inference_mode():
+        wanted = net(torch.tensor([reader.seen])).logits[0, -1].log_softmax(-1)
+    np.testing.assert_allclose(mixed.next_logp(), wanted, atol=2e-5)
+
+
+def test_the_card_of_what_is_trained_so_says_it(words):
+    config = compose([*words, "trainer.valid_tokens=256"])
+    steps.branch(config, "code", "code_python")
+    trained = steps.train(config, "code")
+    assert trained.result["settings"]["data.bos"] == "always"

@@ -62,6 +62,11 @@ def check(config: Config, suite: Suite) -> None:
         model = causal_lm.make_config(config.model, suite.vocab_size, suite.eos).to_dict()
         where = f"model={config.model.name}"
     convert.trainable(model, where)
+    if suite.bos is not None:
+        raise UserError(
+            f"trainer.backend=fairseq: texts of the suite {suite.name!r} begin with a BOS, and "
+            "fairseq's windows do not: prepare it with data.bos=never, or give trainer.backend=btm"
+        )
     convert.fairseq_tokenizer(suite.tokenizer)
 
 
