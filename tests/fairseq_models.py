@@ -20,7 +20,8 @@ from btm.data.shards import Suite
 from btm.data.tokenizer import train_tokenizer
 from btm.fairseq import from_hugging_face, to_hugging_face
 from btm.fairseq.tokenizer import export
-from btm.models.causal_lm import copy_tokenizer, make_config, new_model
+from btm.models.causal_lm import copy_tokenizer, new_model
+from btm.models.configs import make_config
 
 ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".venv-fairseq/bin/python"

@@ -13,7 +13,7 @@ from btm.fairseq import convert
 from btm.forest import Forest
 from btm.forest.paths import Paths
 from btm.forest.suites import open_suite
-from btm.models import causal_lm
+from btm.models import causal_lm, configs
 from btm.models.files import CONFIG
 from btm.steps import seed_source
 from btm.train.fairseq import command
@@ -62,9 +62,7 @@ def fits_forest(config: Config) -> None:
         return
     forest = Forest(config.forest_root)
     open_suite(config)  # another tokenizer is the plainer reason, where both differ
-    planned = causal_lm.architecture(
-        causal_lm.make_config(config.model, suite.vocab_size, suite.eos)
-    )
+    planned = configs.fingerprint(configs.make_config(config.model, suite.vocab_size, suite.eos))
     forest.require(planned, forest.identity["tokenizer_sha256"], f"model={config.model.name}")
 
 
@@ -123,7 +121,7 @@ def _model(config: Config) -> tuple[dict[str, Any], str]:
         return causal_lm.read_config(Path(config.seed.source) / CONFIG), config.seed.source
     suite = _suite(config)
     vocabulary, eos = (suite.vocab_size, suite.eos) if suite else (config.data.vocab_size, 0)
-    return causal_lm.make_config(
+    return configs.make_config(
         config.model, vocabulary, eos
     ).to_dict(), f"model={config.model.name}"
 
