@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from btm.cli import own_model
 from btm.config.schema import Config
 from btm.config.validation import validate
 from btm.errors import UserError, unknown
@@ -53,6 +54,7 @@ def compose(overrides: list[str], verb: str = "") -> Config:
         ) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_reason(error)) from None
+    own_model.settle(config.model, named, conf_folder() / "model")
     if (
         verb in ("eval", "score", "compare")
         and named & {"data", "data.name"}

@@ -124,7 +124,7 @@ def new_model(config: "PretrainedConfig", seed: int) -> "PreTrainedModel":
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            return _with_outputs(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
         except MemoryError:
             raise
         except Exception as error:  # sizes that do not fit show as whatever the arithmetic raises
@@ -168,7 +168,18 @@ def load_model(
     wrong = {kind: names[:3] for kind, names in faults.items() if names}
     if wrong:
         raise UserError(f"{folder}: does not load: {wrong}")
-    return model.to(device).eval()
+    return _with_outputs(model).to(device).eval()
+
+
+def _with_outputs(model: "PreTrainedModel") -> "PreTrainedModel":
+    """Have all parts of a model give outputs with names.
+
+    A config may ask for tuples, which the code of newer architectures does not understand itself.
+    """
+    for part in model.modules():
+        if hasattr(part, "config"):
+            part.config.return_dict = True
+    return model
 
 
 @contextmanager

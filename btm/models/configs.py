@@ -6,8 +6,10 @@ alone), and only what is saved is the same when it is loaded again.
 """
 
 import hashlib
+import inspect
 import json
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import fields
@@ -59,7 +61,6 @@ def make_config(model: ModelConfig, vocab_size: int, eos: int) -> "PretrainedCon
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or model_type not in CONFIG_MAPPING:
         close = nearest(str(model_type), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
         raise UserError(f"model_type {model_type!r} is no causal LM of transformers{close}")
-    called = f"model {model.name!r}" if model.file is None else f"model.file={model.file}"
     ids = {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos}
     try:
         with quiet():
@@ -69,7 +70,12 @@ def make_config(model: ModelConfig, vocab_size: int, eos: int) -> "PretrainedCon
     except (UserError, MemoryError):
         raise
     except Exception as error:  # each architecture refuses values in its own way
-        raise UserError(f"{called}: {why(error)}") from None
+        raise UserError(f"{called(model)}: {why(error)}") from None
+
+
+def called(model: ModelConfig) -> str:
+    """Name `model` as the user did."""
+    return f"model={model.name}" if model.file is None else f"model.file={model.file}"
 
 
 def as_saved(config: "PretrainedConfig") -> "PretrainedConfig":
@@ -115,6 +121,13 @@ def reloaded(config: "PretrainedConfig") -> "PretrainedConfig":
     with tempfile.TemporaryDirectory() as folder, quiet():
         config.save_pretrained(folder)
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def has_field(model_type: str, key: str) -> bool:
+    """Tell whether the configs of a type have the field `key`; true of a type nobody knows."""
+    from transformers import CONFIG_MAPPING
+
+    return model_type not in CONFIG_MAPPING or key in _names(CONFIG_MAPPING[model_type])
 
 
 def fingerprint(config: "PretrainedConfig") -> str:
@@ -176,7 +189,7 @@ def _over_tokens(model_type: str, values: Json, tokens: Json) -> "PretrainedConf
     if section is None:
         return config
     own = {key: tokens[key] for key in _OF_TOKENIZER if key in _names(type(config))}
-    given = {key: value for key, value in values.items() if key not in _OF_TOKENIZER}
+    given = {key: value for key, value in values.items() if key not in (section, *_OF_TOKENIZER)}
     below = (values.get(section) or {}) | tokens
     return AutoConfig.for_model(model_type, **given, **own, **{section: below})
 
@@ -198,37 +211,37 @@ def _require_known(values: Json, model_type: str) -> None:
     """
     from transformers import AutoConfig
 
-    config = AutoConfig.for_model(model_type, **values)
     for key in _OF_TOKENIZER:
         if key in values:
             raise UserError(f"model.config.{key}: the tokenizer decides that; leave it out")
-    _require_fields(values, config, "model.config.")
+    _require_fields(values, AutoConfig.for_model(model_type, **values), "model.config")
 
 
-def _require_fields(values: Json, config: "PretrainedConfig", prefix: str) -> None:
+def _require_fields(values: Json, config: "PretrainedConfig", section: str) -> None:
     """Do `_require_known` for one section of model.config."""
+    from transformers import PretrainedConfig
+
     kind = type(config)
     known = _names(kind) | {"model_type"}
     for key, value in values.items():
         if key not in known and not _is_read(key, values, config):
-            raise unknown(f"field of {kind.model_type}", prefix + key, sorted(known))
-        section = getattr(config, key, None)
-        if isinstance(value, dict) and hasattr(section, "get_text_config"):
-            _require_fields(value, section, f"{prefix}{key}.")
+            own = known - _names(PretrainedConfig) - set(_OF_TOKENIZER)
+            raise unknown("field", key, own, f"{section} of {kind.model_type}")
+        below = getattr(config, key, None)
+        if isinstance(value, dict) and isinstance(below, PretrainedConfig):
+            _require_fields(value, below, f"{section}.{key}")
 
 
 def _is_read(key: str, values: Json, config: "PretrainedConfig") -> bool:
     """Tell whether a key that is no field of its config has an effect: the config makes something
     else of it (`rope_theta`), or the code of the model asks for it.
     """
-    import inspect
-
     from transformers import AutoModelForCausalLM
 
     kind = type(config)
     without = kind(**{name: value for name, value in values.items() if name != key}).to_dict()
-    if {**config.to_dict(), key: None} != {**without, key: None}:
+    if config.to_dict() | {key: None} != without | {key: None}:
         return True
     made = AutoModelForCausalLM._model_mapping.get(kind, None)
-    source = inspect.getsource(inspect.getmodule(made)) if made else ""  # type: ignore[arg-type]
+    source = inspect.getsource(sys.modules[made.__module__]) if made else ""
     return re.search(rf"config\.{re.escape(key)}\b|[\"']{re.escape(key)}[\"']", source) is not None

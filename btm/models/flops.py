@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from btm.models.causal_lm import text_config
+from btm.models.configs import empty_model
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -34,11 +35,7 @@ class Shape:
     @classmethod
     def of_config(cls, config: "PretrainedConfig") -> "Shape":
         """Measure the shape of an architecture without allocating parameters."""
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        with torch.device("meta"):
-            return cls.of(AutoModelForCausalLM.from_config(config))
+        return cls.of(empty_model(config))
 
     def training_flops(self, seq_len: int) -> float:
         """Compute the FLOPs of forward and backward for one token of a sequence of `seq_len`."""

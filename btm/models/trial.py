@@ -22,7 +22,8 @@ def run(model: "PreTrainedModel", tokens: int, called: str) -> "torch.Tensor":
     """Run `model` on a sequence of `tokens` and return its logits, (tokens, vocabulary).
 
     Raises `UserError` if it does not run on so many, or gives numbers that are not finite. It reads
-    its own first tokens, again and again; nothing random is drawn from the generators of torch.
+    its first ordinary tokens, again and again: some architectures give padding no position. What is
+    random in it leaves torch's generator as it was.
     """
     import torch
 
@@ -31,7 +32,8 @@ def run(model: "PreTrainedModel", tokens: int, called: str) -> "torch.Tensor":
         raise UserError(f"{called}: no embeddings of tokens: not a causal LM over text alone")
     was_training = model.training
     model.eval()
-    ids = (torch.arange(tokens, device=model.device) % rows)[None]
+    ordinary = torch.tensor(_ordinary(model, rows), device=model.device)
+    ids = ordinary[torch.arange(tokens, device=model.device) % len(ordinary)][None]
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), causal_lm.quiet():
             logits = causal_lm.logits_of(model(input_ids=ids, use_cache=False))[0]
@@ -48,6 +50,16 @@ def run(model: "PreTrainedModel", tokens: int, called: str) -> "torch.Tensor":
     if not torch.isfinite(logits).all():
         raise UserError(f"{called}: gives logits that are not finite")
     return logits
+
+
+def _ordinary(model: "PreTrainedModel", rows: int) -> list[int]:
+    """List the first tokens that the config of `model` gives no meaning of their own."""
+    config = causal_lm.text_config(model.config)
+    special: set[object] = set()
+    for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        found = getattr(config, key, None)
+        special |= set(found) if isinstance(found, list) else {found}
+    return [token for token in range(min(rows, 256)) if token not in special] or [0]
 
 
 def comes_back(

@@ -429,7 +429,6 @@ def _new_model(config: Config, suite: Suite) -> Any:
     if suite.bos is not None:
         wanted.bos_token_id = suite.bos
     model = causal_lm.new_model(wanted, config.trainer.seed)
-    called = f"model={config.model.name}" if config.model.file is None else config.model.file
     tokens = max(config.trainer.seq_len, config.window)
-    trial.comes_back(model, tokens, Path(config.forest_root), called)
+    trial.comes_back(model, tokens, Path(config.forest_root), configs.called(config.model))
     return model
