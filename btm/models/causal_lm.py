@@ -384,10 +384,10 @@ def copy_files(source: Path, target: Path) -> None:
     copy_tokenizer(source, target)
 
 
-def check_context(config: Config, model: Json) -> None:
+def check_context(config: Config, model: Json, called: str = "the model") -> None:
     """Raise `UserError` if a model (its config.json) has too few positions for the settings."""
     limit = context_limit(model)
     lengths = {"trainer.seq_len": config.trainer.seq_len, "score.window": config.window}
     for key, length in lengths.items():
         if limit is not None and length > limit:
-            raise UserError(f"{key}={length}: the model has positions for {limit} tokens")
+            raise UserError(f"{key}={length}: {called} has positions for {limit} tokens")

@@ -66,11 +66,15 @@ def make_config(model: ModelConfig, vocab_size: int, eos: int) -> "PretrainedCon
         with quiet():
             if model.file is None:
                 _require_known(values, model_type)
-            return as_saved(_over_tokens(model_type, values, {"vocab_size": vocab_size, **ids}))
+            made = as_saved(_over_tokens(model_type, values, {"vocab_size": vocab_size, **ids}))
     except (UserError, MemoryError):
         raise
     except Exception as error:  # each architecture refuses values in its own way
         raise UserError(f"{called(model)}: {why(error)}") from None
+    layers = getattr(text_config(made), "num_hidden_layers", None)
+    if type(layers) is int and layers < 1:
+        raise UserError(f"{called(model)}: {layers} layers; wanted 1 or more")
+    return made
 
 
 def called(model: ModelConfig) -> str:

@@ -52,7 +52,7 @@ def score_model(
         return []
     with huggingface.checked(model.path, "models", forest.root, alive=reporter.alive) as found:
         require_same_tokenizer(forest, found.tokenizer_sha256, str(model.path))
-        causal.check_context(config, found.model.config.to_dict())
+        causal.check_context(config, found.model.config.to_dict(), str(model.path))
         trial.run(found.model, config.window, f"models=[{model.path}]")
         return score_cache.score_missing(
             config, forest, model.path, model.sha256, shards, reporter, model=found.model.float()

@@ -153,6 +153,7 @@ REFUSED = {
         [{**MIXTURE, "num_experts_per_tok": 9}],
         "does not run on 32 tokens",
     ),
+    "no layers": (["model.config.num_hidden_layers=0"], "model=pico: 0 layers; wanted 1 or more"),
     "a model that only hears": ([{"model_type": "musicgen"}], "no musicgen model can be made"),
     "text that is saved alone": ([{"model_type": "mllama"}], "no causal LM"),
     "a field nobody knows": (
