@@ -21,7 +21,8 @@ from btm.data.tokenizer import train_tokenizer
 from btm.fairseq import from_hugging_face, to_hugging_face
 from btm.fairseq.tokenizer import export
 from btm.models import tokenizer_files
-from btm.models.causal_lm import make_config, new_model
+from btm.models.causal_lm import new_model
+from btm.models.configs import make_config
 
 ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".venv-fairseq/bin/python"

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from btm.cli import values
+from btm.cli import own_model, values
 from btm.config.keys import Key, keys_of
 from btm.config.schema import Config
 from btm.config.validation import validate
@@ -53,6 +53,7 @@ def compose(overrides: list[str], verb: str = "") -> Config:
         raise UserError(f"{error.override!r}: {_reason(error)}") from None
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_reason(error)) from None
+    own_model.settle(config.model, named, conf_folder() / "model")
     if (
         verb in ("eval", "score", "compare")
         and named & {"data", "data.name"}

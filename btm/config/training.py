@@ -35,7 +35,7 @@ class ModelConfig:
 
     name: str = key("pico", "name of the architecture, which model= sets")
     file: str | None = key(
-        None, "a config.json of transformers; it overrides model.config; null: model.config"
+        None, "a config.json of transformers, in place of model.config; null: model.config"
     )
     config: dict[str, Any] = key({}, "fields of the config.json of transformers, {hidden_size: 64}")
 

@@ -235,7 +235,7 @@ class _Reader:
             ids = torch.tensor([tokens], device=self.model.device)
             out = self.model(input_ids=ids, use_cache=True, **{self._key: self._cache})
             self.seen += tokens
-            return torch.log_softmax(out.logits[0].float(), dim=-1).cpu().numpy()
+            return torch.log_softmax(causal_lm.logits_of(out)[0].float(), dim=-1).cpu().numpy()
 
 
 def _pick(logp_V: Array, temperature: float, rng: np.random.Generator) -> int:

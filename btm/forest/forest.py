@@ -21,7 +21,7 @@ from btm.forest.branch import ELM, Branch
 from btm.forest.card import Card
 from btm.forest.paths import ModelFolder, Paths
 from btm.models import average as averaging
-from btm.models import causal_lm, flops, tokenizer_files, weights
+from btm.models import causal_lm, configs, flops, tokenizer_files, weights
 from btm.system import durable, lease, sums
 from btm.system.json_files import Json, read_object
 
@@ -61,7 +61,7 @@ class Forest:
         Raises `UserError` if another architecture or tokenizer already grows there.
         """
         paths = Paths(root)
-        fingerprint = causal_lm.architecture(config)
+        fingerprint = configs.fingerprint(config)
         if not cls.stands(root):
             cls._plant_tokenizer(paths, tokenizer, tokenizer_sha256)
             facts = {
@@ -350,11 +350,21 @@ class Forest:
                 f"{what} has another tokenizer than the forest {self.root} "
                 f"({tokenizer_sha256[:12]} against {ours[:12]}): give another forest=DIR"
             )
-        if architecture != self.identity["architecture"]:
+        same = architecture == self.identity["architecture"]
+        if not same and architecture != self._stored_architecture():
             raise UserError(
                 f"{what} has another architecture than the forest {self.root}: "
                 "give the model= it was planted with, or another forest=DIR"
             )
+
+    def _stored_architecture(self) -> str | None:
+        """Fingerprint the config of an ELM that stands; None without one.
+
+        An older btm wrote fields into forest.json that change when a model is saved.
+        """
+        for name in self.names():
+            return configs.fingerprint(causal_lm.load_config(self.paths.elm(name).path))
+        return None
 
     def sweep(self) -> None:
         """Delete what killed processes left behind, but no ELM, no result and no branch that can
@@ -417,7 +427,7 @@ class Forest:
         beat()
         from btm.data.tokenizer import tokenizer_sha256
 
-        fingerprint = causal_lm.architecture(causal_lm.load_config(branch.path))
+        fingerprint = configs.fingerprint(causal_lm.load_config(branch.path))
         self.require(fingerprint, tokenizer_sha256(branch.path), f"branch {branch.name!r}")
         for parent in branch.parents:
             if parent in self:

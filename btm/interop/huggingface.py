@@ -8,7 +8,7 @@ trained branch, through `Forest.merge`.
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from btm.forest import ELM, Forest
 from btm.forest.card import Card
 from btm.forest.paths import ModelFolder
 from btm.interop import intake, pickles, probe
-from btm.models import causal_lm, weights
+from btm.models import causal_lm, trial, weights
 from btm.models.causality import require_causal
 from btm.system import durable, sandbox
 
@@ -66,20 +66,14 @@ def checked(
     """
     if not source.is_dir():
         raise UserError(f"{key}={source}: {_no_folder(source)}")
-    created = not place.exists()
-    scratch = durable.scratch_folder(durable.make_folder(place))
-    try:
-        yield _check(source, scratch, with_legacy, bos, alive)
-    except UserError as error:
-        copy = scratch / "model"
-        for ours in (f"data.tokenizer={copy}", str(copy)):
-            reword(error, ours, str(source))
-        raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        if created:
-            with suppress(OSError):
-                place.rmdir()  # empty if the import failed
+    with durable.scratch_in(place) as scratch:
+        try:
+            yield _check(source, scratch, with_legacy, bos, alive)
+        except UserError as error:
+            copy = scratch / "model"
+            for ours in (f"data.tokenizer={copy}", str(copy / intake.PICKLED), str(copy)):
+                reword(error, ours, str(source))
+            raise
 
 
 def enter(
@@ -92,7 +86,8 @@ def enter(
     architecture or tokenizer, or another ELM of that name.
     """
     source = str(model.source)
-    forest = Forest.create(root, model.model.config, model.tokenizer, model.tokenizer_sha256)
+    kept = trial.comes_back(model.model, trial.TOKENS, model.tokenizer.parent, source)
+    forest = Forest.create(root, kept, model.tokenizer, model.tokenizer_sha256)
     if name in forest:
         require_same(forest[name], model.source, model.sha256)
         return forest[name]
@@ -165,7 +160,7 @@ def _check(
     model, notes = _load(copy)  # safe in this process only now, after the box has tried it
     copy_tokenizer(copy, scratch / _TOKENIZER, bos)
     _require_vocabulary(model, scratch / _TOKENIZER, source)
-    _require_sense(model, source)
+    trial.run(model, trial.TOKENS, str(source))
     require_causal(model, str(source))
     origin = read_origin(scratch / _TOKENIZER)
     notes += ends.settle(model, origin["eos"], origin["vocab_size"], origin.get("bos"))
@@ -255,24 +250,10 @@ def widest(folder: Path, said: object = None) -> str:
 
 
 def _require_vocabulary(model: "PreTrainedModel", tokenizer: Path, source: Path) -> None:
-    rows, size = model.get_input_embeddings().num_embeddings, read_origin(tokenizer)["vocab_size"]
+    rows, size = causal_lm.vocabulary(model), read_origin(tokenizer)["vocab_size"]
     if rows < size:
         raise UserError(
             f"{source} has embeddings for {rows:,} tokens, its tokenizer {size:,}: "
             "resize the model (resize_token_embeddings) or give it the tokenizer "
             "it was trained with"
         )
-
-
-def _require_sense(model: "PreTrainedModel", source: Path) -> None:
-    """Raise `UserError` unless the model computes finite logits for its first tokens."""
-    import torch
-
-    ids = torch.arange(min(8, model.get_input_embeddings().num_embeddings))[None]
-    try:
-        with torch.no_grad():
-            logits = model(input_ids=ids, use_cache=False).logits
-    except Exception as error:  # each architecture fails in its own way on values it never met
-        raise UserError(f"{source}: does not run: {causal_lm.why(error)}") from None
-    if not torch.isfinite(logits).all():
-        raise UserError(f"{source}: gives logits that are not finite")

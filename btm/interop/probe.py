@@ -32,7 +32,7 @@ def probe(place: str) -> int:
     load_tokenizer(folder)
     config = causal_lm.load_config(folder)
     stored = weights.tensors(folder)
-    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    layers = getattr(causal_lm.text_config(config), "num_hidden_layers", 0)
     if not isinstance(layers, int) or not 0 <= layers <= len(stored):
         raise UserError(
             f"{folder}: its config.json says {layers} layers, "

@@ -72,7 +72,7 @@ def _train_briefly(config: Config, forest: Path, threads: int) -> float:
         kernels.prepare(model)
     precision = causal_lm.pick_precision(trainer.precision, str(model.device))
     shape = (trainer.batch_size, trainer.seq_len + 1)
-    tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, shape)
+    tokens = np.random.default_rng(0).integers(0, causal_lm.vocabulary(model), shape)
     begun = time.monotonic()  # reset after the first step, which warms up
     with kernels.waiting.considerate():
         for steps in itertools.count():

@@ -1,6 +1,5 @@
 """Causal LMs of `transformers`: made from a config, loaded from a folder; never remote code."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -9,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from btm.config.schema import Config
-from btm.config.training import ModelConfig
-from btm.errors import UserError, nearest
+from btm.errors import UserError
 from btm.models import files, tokenizer_files, weights
 from btm.system import durable
 from btm.system.json_files import Json, parse_json, read_regular
@@ -19,18 +17,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
-# Fields of a config.json that do not change the function that the parameters compute.
-_VOLATILE = {
-    "_name_or_path",
-    "architectures",
-    "transformers_version",
-    "dtype",
-    "torch_dtype",
-    "use_cache",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-}
 # Settings that choose code. Any other value than these names a repository of the Hub, and
 # transformers would fetch and run its kernels.
 _CODE_KEYS = ("attn_implementation", "experts_implementation", "attn_implementation_internal")
@@ -51,36 +37,20 @@ _OLD_BUFFERS = (
     ".attention.masked_bias",
     ".inv_freq",
 )
+# The names that architectures have for the longest sequence they have positions for.
+_LIMITS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_sequence_length",
+    "max_seq_len",
+    "max_target_positions",
+    "model_max_length",
+    "context_length",
+    "seq_length",
+    "n_ctx",
+)
 # The name of a dtype in safetensors, and in torch.
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-
-
-def make_config(model: ModelConfig, vocab_size: int, eos: int) -> "PretrainedConfig":
-    """Make the `transformers` config of `model` with the vocabulary of a tokenizer."""
-    values = dict(model.config)
-    if model.file is not None:
-        values = read_config(Path(model.file))
-    model_type = values.pop("model_type", None)
-    if model_type is None:
-        raise UserError(
-            f"model {model.name!r} has no model_type: give model=pico or model.file=config.json"
-        )
-    from transformers import CONFIG_MAPPING, AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or model_type not in CONFIG_MAPPING:
-        close = nearest(str(model_type), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-        raise UserError(f"model_type {model_type!r} is no causal LM of transformers{close}")
-    values |= {
-        "vocab_size": vocab_size,
-        "bos_token_id": eos,
-        "eos_token_id": eos,
-        "pad_token_id": eos,
-    }
-    try:
-        return AutoConfig.for_model(model_type, **values)
-    except Exception as error:  # each architecture refuses values in its own way
-        raise UserError(f"model {model.name!r}: {why(error)}") from None
 
 
 def read_config(file: Path) -> Json:
@@ -129,34 +99,6 @@ def load_config(folder: Path) -> "PretrainedConfig":
         raise UserError(f"{folder / files.CONFIG}: {str(error).splitlines()[0]}") from None
 
 
-def architecture(config: "PretrainedConfig") -> str:
-    """Fingerprint the fields that two models must share to be averaged.
-
-    Only fields that differ from the defaults count: a newer transformers may add fields, not change
-    those.
-    """
-    kept = _shared_fields(config)
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def architecture_differences(
-    one: "PretrainedConfig", other: "PretrainedConfig"
-) -> list[tuple[str, Any, Any]]:
-    """List (field, value of `one`, value of `other`) of the fields in which two architectures
-    differ.
-
-    A field that both leave at the default of their class is not among them.
-    """
-    fields = sorted(_shared_fields(one).keys() | _shared_fields(other).keys())
-    pairs = [(key, getattr(one, key, None), getattr(other, key, None)) for key in fields]
-    return [(key, a, b) for key, a, b in pairs if str(a) != str(b)]
-
-
-def _shared_fields(config: "PretrainedConfig") -> Json:
-    """Return the fields that two models must share to be averaged, where they are no default."""
-    return {key: value for key, value in config.to_diff_dict().items() if key not in _VOLATILE}
-
-
 def new_model(config: "PretrainedConfig", seed: int) -> "PreTrainedModel":
     """Make a float32 model with random parameters, a function of `seed` alone.
 
@@ -170,7 +112,7 @@ def new_model(config: "PretrainedConfig", seed: int) -> "PreTrainedModel":
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            return _with_outputs(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
         except MemoryError:
             raise
         except Exception as error:  # sizes that do not fit show as whatever the arithmetic raises
@@ -214,7 +156,18 @@ def load_model(
     wrong = {kind: names[:3] for kind, names in faults.items() if names}
     if wrong:
         raise UserError(f"{folder}: does not load: {wrong}")
-    return model.to(device).eval()
+    return _with_outputs(model).to(device).eval()
+
+
+def _with_outputs(model: "PreTrainedModel") -> "PreTrainedModel":
+    """Have all parts of a model give outputs with names.
+
+    A config may ask for tuples, which the code of newer architectures does not understand itself.
+    """
+    for part in model.modules():
+        if hasattr(part, "config"):
+            part.config.return_dict = True
+    return model
 
 
 @contextmanager
@@ -279,13 +232,28 @@ def declare_dtype(file: Path, dtype: str) -> None:
     file.write_text(json.dumps(values | {"dtype": DTYPES[dtype]}, indent=2) + "\n")
 
 
+def logits_of(output: Any) -> "torch.Tensor":
+    """Take the logits out of a model's output; a config with ``return_dict: false`` gives a tuple,
+    of which they are the first part.
+    """
+    return output[0] if isinstance(output, tuple) else output.logits
+
+
+def vocabulary(model: "PreTrainedModel") -> int:
+    """Count the tokens that a model has embeddings for; 0 if it does not tell."""
+    try:
+        return int(model.get_input_embeddings().weight.shape[0])
+    except (AttributeError, NotImplementedError):
+        return 0
+
+
 def token_logp(
     model: "PreTrainedModel", inputs: "torch.Tensor", targets: "torch.Tensor"
 ) -> "torch.Tensor":
     """Compute log p(target | inputs so far) in nats, float32, (rows, tokens) like `targets`."""
     import torch.nn.functional as F  # noqa: N812
 
-    logits = model(input_ids=inputs, use_cache=False).logits.float()
+    logits = logits_of(model(input_ids=inputs, use_cache=False)).float()
     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return -loss.view_as(targets)
 
@@ -297,11 +265,37 @@ def mean_nll(
     return -token_logp(model, inputs, targets).mean()
 
 
+def text_config(config: "PretrainedConfig") -> "PretrainedConfig":
+    """Return the part of a config that describes its language model: all of it, or a section of the
+    config of a model that also sees or hears.
+    """
+    return config.get_text_config(decoder=True)
+
+
 def context_limit(config: Json) -> int | None:
-    """Return the longest sequence that the model has positions for; None without a limit."""
-    for key in ("max_position_embeddings", "n_positions", "max_sequence_length"):
-        if isinstance(config.get(key), int):
-            return config[key]
+    """Return the longest sequence that the model has positions for; None without a limit.
+
+    `config` is a config.json. What it leaves out has the default of its class.
+    """
+    given = _limit(config)
+    if given is not None or "model_type" not in config:
+        return given
+    from transformers import CONFIG_MAPPING
+
+    kind, values = config["model_type"], {k: v for k, v in config.items() if k != "model_type"}
+    try:
+        return _limit(text_config(CONFIG_MAPPING[kind](**values)).to_dict())
+    except Exception:  # no valid config: whoever makes a model of it says why
+        return None
+
+
+def _limit(config: Json) -> int | None:
+    """Read the limit of positions in a config.json, or in the section of its language model."""
+    sections = (config, config.get("text_config"), config.get("decoder"))
+    for section in (each for each in sections if isinstance(each, dict)):
+        for key in _LIMITS:
+            if type(section.get(key)) is int and section[key] > 0:
+                return int(section[key])
     return None
 
 
@@ -371,10 +365,10 @@ def copy_files(source: Path, target: Path) -> None:
     tokenizer_files.copy(source, target)
 
 
-def check_context(config: Config, model: Json) -> None:
+def check_context(config: Config, model: Json, called: str = "the model") -> None:
     """Raise `UserError` if a model (its config.json) has too few positions for the settings."""
     limit = context_limit(model)
     lengths = {"trainer.seq_len": config.trainer.seq_len, "score.window": config.window}
     for key, length in lengths.items():
         if limit is not None and length > limit:
-            raise UserError(f"{key}={length}: the model has positions for {limit} tokens")
+            raise UserError(f"{key}={length}: {called} has positions for {limit} tokens")

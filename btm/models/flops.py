@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from btm.models.causal_lm import text_config
+from btm.models.configs import empty_model
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
@@ -27,19 +30,12 @@ class Shape:
         if head is not None:
             looked_up.discard(id(head.weight))
         matrices = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in looked_up]
-        config = model.config
-        heads = int(getattr(config, "num_attention_heads", 0) or 0)
-        width = heads * int(getattr(config, "head_dim", 0) or 0) or int(config.hidden_size)
-        return cls(sum(p.numel() for p in matrices), int(config.num_hidden_layers) * width)
+        return cls(sum(p.numel() for p in matrices), _attention(text_config(model.config)))
 
     @classmethod
     def of_config(cls, config: "PretrainedConfig") -> "Shape":
         """Measure the shape of an architecture without allocating parameters."""
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        with torch.device("meta"):
-            return cls.of(AutoModelForCausalLM.from_config(config))
+        return cls.of(empty_model(config))
 
     def training_flops(self, seq_len: int) -> float:
         """Compute the FLOPs of forward and backward for one token of a sequence of `seq_len`."""
@@ -48,3 +44,23 @@ class Shape:
     def inference_flops(self, context: int) -> float:
         """Compute the FLOPs of a forward pass for one token of a sequence of `context`."""
         return float(2 * self.matrix_parameters + 4 * self.attention * context)
+
+
+def _attention(config: "PretrainedConfig") -> int:
+    """Compute layers · width of the attention; 0 for a model without heads, such as Mamba.
+
+    Where layers differ, the size that the config has for all of them counts, or the first.
+    """
+    values = config.to_dict()
+    layers, heads, head_dim, hidden = (
+        _size(values.get(config.attribute_map.get(key, key)))
+        for key in ("num_hidden_layers", "num_attention_heads", "head_dim", "hidden_size")
+    )
+    return layers * (heads * head_dim or hidden) if heads else 0
+
+
+def _size(value: object) -> int:
+    """Read a size of a config, or the first of a list of them; 0 if it has none."""
+    if isinstance(value, list | tuple):
+        value = value[0] if value else 0
+    return value if type(value) is int else 0

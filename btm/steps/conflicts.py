@@ -16,7 +16,7 @@ from btm.config.schema import Config
 from btm.errors import UserError, command
 from btm.forest import Branch, Forest, tombstone
 from btm.forest.card import Parent
-from btm.models import causal_lm
+from btm.models import causal_lm, configs
 from btm.models.average import normalise
 from btm.train import phase
 
@@ -211,10 +211,11 @@ def _parents(
 def _architecture(config: Config, model: Branch) -> list[Difference]:
     """Compare the architecture of a model with that of model=, field by field."""
     stands = causal_lm.load_config(model.path)
-    asked = causal_lm.make_config(config.model, stands.vocab_size, stands.eos_token_id)
+    # Which token ends a text is no part of an architecture.
+    asked = configs.make_config(config.model, causal_lm.text_config(stands).vocab_size, eos=0)
     return [
         Difference(f"{_MODEL}{key}", old, new)
-        for key, old, new in causal_lm.architecture_differences(stands, asked)
+        for key, old, new in configs.differences(stands, asked)
     ]
 
 

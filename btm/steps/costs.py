@@ -8,7 +8,7 @@ from btm.config.schema import Config
 from btm.errors import UserError
 from btm.forest.paths import ModelFolder, Paths
 from btm.forest.suites import open_suite
-from btm.models import causal_lm, flops, weights
+from btm.models import causal_lm, configs, flops, weights
 from btm.steps.plan import Plan
 from btm.system.json_files import read_object
 
@@ -40,7 +40,7 @@ class Costs:
         else:
             folder = Path(config.data.out) / config.data.name
             prepared = open_suite(config).vocab_size if folder.is_dir() else config.data.vocab_size
-            made = causal_lm.make_config(config.model, prepared, 0)
+            made = configs.make_config(config.model, prepared, 0)
             count = causal_lm.count_parameters(made)
         shape = flops.Shape.of_config(made)
         training = shape.training_flops(config.trainer.seq_len)

@@ -21,7 +21,7 @@ from btm.errors import UserError
 from btm.forest import ELM, Branch, Forest, seal, settings, tombstone, trained_on
 from btm.forest.paths import ModelFolder, Paths, step_of
 from btm.forest.suites import data_of, open_suite, open_suites, other_suites
-from btm.models import causal_lm
+from btm.models import causal_lm, configs, trial
 from btm.models.causality import require_causal
 from btm.report import Beating, Reporter, quiet
 from btm.steps import conflicts, domain_weights, names, score_cache, seed_source, standing
@@ -109,8 +109,8 @@ def plan_of_seed(config: Config, reporter: Reporter = quiet) -> Plan:
     if n_steps == 0:
         plan = Plan("seed", name, "random parameters, untrained", steps=0)
         return replace(plan, makes=(name,), writes=(Paths(root).elm(name).path,))
-    architecture = causal_lm.make_config(config.model, suite.vocab_size, suite.eos)
-    causal_lm.check_context(config, architecture.to_dict())
+    planned = configs.make_config(config.model, suite.vocab_size, suite.eos)
+    causal_lm.check_context(config, planned.to_dict())
     domains = config.seed.domains or suite.training_domains()
     shards = [suite.shard(domain, "train") for domain in domains]
     begun = forest.get_branch(name) if forest and forest.has_branch(name) else None
@@ -413,22 +413,28 @@ def rounds(
 
 
 def _plant(config: Config, suite: Suite) -> tuple[Forest, Any]:
-    """Return the forest, planted if need be, and a model of its architecture, if one was made for
-    that.
+    """Return the forest, planted if need be, and the model that its seed begins as, unless that
+    stands or is begun.
 
-    A model that cannot be made plants nothing: a forest never gets another architecture.
+    A model that cannot be made, run, saved and loaded plants nothing: a forest never gets another
+    architecture.
     """
-    wanted = causal_lm.make_config(config.model, suite.vocab_size, suite.eos)
+    root, name = Path(config.forest_root), config.seed.name
+    wanted = configs.make_config(config.model, suite.vocab_size, suite.eos)
     causal_lm.check_context(config, wanted.to_dict())
-    model = None if Forest.stands(config.forest_root) else _new_model(config, suite)
-    return Forest.create(config.forest_root, wanted, suite.tokenizer, suite.tokenizer_sha256), model
+    begun = Forest.stands(root) and (name in Forest(root) or Forest(root).has_branch(name))
+    model = None if begun else _new_model(config, suite)
+    return Forest.create(root, wanted, suite.tokenizer, suite.tokenizer_sha256), model
 
 
 def _new_model(config: Config, suite: Suite) -> Any:
-    """Return the model that the seed phase begins with."""
-    wanted = causal_lm.make_config(config.model, suite.vocab_size, suite.eos)
+    """Return the model that the seed phase begins with, tried on as many tokens as it will read."""
+    wanted = configs.make_config(config.model, suite.vocab_size, suite.eos)
     if suite.bos is not None:
         wanted.bos_token_id = suite.bos
     model = causal_lm.new_model(wanted, config.trainer.seed)
-    require_causal(model, f"model={config.model.file or config.model.name}")
+    called = configs.called(config.model)
+    require_causal(model, called)
+    tokens = max(config.trainer.seq_len, config.window)
+    trial.comes_back(model, tokens, Path(config.forest_root), called)
     return model

@@ -8,7 +8,7 @@ from btm.data.tokenizer import other_beginning, recorded_policy
 from btm.errors import UserError, command
 from btm.forest import ELM, Forest
 from btm.interop import huggingface, intake
-from btm.models import causal_lm
+from btm.models import causal_lm, trial
 from btm.report import Reporter, quiet
 
 
@@ -51,4 +51,5 @@ def import_seed(config: Config, suite: Suite, reporter: Reporter) -> ELM:
                 "data.name=NAME …)"
             )
         causal_lm.check_context(config, model.model.config.to_dict())
+        trial.run(model.model, max(config.trainer.seq_len, config.window), f"seed.from={source}")
         return huggingface.enter(root, name, [], model)

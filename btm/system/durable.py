@@ -174,6 +174,22 @@ def scratch_folder(parent: Path) -> Path:
     return temporary
 
 
+@contextmanager
+def scratch_in(place: Path) -> Iterator[Path]:
+    """Yield a scratch folder in `place`, and delete it when the block ends; `place` too, if it was
+    made for this and nothing came into it.
+    """
+    created = not place.exists()
+    scratch = scratch_folder(make_folder(place))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        if created:
+            with suppress(OSError):
+                place.rmdir()
+
+
 def rename_folder(source: Path, target: Path) -> None:
     """Move the synced folder `source` to `target` in one step.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from btm.errors import TrainingStoppedError, UserError
 from btm.forest.paths import ModelFolder
-from btm.models import causal_lm
+from btm.models import causal_lm, trial
 from btm.system import durable, lease
 from btm.system.json_files import Json
 from btm.train import checkpoint, losses, optimizers
@@ -35,11 +35,12 @@ class TrainingFailedError(UserError):
 def train(training: Training) -> Trained:
     """Train a dense model in `training.folder`, in place, from its newest checkpoint if it has one.
 
-    Raises `TrainingFailedError` where the loss stops being finite, `UserError` if the checkpoint
-    belongs to other settings, and `TrainingStoppedError`, after a checkpoint, when
-    `training.pulse` says so.
+    Raises `TrainingFailedError` where the loss stops being finite, `UserError` if the model does
+    not run on sequences of that length or the checkpoint belongs to other settings, and
+    `TrainingStoppedError`, after a checkpoint, when `training.pulse` says so.
     """
     model = causal_lm.load_trainable(training.folder, training.trainer.device)
+    trial.run(model, training.batches.seq_len, str(training.folder))
     return loop(training, Trainee(model, training.batches))
 
 

@@ -28,7 +28,7 @@ from btm.cli.compose import compose
 from btm.config.schema import Config
 from btm.data.batches import Batches
 from btm.forest import Forest
-from btm.models import causal_lm
+from btm.models import causal_lm, configs
 
 CONTENDERS = ("nanoGPT", "nanoGPT, compiled")
 
@@ -138,7 +138,7 @@ def main() -> None:
                 if off > 0.02:
                     raise SystemExit("losses do not agree")
     parameters = causal_lm.count_parameters(
-        causal_lm.make_config(architecture("gpt2", "tiny"), SIZES["tiny"][4], 0)
+        configs.make_config(architecture("gpt2", "tiny"), SIZES["tiny"][4], 0)
     )
     print(
         f"{parameters:,} parameters, 8 domains, {args.steps} steps of "

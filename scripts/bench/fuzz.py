@@ -31,7 +31,7 @@ from btm.errors import UserError
 from btm.forest import Branch, Forest, model_card, publish, seal
 from btm.forest.card import Card
 from btm.interop import intake, mergekit
-from btm.models import average, causal_lm, tokenizer_files, weights
+from btm.models import average, causal_lm, configs, tokenizer_files, weights
 
 _SLOW = 2.0  # seconds of CPU
 _RESULT = {
@@ -134,7 +134,7 @@ class World:
         tokenizer = self.folder.parent / "tokenizer"
         self.tokenizer_sha256 = tokenizer_sha256(tokenizer)
         forest = Forest.create(self.forest, config, tokenizer, self.tokenizer_sha256)
-        self.architecture = causal_lm.architecture(config)
+        self.architecture = configs.fingerprint(config)
         for name in ("law", "med", "made"):
             branch = forest.root_branch(name, [name], model, source=str(self.folder))
             (branch.path / "trained.json").write_text(json.dumps(_RESULT))

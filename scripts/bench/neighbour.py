@@ -100,13 +100,13 @@ def training(args: argparse.Namespace) -> Callable[[], float]:
     import numpy as np
 
     from btm.cli.compose import compose
-    from btm.models import causal_lm
+    from btm.models import causal_lm, configs
     from btm.train import kernels, optimizers, trainee
 
     config = compose([f"model={args.model}", f"trainer.batch_size={args.batch_size}"])
     trainer = config.trainer
     model = causal_lm.new_model(
-        causal_lm.make_config(config.model, config.data.vocab_size, 0), seed=0
+        configs.make_config(config.model, config.data.vocab_size, 0), seed=0
     ).train()
     optimizer = optimizers.make_optimizer(model, trainer)
     kernels.prepare(model)

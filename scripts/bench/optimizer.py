@@ -23,7 +23,7 @@ from btm import steps
 from btm.cli.compose import compose
 from btm.config.training import ModelConfig, TrainerConfig
 from btm.data.batches import windows
-from btm.models import causal_lm
+from btm.models import causal_lm, configs
 from btm.system.json_files import read_object
 from btm.train import optimizers, trainee
 
@@ -43,10 +43,10 @@ def step(rounds: int, config: ModelConfig = PICO) -> None:
     """
     made: dict[str, tuple[torch.nn.Module, torch.optim.Optimizer]] = {}
     for name, trainer in VARIANTS.items():
-        model = causal_lm.new_model(causal_lm.make_config(config, 2048, 0), 0)
+        model = causal_lm.new_model(configs.make_config(config, 2048, 0), 0)
         made[name] = (model, optimizers.make_optimizer(model, trainer))
     if (other := _torchao()) is not None:
-        model = causal_lm.new_model(causal_lm.make_config(config, 2048, 0), 0)
+        model = causal_lm.new_model(configs.make_config(config, 2048, 0), 0)
         made["torchao"] = (model, other(model.parameters(), lr=5e-4, block_size=256))
     count = sum(p.numel() for p in next(iter(made.values()))[0].parameters())
     times: dict[str, list[float]] = {name: [] for name in made}
@@ -123,7 +123,7 @@ def unseen(n_steps: int) -> None:
     """
     untied = replace(PICO, config=PICO.config | {"tie_word_embeddings": False})
     for name, trainer in VARIANTS.items():
-        model = causal_lm.new_model(causal_lm.make_config(untied, 2048, 0), 0).train()
+        model = causal_lm.new_model(configs.make_config(untied, 2048, 0), 0).train()
         table = model.get_input_embeddings().weight
         begin, trainer = table.detach().clone(), replace(trainer, weight_decay=0.0)
         optimizer = optimizers.make_optimizer(model, trainer)

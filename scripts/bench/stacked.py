@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
 from btm.config.training import ModelConfig, TrainerConfig
-from btm.models import causal_lm
+from btm.models import causal_lm, configs
 from btm.train import kernels, optimizers, trainee
 
 
@@ -109,7 +109,7 @@ def main() -> None:
         "num_hidden_layers": args.layers,
         "tie_word_embeddings": False,
     }
-    config = causal_lm.make_config(
+    config = configs.make_config(
         ModelConfig(config={"model_type": "llama", **shape}), args.vocabulary, 0
     )
     trainer = TrainerConfig(lr=1e-3)

@@ -33,7 +33,7 @@ from btm import steps
 from btm.cli.compose import compose
 from btm.config.training import ModelConfig
 from btm.data.batches import Batches
-from btm.models import causal_lm, flops
+from btm.models import causal_lm, configs, flops
 
 HERE = Path(__file__).parent
 SIZES = {
@@ -138,9 +138,7 @@ def prepare(folder: Path, kind: str, args: argparse.Namespace) -> tuple[Path, fl
     )
     n = args.warm_up + args.rounds * args.steps
     target = folder / kind
-    model = causal_lm.new_model(
-        causal_lm.make_config(architecture(kind, size), SIZES[size][4], 0), 0
-    )
+    model = causal_lm.new_model(configs.make_config(architecture(kind, size), SIZES[size][4], 0), 0)
     model.save_pretrained(target)
     np.save(
         target / "batches.npy",

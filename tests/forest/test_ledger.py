@@ -12,14 +12,14 @@ from btm.cli.compose import compose
 from btm.forest import ledger
 from btm.forest.card import Card
 from btm.launch import forecast
-from btm.models import causal_lm, flops
+from btm.models import causal_lm, configs, flops
 from btm.report.tables import ledger_rows
 
 VOCABULARY = 2048
 
 
 def small_model(name, *overrides):
-    config = causal_lm.make_config(compose([f"model={name}", *overrides]).model, VOCABULARY, 0)
+    config = configs.make_config(compose([f"model={name}", *overrides]).model, VOCABULARY, 0)
     return causal_lm.new_model(config, seed=0)
 
 

@@ -26,7 +26,7 @@ from btm.config.training import TrainerConfig
 from btm.data.batches import Batches
 from btm.errors import UserError
 from btm.forest import Forest
-from btm.models import causal_lm, weights
+from btm.models import causal_lm, configs, weights
 from btm.system import lease
 from btm.train import checkpoint, loop, optimizers, schedule
 from btm.train.mirrors import Mirrors
@@ -423,7 +423,7 @@ def test_sizes_are_those_of_the_paper(name, millions):
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
-            causal_lm.make_config(ModelConfig(**values), vocabulary, 0)
+            configs.make_config(ModelConfig(**values), vocabulary, 0)
         )
     assert model.num_parameters() / 1e6 == pytest.approx(millions, rel=0.05)
 

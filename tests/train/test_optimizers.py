@@ -19,7 +19,7 @@ from btm.config.training import ModelConfig, TrainerConfig
 from btm.data.batches import Batches
 from btm.errors import UserError
 from btm.forest import Forest
-from btm.models import causal_lm
+from btm.models import causal_lm, configs
 from btm.system import lease, sums
 from btm.train import checkpoint, loop, optimizers, schedule, trainee
 from btm.train.training import Training
@@ -38,7 +38,7 @@ SHAPE = {
 
 @pytest.fixture
 def model():
-    return causal_lm.new_model(causal_lm.make_config(ModelConfig(config=SHAPE), 512, 0), 0).train()
+    return causal_lm.new_model(configs.make_config(ModelConfig(config=SHAPE), 512, 0), 0).train()
 
 
 def tokens(seed=0):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from btm.config.choices import SHARES_SEED
 from btm.config.schema import Config
 from btm.data.shards import Suite
 from btm.errors import UserError
@@ -13,11 +14,13 @@ from btm.fairseq import convert
 from btm.forest import Forest
 from btm.forest.paths import Paths
 from btm.forest.suites import open_suite
-from btm.models import causal_lm
+from btm.models import causal_lm, configs, trial
 from btm.models.files import CONFIG
 from btm.steps import seed_source
 from btm.train.fairseq import command
 from btm.train.schedule import Schedule
+
+_SMALL = 1 << 26  # parameters of a model that is made on the way to see whether it runs
 
 
 def source_of_cycle(config: Config) -> None:
@@ -62,10 +65,24 @@ def fits_forest(config: Config) -> None:
         return
     forest = Forest(config.forest_root)
     open_suite(config)  # another tokenizer is the plainer reason, where both differ
-    planned = causal_lm.architecture(
-        causal_lm.make_config(config.model, suite.vocab_size, suite.eos)
+    planned = configs.fingerprint(configs.make_config(config.model, suite.vocab_size, suite.eos))
+    forest.require(planned, forest.identity["tokenizer_sha256"], configs.called(config.model))
+
+
+def runs(config: Config) -> None:
+    """Require that a seed to be trained runs on as many tokens as it will read.
+
+    A large model is only made without memory here; the seed phase tries it before it plants.
+    """
+    if config.seed.source or _seed_stands(config) or config.baseline in SHARES_SEED:
+        return
+    suite = _suite(config)
+    made = configs.make_config(
+        config.model, suite.vocab_size if suite else config.data.vocab_size, eos=0
     )
-    forest.require(planned, forest.identity["tokenizer_sha256"], f"model={config.model.name}")
+    if causal_lm.count_parameters(made) <= _SMALL:
+        model = causal_lm.new_model(made, seed=0)
+        trial.run(model, max(config.trainer.seq_len, config.window), configs.called(config.model))
 
 
 def carries(config: Config) -> None:
@@ -123,9 +140,8 @@ def _model(config: Config) -> tuple[dict[str, Any], str]:
         return causal_lm.read_config(Path(config.seed.source) / CONFIG), config.seed.source
     suite = _suite(config)
     vocabulary, eos = (suite.vocab_size, suite.eos) if suite else (config.data.vocab_size, 0)
-    return causal_lm.make_config(
-        config.model, vocabulary, eos
-    ).to_dict(), f"model={config.model.name}"
+    made = configs.make_config(config.model, vocabulary, eos)
+    return made.to_dict(), configs.called(config.model)
 
 
 def _seed_stands(config: Config) -> bool:

@@ -29,7 +29,7 @@ from btm.fairseq.architecture import Architecture
 from btm.fairseq.families import understand
 from btm.fairseq.state import Checkpoint
 from btm.forest.paths import ModelFolder
-from btm.models import causal_lm, flops, weights
+from btm.models import causal_lm, configs, flops, weights
 from btm.models.files import CONFIG
 from btm.system import durable, lease
 from btm.system.json_files import Json, read_object
@@ -59,7 +59,7 @@ def check(config: Config, suite: Suite) -> None:
             config.seed.source,
         )
     else:
-        model = causal_lm.make_config(config.model, suite.vocab_size, suite.eos).to_dict()
+        model = configs.make_config(config.model, suite.vocab_size, suite.eos).to_dict()
         where = f"model={config.model.name}"
     convert.trainable(model, where)
     if suite.bos is not None:

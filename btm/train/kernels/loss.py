@@ -127,10 +127,14 @@ def _try(model: "PreTrainedModel") -> bool:
     if type(head) is not torch.nn.Linear or model.base_model is model:
         return False
     was_training, kind = model.training, model.device.type
-    tokens = torch.arange(8, device=model.device)[None] % model.config.vocab_size
+    tokens = torch.arange(8, device=model.device)[None] % causal_lm.vocabulary(model)
     model.eval()
-    with torch.no_grad(), torch.autocast(kind, enabled=False):
-        plain = model(input_ids=tokens, use_cache=False).logits
-        found = head(model.base_model(input_ids=tokens, use_cache=False)[0])
-    model.train(was_training)
+    try:
+        with torch.no_grad(), torch.autocast(kind, enabled=False):
+            plain = causal_lm.logits_of(model(input_ids=tokens, use_cache=False))
+            found = head(model.base_model(input_ids=tokens, use_cache=False)[0])
+    except (RuntimeError, TypeError, ValueError):  # a base that does not run alone
+        return False
+    finally:
+        model.train(was_training)
     return bool(torch.equal(plain, found))

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from btm.cli.compose import conf_folder
 from btm.config.training import ModelConfig
 from btm.errors import UserError
-from btm.models import average, causal_lm, weights
+from btm.models import average, causal_lm, configs, weights
 from btm.system import sums
 
 ARCHITECTURES = ["pico", "gpt2", "gpt_neox", "opt", "bloom"]
@@ -24,7 +24,7 @@ def small_config(name):
     values = yaml.safe_load((conf_folder() / "model" / f"{name}.yaml").read_text())
     layers = next(key for key in ("num_hidden_layers", "n_layer") if key in values["config"])
     values["config"][layers] = 2
-    return causal_lm.make_config(ModelConfig(**values), vocab_size=300, eos=0)
+    return configs.make_config(ModelConfig(**values), vocab_size=300, eos=0)
 
 
 def saved(name, folder, seed, dtype=torch.float32):

@@ -11,7 +11,7 @@ from folders import ROOT
 from safetensors.numpy import load_file, save_file
 
 from btm.config.training import ModelConfig
-from btm.models import average, causal_lm
+from btm.models import average, causal_lm, configs
 from btm.models.average import sparse
 
 PYTHON = ROOT / ".venv-mergekit/bin/python"
@@ -67,7 +67,7 @@ for name, config in json.loads((folder / "cases.json").read_text()).items():
 def merged(tmp_path_factory):
     """A folder with a base, three models and mergekit's result of every case."""
     folder = tmp_path_factory.mktemp("mergekit")
-    config = causal_lm.make_config(
+    config = configs.make_config(
         ModelConfig(config={"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
                             "num_attention_heads": 2}), vocab_size=300, eos=0)  # fmt: skip
     base = causal_lm.new_model(config, 0)

@@ -16,7 +16,7 @@ from btm import steps
 from btm.config.training import ModelConfig, TrainerConfig
 from btm.data.batches import Batches, windows
 from btm.errors import UserError
-from btm.models import causal_lm
+from btm.models import causal_lm, configs
 from btm.train import checkpoint, loop, optimizers
 from btm.train.distributed import checkpoint as sharded
 from btm.train.distributed.trainee import KINDS
@@ -196,7 +196,7 @@ def test_a_damaged_share_is_told_with_its_remedy(group, folder, batches):
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_layer_is_shared_out(name):
-    config = causal_lm.make_config(
+    config = configs.make_config(
         ModelConfig(config={"model_type": name, **ARCHITECTURES[name]}), 64, 0
     )
     found = causal_lm.decoder_layers(causal_lm.new_model(config, 0))
@@ -205,7 +205,7 @@ def test_every_layer_is_shared_out(name):
 
 def test_dropout_differs_from_process_to_process(group, batches):
     config = ModelConfig(config={"model_type": "gpt2", **ARCHITECTURES["gpt2"], "resid_pdrop": 0.5})
-    model = causal_lm.new_model(causal_lm.make_config(config, 512, 0), 0).train()
+    model = causal_lm.new_model(configs.make_config(config, 512, 0), 0).train()
     trainer, losses = replace(TRAINER, micro_batch_size=0), []
     for rank in (0, 1, 0):
         trainee = KINDS["ddp"](copying.deepcopy(model), _Same(batches), rank, 2, "cpu")

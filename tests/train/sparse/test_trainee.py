@@ -20,7 +20,7 @@ from btm.data.batches import Batches
 from btm.errors import UserError
 from btm.forest import Forest, delta
 from btm.interop import formats
-from btm.models import causal_lm, weights
+from btm.models import causal_lm, configs, weights
 from btm.system import sums
 from btm.train import checkpoint, loop, schedule
 from btm.train.sparse import trainee as sparse_training
@@ -319,7 +319,7 @@ def test_a_budget_that_vectors_fill_is_refused(copy):
 @pytest.mark.parametrize("model", ["pico", "gpt2", "gpt_neox", "opt", "bloom"])
 def test_every_architecture_is_its_parent_and_its_delta(model, tmp_path):
     file = ROOT / "conf" / "model" / f"{model}.yaml"
-    config = causal_lm.make_config(ModelConfig(**yaml.safe_load(file.read_text())), 320, 0)
+    config = configs.make_config(ModelConfig(**yaml.safe_load(file.read_text())), 320, 0)
     made = tmp_path / "made"
     causal_lm.new_model(config, 0).save_pretrained(made)
     parents = {"seed": {"weight": 1.0, "raw": 1.0, "sha256": weights.sha256(made)}}
