@@ -26,7 +26,7 @@ def group_of(nodeid):
     count the cores; and all on Slurm, which mostly wait for it.
     """
     file = nodeid.partition("::")[0]
-    if file.endswith(("test_slurm.py", "test_slurm_stops.py")):
+    if file.endswith(("test_slurm.py", "test_slurm_stops.py", "test_slurm_sites.py")):
         return "slurm"
     starts_jobs = "tests/launch/" in file or file.endswith("test_crash.py")
     return "jobs" if starts_jobs else file

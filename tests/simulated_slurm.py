@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass, field
 
 from btm.launch.records import Outcome, Records, Spec, read_json
-from btm.launch.slurm import AwayError
+from btm.launch.slurm_commands import AwayError
 from btm.system import durable, lease
 
 

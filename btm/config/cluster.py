@@ -6,8 +6,25 @@ from typing import Any
 from btm.config.checks import check_choice, check_least, check_names, require
 from btm.config.choices import BASELINES, BRANCH_METHODS
 from btm.config.keys import key
+from btm.errors import UserError
 
 CLUSTERS = ("debug", "local", "slurm")
+# Options of sbatch by which btm knows its jobs again: the key that a user has instead, if any.
+SET_BY_BTM = {
+    "array": "cluster.parallel",
+    "clusters": "",
+    "cpus-per-task": "cluster.cpus",
+    "dependency": "",
+    "error": "",
+    "job-name": "",
+    "open-mode": "",
+    "output": "",
+    "parsable": "",
+    "signal": "cluster.warn_before",
+    "test-only": "",
+    "wait": "",
+    "wrap": "",
+}
 
 
 @dataclass
@@ -66,6 +83,7 @@ class JobConfig:
     qos: str | None = key(None, "Slurm's quality of service; null: cluster.qos")
     nodes: int | None = key(None, "nodes of the job; null: cluster.nodes")
     parallel: int | None = key(None, "jobs of this kind at once; null: cluster.parallel")
+    extra: dict[str, Any] = key({}, "options of sbatch for these jobs, beside cluster.extra")
 
 
 @dataclass
@@ -91,11 +109,21 @@ class ClusterConfig:
     time_min: int = key(0, "time limit of a job, in minutes; 0: the partition's limit")
     nodes: int = key(1, "nodes of a job")
     parallel: int = key(0, "jobs at once; 0: as many as the machine or the queue carries")
-    partition: str | None = key(None, "Slurm's partition; null: its default")
-    account: str | None = key(None, "Slurm's account; null: its default")
-    qos: str | None = key(None, "Slurm's quality of service; null: its default")
+    partition: str | None = key(None, "Slurm's partition; null: SBATCH_PARTITION, or its default")
+    account: str | None = key(None, "Slurm's account; null: SBATCH_ACCOUNT, or its default")
+    qos: str | None = key(None, "Slurm's quality of service; null: SBATCH_QOS, or its default")
+    wckey: str | None = key(
+        None, "Slurm's workload characterization key; null: SBATCH_WCKEY, or none"
+    )
     setup: list[str] = key([], "shell lines before each job, such as module load cuda")
-    extra: dict[str, Any] = key({}, "other options of sbatch, {reservation: x}")
+    python: str | None = key(
+        None,
+        "command that is Python on the nodes, such as apptainer exec --nv btm.sif python; null: "
+        "this Python",
+    )
+    extra: dict[str, Any] = key(
+        {}, "other options of sbatch, {mem-per-cpu: 4G, exclusive: true}; they win over the keys"
+    )
     seed: JobConfig = field(default_factory=JobConfig)
     train: JobConfig = field(default_factory=JobConfig)
     score: JobConfig = field(default_factory=JobConfig)
@@ -108,6 +136,11 @@ class ClusterConfig:
     backoff: float = key(5.0, "seconds before the first of these attempts; doubles each time")
     hang_after: float = key(600.0, "seconds without a sign of life after which a job is killed")
     poll: float = key(10.0, "seconds between two questions to Slurm")
+    patience: float = key(
+        300.0,
+        "seconds for which a Slurm is asked again that does not answer, or takes no more jobs, "
+        "while it has none of the cycle",
+    )
     warn_before: int = key(
         90, "seconds before its time limit at which Slurm tells a job to save and requeue"
     )
@@ -140,7 +173,7 @@ def check_paper(paper: PaperConfig) -> None:
 def check_cluster(cluster: ClusterConfig) -> None:
     """Raise `UserError` naming the first key of `cluster` whose value makes no sense."""
     check_choice(cluster.kind, "cluster.kind", CLUSTERS)
-    zero = ("cpus", "gpus", "memory_gb", "time_min", "parallel", "retries", "backoff")
+    zero = ("cpus", "gpus", "memory_gb", "time_min", "parallel", "retries", "backoff", "patience")
     check_least(cluster, "cluster", 0, *zero)
     for word in ("gpus_per_expert", "nodes", "hang_after", "poll", "warn_before"):
         value = getattr(cluster, word)
@@ -151,3 +184,18 @@ def check_cluster(cluster: ClusterConfig) -> None:
             if isinstance(getattr(job, item.name), int | float):
                 low = 1 if item.name in ("nodes", "gpus_per_expert") else 0
                 check_least(job, f"cluster.{verb}", low, item.name)
+        check_extra(job.extra, f"cluster.{verb}.extra")
+    check_extra(cluster.extra, "cluster.extra")
+    require(cluster.python != "", "cluster.python", "''", "wanted a command, or null")
+
+
+def check_extra(options: dict[str, Any], key: str) -> None:
+    """Raise `UserError` naming the first option of sbatch that btm itself must set, or that is
+    none.
+    """
+    for name in options:
+        plain = str(name).lstrip("-").replace("_", "-")
+        require(len(plain) > 1, key, name, "wanted the long name of an option: partition, not p")
+        if plain in SET_BY_BTM:
+            instead = SET_BY_BTM[plain] and f"; give {SET_BY_BTM[plain]}"
+            raise UserError(f"{key}: sbatch's --{plain} is set by btm{instead}")

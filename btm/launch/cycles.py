@@ -12,7 +12,7 @@ from btm.errors import UserError, command, unknown
 from btm.forest.suites import evaluated_suites
 from btm.launch import attach
 from btm.launch.board import Board
-from btm.launch.drive import FINAL, Driver
+from btm.launch.drive import FINAL, Driver, Task
 from btm.launch.engine import Resources
 from btm.launch.forecast import too_few_tokens
 from btm.launch.jobs import Job
@@ -96,20 +96,42 @@ def _drive_slurm(cycle: Cycle, records: Records, board: Board) -> CycleState:
 def _adopt(driver: Driver, engine: Any) -> None:
     """Let `driver` take over running jobs once Slurm answers; guessing would submit them twice.
 
-    Raises `UserError` if another cycle runs.
+    Raises `UserError` if another cycle runs, if Slurm would never take a job of this one, or if it
+    does not answer for `cluster.patience` and has no job of the forest.
     """
-    from btm.launch.slurm import AwayError
+    from btm.launch.slurm_commands import AwayError
 
     while True:
         try:
             if engine.has_others(driver.cycle.id):
                 raise attach.other_at_work(driver.records)
-            running = engine.in_flight(driver.cycle.id)
+            driver.adopt(engine.in_flight(driver.cycle.id))
+            engine.check(_wanted(driver))
+            return engine.patience.answered()
         except AwayError as error:
-            engine.say(f"Slurm does not answer ({error}); waiting")
-            engine.sleep(driver.cluster.poll)
-        else:
-            return driver.adopt(running)
+            engine.patience.away(str(error), engine.submitted_before())
+            _wait_for(engine)
+
+
+def _wanted(driver: Driver) -> list[Resources]:
+    """List the different resources of the jobs that are still to be submitted."""
+    trainer, found = driver.cycle.config.trainer, []
+    for verb in dict.fromkeys(task.job.verb for task in _open(driver)):
+        resources = Resources.of(driver.cluster, verb, trainer.device)
+        if resources not in found:
+            found.append(resources)
+    return found
+
+
+def _open(driver: Driver) -> list[Task]:
+    return [task for task in driver.tasks.values() if task.state not in (*FINAL, "submitted")]
+
+
+def _wait_for(engine: Any) -> None:
+    """Sleep until Slurm is asked again; raise `UserError` once it has been waited for enough."""
+    if why := engine.given_up():
+        raise UserError(why)
+    engine.wait(engine.cluster.poll)
 
 
 def _detach(cycle: Cycle, records: Records, stream: IO[str]) -> None:
@@ -149,18 +171,35 @@ def _submit_all(cycle: Cycle, records: Records, stream: IO[str]) -> None:
         ids: list[str] = []
         if specs:
             resources = Resources.of(cycle.config.cluster, new[0].verb, cycle.config.trainer.device)
-            ids = engine.submit(specs, resources, after, detached=True)
+            ids = _submit_patiently(engine, specs, resources, after)
         pairs = zip(specs, ids, strict=False)  # no id at all if Slurm took none
         taken = {spec.job.name: (id, spec.attempt) for spec, id in pairs if id}
         if specs:
             say(f"submitted {len(taken)} x {new[0].verb}")
         driver.adopt(taken)
         if len(taken) < len(specs):
-            raise UserError(
-                "Slurm takes no more now; what it took will run, the same command submits the rest"
-            )
+            raise UserError(engine.given_up())
         after = sorted({id.partition("_")[0] for id in [*flying, *ids] if id}) or after
     show_file(records.files.state, driver.snapshot())
+
+
+def _submit_patiently(
+    engine: Any, specs: list[Spec], resources: Resources, after: list[str]
+) -> list[str]:
+    """Submit tries, again and again while Slurm is away or full; return an id for each, or "".
+
+    Those without an id are left over when Slurm has taken none for `cluster.patience`.
+    """
+    taken: dict[str, str] = {}
+    while left := [spec for spec in specs if spec.job.name not in taken]:
+        ids = engine.submit(left, resources, after, detached=True)
+        pairs = zip(left, ids, strict=False)  # no id at all if Slurm took none
+        taken |= {spec.job.name: id for spec, id in pairs if id}
+        if len(taken) < len(specs):
+            if engine.given_up():
+                break
+            engine.wait(engine.cluster.poll)
+    return [taken.get(spec.job.name, "") for spec in specs]
 
 
 def _until_settled(driver: Driver) -> None:
@@ -253,14 +292,18 @@ def _state(records: Records) -> CycleState:
 
 
 def _watcher(records: Records, cycle: Cycle) -> Driver | None:
-    """Make a driver that knows what runs on Slurm and submits nothing; None if Slurm is away."""
-    from btm.launch.slurm import AwayError, SlurmEngine
+    """Make a driver that knows what runs on Slurm and submits nothing.
 
-    engine = SlurmEngine(records, cycle.config.cluster)
-    driver = Driver(cycle, engine)
+    None if Slurm is away, or this machine has no commands of it.
+    """
+    from btm.launch.slurm import SlurmEngine
+    from btm.launch.slurm_commands import AwayError
+
     try:
+        engine = SlurmEngine(records, cycle.config.cluster)
+        driver = Driver(cycle, engine)
         driver.adopt(engine.in_flight(cycle.id, mend=False))
-    except AwayError:
+    except (AwayError, UserError):
         return None
     return driver
 

@@ -126,7 +126,10 @@ class Driver:
                 self.active[name] = task
 
     def tick(self) -> bool:
-        """Look at everything once and start ready jobs; return whether the cycle is finished."""
+        """Look at everything once and start ready jobs; return whether the cycle is finished.
+
+        Raises `UserError` if nothing runs and the engine has taken no jobs for too long.
+        """
         self.look()
         self._retry()
         self._requests()
@@ -134,6 +137,8 @@ class Driver:
         self._submit()
         finished = not self.active and not self.ready
         self._show(finished)
+        if self.ready and not self.active and (why := self.engine.given_up()):
+            raise UserError(why)
         return finished
 
     def counts(self) -> Counter[State]:

@@ -4,8 +4,8 @@ Logs go where `Records.log` says.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields
-from typing import Literal, Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Protocol
 
 from btm.config.cluster import ClusterConfig, processes_of
 from btm.launch.jobs import Verb
@@ -25,6 +25,7 @@ class Resources:
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)  # further options of sbatch
     processes: int = 1  # processes that train one expert together
     device: str = "auto"
 
@@ -40,6 +41,7 @@ class Resources:
             if hasattr(own, item.name):
                 value = getattr(own, item.name)
                 chosen[item.name] = getattr(cluster, item.name) if value is None else value
+        chosen["extra"] = cluster.extra | own.extra
         return cls(**chosen, processes=processes_of(cluster, verb), device=device)
 
     @property
@@ -76,4 +78,8 @@ class Engine(Protocol):
 
     def wait(self, seconds: float) -> None:
         """Sleep until something may have changed, at most `seconds`."""
+        ...
+
+    def given_up(self) -> str:
+        """Say why tries that it does not take are no longer waited for; "" while they are."""
         ...

@@ -7,58 +7,41 @@ completed after; squeue, asked once for all jobs, says what runs; each try itsel
 ended.
 """
 
-import getpass
 import os
 import re
-import shlex
 import shutil
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
-import submitit
-
 from btm.config.checks import check_printable
 from btm.config.cluster import ClusterConfig
 from btm.errors import UserError
 from btm.launch.engine import Resources, Status
+from btm.launch.patience import Patience
 from btm.launch.records import Records, Spec, read_json
+from btm.launch.slurm_commands import (
+    ArraySizeError,
+    AwayError,
+    FullError,
+    Run,
+    asks_too_much,
+    explained,
+    require_commands,
+    run_command,
+)
+from btm.launch.slurm_script import script_of
 from btm.system import durable
 from btm.system.json_files import Json
 
-Run = Callable[[list[str]], str]  # a command of Slurm; returns what it printed
-
-_TIMEOUT = 60.0  # seconds that a command of Slurm may take
 _DOUBT = 60.0  # seconds after which NODE_FAIL or PREEMPTED is the end: a requeue shows both
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 _DOUBTFUL = {"NODE_FAIL", "PREEMPTED"}
 _RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"}
-# Messages of sbatch after which asking again may help; any other refusal is final.
-_AWAY = re.compile(
-    r"unable to contact|timed out|timeout|connection|not connected|communication|try again|"
-    r"temporarily|zero bytes|not responding|controller|authentication|munge",
-    re.IGNORECASE,
-)
-# Messages of sbatch for a user who has as many jobs as allowed.
-_FULL = re.compile(r"(Assoc|QOS)(Max|Grp)Submit|MaxJobCount|job limit", re.IGNORECASE)
-# Messages of sbatch for a job that asks for more than any node has.
-_TOO_MUCH = re.compile(
-    r"node configuration|memory specification|(CPU|GPU|node) count", re.IGNORECASE
-)
-_FULL_FOR = 60.0  # seconds until a full Slurm is tried again
-_QUESTIONS = ("squeue", "scontrol")  # their failure is never a mistake in a user's settings
+_USUAL_LIMIT = 1000  # tasks of an array, where Slurm does not say: the default of MaxArraySize
 _HELD = re.compile(r"requeued held|requeued in held|JobHoldMaxRequeue")  # by Slurm: not by a person
-
-
-class AwayError(Exception):
-    """Slurm does not answer, or not now."""
-
-
-class FullError(AwayError):
-    """Slurm takes no more jobs, or not so many at once."""
+_SUBMITTED = re.compile(r"Submitted batch job (\d+)")
 
 
 class SlurmEngine:
@@ -75,11 +58,8 @@ class SlurmEngine:
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Use the Slurm that this machine's commands reach (SLURM_CONF)."""
-        if run is None and shutil.which("sbatch") is None:
-            raise UserError(
-                "cluster=slurm: no sbatch here; log in to a machine of the cluster, "
-                "or cluster=local"
-            )
+        if run is None:
+            require_commands()
         # Names of folders above the forest stand in the batch script too.
         check_printable(str(records.files.submissions.resolve()), "forest")
         self.records, self.cluster = records, cluster
@@ -87,11 +67,11 @@ class SlurmEngine:
         self.folder = records.files.submissions
         self._names: dict[str, str] = {}  # id of an array -> the name it was submitted under
         self._doubted: dict[str, float] = {}
-        self._away_since = 0.0
-        self._full_until = 0.0
+        self.patience = Patience(cluster.patience, cluster.poll, self.now, say)
         self._in_doubt: list[Path] = []  # submissions that Slurm may have taken
         self._found: dict[tuple[str, int], str] = {}  # tries in such that it has taken -> ids
         self._limit: int | None = None
+        self._noted: set[str] = set()
 
     def submit(
         self,
@@ -116,10 +96,9 @@ class SlurmEngine:
             for spec, id in self._arrays(new, resources, after, detached):
                 taken[_key(spec)] = id
         except FullError as error:
-            self._full_until = self.now() + _FULL_FOR
-            self.say(f"Slurm takes no more jobs now ({error}); the others wait")
+            self.patience.full(str(error))
         except AwayError as error:
-            self._say_away(str(error))
+            self.patience.away(str(error))
         except UserError:
             if not taken:
                 raise  # otherwise it is raised when the rest is submitted again
@@ -131,9 +110,9 @@ class SlurmEngine:
         try:
             rows = dict(self._queue())
         except AwayError as error:
-            self._say_away(str(error))
+            self.patience.away(str(error), len(ids))
             return dict.fromkeys(ids, Status("unknown"))
-        self._away_since = 0.0
+        self.patience.answered()
         return {id: self._status(id, rows.get(id)) for id in ids}
 
     def cancel(self, ids: Collection[str]) -> None:
@@ -145,6 +124,41 @@ class SlurmEngine:
     def wait(self, seconds: float) -> None:
         """Sleep."""
         self.sleep(seconds)
+
+    def given_up(self) -> str:
+        """Say why Slurm is no longer waited for; "" while it is."""
+        return self.patience.over()
+
+    def check(self, wanted: Sequence[Resources]) -> None:
+        """Ask Slurm whether it would take jobs of these kinds, before any of them is submitted.
+
+        Raises `UserError` for one that it never takes, `AwayError` if it does not answer. A limit
+        on the number of jobs says nothing here.
+        """
+        for resources in wanted:
+            script = script_of("btm-check", self.records.forest.name, resources, self.cluster, ())
+            for note in script.notes:
+                if note not in self._noted:
+                    self._noted.add(note)
+                    self.say(f"note: {note}")
+            folder = self.folder / f".check-{uuid.uuid4().hex[:12]}"
+            try:
+                script.write(folder / "batch.sh", 1, 1, folder)
+                self.run(["sbatch", "--test-only", str(folder / "batch.sh")])
+            except FullError:
+                continue
+            except UserError as error:
+                if not asks_too_much(error):  # of nodes that may only be down now
+                    raise explained(error, resources, self.run) from None
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def submitted_before(self) -> int:
+        """Count the tries on disk that Slurm took and that have left no outcome."""
+        ended = self.records.ended()
+        manifests = map(read_json, self.folder.glob("*.json"))
+        specs = [spec for one in manifests if one["id"] is not None for spec in one["specs"]]
+        return sum((spec["job"]["name"], spec["attempt"]) not in ended for spec in specs)
 
     def in_flight(
         self, cycle_id: str | None = None, *, mend: bool = True
@@ -195,27 +209,37 @@ class SlurmEngine:
     def array_limit(self) -> int:
         """Read how many tasks an array may have."""
         if self._limit is None:
-            text = self.run(["scontrol", "show", "config"])
+            try:
+                text = self.run(["scontrol", "show", "config"])
+            except AwayError:
+                list(self._queue())  # which raises, too, if it is not scontrol alone
+                return _USUAL_LIMIT
             match = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
-            self._limit = max(1, int(match.group(1)) - 1) if match else 1000
+            self._limit = max(1, int(match.group(1)) - 1) if match else _USUAL_LIMIT
         return self._limit
 
     def _arrays(
         self, specs: list[Spec], resources: Resources, after: Sequence[str], detached: bool
     ) -> Iterator[tuple[Spec, str]]:
         """Submit tries as arrays that are as large as Slurm takes; yield each with its id."""
-        if not specs or self.now() < self._full_until:
+        if not specs or self.patience.rests():
             return
         size, start = self.array_limit(), 0
         while start < len(specs):
             part = specs[start : start + size]
             try:
                 ids = self._submit_array(part, resources, after, detached)
-            except FullError:
+            except FullError as error:
                 size = len(part) // 2
-                if not size:
-                    raise
-                continue
+                if size:
+                    continue
+                if isinstance(error, ArraySizeError):
+                    raise UserError(
+                        f"sbatch: {error}: this Slurm takes no arrays, as which btm submits its "
+                        "jobs; ask its administrators for a MaxArraySize above 1"
+                    ) from None
+                raise
+            self.patience.taken()
             yield from zip(part, ids, strict=True)
             start += len(part)
 
@@ -236,7 +260,7 @@ class SlurmEngine:
             manifest["id"] = self._sbatch(file, manifest["name"], len(specs), resources, after)
         except UserError as error:
             self._forget(file)
-            raise _explained(error, resources) from None
+            raise explained(error, resources, self.run) from None
         durable.write_json(file, manifest)
         self._names[manifest["id"]] = manifest["name"]
         return [f"{manifest['id']}_{index}" for index in range(len(specs))]
@@ -244,18 +268,14 @@ class SlurmEngine:
     def _sbatch(
         self, file: Path, name: str, count: int, resources: Resources, after: Sequence[str]
     ) -> str:
-        executor = _Executor(file.with_suffix(""), python=shlex.quote(sys.executable))
-        executor.update_parameters(**self._parameters(name, resources, after))
-        executor.parameters["map_count"] = count
-        # submitit asks for 5 minutes where it is given none; None leaves --time out.
-        executor.parameters["time"] = resources.time_min or None
-        manifest = shlex.quote(str(file.resolve()))
-        command = f"{executor.python} -u -m btm.launch.slurm_task {manifest}"
-        script = file.with_suffix("") / "batch.sh"
-        script.parent.mkdir(parents=True, exist_ok=True)
-        script.write_text(executor.script(command))
+        script = script_of(name, self.records.forest.name, resources, self.cluster, after)
+        batch = file.with_suffix("") / "batch.sh"
+        script.write(batch, count, resources.parallel or 100_000, file.resolve())
         try:
-            said = self.run(["sbatch", str(script)])
+            said = self.run(["sbatch", str(batch)])
+            match = _SUBMITTED.search(said)
+            if match is None:
+                raise AwayError(f"sbatch said {said.strip()[:200]!r}, which names no job")
         except AwayError:
             # Slurm may have taken the job all the same: ask, before anybody submits it again.
             self._in_doubt.append(file)
@@ -265,7 +285,7 @@ class SlurmEngine:
                 self._forget(file)
                 raise
             return id
-        return executor.id_in(said)
+        return match.group(1)
 
     def _named(self, name: str) -> str | None:
         """Find the id of the array that was submitted under a name, if Slurm has it."""
@@ -290,32 +310,9 @@ class SlurmEngine:
                 self._found |= {key: f"{manifest['id']}_{index}" for index, key in enumerate(keys)}
             self._in_doubt.pop()
 
-    def _parameters(
-        self, name: str, resources: Resources, after: Sequence[str]
-    ) -> dict[str, object]:
-        memory = round(resources.memory_gb * 1024)  # Slurm takes no fractions
-        given = {
-            "job_name": name,
-            "comment": f"btm {self.records.forest.name}",
-            "partition": resources.partition,
-            "account": resources.account,
-            "qos": resources.qos,
-            "nodes": resources.nodes,
-            "cpus_per_task": max(resources.cpus, resources.processes),
-            "gpus_per_node": resources.cards or None,
-            "mem": f"{memory}M" if resources.memory_gb else None,
-            "array_parallelism": resources.parallel or 100_000,
-            "signal_delay_s": self.cluster.warn_before,
-            "setup": list(self.cluster.setup) or None,
-            "dependency": f"afterany:{':'.join(after)}" if after else None,
-            "additional_parameters": {"requeue": True, "open-mode": "append", **self.cluster.extra},
-            "stderr_to_stdout": True,
-        }
-        return {key: value for key, value in given.items() if value is not None}
-
     def _queue(self) -> Iterator[tuple[str, tuple[str, str, str]]]:
         """Yield (id, (name, state, reason)) of every task of this user that Slurm still knows."""
-        words = ["--noheader", "--array", "--states=all", f"--user={getpass.getuser()}"]
+        words = ["--noheader", "--array", "--states=all", f"--user={os.getuid()}"]
         text = self.run(["squeue", *words, "--format=%i|%j|%T|%r"])
         for line in text.splitlines():
             parts = line.strip().split("|", 3)
@@ -324,7 +321,7 @@ class SlurmEngine:
 
     def _status(self, id: str, row: tuple[str, str, str] | None) -> Status:
         if row is None or row[0] != self._names.get(id.partition("_")[0], row[0]):
-            return Status("ended", "not in Slurm's queue any more")
+            return Status("ended", f"not in Slurm's queue any more{self._last_words(id)}")
         _, state, reason = row
         said = state if reason in ("None", "") else f"{state}, {reason}"
         if state in _DOUBTFUL:
@@ -332,7 +329,7 @@ class SlurmEngine:
             return Status("ended", said) if self.now() - since >= _DOUBT else Status("unknown")
         self._doubted.pop(id, None)
         if state in _ENDED:
-            return Status("ended", said)
+            return Status("ended", f"{said}{self._last_words(id)}")
         if state in _RUNNING:
             return Status("running")
         if "DependencyNeverSatisfied" in reason:
@@ -343,6 +340,19 @@ class SlurmEngine:
         usual = reason in ("None", "Priority", "Resources", "Dependency")
         return Status("queued", "" if usual else reason)
 
+    def _last_words(self, id: str) -> str:
+        """Quote the last line of a task's output: its setup may have failed, or its Python."""
+        name = self._names.get(id.partition("_")[0], "").removeprefix("btm-")
+        for file in (self.folder / name).glob(f"{id}_*.out") if name else ():
+            with file.open("rb") as output:
+                output.seek(max(0, output.seek(0, os.SEEK_END) - 2000))
+                lines = output.read().decode(errors="replace").splitlines()
+            told = [line.strip() for line in lines if line.strip()]
+            # srun's own last line only says that there was an error.
+            if own := [line for line in told if not line.startswith("srun: error")] or told:
+                return f"; {file} ends: {own[-1][:300]}"
+        return ""
+
     def _patiently(self, command: list[str]) -> None:
         """Run a command whose failure changes nothing: it is repeated at the next poll."""
         try:
@@ -350,71 +360,10 @@ class SlurmEngine:
         except (AwayError, UserError) as error:
             self.say(f"{command[0]}: {error}")
 
-    def _say_away(self, why: str) -> None:
-        if not self._away_since:
-            self._away_since = self.now()
-            self.say(f"Slurm does not answer ({why}); running jobs go on, the cycle waits")
-
     def _forget(self, file: Path) -> None:
         """Delete a submission; the script goes first, so that a crash leaves the manifest."""
         shutil.rmtree(file.with_suffix(""), ignore_errors=True)
         file.unlink(missing_ok=True)
-
-
-class _Executor(submitit.SlurmExecutor):
-    """submitit's batch scripts, without its pickles."""
-
-    @classmethod
-    def affinity(cls) -> int:
-        return 2
-
-    def script(self, command: str) -> str:
-        return self._make_submission_file_text(command, "")
-
-    def id_in(self, said: str) -> str:
-        return self._get_job_id_from_submission_command(said)
-
-
-def run_command(command: list[str]) -> str:
-    """Run a command of Slurm; `AwayError` without an answer, `UserError` for a lasting refusal.
-
-    Slurm's variables of the job in which this process itself runs are not passed on.
-    """
-    inherited = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith(("SLURM_", "SBATCH_", "SRUN_")) or key == "SLURM_CONF"
-    }
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_TIMEOUT, env=inherited, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise AwayError(f"{command[0]} took more than {_TIMEOUT:g} s") from None
-    except OSError as error:  # no memory, processes or disk for the command: this passes
-        raise AwayError(f"{command[0]}: {error.strerror}") from None
-    if done.returncode == 0:
-        return done.stdout
-    lines = (done.stderr or done.stdout).splitlines()
-    stripped = [line.strip().removeprefix(f"{command[0]}: error: ") for line in lines]
-    said = "; ".join(line for line in stripped if line)
-    if _FULL.search(said):
-        raise FullError(said)
-    if command[0] in _QUESTIONS or _AWAY.search(said):
-        raise AwayError(said)
-    raise UserError(f"{command[0]}: {said or f'exit code {done.returncode}'}")
-
-
-def _explained(error: UserError, resources: Resources) -> UserError:
-    """Name the settings behind a refusal by sbatch of what a job asks for."""
-    if not _TOO_MUCH.search(str(error)):
-        return error
-    return UserError(
-        f"{error}; a job asked for cluster.memory_gb={resources.memory_gb:g} "
-        f"cluster.cpus={resources.cpus} cluster.gpus={resources.cards} "
-        f"cluster.nodes={resources.nodes}: give what a node has (sinfo -N -l), or "
-        "cluster.memory_gb=0 for the partition's default"
-    )
 
 
 def _key(spec: Spec) -> tuple[str, int]:

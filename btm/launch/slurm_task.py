@@ -17,7 +17,7 @@ from btm.errors import UserError
 from btm.launch.attempt import Attempt
 from btm.launch.drive import retry_after
 from btm.launch.records import Outcome, Records, Spec, read_json
-from btm.launch.slurm import AwayError, run_command
+from btm.launch.slurm_commands import AwayError, run_command
 
 # submitit asks Slurm to send this before a time limit or a preemption.
 _REQUEUE_SIGNAL = signal.SIGUSR2

@@ -16,7 +16,8 @@ from btm.errors import UserError
 from btm.launch.engine import Resources
 from btm.launch.jobs import Job
 from btm.launch.records import Outcome, Records, Spec
-from btm.launch.slurm import AwayError, FullError, SlurmEngine, run_command
+from btm.launch.slurm import SlurmEngine
+from btm.launch.slurm_commands import AwayError, FullError, run_command
 from btm.launch.slurm_task import fate
 
 
@@ -246,7 +247,7 @@ def test_what_no_user_can_mend_is_waited_for(tmp_path):
         script.chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": ":".join(sys.path)}
     code = (
-        "from btm.launch.slurm import *\n"
+        "from btm.launch.slurm_commands import *\n"
         "for words in (['squeue'], ['scontrol', 'show', 'config'], ['no-such-command']):\n"
         "    try: run_command(words)\n"
         "    except AwayError as error: print(error)\n"
@@ -311,7 +312,7 @@ def test_arrays_shrink_to_what_a_user_may_have(tmp_path, specs):
     }
     slurm = engine(tmp_path, answers)
     clock = [0.0]
-    slurm.now = lambda: clock[0]
+    slurm.now = slurm.patience.now = lambda: clock[0]
     assert slurm.submit(specs, Resources()) == ["101_0", "102_0", ""]
     asked = len(slurm.asked)
     assert slurm.submit(specs[2:], Resources()) == []
@@ -358,6 +359,100 @@ def test_what_is_passed_to_sbatch(tmp_path, specs):
     assert "module load cuda\n" in text
     # Not afterok: on an unknown id that runs at once, on a failed parent it waits for ever.
     assert "#SBATCH --dependency=afterany:3:4\n" in text
+
+
+def options_of(tmp_path, specs, extra, **resources):
+    """The options of sbatch of a training job under further options of the user's own."""
+    slurm = engine(tmp_path, ANSWERS, extra=extra, memory_gb=2.0)
+    slurm.cluster.train.gpus = resources.get("gpus", 0)
+    script = script_of(slurm, specs[0], Resources.of(slurm.cluster, "train"))
+    return set(re.findall(r"^#SBATCH --(\S+)$", script, re.MULTILINE)), script
+
+
+@pytest.mark.parametrize(
+    ("extra", "gpus", "there", "not_there"),
+    [
+        ({"mem-per-cpu": "2G"}, 0, ["mem-per-cpu=2G"], ["mem="]),
+        ({"mem_per_gpu": "8G"}, 2, ["mem-per-gpu=8G", "gpus-per-node=2"], ["mem="]),
+        ({"mem-per-gpu": "8G"}, 0, ["mem=2048M"], ["mem-per-gpu"]),  # no GPU: sbatch would refuse
+        ({"gres": "gpu:a100:2"}, 2, ["gres=gpu:a100:2", "mem=2048M"], ["gpus-per-node"]),
+        ({"gres": "lustre:1"}, 2, ["gres=lustre:1", "gpus-per-node=2"], []),
+        ({"gpus": 4}, 2, ["gpus=4"], ["gpus-per-node"]),
+        ({"gpus-per-task": "a100:1"}, 1, ["gpus-per-task=a100:1"], ["gpus-per-node"]),
+        ({"cpus-per-gpu": 8}, 1, ["cpus-per-gpu=8"], ["cpus-per-task"]),
+        ({"exclusive": True}, 0, ["exclusive", "mem=2048M"], ["exclusive="]),
+        ({"mem": None, "requeue": False}, 0, [], ["mem", "requeue"]),
+        ({"--nodelist": ["n1", "n2"]}, 0, ["nodelist=n1,n2"], []),
+        ({}, 0, ["mem=2048M", "requeue"], ["wckey", "gpus"]),
+    ],
+)
+def test_an_option_of_the_users_own_wins(tmp_path, specs, extra, gpus, there, not_there):
+    options, script = options_of(tmp_path, specs, extra, gpus=gpus)
+    assert set(there) <= options
+    assert not [option for option in options for word in not_there if option.startswith(word)]
+    assert ("srun --unbuffered" in script) and script.count("--cpus-per-task") in (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("cluster.extra={array: 0-3}", r"--array is set by btm; give cluster.parallel"),
+        ("cluster.train.extra={cpus_per_task: 3}", r"cluster.train.extra: .*; give cluster.cpus"),
+        ("cluster.extra={p: gpu}", "wanted the long name of an option"),
+        ("cluster.python=''", "wanted a command"),
+        ("cluster.patience=-1", "wanted 0 or more"),
+    ],
+)
+def test_an_option_that_btm_must_set_is_refused(word, said):
+    with pytest.raises(UserError, match=said):
+        compose(["cluster=slurm", word])
+
+
+def test_what_a_site_sets_at_login_is_passed_on(tmp_path, specs, monkeypatch):
+    for name in ("ACCOUNT", "PARTITION"):
+        monkeypatch.setenv(f"SBATCH_{name}", f"my-{name.lower()}")
+    monkeypatch.setenv("SQUEUE_PARTITION", "other")  # it would hide our own jobs from us
+    slurm = engine(tmp_path, ANSWERS, partition="gpu")
+    script = script_of(slurm, specs[0], Resources.of(slurm.cluster, "train"))
+    assert "--account=my-account\n" in script and "--partition=gpu\n" in script
+    assert "SQUEUE_" not in run_command(["env"])
+
+
+def test_python_on_the_nodes_can_be_another(tmp_path, specs):
+    slurm = engine(tmp_path, ANSWERS, python="apptainer exec --nv 'my image.sif' python")
+    script = script_of(slurm, specs[0], Resources.of(slurm.cluster, "train"))
+    assert "apptainer exec --nv 'my image.sif' python -u -m btm.launch.slurm_task " in script
+    assert sys.executable not in script
+
+
+def test_a_job_that_left_nothing_but_its_output_is_quoted(tmp_path, specs):
+    rows = []
+    slurm = engine(tmp_path, ANSWERS | {"squeue": lambda command: "\n".join(rows)})
+    [id] = slurm.submit(specs[:1], Resources())
+    output = next(slurm.folder.glob("*/batch.sh")).parent / f"{id}_0_log.out"
+    output.write_text("module: command not found\nbtm: no such thing\nsrun: error: n1: task 0\n")
+    rows.append(f"{id}|{slurm._names['101']}|FAILED|NonZeroExitCode")
+    assert slurm.poll([id])[id].reason.endswith(f"{output} ends: btm: no such thing")
+
+
+def test_an_answer_without_a_job_is_looked_up(tmp_path, specs):
+    """Wrappers of sbatch at some sites print what they like."""
+
+    def queue(command):
+        script = next(slurm.folder.glob("*/batch.sh")).read_text()
+        return f"55_0|{re.search(r'--job-name=(.*)', script).group(1)}|PENDING|None\n"
+
+    slurm = engine(tmp_path, CONFIG | {"sbatch": lambda c: "Welcome!\n", "squeue": queue})
+    assert slurm.submit(specs[:1], Resources()) == ["55_0"]
+
+
+def test_machines_without_its_commands_are_named(tmp_path, monkeypatch):
+    for name in ("sbatch", "scontrol"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"cluster=slurm: no squeue, scancel here; log in"):
+        SlurmEngine(Records(tmp_path), Config().cluster)
 
 
 RUNNING, COMPLETING = (
