@@ -14,7 +14,6 @@ from btm.errors import UserError
 
 NAMED = 10  # files that are named of each kind; the others are counted
 HIDDEN, LITTER, ABOUT, IGNORED = "hidden", "litter", "about the text", "by data.ignore"
-POINTERS = "Git LFS pointers (git lfs pull)"
 AGAIN = "links to a folder that is read already"
 NOWHERE, NO_FILE, BARE = "dangling links", "special files", "without ending"
 _SET_ASIDE = (HIDDEN, LITTER, ABOUT, IGNORED, AGAIN)

@@ -8,12 +8,9 @@ from btm.config.data import DataConfig
 from btm.data.columns import header_of
 from btm.data.folders import why_unread
 from btm.data.formats import JSON, TABLE, format_of
-from btm.data.passed_over import NO_FILE, NOWHERE, POINTERS
+from btm.data.passed_over import NO_FILE, NOWHERE
 from btm.data.streams import DAMAGED, open_bytes
 
-# What Git has in place of a file whose content git-lfs keeps elsewhere:
-# https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
-_POINTER, _SIZES_OF_POINTERS = b"version https://git-lfs.github.com/spec/", range(100, 1024)
 _SMALL = 1 << 20  # bytes of a .json file that is looked into
 
 
@@ -24,11 +21,9 @@ def why_not_read(path: Path, config: DataConfig) -> str:
     form = format_of(path, config.text_endings)
     if form is None:
         return why_unread(path)
-    status = path.stat()
-    if status.st_size in _SIZES_OF_POINTERS and path.read_bytes().startswith(_POINTER):
-        return POINTERS
     if form not in (TABLE, JSON):
         return ""
+    status = path.stat()
     return _why_no_records(path, config.text_column, status.st_size, status.st_mtime_ns)
 
 
