@@ -12,7 +12,7 @@ from btm.data.words import ignoring, naming
 from btm.errors import UserError, unknown
 
 _LONGEST = 63
-_PROPOSED = 10  # names that are proposed in one error
+_PROPOSED = 40  # names that are proposed in one error
 
 
 def name_of(entry: Path) -> str:

@@ -29,8 +29,8 @@ from btm.data.layout import POOL, arrange
 from btm.data.passed_over import ABOUT, AGAIN, PassedOver
 from btm.data.readable import why_not_read
 from btm.data.saved_datasets import require_whole
-from btm.data.shard_sets import incomplete
-from btm.data.split_names import is_plain, split_of, splits_of, without_split
+from btm.data.shard_sets import incomplete, shard_of
+from btm.data.split_names import above_split, is_plain, split_of, splits_of, without_split
 from btm.data.words import ignoring, naming
 from btm.errors import UserError, nearest
 from btm.fairseq import databin
@@ -57,13 +57,18 @@ class Found:
     passed: list[PassedOver]
 
     def lines(self) -> list[str]:
-        """Say what is passed over, and of which shards there are only some."""
+        """Say what is passed over, which folders are one domain, and which shards are missing."""
+        together = [
+            f"{source.domain}: one domain of the files in {places}"
+            for source in self.sources
+            if (places := _several_folders(source))
+        ]
         partly = [
             f"{source.domain}: only {shards} are there"
             for source in self.sources
             for shards in incomplete(path for _, path in source.listing())
         ]
-        return partly + passed_over.lines(self.passed, self.root, self._read())
+        return together + partly + passed_over.lines(self.passed, self.root, self._read())
 
     def unread(self) -> dict[str, str]:
         """Count by reason what is unread of each domain; of the top of the folder under ""."""
@@ -77,6 +82,17 @@ class Found:
 
     def _read(self) -> dict[str, int]:
         return {source.domain: len(source.listing()) for source in self.sources}
+
+
+def _several_folders(source: Source) -> str:
+    """List the folders that a domain's files stand in, but for those of splits; "" for one."""
+    if source.home is None or source.binarised:
+        return ""
+    home = source.home
+    folders = sorted({above_split(path.relative_to(home)) for _, path in source.listing()})
+    more = f" and {len(folders) - passed_over.NAMED} more"
+    listed = ", ".join(folders[: passed_over.NAMED])
+    return (listed + more * (len(folders) > passed_over.NAMED)) * (len(folders) > 1)
 
 
 def find(root: Path, config: DataConfig | None = None) -> list[Source]:
@@ -245,6 +261,13 @@ def _require_several(root: Path, pools: Mapping[Path, str], config: DataConfig) 
                 f"{root}: {have} are splits of one domain by their names; move them into a folder "
                 f"of their own ({propose(name, ())}/), or, if each is a domain, say so with "
                 f"{naming(each)}"
+            )
+    for path in splits:
+        if shard := None if path.is_dir() else shard_of(path):
+            raise UserError(
+                f"{path}: a shard by its name, and no domain; move the shards of a domain into a "
+                f"folder of its own ({propose(shard, ())}/), or, if it is a domain, say so with "
+                f"{naming({name_of(path): propose(shard, pools.values())})}"
             )
 
 

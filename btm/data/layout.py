@@ -12,7 +12,7 @@ from btm.config.choices import SPLITS
 from btm.config.data import DataConfig
 from btm.data.formats import stem_of
 from btm.data.passed_over import NAMED, PassedOver
-from btm.data.split_names import splits_of, word_of
+from btm.data.split_names import above_split, splits_of, word_of
 from btm.data.words import ignoring
 from btm.errors import UserError
 
@@ -40,6 +40,7 @@ def arrange(
     by_split: dict[str, list[Path]] = defaultdict(list)
     for path, splits in said.items():
         by_split[next(iter(splits))].append(path)
+    _require_one_set(folder, said)
     for split, paths in by_split.items():
         _require_one_series(folder, split, paths)
     _require_train(folder, by_split, unread)
@@ -66,6 +67,19 @@ def _unclear(folder: Path, said: Mapping[Path, set[str]]) -> UserError:
 def _and_more(paths: Sequence[Path]) -> str:
     more = f" (and {len(paths) - 1:,} more)" if len(paths) > 1 else ""
     return f"{paths[0]}{more}"
+
+
+def _require_one_set(folder: Path, said: Mapping[Path, set[str]]) -> None:
+    """Refuse folders below that have splits of their own each: they may be domains."""
+    splits_in: dict[str, set[str]] = defaultdict(set)
+    for path, splits in said.items():
+        splits_in[above_split(path.relative_to(folder))] |= splits
+    whole = [name for name, splits in splits_in.items() if len(splits) > 1]
+    if len(whole) > 1:
+        raise UserError(
+            f"{folder}: {', '.join(whole[:NAMED])} each have splits of their own; if they are "
+            f"domains, data.root must be {folder}, else move the files of each split together"
+        )
 
 
 def _require_one_series(folder: Path, split: str, paths: Sequence[Path]) -> None:

@@ -21,9 +21,9 @@ def why_not_read(path: Path, config: DataConfig) -> str:
     form = format_of(path, config.text_endings)
     if form is None:
         return why_unread(path)
-    status = path.stat()
     if form not in (TABLE, JSON):
         return ""
+    status = path.stat()
     return _why_no_records(path, config.text_column, status.st_size, status.st_mtime_ns)
 
 

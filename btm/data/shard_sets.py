@@ -8,6 +8,12 @@ from pathlib import Path
 _NUMBERED = re.compile(r"(.*?)(\d+)([-_ ]of[-_ ])(\d+)(.*)")
 
 
+def shard_of(path: Path) -> str | None:
+    """Give the name of the set that a file is a shard of; None if it is none."""
+    found = _NUMBERED.fullmatch(path.name)
+    return found[1].rstrip("-_. ") if found else None
+
+
 def incomplete(files: Iterable[Path]) -> list[str]:
     """Say of each set of shards that lacks some how many are there."""
     there: dict[tuple[Path, str, int], set[int]] = defaultdict(set)

@@ -54,6 +54,13 @@ def word_of(path: PurePath) -> str | None:
     return None
 
 
+def above_split(path: PurePath) -> str:
+    """Give the folder above the part of a path that says a split: `en` for `en/train/0.jsonl`."""
+    parts = [*path.parts[:-1], stem_of(path)]
+    first = next((i for i, part in enumerate(parts) if split_of(part) is not None), len(parts) - 1)
+    return "/".join(parts[:first]) or "."
+
+
 def words_of(name: str) -> list[str]:
     """List the words of a name in small letters, without the hash of a shard."""
     return re.findall(r"[a-z]+", _HASH.sub("", _HUMP.sub(" ", name).lower()))

@@ -164,6 +164,8 @@ UNCLEAR = {
     "a test beside": (["law.a", "law-test-2.a"], "are splits of one domain"),
     "shards at the top": (["train-00000-of-00001.a", "x.a"], "is one domain, as it has train-00000"),
     "folders at the top": (["train/x.a", "test/x.a"], "is one domain, as it has test, train"),
+    "a shard at the top": (["law-00000-of-00002.a"], r"a shard .* folder .*\(law/\).*names=\{law-00000-of-00002: law\}"),
+    "folders of domains": (["x/law/train.a", "x/law/test.a", "x/med/train.a", "x/med/test.a"], "x: law, med each have splits .* data.root must be"),
     "a domain called test": (["law/x.a", "test/x.a"], r"data.names=\{test: NAME\}"),
 }  # fmt: skip
 
@@ -212,12 +214,13 @@ def test_what_is_not_read_is_named_counted_and_refused_on_demand(btm, place, tmp
     (tmp_path / "texts/law/stats.csv").write_text("n,share\n1,2\n")
     (tmp_path / "texts/law/meta.json").write_text('{"license": "MIT"}')
     place("med.pdf")
-    place("law/shards-00001-of-00004.jsonl", texts("b"))
+    place("law/sub/shards-00001-of-00004.jsonl", texts("b"))
     code, _, err = btm("data.unread=refuse")
     assert code == 2 and err.count("\n") == 1 and "law: 14 of 16 files are not read" in err
     assert not (tmp_path / "out").exists()
     code, out, err = btm()
     assert code == 0
+    assert "law: one domain of the files in ., sub" in err
     assert "law: only 1 of the 4 shards shards-*-of-00004.jsonl are there" in err
     assert "1 files beside the domains are not read: .pdf 1 (med.pdf)" in err
     line = next(line for line in err.splitlines() if line.startswith("law: 14 of 16"))
