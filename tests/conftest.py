@@ -7,11 +7,13 @@ import json
 import os
 import shutil
 import signal
+import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
 from fairseq_models import converted, place, returned  # noqa: F401
-from folders import DEMO
+from folders import DEMO, uncovered
 
 from btm import steps
 from btm.cli.compose import compose
@@ -54,6 +56,32 @@ def pytest_collection_modifyitems(items):
     first = ["slurm", "jobs"]
     rank = {group: number for number, group in enumerate(first)}
     items.sort(key=lambda item: rank.get(group_of(item.nodeid), len(first)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Measure no coverage in a test marked `untraced`, nor in the fixtures it is the first to need."""
+    if item.get_closest_marker("untraced") is None:
+        return (yield)
+    with untraced():
+        return (yield)
+
+
+@contextmanager
+def untraced():
+    """Leave off measuring coverage, here and in the processes that are started meanwhile."""
+    coverage = sys.modules.get("coverage")
+    measured = coverage and coverage.Coverage.current()
+    if not measured:
+        yield
+        return
+    kept = {name: os.environ.pop(name) for name in os.environ.keys() - uncovered().keys()}
+    measured.stop()
+    try:
+        yield
+    finally:
+        measured.start()
+        os.environ.update(kept)
 
 
 @pytest.fixture(autouse=True, scope="session")

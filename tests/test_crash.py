@@ -12,7 +12,7 @@ from folders import ROOT, uncovered
 
 from btm.system import durable
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.untraced]
 
 SCRIPT = ROOT / "scripts" / "bench" / "crash.py"
 SEED = 7

@@ -130,16 +130,17 @@ def test_a_cycle_that_is_left_is_seen_followed_cancelled_and_ended(
     finish(again, code=1)
 
 
+@pytest.mark.untraced
 def test_ctrl_c_leaves_the_jobs_and_a_driver_that_is_killed_is_replaced(words, forest):
-    command = ["run", *words, "trainer.steps=800", "trainer.checkpoint_every=20"]
+    command = ["run", *words, "trainer.steps=200", "trainer.checkpoint_every=20"]
     watched = btm(*command)
     worker = at_step(forest, "train-bible", 5)
+    # The last expert descends from this one, so the cycle does not end before the commands below.
+    os.kill(worker, signal.SIGSTOP)
     watched.send_signal(signal.SIGINT)
     said = finish(watched, code=130)
     assert "the jobs go on" in said
     assert not gone(worker)
-    # The last expert descends from this one, so the cycle does not end before the commands below.
-    os.kill(worker, signal.SIGSTOP)
     other = [*command, "trainer.lr=1e-3"]
     more = [btm(*other), btm(*other, "--detach"), btm(*command, "--detach")]
     for refused in more[:2]:
@@ -150,9 +151,11 @@ def test_ctrl_c_leaves_the_jobs_and_a_driver_that_is_killed_is_replaced(words, f
     # It watches: a Ctrl-C while Python still starts would meet nobody.
     assert watched.stdout.readline()
     os.kill(worker, signal.SIGCONT)
-    at_step(forest, "train-speeches", 5)
+    last = at_step(forest, "train-speeches", 5)
+    os.kill(last, signal.SIGSTOP)  # so that it still works when its driver dies
     assert set(tries(forest).values()) == {1}
     os.kill(driver_of(forest), signal.SIGKILL)
+    os.kill(last, signal.SIGCONT)
     watched.send_signal(signal.SIGINT)
     finish(watched, code=130)
 
@@ -164,6 +167,7 @@ def test_ctrl_c_leaves_the_jobs_and_a_driver_that_is_killed_is_replaced(words, f
     assert had["train-speeches"] == 2  # it saved when its driver died, and went on
 
 
+@pytest.mark.untraced
 def test_what_fails_is_shown_its_siblings_are_not_harmed_and_a_retry_ends_well(words, forest):
     forest.branch(
         "code_python", "pyhton", {"seed": 1.0}

@@ -90,6 +90,7 @@ def test_every_expert_is_registered_exactly_once(block, tmp_path, monkeypatch, n
         assert set(driver.counts()) == {"done"}, seed
 
 
+@pytest.mark.untraced
 def test_thousands_of_experts(tmp_path, monkeypatch, no_power_cuts):
     """scripts/bench/launch.py does this with ten thousand."""
     rounds = [[f"e{i:05}" for i in range(1_500)]]
@@ -102,6 +103,7 @@ def test_thousands_of_experts(tmp_path, monkeypatch, no_power_cuts):
     assert set(driver.counts()) == {"done"}
 
 
+@pytest.mark.untraced
 def test_ten_thousand_experts_are_planned_in_bounded_memory(tmp_path):
     tracemalloc.start()
     begun = time.monotonic()

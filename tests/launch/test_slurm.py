@@ -7,12 +7,12 @@ import shutil
 import signal
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from folders import DEMO, ROOT
-from launch.processes import btm, finish, sign_of_life, state, until
+from launch.processes import PATIENCE, btm, finish, sign_of_life, state, until
 
 from btm.forest import Forest
 from btm.launch.records import Records
@@ -49,7 +49,7 @@ def slurm(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
-    """Overrides for six experts of a minute each, when all train at once on two cores."""
+    """Overrides for six experts of ten seconds each, when all train at once on two cores."""
     root = tmp_path_factory.mktemp("cycle")
     texts = root / "texts"
     for domain in EXPERTS:
@@ -59,11 +59,12 @@ def words(tmp_path_factory):
         f"data.root={texts}",
         f"data.out={root / 'data'}",
         f"run.rounds=[[{','.join(EXPERTS)}]]",
-        "trainer.steps=500",
+        "trainer.steps=300",
         "trainer.checkpoint_every=25",
         "trainer.valid_tokens=512",
         "score.max_tokens=512",
         "trainer.threads=1",
+        "run.average=false",
     ]
 
 
@@ -147,12 +148,17 @@ CLUSTER = [
 ]
 
 
+@pytest.mark.untraced
 def test_a_cycle_survives_everything(slurm, words, undisturbed, tmp_path):
     forest = tmp_path / "forest"
     cluster = [*CLUSTER, "cluster.train.partition=scavenge"]
     driver = btm("run", *words, *cluster, f"forest={forest}")
     cancelled, requeued, timed_out, on_dead_node, preempted, _ = EXPERTS
     until(lambda: all(steps_done(forest, expert) > 30 for expert in EXPERTS), 200)
+    # What meets these two comes later than their end would.
+    held = [sign_of_life(forest, f"train-{expert}")["pid"] for expert in (timed_out, preempted)]
+    for worker in held:
+        os.kill(worker, signal.SIGSTOP)
     ids = {expert: jobs(forest)[expert]["id"] for expert in EXPERTS}
     command("scontrol", "update", f"JobId={ids[timed_out]}", "TimeLimit=1")
     command("scancel", ids[cancelled])
@@ -177,6 +183,9 @@ def test_a_cycle_survives_everything(slurm, words, undisturbed, tmp_path):
     )
     assert "Submitted" in urgent
     time.sleep(30)
+    for worker in held:
+        with suppress(ProcessLookupError):  # Slurm wakes what it ends
+            os.kill(worker, signal.SIGCONT)
     slurm("start-node", dead)
     finish(driver, 400)
     check(forest, undisturbed)
@@ -214,6 +223,7 @@ def processes(*words):
     return found
 
 
+@pytest.mark.untraced
 def test_a_detached_cycle_needs_nobody(slurm, small, undisturbed, tmp_path):
     forest = tmp_path / "detached"
     words = ["run", *small, *CLUSTER, f"forest={forest}"]
@@ -221,7 +231,7 @@ def test_a_detached_cycle_needs_nobody(slurm, small, undisturbed, tmp_path):
     with closed("main"):
         begun = time.monotonic()
         said = finish(btm(*words, "--detach"))
-        assert time.monotonic() - begun < 20
+        assert time.monotonic() - begun < PATIENCE * 20
         assert [line for line in said.splitlines() if line.startswith("submitted")] == [
             "submitted 1 x seed",
             "submitted 2 x train",
@@ -252,6 +262,7 @@ def test_a_detached_cycle_needs_nobody(slurm, small, undisturbed, tmp_path):
     assert all(elm.card.exact for elm in Forest(forest).elms())
 
 
+@pytest.mark.untraced
 def test_ctrl_c_leaves_the_jobs_and_whoever_comes_takes_them_over(
     slurm, small, undisturbed, forest
 ):
@@ -285,6 +296,7 @@ def test_ctrl_c_leaves_the_jobs_and_whoever_comes_takes_them_over(
     assert sha256s(forest) == sha256s(undisturbed.root, "seed", "bible", "code_python")
 
 
+@pytest.mark.untraced
 def test_a_worker_that_slurm_lost_and_its_double_register_one_expert(
     slurm, small, undisturbed, forest
 ):
@@ -322,6 +334,7 @@ def test_a_worker_that_slurm_lost_and_its_double_register_one_expert(
     until(lambda: not queued(forest, "PENDING", "RUNNING", "COMPLETING"))
 
 
+@pytest.mark.untraced
 def test_a_partition_that_does_not_exist_is_one_clear_line(slurm, small, forest):
     words = ["run", *small, *CLUSTER, "cluster.partition=nowhere", f"forest={forest}"]
     said = finish(btm(*words, "--detach"), code=2)

@@ -21,7 +21,8 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     place = tmp_path_factory.mktemp("paper")
-    return compose(["size=smoke", f"paper.out={place / 'out'}", f"data.out={place / 'data'}"])
+    words = [f"paper.out={place / 'out'}", f"data.out={place / 'data'}"]
+    return compose(["size=smoke", "paper.steps=720", *words])
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,7 @@ def test_the_report_says_what_was_done(report):
         assert (report / picture).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.untraced
 def test_the_same_command_again_grows_nothing(config, report):
     before = {path: path.stat().st_mtime_ns for path in report.parent.glob("forests/*/elms/*/*")}
     paper.reproduce(config)

@@ -121,6 +121,7 @@ def test_without_a_compiler_auto_does_without_and_always_says_so(monkeypatch):
     assert layers(model()).state is False
 
 
+@pytest.mark.untraced
 @pytest.mark.slow
 def test_a_training_resumes_bit_for_bit(workspace, grown, tmp_path):
     """Killed after a checkpoint and resumed, compiled both times; and auto goes on as it was
