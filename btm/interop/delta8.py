@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from btm.config.checks import check_name
 from btm.config.choices import LICENSES
 from btm.config.schema import Config
-from btm.errors import UserError
+from btm.errors import UserError, reword
 from btm.forest import ELM, EXACT, Forest, ledger, seal, trained_on
 from btm.forest.card import Card
 from btm.interop import received
@@ -207,7 +207,11 @@ def _begun(forest: Forest, card: Card, place: Path, what: str, alive: _Alive) ->
     size = sum(file.stat().st_size for file in weights.files(next(iter(shares))))
     durable.require_space(place, 3 * size)  # the base, the restored weights, and the difference
     averaging.average(shares, folder, alive, EXACT)
-    yield folder
+    try:
+        yield folder
+    except UserError as error:
+        reword(error, str(folder), "the average of its parents")  # it is deleted by then
+        raise
     shutil.rmtree(folder)
 
 

@@ -64,12 +64,13 @@ class Folder:
     def matching(self, pattern: str) -> list[str]:
         """List the files that match `pattern`, as relative paths, sorted.
 
-        A name that could not stand in SHA256SUMS, or that is hidden, is left out. A pattern that is
-        a name also finds a dangling link, for `open` to refuse.
+        Folders are left out, as are names that could not stand in SHA256SUMS or are hidden. A
+        pattern that is a name also finds what `open` refuses: a dangling link, a folder.
         """
         if "*" not in pattern:
             return [pattern] if self.has(pattern) else []
-        found = (path.relative_to(self.path) for path in self.path.glob(pattern))
+        matching = (path for path in self.path.glob(pattern) if not path.is_dir())
+        found = (path.relative_to(self.path) for path in matching)
         return sorted(p.as_posix() for p in found if all(_NAME.fullmatch(n) for n in p.parts))
 
     def read(self, name: str, most: int) -> bytes:

@@ -24,6 +24,8 @@ SIDE = {
     "added_tokens.json": '{"<|endoftext|>": 0}',
     "vocab.json": "{}",
     "merges.txt": "#version: 0.2\n",
+    "encoder.json": "{}",
+    "spiece.vocab": "a\t0\n",
     "tokenizer.model": "IQ== 0\nIg== 1\n",
     "source.spm": "\nspm",
     "qwen.tiktoken": "IQ== 0\n",
