@@ -51,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
             _tell(f"{place}{error.strerror or error}")
             return 1
         except TrainingStoppedError as error:
+            if not stops.asked:  # a mistake of ours: nobody asked it to
+                raise
             _tell(f"interrupted: {error}; the same command goes on from there")
             return stops.exit_code
         except KeyboardInterrupt:

@@ -18,7 +18,7 @@ class StoppingReporter(ConsoleReporter):
     def pulse(self, step: int) -> bool:
         """Take note that a training is at work; return whether it must stop."""
         self.stops.trains = True
-        return self.stops.asked
+        return super().pulse(step) or self.stops.asked
 
     @contextmanager
     def training(self, name: str) -> Iterator[Callable[[Progress], None]]:
