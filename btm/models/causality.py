@@ -59,13 +59,15 @@ def _movement(model: "PreTrainedModel") -> tuple[float, float]:
     changed_RT[rows - 1, rows] = ids_T[rows - 1]  # the token before: another one, and a usual one
     with torch.inference_mode():
         # Two passes of equal shape: a causal model then rounds equal tokens alike.
-        logits = [
-            model(input_ids=ids.to(model.device), use_cache=False).logits.double().cpu()
-            for ids in (whole_RT, changed_RT)
-        ]
+        logits = [_logits(model, ids_RT) for ids_RT in (whole_RT, changed_RT)]
     moved_RT = (logits[0] - logits[1]).abs().amax(-1)
     earlier_RT = torch.arange(len(ids_T)) < rows[:, None]
     return float(moved_RT[earlier_RT].max()), float(moved_RT[~earlier_RT].max())
+
+
+def _logits(model: "PreTrainedModel", ids_RT: "torch.Tensor") -> "torch.Tensor":
+    output = model(input_ids=ids_RT.to(model.device), use_cache=False)
+    return causal_lm.logits_of(output).double().cpu()
 
 
 def _length(model: "PreTrainedModel") -> int:
@@ -77,8 +79,6 @@ def _ids(model: "PreTrainedModel", length: int) -> "torch.Tensor":
     """Choose tokens, each other than the one before, spread over the vocabulary, (T,)."""
     import torch
 
-    size = model.get_input_embeddings().num_embeddings
-    first = min(
-        3, size - 1
-    )  # special tokens mostly come first; some are read in a way of their own
+    size = causal_lm.vocabulary(model)
+    first = min(3, size - 1)  # before these are special tokens, some of them read in their own way
     return first + (torch.arange(length) * 7919 + 17) % max(1, size - first)

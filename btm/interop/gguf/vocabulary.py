@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from btm.data.bos import own_bos
 from btm.data.tokenizer import load_tokenizer
 from btm.errors import UserError
 from btm.system.json_files import Json, read_object
@@ -55,17 +56,12 @@ def vocabulary_of(folder: Path, rows: int) -> Vocabulary:
         "bos_token_id": int(
             tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         ),
-        "add_bos_token": _adds_bos(tokenizer),
+        "add_bos_token": own_bos(tokenizer) is not None,
         "add_eos_token": False,
     }
     if isinstance(tokenizer.chat_template, str):
         fields["chat_template"] = tokenizer.chat_template
     return Vocabulary(fields)
-
-
-def _adds_bos(tokenizer: Any) -> bool:
-    found = tokenizer("a").input_ids
-    return bool(found) and found[0] == tokenizer.bos_token_id
 
 
 def _tokens(content: Json, rows: int) -> tuple[list[str], list[int]]:
