@@ -18,6 +18,7 @@ from btm.errors import UserError, unknown
 from btm.system import lfs
 from btm.system.json_files import Json
 
+_SOURCE = "source_sha256"
 _DEMO = Path(__file__).parent / "demo"
 
 
@@ -31,6 +32,11 @@ class Domain:
     files: list[SourceFile]
     why: str  # the reason to pack it; empty if there is none
     hashed: bool  # its documents' digests are on disk
+
+    @property
+    def has_other_text(self) -> bool:
+        """Whether its text is all that has changed since it was packed."""
+        return self.why == f"changed: {_SOURCE}"
 
 
 def examine(config: DataConfig, folder: Path) -> list[Domain]:
@@ -135,7 +141,7 @@ def _compare(
     settings: Json = {
         "schema": SCHEMA,
         "novel": novel,
-        "source_sha256": sha256,
+        _SOURCE: sha256,
         "text_column": config.text_column,
     }
     if config.on_error != DataConfig.on_error:  # which rows are left out decides what the text is

@@ -7,7 +7,16 @@ whose pieces are near one another. In the order of their hashes units go to test
 far as they fit, and the rest is for training; so the splits follow from the text alone. A domain
 that is one text file has a single unit. It is split within: its end is test, what stands before
 that is valid.
+
+Where text was added to a pool that is prepared already, each document keeps its split, and new ones
+are dealt: what an ELM was trained on is never held out later.
+
+Where text was added to a pool that is prepared already, each document keeps its split, and only new
+ones are dealt: what an ELM was trained on is never held out later.
 """
+
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -16,14 +25,22 @@ from btm.config.data import DataConfig
 from btm.data.documents import BY_PLACE, Source
 from btm.errors import UserError
 
+Digests = Mapping[str, np.ndarray]  # of documents, uint64, by split
+NOTHING: Digests = MappingProxyType({})
+
 
 def assign(
-    source: Source, digest_D: np.ndarray, key_D: np.ndarray, config: DataConfig
+    source: Source,
+    digest_D: np.ndarray,
+    key_D: np.ndarray,
+    config: DataConfig,
+    before: Digests = NOTHING,
 ) -> np.ndarray:
     """Assign each document of a pool to train or a split of `source.drawn`.
 
-    Documents of the same key, uint64, are one unit. Returns the index in `SPLITS`, uint8 (D,).
-    Raises `UserError` if there are too few.
+    Documents of the same key, uint64, are one unit; one with a document that stood in a split
+    `before` stays there. Returns the index in `SPLITS`, uint8 (D,). Raises `UserError` if there are
+    too few.
     """
     if source.split_by == BY_PLACE:
         key_D = np.arange(len(digest_D), dtype=np.uint64)[::-1]
@@ -40,10 +57,19 @@ def assign(
         raise _too_few(source, n, len(keys_U), held_out)
     split_U = np.full(len(keys_U), SPLITS.index("train"), np.uint8)
     free_U = np.ones(len(keys_U), bool)
+    for split in ("train", "valid", "test"):  # of a unit that was cut otherwise, the last counts
+        known_U = np.unique(unit_D[np.isin(digest_D, before.get(split, ()))])
+        split_U[known_U], free_U[known_U] = SPLITS.index(split), False
     for left, (split, wanted) in zip((len(held_out), 1), held_out.items(), strict=False):
-        taken = _take(sizes_U, free_U, wanted, int(free_U.sum()) - left)
+        has_U = split_U == SPLITS.index(split)
+        missing = wanted - int(sizes_U[has_U].sum())
+        if has_U.any() and not (free_U & (sizes_U <= missing)).any():
+            continue
+        taken = _take(sizes_U, free_U, missing, max(1, int(free_U.sum()) - left))
         split_U[taken] = SPLITS.index(split)
         free_U[taken] = False
+    if len(np.unique(split_U)) <= len(held_out):  # of what stood, nothing of a split is left
+        return assign(source, digest_D, key_D, config)
     return split_U[unit_D]
 
 

@@ -4,9 +4,11 @@ All input is validated before anything is written. A domain whose text, settings
 its folder is left alone, so an interrupted run is simply run again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from btm.config.choices import SPLITS
 from btm.config.data import DataConfig
@@ -109,7 +111,12 @@ def _read(
         read = []
         for domain in wanted:
             progress(f"{domain.source.domain}: reading ({domain.why or _NO_DIGESTS})")
-            read.append(survey(domain.source, config))
+            before = _before(folder, domain)
+            if before:
+                progress(
+                    f"{domain.source.domain}: its documents keep their splits, new ones are dealt"
+                )
+            read.append(survey(domain.source, config, before))
             for line in _skipped_lines(read[-1]):
                 progress(line)
         seen = settle(read, standing)
@@ -117,6 +124,13 @@ def _read(
         surveys |= {each.source.domain: each for each in seen}
         standing += [split for each in seen for split in settled(each)]
     return [_with_reason(folder, domain, surveys) for domain in domains], surveys
+
+
+def _before(folder: Path, domain: Domain) -> Mapping[str, np.ndarray]:
+    """Read which documents each split of a domain has, if nothing but its text has changed."""
+    if not domain.has_other_text or not domain.source.drawn or not domain.hashed:
+        return {}
+    return {each.split: each.digests for each in standing_in(folder / domain.source.domain)}
 
 
 def _standing(

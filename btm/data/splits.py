@@ -1,7 +1,8 @@
 """Pass 1 over a domain: read all of it, refuse broken text, and assign each document to a split.
 
 Splits that no file is named after are drawn by hashes (btm/data/pools.py), so they depend on the
-text alone and not on the order or the names of files. A document that occurs twice in a domain is
+text alone and not on the order or the names of files; but for text that is added to what is
+prepared, which is dealt around it. A document that occurs twice in a domain is
 kept once: in test rather than valid, and in valid rather than train, so that nothing held out was
 trained on.
 """
@@ -20,7 +21,7 @@ from btm.config.data import DataConfig
 from btm.data.documents import BY_FILE, Source
 from btm.data.formats import is_text
 from btm.data.layout import POOL
-from btm.data.pools import assign
+from btm.data.pools import NOTHING, Digests, assign
 from btm.data.reading import REFUSE, read
 from btm.data.rows import Policy, Skipped
 from btm.data.slices import utf8, without_blanks
@@ -86,8 +87,10 @@ class Survey:
             raise changed
 
 
-def survey(source: Source, config: DataConfig) -> Survey:
+def survey(source: Source, config: DataConfig, before: Digests = NOTHING) -> Survey:
     """Read every document of a domain once and assign each to a split.
+
+    `before` are the digests of the documents that each split had when less text was there.
 
     Keeps 13 bytes a document, and about 60 for an instant. Raises `UserError` for whatever `read`
     refuses, and for a domain of which some split would be empty.
@@ -108,7 +111,9 @@ def survey(source: Source, config: DataConfig) -> Survey:
         raise _no_document(source, policy.skipped)
     digest_D, wanted_D = np.frombuffer(digests, np.uint64), np.frombuffer(given, np.uint8)
     if source.drawn:
-        wanted_D = _drawn(source, digest_D, np.frombuffer(keys, np.uint64), wanted_D, config)
+        wanted_D = _drawn(
+            source, digest_D, np.frombuffer(keys, np.uint64), wanted_D, config, before
+        )
     kept_D = _first_of_each(digest_D, PRIORITY[wanted_D])
     split_D = np.where(kept_D, wanted_D, np.uint8(DROPPED))
     size_D = np.frombuffer(sizes, np.uint32)
@@ -129,7 +134,12 @@ def _no_document(source: Source, skipped: Skipped) -> UserError:
 
 
 def _drawn(
-    source: Source, digest_D: np.ndarray, key_D: np.ndarray, given_D: np.ndarray, config: DataConfig
+    source: Source,
+    digest_D: np.ndarray,
+    key_D: np.ndarray,
+    given_D: np.ndarray,
+    config: DataConfig,
+    before: Digests,
 ) -> np.ndarray:
     """Draw the splits that are not given from train, which a pool is whole; uint8 (D,).
 
@@ -142,7 +152,7 @@ def _drawn(
     wanted_D = given_D.copy()
     if not free_D.any():
         return wanted_D  # nothing is left of train, which is refused
-    wanted_D[free_D] = assign(source, digest_D[free_D], key_D[free_D], config)
+    wanted_D[free_D] = assign(source, digest_D[free_D], key_D[free_D], config, before)
     return wanted_D
 
 

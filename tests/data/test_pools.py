@@ -162,3 +162,38 @@ def test_the_table_says_how_each_domain_was_split(books, tmp_path, verses, code,
         "verses": "by document",
     }
     assert all(each.stands for each in plan(config))
+
+
+def dealt(before, config=CONFIG, units=40, pieces=1):
+    """The splits of documents 0 to units · pieces - 1, hashed."""
+    digest_D = np.random.default_rng(0).integers(0, 1 << 62, units * pieces).astype(np.uint64)
+    key_D = np.repeat(digest_D[::pieces], pieces)
+    source = Source("law", {"": ()})
+    return digest_D, assign(source, digest_D, key_D, config, before)
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_what_has_a_split_keeps_it_and_new_documents_are_dealt(pieces):
+    old_D, splits_D = dealt({}, units=40, pieces=pieces)
+    before = {split: old_D[splits_D == i] for i, split in enumerate(SPLITS)}
+    digest_D, grown_D = dealt(before, units=100, pieces=pieces)
+    np.testing.assert_array_equal(digest_D[: len(old_D)], old_D)
+    np.testing.assert_array_equal(grown_D[: len(old_D)], splits_D)
+    counts = np.bincount(grown_D, minlength=3)
+    np.testing.assert_allclose(counts / len(grown_D), [0.7, 0.1, 0.2], atol=0.02)
+    assert len(set(grown_D[len(old_D) :].tolist())) == 3  # all splits have got new ones
+
+
+def test_added_documents_that_are_few_leave_the_held_out_as_they_are():
+    old_D, splits_D = dealt({}, units=40)
+    before = {split: old_D[splits_D == i] for i, split in enumerate(SPLITS)}
+    _, grown_D = dealt(before, units=41)
+    np.testing.assert_array_equal(grown_D[:40], splits_D)
+
+
+def test_text_of_which_a_split_is_gone_is_dealt_anew():
+    old_D, splits_D = dealt({}, units=40)
+    before = {split: old_D[splits_D == i] for i, split in enumerate(SPLITS)}
+    everything_trains = {"train": np.concatenate(list(before.values()))}
+    _, again_D = dealt(everything_trains, units=40)
+    np.testing.assert_array_equal(again_D, splits_D)
