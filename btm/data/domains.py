@@ -24,7 +24,7 @@ from btm.data.folders import (
     matches,
     why_aside,
 )
-from btm.data.formats import COMPRESSED, TABLE, WANTED, format_of
+from btm.data.formats import COMPRESSED, NO_ENDING, TABLE, WANTED, format_of
 from btm.data.layout import POOL, arrange
 from btm.data.passed_over import ABOUT, AGAIN, PassedOver
 from btm.data.readable import why_not_read
@@ -309,7 +309,8 @@ def _no_document(
     if tables and tables[0].is_file():
         have = ", ".join(map(repr, header_of(tables[0]))) or "nothing"
         there += f"; {tables[0].name} has {have} (set data.text_column)"
-    endings = sorted({each.why for each in passed} & _PLAIN)
+    whys = {each.why for each in passed}
+    endings = sorted(whys & _PLAIN) + [NO_ENDING] * (passed_over.BARE in whys)
     plain = ",".join([*config.text_endings, *endings])
     remedy = f" (data.text_endings=[{plain}] reads such files as plain text)" if endings else ""
     return UserError(

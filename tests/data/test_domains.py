@@ -294,6 +294,17 @@ def test_litter_hidden_folders_and_links_stop_nothing(btm, place, tmp_path, pack
     assert packed("aside", "train") < digests(texts("c"))
 
 
+def test_files_without_endings_are_read_on_demand(btm, tmp_path):
+    for number, text in enumerate(texts("mail")):
+        file = tmp_path / f"texts/mail/inbox/alt.{number}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    code, _, err = btm()
+    assert code == 2 and "without ending 30" in err and "data.text_endings=[none]" in err
+    code, out, _ = btm("data.text_endings=[none]", "--json")
+    assert code == 0 and json.loads(out)[0]["split"] == "by file, 30 files"
+
+
 def test_a_link_in_place_of_a_split_is_no_split_that_is_missing(btm, place, tmp_path):
     place("law/train/a.jsonl", texts("a"))
     place("law/valid/a.jsonl", texts("b"))
