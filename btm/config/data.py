@@ -58,7 +58,8 @@ class DataConfig:
         SPLITTING,
     )
     text_endings: list[str] = key(
-        [], "further endings of files that are read as plain text: [.md,.tex]"
+        [],
+        "further endings of files that are read as plain text: [.md,.tex]; none: files without one",
     )
     out: str = key("data", "folder of prepared suites")
     tokenizer: str | None = key(
@@ -170,7 +171,8 @@ def _check_folder(data: DataConfig) -> None:
     require("" not in data.ignore, "data.ignore", data.ignore, "wanted names, or patterns of them")
     for ending in data.text_endings:
         is_ending = ending.startswith(".") and len(ending) > 1 and "." not in ending[1:]
-        require(is_ending, "data.text_endings", ending, "wanted endings with a dot, as .md")
+        wanted = "wanted endings with a dot, as .md, or none for files without one"
+        require(is_ending or ending == "none", "data.text_endings", ending, wanted)
 
 
 def check_discover(discover: DiscoverConfig) -> None:

@@ -24,7 +24,7 @@ from btm.data.folders import (
     matches,
     why_aside,
 )
-from btm.data.formats import TABLE, WANTED, format_of
+from btm.data.formats import COMPRESSED, NO_ENDING, TABLE, WANTED, format_of
 from btm.data.layout import POOL, arrange
 from btm.data.passed_over import ABOUT, AGAIN, PassedOver
 from btm.data.readable import why_not_read
@@ -103,6 +103,7 @@ def find(root: Path, config: DataConfig | None = None) -> list[Source]:
 def look(root: Path, config: DataConfig | None = None) -> Found:
     """Find the domains below `root` and what is passed over; `UserError` as of `find`."""
     config = config or DataConfig()
+    _require_further_endings(config)
     _require_folder_of_domains(root, config)
     candidates, passed = _candidates(root, config)
     domains = named(candidates, config.names, root)
@@ -132,6 +133,7 @@ def look(root: Path, config: DataConfig | None = None) -> Found:
 
 def look_at_one(path: Path, domain: str, config: DataConfig) -> Found:
     """Make a domain of one file, or of a folder of files, under any name."""
+    _require_further_endings(config)
     if path.is_dir():
         source, passed = _in_folder(path, path, domain, config)
         return _settled(Found(path, [source], passed), config)
@@ -149,6 +151,16 @@ def _settled(found: Found, config: DataConfig) -> Found:
     if config.unread == "refuse":
         found.require_read()
     return found
+
+
+def _require_further_endings(config: DataConfig) -> None:
+    """Refuse endings of plain text that are read in another way, or already."""
+    for ending in config.text_endings:
+        if format_of(Path(f"x{ending}")) is not None or ending.lower() in COMPRESSED:
+            raise UserError(
+                f"data.text_endings={ending}: such files are read already, or are compressed; "
+                "leave it out"
+            )
 
 
 def _require_folder_of_domains(root: Path, config: DataConfig) -> None:
@@ -206,7 +218,7 @@ def _in_folder(
     if 0 < len(about) < len(files) and _names_splits(folder, files, config):
         files = [path for path in files if path not in about]
         passed += [PassedOver(path, ABOUT, domain) for path in about]
-    unread = [each for each in passed if each.unread]
+    unread = [each for each in passed if each.unread or each.why == AGAIN]
     return Source(domain, arrange(folder, files, unread, config), folder), passed
 
 
@@ -297,7 +309,8 @@ def _no_document(
     if tables and tables[0].is_file():
         have = ", ".join(map(repr, header_of(tables[0]))) or "nothing"
         there += f"; {tables[0].name} has {have} (set data.text_column)"
-    endings = sorted({each.why for each in passed} & _PLAIN)
+    whys = {each.why for each in passed}
+    endings = sorted(whys & _PLAIN) + [NO_ENDING] * (passed_over.BARE in whys)
     plain = ",".join([*config.text_endings, *endings])
     remedy = f" (data.text_endings=[{plain}] reads such files as plain text)" if endings else ""
     return UserError(

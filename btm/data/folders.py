@@ -27,12 +27,12 @@ from btm.errors import UserError
 # What systems and programs leave behind, in small letters.
 _LITTER = (
     *("__macosx", "lost+found", "$recycle.bin", "recycler", "system volume information"),
-    *("@eadir", "#recycle", "#snapshot", "__pycache__", "thumbs.db", "ehthumbs.db"),
+    *("@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "network trash folder"),
+    *("temporary items", "__pycache__", "thumbs.db", "ehthumbs.db", "*:zone.identifier"),
     *("desktop.ini", "icon\r", "_success", "*.crc", "*.lock", "*.swp", "*~", "~$*"),
     *("*.md5", "*.sha1", "*.sha256", "md5sums", "sha256sums", CACHE),
 )
 _IS_LITTER = re.compile("|".join(map(translate, _LITTER)))
-_ENDING = re.compile(r"(\.[a-z0-9+_-]{1,12}){1,2}")  # others are a part of a sentence
 _ABOUT = re.compile(
     r"(readme|licen[sc]es?|copying|copyright|notice|attribution|citation|changelog|authors)"
     r"([-_].*)?(\.(md|rst|html|bib|cff))?"
@@ -124,9 +124,8 @@ def normal(name: str) -> str:
 
 
 def why_unread(path: Path) -> str:
-    """Name the reason for a file of no format that is read: its ending, if that is sensible."""
-    ending = inner_ending(path) + compression_of(path)
-    return ending if _ENDING.fullmatch(ending) else BARE
+    """Name the reason for a file of no format that is read: its ending."""
+    return inner_ending(path) + compression_of(path) or BARE
 
 
 def _why_unusable(path: Path) -> str:

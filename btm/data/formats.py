@@ -9,6 +9,7 @@
 All but the last may be compressed: .gz .bz2 .xz .zst.
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import PurePath
 
@@ -26,6 +27,9 @@ _FORMATS = {
     ".arrow": ARROW,
     ".feather": ARROW,
 }
+NO_ENDING = "none"  # in place of an ending, for files that have none
+# Others are a part of a sentence, or a number.
+_ENDING = re.compile(r"(?=.*[A-Za-z])[\w+-]{1,16}", re.ASCII)
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zstd")
 OF_PYARROW = (PARQUET, ARROW)
 WANTED = f"{', '.join(_FORMATS)} (those of text, JSON and tables also {', '.join(COMPRESSED[:4])})"
@@ -34,13 +38,13 @@ WANTED = f"{', '.join(_FORMATS)} (those of text, JSON and tables also {', '.join
 def format_of(path: PurePath, endings: Iterable[str] = ()) -> str | None:
     """Tell the format of a file by its name; None if it has none that is read.
 
-    `endings` are further ones of plain text, as ".md".
+    `endings` are further ones of plain text, as ".md", or `NO_ENDING`.
     """
     _, ending, compression = _parts(path.name)
     found = _FORMATS.get(ending)
     if found in OF_PYARROW and compression:
         return None
-    return TEXT if ending in {each.lower() for each in endings} else found
+    return TEXT if (ending or NO_ENDING) in {each.lower() for each in endings} else found
 
 
 def is_text(path: PurePath) -> bool:
@@ -73,4 +77,4 @@ def _parts(name: str) -> tuple[str, str, str]:
 
 def _without_ending(name: str) -> tuple[str, str]:
     stem, dot, ending = name.rpartition(".")
-    return (stem, dot + ending) if stem and ending else (name, "")
+    return (stem, dot + ending) if stem and _ENDING.fullmatch(ending) else (name, "")

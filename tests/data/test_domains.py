@@ -267,6 +267,8 @@ def test_a_domain_of_which_nothing_can_be_read_is_refused_with_what_is_there(btm
     assert btm("data.ignore=[med,empty]")[0] == 0
     code, _, err = btm("data.ignore=[emty,med,empty]")
     assert code == 2 and "nothing is called 'emty'" in err and "'empty'" in err
+    code, _, err = btm("data.ignore=[med,empty]", "data.text_endings=[.JSON]")
+    assert code == 2 and "such files are read already" in err
     (tmp_path / "texts/med/x.md").write_text("\n\n".join(text * 100 for text in texts("m")))
     code, _, err = btm("data.ignore=[empty]", "data.text_endings=[.md]")
     assert code == 0 and "med: 1 of 2 files are not read: .pdf 1 (med/y.pdf)" in err
@@ -299,6 +301,31 @@ def test_litter_hidden_folders_and_links_stop_nothing(btm, place, tmp_path, pack
     everything = set().union(*(packed("law", split) for split in SPLITS))
     assert everything == digests(texts("a") + texts("b"))
     assert packed("aside", "train") < digests(texts("c"))
+
+
+def test_files_without_endings_are_read_on_demand(btm, tmp_path):
+    for number, text in enumerate(texts("mail")):
+        file = tmp_path / f"texts/mail/inbox/alt.{number}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    code, _, err = btm()
+    assert code == 2 and "without ending 30" in err and "data.text_endings=[none]" in err
+    code, out, _ = btm("data.text_endings=[none]", "--json")
+    assert code == 0 and json.loads(out)[0]["split"] == "by file, 30 files"
+
+
+def test_a_link_in_place_of_a_split_is_no_split_that_is_missing(btm, place, tmp_path):
+    place("law/train/a.jsonl", texts("a"))
+    place("law/valid/a.jsonl", texts("b"))
+    (tmp_path / "texts/law/test").symlink_to("valid")
+    code, _, err = btm()
+    assert (
+        code == 2 and "law/test: is of the test split by its name, and is not read (links to" in err
+    )
+    (tmp_path / "texts/law/test").unlink()
+    (tmp_path / "texts/law/test").symlink_to(tmp_path / "kept")
+    place("../kept/a.jsonl", texts("c"))
+    assert btm()[0] == 0, "a link that leads elsewhere is followed"
 
 
 def test_names_that_are_none_come_with_the_words_that_mend_them(btm, place, tmp_path):
