@@ -51,6 +51,7 @@ def identity(config: Config, suite: Suite, shards: Iterable[Shard], subjects: Su
         "window": config.window,
         "stride": config.stride,
         "max_tokens": config.score.max_tokens,
+        **({} if suite.bos is None else {"bos": suite.bos}),  # an older btm read windows without
         "ensemble": asdict(config.ensemble) | {"experts": [elm.name for elm in subjects.members]},
         "elms": {elm.name: elm.card.sha256 for elm in subjects.elms},
         "models": {
