@@ -46,7 +46,6 @@ _LIMITS = (
     "max_target_positions",
     "model_max_length",
     "context_length",
-    "seq_length",
     "n_ctx",
 )
 # The name of a dtype in safetensors, and in torch.
@@ -95,8 +94,10 @@ def load_config(folder: Path) -> "PretrainedConfig":
 
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder / files.CONFIG}: {str(error).splitlines()[0]}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # each architecture refuses values in its own way
+        raise UserError(f"{folder / files.CONFIG}: {why(error)}") from None
 
 
 def new_model(config: "PretrainedConfig", seed: int) -> "PreTrainedModel":

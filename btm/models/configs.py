@@ -93,8 +93,8 @@ def as_saved(config: "PretrainedConfig") -> "PretrainedConfig":
     saved = reloaded(empty_model(config).config)
     if type(saved) not in AutoModelForCausalLM._model_mapping:
         raise UserError(
-            f"a {config.model_type} model is saved as {saved.model_type!r}, of which transformers "
-            "makes no causal LM"
+            f"model_type {config.model_type!r} is saved as {saved.model_type!r}, of which "
+            "transformers makes no causal LM"
         )
     return saved
 
@@ -243,7 +243,10 @@ def _is_read(key: str, values: Json, config: "PretrainedConfig") -> bool:
     from transformers import AutoModelForCausalLM
 
     kind = type(config)
-    without = kind(**{name: value for name, value in values.items() if name != key}).to_dict()
+    try:
+        without = kind(**{name: value for name, value in values.items() if name != key}).to_dict()
+    except Exception:  # without it there is no config
+        return True
     if config.to_dict() | {key: None} != without | {key: None}:
         return True
     made = AutoModelForCausalLM._model_mapping.get(kind, None)

@@ -18,18 +18,23 @@ if TYPE_CHECKING:
 TOKENS = 8  # of a trial, where nothing says how many the model will read at once
 
 
-def run(model: "PreTrainedModel", tokens: int, called: str) -> "torch.Tensor":
+def run(
+    model: "PreTrainedModel", tokens: int, called: str, *, vocabulary: int = 1
+) -> "torch.Tensor":
     """Run `model` on a sequence of `tokens` and return its logits, (tokens, vocabulary).
 
-    Raises `UserError` if it does not run on so many, or gives numbers that are not finite. It reads
-    its first ordinary tokens, again and again: some architectures give padding no position. What is
-    random in it leaves torch's generator as it was.
+    Raises `UserError` if it does not run on so many, gives numbers that are not finite, or has
+    embeddings or logits for fewer tokens than the `vocabulary` of its tokenizer. It reads its first
+    ordinary tokens, again and again: some architectures give padding no position. What is random in
+    it leaves torch's generator as it was.
     """
     import torch
 
     rows = causal_lm.vocabulary(model)
-    if not rows:
-        raise UserError(f"{called}: no embeddings of tokens: not a causal LM over text alone")
+    if rows < vocabulary:
+        raise UserError(
+            f"{called}: embeddings for {rows:,} tokens, the tokenizer has {vocabulary:,}"
+        )
     was_training = model.training
     model.eval()
     ordinary = torch.tensor(_ordinary(model, rows), device=model.device)
@@ -45,11 +50,39 @@ def run(model: "PreTrainedModel", tokens: int, called: str) -> "torch.Tensor":
         ) from None
     finally:
         model.train(was_training)
-    if logits.shape != (tokens, logits.shape[-1]) or logits.shape[-1] < 2:
-        raise UserError(f"{called}: gives {tuple(logits.shape)} logits for {tokens:,} tokens")
+    if logits.ndim != 2 or len(logits) != tokens or logits.shape[1] < vocabulary:
+        raise UserError(
+            f"{called}: gives logits of shape {tuple(logits.shape)} for {tokens:,} tokens of a "
+            f"vocabulary of {vocabulary:,}"
+        )
     if not torch.isfinite(logits).all():
         raise UserError(f"{called}: gives logits that are not finite")
     return logits
+
+
+def train(model: "PreTrainedModel", tokens: int, called: str) -> None:
+    """Compute the gradient of one sequence of `tokens`, and forget it.
+
+    Raises `UserError` if the architecture cannot: some only run on other lengths when they train.
+    """
+    import torch
+
+    was_training = model.training
+    model.train()
+    ids = torch.tensor(_ordinary(model, causal_lm.vocabulary(model)), device=model.device)
+    ids = ids[torch.arange(tokens + 1, device=model.device) % len(ids)][None]
+    try:
+        with torch.random.fork_rng(devices=[]), causal_lm.quiet():
+            causal_lm.mean_nll(model, ids[:, :-1], ids[:, 1:]).backward()
+    except MemoryError:
+        raise
+    except Exception as error:  # each architecture fails in its own way
+        raise UserError(
+            f"{called}: does not train on {tokens:,} tokens: {causal_lm.why(error)}"
+        ) from None
+    finally:
+        model.zero_grad(set_to_none=True)
+        model.train(was_training)
 
 
 def _ordinary(model: "PreTrainedModel", rows: int) -> list[int]:
@@ -63,16 +96,16 @@ def _ordinary(model: "PreTrainedModel", rows: int) -> list[int]:
 
 
 def comes_back(
-    model: "PreTrainedModel", tokens: int, place: Path, called: str
+    model: "PreTrainedModel", tokens: int, place: Path, called: str, *, vocabulary: int = 1
 ) -> "PretrainedConfig":
     """Save `model` in the folder `place`, load it again, and return the config it came back with.
 
-    Raises `UserError` if it does not run on `tokens` tokens, or if what is loaded is another
-    architecture or gives other logits. Nothing is left in `place`.
+    Raises `UserError` as `run` does, or if what is loaded is another architecture or gives other
+    logits. Nothing is left in `place`.
     """
     import torch
 
-    before = run(model, tokens, called)
+    before = run(model, tokens, called, vocabulary=vocabulary)
     with durable.scratch_in(place) as scratch:
         try:
             with durable.naming(scratch), causal_lm.quiet():

@@ -433,8 +433,8 @@ def _new_model(config: Config, suite: Suite) -> Any:
     if suite.bos is not None:
         wanted.bos_token_id = suite.bos
     model = causal_lm.new_model(wanted, config.trainer.seed)
-    called = configs.called(config.model)
+    tokens, called = max(config.trainer.seq_len, config.window), configs.called(config.model)
     require_causal(model, called)
-    tokens = max(config.trainer.seq_len, config.window)
-    trial.comes_back(model, tokens, Path(config.forest_root), called)
+    trial.comes_back(model, tokens, Path(config.forest_root), called, vocabulary=suite.vocab_size)
+    trial.train(model, config.trainer.seq_len, called)
     return model

@@ -51,5 +51,7 @@ def import_seed(config: Config, suite: Suite, reporter: Reporter) -> ELM:
                 "data.name=NAME …)"
             )
         causal_lm.check_context(config, model.model.config.to_dict())
-        trial.run(model.model, max(config.trainer.seq_len, config.window), f"seed.from={source}")
+        called = f"seed.from={source}"
+        trial.run(model.model, max(config.trainer.seq_len, config.window), called)
+        trial.train(model.model, config.trainer.seq_len, called)
         return huggingface.enter(root, name, [], model)

@@ -247,8 +247,16 @@ def markdown(rows: list[Row]) -> str:
     lines.append("|---|---|---|---|---|---|---|---|")
     for row in rows:
         said = (row.cycle, row.average, row.export, row.imported, row.generate, row.gguf)
-        lines.append(f"| `{row.architecture}` | {row.parameters:,} | {' | '.join(said)} |")
+        cells = [each if each in ("yes", "not tried") else f"no: {each}" for each in said]
+        lines.append(f"| `{row.architecture}` | {row.parameters:,} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def read(file: Path) -> list[Row]:
+    """Read the rows that an earlier run wrote."""
+    with file.open(newline="") as handle:
+        lines = list(csv.DictReader(handle))
+    return [Row(**{**line, "parameters": int(line["parameters"])}) for line in lines]  # type: ignore[arg-type]
 
 
 def measure(args: argparse.Namespace) -> list[Row]:

@@ -153,6 +153,10 @@ REFUSED = {
         [{**MIXTURE, "num_experts_per_tok": 9}],
         "does not run on 32 tokens",
     ),
+    "a length that it only minds when it trains": (
+        [{"model_type": "reformer", "is_decoder": True, "hidden_size": 256}],
+        "does not train on 32 tokens: If training, make sure that config.axial_pos_shape",
+    ),
     "no layers": (["model.config.num_hidden_layers=0"], "model=pico: 0 layers; wanted 1 or more"),
     "a model that only hears": ([{"model_type": "musicgen"}], "no musicgen model can be made"),
     "text that is saved alone": ([{"model_type": "mllama"}], "no causal LM"),

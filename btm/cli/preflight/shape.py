@@ -76,13 +76,14 @@ def runs(config: Config) -> None:
     """
     if config.seed.source or _seed_stands(config) or config.baseline in SHARES_SEED:
         return
-    suite = _suite(config)
-    made = configs.make_config(
-        config.model, suite.vocab_size if suite else config.data.vocab_size, eos=0
-    )
+    suite, called = _suite(config), configs.called(config.model)
+    vocabulary = suite.vocab_size if suite else config.data.vocab_size
+    made = configs.make_config(config.model, vocabulary, eos=0)
     if causal_lm.count_parameters(made) <= _SMALL:
         model = causal_lm.new_model(made, seed=0)
-        trial.run(model, max(config.trainer.seq_len, config.window), configs.called(config.model))
+        tokens = max(config.trainer.seq_len, config.window)
+        trial.run(model, tokens, called, vocabulary=vocabulary)
+        trial.train(model, config.trainer.seq_len, called)
 
 
 def carries(config: Config) -> None:
