@@ -32,7 +32,7 @@ def average(
 
     Raises `UserError` if the models differ in tensors or shapes, or do not suit the method.
     """
-    check(settings, {folder.name: weight for folder, weight in sources.items()})
+    check(settings, sources)
     models = Models(sources, settings)
     method = METHODS[settings.method]
     files = layout.plan(models.folders[0], settings.dtype, settings.shard_bytes)

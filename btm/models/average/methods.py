@@ -7,6 +7,7 @@ numbers), then it computes window by window.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,14 +32,15 @@ class Method:
     models: tuple[int, int | None] = (1, None)  # how many it takes, the base not counted
 
 
-def check(settings: Settings, weights: Mapping[str, float]) -> None:
-    """Raise `UserError` unless the method takes models of these `weights` {name: weight}, and these
-    settings.
+def check(settings: Settings, weights: Mapping[Path, float]) -> None:
+    """Raise `UserError` unless the method takes models of these `weights` {folder: weight}, and
+    these settings.
     """
     models = sum(weight != 0 for weight in weights.values())
     if settings.method not in METHODS:
         raise unknown("average.method", settings.method, METHODS)
-    refuse_negative(settings.method, weights)
+    negative = {folder.name: weight for folder, weight in weights.items() if weight < 0}
+    refuse_negative(settings.method, negative)
     method = METHODS[settings.method]
     least, most = method.models
     if method.needs_base and settings.base is None:
