@@ -61,9 +61,7 @@ def heatmap(result: Mapping[str, Any], path: Path) -> Path:
         axes.axvline(line_at, color="black", linewidth=1.5)
     axes.set_title(
         f"Perplexity in {drawn(result['forest'])}: the {result['ensemble']['prior']}-prior "
-        "ensemble, "
-        + ("averages and other models, " if others else "")
-        + "each ELM"
+        "ensemble, " + ("averages and other models, " if others else "") + "each ELM"
     )
     figure.colorbar(image, ax=axes, label="log2 (perplexity / best single ELM)")
     with durable.publish_file(path) as handle:
