@@ -393,7 +393,7 @@ class Forest:
         if self.has_branch(name):
             raise UserError(
                 f"{self.root} has a branch {name!r} already: "
-                f"{command('train', forest=self.root, expert=name)}, or delete its folder"
+                f"{command('train', expert=name, forest=self.root)}, or delete its folder"
             )
 
     @contextmanager

@@ -162,7 +162,7 @@ def readmit(forest: Forest, name: str) -> Path:
     if not tombstone.stands(forest.root, name):
         raise unknown("removed ELM", name, tombstone.names(forest.root), str(forest.root))
     if forest.paths.elm(name).path.exists() or forest.paths.bin(name).exists():
-        first = command("remove", forest=forest.root, expert=name)
+        first = command("remove", expert=name, forest=forest.root)
         raise UserError(f"the removal of {name!r} is not finished: first {first}")
     return tombstone.readmit(forest.root, name)
 
@@ -171,7 +171,7 @@ def require_idle(forest: Forest, names: Iterable[str]) -> None:
     """Raise `UserError` if a process that lives works on a branch of one of these names."""
     for name in names:
         if lease.held(forest.paths.branch(name)):
-            first = command("cancel", forest=forest.root, expert=name)
+            first = command("cancel", expert=name, forest=forest.root)
             raise UserError(f"branch {name!r} is at work: first {first}, or wait for its end")
 
 

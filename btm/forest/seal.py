@@ -37,7 +37,7 @@ def require_trained(branch: "Branch") -> Json:
     if (result := branch.result) is None:
         raise UserError(
             f"branch {branch.name!r} is not trained yet: "
-            f"{command('train', forest=branch.path.parents[1], expert=branch.name)}"
+            f"{command('train', expert=branch.name, forest=branch.path.parents[1])}"
         )
     return result
 

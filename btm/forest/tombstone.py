@@ -117,7 +117,7 @@ def error(root: Path, name: str) -> UserError:
         pass  # a damaged tombstone is one all the same
     return UserError(
         f"{name!r} was removed from {root}{told}; to let that name be used again: "
-        f"{command('remove', forest=root, expert=name)} --readmit"
+        f"{command('remove', expert=name, forest=root)} --readmit"
     )
 
 

@@ -128,7 +128,7 @@ def require_same(elm: ELM, source: Path, sha256: str) -> None:
         f"{root} has an ELM {elm.name!r} already, {from_where}, and {source} holds others "
         f"({sha256[:12]}); ELMs are never replaced: give another name (name=, of a seed "
         "seed.name=) or forest=DIR, or first remove and readmit it: "
-        f"{command('remove', forest=root, expert=elm.name)}, then again with --readmit"
+        f"{command('remove', expert=elm.name, forest=root)}, then again with --readmit"
     )
 
 

@@ -172,7 +172,7 @@ def _lost(
     where = f" ({first_of(moved)})" if moved else ""
     remedy = f", or delete its branch {forest.paths.branch(name)}"
     if name in forest:
-        remove = command("remove", forest=forest.root, expert=name)
+        remove = command("remove", expert=name, forest=forest.root)
         again = f", or {remove}, and again with --readmit, to grow it anew"
         remedy = again if forest[name].card.parents else ""  # all others descend from a root
     return UserError(

@@ -41,7 +41,7 @@ def test_text_is_taken_as_it_is(text):
 def test_any_text_comes_through():
     draw = random.Random(0)
     signs = [*"ab$\\'\"{}[](),:=~ #@!%&*|;é/.-+?<>\n\t", "${", "${x}", "\\${", "\\\\${"]
-    for _ in range(300):
+    for _ in range(100):
         text = "".join(draw.choices(signs, k=draw.randint(0, 9)))
         assert compose([f"prompt={text}"]).prompt == text
         path = "x" + text.replace("\n", "").replace("\t", "")

@@ -236,7 +236,7 @@ def test_merge_wants_training_and_a_free_name(copy):
     config = copy("branch=copy")
     forest = Forest(config.forest_root)
     made = steps.branch(config, "new", "bible")
-    with pytest.raises(UserError, match=r"not trained yet: btm train forest=.* expert=new"):
+    with pytest.raises(UserError, match="not trained yet: btm train expert=new"):
         forest.merge(made)
     with pytest.raises(UserError, match="has a branch 'new' already"):
         steps.branch(config, "new", "bible")

@@ -95,7 +95,7 @@ def train(config: Config, out: Output) -> None:
 
     sweep(config)
     made = steps.train(config, expert_of(config), out.reporter)
-    then = command("merge", forest=config.forest_root, expert=made.name)
+    then = command("merge", expert=made.name, forest=config.forest_root)
     out.line(f"trained {made.path}; next: {then}", made.result)
 
 
