@@ -4,6 +4,7 @@ hydra composes the configuration and is used nowhere else. `btm --help` imports 
 torch.
 """
 
+import io
 import os
 import sys
 import warnings
@@ -11,6 +12,7 @@ import warnings
 from btm.cli import help as pages
 from btm.cli.compose import compose, full_key
 from btm.errors import UserError, unknown
+from btm.system import caches
 
 _FLAGS = ("--dry-run", "--json", "--debug", "--help", "-h", "--all")
 # What one verb takes beyond these.
@@ -27,6 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     Ctrl-C.
     """
     words = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may not have the letters of a name
     if not words or words[0] in ("-h", "--help", "help"):
         print(pages.OVERVIEW, end="")
         return 0
@@ -82,6 +87,7 @@ def _command(verb: str, words: list[str]) -> int:
     if "--all" in flags:
         raise UserError("--all goes with --help: it lists the keys that the verb does not read too")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    caches.prepare()
     settings = [word for word in words if not word.startswith("-")]
     config = compose(settings, verb)
     for word in settings:
