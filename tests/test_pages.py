@@ -30,6 +30,7 @@ NOT_RUN = {  # a command, or how it begins: why it is not run here
     "scripts/test": "it runs this test",
     "scripts/setup": "installs packages; CI has run it",
     "scripts/fairseq": "installs packages; CI has run it",
+    "scripts/slurm": "installs packages, starts services; tests/launch/test_slurm.py runs it",
     "scripts/gpu": "tests/scripts/test_bench_gpu.py runs it",
     "scripts/paper": "builds a suite from packages, trains for an hour",
     "source": "changes the reader's shell",

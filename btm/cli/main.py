@@ -12,6 +12,7 @@ from btm.cli import pipes
 from btm.cli.compose import compose, full_key
 from btm.cli.stops import Stops
 from btm.errors import TrainingStoppedError, UserError, unknown
+from btm.system import caches
 
 _FLAGS = ("--dry-run", "--json", "--debug", "--help", "-h", "--all")
 # What one verb takes beyond these.
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     143 after SIGTERM.
     """
     words, stops = sys.argv[1:] if argv is None else argv, Stops()
+    pipes.take_any_letters()
     with pipes.lasting_stderr():
         try:
             code = _carry_out(words, stops)
@@ -106,6 +108,7 @@ def _command(verb: str, words: list[str], stops: Stops) -> int:
     if "--all" in flags:
         raise UserError("--all goes with --help: it lists the keys that the verb does not read too")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    caches.prepare()
     settings = [word for word in words if not word.startswith("-")]
     config = compose(settings, verb)
     for word in settings:

@@ -4,6 +4,7 @@ A result that nobody reads ends the command, as it ends other Unix tools. Progre
 ends nothing: a training goes on to its end in silence.
 """
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -68,3 +69,10 @@ def silence(stream: IO[str] | None) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+
+
+def take_any_letters() -> None:
+    """Let stdout and stderr replace letters that their encoding has not, such as those of a name."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

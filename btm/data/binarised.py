@@ -12,7 +12,6 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from btm.fairseq import indexed
 from btm.fairseq import tokenizer as tokenizers
 from btm.fairseq.dictionary import EOS, Dictionary
 from btm.fairseq.indexed import Indexed
+from btm.system import caches
 from btm.system.durable import publish_file, publish_folder, write_json
 
 _CHUNK = 1 << 22  # tokens held in memory at once
@@ -35,7 +35,7 @@ def ensure_tokenizer(dictionary: Dictionary, beside: Path, target: Path) -> None
 
     `beside` holds encoder.json and vocab.bpe if the dictionary is of byte pairs.
     """
-    with TemporaryDirectory() as name:
+    with caches.scratch(target.parent) as name:
         made = Path(name)
         tokenizers.write_tokenizer(dictionary, beside, made)
         if not read_origin(target):

@@ -104,8 +104,12 @@ def _derived(forest: Forest) -> list[Waste]:
 
 def _caches() -> list[Waste]:
     """Find the caches of forests that are gone, and those that cannot be read."""
-    found = []
-    for file in index.folder().glob("*.sqlite"):
+    found: list[Waste] = []
+    try:
+        place = index.folder()
+    except OSError:  # a user without a home
+        return found
+    for file in place.glob("*.sqlite"):
         root = index.forest_of(file)
         if root is None:
             found.append(_waste(file, "an index that cannot be read"))

@@ -23,6 +23,7 @@ from btm.config.checks import is_name
 from btm.errors import UserError
 from btm.forest import paths, tombstone
 from btm.forest.card import Card
+from btm.system import caches
 
 VERSION = 2  # of the table and of `Entry`
 ELM, AVERAGE = "ELM", "average"
@@ -115,7 +116,7 @@ def descents(root: Path, *, cache: bool = True) -> list[tuple[Entry, Descent]]:
 
 def _entries(root: Path, cache: bool, *, descent: bool) -> list[tuple[Entry, Descent]]:
     stamps = _stamps(root)
-    file = location(root) if cache else None
+    file = _place(root) if cache else None
     known = _load(file, descent) if file else {}
     found = {
         key: known[key] for key, stamp in stamps.items() if key in known and known[key][0] == stamp
@@ -132,6 +133,15 @@ def _entries(root: Path, cache: bool, *, descent: bool) -> list[tuple[Entry, Des
     return [found[key][1:] for key in sorted(found)]
 
 
+def _place(root: Path) -> Path | None:
+    """Name the cache file of a forest; None for a user without a home."""
+    try:
+        folder()
+    except OSError:
+        return None
+    return location(root)
+
+
 def location(root: Path) -> Path:
     """Name the cache file of a forest, after its path, its folder's inode and this host."""
     stat = root.stat()
@@ -140,13 +150,8 @@ def location(root: Path) -> Path:
 
 
 def folder() -> Path:
-    """Return the folder of all caches, as XDG_CACHE_HOME has it."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    return (
-        (Path(home) if Path(home).is_absolute() else Path("~/.cache").expanduser())
-        / "btm"
-        / "index"
-    )
+    """Name the folder of all caches of this user; `OSError` where there is no home."""
+    return caches.home() / "btm" / "index"
 
 
 def forest_of(file: Path) -> str | None:

@@ -26,6 +26,7 @@ from btm.launch.records import (
     Spec,
     show_file,
 )
+from btm.system.notes import note
 
 State = Literal["waiting", "ready", "submitted", "done", "failed", "blocked", "cancelled"]
 FINAL: tuple[State, ...] = ("done", "failed", "blocked", "cancelled")
@@ -380,4 +381,7 @@ class Driver:
         if not finished and now - self._shown < every:
             return
         self._shown = now
-        show_file(self.records.files.state, self.snapshot())
+        try:
+            show_file(self.records.files.state, self.snapshot())
+        except OSError as error:
+            note(f"{self.records.files.state}: {error.strerror}: btm status has no news")

@@ -18,6 +18,7 @@ from btm.launch.attempt import Attempt
 from btm.launch.drive import retry_after
 from btm.launch.records import Outcome, Records, Spec, read_json
 from btm.launch.slurm_commands import AwayError, run_command
+from btm.system import caches
 
 # submitit asks Slurm to send this before a time limit or a preemption.
 _REQUEUE_SIGNAL = signal.SIGUSR2
@@ -139,6 +140,7 @@ def main(manifest: str) -> int:
     """Run the task of this array element; further processes of the job have nothing to do."""
     if os.environ.get("SLURM_PROCID", "0") != "0":
         return 0
+    caches.prepare()  # of this machine: the variable may come from another
     return Task(Path(manifest), int(os.environ["SLURM_ARRAY_TASK_ID"])).run()
 
 

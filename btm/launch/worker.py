@@ -20,6 +20,7 @@ from btm.report import Progress, Reporter
 from btm.steps import baselines
 from btm.steps.standing import require_text
 from btm.system import lease
+from btm.system.notes import note
 from btm.system.processes import STOP_SIGNALS
 from btm.train.loop import TrainingFailedError
 
@@ -55,11 +56,15 @@ class JobReporter(Reporter):
         now = time.monotonic()
         if always or now - self._beaten >= _BEAT_EVERY:
             self._beaten = now
-            show_file(self.file, self.shown)
+            try:
+                show_file(self.file, self.shown)
+            except OSError as error:
+                note(f"{self.file}: {error.strerror}: progress is not shown, the work goes on")
 
     def line(self, text: str) -> None:
-        """Print a line into the job's log."""
-        print(text, flush=True)
+        """Print a line into the job's log, if that can be written."""
+        with contextlib.suppress(OSError):
+            print(text, flush=True)
         self.beat(always=True)
 
     def alive(self) -> None:

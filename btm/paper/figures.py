@@ -1,12 +1,15 @@
 """The figures of a reproduction, drawn with matplotlib."""
 
 import io
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from btm.report import pictures
 from btm.system import durable
 
 if TYPE_CHECKING:
@@ -18,16 +21,22 @@ _COLOURS = {"in-domain": "#2b6cb0", "novel": "#dd6b20"}
 def draw(
     folder: Path, compared: pd.DataFrame, varied: pd.DataFrame, domains: pd.DataFrame
 ) -> list[str]:
-    """Draw every figure into `folder` and return the names of the files."""
-    made = {"ratios.png": _ratios(compared), "domains.png": _domains(domains)}
+    """Draw every figure into `folder` and return the names of the files that could be made."""
+    wanted: dict[str, Callable[[], Figure]] = {
+        "ratios.png": lambda: _ratios(compared),
+        "domains.png": lambda: _domains(domains),
+    }
     for name, part in varied.groupby("ablation", sort=False):
-        made[f"{str(name).replace(' ', '-')}.png"] = _ablation(str(name), part)
-    for name, figure in made.items():
+        file = f"{str(name).replace(' ', '-')}.png"
+        wanted[file] = partial(_ablation, str(name), part)
+
+    def write(name: str) -> None:
+        buffer = io.BytesIO()
+        wanted[name]().savefig(buffer, format="png")
         with durable.publish_file(folder / name) as handle:
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png")
             handle.write(buffer.getvalue())
-    return list(made)
+
+    return [name for name in wanted if pictures.attempt(partial(write, name), folder / name)]
 
 
 def _figure(width: float, height: float) -> "Figure":

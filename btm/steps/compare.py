@@ -23,7 +23,7 @@ from btm.errors import UserError
 from btm.forest import ELM, Forest, Model, ledger, require_same_tokenizer
 from btm.forest.paths import Paths
 from btm.forest.suites import evaluated_suites
-from btm.report import Reporter, comparison, comparison_picture, quiet
+from btm.report import Reporter, comparison, comparison_picture, pictures, quiet
 from btm.report.comparison import Comparison, Measured
 from btm.steps import domain_weights, held_out, score_cache
 from btm.steps.beside import Subjects, beside, cost, score_model, seeds
@@ -126,7 +126,7 @@ def _published(found: Comparison, file: Path) -> Comparison:
         dated = replace(found, created=standing.get("created", ""))
         if picture.exists() and standing == json.loads(json.dumps(dated.to_json())):
             return dated
-    comparison_picture.draw(found, picture)
+    pictures.attempt(lambda: comparison_picture.draw(found, picture), picture)
     durable.write_json(file, found.to_json())
     return found
 

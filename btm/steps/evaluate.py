@@ -18,7 +18,7 @@ from btm.forest import ELM, Forest, Model, find_model
 from btm.forest.paths import ModelFolder
 from btm.forest.suites import evaluated_suites
 from btm.models import causal_lm
-from btm.report import Reporter, heatmap, quiet
+from btm.report import Reporter, heatmap, pictures, quiet
 from btm.steps import domain_weights, held_out, score_cache, standing
 from btm.steps.beside import Subjects, beside, cost, score_model, seeds, warnings
 from btm.steps.plan import Plan
@@ -96,7 +96,8 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> Json:
     }
     target = forest.paths.evaluation(config.eval.name)
     durable.write_json(target, result)
-    heatmap(result, target.with_suffix(".png"))
+    picture = target.with_suffix(".png")
+    pictures.attempt(lambda: heatmap(result, picture), picture)
     return result
 
 

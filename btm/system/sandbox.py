@@ -37,6 +37,7 @@ _ENVIRONMENT = (
     "LANG",
     "HF_HOME",
     "XDG_CACHE_HOME",
+    "TORCHINDUCTOR_CACHE_DIR",
     "CUDA_VISIBLE_DEVICES",
 )
 # Python's audit events (PEP 578) for starting processes, connecting and changing files. An audit

@@ -1,14 +1,14 @@
-"""Copies of the metrics in TensorBoard, W&B or MLflow; a mirror that fails is dropped with a
-warning.
+"""Copies of the metrics in TensorBoard, W&B or MLflow; a mirror that fails is dropped, which is
+said.
 """
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from btm.system.lease import name_of
+from btm.system.notes import note
 
 Log = Callable[[dict[str, float], int], None]
 
@@ -46,10 +46,8 @@ class Mirrors:
             action()
         except Exception as error:
             self.loggers.pop(name, None)
-            warnings.warn(
-                f"{name} stopped mirroring: {type(error).__name__}: {error}",
-                RuntimeWarning,
-                stacklevel=3,
+            note(
+                f"{name} stopped mirroring: {type(error).__name__}: {error}; metrics.jsonl goes on"
             )
 
 

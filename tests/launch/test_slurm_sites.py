@@ -173,7 +173,7 @@ def test_a_slurm_that_stays_full_is_given_up_in_one_line(site, plant, words, cap
     assert main.main(["run", *words, f"forest={root}", "cluster.patience=1"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"btm: Slurm takes no more jobs now ({FULL}; Job violates")
-    assert "the same command submits the rest" in last and "cluster.patience=2 " in last
+    assert "the same command submits the rest" in last and "cluster.patience=600 " in last
 
 
 def test_a_slurm_that_is_away_is_waited_for_if_it_has_jobs(site, plant, words, monkeypatch):

@@ -144,7 +144,7 @@ def show_comparison(found: "Comparison", file: Path, out: Output) -> None:
     out.rows(comparison.summary_rows(found), comparison.title(found), spare)
     for note in found.notes:
         out.line(f"note: {note}", None)
-    out.line(f"numbers: {file}\npicture: {file.with_suffix('.png')}", None)
+    _say_where(file, out)
 
 
 def show_evaluation(config: Config, result: dict[str, Any], out: Output) -> None:
@@ -173,4 +173,11 @@ def show_evaluation(config: Config, result: dict[str, Any], out: Output) -> None
         ledger_rows(result), "cost: training with all ancestors, each once; inference of one token"
     )
     file = Paths(result["forest"]).evaluation(config.eval.name)
-    out.line(f"numbers: {file}\npicture: {file.with_suffix('.png')}", None)
+    _say_where(file, out)
+
+
+def _say_where(file: Path, out: Output) -> None:
+    """Name the file of the numbers, and of the picture if it could be drawn."""
+    out.line(f"numbers: {file}", None)
+    if (picture := file.with_suffix(".png")).exists():
+        out.line(f"picture: {picture}", None)

@@ -16,7 +16,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from btm.data.shards import Shard, Suite
 from btm.errors import TrainingStoppedError, UserError
 from btm.forest import Branch, Forest
 from btm.report import Progress, Reporter
+from btm.system import caches
 from btm.system.json_files import Json
 from btm.system.processes import STOP_SIGNALS
 from btm.train.loop import TrainingFailedError
@@ -65,7 +65,7 @@ def train(
     threads = max(1, (config.trainer.threads or len(os.sched_getaffinity(0))) // size)
     spec = {"config": asdict(config), "branch": branch.name, "threads": threads}
     with (
-        tempfile.TemporaryDirectory(prefix="btm-") as place,
+        caches.scratch(branch.path.parent) as place,
         reporter.training(branch.name) as report,
     ):
         Path(place, "spec.json").write_text(json.dumps(spec))

@@ -11,13 +11,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from btm.errors import UserError
 from btm.models import causal_lm
+from btm.system import caches
+from btm.system.notes import note
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,7 +50,7 @@ class Layers:
 
         Raises `UserError` if the layers are always to be compiled and cannot be.
         """
-        self.model, self.left, self.trial = model, left, trial
+        self.model, self.how, self.left, self.trial = model, how, left, trial
         self.layers = causal_lm.decoder_layers(model)
         self.state: bool | None = {"always": True, "never": False}.get(how, state)
         self._eager: list[float] = []
@@ -114,18 +115,24 @@ class Layers:
         """Compile the layers and try a step; if that fails, keep them as they were and tell why in
         `note`.
         """
-        _prepare()
         try:
+            _prepare()
             with warnings.catch_warnings(
                 action="ignore"
             ):  # of torch's compiler about its own insides
                 for layer in self.layers:
                     layer.forward = torch.compile(layer.forward, dynamic=False)
                 self.trial()
+            _forgive()
+            if not caches.is_home_writable():
+                place = os.environ["TORCHINDUCTOR_CACHE_DIR"]
+                note(f"the folder of caches cannot be written: compiled layers stand in {place}")
         except Exception as error:  # torch's compiler fails in many ways, and C++ compilers in more
             self.stop()
             why = (str(error) or type(error).__name__).splitlines()[0]
             self.note = f"torch cannot compile this model here ({why})"
+            if self.how != "always":
+                note(f"{self.note}; its layers are not compiled, which costs time alone")
         self.model.zero_grad(set_to_none=True)
         return self._is_on
 
@@ -154,14 +161,20 @@ def possible(model: "PreTrainedModel") -> bool:
 
 
 def _prepare() -> None:
-    """Have torch keep its graphs in a folder of ours that nobody else can write to, and compile in
-    this process.
+    """Have torch keep its graphs in a folder that nobody else can write to, and compile in this
+    process.
     """
+    caches.prepare()
     with warnings.catch_warnings(action="ignore"):
+        import torch._dynamo.config as dynamo
         import torch._inductor.config as inductor
 
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = home / "btm" / "compiled"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
     inductor.compile_threads = 1
+    dynamo.suppress_errors = False  # the trial must hear of them
+
+
+def _forgive() -> None:
+    """Let what cannot be compiled after the trial, such as another shape, run as it is."""
+    import torch._dynamo.config as dynamo
+
+    dynamo.suppress_errors = True
