@@ -51,7 +51,7 @@ def pytest_xdist_make_scheduler(config, log):
     return ByGroup(config, log)
 
 
-# Groups of a minute and more, the longest first: none is to begin when the other processes are done.
+# Groups of a minute and more, the longest first: none may begin when other processes are done.
 LONGEST = [
     "slurm",
     "jobs",
@@ -76,7 +76,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """Measure no coverage in a test marked `untraced` and in the fixtures that it is first to need."""
+    """Measure no coverage in a test marked `untraced`, nor in fixtures that it is first to need."""
     if item.get_closest_marker("untraced") is None:
         return (yield)
     with untraced():
