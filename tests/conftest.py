@@ -51,16 +51,32 @@ def pytest_xdist_make_scheduler(config, log):
     return ByGroup(config, log)
 
 
+# Groups of a minute and more, the longest first: none may begin when other processes are done.
+LONGEST = [
+    "slurm",
+    "jobs",
+    "tests/scripts/test_bench_gpu.py",
+    "tests/paper/test_paper.py",
+    "tests/scripts/test_bench_train.py",
+    "tests/train/fairseq/test_training.py",
+    "tests/test_pages.py",
+    "tests/steps/baselines/test_baselines.py",
+    "tests/train/distributed/test_job.py",
+    "tests/test_readme.py",
+    "tests/forest/test_concurrency.py",
+    "tests/train/test_loop.py",
+]
+
+
 def pytest_collection_modifyitems(items):
-    """Begin with the groups that take longest, so that no process waits for them at the end."""
-    first = ["slurm", "jobs"]
-    rank = {group: number for number, group in enumerate(first)}
-    items.sort(key=lambda item: rank.get(group_of(item.nodeid), len(first)))
+    """Begin with the groups that take longest."""
+    rank = {group: number for number, group in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(group_of(item.nodeid), len(rank)))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """Measure no coverage in a test marked `untraced`, nor in the fixtures it is the first to need."""
+    """Measure no coverage in a test marked `untraced`, nor in fixtures that it is first to need."""
     if item.get_closest_marker("untraced") is None:
         return (yield)
     with untraced():
