@@ -72,7 +72,7 @@ def silence(stream: IO[str] | None) -> None:
 
 
 def take_any_letters() -> None:
-    """Let stdout and stderr replace letters that their encoding has not, such as those of a name."""
+    """Let stdout and stderr replace letters that their encoding lacks, as those of a name."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

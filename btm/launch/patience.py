@@ -67,7 +67,8 @@ class Patience:
         return (
             f"{self._why}, tried for {self.now() - self._since:.0f} s; what it took before goes "
             "on, and the same command submits the rest once squeue answers and sbatch takes jobs: "
-            f"cluster.patience={max(600, 2 * self.limit):g} waits longer, cluster=local does without Slurm"
+            f"cluster.patience={max(600, 2 * self.limit):g} waits longer, cluster=local does "
+            "without Slurm"
         )
 
     def _note(self, why: str) -> None:
