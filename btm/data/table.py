@@ -9,6 +9,8 @@ from btm.data.duplicates import in_words
 from btm.data.shards import NEAR, SKIPPED, Suite
 from btm.system.json_files import Json
 
+_PLACES = "skipped_places"  # the column of rows that were left out, for programs
+
 
 def _split_of(meta: Json) -> str:
     """Say in words how a domain came by its splits."""
@@ -48,7 +50,8 @@ def table(suite: Suite) -> list[dict[str, object]]:
         tokens, size = (sum(splits[split][key] for split in SPLITS) for key in ("tokens", "bytes"))
         row["bytes_per_token"] = size / tokens
         row["duplicates_dropped"] = sum(splits[split]["duplicates_dropped"] for split in SPLITS)
-        row["rows_skipped"] = suite.metas[name].get(SKIPPED, {}).get("rows")
+        skipped = suite.metas[name].get(SKIPPED, {})
+        row |= {"rows_skipped": skipped.get("rows"), _PLACES: skipped.get("places")}
         found_in = sum((Counter(splits[split].get("found_in", {})) for split in SPLITS), Counter())
         row["split"] = _split_of(suite.metas[name])
         row["found_in"] = in_words(found_in)
@@ -58,6 +61,7 @@ def table(suite: Suite) -> list[dict[str, object]]:
 
 
 def readable(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
-    """Leave out the columns of a table that say nothing of any domain."""
+    """Leave out the columns of a table that say nothing of any domain, and long lists."""
     said = [key for key in rows[0] if any(row[key] not in (None, "") for row in rows)]
+    said = [key for key in said if key != _PLACES]
     return [{key: row[key] for key in said} for row in rows]
