@@ -66,3 +66,8 @@ def _listed(word: str, have: list[str]) -> str:
     near = set(difflib.get_close_matches(word, have, n=_LISTED, cutoff=0))
     listed = ", ".join(name for name in have if name in near) or "none"
     return listed + (f" and {len(have) - len(near)} more" if len(have) > len(near) else "")
+
+
+def first_line(error: BaseException) -> str:
+    """Say in one line what an error of a library says, its name if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,7 +11,7 @@ from btm.data.bos import ALWAYS, AUTO
 from btm.data.documents import BY_DOCUMENT, Source
 from btm.data.domains import Found, look, look_at_one
 from btm.data.passed_over import IGNORED
-from btm.data.shards import META, NEAR, SCHEMA, TOKENIZER, read_meta
+from btm.data.shards import META, NEAR, SCHEMA, TOKENIZER, Shard, read_meta
 from btm.data.splits import SourceFile, fingerprint
 from btm.data.tokenizer import begins_with_bos, read_origin, tokenizer_sha256
 from btm.errors import UserError, unknown
@@ -161,6 +161,16 @@ def _compare(
         # Over the keys of both: a setting that was added or removed is a change as well.
         before = meta["settings"]
         changed = [key for key in settings | before if before.get(key) != settings.get(key)]
-        why = f"changed: {', '.join(changed)}" if changed else ""
+        why = f"changed: {', '.join(changed)}" if changed else _damage(folder / source.domain)
     hashed = all((folder / source.domain / f"{split}.docs").is_file() for split in SPLITS)
     return Domain(source, novel, settings, files, why, hashed)
+
+
+def _damage(folder: Path) -> str:
+    """Say which shard of a prepared domain is missing or cut off; empty if all are whole."""
+    try:
+        for split in SPLITS:
+            Shard.open(folder, split)
+    except UserError as error:
+        return str(error).partition(";")[0].removeprefix(f"{folder}/")
+    return ""

@@ -30,17 +30,37 @@ def signatures(shard: Shard) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
     Documents that are shorter than a shingle have none and are left out.
     """
-    from rensa import RMinHash
-
     for documents, tokens in shard.chunks(_CHUNK):
         sizes_D = shard.documents[documents, 0].astype(np.int64)
         counts_D = np.maximum(sizes_D - SHINGLE, 0)  # of shingles; none of them holds the EOS
         kept = np.flatnonzero(counts_D)
-        if len(kept):
+        if len(sizes_D) == 1 and len(kept):  # it may be longer than a chunk
+            yield documents.start + kept, _of_one(shard.tokens[tokens], int(counts_D[0]))
+        elif len(kept):
             hashes = _shingles(np.asarray(shard.tokens[tokens]))[_inside(sizes_D, counts_D)]
-            offsets = np.concatenate([[0], np.cumsum(counts_D[kept])]).astype(np.uint64)
-            matrix = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, SLOTS, _SEED)
-            yield documents.start + kept, np.array(matrix.to_rows(), np.uint32)
+            yield documents.start + kept, _signed(hashes, counts_D[kept])
+
+
+def _of_one(tokens_T: np.ndarray, count: int) -> np.ndarray:
+    """Compute the signature of one document of `count` shingles, (1, S), a chunk at a time.
+
+    A slot is the least hash of all shingles, and so the least of the chunks' slots.
+    """
+    least = np.full((1, SLOTS), np.iinfo(np.uint32).max, np.uint32)
+    for begin in range(0, count, _CHUNK):
+        n = min(_CHUNK, count - begin)
+        hashes = _shingles(np.asarray(tokens_T[begin : begin + n + SHINGLE]))[:n]
+        least = np.minimum(least, _signed(hashes, np.array([n])))
+    return least
+
+
+def _signed(hashes: np.ndarray, counts_D: np.ndarray) -> np.ndarray:
+    """Compute signatures, uint32 (D, S), from the hashes of all shingles, document by document."""
+    from rensa import RMinHash
+
+    offsets = np.concatenate([[0], np.cumsum(counts_D)]).astype(np.uint64)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, SLOTS, _SEED)
+    return np.array(matrix.to_rows(), np.uint32)
 
 
 def _shingles(tokens_T: np.ndarray) -> np.ndarray:

@@ -30,10 +30,9 @@ def pack(
             for ending in ("bin", "idx")
         )
         for split, (ids, sizes) in encode_all(_chunks(documents)):
-            data = ids.tobytes()
-            bins[split].write(data)
+            bins[split].write(ids.data)
             idxs[split].write(sizes.tobytes())
-            hashes[split].update(data)
+            hashes[split].update(ids.data)
             facts[split]["documents"] += len(sizes)
             facts[split]["tokens"] += len(ids)
             facts[split]["bytes"] += int(sizes[:, 1].sum())

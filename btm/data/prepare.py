@@ -5,7 +5,7 @@ its folder is left alone, so an interrupted run is simply run again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +117,7 @@ def _read(
                     f"{domain.source.domain}: its documents keep their splits, new ones are dealt"
                 )
             read.append(survey(domain.source, config, before))
-            for line in _skipped_lines(read[-1]):
+            for line in read[-1].skipped.lines(domain.source.domain):
                 progress(line)
         seen = settle(read, standing)
         require_documents(seen)
@@ -156,19 +156,6 @@ def _with_reason(folder: Path, domain: Domain, surveys: dict[str, Survey]) -> Do
         return domain
     same = all(meta["splits"][s]["documents"] == seen.splits[s].documents for s in SPLITS)
     return domain if same else replace(domain, why="documents of it stand in another domain")
-
-
-def _skipped_lines(seen: Survey) -> list[str]:
-    """Say how many rows of a domain were left out, and where the first ones stood."""
-    skipped = seen.skipped
-    if not skipped.rows:
-        return []
-    more = skipped.rows - len(skipped.places)
-    return [
-        f"{seen.source.domain}: {skipped.rows:,} rows left out (data.on_error=skip)",
-        *(f"  {place}" for place in skipped.places),
-        *([f"  and {more:,} more"] if more > 0 else []),
-    ]
 
 
 @dataclass(frozen=True)
@@ -343,7 +330,7 @@ def _describe(
     if bos is not None:
         meta["bos"] = bos
     if skipped is not None and skipped.rows:
-        meta[SKIPPED] = asdict(skipped)
+        meta[SKIPPED] = skipped.to_json()
     write_json(target / META, meta)
 
 

@@ -15,10 +15,11 @@ from typing import Any
 from btm.config.data import DataConfig
 from btm.data.slices import utf8_size
 from btm.errors import UserError
+from btm.system.json_files import Json
 
 ROW_BYTES = DataConfig.row_bytes
 _PLACES = 10  # bad rows whose place is kept
-_SHOWN = 100  # characters of a cause, which may quote the file
+_SHOWN = 120  # characters of a cause, which may quote the file
 _NAMES = 8  # fields that an error lists
 _DEPTH = 3  # of the fields that are proposed
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -31,7 +32,10 @@ class BadRowError(Exception):
 
     def __init__(self, why: str, remedy: str = "mend it") -> None:
         super().__init__(why)
-        self.why, self.remedy = why, remedy
+        # The cause may quote the file, or a library that does.
+        line = "".join(char if char.isprintable() else " " for char in why)
+        self.why = line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…"
+        self.remedy = remedy
 
 
 class Doubled(dict[str, Any]):
@@ -44,17 +48,46 @@ class Doubled(dict[str, Any]):
 
 
 @dataclass
+class Place:
+    """Where in a file reading has come to: the number of the line or row that was read last."""
+
+    path: Path
+    number: int = 0
+
+
+@dataclass
 class Skipped:
     """The rows that were left out of a domain: how many, and where the first ones stood."""
 
     rows: int = 0
     places: list[str] = field(default_factory=list)  # "FOLDER/FILE:ROW: why"
+    remedy: str = ""  # for the first one
 
-    def add(self, place: str, why: str, rows: int) -> None:
+    def add(self, place: str, bad: BadRowError, rows: int) -> None:
         """Count rows that begin at `place`."""
+        self.remedy = self.remedy if self.rows else bad.remedy
         self.rows += rows
         if len(self.places) < _PLACES:
-            self.places.append(f"{place}: {why}")
+            self.places.append(f"{place}: {bad.why}")
+
+    def to_json(self) -> Json:
+        """Make the entry of meta.json."""
+        return {"rows": self.rows, "places": self.places}
+
+    def lines(self, domain: str) -> list[str]:
+        """Say in a few lines what was left out of a domain; none if nothing was."""
+        if not self.rows:
+            return []
+        what = f"{domain}: {_rows(self.rows)} left out (data.on_error=skip)"
+        more = self.rows - len(self.places)
+        return [what, *(f"  {each}" for each in self.places), *([f"  {more:,} more"] * (more > 0))]
+
+    def all_of(self, domain: str) -> UserError:
+        """Describe a domain of which every row was left out."""
+        return UserError(
+            f"{domain}: no usable text, {_rows(self.rows)} left out (data.on_error=skip); the "
+            f"first is {self.places[0]}: {self.remedy}"
+        )
 
 
 @dataclass(frozen=True)
@@ -81,13 +114,12 @@ class Policy:
         lost with it.
         """
         at = f":{number}" if number else ""
-        why = " ".join(bad.why.split())
-        why = why if len(why) <= _SHOWN else f"{why[:_SHOWN]}…"
         if self.on_error == "refuse":
+            such = "such rows" if number else "it"
             raise UserError(
-                f"{path}{at}: {why}: {bad.remedy}, or leave such rows out with data.on_error=skip"
+                f"{path}{at}: {bad.why}: {bad.remedy}, or leave {such} out with data.on_error=skip"
             )
-        self.skipped.add(f"{path.parent.name}/{path.name}{at}", why, rows)
+        self.skipped.add(f"{path.parent.name}/{path.name}{at}", bad, rows)
 
     def is_too_long(self, value: str | bytes) -> bool:
         """Tell whether a text has more than `row_bytes` bytes."""
@@ -195,7 +227,7 @@ def _walk(node: object, path: str) -> object:
 
 def _texts(node: Mapping[Any, Any]) -> list[str]:
     """List the paths of fields that hold text, those of fields of fields with dots."""
-    return list(_paths(node, _DEPTH))
+    return list(dict.fromkeys(_paths(node, _DEPTH)))
 
 
 def _paths(node: Mapping[Any, Any], depth: int) -> Iterator[str]:
@@ -219,6 +251,10 @@ def _proposal(paths: list[str], column: str, row: Mapping[Any, Any] | None = Non
         return (usual.index(name) if name in usual else len(usual), -length)
 
     return shlex.quote(f"data.text_column={min(paths, key=rank)}")
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"
 
 
 def _listed(names: list[Any]) -> str:

@@ -42,6 +42,7 @@ _WANTED = {
     "splits": dict,
 }
 SCHEMA = 1  # of meta.json and of the cutting into documents; a new one packs all domains again
+WHOLE = 1 << 20  # tokens of a document up to which `Shard.head` takes it whole
 _BUNDLES = ("demo", "btm16", "d64", "far8")  # suites that conf/data/ has by their own names
 
 
@@ -148,13 +149,17 @@ class Shard:
     def head(self, max_tokens: int) -> tuple[int, int]:
         """Measure (tokens, bytes) of the first whole documents of at most `max_tokens` tokens.
 
-        One document is always taken; 0 takes everything.
+        One document is always taken, but of a longer one than `WHOLE` tokens only so many, or
+        `max_tokens` if they are more, with bytes in proportion. 0 takes everything.
         """
         if not 0 < max_tokens < self.n_tokens:
             return self.n_tokens, self.n_bytes
         # A document has at least one token, so no more than max_tokens documents can fit.
         ends_D2 = np.cumsum(self.documents[:max_tokens], axis=0, dtype=np.int64)
         last = max(1, int(np.searchsorted(ends_D2[:, 0], max_tokens, side="right"))) - 1
+        most = max(max_tokens, WHOLE)
+        if ends_D2[last, 0] > most:
+            return most, int(ends_D2[last, 1] * most // ends_D2[last, 0])
         return int(ends_D2[last, 0]), int(ends_D2[last, 1])
 
     def n_given(self, tokens: int) -> int:
@@ -194,12 +199,15 @@ class Shard:
 
     def _check_size(self, ending: str, wanted: int) -> None:
         path = self._path(ending)
-        found = path.stat().st_size if path.exists() else 0
+        try:
+            found = path.stat().st_size
+        except OSError:
+            raise UserError(f"{path}: this shard is missing; run btm prepare again") from None
         if found != wanted:
             lfs.refuse(path)
             raise UserError(
-                f"{path}: {found:,} bytes, but {META} says {wanted:,}; "
-                f"remove {self.folder} and run btm prepare again"
+                f"{path}: this shard has {found:,} bytes, but {META} says {wanted:,}; "
+                "run btm prepare again"
             )
 
 

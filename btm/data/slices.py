@@ -69,19 +69,23 @@ def slices(text: str, size: int = SLICE) -> Iterator[str]:
     yield text[begin:] if begin else text
 
 
-def short_words(text: str) -> Iterator[str]:
+def short_words(text: str) -> Iterator[tuple[str, bool]]:
     """Yield a text in parts that hold no word of more than `WORD` characters.
 
-    A text without such words is yielded in `slices`, which have the same words.
+    Beside each stands whether it is a piece of such a word alone. A text without them is yielded in
+    `slices`, which have the same words.
     """
     for part in slices(text):
         begin = 0
         for run in _RUN.finditer(part) if _may_have_run(part) else ():
-            for word in _long_words(part, *run.span()):
-                for cut in range(word[0] + WORD, word[1], WORD):
-                    yield part[begin:cut]
-                    begin = cut
-        yield part[begin:]
+            for first, last in _long_words(part, *run.span()):
+                if first > begin:
+                    yield part[begin:first], False
+                for cut in range(first, last, WORD):
+                    yield part[cut : min(cut + WORD, last)], True
+                begin = last
+        if begin < len(part):
+            yield part[begin:], False
 
 
 def _may_have_run(text: str) -> bool:

@@ -124,10 +124,7 @@ def survey(source: Source, config: DataConfig, before: Digests = NOTHING) -> Sur
 def _no_document(source: Source, skipped: Skipped) -> UserError:
     """Describe a domain without a document."""
     if skipped.rows:
-        return UserError(
-            f"{source.domain}: none of its {skipped.rows:,} rows can be read; the first is "
-            f"{skipped.places[0]}"
-        )
+        return skipped.all_of(source.domain)
     return UserError(
         f"{source.domain}: no document in {source.listing()[0][1].parent}; all is blank"
     )

@@ -21,6 +21,7 @@ SPARE = (
     *("valid_bytes", "test_bytes", "train_bytes", "near_in", "found_in", "bytes_per_token"),
     *("test_documents", "valid_documents", "valid_tokens", "test_tokens"),
 )
+_PLACES = "skipped_places"  # the column of rows that were left out, for programs
 
 
 def _split_of(meta: Json) -> str:
@@ -67,7 +68,8 @@ def table(suite: Suite, unread: Mapping[str, str] = _ALL_READ) -> list[dict[str,
         tokens, size = (sum(splits[split][key] for split in SPLITS) for key in ("tokens", "bytes"))
         row["bytes_per_token"] = size / tokens
         row["duplicates_dropped"] = sum(splits[split]["duplicates_dropped"] for split in SPLITS)
-        row["rows_skipped"] = suite.metas[name].get(SKIPPED, {}).get("rows")
+        skipped = suite.metas[name].get(SKIPPED, {})
+        row |= {"rows_skipped": skipped.get("rows"), _PLACES: skipped.get("places")}
         found_in = sum((Counter(splits[split].get("found_in", {})) for split in SPLITS), Counter())
         row["split"] = _split_of(suite.metas[name])
         row["unread"] = unread.get(name, "")
@@ -78,6 +80,7 @@ def table(suite: Suite, unread: Mapping[str, str] = _ALL_READ) -> list[dict[str,
 
 
 def readable(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
-    """Leave out the columns of a table that say nothing of any domain."""
+    """Leave out the columns of a table that say nothing of any domain, and long lists."""
     said = [key for key in rows[0] if any(row[key] not in (None, "") for row in rows)]
+    said = [key for key in said if key != _PLACES]
     return [{key: row[key] for key in said} for row in rows]

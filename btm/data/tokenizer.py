@@ -29,6 +29,8 @@ EOS = "<|endoftext|>"
 SPECIALS = ("bos_token", "pad_token", "eos_token", "unk_token")
 FAIRSEQ_SPECIALS = dict(zip(SPECIALS, dictionary.SPECIALS, strict=True))  # in the order of ids
 _EVERY = 5.0  # seconds between two lines about the training of a tokenizer
+_LONG_WORDS = 4_000_000  # characters of words beyond slices.WORD that it is trained on
+_MOST = 8_000_000  # characters of one document that it is trained on
 _OVER = 1_000_000  # characters that a document may go beyond what is still wanted of a domain
 _MAX_BYTES = 512 << 20  # of a tokenizer file; the largest in use have 30 MB
 ORIGIN = "origin.json"  # beside the tokenizer's files: its source, its size, its EOS and BOS
@@ -63,8 +65,7 @@ def train_tokenizer(
         show_progress=False,
     )
     with _Told(say) as told:
-        parts = (part for text in told.reading(texts) for part in short_words(text))
-        tokenizer.train_from_iterator(parts, trainer)
+        tokenizer.train_from_iterator(_parts(told.reading(texts)), trainer)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **named,
@@ -88,6 +89,19 @@ def train_tokenizer(
             if bos is not None:
                 _impose_bos(temporary, loaded, bos, settings, "the tokenizer that is trained")
         write_json(temporary / ORIGIN, origin)
+
+
+def _parts(texts: Iterable[str]) -> Iterator[str]:
+    """Yield texts in parts without long words, and so many pieces of those as tell what they are.
+
+    A piece is seldom like another, and the trainer keeps 32 bytes a character of what differs.
+    """
+    left = _LONG_WORDS
+    for text in texts:
+        for part, long in short_words(text):
+            if not long or left > 0:
+                left -= len(part) * long
+                yield part
 
 
 class _Told:
@@ -138,8 +152,9 @@ def training_texts(surveys: Iterable[Survey], column: str, budget: int) -> Itera
             if split == "train":
                 n_bytes = utf8_size(text)
                 if taken * size <= seen * quotas[name] and taken < quotas[name]:
-                    # One that is far longer than what is wanted still is taken in part alone.
-                    part = text[: quotas[name] - taken + _OVER]
+                    # Of a long one a part: what it goes beyond the quota, and its new words, of
+                    # which the trainer keeps 60 bytes a character, are bounded.
+                    part = text[: min(quotas[name] - taken + _OVER, _MOST)]
                     taken += n_bytes if len(part) == len(text) else utf8_size(part)
                     yield part
                 seen += n_bytes

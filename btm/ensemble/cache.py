@@ -13,14 +13,14 @@ that remembers more than its experts' windows is to be compared with a dense LM 
 Shapes: N tokens of a text in order, K = 4 components. Scores are in nats. numpy alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from btm.ensemble.posterior import Array, logsumexp
-from btm.ensemble.text import Flags, Integers
+from btm.ensemble.text import Flags, Integers, portions
 
 ORDER = 3  # trigrams
 _ITERATIONS = 500
@@ -38,15 +38,20 @@ class Read:
 
 def fit(texts: Sequence[Read]) -> tuple[float, ...]:
     """Fit λ, (K,), on valid texts, each of which counts the same whatever its length."""
-    parts = [_components(read) for read in texts]
+    parts = [(len(np.asarray(read.logp)), list(_components(read))) for read in texts]
     weights_K = np.full(ORDER + 1, 1 / (ORDER + 1))
     for _ in range(_ITERATIONS):
         with np.errstate(divide="ignore"):
             log_weights_K1 = np.log(weights_K)[:, None]
         new_K = np.zeros_like(weights_K)
-        for part_KN in parts:
-            joint_KN = part_KN + log_weights_K1
-            new_K += np.exp(joint_KN - logsumexp(joint_KN)).mean(axis=1) / len(parts)
+        for tokens, pieces in parts:
+            for part_KN in pieces:
+                joint_KN = part_KN + log_weights_K1
+                share_K = np.exp(joint_KN - logsumexp(joint_KN)).mean(axis=1)
+                # Of the only portion the mean is that of the text.
+                if len(pieces) > 1:
+                    share_K = share_K * (part_KN.shape[1] / tokens)
+                new_K += share_K / len(parts)
         moved = float(np.abs(new_K - weights_K).max())
         weights_K = new_K
         if moved <= _ENOUGH:
@@ -58,8 +63,8 @@ def mix(read: Read, weights: Sequence[float]) -> Array:
     """Mix the model's probabilities with the cache's under λ; log p of each token, (N,)."""
     with np.errstate(divide="ignore"):
         log_weights_K1 = np.log(np.asarray(weights, np.float64))[:, None]
-    mixed_N: Array = logsumexp(_components(read) + log_weights_K1)
-    return mixed_N
+    mixed = [logsumexp(part_KN + log_weights_K1) for part_KN in _components(read)]
+    return np.concatenate([np.empty(0), *mixed])
 
 
 def named(weights: Sequence[float]) -> dict[str, float]:
@@ -67,12 +72,21 @@ def named(weights: Sequence[float]) -> dict[str, float]:
     return dict(zip(["model", "unigram", "bigram", "trigram"], weights, strict=True))
 
 
-def _components(read: Read) -> Array:
-    """Compute log p of each token by the model and by each order of the cache, (K, N)."""
+def _components(read: Read) -> Iterator[Array]:
+    """Compute log p of each token by the model and by each order of the cache, (K, N).
+
+    Yields a portion at a time, cut where the memory begins anew.
+    """
     logp_N = np.asarray(read.logp, np.float64)
+    for some in portions(read.resets):
+        yield _portion(logp_N[some], read.ids[some], read.resets[some])
+
+
+def _portion(logp_N: Array, ids_N: Integers, resets_N: Flags) -> Array:
+    """Compute the components of whole memories, (K, N)."""
     found_KN = np.empty((ORDER + 1, len(logp_N)))
     found_KN[0] = logp_N
-    for order, (seen_N, total_N) in enumerate(_counts(read.ids, read.resets), start=1):
+    for order, (seen_N, total_N) in enumerate(_counts(ids_N, resets_N), start=1):
         with np.errstate(divide="ignore"):
             log_share_N = np.log(seen_N) - np.log(np.maximum(total_N, 1))
         found_KN[order] = np.where(total_N > 0, log_share_N, logp_N)

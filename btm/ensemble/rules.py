@@ -25,7 +25,7 @@ from btm.ensemble.rule import (
     SequenceRule,
     ValidScores,
 )
-from btm.ensemble.text import Text, resets
+from btm.ensemble.text import Text, portions, resets
 from btm.ensemble.tracking import Likelihoods
 
 
@@ -211,11 +211,17 @@ class Gated(Rule):
         logp_EN = logp_EST.reshape(experts, -1)[:, :tokens]
         begins_N = resets(self.ensemble.carry, tokens, window, text)
         logp_N, weights_E = [], np.zeros(experts)
-        for block_N, weights_EN in gate.mixed_blocks(
-            logp_EN, log_prior_E, self.theta, text.ids[:tokens], begins_N, commit=self.commit
-        ):
-            logp_N.append(block_N)
-            weights_E += weights_EN.sum(axis=1)
+        for some in portions(begins_N):
+            for block_N, weights_EN in gate.mixed_blocks(
+                logp_EN[:, some],
+                log_prior_E,
+                self.theta,
+                text.ids[some],
+                begins_N[some],
+                commit=self.commit,
+            ):
+                logp_N.append(block_N)
+                weights_E += weights_EN.sum(axis=1)
         return Mixed(np.concatenate(logp_N), weights_E / tokens)
 
     def begin(self, log_prior_E: Array, route: AnyRoute | None = None) -> OnlineWeights:

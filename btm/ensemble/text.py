@@ -16,8 +16,11 @@ from btm.data.shards import Shard
 Flags = NDArray[np.bool_]
 Integers = NDArray[np.int64]
 
+LONGEST = 1 << 18  # tokens of a document after which memory begins anew, so that it is bounded
+_PORTION = 1 << 20  # tokens
 _BLOCK = 1 << 19  # scores mixed at once: with their weights, what a cache holds
 _STEP = 2048  # … but at least so many (expert, sequence) pairs: a step over fewer is all overhead
+_MOST = 1 << 23  # … and no more scores than these, where a sequence is far longer than the others
 
 
 @dataclass(frozen=True)
@@ -44,17 +47,35 @@ class Text:
 def resets(carry: str, tokens: int, window: int, text: Text | None) -> Flags:
     """Mark the tokens before which an ensemble's memory begins anew, (N,).
 
-    `carry` is that of `EnsembleConfig`: every window of `window` tokens, or every document.
+    `carry` is that of `EnsembleConfig`: every window of `window` tokens, or every document, and
+    within one that is longer after every `LONGEST` tokens.
     `ValueError` if documents are wanted and `text` is None.
     """
     if carry == "document":
         if text is None:
             raise ValueError("ensemble.carry=document needs the tokens beside their scores")
         found = text.begins[:tokens].copy()
+        starts = np.flatnonzero(found)
+        for start, end in zip(starts, np.append(starts[1:], tokens), strict=True):
+            found[start:end:LONGEST] = True
     else:
         found = np.arange(tokens) % window == 0
     found[:1] = True
     return found
+
+
+def portions(resets_N: Flags) -> Iterator[slice]:
+    """Cut a text where memory begins anew, into as few parts of `_PORTION` tokens as that allows.
+
+    What a rule keeps for each token is then bounded; a part is longer by one memory at most.
+    """
+    starts = np.flatnonzero(resets_N)
+    begin = 0
+    while begin < len(resets_N):
+        next_ = int(np.searchsorted(starts, begin + _PORTION))
+        end = int(starts[next_]) if next_ < len(starts) else len(resets_N)
+        yield slice(begin, end)
+        begin = end
 
 
 def evidence(logp_EN: NDArray[Any], resets_N: Flags) -> NDArray[np.float64]:
@@ -81,7 +102,8 @@ def blocks(logp_EN: NDArray[Any], resets_N: Flags) -> Iterator[Block]:
     first = 0
     while first < len(by_length):
         longest = int(lengths[by_length[first]])
-        rows = max(1, _BLOCK // (len(logp_EN) * longest), _STEP // len(logp_EN))
+        one = len(logp_EN) * longest
+        rows = max(1, min(max(_BLOCK // one, _STEP // len(logp_EN)), _MOST // one))
         some = by_length[first : first + rows]
         offsets = np.arange(longest)
         real = offsets < lengths[some, None]

@@ -160,9 +160,14 @@ def _weight_files(folder: Folder, legacy: bool) -> tuple[list[str], dict[str, st
 
 def _shards(folder: Folder, name: str, ending: str) -> tuple[list[str], dict[str, str]]:
     index = weights.parse_index(folder.read(name, MAX_JSON), folder.path / name)
-    for file in set(index.values()):
+    for file in sorted(set(index.values())):
         if not file.endswith(ending):
             raise UserError(f"{folder.path / name}: {file!r} is no {ending} file")
+        if not folder.has(file):
+            raise UserError(
+                f"{folder.path / file}: this shard is missing, and {name} names it; "
+                "copy the whole model again"
+            )
     return sorted(set(index.values())), index
 
 

@@ -84,13 +84,16 @@ def test_a_truncated_file_is_refused(tmp_path, suite, name):
     folder = tmp_path / "verses"
     shutil.copytree(suite.path / "verses", folder)
     (folder / name).write_bytes((folder / name).read_bytes()[:-2])
-    with pytest.raises(UserError, match=f"{name}: .* bytes, but meta.json says"):
+    with pytest.raises(
+        UserError,
+        match=f"{name}: this shard has .* bytes, but meta.json says .*run btm prepare again",
+    ):
         Shard.open(folder, "train")
     Shard.open(folder, "valid")
     if name == "train.docs":
         return
     (folder / name).unlink()
-    with pytest.raises(UserError, match=f"{name}: 0 bytes"):
+    with pytest.raises(UserError, match=f"{name}: this shard is missing; run btm prepare again"):
         Shard.open(folder, "train")
 
 
@@ -107,3 +110,14 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout.split()
     assert not set(heavy) & set(loaded)
+
+
+def test_the_head_of_a_shard_takes_no_more_than_a_part_of_a_very_long_document(
+    suite, tmp_path, monkeypatch
+):
+    shard = Shard.open(suite.path / "verses", "train")
+    tokens, size = shard.documents[0].tolist()
+    assert shard.head(5) == (tokens, size)
+    monkeypatch.setattr("btm.data.shards.WHOLE", 10)
+    assert shard.head(5) == (10, size * 10 // tokens)
+    assert shard.head(tokens) == (tokens, size)

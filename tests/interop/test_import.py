@@ -59,6 +59,14 @@ def test_every_float_type_in_shards(dtype, tokenizer, tmp_path):
     assert torch.equal(logits(elm.path), logits(folder))
 
 
+def test_a_shard_that_is_missing_is_named(tokenizer, tmp_path):
+    folder = make_folder(tmp_path / "model", tokenizer, shard="60KB")
+    gone = sorted(folder.glob("*.safetensors"))[-1]
+    gone.unlink()
+    with pytest.raises(UserError, match=rf"{gone.name}: this shard is missing, and model\."):
+        bring(folder, tmp_path / "forest")
+
+
 @pytest.mark.slow
 def test_an_expert_joins_a_forest(pristine, tokenizer, tmp_path):
     """Planted with one model; a second becomes an expert, of the other as a parent; a third

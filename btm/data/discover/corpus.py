@@ -12,14 +12,15 @@ from btm.config.choices import SPLITS
 from btm.config.data import DataConfig, DiscoverConfig
 from btm.data.discover.assign import balanced_assignment
 from btm.data.discover.cluster import balanced_kmeans
-from btm.data.discover.router import HOME, Router, name_of
+from btm.data.discover.router import CHARS, HOME, Router, name_of
 from btm.data.domains import look
 from btm.data.duplicates import settle
 from btm.data.splits import survey
 from btm.errors import UserError
 from btm.system import durable
 
-BLOCK = 8_192  # documents that are balanced together when a corpus is streamed
+BLOCK = 8_192  # documents that are balanced together when a corpus is streamed …
+_BLOCK_CHARS = 1 << 27  # … or fewer, of so many characters
 _LEVEL = 1  # of zstd, the fastest: the files are read once, by prepare
 _quoted = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -40,7 +41,11 @@ def discover(
     found = look(Path(data.root), data)
     for line in found.lines():
         say(line)
-    surveys = settle([survey(source, data) for source in found.sources])
+    read = [survey(source, data) for source in found.sources]
+    for each in read:
+        for line in each.skipped.lines(each.source.domain):
+            say(line)
+    surveys = settle(read)
     total = sum(each.splits["train"].documents for each in surveys)
     if config.k > total // 2:
         raise UserError(f"discover.k={config.k}: {total:,} documents for training are too few")
@@ -50,7 +55,8 @@ def discover(
             yield from each.documents(data.text_column)
 
     say(f"reading a sample of {min(total, config.sample):,} of {total:,} documents")
-    sample = _sample((text for split, text in documents() if split == "train"), total, config)
+    heads = (text[:CHARS] for split, text in documents() if split == "train")
+    sample = _sample(heads, total, config)
     router, features = Router.fit(sample, config.features, config.seed)
     say(f"{len(router.terms):,} terms, {features.shape[1]} features; {config.k} balanced clusters")
     router.centres, _ = balanced_kmeans(features, config.k, config.seed)
@@ -87,6 +93,7 @@ def write(
     K = len(router.centres)
     counts = np.zeros((K, len(SPLITS)), np.int64)
     blocks: dict[str, list[str]] = {split: [] for split in SPLITS}
+    chars = dict.fromkeys(SPLITS, 0)
     with ExitStack() as stack:
         files: dict[tuple[int, str], Any] = {}
         for k in range(K):
@@ -102,18 +109,19 @@ def write(
             if not texts:
                 return
             so_far_K = counts[:, SPLITS.index(split)]
-            lines: list[list[str]] = [[] for _ in range(K)]
+            lines: list[list[bytes]] = [[] for _ in range(K)]
             for text, k in zip(texts, _balanced(router, texts, so_far_K), strict=True):
-                lines[k].append(f'{{"text": {_quoted(text)}}}\n')
+                lines[k].append(f'{{"text": {_quoted(text)}}}\n'.encode())
             for k in range(K):
-                files[k, split].write("".join(lines[k]).encode())
+                files[k, split].write(b"".join(lines[k]))
                 so_far_K[k] += len(lines[k])
-            blocks[split] = []
+            blocks[split], chars[split] = [], 0
             say(f"assigned {counts.sum():,} documents")
 
         for split, text in documents:
             blocks[split].append(text)
-            if len(blocks[split]) == BLOCK:
+            chars[split] += len(text)
+            if len(blocks[split]) == BLOCK or chars[split] >= _BLOCK_CHARS:
                 flush(split)
         for split in SPLITS:
             flush(split)
