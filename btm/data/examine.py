@@ -7,13 +7,13 @@ from btm.config.checks import check_name
 from btm.config.choices import SPLITS
 from btm.config.data import DataConfig
 from btm.data import suite_file
-from btm.data.bos import ALWAYS, AUTO
+from btm.data.bos import ALWAYS, AUTO, bos_of
 from btm.data.documents import BY_DOCUMENT, Source
 from btm.data.domains import Found, look, look_at_one
 from btm.data.passed_over import IGNORED
 from btm.data.shards import META, NEAR, SCHEMA, TOKENIZER, Shard, read_meta
 from btm.data.splits import SourceFile, fingerprint
-from btm.data.tokenizer import begins_with_bos, read_origin, tokenizer_sha256
+from btm.data.tokenizer import begins_with_bos, load_tokenizer, read_origin, tokenizer_sha256
 from btm.errors import UserError, unknown
 from btm.system import lfs
 from btm.system.json_files import Json
@@ -109,6 +109,8 @@ def _kept_tokenizer(config: DataConfig, folder: Path) -> str | None:
         asked = tokenizer_sha256(Path(config.tokenizer), begins_with_bos(folder / TOKENIZER))
     origin = read_origin(folder / TOKENIZER)
     if not origin:
+        if config.tokenizer:  # an unfit one is refused before any text is read
+            bos_of(load_tokenizer(Path(config.tokenizer)), config.bos, config.tokenizer)
         return None
     if config.bos != AUTO and (config.bos == ALWAYS) != ("bos" in origin):
         has = "a" if "bos" in origin else "no"
