@@ -66,9 +66,9 @@ class Patience:
             return ""
         return (
             f"{self._why}, tried for {self.now() - self._since:.0f} s; what it took before goes "
-            "on, and the same command submits the rest once squeue answers and sbatch takes jobs: "
-            f"cluster.patience={max(600, 2 * self.limit):g} waits longer, cluster=local does "
-            "without Slurm"
+            "on, and the same command submits the rest once squeue answers and sbatch takes jobs; "
+            f"cluster.patience={max(600, 2 * self.limit):g} waits longer, cluster=local needs no "
+            "Slurm"
         )
 
     def _note(self, why: str) -> None:
