@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import btm.data
-from btm.data.documents import find
+from btm.data.domains import find
 
 DEMO = Path(btm.data.__file__).parent / "demo"
 # The peak of a process is not in its rusage alone, which begins with that of the one before it.
