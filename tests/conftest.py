@@ -101,6 +101,14 @@ def untraced():
 
 
 @pytest.fixture(autouse=True, scope="session")
+def no_terminal():
+    """Tables are as wide as they like: xdist tells its processes of a terminal that is not there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COLUMNS", raising=False)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def two_threads():
     torch.set_num_threads(2)
 

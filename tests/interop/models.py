@@ -8,7 +8,7 @@ import torch
 IDS = torch.arange(2 * 20).view(2, 20) % 300
 SIZES = {
     "llama": {"num_key_value_heads": 2},
-    "mixtral": {},
+    "mixtral": {"num_key_value_heads": 1, "num_local_experts": 4, "num_experts_per_tok": 2},
     "mistral": {"num_key_value_heads": 1, "sliding_window": 16},
     "qwen2": {"num_key_value_heads": 2, "tie_word_embeddings": True},
     "gemma": {"num_key_value_heads": 1, "head_dim": 16},

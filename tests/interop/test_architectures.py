@@ -13,7 +13,7 @@ from btm import steps
 from btm.cli import main
 from btm.cli.compose import compose
 from btm.forest import Forest
-from btm.models import causal_lm, configs
+from btm.models import causal_lm, configs, tokenizer_files
 from btm.system import sums
 
 SIZES = {
@@ -83,7 +83,7 @@ def as_folder(values, folder, suite):
         values["text_config"] = {**values["text_config"], **tokens, "pad_token_id": 0}
     made = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values))
     made.save_pretrained(folder)
-    causal_lm.copy_tokenizer(suite.tokenizer, folder)
+    tokenizer_files.copy(suite.tokenizer, folder)
     return folder
 
 

@@ -27,7 +27,7 @@ LOUD = {"initializer_range": 0.4}  # parameters so large that some tokens are mu
 SIZES = {
     "llama": LOUD | {"tie_word_embeddings": True},
     "mistral": LOUD | {"sliding_window": None, "attention_bias": True},
-    "mixtral": LOUD | {"num_key_value_heads": 1, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "mixtral": LOUD,
     "gpt2": LOUD,
     "gpt_neox": LOUD | {"rotary_pct": 0.5, "max_position_embeddings": 64},
     "bloom": LOUD,

@@ -140,7 +140,7 @@ def test_fisher_information_is_the_mean_square_of_gradients(copy):
         (["average.dtype=int8"], "choose one of fp32, bf16, fp16"),
         (["average.layers={lm.x: {bible: 1}}"], "no tensor is called 'lm.x'"),
         (["average.layers={*: {nobody: 1}}"], "'nobody' is none of"),
-        (["average.layers={*: {bible: -1}}"], "finite number that is not negative"),
+        (["average.layers={*: {bible: -1}}"], "average.method=linear takes none"),
     ],
 )
 def test_mistakes_are_one_line(words, message, grown, workspace, capsys):

@@ -24,7 +24,7 @@ _METHODS = {
 }
 # A key of exports, and the formats that it changes.
 _FORMATS = {
-    "export.dtype": ("hf",),
+    "export.dtype": ("hf", "gguf"),
     "export.shard_gb": ("hf",),
     "card.license": ("hf",),
     "export.block": ("delta8",),
@@ -50,7 +50,9 @@ def _wanted(
     if verb == "average" and key in _METHODS:
         return _of_average(key, keys, config)
     if verb == "export" and key in _FORMATS and config.format not in _FORMATS[key]:
-        return f"format={config.format} does not read it; wanted format={_FORMATS[key][0]}"
+        return (
+            f"format={config.format} does not read it; wanted format={' or '.join(_FORMATS[key])}"
+        )
     if verb == "lineage" and key == "lineage.format" and "--json" in flags:
         return "--json is a format of its own; leave one of them out"
     if verb == "remove" and key == "remove.reason" and "--readmit" in flags:

@@ -174,7 +174,7 @@ def test_a_folder_called_fairseq_is_no_fairseq(tmp_path, monkeypatch):
         "trainer.backend=jax",
         "seed.grow_batch=2",
         "baseline=demix",
-        "fairseq.python=''",
+        "fairseq.python=",
     ],
 )
 def test_settings_that_do_not_go_with_it_are_named(word):
