@@ -102,10 +102,11 @@ def untraced():
 
 @pytest.fixture(autouse=True, scope="session")
 def no_terminal():
-    """Tables are as wide as they like: xdist tells its processes of a terminal that is not there."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("COLUMNS", raising=False)
-        yield
+    """Tables are as wide as they like: readline, which pytest imports, tells all processes that are
+    started here of a terminal of 80 columns. It does so behind the back of os.environ.
+    """
+    os.environ.pop("COLUMNS", None)
+    os.unsetenv("COLUMNS")
 
 
 @pytest.fixture(autouse=True, scope="session")

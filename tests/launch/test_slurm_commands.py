@@ -399,7 +399,7 @@ def test_an_option_of_the_users_own_wins(tmp_path, specs, extra, gpus, there, no
         ("cluster.extra={array: 0-3}", r"--array is set by btm; give cluster.parallel"),
         ("cluster.train.extra={cpus_per_task: 3}", r"cluster.train.extra: .*; give cluster.cpus"),
         ("cluster.extra={p: gpu}", "wanted the long name of an option"),
-        ("cluster.python=''", "wanted a command"),
+        ("cluster.python=", "wanted a command"),
         ("cluster.patience=-1", "wanted 0 or more"),
     ],
 )
