@@ -133,7 +133,8 @@ def write_btm16(root):
 def small(words):
     """Add to the words of a command those that make it small, as far as its verb reads them."""
     verb, keys = words[0], {full_key(word) for word in words}
-    extra = list(SMALL)
+    by_fairseq = {"experiment=fairseq", "trainer=fairseq"} & {*words}
+    extra = [word for word in SMALL if not (by_fairseq and "key_value" in word)]  # BioGPT has none
     extra += DEMO_WORDS if "experiment=demo" in words or verb == "compare" else []
     extra += OWN if "data=folder" in words and "data.tokenizer" not in keys else []
     extra += ["model=pico"] if "model" in keys and "trainer=fairseq" not in words else []
