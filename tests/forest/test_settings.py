@@ -41,7 +41,7 @@ def test_what_the_machine_decides_is_not_recorded(grown, root, copy):
     for name in set(forest.names()) - {"seed"}:
         shutil.rmtree(forest.root / "elms" / name)
     settings.record(config, forest, steps.open_suite(config))
-    found = compose([f"forest='{forest.root}'"], "eval")
+    found = compose([f"forest={forest.root}"], "eval")
     assert (found.trainer.threads, found.trainer.device, found.score.batch_size) == (0, "auto", 32)
     assert found.ensemble.experts == []
 

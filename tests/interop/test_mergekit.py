@@ -30,7 +30,7 @@ def grow(root, tokenizer, tmp_path, **values):
     """
     for name, seed in {"seed": 0, "law": 1, "med": 2}.items():
         folder = make_folder(tmp_path / f"{name}", tokenizer, seed=seed, **values)
-        formats.import_model(compose([f"from={folder}", f"forest='{root}'", f"name={name}"]))
+        formats.import_model(compose([f"from={folder}", f"forest={root}", f"name={name}"]))
     return publish.average(Forest(root), "deploy", {"law": 0.7, "med": 0.23, "seed": 1 / 3})
 
 
@@ -42,7 +42,7 @@ def test_mergekit_makes_the_same_average(dtype, tolerance, tokenizer, tmp_path):
     root = tmp_path / "a: #forest"
     average = grow(root, tokenizer, tmp_path, dtype=getattr(torch, dtype))
     recipe = tmp_path / "recipe.yaml"
-    words = [f"forest='{root}'", "average=deploy", "format=mergekit"]
+    words = [f"forest={root}", "average=deploy", "format=mergekit"]
     assert main.main(["export", *words, f"to={recipe}"]) == 0
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
     command = [MERGEKIT, recipe, tmp_path / "made"]
