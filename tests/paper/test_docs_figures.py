@@ -214,3 +214,14 @@ def test_what_is_memory_is_said_from_the_tables_once_they_are_there():
         for line in remembered(size):
             assert line in text, f"docs/results/{size}/memory.csv says: {line}"
     assert ("To be regenerated" in text) == (not sizes)
+
+
+def test_the_table_of_committing_early_is_that_of_its_csv():
+    table = pd.read_csv(RESULTS / "demo/commit.csv").set_index(["N", "k"])
+    page = (ROOT / "docs/one-model.md").read_text()
+    rows = table[table["kind"] == "commit"]
+    assert len(rows) == 15
+    for (tokens, experts), row in rows.iterrows():
+        figures = [row["experts run"], row["in-domain / ensemble"], row["novel / ensemble"]]
+        said = "| {:.2f} | {:.3f} | {:.3f} |".format(*figures)
+        assert f"| {tokens:g} | {experts:g} {said}" in page
