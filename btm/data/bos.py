@@ -30,19 +30,36 @@ POLICY = "data_bos"  # of the same file: a policy that overrules the tokenizer
 
 def own_bos(tokenizer: Any) -> int | None:
     """Find the one token that a tokenizer puts before a text by itself; None without one."""
+    before = own_beginning(tokenizer)
+    return before[0] if len(before) == 1 else None
+
+
+def own_beginning(tokenizer: Any) -> list[int]:
+    """List all tokens that a tokenizer puts before a text by itself."""
     whole = tokenizer("a").input_ids
     bare = tokenizer("a", add_special_tokens=False).input_ids
-    return int(whole[0]) if whole[1 : 1 + len(bare)] == bare and whole[:1] != bare[:1] else None
+    added = range(len(whole) - len(bare) + 1)
+    count = next((n for n in added if whole[n : n + len(bare)] == bare), 0)
+    return [int(token) for token in whole[:count]]
 
 
 def bos_of(tokenizer: Any, policy: str, what: str) -> int | None:
     """Find the token that texts begin with under a policy; None if there is none.
 
-    `UserError`, naming the tokenizer as `what`, if there must be one and it has none.
+    `UserError`, naming the tokenizer as `what`, if there must be one and it has none, or if it
+    puts several before a text: windows and prompts have room for one.
     """
-    own = own_bos(tokenizer)
     if policy == NEVER:
         return None
+    before = own_beginning(tokenizer)
+    if len(before) > 1:
+        said = " ".join(map(str, tokenizer.convert_ids_to_tokens(before)))
+        raise UserError(
+            f"data.bos={policy}: {what} puts {len(before)} tokens before a text ({said}); wanted "
+            f"one at most: change its post_processor (tokenizer.json), or give data.bos={NEVER}, "
+            "which puts none"
+        )
+    own = before[0] if before else None
     if policy == AUTO or own is not None:
         return own
     if tokenizer.bos_token_id is None:
@@ -68,7 +85,7 @@ def impose(folder: Path, tokenizer: Any, bos: int | None) -> list[Json]:
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     before = content.get("post_processor")
     if bos is None:
-        content["post_processor"] = _without(before, own_bos(tokenizer))
+        content["post_processor"] = _without(before, own_beginning(tokenizer))
     else:
         token = tokenizer.convert_ids_to_tokens(bos)
         content["post_processor"] = _with(before, token, bos)
@@ -101,17 +118,18 @@ def _with(processor: Json | None, token: str, bos: int) -> Json:
     return {"type": "Sequence", "processors": made}
 
 
-def _without(processor: Json | None, bos: int | None) -> Json | None:
-    """Take the token `bos` from before the text in a post-processor; with it what adds no more."""
-    if processor is None or bos is None:
+def _without(processor: Json | None, before: list[int]) -> Json | None:
+    """Take the tokens `before` a text out of a post-processor; with them what adds no more."""
+    if processor is None or not before:
         return processor
     if processor["type"] == "Sequence":
-        parts = [_without(part, bos) for part in processor["processors"]]
+        parts = [_without(part, before) for part in processor["processors"]]
         kept = [part for part in parts if part is not None]
         return {"type": "Sequence", "processors": kept} if kept else None
     if processor["type"] != "TemplateProcessing":
         return None if processor["type"] in ("RobertaProcessing", "BertProcessing") else processor
-    named = {name for name, each in processor["special_tokens"].items() if each.get("ids") == [bos]}
+    special = processor["special_tokens"].items()
+    named = {name for name, each in special if each.get("ids") in [[token] for token in before]}
     made = dict(processor)
     for form in ("single", "pair"):
         parts = processor[form]

@@ -302,7 +302,7 @@ def copy_tokenizer(source: Path, folder: Path, policy: str = AUTO) -> None:
             (temporary / "tokenizer.json").write_text(loaded, encoding="utf-8")
         write_json(temporary / "tokenizer_config.json", settings)
         write_json(temporary / ORIGIN, origin)
-        if bos != beginning.own_bos(tokenizer):
+        if beginning.own_beginning(tokenizer) != ([] if bos is None else [bos]):
             _impose_bos(temporary, tokenizer, bos, settings, str(source))
 
 
@@ -313,7 +313,8 @@ def _impose_bos(folder: Path, tokenizer: Any, bos: int | None, settings: Json, w
         write_json(folder / "tokenizer_config.json", settings)
         loaded = load_tokenizer(folder)
         ids = _fingerprint(json.loads(loaded.backend_tokenizer.to_str()))
-        if beginning.own_bos(loaded) == bos and ids == _ids_sha256(folder):
+        begins = beginning.own_beginning(loaded)
+        if begins == ([] if bos is None else [bos]) and ids == _ids_sha256(folder):
             return
     raise UserError(
         f"data.bos={settings[POLICY]}: the post-processor of {what} cannot be changed so: leave "

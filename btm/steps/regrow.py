@@ -14,12 +14,13 @@ from btm.config.schema import Config
 from btm.data.shards import Suite
 from btm.errors import UserError, first_of
 from btm.forest import Forest, removal, tombstone
-from btm.forest.lineage import BRANCH, ELM
+from btm.forest.lineage import AVERAGE, BRANCH, ELM
 from btm.forest.tombstone import Heir
 from btm.report import Reporter, quiet
 from btm.steps import conflicts, standing
 from btm.steps.grow import rounds
 from btm.steps.plan import Plan
+from btm.system import durable
 
 REASON = "grown anew with other settings"
 
@@ -48,8 +49,12 @@ def regrow(config: Config, suite: Suite, reporter: Reporter = quiet) -> None:
         reporter.line(f"removing {model.heir.name}: {model.why}")
         if model.heir.kind == ELM:
             removal.remove(forest, model.heir.name, reason=REASON)
+        elif model.heir.kind == AVERAGE:
+            removal.remove_average(forest, model.heir.name)
         else:
-            removal.discard_heir(forest, forest.paths.bin(model.heir.name), model.heir)
+            folder = durable.scratch_folder(forest.paths.branch(model.heir.name).parent)
+            removal.discard_branch(forest, folder, model.heir.name)
+            removal.empty(folder)  # no branch was there any more
     _readmit(forest)
 
 

@@ -122,6 +122,24 @@ def test_there_must_be_a_bos_where_one_is_wanted(tokenizers, tmp_path):
     assert not (tmp_path / "copy").exists()
 
 
+def test_several_tokens_before_a_text_are_refused_or_all_taken_away(
+    folder, tokenizers, tmp_path, capsys
+):
+    shutil.copytree(tokenizers / "bytes", tmp_path / "two")
+    file = tmp_path / "two" / "tokenizer.json"
+    one, both = template("<s>", 0), template("<pad>", 1)
+    both["single"] = [one["single"][0], *both["single"]]
+    both["special_tokens"] |= one["special_tokens"]
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"post_processor": both}))
+    for policy in ("auto", "always"):
+        words = (f"data.tokenizer={tmp_path / 'two'}", f"data.bos={policy}")
+        assert prepare(folder, tmp_path / policy, *words) == 2
+        assert "puts 2 tokens before a text (<s> <pad>)" in capsys.readouterr().err
+    copy_tokenizer(tmp_path / "two", tmp_path / "copy", "never")
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "copy")
+    assert loaded("word").input_ids == loaded("word", add_special_tokens=False).input_ids
+
+
 def test_two_fingerprints_that_differ_in_bos_are_told(tokenizers, tmp_path):
     copy_tokenizer(tokenizers / "template", tmp_path / "with")
     copy_tokenizer(tokenizers / "template", tmp_path / "without", "never")

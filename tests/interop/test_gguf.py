@@ -22,6 +22,7 @@ from btm.interop.gguf import vocabulary
 
 HOME = Path(os.environ.get("LLAMA_CPP", ROOT / ".llama-cpp/node_modules"))
 NODE = next(iter(HOME.glob("node-linux-*/bin/node")), "node")
+_STRIPPED = {"id": 511, "content": "zebra", "special": False, "lstrip": True}
 TEXT = "In the beginning\n  God created 12345 heavens & the earth: it's Ünïcode…"
 LOUD = {"initializer_range": 0.4}  # parameters so large that some tokens are much likelier
 SIZES = {
@@ -187,6 +188,8 @@ def tokenizer_of(tmp_path, forest, change):
         (lambda t: t.update(pre_tokenizer={"type": "Whitespace"}), "splits words"),
         (lambda t: t.update(normalizer={"type": "Lowercase"}), "normalizer Lowercase"),
         (lambda t: t["model"].update(byte_fallback=True), "byte_fallback"),
+        (lambda t: t["model"].update(end_of_word_suffix="</w>"), "end_of_word_suffix"),
+        (lambda t: t["added_tokens"].append(_STRIPPED), "token 'zebra' has lstrip"),
     ],
 )
 def test_a_tokenizer_that_llama_cpp_reads_otherwise_is_refused(forest, tmp_path, change, told):

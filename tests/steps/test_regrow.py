@@ -56,6 +56,8 @@ def test_what_descends_from_it_goes_too_and_comes_back(words, capsys, tmp_path):
     assert main(["run", *other, "--regrow"]) == 0
     after = hashes(root)
     assert {name for name in before if after[name] != before[name]} == set(before)
+    capsys.readouterr()
+    assert main(["verify", f"forest={root}"]) == 0, capsys.readouterr().out  # averages went too
     assert {elm.card.steps for elm in Forest(root).elms() if elm.card.parents} == {8}
     capsys.readouterr()
     assert main(["run", *other, "--regrow"]) == 0  # nothing differs any more

@@ -44,6 +44,7 @@ def vocabulary_of(folder: Path, rows: int) -> Vocabulary:
     file = folder / "tokenizer.json"
     content = read_object(file, model=dict)
     model, pre = content["model"], _pre_tokenizer(file, content)
+    _require_plain_tokens(file, content)
     tokens, types = _tokens(content, rows)
     tokenizer = load_tokenizer(folder)
     fields: dict[str, Any] = {
@@ -77,6 +78,22 @@ def _tokens(content: Json, rows: int) -> tuple[list[str], list[int]]:
     return [token for token, _ in every], [kind for _, kind in every]
 
 
+def _require_plain_tokens(file: Path, content: Json) -> None:
+    """Raise `UserError` for an added token that is found in a text in a way of its own.
+
+    Special tokens are none of that: in a text llama.cpp takes their names for text or as they are,
+    as it is asked to.
+    """
+    ways = ("lstrip", "rstrip", "single_word")
+    for token in content.get("added_tokens") or []:
+        found = [way for way in ways if token.get(way) and not token["special"]]
+        if found:
+            raise UserError(
+                f"format=gguf: {file}: the added token {token['content']!r} has "
+                f"{', '.join(found)}, which llama.cpp does not know"
+            )
+
+
 def _pre_tokenizer(file: Path, content: Json) -> str:
     """Name the way a tokenizer splits a text, as llama.cpp does."""
     model = content["model"]
@@ -85,9 +102,8 @@ def _pre_tokenizer(file: Path, content: Json) -> str:
             f"format=gguf: {file} is a {model.get('type')} tokenizer: only byte-level BPE so far"
         )
     normalizer = (content.get("normalizer") or {}).get("type", "NFC")
-    unusual = [
-        key for key in ("dropout", "byte_fallback", "continuing_subword_prefix") if model.get(key)
-    ]
+    affixes = ("continuing_subword_prefix", "end_of_word_suffix")
+    unusual = [key for key in ("dropout", "byte_fallback", *affixes) if model.get(key)]
     if normalizer != "NFC" or unusual:
         said = ", ".join([*unusual, *([] if normalizer == "NFC" else [f"normalizer {normalizer}"])])
         raise UserError(f"format=gguf: {file} has {said}, which llama.cpp does not know")
