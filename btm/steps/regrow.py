@@ -7,7 +7,7 @@ goes on: a tombstone with the reason `REASON` waits for its name to be readmitte
 
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from btm.config import identity
 from btm.config.schema import Config
@@ -21,6 +21,7 @@ from btm.steps import conflicts, standing
 from btm.steps.grow import rounds
 from btm.steps.plan import Plan
 from btm.system import durable
+from btm.train import checkpoint, phase, resume
 
 REASON = "grown anew with other settings"
 
@@ -77,6 +78,10 @@ def _differing(config: Config, suite: Suite, forest: Forest) -> list[_Model]:
     for name in sorted(made & set(forest.names()) - whys.keys()):
         if standing.has_lost_text(forest, suite, name):
             whys[name] = "some of the text that it was trained on is no longer there"
+    counted = replace(config.seed, steps=config.seed_steps(suite.training_domains()))
+    for name in sorted(made - whys.keys()):
+        if _is_begun_otherwise(replace(config, seed=counted), forest, name):
+            whys[name] = "it is half trained with other settings"
     found: dict[str, _Model] = {}
     for name, why in whys.items():
         if name not in forest:
@@ -87,6 +92,22 @@ def _differing(config: Config, suite: Suite, forest: Forest) -> list[_Model]:
             found.setdefault(heir.name, _Model(heir, f"it descends from {name}"))
     _require_made(found.values(), made)
     return _parents_first(found, forest)
+
+
+def _is_begun_otherwise(config: Config, forest: Forest, name: str) -> bool:
+    """Tell whether a training that was begun and left could not go on under `config`."""
+    branch = forest.get_branch(name) if forest.has_branch(name) else None
+    found = checkpoint.latest(branch.path) if branch and branch.result is None else None
+    if branch is None or found is None:
+        return False
+    trainer = config.trainer if branch.parents else replace(config.trainer, delta_density=1.0)
+    try:
+        course = phase.course_of(config, forest, branch)
+        asked = resume.settings_of(trainer, course.schedule, course.steps)
+        resume.require_same(found, checkpoint.read_state(found)["settings"], asked)
+    except UserError:
+        return True
+    return False
 
 
 def _parents_first(found: dict[str, _Model], forest: Forest) -> list[_Model]:

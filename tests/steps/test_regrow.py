@@ -6,7 +6,9 @@ import pytest
 
 from btm import steps
 from btm.cli.main import main
+from btm.errors import TrainingStoppedError
 from btm.forest import Forest, removal, tombstone
+from btm.report import Reporter
 from btm.steps.regrow import REASON
 
 
@@ -90,3 +92,25 @@ def test_another_architecture_stays_refused(words, capsys, tmp_path):
     assert main(["run", *words, "model.config.hidden_size=32", "--regrow"]) == 2
     assert "hidden_size was 64, now 32" in capsys.readouterr().err
     assert hashes(tmp_path / "forest") == before
+
+
+def test_what_is_half_trained_with_other_settings_is_begun_anew(words, capsys, tmp_path, copy):
+    """A training was stopped after its first checkpoint; the cycle has other steps now."""
+    root = tmp_path / "forest"
+    before = hashes(root)
+    removal.remove(Forest(root), "speeches", reason=REASON)
+    removal.readmit(Forest(root), "speeches")
+    longer = copy("trainer.steps=40")
+    steps.branch(longer, "speeches", "speeches", among=["bible", "code_python"])
+
+    class Stop(Reporter):
+        def pulse(self, step):
+            return step >= 5
+
+    with pytest.raises(TrainingStoppedError):
+        steps.train(longer, "speeches", Stop())
+    assert main(["run", *words]) == 2
+    assert "half trained with other settings" in capsys.readouterr().err
+    assert main(["run", *words, "--regrow"]) == 0
+    assert "removing speeches: it is half trained" in capsys.readouterr().err
+    assert hashes(root) == before
