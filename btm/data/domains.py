@@ -28,7 +28,7 @@ from btm.data.formats import COMPRESSED, NO_ENDING, TABLE, WANTED, format_of
 from btm.data.layout import POOL, arrange
 from btm.data.passed_over import ABOUT, AGAIN, PassedOver
 from btm.data.readable import why_not_read
-from btm.data.saved_datasets import require_whole
+from btm.data.saved_datasets import require_all_whole
 from btm.data.shard_sets import incomplete, shard_of
 from btm.data.split_names import above_split, is_plain, split_of, splits_of, without_split
 from btm.data.words import ignoring, naming
@@ -203,8 +203,7 @@ def _in_folder(
     if databin.is_data_bin(folder):
         return Source(domain, databin.files_of(folder), folder), []
     below = files_below(folder, root, config.ignore, domain)
-    for place in sorted({path.parent for path in below.files} | {folder}):
-        require_whole(place)
+    require_all_whole([folder / "x", *below.files, *(each.path for each in below.passed)])
     files, passed = [], below.passed
     for path in below.files:
         if why := why_not_read(path, config):
