@@ -277,7 +277,8 @@ def _require_several(root: Path, pools: Mapping[Path, str], config: DataConfig) 
         if shard := None if path.is_dir() else shard_of(path):
             raise UserError(
                 f"{path}: a shard by its name, and no domain; move the shards of a domain into a "
-                f"folder of its own ({propose(shard, ())}/), or, if it is a domain, say so with "
+                f"folder of its own ({propose(shard, ())}/), give data.domain=NAME if {root} is "
+                f"one domain, or, if the file is a domain, say so with "
                 f"{naming({name_of(path): propose(shard, pools.values())})}"
             )
 
