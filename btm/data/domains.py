@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from btm.config.checks import is_name
 from btm.config.data import DataConfig
 from btm.data import passed_over
 from btm.data.columns import header_of
@@ -106,6 +107,7 @@ def look(root: Path, config: DataConfig | None = None) -> Found:
     _require_further_endings(config)
     _require_folder_of_domains(root, config)
     candidates, passed = _candidates(root, config)
+    _require_no_capital_splits(root, candidates, config)
     domains = named(candidates, config.names, root)
     _require_no_shards(root, candidates, config)
     sources: dict[str, Source] = {}
@@ -242,6 +244,14 @@ def _require_no_shards(root: Path, candidates: list[Path], config: DataConfig) -
     """Refuse a root whose files are the splits of one domain."""
     plain = [entry for entry in candidates if is_plain(name_of(entry))]
     if config.splits == "named" and any(not entry.is_dir() for entry in plain):
+        raise _one_domain(root, plain)
+
+
+def _require_no_capital_splits(root: Path, candidates: list[Path], config: DataConfig) -> None:
+    """Refuse `Train` beside `Test`, for which `named` would propose names of two domains."""
+    unnamed = [e for e in candidates if not {e.name, name_of(e)} & config.names.keys()]
+    plain = [e for e in unnamed if is_plain(name_of(e)) and not is_name(name_of(e))]
+    if config.splits == "named" and len({split_of(name_of(e)) for e in plain}) > 1:
         raise _one_domain(root, plain)
 
 
