@@ -191,6 +191,8 @@ def _known(override: str) -> str:
             if "." not in bare
             else _unknown_below(bare, keys)
         )
+    if key.startswith("~") and not _is_open(bare):
+        raise UserError(f"{override}: a setting cannot be deleted; give it a value: {bare}=VALUE")
     return "++" + override.lstrip("+") if _is_open(bare) and not key.startswith("~") else override
 
 

@@ -43,8 +43,12 @@ class Lasting:
 def lasting_stderr() -> Iterator[None]:
     """Let stderr outlast its reader while the block runs."""
     before = sys.stderr
-    if before is None:  # it was closed when the command began
-        yield
+    if before is None:  # it was closed when the command began; print(file=None) means stdout
+        try:
+            with open(os.devnull, "w") as sys.stderr:  # noqa: PTH123
+                yield
+        finally:
+            sys.stderr = None
         return
     sys.stderr = Lasting(before)
     try:

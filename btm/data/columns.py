@@ -16,8 +16,8 @@ _HEADER = 1 << 16  # bytes of the header that are looked at
 def read_table(path: Path, column: str, policy: Policy) -> Iterator[tuple[int, object]]:
     """Yield (line, {column: text}) of each row of a .csv or .tsv file; None where a row is short.
 
-    A `BadRowError` stands in place of a file without that column, or of the rest of a broken one. A
-    text that is no UTF-8 comes as bytes.
+    A `BadRowError` stands in place of a file without that column or with two of it, or of the rest
+    of a broken one. A text that is no UTF-8 comes as bytes.
     """
     csv.field_size_limit(policy.row_bytes)
     with (
@@ -31,6 +31,9 @@ def read_table(path: Path, column: str, policy: Policy) -> Iterator[tuple[int, o
             if column not in header:
                 yield 0, missing(column, dict.fromkeys(header, ""))
                 return
+            if header.count(column) > 1:
+                yield 0, BadRowError(f"two columns {column!r}", "keep one, or rename the other")
+                return
             place = header.index(column)
             for row in rows:
                 if row:
@@ -41,8 +44,15 @@ def read_table(path: Path, column: str, policy: Policy) -> Iterator[tuple[int, o
 
 
 def header_of(path: Path) -> list[str]:
-    """Read the header of a .csv or .tsv file."""
-    return next(csv.reader([_first_line(path)], delimiter=_delimiter(path)), [])
+    """Read the header of a .csv or .tsv file; `ValueError` if it begins with no table."""
+    with open_bytes(path) as handle:
+        start = handle.read(_HEADER).decode("utf-8-sig", "replace")
+    if "\0" in start:
+        raise ValueError("NUL bytes")
+    try:
+        return next(csv.reader(io.StringIO(start, newline=""), delimiter=_delimiter(path)), [])
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
 
 
 def _delimiter(path: Path) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from btm.config.checks import is_name
 from btm.config.data import DataConfig
 from btm.data import passed_over
 from btm.data.columns import header_of
@@ -28,7 +29,7 @@ from btm.data.formats import COMPRESSED, NO_ENDING, TABLE, WANTED, format_of
 from btm.data.layout import POOL, arrange
 from btm.data.passed_over import ABOUT, AGAIN, PassedOver
 from btm.data.readable import why_not_read
-from btm.data.saved_datasets import require_whole
+from btm.data.saved_datasets import require_all_whole
 from btm.data.shard_sets import incomplete, shard_of
 from btm.data.split_names import above_split, is_plain, split_of, splits_of, without_split
 from btm.data.words import ignoring, naming
@@ -106,6 +107,7 @@ def look(root: Path, config: DataConfig | None = None) -> Found:
     _require_further_endings(config)
     _require_folder_of_domains(root, config)
     candidates, passed = _candidates(root, config)
+    _require_no_capital_splits(root, candidates, config)
     domains = named(candidates, config.names, root)
     _require_no_shards(root, candidates, config)
     sources: dict[str, Source] = {}
@@ -203,8 +205,7 @@ def _in_folder(
     if databin.is_data_bin(folder):
         return Source(domain, databin.files_of(folder), folder), []
     below = files_below(folder, root, config.ignore, domain)
-    for place in sorted({path.parent for path in below.files} | {folder}):
-        require_whole(place)
+    require_all_whole([folder / "x", *below.files, *(each.path for each in below.passed)])
     files, passed = [], below.passed
     for path in below.files:
         if why := why_not_read(path, config):
@@ -246,6 +247,14 @@ def _require_no_shards(root: Path, candidates: list[Path], config: DataConfig) -
         raise _one_domain(root, plain)
 
 
+def _require_no_capital_splits(root: Path, candidates: list[Path], config: DataConfig) -> None:
+    """Refuse `Train` beside `Test`, for which `named` would propose names of two domains."""
+    unnamed = [e for e in candidates if not {e.name, name_of(e)} & config.names.keys()]
+    plain = [e for e in unnamed if is_plain(name_of(e)) and not is_name(name_of(e))]
+    if config.splits == "named" and len({split_of(name_of(e)) for e in plain}) > 1:
+        raise _one_domain(root, plain)
+
+
 def _require_several(root: Path, pools: Mapping[Path, str], config: DataConfig) -> None:
     """Refuse splits of one domain that stand side by side below `root`, as if they were domains.
 
@@ -278,7 +287,8 @@ def _require_several(root: Path, pools: Mapping[Path, str], config: DataConfig) 
         if shard := None if path.is_dir() else shard_of(path):
             raise UserError(
                 f"{path}: a shard by its name, and no domain; move the shards of a domain into a "
-                f"folder of its own ({propose(shard, ())}/), or, if it is a domain, say so with "
+                f"folder of its own ({propose(shard, ())}/), give data.domain=NAME if {root} is "
+                f"one domain, or, if the file is a domain, say so with "
                 f"{naming({name_of(path): propose(shard, pools.values())})}"
             )
 

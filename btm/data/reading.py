@@ -22,10 +22,20 @@ LONGEST_PARAGRAPH = 64_000  # characters after which it is cut even without one
 REFUSE = Policy()
 _PIECE = 1 << 16  # bytes of a plain text that are read at once
 _REST = 1 << 20  # bytes of a line that is too long, read at once to get over it
-_MARKS = {
+_MARKS = {  # the first that fits counts
+    b"\xff\xfe\x00\x00": "UTF-32",
+    b"\x00\x00\xfe\xff": "UTF-32",
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
-    b"\x00\x00\xfe\xff": "UTF-32",
+}
+# How files begin that have lost their ending, or have a wrong one.
+_BINARY = {
+    b"\x1f\x8b": ("compressed by gzip", ".gz"),
+    b"BZh91AY&SY": ("compressed by bzip2", ".bz2"),
+    b"\xfd7zXZ\x00": ("compressed by xz", ".xz"),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", ".zst"),
+    b"PAR1\x15": ("parquet", ".parquet"),
+    b"ARROW1\x00": ("Arrow", ".arrow"),
 }
 _A_LINE = "write one object a line (of an array: jq -c '.[]' FILE)"
 # An integer of more digits than Python converts is no reason to refuse the text beside it.
@@ -104,7 +114,7 @@ class _WholeFileError(BadRowError):
 
 
 def _require_utf8(line: bytes, place: Place) -> None:
-    """Raise `_WholeFileError` if the first line of a file begins with another encoding's mark."""
+    """Raise `_WholeFileError` if the first line of a file is of another encoding or no text."""
     if place.number > 1:
         return
     for mark, name in _MARKS.items():
@@ -112,6 +122,12 @@ def _require_utf8(line: bytes, place: Place) -> None:
             raise _WholeFileError(
                 f"the file is {name}, where UTF-8 is wanted",
                 f"write it again (iconv -f {name} -t UTF-8)",
+            )
+    for mark, (name, ending) in _BINARY.items():
+        if line.startswith(mark):
+            raise _WholeFileError(
+                f"the file is {name}, where text is wanted",
+                f"give it the ending {ending}",
             )
 
 

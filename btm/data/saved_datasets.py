@@ -5,12 +5,38 @@ that were mapped or filtered. Splits are folders below, train/ and test/.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from btm.errors import UserError
 
 CACHE = "cache-*.arrow"
 _STATE = "state.json"
+_SPLITS = "dataset_dict.json"
+
+
+def require_all_whole(paths: Iterable[Path]) -> None:
+    """Raise `UserError` if one of the saved data sets that `paths` are of lacks files or a split.
+
+    `paths` are files that are read, and those about them.
+    """
+    for folder in sorted({path.parent for path in paths}):
+        require_whole(folder)
+        _require_splits(folder)
+
+
+def _require_splits(folder: Path) -> None:
+    """Raise `UserError` if a saved data set of several splits lacks the folder of one."""
+    path = folder / _SPLITS
+    try:
+        splits = [str(name) for name in json.loads(path.read_bytes())["splits"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # it is none, or of somebody else
+    for name in splits:
+        if not (folder / name).is_dir():
+            raise UserError(
+                f"{folder}: no {name}/, which {_SPLITS} lists; copy the whole folder again"
+            )
 
 
 def require_whole(folder: Path) -> None:

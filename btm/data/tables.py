@@ -26,14 +26,16 @@ class Column:
     def of(cls, schema: Any, asked: str) -> "Column":
         """Find a column of an Arrow schema; `BadRowError` if there is none.
 
-        A name that has dots itself comes before fields of fields.
+        A name that has dots itself comes before fields of fields; two of a name are refused too.
         """
         parts = asked.split(".")
         for n in range(len(parts), 0, -1):
             name, inner = ".".join(parts[:n]), tuple(parts[n:])
+            if schema.names.count(name) > 1:
+                raise BadRowError(f"two columns {name!r}", "keep one, or rename the other")
             if name in schema.names and _has(schema.field(name).type, inner):
                 return cls(asked, name, inner)
-        raise missing(asked, {name: _example(schema.field(name).type) for name in schema.names})
+        raise missing(asked, {each.name: _example(each.type) for each in schema})
 
     def values(self, array: Any) -> list[Any]:
         """List the values of the column's Arrow array; text that is no UTF-8 comes as bytes."""

@@ -210,7 +210,7 @@ BAD_INPUT = {
     "a path of hydra's signs": (["ls", "forest=a(1)"], "no forest in a(1); plant one with"),
     "an empty path": (["ls", "forest="], "forest='': wanted a path"),
     "a sweep": (["ls", "trainer.lr=1e-4,2e-4"], "trainer.lr"),
-    "a deleted key": (["ls", "~trainer.lr"], "trainer.lr"),
+    "a deleted key": (["ls", "~trainer.lr"], "give it a value: trainer.lr=VALUE"),
     "an ELM outside the forest": (["average", "weights={../averages/uniform: 1}"], "btm: "),
     "an ELM as a branch": (["train", "expert=bible"], "ELMs never change"),
     "a seed of unknown domains": (

@@ -2,6 +2,7 @@
 what stands on disk.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -181,3 +182,15 @@ def test_nothing_of_a_signal_stays_in_the_process(capsys):
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
     assert sys.stderr is stderr
     assert Path(os.devnull).exists()
+
+
+def test_closed_stderr_costs_nothing_and_stays_out_of_the_result(tmp_path):
+    (tmp_path / "texts").mkdir()
+    lines = [json.dumps({"text": f"Section {i} of the law"}) for i in range(40)]
+    (tmp_path / "texts/law.jsonl").write_text("\n".join(lines))
+    words = ["data=folder", f"data.root={tmp_path / 'texts'}", "data.name=x", "--json"]
+    shell = ["bash", "-c", 'exec "$@" 2>&-', "bash", *BTM, "prepare", *words]
+    shell += [f"data.out={tmp_path / 'out'}", "data.vocab_size=300"]
+    done = subprocess.run(shell, stdout=subprocess.PIPE, text=True, env=uncovered(), check=False)
+    assert done.returncode == 0
+    assert [row["domain"] for row in json.loads(done.stdout)] == ["law"]

@@ -393,3 +393,11 @@ def test_keys_of_folders_are_checked():
         values = {key: dict(v) if key == "names" else v for key, v in words}
         with pytest.raises(UserError, match=message):
             check_data(DataConfig(name="x", **values))
+
+
+def test_splits_in_capitals_are_never_proposed_as_domains(tmp_path):
+    for name in ("Train", "Validation"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.jsonl").write_text('{"text": "a"}\n')
+    with pytest.raises(UserError, match="is one domain, as it has Train, Validation"):
+        find(tmp_path)

@@ -137,6 +137,19 @@ def test_a_saved_data_set_that_is_not_whole_is_refused(tmp_path, verses):
         find(tmp_path)
 
 
+def test_a_split_that_a_saved_data_set_lists_is_never_drawn_from_another(tmp_path, verses):
+    law = tmp_path / "law"
+    save_to_disk(law / "train", verses[:20])
+    test = save_to_disk(law / "test", verses[20:], files=1)
+    (law / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    (test / "data-00000-of-00001.arrow").unlink()
+    with pytest.raises(UserError, match=r"law/test: no data-00000-of-00001.arrow"):
+        find(tmp_path)
+    test.rename(tmp_path / "law" / ".gone")
+    with pytest.raises(UserError, match=r"law: no test/, which dataset_dict.json lists"):
+        find(tmp_path)
+
+
 @pytest.mark.parametrize("size", [1, 7, 64, 1 << 16])
 def test_records_are_the_same_however_the_file_is_cut(tmp_path, monkeypatch, size):
     monkeypatch.setattr(json_stream, "_PIECE", size)

@@ -128,15 +128,53 @@ def test_a_file_that_ends_early_keeps_what_stands_before(tmp_path, capsys):
     assert "law/a.jsonl.gz:" in meta["skipped"]["places"][0]
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
-def test_another_encoding_is_named(tmp_path, capsys, encoding):
+@pytest.mark.parametrize(
+    ("encoding", "named"), [("utf-16", "UTF-16"), ("utf-16-le", "NUL bytes"), ("utf-32", "UTF-32")]
+)
+def test_another_encoding_is_named(tmp_path, capsys, encoding, named):
     put(tmp_path, "law/a.jsonl", rows().decode().encode(encoding))
     put(tmp_path, "law/b.txt", ("words\n\n" * 50).encode(encoding))
     put(tmp_path, "law/c.jsonl", rows())
     code, out, _ = prepared(tmp_path, capsys)
-    assert code == 2 and ("UTF-16" in out.err or "NUL bytes" in out.err)
+    assert code == 2 and named in out.err
     code, _, meta = prepared(tmp_path, capsys, "data.on_error=skip")
     assert code == 0 and documents(meta) == 40 and meta["skipped"]["rows"] >= 2
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\n"])
+def test_a_table_in_another_encoding_or_with_other_ends_of_lines(tmp_path, capsys, end):
+    lines = ["id,text", *(f"{i},Section {i} of the law" for i in range(40))]
+    path = put(tmp_path, "law/a.csv", end.join(lines).encode("utf-16"))
+    code, out, meta = prepared(tmp_path, capsys)
+    assert code == 2 and meta is None and f"{path}: the file is UTF-16" in out.err
+    put(tmp_path, "law/a.csv", end.join(lines).encode())
+    code, _, meta = prepared(tmp_path, capsys)
+    assert code == 0 and documents(meta) == 40
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_of_two_columns_of_one_name_none_is_taken(tmp_path, capsys, ending):
+    path = put(tmp_path, f"law/a.{ending}", b"text,text\n1,one\n2,two\n")
+    if ending == "parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        columns = [pyarrow.array(["1", "2"]), pyarrow.array(["one", "two"])]
+        parquet.write_table(pyarrow.Table.from_arrays(columns, ["text", "text"]), path)
+    code, out, meta = prepared(tmp_path, capsys)
+    assert code == 2 and meta is None
+    assert f"btm: {path}: two columns 'text': keep one" in out.err
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.csv", "a.json"])
+def test_a_compressed_file_without_its_ending_is_named_as_one(tmp_path, capsys, name):
+    put(tmp_path, f"law/{name}", gzip.compress(rows()))
+    put(tmp_path, "law/b.jsonl", rows())
+    code, out, _ = prepared(tmp_path, capsys)
+    assert code == 2 and "the file is compressed by gzip, where text is wanted" in out.err
+    assert "give it the ending .gz" in out.err
+    code, _, meta = prepared(tmp_path, capsys, "data.on_error=skip")
+    assert code == 0 and documents(meta) == 40 and meta["skipped"]["rows"] == 1
 
 
 def test_a_text_with_bad_bytes_loses_that_document_alone(tmp_path, capsys):
