@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 
 def btm(*words):
@@ -39,6 +40,14 @@ def until(true, seconds=60, every=0.05):
         assert time.monotonic() < end, "waited in vain"
         time.sleep(every)
     return found
+
+
+def is_over(pid):
+    """Whether a process has ended, be it that nobody has asked for its exit code yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
 
 
 def sign_of_life(forest, job):
