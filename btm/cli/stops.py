@@ -16,7 +16,7 @@ _TOLD = b"\nbtm: stopping after a checkpoint; once more stops at once\n"
 
 
 class Stops:
-    """What a command was asked by signals."""
+    """The signals that a command has received, and what they ask it to do."""
 
     def __init__(self) -> None:
         self.number = signal.SIGINT  # the last signal that came

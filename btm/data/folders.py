@@ -43,7 +43,7 @@ _OF_PARQUET = ("_metadata", "_common_metadata")
 
 @dataclass(frozen=True)
 class Below:
-    """What stands below a folder: files in the order of their paths, and what is passed over."""
+    """The files below a folder, in the order of their paths, and what is passed over."""
 
     files: list[Path]
     passed: list[PassedOver]

@@ -106,20 +106,31 @@ def new_model(config: "PretrainedConfig", seed: int) -> "PreTrainedModel":
     Raises `UserError` if the architecture's code cannot make a model of `config`.
     """
     import torch
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            return _with_outputs(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
-        except MemoryError:
-            raise
-        except Exception as error:  # sizes that do not fit show as whatever the arithmetic raises
-            raise UserError(
-                f"no {config.model_type} model can be made of this config: {why(error)}"
-            ) from None
+        return _with_outputs(made_of(config))
+
+
+def made_of(config: "PretrainedConfig") -> "PreTrainedModel":
+    """Make a float32 model of `config` on torch's present device, from its present generator.
+
+    Raises `UserError` if the architecture's code cannot.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except MemoryError:
+        raise
+    except Exception as error:  # sizes that do not fit show as whatever the arithmetic raises
+        raise UserError(
+            f"no {config.model_type} model can be made of this config: {why(error)}"
+        ) from None
+    return model
 
 
 def why(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from btm.config.training import ModelConfig
 from btm.errors import UserError, nearest, unknown
-from btm.models.causal_lm import quiet, read_config, text_config, why
+from btm.models.causal_lm import made_of, quiet, read_config, text_config, why
 from btm.system.json_files import Json
 
 if TYPE_CHECKING:
@@ -105,17 +105,9 @@ def empty_model(config: "PretrainedConfig") -> "PreTrainedModel":
     Raises `UserError` if the architecture's code cannot.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     with torch.random.fork_rng(devices=[]), torch.device("meta"), quiet():
-        try:
-            return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        except MemoryError:
-            raise
-        except Exception as error:  # sizes that do not fit show as whatever the arithmetic raises
-            raise UserError(
-                f"no {config.model_type} model can be made of this config: {why(error)}"
-            ) from None
+        return made_of(config)
 
 
 def reloaded(config: "PretrainedConfig") -> "PretrainedConfig":

@@ -1,7 +1,7 @@
 """What stands, held against the text that there is now: ELMs, evaluations and running cycles."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -91,14 +91,10 @@ def require_trained(
 
 def has_lost_text(forest: Forest, suite: Suite, name: str) -> bool:
     """Tell whether some of the text that an ELM was trained on is no longer in its train splits."""
-    for domain, sha256 in _data(forest, name).items():
-        if domain not in suite.metas or suite.shard(domain, "train").sha256 == sha256:
-            continue
-        old = trained_on.read(forest.paths, sha256)
-        now = trained_on.of_shard(suite.shard(domain, "train"))
-        if old is not None and now is not None and len(old[~trained_on.among(old, now)]):
-            return True
-    return False
+    return any(
+        old is not None and now is not None and not trained_on.among(old, now).all()
+        for _, old, now in _changed(forest, suite, _data(forest, name))
+    )
 
 
 def require_held_out(
@@ -128,14 +124,22 @@ def _data(forest: Forest, name: str) -> dict[str, str]:
     return {}
 
 
+def _changed(
+    forest: Forest, suite: Suite, data: dict[str, str]
+) -> Iterator[tuple[str, trained_on.Digests | None, trained_on.Digests | None]]:
+    """Yield each domain whose train split is another than in `data`, and the documents that it had
+    and has; None where they are not known.
+    """
+    for domain, sha256 in data.items():
+        if domain in suite.metas and suite.shard(domain, "train").sha256 != sha256:
+            shard = suite.shard(domain, "train")
+            yield domain, trained_on.read(forest.paths, sha256), trained_on.of_shard(shard)
+
+
 def _grown(forest: Forest, suite: Suite, name: str, data: dict[str, str]) -> list[str]:
     """Say how much of the text that there is now an ELM was trained on, where that changed."""
     grown, unknown, trained, there = [], [], 0, 0
-    for domain, sha256 in data.items():
-        if domain not in suite.metas or suite.shard(domain, "train").sha256 == sha256:
-            continue
-        shard = suite.shard(domain, "train")
-        old, now = trained_on.read(forest.paths, sha256), trained_on.of_shard(shard)
+    for domain, old, now in _changed(forest, suite, data):
         if old is None or now is None:
             unknown.append(domain)
             continue

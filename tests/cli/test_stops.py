@@ -156,21 +156,21 @@ def test_a_training_whose_reader_left_goes_on_to_its_end(long, tmp_path):
     assert main.main(["verify", f"forest={tmp_path / 'forest'}", "--full"]) == 0
 
 
-def test_a_disk_that_is_full_and_a_stdout_that_is_closed():
-    full = subprocess.run(
-        ["bash", "-c", '"$0" -m btm.cli --help > /dev/full', sys.executable],
+def in_a_shell(words):
+    """Run a command of btm as a shell does, with what it redirects."""
+    return subprocess.run(
+        ["bash", "-c", f'"$0" -m btm.cli {words}', sys.executable],
         capture_output=True,
         text=True,
         env=uncovered(),
     )
+
+
+def test_a_disk_that_is_full_and_a_stdout_that_is_closed():
+    full = in_a_shell("--help > /dev/full")
     assert full.returncode == 1
     assert full.stderr == "btm: No space left on device\n"
-    closed = subprocess.run(
-        ["bash", "-c", '"$0" -m btm.cli --version >&-', sys.executable],
-        capture_output=True,
-        text=True,
-        env=uncovered(),
-    )
+    closed = in_a_shell("--version >&-")
     assert closed.returncode == 0
     assert closed.stderr == ""
 

@@ -188,6 +188,7 @@ def tokenizer_of(tmp_path, forest, change):
         (lambda t: t.update(pre_tokenizer={"type": "Whitespace"}), "splits words"),
         (lambda t: t.update(normalizer={"type": "Lowercase"}), "normalizer Lowercase"),
         (lambda t: t["model"].update(byte_fallback=True), "byte_fallback"),
+        (lambda t: t["model"].update(ignore_merges=True), "ignore_merges=true"),
         (lambda t: t["model"].update(end_of_word_suffix="</w>"), "end_of_word_suffix"),
         (lambda t: t["added_tokens"].append(_STRIPPED), "token 'zebra' has lstrip"),
     ],

@@ -44,6 +44,7 @@ def vocabulary_of(folder: Path, rows: int) -> Vocabulary:
     file = folder / "tokenizer.json"
     content = read_object(file, model=dict)
     model, pre = content["model"], _pre_tokenizer(file, content)
+    _require_merges(file, model, pre)
     _require_plain_tokens(file, content)
     tokens, types = _tokens(content, rows)
     tokenizer = load_tokenizer(folder)
@@ -76,6 +77,19 @@ def _tokens(content: Json, rows: int) -> tuple[list[str], list[int]]:
         )
     every = [by_id.get(number, (f"[PAD{number}]", UNUSED)) for number in range(rows)]
     return [token for token, _ in every], [kind for _, kind in every]
+
+
+def _require_merges(file: Path, model: Json, pre: str) -> None:
+    """Raise `UserError` unless a tokenizer takes words that are tokens whole where llama.cpp does.
+
+    There the way of splitting decides: that of Llama 3 takes them whole, the others merge.
+    """
+    takes_whole = bool(model.get("ignore_merges"))
+    if takes_whole != (pre == "llama-bpe"):
+        raise UserError(
+            f"format=gguf: {file} has ignore_merges={str(takes_whole).lower()}, and llama.cpp does "
+            f"otherwise for tokenizers that split words as {pre} does"
+        )
 
 
 def _require_plain_tokens(file: Path, content: Json) -> None:
