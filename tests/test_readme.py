@@ -108,6 +108,19 @@ def test_the_table_of_the_readme_is_what_the_demo_gave(name):
         assert float(ratio) == pytest.approx(row[scope]["ratio"], abs=6e-4)
 
 
+def test_the_dense_model_with_compiled_layers_is_what_the_demo_gave():
+    """The same forest bit for bit, and another dense LM."""
+    rows, plain = (
+        {row["kind"]: row for row in json.loads((RESULTS / f"{name}.json").read_text())["rows"]}
+        for name in ("compare-compiled", "compare")
+    )
+    assert rows["ensemble"]["nats_per_token"] == plain["ensemble"]["nats_per_token"]
+    dense, scopes = rows["dense"], ("in_domain", "novel")
+    trained, novel = (f"{dense[scope]['perplexity']:.1f}" for scope in scopes)
+    ratios = ", ".join(f"{rows['ensemble'][scope]['ratio']:.3f}" for scope in scopes)
+    assert f"the dense LM came to {trained} and {novel} ({ratios})" in README
+
+
 def test_what_is_left_beside_a_dense_model_with_a_cache_is_what_the_demo_gave():
     ratios = {}
     for name in ("compare", "compare-cache"):
