@@ -16,7 +16,7 @@ from btm.data import bos as beginning
 from btm.data.bos import AUTO, BEGINS, POLICY
 from btm.data.slices import short_words, utf8_size
 from btm.data.splits import Survey
-from btm.errors import UserError
+from btm.errors import UserError, first_line
 from btm.fairseq import dictionary
 from btm.models.tokenizer_files import DECISIVE, PIECES
 from btm.models.tokenizer_files import copy as copy_files
@@ -223,7 +223,7 @@ def _no_tokenizer(folder: Path) -> str:
 
 def _why_not(error: Exception, folder: Path) -> str:
     """Say in one whole sentence why transformers could not load the tokenizer in a folder."""
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    said = first_line(error)
     if "instantiate the backend tokenizer" in said:  # its reasons stand in the lines after
         return f"no tokenizer can be built of its files: it {_no_tokenizer(folder)}"
     if isinstance(error, KeyError):

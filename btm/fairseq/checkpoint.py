@@ -9,7 +9,7 @@ import re
 import zipfile
 from pathlib import Path
 
-from btm.errors import UserError
+from btm.errors import UserError, first_line
 from btm.fairseq import architecture
 from btm.fairseq.architecture import Architecture
 from btm.fairseq.state import Checkpoint, Tensors, of_state
@@ -73,7 +73,7 @@ def read(path: Path, scratch: Path, *, legacy: bool = False) -> Checkpoint:
     except MemoryError:
         raise
     except Exception as error:  # a damaged archive shows as whatever its reader raises
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        why = first_line(error)
         raise UserError(f"{path}: no checkpoint that torch reads: {why}") from None
     return of_state(state, str(path))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from btm.config.schema import Config
-from btm.errors import UserError
+from btm.errors import UserError, first_line
 from btm.models import files, tokenizer_files, weights
 from btm.system import durable
 from btm.system.json_files import Json, parse_json, read_regular
@@ -135,8 +135,7 @@ def made_of(config: "PretrainedConfig") -> "PreTrainedModel":
 
 def why(error: BaseException) -> str:
     """Return the cause of an error of transformers in one line."""
-    cause = error.__cause__ or error
-    return (str(cause).strip() or type(cause).__name__).splitlines()[0]
+    return first_line(error.__cause__ or error)
 
 
 def load_model(

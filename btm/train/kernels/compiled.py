@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from btm.errors import UserError
+from btm.errors import UserError, first_line
 from btm.models import causal_lm
 from btm.system import caches
 from btm.system.notes import note
@@ -129,7 +129,7 @@ class Layers:
                 note(f"the folder of caches cannot be written: compiled layers stand in {place}")
         except Exception as error:  # torch's compiler fails in many ways, and C++ compilers in more
             self.stop()
-            why = (str(error) or type(error).__name__).splitlines()[0]
+            why = first_line(error)
             self.note = f"torch cannot compile this model here ({why})"
             if self.how != "always":
                 note(f"{self.note}; its layers are not compiled, which costs time alone")
