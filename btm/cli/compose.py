@@ -20,6 +20,8 @@ ALIASES = {"seed.from": "seed.source", "from": "imports.source", "import.legacy"
 _SYNONYMS = {
     "name": "expert",
     "average": "average.name",
+    "student": "distil.name",
+    "moe": "moe.name",
 }  # where these read better: btm import, btm export
 
 _OPEN = "model.config."  # what any key may follow

@@ -15,7 +15,8 @@ from btm.data import prepare as preparation
 from btm.data.domains import find
 from btm.errors import UserError
 from btm.forest import Forest, gc, removal, verify
-from btm.forest.paths import AVERAGES, Paths
+from btm.forest.models import derived_of
+from btm.forest.paths import Paths
 from btm.forest.suites import data_of
 from btm.interop import formats
 from btm.report.progress import Lines, bytes_text, count_text, duration
@@ -227,11 +228,9 @@ def _text_that_stands(config: Config, derived: Config) -> list[str]:
 
 
 def _remove(config: Config, flags: Collection[str]) -> list[Plan]:
-    if config.average.name is not None:
-        removal.check_average(config, flags)
-        path = verify.folder_of(
-            Forest(config.forest_root).root, f"{AVERAGES}/{config.average.name}"
-        )
+    if (derived := derived_of(config)) is not None:
+        removal.check_derived(config, derived, flags)
+        path = verify.folder_of(Forest(config.forest_root).root, derived)
         return [Plan("remove", path.name, f"delete {path} and its scores")]
     forest, name = Forest(config.forest_root), expert_of(config)
     found = removal.consequences(forest, name)

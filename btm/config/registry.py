@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from btm.config.checks import check_choice, check_least, check_moment, check_name
 from btm.config.keys import key
 
-ELM_STATES = ("ELM", "average", "branch", "trained", "damaged", "removed")
+ELM_STATES = ("ELM", "average", "student", "MoE", "branch", "trained", "damaged", "removed")
 ELM_ORDERS = ("name", "domain", "tokens", "total_tokens", "parameters", "valid_nats", "created")
 DRAWINGS = ("text", "mermaid", "graphviz")
 DIFFS = ("module", "tensor")
@@ -13,7 +13,7 @@ DIFFS = ("module", "tensor")
 
 @dataclass
 class LsConfig:
-    """Which ELMs, averages and branches are listed, and in what order."""
+    """Which models and branches are listed, and in what order."""
 
     name: str | None = key(None, "list names that match this pattern, law*; null: all")
     domain: str | None = key(None, "list models trained on this domain; null: on any")

@@ -11,9 +11,11 @@ from btm.config.average import AverageConfig
 from btm.config.choices import AVERAGE_WEIGHTS, BASELINES, BRANCH_METHODS
 from btm.config.cluster import ClusterConfig, PaperConfig, RunConfig
 from btm.config.data import DataConfig, DiscoverConfig
+from btm.config.distil import DistilConfig
 from btm.config.ensemble import EnsembleConfig, EvalConfig, GenerateConfig, ScoreConfig
 from btm.config.exchange import FORMATS, CardConfig, ExportConfig, ImportConfig
 from btm.config.keys import key
+from btm.config.moe import MoeConfig
 from btm.config.registry import DiffConfig, LineageConfig, LsConfig, RemoveConfig
 from btm.config.training import FairseqConfig, MergeConfig, ModelConfig, SeedConfig, TrainerConfig
 
@@ -35,6 +37,8 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     average: AverageConfig = field(default_factory=AverageConfig)
+    distil: DistilConfig = field(default_factory=DistilConfig)
+    moe: MoeConfig = field(default_factory=MoeConfig)
     discover: DiscoverConfig = field(default_factory=DiscoverConfig)
     run: RunConfig = field(default_factory=RunConfig)
     paper: PaperConfig = field(default_factory=PaperConfig)
@@ -51,7 +55,8 @@ class Config:
         BASELINES,
     )
     expert: str | None = key(
-        None, "ELM that the verb works on; for show, verify and diff also an average"
+        None,
+        "ELM that the verb works on; for show, verify and diff also another model of the forest",
     )
     against: Any = key(
         None,
@@ -59,7 +64,7 @@ class Config:
         "[FOREST, …]",
     )
     models: list[str] = key(
-        [], "models that eval and compare measure too: ELMs, averages, FOREST:NAME or model folders"
+        [], "models that eval and compare measure too: of the forest, FOREST:NAME or model folders"
     )
     domain: str | None = key(None, "domain of the expert or of the text; null: the expert's name")
     prompt: str | None = key(

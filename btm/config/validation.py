@@ -19,8 +19,10 @@ from btm.config.checks import (
 from btm.config.choices import AVERAGE_WEIGHTS, BASELINES, BRANCH_METHODS
 from btm.config.cluster import check_cluster, check_paper, check_run, processes_of
 from btm.config.data import check_data, check_discover
+from btm.config.distil import check_distil
 from btm.config.ensemble import check_ensemble, check_eval, check_generate, check_score
 from btm.config.exchange import FORMATS, check_card, check_export, check_import
+from btm.config.moe import check_moe
 from btm.config.registry import check_diff, check_lineage, check_ls
 from btm.config.schema import Config
 from btm.config.training import check_fairseq, check_model, check_seed_phase, check_trainer
@@ -67,6 +69,8 @@ def _check_sections(config: Config) -> None:
     check_eval(config.eval)
     check_generate(config.generate)
     check_average(config.average)
+    check_distil(config.distil)
+    check_moe(config.moe)
     check_discover(config.discover)
     check_run(config.run)
     check_paper(config.paper)

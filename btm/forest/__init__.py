@@ -22,7 +22,7 @@ read.
 
 from btm.forest.branch import ELM, Branch
 from btm.forest.forest import EXACT, SCHEMA, Forest
-from btm.forest.models import Model, averages, find_model, own_model, require_same_tokenizer
+from btm.forest.models import Model, derived, find_model, own_model, require_same_tokenizer
 
 __all__ = [
     "ELM",
@@ -31,7 +31,7 @@ __all__ = [
     "Branch",
     "Forest",
     "Model",
-    "averages",
+    "derived",
     "find_model",
     "own_model",
     "require_same_tokenizer",

@@ -17,7 +17,7 @@ from btm.errors import UserError
 from btm.forest.card import Card
 from btm.forest.forest import Forest
 from btm.forest.models import Model, find_model, own_model
-from btm.forest.paths import AVERAGES
+from btm.forest.paths import DERIVED
 from btm.models import average as averaging
 from btm.models import weights as wt
 from btm.report.tables import TableRow
@@ -72,8 +72,9 @@ def side(model: Model) -> Side:
     """Return a model as one of the two that are compared; the forest's own average is
     ``averages/NAME``.
     """
-    own_average = model.kind == "average" and ":" not in model.name
-    label = f"{AVERAGES}/{model.path.name}" if own_average else model.name
+    place = model.path.parent.name
+    own = place in DERIVED and ":" not in model.name and model.kind != "folder"
+    label = f"{place}/{model.path.name}" if own else model.name
     return Side(label, {model.path: 1.0}, model.card)
 
 

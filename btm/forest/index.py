@@ -26,8 +26,10 @@ from btm.forest.card import Card
 from btm.system import caches
 
 VERSION = 2  # of the table and of `Entry`
-ELM, AVERAGE = "ELM", "average"
-PLACES = {ELM: paths.ELMS, AVERAGE: paths.AVERAGES}  # kind: the folder of a forest where they stand
+ELM, AVERAGE, STUDENT, MOE = "ELM", "average", "student", "MoE"
+# kind: the folder of a forest where they stand
+DERIVED = {AVERAGE: paths.AVERAGES, STUDENT: paths.STUDENTS, MOE: paths.MOES}
+PLACES = {ELM: paths.ELMS} | DERIVED
 # An entry is two texts: what a list shows, and what only a lineage needs, which is longer.
 _SCHEMA = """
 CREATE TABLE models (
@@ -38,8 +40,13 @@ CREATE TABLE models (
 """
 
 
+def kind_of(model: Path) -> str:
+    """Tell the kind of a model from the folder of a forest that it stands in; elsewhere an ELM."""
+    return next((kind for kind, place in DERIVED.items() if model.parent.name == place), ELM)
+
+
 class Key(NamedTuple):
-    """Which model: an ELM and an average may have the same name."""
+    """Which model: an ELM and one that is derived may have the same name."""
 
     name: str
     kind: str  # one of `PLACES`
@@ -105,12 +112,12 @@ _NONE = Descent({}, [], [])
 
 
 def entries(root: Path, *, cache: bool = True) -> list[Entry]:
-    """List every ELM and average of the forest at `root`, by name, as `btm ls` shows them."""
+    """List every ELM and derived model of the forest at `root`, by name, as `btm ls` shows them."""
     return [entry for entry, _ in _entries(root, cache, descent=False)]
 
 
 def descents(root: Path, *, cache: bool = True) -> list[tuple[Entry, Descent]]:
-    """List every ELM and average with its descent."""
+    """List every ELM and derived model with its descent."""
     return _entries(root, cache, descent=True)
 
 

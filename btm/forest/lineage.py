@@ -15,7 +15,7 @@ from btm.forest import index, tombstone
 from btm.forest.card import Card
 from btm.forest.forest import Forest
 
-ELM, AVERAGE, BRANCH = index.ELM, index.AVERAGE, tombstone.BRANCH
+ELM, BRANCH, DERIVED = index.ELM, tombstone.BRANCH, index.DERIVED
 
 
 class Key(NamedTuple):
@@ -59,8 +59,8 @@ class Lineage:
 
     @classmethod
     def of(cls, root: Path) -> "Lineage":
-        """Read the lineage of the forest at `root`: ELMs, averages, branches in the making, and
-        tombstones.
+        """Read the lineage of the forest at `root`: ELMs, derived models, branches in the making,
+        and tombstones.
         """
         branches = _branches(root)  # first: one that is merged meanwhile is found among the ELMs
         nodes = {node.key: node for node in [*_removed(root), *_standing(root), *branches]}
@@ -74,19 +74,19 @@ class Lineage:
         return cls(nodes, children)
 
     def find(self, name: str, where: str, kind: str | None = None) -> Node:
-        """Find the model called `name`: an ELM, or else a removed one, a branch or an average.
+        """Find the model called `name`: an ELM, or else a removed one, a branch or a derived model.
 
         With a `kind`, only models of that kind are looked at. `UserError` if there is none.
         """
         among = [node for node in self.nodes.values() if kind in (None, node.key.kind)]
         named = [node for node in among if node.key.name == name]
         if not named:
-            raise unknown(kind or "ELM or average", name, {node.key.name for node in among}, where)
+            raise unknown(kind or "model", name, {node.key.name for node in among}, where)
         order = [
             (ELM, "there"),
             (ELM, "removed"),
             (BRANCH, "there"),
-            (AVERAGE, "there"),
+            *((kind, "there") for kind in DERIVED),
             (ELM, "gone"),
         ]
         return min(named, key=lambda node: (order.index((node.key.kind, node.state)), node.note))
@@ -133,7 +133,7 @@ def _spread(start: Key, edges: Callable[[Key], Mapping[Key, float]]) -> dict[Key
 
 
 def _standing(root: Path) -> list[Node]:
-    """Read the ELMs and the averages."""
+    """Read the ELMs and the derived models."""
     return [
         Node(
             Key(e.kind, e.name, e.sha256),

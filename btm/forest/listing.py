@@ -12,14 +12,14 @@ from btm.forest import index, tombstone
 from btm.forest.branch import Branch
 from btm.forest.forest import Forest
 from btm.forest.index import Entry
-from btm.forest.lineage import AVERAGE, BRANCH, ELM, Lineage
+from btm.forest.lineage import BRANCH, DERIVED, ELM, Lineage
 from btm.report.tables import TableRow
 
 _STATES = {"branch": "branch", "trained": "trained branch"}  # ls.state: what a row says
 
 
 def rows(root: Path, chosen: LsConfig) -> list[TableRow]:
-    """List the ELMs, averages and branches of a forest, and the removed ELMs if `chosen` asks for
+    """List the models and branches of a forest, and the removed ELMs if `chosen` asks for
     them, a row each.
     """
     forest = Forest(root)
@@ -96,7 +96,7 @@ def _of_branch(made: Branch) -> tuple[str, Entry]:
 
 
 def _row(state: str, entry: Entry) -> TableRow:
-    known = state in (ELM, AVERAGE, "removed")
+    known = state in (ELM, *DERIVED, "removed")
     row: TableRow = {
         "name": entry.name,
         "state": state,

@@ -13,32 +13,41 @@ from typing import Any
 
 from btm.config.choices import LICENSES
 from btm.forest.card import Card
+from btm.forest.index import AVERAGE, ELM, MOE, STUDENT
+
+# What a model is, in words, and the further tags of the Hub that fit it.
+_KINDS = {
+    ELM: ("An expert language model (ELM)", ()),
+    AVERAGE: ("An average of expert language models", ("merge", "model-average")),
+    STUDENT: ("A student, distilled from the expert language models", ("distillation",)),
+    MOE: ("A mixture of experts (MoE) made of the expert language models", ("merge", "moe")),
+}
 
 
-def readme(card: Card, *, average: bool = False) -> str:
-    """Write the README.md of an ELM, or of an `average` of several."""
-    kind = "average of expert language models" if average else "expert language model (ELM)"
+def readme(card: Card, kind: str = ELM) -> str:
+    """Write the README.md of an ELM, or of a model of another `kind` (`index.PLACES`)."""
+    said, _ = _KINDS[kind]
     parts = [
-        f"---\n{_metadata(card, average)}---\n",
+        f"---\n{_metadata(card, kind)}---\n",
         f"# {_plain(card.name)}\n",
-        f"An {kind} of a Branch-Train-Merge forest ([arXiv "
+        f"{said} of a Branch-Train-Merge forest ([arXiv "
         "2208.03306](https://arxiv.org/abs/2208.03306)).\n",
-        _facts(card, average),
+        _facts(card, kind),
         f"## Lineage\n\n{_lineage(card)}",
         f"## Data\n\n{_data(card)}",
-        f"## Perplexity\n\n{_measured(card) if average else _perplexity(card)}",
-        f"## Use\n\n{_use(card, average)}",
+        f"## Perplexity\n\n{_perplexity(card) if kind == ELM else _measured(card)}",
+        f"## Use\n\n{_use(card, kind)}",
         f"## Licence\n\n{_licence(card)}",
     ]
     return "\n".join(parts)
 
 
-def _metadata(card: Card, average: bool) -> str:
+def _metadata(card: Card, kind: str) -> str:
     """Write the block of YAML; values from outside are JSON strings, which YAML reads."""
     tags = [
         "branch-train-merge",
         "expert-language-model",
-        *(["merge", "model-average"] if average else []),
+        *_KINDS[kind][1],
     ]
     lines = ["library_name: transformers", "pipeline_tag: text-generation"]
     if card.license in LICENSES:
@@ -47,7 +56,7 @@ def _metadata(card: Card, average: bool) -> str:
         lines += ["license: other", f"license_name: {_quoted(card.license)}"]
     lines += ["tags:", *(f"- {tag}" for tag in tags)]
     results = {domain: part.nats for domain, part in card.measured.items()}
-    if not average and card.valid_nats is not None and card.domains:
+    if kind == ELM and card.valid_nats is not None and card.domains:
         results = {card.domains[0]: card.valid_nats}
     if results:
         lines += ["model-index:", f"- name: {_quoted(card.name)}", "  results:"]
@@ -67,7 +76,7 @@ def _metadata(card: Card, average: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _facts(card: Card, average: bool) -> str:
+def _facts(card: Card, kind: str) -> str:
     total = (
         f"{card.total_tokens:,} tokens, {card.total_flops:.3g} FLOPs" if card.total_tokens else ""
     )
@@ -85,7 +94,7 @@ def _facts(card: Card, average: bool) -> str:
         "weights": f"sha256 `{_code(card.sha256)}`",
         "tokenizer": f"sha256 `{_code(card.tokenizer_sha256)}`",
         "imported from": _plain(card.source),
-        "made" if average else "merged": _plain(card.created)
+        "merged" if kind == ELM else "made": _plain(card.created)
         + (", although worse than a parent" if card.forced else ""),
         "made with": ", ".join(
             f"{_plain(name)} {_plain(version)}" for name, version in card.versions.items()
@@ -153,7 +162,7 @@ def _perplexity(card: Card) -> str:
 
 
 def _measured(card: Card) -> str:
-    """Tabulate the losses of an average and the seeds when it was made, by domain and mean."""
+    """Tabulate the losses of a derived model and the seeds when it was made, by domain and mean."""
     if not card.measured or card.valid_nats is None:
         return "Not measured when it was made; `btm eval` measures it.\n"
     seeds = card.seed_nats
@@ -187,11 +196,11 @@ def _perplexity_of(nats: float) -> float:
     return math.exp(min(nats, 700.0))  # beyond this a float has no number for it
 
 
-def _use(card: Card, average: bool) -> str:
+def _use(card: Card, kind: str) -> str:
     name = _code(card.name)
     inside = (
         ""
-        if average
+        if kind != ELM
         else f'''
 As one expert of its forest:
 

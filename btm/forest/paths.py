@@ -7,6 +7,8 @@ its cycles.
     suites/<name>.json            where its text is prepared (settings.py)
     elms/<name>/                  an ELM, sealed
     averages/<name>/              an average of ELMs, sealed
+    students/<name>/              a model that was distilled from ELMs, sealed
+    moes/<name>/                  a mixture of experts (MoE) made of ELMs, sealed
     branches/<name>/              an ELM in the making; who holds it renames it (system/lease.py)
     removed/<name>/               a tombstone: card.json, and plan.json and deleting/ (removal.py)
     scores/<shard>/<sha256>.npy   log-probabilities by weights (ensemble/score.py)
@@ -34,7 +36,12 @@ FACTS = "forest.json"
 TOKENIZER = "tokenizer"
 SETTINGS = "settings.json"
 ELMS = "elms"
-AVERAGES = "averages"  # also what makes a name explicit: averages/NAME
+AVERAGES = "averages"
+STUDENTS = "students"
+MOES = "moes"
+# The folders of models that are made of ELMs. Nothing is branched from such a model, it is no
+# member of the ensemble, and the folder makes a name explicit: averages/NAME.
+DERIVED = (AVERAGES, STUDENTS, MOES)
 CARD = "card.json"
 BIN = "deleting"
 PLAN = "plan.json"
@@ -51,13 +58,13 @@ _SHARD_DIGITS = 16
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """The folder of an ELM, an average or a branch."""
+    """The folder of an ELM, of a model derived from ELMs, or of a branch."""
 
     path: Path
 
     @property
     def card(self) -> Path:
-        """Its provenance (card.py); an ELM or an average is sealed with it."""
+        """Its provenance (card.py); every model but a branch is sealed with it."""
         return self.path / CARD
 
     @property
@@ -101,6 +108,16 @@ class ModelFolder:
     def weights(self) -> list[Path]:
         """List its files of weights; empty where there is no such folder."""
         return sorted(self.path.glob(files.EVERY_WEIGHTS))
+
+
+def places_of(name: str) -> tuple[tuple[str, ...], str]:
+    """Split what a user calls a model into the folders it may stand in, the likeliest first, and
+    its bare name.
+
+    ``averages/NAME`` is an average; a NAME alone is an ELM, or else a derived model.
+    """
+    place, slash, bare = name.partition("/")
+    return ((place,), bare) if slash and place in DERIVED else ((ELMS, *DERIVED), name)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -158,6 +175,10 @@ class Paths:
     def average(self, name: str) -> ModelFolder:
         """Name the folder of the average `name`."""
         return ModelFolder(self.averages / name)
+
+    def derived(self, place: str, name: str) -> ModelFolder:
+        """Name the folder of a model in one of the `DERIVED` places."""
+        return ModelFolder(self.root / place / name)
 
     @property
     def branches(self) -> Path:

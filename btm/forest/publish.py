@@ -60,7 +60,7 @@ def average(
         card = ledger.summed(replace(card, sha256=weights.identity(digests), sums=True))
         card = _measured(card, measure(folder, card))
         ModelFolder(folder).card.write_text(json.dumps(card.to_json(), indent=1))
-        ModelFolder(folder).readme.write_text(model_card.readme(card, average=True))
+        ModelFolder(folder).readme.write_text(model_card.readme(card, index.AVERAGE))
         sums.write(folder, digests)
     try:
         # A removal that looked for heirs before the rename has a tombstone by now, or looks again

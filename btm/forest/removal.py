@@ -1,4 +1,4 @@
-"""Removal of ELMs and averages: weights are deleted, a tombstone stays, and heirs are named.
+"""Removal of models: weights are deleted, of an ELM a tombstone stays, and heirs are named.
 
 The tombstone comes first, by one rename; from then on the ELM is no part of the forest. Then
 everything is moved out of its place into ``removed/<name>/deleting/`` and deleted there. So a kill
@@ -20,8 +20,9 @@ from btm.errors import UserError, command, unknown
 from btm.forest import tombstone, trained_on
 from btm.forest.card import Card
 from btm.forest.forest import Forest
-from btm.forest.lineage import AVERAGE, BRANCH, ELM, Key, Lineage
-from btm.forest.paths import CARD, ELMS, Paths
+from btm.forest.index import PLACES
+from btm.forest.lineage import BRANCH, ELM, Key, Lineage
+from btm.forest.paths import CARD, ELMS, Paths, places_of
 from btm.forest.tombstone import Heir, Tombstone
 from btm.models import weights
 from btm.system import durable, lease
@@ -125,30 +126,34 @@ def remove_with_descendants(forest: Forest, name: str, *, reason: str = "") -> l
     return found.heirs
 
 
-def check_average(config: Config, flags: Collection[str]) -> None:
-    """Raise `UserError` for what makes sense for an ELM alone where an average is to go."""
+def check_derived(config: Config, called: str, flags: Collection[str]) -> None:
+    """Raise `UserError` for what makes sense for an ELM alone where the derived model `called` is
+    to go.
+    """
     wrong = [flag for flag in ("--with-descendants", "--rederive", "--readmit") if flag in flags]
     wrong += ["remove.reason"] if config.remove.reason else []
     wrong += [f"expert={config.expert}"] if config.expert is not None else []
     if wrong:
         raise UserError(
-            f"average={config.average.name}: an average leaves no tombstone and has no heirs: "
+            f"{called} leaves no tombstone and has no heirs, as it is no ELM: "
             f"leave out {', '.join(wrong)}"
         )
 
 
-def remove_average(forest: Forest, name: str) -> Path:
-    """Delete an average and the scores of its weights; return where it was.
+def remove_derived(forest: Forest, called: str) -> Path:
+    """Delete a derived model, ``averages/NAME``, and the scores of its weights; return where it
+    was.
 
-    Nothing descends from an average, so no tombstone is left, and its name is free. `UserError` if
-    there is none.
+    Nothing descends from it, so no tombstone is left, and its name is free. `UserError` if there is
+    none.
     """
-    places = {path.name: path for path in forest.paths.averages.glob("[!.]*") if path.is_dir()}
+    (place,), name = places_of(called)
+    places = {path.name: path for path in (forest.root / place).glob("[!.]*") if path.is_dir()}
     if name not in places:
-        raise unknown("average", name, places, str(forest.root))
+        raise unknown("model", name, places, str(forest.root / place))
     sha256 = ""
     with suppress(UserError, OSError):  # a damaged one goes too; gc finds the scores it leaves
-        sha256 = Card.read(forest.paths.average(name).card).sha256
+        sha256 = Card.read(forest.paths.derived(place, name).card).sha256
     bin = durable.scratch_folder(places[name].parent)  # swept if this process dies here
     with suppress(FileNotFoundError):  # another process removes it too
         durable.rename_folder(places[name], bin / name)
@@ -195,13 +200,10 @@ def discard_branch(forest: Forest, bin: Path, name: str) -> None:
 
 
 def discard_heir(forest: Forest, bin: Path, heir: Heir) -> None:
-    """Delete an ELM, an average or a branch that inherited, and its scores, without a tombstone of
-    its own.
-    """
+    """Delete a model or a branch that inherited, and its scores, without a tombstone of its own."""
     if heir.kind == BRANCH:
         return discard_branch(forest, bin, heir.name)
-    place = forest.paths.average if heir.kind == AVERAGE else forest.paths.elm
-    discard(bin, place(heir.name).path)
+    discard(bin, forest.root / PLACES[heir.kind] / heir.name)
     discard_derived(forest.root, [heir.sha256])
 
 

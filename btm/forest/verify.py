@@ -20,14 +20,18 @@ from btm.forest.paths import (
     AVERAGES,
     BIN,
     CARD,
+    DERIVED,
     ELMS,
     FACTS,
+    MOES,
     PLAN,
+    STUDENTS,
     TOKENIZER,
     TRAINED_ON,
     ModelFolder,
     Paths,
     name_of_removed,
+    places_of,
 )
 from btm.models import causal_lm, weights
 from btm.system import sums
@@ -38,6 +42,11 @@ _GROW = (
     "restore it from a copy, or remove it (btm remove expert=NAME --readmit after it) and grow it "
     "again"
 )
+_AGAIN = {
+    AVERAGES: "btm remove average=NAME, and average again: btm average average.name=NAME",
+    STUDENTS: "btm remove student=NAME, and distil again: btm distil student=NAME",
+    MOES: "btm remove moe=NAME, and make it again: btm moe moe.name=NAME",
+}
 
 
 @dataclass(frozen=True)
@@ -88,14 +97,14 @@ def verify(
 ) -> list[Finding]:
     """Check the forest at `root`, or one model in it, and return every finding.
 
-    `only` names an ELM, or else an average; ``averages/NAME`` an average alone.
+    `only` names an ELM, or else a derived model; ``averages/NAME`` an average alone.
     """
     look = Look(root, full, told)
     if only is not None:
         return list(_model(look, folder_of(root, only)))
     found = list(_own_files(look))
-    for kind in (ELMS, AVERAGES):
-        for path in _inside(root / kind):
+    for place in (ELMS, *DERIVED):
+        for path in _inside(root / place):
             found += (
                 _model(look, path)
                 if is_name(path.name) and path.is_dir()
@@ -109,23 +118,20 @@ def verify(
 def size(root: Path, only: str | None = None) -> int:
     """Count the bytes that a full verification reads."""
     paths = Paths(root)
-    whole = (paths.tokenizer, paths.elms, paths.averages, paths.digests)
+    whole = (paths.tokenizer, paths.elms, *(root / place for place in DERIVED), paths.digests)
     places = [folder_of(root, only)] if only else whole
     return sum(p.lstat().st_size for place in places for p in place.rglob("*") if p.is_file())
 
 
 def folder_of(root: Path, name: str) -> Path:
-    """Find the folder of an ELM or an average, damaged or not; the `UserError` for neither lists
-    both.
-    """
-    bare = name.removeprefix(f"{AVERAGES}/")
-    kinds = (AVERAGES,) if bare != name else (ELMS, AVERAGES)
-    folders = [p for kind in kinds for p in _inside(root / kind) if is_name(p.name) and p.is_dir()]
+    """Find the folder of a model, damaged or not; the `UserError` for none lists what there is."""
+    places, bare = places_of(name)
+    folders = [p for at in places for p in _inside(root / at) if is_name(p.name) and p.is_dir()]
     for folder in folders:  # ELMs first
         if folder.name == bare:
             return folder
-    kind = "average" if bare != name else "ELM or average"
-    raise unknown(kind, bare, {folder.name for folder in folders}, str(root))
+    where = root / places[0] if len(places) == 1 else root
+    raise unknown("model", bare, {folder.name for folder in folders}, str(where))
 
 
 def _own_files(look: Look) -> Iterator[Finding]:
@@ -178,11 +184,10 @@ def _same_tokenizer(look: Look, folder: Path, wanted: str | None, remedy: str) -
 
 
 def _model(look: Look, path: Path) -> Iterator[Finding]:
-    """Check an ELM or an average."""
+    """Check an ELM or a derived model."""
     what, remedy = _within(look, path), _GROW.replace("NAME", path.name)
-    if path.parent.name == AVERAGES:
-        name = path.name
-        remedy = f"btm remove average={name}, and average again: btm average average.name={name}"
+    if path.parent.name in DERIVED:
+        remedy = _AGAIN[path.parent.name].replace("NAME", path.name)
     elif tombstone.stands(look.root, path.name):
         yield Finding(what, "removed, and still there", f"btm remove expert={path.name} goes on")
         return

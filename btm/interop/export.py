@@ -8,9 +8,9 @@ from pathlib import Path
 
 from btm.data import ends
 from btm.errors import UserError
-from btm.forest import model_card
+from btm.forest import index, model_card
 from btm.forest.card import Card
-from btm.forest.paths import AVERAGES, ModelFolder
+from btm.forest.paths import ModelFolder
 from btm.models import causal_lm, files, weights
 from btm.models.average import Settings, average
 from btm.system import durable, sums
@@ -101,7 +101,7 @@ def _write(
         note = f"exported {what} from sha256 {card.sha256}"
         card = replace(card, sha256=sha256, notes=[*card.notes, note])
     durable.write_json(ModelFolder(made).card, card.to_json())
-    text = model_card.readme(card, average=source.parent.name == AVERAGES)
+    text = model_card.readme(card, index.kind_of(source))
     ModelFolder(made).readme.write_text(text)
     sums.write(made, digests)
 

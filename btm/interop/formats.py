@@ -10,9 +10,9 @@ from btm import fairseq
 from btm.config.checks import check_name
 from btm.config.schema import Config
 from btm.data.tokenizer import recorded_policy
-from btm.errors import UserError, reword, unknown
-from btm.forest import ELM, Forest
-from btm.forest.paths import CARD
+from btm.errors import UserError, reword
+from btm.forest import ELM, Forest, own_model
+from btm.forest.models import derived_of
 from btm.forest.suites import require_beginning
 from btm.interop import delta, delta8, export, gguf, huggingface, intake, mergekit, received
 from btm.report import Reporter, quiet
@@ -123,7 +123,7 @@ def _source(config: Config) -> Path:
 
 
 def export_model(config: Config, reporter: Reporter = quiet) -> tuple[Path | None, str]:
-    """Write an ELM or an average in another format; return its path, and its text if it is a text.
+    """Write a model of the forest in another format; return its path, and its text if it is a text.
 
     Without ``to=`` a text is only returned. Raises `UserError` if there is no such model, if the
     format cannot hold it, or if something else stands there.
@@ -147,8 +147,7 @@ def export_model(config: Config, reporter: Reporter = quiet) -> tuple[Path | Non
     if config.format == "delta8":
         if config.expert is None:
             raise UserError(
-                "format=delta8 is the difference from parents, which an average has not: "
-                "give expert=NAME"
+                "format=delta8 is the difference of an ELM from its parents: give expert=NAME"
             )
         forest, target = Forest(config.forest_root), Path(config.to)
         delta8.export(forest, config.expert, target, wanted.block, reporter.alive)
@@ -176,18 +175,14 @@ def _export_fairseq(source: Path, target: Path) -> Path:
 
 
 def exported(config: Config) -> Path:
-    """Return the folder of the ELM or the average to export."""
+    """Find the folder of the model to export."""
     forest = Forest(config.forest_root)
-    if (config.expert is None) == (config.average.name is None):
-        raise UserError("export what? give expert=NAME (an ELM) or average=NAME")
-    if config.expert is not None:
+    derived = derived_of(config)
+    if config.expert is not None and derived is None:
         return forest[config.expert].path
-    folder = forest.paths.averages
-    names = [card.parent.name for card in folder.glob(f"*/{CARD}")]
-    names = [name for name in names if not name.startswith(".")]
-    if config.average.name not in names:
-        raise unknown("average", str(config.average.name), names, str(forest.root))
-    return folder / str(config.average.name)
+    if derived is None or config.expert is not None:
+        raise UserError("export what? give one of expert=NAME, average=, student= and moe=")
+    return own_model(forest, derived).path
 
 
 def _export_text(text: str, config: Config) -> tuple[Path | None, str]:

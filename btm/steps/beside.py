@@ -1,4 +1,4 @@
-"""The models that are measured beside an ensemble: averages, and what ``models=`` names."""
+"""The models that are measured beside an ensemble: derived ones, and what ``models=`` names."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from btm.config.schema import Config
 from btm.data.shards import Shard
 from btm.data.tokenizer import recorded_policy
-from btm.forest import ELM, Forest, Model, averages, find_model, ledger, require_same_tokenizer
+from btm.forest import ELM, Forest, Model, derived, find_model, ledger, require_same_tokenizer
 from btm.interop import huggingface, probe
 from btm.models import causal_lm as causal
 from btm.models import flops, trial
@@ -23,17 +23,17 @@ class Subjects:
 
     elms: list[ELM]  # each is reported alone
     members: list[ELM]  # those of the ensemble
-    others: list[Model]  # reported beside them: averages, and what ``models=`` names
+    others: list[Model]  # reported beside them: derived models, and what ``models=`` names
     trained_on: set[str]  # the domains that are not novel; ``ensemble.fit=forest`` fits on them
 
 
 def beside(config: Config, forest: Forest, reporter: Reporter = quiet) -> list[Model]:
-    """List the averages of the forest that are whole, and the models of ``models=``, each once.
+    """List the derived models of the forest that are whole, and those of ``models=``, each once.
 
-    A damaged average is told of and left out; a damaged or unknown model that was named is a
+    A damaged one is told of and left out; a damaged or unknown model that was named is a
     `UserError`.
     """
-    found = {model.path.resolve(): model for model in averages(forest, reporter.line)}
+    found = {model.path.resolve(): model for model in derived(forest, reporter.line)}
     for name in config.models:
         model = find_model(forest, name)
         found.setdefault(model.path.resolve(), model)

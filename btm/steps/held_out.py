@@ -14,7 +14,7 @@ from btm.data.shards import Shard, Suite
 from btm.errors import UserError, first_of
 from btm.forest import ELM, Forest, Model, trained_on
 from btm.forest.lineage import Lineage
-from btm.forest.paths import AVERAGES, ELMS, Paths
+from btm.forest.paths import DERIVED, ELMS, Paths
 from btm.forest.trained_on import Digests
 from btm.report import Reporter, quiet
 
@@ -90,7 +90,7 @@ def refuse(
 def _home(forest: Forest, path: Path) -> Path:
     """Find the root of the forest that a model stands in; of a folder from outside, `forest`."""
     root = path.parent.parent
-    inside = path.parent.name in (ELMS, AVERAGES) and Forest.stands(root)
+    inside = path.parent.name in (ELMS, *DERIVED) and Forest.stands(root)
     return root if inside else forest.root
 
 

@@ -18,7 +18,8 @@ from btm.config.training import DELTA_MASKS
 from btm.errors import UserError
 from btm.forest import Forest, publish, removal, tombstone
 from btm.forest.card import Card, Parent
-from btm.forest.lineage import AVERAGE, BRANCH
+from btm.forest.index import AVERAGE, DERIVED, MOE, STUDENT
+from btm.forest.lineage import BRANCH
 from btm.forest.paths import ModelFolder, Paths
 from btm.forest.tombstone import Heir
 from btm.report import Reporter, quiet
@@ -31,6 +32,7 @@ _AVERAGES = (
     "weights",
     *AVERAGE_WEIGHTS,
 )  # averages that can be made again of the weights on their card
+_VERBS = {STUDENT: "distil", MOE: "moe"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Plan:
         """(name, sha256) of every ELM that nothing new may descend from."""
         return {
             (self.name, self.sha256),
-            *((o.name, o.card.sha256) for o in self.old if o.kind != AVERAGE),
+            *((o.name, o.card.sha256) for o in self.old if o.kind not in DERIVED),
         }
 
     def write(self, root: Path) -> None:
@@ -113,9 +115,9 @@ def make_plan(config: Config, forest: Forest, name: str) -> Plan:
     found = removal.consequences(forest, name)
     old = [_old(forest, heir) for heir in found.heirs]
     plan = Plan(name, found.card.sha256, old)
-    cards = {name: found.card} | {o.name: o.card for o in old if o.kind != AVERAGE}
-    stay = (set(forest.names()) - {name}) | {o.name for o in old if o.kind != AVERAGE}
-    suite = steps.open_suites(config) if any(o.kind != AVERAGE for o in old) else None
+    cards = {name: found.card} | {o.name: o.card for o in old if o.kind not in DERIVED}
+    stay = (set(forest.names()) - {name}) | {o.name for o in old if o.kind not in DERIVED}
+    suite = steps.open_suites(config) if any(o.kind not in DERIVED for o in old) else None
     for o in old:
         if o.kind == AVERAGE:
             continue
@@ -166,18 +168,19 @@ def _old(forest: Forest, heir: Heir) -> Old:
             estimator=made.origin["estimator"],
         )
         return Old(heir.kind, card)
-    if heir.kind == AVERAGE:
-        return Old(heir.kind, Card.read(forest.paths.average(heir.name).card))
+    if heir.kind in DERIVED:
+        place = DERIVED[heir.kind]
+        return Old(heir.kind, Card.read(forest.paths.derived(place, heir.name).card))
     return Old(heir.kind, forest[heir.name].card)
 
 
 def _discard(forest: Forest, plan: Plan, old: Old) -> None:
     """Delete what still stands of the old model; what was made anew stays."""
     bin = forest.paths.bin(plan.name)
-    if old.kind == AVERAGE:
-        file = forest.paths.average(old.name).card
+    if old.kind in DERIVED:
+        file = forest.paths.derived(DERIVED[old.kind], old.name).card
         if file.is_file() and _is_old(plan, Card.read(file).parents):
-            removal.discard_heir(forest, bin, Heir(AVERAGE, old.name, old.card.sha256, None, None))
+            removal.discard_heir(forest, bin, Heir(old.kind, old.name, old.card.sha256, None, None))
         return
     if old.name in forest and _is_old(plan, forest[old.name].card.parents):
         removal.discard(bin, forest.paths.elm(old.name).path)
@@ -196,8 +199,8 @@ def _again(config: Config, forest: Forest, plan: Plan, old: Old, reporter: Repor
     """
     row: TableRow = {"what": old.kind, "name": old.name, "now": "made again", "why": ""}
     try:
-        if old.kind == AVERAGE:
-            return row | _average_again(config, forest, old, reporter)
+        if old.kind in DERIVED:
+            return row | _derived_again(config, forest, old, reporter)
         _grow(_settings(config, forest, old), forest, plan, old, reporter)
     except UserError as error:
         return row | {"now": "failed", "why": str(error)}
@@ -212,7 +215,7 @@ def _grow(config: Config, forest: Forest, plan: Plan, old: Old, reporter: Report
         missing = [
             o.name
             for o in plan.old
-            if o.kind != AVERAGE and o.name in old.card.parents and o.name not in forest
+            if o.kind not in DERIVED and o.name in old.card.parents and o.name not in forest
         ]
         if missing:
             raise UserError(f"its parent {missing[0]!r} was not made again yet")
@@ -238,6 +241,13 @@ def _settings(config: Config, forest: Forest, old: Old) -> Config:
     else:
         made.weights = kept or without(old.card, forest.names(), cards)
     return made
+
+
+def _derived_again(config: Config, forest: Forest, old: Old, reporter: Reporter) -> TableRow:
+    """Make a derived model again of the ELMs that are left, or tell how it can be."""
+    if old.kind == AVERAGE:
+        return _average_again(config, forest, old, reporter)
+    return {"now": "deleted", "why": f"a {old.kind} is made again by hand: btm {_VERBS[old.kind]}"}
 
 
 def _average_again(config: Config, forest: Forest, old: Old, reporter: Reporter) -> TableRow:

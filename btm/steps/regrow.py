@@ -14,7 +14,7 @@ from btm.config.schema import Config
 from btm.data.shards import Suite
 from btm.errors import UserError, first_of
 from btm.forest import Forest, removal, tombstone
-from btm.forest.lineage import AVERAGE, BRANCH, ELM
+from btm.forest.lineage import BRANCH, DERIVED, ELM
 from btm.forest.tombstone import Heir
 from btm.report import Reporter, quiet
 from btm.steps import conflicts, standing
@@ -28,7 +28,7 @@ REASON = "grown anew with other settings"
 
 @dataclass(frozen=True)
 class _Model:
-    """An ELM, an average or a branch that goes, and why."""
+    """A model or a branch that goes, and why."""
 
     heir: Heir
     why: str
@@ -50,8 +50,8 @@ def regrow(config: Config, suite: Suite, reporter: Reporter = quiet) -> None:
         reporter.line(f"removing {model.heir.name}: {model.why}")
         if model.heir.kind == ELM:
             removal.remove(forest, model.heir.name, reason=REASON)
-        elif model.heir.kind == AVERAGE:
-            removal.remove_average(forest, model.heir.name)
+        elif model.heir.kind in DERIVED:
+            removal.remove_derived(forest, f"{DERIVED[model.heir.kind]}/{model.heir.name}")
         else:
             folder = durable.scratch_folder(forest.paths.branch(model.heir.name).parent)
             removal.discard_branch(forest, folder, model.heir.name)

@@ -157,7 +157,7 @@ def test_an_average_says_that_it_is_one(forest):
 def test_what_an_average_was_worth_is_told_domain_by_domain():
     other = Measured(4.0, {"seed": 3.5}, 500, 64)
     card = full(measured={"law": WORTH, EVIL: other}, valid_nats=3.0)
-    text = readme(card, average=True)
+    text = readme(card, "average")
     assert "| law | 1,000 | 7.389 | 2.0000 | 20.09 | 3.0000 |" in text
     assert "| mean nats |  | 20.09 | 3.0000 | 25.79 | 3.2500 |" in text
     assert "no better than" not in text
@@ -165,8 +165,8 @@ def test_what_an_average_was_worth_is_told_domain_by_domain():
     found = {result.dataset_type: result.metric_value for result in data.eval_results}
     assert found["law"] == pytest.approx(math.exp(2.0), rel=1e-4)
     assert len(found) == 2
-    assert "no better than seed" in readme(dataclasses.replace(card, valid_nats=3.25), average=True)
-    assert "`btm eval` measures it" in readme(full(measured={}, valid_nats=None), average=True)
+    assert "no better than seed" in readme(dataclasses.replace(card, valid_nats=3.25), "average")
+    assert "`btm eval` measures it" in readme(full(measured={}, valid_nats=None), "average")
 
 
 def test_every_card_of_a_real_forest_is_valid(forest):

@@ -10,7 +10,7 @@ from folders import tree
 from interop.models import make_folder
 
 from btm.errors import UserError
-from btm.forest import Forest, averages, find_model
+from btm.forest import Forest, derived, find_model
 from btm.forest import publish as published
 
 
@@ -23,7 +23,7 @@ def test_an_elm_and_an_average_are_found_by_their_names(forest):
     )
     assert (average.kind, average.path) == ("average", forest.root / "averages/uniform")
     assert average.card.parents.keys() == {"bible", "code_python", "speeches"}
-    assert averages(forest) == [average]
+    assert derived(forest) == [average]
 
 
 def test_of_two_with_one_name_the_elm_wins_and_the_average_has_a_longer_one(copy):
@@ -116,7 +116,7 @@ def test_a_damaged_and_an_unfinished_average_are_named_and_the_others_are_there(
     (home / "damaged" / "model.safetensors").write_bytes(b"cut")
     (home / "unfinished").mkdir()
     (home / ".tmp-1-x").mkdir()
-    assert [model.name for model in averages(forest, told.append)] == ["uniform"]
+    assert [model.name for model in derived(forest, told.append)] == ["uniform"]
     assert len(told) == 2
     assert "'damaged' is left out" in told[0] and "not a valid safetensors" in told[0]
     assert "'unfinished' is left out" in told[1] and "never finished" in told[1]

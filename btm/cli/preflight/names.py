@@ -14,8 +14,7 @@ from btm.data import prepare as preparation
 from btm.ensemble.router import check_domains
 from btm.ensemble.rules import rule_of
 from btm.errors import UserError, unknown
-from btm.forest import Forest, settings, tombstone
-from btm.forest import averages as standing_averages
+from btm.forest import Forest, derived, settings, tombstone
 from btm.forest.paths import AVERAGES
 from btm.models.average import METHODS
 from btm.steps import conflicts
@@ -79,13 +78,16 @@ def elms_of_cycle(config: Config) -> None:
 
 
 def models_of_cycle(config: Config) -> None:
-    """Require that what models= names will stand at the end of a cycle: an ELM, an average, a
-    folder.
+    """Require that what models= names will stand at the end of a cycle: a model of the forest, or
+    a folder.
     """
-    averages = {steps.average_of(config)[1]} if config.run.average else set()
+    have = _at_end(config)
+    if config.run.average:
+        average = steps.average_of(config)[1]
+        have |= {average, f"{AVERAGES}/{average}"}
     if Forest.stands(config.forest_root):
-        averages |= {model.name for model in standing_averages(Forest(config.forest_root))}
-    have = _at_end(config) | averages | {f"{AVERAGES}/{name}" for name in averages}
+        for model in derived(Forest(config.forest_root)):
+            have |= {model.name, f"{model.path.parent.name}/{model.path.name}"}
     for name in config.models:
         # FOREST:NAME is another forest's; a folder is looked into by the evaluation, in a process
         # with limits.

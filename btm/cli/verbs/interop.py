@@ -25,7 +25,8 @@ def import_model(config: Config, out: Output) -> None:
 
 
 def export_model(config: Config, out: Output) -> None:
-    """Write an ELM (expert=NAME) or an average (average=NAME) as a folder that anybody loads.
+    """Write an ELM (expert=NAME), or an average=NAME, student=NAME or moe=NAME, as a folder that
+    anybody loads.
 
     export.dtype=bf16 converts the weights, export.shard_gb=5 splits them; without these they are
     the same bytes. card.license=apache-2.0 states a licence on the card and in the README.

@@ -79,36 +79,37 @@ def _choices(config: Config) -> str:
 
 
 def is_named(config: Config) -> bool:
-    """Tell whether expert= or average= names a model."""
-    return config.expert is not None or config.average.name is not None
+    """Tell whether expert=, average=, student= or moe= names a model."""
+    from btm.forest.models import derived_of
+
+    return config.expert is not None or derived_of(config) is not None
 
 
 def model_of(config: Config) -> str:
-    """Return the name of the ELM or average that is meant: expert=NAME may be either, average=NAME
-    is an average.
+    """Return the name of the model that is meant: expert=NAME is an ELM, or else another model of
+    that name; average=, student= and moe= name one of that kind.
 
-    `UserError` if none was named, or both.
+    `UserError` if none was named, or several.
     """
-    from btm.forest.paths import AVERAGES
+    from btm.forest.models import derived_of
 
-    average = config.average.name
-    if average is None:
+    derived = derived_of(config)
+    if derived is None:
         if config.expert is None:
             raise UserError(
-                "which one? give expert=NAME (an ELM or an average) or average=NAME"
+                "which one? give expert=NAME, average=NAME, student=NAME or moe=NAME"
                 + _choices(config)
             )
         return config.expert
     if config.expert is not None:
         raise UserError(
-            f"expert={config.expert} average={average}: two models, and one is wanted; leave out "
-            "one"
+            f"expert={config.expert} and {derived}: two models, and one is wanted; leave out one"
         )
-    return f"{AVERAGES}/{average}"
+    return derived
 
 
 def show_elm(elm: Any, out: Output) -> None:
-    """Print the card of an ELM or of an average."""
+    """Print the card of a model of the forest."""
     card = asdict(elm.card)
     if out.as_json:
         return out.line("", card)

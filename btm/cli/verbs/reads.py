@@ -35,6 +35,8 @@ READERS: dict[str, tuple[str, ...]] = {
     "imports.legacy": ("import", "seed", *_STEPS, "grow", *_CYCLE),
     "card.": (*_GROWING, "export", "remove"),
     "average.name": ("average", "run", *_ONE),
+    "distil.name": _ONE,
+    "moe.name": _ONE,
     "average.experts": ("average", *_CYCLE),
     "average.base": ("average", *_CYCLE),
     "score.experts": ("score", *_CYCLE),

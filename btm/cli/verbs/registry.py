@@ -9,9 +9,10 @@ from btm.errors import UserError, command
 
 
 def ls(config: Config, out: Output) -> None:
-    """List the ELMs and the averages of a forest, and the branches in the making.
+    """List the ELMs of a forest, what is derived from them, and the branches in the making.
 
-    An average's valid nats are the mean over the domains that it was measured on when it was made.
+    Valid nats of an average, student or MoE are the mean over the domains that it was measured on
+    when it was made.
     ls.domain, ls.parent, ls.ancestor, ls.name='law*', ls.state, ls.since and ls.before choose;
     ls.sort, ls.reverse and ls.limit order; ls.removed=true lists what was removed too. 10,000 ELMs
     take a fraction of a second.
@@ -28,9 +29,10 @@ def ls(config: Config, out: Output) -> None:
 
 
 def show(config: Config, out: Output) -> None:
-    """Show what the card of an ELM or of an average says.
+    """Show what the card of a model of the forest says.
 
-    expert=NAME is an ELM, or else the average of that name; average=NAME is an average.
+    expert=NAME is an ELM, or else another model of that name; average=NAME, student=NAME and
+    moe=NAME are of that kind.
 
     example: btm show experiment=demo expert=bible
     """
@@ -43,8 +45,9 @@ def remove(config: Config, out: Output) -> int:
     """Remove an ELM: delete its weights, leave a tombstone, name whoever inherited parameters from
     it.
 
-    average=NAME deletes an average instead: nothing descends from one, so no tombstone is left.
-    What was computed of its weights, scores and Fisher information, goes with them.
+    average=NAME deletes an average instead, student=NAME a student, moe=NAME a mixture of experts:
+    nothing descends from these, so no tombstone is left. What was computed of the weights, scores
+    and Fisher information, goes with them.
 
     Every descendant is listed with the share of its first parameters that came from the ELM. They
     stay, unless
@@ -60,10 +63,11 @@ def remove(config: Config, out: Output) -> int:
     example: btm remove experiment=demo expert=bible remove.reason="the owner opted out" --rederive
     """
     from btm.forest import Forest, removal
+    from btm.forest.models import derived_of
 
     forest = Forest(config.forest_root)
-    if config.average.name is not None:
-        return _remove_average(config, out)
+    if (derived := derived_of(config)) is not None:
+        return _remove_derived(config, derived, out)
     name = expert_of(config)
     modes = [
         flag for flag in ("--with-descendants", "--rederive", "--readmit") if flag in out.flags
@@ -79,11 +83,11 @@ def remove(config: Config, out: Output) -> int:
     return _remove(config, out, name, modes[0] if modes else "")
 
 
-def _remove_average(config: Config, out: Output) -> int:
+def _remove_derived(config: Config, called: str, out: Output) -> int:
     from btm.forest import Forest, removal
 
-    removal.check_average(config, out.flags)
-    path = removal.remove_average(Forest(config.forest_root), str(config.average.name))
+    removal.check_derived(config, called, out.flags)
+    path = removal.remove_derived(Forest(config.forest_root), called)
     out.line(f"removed {path}", {"removed": str(path)})
     return 0
 
@@ -156,10 +160,10 @@ def _require_no_cycle(root: Path) -> None:
 def verify(config: Config, out: Output) -> int:
     """Check that a forest is as it was sealed; the exit code is 1 where it is not.
 
-    expert=NAME, an ELM or else an average, or average=NAME: that one alone. Without --full: every
-    card and small file, the headers of the weights, and whether parents are what cards say.
+    expert=NAME, average=NAME, student=NAME or moe=NAME: that one alone. Without --full: every card
+    and small file, the headers of the weights, and whether parents are what cards say.
 
-    --full  read every byte and compare it with SHA256SUMS, which every ELM and average carries
+    --full  read every byte and compare it with SHA256SUMS, which every model carries
 
     example: btm verify forest=experts/demo --full
     """
@@ -194,26 +198,28 @@ def verify(config: Config, out: Output) -> int:
 
 
 def lineage(config: Config, out: Output) -> None:
-    """Show what an ELM, branch or average descends from and what descends from it; without a name,
-    the forest.
+    """Show what a model or branch descends from and what descends from it; without a name, the
+    forest.
 
-    expert=NAME is an ELM, or else what was one, a branch or an average; average=NAME is an average.
+    expert=NAME is an ELM, or else what was one, a branch or a derived model; average=NAME,
+    student=NAME and moe=NAME are of that kind.
     Beside each edge its weight; in brackets the share of what the descendant began with, over all
     paths. lineage.format=mermaid or graphviz gives a picture's source.
 
     example: btm lineage forest=experts/demo expert=bible lineage.format=mermaid
     """
     from btm.forest import Forest, drawing
-    from btm.forest.lineage import AVERAGE, Lineage
-    from btm.forest.paths import AVERAGES
+    from btm.forest.lineage import DERIVED, Lineage
+    from btm.forest.paths import places_of
 
     root = Forest(config.forest_root).root
     found = Lineage.of(root)
     keys = sorted(found.nodes)
     named = is_named(config)
     if named:
-        kind = None if config.average.name is None else AVERAGE
-        key = found.find(model_of(config).removeprefix(f"{AVERAGES}/"), str(root), kind).key
+        places, name = places_of(model_of(config))
+        kind = next((kind for kind, place in DERIVED.items() if places == (place,)), None)
+        key = found.find(name, str(root), kind).key
         above, below = found.ancestors(key), found.descendants(key)
         keys = [*reversed(above), key, *below]
         if out.as_json:
@@ -232,12 +238,11 @@ def lineage(config: Config, out: Output) -> None:
 
 
 def diff(config: Config, out: Output) -> None:
-    """Compare an ELM or an average with another model, or with the average of parents that it began
-    with.
+    """Compare a model with another, or with the average of parents that it began with.
 
-    expert=NAME is an ELM, or else the average of that name; average=NAME is an average.
-    against=NAME is either, or averages/NAME, or FOREST:NAME, or a Hugging Face model folder with
-    the forest's tokenizer. Shows the fields of their cards that differ and the distance ‖a - b‖ /
+    expert=NAME is an ELM, or else another model of that name; average=NAME, student=NAME and
+    moe=NAME are of that kind. against=NAME is any, or averages/NAME, or FOREST:NAME, or a Hugging
+    Face model folder with the forest's tokenizer. Shows the fields of their cards that differ and the distance ‖a - b‖ /
     ‖b‖ of each module, or diff.by=tensor.
 
     example: btm diff forest=experts/demo expert=bible against=seed
@@ -271,7 +276,7 @@ def gc(config: Config, out: Output) -> None:
     """Delete what nothing needs: scores of weights that are gone, what killed processes left,
     branches of removed ELMs.
 
-    Never an ELM, an average, an evaluation, or a branch that can become an ELM. --dry-run lists it
+    Never a model, an evaluation, or a branch that can become an ELM. --dry-run lists it
     with its size.
 
     example: btm gc forest=experts/demo --dry-run
