@@ -84,8 +84,8 @@ def _unknown(forest: Forest, name: str) -> UserError:
     """Make the error for a name that no model of the forest has; it says if one was removed."""
     places, bare = places_of(name)
     if len(places) == 1:
-        where = forest.root / places[0]
-        return unknown("model", bare, [path.name for path in _folders(forest, places)], str(where))
+        kind, have = _KINDS[places[0]], [path.name for path in _folders(forest, places)]
+        return unknown(kind, bare, have, str(forest.root))
     if is_name(name):
         tombstone.refuse(forest.root, name)
     return unknown("model", name, _names(forest), str(forest.root))
@@ -127,7 +127,7 @@ def derived(forest: Forest, told: Callable[[str], None] = lambda text: None) -> 
         try:
             found.append(_derived(path, called))
         except UserError as error:
-            told(f"{path.parent.name}/{path.name} is left out: {error}")
+            told(f"{_KINDS[path.parent.name]} {path.name!r} is left out: {error}")
     return found
 
 

@@ -20,7 +20,7 @@ from btm.errors import UserError, command, unknown
 from btm.forest import tombstone, trained_on
 from btm.forest.card import Card
 from btm.forest.forest import Forest
-from btm.forest.index import PLACES
+from btm.forest.index import PLACES, kind_of
 from btm.forest.lineage import BRANCH, ELM, Key, Lineage
 from btm.forest.paths import CARD, ELMS, Paths, places_of
 from btm.forest.tombstone import Heir, Tombstone
@@ -150,7 +150,7 @@ def remove_derived(forest: Forest, called: str) -> Path:
     (place,), name = places_of(called)
     places = {path.name: path for path in (forest.root / place).glob("[!.]*") if path.is_dir()}
     if name not in places:
-        raise unknown("model", name, places, str(forest.root / place))
+        raise unknown(kind_of(forest.root / place / name), name, places, str(forest.root))
     sha256 = ""
     with suppress(UserError, OSError):  # a damaged one goes too; gc finds the scores it leaves
         sha256 = Card.read(forest.paths.derived(place, name).card).sha256

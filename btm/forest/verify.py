@@ -130,8 +130,8 @@ def folder_of(root: Path, name: str) -> Path:
     for folder in folders:  # ELMs first
         if folder.name == bare:
             return folder
-    where = root / places[0] if len(places) == 1 else root
-    raise unknown("model", bare, {folder.name for folder in folders}, str(where))
+    kind = index.kind_of(root / places[0] / bare) if len(places) == 1 else "model"
+    raise unknown(kind, bare, {folder.name for folder in folders}, str(root))
 
 
 def _own_files(look: Look) -> Iterator[Finding]:

@@ -126,7 +126,7 @@ def test_an_average_or_a_folder_on_either_side(copy, workspace, capsys, tmp_path
         (["average=unifrom"], "no average 'unifrom'"),
         (["expert=bible", "against=unifrom"], "no model 'unifrom'"),
         (["expert=bible", "average=uniform"], "two models, and one is wanted"),
-        ([], "give expert=NAME (an ELM or an average) or average=NAME"),
+        ([], "give expert=NAME, average=NAME, student=NAME or moe=NAME"),
     ],
 )
 def test_names_of_nothing_are_told_with_the_averages_there_are(

@@ -12,7 +12,8 @@ import pytest
 
 from btm.cli import main
 from btm.forest import Forest, drawing, removal
-from btm.forest.lineage import AVERAGE, BRANCH, ELM, Key, Lineage, Node
+from btm.forest.index import AVERAGE
+from btm.forest.lineage import BRANCH, ELM, Key, Lineage, Node
 
 MERMAID = re.compile(
     r"flowchart TD|"
