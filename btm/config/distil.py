@@ -10,7 +10,7 @@ from btm.config.keys import key
 class DistilConfig:
     """How a student is distilled from a forest."""
 
-    name: str | None = key(None, "name of the student")
+    name: str | None = key(None, "name of the student that is meant; null: none")
 
 
 def check_distil(distil: DistilConfig) -> None:

@@ -20,6 +20,7 @@ OF_RESULT = frozenset(
     trainer.decay_share trainer.final_lr trainer.betas trainer.weight_decay trainer.clip
     trainer.carry trainer.precision trainer.seed trainer.delta_density trainer.delta_every
     trainer.delta_prune trainer.delta_mask
+    trainer.average_last trainer.average_every trainer.average_decay
     fairseq.options
     seed.source seed.domains seed.steps seed.lr seed.grow_batch seed.grow_after
     """.split()  # noqa: SIM905
@@ -38,6 +39,8 @@ OF_MACHINE = frozenset(
 )
 Settings = Json  # {dotted key: value}
 
+# Settings that are named only where they are on, and what they are where they are not named.
+_OFF = {"trainer.average_last": 0, "trainer.average_decay": 0.0}
 RATES = ("trainer.lr", "seed.lr")  # either may give the peak of a root
 STEPS = "seed.steps"
 
@@ -124,6 +127,10 @@ def of_trainer(trainer: TrainerConfig) -> Settings:
         names.append("decay_share")
     if trainer.decay != "constant":
         names.append("final_lr")
+    if trainer.average_last:
+        names += ["average_last", "average_every"]
+    if trainer.average_decay:
+        names.append("average_decay")
     return {f"trainer.{name}": getattr(trainer, name) for name in names}
 
 
@@ -149,6 +156,9 @@ def differences(stands: Mapping[str, Any], asked: Mapping[str, Any]) -> list[Dif
     auto, an empty list of domains.
     """
     old, new = dict(stands), dict(asked)
+    for key in _OFF.keys() & (old.keys() | new.keys()):
+        old.setdefault(key, _OFF[key])
+        new.setdefault(key, _OFF[key])
     rate = next((key for key in RATES if key in new), RATES[0])
     for key in RATES:
         if key in old:

@@ -10,7 +10,7 @@ from btm.config.keys import key
 class MoeConfig:
     """How a mixture of experts is made of the ELMs of a forest."""
 
-    name: str | None = key(None, "name of the mixture of experts")
+    name: str | None = key(None, "name of the mixture of experts that is meant; null: none")
 
 
 def check_moe(moe: MoeConfig) -> None:

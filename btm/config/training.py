@@ -90,6 +90,15 @@ class TrainerConfig:
     )
     betas: list[float] = key([0.9, 0.95], "β₁ and β₂ of AdamW")
     weight_decay: float = key(0.1, "weight decay of AdamW")
+    average_last: int = key(
+        0, "points along its training that a model's final weights are the average of; 0: the end"
+    )
+    average_every: int = key(
+        0, "steps between these points; 0: a hundredth of the training's steps"
+    )
+    average_decay: float = key(
+        0.0, "β of an exponential moving average of all steps, instead of trainer.average_last"
+    )
     clip: float = key(1.0, "largest norm of the gradient; 0: no clipping")
     carry: str = key(
         "fresh",
@@ -185,9 +194,12 @@ def _check_trainer_numbers(trainer: TrainerConfig) -> None:
         "threads",
         "valid_every",
         "delta_every",
+        "average_last",
+        "average_every",
     )
     check_least(trainer, "trainer", 0, *zero)
     check_fraction(trainer, "trainer", "warmup")
+    _check_trajectory(trainer)
     final = trainer.final_lr
     require(0 <= final <= 1, "trainer.final_lr", final, "wanted [0, 1)")
     for i, beta in enumerate(trainer.betas):
@@ -203,6 +215,20 @@ def _check_trainer_numbers(trainer: TrainerConfig) -> None:
     require(0 < power < 1000, "trainer.decay_power", power, "wanted a positive number")
     require(threads <= 1024, "trainer.threads", threads, "wanted at most 1,024, or 0")
     require(trainer.seq_len >= 2, "trainer.seq_len", trainer.seq_len, "wanted 2 or more")
+
+
+def _check_trajectory(trainer: TrainerConfig) -> None:
+    """Refuse an average of one point, two ways of averaging, and a distance without points."""
+    last, beta = trainer.average_last, trainer.average_decay
+    require(last != 1, "trainer.average_last", last, "wanted 2 or more, or 0 for the end alone")
+    require(0 <= beta < 1, "trainer.average_decay", beta, "wanted [0, 1)")
+    require(
+        not (last and beta), "trainer.average_decay", beta, "leave out trainer.average_last, or it"
+    )
+    every = trainer.average_every
+    require(
+        bool(last) or not every, "trainer.average_every", every, "give trainer.average_last with it"
+    )
 
 
 def _check_trainer_choices(trainer: TrainerConfig) -> None:

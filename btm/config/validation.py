@@ -53,6 +53,7 @@ def validate(config: Config) -> Config:
     for verb in ("seed", "train"):
         _check_processes(config, verb)
     _check_backend(config)
+    _check_sparse(config)
     return config
 
 
@@ -166,6 +167,8 @@ def _check_backend(config: Config) -> None:
         "trainer.offload": (trainer.offload, False),
         "trainer.delta_density": (trainer.delta_density, 1.0),
         "trainer.valid_every": (trainer.valid_every, 0),
+        "trainer.average_last": (trainer.average_last, 0),
+        "trainer.average_decay": (trainer.average_decay, 0),
         "seed.grow_batch": (config.seed.grow_batch, 1),
     }
     for key, (value, able) in only.items():
@@ -178,6 +181,22 @@ def _check_backend(config: Config) -> None:
     )
     device = trainer.device
     require(device != "mps", "trainer.device", device, "trainer.backend=fairseq wants cpu or cuda")
+
+
+def _check_sparse(config: Config) -> None:
+    """Refuse to average the trajectory of a sparse expert.
+
+    Its mask moves, so the average would differ from the parents in more parameters than its budget.
+    """
+    trainer = config.trainer
+    for key in ("average_last", "average_decay"):
+        value = getattr(trainer, key)
+        require(
+            trainer.delta_density == 1 or not value,
+            f"trainer.{key}",
+            value,
+            f"does not go with trainer.delta_density={trainer.delta_density}; leave one out",
+        )
 
 
 def _check_processes(config: Config, verb: str) -> None:
@@ -198,6 +217,8 @@ def _check_processes(config: Config, verb: str) -> None:
         f"trainer.delta_density={trainer.delta_density}": verb == "train"
         and trainer.delta_density < 1,
         f"trainer.offload={trainer.offload}": trainer.offload,
+        f"trainer.average_last={trainer.average_last}": bool(trainer.average_last),
+        f"trainer.average_decay={trainer.average_decay}": bool(trainer.average_decay),
         f"trainer.backend={trainer.backend}": trainer.backend != "btm",
         f"trainer.optimizer={trainer.optimizer} with trainer.parallel=fsdp": trainer.parallel
         == "fsdp"

@@ -181,7 +181,9 @@ def exported(config: Config) -> Path:
     if config.expert is not None and derived is None:
         return forest[config.expert].path
     if derived is None or config.expert is not None:
-        raise UserError("export what? give expert=NAME (an ELM), average=NAME, student=NAME or moe=NAME")
+        raise UserError(
+            "export what? give expert=NAME (an ELM), average=NAME, student=NAME or moe=NAME"
+        )
     return own_model(forest, derived).path
 
 

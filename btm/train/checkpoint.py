@@ -179,11 +179,13 @@ def drop(folder: Path, step: int) -> None:
         durable.remove_folder(found)
 
 
-def disk_bytes(model: "torch.nn.Module") -> int:
+def disk_bytes(model: "torch.nn.Module", copies: int = 0) -> int:
     """Return what the checkpoints of a training take at most: two, and one that is being
-    written.
+    written. They hold so many `copies` of the parameters beside parameters and moments.
     """
-    return 3 * (1 + _MOMENTS) * sum(p.numel() * p.element_size() for p in model.parameters())
+    return (
+        3 * (1 + _MOMENTS + copies) * sum(p.numel() * p.element_size() for p in model.parameters())
+    )
 
 
 def latest(folder: Path) -> Path | None:

@@ -15,7 +15,7 @@ from btm.forest.paths import ModelFolder
 from btm.models import causal_lm, trial
 from btm.system import durable, lease
 from btm.system.json_files import Json
-from btm.train import checkpoint, losses, optimizers
+from btm.train import checkpoint, losses, optimizers, trajectory
 from btm.train.metrics import Metrics
 from btm.train.resume import environment_of, resume, settings_of
 from btm.train.trainee import Trainee, apply, compiled_layers, validate
@@ -60,6 +60,7 @@ def loop(training: Training, trainee: Trainee) -> Trained:
         causal_lm.checkpoint_gradients(model)
     optimizer = optimizers.make_optimizer(model, trainer)
     precision = causal_lm.pick_precision(trainer.precision, str(model.device))
+    trainee.trajectory = average = trajectory.of(model, trainer, steps)
     state = _begin(training, trainee, optimizer, precision)
     layers = compiled_layers(trainee, trainer, precision, state, steps)
     file = ModelFolder(folder).metrics if trainee.leads else None
@@ -91,6 +92,8 @@ def loop(training: Training, trainee: Trainee) -> Trained:
                 unread.add(done, lr, loss, norm)
                 apply(optimizer, lr, optimizers.shrink(norm, trainer.clip))
             trainee.constrain(optimizer, done)
+            if average:
+                average.add(done)
 
             nats = None
             if training.valid and trainer.valid_every and done % trainer.valid_every == 0:
@@ -132,6 +135,8 @@ def loop(training: Training, trainee: Trainee) -> Trained:
         trainee.save_moments(folder / checkpoint.MOMENTS, optimizer)
     # Before the weights are written: that gives the parameters the type they are stored in.
     size = optimizers.state_size(optimizer)
+    if average:
+        average.settle()
     trainee.write(folder, stored_dtype)
     return Trained(
         steps=steps,
@@ -141,6 +146,7 @@ def loop(training: Training, trainee: Trainee) -> Trained:
         notes=[
             *state["notes"],
             *layers.notes,
+            *([average.said] if average else []),
             *([] if trainer.optimizer == "adamw" else [f"{trainer.optimizer}: {size}"]),
         ],
         optimizer=asdict(size),
@@ -165,7 +171,8 @@ def _begin(
     if state["step"] == 0 and training.moments is not None:
         trainee.load_moments(training.moments, optimizer)
     if state["step"] < training.steps:
-        durable.require_space(folder, checkpoint.disk_bytes(trainee.model))
+        copies = 1 if trainee.trajectory else 0
+        durable.require_space(folder, checkpoint.disk_bytes(trainee.model, copies))
     return state
 
 

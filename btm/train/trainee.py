@@ -1,7 +1,7 @@
 """A model in training: gradients of a step, the optimizer's step, loss on valid."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -11,6 +11,7 @@ from btm.data.batches import Batches, Windows
 from btm.models import causal_lm, flops
 from btm.system.json_files import Json
 from btm.train import checkpoint, losses, optimizers
+from btm.train.trajectory import Trajectory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +35,8 @@ class Trainee:
 
     model: "PreTrainedModel"
     batches: Batches
+    # The average along the way, which becomes the weights; `loop` sets it where it is asked for.
+    trajectory: Trajectory | None = field(default=None, init=False)
     may_compile: ClassVar[bool] = True
 
     leads = True  # of several processes that train together, one writes metrics and weights
@@ -111,10 +114,12 @@ class Trainee:
 
     def state(self) -> "dict[str, Tensor]":
         """Return what a checkpoint must keep beside parameters and moments."""
-        return {}
+        return self.trajectory.state() if self.trajectory else {}
 
     def restore(self, found: Path | None) -> None:
         """Take up the `state` of a checkpoint whose parameters stand in the model; None: begin."""
+        if found is not None and self.trajectory:
+            self.trajectory.restore(found)
 
     def write(self, folder: Path, dtype: str) -> None:
         """Replace the weights in `folder` by the trained ones, stored as `dtype`."""

@@ -34,6 +34,7 @@ EFFECTIVE = {
     "trainer.delta_every": ({"delta_density": 0.1}, 7),
     "trainer.delta_prune": ({"delta_density": 0.1}, 0.25),
     "trainer.delta_mask": ({"delta_density": 0.1}, "random"),
+    "trainer.average_every": ({"average_last": 4}, 3),
 }
 OTHERS = {
     "trainer.backend": "fairseq",

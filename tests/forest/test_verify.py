@@ -164,9 +164,7 @@ def test_one_average_alone(word, root, workspace, capsys):
 
 
 def test_a_name_of_nothing_is_told_with_elms_and_averages(root):
-    with pytest.raises(
-        UserError, match=r"no model 'unifrom' .*'uniform'.*have: bible, .*uniform"
-    ):
+    with pytest.raises(UserError, match=r"no model 'unifrom' .*'uniform'.*have: bible, .*uniform"):
         verify.verify(root, only="unifrom")
     with pytest.raises(UserError, match=r"no average 'bible' .*have: uniform"):
         verify.verify(root, only="averages/bible")
