@@ -25,11 +25,13 @@ DOMAINS = ["bible", "code_python", "speeches", "novels"]
 
 def group_of(nodeid):
     """Name the group of tests that share a process: those of a file; all that start jobs here, which
-    count the cores; and all on Slurm, which mostly wait for it.
+    count the cores; and in two halves all on Slurm, which mostly wait for it.
     """
     file = nodeid.partition("::")[0]
-    if file.endswith(("test_slurm.py", "test_slurm_stops.py", "test_slurm_sites.py")):
+    if file.endswith("test_slurm.py"):
         return "slurm"
+    if file.endswith(("test_slurm_stops.py", "test_slurm_sites.py")):
+        return "slurm, stopped"
     starts_jobs = "tests/launch/" in file or file.endswith("test_crash.py")
     return "jobs" if starts_jobs else file
 
@@ -54,6 +56,7 @@ def pytest_xdist_make_scheduler(config, log):
 # Groups of a minute and more, the longest first: none may begin when other processes are done.
 LONGEST = [
     "slurm",
+    "slurm, stopped",
     "jobs",
     "tests/scripts/test_bench_gpu.py",
     "tests/paper/test_paper.py",

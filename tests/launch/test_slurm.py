@@ -29,7 +29,7 @@ if shutil.which("slurmctld") is None and not os.environ.get("CI"):
 def slurm(tmp_path_factory):
     """The commands of a Slurm of our own, without accounting."""
     prefix = tmp_path_factory.mktemp("slurm")
-    port = 20_000 + os.getpid() % 10_000  # another Slurm may run here
+    port = 20_000 + os.getpid() * 10 % 10_000  # another Slurm may run here, of a few ports
     ports = {"CTLD_PORT": str(port), "BASE_PORT": str(port + 10_000)}
     knobs = {"PREFIX": str(prefix), "NODES": str(NODES), "ACCT": "none", "GRACE": "10", **ports}
     environment = os.environ | knobs

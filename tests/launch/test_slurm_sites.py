@@ -52,7 +52,7 @@ FULL = "QOSMaxSubmitJobPerUserLimit"
 def site(tmp_path_factory):
     """A Slurm whose plugin refuses the jobs of a forest as the file of its name says."""
     prefix = tmp_path_factory.mktemp("site")
-    port = 20_000 + os.getpid() % 10_000  # another Slurm may run here
+    port = 20_000 + os.getpid() * 10 % 10_000  # another Slurm may run here, of a few ports
     ports = {"CTLD_PORT": str(port), "BASE_PORT": str(port + 10_000)}
     short = "PartitionName=short Nodes=ALL MaxTime=5 State=UP\nEnforcePartLimits=ALL"
     knobs = {"NODES": "1", "ACCT": "none", "EXTRA": f"JobSubmitPlugins=lua\n{short}", **ports}
