@@ -55,7 +55,7 @@ def _fractions(
     shares = {f"{forest.study.config.paper.seed_fraction:g}": forest}
     shares |= {g.study.value: g for g in grown.values() if g.study.kind == "fraction"}
     for share in sorted(shares, key=float):
-        every = rules(shares[share].study.config.ensemble, len(shares[share].experts))
+        every = rules(shares[share].study.config, len(shares[share].experts))
         for row, rule in every.items():
             if row.name in _COMPARED:
                 logp = mixed(shares[share], rule, list(base))
@@ -66,7 +66,7 @@ def _numbers(forest: Grown, base: Base, trained: list[str]) -> Iterator[Ratio]:
     """Vary the number of experts that are kept, by prior."""
     experts = len(forest.experts)
     for k in range(1, experts + 1):
-        for row, rule in rules(forest.study.config.ensemble, experts).items():
+        for row, rule in rules(forest.study.config, experts).items():
             if row.name in _COMPARED:
                 logp = mixed(forest, replace(rule, top_k=k), list(base))
                 yield from _ratios("experts kept", str(k), row.name, logp, base, trained)
@@ -75,7 +75,7 @@ def _numbers(forest: Grown, base: Base, trained: list[str]) -> Iterator[Ratio]:
 def _sequences(forest: Grown, base: Base, trained: list[str]) -> Iterator[Ratio]:
     """Vary the number of valid sequences that the prior is fitted on."""
     for count in SEQUENCES:
-        for row, rule in rules(forest.study.config.ensemble, len(forest.experts)).items():
+        for row, rule in rules(forest.study.config, len(forest.experts)).items():
             if row.name in _COMPARED:
                 logp = mixed(forest, replace(rule, prior_sequences=count), list(base))
                 label = str(count) if count else "all"
@@ -95,7 +95,7 @@ def _rounds(grown: dict[str, Grown], base: Base, trained: list[str]) -> Iterator
         yield from _ratios(
             "initialisation", scheme, "the new expert on its domain", new, base, added
         )
-        for row, rule in rules(each.study.config.ensemble, len(each.experts)).items():
+        for row, rule in rules(each.study.config, len(each.experts)).items():
             if row.name in _COMPARED:
                 logp = mixed(each, rule, list(base))
                 yield from _ratios("second round", scheme, row.name, logp, base, [*trained, *added])

@@ -7,6 +7,7 @@ fitted on valid splits, never on the test split that is reported.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from typing import TypedDict
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from btm import steps
 from btm.config.ensemble import EnsembleConfig
+from btm.config.schema import Config
 from btm.data.shards import Shard, Suite
 from btm.ensemble import cache, priors
 from btm.ensemble.posterior import Array
@@ -42,7 +44,7 @@ class DocumentNats(TypedDict):
     row: str
     group: str
     memory: str
-    models: int
+    models: float
     domain: str
     novel: bool
     document: int
@@ -53,7 +55,8 @@ class DocumentNats(TypedDict):
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the tables; `models` is how many models of the same size run for each token.
+    """A row of the tables; `models` is how many models of the same size run for each token, on the
+    average of a whole window.
 
     `memory` is what a row remembers beyond the models' context: nothing, as it is begun anew in
     each `window`, or what it read of a `document`; and whether that has an n-gram cache.
@@ -61,7 +64,7 @@ class Row:
 
     name: str
     group: str
-    models: int
+    models: float
     memory: str = WINDOW
 
 
@@ -109,12 +112,22 @@ class Grown:
         return Text.of(shard, self.tokens(shard))
 
 
-def rules(config: EnsembleConfig, experts: int) -> dict[Row, EnsembleConfig]:
-    """List the posteriors that are compared: the whole family, then fewer and fewer experts.
+def rules(config: Config, experts: int) -> dict[Row, EnsembleConfig]:
+    """List the posteriors that are compared: the whole family, then fewer and fewer experts, by the
+    prior or once they have read the beginning of a window.
 
     All of them begin each window anew, as the dense LM does, but those that say what they carry.
     """
-    plain = replace(config, top_k=0, alpha=None, beta=None, gate=None, fit="domain", cache="none")
+    plain = replace(
+        config.ensemble,
+        top_k=0,
+        commit=0,
+        alpha=None,
+        beta=None,
+        gate=None,
+        fit="domain",
+        cache="none",
+    )
     plain = replace(plain, carry="window")
     bayes = replace(plain, rule="bayes")
     tracking = replace(plain, rule="tracking", prior="em")
@@ -144,6 +157,12 @@ def rules(config: EnsembleConfig, experts: int) -> dict[Row, EnsembleConfig]:
     for k in (4, 2, 1):
         if k < experts:
             rows[Row(f"{GATED}, top-{k}", "top-k", k)] = replace(gated, top_k=k)
+    window = config.window
+    for tokens, k in product((window // 8, window // 4), (2, 1)):
+        if tokens and k < experts:
+            run = (experts * tokens + k * (window - tokens)) / window
+            name = f"{GATED}, top-{k} after {tokens} tokens"
+            rows[Row(name, "commit", run)] = replace(gated, commit=tokens, top_k=k)
     return rows
 
 
@@ -176,9 +195,9 @@ def _rows(grown: Grown) -> Iterator[tuple[Row, str, Array]]:
                 single[f"average: {how}"] = averaged(grown, domain, average_name(how, domain))
             for name, logp_T in single.items():
                 yield Row(name, "one model", 1), domain, logp_T
-        chosen = rules(grown.study.config.ensemble, len(grown.experts))
+        chosen = rules(grown.study.config, len(grown.experts))
     else:
-        every = rules(grown.study.config.ensemble, len(grown.experts))
+        every = rules(grown.study.config, len(grown.experts))
         names = {PAPER: f"{kind}: cached prior", GATED: f"{kind}: gated"}
         chosen = {
             replace(row, name=names[row.name], group=kind): rule

@@ -28,7 +28,6 @@ GOALS = (
     (losses.GATED, "novel", losses.PAPER, "≤", 0.95, "1"),
 )
 _SOURCE = Path(__file__).parent
-_ORDER = ("one model", "posterior", "top-k", "demix", "random_split")
 _MEMORIES = {  # of rows, in the order of the tables
     losses.memory("window", "none"): "Equal context: each window begun anew",
     losses.memory("window", "ngram"): "Each window begun anew, with an n-gram cache of the window",
@@ -80,12 +79,13 @@ def write(config: Config, studies: Sequence[Study]) -> Path:
 
 
 _LEGEND = """\
-`models` is how many models of one size run for each token: rows with 1 cost the same to use. A
-ratio is the mean perplexity over domains divided by the dense LM's, the geometric mean over seeds;
-in brackets the 95 % interval of Student's t over seeds and documents (btm/paper/bootstrap.py), and
-— where one seed, or one document of a domain, tells of no other. Below 1 is better than the dense
-LM. All ratios of this section are to the dense LM without a cache; rows that remember more than it
-does stand apart."""
+`models` is how many models of one size run for each token, which the rows are ordered by: those
+with 1 cost the same to use. `top-k after N tokens`: all experts read the first N tokens of a
+window, then the k of greatest posterior go on alone. A ratio is the mean perplexity over domains
+divided by the dense LM's, the geometric mean over seeds; in brackets the 95 % interval of Student's
+t over seeds and documents (btm/paper/bootstrap.py), and — where one seed, or one document of a
+domain, tells of no other. Below 1 is better than the dense LM. All ratios of this section are to
+the dense LM without a cache; rows that remember more than it does stand apart."""
 
 _MEMORY = """\
 A rule that carries what it read of a document remembers more than the dense LM's window. So does
@@ -123,23 +123,23 @@ def main_tables(
 def main_table(
     documents: pd.DataFrame, compared: pd.DataFrame, costs: Mapping[str, ledger.Sums]
 ) -> str:
-    """Make the table of the rows in `documents`: cost, perplexities and ratios, as markdown."""
+    """Make the table of the rows in `documents`, by the models they run for a token: cost,
+    perplexities and ratios, as markdown.
+    """
     heads = ["row", "memory", "models", "tokens", "FLOPs"]
     heads += [f"ppl {scope}" for scope in SCOPES] + [f"ratio {scope}" for scope in SCOPES]
     records = {(r["row"], r["scope"]): r for r in compared.to_dict("records")}
-    facts = documents.drop_duplicates("row")[["row", "group", "memory", "models"]]
+    facts = documents.drop_duplicates("row")[["row", "memory", "models"]]
 
-    def place(fact: Any) -> tuple[int, float]:
-        ranks = [i for i, name in enumerate(_ORDER) if fact["group"].startswith(name)]
-        rank = min(ranks, default=len(_ORDER))
-        return rank, -records[(fact["row"], SCOPES[0])]["ratio"]
+    def place(fact: Any) -> tuple[float, float]:
+        return fact["models"], -records[(fact["row"], SCOPES[0])]["ratio"]
 
     lines = []
     for fact in sorted(facts.to_dict("records"), key=place):
         row = fact["row"]
         cost = costs[_kind(row)]
         found = [records[(row, scope)] for scope in SCOPES]
-        cells = [row, fact["memory"], str(fact["models"])]
+        cells = [row, fact["memory"], f"{fact['models']:.3g}"]
         cells += [f"{cost['tokens']:.3g}", f"{cost['flops']:.3g}"]
         cells += [f"{record['perplexity']:.2f}" for record in found] + [_interval(r) for r in found]
         lines.append(cells)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from btm.config.ensemble import EnsembleConfig
+from btm.config.schema import Config
 from btm.forest import Forest
 from btm.paper import losses, memory, report
 from btm.paper.bootstrap import Nats, ratios
@@ -18,8 +19,12 @@ NOVEL = "novels"
 ONCE = f"{GATED}, uniform prior, fitted once"
 
 
-def named(config=None, experts=8):
-    return {row.name: rule for row, rule in rules(config or EnsembleConfig(), experts).items()}
+def rows_of(ensemble=None, experts=8):
+    return rules(replace(Config(), ensemble=ensemble or EnsembleConfig()), experts)
+
+
+def named(ensemble=None, experts=8):
+    return {row.name: rule for row, rule in rows_of(ensemble, experts).items()}
 
 
 def study(config, kind=FOREST):
@@ -28,12 +33,12 @@ def study(config, kind=FOREST):
 
 def test_every_row_is_at_equal_context_but_those_that_say_what_they_remember():
     wanted = EnsembleConfig(carry="document", cache="ngram")  # whatever the settings say
-    for row, rule in rules(wanted, 8).items():
+    for row, rule in rows_of(wanted).items():
         assert rule.carry == ("document" if CARRIED in row.name else "window"), row.name
         assert rule.cache == ("ngram" if CACHE in row.name else "none"), row.name
         carried = losses.SPLIT if rule.prior == "updating" else rule.carry
         assert row.memory == carried + (CACHE if rule.cache == "ngram" else "")
-    assert {row.memory for row in rules(wanted, 8)} == set(report._MEMORIES)
+    assert {row.memory for row in rows_of(wanted)} == set(report._MEMORIES)
 
 
 def test_the_row_with_a_uniform_prior_reads_nothing_of_the_domain_it_is_measured_on(copy):
@@ -150,3 +155,34 @@ def test_an_aim_is_at_equal_context():
     assert {row for row, *_ in report.GOALS} & set(named()) == {GATED}
     assert named()[GATED].carry == "window"
     assert named()[PAPER] == replace(named()[PAPER], carry="window", cache="none")
+
+
+def test_a_row_that_commits_early_is_the_rule_that_does_and_counts_the_reading():
+    rows = {row.name: (row, rule) for row, rule in rows_of(EnsembleConfig(commit=99)).items()}
+    row, rule = rows[f"{GATED}, top-2 after 32 tokens"]
+    assert (rule.commit, rule.top_k, rule.carry) == (32, 2, "window")
+    assert Config().window == 256
+    assert row.models == (8 * 32 + 2 * (256 - 32)) / 256
+    assert all(rule.commit == 0 for row, rule in rows.values() if row.group != "commit")
+    assert not any(row.group == "commit" for row in rows_of(experts=1))
+
+
+def test_rows_stand_by_what_they_cost_then_by_what_they_reach():
+    models = {
+        "forest: gated": 8.0,
+        "dense": 1.0,
+        "seed": 1.0,
+        f"{GATED}, top-1 after 4 tokens": 1.2,
+    }
+    ratio = {"forest: gated": 0.8, "dense": 1.0, "seed": 1.3, f"{GATED}, top-1 after 4 tokens": 0.9}
+    documents = pd.DataFrame({"row": models.keys(), "memory": "window", "models": models.values()})
+    compared = pd.DataFrame(
+        {"row": row, "scope": scope, "perplexity": 1, "ratio": value, "low": 0, "high": 2}
+        for row, value in ratio.items()
+        for scope in report.SCOPES
+    )
+    nothing = {kind: {"tokens": 0, "flops": 0.0} for kind in ("seed", FOREST, "dense")}
+    table = report.main_table(documents, compared, nothing).splitlines()[2:]
+    placed = [line.split(" | ")[0].removeprefix("| ") for line in table]
+    assert placed == ["seed", "dense", f"{GATED}, top-1 after 4 tokens", "forest: gated"]
+    assert [line.split(" | ")[2] for line in table] == ["1", "1", "1.2", "8"]
