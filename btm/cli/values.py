@@ -22,6 +22,7 @@ _NO_PATHS = (*FREE, "data.made_by")
 # The right form of a list or a map whose type does not say it.
 _EXAMPLES = {
     "weights": "weights=law:0.7,med:0.3",
+    "averages": "averages='{a: {law: 0.5, med: 0.5}, b: uniform}'",
     "average.layers": "average.layers='{*.mlp.*: {law: 1.0}}'",
     "run.rounds": "run.rounds=[[law,med],[biolaw]]",
     "cluster.setup": "cluster.setup='[module load cuda]'",
@@ -125,6 +126,7 @@ _BY_TYPE: dict[str, Read] = {
 _OF_ANY_TYPE: dict[str, Read] = {
     "weights": _word_or_map,
     "average.layers": _map,
+    "averages": _map,
     "against": _text_or_list,
 }
 

@@ -61,6 +61,11 @@ class Config:
     models: list[str] = key(
         [], "models that eval and compare measure too: ELMs, averages, FOREST:NAME or model folders"
     )
+    averages: Any = key(
+        None,
+        "averages that eval and compare measure without writing them, {name: recipe}: a word for "
+        "the weights, {elm: weight}, or {weights: …, method: …}",
+    )
     domain: str | None = key(None, "domain of the expert or of the text; null: the expert's name")
     prompt: str | None = key(
         None, "text that generate continues; it needs no quotes but the shell's"

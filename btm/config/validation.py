@@ -21,6 +21,7 @@ from btm.config.cluster import check_cluster, check_paper, check_run, processes_
 from btm.config.data import check_data, check_discover
 from btm.config.ensemble import check_ensemble, check_eval, check_generate, check_score
 from btm.config.exchange import FORMATS, check_card, check_export, check_import
+from btm.config.recipes import recipes
 from btm.config.registry import check_diff, check_lineage, check_ls
 from btm.config.schema import Config
 from btm.config.training import check_fairseq, check_model, check_seed_phase, check_trainer
@@ -85,6 +86,7 @@ def _check_keys_of_no_section(config: Config) -> None:
         if (name := getattr(config, key)) is not None:
             check_name(name, key)
     check_models(config.models, "models")
+    recipes(config.averages, config.average)
     against = config.against
     if against == "":
         raise UserError("against='': wanted a name, or null")

@@ -202,6 +202,11 @@ class Paths:
         """Find the score files of the weights `sha256`, or of all weights."""
         return self.scores.glob(f"*/{sha256}.npy")
 
+    @property
+    def unwritten(self) -> Path:
+        """The folder of the sha256 of averages that were measured and not kept (unwritten.py)."""
+        return self.scores / AVERAGES
+
     def fisher(self, sha256: str, shard: "Shard", window: int, sequences: int) -> Path:
         """Name the folder of the Fisher information of the weights `sha256` on `sequences` windows
         of `window` tokens of a shard.

@@ -5,7 +5,6 @@ is the step's to find (btm/steps/averages.py).
 """
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -106,16 +105,22 @@ def trial(
     alive: Callable[[], None] = lambda: None,
 ) -> Iterator[Path]:
     """Average `parents` {ELM: weight} into a folder that is deleted when the block ends."""
-    scratch = durable.scratch_folder(durable.make_folder(forest.paths.averages))
-    folder = scratch / "trial"
-    try:
+    with durable.scratch_in(forest.paths.averages) as scratch:
+        folder = scratch / "trial"
         folder.mkdir()
         folders = {forest[name].path: weight for name, weight in parents.items() if weight != 0}
         averaging.average(folders, folder, alive, settings)
         causal_lm.copy_files(min(folders), folder)
+        if settings.dtype:
+            causal_lm.declare_dtype(ModelFolder(folder).config, settings.dtype)
         yield folder
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def card_of(
+    forest: Forest, name: str, parents: Mapping[str, float], method: str, settings: Settings
+) -> Card:
+    """Make the card that the average `name` would have, but for its sha256 and its losses."""
+    return ledger.summed(_card(forest, name, parents, method, settings))
 
 
 def scale_of(

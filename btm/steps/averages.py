@@ -11,12 +11,12 @@ from btm.config.average import check_average_weights
 from btm.config.schema import Config
 from btm.ensemble import score as scoring
 from btm.errors import UserError
-from btm.forest import ELM, Forest, Model, publish, require_same_tokenizer
+from btm.forest import Forest, Model, publish, require_same_tokenizer
 from btm.forest.card import Card, Measured
 from btm.forest.paths import ModelFolder
 from btm.forest.suites import open_suites
 from btm.report import Reporter, quiet
-from btm.steps import domain_weights, held_out, recipe, score_cache
+from btm.steps import held_out, recipe, score_cache
 from btm.steps.beside import seeds
 from btm.steps.plan import Plan
 
@@ -38,16 +38,11 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
         weights = recipe.greedy_soup(
             config, forest, open_suites(config), str(config.domain), elms, reporter
         )
-    elif how == "uniform":
-        weights = {elm.name: 1.0 for elm in elms}
     else:
-        domains = _meant_for(config, elms)
-        weights, _ = domain_weights.domain_weights(
-            config, forest, open_suites(config), domains, elms, how, reporter
-        )
+        weights = recipe.fitted_weights(config, forest, how, elms, reporter)
     settings = recipe.settings_of(config, forest, weights, lambda: open_suites(config), reporter)
     if config.average.scale == recipe.FIT:
-        domains = _meant_for(config, elms)
+        domains = recipe.meant_for(config, elms)
         settings = recipe.fit_scale(config, forest, name, weights, settings, domains, reporter)
     path = publish.average(
         forest,
@@ -215,19 +210,3 @@ def _says_nothing(config: Config) -> bool:
         and not chosen.layers
         and chosen.base is None
     )
-
-
-def _meant_for(config: Config, elms: list[ELM]) -> list[str]:
-    """List the domains that an average is meant for: ``domain=``, or all that its experts were
-    trained on.
-    """
-    if config.domain:
-        return [config.domain]
-    known = open_suites(config).domains()
-    found = sorted({domain for elm in elms for domain in elm.card.domains} & set(known))
-    if not found:
-        raise UserError(
-            f"{config.forest_root}: no domain of its experts is prepared: give domain=NAME or "
-            "weights="
-        )
-    return found

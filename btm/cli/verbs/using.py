@@ -30,11 +30,19 @@ def evaluate(config: Config, out: Output) -> None:
     data.name=NAME alone. models=[…] adds rows: an average or ELM of another forest
     (path/to/forest:NAME), or a Hugging Face model folder with the forest's tokenizer.
 
+    averages='{NAME: recipe, …}' adds averages that are not written: {bible: 0.5, speeches: 0.5},
+    a word for the weights, or {weights: token, method: task_arithmetic, scale: 0.3} with the keys
+    of btm average. Nothing of them stays but their scores, which the same average finds once it is
+    written.
+
     example: btm eval experiment=demo ensemble.prior=em ensemble.top_k=2 models=[models/law-lm]
     eval.name=demo-em
+    example: btm eval experiment=demo averages='{a: {bible: 0.3, seed: 0.7}, b: token}'
     """
     from btm import steps
 
+    if config.averages:  # a killed command may have left one in the making
+        sweep(config)
     show_evaluation(config, steps.eval_forest(config, out.reporter), out)
 
 
@@ -54,6 +62,8 @@ def compare(config: Config, out: Output) -> None:
     """
     from btm import steps
 
+    if config.averages:
+        sweep(config)
     show_comparison(steps.compare(config, out.reporter), steps.compared_file(config), out)
 
 
