@@ -15,7 +15,7 @@ from btm.errors import UserError, unknown
 # What must try, estimate or write models of its own before there is an average.
 _SEARCHES = ("greedy_soup", "fisher")
 # Keys of the section `average` that say nothing about the parameters, or have them searched.
-WITHOUT_EFFECT = ("name", "measure")
+WITHOUT_EFFECT = ("name", "measure", "search", "budget", "groups")
 _NUMBERS = (int, float)
 # The others, and what they take.
 TYPES: dict[str, tuple[type, ...]] = {
@@ -111,7 +111,7 @@ def _average(key: str, given: dict[str, Any], settings: AverageConfig) -> Averag
         fits = isinstance(value, TYPES[word]) and not isinstance(value, bool)
         kinds = " or ".join(kind.__name__ for kind in TYPES[word])
         require(fits, f"{key}.{word}", value, f"wanted {kinds}")
-    base = replace(settings, name=None)
+    base = replace(settings, name=None, search=None, budget=AverageConfig.budget, groups=[])
     # A scale or an expert that the forest records belongs to the average that it records.
     if given.get("method", settings.method) != settings.method or settings.scale == "fit":
         base = replace(base, scale=1.0)

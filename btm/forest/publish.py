@@ -31,21 +31,22 @@ def average(
     parents: Mapping[str, float],
     *,
     method: str = "weights",
+    estimator: str = "",
     settings: Settings = Settings(),  # noqa: B008 - it is frozen
     alive: Callable[[], None] = lambda: None,
     measure: Callable[[Path, Card], dict[str, Measured]] = lambda folder, card: {},
 ) -> Path:
     """Publish the average of `parents` {ELM: weight} in ``averages/`` and return its folder.
 
-    `method` says where the weights come from. `measure` gets the unpublished folder and returns
-    losses by domain, which go on the card. If `name` is already the same average of the same
-    weights, nothing is done. Raises `UserError` for a name that is not valid, an ELM that is not
-    there, or one that is removed meanwhile.
+    `method` says where the weights come from, `estimator` in words how they were found. `measure`
+    gets the unpublished folder and returns losses by domain, which go on the card. If `name` is
+    already the same average of the same weights, nothing is done. Raises `UserError` for a name
+    that is not valid, an ELM that is not there, or one that is removed meanwhile.
     """
     check_name(name, "average.name")
     target = forest.paths.average(name).path
     folders = {forest[parent].path: weight for parent, weight in parents.items() if weight != 0}
-    card = _card(forest, name, parents, method, settings)
+    card = replace(_card(forest, name, parents, method, settings), estimator=estimator)
     standing = ModelFolder(target).card
     if standing.exists() and _same(Card.read(standing), card):
         return target

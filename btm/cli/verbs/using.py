@@ -80,11 +80,16 @@ def average(config: Config, out: Output) -> None:
     not given), slerp (from average.base to average.experts), fisher, greedy_soup (with
     domain=NAME).
 
+    average.search=valid finds the weights instead, of the experts and the seed, by average.budget
+    losses on the valid splits and their gradients; average.groups=[PATTERN, …] gives the tensors of
+    each pattern weights of their own. It goes on where it was killed.
+
     Before it is sealed it is measured, and the seed beside it, on the valid split of domain=NAME,
     or else of each domain that its ELMs were trained on. Its card says what came of it; a warning,
     if it is no better than the seed. average.measure=false leaves that out.
 
     example: btm average experiment=demo weights=posterior domain=novels
+    example: btm average experiment=demo average.search=valid average.groups=[*.mlp.*]
     """
     from btm import steps
     from btm.forest.card import Card
