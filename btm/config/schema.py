@@ -14,6 +14,7 @@ from btm.config.data import DataConfig, DiscoverConfig
 from btm.config.ensemble import EnsembleConfig, EvalConfig, GenerateConfig, ScoreConfig
 from btm.config.exchange import FORMATS, CardConfig, ExportConfig, ImportConfig
 from btm.config.keys import key
+from btm.config.mix import MixConfig
 from btm.config.registry import DiffConfig, LineageConfig, LsConfig, RemoveConfig
 from btm.config.training import FairseqConfig, MergeConfig, ModelConfig, SeedConfig, TrainerConfig
 
@@ -35,6 +36,7 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     average: AverageConfig = field(default_factory=AverageConfig)
+    mix: MixConfig = field(default_factory=MixConfig)
     discover: DiscoverConfig = field(default_factory=DiscoverConfig)
     run: RunConfig = field(default_factory=RunConfig)
     paper: PaperConfig = field(default_factory=PaperConfig)

@@ -21,6 +21,7 @@ from btm.config.cluster import check_cluster, check_paper, check_run, processes_
 from btm.config.data import check_data, check_discover
 from btm.config.ensemble import check_ensemble, check_eval, check_generate, check_score
 from btm.config.exchange import FORMATS, check_card, check_export, check_import
+from btm.config.mix import check_mix
 from btm.config.recipes import recipes
 from btm.config.registry import check_diff, check_lineage, check_ls
 from btm.config.schema import Config
@@ -68,6 +69,7 @@ def _check_sections(config: Config) -> None:
     check_eval(config.eval)
     check_generate(config.generate)
     check_average(config.average)
+    check_mix(config.mix)
     check_discover(config.discover)
     check_run(config.run)
     check_paper(config.paper)
@@ -113,15 +115,15 @@ def _check_word_for_weights(word: str) -> None:
 
 
 def _check_evaluation_name(config: Config) -> None:
-    """Refuse a name under which `btm grow` or `btm compare` writes in the same folder."""
+    """Refuse a name under which `btm grow`, `compare` or `mix` writes in the same folder."""
     name = config.eval.name or ""
-    taken = name.startswith(("grow-", "before-", "after-")) or name.endswith("-compare")
+    taken = name.startswith(("grow-", "before-", "after-")) or name.endswith(("-compare", "-mix"))
     require(
         not taken,
         "eval.name",
         name,
-        "btm grow and btm compare write files of such names (grow-, before-, after-…, "
-        "…-compare): give another",
+        "btm grow, compare and mix write files of such names (grow-, before-, after-…, "
+        "…-compare, …-mix): give another",
     )
 
 

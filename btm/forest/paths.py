@@ -241,6 +241,11 @@ class Paths:
         """Name the file of the evaluation `name`; None is the forest's own name."""
         return self.evals / f"{name or self.root.name}.json"
 
+    def mixtures(self, name: str | None) -> Path:
+        """Name the file of the ranking `name` of mixtures; None as in `evaluation`."""
+        file = self.evaluation(name)
+        return file.with_name(f"{file.stem}-mix.json")
+
     def comparison(self, name: str | None) -> Path:
         """Name the file of the comparison `name` with other forests; None as in `evaluation`."""
         return self.evals / f"{name or self.root.name}-compare.json"

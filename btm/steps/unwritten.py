@@ -41,23 +41,30 @@ def asked(config: Config, forest: Forest) -> list[Unwritten]:
     Raises `UserError` for an ELM that is not there, a name that is taken, or a method that does not
     take such weights.
     """
-    return [unwritten_of(config, forest, each) for each in recipes(config.averages, config.average)]
+    wanted = recipes(config.averages, config.average)
+    for each in wanted:
+        _require_free(forest, each.name)
+    return [unwritten_of(config, forest, each) for each in wanted]
 
 
 def unwritten_of(config: Config, forest: Forest, recipe: Recipe) -> Unwritten:
     """Look one recipe up in the forest: its ELMs, and its weights and sha256 if they are known."""
-    name, path = recipe.name, forest.paths.average(recipe.name).path
+    parents = _parents(config, forest, recipe, quiet, may_score=False)
+    is_known = bool(parents)
+    if not is_known:
+        parents = {elm.name: 1.0 for elm in forest.experts(recipe.average.experts)}
+    return _made_of(config, forest, recipe, parents, is_known=is_known)
+
+
+def _require_free(forest: Forest, name: str) -> None:
+    """Refuse the name of a row that the evaluation has anyway."""
+    path = forest.paths.average(name).path
     if path.exists() or name in forest:
         what = f"the average {path}" if path.exists() else f"the ELM {name!r}"
         raise UserError(
             f"averages.{name}: {what} stands, and is measured anyway: give another name, or leave "
             "it out"
         )
-    parents = _parents(config, forest, recipe, quiet, may_score=False)
-    is_known = bool(parents)
-    if not is_known:
-        parents = {elm.name: 1.0 for elm in forest.experts(recipe.average.experts)}
-    return _made_of(config, forest, recipe, parents, is_known=is_known)
 
 
 def settled(config: Config, forest: Forest, model: Model, reporter: Reporter = quiet) -> Model:

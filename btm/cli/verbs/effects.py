@@ -23,6 +23,7 @@ _METHODS = {
     "average.base": (*SCALED, "slerp", "model_stock"),
 }
 _SEARCH = ("average.budget", "average.groups")
+_SAMPLED = ("mix.seed", "mix.concentration")
 # A key of exports, and the formats that it changes.
 _FORMATS = {
     "export.dtype": ("hf", "gguf"),
@@ -52,6 +53,8 @@ def _wanted(
         return _of_average(key, keys, config)
     if verb == "average" and key in _SEARCH and config.average.search is None:
         return "nothing is searched; give average.search=valid with it"
+    if verb == "mix" and key in _SAMPLED and not config.mix.samples:
+        return "nothing is drawn; give mix.samples=N with it"
     if verb == "export" and key in _FORMATS and config.format not in _FORMATS[key]:
         return (
             f"format={config.format} does not read it; wanted format={' or '.join(_FORMATS[key])}"

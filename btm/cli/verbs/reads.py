@@ -21,7 +21,7 @@ _MEASURING = ("eval", "compare", "grow", *_CYCLE)
 # A key, or a section by its name and a dot, and the verbs that read it.
 READERS: dict[str, tuple[str, ...]] = {
     "expert": (*_STEPS, "grow", "import", "logs", "cancel", *_ONE),
-    "domain": (*_STEPS, "grow", "average", "import", "generate", *_CYCLE),
+    "domain": (*_STEPS, "grow", "average", "mix", "import", "generate", *_CYCLE),
     "weights": (*_STEPS, "average", "grow", *_CYCLE),
     "parent": (*_STEPS, "import", "grow", *_CYCLE),
     "against": ("diff", "compare", "run"),
@@ -48,6 +48,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "ensemble.commit": ("eval", "compare", "generate", "grow", "run"),
     "eval.domains": _MEASURING,
     "eval.split": _MEASURING,
+    "mix.": ("mix",),
     "discover.": ("discover",),
     "paper.": ("paper",),
     "ls.": ("ls",),
@@ -79,6 +80,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "eval": _EVALUATES,
     "compare": _EVALUATES,
     "average": (*_MODELS, "average", "card"),
+    "mix": (*_MODELS, "eval"),
     "generate": _MODELS,
     "import": (*_MODELS, "seed", "card", "merge"),
     "export": ("card",),
@@ -110,6 +112,8 @@ _MEANT = {
     ("ls", "domain"): "ls.domain=NAME",
     ("ls", "parent"): "ls.parent=NAME",
     ("ls", "expert"): "ls.name=NAME",
+    ("mix", "eval.domains"): "domain=NAME",
+    ("mix", "weights"): "mix.candidates='[{NAME: 0.5, NAME: 0.5}]'",
     ("run", "expert"): "run.domains=[NAME]",
 }
 

@@ -103,6 +103,31 @@ def average(config: Config, out: Output) -> None:
     out.line(f"averaged into {path}", value | {"measured": measured})
 
 
+def mix(config: Config, out: Output) -> None:
+    """Rank data mixtures before anything is trained on them, by averages of the experts.
+
+    The loss of the experts' weighted average on the valid split of domain=NAME (or the mean over
+    all domains trained on) stands in for that of a model trained on the mixture (arXiv 2410.15661):
+    it orders mixtures, and does not forecast a loss. mix.candidates='[{law: 0.5, med: 0.5}, …]' are
+    yours, mix.samples=N more are drawn. The average is drawn towards the seed (mix.scale). Averages
+    are scored and not kept, and a mixture scored before costs nothing, so it goes on where it was
+    killed. Writes evals/<name>-mix.json.
+
+    example: btm mix experiment=demo domain=novels mix.samples=20
+    example: btm mix domain=bio mix.candidates='[{law: 0.5, med: 0.5}, {med: 1}]' --json
+    """
+    from btm import steps
+    from btm.steps.mix import rows_of
+
+    sweep(config)
+    ranking = steps.mix(config, out.reporter)
+    if out.as_json:
+        return out.line("", ranking.to_json())
+    title = f"mixtures by the loss of averages on valid of {', '.join(ranking.text)}, best first"
+    out.rows(rows_of(ranking), title, list(ranking.text))
+    out.line(f"numbers: {steps.mix_file(config)}", None)
+
+
 def generate(config: Config, out: Output) -> None:
     """Let the ensemble go on with prompt="…"; its experts are weighed anew after each token.
 
