@@ -29,7 +29,6 @@ from btm.forest import Forest
 from btm.forest.suites import evaluated_suites
 from btm.models import causal_lm
 from btm.report.tables import table
-
 from btm.train import optimizers, trainee
 from btm.train.schedule import Schedule
 
