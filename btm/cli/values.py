@@ -22,6 +22,8 @@ _NO_PATHS = (*FREE, "data.made_by")
 # The right form of a list or a map whose type does not say it.
 _EXAMPLES = {
     "weights": "weights=law:0.7,med:0.3",
+    "mix.candidates": "mix.candidates='[{law: 0.5, med: 0.5}]'",
+    "averages": "averages='{a: {law: 0.5, med: 0.5}, b: uniform}'",
     "average.layers": "average.layers='{*.mlp.*: {law: 1.0}}'",
     "run.rounds": "run.rounds=[[law,med],[biolaw]]",
     "cluster.setup": "cluster.setup='[module load cuda]'",
@@ -113,6 +115,10 @@ def _text_or_list(key: Key, text: str) -> Any:
     return _texts(key, text) if grammar.is_list(text) else _text(key, text)
 
 
+def _list_of_maps(key: Key, text: str) -> list[Any]:
+    return [grammar.value_of(part) for part in _parts(text)]
+
+
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 _SWITCHES = ("yes", "no", "on", "off", "y", "n", "1", "0")  # which omegaconf takes too
 _BY_TYPE: dict[str, Read] = {
@@ -125,6 +131,8 @@ _BY_TYPE: dict[str, Read] = {
 _OF_ANY_TYPE: dict[str, Read] = {
     "weights": _word_or_map,
     "average.layers": _map,
+    "averages": _map,
+    "mix.candidates": _list_of_maps,
     "against": _text_or_list,
 }
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from btm.config.checks import (
     check_choice,
+    check_models,
     check_name,
     check_names,
     check_seed,
@@ -36,6 +37,7 @@ SCALED = ("task_arithmetic", "ties", "dare_ties", "dare_linear", "breadcrumbs")
 SIGNED = ("task_arithmetic", "dare_linear", "dare_ties", "breadcrumbs")
 ACCUMULATE = ("float32", "float64")
 RESCALE = ("density", "l1", "none")
+SEARCHES = ("valid",)
 
 
 @dataclass
@@ -75,6 +77,18 @@ class AverageConfig:
         "weights for single tensors, {pattern of tensor names: {elm: weight}}; the last "
         "pattern that matches counts; null: weights= for all",
     )
+    search: str | None = key(
+        None,
+        "split that the weights of a linear average of the experts and the seed are searched on, "
+        "by gradient; null: weights= says them",
+        SEARCHES,
+    )
+    budget: int = key(
+        32, "losses, each with its gradient, that a search computes; of trainer.valid_tokens"
+    )
+    groups: list[str] = key(
+        [], "patterns of tensor names; a search finds weights of their own for each; empty: one"
+    )
     accumulate: str = key(
         "float32",
         "number type of the sums; float64 gives the closed form rounded once, as in branches",
@@ -110,6 +124,7 @@ def check_average(average: AverageConfig) -> None:
     for pattern, weights in layers.items():
         check_average_weights(weights, average, f"average.layers.{pattern}")
     _check_average_numbers(average)
+    _check_search(average)
     if average.method == "slerp" and average.base is None:
         raise UserError(
             "average.method=slerp goes from one ELM to another: give average.base=A "
@@ -137,6 +152,25 @@ def refuse_negative(method: str, weights: Mapping[str, float], key: str = "weigh
             f"{key}.{name}={weights[name]:g}: a negative weight subtracts a model's difference "
             f"from the base, and average.method={method} takes none; those that do: "
             f"{', '.join(SIGNED)}"
+        )
+
+
+def _check_search(average: AverageConfig) -> None:
+    """Refuse a search of what has no weights to be searched."""
+    require(average.budget >= 1, "average.budget", average.budget, "wanted 1 or more")
+    check_models(average.groups, "average.groups")
+    if average.search is None:
+        return
+    check_choice(average.search, "average.search", SEARCHES)
+    if average.method not in (None, "linear"):
+        raise UserError(
+            f"average.search={average.search}: it finds the weights of a linear average, whose "
+            f"gradient is exact, and average.method={average.method} is another: leave one out"
+        )
+    if average.layers:
+        raise UserError(
+            f"average.search={average.search} finds the weights, and average.layers gives some: "
+            "leave one out; average.groups=[PATTERN, …] has layers searched on their own"
         )
 
 

@@ -15,6 +15,7 @@ from btm.config.distil import DistilConfig
 from btm.config.ensemble import EnsembleConfig, EvalConfig, GenerateConfig, ScoreConfig
 from btm.config.exchange import FORMATS, CardConfig, ExportConfig, ImportConfig
 from btm.config.keys import key
+from btm.config.mix import MixConfig
 from btm.config.moe import MoeConfig
 from btm.config.registry import DiffConfig, LineageConfig, LsConfig, RemoveConfig
 from btm.config.training import FairseqConfig, MergeConfig, ModelConfig, SeedConfig, TrainerConfig
@@ -39,6 +40,7 @@ class Config:
     average: AverageConfig = field(default_factory=AverageConfig)
     distil: DistilConfig = field(default_factory=DistilConfig)
     moe: MoeConfig = field(default_factory=MoeConfig)
+    mix: MixConfig = field(default_factory=MixConfig)
     discover: DiscoverConfig = field(default_factory=DiscoverConfig)
     run: RunConfig = field(default_factory=RunConfig)
     paper: PaperConfig = field(default_factory=PaperConfig)
@@ -65,6 +67,11 @@ class Config:
     )
     models: list[str] = key(
         [], "models that eval and compare measure too: of the forest, FOREST:NAME or model folders"
+    )
+    averages: Any = key(
+        None,
+        "averages that eval and compare measure without writing them, {name: recipe}: a word for "
+        "the weights, {elm: weight}, or {weights: …, method: …}",
     )
     domain: str | None = key(None, "domain of the expert or of the text; null: the expert's name")
     prompt: str | None = key(

@@ -22,7 +22,9 @@ from btm.config.data import check_data, check_discover
 from btm.config.distil import check_distil
 from btm.config.ensemble import check_ensemble, check_eval, check_generate, check_score
 from btm.config.exchange import FORMATS, check_card, check_export, check_import
+from btm.config.mix import check_mix
 from btm.config.moe import check_moe
+from btm.config.recipes import recipes
 from btm.config.registry import check_diff, check_lineage, check_ls
 from btm.config.schema import Config
 from btm.config.training import check_fairseq, check_model, check_seed_phase, check_trainer
@@ -72,6 +74,7 @@ def _check_sections(config: Config) -> None:
     check_average(config.average)
     check_distil(config.distil)
     check_moe(config.moe)
+    check_mix(config.mix)
     check_discover(config.discover)
     check_run(config.run)
     check_paper(config.paper)
@@ -90,6 +93,7 @@ def _check_keys_of_no_section(config: Config) -> None:
         if (name := getattr(config, key)) is not None:
             check_name(name, key)
     check_models(config.models, "models")
+    recipes(config.averages, config.average)
     against = config.against
     if against == "":
         raise UserError("against='': wanted a name, or null")
@@ -116,15 +120,15 @@ def _check_word_for_weights(word: str) -> None:
 
 
 def _check_evaluation_name(config: Config) -> None:
-    """Refuse a name under which `btm grow` or `btm compare` writes in the same folder."""
+    """Refuse a name under which `btm grow`, `compare` or `mix` writes in the same folder."""
     name = config.eval.name or ""
-    taken = name.startswith(("grow-", "before-", "after-")) or name.endswith("-compare")
+    taken = name.startswith(("grow-", "before-", "after-")) or name.endswith(("-compare", "-mix"))
     require(
         not taken,
         "eval.name",
         name,
-        "btm grow and btm compare write files of such names (grow-, before-, after-…, "
-        "…-compare): give another",
+        "btm grow, compare and mix write files of such names (grow-, before-, after-…, "
+        "…-compare, …-mix): give another",
     )
 
 

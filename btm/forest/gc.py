@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from btm.errors import UserError
-from btm.forest import index, removal, tombstone, trained_on
+from btm.forest import index, removal, tombstone, trained_on, unwritten
 from btm.forest.forest import Forest
 from btm.forest.paths import digits_of
 from btm.models import weights
@@ -98,6 +98,10 @@ def _derived(forest: Forest) -> list[Waste]:
         path
         for path in forest.paths.fishers_of()
         if not any(sha256.startswith(digits_of(path)) for sha256 in kept)
+    ]
+    found += [
+        _waste(file, "of an average that was measured and not kept")
+        for file in unwritten.notes(forest.root)
     ]
     return found + [_waste(path, "Fisher information of weights that are gone") for path in gone]
 

@@ -126,7 +126,8 @@ def _lineage(card: Card) -> str:
             f"{_plain(key)} {_plain(json.dumps(value))}" for key, value in card.recipe.items()
         )
         said = (
-            f"It was made of its parents, weighted by `{_code(card.branch_method)}`: {recipe}.\n\n"
+            f"It was made of its parents, weighted by `{_code(card.branch_method)}`{how}: "
+            f"{recipe}.\n\n"
         )
     parents = [
         (name, f"{p.weight:.4f}", f"`{_code(p.sha256[:12])}`") for name, p in card.parents.items()

@@ -223,6 +223,11 @@ class Paths:
         """Find the score files of the weights `sha256`, or of all weights."""
         return self.scores.glob(f"*/{sha256}.npy")
 
+    @property
+    def unwritten(self) -> Path:
+        """The folder of the sha256 of averages that were measured and not kept (unwritten.py)."""
+        return self.scores / AVERAGES
+
     def fisher(self, sha256: str, shard: "Shard", window: int, sequences: int) -> Path:
         """Name the folder of the Fisher information of the weights `sha256` on `sequences` windows
         of `window` tokens of a shard.
@@ -256,6 +261,11 @@ class Paths:
     def evaluation(self, name: str | None) -> Path:
         """Name the file of the evaluation `name`; None is the forest's own name."""
         return self.evals / f"{name or self.root.name}.json"
+
+    def mixtures(self, name: str | None) -> Path:
+        """Name the file of the ranking `name` of mixtures; None as in `evaluation`."""
+        file = self.evaluation(name)
+        return file.with_name(f"{file.stem}-mix.json")
 
     def comparison(self, name: str | None) -> Path:
         """Name the file of the comparison `name` with other forests; None as in `evaluation`."""

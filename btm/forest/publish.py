@@ -5,7 +5,6 @@ is the step's to find (btm/steps/averages.py).
 """
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -32,21 +31,22 @@ def average(
     parents: Mapping[str, float],
     *,
     method: str = "weights",
+    estimator: str = "",
     settings: Settings = Settings(),  # noqa: B008 - it is frozen
     alive: Callable[[], None] = lambda: None,
     measure: Callable[[Path, Card], dict[str, Measured]] = lambda folder, card: {},
 ) -> Path:
     """Publish the average of `parents` {ELM: weight} in ``averages/`` and return its folder.
 
-    `method` says where the weights come from. `measure` gets the unpublished folder and returns
-    losses by domain, which go on the card. If `name` is already the same average of the same
-    weights, nothing is done. Raises `UserError` for a name that is not valid, an ELM that is not
-    there, or one that is removed meanwhile.
+    `method` says where the weights come from, `estimator` in words how they were found. `measure`
+    gets the unpublished folder and returns losses by domain, which go on the card. If `name` is
+    already the same average of the same weights, nothing is done. Raises `UserError` for a name
+    that is not valid, an ELM that is not there, or one that is removed meanwhile.
     """
     check_name(name, "average.name")
     target = forest.paths.average(name).path
     folders = {forest[parent].path: weight for parent, weight in parents.items() if weight != 0}
-    card = _card(forest, name, parents, method, settings)
+    card = replace(_card(forest, name, parents, method, settings), estimator=estimator)
     standing = ModelFolder(target).card
     if standing.exists() and _same(Card.read(standing), card):
         return target
@@ -106,16 +106,22 @@ def trial(
     alive: Callable[[], None] = lambda: None,
 ) -> Iterator[Path]:
     """Average `parents` {ELM: weight} into a folder that is deleted when the block ends."""
-    scratch = durable.scratch_folder(durable.make_folder(forest.paths.averages))
-    folder = scratch / "trial"
-    try:
+    with durable.scratch_in(forest.paths.averages) as scratch:
+        folder = scratch / "trial"
         folder.mkdir()
         folders = {forest[name].path: weight for name, weight in parents.items() if weight != 0}
         averaging.average(folders, folder, alive, settings)
         causal_lm.copy_files(min(folders), folder)
+        if settings.dtype:
+            causal_lm.declare_dtype(ModelFolder(folder).config, settings.dtype)
         yield folder
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def card_of(
+    forest: Forest, name: str, parents: Mapping[str, float], method: str, settings: Settings
+) -> Card:
+    """Make the card that the average `name` would have, but for its sha256 and its losses."""
+    return ledger.summed(_card(forest, name, parents, method, settings))
 
 
 def scale_of(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from btm.config.schema import Config
 from btm.errors import UserError, command, unknown
-from btm.forest import tombstone, trained_on
+from btm.forest import tombstone, trained_on, unwritten
 from btm.forest.card import Card
 from btm.forest.forest import Forest
 from btm.forest.index import PLACES, kind_of
@@ -208,8 +208,12 @@ def discard_heir(forest: Forest, bin: Path, heir: Heir) -> None:
 
 
 def discard_derived(root: Path, gone: Iterable[str]) -> None:
-    """Delete scores and Fisher information of the weights `gone`, unless a model still has them."""
+    """Delete scores and Fisher information of the weights `gone`, unless a model still has them.
+
+    So go the scores of averages of such weights that were measured without being written.
+    """
     gone = {sha256 for sha256 in gone if sha256}
+    gone |= unwritten.forget(root, gone)
     kept = {key.sha256 for key, node in Lineage.of(root).nodes.items() if node.state == "there"}
     for sha256 in gone - kept:
         for file in Paths(root).scores_of(sha256):

@@ -35,6 +35,7 @@ from btm.steps.grow import (
     seed,
     train,
 )
+from btm.steps.mix import mix, mix_file, plan_of_mix
 from btm.steps.origin import copied
 from btm.steps.plan import Plan
 from btm.steps.proposal import settled
@@ -58,6 +59,8 @@ __all__ = [
     "grow_expert",
     "measuring",
     "merge",
+    "mix",
+    "mix_file",
     "new_domain",
     "open_suite",
     "open_suites",
@@ -68,6 +71,7 @@ __all__ = [
     "plan_of_eval",
     "plan_of_generate",
     "plan_of_merge",
+    "plan_of_mix",
     "plan_of_regrow",
     "plan_of_score",
     "plan_of_seed",

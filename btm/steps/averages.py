@@ -11,12 +11,12 @@ from btm.config.average import check_average_weights
 from btm.config.schema import Config
 from btm.ensemble import score as scoring
 from btm.errors import UserError
-from btm.forest import ELM, Forest, Model, publish, require_same_tokenizer
+from btm.forest import Forest, Model, publish, require_same_tokenizer
 from btm.forest.card import Card, Measured
 from btm.forest.paths import ModelFolder
 from btm.forest.suites import open_suites
 from btm.report import Reporter, quiet
-from btm.steps import domain_weights, held_out, recipe, score_cache
+from btm.steps import held_out, recipe, score_cache, search
 from btm.steps.beside import seeds
 from btm.steps.plan import Plan
 
@@ -32,32 +32,37 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
     plan_of_average(config)  # refuses what does not stand, before any weight is looked for
     config = _with_method(config)
     elms = forest.experts(config.average.experts)
-    if how == "weights":
+    estimator = ""
+    if how == search.METHOD:
+        if search.stands(config, forest, name):
+            return forest.paths.average(name).path
+        found = search.search(config, forest, name, reporter)
+        weights, estimator = found.weights, found.estimator
+        config = replace(config, average=replace(config.average, layers=found.layers))
+    elif how == "weights":
         weights = check_average_weights(config.weights, config.average)
     elif config.average.method == "greedy_soup":
         weights = recipe.greedy_soup(
             config, forest, open_suites(config), str(config.domain), elms, reporter
         )
-    elif how == "uniform":
-        weights = {elm.name: 1.0 for elm in elms}
     else:
-        domains = _meant_for(config, elms)
-        weights, _ = domain_weights.domain_weights(
-            config, forest, open_suites(config), domains, elms, how, reporter
-        )
+        weights = recipe.fitted_weights(config, forest, how, elms, reporter)
     settings = recipe.settings_of(config, forest, weights, lambda: open_suites(config), reporter)
     if config.average.scale == recipe.FIT:
-        domains = _meant_for(config, elms)
+        domains = recipe.meant_for(config, elms)
         settings = recipe.fit_scale(config, forest, name, weights, settings, domains, reporter)
     path = publish.average(
         forest,
         name,
         weights,
         method=how,
+        estimator=estimator,
         settings=settings,
         alive=reporter.alive,
         measure=measuring(config, forest, reporter),
     )
+    if how == search.METHOD:
+        search.finished(config, forest)
     for line in worth(Card.read(ModelFolder(path).card)):
         reporter.line(line)
     return path
@@ -75,6 +80,8 @@ def plan_of_average(config: Config) -> Plan:
         open_suites(config).shard(config.domain, "valid")
     base = [forest[config.average.base].path] if config.average.base else []
     weights = "given" if how == "weights" else how
+    if how == search.METHOD:
+        weights = search.plan(config, forest)
     measured = "; measured on valid splits, the seed beside it" if config.average.measure else ""
     return Plan(
         "average",
@@ -174,6 +181,14 @@ def average_of(config: Config) -> tuple[str, str]:
     if _says_nothing(config):
         domain = [config.domain] if config.domain else []
         return "token", config.average.name or "-".join(["fitted", *domain])
+    if config.average.search is not None:
+        if config.weights is not None:
+            raise UserError(
+                f"average.search={config.average.search} finds the weights itself: leave out "
+                "weights="
+            )
+        domain = [config.domain] if config.domain else []
+        return search.METHOD, config.average.name or "-".join([search.METHOD, *domain])
     how = "uniform" if config.weights is None else config.weights
     method = config.average.method or "linear"
     if method == "greedy_soup":
@@ -212,22 +227,7 @@ def _says_nothing(config: Config) -> bool:
     return (
         config.weights is None
         and chosen.method is None
+        and chosen.search is None
         and not chosen.layers
         and chosen.base is None
     )
-
-
-def _meant_for(config: Config, elms: list[ELM]) -> list[str]:
-    """List the domains that an average is meant for: ``domain=``, or all that its experts were
-    trained on.
-    """
-    if config.domain:
-        return [config.domain]
-    known = open_suites(config).domains()
-    found = sorted({domain for elm in elms for domain in elm.card.domains} & set(known))
-    if not found:
-        raise UserError(
-            f"{config.forest_root}: no domain of its experts is prepared: give domain=NAME or "
-            "weights="
-        )
-    return found

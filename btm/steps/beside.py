@@ -13,7 +13,8 @@ from btm.interop import huggingface, probe
 from btm.models import causal_lm as causal
 from btm.models import flops, trial
 from btm.report import Reporter, quiet
-from btm.steps import score_cache
+from btm.steps import score_cache, unwritten
+from btm.steps.unwritten import Unwritten
 from btm.system import sandbox
 
 
@@ -28,7 +29,8 @@ class Subjects:
 
 
 def beside(config: Config, forest: Forest, reporter: Reporter = quiet) -> list[Model]:
-    """List the derived models of the forest that are whole, and those of ``models=``, each once.
+    """List the derived models of the forest that are whole, the models of ``models=``, each once,
+    and the averages of ``averages=``, which have no folder.
 
     A damaged one is told of and left out; a damaged or unknown model that was named is a
     `UserError`.
@@ -37,7 +39,7 @@ def beside(config: Config, forest: Forest, reporter: Reporter = quiet) -> list[M
     for name in config.models:
         model = find_model(forest, name)
         found.setdefault(model.path.resolve(), model)
-    return list(found.values())
+    return [*found.values(), *unwritten.asked(config, forest)]
 
 
 def score_model(
@@ -47,6 +49,8 @@ def score_model(
 
     A folder from outside passes the checks of an import first, and the copy that passed is scored.
     """
+    if isinstance(model, Unwritten):
+        return unwritten.score(config, forest, model, shards, reporter)
     if model.kind != "folder":
         return score_cache.score_missing(config, forest, model.path, model.sha256, shards, reporter)
     if not score_cache.unscored(config, forest, model.sha256, shards):
@@ -63,6 +67,11 @@ def score_model(
         )
 
 
+def folders_of(model: Model) -> tuple[Path, ...]:
+    """List the folders that a model is read from: its own, or those that it is made of."""
+    return model.sources if isinstance(model, Unwritten) else (model.path,)
+
+
 def cost(config: Config, model: Model) -> ledger.Cost:
     """Return what training and running a model takes, as an entry of a ledger.
 
@@ -73,7 +82,7 @@ def cost(config: Config, model: Model) -> ledger.Cost:
     if model.card is not None and model.card.matrix_parameters:
         shape = flops.Shape(model.card.matrix_parameters, model.card.attention)
     else:
-        shape = flops.Shape.of_config(causal.load_config(model.path))
+        shape = flops.Shape.of_config(causal.load_config(folders_of(model)[0]))
     return {
         "training": None if model.card is None else ledger.training([model.card]),
         "experts_run": 1,

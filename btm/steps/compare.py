@@ -25,8 +25,8 @@ from btm.forest.paths import Paths
 from btm.forest.suites import evaluated_suites
 from btm.report import Reporter, comparison, comparison_picture, pictures, quiet
 from btm.report.comparison import Comparison, Measured
-from btm.steps import domain_weights, held_out, score_cache
-from btm.steps.beside import Subjects, beside, cost, score_model, seeds
+from btm.steps import domain_weights, held_out, score_cache, unwritten
+from btm.steps.beside import Subjects, beside, cost, folders_of, score_model, seeds
 from btm.steps.evaluate import evaluated, measure, refuse_own_data, scored
 from btm.steps.names import is_baseline
 from btm.steps.plan import Plan
@@ -96,7 +96,7 @@ def plan_of_compare(config: Config) -> list[Plan]:
     return [
         Plan("compare", forest.root.name, what, parents=tuple(elm.name for elm in members)),
         *(
-            Plan("beside", model.name, f"{model.kind} in {model.path}", reads=(model.path,))
+            Plan("beside", model.name, _where(model), reads=folders_of(model))
             for model in beside(config, forest)
         ),
         *(
@@ -110,6 +110,12 @@ def plan_of_compare(config: Config) -> list[Plan]:
             writes=(file, file.with_suffix(".png")),
         ),
     ]
+
+
+def _where(model: Model) -> str:
+    if isinstance(model, unwritten.Unwritten):
+        return f"{model.kind} of {', '.join(model.parents)}, made and not kept"
+    return f"{model.kind} in {model.path}"
 
 
 def _refuse_valid(config: Config, suite: Suite, shards: list[Shard]) -> None:
@@ -211,6 +217,7 @@ def _rival_row(scene: _Scene, root: Path, kind: str) -> Measured:
 def _alone(scene: _Scene, model: Model, name: str, kind: str) -> Measured:
     """Return the row of one model that runs alone."""
     score_model(scene.config, scene.forest, model, _needed(scene), scene.reporter)
+    model = unwritten.settled(scene.config, scene.forest, model)
     nats = {shard.domain: _nats(scene, shard, model.sha256) for shard in scene.shards}
     return _measured(name, kind, cost(scene.config, model), nats)
 

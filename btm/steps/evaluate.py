@@ -19,8 +19,16 @@ from btm.forest.paths import ModelFolder
 from btm.forest.suites import evaluated_suites
 from btm.models import causal_lm
 from btm.report import Reporter, heatmap, pictures, quiet
-from btm.steps import domain_weights, held_out, score_cache, standing
-from btm.steps.beside import Subjects, beside, cost, score_model, seeds, warnings
+from btm.steps import domain_weights, held_out, score_cache, standing, unwritten
+from btm.steps.beside import (
+    Subjects,
+    beside,
+    cost,
+    folders_of,
+    score_model,
+    seeds,
+    warnings,
+)
 from btm.steps.plan import Plan
 from btm.system import durable
 from btm.system.json_files import Json
@@ -58,7 +66,8 @@ def plan_of_scores(config: Config, forest: Forest, model: Model, shards: list[Sh
     missing = score_cache.unscored(config, forest, model.sha256, shards)
     if not missing:
         return Plan.nothing("score", model.name, f"its scores on {len(shards)} shards stand")
-    causal_lm.check_context(config, causal_lm.read_config(ModelFolder(model.path).config))
+    folders = folders_of(model)
+    causal_lm.check_context(config, causal_lm.read_config(ModelFolder(folders[0]).config))
     scores = score_cache.scores_of(config, forest)
     tokens = sum(shard.head(config.score.max_tokens)[0] for shard in missing)
     told = score_cache.passes(config)
@@ -67,8 +76,12 @@ def plan_of_scores(config: Config, forest: Forest, model: Model, shards: list[Sh
         model.name,
         f"{len(missing)} of {len(shards)} shards, {tokens:,} tokens, whose scores are missing"
         + (f"; {told}" if told else ""),
-        reads=(model.path, *(shard.folder for shard in missing)),
-        writes=tuple(scores.path(shard, model.sha256) for shard in missing),
+        reads=(*folders, *(shard.folder for shard in missing)),
+        # The name of the file is the sha256 of weights, which those of an average are yet to have.
+        writes=tuple(
+            scores.path(shard, model.sha256) if model.sha256 else scores.path(shard, "").parent
+            for shard in missing
+        ),
         tokens=sum(map(scores.reads, missing)),
     )
 
@@ -82,6 +95,7 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> Json:
     forest, suite = Forest(config.forest_root), evaluated_suites(config)
     subjects = _subjects(config, forest, reporter)
     entries = measure(config, forest, suite, subjects, by_text_alone=True, reporter=reporter)
+    subjects = _settled(config, forest, subjects)  # an average is known once it was made
     costs = domain_weights.cost(config, subjects.elms, subjects.members, entries)
     costs["models"] = {model.name: cost(config, model) for model in subjects.others}
     roots = seeds(forest, [elm.name for elm in subjects.members])
@@ -140,7 +154,7 @@ def plan_of_eval(config: Config) -> Plan:
         f"{len(subjects.elms)} ELMs{alone} on {len(shards)} shards, {weighed}; "
         f"{to_score}writes {target}",
         parents=tuple(member.name for member in members),
-        reads=tuple(model.path for model, _ in needed),
+        reads=tuple(dict.fromkeys(path for model, _ in needed for path in folders_of(model))),
         writes=(target, target.with_suffix(".png"), *dict.fromkeys(missing)),
         tokens=tokens,
     )
@@ -168,6 +182,12 @@ def _subjects(config: Config, forest: Forest, reporter: Reporter = quiet) -> Sub
     others = [model for model in beside(config, forest, reporter) if model.path not in own]
     trained_on = {domain for elm in elms for domain in elm.card.domains}
     return Subjects(elms, forest.experts(config.ensemble.experts), others, trained_on)
+
+
+def _settled(config: Config, forest: Forest, subjects: Subjects) -> Subjects:
+    """Return the subjects with the sha256 of averages that have been made meanwhile."""
+    others = [unwritten.settled(config, forest, model) for model in subjects.others]
+    return replace(subjects, others=others)
 
 
 def needed_scores(
@@ -247,6 +267,7 @@ def measure(
     route = domain_weights.route(config, forest, members, {suite.eos})
     for model, of_model in needed_scores(config, forest, suite, subjects):
         score_model(config, forest, model, of_model, reporter)
+    subjects = _settled(config, forest, subjects)
     scores = score_cache.scores_of(config, forest)
     chosen = config.ensemble
     if chosen.fit == "forest":

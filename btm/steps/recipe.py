@@ -17,7 +17,7 @@ from btm.forest.suites import open_suites
 from btm.models import causal_lm, weights
 from btm.models.average import METHODS, Settings
 from btm.report import Reporter, quiet
-from btm.steps import fisher, score_cache
+from btm.steps import domain_weights, fisher, score_cache
 from btm.system import durable
 from btm.train import trainee
 
@@ -60,6 +60,35 @@ def settings_of(
         dtype=None if chosen.dtype is None else weights.STORED[chosen.dtype],
         shard_bytes=int(chosen.shard_gb * 1e9) or None,
     )
+
+
+def meant_for(config: Config, elms: list[ELM]) -> list[str]:
+    """List the domains that an average is meant for: ``domain=``, or all that its experts were
+    trained on.
+    """
+    if config.domain:
+        return [config.domain]
+    known = open_suites(config).domains()
+    found = sorted({domain for elm in elms for domain in elm.card.domains} & set(known))
+    if not found:
+        raise UserError(
+            f"{config.forest_root}: no domain of its experts is prepared: give domain=NAME or "
+            "weights="
+        )
+    return found
+
+
+def fitted_weights(
+    config: Config, forest: Forest, word: str, elms: list[ELM], reporter: Reporter = quiet
+) -> dict[str, float]:
+    """Find the weights {ELM: weight} that a word says: those of `domain_weights`."""
+    if word == "uniform":
+        return {elm.name: 1.0 for elm in elms}
+    domains = meant_for(config, elms)
+    found, _ = domain_weights.domain_weights(
+        config, forest, open_suites(config), domains, elms, word, reporter
+    )
+    return found
 
 
 def greedy_soup(

@@ -11,10 +11,11 @@ from btm.config.choices import SPLITS
 from btm.config.schema import Config
 from btm.data.shards import Shard, Suite
 from btm.errors import UserError, command, first_of
-from btm.forest import Forest, trained_on
+from btm.forest import Forest, Model, trained_on
 from btm.forest.suites import open_suites
 from btm.steps.beside import Subjects
 from btm.steps.held_out import refuse
+from btm.steps.unwritten import Unwritten
 from btm.system.json_files import Json, parse_json
 
 Text = dict[str, dict[str, str]]  # domain: split: sha256 of the shard
@@ -54,11 +55,16 @@ def identity(config: Config, suite: Suite, shards: Iterable[Shard], subjects: Su
         **({} if suite.bos is None else {"bos": suite.bos}),  # an older btm read windows without
         "ensemble": asdict(config.ensemble) | {"experts": [elm.name for elm in subjects.members]},
         "elms": {elm.name: elm.card.sha256 for elm in subjects.elms},
-        "models": {
-            model.name: {"kind": model.kind, "path": str(model.path), "sha256": model.sha256}
-            for model in subjects.others
-        },
+        "models": {model.name: _model(model) for model in subjects.others},
     }
+
+
+def _model(model: Model) -> Json:
+    """Say what a row beside the ensemble is of; an average without a folder by its recipe."""
+    own: Json = {"kind": model.kind, "path": str(model.path), "sha256": model.sha256}
+    if isinstance(model, Unwritten):
+        own |= {"path": None, "recipe": asdict(model.recipe), "parents": model.parents}
+    return own
 
 
 def is_of(file: Path, wanted: Json) -> bool:

@@ -23,6 +23,7 @@ VERBS = (
     "train",
     "score",
     "eval",
+    "mix",
     "generate",
     "import",
     "export",

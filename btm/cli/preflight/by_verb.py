@@ -28,6 +28,7 @@ CHECKS: dict[str, Sequence[Check]] = {
     "train": (*_TRAINING, machine.device, machine.cards_of_train, shape.positions),
     "score": (machine.device, shape.positions),
     "eval": (machine.device, shape.positions),
+    "mix": (machine.device, shape.positions),
     "generate": (machine.device,),
     "import": (machine.forest_folder,),
     "export": (machine.export_folder,),

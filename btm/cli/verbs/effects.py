@@ -22,6 +22,8 @@ _METHODS = {
     "average.sequences": ("fisher",),
     "average.base": (*SCALED, "slerp", "model_stock"),
 }
+_SEARCH = ("average.budget", "average.groups")
+_SAMPLED = ("mix.seed", "mix.concentration")
 # A key of exports, and the formats that it changes.
 _FORMATS = {
     "export.dtype": ("hf", "gguf"),
@@ -49,6 +51,10 @@ def _wanted(
     """Say what a key would need to have an effect; None if it has one."""
     if verb == "average" and key in _METHODS:
         return _of_average(key, keys, config)
+    if verb == "average" and key in _SEARCH and config.average.search is None:
+        return "nothing is searched; give average.search=valid with it"
+    if verb == "mix" and key in _SAMPLED and not config.mix.samples:
+        return "nothing is drawn; give mix.samples=N with it"
     if verb == "export" and key in _FORMATS and config.format not in _FORMATS[key]:
         return (
             f"format={config.format} does not read it; wanted format={' or '.join(_FORMATS[key])}"
@@ -66,6 +72,10 @@ def _wanted(
 
 def _of_average(key: str, keys: Collection[str], config: Config) -> str | None:
     wanted, average = _METHODS[key], config.average
+    if average.search is not None:
+        if key == "average.base":  # it is searched with the experts
+            return None
+        return f"average.search={average.search} finds the weights of a linear average"
     is_default = average.method is None and config.weights is None and not average.layers
     if key == "average.scale" and is_default and average.scale == "fit":
         return None

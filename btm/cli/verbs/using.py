@@ -30,11 +30,19 @@ def evaluate(config: Config, out: Output) -> None:
     data.name=NAME alone. models=[…] adds rows: an average or ELM of another forest
     (path/to/forest:NAME), or a Hugging Face model folder with the forest's tokenizer.
 
+    averages='{NAME: recipe, …}' adds averages that are not written: {bible: 0.5, speeches: 0.5},
+    a word for the weights, or {weights: token, method: task_arithmetic, scale: 0.3} with the keys
+    of btm average. Nothing of them stays but their scores, which the same average finds once it is
+    written.
+
     example: btm eval experiment=demo ensemble.prior=em ensemble.top_k=2 models=[models/law-lm]
     eval.name=demo-em
+    example: btm eval experiment=demo averages='{a: {bible: 0.3, seed: 0.7}, b: token}'
     """
     from btm import steps
 
+    if config.averages:  # a killed command may have left one in the making
+        sweep(config)
     show_evaluation(config, steps.eval_forest(config, out.reporter), out)
 
 
@@ -54,6 +62,8 @@ def compare(config: Config, out: Output) -> None:
     """
     from btm import steps
 
+    if config.averages:
+        sweep(config)
     show_comparison(steps.compare(config, out.reporter), steps.compared_file(config), out)
 
 
@@ -70,11 +80,16 @@ def average(config: Config, out: Output) -> None:
     not given), slerp (from average.base to average.experts), fisher, greedy_soup (with
     domain=NAME).
 
+    average.search=valid finds the weights instead, of the experts and the seed, by average.budget
+    losses on the valid splits and their gradients; average.groups=[PATTERN, …] gives the tensors of
+    each pattern weights of their own. It goes on where it was killed.
+
     Before it is sealed it is measured, and the seed beside it, on the valid split of domain=NAME,
     or else of each domain that its ELMs were trained on. Its card says what came of it; a warning,
     if it is no better than the seed. average.measure=false leaves that out.
 
     example: btm average experiment=demo weights=posterior domain=novels
+    example: btm average experiment=demo average.search=valid average.groups=[*.mlp.*]
     """
     from btm import steps
     from btm.forest.card import Card
@@ -86,6 +101,31 @@ def average(config: Config, out: Output) -> None:
     measured = {domain: asdict(part) for domain, part in card.measured.items()}
     value = {"path": str(path), "valid_nats": card.valid_nats, "seed_nats": card.seed_nats}
     out.line(f"averaged into {path}", value | {"measured": measured})
+
+
+def mix(config: Config, out: Output) -> None:
+    """Rank data mixtures before anything is trained on them, by averages of the experts.
+
+    The loss of the experts' weighted average on the valid split of domain=NAME (or the mean over
+    all domains trained on) stands in for that of a model trained on the mixture (arXiv 2410.15661):
+    it orders mixtures, and does not forecast a loss. mix.candidates='[{law: 0.5, med: 0.5}, …]' are
+    yours, mix.samples=N more are drawn. The average is drawn towards the seed (mix.scale). Averages
+    are scored and not kept, and a mixture scored before costs nothing, so it goes on where it was
+    killed. Writes evals/<name>-mix.json.
+
+    example: btm mix experiment=demo domain=novels mix.samples=20
+    example: btm mix domain=bio mix.candidates='[{law: 0.5, med: 0.5}, {med: 1}]' --json
+    """
+    from btm import steps
+    from btm.steps.mix import rows_of
+
+    sweep(config)
+    ranking = steps.mix(config, out.reporter)
+    if out.as_json:
+        return out.line("", ranking.to_json())
+    title = f"mixtures by the loss of averages on valid of {', '.join(ranking.text)}, best first"
+    out.rows(rows_of(ranking), title, list(ranking.text))
+    out.line(f"numbers: {steps.mix_file(config)}", None)
 
 
 def generate(config: Config, out: Output) -> None:
