@@ -42,6 +42,8 @@ SPELLED = {
     "btm.cli.compose": {"~"},  # hydra's sign for a key that is taken out
     "btm.system.caches": {"~"},  # the user's home folder
     "btm.data.folders": {"~"},  # the end of a backup's name
+    "btm.cli.verbs.reads": {"averages"},  # the key of that name
+    "btm.config.recipes": {"averages"},
     "btm.data.tokenizer": {"config.json"},  # of a tokenizer's folder, which need not hold a model
     "btm.fairseq.legacy": {"settings.json", "model.safetensors"},  # in its scratch folder
 }
