@@ -20,7 +20,7 @@ from btm.config.choices import AVERAGE_WEIGHTS, BASELINES, BRANCH_METHODS
 from btm.config.cluster import check_cluster, check_paper, check_run, processes_of
 from btm.config.data import check_data, check_discover
 from btm.config.ensemble import check_ensemble, check_eval, check_generate, check_score
-from btm.config.exchange import FORMATS, check_card, check_export, check_import
+from btm.config.exchange import FORMATS, check_card, check_export, check_import, check_push
 from btm.config.registry import check_diff, check_lineage, check_ls
 from btm.config.schema import Config
 from btm.config.training import check_fairseq, check_model, check_seed_phase, check_trainer
@@ -62,6 +62,7 @@ def _check_sections(config: Config) -> None:
     check_seed_phase(config.seed)
     check_import(config.imports)
     check_export(config.export)
+    check_push(config.push)
     check_score(config.score)
     check_ensemble(config.ensemble)
     check_eval(config.eval)

@@ -8,6 +8,7 @@ its cycles.
     elms/<name>/                  an ELM, sealed
     averages/<name>/              an average of ELMs, sealed
     branches/<name>/              an ELM in the making; who holds it renames it (system/lease.py)
+    pulls/<id>/                   what a pull that was stopped has fetched (interop/remote)
     removed/<name>/               a tombstone: card.json, and plan.json and deleting/ (removal.py)
     scores/<shard>/<sha256>.npy   log-probabilities by weights (ensemble/score.py)
     fisher/<sha256>-<shard>…/     Fisher information by weights
@@ -40,6 +41,7 @@ BIN = "deleting"
 PLAN = "plan.json"
 _BRANCHES = "branches"
 _REMOVED = "removed"
+_PULLS = "pulls"
 SCORES = "scores"
 _FISHER = "fisher"
 TRAINED_ON = "trained-on"
@@ -172,6 +174,11 @@ class Paths:
     def removed(self) -> Path:
         """The folder of its tombstones."""
         return self.root / _REMOVED
+
+    @property
+    def pulls(self) -> Path:
+        """The folder of what pulls have fetched and not yet let in."""
+        return self.root / _PULLS
 
     def tombstone(self, name: str) -> Path:
         """Name the folder of the tombstone of the ELM `name`."""

@@ -26,6 +26,8 @@ VERBS = (
     "generate",
     "import",
     "export",
+    "push",
+    "pull",
     "run",
     "paper",
 )

@@ -23,6 +23,8 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "average": using.average,
     "import": interop.import_model,
     "export": interop.export_model,
+    "push": interop.push,
+    "pull": interop.pull,
     "generate": using.generate,
     "run": growing.run,
     "paper": growing.paper,
