@@ -14,8 +14,13 @@ from btm.config.schema import Config
 from btm.config.validation import validate
 from btm.errors import UserError, unknown
 
-# `from` and `import` are words of Python, so no dataclass can have fields of these names.
-ALIASES = {"seed.from": "seed.source", "from": "imports.source", "import.legacy": "imports.legacy"}
+# `from`, `import` and `as` are words of Python, so no dataclass can have fields of these names.
+ALIASES = {
+    "seed.from": "seed.source",
+    "from": "imports.source",
+    "import.legacy": "imports.legacy",
+    "push.as": "push.kind",
+}
 
 _SYNONYMS = {
     "name": "expert",
@@ -30,7 +35,7 @@ _OPEN = "model.config."  # what any key may follow
 # there.
 _SETTLED = (
     *("discover", "paper", "doctor", "status", "logs", "cancel"),
-    *("ls", "show", "verify", "lineage", "diff", "gc", "export"),
+    *("ls", "show", "verify", "lineage", "diff", "gc", "export", "push"),
 )
 
 

@@ -18,7 +18,7 @@ from btm.forest import Forest, gc, removal, verify
 from btm.forest.models import derived_of
 from btm.forest.paths import Paths
 from btm.forest.suites import data_of
-from btm.interop import formats
+from btm.interop import formats, remote
 from btm.report.progress import Lines, bytes_text, count_text, duration
 from btm.report.tables import TableRow
 from btm.steps import Plan, proposal, rederive
@@ -157,6 +157,28 @@ def _export(config: Config) -> list[Plan]:
     return [Plan("export", source.name, what, reads=(source,), writes=target)]
 
 
+def _push(config: Config) -> list[Plan]:
+    rows = remote.push_preview(config)
+    return [
+        Plan("push", each.model, f"{each.state}: {bytes_text(each.sent)} to {config.to}")
+        for each in rows
+    ]
+
+
+def _pull(config: Config) -> list[Plan]:
+    root, rows = Path(config.forest_root), remote.pull_preview(config)
+    source = config.imports.source
+    return [
+        Plan(
+            "pull",
+            each.model,
+            f"{each.state}: {bytes_text(each.fetched)} from {source}",
+            writes=(root / each.model,) if each.fetched else (),
+        )
+        for each in rows
+    ]
+
+
 def _discover(config: Config) -> list[Plan]:
     if config.data.root is None:
         raise UserError("data.root is missing: discovery needs data=folder data.root=DIR")
@@ -274,6 +296,8 @@ _PLANS: dict[str, Callable[[Config], list[Plan]]] = {
     "generate": _generate,
     "import": _import,
     "export": _export,
+    "push": _push,
+    "pull": _pull,
     "discover": _discover,
     "cancel": _cancel,
     "gc": _gc,

@@ -31,6 +31,8 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   mix       data mixtures, before training   btm mix domain=novels mix.samples=50
   import    a Hugging Face model comes in    btm import from=DIR name=law domain=law
   export    an ELM or an average goes out    btm export average=deploy to=DIR
+  push      models go to a remote forest     btm push forest=experts/demo to=s3://bucket/demo
+  pull      models come from a remote        btm pull from=s3://bucket/demo forest=experts/demo
   generate  the ensemble goes on with text   btm generate prompt="In the beginning" domain=bible
   run       all of it, as jobs               btm run experiment=demo cluster=slurm
             or what it is compared with      btm run experiment=demo baseline=dense

@@ -13,7 +13,7 @@ from btm.config.cluster import ClusterConfig, PaperConfig, RunConfig
 from btm.config.data import DataConfig, DiscoverConfig
 from btm.config.distil import DistilConfig
 from btm.config.ensemble import EnsembleConfig, EvalConfig, GenerateConfig, ScoreConfig
-from btm.config.exchange import FORMATS, CardConfig, ExportConfig, ImportConfig
+from btm.config.exchange import FORMATS, CardConfig, ExportConfig, ImportConfig, PushConfig
 from btm.config.keys import key
 from btm.config.mix import MixConfig
 from btm.config.moe import MoeConfig
@@ -33,6 +33,7 @@ class Config:
     merge: MergeConfig = field(default_factory=MergeConfig)
     imports: ImportConfig = field(default_factory=ImportConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    push: PushConfig = field(default_factory=PushConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -50,7 +51,9 @@ class Config:
     remove: RemoveConfig = field(default_factory=RemoveConfig)
     lineage: LineageConfig = field(default_factory=LineageConfig)
     diff: DiffConfig = field(default_factory=DiffConfig)
-    forest: str | None = key(None, "folder of the forest; null: experts/<data.name>")
+    forest: str | None = key(
+        None, "folder of the forest; null: experts/<data.name>; of ls also a URL"
+    )
     baseline: str | None = key(
         None,
         "baseline to grow instead of the forest, in <forest>-<baseline>; null: the forest itself",
@@ -88,7 +91,7 @@ class Config:
         "ELM that branch=copy copies (null: the seed); of import: what the model was trained from",
     )
     format: str = key("hf", "format of what is imported or exported; hf: Hugging Face", FORMATS)
-    to: str | None = key(None, "folder or file that export writes")
+    to: str | None = key(None, "folder or file that export writes; of push: the URL of a forest")
 
     @property
     def base_root(self) -> str:

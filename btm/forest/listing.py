@@ -27,7 +27,17 @@ def rows(root: Path, chosen: LsConfig) -> list[TableRow]:
     found += [_of_branch(made) for made in forest.branches()]
     if chosen.removed or chosen.state == "removed":
         found += [("removed", Entry.of(stone.name, stone.card)) for stone in tombstone.all_of(root)]
-    tests = _tests(root, chosen)
+    return shown(found, chosen, lambda ancestor: _below(root, ancestor))
+
+
+def shown(
+    found: list[tuple[str, Entry]], chosen: LsConfig, below: Callable[[str], set[tuple[str, str]]]
+) -> list[TableRow]:
+    """Choose, order and cut (state, entry) pairs, and make a row of each.
+
+    `below` finds the (kind, name) of all that descends from an ELM.
+    """
+    tests = _tests(chosen, below)
     kept = [pair for pair in found if all(test(*pair) for test in tests)] if tests else found
     kept.sort(key=lambda pair: pair[1].name)
     if chosen.sort != "name":
@@ -40,7 +50,9 @@ def rows(root: Path, chosen: LsConfig) -> list[TableRow]:
     return [_row(state, entry) for state, entry in (kept[: chosen.limit] if chosen.limit else kept)]
 
 
-def _tests(root: Path, chosen: LsConfig) -> list[Callable[[str, Entry], bool]]:
+def _tests(
+    chosen: LsConfig, below: Callable[[str], set[tuple[str, str]]]
+) -> list[Callable[[str, Entry], bool]]:
     """Make the tests that a row must pass, from the user's choices."""
     name, domain, parent, state = chosen.name, chosen.domain, chosen.parent, chosen.state
     since, before = check_moment(chosen.since, "ls.since"), check_moment(chosen.before, "ls.before")
@@ -58,8 +70,8 @@ def _tests(root: Path, chosen: LsConfig) -> list[Callable[[str, Entry], bool]]:
     if before:
         tests.append(lambda s, e: bool(e.created) and e.created < before)
     if chosen.ancestor is not None:
-        below = _below(root, chosen.ancestor)
-        tests.append(lambda s, e: (e.kind, e.name) in below)
+        heirs = below(chosen.ancestor)
+        tests.append(lambda s, e: (e.kind, e.name) in heirs)
     return tests
 
 

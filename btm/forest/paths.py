@@ -10,6 +10,7 @@ its cycles.
     students/<name>/              a model that was distilled from ELMs, sealed
     moes/<name>/                  a mixture of experts (MoE) made of ELMs, sealed
     branches/<name>/              an ELM in the making; who holds it renames it (system/lease.py)
+    pulls/<id>/                   what a pull that was stopped has fetched (interop/remote)
     removed/<name>/               a tombstone: card.json, and plan.json and deleting/ (removal.py)
     scores/<shard>/<sha256>.npy   log-probabilities by weights (ensemble/score.py)
     fisher/<sha256>-<shard>…/     Fisher information by weights
@@ -47,6 +48,7 @@ BIN = "deleting"
 PLAN = "plan.json"
 _BRANCHES = "branches"
 _REMOVED = "removed"
+_PULLS = "pulls"
 SCORES = "scores"
 _FISHER = "fisher"
 TRAINED_ON = "trained-on"
@@ -193,6 +195,11 @@ class Paths:
     def removed(self) -> Path:
         """The folder of its tombstones."""
         return self.root / _REMOVED
+
+    @property
+    def pulls(self) -> Path:
+        """The folder of what pulls have fetched and not yet let in."""
+        return self.root / _PULLS
 
     def tombstone(self, name: str) -> Path:
         """Name the folder of the tombstone of the ELM `name`."""

@@ -27,6 +27,8 @@ VERBS = (
     "generate",
     "import",
     "export",
+    "push",
+    "pull",
     "run",
     "paper",
 )

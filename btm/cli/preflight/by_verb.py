@@ -32,6 +32,8 @@ CHECKS: dict[str, Sequence[Check]] = {
     "generate": (machine.device,),
     "import": (machine.forest_folder,),
     "export": (machine.export_folder,),
+    "push": (names.remote_of_push,),
+    "pull": (names.remote_of_pull, machine.forest_folder),
     "run": (
         *_TRAINING,
         extras.parquet,

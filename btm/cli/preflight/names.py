@@ -16,6 +16,7 @@ from btm.ensemble.rules import rule_of
 from btm.errors import UserError, unknown
 from btm.forest import Forest, derived, settings, tombstone
 from btm.forest.paths import AVERAGES
+from btm.interop.remote import urls
 from btm.models.average import METHODS
 from btm.steps import conflicts
 from btm.steps.baselines import DEMIX, SHARES_SEED
@@ -33,6 +34,16 @@ def rounds(config: Config) -> list[list[str]]:
     removed = tombstone.names(Path(config.forest_root))
     kept = [[domain for domain in domains if domain not in removed] for domains in planned]
     return [domains for domains in kept if domains] if kept != planned else planned
+
+
+def remote_of_push(config: Config) -> None:
+    """Require a URL that a push can go to, and what is installed for it."""
+    urls.read(config.to, "to")
+
+
+def remote_of_pull(config: Config) -> None:
+    """Require a URL that a pull can come from, and what is installed for it."""
+    urls.read(config.imports.source, "from")
 
 
 def seed_domains(config: Config) -> None:

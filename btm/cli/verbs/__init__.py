@@ -24,6 +24,8 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "mix": using.mix,
     "import": interop.import_model,
     "export": interop.export_model,
+    "push": interop.push,
+    "pull": interop.pull,
     "generate": using.generate,
     "run": growing.run,
     "paper": growing.paper,

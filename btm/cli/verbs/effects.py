@@ -35,6 +35,11 @@ _FORMATS = {
 
 def require(verb: str, keys: Collection[str], flags: Collection[str], config: Config) -> None:
     """Raise `UserError` for the first of `keys` and `flags`, as given, that changes nothing."""
+    if verb != "ls" and "://" in (config.forest or ""):
+        raise UserError(
+            f"forest={config.forest}: btm {verb} works in a folder; of a URL there are btm ls and "
+            "btm pull from=URL"
+        )
     for key in keys:
         if (wanted := _wanted(verb, key, keys, flags, config)) is not None:
             raise UserError(f"{key} has no effect here: {wanted}")
@@ -59,6 +64,8 @@ def _wanted(
         return (
             f"format={config.format} does not read it; wanted format={' or '.join(_FORMATS[key])}"
         )
+    if verb == "push" and key == "export.block" and config.push.kind != "delta8":
+        return f"push.as={config.push.kind} does not read it; wanted push.as=delta8"
     if verb == "lineage" and key == "lineage.format" and "--json" in flags:
         return "--json is a format of its own; leave one of them out"
     if verb == "remove" and key == "remove.reason" and "--readmit" in flags:

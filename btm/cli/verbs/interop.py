@@ -1,5 +1,7 @@
 """The verbs that bring models in from elsewhere, and take them out."""
 
+from dataclasses import asdict
+
 from btm.cli.verbs.output import Output, show_elm
 from btm.config.schema import Config
 
@@ -44,4 +46,48 @@ def export_model(config: Config, out: Output) -> None:
     out.line(
         text.rstrip() if path is None else f"exported to {path}",
         {"path": path and str(path), "text": text},
+    )
+
+
+def push(config: Config, out: Output) -> None:
+    """Send an ELM (expert=NAME), an average (average=NAME) or the whole forest to a remote forest.
+
+    to=URL is s3://bucket/folder, gs://bucket/folder or file:///folder; credentials are the client
+    library's own (AWS_ACCESS_KEY_ID, AWS_PROFILE, …). Only what is missing there is sent, hashed on
+    the way; a model shows there once all of it is, and of two pushers one wins. push.as=delta sends
+    a sparse expert, push.as=delta8 any expert, as its difference from parents that stand there.
+    ELMs are never replaced there; an average is with push.replace=true. Killed, the same command
+    goes on.
+
+    example: btm push experiment=demo average=fitted to=s3://bucket/demo
+    """
+    from btm.interop import remote
+
+    done = remote.push(config, out.reporter)
+    sent = sum(each.sent for each in done)
+    out.line(
+        f"{len(done)} models stand at {config.to}; {sent:,} bytes sent",
+        {"to": config.to, "models": [asdict(each) for each in done]},
+    )
+
+
+def pull(config: Config, out: Output) -> None:
+    """Bring an ELM (expert=NAME), an average (average=NAME) or the whole forest from a remote.
+
+    from=URL is what btm push wrote. Without a forest in forest=DIR one is planted. Every byte is
+    hashed, and nothing the remote says is believed: a model is copied, looked at and tried in a box
+    as btm import does, and an ELM that is worse here than a parent is refused (merge.force=true).
+    Killed, the same command goes on with what was fetched.
+
+    example: btm pull from=s3://bucket/demo forest=experts/demo expert=bible
+    """
+    from btm.interop import remote
+    from btm.steps import received
+
+    done = remote.pull(config, out.reporter, received.measuring(config, out.reporter))
+    fetched = sum(each.fetched for each in done)
+    out.line(
+        f"{len(done)} models of {config.imports.source} stand in {config.forest_root}; "
+        f"{fetched:,} bytes fetched",
+        {"from": config.imports.source, "models": [asdict(each) for each in done]},
     )

@@ -7,7 +7,16 @@ verb, or a few, for something of their own.
 
 from btm.errors import UserError
 
-_ONE = ("show", "verify", "lineage", "diff", "remove", "export")  # ask about one model
+_ONE = (
+    "show",
+    "verify",
+    "lineage",
+    "diff",
+    "remove",
+    "export",
+    "push",
+    "pull",
+)  # ask about one model
 _CYCLE = ("run", "paper")  # do the steps of other verbs
 # One block of words often serves these three: what `branch` reads, the others may be given too.
 _STEPS = ("branch", "train", "merge")
@@ -29,10 +38,12 @@ READERS: dict[str, tuple[str, ...]] = {
     "averages": ("eval", "compare"),
     "prompt": ("generate",),
     "generate.": ("generate",),
-    "imports.source": ("import", "grow"),
+    "imports.source": ("import", "grow", "pull"),
     "format": ("import", "export"),
-    "to": ("export",),
+    "to": ("export", "push"),
+    "export.block": ("export", "push"),
     "export.": ("export",),
+    "push.": ("push",),
     "imports.legacy": ("import", "seed", *_STEPS, "grow", *_CYCLE),
     "card.": (*_GROWING, "export", "remove"),
     "average.name": ("average", "run", *_ONE),
@@ -86,6 +97,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "generate": _MODELS,
     "import": (*_MODELS, "seed", "card", "merge"),
     "export": ("card",),
+    "pull": (*_MODELS, "merge"),
     "run": _WHOLE,
     "paper": _WHOLE,
     "remove": (*_TRAINS, "score", "ensemble", "merge", "average"),

@@ -1,11 +1,14 @@
 """The verbs that ask what a forest holds, and those that take away."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from btm.cli.verbs.output import Output, expert_of, is_named, model_of, show_elm
 from btm.config.schema import Config
 from btm.errors import UserError, command
+
+if TYPE_CHECKING:
+    from btm.report.tables import TableRow
 
 
 def ls(config: Config, out: Output) -> None:
@@ -15,17 +18,25 @@ def ls(config: Config, out: Output) -> None:
     when it was made.
     ls.domain, ls.parent, ls.ancestor, ls.name='law*', ls.state, ls.since and ls.before choose;
     ls.sort, ls.reverse and ls.limit order; ls.removed=true lists what was removed too. 10,000 ELMs
-    take a fraction of a second.
+    take a fraction of a second. forest=URL lists a remote forest, by its manifests alone.
 
     example: btm ls forest=experts/demo ls.parent=seed ls.sort=valid_nats ls.limit=20 --json
     """
-    from btm.forest import listing
-
-    rows = listing.rows(Path(config.forest_root), config.ls)
+    rows = _listed(config)
     out.rows(rows, f"forest {config.forest_root}", ("sha256", "total tokens", "created"))
     for row in rows:
         if "why" in row:
             print(f"damaged: {row['why']}", file=out.stderr)
+
+
+def _listed(config: Config) -> "list[TableRow]":
+    from btm.forest import listing
+    from btm.interop import remote
+    from btm.interop.remote import urls
+
+    if urls.is_url(config.forest):
+        return remote.rows(config.forest_root, config.ls)
+    return listing.rows(Path(config.forest_root), config.ls)
 
 
 def show(config: Config, out: Output) -> None:
