@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from btm.config.average import AverageConfig, check_average, check_average_weights
-from btm.config.checks import check_choice, check_name, require
+from btm.config.checks import check_choice, check_models, check_name, require
 from btm.config.choices import AVERAGE_WEIGHTS
 from btm.errors import UserError, unknown
 
@@ -111,6 +111,8 @@ def _average(key: str, given: dict[str, Any], settings: AverageConfig) -> Averag
         fits = isinstance(value, TYPES[word]) and not isinstance(value, bool)
         kinds = " or ".join(kind.__name__ for kind in TYPES[word])
         require(fits, f"{key}.{word}", value, f"wanted {kinds}")
+    if "experts" in given:
+        check_models(given["experts"], f"{key}.experts")
     base = replace(settings, name=None, search=None, budget=AverageConfig.budget, groups=[])
     # A scale or an expert that the forest records belongs to the average that it records.
     if given.get("method", settings.method) != settings.method or settings.scale == "fit":

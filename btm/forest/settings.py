@@ -31,7 +31,7 @@ _LEFT_OUT = {
     "trainer": ("device", "threads", "mirrors"),
     "ensemble": ("experts",),
     "score": ("batch_size", "domains", "splits", "experts"),
-    "average": ("name", "experts"),
+    "average": ("name", "experts", "search", "budget", "groups"),
 }
 # An experiment or a size is a whole set of words, beside which nothing of a forest's is wanted.
 _WHOLE = ("experiment", "size")

@@ -124,6 +124,8 @@ def _made_of(
     settings = finding.settings_of(own, forest, parents, lambda: open_suites(own))
     folders = {forest[name].path: weight for name, weight in parents.items() if weight != 0}
     averaging.check(settings, folders)
+    if settings.layers:
+        averaging.Models(folders, settings)  # refuses patterns that match no tensor
     how = recipe.weights if isinstance(recipe.weights, str) else "weights"
     card = publish.card_of(forest, recipe.name, parents, how, settings)
     sha256 = unwritten.known(forest.root, card) if is_known else ""

@@ -141,6 +141,10 @@ BAD = {
     "averages={a: {weights: token, domain: lwa}}": "lwa",
     "averages={a: {method: slerp, base: seed}}": "takes 1 models",
     "averages={a: {weights: {bible: 1}, domain: bible}}": "leave it out",
+    "averages={a: {experts: [bible, 3]}}": "wanted [NAME",
+    "averages={a: {layers: {nothing*: {bible: 1}}}}": "no tensor is called",
+    "averages={a: {base: lwa, method: ties}}": "no ELM 'lwa'",
+    "averages={a: {bible: 1e400}}": "wanted a finite number",
     "averages={a: [1]}": "wanted a word",
     "averages=uniform": "wanted averages=",
 }

@@ -14,7 +14,7 @@ from btm.models.average.models import Group, Models, require_same_tensors
 from btm.models.average.settings import Settings
 from btm.models.average.shares import normalise
 
-__all__ = ["METHODS", "Settings", "average", "check", "normalise", "require_same_tensors"]
+__all__ = ["METHODS", "Models", "Settings", "average", "check", "normalise", "require_same_tensors"]
 
 
 def average(
