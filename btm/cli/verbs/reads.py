@@ -44,7 +44,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "export.": ("export",),
     "push.": ("push",),
     "imports.legacy": ("import", "seed", *_STEPS, "grow", *_CYCLE),
-    "card.": (*_GROWING, "export", "remove"),
+    "card.": (*_GROWING, "export", "push", "remove"),
     "average.name": ("average", "run", *_ONE),
     "average.experts": ("average", *_CYCLE),
     "average.base": ("average", *_CYCLE),
