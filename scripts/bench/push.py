@@ -171,7 +171,9 @@ class Killed:
     def run(self, seconds: float | None) -> bool:
         """Run the command, killed after `seconds`; return whether it ended well before."""
         environment = self.server.environment | {"PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen(self.words, env=environment, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            self.words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
         try:
             _, said = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
