@@ -96,9 +96,7 @@ def plant(folder: Path, mib: int) -> Forest:
 
 def speed(forest: Forest, rounds: int) -> None:
     """Print MB/s of both in each round, and their ratio."""
-    import s3fs
-
-    fs = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
+    fs = client()
     elm = forest["seed"].path
     size = sum(file.stat().st_size for file in elm.iterdir())
     ratios = []
@@ -106,7 +104,7 @@ def speed(forest: Forest, rounds: int) -> None:
         config = compose([f"forest={forest.root}", "expert=seed", f"to=s3://{BUCKET}/push"])
         pair: dict[str, Callable[[], Any]] = {
             "btm push": lambda config=config: remote.push(config),  # type: ignore[misc]
-            "s3fs put": lambda: fs.put(str(elm), f"{BUCKET}/copy/", recursive=True),
+            "s3fs put": lambda: client().put(str(elm), f"{BUCKET}/copy/", recursive=True),
         }
         rates = {}
         # In turn first and second: the server slows down as its volumes fill.
@@ -122,6 +120,13 @@ def speed(forest: Forest, rounds: int) -> None:
             f"round {number + 1}, {size / 1e6:.0f} MB: {said}, ratio {ratios[-1]:.2f}", flush=True
         )
     print(f"median ratio {statistics.median(ratios):.2f}")
+
+
+def client() -> Any:
+    """Open the server as s3fs does by itself."""
+    import s3fs
+
+    return s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
 
 
 class Killed:
@@ -166,7 +171,9 @@ class Killed:
     def run(self, seconds: float | None) -> bool:
         """Run the command, killed after `seconds`; return whether it ended well before."""
         environment = self.server.environment | {"PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen(self.words, env=environment, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            self.words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
         try:
             _, said = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -199,10 +206,8 @@ class Killed:
 
     def clear(self) -> None:
         """Begin anew: nothing there, or nothing here."""
-        import s3fs
-
         shutil.rmtree(self.target, ignore_errors=True)
-        fs = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
+        fs = client()
         if not self.pulls and fs.exists(self.url):
             fs.rm(self.url, recursive=True)
 

@@ -72,7 +72,7 @@ class Server:
         # It would report its version to its makers; buckets are made by those who want them.
         words += ["-master.telemetry=false", "-s3.autoCreateBucket=false", "-iam=false"]
         words += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
-        words += ["-volume.max=20", "-master.volumeSizeLimitMB=256", "-s3", f"-s3.config={config}"]
+        words += ["-volume.max=64", "-master.volumeSizeLimitMB=1024", "-s3", f"-s3.config={config}"]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [PROGRAM, "server", *words], stdout=log, stderr=log, cwd=self.folder

@@ -64,6 +64,8 @@ def _wanted(
         return (
             f"format={config.format} does not read it; wanted format={' or '.join(_FORMATS[key])}"
         )
+    if verb == "push" and key == "card.license" and not (config.to or "").startswith("hf://"):
+        return "a model goes with the card that it has; wanted to=hf://OWNER/NAME"
     if verb == "push" and key == "export.block" and config.push.kind != "delta8":
         return f"push.as={config.push.kind} does not read it; wanted push.as=delta8"
     if verb == "lineage" and key == "lineage.format" and "--json" in flags:

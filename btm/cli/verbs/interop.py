@@ -57,7 +57,8 @@ def push(config: Config, out: Output) -> None:
     the way; a model shows there once all of it is, and of two pushers one wins. push.as=delta sends
     a sparse expert, push.as=delta8 any expert, as its difference from parents that stand there.
     ELMs are never replaced there; an average is with push.replace=true. Killed, the same command
-    goes on.
+    goes on. to=hf://OWNER/NAME makes one model a repository of the Hugging Face Hub, with
+    card.license= on its card.
 
     example: btm push experiment=demo average=fitted to=s3://bucket/demo
     """

@@ -45,7 +45,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "export.": ("export",),
     "push.": ("push",),
     "imports.legacy": ("import", "seed", *_STEPS, "grow", *_CYCLE),
-    "card.": (*_GROWING, "export", "remove"),
+    "card.": (*_GROWING, "export", "push", "remove"),
     "average.name": ("average", "run", *_ONE),
     "distil.name": _ONE,
     "moe.name": _ONE,

@@ -299,6 +299,11 @@ class Bucket:
 
 def open_place(url: Url) -> Local | Bucket:
     """Open the remote at a URL; nothing is asked of it yet."""
+    if url.scheme == "hf":
+        raise UserError(
+            f"{url}: a repository of the Hub is no forest: hf download OWNER/NAME --local-dir DIR, "
+            "then btm import from=DIR"
+        )
     return Local(url) if url.scheme == "file" else Bucket(url)
 
 

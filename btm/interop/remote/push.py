@@ -9,8 +9,8 @@ from btm.forest import ELM, Forest, own_model
 from btm.forest.card import Card
 from btm.forest.paths import AVERAGES, CARD, ELMS, FACTS
 from btm.interop.remote import facts as shared
+from btm.interop.remote import hub, parcel, urls
 from btm.interop.remote import manifest as manifests
-from btm.interop.remote import parcel, urls
 from btm.interop.remote.manifest import Manifest
 from btm.interop.remote.places import Bucket, Local, Seen, open_place
 from btm.report import Reporter, quiet
@@ -44,8 +44,12 @@ def push(config: Config, reporter: Reporter = quiet) -> list[Pushed]:
     `UserError` if the remote holds another forest, another model of a name, or fails.
     """
     url, forest = urls.read(config.to, "to"), Forest(config.forest_root)
-    place = open_place(url)
     models = chosen(config, forest)
+    if url.scheme == "hf":
+        state = hub.push(config, url, models, reporter)
+        size = 0 if state == STANDS else _bytes(models[0])
+        return [Pushed(_home(models[0]), "full", state, _bytes(models[0]), size)]
+    place = open_place(url)
     _require_forest(place, forest)
     exact: dict[str, str] = {}
     return [_push(config, forest, place, model, exact, reporter) for model in models]
@@ -54,9 +58,20 @@ def push(config: Config, reporter: Reporter = quiet) -> list[Pushed]:
 def preview(config: Config) -> list[Pushed]:
     """Say what a push would send, and send nothing; a difference is counted as the whole model."""
     url, forest = urls.read(config.to, "to"), Forest(config.forest_root)
+    if url.scheme == "hf":  # the Hub itself finds what it has, when it is sent
+        models = chosen(config, forest)
+        return [Pushed(_home(m), "full", "to be sent", _bytes(m), _bytes(m)) for m in models]
     place = open_place(url)
     _require_forest(place, forest)
     return [_preview(config, forest, place, model) for model in chosen(config, forest)]
+
+
+def _home(model: ELM) -> str:
+    return f"{model.path.parent.name}/{model.name}"
+
+
+def _bytes(model: ELM) -> int:
+    return sum(file.stat().st_size for file in model.path.rglob("*") if file.is_file())
 
 
 def _preview(config: Config, forest: Forest, place: Local | Bucket, model: ELM) -> Pushed:
