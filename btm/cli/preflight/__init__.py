@@ -23,6 +23,7 @@ VERBS = (
     "train",
     "score",
     "eval",
+    "distil",
     "generate",
     "import",
     "export",

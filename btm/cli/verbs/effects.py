@@ -53,6 +53,9 @@ def _wanted(
         return (
             f"format={config.format} does not read it; wanted format={' or '.join(_FORMATS[key])}"
         )
+    if verb == "distil" and key in ("distil.teacher", "distil.temperature"):
+        read = config.distil.weight > 0
+        return None if read else "distil.weight=0 reads no teacher; give a larger one"
     if verb == "lineage" and key == "lineage.format" and "--json" in flags:
         return "--json is a format of its own; leave one of them out"
     if verb == "remove" and key == "remove.reason" and "--readmit" in flags:

@@ -13,7 +13,8 @@ _CYCLE = ("run", "paper")  # do the steps of other verbs
 _STEPS = ("branch", "train", "merge")
 # The steps of a cycle, which one block of words is given to, and what else makes cards.
 _GROWING = (
-    *("prepare", "seed", *_STEPS, "grow", "score", "eval", "compare", "average", "import"),
+    *("prepare", "seed", *_STEPS, "grow", "score", "eval", "compare"),
+    *("average", "distil", "import"),
     *_CYCLE,
 )
 _MEASURING = ("eval", "compare", "grow", *_CYCLE)
@@ -35,7 +36,8 @@ READERS: dict[str, tuple[str, ...]] = {
     "imports.legacy": ("import", "seed", *_STEPS, "grow", *_CYCLE),
     "card.": (*_GROWING, "export", "remove"),
     "average.name": ("average", "run", *_ONE),
-    "distil.name": _ONE,
+    "distil.name": ("distil", *_ONE),
+    "distil.": ("distil",),
     "moe.name": _ONE,
     "average.experts": ("average", *_CYCLE),
     "average.base": ("average", *_CYCLE),
@@ -77,6 +79,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "eval": _EVALUATES,
     "compare": _EVALUATES,
     "average": (*_MODELS, "average", "card"),
+    "distil": (*_MODELS, "seed", "card"),
     "generate": _MODELS,
     "import": (*_MODELS, "seed", "card", "merge"),
     "export": ("card",),
@@ -104,6 +107,8 @@ _MEANT = {
     ("score", "domain"): "score.domains=[NAME]",
     ("score", "eval.domains"): "score.domains=[NAME]",
     ("average", "expert"): "average.experts=[NAME], or average.name=NAME for the result",
+    ("distil", "expert"): "distil.experts=[NAME], or student=NAME for the result",
+    ("distil", "domain"): "distil.domains=[NAME]",
     ("ls", "domain"): "ls.domain=NAME",
     ("ls", "parent"): "ls.parent=NAME",
     ("ls", "expert"): "ls.name=NAME",

@@ -242,8 +242,8 @@ def diff(config: Config, out: Output) -> None:
 
     expert=NAME is an ELM, or else another model of that name; average=NAME, student=NAME and
     moe=NAME are of that kind. against=NAME is any, or averages/NAME, or FOREST:NAME, or a Hugging
-    Face model folder with the forest's tokenizer. Shows the fields of their cards that differ and the distance ‖a - b‖ /
-    ‖b‖ of each module, or diff.by=tensor.
+    Face model folder with the forest's tokenizer. Shows the fields of their cards that differ and
+    the distance ‖a - b‖ / ‖b‖ of each module, or diff.by=tensor.
 
     example: btm diff forest=experts/demo expert=bible against=seed
     """
