@@ -135,6 +135,10 @@ def _mix(config: Config) -> list[Plan]:
     return [steps.plan_of_mix(config)]
 
 
+def _distil(config: Config) -> list[Plan]:
+    return [steps.plan_of_distil(config)]
+
+
 def _generate(config: Config) -> list[Plan]:
     return [steps.plan_of_generate(config)]
 
@@ -293,6 +297,7 @@ _PLANS: dict[str, Callable[[Config], list[Plan]]] = {
     "compare": steps.plan_of_compare,
     "average": _average,
     "mix": _mix,
+    "distil": _distil,
     "generate": _generate,
     "import": _import,
     "export": _export,

@@ -67,8 +67,7 @@ class Batches:
 
     def batch(self, step: int) -> np.ndarray:
         """Read the sequences of a step, int64 (B, L + 1): inputs and, shifted by one, targets."""
-        first, end = (self.growth.before(s, self.batch_size) for s in (step, step + 1))
-        return np.stack([self._sample(g) for g in range(first, end)])
+        return np.stack([self.window(index, n) for index, n in self.places(step)])
 
     def tokens(self, steps: int) -> int:
         """Count the tokens that the first `steps` steps train on."""
@@ -84,9 +83,20 @@ class Batches:
             held[shard.domain] = held.get(shard.domain, 0) + shard.n_tokens
         return {domain: seen[domain] / held[domain] for domain in seen}
 
-    def _sample(self, g: int) -> np.ndarray:
-        """Read sample `g` of the endless sequence, in which shards take turns."""
-        n, index = divmod(g, len(self.shards))
+    def places(self, step: int) -> list[tuple[int, int]]:
+        """List the sequences of a step as (number of the shard, number of its window), as `window`
+        takes them.
+        """
+        first, end = (self.growth.before(s, self.batch_size) for s in (step, step + 1))
+        return [divmod(g, len(self.shards))[::-1] for g in range(first, end)]
+
+    def counts(self, steps: int) -> list[int]:
+        """Count the windows that the first `steps` steps read of each shard."""
+        every, more = divmod(self.growth.before(steps, self.batch_size), len(self.shards))
+        return [every + (index < more) for index in range(len(self.shards))]
+
+    def window(self, index: int, n: int) -> np.ndarray:
+        """Read the `n`-th window that is trained on of the shard number `index`, int64 (L + 1)."""
         shard, L = self.shards[index], self.seq_len
         epoch, i = divmod(n, _n_windows(shard, L))
         offset, order = self._epoch(index, epoch)

@@ -19,7 +19,7 @@ from btm.errors import UserError, command, reword, unknown
 from btm.forest import ledger, model_card, seal, tombstone
 from btm.forest.branch import ELM, Branch
 from btm.forest.card import Card
-from btm.forest.paths import ModelFolder, Paths
+from btm.forest.paths import ModelFolder, Paths, is_branch
 from btm.models import average as averaging
 from btm.models import causal_lm, configs, flops, tokenizer_files, weights
 from btm.system import durable, lease, sums
@@ -171,13 +171,13 @@ class Forest:
 
     def has_branch(self, name: str) -> bool:
         """Tell whether an ELM called `name` is in the making."""
-        return is_name(name) and lease.find(self.paths.branch(name)) is not None
+        return is_branch(name) and lease.find(self.paths.branch(name)) is not None
 
     def get_branch(self, name: str) -> Branch:
         """Return the branch `name`; the `UserError` for one that is not there lists those
         that are.
         """
-        path = lease.find(self.paths.branch(name)) if is_name(name) else None
+        path = lease.find(self.paths.branch(name)) if is_branch(name) else None
         if path is None and name in self:
             raise UserError(
                 f"{name!r} is an ELM of {self.root}, and ELMs never change: give another "

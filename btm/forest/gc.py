@@ -28,7 +28,8 @@ class Waste:
 def find(forest: Forest) -> list[Waste]:
     """Find what can be deleted, largest first.
 
-    While a process works on a branch, scores and Fisher information of all weights stay.
+    While a process works on a branch, scores, Fisher information and predictions of all weights
+    stay.
     """
     found = [*_temporaries(forest), *_branches(forest), *_bins(forest), *_caches()]
     why = "digests of text that no model was trained on"
@@ -84,7 +85,7 @@ def _bins(forest: Forest) -> list[Waste]:
 
 
 def _derived(forest: Forest) -> list[Waste]:
-    """Find scores and Fisher information of weights that no model of the forest has."""
+    """Find scores, Fisher information and predictions of weights that no model has."""
     kept = {entry.sha256 for entry in index.entries(forest.root)}
     for made in forest.branches():
         with suppress(UserError, OSError):
@@ -103,7 +104,9 @@ def _derived(forest: Forest) -> list[Waste]:
         _waste(file, "of an average that was measured and not kept")
         for file in unwritten.notes(forest.root)
     ]
-    return found + [_waste(path, "Fisher information of weights that are gone") for path in gone]
+    found += [_waste(path, "Fisher information of weights that are gone") for path in gone]
+    stale = removal.targets_without(forest.root, kept)
+    return found + [_waste(path, "predictions of weights that are gone") for path in stale]
 
 
 def _caches() -> list[Waste]:

@@ -11,9 +11,11 @@ its cycles.
     moes/<name>/                  a mixture of experts (MoE) made of ELMs, sealed
     branches/<name>/              an ELM in the making; who holds it renames it (system/lease.py)
     pulls/<id>/                   what a pull that was stopped has fetched (interop/remote)
+    branches/<name>+student/      a student in the making (students.py)
     removed/<name>/               a tombstone: card.json, and plan.json and deleting/ (removal.py)
     scores/<shard>/<sha256>.npy   log-probabilities by weights (ensemble/score.py)
     fisher/<sha256>-<shard>…/     Fisher information by weights
+    targets/<shard>/<identity>/   what an ensemble predicts, for students (ensemble/targets.py)
     trained-on/<sha256>.docs      digests of the documents of a train shard (trained_on.py)
     evals/<name>.json             evaluations, with pictures
     jobs/                         the records of cycles (launch/records.py)
@@ -27,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from btm.config.checks import is_name
 from btm.models import files
 from btm.system import lease
 
@@ -51,6 +54,9 @@ _REMOVED = "removed"
 _PULLS = "pulls"
 SCORES = "scores"
 _FISHER = "fisher"
+_TARGETS = "targets"
+ENSEMBLE = "ensemble.json"  # of targets: what they depend on
+_STUDENT = "+student"  # cannot stand in the name of an ELM, so the branch of none is meant
 TRAINED_ON = "trained-on"
 _READMITTED = lease.MARK  # like a lease's, for it cannot stand in the name of an ELM
 _CHECKPOINT = "checkpoint-"
@@ -110,6 +116,16 @@ class ModelFolder:
     def weights(self) -> list[Path]:
         """List its files of weights; empty where there is no such folder."""
         return sorted(self.path.glob(files.EVERY_WEIGHTS))
+
+
+def in_making(student: str) -> str:
+    """Name the branch in which the student `student` is made."""
+    return student + _STUDENT
+
+
+def is_branch(name: str) -> bool:
+    """Tell whether a branch may have this name: that of an ELM, or of a student in the making."""
+    return is_name(name.removesuffix(_STUDENT))
 
 
 def places_of(name: str) -> tuple[tuple[str, ...], str]:
@@ -246,6 +262,15 @@ class Paths:
         """List the folders of Fisher information of the weights `sha256`, or of all weights."""
         pattern = f"{sha256[:_SHA256_DIGITS]}-*" if sha256 else "[!.]*"
         return sorted((self.root / _FISHER).glob(pattern))
+
+    def targets(self, shard: "Shard", window: int) -> Path:
+        """Name the folder of what ensembles predict on a train shard, in windows of `window`."""
+        of = f"{shard.domain}-{shard.split}-{shard.sha256[:_SHARD_DIGITS]}"
+        return self.root / _TARGETS / f"{of}-w{window}"
+
+    def every_targets(self) -> list[Path]:
+        """List the files that say of which ensembles predictions are kept."""
+        return sorted((self.root / _TARGETS).glob(f"*/*/{ENSEMBLE}"))
 
     @property
     def digests(self) -> Path:

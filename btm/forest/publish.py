@@ -58,22 +58,29 @@ def average(
         if settings.dtype:
             causal_lm.declare_dtype(ModelFolder(folder).config, settings.dtype)
         card = ledger.summed(replace(card, sha256=weights.identity(digests), sums=True))
-        card = _measured(card, measure(folder, card))
+        card = measured(card, measure(folder, card))
         ModelFolder(folder).card.write_text(json.dumps(card.to_json(), indent=1))
         ModelFolder(folder).readme.write_text(model_card.readme(card, index.AVERAGE))
         sums.write(folder, digests)
+    take_back(forest, index.AVERAGE, target, card)
+    return target
+
+
+def take_back(forest: Forest, kind: str, target: Path, card: Card) -> None:
+    """Delete a derived model that was published just now, and raise `UserError`, if one of its
+    parents was removed meanwhile.
+    """
     try:
         # A removal that looked for heirs before the rename has a tombstone by now, or looks again
         # after it (removal.remove): one of the two sees the other.
-        tombstone.refuse_parents(forest.root, index.AVERAGE, name, card.parents, card.sha256)
+        tombstone.refuse_parents(forest.root, kind, card.name, card.parents, card.sha256)
     except UserError:
         with suppress(FileNotFoundError):
             durable.remove_folder(target)
         raise
-    return target
 
 
-def _measured(card: Card, found: dict[str, Measured]) -> Card:
+def measured(card: Card, found: dict[str, Measured]) -> Card:
     """Fill in the losses by domain, their mean and the time."""
     mean = sum(part.nats for part in found.values()) / len(found) if found else None
     created = datetime.now(UTC).isoformat(timespec="seconds")

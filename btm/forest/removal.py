@@ -26,6 +26,7 @@ from btm.forest.paths import CARD, ELMS, Paths, places_of
 from btm.forest.tombstone import Heir, Tombstone
 from btm.models import weights
 from btm.system import durable, lease
+from btm.system.json_files import read_object
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,8 @@ def discard_heir(forest: Forest, bin: Path, heir: Heir) -> None:
 
 
 def discard_derived(root: Path, gone: Iterable[str]) -> None:
-    """Delete scores and Fisher information of the weights `gone`, unless a model still has them.
+    """Delete scores, Fisher information and what ensembles with the weights `gone` predicted,
+    unless a model still has them.
 
     So go the scores of averages of such weights that were measured without being written.
     """
@@ -221,6 +223,25 @@ def discard_derived(root: Path, gone: Iterable[str]) -> None:
         for folder in Paths(root).fishers_of(sha256):
             with suppress(FileNotFoundError):
                 durable.remove_folder(folder)
+    for folder in targets_without(root, kept):
+        with suppress(FileNotFoundError):
+            durable.remove_folder(folder)
+
+
+def targets_without(root: Path, kept: Collection[str]) -> list[Path]:
+    """List the folders of what ensembles predict of which a member is not among the weights `kept`.
+
+    One whose record cannot be read is listed too: nobody can tell what it is of.
+    """
+    found = []
+    for file in Paths(root).every_targets():
+        try:
+            elms = read_object(file, elms=dict)["elms"]
+        except UserError:
+            elms = {"": None}
+        if not set(elms.values()) <= set(kept):
+            found.append(file.parent)
+    return found
 
 
 def empty(bin: Path) -> None:

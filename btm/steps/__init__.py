@@ -11,6 +11,7 @@ from btm.steps.add_domain import Added, add_domain, new_domain, plan_of_add_doma
 from btm.steps.averages import average, average_of, measuring, plan_of_average
 from btm.steps.beside import beside
 from btm.steps.compare import compare, compared_file, plan_of_compare, rivals, top_1
+from btm.steps.distil import distil, distilled_as, memory_of, plan_of_distil
 from btm.steps.evaluate import (
     eval_forest,
     plan_of_eval,
@@ -53,11 +54,14 @@ __all__ = [
     "compare",
     "compared_file",
     "copied",
+    "distil",
+    "distilled_as",
     "eval_forest",
     "finish",
     "generate",
     "grow_expert",
     "measuring",
+    "memory_of",
     "merge",
     "mix",
     "mix_file",
@@ -68,6 +72,7 @@ __all__ = [
     "plan_of_average",
     "plan_of_branch",
     "plan_of_compare",
+    "plan_of_distil",
     "plan_of_eval",
     "plan_of_generate",
     "plan_of_merge",

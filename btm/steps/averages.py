@@ -20,6 +20,9 @@ from btm.steps import held_out, recipe, score_cache, search
 from btm.steps.beside import seeds
 from btm.steps.plan import Plan
 
+# Of an unpublished folder and its card: the losses by domain
+Measuring = Callable[[Path, Card], dict[str, Measured]]
+
 
 def average(config: Config, reporter: Reporter = quiet) -> Path:
     """Average ELMs into one deployable LM in ``averages/`` and return its folder.
@@ -94,11 +97,9 @@ def plan_of_average(config: Config) -> Plan:
     )
 
 
-def measuring(
-    config: Config, forest: Forest, reporter: Reporter = quiet
-) -> Callable[[Path, Card], dict[str, Measured]]:
-    """Return a function that measures an average before it is sealed: on ``domain=``, or else on
-    all of its domains.
+def measuring(config: Config, forest: Forest, reporter: Reporter = quiet) -> Measuring:
+    """Return a function that measures a derived model before it is sealed: on ``domain=``, or else
+    on all of its domains.
 
     If that is impossible, because no suite is prepared, say, it reports why and returns {}.
     """

@@ -64,6 +64,7 @@ class Costs:
 def priced(config: Config, plan: Plan) -> Plan:
     """Add to `plan` its FLOPs, the bytes that it keeps and, for a training, its time.
 
+    FLOPs that a plan has counted itself, as of a student's teachers, come on top.
     Apart from the plan itself, since a step that decides by its plan need not count them.
     """
     if plan.idle or not (plan.tokens or plan.makes):
@@ -73,7 +74,7 @@ def priced(config: Config, plan: Plan) -> Plan:
     per_token = costs.flops_per_token if trains else costs.scoring_flops_per_token
     return replace(
         plan,
-        flops=tokens * per_token,
+        flops=tokens * per_token + (plan.flops or 0.0),
         disk_bytes=len(plan.makes) * costs.elm_bytes,
         seconds=costs.seconds(tokens) if trains else None,
     )

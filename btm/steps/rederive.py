@@ -32,7 +32,7 @@ _AVERAGES = (
     "weights",
     *AVERAGE_WEIGHTS,
 )  # averages that can be made again of the weights on their card
-_VERBS = {STUDENT: "distil", MOE: "moe"}
+_VERBS = {MOE: "moe"}
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,10 @@ def make_plan(config: Config, forest: Forest, name: str) -> Plan:
     plan = Plan(name, found.card.sha256, old)
     cards = {name: found.card} | {o.name: o.card for o in old if o.kind not in DERIVED}
     stay = (set(forest.names()) - {name}) | {o.name for o in old if o.kind not in DERIVED}
-    suite = steps.open_suites(config) if any(o.kind not in DERIVED for o in old) else None
+    grown = any(o.kind not in DERIVED and not _is_student_in_making(o) for o in old)
+    suite = steps.open_suites(config) if grown else None
     for o in old:
-        if o.kind == AVERAGE:
+        if o.kind in DERIVED or _is_student_in_making(o):
             continue
         if o.card.branch_method == "demix" or len(o.card.domains) != 1:
             raise UserError(
@@ -174,6 +175,11 @@ def _old(forest: Forest, heir: Heir) -> Old:
     return Old(heir.kind, forest[heir.name].card)
 
 
+def _is_student_in_making(old: Old) -> bool:
+    """Tell whether a branch is a student's, which nobody grows again: btm distil begins it anew."""
+    return old.kind == BRANCH and old.card.branch_method == "distil"
+
+
 def _discard(forest: Forest, plan: Plan, old: Old) -> None:
     """Delete what still stands of the old model; what was made anew stays."""
     bin = forest.paths.bin(plan.name)
@@ -201,6 +207,8 @@ def _again(config: Config, forest: Forest, plan: Plan, old: Old, reporter: Repor
     try:
         if old.kind in DERIVED:
             return row | _derived_again(config, forest, old, reporter)
+        if _is_student_in_making(old):
+            return row | {"now": "deleted", "why": "it is begun anew by hand: btm distil"}
         _grow(_settings(config, forest, old), forest, plan, old, reporter)
     except UserError as error:
         return row | {"now": "failed", "why": str(error)}
@@ -247,6 +255,8 @@ def _derived_again(config: Config, forest: Forest, old: Old, reporter: Reporter)
     """Make a derived model again of the ELMs that are left, or tell how it can be."""
     if old.kind == AVERAGE:
         return _average_again(config, forest, old, reporter)
+    if old.kind == STUDENT:
+        return _student_again(config, forest, old, reporter)
     return {"now": "deleted", "why": f"a {old.kind} is made again by hand: btm {_VERBS[old.kind]}"}
 
 
@@ -275,6 +285,16 @@ def _average_again(config: Config, forest: Forest, old: Old, reporter: Reporter)
         alive=reporter.alive,
         measure=steps.measuring(_measured_as(config, old.card), forest, reporter),
     )
+    return {"before": old.card.valid_nats, "after": Card.read(ModelFolder(path).card).valid_nats}
+
+
+def _student_again(config: Config, forest: Forest, old: Old, reporter: Reporter) -> TableRow:
+    """Distil a student again of the teachers that are left, as its card says it was."""
+    again = steps.distilled_as(config, old.card)
+    again.distil.experts = [name for name in again.distil.experts if name in forest]
+    if not again.distil.experts:
+        return {"now": "deleted", "why": "none of its teachers is left"}
+    path = steps.distil(again, reporter)
     return {"before": old.card.valid_nats, "after": Card.read(ModelFolder(path).card).valid_nats}
 
 

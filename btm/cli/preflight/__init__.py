@@ -24,6 +24,7 @@ VERBS = (
     "score",
     "eval",
     "mix",
+    "distil",
     "generate",
     "import",
     "export",

@@ -29,6 +29,13 @@ CHECKS: dict[str, Sequence[Check]] = {
     "score": (machine.device, shape.positions),
     "eval": (machine.device, shape.positions),
     "mix": (machine.device, shape.positions),
+    "distil": (
+        extras.optimizer,
+        extras.mirrors,
+        machine.device,
+        shape.positions,
+        machine.memory_of_student,
+    ),
     "generate": (machine.device,),
     "import": (machine.forest_folder,),
     "export": (machine.export_folder,),

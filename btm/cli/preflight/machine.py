@@ -8,6 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
+from btm import steps
 from btm.cli.preflight.names import rounds
 from btm.config.schema import Config
 from btm.errors import UserError
@@ -48,6 +49,18 @@ def jobs(config: Config) -> None:
     for verb in _VERBS:
         require_room(Resources.of(config.cluster, verb, config.trainer.device), len(cards), memory)
         _own_card(config, verb, cards)
+
+
+def memory_of_student(config: Config) -> None:
+    """Require the memory that the teachers and then a student's training take, on a CPU."""
+    if causal_lm.pick_device(config.trainer.device) != "cpu":
+        return
+    needed, free = steps.memory_of(config), available_for_jobs()
+    if needed > free:
+        raise UserError(
+            f"distilling needs {bytes_text(needed)} of memory, and {bytes_text(free)} are free: "
+            "give fewer teachers (distil.experts=[…]), or a machine with more"
+        )
 
 
 def disk(config: Config) -> None:

@@ -22,6 +22,7 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "compare": using.compare,
     "average": using.average,
     "mix": using.mix,
+    "distil": using.distil,
     "import": interop.import_model,
     "export": interop.export_model,
     "push": interop.push,

@@ -68,6 +68,9 @@ def _wanted(
         return "a model goes with the card that it has; wanted to=hf://OWNER/NAME"
     if verb == "push" and key == "export.block" and config.push.kind != "delta8":
         return f"push.as={config.push.kind} does not read it; wanted push.as=delta8"
+    if verb == "distil" and key in ("distil.teacher", "distil.temperature"):
+        read = config.distil.weight > 0
+        return None if read else "distil.weight=0 reads no teacher; give a larger one"
     if verb == "lineage" and key == "lineage.format" and "--json" in flags:
         return "--json is a format of its own; leave one of them out"
     if verb == "remove" and key == "remove.reason" and "--readmit" in flags:

@@ -22,7 +22,8 @@ _CYCLE = ("run", "paper")  # do the steps of other verbs
 _STEPS = ("branch", "train", "merge")
 # The steps of a cycle, which one block of words is given to, and what else makes cards.
 _GROWING = (
-    *("prepare", "seed", *_STEPS, "grow", "score", "eval", "compare", "average", "import"),
+    *("prepare", "seed", *_STEPS, "grow", "score", "eval", "compare"),
+    *("average", "distil", "import"),
     *_CYCLE,
 )
 _MEASURING = ("eval", "compare", "grow", *_CYCLE)
@@ -47,7 +48,8 @@ READERS: dict[str, tuple[str, ...]] = {
     "imports.legacy": ("import", "seed", *_STEPS, "grow", *_CYCLE),
     "card.": (*_GROWING, "export", "push", "remove"),
     "average.name": ("average", "run", *_ONE),
-    "distil.name": _ONE,
+    "distil.name": ("distil", *_ONE),
+    "distil.": ("distil",),
     "moe.name": _ONE,
     "average.experts": ("average", *_CYCLE),
     "average.base": ("average", *_CYCLE),
@@ -94,6 +96,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "compare": _EVALUATES,
     "average": (*_MODELS, "average", "card"),
     "mix": (*_MODELS, "eval"),
+    "distil": (*_MODELS, "seed", "card"),
     "generate": _MODELS,
     "import": (*_MODELS, "seed", "card", "merge"),
     "export": ("card",),
@@ -123,6 +126,8 @@ _MEANT = {
     ("score", "domain"): "score.domains=[NAME]",
     ("score", "eval.domains"): "score.domains=[NAME]",
     ("average", "expert"): "average.experts=[NAME], or average.name=NAME for the result",
+    ("distil", "expert"): "distil.experts=[NAME], or student=NAME for the result",
+    ("distil", "domain"): "distil.domains=[NAME]",
     ("ls", "domain"): "ls.domain=NAME",
     ("ls", "parent"): "ls.parent=NAME",
     ("ls", "expert"): "ls.name=NAME",

@@ -128,6 +128,34 @@ def mix(config: Config, out: Output) -> None:
     out.line(f"numbers: {steps.mix_file(config)}", None)
 
 
+def distil(config: Config, out: Output) -> None:
+    """Train one model to predict what the ensemble predicts, in students/.
+
+    The ensemble of distil.teacher first reads the train text that the student will; its 64
+    likeliest next tokens and the exact rest are kept in the forest, for every student that reads
+    the same.
+    Then one model, begun as the average of its teachers (distil.init), trains distil.steps steps
+    on distil.weight times the divergence from the ensemble and the text's own loss for the rest.
+    trainer.lr and the other words of trainer are those of the forest unless they are given.
+
+    It is measured as an average is, and stands as a row of its own in eval and compare. The same
+    command goes on where it was stopped.
+
+    example: btm distil experiment=demo student=small distil.teacher=gated distil.steps=500
+    """
+    from btm import steps
+    from btm.forest.card import Card
+    from btm.forest.paths import ModelFolder
+
+    sweep(config)
+    path = steps.distil(config, out.reporter)
+    card = Card.read(ModelFolder(path).card)
+    measured = {domain: asdict(part) for domain, part in card.measured.items()}
+    value = {"path": str(path), "valid_nats": card.valid_nats, "seed_nats": card.seed_nats}
+    made = {"tokens": card.tokens, "flops": card.flops, "parents": list(card.parents)}
+    out.line(f"distilled into {path}", value | made | {"measured": measured})
+
+
 def generate(config: Config, out: Output) -> None:
     """Let the ensemble go on with prompt="…"; its experts are weighed anew after each token.
 
