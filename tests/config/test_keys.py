@@ -6,6 +6,7 @@ from dataclasses import asdict, fields, is_dataclass
 import pytest
 from omegaconf import OmegaConf
 
+from btm.cli.help import shown_name
 from btm.config.keys import keys_of
 from btm.config.schema import Config
 from btm.config.validation import from_dict, validate
@@ -52,7 +53,7 @@ def test_declared_choices_are_the_checked_ones(name):
     key = KEYS[name]
     many = isinstance(key.default, list)
     assert many or key.default is None or key.default in key.choices
-    with pytest.raises(UserError, match=re.escape(name)):
+    with pytest.raises(UserError, match=re.escape(shown_name(key))):
         validate(with_value(name, ["nothing"] if many else "nothing"))
     for choice in key.choices:
         try:

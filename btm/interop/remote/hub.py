@@ -56,7 +56,9 @@ def check_card(readme: Path) -> None:
 def _commit(config: Config, url: Url, folder: Path, name: str) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.utils import disable_progress_bars
 
+    disable_progress_bars()  # an error is one line, without what a bar leaves behind
     api = HfApi()
     try:
         try:

@@ -212,6 +212,8 @@ VERB_NEEDS = {
     "generate": (["trainer.device=cuda:99", "prompt=x"], "trainer.device=cuda:99"),
     "export": (["expert=seed", "to={file}/x/y"], "is a file; wanted a folder"),
     "import": (["from=x", "forest={file}/x"], "is a file; wanted a folder"),
+    "push": (["to=s4://bucket/forest"], "unknown scheme"),
+    "pull": (["from=file:///x", "forest={file}/x"], "is a file; wanted a folder"),
     "paper": (["size=smoke", "paper.added=[bibel]"], "did you mean 'bible'?"),
 }
 
