@@ -129,6 +129,9 @@ def _lineage(card: Card) -> str:
             f"It was made of its parents, weighted by `{_code(card.branch_method)}`{how}: "
             f"{recipe}.\n\n"
         )
+        if card.branch_method == "distil":
+            # Parents with a weight are those it began with the parameters of.
+            said = f"It was distilled from what its teachers predict together: {recipe}.\n\n"
     parents = [
         (name, f"{p.weight:.4f}", f"`{_code(p.sha256[:12])}`") for name, p in card.parents.items()
     ]

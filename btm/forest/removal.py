@@ -22,7 +22,7 @@ from btm.forest.card import Card
 from btm.forest.forest import Forest
 from btm.forest.index import PLACES, kind_of
 from btm.forest.lineage import BRANCH, ELM, Key, Lineage
-from btm.forest.paths import CARD, ELMS, Paths, places_of
+from btm.forest.paths import CARD, ELMS, STUDENTS, Paths, in_making, places_of
 from btm.forest.tombstone import Heir, Tombstone
 from btm.models import weights
 from btm.system import durable, lease
@@ -145,11 +145,13 @@ def remove_derived(forest: Forest, called: str) -> Path:
     """Delete a derived model, ``averages/NAME``, and the scores of its weights; return where it
     was.
 
-    Nothing descends from it, so no tombstone is left, and its name is free. `UserError` if there is
-    none.
+    Nothing descends from it, so no tombstone is left, and its name is free. A student that is still
+    in the making goes too. `UserError` if there is none.
     """
     (place,), name = places_of(called)
     places = {path.name: path for path in (forest.root / place).glob("[!.]*") if path.is_dir()}
+    if name not in places and place == STUDENTS and forest.has_branch(in_making(name)):
+        return _remove_student_in_making(forest, name)
     if name not in places:
         raise unknown(kind_of(forest.root / place / name), name, places, str(forest.root))
     sha256 = ""
@@ -161,6 +163,16 @@ def remove_derived(forest: Forest, called: str) -> Path:
     durable.remove_folder(bin)
     discard_derived(forest.root, [sha256])
     return places[name]
+
+
+def _remove_student_in_making(forest: Forest, name: str) -> Path:
+    """Delete a student that is not finished; return where it was.
+
+    `lease.HeldError`, a `UserError`, while a process works on it.
+    """
+    held = lease.take(forest.paths.branch(in_making(name)))
+    durable.remove_folder(held.path)
+    return held.home
 
 
 def readmit(forest: Forest, name: str) -> Path:

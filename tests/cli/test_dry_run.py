@@ -12,7 +12,7 @@ from btm.report import Reporter
 from btm.steps.plan import Plan
 from btm.train.loop import TrainingStoppedError
 
-FOLDERS = ("elms", "averages", "evals", "scores")
+FOLDERS = ("elms", "averages", "students", "evals", "scores")
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def found(root, folders):
         path
         for folder in folders
         for path in (root / folder).glob("**/*" if folder in ("evals", "scores") else "*")
-        if path.is_file() or folder in ("elms", "averages")
+        if path.is_file() or folder in ("elms", "averages", "students")
     }
 
 
@@ -117,6 +117,7 @@ def test_grow(said, words, tmp_path):
         ("compare", ["evals"], ["eval.name=new"]),
         ("average", ["averages"], ["weights={bible: 2, seed: 1}", "average.name=mine"]),
         ("average", ["averages"], ["weights=posterior", "domain=novels"]),
+        ("distil", ["students"], ["student=mine", "distil.steps=2"]),
         ("generate", ["scores"], ["prompt=In the", "domain=novels", "score.max_tokens=300"]),
         ("prepare", ["elms", "scores"], []),
     ],

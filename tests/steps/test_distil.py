@@ -14,7 +14,7 @@ from btm.errors import TrainingStoppedError, UserError
 from btm.forest import Forest, gc, removal, verify
 from btm.forest.card import Card
 from btm.report import Reporter
-from btm.steps import rederive
+from btm.steps import held_out, rederive
 
 WORDS = [
     "student=pupil",
@@ -272,3 +272,22 @@ def test_it_begins_as_the_token_average(own):
     for key, tensor in found.items():
         wanted = sum(parents[name].weight * part[key].double() for name, part in parts.items())
         torch.testing.assert_close(tensor.double(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_one_in_the_making_can_be_removed(copy, workspace):
+    config = copy(*WORDS)
+    with pytest.raises(TrainingStoppedError):
+        steps.distil(config, Stopping(step=3))
+    forest = Forest(config.forest_root)
+    assert main(["remove", f"forest={forest.root}", "student=pupil"]) == 0
+    assert not forest.has_branch("pupil+student")
+    assert main(["remove", f"forest={forest.root}", "student=pupil"]) == 2
+
+
+def test_what_it_was_trained_on_is_not_evaluated(own):
+    config = own()
+    forest = Forest(config.forest_root)
+    suite = steps.open_suites(config)
+    [pupil] = [model for model in steps.beside(config, forest) if model.name == "pupil"]
+    with pytest.raises(UserError, match="training text of pupil"):
+        held_out.refuse(forest, suite, [suite.shard("bible", "train")], [pupil])
