@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +39,15 @@ def plan(like: Path, dtype: str | None, shard_bytes: int | None) -> list[File]:
     """
     if dtype is None and shard_bytes is None:
         return [_copy(file) for file in wt.files(like)]
+    return new_files(wt.tensors(like).values(), dtype, shard_bytes)
+
+
+def new_files(
+    tensors: Iterable[wt.Tensor], dtype: str | None, shard_bytes: int | None
+) -> list[File]:
+    """Plan the files of `tensors`, in their order; `dtype` and `shard_bytes` as in `plan`."""
     shards: list[list[wt.Tensor]] = [[]]
-    for tensor in wt.tensors(like).values():
+    for tensor in tensors:
         held = sum(_bytes(other, dtype) for other in shards[-1])
         if shards[-1] and shard_bytes is not None and held + _bytes(tensor, dtype) > shard_bytes:
             shards.append([])
@@ -53,13 +61,19 @@ def write_index(files: list[File], like: Path, target: Path) -> None:
     same = [file.name for file in files] == [file.name for file in wt.files(like)]
     if same and (like / name).is_file():
         (target / name).write_bytes((like / name).read_bytes())
-    elif len(files) > 1:
+    else:
+        write_new_index(files, target)
+
+
+def write_new_index(files: list[File], target: Path) -> None:
+    """Write the index of several files; one file needs none."""
+    if len(files) > 1:
         total = sum(
             e.size * np.dtype(_kinds()[e.dtype]).itemsize for file in files for e in file.entries
         )
         where = {entry.name: file.name for file in files for entry in file.entries}
         index = {"metadata": {"total_size": total}, "weight_map": where}
-        (target / name).write_text(json.dumps(index, indent=2) + "\n")
+        (target / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _copy(file: Path) -> File:
