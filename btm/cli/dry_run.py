@@ -131,6 +131,10 @@ def _average(config: Config) -> list[Plan]:
     return [steps.plan_of_average(config)]
 
 
+def _moe(config: Config) -> list[Plan]:
+    return [steps.plan_of_moe(config)]
+
+
 def _generate(config: Config) -> list[Plan]:
     return [steps.plan_of_generate(config)]
 
@@ -266,6 +270,7 @@ _PLANS: dict[str, Callable[[Config], list[Plan]]] = {
     "eval": _evaluate,
     "compare": steps.plan_of_compare,
     "average": _average,
+    "moe": _moe,
     "generate": _generate,
     "import": _import,
     "export": _export,

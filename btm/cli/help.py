@@ -28,6 +28,7 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   eval      ensemble against every ELM       btm eval ensemble=tracking ensemble.top_k=4
   compare   forest, averages, baselines      btm compare experiment=demo
   average   several ELMs into one model      btm average weights='{law: 0.7, med: 0.3}'
+  moe       ELMs as experts of one model     btm moe moe=mine moe.router=ridge
   import    a Hugging Face model comes in    btm import from=DIR name=law domain=law
   export    an ELM or an average goes out    btm export average=deploy to=DIR
   generate  the ensemble goes on with text   btm generate prompt="In the beginning" domain=bible

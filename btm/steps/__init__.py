@@ -8,7 +8,7 @@ so it runs, resumes and is evaluated by what exists.
 
 from btm.forest.suites import open_suite, open_suites
 from btm.steps.add_domain import Added, add_domain, new_domain, plan_of_add_domain, text_of
-from btm.steps.averages import average, average_of, measuring, plan_of_average
+from btm.steps.averages import average, average_of, measuring, plan_of_average, worth
 from btm.steps.beside import beside
 from btm.steps.compare import compare, compared_file, plan_of_compare, rivals, top_1
 from btm.steps.evaluate import (
@@ -35,6 +35,7 @@ from btm.steps.grow import (
     seed,
     train,
 )
+from btm.steps.moe import moe, plan_of_moe
 from btm.steps.origin import copied
 from btm.steps.plan import Plan
 from btm.steps.proposal import settled
@@ -58,6 +59,7 @@ __all__ = [
     "grow_expert",
     "measuring",
     "merge",
+    "moe",
     "new_domain",
     "open_suite",
     "open_suites",
@@ -68,6 +70,7 @@ __all__ = [
     "plan_of_eval",
     "plan_of_generate",
     "plan_of_merge",
+    "plan_of_moe",
     "plan_of_regrow",
     "plan_of_score",
     "plan_of_seed",
@@ -84,4 +87,5 @@ __all__ = [
     "text_of",
     "top_1",
     "train",
+    "worth",
 ]

@@ -21,6 +21,7 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "eval": using.evaluate,
     "compare": using.compare,
     "average": using.average,
+    "moe": using.moe,
     "import": interop.import_model,
     "export": interop.export_model,
     "generate": using.generate,

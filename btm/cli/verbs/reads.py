@@ -21,8 +21,8 @@ _MEASURING = ("eval", "compare", "grow", *_CYCLE)
 # A key, or a section by its name and a dot, and the verbs that read it.
 READERS: dict[str, tuple[str, ...]] = {
     "expert": (*_STEPS, "grow", "import", "logs", "cancel", *_ONE),
-    "domain": (*_STEPS, "grow", "average", "import", "generate", *_CYCLE),
-    "weights": (*_STEPS, "average", "grow", *_CYCLE),
+    "domain": (*_STEPS, "grow", "average", "moe", "import", "generate", *_CYCLE),
+    "weights": (*_STEPS, "average", "moe", "grow", *_CYCLE),
     "parent": (*_STEPS, "import", "grow", *_CYCLE),
     "against": ("diff", "compare", "run"),
     "models": _MEASURING,
@@ -36,7 +36,8 @@ READERS: dict[str, tuple[str, ...]] = {
     "card.": (*_GROWING, "export", "remove"),
     "average.name": ("average", "run", *_ONE),
     "distil.name": _ONE,
-    "moe.name": _ONE,
+    "moe.name": ("moe", *_ONE),
+    "moe.": ("moe",),
     "average.experts": ("average", *_CYCLE),
     "average.base": ("average", *_CYCLE),
     "score.experts": ("score", *_CYCLE),
@@ -77,6 +78,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "eval": _EVALUATES,
     "compare": _EVALUATES,
     "average": (*_MODELS, "average", "card"),
+    "moe": (*_MODELS, "moe"),
     "generate": _MODELS,
     "import": (*_MODELS, "seed", "card", "merge"),
     "export": ("card",),

@@ -6,7 +6,7 @@ tokens. So those of each expert are kept apart: an expert joins or leaves by add
 its part, exactly, without reading the others' text again (DUME, arXiv 2603.29765).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +21,7 @@ from btm.system.json_files import parse_json
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from btm.data.batches import Windows
-
 Array = NDArray[np.float64]
-ROWS = 16  # windows that are read at once
 _FACTS = ("expert", "shard", "reader", "tokens")
 
 
@@ -36,8 +33,8 @@ class Sums:
     shard: str  # sha256 of the train shard that was read
     reader: str  # how the hidden states came about: moe.reader
     tokens: int
-    gram_LHH: Array  # XᵀX
-    total_LH: Array  # Σ x
+    gram: Array  # XᵀX, (L, H, H)
+    total: Array  # Σ x, (L, H)
 
     def of_same(self, expert: str, shard: str, reader: str, tokens: int) -> bool:
         """Tell whether these are the sums of that expert over so many tokens of that shard."""
@@ -47,7 +44,7 @@ class Sums:
 
     def write(self, file: Path) -> None:
         """Write the sums as safetensors, with what they are of as its metadata."""
-        arrays = {"gram": self.gram_LHH, "total": self.total_LH}
+        arrays = {"gram": self.gram, "total": self.total}
         entries: dict[str, Any] = {
             "__metadata__": {name: str(getattr(self, name)) for name in _FACTS}
         }
@@ -68,8 +65,8 @@ class Sums:
         own = {tensor.name: np.array(tensor.raw()).reshape(tensor.shape) for tensor in tensors}
         try:
             facts = parse_json(head[8:])["__metadata__"]
-            of = [facts[name] for name in _FACTS[:-1]]
-            return cls(*of, int(facts["tokens"]), own["gram"], own["total"])
+            expert, shard, reader, tokens = (facts[name] for name in _FACTS)
+            return cls(expert, shard, reader, int(tokens), own["gram"], own["total"])
         except (KeyError, ValueError, TypeError):
             raise UserError(
                 f"{file}: no sums of hidden states: make the mixture again: btm moe"
@@ -77,12 +74,14 @@ class Sums:
 
 
 def read(
-    model: "PreTrainedModel", windows: "Windows", told: Callable[[int], None] = lambda tokens: None
+    model: "PreTrainedModel",
+    batches: Iterable[tuple[NDArray[np.int64], int]],
+    told: Callable[[int], None] = lambda tokens: None,
 ) -> tuple[Array, Array]:
-    """Run a Llama over `windows`; return XᵀX, (L, H, H), and Σ x, (L, H), of its layers.
+    """Run a Llama over token ids; return XᵀX, (L, H, H), and Σ x, (L, H), of its layers.
 
-    `told` is called with the number of tokens after each batch. What fills up the last window is
-    left out.
+    Each batch is (ids, how many of them count): ids (rows, tokens), of which the last may fill up.
+    `told` is called with the number of tokens after each.
     """
     import torch
 
@@ -106,10 +105,8 @@ def read(
     ]
     try:
         with torch.inference_mode():
-            for start in range(0, windows.n_windows, ROWS):
-                stop = min(start + ROWS, windows.n_windows)
-                inputs = torch.from_numpy(windows.inputs(start, stop)).to(model.device)
-                rows = min(inputs.numel(), windows.n_tokens - start * windows.L)
+            for ids, rows in batches:
+                inputs = torch.from_numpy(ids).to(model.device)
                 model.base_model(input_ids=inputs, use_cache=False)
                 told(rows)
     finally:

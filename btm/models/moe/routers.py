@@ -19,11 +19,13 @@ def ridge(sums: Sequence[Sums], strength: float) -> Array:
     """Fit W = (XᵀX + λI)⁻¹ XᵀY by layer, λ = `strength`, on one-hot domains Y (DUME, arXiv
     2603.29765); `sums` are the experts', in the order of the rows.
     """
-    gram = sum((each.gram_LHH for each in sums[1:]), sums[0].gram_LHH)
-    gram = gram + strength * np.eye(gram.shape[-1])
-    targets_LHE = np.stack([each.total_LH for each in sums], axis=-1)
-    solved: Array = np.linalg.solve(gram, targets_LHE)
-    return solved.transpose(0, 2, 1)
+    gram = np.zeros_like(sums[0].gram)
+    for each in sums:
+        gram += each.gram
+    gram += strength * np.eye(gram.shape[-1])
+    targets_LHE = np.stack([each.total for each in sums], axis=-1)
+    solved = np.linalg.solve(gram, targets_LHE)
+    return solved.transpose(0, 2, 1).astype(np.float64, copy=False)
 
 
 def domain(sums: Sequence[Sums]) -> Array:
@@ -32,7 +34,7 @@ def domain(sums: Sequence[Sums]) -> Array:
     What all rows share moves all logits alike, and softmax does not see it. Without equal lengths
     the domain furthest from the others would win on tokens that are none's.
     """
-    means_LEH = np.stack([each.total_LH / each.tokens for each in sums], axis=1)
+    means_LEH = np.stack([each.total / each.tokens for each in sums], axis=1)
     means_LEH = means_LEH - means_LEH.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(means_LEH, axis=-1, keepdims=True)
     return means_LEH / np.where(lengths == 0, 1.0, lengths)
