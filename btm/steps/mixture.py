@@ -94,8 +94,6 @@ def mixture_of(config: Config, forest: Forest, reporter: Reporter | None) -> Mix
         found, _ = domain_weights.domain_weights(
             config, forest, suite, domains, elms, how, reporter
         )
-    elif how == "uniform" and config.domain:
-        domains = [config.domain]  # measured there: see `averages.measuring`
     top_k = asked.top_k or (1 if asked.router == "base" else 2)
     settings = {word: getattr(asked, word) for word in _OF_ROUTER[asked.router]}
     return Mixture(

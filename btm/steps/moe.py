@@ -19,6 +19,7 @@ from btm.errors import UserError
 from btm.forest import ELM, Forest, index, ledger, publish
 from btm.forest.card import Card, Parent
 from btm.forest.paths import MOES, ModelFolder
+from btm.forest.suites import open_suites
 from btm.models import causal_lm, flops, weights
 from btm.models.average import normalise
 from btm.models.moe import mixtral
@@ -53,6 +54,11 @@ def plan_of_moe(config: Config) -> Plan:
     if _stands(forest, mixture):
         return Plan.nothing("moe", mixture.name)
     steps = config.moe.steps if mixture.router in TRAINED else None
+    tokens = None if steps is None else router.tokens_of(config, mixture)
+    made = _mixtral_config(_config_of(elms, mixture))
+    per_token = flops.Shape.of_config(made).training_flops(config.trainer.seq_len)
+    stored = sum(tensor.size for tensor in weights.tensors(elms[0].path).values())
+    itemsize = stored // weights.parameters(elms[0].path)
     trained = "" if steps is None else f", {steps:,} steps"
     return Plan(
         "moe",
@@ -63,7 +69,9 @@ def plan_of_moe(config: Config) -> Plan:
         reads=tuple(elm.path for elm in elms),
         writes=(forest.paths.derived(MOES, mixture.name).path,),
         steps=steps,
-        tokens=None if steps is None else router.tokens_of(config, mixture),
+        tokens=tokens,
+        flops=None if tokens is None else tokens * per_token,
+        disk_bytes=causal_lm.count_parameters(made) * itemsize,
     )
 
 
@@ -95,6 +103,8 @@ def _asked(config: Config, forest: Forest, reporter: Reporter | None) -> Mixture
         return changed(config, forest)
     found = mixture_of(config, forest, reporter)
     check_name(found.name, "moe.name")
+    if config.domain:
+        open_suites(config).shard(config.domain, "valid")  # it is measured there
     return found
 
 
@@ -183,7 +193,9 @@ def _write(
     folders = {name: forest[name].path for name in mixture.experts}
     shared = {folders[name]: weight for name, weight in mixture.weights.items()}
     rows = router.rows_of(mixture, sums, values)
-    digests = mixtral.write(shared, list(folders.values()), rows, folder, reporter.alive)
+    digests = mixtral.write(
+        shared, list(folders.values()), rows, folder, mixture.top_k, reporter.alive
+    )
     causal_lm.copy_files(next(iter(folders.values())), folder)
     durable.write_json(ModelFolder(folder).config, values)
     ends.declare(folder, list(folders.values()))

@@ -189,7 +189,7 @@ def trained(
                 "settings: give those and it goes on, give another moe=NAME, or delete that folder"
             )
         trained_on.record(forest.paths, shards)
-        result = _train(config, mixture, held.path, shards, beating)
+        result = _train(config, mixture, elms, held.path, shards, beating)
         path = publish.derived(
             forest,
             index.MOE,
@@ -204,7 +204,12 @@ def trained(
 
 
 def _train(
-    config: Config, mixture: Mixture, folder: Path, shards: list[Shard], reporter: Reporter
+    config: Config,
+    mixture: Mixture,
+    elms: Sequence[ELM],
+    folder: Path,
+    shards: list[Shard],
+    reporter: Reporter,
 ) -> Trained:
     """Train the mixture in `folder`, unless it is trained; return what that took."""
     done = ModelFolder(folder).result
@@ -212,8 +217,10 @@ def _train(
         return Trained.from_json(read_object(done, steps=int, tokens=int))
     steps, chosen = int(mixture.settings["steps"]), config.trainer
     given = chosen.lr
-    # Where a test was to find the rate, the size of the mixture gives it: none is made for it.
-    rate = float(given) if isinstance(given, int | float) else _rate(folder)
+    # Where a test was to find the rate, the size of one ELM gives it: none is made for a mixture,
+    # and each of its matrices is as large as an ELM's.
+    like = default_lr(weights.parameters(elms[0].path))
+    rate = float(given) if isinstance(given, int | float) else like
     trainer = replace(chosen, lr=rate)
     pieces = [piece for shard in shards for piece in shard.pieces(trainer.seq_len + 1)]
     with reporter.training(mixture.name) as report:
@@ -236,10 +243,6 @@ def _train(
     found = replace(found, lr=rate, data={shard.domain: shard.sha256 for shard in shards})
     durable.write_json(done, found.to_json())
     return found
-
-
-def _rate(folder: Path) -> float:
-    return default_lr(weights.parameters(folder))
 
 
 def _with_training(card: Card, result: Trained) -> Card:

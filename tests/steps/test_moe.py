@@ -225,6 +225,7 @@ REFUSED = {
     "joining without a name": (["moe.add=[bible]"], "give moe=NAME"),
     "leaving with a router": (["moe=x", "moe.remove=[bible]", "moe.router=domain"], "leave it out"),
     "coming and going": (["moe=x", "moe.add=[bible]", "moe.remove=[bible]"], "one at a time"),
+    "an unknown domain": (["domain=nowhere"], "no domain 'nowhere'"),
     "a bad name": (["moe=../up"], "moe.name"),
     "a key of another verb": (["expert=bible"], "btm moe does not read"),
 }

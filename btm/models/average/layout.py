@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,16 +43,22 @@ def plan(like: Path, dtype: str | None, shard_bytes: int | None) -> list[File]:
 
 
 def new_files(
-    tensors: Iterable[wt.Tensor], dtype: str | None, shard_bytes: int | None
+    tensors: Iterable[wt.Tensor],
+    dtype: str | None,
+    shard_bytes: int | None,
+    notes: Mapping[str, str] = {},
 ) -> list[File]:
-    """Plan the files of `tensors`, in their order; `dtype` and `shard_bytes` as in `plan`."""
+    """Plan the files of `tensors`, in their order; `dtype` and `shard_bytes` as in `plan`.
+
+    `notes` stand in the metadata of each, and so in its sha256.
+    """
     shards: list[list[wt.Tensor]] = [[]]
     for tensor in tensors:
         held = sum(_bytes(other, dtype) for other in shards[-1])
         if shards[-1] and shard_bytes is not None and held + _bytes(tensor, dtype) > shard_bytes:
             shards.append([])
         shards[-1].append(tensor)
-    return [_new(_name(i, len(shards)), shard, dtype) for i, shard in enumerate(shards)]
+    return [_new(_name(i, len(shards)), shard, dtype, notes) for i, shard in enumerate(shards)]
 
 
 def write_index(files: list[File], like: Path, target: Path) -> None:
@@ -82,9 +88,9 @@ def _copy(file: Path) -> File:
     return File(file.name, head, entries)
 
 
-def _new(name: str, tensors: list[wt.Tensor], dtype: str | None) -> File:
+def _new(name: str, tensors: list[wt.Tensor], dtype: str | None, notes: Mapping[str, str]) -> File:
     """Lay out a file of `tensors` as safetensors does: widest dtype first, so all are aligned."""
-    header: Json = {"__metadata__": {"format": "pt"}}
+    header: Json = {"__metadata__": {"format": "pt", **notes}}
     entries, begin = [], 0
     for tensor in sorted(tensors, key=lambda t: -np.dtype(_kinds()[_kind(t, dtype)]).itemsize):
         kind, size = _kind(tensor, dtype), _bytes(tensor, dtype)

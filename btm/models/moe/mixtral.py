@@ -116,17 +116,20 @@ def write(
     experts: Sequence[Path],
     rows_LEH: Array,
     target: Path,
+    top_k: int,
     alive: Callable[[], None] = lambda: None,
 ) -> dict[str, str]:
     """Write the weights of a Mixtral into `target`; return each file's sha256.
 
     `shared` are the weights of the average of everything but feed-forward networks and routers,
     {folder: weight}; `experts` the folders whose networks are the experts, in order; `rows_LEH` the
-    routers' rows by layer. The bytes depend on these alone.
+    routers' rows by layer. The bytes depend on these and on `top_k` alone.
     """
     with _RouterFile(target / ".tmp-router.safetensors", rows_LEH) as router:
         parts = _Parts(shared, experts, router)
-        planned = layout.new_files(parts.tensors(), None, SHARD_BYTES)
+        # Scores are kept by the sha256 of weights, and those of another top_k are other scores.
+        notes = {"num_experts_per_tok": str(top_k)}
+        planned = layout.new_files(parts.tensors(), None, SHARD_BYTES, notes)
         threads = stream.usual_threads(sum(e.size for file in planned for e in file.entries))
         with stream.Workers(threads, "float32", alive) as workers:
             digests = {

@@ -36,7 +36,7 @@ def mixture(target, experts, top_k=2, shares=None, rows=None):
         rows = routers.random([e.name for e in experts], 0, LAYERS, WIDTH)
     mixtral.require_llamas(experts)
     shares = shares or dict.fromkeys(experts, 1.0)
-    digests = mixtral.write(shares, experts, rows, target)
+    digests = mixtral.write(shares, experts, rows, target, top_k)
     config = mixtral.config_of(read_config(experts[0] / "config.json"), len(experts), top_k)
     (target / "config.json").write_text(json.dumps(config))
     assert digests == weights.digests(target)
@@ -101,6 +101,12 @@ def test_identical_experts_give_the_parents_logits_bit_for_bit(experts, tmp_path
     # w·y + (1 − w)·y is rounded for any other w.
     two = mixture(tmp_path / "two", copies, rows=rows)
     torch.testing.assert_close(logits(two, ids), parent, rtol=0, atol=2e-6)
+
+
+def test_another_top_k_is_another_model(experts, tmp_path):
+    one, two = (mixture(tmp_path / str(k), experts, k) for k in (1, 2))
+    assert weights.sha256(one) != weights.sha256(two)  # by which scores are kept
+    assert weights.sha256(two) == weights.sha256(mixture(tmp_path / "again", experts, 2))
 
 
 def test_large_weights_are_written_in_several_files(experts, tmp_path, monkeypatch):
