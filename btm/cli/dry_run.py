@@ -139,6 +139,10 @@ def _distil(config: Config) -> list[Plan]:
     return [steps.plan_of_distil(config)]
 
 
+def _moe(config: Config) -> list[Plan]:
+    return [steps.plan_of_moe(config)]
+
+
 def _generate(config: Config) -> list[Plan]:
     return [steps.plan_of_generate(config)]
 
@@ -298,6 +302,7 @@ _PLANS: dict[str, Callable[[Config], list[Plan]]] = {
     "average": _average,
     "mix": _mix,
     "distil": _distil,
+    "moe": _moe,
     "generate": _generate,
     "import": _import,
     "export": _export,

@@ -30,6 +30,7 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   average   several ELMs into one model      btm average weights='{law: 0.7, med: 0.3}'
   mix       data mixtures, before training   btm mix domain=novels mix.samples=50
   distil    the ensemble into one model      btm distil student=small distil.steps=500
+  moe       ELMs as experts of one model     btm moe moe=mine moe.router=ridge
   import    a Hugging Face model comes in    btm import from=DIR name=law domain=law
   export    an ELM or an average goes out    btm export average=deploy to=DIR
   push      models go to a remote forest     btm push forest=experts/demo to=s3://bucket/demo

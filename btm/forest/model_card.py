@@ -83,6 +83,8 @@ def _facts(card: Card, kind: str) -> str:
     own = (
         f"{card.steps:,} steps, {card.tokens:,} tokens, {card.flops:.3g} FLOPs"
         if card.steps
+        else f"none of its own; {card.tokens:,} tokens were read, {card.flops:.3g} FLOPs"
+        if card.tokens
         else "none of its own"
     )
     facts = {

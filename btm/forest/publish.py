@@ -50,19 +50,42 @@ def average(
     standing = ModelFolder(target).card
     if standing.exists() and _same(Card.read(standing), card):
         return target
-    making = tombstone.require_parents(forest.root, index.AVERAGE, name, card.parents)
-    with durable.publish_folder(target, replace=True) as folder, making:
+
+    def write(folder: Path) -> dict[str, str]:
         digests = averaging.average(folders, folder, alive, settings)
         causal_lm.copy_files(min(folders), folder)  # of the one whose dtypes the weights have
         ends.declare(folder, folders)
         if settings.dtype:
             causal_lm.declare_dtype(ModelFolder(folder).config, settings.dtype)
+        return digests
+
+    return derived(forest, index.AVERAGE, card, write, measure)
+
+
+def derived(
+    forest: Forest,
+    kind: str,
+    card: Card,
+    write: Callable[[Path], dict[str, str]],
+    measure: Callable[[Path, Card], dict[str, Measured]] = lambda folder, card: {},
+) -> Path:
+    """Publish a derived model of a `kind` under the name on its card, in place of one that stands
+    there; return its folder.
+
+    `write` puts the model into an empty folder and returns the sha256 of each weight file; the
+    card's totals and losses are filled in. Raises `UserError` if a parent is removed meanwhile.
+    """
+    name = card.name
+    target = forest.paths.derived(index.DERIVED[kind], name).path
+    making = tombstone.require_parents(forest.root, kind, name, card.parents)
+    with durable.publish_folder(target, replace=True) as folder, making:
+        digests = write(folder)
         card = ledger.summed(replace(card, sha256=weights.identity(digests), sums=True))
         card = measured(card, measure(folder, card))
         ModelFolder(folder).card.write_text(json.dumps(card.to_json(), indent=1))
-        ModelFolder(folder).readme.write_text(model_card.readme(card, index.AVERAGE))
+        ModelFolder(folder).readme.write_text(model_card.readme(card, kind))
         sums.write(folder, digests)
-    take_back(forest, index.AVERAGE, target, card)
+    take_back(forest, kind, target, card)
     return target
 
 

@@ -1,6 +1,7 @@
 """Floating-point operations of training and inference, computed from the shape of a model."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from btm.models.causal_lm import text_config
@@ -8,6 +9,10 @@ from btm.models.configs import empty_model
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+# What transformers calls the module of a layer's routed experts, and their number in a config.
+_EXPERTS = ".experts"
+_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,7 @@ class Shape:
     def of(cls, model: "PreTrainedModel") -> "Shape":
         """Measure the shape of a model; one on torch's meta device will do.
 
-        Every expert of a layer counts where a layer is itself a mixture of experts.
+        Where a layer is itself a mixture of experts, those that a token runs count: k of E.
         """
         from torch import nn
 
@@ -29,8 +34,17 @@ class Shape:
         looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         if head is not None:
             looked_up.discard(id(head.weight))
+        experts = {
+            id(p)
+            for name, module in model.named_modules()
+            if name.endswith(_EXPERTS)
+            for p in module.parameters()
+        }
         matrices = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in looked_up]
-        return cls(sum(p.numel() for p in matrices), _attention(text_config(model.config)))
+        routed = sum(p.numel() for p in matrices if id(p) in experts)
+        always = sum(p.numel() for p in matrices) - routed
+        config = text_config(model.config)
+        return cls(always + round(routed * _share_run(config)), _attention(config))
 
     @classmethod
     def of_config(cls, config: "PretrainedConfig") -> "Shape":
@@ -44,6 +58,14 @@ class Shape:
     def inference_flops(self, context: int) -> float:
         """Compute the FLOPs of a forward pass for one token of a sequence of `context`."""
         return float(2 * self.matrix_parameters + 4 * self.attention * context)
+
+
+def _share_run(config: "PretrainedConfig") -> Fraction:
+    """Read the share of a layer's experts that a token runs; 1 where the config does not say."""
+    values = config.to_dict()
+    run = _size(values.get("num_experts_per_tok"))
+    experts = next((n for key in _COUNTS if (n := _size(values.get(key)))), 0)
+    return Fraction(min(run, experts), experts) if run and experts else Fraction(1)
 
 
 def _attention(config: "PretrainedConfig") -> int:

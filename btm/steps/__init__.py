@@ -8,7 +8,7 @@ so it runs, resumes and is evaluated by what exists.
 
 from btm.forest.suites import open_suite, open_suites
 from btm.steps.add_domain import Added, add_domain, new_domain, plan_of_add_domain, text_of
-from btm.steps.averages import average, average_of, measuring, plan_of_average
+from btm.steps.averages import average, average_of, measuring, plan_of_average, worth
 from btm.steps.beside import beside
 from btm.steps.compare import compare, compared_file, plan_of_compare, rivals, top_1
 from btm.steps.distil import distil, distilled_as, memory_of, plan_of_distil
@@ -37,6 +37,7 @@ from btm.steps.grow import (
     train,
 )
 from btm.steps.mix import mix, mix_file, plan_of_mix
+from btm.steps.moe import moe, plan_of_moe
 from btm.steps.origin import copied
 from btm.steps.plan import Plan
 from btm.steps.proposal import settled
@@ -65,6 +66,7 @@ __all__ = [
     "merge",
     "mix",
     "mix_file",
+    "moe",
     "new_domain",
     "open_suite",
     "open_suites",
@@ -77,6 +79,7 @@ __all__ = [
     "plan_of_generate",
     "plan_of_merge",
     "plan_of_mix",
+    "plan_of_moe",
     "plan_of_regrow",
     "plan_of_score",
     "plan_of_seed",
@@ -93,4 +96,5 @@ __all__ = [
     "text_of",
     "top_1",
     "train",
+    "worth",
 ]

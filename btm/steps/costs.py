@@ -64,7 +64,8 @@ class Costs:
 def priced(config: Config, plan: Plan) -> Plan:
     """Add to `plan` its FLOPs, the bytes that it keeps and, for a training, its time.
 
-    FLOPs that a plan has counted itself, as of a student's teachers, come on top.
+    What the plan says of these itself stays, as where it makes no ELM.
+
     Apart from the plan itself, since a step that decides by its plan need not count them.
     """
     if plan.idle or not (plan.tokens or plan.makes):
@@ -74,8 +75,10 @@ def priced(config: Config, plan: Plan) -> Plan:
     per_token = costs.flops_per_token if trains else costs.scoring_flops_per_token
     return replace(
         plan,
-        flops=tokens * per_token + (plan.flops or 0.0),
-        disk_bytes=len(plan.makes) * costs.elm_bytes,
+        flops=tokens * per_token if plan.flops is None else plan.flops,
+        disk_bytes=len(plan.makes) * costs.elm_bytes
+        if plan.disk_bytes is None
+        else plan.disk_bytes,
         seconds=costs.seconds(tokens) if trains else None,
     )
 

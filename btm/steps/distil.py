@@ -143,7 +143,9 @@ def plan_of_distil(config: Config) -> Plan:
     newest = None if begun is None else checkpoint.latest(begun.path)
     done = 0 if newest is None else step_of(newest)
     to_read = sum(r.windows for r in run.missing()) * run.batches.seq_len if asked.reads else 0
+    to_train = run.batches.tokens(run.steps) - run.batches.tokens(done)
     shape = _shape(asked.elms[0])
+    reading = len(asked.elms) * to_read * shape.inference_flops(run.batches.seq_len)
     who = f"{len(asked.elms)} teachers ({config.distil.teacher})"
     read = f"{who} read {to_read:,} tokens, " if asked.reads else "no teacher (distil.weight=0), "
     on = "" if newest is None else f", from {newest.name}"
@@ -158,8 +160,8 @@ def plan_of_distil(config: Config) -> Plan:
         reads=(*(elm.path for elm in asked.elms), *(shard.folder for shard in asked.shards)),
         writes=(target.path,),
         steps=run.steps,
-        tokens=run.batches.tokens(run.steps) - run.batches.tokens(done),
-        flops=len(asked.elms) * to_read * shape.inference_flops(run.batches.seq_len),
+        tokens=to_train,
+        flops=reading + to_train * shape.training_flops(run.batches.seq_len),
         epochs=run.batches.epochs(run.steps),
     )
 

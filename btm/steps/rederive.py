@@ -24,6 +24,8 @@ from btm.forest.paths import ModelFolder, Paths
 from btm.forest.tombstone import Heir
 from btm.report import Reporter, quiet
 from btm.report.tables import TableRow
+from btm.steps.mixture import Mixture
+from btm.steps.moe import make as make_mixture
 from btm.system import durable
 from btm.system.json_files import read_object
 
@@ -32,7 +34,6 @@ _AVERAGES = (
     "weights",
     *AVERAGE_WEIGHTS,
 )  # averages that can be made again of the weights on their card
-_VERBS = {MOE: "moe"}
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,8 @@ def _is_student_in_making(old: Old) -> bool:
 def _discard(forest: Forest, plan: Plan, old: Old) -> None:
     """Delete what still stands of the old model; what was made anew stays."""
     bin = forest.paths.bin(plan.name)
+    if old.kind == MOE:
+        return  # what it read of the others serves the new one, which takes its place
     if old.kind in DERIVED:
         file = forest.paths.derived(DERIVED[old.kind], old.name).card
         if file.is_file() and _is_old(plan, Card.read(file).parents):
@@ -206,7 +209,7 @@ def _again(config: Config, forest: Forest, plan: Plan, old: Old, reporter: Repor
     row: TableRow = {"what": old.kind, "name": old.name, "now": "made again", "why": ""}
     try:
         if old.kind in DERIVED:
-            return row | _derived_again(config, forest, old, reporter)
+            return row | _derived_again(config, forest, plan, old, reporter)
         if _is_student_in_making(old):
             return row | {"now": "deleted", "why": "it is begun anew by hand: btm distil"}
         _grow(_settings(config, forest, old), forest, plan, old, reporter)
@@ -251,13 +254,42 @@ def _settings(config: Config, forest: Forest, old: Old) -> Config:
     return made
 
 
-def _derived_again(config: Config, forest: Forest, old: Old, reporter: Reporter) -> TableRow:
+def _derived_again(
+    config: Config, forest: Forest, plan: Plan, old: Old, reporter: Reporter
+) -> TableRow:
     """Make a derived model again of the ELMs that are left, or tell how it can be."""
     if old.kind == AVERAGE:
         return _average_again(config, forest, old, reporter)
     if old.kind == STUDENT:
         return _student_again(config, forest, old, reporter)
-    return {"now": "deleted", "why": f"a {old.kind} is made again by hand: btm {_VERBS[old.kind]}"}
+    return _mixture_again(config, forest, plan, old, reporter)
+
+
+def _mixture_again(
+    config: Config, forest: Forest, plan: Plan, old: Old, reporter: Reporter
+) -> TableRow:
+    """Make a mixture again of the experts that are left: where its router is a matter of sums, by
+    taking off those of the removed one.
+
+    The old one stands until the new one takes its place, or it is clear that none will.
+    """
+    file = forest.paths.derived(DERIVED[MOE], old.name).card
+    if file.is_file() and not _is_old(plan, Card.read(file).parents):
+        return {}
+    mixture = Mixture.of_card(old.card)
+    gone = [name for name in mixture.experts if name not in forest]
+    heir = Heir(MOE, old.name, old.card.sha256, None, None)
+    if len(mixture.experts) - len(gone) < 2:
+        removal.discard_heir(forest, forest.paths.bin(plan.name), heir)
+        return {"now": "deleted", "why": "fewer than two of its experts are left"}
+    try:
+        config = _measured_as(config, old.card)
+        path = make_mixture(config, forest, mixture.without(gone), reporter)
+    except UserError:
+        removal.discard_heir(forest, forest.paths.bin(plan.name), heir)
+        raise
+    removal.discard_derived(forest.root, [old.card.sha256])
+    return {"before": old.card.valid_nats, "after": Card.read(ModelFolder(path).card).valid_nats}
 
 
 def _average_again(config: Config, forest: Forest, old: Old, reporter: Reporter) -> TableRow:

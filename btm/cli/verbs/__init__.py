@@ -23,6 +23,7 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "average": using.average,
     "mix": using.mix,
     "distil": using.distil,
+    "moe": using.moe,
     "import": interop.import_model,
     "export": interop.export_model,
     "push": interop.push,

@@ -7,6 +7,7 @@ other commands too.
 from collections.abc import Collection
 
 from btm.config.average import SCALED
+from btm.config.moe import SUMMED, TRAINED
 from btm.config.schema import Config
 from btm.errors import UserError
 
@@ -24,6 +25,16 @@ _METHODS = {
 }
 _SEARCH = ("average.budget", "average.groups")
 _SAMPLED = ("mix.seed", "mix.concentration")
+# A key of mixtures of experts, and the routers that it changes.
+_ROUTERS = {
+    "moe.ridge": ("ridge",),
+    "moe.tokens": SUMMED,
+    "moe.reader": SUMMED,
+    "moe.seed": ("random", *TRAINED),
+    "moe.steps": TRAINED,
+    "moe.train": TRAINED,
+    "moe.balance": ("btx",),
+}
 # A key of exports, and the formats that it changes.
 _FORMATS = {
     "export.dtype": ("hf", "gguf"),
@@ -60,6 +71,8 @@ def _wanted(
         return "nothing is searched; give average.search=valid with it"
     if verb == "mix" and key in _SAMPLED and not config.mix.samples:
         return "nothing is drawn; give mix.samples=N with it"
+    if verb == "moe":
+        return _of_mixture(key, config)
     if verb == "export" and key in _FORMATS and config.format not in _FORMATS[key]:
         return (
             f"format={config.format} does not read it; wanted format={' or '.join(_FORMATS[key])}"
@@ -95,3 +108,15 @@ def _of_average(key: str, keys: Collection[str], config: Config) -> str | None:
         return None
     method = average.method or ("null, which fits its scale itself," if is_default else "linear")
     return f"average.method={method} does not read it; give one of {', '.join(wanted)}"
+
+
+def _of_mixture(key: str, config: Config) -> str | None:
+    """Say what a key of `btm moe` would need to have an effect; None if it has one."""
+    moe = config.moe
+    kept = ("moe.name", "moe.add", "moe.remove", "domain")
+    if (moe.add or moe.remove) and key not in kept and (key.startswith("moe.") or key == "weights"):
+        return "ELMs join or leave a mixture as it was made; leave it out"
+    routers = _ROUTERS.get(key, (moe.router,))
+    if moe.router not in routers:
+        return f"moe.router={moe.router} does not read it; give one of {', '.join(routers)}"
+    return None

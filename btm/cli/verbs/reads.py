@@ -31,8 +31,8 @@ _MEASURING = ("eval", "compare", "grow", *_CYCLE)
 # A key, or a section by its name and a dot, and the verbs that read it.
 READERS: dict[str, tuple[str, ...]] = {
     "expert": (*_STEPS, "grow", "import", "logs", "cancel", *_ONE),
-    "domain": (*_STEPS, "grow", "average", "mix", "import", "generate", *_CYCLE),
-    "weights": (*_STEPS, "average", "grow", *_CYCLE),
+    "domain": (*_STEPS, "grow", "average", "mix", "moe", "import", "generate", *_CYCLE),
+    "weights": (*_STEPS, "average", "moe", "grow", *_CYCLE),
     "parent": (*_STEPS, "import", "grow", *_CYCLE),
     "against": ("diff", "compare", "run"),
     "models": _MEASURING,
@@ -50,7 +50,8 @@ READERS: dict[str, tuple[str, ...]] = {
     "average.name": ("average", "run", *_ONE),
     "distil.name": ("distil", *_ONE),
     "distil.": ("distil",),
-    "moe.name": _ONE,
+    "moe.name": ("moe", *_ONE),
+    "moe.": ("moe",),
     "average.experts": ("average", *_CYCLE),
     "average.base": ("average", *_CYCLE),
     "average.search": ("average", "run"),
@@ -97,6 +98,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "average": (*_MODELS, "average", "card"),
     "mix": (*_MODELS, "eval"),
     "distil": (*_MODELS, "seed", "card"),
+    "moe": (*_MODELS, "moe"),
     "generate": _MODELS,
     "import": (*_MODELS, "seed", "card", "merge"),
     "export": ("card",),

@@ -156,6 +156,36 @@ def distil(config: Config, out: Output) -> None:
     out.line(f"distilled into {path}", value | made | {"measured": measured})
 
 
+def moe(config: Config, out: Output) -> None:
+    """Make one model in which a router sends each token to some of the ELMs' networks, in moes/.
+
+    It is a Mixtral, for ELMs that are Llamas: the feed-forward networks of moe.experts become its
+    experts byte for byte, all else is their average by weights= (as in btm average).
+    moe.router=ridge and domain read moe.tokens of each domain's train text and train nothing;
+    random trains nothing either; btx and base train the router, or moe.train=all, for moe.steps.
+
+    moe.add=[NAME] and moe.remove=[NAME] let ELMs join or leave a mixture that stands (ridge, domain
+    and random), without training and without reading the others' text again.
+
+    It is measured as an average is before it is sealed; average.measure=false leaves that out.
+
+    example: btm moe experiment=demo moe=mine moe.router=ridge moe.top_k=2
+    example: btm moe experiment=demo moe=mine moe.remove=[bible]
+    """
+    from btm import steps
+    from btm.forest.card import Card
+    from btm.forest.paths import ModelFolder
+
+    sweep(config)
+    path = steps.moe(config, out.reporter)
+    card = Card.read(ModelFolder(path).card)
+    for line in steps.worth(card):
+        out.reporter.line(line)
+    measured = {domain: asdict(part) for domain, part in card.measured.items()}
+    value = {"path": str(path), "valid_nats": card.valid_nats, "seed_nats": card.seed_nats}
+    out.line(f"made {path}", value | {"measured": measured})
+
+
 def generate(config: Config, out: Output) -> None:
     """Let the ensemble go on with prompt="…"; its experts are weighed anew after each token.
 

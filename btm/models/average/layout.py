@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,13 +39,26 @@ def plan(like: Path, dtype: str | None, shard_bytes: int | None) -> list[File]:
     """
     if dtype is None and shard_bytes is None:
         return [_copy(file) for file in wt.files(like)]
+    return new_files(wt.tensors(like).values(), dtype, shard_bytes)
+
+
+def new_files(
+    tensors: Iterable[wt.Tensor],
+    dtype: str | None,
+    shard_bytes: int | None,
+    notes: Mapping[str, str] = {},
+) -> list[File]:
+    """Plan the files of `tensors`, in their order; `dtype` and `shard_bytes` as in `plan`.
+
+    `notes` stand in the metadata of each, and so in its sha256.
+    """
     shards: list[list[wt.Tensor]] = [[]]
-    for tensor in wt.tensors(like).values():
+    for tensor in tensors:
         held = sum(_bytes(other, dtype) for other in shards[-1])
         if shards[-1] and shard_bytes is not None and held + _bytes(tensor, dtype) > shard_bytes:
             shards.append([])
         shards[-1].append(tensor)
-    return [_new(_name(i, len(shards)), shard, dtype) for i, shard in enumerate(shards)]
+    return [_new(_name(i, len(shards)), shard, dtype, notes) for i, shard in enumerate(shards)]
 
 
 def write_index(files: list[File], like: Path, target: Path) -> None:
@@ -53,13 +67,19 @@ def write_index(files: list[File], like: Path, target: Path) -> None:
     same = [file.name for file in files] == [file.name for file in wt.files(like)]
     if same and (like / name).is_file():
         (target / name).write_bytes((like / name).read_bytes())
-    elif len(files) > 1:
+    else:
+        write_new_index(files, target)
+
+
+def write_new_index(files: list[File], target: Path) -> None:
+    """Write the index of several files; one file needs none."""
+    if len(files) > 1:
         total = sum(
             e.size * np.dtype(_kinds()[e.dtype]).itemsize for file in files for e in file.entries
         )
         where = {entry.name: file.name for file in files for entry in file.entries}
         index = {"metadata": {"total_size": total}, "weight_map": where}
-        (target / name).write_text(json.dumps(index, indent=2) + "\n")
+        (target / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _copy(file: Path) -> File:
@@ -68,9 +88,9 @@ def _copy(file: Path) -> File:
     return File(file.name, head, entries)
 
 
-def _new(name: str, tensors: list[wt.Tensor], dtype: str | None) -> File:
+def _new(name: str, tensors: list[wt.Tensor], dtype: str | None, notes: Mapping[str, str]) -> File:
     """Lay out a file of `tensors` as safetensors does: widest dtype first, so all are aligned."""
-    header: Json = {"__metadata__": {"format": "pt"}}
+    header: Json = {"__metadata__": {"format": "pt", **notes}}
     entries, begin = [], 0
     for tensor in sorted(tensors, key=lambda t: -np.dtype(_kinds()[_kind(t, dtype)]).itemsize):
         kind, size = _kind(tensor, dtype), _bytes(tensor, dtype)

@@ -1,0 +1,204 @@
+"""The step of `btm moe`: put the feed-forward networks of ELMs behind a router, in one model.
+
+The networks are the ELMs' byte for byte, and everything else is a weighted average
+(btm/models/moe/mixtral.py). The router is found in closed form, or trained (btm/steps/router.py).
+An expert joins or leaves because its sums stand by themselves: what is made is the same as if it
+was made anew with those experts, but the others' text is not read again.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from btm.config.checks import check_name
+from btm.config.moe import TRAINED
+from btm.config.schema import Config
+from btm.data import ends
+from btm.errors import UserError
+from btm.forest import ELM, Forest, index, ledger, publish
+from btm.forest.card import Card, Parent
+from btm.forest.paths import MOES, ModelFolder
+from btm.forest.suites import open_suites
+from btm.models import causal_lm, flops, weights
+from btm.models.average import normalise
+from btm.models.moe import mixtral
+from btm.models.moe.hidden import Sums
+from btm.report import Reporter, quiet
+from btm.steps import averages, router
+from btm.steps.mixture import Mixture, changed, mixture_of
+from btm.steps.plan import Plan
+from btm.system import durable
+from btm.system.json_files import Json
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+def moe(config: Config, reporter: Reporter = quiet) -> Path:
+    """Make a mixture of experts in ``moes/``, or let ELMs join or leave one, and return its folder.
+
+    If it stands there already, nothing is done.
+    """
+    forest = Forest(config.forest_root)
+    mixture = _asked(config, forest, reporter)
+    return make(config, forest, mixture, reporter)
+
+
+def plan_of_moe(config: Config) -> Plan:
+    """Plan `moe`; `UserError` for ELMs that it cannot be made of."""
+    forest = Forest(config.forest_root)
+    mixture = _asked(config, forest, None)
+    elms = _experts(forest, mixture)
+    names = ", ".join(mixture.experts)
+    if _stands(forest, mixture):
+        return Plan.nothing("moe", mixture.name)
+    steps = config.moe.steps if mixture.router in TRAINED else None
+    tokens = None if steps is None else router.tokens_of(config, mixture)
+    made = _mixtral_config(_config_of(elms, mixture))
+    per_token = flops.Shape.of_config(made).training_flops(config.trainer.seq_len)
+    stored = sum(tensor.size for tensor in weights.tensors(elms[0].path).values())
+    itemsize = stored // weights.parameters(elms[0].path)
+    trained = "" if steps is None else f", {steps:,} steps"
+    return Plan(
+        "moe",
+        mixture.name,
+        f"the networks of {names} behind a {mixture.router} router, top-{mixture.top_k}{trained}",
+        makes=(mixture.name,),
+        parents=mixture.experts,
+        reads=tuple(elm.path for elm in elms),
+        writes=(forest.paths.derived(MOES, mixture.name).path,),
+        steps=steps,
+        tokens=tokens,
+        flops=None if tokens is None else tokens * per_token,
+        disk_bytes=causal_lm.count_parameters(made) * itemsize,
+    )
+
+
+def make(config: Config, forest: Forest, mixture: Mixture, reporter: Reporter = quiet) -> Path:
+    """Make a mixture and publish it, in place of one of that name; return its folder."""
+    elms = _experts(forest, mixture)
+    target = forest.paths.derived(MOES, mixture.name).path
+    if _stands(forest, mixture):
+        return target
+    values = _config_of(elms, mixture)
+    card = _card(forest, mixture, elms, values)
+    if mixture.router in TRAINED:
+        made = partial(_write, forest, mixture, [], values, reporter)
+        return router.trained(config, forest, mixture, elms, card, made, reporter)
+    sums = router.sums_of(config, forest, mixture, elms, reporter) if mixture.is_summed else []
+    card = router.with_reading(config, card, elms, sums)
+    return publish.derived(
+        forest,
+        index.MOE,
+        card,
+        partial(_write, forest, mixture, sums, values, reporter),
+        averages.measuring(config, forest, reporter),
+    )
+
+
+def _asked(config: Config, forest: Forest, reporter: Reporter | None) -> Mixture:
+    """Find which mixture is meant; without a `reporter` nothing is scored for its weights."""
+    if config.moe.add or config.moe.remove:
+        return changed(config, forest)
+    found = mixture_of(config, forest, reporter)
+    check_name(found.name, "moe.name")
+    if config.domain:
+        open_suites(config).shard(config.domain, "valid")  # it is measured there
+    return found
+
+
+def _experts(forest: Forest, mixture: Mixture) -> list[ELM]:
+    """Open the experts, in their order; `UserError` unless a Mixtral can be made of them."""
+    elms = [forest[name] for name in mixture.experts]
+    mixtral.require_llamas([elm.path for elm in elms])
+    if mixture.top_k > len(elms):
+        names = ", ".join(mixture.experts)
+        raise UserError(f"moe.top_k={mixture.top_k}: there are {len(elms)} experts ({names})")
+    for elm in elms:
+        if len(elm.card.domains) != 1 and (mixture.is_summed or mixture.router in TRAINED):
+            raise UserError(
+                f"{elm.name!r} was trained on no domain of its own, which moe.router="
+                f"{mixture.router} reads: leave it out of moe.experts, or give moe.router=random"
+            )
+    return elms
+
+
+def _stands(forest: Forest, mixture: Mixture) -> bool:
+    """Tell whether this mixture of these very weights stands."""
+    file = forest.paths.derived(MOES, mixture.name).card
+    if not file.exists():
+        return False
+    card = Card.read(file)
+    ours = {name: forest[name].card.sha256 for name in mixture.experts}
+    return Mixture.of_card(card) == mixture and ours == {
+        name: parent.sha256 for name, parent in card.parents.items()
+    }
+
+
+def _config_of(elms: Sequence[ELM], mixture: Mixture) -> Json:
+    """Make the mixture's config.json."""
+    llama = causal_lm.read_config(ModelFolder(elms[0].path).config)
+    return mixtral.config_of(llama, len(elms), mixture.top_k)
+
+
+def _card(forest: Forest, mixture: Mixture, elms: Sequence[ELM], values: Json) -> Card:
+    """Make the card of a mixture, before its parameters are made."""
+    made = _mixtral_config(values)
+    shape = flops.Shape.of_config(made)
+    shares = _shares(mixture, elms)
+    return Card(
+        name=mixture.name,
+        domains=sorted({domain for elm in elms for domain in elm.card.domains}),
+        sha256="",
+        tokenizer_sha256=forest.identity["tokenizer_sha256"],
+        parents={
+            elm.name: Parent(shares[elm.name], mixture.weights[elm.name], elm.card.sha256)
+            for elm in elms
+        },
+        branch_method=mixture.how,
+        recipe=mixture.recipe(),
+        ancestors=ledger.lineage(elm.card for elm in elms),
+        parameters=causal_lm.count_parameters(made),
+        matrix_parameters=shape.matrix_parameters,
+        attention=shape.attention,
+    )
+
+
+def _mixtral_config(values: Json) -> "PretrainedConfig":
+    from transformers import MixtralConfig
+
+    return MixtralConfig(**{key: value for key, value in values.items() if key != "model_type"})
+
+
+def _shares(mixture: Mixture, elms: Sequence[ELM]) -> dict[str, float]:
+    """Compute each expert's share of the parameters: its network, and its part of the average."""
+    tensors = weights.tensors(elms[0].path)
+    own = sum(t.size for name, t in tensors.items() if mixtral.expert_tensor(name, 0) is not None)
+    shared = sum(t.size for t in tensors.values()) - own
+    averaged = normalise(mixture.weights)
+    whole = own * len(elms) + shared
+    return {e.name: (own + shared * averaged.get(e.name, 0.0)) / whole for e in elms}
+
+
+def _write(
+    forest: Forest,
+    mixture: Mixture,
+    sums: Sequence[Sums],
+    values: Json,
+    reporter: Reporter,
+    folder: Path,
+) -> dict[str, str]:
+    """Write a mixture with its sums into `folder`; return the sha256 of each weight file."""
+    folders = {name: forest[name].path for name in mixture.experts}
+    shared = {folders[name]: weight for name, weight in mixture.weights.items()}
+    rows = router.rows_of(mixture, sums, values)
+    digests = mixtral.write(
+        shared, list(folders.values()), rows, folder, mixture.top_k, reporter.alive
+    )
+    causal_lm.copy_files(next(iter(folders.values())), folder)
+    durable.write_json(ModelFolder(folder).config, values)
+    ends.declare(folder, list(folders.values()))
+    for name, each in zip(mixture.experts, sums, strict=bool(sums)):
+        each.write(folder / router.sums_file(name))
+    return digests

@@ -1,0 +1,270 @@
+"""The router of a mixture of experts: from sums of hidden states, drawn, or trained."""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from btm.config.schema import Config
+from btm.data.batches import Batches, Windows, windows
+from btm.data.shards import Shard
+from btm.errors import UserError
+from btm.forest import ELM, Forest, index, publish, trained_on
+from btm.forest.card import Card
+from btm.forest.paths import MOES, ModelFolder
+from btm.forest.suites import open_suites
+from btm.models import causal_lm, flops, weights
+from btm.models.average import Settings
+from btm.models.files import INDEX
+from btm.models.moe import hidden, routers
+from btm.models.moe.hidden import Array, Sums
+from btm.report import Beating, Reporter
+from btm.steps import averages
+from btm.steps.beside import seeds
+from btm.steps.mixture import Mixture
+from btm.system import durable, lease
+from btm.system.json_files import Json, read_object
+from btm.train import moe as training
+from btm.train.schedule import Schedule, default_lr
+from btm.train.training import Trained, Training
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_MAKING = "making.json"  # in the folder where a mixture is trained: which one it is
+
+
+def sums_file(expert: str) -> str:
+    """Name the file of an expert's sums, in the folder of the mixture."""
+    return f"sums-{expert}.safetensors"
+
+
+def rows_of(mixture: Mixture, sums: Sequence[Sums], values: Json) -> Array:
+    """Make the routers' rows, (L, E, H), of a mixture that has the config `values`."""
+    if mixture.router == "ridge":
+        return routers.ridge(sums, mixture.settings["ridge"])
+    if mixture.router == "domain":
+        return routers.domain(sums)
+    layers, width = values["num_hidden_layers"], values["hidden_size"]
+    return routers.random(mixture.experts, mixture.settings["seed"], layers, width)
+
+
+def sums_of(
+    config: Config, forest: Forest, mixture: Mixture, elms: Sequence[ELM], reporter: Reporter
+) -> list[Sums]:
+    """Return the sums of each expert's domain; those that a mixture of that name has are reused.
+
+    The text is the head of the domain's train split, which the expert was trained on itself.
+    """
+    suite, reader = open_suites(config), str(mixture.settings["reader"])
+    most = int(mixture.settings["tokens"])
+    shards = [suite.shard(elm.card.domains[0], "train") for elm in elms]
+    standing = forest.paths.derived(MOES, mixture.name).path
+    found: list[Sums | None] = []
+    for elm, shard in zip(elms, shards, strict=True):
+        file = standing / sums_file(elm.name)
+        known = Sums.read(file) if file.is_file() else None
+        tokens, _ = shard.head(most)
+        wanted = (elm.card.sha256, shard.sha256, reader, tokens)
+        found.append(known if known is not None and known.of_same(*wanted) else None)
+    missing = [i for i, each in enumerate(found) if each is None]
+    if missing:
+        trained_on.record(forest.paths, [shards[i] for i in missing])
+        total = sum(shards[i].head(most)[0] for i in missing)
+        said = f"hidden states of {', '.join(elms[i].name for i in missing)}"
+        with reporter.scoring(said, total) as told:
+            for i in missing:
+                with _reader(config, forest, mixture, elms[i], reporter) as folder:
+                    found[i] = _read(config, folder, elms[i], shards[i], reader, most, told)
+    return [each for each in found if each is not None]
+
+
+@contextmanager
+def _reader(
+    config: Config, forest: Forest, mixture: Mixture, elm: ELM, reporter: Reporter
+) -> Iterator[Path]:
+    """Find the model whose hidden states are read (moe.reader) for an expert's domain."""
+    how = mixture.settings["reader"]
+    if how == "expert":
+        yield elm.path
+    elif how == "seed":
+        roots = seeds(forest, list(mixture.experts))
+        if len(roots) != 1:
+            raise UserError(
+                f"moe.reader=seed: {len(roots)} ELMs without parents stand in {forest.root}, and "
+                "one is wanted: give moe.reader=expert or average"
+            )
+        yield forest[roots[0]].path
+    else:
+        with publish.trial(forest, mixture.weights, Settings(), reporter.alive) as folder:
+            yield folder
+
+
+def _read(
+    config: Config,
+    folder: Path,
+    elm: ELM,
+    shard: Shard,
+    reader: str,
+    most: int,
+    told: Callable[[int], None],
+) -> Sums:
+    import torch
+
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    model: PreTrainedModel = causal_lm.load_trainable(folder, config.trainer.device).eval()
+    causal_lm.check_context(config, model.config.to_dict(), str(folder))
+    text = windows(shard, config.window, most)
+    gram, total = hidden.read(model, _batches(text, config.score.batch_size), told)
+    return Sums(elm.card.sha256, shard.sha256, reader, text.n_tokens, gram, total)
+
+
+def _batches(text: Windows, rows: int) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """Yield the inputs of `rows` windows at a time, and how many of their tokens count."""
+    for start in range(0, text.n_windows, rows):
+        ids = text.inputs(start, min(start + rows, text.n_windows))
+        yield ids, min(ids.size, text.n_tokens - start * text.L)
+
+
+def with_reading(config: Config, card: Card, elms: Sequence[ELM], sums: Sequence[Sums]) -> Card:
+    """Put on the card what was read for the router: which text, how many tokens, FLOPs.
+
+    What stood already counts too: it was read for this router.
+    """
+    if not sums:
+        return card
+    like = elms[0].card
+    shape = flops.Shape(like.matrix_parameters, like.attention)
+    if not like.matrix_parameters:  # a card from before the ledger
+        shape = flops.Shape.of_config(causal_lm.load_config(elms[0].path))
+    tokens = sum(each.tokens for each in sums)
+    data = {elm.card.domains[0]: each.shard for elm, each in zip(elms, sums, strict=True)}
+    spent = tokens * shape.inference_flops(config.window)
+    return replace(card, tokens=tokens, flops=spent, data=data)
+
+
+def tokens_of(config: Config, mixture: Mixture) -> int:
+    """Count the tokens that a router is trained on."""
+    return int(mixture.settings["steps"]) * config.trainer.batch_size * config.trainer.seq_len
+
+
+def trained(
+    config: Config,
+    forest: Forest,
+    mixture: Mixture,
+    elms: Sequence[ELM],
+    card: Card,
+    write: Callable[[Path], dict[str, str]],
+    reporter: Reporter,
+) -> Path:
+    """Train a mixture that `write` begins, from wherever an earlier attempt stopped, and publish
+    it; return its folder.
+
+    It is trained in a hidden folder beside it, under a lease, on the train text of all its experts.
+    """
+    suite = open_suites(config)
+    shards = [suite.shard(domain, "train") for domain in card.domains]
+    home = forest.paths.derived(MOES, f".{mixture.name}").path
+    making = {
+        "recipe": mixture.recipe(),
+        "parents": {name: asdict(parent) for name, parent in card.parents.items()},
+    }
+    if lease.find(home) is None:
+        with durable.publish_folder(home, replace=True) as folder:
+            write(folder)
+            durable.write_json(folder / _MAKING, making)
+    held = lease.take(home)
+    try:
+        beating = Beating(reporter, held.beat)
+        begun = read_object(held.path / _MAKING, recipe=dict, parents=dict)
+        if begun != making:
+            raise UserError(
+                f"{home} holds the mixture {mixture.name!r} half made of other ELMs or with other "
+                "settings: give those and it goes on, give another moe=NAME, or delete that folder"
+            )
+        trained_on.record(forest.paths, shards)
+        result = _train(config, mixture, elms, held.path, shards, beating)
+        path = publish.derived(
+            forest,
+            index.MOE,
+            _with_training(card, result),
+            lambda folder: _copy(held.path, folder),
+            averages.measuring(config, forest, beating),
+        )
+        durable.remove_folder(held.path)
+    finally:
+        held.release()
+    return path
+
+
+def _train(
+    config: Config,
+    mixture: Mixture,
+    elms: Sequence[ELM],
+    folder: Path,
+    shards: list[Shard],
+    reporter: Reporter,
+) -> Trained:
+    """Train the mixture in `folder`, unless it is trained; return what that took."""
+    done = ModelFolder(folder).result
+    if done.exists():
+        return Trained.from_json(read_object(done, steps=int, tokens=int))
+    steps, chosen = int(mixture.settings["steps"]), config.trainer
+    given = chosen.lr
+    # Where a test was to find the rate, the size of one ELM gives it: none is made for a mixture,
+    # and each of its matrices is as large as an ELM's.
+    like = default_lr(weights.parameters(elms[0].path))
+    rate = float(given) if isinstance(given, int | float) else like
+    trainer = replace(chosen, lr=rate)
+    pieces = [piece for shard in shards for piece in shard.pieces(trainer.seq_len + 1)]
+    with reporter.training(mixture.name) as report:
+        found = training.train(
+            Training(
+                folder,
+                Batches(
+                    pieces, trainer.seq_len, trainer.batch_size, trainer.seed, order=mixture.name
+                ),
+                trainer,
+                Schedule.of(trainer, horizon=steps),
+                steps,
+                report=report,
+                pulse=reporter.pulse,
+            ),
+            mixture.router,
+            mixture.settings["train"],
+            float(mixture.settings.get("balance", 0.0)),
+        )
+    found = replace(found, lr=rate, data={shard.domain: shard.sha256 for shard in shards})
+    durable.write_json(done, found.to_json())
+    return found
+
+
+def _with_training(card: Card, result: Trained) -> Card:
+    """Put on the card what the training took."""
+    return replace(
+        card,
+        steps=result.steps,
+        tokens=result.tokens,
+        flops=result.flops,
+        lr=result.lr,
+        schedule=result.schedule or {},
+        data=result.data or {},
+        exact=result.exact,
+        notes=result.notes,
+    )
+
+
+def _copy(source: Path, target: Path) -> dict[str, str]:
+    """Copy the trained model; return the sha256 of each weight file."""
+    causal_lm.copy_files(source, target)
+    for file in [*weights.files(source), source / INDEX]:
+        if file.is_file():
+            shutil.copyfile(file, target / file.name)
+    shutil.copyfile(ModelFolder(source).metrics, ModelFolder(target).metrics)
+    return weights.digests(target)
