@@ -52,7 +52,7 @@ def measured(schedule: str, way: str, words: list[str]) -> list[dict]:
     found = json.loads(btm("compare", *words, "--json"))
     return [
         {"schedule": schedule, "weights": way, "model": KINDS[row["kind"]]}
-        | {scope: row[scope] for scope in ("in-domain", "novel")}
+        | {scope: row[scope.replace("-", "_")]["perplexity"] for scope in ("in-domain", "novel")}
         for row in found["rows"]
         if row["kind"] in KINDS
     ]

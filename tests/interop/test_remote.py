@@ -152,6 +152,24 @@ def test_an_average_is_replaced_when_asked(copy, remote, capsys):
     assert found.sha256 == Card.read(here.paths.average("uniform").card).sha256
 
 
+def test_a_mixture_of_experts_travels_to_a_forest_of_its_experts(copy, remote, capsys):
+    config = copy()
+    here = Forest(config.forest_root)
+    words = [f"forest={here.root}", f"data.out={config.data.out}", "average.measure=false"]
+    assert main(["moe", "experiment=smoke", *words, "moe=drawn", "moe.router=random"]) == 0
+    assert push(here, remote, "moe=drawn") == 0
+    there = here.root.with_name("there")
+    shutil.copytree(here.root, there, ignore=shutil.ignore_patterns("moes"))
+    assert pull(there, remote, "moe=drawn") == 0
+    sent, came = (root / "moes" / "drawn" for root in (here.root, there))
+    assert (came / "model.safetensors").read_bytes() == (sent / "model.safetensors").read_bytes()
+    assert "A mixture of experts (MoE)" in (came / "README.md").read_text()
+    assert main(["verify", f"forest={there}", "--full"]) == 0
+    refused(capsys, "only an ELM", push(here, remote, "moe=drawn", "push.as=delta8"))
+    refused(capsys, "no MoE 'drown'", pull(there, remote, "moe=drown"))
+    refused(capsys, "give one of them", push(here, remote, "moe=drawn", "expert=bible"))
+
+
 def copy_words(config, *words):
     return compose(
         [f"forest={config.forest_root}", "average.name=uniform", "average.measure=false", *words]
@@ -345,7 +363,7 @@ def test_words_without_effect_or_sense(forest, remote, capsys):
     refused(capsys, "no ELM 'bibel'", push(forest, remote, "expert=bibel"))
     refused(capsys, "push.as=delta8", push(forest, remote, "export.block=64"))
     refused(capsys, "does not read", push(forest, remote, "export.dtype=bf16"))
-    refused(capsys, "travels whole", push(forest, remote, "average=uniform", "push.as=delta"))
+    refused(capsys, "only an ELM has a difference", push(forest, remote, "average=uniform", "push.as=delta"))
     refused(capsys, "in a folder", main(["show", f"forest=file://{remote}", "expert=bible"]))
     refused(capsys, "from is missing", main(["pull", f"forest={forest.root}"]))
     assert push(forest, remote, "expert=bible") == 0

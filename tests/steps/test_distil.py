@@ -223,14 +223,20 @@ def test_bad_input_is_one_line_and_leaves_nothing(own, workspace, capsys, words,
     assert tree(root) == before
 
 
-def test_a_student_larger_than_memory_is_refused(own, workspace, capsys, monkeypatch):
-    from btm.cli.preflight import machine
-
+def test_a_student_larger_than_memory_is_refused(own, workspace, capsys):
     config = own()
-    monkeypatch.setattr(machine, "available_for_jobs", lambda: 1e6)
-    words = [*workspace, f"forest={config.forest_root}", "student=new", "trainer.device=cpu"]
-    assert main(["distil", *words, "--dry-run"]) == 2
-    assert "distilling needs" in capsys.readouterr().err
+    root = Forest(config.forest_root).root
+    head = json.dumps(
+        {"huge": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}
+    )
+    with (root / "elms" / "bible" / "model.safetensors").open("wb") as file:  # 4 TB, of holes
+        file.write(len(head).to_bytes(8, "little") + head.encode())
+        file.truncate(8 + len(head) + 4 * 10**12)
+    words = [*workspace, f"forest={root}", "student=new", "trainer.device=cpu"]
+    assert main(["distil", *words]) == 2
+    err = capsys.readouterr().err
+    assert "distilling needs" in err
+    assert len(err.splitlines()) == 1
 
 
 def test_a_teacher_that_is_removed_names_it_as_heir(own):

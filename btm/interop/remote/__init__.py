@@ -5,7 +5,7 @@ A remote forest has the folders of a forest, and beside the files of each model 
     forest.json                     what all its models share: architecture, tokenizer
     elms/<name>/manifest.json       the files of the ELM with sha256 and size, and its card
     elms/<name>/<id>/<file>         the files; the id is a hash of their names, sizes and sums
-    averages/<name>/…               the same of an average
+    averages/<name>/…               the same of an average; students/ and moes/ alike
 
 A model is there once its manifest is. That is written last, and only where none stands (or, of an
 average that is replaced, where the one stands that was read): so of two pushers one wins, and since

@@ -15,10 +15,19 @@ from btm.config.choices import LICENSES
 from btm.config.schema import Config
 from btm.data.tokenizer import recorded_policy
 from btm.errors import UserError
-from btm.forest import Branch, Forest, ledger, model_card, seal, tombstone, trained_on
+from btm.forest import (
+    Branch,
+    Forest,
+    ledger,
+    model_card,
+    require_same_tokenizer,
+    seal,
+    tombstone,
+    trained_on,
+)
 from btm.forest import delta as sparse
 from btm.forest.card import Card
-from btm.forest.paths import ELMS, ModelFolder
+from btm.forest.paths import ELMS, MOES, ModelFolder
 from btm.interop import delta, delta8, huggingface, intake, received
 from btm.interop.remote.facts import Facts
 from btm.interop.remote.manifest import PLACES, Manifest
@@ -148,7 +157,7 @@ def _measurable(door: Door, forest: Forest) -> received.Measure:
 def _derived(
     door: Door, forest: Forest, manifest: Manifest, folder: Path, model: huggingface.Checked
 ) -> None:
-    """Publish an average, with its sender's card; what can be counted is counted anew."""
+    """Publish a derived model, with its sender's card; what can be counted is counted anew."""
     card, alive = manifest.card, door.reporter.alive
     target = forest.root / manifest.place / manifest.name
     kind = PLACES[manifest.place]
@@ -174,8 +183,14 @@ def _derived(
 
 
 def _require_same(forest: Forest, manifest: Manifest, model: huggingface.Checked) -> None:
+    """Raise `UserError` unless a derived model has the forest's tokenizer and, but for a mixture of
+    experts, its architecture.
+    """
     from btm.models import configs
 
+    if manifest.place == MOES:
+        require_same_tokenizer(forest, model.tokenizer_sha256, manifest.home)
+        return
     architecture = configs.fingerprint(model.model.config)
     forest.require(architecture, model.tokenizer_sha256, manifest.home)
 

@@ -12,6 +12,7 @@ from typing import Any
 from btm.config.schema import Config
 from btm.errors import UserError, first_line
 from btm.forest import ELM, Forest
+from btm.forest.models import derived_of
 from btm.interop import export
 from btm.interop.remote.urls import Url
 from btm.models.files import README
@@ -27,8 +28,10 @@ def push(config: Config, url: Url, models: list[ELM], reporter: Reporter = quiet
     A repository that is not there is made, private. Raises `UserError` for more than one model, a
     repository that holds another and no push.replace=true, or whatever the Hub refuses.
     """
-    if len(models) != 1 or (config.expert is None and config.average.name is None):
-        raise UserError(f"{url}: a repository holds one model: give expert=NAME or average=NAME")
+    if len(models) != 1 or (config.expert is None and derived_of(config) is None):
+        raise UserError(
+            f"{url}: a repository holds one model: give expert=, average=, student= or moe="
+        )
     if config.push.kind != "full":
         raise UserError(
             f"push.as={config.push.kind}: a repository holds whole models; leave it out"

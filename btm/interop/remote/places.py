@@ -234,9 +234,7 @@ class Bucket:
     def replace(self, key: str, content: bytes, seen: Seen) -> bool:
         """Replace a small object; return False, with nothing written, unless it is still `seen`."""
         if self.url.scheme != "s3" or not seen.tag:
-            raise UserError(
-                f"{self.url}: {self.url.scheme}:// replaces nothing: give another average.name="
-            )
+            raise UserError(f"{self.url}: {self.url.scheme}:// replaces nothing: give another name")
         return self._put_if(key, content, IfMatch=seen.tag)
 
     def send(self, file: Path, key: str, expected: Content, told: Told) -> None:

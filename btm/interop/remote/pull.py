@@ -18,11 +18,12 @@ from btm.config.schema import Config
 from btm.errors import UserError, unknown
 from btm.forest import Forest, tombstone
 from btm.forest.card import Card
-from btm.forest.paths import AVERAGES, CARD, ELMS, Paths
+from btm.forest.models import derived_of
+from btm.forest.paths import CARD, ELMS, Paths, places_of
 from btm.interop import pickles, probe, received
 from btm.interop.remote import entering, listing, urls
 from btm.interop.remote import facts as shared
-from btm.interop.remote.manifest import Content, Manifest
+from btm.interop.remote.manifest import PLACES, Content, Manifest
 from btm.interop.remote.places import Bucket, Local, open_place
 from btm.interop.remote.push import find
 from btm.report import Reporter, quiet
@@ -33,7 +34,7 @@ from btm.system import durable, sandbox
 class Pulled:
     """What became of one model."""
 
-    model: str  # elms/NAME or averages/NAME
+    model: str  # elms/NAME, averages/NAME, …
     way: str  # as what it came
     state: str  # pulled, stands, or removed: here, so it did not come
     bytes: int
@@ -91,13 +92,15 @@ def chosen(config: Config, place: Local | Bucket) -> list[Manifest]:
 
     A difference from parents brings those with it that do not stand here.
     """
-    if config.expert is not None and config.average.name is not None:
+    derived = derived_of(config)
+    if config.expert is not None and derived is not None:
         raise UserError(
-            f"expert={config.expert} average={config.average.name}: give one of them, or neither "
-            "for the whole forest"
+            f"expert={config.expert} and {derived}: give one of them, or neither for the whole "
+            "forest"
         )
-    if config.average.name is not None:
-        return [_named(place, AVERAGES, config.average.name)]
+    if derived is not None:
+        (folder,), name = places_of(derived)
+        return [_named(place, folder, name)]
     if config.expert is None:
         return sorted(listing.manifests_of(place), key=_order)
     found: dict[str, Manifest] = {}
@@ -114,8 +117,7 @@ def chosen(config: Config, place: Local | Bucket) -> list[Manifest]:
 def _named(place: Local | Bucket, folder: str, name: str) -> Manifest:
     found = find(place, folder, name)
     if found is None:
-        kind = "ELM" if folder == ELMS else "average"
-        raise unknown(kind, name, place.folders(folder), place.url.text)
+        raise unknown(PLACES[folder], name, place.folders(folder), place.url.text)
     return found.manifest
 
 

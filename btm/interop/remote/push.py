@@ -7,7 +7,8 @@ from btm.config.schema import Config
 from btm.errors import UserError
 from btm.forest import ELM, Forest, own_model
 from btm.forest.card import Card
-from btm.forest.paths import AVERAGES, CARD, ELMS, FACTS
+from btm.forest.models import derived_of
+from btm.forest.paths import CARD, ELMS, FACTS
 from btm.interop.remote import facts as shared
 from btm.interop.remote import hub, parcel, urls
 from btm.interop.remote import manifest as manifests
@@ -22,7 +23,7 @@ STANDS = "stands"
 class Pushed:
     """What became of one model."""
 
-    model: str  # elms/NAME or averages/NAME
+    model: str  # elms/NAME, averages/NAME, …
     way: str  # as what it stands there
     state: str  # pushed, replaced, or stands
     bytes: int  # of all its files
@@ -38,7 +39,7 @@ class Standing:
 
 
 def push(config: Config, reporter: Reporter = quiet) -> list[Pushed]:
-    """Send what the command names to the remote ``to=URL``: an ELM, an average or the forest.
+    """Send what the command names to the remote ``to=URL``: one model, or the forest.
 
     What stands there already is not sent again, so that a push that was killed goes on. Raises
     `UserError` if the remote holds another forest, another model of a name, or fails.
@@ -89,15 +90,19 @@ def _preview(config: Config, forest: Forest, place: Local | Bucket, model: ELM) 
 
 def chosen(config: Config, forest: Forest) -> list[ELM]:
     """List the models that are pushed, parents first; the whole forest where none is named."""
-    if config.expert is not None and config.average.name is not None:
+    named = derived_of(config)
+    if config.expert is not None and named is not None:
         raise UserError(
-            f"expert={config.expert} average={config.average.name}: give one of them, or neither "
-            "for the whole forest"
+            f"expert={config.expert} and {named}: give one of them, or neither for the whole forest"
         )
     if config.expert is not None:
         return [forest[config.expert]]
-    if config.average.name is not None:
-        found = own_model(forest, f"{AVERAGES}/{config.average.name}")
+    if named is not None:
+        if config.push.kind != "full":
+            raise UserError(
+                f"push.as={config.push.kind}: only an ELM has a difference: leave it out"
+            )
+        found = own_model(forest, named)
         return [ELM(found.path, Card.read(found.path / CARD))]
     derived = [
         ELM(card.parent, Card.read(card))
@@ -178,7 +183,7 @@ def _require_replaceable(
         )
     if not config.push.replace:
         raise UserError(
-            f"{place.url}: another average {model.name!r} stands there ({there}, here {ours}): "
+            f"{place.url}: another {standing.manifest.home} stands there ({there}, here {ours}): "
             "push.replace=true replaces it"
         )
     return standing.seen
@@ -194,8 +199,6 @@ def _way(
     """Choose how a model travels; of a whole forest, what cannot go as asked goes whole."""
     asked = config.push.kind
     if model.path.parent.name != ELMS:
-        if asked != "full" and config.average.name is not None:
-            raise UserError(f"push.as={asked}: an average travels whole; leave it out")
         return "full"
     for name in model.card.parents if asked != "full" else ():
         if name not in exact and (parent := find(place, ELMS, name)) is not None:
