@@ -12,7 +12,7 @@ TEACHERS = {"posterior": "bayes", "gated": "gated"}
 
 @dataclass
 class DistilConfig:
-    """How a student is distilled from a forest (btm/steps/distil.py)."""
+    """How a student is distilled from a forest (btm/steps/distil/student.py)."""
 
     name: str | None = key(None, "name of the student; null: none, so btm distil asks for it")
     teacher: str = key(

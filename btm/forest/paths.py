@@ -9,6 +9,7 @@ its cycles.
     averages/<name>/              an average of ELMs, sealed
     students/<name>/              a model that was distilled from ELMs, sealed
     moes/<name>/                  a mixture of experts (MoE) made of ELMs, sealed
+    moes/.<name>/                 one whose router is trained: making.json says of what
     branches/<name>/              an ELM in the making; who holds it renames it (system/lease.py)
     pulls/<id>/                   what a pull that was stopped has fetched (interop/remote)
     branches/<name>+student/      a student in the making (students.py)
@@ -94,6 +95,11 @@ class ModelFolder:
     def result(self) -> Path:
         """Of a branch: what its training came to, written when that is complete."""
         return self.path / "trained.json"
+
+    @property
+    def making(self) -> Path:
+        """Of a mixture of experts in the making: its recipe and its parents."""
+        return self.path / "making.json"
 
     @property
     def rates(self) -> Path:
@@ -197,6 +203,15 @@ class Paths:
     def derived(self, place: str, name: str) -> ModelFolder:
         """Name the folder of a model in one of the `DERIVED` places."""
         return ModelFolder(self.root / place / name)
+
+    def moe_in_making(self, name: str) -> Path:
+        """Name the folder at rest in which the router of the mixture `name` is trained."""
+        return self.root / MOES / f".{name}"
+
+    def moes_in_making(self) -> list[Path]:
+        """List the folders at rest of all mixtures whose routers are trained."""
+        found = (self.root / MOES).glob(".*/making.json")
+        return sorted({file.parent.with_name(lease.name_of(file.parent)) for file in found})
 
     @property
     def branches(self) -> Path:

@@ -22,7 +22,16 @@ from btm.forest.card import Card
 from btm.forest.forest import Forest
 from btm.forest.index import PLACES, kind_of
 from btm.forest.lineage import BRANCH, ELM, Key, Lineage
-from btm.forest.paths import CARD, ELMS, STUDENTS, Paths, in_making, places_of
+from btm.forest.paths import (
+    CARD,
+    ELMS,
+    MOES,
+    STUDENTS,
+    ModelFolder,
+    Paths,
+    in_making,
+    places_of,
+)
 from btm.forest.tombstone import Heir, Tombstone
 from btm.models import weights
 from btm.system import durable, lease
@@ -80,6 +89,7 @@ def remove(forest: Forest, name: str, *, reason: str = "", because_of: str = "")
     Raises `UserError` if there never was such an ELM, or a process works on a branch of its name.
     """
     require_idle(forest, [name])
+    _require_no_mixture_at_work(forest, name)
     if not tombstone.stands(forest.root, name):
         found = consequences(forest, name)
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -92,10 +102,35 @@ def remove(forest: Forest, name: str, *, reason: str = "", because_of: str = "")
     empty(bin)
     discard(bin, forest.paths.elm(name).path)
     discard_branch(forest, bin, name)
+    for home in _mixtures_in_making(forest, name):
+        # Nobody could publish it any more, and it holds the ELM's own tensors.
+        discard(bin, lease.take(home).path)
     discard_derived(forest.root, [stone.card.sha256])
     for file in trained_on.not_needed(forest):
         file.unlink(missing_ok=True)
     return stone
+
+
+def _mixtures_in_making(forest: Forest, name: str) -> list[Path]:
+    """List the folders at rest of half-made mixtures of experts that `name` takes part in."""
+    found = []
+    for home in forest.paths.moes_in_making():
+        current = lease.find(home)
+        with suppress(UserError):
+            if (
+                current
+                and name in read_object(ModelFolder(current).making, parents=dict)["parents"]
+            ):
+                found.append(home)
+    return found
+
+
+def _require_no_mixture_at_work(forest: Forest, name: str) -> None:
+    """Raise `UserError` if a process that lives trains a mixture of experts with `name` in it."""
+    for home in _mixtures_in_making(forest, name):
+        if lease.held(home):
+            moe = home.name.removeprefix(".")
+            raise UserError(f"moe={moe} is trained with {name!r} in it: stop that, or wait")
 
 
 def _name_late_heirs(forest: Forest, stone: Tombstone) -> None:
@@ -145,13 +180,17 @@ def remove_derived(forest: Forest, called: str) -> Path:
     """Delete a derived model, ``averages/NAME``, and the scores of its weights; return where it
     was.
 
-    Nothing descends from it, so no tombstone is left, and its name is free. A student that is still
-    in the making goes too. `UserError` if there is none.
+    Nothing descends from it, so no tombstone is left, and its name is free. A student or mixture
+    of experts that is still in the making goes too. `UserError` if there is none.
     """
     (place,), name = places_of(called)
     places = {path.name: path for path in (forest.root / place).glob("[!.]*") if path.is_dir()}
-    if name not in places and place == STUDENTS and forest.has_branch(in_making(name)):
-        return _remove_student_in_making(forest, name)
+    half_made = {
+        STUDENTS: forest.paths.branch(in_making(name)),
+        MOES: forest.paths.moe_in_making(name),
+    }
+    if name not in places and place in half_made and lease.find(half_made[place]):
+        return _remove_half_made(half_made[place])
     if name not in places:
         raise unknown(kind_of(forest.root / place / name), name, places, str(forest.root))
     sha256 = ""
@@ -165,14 +204,13 @@ def remove_derived(forest: Forest, called: str) -> Path:
     return places[name]
 
 
-def _remove_student_in_making(forest: Forest, name: str) -> Path:
-    """Delete a student that is not finished; return where it was.
+def _remove_half_made(home: Path) -> Path:
+    """Delete a model that is not finished, at rest in `home`, and return that.
 
     `lease.HeldError`, a `UserError`, while a process works on it.
     """
-    held = lease.take(forest.paths.branch(in_making(name)))
-    durable.remove_folder(held.path)
-    return held.home
+    durable.remove_folder(lease.take(home).path)
+    return home
 
 
 def readmit(forest: Forest, name: str) -> Path:

@@ -2,7 +2,7 @@
 
 A student in the making stands in ``branches/<name>+student/``, so leases, gc, lists and removals
 treat it as every branch, and no ELM can have its name. What it learns from and how is the step's
-(btm/steps/distil.py).
+(btm/steps/distil/student.py).
 """
 
 import json

@@ -24,8 +24,8 @@ from btm.forest.paths import ModelFolder, Paths
 from btm.forest.tombstone import Heir
 from btm.report import Reporter, quiet
 from btm.report.tables import TableRow
-from btm.steps.mixture import Mixture
 from btm.steps.moe import make as make_mixture
+from btm.steps.moe.recipe import MoeRecipe
 from btm.system import durable
 from btm.system.json_files import read_object
 
@@ -276,7 +276,7 @@ def _mixture_again(
     file = forest.paths.derived(DERIVED[MOE], old.name).card
     if file.is_file() and not _is_old(plan, Card.read(file).parents):
         return {}
-    mixture = Mixture.of_card(old.card)
+    mixture = MoeRecipe.of_card(old.card)
     gone = [name for name in mixture.experts if name not in forest]
     heir = Heir(MOE, old.name, old.card.sha256, None, None)
     if len(mixture.experts) - len(gone) < 2:

@@ -29,7 +29,7 @@ Taught = Callable[[int], "NDArray[np.void]"]
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Objective:
     """How much the teacher counts beside the text, and how warm both are compared."""
 
     weight: float
@@ -66,7 +66,7 @@ class Student(Trainee):
     """A model that learns from `taught` and from the text of its batches."""
 
     taught: Taught
-    mixture: Mixture
+    mixture: Objective
 
     may_compile: ClassVar[bool] = True
 

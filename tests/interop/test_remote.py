@@ -363,7 +363,11 @@ def test_words_without_effect_or_sense(forest, remote, capsys):
     refused(capsys, "no ELM 'bibel'", push(forest, remote, "expert=bibel"))
     refused(capsys, "push.as=delta8", push(forest, remote, "export.block=64"))
     refused(capsys, "does not read", push(forest, remote, "export.dtype=bf16"))
-    refused(capsys, "only an ELM has a difference", push(forest, remote, "average=uniform", "push.as=delta"))
+    refused(
+        capsys,
+        "only an ELM has a difference",
+        push(forest, remote, "average=uniform", "push.as=delta"),
+    )
     refused(capsys, "in a folder", main(["show", f"forest=file://{remote}", "expert=bible"]))
     refused(capsys, "from is missing", main(["pull", f"forest={forest.root}"]))
     assert push(forest, remote, "expert=bible") == 0

@@ -91,6 +91,12 @@ LINES = {
         "posterior average, one model": "average: posterior",
         "average by the token prior, one model": "average: token",
         "top-1, one model for a token": "forest: gated, top-1",
+        "top-1 after 16 of 128 tokens, 1.9 models for a token": (
+            "forest: gated, top-1 after 16 tokens"
+        ),
+        "top-2 after 16 of 128 tokens, 2.8 models for a token": (
+            "forest: gated, top-2 after 16 tokens"
+        ),
         "DEMix, cached prior": "demix: cached prior",
         "DEMix, gated": "demix: gated",
         "random split, cached prior": "random_split: cached prior",
@@ -249,3 +255,17 @@ def test_the_table_of_committing_early_is_that_of_its_csv():
         figures = [row["experts run"], row["in-domain / ensemble"], row["novel / ensemble"]]
         said = "| {:.2f} | {:.3f} | {:.3f} |".format(*figures)
         assert f"| {tokens:g} | {experts:g} {said}" in page
+
+
+def test_the_table_of_every_way_is_that_of_its_csv():
+    table = pd.read_csv(RESULTS / "demo/one-model.csv")
+    page = (ROOT / "docs/one-model.md").read_text()
+    section = page.partition("## Which to choose")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == len(table) == 15
+    for line, (_, row) in zip(rows, table.iterrows(), strict=True):
+        cost = f"{row['models run']:.2f} | {row['training FLOPs']:.3g}"
+        assert line.endswith(f" | {cost} | {row['in-domain']:.1f} | {row['novel']:.1f} |")
+    by_name = table.set_index("model")["in-domain"]
+    over = by_name["moe-finetuned"] / by_name["demo-dense"]
+    assert f"({over:.2f} of it, at 1.26 models" in section

@@ -19,6 +19,7 @@ from btm.models import causal_lm, flops, weights
 from btm.models.moe.hidden import Sums
 from btm.report import Reporter
 from btm.steps.rederive import rederive
+from btm.system import lease
 from btm.train.moe import MoeTrainee, routers_of
 
 EXPERTS = ["bible", "code_python", "speeches"]
@@ -120,14 +121,15 @@ def test_sums_are_of_the_hidden_states_of_the_reader(copy, reader):
     np.testing.assert_allclose(sums.total[0], total, rtol=1e-3, atol=1e-2)
 
 
+class Stops(Reporter):
+    def pulse(self, step):
+        return step == 2
+
+
 @pytest.mark.parametrize("router", ["btx", "base"])
 def test_training_goes_on_bit_for_bit_where_it_was_stopped(copy, router):
     words = (f"moe.router={router}", "moe.train=all", *TRAINED)
     _, whole = made(copy("moe.name=whole", "trainer.seed=3", *words))
-
-    class Stops(Reporter):
-        def pulse(self, step):
-            return step == 2
 
     config = copy("moe.name=parts", "trainer.seed=3", *words)
     with pytest.raises(TrainingStoppedError):
@@ -145,6 +147,26 @@ def test_training_goes_on_bit_for_bit_where_it_was_stopped(copy, router):
     assert parts.sha256 != whole.sha256
     assert (parts.steps, parts.tokens) == (4, again.tokens)
     assert not (home / ".parts").exists()
+
+
+def test_a_half_made_mixture_goes_with_an_expert_or_by_its_name(copy):
+    config = copy("moe.name=half", "moe.router=btx", *TRAINED)
+    forest = Forest(config.forest_root)
+    home = forest.root / "moes/.half"
+    for remove in (
+        lambda: removal.remove_derived(forest, "moes/half"),
+        lambda: removal.remove(forest, "speeches"),
+    ):
+        with pytest.raises(TrainingStoppedError):
+            steps.moe(config, Stops())
+        held = lease.take(home)
+        with pytest.raises(UserError, match="half"):
+            remove()
+        assert held.path.is_dir()
+        held.release()
+        remove()
+        assert not list((forest.root / "moes").glob(".half*"))
+    assert "speeches" not in forest
 
 
 def test_the_router_alone_is_trained_unless_all_is(copy):

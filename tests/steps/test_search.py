@@ -13,7 +13,7 @@ from btm.cli.main import main
 from btm.forest import Forest, publish
 from btm.forest.card import Card
 from btm.models import causal_lm
-from btm.models.mixture import Mixture, groups_of
+from btm.models.average.gradient import AverageWithGradient, groups_of
 from btm.report import Reporter
 from btm.steps import rederive
 
@@ -29,7 +29,7 @@ def test_the_gradient_is_that_of_automatic_differentiation(forest):
     elms = [forest[name] for name in ("bible", "speeches", "seed")]
     folders = [elm.path for elm in elms]
     model = causal_lm.load_trainable(folders[0], "cpu").eval()
-    mixture = Mixture(folders, ["*.mlp.*"], model)
+    mixture = AverageWithGradient(folders, ["*.mlp.*"], model)
     weights = np.array([[0.2, 0.3, 0.5], [0.1, 0.6, 0.3]])
     ids = torch.arange(24).view(2, 12) % 200
     mixture.place(weights)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Matrix = NDArray[np.float64]
 
 
-class Mixture:
+class AverageWithGradient:
     """Linear averages of the models in `folders`, put into one model that is in memory."""
 
     def __init__(

@@ -37,14 +37,15 @@ from btm.forest.suites import open_suites
 from btm.models import average as averaging
 from btm.models import causal_lm, flops, trial, weights
 from btm.report import Beating, Reporter, quiet
-from btm.steps import averages, domain_weights, teachers
+from btm.steps import averages, domain_weights
+from btm.steps.distil import teachers
+from btm.steps.distil.teachers import Teachers
 from btm.steps.plan import Plan
 from btm.steps.proposal import settled
-from btm.steps.teachers import Teachers
 from btm.system import durable
 from btm.system.json_files import Json
 from btm.train import checkpoint, loop, phase
-from btm.train.distil import Mixture, Student
+from btm.train.distil import Objective, Student
 from btm.train.schedule import Schedule
 from btm.train.training import Trained, Training
 
@@ -297,7 +298,7 @@ def _train(asked: Asked, branch: Branch, reporter: Reporter) -> Trained:
     model = causal_lm.load_trainable(branch.path, trainer.device)
     trial.run(model, trainer.seq_len, str(branch.path))
     chosen = asked.config.distil
-    mixture = Mixture(chosen.weight, chosen.temperature)
+    mixture = Objective(chosen.weight, chosen.temperature)
     student = Student(model, run.batches, run.taught, mixture)
     with reporter.training(asked.name) as report:
         training = Training(

@@ -1,7 +1,7 @@
 """The step of `btm moe`: put the feed-forward networks of ELMs behind a router, in one model.
 
 The networks are the ELMs' byte for byte, and everything else is a weighted average
-(btm/models/moe/mixtral.py). The router is found in closed form, or trained (btm/steps/router.py).
+(btm/models/moe/mixtral.py). The router is found in closed form, or trained (router.py).
 An expert joins or leaves because its sums stand by themselves: what is made is the same as if it
 was made anew with those experts, but the others' text is not read again.
 """
@@ -25,8 +25,9 @@ from btm.models.average import normalise
 from btm.models.moe import mixtral
 from btm.models.moe.hidden import Sums
 from btm.report import Reporter, quiet
-from btm.steps import averages, router
-from btm.steps.mixture import Mixture, changed, mixture_of
+from btm.steps import averages
+from btm.steps.moe import router
+from btm.steps.moe.recipe import MoeRecipe, changed, mixture_of
 from btm.steps.plan import Plan
 from btm.system import durable
 from btm.system.json_files import Json
@@ -75,7 +76,7 @@ def plan_of_moe(config: Config) -> Plan:
     )
 
 
-def make(config: Config, forest: Forest, mixture: Mixture, reporter: Reporter = quiet) -> Path:
+def make(config: Config, forest: Forest, mixture: MoeRecipe, reporter: Reporter = quiet) -> Path:
     """Make a mixture and publish it, in place of one of that name; return its folder."""
     elms = _experts(forest, mixture)
     target = forest.paths.derived(MOES, mixture.name).path
@@ -97,7 +98,7 @@ def make(config: Config, forest: Forest, mixture: Mixture, reporter: Reporter = 
     )
 
 
-def _asked(config: Config, forest: Forest, reporter: Reporter | None) -> Mixture:
+def _asked(config: Config, forest: Forest, reporter: Reporter | None) -> MoeRecipe:
     """Find which mixture is meant; without a `reporter` nothing is scored for its weights."""
     if config.moe.add or config.moe.remove:
         return changed(config, forest)
@@ -108,7 +109,7 @@ def _asked(config: Config, forest: Forest, reporter: Reporter | None) -> Mixture
     return found
 
 
-def _experts(forest: Forest, mixture: Mixture) -> list[ELM]:
+def _experts(forest: Forest, mixture: MoeRecipe) -> list[ELM]:
     """Open the experts, in their order; `UserError` unless a Mixtral can be made of them."""
     elms = [forest[name] for name in mixture.experts]
     mixtral.require_llamas([elm.path for elm in elms])
@@ -124,25 +125,25 @@ def _experts(forest: Forest, mixture: Mixture) -> list[ELM]:
     return elms
 
 
-def _stands(forest: Forest, mixture: Mixture) -> bool:
+def _stands(forest: Forest, mixture: MoeRecipe) -> bool:
     """Tell whether this mixture of these very weights stands."""
     file = forest.paths.derived(MOES, mixture.name).card
     if not file.exists():
         return False
     card = Card.read(file)
     ours = {name: forest[name].card.sha256 for name in mixture.experts}
-    return Mixture.of_card(card) == mixture and ours == {
+    return MoeRecipe.of_card(card) == mixture and ours == {
         name: parent.sha256 for name, parent in card.parents.items()
     }
 
 
-def _config_of(elms: Sequence[ELM], mixture: Mixture) -> Json:
+def _config_of(elms: Sequence[ELM], mixture: MoeRecipe) -> Json:
     """Make the mixture's config.json."""
     llama = causal_lm.read_config(ModelFolder(elms[0].path).config)
     return mixtral.config_of(llama, len(elms), mixture.top_k)
 
 
-def _card(forest: Forest, mixture: Mixture, elms: Sequence[ELM], values: Json) -> Card:
+def _card(forest: Forest, mixture: MoeRecipe, elms: Sequence[ELM], values: Json) -> Card:
     """Make the card of a mixture, before its parameters are made."""
     made = _mixtral_config(values)
     shape = flops.Shape.of_config(made)
@@ -171,7 +172,7 @@ def _mixtral_config(values: Json) -> "PretrainedConfig":
     return MixtralConfig(**{key: value for key, value in values.items() if key != "model_type"})
 
 
-def _shares(mixture: Mixture, elms: Sequence[ELM]) -> dict[str, float]:
+def _shares(mixture: MoeRecipe, elms: Sequence[ELM]) -> dict[str, float]:
     """Compute each expert's share of the parameters: its network, and its part of the average."""
     tensors = weights.tensors(elms[0].path)
     own = sum(t.size for name, t in tensors.items() if mixtral.expert_tensor(name, 0) is not None)
@@ -183,7 +184,7 @@ def _shares(mixture: Mixture, elms: Sequence[ELM]) -> dict[str, float]:
 
 def _write(
     forest: Forest,
-    mixture: Mixture,
+    mixture: MoeRecipe,
     sums: Sequence[Sums],
     values: Json,
     reporter: Reporter,

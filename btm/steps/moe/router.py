@@ -26,7 +26,7 @@ from btm.models.moe.hidden import Array, Sums
 from btm.report import Beating, Reporter
 from btm.steps import averages
 from btm.steps.beside import seeds
-from btm.steps.mixture import Mixture
+from btm.steps.moe.recipe import MoeRecipe
 from btm.system import durable, lease
 from btm.system.json_files import Json, read_object
 from btm.train import moe as training
@@ -36,15 +36,13 @@ from btm.train.training import Trained, Training
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_MAKING = "making.json"  # in the folder where a mixture is trained: which one it is
-
 
 def sums_file(expert: str) -> str:
     """Name the file of an expert's sums, in the folder of the mixture."""
     return f"sums-{expert}.safetensors"
 
 
-def rows_of(mixture: Mixture, sums: Sequence[Sums], values: Json) -> Array:
+def rows_of(mixture: MoeRecipe, sums: Sequence[Sums], values: Json) -> Array:
     """Make the routers' rows, (L, E, H), of a mixture that has the config `values`."""
     if mixture.router == "ridge":
         return routers.ridge(sums, mixture.settings["ridge"])
@@ -55,7 +53,7 @@ def rows_of(mixture: Mixture, sums: Sequence[Sums], values: Json) -> Array:
 
 
 def sums_of(
-    config: Config, forest: Forest, mixture: Mixture, elms: Sequence[ELM], reporter: Reporter
+    config: Config, forest: Forest, mixture: MoeRecipe, elms: Sequence[ELM], reporter: Reporter
 ) -> list[Sums]:
     """Return the sums of each expert's domain; those that a mixture of that name has are reused.
 
@@ -86,7 +84,7 @@ def sums_of(
 
 @contextmanager
 def _reader(
-    config: Config, forest: Forest, mixture: Mixture, elm: ELM, reporter: Reporter
+    config: Config, forest: Forest, mixture: MoeRecipe, elm: ELM, reporter: Reporter
 ) -> Iterator[Path]:
     """Find the model whose hidden states are read (moe.reader) for an expert's domain."""
     how = mixture.settings["reader"]
@@ -149,7 +147,7 @@ def with_reading(config: Config, card: Card, elms: Sequence[ELM], sums: Sequence
     return replace(card, tokens=tokens, flops=spent, data=data)
 
 
-def tokens_of(config: Config, mixture: Mixture) -> int:
+def tokens_of(config: Config, mixture: MoeRecipe) -> int:
     """Count the tokens that a router is trained on."""
     return int(mixture.settings["steps"]) * config.trainer.batch_size * config.trainer.seq_len
 
@@ -157,7 +155,7 @@ def tokens_of(config: Config, mixture: Mixture) -> int:
 def trained(
     config: Config,
     forest: Forest,
-    mixture: Mixture,
+    mixture: MoeRecipe,
     elms: Sequence[ELM],
     card: Card,
     write: Callable[[Path], dict[str, str]],
@@ -170,7 +168,7 @@ def trained(
     """
     suite = open_suites(config)
     shards = [suite.shard(domain, "train") for domain in card.domains]
-    home = forest.paths.derived(MOES, f".{mixture.name}").path
+    home = forest.paths.moe_in_making(mixture.name)
     making = {
         "recipe": mixture.recipe(),
         "parents": {name: asdict(parent) for name, parent in card.parents.items()},
@@ -178,11 +176,11 @@ def trained(
     if lease.find(home) is None:
         with durable.publish_folder(home, replace=True) as folder:
             write(folder)
-            durable.write_json(folder / _MAKING, making)
+            durable.write_json(ModelFolder(folder).making, making)
     held = lease.take(home)
     try:
         beating = Beating(reporter, held.beat)
-        begun = read_object(held.path / _MAKING, recipe=dict, parents=dict)
+        begun = read_object(ModelFolder(held.path).making, recipe=dict, parents=dict)
         if begun != making:
             raise UserError(
                 f"{home} holds the mixture {mixture.name!r} half made of other ELMs or with other "
@@ -205,7 +203,7 @@ def trained(
 
 def _train(
     config: Config,
-    mixture: Mixture,
+    mixture: MoeRecipe,
     elms: Sequence[ELM],
     folder: Path,
     shards: list[Shard],

@@ -11,7 +11,7 @@ from btm.errors import UserError, unknown
 from btm.forest import Forest
 from btm.forest.card import Card
 from btm.forest.index import MOE
-from btm.forest.paths import MOES
+from btm.forest.paths import CARD, MOES
 from btm.forest.suites import open_suites
 from btm.report import Reporter
 from btm.steps import domain_weights
@@ -28,7 +28,7 @@ _OF_ROUTER = {
 
 
 @dataclass(frozen=True)
-class Mixture:
+class MoeRecipe:
     """A mixture of experts, as it is asked for or as its card tells."""
 
     name: str
@@ -49,7 +49,7 @@ class Mixture:
         return {"router": self.router, "top_k": self.top_k, **self.settings}
 
     @classmethod
-    def of_card(cls, card: Card) -> "Mixture":
+    def of_card(cls, card: Card) -> "MoeRecipe":
         """Read a mixture from its card; `UserError` if that is of another version."""
         recipe = dict(card.recipe)
         raw = {name: parent.raw for name, parent in card.parents.items()}
@@ -62,7 +62,7 @@ class Mixture:
         order = tuple(sorted(raw))
         return cls(card.name, order, raw, card.branch_method, router, top_k, recipe)
 
-    def without(self, names: Sequence[str]) -> "Mixture":
+    def without(self, names: Sequence[str]) -> "MoeRecipe":
         """Leave the experts `names` out."""
         kept = {name: weight for name, weight in self.weights.items() if name not in names}
         if not any(kept.values()):
@@ -71,7 +71,7 @@ class Mixture:
         return replace(self, experts=tuple(sorted(kept)), weights=kept, top_k=top_k)
 
 
-def mixture_of(config: Config, forest: Forest, reporter: Reporter | None) -> Mixture:
+def mixture_of(config: Config, forest: Forest, reporter: Reporter | None) -> MoeRecipe:
     """Make of the settings the mixture that is asked for.
 
     Weights by a word are found on valid splits, which scores ELMs where scores are missing; without
@@ -96,7 +96,7 @@ def mixture_of(config: Config, forest: Forest, reporter: Reporter | None) -> Mix
         )
     top_k = asked.top_k or (1 if asked.router == "base" else 2)
     settings = {word: getattr(asked, word) for word in _OF_ROUTER[asked.router]}
-    return Mixture(
+    return MoeRecipe(
         asked.name or asked.router,
         names,
         {name: float(found.get(name, 0.0)) for name in names},
@@ -107,7 +107,7 @@ def mixture_of(config: Config, forest: Forest, reporter: Reporter | None) -> Mix
     )
 
 
-def changed(config: Config, forest: Forest) -> Mixture:
+def changed(config: Config, forest: Forest) -> MoeRecipe:
     """Make of a mixture that stands the one that ELMs have joined or left.
 
     One that joins weighs in the average what the others do on the mean.
@@ -118,7 +118,7 @@ def changed(config: Config, forest: Forest) -> Mixture:
     standing = mixtures(forest)
     if asked.name not in standing:
         raise unknown(MOE, asked.name, standing, str(forest.root))
-    mixture = Mixture.of_card(standing[asked.name])
+    mixture = MoeRecipe.of_card(standing[asked.name])
     if mixture.router in TRAINED:
         raise UserError(
             f"moe={asked.name}: its router was trained ({mixture.router}) with the experts that it "
@@ -143,5 +143,5 @@ def changed(config: Config, forest: Forest) -> Mixture:
 
 def mixtures(forest: Forest) -> dict[str, Card]:
     """Read the cards of the mixtures that stand whole, by name."""
-    cards = sorted(forest.root.glob(f"{MOES}/[!.]*/card.json"))
+    cards = sorted(forest.root.glob(f"{MOES}/[!.]*/{CARD}"))
     return {file.parent.name: Card.read(file) for file in cards}
