@@ -2,7 +2,8 @@
 
 The candidates are the experts and the seed, which a linear average may draw them towards, as a
 scale of task arithmetic does. Their weights are a softmax of logits (one row, or one for each group
-of tensors), which Adam moves along the exact gradient of the loss (btm/models/average_gradient.py).
+of tensors), which Adam moves along the exact gradient of the loss
+(btm/models/gradient_of_average.py).
 A derivative-free search was not taken: each of its losses needs an average too, and tells one
 number where a gradient, at the price of two more, tells one for every weight of every group.
 
@@ -28,7 +29,7 @@ from btm.forest.card import Card
 from btm.forest.suites import open_suites
 from btm.models import causal_lm
 from btm.models import weights as wt
-from btm.models.average_gradient import AverageWithGradient, Matrix, groups_of
+from btm.models.gradient_of_average import AverageWithGradient, Matrix, groups_of
 from btm.report import Reporter, quiet
 from btm.steps import held_out
 from btm.steps import recipe as finding

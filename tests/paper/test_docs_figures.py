@@ -269,3 +269,17 @@ def test_the_table_of_every_way_is_that_of_its_csv():
     by_name = table.set_index("model")["in-domain"]
     over = by_name["moe-finetuned"] / by_name["demo-dense"]
     assert f"({over:.2f} of it, at 1.26 models" in section
+
+
+def test_the_table_of_averages_along_the_way_is_that_of_its_csv():
+    table = pd.read_csv(RESULTS / "demo/trajectory.csv")
+    page = (ROOT / "docs/one-model.md").read_text()
+    found = table.groupby(["schedule", "weights"], sort=False)
+    assert len(found) == 8
+    for (schedule, weights), part in found:
+        own = part.set_index("model")
+        cells = [
+            f"{own.loc[model, 'in-domain']:.1f} / {own.loc[model, 'novel']:.1f}"
+            for model in ("dense LM", "seed", "ensemble")
+        ]
+        assert f"| {schedule} | {weights} | {' | '.join(cells)} |" in page

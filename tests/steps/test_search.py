@@ -13,7 +13,7 @@ from btm.cli.main import main
 from btm.forest import Forest, publish
 from btm.forest.card import Card
 from btm.models import causal_lm
-from btm.models.average_gradient import AverageWithGradient, groups_of
+from btm.models.gradient_of_average import AverageWithGradient, groups_of
 from btm.report import Reporter
 from btm.steps import rederive
 
