@@ -61,6 +61,9 @@ class PaperConfig:
     schemes: list[str] = key(
         [], "ways to initialise the experts of the second round", BRANCH_METHODS
     )
+    made_steps: int = key(
+        0, "training steps of each student and MoE that is made of a main forest; 0: none is made"
+    )
     resamples: int = key(2000, "resamples of the bootstrap")
     parallel: int = key(0, "studies at once, one thread each; 0: one per core")
 
@@ -162,12 +165,13 @@ def check_run(run: RunConfig) -> None:
 
 
 def check_paper(paper: PaperConfig) -> None:
-    """Raise `UserError` if a row of the paper's tables is no baseline or no initialisation."""
+    """Raise `UserError` naming the first key of `paper` whose value makes no sense."""
     for word in ("baselines", "extra_baselines"):
         for baseline in getattr(paper, word):
             check_choice(baseline, f"paper.{word}", BASELINES)
     for scheme in paper.schemes:
         check_choice(scheme, "paper.schemes", BRANCH_METHODS)
+    check_least(paper, "paper", 0, "made_steps")
 
 
 def check_cluster(cluster: ClusterConfig) -> None:

@@ -5,7 +5,8 @@ import time
 from collections.abc import Sequence
 
 from btm.config.schema import Config
-from btm.paper.studies import Study
+from btm.paper import one_model
+from btm.paper.studies import ONE_MODEL, Study
 from btm.report.tables import TableRow
 from btm.steps.costs import Costs
 
@@ -39,6 +40,8 @@ def training_tokens(study: Study) -> int:
     steps = config.paper.steps
     if study.kind in ("random_split", "demix"):
         steps -= config.seed.steps or 0
+    if study.kind == ONE_MODEL:
+        steps = config.paper.made_steps * one_model.TRAINED
     if study.kind == "rounds":
         steps = config.trainer.steps * len(config.paper.added)
     return steps * config.trainer.batch_size * config.trainer.seq_len

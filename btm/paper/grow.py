@@ -16,7 +16,8 @@ from btm.errors import TrainingStoppedError, UserError
 from btm.forest import Forest, paths, publish
 from btm.forest.card import Card
 from btm.forest.paths import ModelFolder, Paths
-from btm.paper.studies import FOREST
+from btm.paper import one_model
+from btm.paper.studies import FOREST, ONE_MODEL
 from btm.report import ConsoleReporter, Reporter
 from btm.steps import baselines, domain_weights, score_cache
 from btm.system import durable
@@ -44,6 +45,9 @@ def main(file: str) -> int:
     try:
         if spec["copied"]:
             begin_with(Path(config.forest_root).parent / spec["copied"], Path(config.forest_root))
+        if spec["kind"] == ONE_MODEL:
+            one_model.make(config, reporter)
+            return 0
         baselines.run(baselines.ready(config, reporter), reporter)
         if spec["kind"] == FOREST:
             score_averages(config, reporter)

@@ -24,8 +24,10 @@ from btm.ensemble.rules import rule_of
 from btm.ensemble.text import Text, resets
 from btm.forest import ELM, Forest
 from btm.forest.card import Card
+from btm.forest.paths import CARD
+from btm.paper import one_model
 from btm.paper.grow import AVERAGED, average_name
-from btm.paper.studies import FOREST, Study
+from btm.paper.studies import FOREST, ONE_MODEL, Study
 from btm.steps import score_cache
 
 PAPER = "forest: cached prior (paper)"
@@ -183,6 +185,9 @@ def _rows(grown: Grown) -> Iterator[tuple[Row, str, Array]]:
     if kind.startswith("dense"):
         yield from _dense(grown, domains)
         return
+    if kind == ONE_MODEL:
+        yield from _made(grown, domains)
+        return
     if kind == FOREST:
         seed = grown.forest[_seed(grown)]
         for domain in domains:
@@ -207,6 +212,15 @@ def _rows(grown: Grown) -> Iterator[tuple[Row, str, Array]]:
     for row, rule in chosen.items():
         for domain, logp_T in mixed(grown, rule, domains).items():
             yield row, domain, logp_T
+
+
+def _made(grown: Grown, domains: Sequence[str]) -> Iterator[tuple[Row, str, Array]]:
+    """Yield the rows of the students and mixtures of experts that were made of a forest."""
+    for name, model in one_model.models(grown.forest).items():
+        run = one_model.models_run(grown.study.config, grown.forest, model)
+        for domain in domains:
+            logp_T = alone(grown, domain, ELM(model.path, Card.read(model.path / CARD)))
+            yield Row(name, "one model", round(run, 3)), domain, logp_T
 
 
 def _dense(grown: Grown, domains: Sequence[str]) -> Iterator[tuple[Row, str, Array]]:

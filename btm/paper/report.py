@@ -13,9 +13,9 @@ import pandas as pd
 from btm.config.schema import Config
 from btm.forest import ledger
 from btm.forest.card import Card
-from btm.paper import ablations, figures, losses, memory
+from btm.paper import ablations, figures, losses, memory, one_model
 from btm.paper.bootstrap import SCOPES, Nats, ratios
-from btm.paper.studies import FOREST, Study, root
+from btm.paper.studies import FOREST, ONE_MODEL, Study, root
 from btm.system import durable
 
 # The aims, at equal context: a row, a scope, the row it is divided by, the bound, and the paper's
@@ -137,7 +137,7 @@ def main_table(
     lines = []
     for fact in sorted(facts.to_dict("records"), key=place):
         row = fact["row"]
-        cost = costs[_kind(row)]
+        cost = costs.get(row) or costs[_kind(row)]
         found = [records[(row, scope)] for scope in SCOPES]
         cells = [row, fact["memory"], f"{fact['models']:.3g}"]
         cells += [f"{cost['tokens']:.3g}", f"{cost['flops']:.3g}"]
@@ -172,12 +172,15 @@ def _markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def costs(studies: Sequence[Study]) -> dict[str, ledger.Sums]:
-    """Return the training tokens and FLOPs, all ancestors included, behind the models of each kind
-    of study.
+    """Compute the training tokens and FLOPs, all ancestors included, behind the models of each kind
+    of study, and behind each row whose making took more than its forest's.
     """
-    found = {}
+    found: dict[str, ledger.Sums] = {}
     for study in studies[::-1]:  # backwards, so that the first seed's figures stay
         grown = losses.Grown(study)
+        if study.kind == ONE_MODEL:
+            found |= one_model.costs(grown.forest)
+            continue
         found[study.kind] = ledger.training(elm.card for elm in grown.experts)
         if study.kind == FOREST:
             found["seed"] = ledger.training([grown.forest[study.config.seed.name].card])

@@ -14,6 +14,7 @@ from btm.errors import UserError
 from btm.steps.baselines import derive
 
 FOREST = "forest"
+ONE_MODEL = "one-model"  # what is made of a main forest, in its folder
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Study:
     """One cycle: its kind, its seed, and the studies that it needs."""
 
     name: str
-    kind: str  # forest, the name of a baseline, fraction or rounds
+    kind: str  # forest, one-model, the name of a baseline, fraction or rounds
     seed: int
     config: Config
     needs: tuple[str, ...] = ()
@@ -69,6 +70,10 @@ def _main(config: Config, domains: list[str], seed: int) -> Iterator[Study]:
     name = f"{FOREST}-{seed}"
     forest = _forest(config, name, domains, seed, config.paper.seed_fraction)
     yield Study(name, FOREST, seed, forest)
+    if config.paper.made_steps:
+        made = deepcopy(forest)
+        made.paper.made_steps = config.paper.made_steps
+        yield Study(f"{ONE_MODEL}-{seed}", ONE_MODEL, seed, made, (name,))
     extra = config.paper.extra_baselines if seed == config.paper.seeds[0] else []
     for baseline in [*config.paper.baselines, *extra]:
         own = deepcopy(forest)
@@ -106,6 +111,7 @@ def _forest(config: Config, name: str, domains: list[str], seed: int, fraction: 
     own.trainer.seed = seed
     own.run.rounds, own.run.domains, own.run.average = [domains], [], False
     own.ensemble.experts = []
+    own.paper.made_steps = 0  # changes nothing of what is grown
     own.eval.name = "all"
     own.merge.force = True  # a row is a row, also where an expert did not gain
     return own

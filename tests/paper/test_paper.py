@@ -12,7 +12,7 @@ from folders import uncovered
 
 from btm import paper
 from btm.cli.compose import compose
-from btm.paper import losses
+from btm.paper import losses, one_model
 from btm.paper.studies import studies
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
@@ -94,6 +94,20 @@ def test_the_report_says_what_was_done(report):
         assert wanted in text
     for picture in ("ratios.png", "domains.png", "seed-fraction.png"):
         assert (report / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_made_of_the_forest_is_a_row_with_its_cost(report):
+    documents = pd.read_csv(report / "documents.csv.gz").drop_duplicates("row").set_index("row")
+    assert set(one_model.names()) <= set(documents.index)
+    assert documents.loc["student: gated", "models"] == 1
+    assert 1 < documents.loc["MoE: finetuned", "models"] < 2
+    lines = (report / "report.md").read_text().splitlines()
+    cells = {line.split(" | ")[0][2:]: line.split(" | ") for line in lines if line.count(" | ") > 8}
+    forest, student, moe = (
+        [float(cell) for cell in cells[row][3:5]]
+        for row in (losses.GATED, "student: gated", "MoE: finetuned")
+    )
+    assert student[0] > forest[0] and student[1] > moe[1] > forest[1]
 
 
 @pytest.mark.untraced
