@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from btm.config.schema import Config
 from btm.data.batches import Batches, Windows, windows
 from btm.data.shards import Shard
-from btm.errors import UserError
+from btm.errors import UserError, command
 from btm.forest import ELM, Forest, index, publish, trained_on
 from btm.forest.card import Card
 from btm.forest.paths import MOES, ModelFolder
@@ -182,9 +182,10 @@ def trained(
         beating = Beating(reporter, held.beat)
         begun = read_object(ModelFolder(held.path).making, recipe=dict, parents=dict)
         if begun != making:
+            gone = command("remove", moe=mixture.name, forest=forest.root)
             raise UserError(
                 f"{home} holds the mixture {mixture.name!r} half made of other ELMs or with other "
-                "settings: give those and it goes on, give another moe=NAME, or delete that folder"
+                f"settings: give those and it goes on, give another moe=NAME, or first {gone}"
             )
         trained_on.record(forest.paths, shards)
         result = _train(config, mixture, elms, held.path, shards, beating)
