@@ -160,7 +160,7 @@ def test_bfloat16_comes_back_as_bfloat16(tokenizer, tmp_path):
 def test_what_is_no_difference_does_not_go_out(root, tmp_path, parents):
     with pytest.raises(UserError, match=r"'seed' has no parents .*: give format=hf"):
         export(root, tmp_path / "out", "expert=seed")
-    with pytest.raises(UserError, match="an average has not: give expert=NAME"):
+    with pytest.raises(UserError, match="of an ELM from its parents: give expert=NAME"):
         export(root, tmp_path / "out", "average=uniform")
     shutil.copytree(root / "elms" / "speeches", parents / "elms" / "speeches")
     shutil.rmtree(parents / "elms" / "bible")
