@@ -450,10 +450,16 @@ def test_a_long_average_and_a_branch_show_that_they_live(copy, monkeypatch):
         "btm.models.average.stream._PULSE", 0.0
     )  # these are made in less than the usual second
     watcher = Watcher()
-    config = copy("average.name=live", "branch=uniform")
-    steps.average(config, watcher)
+    config = copy("branch=uniform")
+    for attempt in range(5):  # on busy cores all threads may be done before they are looked at once
+        before = watcher.signs
+        average = replace(config.average, name=f"live-{attempt}", measure=False)
+        steps.average(replace(config, average=average), watcher)
+        if watcher.signs > before + 1:
+            break
+    else:
+        pytest.fail("not more than one sign of life in five averages")
     averaged = watcher.signs
-    assert averaged > 1
     steps.branch(config, "live", "novels", reporter=watcher)
     assert watcher.signs > averaged
 
