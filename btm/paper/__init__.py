@@ -49,11 +49,13 @@ def plan(config: "Config") -> "list[TableRow]":
 
 def _refuse_others(config: "Config", planned: "Sequence[Study]") -> None:
     """Raise `UserError` if a study stands that was grown with other settings."""
-    from btm.paper.studies import root
+    from btm.paper.studies import ONE_MODEL, root
     from btm.steps import conflicts
 
     found: conflicts.Found = {}
     for study in planned:
+        if study.kind == ONE_MODEL:  # in the folder of a forest that is looked at itself
+            continue
         differing = conflicts.of_cycle(study.cycle, study.cycle.run.rounds)
         found |= {f"{study.name}/{name}": each for name, each in differing.items()}
     conflicts.refuse(config, found, root(config))
