@@ -1,4 +1,4 @@
-"""What an ensemble predicts at every token of a text, kept as its likeliest tokens and the rest.
+"""The predictions of an ensemble at every token of a text: its likeliest tokens and the rest.
 
 A file holds the targets of some windows that a training reads, in the order in which it reads
 them: for each token the ids and the float32 log-probabilities of its k likeliest successors, and
@@ -101,7 +101,7 @@ class Store:
 
 
 def weigher(ensemble: EnsembleConfig, prior: Sequence[float]) -> Weigh:
-    """Return what weighs experts within windows under a fitted rule; each window begins anew.
+    """Make the function that weighs experts by a fitted rule; each window begins anew.
 
     The weights before a token depend on the text of its window before it alone.
     """

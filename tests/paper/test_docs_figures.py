@@ -283,3 +283,15 @@ def test_the_table_of_averages_along_the_way_is_that_of_its_csv():
             for model in ("dense LM", "seed", "ensemble")
         ]
         assert f"| {schedule} | {weights} | {' | '.join(cells)} |" in page
+
+
+def test_what_the_readme_says_of_mini_is_in_its_tables():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    table = pd.read_csv(RESULTS / "mini/ratios.csv").set_index(["row", "scope"])
+    gated = table.loc[(GATED, IN)]
+    ends = f"[{gated['low']:.2f}, {gated['high']:.2f}]"
+    assert f"{gated['ratio']:.2f} {ends} under five seeds" in readme
+    assert gated["seeds"] == 5
+    memory = pd.read_csv(RESULTS / "mini/memory.csv").set_index(["row", "over", "scope"])["ratio"]
+    cached = [memory[("forest: gated + cache", "dense + cache", scope)] for scope in (IN, NOVEL)]
+    assert f"five seeds at {cached[0]:.2f} / {cached[1]:.2f}" in readme

@@ -18,7 +18,7 @@ _WORD = re.compile(r"[\w.:+-]{1,200}", re.ASCII)
 
 @dataclass(frozen=True)
 class Facts:
-    """What all models of a remote forest share; `bos` is the policy by which texts begin."""
+    """The facts that all models of a remote forest share; `bos` is how texts begin."""
 
     architecture: str
     model_type: str

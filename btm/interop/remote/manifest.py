@@ -40,7 +40,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a remote holds of one model."""
+    """The list of the files that a remote holds of one model, and its card."""
 
     place: str  # one of `PLACES`
     way: str  # one of `WAYS`

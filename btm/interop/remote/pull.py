@@ -32,7 +32,7 @@ from btm.system import durable, sandbox
 
 @dataclass(frozen=True)
 class Pulled:
-    """What became of one model."""
+    """The outcome of a pull of one model."""
 
     model: str  # elms/NAME, averages/NAME, …
     way: str  # as what it came

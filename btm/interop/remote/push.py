@@ -21,7 +21,7 @@ STANDS = "stands"
 
 @dataclass(frozen=True)
 class Pushed:
-    """What became of one model."""
+    """The outcome of a push of one model."""
 
     model: str  # elms/NAME, averages/NAME, …
     way: str  # as what it stands there
