@@ -136,7 +136,7 @@ def test_training_goes_on_bit_for_bit_where_it_was_stopped(copy, router):
         steps.moe(config, Stops())
     home = Forest(config.forest_root).root / "moes"
     assert not (home / "parts").exists()
-    with pytest.raises(UserError, match="half made of other ELMs or with other settings"):
+    with pytest.raises(UserError, match="half made of other ELMs or text or with other settings"):
         steps.moe(copy("moe.name=parts", f"moe.router={router}", "moe.steps=5"))
     _, parts = made(config)
     # The name decides the order of the text, so the whole one is made again under the same name.
@@ -147,6 +147,18 @@ def test_training_goes_on_bit_for_bit_where_it_was_stopped(copy, router):
     assert parts.sha256 != whole.sha256
     assert (parts.steps, parts.tokens) == (4, again.tokens)
     assert not (home / ".parts").exists()
+
+
+def test_a_mixture_trained_by_other_settings_is_not_passed_off_as_this_one(copy):
+    words = ("moe.name=mine", "moe.router=btx", *TRAINED)
+    path, first = made(copy(*words, "trainer.lr=1e-3"))
+    before = tree(path)
+    _, same = made(copy(*words, "trainer.lr=1e-3"))
+    assert same == first
+    assert tree(path) == before
+    _, other = made(copy(*words, "trainer.lr=2e-2"))
+    assert (first.settings["trainer.lr"], other.settings["trainer.lr"]) == (1e-3, 2e-2)
+    assert other.sha256 != first.sha256
 
 
 def test_a_half_made_mixture_goes_with_an_expert_or_by_its_name(copy):

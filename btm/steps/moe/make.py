@@ -7,10 +7,12 @@ was made anew with those experts, but the others' text is not read again.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from btm.config import identity
 from btm.config.checks import check_name
 from btm.config.moe import TRAINED
 from btm.config.schema import Config
@@ -52,7 +54,7 @@ def plan_of_moe(config: Config) -> Plan:
     mixture = _asked(config, forest, None)
     elms = _experts(forest, mixture)
     names = ", ".join(mixture.experts)
-    if _stands(forest, mixture):
+    if _stands(config, forest, mixture, elms):
         return Plan.nothing("moe", mixture.name)
     steps = config.moe.steps if mixture.router in TRAINED else None
     tokens = None if steps is None else router.tokens_of(config, mixture)
@@ -80,10 +82,13 @@ def make(config: Config, forest: Forest, mixture: MoeRecipe, reporter: Reporter 
     """Make a mixture and publish it, in place of one of that name; return its folder."""
     elms = _experts(forest, mixture)
     target = forest.paths.derived(MOES, mixture.name).path
-    if _stands(forest, mixture):
+    if _stands(config, forest, mixture, elms):
         return target
+    if target.is_dir():
+        reporter.line(f"{target} is of other settings, ELMs or text: it is made anew")
     values = _config_of(elms, mixture)
     card = _card(forest, mixture, elms, values)
+    card = replace(card, settings=router.settings_of(config, mixture, elms))
     if mixture.router in TRAINED:
         made = partial(_write, forest, mixture, [], values, reporter)
         return router.trained(config, forest, mixture, elms, card, made, reporter)
@@ -125,16 +130,20 @@ def _experts(forest: Forest, mixture: MoeRecipe) -> list[ELM]:
     return elms
 
 
-def _stands(forest: Forest, mixture: MoeRecipe) -> bool:
-    """Tell whether this mixture of these very weights stands."""
+def _stands(config: Config, forest: Forest, mixture: MoeRecipe, elms: Sequence[ELM]) -> bool:
+    """Tell whether this mixture stands: of these very weights, this text and these settings."""
     file = forest.paths.derived(MOES, mixture.name).card
     if not file.exists():
         return False
     card = Card.read(file)
-    ours = {name: forest[name].card.sha256 for name in mixture.experts}
-    return MoeRecipe.of_card(card) == mixture and ours == {
-        name: parent.sha256 for name, parent in card.parents.items()
-    }
+    ours = {elm.name: elm.card.sha256 for elm in elms}
+    theirs = {name: parent.sha256 for name, parent in card.parents.items()}
+    if MoeRecipe.of_card(card) != mixture or ours != theirs:
+        return False
+    asked = router.settings_of(config, mixture, elms)
+    return not identity.differences(card.settings, asked) and card.data == router.text_of(
+        config, mixture, elms
+    )
 
 
 def _config_of(elms: Sequence[ELM], mixture: MoeRecipe) -> Json:

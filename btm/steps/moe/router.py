@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from btm.config import identity
+from btm.config.moe import TRAINED
 from btm.config.schema import Config
+from btm.config.training import TrainerConfig
 from btm.data.batches import Batches, Windows, windows
 from btm.data.shards import Shard
 from btm.errors import UserError, command
@@ -147,6 +150,32 @@ def with_reading(config: Config, card: Card, elms: Sequence[ELM], sums: Sequence
     return replace(card, tokens=tokens, flops=spent, data=data)
 
 
+def text_of(config: Config, mixture: MoeRecipe, elms: Sequence[ELM]) -> dict[str, str]:
+    """Name the train text that the router is made of, {domain: sha256 of the shard}."""
+    if not (mixture.is_summed or mixture.router in TRAINED):
+        return {}
+    suite = open_suites(config)
+    domains = sorted({domain for elm in elms for domain in elm.card.domains})
+    return {domain: suite.shard(domain, "train").sha256 for domain in domains}
+
+
+def settings_of(config: Config, mixture: MoeRecipe, elms: Sequence[ELM]) -> Json:
+    """Collect the settings of `trainer` that the router depends on; {} where none is trained."""
+    if mixture.router not in TRAINED:
+        return {}
+    trainer = _trainer(config, elms)
+    return identity.of_trainer(trainer) | {"trainer.lr": trainer.lr}
+
+
+def _trainer(config: Config, elms: Sequence[ELM]) -> TrainerConfig:
+    """Fill in the rate: where a test was to find it, that of one ELM's size. No test is made for a
+    mixture, and each of its matrices is as large as an ELM's.
+    """
+    given = config.trainer.lr
+    like = default_lr(weights.parameters(elms[0].path))
+    return replace(config.trainer, lr=float(given) if isinstance(given, int | float) else like)
+
+
 def tokens_of(config: Config, mixture: MoeRecipe) -> int:
     """Count the tokens that a router is trained on."""
     return int(mixture.settings["steps"]) * config.trainer.batch_size * config.trainer.seq_len
@@ -171,6 +200,8 @@ def trained(
     home = forest.paths.moe_in_making(mixture.name)
     making = {
         "recipe": mixture.recipe(),
+        "settings": card.settings,
+        "data": text_of(config, mixture, elms),
         "parents": {name: asdict(parent) for name, parent in card.parents.items()},
     }
     if lease.find(home) is None:
@@ -180,12 +211,15 @@ def trained(
     held = lease.take(home)
     try:
         beating = Beating(reporter, held.beat)
-        begun = read_object(ModelFolder(held.path).making, recipe=dict, parents=dict)
+        begun = read_object(
+            ModelFolder(held.path).making, recipe=dict, settings=dict, data=dict, parents=dict
+        )
         if begun != making:
             gone = command("remove", moe=mixture.name, forest=forest.root)
             raise UserError(
-                f"{home} holds the mixture {mixture.name!r} half made of other ELMs or with other "
-                f"settings: give those and it goes on, give another moe=NAME, or first {gone}"
+                f"{home} holds the mixture {mixture.name!r} half made of other ELMs or text or "
+                "with other settings: give those and it goes on, give another moe=NAME, or first "
+                f"{gone}"
             )
         trained_on.record(forest.paths, shards)
         result = _train(config, mixture, elms, held.path, shards, beating)
@@ -214,13 +248,7 @@ def _train(
     done = ModelFolder(folder).result
     if done.exists():
         return Trained.from_json(read_object(done, steps=int, tokens=int))
-    steps, chosen = int(mixture.settings["steps"]), config.trainer
-    given = chosen.lr
-    # Where a test was to find the rate, the size of one ELM gives it: none is made for a mixture,
-    # and each of its matrices is as large as an ELM's.
-    like = default_lr(weights.parameters(elms[0].path))
-    rate = float(given) if isinstance(given, int | float) else like
-    trainer = replace(chosen, lr=rate)
+    steps, trainer = int(mixture.settings["steps"]), _trainer(config, elms)
     pieces = [piece for shard in shards for piece in shard.pieces(trainer.seq_len + 1)]
     with reporter.training(mixture.name) as report:
         found = training.train(
@@ -239,7 +267,8 @@ def _train(
             mixture.settings["train"],
             float(mixture.settings.get("balance", 0.0)),
         )
-    found = replace(found, lr=rate, data={shard.domain: shard.sha256 for shard in shards})
+    peak = trainer.lr if isinstance(trainer.lr, float) else None
+    found = replace(found, lr=peak, data={shard.domain: shard.sha256 for shard in shards})
     durable.write_json(done, found.to_json())
     return found
 
