@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from btm import steps
+from btm.config.distil import TEACHERS
 from btm.config.schema import Config
 from btm.forest import Forest, Model, ledger, own_model
 from btm.forest.paths import MOES, STUDENTS
@@ -17,15 +18,14 @@ from btm.models import flops
 from btm.report import Reporter
 from btm.steps import score_cache
 
-STUDENTS_OF = {"gated": "gated", "posterior": "posterior"}  # name: distil.teacher
 TEXT_ALONE = "text-alone"  # the token average, trained on without a teacher
 ROUTERS = {"ridge": ("ridge", "router"), "finetuned": ("btx", "all")}  # name: router, what trains
-TRAINED = len(STUDENTS_OF) + 2  # of these models: all but the one with a ridge router
+TRAINED = len(TEACHERS) + 2  # of these models: all but the one with a ridge router
 
 
 def names() -> dict[str, str]:
     """Name each row, and the model in the forest that it is of."""
-    students = {f"student: {name}": f"{STUDENTS}/{name}" for name in STUDENTS_OF}
+    students = {f"student: {name}": f"{STUDENTS}/{name}" for name in TEACHERS}
     alone = {"average: token, trained on": f"{STUDENTS}/{TEXT_ALONE}"}
     return students | alone | {f"MoE: {name}": f"{MOES}/{name}" for name in ROUTERS}
 
@@ -35,10 +35,12 @@ def make(config: Config, reporter: Reporter) -> None:
     forest, suite = Forest(config.forest_root), steps.open_suite(config)
     n_steps = config.paper.made_steps
     quick = replace(config, average=replace(config.average, measure=False))
-    for name, teacher in [*STUDENTS_OF.items(), (TEXT_ALONE, "posterior")]:
-        chosen = replace(config.distil, name=name, teacher=teacher, steps=n_steps)
-        weight = 0.0 if name == TEXT_ALONE else chosen.weight
-        steps.distil(replace(quick, distil=replace(chosen, weight=weight)), reporter)
+    chosen = replace(config.distil, steps=n_steps)
+    for teacher in TEACHERS:
+        taught = replace(chosen, name=teacher, teacher=teacher)
+        steps.distil(replace(quick, distil=taught), reporter)
+    alone = replace(chosen, name=TEXT_ALONE, weight=0.0)
+    steps.distil(replace(quick, distil=alone), reporter)
     for name, (router, part) in ROUTERS.items():
         own = replace(config.moe, name=name, router=router, train=part, steps=n_steps)
         steps.moe(replace(quick, moe=own), reporter)

@@ -66,13 +66,13 @@ class Student(Trainee):
     """A model that learns from `taught` and from the text of its batches."""
 
     taught: Taught
-    mixture: Objective
+    objective: Objective
 
     may_compile: ClassVar[bool] = True
 
     def backward(self, step: int, trainer: TrainerConfig, precision: str) -> "Tensor":
         """Add the gradient of the mixed loss of a step; return it, unread (float64)."""
-        tokens, share = self.batches.batch(step), self.mixture.weight
+        tokens, share = self.batches.batch(step), self.objective.weight
         if share == 0:
             return backward(self.model, tokens, trainer, precision)
         import torch
@@ -93,7 +93,7 @@ class Student(Trainee):
             with torch.autocast(found.device.type, enabled=False):  # sums over V in float32
                 flat = found.flatten(0, 1).float()
                 ids, logp, rest = (field[rows].flatten(0, 1) for field in fields)
-                soft = divergence(flat, ids, logp, rest, self.mixture.temperature)
+                soft = divergence(flat, ids, logp, rest, self.objective.temperature)
                 hard = F.cross_entropy(flat, targets.flatten())
                 return share * soft + (1 - share) * hard
 
@@ -101,7 +101,7 @@ class Student(Trainee):
 
     def settings(self) -> Json:
         """Add what is mixed to what the parts of one training must have in common."""
-        return super().settings() | {"distil": asdict(self.mixture)}
+        return super().settings() | {"distil": asdict(self.objective)}
 
     def _on_device(self, values: "NDArray[np.float32]") -> "torch.Tensor":
         import torch

@@ -298,8 +298,8 @@ def _train(asked: Asked, branch: Branch, reporter: Reporter) -> Trained:
     model = causal_lm.load_trainable(branch.path, trainer.device)
     trial.run(model, trainer.seq_len, str(branch.path))
     chosen = asked.config.distil
-    mixture = Objective(chosen.weight, chosen.temperature)
-    student = Student(model, run.batches, run.taught, mixture)
+    objective = Objective(chosen.weight, chosen.temperature)
+    student = Student(model, run.batches, run.taught, objective)
     with reporter.training(asked.name) as report:
         training = Training(
             branch.path,
