@@ -116,9 +116,9 @@ def measuring(config: Config, forest: Forest, reporter: Reporter = quiet) -> Mea
     return measure
 
 
-def worth(card: Card) -> list[str]:
-    """Put the losses of an average and its seeds in a line, and a warning for each seed that is no
-    worse.
+def worth(card: Card, remedy: str = "average otherwise (docs/averaging.md)") -> list[str]:
+    """Put the losses of a derived model and its seeds in a line, and a warning with the `remedy`
+    for each seed that is no worse.
     """
     if not card.measured or card.valid_nats is None:
         return []
@@ -127,9 +127,7 @@ def worth(card: Card) -> list[str]:
     said = ", ".join(f"{name} {nats:.4f}" for name, nats in models.items())
     lines = [f"nats/token on valid of {on}: {said}"]
     lines += [
-        f"warning: {card.name} is no better than {seed} there: average otherwise "
-        "(docs/averaging.md), "
-        "or deploy the ensemble"
+        f"warning: {card.name} is no better than {seed} there: {remedy}, or deploy the ensemble"
         for seed, nats in card.seed_nats.items()
         if card.valid_nats >= nats
     ]

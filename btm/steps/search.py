@@ -85,7 +85,7 @@ def search(config: Config, forest: Forest, name: str, reporter: Reporter = quiet
     held_out.refuse(forest, suite, problem.shards, problem.elms, reporter)
     device = causal_lm.pick_device(config.trainer.device)
     model = causal_lm.load_trainable(problem.elms[0].path, device).eval()
-    mixture = AverageWithGradient([elm.path for elm in problem.elms], config.average.groups, model)
+    average = AverageWithGradient([elm.path for elm in problem.elms], config.average.groups, model)
     read = [windows(s, config.window, config.trainer.valid_tokens) for s in problem.shards]
     file = _state_file(forest, problem)
     if config.trainer.threads:
@@ -93,14 +93,15 @@ def search(config: Config, forest: Forest, name: str, reporter: Reporter = quiet
     state = _state(file) or _begin(config, forest, problem, reporter)
     total = config.average.budget * sum(each.n_tokens for each in read)
     with reporter.scoring(name, total) as told:
-        told(len(state.losses) * (total // config.average.budget))
+        if state.losses:  # of a search that was killed
+            told(len(state.losses) * (total // config.average.budget))
         while len(state.losses) < config.average.budget:
             weights_GE = softmax(np.array(state.logits))
-            mixture.place(weights_GE)
+            average.place(weights_GE)
             nats = _backward(model, read, config.trainer.batch_size, reporter.alive, told)
-            state = advanced(state, nats, weights_GE, mixture.gradient())
+            state = advanced(state, nats, weights_GE, average.gradient())
             durable.write_json(file, asdict(state))
-    return _found(config, problem, state, mixture.sizes_G)
+    return _found(config, problem, state, average.sizes_G)
 
 
 def plan(config: Config, forest: Forest) -> str:

@@ -67,7 +67,7 @@ def push(config: Config, out: Output) -> None:
     done = remote.push(config, out.reporter)
     sent = sum(each.sent for each in done)
     out.line(
-        f"{len(done)} models stand at {config.to}; {sent:,} bytes sent",
+        f"at {config.to}: {', '.join(each.model for each in done)}; {sent:,} bytes sent",
         {"to": config.to, "models": [asdict(each) for each in done]},
     )
 

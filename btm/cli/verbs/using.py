@@ -179,7 +179,7 @@ def moe(config: Config, out: Output) -> None:
     sweep(config)
     path = steps.moe(config, out.reporter)
     card = Card.read(ModelFolder(path).card)
-    for line in steps.worth(card):
+    for line in steps.worth(card, "train it (moe.router=btx moe.train=all, docs/moe.md)"):
         out.reporter.line(line)
     measured = {domain: asdict(part) for domain, part in card.measured.items()}
     value = {"path": str(path), "valid_nats": card.valid_nats, "seed_nats": card.seed_nats}
