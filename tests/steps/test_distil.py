@@ -113,7 +113,8 @@ def test_killed_and_resumed_it_has_the_same_bytes(distilled, copy, stop):
     forest = Forest(config.forest_root)
     assert forest.has_branch("pupil+student")
     assert "pupil" not in forest.names()
-    assert gc.find(forest) == []
+    # Indexes of other tests' forests, gone by now, are waste too.
+    assert [w for w in gc.find(forest) if w.path.is_relative_to(forest.root)] == []
     path = steps.distil(config)
     wanted, found = distilled[1] / "model.safetensors", path / "model.safetensors"
     assert wanted.read_bytes() == found.read_bytes()
