@@ -28,7 +28,7 @@ FLOORS = [
     ["interop"],
     ["train", "ensemble"],
     ["steps"],
-    ["launch"],
+    ["launch", "serve"],
     ["paper"],
     ["cli"],
 ]

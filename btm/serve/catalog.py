@@ -1,0 +1,120 @@
+"""The models that a server answers by name: the ensemble, each of its rules, ELMs and averages.
+
+`forest` is the ensemble under the rule of `ensemble.rule`; `forest:gated` is the same experts under
+another rule; every ELM, average, student and mixture of experts has its own name.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from btm.config.schema import Config
+from btm.data.ends import ends_of_folders
+from btm.data.tokenizer import bos_of_copy, load_tokenizer
+from btm.ensemble.posterior import Array
+from btm.ensemble.rule import AnyRoute, OnlineWeights, Rule
+from btm.ensemble.rules import RULES, rule_of
+from btm.errors import UserError
+from btm.forest import Forest, Model, find_model
+from btm.forest.models import names_of_derived
+from btm.steps import domain_weights
+
+ENSEMBLE = "forest"
+
+
+class UnknownModelError(UserError):
+    """No model of that name is served."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that answers: an ensemble of E members under a rule, or one model alone (E = 1)."""
+
+    name: str
+    kind: str  # ensemble, or the kind of the model: ELM, average, …
+    members: tuple[Model, ...]  # E
+    log_prior: Array  # (E,)
+    rule: Rule
+    start: int  # the token that begins a text: BOS or EOS
+    ends: frozenset[int]  # the tokens that end one
+    route: AnyRoute | None = None
+
+    def begin(self) -> OnlineWeights:
+        """Begin a text: the weights of its members before the first token."""
+        return self.rule.begin(self.log_prior, self.route)
+
+
+class Catalog:
+    """The models of one forest as they stand on disk; `refresh` looks again."""
+
+    def __init__(self, config: Config) -> None:
+        """Read what stands; `UserError` for a forest without a model."""
+        self.config = config
+        self.forest = Forest(config.forest_root)
+        self.tokenizer = load_tokenizer(self.forest.tokenizer)
+        bos = bos_of_copy(self.forest.tokenizer, self.tokenizer)
+        self.start = int(self.tokenizer.eos_token_id) if bos is None else bos
+        self._served: Mapping[str, Served] = {}
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Look at the forest on disk again; tell whether any model came, went or changed."""
+        found = {served.name: served for served in self._find()}
+        if not found:
+            raise UserError(f"{self.forest.root}: no model to serve yet")
+        changed = {n: _shas(s) for n, s in found.items()} != {
+            n: _shas(s) for n, s in self._served.items()
+        }
+        if changed:
+            self._served = found
+        return changed
+
+    def __iter__(self) -> Iterator[Served]:
+        """Yield every model that is served, ensembles first."""
+        return iter(self._served.values())
+
+    def find(self, name: str) -> Served:
+        """Find a model by its name; `UnknownModelError` lists those there are."""
+        if (served := self._served.get(name)) is None:
+            raise UnknownModelError(
+                f"no model {name!r} is served here; there are {', '.join(self._served)}"
+            )
+        return served
+
+    def _find(self) -> list[Served]:
+        forest = self.forest
+        names = self.config.ensemble.experts or [elm.name for elm in forest.experts()]
+        members = tuple(find_model(forest, name) for name in names)
+        found = []
+        if members:
+            found.append(self._ensemble(ENSEMBLE, members, self.config))
+            for word in RULES:
+                chosen = replace(self.config.ensemble, rule=word)
+                try:
+                    config = replace(self.config, ensemble=chosen)
+                    found.append(self._ensemble(f"{ENSEMBLE}:{word}", members, config))
+                except UserError:  # no router was made for these experts
+                    continue
+        alone = {model.name: model for model in members}
+        for name in [*forest.names(), *names_of_derived(forest)]:
+            alone.setdefault(name, find_model(forest, name))
+        return found + [self._alone(model) for model in alone.values()]
+
+    def _ensemble(self, name: str, members: tuple[Model, ...], config: Config) -> Served:
+        rule = rule_of(config.ensemble)
+        ends = frozenset(
+            ends_of_folders(self.forest.tokenizer, [model.path for model in members]).ids
+        )
+        route = domain_weights.route(config, self.forest, members, ends)
+        prior_E = np.full(len(members), -np.log(len(members)))
+        return Served(name, "ensemble", members, prior_E, rule, self.start, ends, route)
+
+    def _alone(self, model: Model) -> Served:
+        ends = frozenset(ends_of_folders(self.forest.tokenizer, [model.path]).ids)
+        rule = rule_of(replace(self.config.ensemble, rule="bayes", commit=0, top_k=0))
+        return Served(model.name, model.kind, (model,), np.zeros(1), rule, self.start, ends)
+
+
+def _shas(served: Served) -> list[tuple[str, str]]:
+    return [(model.name, model.sha256) for model in served.members]
