@@ -143,6 +143,9 @@ class Engine:
             order = np.argsort(-logp_V)[: request.top]
             token = pick(logp_V, request.sampling, rng)
             if token in served.ends and not request.ignore_ends:
+                likeliest = tuple((int(t), float(logp_V[t])) for t in order)
+                shown = weights if request.posterior else None
+                listener(Token(token, float(logp_V[token]), likeliest, shown))
                 return listener(Done("stop", stopped_by=token))
             ids.append(token)
             text = "".join(continuation(self.catalog.tokenizer, request.prompt, ids))
