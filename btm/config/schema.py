@@ -18,6 +18,7 @@ from btm.config.keys import key
 from btm.config.mix import MixConfig
 from btm.config.moe import MoeConfig
 from btm.config.registry import DiffConfig, LineageConfig, LsConfig, RemoveConfig
+from btm.config.serve import ServeConfig
 from btm.config.training import FairseqConfig, MergeConfig, ModelConfig, SeedConfig, TrainerConfig
 
 
@@ -38,6 +39,7 @@ class Config:
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
     average: AverageConfig = field(default_factory=AverageConfig)
     distil: DistilConfig = field(default_factory=DistilConfig)
     moe: MoeConfig = field(default_factory=MoeConfig)

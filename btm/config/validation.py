@@ -27,6 +27,7 @@ from btm.config.moe import check_moe
 from btm.config.recipes import recipes
 from btm.config.registry import check_diff, check_lineage, check_ls
 from btm.config.schema import Config
+from btm.config.serve import check_serve
 from btm.config.training import check_fairseq, check_model, check_seed_phase, check_trainer
 from btm.errors import UserError, nearest
 
@@ -72,6 +73,7 @@ def _check_sections(config: Config) -> None:
     check_ensemble(config.ensemble)
     check_eval(config.eval)
     check_generate(config.generate)
+    check_serve(config.serve)
     check_average(config.average)
     check_distil(config.distil)
     check_moe(config.moe)

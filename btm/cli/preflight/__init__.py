@@ -26,6 +26,7 @@ VERBS = (
     "mix",
     "distil",
     "generate",
+    "serve",
     "import",
     "export",
     "push",
