@@ -90,7 +90,7 @@ class Ensemble:
         members = {name: find_model(forest, name) for name in weights}
         rule = rule_of(ensemble or EnsembleConfig())
         kept = keep(weights, top_k if rule.needs_prior else 0)
-        loaded = {name: _load(forest, members[name], device) for name in kept}
+        loaded = {name: load_member(forest, members[name], device) for name in kept}
         tokenizer = load_tokenizer(forest.tokenizer)
         eos, size = int(tokenizer.eos_token_id), size_of(tokenizer)
         bos = bos_of_copy(forest.tokenizer, tokenizer)
@@ -163,7 +163,7 @@ class Ensemble:
         return np.stack([logp_TV[:, :size] for logp_TV in read]).astype(np.float64)
 
 
-def _load(forest: Forest, model: Model, device: str) -> "PreTrainedModel":
+def load_member(forest: Forest, model: Model, device: str) -> "PreTrainedModel":
     """Load a member in float32, in evaluation mode; a folder passes an import's checks first."""
     import torch
 

@@ -26,6 +26,7 @@ VERBS = (
     "mix",
     "distil",
     "generate",
+    "bench",
     "import",
     "export",
     "push",

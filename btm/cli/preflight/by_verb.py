@@ -37,6 +37,7 @@ CHECKS: dict[str, Sequence[Check]] = {
         machine.memory_of_student,
     ),
     "generate": (machine.device,),
+    "bench": (extras.harness, machine.device),
     "import": (machine.forest_folder,),
     "export": (machine.export_folder,),
     "push": (names.remote_of_push,),

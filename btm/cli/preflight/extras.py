@@ -58,6 +58,12 @@ def clustering(config: Config) -> None:
         raise UserError(f"discovery needs scikit-learn; run: {install('discover')}")
 
 
+def harness(config: Config) -> None:
+    """Require lm-evaluation-harness."""
+    if not _installed("lm_eval"):
+        raise UserError(f"btm bench needs lm-evaluation-harness; run: {install('eval')}")
+
+
 def _sources(config: Config) -> list[Source]:
     return preparation.sources(config.data)
 
