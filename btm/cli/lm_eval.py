@@ -1,7 +1,7 @@
 """lm-evaluation-harness's own command with forests among its models: ``btm-lm-eval``.
 
     btm-lm-eval --model btm --model_args forest=experts/demo,model=law --tasks btm_rolling
-        --include_path experts/demo/evals/tasks/demo
+        --include_path experts/demo/evals/tasks-demo
 
 lm_eval 0.4 finds models in a registry that is filled when modules are imported, and asks no entry
 points of other packages. So this command registers `btm`, under its path alone, and hands over to

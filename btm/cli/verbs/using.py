@@ -71,7 +71,7 @@ def bench(config: Config, out: Output) -> None:
     """Measure the ensemble and single models on tasks of lm-evaluation-harness (the extra eval).
 
     Without tasks= that is btm: five tasks made of the forest's own test text (eval.domains and
-    eval.suites choose of which), whose files lie in evals/tasks/. tasks=[NAME, …] are lm-eval's own
+    eval.suites choose of which), whose files lie in evals/. tasks=[NAME, …] are lm-eval's own
     names, groups and tags, YAML files, or what bench.include=[DIR] holds. Data sets are fetched
     with bench.download=true alone. Tasks that run the code which a model writes are refused.
 
@@ -90,6 +90,7 @@ def bench(config: Config, out: Output) -> None:
     from btm import steps
     from btm.report import benchmarks
 
+    sweep(config)
     found = steps.bench(config, out.reporter)
     if out.as_json:
         return out.line("", found.to_json()["rows"][: len(found.measured)])

@@ -78,11 +78,13 @@ def find_all(config: Config, forest: Forest) -> dict[str, tuple[Model, ...]]:
     """Find the members of every row, without loading or fitting anything.
 
     `UserError` for a model that is not there, an unknown rule or one that does not fit the
-    settings, and a context that a member has no positions for.
+    settings, a domain that is not prepared, and a context that a member has no positions for.
     """
     found = {name: _found(config, forest, name)[1] for name in names_of(config, forest)}
     for members in found.values():
         context_of(members, config.bench.context)
+    if any(map(is_ensemble, found)):
+        fitted_on(config)
     return found
 
 

@@ -43,24 +43,28 @@ class Unit:
 def harness(download: bool) -> Iterator[None]:
     """Have lm-eval quiet within the block, and off the network unless it may `download`.
 
-    The settings are this process's own and are put back.
+    A metric that lm-eval does not have is a program on the Hub, which is never fetched. The
+    settings are this process's own and are put back.
     """
     import datasets
+    import evaluate
     import huggingface_hub.constants as hub
     from datasets.utils.logging import disable_progress_bar
 
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
-    was = datasets.config.HF_DATASETS_OFFLINE, datasets.config.HF_HUB_OFFLINE, hub.HF_HUB_OFFLINE
     os.environ.update(_ENVIRONMENT)
     disable_progress_bar()
+    offline = [(evaluate.config, "HF_EVALUATE_OFFLINE")]
     if not download:
-        datasets.config.HF_DATASETS_OFFLINE = True
-        datasets.config.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE = True
+        offline += [(datasets.config, "HF_DATASETS_OFFLINE"), (hub, "HF_HUB_OFFLINE")]
+    was = [getattr(*each) for each in offline]
+    for place, name in offline:
+        setattr(place, name, True)
     try:
         yield
     finally:
-        datasets.config.HF_DATASETS_OFFLINE = was[0]
-        datasets.config.HF_HUB_OFFLINE, hub.HF_HUB_OFFLINE = was[1:]
+        for (place, name), value in zip(offline, was, strict=True):
+            setattr(place, name, value)
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
@@ -84,6 +88,11 @@ def require_files(names: Sequence[str], bench: BenchConfig) -> None:
     for name in names:
         if _is_file(name) and not Path(name).is_file():
             raise UserError(f"tasks: {name}: no such file; wanted the YAML file of a task")
+        if "/" in name and Path(name).is_dir():
+            raise UserError(
+                f"tasks: {name}: a folder; wanted names of tasks: give bench.include=[{name}] and "
+                "the names in it"
+            )
 
 
 def find(names: Sequence[str], bench: BenchConfig, own: Path | None = None) -> list[Unit]:
@@ -136,11 +145,10 @@ def _units(name: str, manager: Any, bench: BenchConfig) -> Iterator[Unit]:
     """Load what a name stands for: a task, the tasks of a tag, or a group, which stays whole."""
     if not _is_file(name) and name not in manager.all_tasks:
         raise unknown("task", name, {OWN_TAG, *OWN_TASKS, *manager.all_tasks})
+    _refuse_code(name, manager)
     try:
         with silence():
             loaded = manager.load([name])
-    except UserError:
-        raise
     except Exception as error:  # each task fails in its own way
         raise _not_loaded(name, error, bench) from None
     if loaded.get("groups"):
@@ -148,6 +156,29 @@ def _units(name: str, manager: Any, bench: BenchConfig) -> Iterator[Unit]:
         return
     for task, built in loaded["tasks"].items():
         yield _unit(task, {"tasks": {task: built}, "groups": {}, "group_map": {}}, bench)
+
+
+def _refuse_code(name: str, manager: Any) -> None:
+    """Refuse a task that runs what a model writes before it is loaded: that may run code too."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    entry = None if _is_file(name) else manager.task_index[name]
+    path = Path(name) if entry is None else entry.yaml_path
+    if path is None:
+        return
+    try:
+        is_unsafe = load_yaml(path, resolve_func=False).get("unsafe_code")
+    except Exception:  # loading it says why
+        return
+    if is_unsafe:
+        raise _runs_code(name)
+
+
+def _runs_code(name: str) -> UserError:
+    return UserError(
+        f"task {name}: it runs the code that a model writes (unsafe_code), which btm bench never "
+        "does: use lm-eval's own command in a box (docs/benchmarks.md)"
+    )
 
 
 def _not_loaded(name: str, error: Exception, bench: BenchConfig) -> UserError:
@@ -185,10 +216,7 @@ def _unit(name: str, loaded: Mapping[str, Any], bench: BenchConfig) -> Unit:
 def _refuse(name: str, task: Any) -> None:
     """Refuse a task that runs what a model writes, asks for pictures, or needs remote code."""
     if getattr(task, "UNSAFE_CODE", False):
-        raise UserError(
-            f"task {name}: it runs the code that a model writes (unsafe_code), which btm bench "
-            "never does: use lm-eval's own command in a box (docs/benchmarks.md)"
-        )
+        raise _runs_code(name)
     if getattr(task, "MULTIMODAL", False):
         raise UserError(f"task {name}: it shows pictures or sound, and the models read text alone")
 

@@ -7,7 +7,7 @@
     btm_order      two neighbouring sentences, in their order or exchanged (multiple_choice)
 
 No word of them is invented: every passage stands in a test document that no model of the forest
-was trained on. Their files lie in ``evals/tasks/<suite>/`` of the forest and depend on the text
+was trained on. Their files lie in ``evals/tasks-<suite>/`` of the forest and depend on the text
 alone, so the same text gives the same bytes. lm-eval's own command reads them too
 (``--include_path``).
 """
