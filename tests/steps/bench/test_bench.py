@@ -154,6 +154,20 @@ def test_a_task_of_ones_own_from_the_command_line(copy, mine, capsys):
 
 
 @pytest.mark.usefixtures("few_files")
+def test_a_group_is_one_row_with_its_own_number_and_a_tag_is_its_tasks(copy, mine):
+    one = (mine / "mine.yaml").read_text()
+    (mine / "two.yaml").write_text(one.replace("task: mine", "task: two\ntag: pair_of_tag"))
+    group = "group: both\ntask: [mine, two]\naggregate_metric_list: [{metric: acc}]\n"
+    (mine / "both.yaml").write_text(group)
+    words = [f"bench.include=[{mine}]", "bench.models=[bible]", "bench.limit=4"]
+    config = copy("tasks=[both,pair_of_tag]", *words)
+    whole, tagged = steps.bench(config).measured
+    assert (whole.task, tagged.task) == ("both", "two")
+    assert set(whole.metrics) == {"both", "mine", "two"} and whole.requests == 16
+    assert whole.chief.name == "acc" and whole.chief.value == whole.metrics["mine"][0].value
+
+
+@pytest.mark.usefixtures("few_files")
 def test_mistakes_are_told_in_a_line_and_write_nothing(copy, mine, capsys):
     words = [f"forest={copy().forest_root}", "trainer.device=cpu"]
     evals = Path(copy().forest_root) / "evals"
