@@ -86,19 +86,21 @@ class Mix:
     vocabulary: int
     batch_size: int = 16
 
+    def logp(self, texts: Sequence[Continuation], told: Told = lambda tokens: None) -> list[float]:
+        """Sum log p of the scored tokens of each text; `told` hears of the tokens that are read."""
+        read = self._read_all(texts, told)
+        return [
+            float(self._mix(text, of_members).logp.sum())
+            for text, of_members in zip(texts, read, strict=True)
+        ]
+
     def score(
         self, texts: Sequence[Continuation], told: Told = lambda tokens: None
     ) -> list[Scored]:
-        """Score each text; `told` hears of the tokens that the members read."""
-        read = [
-            _read(load(), texts, self.vocabulary, self.batch_size, told) for load in self.members
-        ]
-        of_text = list(zip(*read, strict=True)) if read else []
-        mixed = [self._mix(text, found) for text, found in zip(texts, of_text, strict=True)]
-        greedy = [
-            _is_greedy(text, found, each)
-            for text, found, each in zip(texts, of_text, mixed, strict=True)
-        ]
+        """Do as `logp`, and tell of each text whether greedy decoding would write it."""
+        read = self._read_all(texts, told)
+        mixed = list(map(self._mix, texts, read))
+        greedy = list(map(_is_greedy, texts, read, mixed))
         still = [number for number, known in enumerate(greedy) if known is None]
         for some in _groups([texts[i] for i in still], self.vocabulary):
             numbers = [still[i] for i in some]
@@ -109,6 +111,15 @@ class Mix:
             Scored(float(each.logp.sum()), bool(is_greedy))
             for each, is_greedy in zip(mixed, greedy, strict=True)
         ]
+
+    def _read_all(self, texts: Sequence[Continuation], told: Told) -> list[tuple[_Read, ...]]:
+        """Have each member in turn read all texts; return what they make of each text."""
+        if not texts:
+            return []
+        size, rows = self.vocabulary, self.batch_size
+        return list(
+            zip(*(_read(load(), texts, size, rows, told) for load in self.members), strict=True)
+        )
 
     def _mix(self, text: Continuation, read: Sequence[_Read]) -> _Mixed:
         """Follow the weights through a text, as `btm.ensemble.generate.Ensemble` does."""

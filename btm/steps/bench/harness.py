@@ -9,6 +9,7 @@ This module imports lm_eval, an optional dependency; import it late.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from btm.config.schema import Config
 from btm.data.tokenizer import bos_of_copy, load_tokenizer, size_of
-from btm.ensemble.continuations import Continuation, Mix, Scored
+from btm.ensemble.continuations import Continuation, Mix, Told
 from btm.ensemble.generate import Ensemble, load_member
 from btm.ensemble.rule import OnlineWeights
 from btm.ensemble.sampling import Sampling, pick
@@ -123,7 +124,8 @@ class ForestLM(TemplateLM):
         self, requests: Sequence[_Tokens], **kwargs: Any
     ) -> list[tuple[float, bool]]:
         texts = [self._cut(context, continuation) for _, context, continuation in requests]
-        found = self._score(texts)
+        with self._told(texts) as told:
+            found = self._mix().score(texts, told)
         for (asked, *_), each in zip(requests, found, strict=True):
             if asked is not None:
                 self.cache_hook.add_partial("loglikelihood", asked, (each.logp, each.is_greedy))
@@ -144,8 +146,9 @@ class ForestLM(TemplateLM):
                 windows.append(self._cut(*make_disjoint_window(pair)))
                 owners.append(number)
         sums = np.zeros(len(requests))
-        for owner, each in zip(owners, self._score(windows), strict=True):
-            sums[owner] += each.logp
+        with self._told(windows) as told:
+            for owner, logp in zip(owners, self._mix().logp(windows, told), strict=True):
+                sums[owner] += logp
         for request, total in zip(requests, sums, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, float(total))
         return [float(total) for total in sums]
@@ -179,13 +182,13 @@ class ForestLM(TemplateLM):
         whole = (context + continuation)[-(self.max_length + 1) :]
         return Continuation(tuple(whole), len(continuation))
 
-    def _score(self, texts: Sequence[Continuation]) -> list[Scored]:
+    def _mix(self) -> Mix:
         subject = self.subject
 
         def begin() -> OnlineWeights:
             return subject.rule.begin(subject.log_prior, subject.route)
 
-        mix = Mix(
+        return Mix(
             members=[self._loader(model) for model in subject.members],
             begin=begin,
             rule=subject.rule,
@@ -193,9 +196,11 @@ class ForestLM(TemplateLM):
             vocabulary=size_of(self.tokenizer),
             batch_size=self.settings.batch_size,
         )
-        tokens = sum(len(text.tokens) - 1 for text in texts) * len(subject.members)
-        with self.reporter.scoring(subject.name, tokens) as told:
-            return mix.score(texts, told)
+
+    def _told(self, texts: Sequence[Continuation]) -> AbstractContextManager[Told]:
+        """Begin to report how many tokens of all members are read."""
+        tokens = sum(len(text.tokens) - 1 for text in texts) * len(self.subject.members)
+        return self.reporter.scoring(self.subject.name, tokens)
 
     def _prompt(self, text: str, options: dict[str, Any]) -> list[int]:
         """Tokenize a prompt and leave room for its answer, as `hf` does."""
