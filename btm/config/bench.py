@@ -8,7 +8,7 @@ from btm.config.keys import key
 
 ENSEMBLE = "forest"  # the name of the ensemble in a list of models
 OWN_TAG = "btm"  # the tag of the tasks that are made of the forest's own test text
-OWN_TASKS = ("btm_rolling", "btm_next", "btm_last_word", "btm_line_end", "btm_order")
+OWN_TASKS = ("btm_rolling", "btm_next", "btm_next_word", "btm_line_end", "btm_order")
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
     btm_rolling    passages, read from their first word on: perplexity (loglikelihood_rolling)
     btm_next       which of four passages of the same domain goes on here (multiple_choice)
-    btm_last_word  the last word of a sentence, after all that precedes it (loglikelihood)
+    btm_next_word  the next word of a passage (loglikelihood)
     btm_line_end   the last word of a line and its end, written (generate_until)
     btm_order      two neighbouring sentences, in their order or exchanged (multiple_choice)
 
@@ -39,7 +39,7 @@ _PASSAGE = 2_000  # characters that are read
 _CONTEXT = 400  # characters before a question
 _ANSWER = 80  # characters of a continuation to choose
 _SENTENCE = re.compile(r"\S[^.!?\n]{20,200}(?:[.!?](?=\s)|(?=\n))")
-_END_OF_SENTENCE = re.compile(r"(?<=\w) ([^\W\d_]{4,})[.!?](?=\s)")
+_WORD = re.compile(r"(?<=\S) ([^\W\d_]+)(?=[\s.,;:!?])")
 _END_OF_LINE = re.compile(r"(?<=\S) (\S{2,20})\n")
 
 
@@ -143,8 +143,8 @@ def _next(rng: np.random.Generator, text: str, others: Sequence[str]) -> Questio
     }
 
 
-def _last_word(rng: np.random.Generator, text: str, others: Sequence[str]) -> Question | None:
-    return _before(rng, text, _END_OF_SENTENCE)
+def _next_word(rng: np.random.Generator, text: str, others: Sequence[str]) -> Question | None:
+    return _before(rng, text, _WORD)
 
 
 def _line_end(rng: np.random.Generator, text: str, others: Sequence[str]) -> Question | None:
@@ -228,12 +228,13 @@ TASKS = (
         f"metric_list:\n{_ACCURACY}",
     ),
     TextTask(
-        "btm_last_word",
-        _last_word,
+        "btm_next_word",
+        _next_word,
         _PLACES,
         "output_type: loglikelihood\n"
         'doc_to_text: "{{context}}"\n'
-        'doc_to_target: "{{word}}"\n'
+        # lm-eval puts its delimiter before choices alone, not before this kind of target.
+        "doc_to_target: \"{{' ' + word}}\"\n"
         f"metric_list:\n{_ACCURACY}"
         "- {metric: perplexity, aggregation: perplexity, higher_is_better: false}\n",
     ),

@@ -55,7 +55,7 @@ def test_the_same_text_gives_the_same_bytes_and_what_stands_is_left_alone(made, 
 def test_every_question_is_of_test_text(made, documents):
     for row in questions(made, "btm_rolling"):
         assert row["text"] in documents[row["domain"]]
-    for name in ("btm_last_word", "btm_line_end"):
+    for name in ("btm_next_word", "btm_line_end"):
         for row in questions(made, name):
             assert f"{row['context']} {row['word']}" in documents[row["domain"]]
     for row in questions(made, "btm_order"):
