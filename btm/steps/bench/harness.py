@@ -123,6 +123,13 @@ class ForestLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[_Tokens], **kwargs: Any
     ) -> list[tuple[float, bool]]:
+        for asked, _, continuation in requests:
+            if not continuation:
+                text = asked[1] if asked else ""
+                raise UserError(
+                    f"the continuation {text[:40]!r} that a task asks for is part of the last "
+                    "token of its context: begin it with a space, or leave the task out"
+                )
         texts = [self._cut(context, continuation) for _, context, continuation in requests]
         with self._told(texts) as told:
             found = self._mix().score(texts, told)
@@ -169,8 +176,6 @@ class ForestLM(TemplateLM):
 
     def _cut(self, context: list[int], continuation: list[int]) -> Continuation:
         """Cut what is too long for the context on the left, as `hf` does."""
-        if not continuation:
-            raise UserError("a task asks for a continuation that has no tokens")
         if len(continuation) > self.max_length:
             remedy = (
                 "give a larger bench.context" if self.settings.context else "leave the task out"

@@ -177,6 +177,8 @@ def test_answers_are_sampled_by_the_seed_and_settings_that_it_has_not_are_refuse
 
 
 def test_what_cannot_be_scored_is_told_of(model_of):
+    with pytest.raises(UserError, match="the continuation '' that a task asks for is part of"):
+        answers(model_of("bible"), "loglikelihood", (PROMPT, ""))
     with pytest.raises(UserError, match=r"a continuation of \d+ tokens is longer than the context"):
         answers(model_of("bible", context=8), "loglikelihood", (PROMPT, PROMPT * 3))
     with pytest.raises(
