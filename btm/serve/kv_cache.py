@@ -154,11 +154,11 @@ class Batch:
     def absorb(self, other: "Batch") -> None:
         """Take over all texts of another batch of the same model, with what they have read."""
         mine, theirs = self._layout, other._layout
-        wide, count = theirs.end - theirs.begin, len(mine.rows)
-        rows = count + len(theirs.rows)
-        self._make_room(rows, max(0, wide - mine.end))
-        if wide > mine.end:  # the texts here end where there is no room for longer ones before
-            self._shift(wide)
+        wide, used = theirs.end - theirs.begin, mine.end - mine.begin
+        count, rows = len(mine.rows), len(mine.rows) + len(theirs.rows)
+        if rows > mine.shape[0] or wide > mine.end:  # longer ones have no room before the end
+            span = max(wide, used)
+            self._lay(self._room(rows, span), span - used)
         for layer, new in zip(self._layers, other._layers, strict=True):
             layer.take(new, count)
         mine.real[count:rows] = False
@@ -192,27 +192,25 @@ class Batch:
     def _make_room(self, rows: int, new: int) -> None:
         """See to it that `rows` texts can have `new` columns more."""
         layout = self._layout
-        used = layout.end - layout.begin
-        most_rows, most = layout.shape
-        if rows <= most_rows and layout.end + new <= most:
-            return
+        if rows > layout.shape[0] or layout.end + new > layout.shape[1]:
+            self._lay(self._room(rows, layout.end - layout.begin + new), 0)
+
+    def _room(self, rows: int, columns: int) -> tuple[int, int]:
+        """Choose the rows and columns to lay out for so many that are used, with room to spare."""
+        most_rows, most = self._layout.shape
         if rows > most_rows:
             most_rows = max(rows, 2 * most_rows)
-        if used + new > most // 2:  # else there is room enough where texts that left had been
-            most = max(_FEWEST, 2 * (used + new))
-        self._lay(most_rows, most, 0)
+        if columns > most // 2:  # else there is room enough where texts that left had been
+            most = max(_FEWEST, 2 * columns)
+        return most_rows, most
 
-    def _shift(self, end: int) -> None:
-        """Move the texts so that they end at `end`."""
-        layout = self._layout
-        self._lay(*layout.shape, end - (layout.end - layout.begin))
-
-    def _lay(self, rows: int, columns: int, begin: int) -> None:
+    def _lay(self, shape: tuple[int, int], begin: int) -> None:
+        """Lay all texts at column `begin` of tensors for so many rows and columns."""
         layout = self._layout
         old, used = slice(layout.begin, layout.end), layout.end - layout.begin
-        layout.shape = (rows, columns)
-        real = layout.real.new_zeros(rows, columns)
-        count = min(len(layout.real), rows)
+        layout.shape = shape
+        real = layout.real.new_zeros(shape)
+        count = min(len(layout.real), shape[0])
         real[:count, begin : begin + used] = layout.real[:count, old]
         layout.real = real
         for layer in self._layers:

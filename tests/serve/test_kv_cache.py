@@ -75,8 +75,13 @@ class Walk:
         new = [n for n in range(len(self.texts)) if n not in self.read][:count]
         if not new:
             return
+        self.join_as([self.rng.randrange(1, 40) for _ in new])
+
+    def join_as(self, lengths):
+        """Let texts of so many tokens join."""
+        new = [n for n in range(len(self.texts)) if n not in self.read][: len(lengths)]
         other = self.kind(self.model, new)
-        self.read |= {number: self.rng.randrange(1, 40) for number in new}
+        self.read |= dict(zip(new, lengths, strict=True))
         width = max(self.read[number] for number in new)
         tokens = torch.zeros(len(new), width, dtype=torch.long)
         for row, number in enumerate(new):
@@ -150,3 +155,17 @@ def test_memory_that_texts_have_left_is_used_again():
     rows, columns = walk.batch._layout.shape
     assert rows <= 6
     assert columns <= 256
+
+
+def test_a_long_text_joins_a_short_one_that_ends_far_to_the_right():
+    """There is less room before the common end than the new text needs."""
+    model = model_of("llama", LLAMA)
+    walk = Walk(model, Batch)
+    for length in (40, 3):
+        walk.join_as([length])
+        for _ in range(15):
+            walk.advance()
+    walk.leave([0])
+    walk.join_as([85])
+    walk.advance()
+    assert walk.compared == 1 + 15 + 1 + 2 * 15 + 1 + 2
