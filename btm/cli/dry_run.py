@@ -300,6 +300,7 @@ _PLANS: dict[str, Callable[[Config], list[Plan]]] = {
     "score": steps.plan_of_score,
     "eval": _evaluate,
     "compare": steps.plan_of_compare,
+    "bench": steps.plan_of_bench,
     "average": _average,
     "mix": _mix,
     "distil": _distil,

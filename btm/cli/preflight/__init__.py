@@ -27,6 +27,7 @@ VERBS = (
     "distil",
     "generate",
     "serve",
+    "bench",
     "import",
     "export",
     "push",

@@ -38,6 +38,7 @@ CHECKS: dict[str, Sequence[Check]] = {
     ),
     "generate": (machine.device,),
     "serve": (extras.server, machine.token, machine.device),
+    "bench": (extras.harness, machine.device),
     "import": (machine.forest_folder,),
     "export": (machine.export_folder,),
     "push": (names.remote_of_push,),

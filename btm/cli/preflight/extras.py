@@ -65,6 +65,12 @@ def server(config: Config) -> None:
         raise UserError(f"btm serve needs {', '.join(missing)}; run: {install('serve')}")
 
 
+def harness(config: Config) -> None:
+    """Require lm-evaluation-harness."""
+    if not _installed("lm_eval"):
+        raise UserError(f"btm bench needs lm-evaluation-harness; run: {install('eval')}")
+
+
 def _sources(config: Config) -> list[Source]:
     return preparation.sources(config.data)
 

@@ -20,6 +20,7 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "score": using.score,
     "eval": using.evaluate,
     "compare": using.compare,
+    "bench": using.bench,
     "average": using.average,
     "mix": using.mix,
     "distil": using.distil,
