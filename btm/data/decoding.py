@@ -11,25 +11,47 @@ from typing import Any
 _UNFINISHED = "\ufffd"  # what stands in a decoded text for bytes that are no whole character
 
 
-def continuation(tokenizer: Any, prompt: Sequence[int], tokens: Iterable[int]) -> Iterator[str]:
-    """Yield the text that `tokens` add to that of `prompt`, each piece once its characters are
-    whole.
+class Continuation:
+    """The text that goes on with a prompt, told token by token.
 
     Joined, the pieces are what follows the prompt's text in the text of all tokens. A character
     that the last tokens begin and do not finish is left out.
     """
-    ids = list(prompt)
-    begin, end = 0, len(ids)  # the tokens that the next ones are decoded with: their text is out
-    known = _decoded(tokenizer, ids)
+
+    def __init__(self, tokenizer: Any, prompt: Sequence[int]) -> None:
+        """Begin after the tokens `prompt`."""
+        self._tokenizer = tokenizer
+        self._ids = list(prompt)  # those that the next ones are decoded with, and they themselves
+        self._told = len(self._ids)  # of them
+        self._known = _decoded(tokenizer, self._ids)
+
+    def add(self, token: int) -> str:
+        """Add a token; return the text that is whole since, empty within a character."""
+        self._ids.append(token)
+        text = _decoded(self._tokenizer, self._ids)
+        if len(text) <= len(self._known) or text.endswith(_UNFINISHED):
+            return ""
+        piece = text[len(self._known) :]
+        self._ids = self._ids[self._told :]
+        self._told = len(self._ids)
+        self._known = _decoded(self._tokenizer, self._ids)
+        return piece
+
+    def rest(self) -> str:
+        """Return what the last tokens add, without a character that they begin alone."""
+        text = _decoded(self._tokenizer, self._ids)
+        return text[len(self._known) :].rstrip(_UNFINISHED)
+
+
+def continuation(tokenizer: Any, prompt: Sequence[int], tokens: Iterable[int]) -> Iterator[str]:
+    """Yield the text that `tokens` add to that of `prompt`, each piece once its characters are
+    whole.
+    """
+    text = Continuation(tokenizer, prompt)
     for token in tokens:
-        ids.append(token)
-        text = _decoded(tokenizer, ids[begin:])
-        if len(text) > len(known) and not text.endswith(_UNFINISHED):
-            yield text[len(known) :]
-            begin, end = end, len(ids)
-            known = _decoded(tokenizer, ids[begin:end])
-    rest = _decoded(tokenizer, ids[begin:])[len(known) :].rstrip(_UNFINISHED)
-    if rest:
+        if piece := text.add(token):
+            yield piece
+    if rest := text.rest():
         yield rest
 
 

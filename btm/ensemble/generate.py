@@ -26,6 +26,7 @@ from btm.ensemble.members import load_member
 from btm.ensemble.posterior import Array
 from btm.ensemble.rule import AnyRoute
 from btm.ensemble.rules import rule_of
+from btm.ensemble.sampling import Sampling, pick
 from btm.errors import UserError
 from btm.forest import Forest, find_model
 from btm.models import causal_lm
@@ -155,7 +156,7 @@ class Ensemble:
         """
         rng = np.random.default_rng(seed)
         for _ in range(tokens):
-            token = _pick(self.next_logp(), temperature, rng)
+            token = pick(self.next_logp(), Sampling(temperature), rng)
             if token in self._ends:
                 return
             yield token
@@ -229,11 +230,3 @@ class _Reader:
             out = self.model(input_ids=ids, use_cache=True, **{self._key: self._cache})
             self.seen += tokens
             return torch.log_softmax(causal_lm.logits_of(out)[0].float(), dim=-1).cpu().numpy()
-
-
-def _pick(logp_V: Array, temperature: float, rng: np.random.Generator) -> int:
-    if temperature == 0:
-        return int(logp_V.argmax())
-    scaled_V = logp_V / temperature
-    p_V = np.exp(scaled_V - scaled_V.max())
-    return int(rng.choice(len(p_V), p=p_V / p_V.sum()))

@@ -1,0 +1,67 @@
+"""What a server answers by name is what stands in the forest, and follows it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from btm import steps
+from btm.ensemble.rules import RULES
+from btm.errors import UserError
+from btm.forest import Forest, removal
+from btm.forest.suites import open_suites
+from btm.serve.catalog import Catalog, UnknownModelError
+from btm.steps import domain_weights
+
+NAMES = ("bible", "code_python", "speeches")
+
+
+def test_every_rule_and_every_model_has_a_name(grown):
+    catalog = Catalog(grown[0])
+    names = [served.name for served in catalog]
+    rules = [f"forest:{rule}" for rule in RULES if rule != "router"]  # none was discovered
+    assert names[: len(rules) + 1] == ["forest", *rules]
+    assert {*NAMES, "seed"} < set(names)
+    assert [member.name for member in catalog.find("forest").members] == list(NAMES)
+    assert [member.name for member in catalog.find("bible").members] == ["bible"]
+
+
+def test_a_domain_gives_the_prior_of_its_valid_text_and_a_top_k_keeps_by_it(copy):
+    config = copy("domain=bible", "ensemble.top_k=2", "ensemble.rule=bayes")
+    served = Catalog(config).find("forest")
+    suite, forest = open_suites(config), Forest(config.forest_root)
+    members = list(Catalog(copy()).find("forest").members)
+    prior, _ = domain_weights.fit_for(config, forest, suite, "bible", members)
+    best = sorted(prior, key=lambda name: -prior[name])[:2]
+    assert {member.name for member in served.members} == set(best)
+    wanted = np.array([prior[member.name] for member in served.members])
+    assert np.exp(served.log_prior) == pytest.approx(wanted / wanted.sum())
+
+
+def test_a_top_k_of_equals_is_refused(copy):
+    with pytest.raises(UserError, match="give a prior, as domain=NAME does"):
+        Catalog(copy("ensemble.top_k=2", "ensemble.commit=0"))
+
+
+def test_it_follows_what_is_merged_and_removed(copy):
+    config = copy("branch=copy", "trainer.steps=2")
+    catalog = Catalog(config)
+    assert not catalog.refresh()
+    removal.remove(Forest(config.forest_root), "speeches")
+    assert catalog.refresh()
+    with pytest.raises(UnknownModelError, match="no model 'speeches'"):
+        catalog.find("speeches")
+    assert "speeches" not in [member.name for member in catalog.find("forest").members]
+    steps.branch(config, "tales", "novels")
+    steps.train(config, "tales")
+    assert not catalog.refresh()  # a branch is no expert yet
+    forest = Forest(config.forest_root)
+    forest.merge(forest.get_branch("tales"), force=True)
+    assert catalog.refresh()
+    assert "tales" in [member.name for member in catalog.find("forest").members]
+
+
+def test_another_rule_of_the_same_members_needs_no_other_copies(grown):
+    catalog = Catalog(replace(grown[0]))
+    shas = {tuple(m.sha256 for m in s.members) for s in catalog if s.kind == "ensemble"}
+    assert len(shas) == 1
