@@ -16,6 +16,7 @@ from btm.config.distil import DistilConfig
 from btm.config.ensemble import EnsembleConfig, EvalConfig, GenerateConfig, ScoreConfig
 from btm.config.exchange import FORMATS, CardConfig, ExportConfig, ImportConfig, PushConfig
 from btm.config.keys import key
+from btm.config.load import LoadConfig
 from btm.config.mix import MixConfig
 from btm.config.moe import MoeConfig
 from btm.config.registry import DiffConfig, LineageConfig, LsConfig, RemoveConfig
@@ -36,6 +37,7 @@ class Config:
     imports: ImportConfig = field(default_factory=ImportConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     push: PushConfig = field(default_factory=PushConfig)
+    load: LoadConfig = field(default_factory=LoadConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)

@@ -23,6 +23,7 @@ from btm.config.data import check_data, check_discover
 from btm.config.distil import check_distil
 from btm.config.ensemble import check_ensemble, check_eval, check_generate, check_score
 from btm.config.exchange import FORMATS, check_card, check_export, check_import, check_push
+from btm.config.load import check_load
 from btm.config.mix import check_mix
 from btm.config.moe import check_moe
 from btm.config.recipes import recipes
@@ -70,6 +71,7 @@ def _check_sections(config: Config) -> None:
     check_import(config.imports)
     check_export(config.export)
     check_push(config.push)
+    check_load(config.load)
     check_score(config.score)
     check_ensemble(config.ensemble)
     check_eval(config.eval)

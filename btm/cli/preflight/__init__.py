@@ -23,6 +23,7 @@ VERBS = (
     "train",
     "score",
     "eval",
+    "compare",
     "mix",
     "distil",
     "generate",

@@ -7,6 +7,7 @@ from btm.data import prepare as preparation
 from btm.data.documents import Source
 from btm.data.formats import OF_PYARROW, format_of
 from btm.errors import UserError
+from btm.models import inference
 from btm.system.extras import install
 from btm.train.fairseq import command
 
@@ -22,6 +23,16 @@ def optimizer(config: Config) -> None:
             f"trainer.optimizer=adamw8bit needs bitsandbytes: {install('int8')}, "
             "or use trainer.optimizer=adamw"
         )
+
+
+def quantisation(config: Config) -> None:
+    """Require bitsandbytes for models in int8, and a device that multiplies them."""
+    load = config.load
+    if load.quantization == "int8" and not _installed("bitsandbytes"):
+        raise UserError(
+            f"load.quantization=int8 needs bitsandbytes: {install('int8')}, or use load.dtype=bf16"
+        )
+    inference.require_device(load, config.trainer.device)
 
 
 def mirrors(config: Config) -> None:

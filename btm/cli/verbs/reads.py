@@ -5,6 +5,10 @@ accepted by every verb, because scripts give them to each step as one block. The
 verb, or a few, for something of their own.
 """
 
+from dataclasses import replace
+
+from btm.config.load import LoadConfig
+from btm.config.schema import Config
 from btm.errors import UserError
 
 _ONE = (
@@ -42,6 +46,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "prompt": ("generate",),
     "generate.": ("generate",),
     "serve.": ("serve",),
+    "load.": ("score", "eval", "compare", "generate", "serve"),
     "imports.source": ("import", "grow", "pull"),
     "format": ("import", "export"),
     "to": ("export", "push"),
@@ -162,6 +167,14 @@ def reads(verb: str, key: str) -> bool:
         return verb not in NO_BASELINE
     # Without forest=, the name of the suite is that of the forest.
     return key in ("forest", "data.name") or key.partition(".")[0] in SECTIONS.get(verb, ())
+
+
+def settled(verb: str, config: Config) -> Config:
+    """Return `config` with models in float32 for a verb that does not read `load`.
+
+    A bundle may ask for int8 beside words of other verbs, whose results would not tell of it.
+    """
+    return config if reads(verb, "load.dtype") else replace(config, load=LoadConfig())
 
 
 def require(verb: str, key: str, given: str) -> None:

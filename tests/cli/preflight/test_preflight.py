@@ -209,6 +209,7 @@ VERB_NEEDS = {
     "train": (["trainer.optimizer=adamw8bit", "expert=new"], "[int8]"),
     "eval": (["score.window=5000"], "score.window=5000"),
     "score": (["score.window=5000"], "score.window=5000"),
+    "compare": (["load.quantization=int8"], "load.quantization=int8 needs bitsandbytes: "),
     "generate": (["trainer.device=cuda:99", "prompt=x"], "trainer.device=cuda:99"),
     "export": (["expert=seed", "to={file}/x/y"], "is a file; wanted a folder"),
     "import": (["from=x", "forest={file}/x"], "is a file; wanted a folder"),
