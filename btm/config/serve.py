@@ -44,7 +44,9 @@ def check_serve(serve: ServeConfig) -> None:
     require(serve.host != "", "serve.host", repr(serve.host), "wanted an address, as 127.0.0.1")
     require(0 <= serve.port < 1 << 16, "serve.port", serve.port, "wanted 0 to 65535")
     check_path(serve.token_file, "serve.token_file")
-    check_least(serve, "serve", 1, "running", "max_tokens", "max_total", "max_n", "max_prompts")
-    check_least(serve, "serve", 0, "waiting", "context", "max_logprobs", "reload", "grace")
+    check_least(
+        serve, "serve", 1, "running", "waiting", "max_tokens", "max_total", "max_n", "max_prompts"
+    )
+    check_least(serve, "serve", 0, "context", "max_logprobs", "reload", "grace")
     check_least(serve, "serve", 1024, "max_body")
     check_least(serve, "serve", 1, "patience")

@@ -88,8 +88,8 @@ def check_limits(limits: ServeConfig, body: Choosing, prompts: int, logprobs: in
     at_most(body.n, limits.max_n, "n", "answers to a prompt")
     at_most(prompts, limits.max_prompts, "prompt", "prompts")
     at_most(logprobs or 0, limits.max_logprobs, "logprobs", "likeliest tokens")
-    answers, places = prompts * body.n, limits.running + limits.waiting
-    at_most(answers, places, "n", "answers at once, of all prompts together")
+    # All of them wait before the first is begun.
+    at_most(prompts * body.n, limits.waiting, "n", "answers at once, of all prompts together")
 
 
 def check_tokens(limits: ServeConfig, texts: Sequence[Text], answers: int, max_tokens: int) -> None:
