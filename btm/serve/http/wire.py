@@ -219,3 +219,11 @@ class ScoreBody(Wire):
     model: Annotated[str, Field(max_length=200)]
     prompt: Prompt
     top: Annotated[int, Field(ge=0)] = 0
+
+
+class HiddenBody(Wire):
+    """The body of /v1/hidden_states."""
+
+    model: Annotated[str, Field(max_length=200)]
+    prompt: Prompt
+    layer: int = -1

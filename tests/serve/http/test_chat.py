@@ -3,8 +3,10 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import openai
 import pytest
+import torch
 
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
@@ -96,6 +98,20 @@ def test_a_score_is_the_sum_of_its_parts(running):
         assert math.log(mixed) == pytest.approx(found["logprobs"][t], abs=1e-5)
     _, _, empty = running.ask("/v1/score", {"model": "bible", "prompt": ""})
     assert empty["ids"] == [] and empty["perplexity"] is None
+
+
+def test_hidden_states_are_the_models_own(running, forest):
+    body = {"model": "bible", "prompt": "God said"}
+    _, _, found = running.ask("/v1/hidden_states", body)
+    model = forest["bible"].load()
+    with torch.inference_mode():
+        wanted = model(torch.tensor([found["ids"]]), output_hidden_states=True).hidden_states
+    assert found["ids"][0] == model.config.eos_token_id
+    np.testing.assert_allclose(found["hidden_states"], wanted[-1][0], atol=1e-5)
+    _, _, first = running.ask("/v1/hidden_states", body | {"layer": 0})
+    np.testing.assert_allclose(first["hidden_states"], wanted[0][0], atol=1e-6)
+    for more in ({"layer": 99}, {"model": "forest"}, {"prompt": [1] * 1024}):
+        assert running.ask("/v1/hidden_states", body | more)[0] == 400
 
 
 def test_it_tells_of_itself(running):
