@@ -1,5 +1,7 @@
 """What stands here: /v1/models, and whether the server lives: /health, /ready, /metrics."""
 
+import asyncio
+
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request as HttpRequest
@@ -17,7 +19,8 @@ router = APIRouter()
 async def models(http: HttpRequest) -> Response:
     """List the models, ensembles first."""
     service = service_of(http)
-    listed = [_described(served, service) for served in service.catalog]
+    # Contexts are read from the models' files, which may be many.
+    listed = await asyncio.to_thread(lambda: [_described(s, service) for s in service.catalog])
     return JSONResponse({"object": "list", "data": listed})
 
 

@@ -108,6 +108,12 @@ def test_a_missing_scikit_learn(hide, refused, cycle, tmp_path):
     assert "[discover]'" in refused("discover", *words, place=tmp_path)
 
 
+def test_a_missing_server(hide, refused, cycle, tmp_path):
+    hide("uvicorn")
+    said = refused("serve", *cycle, place=tmp_path)
+    assert "needs uvicorn" in said and "[serve]'" in said
+
+
 CYCLES = {
     "positions of the model": (
         ["trainer.seq_len=100000"],
