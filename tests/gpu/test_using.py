@@ -14,10 +14,10 @@ from btm.data.batches import windows
 from btm.ensemble.generate import Ensemble
 from btm.ensemble.sampling import Sampling
 from btm.forest import Forest
+from btm.models import causal_lm
 from btm.serve.catalog import Catalog
 from btm.serve.engine import Engine
 from btm.serve.request import Prompt, Request, Token
-from btm.models import causal_lm
 
 
 @pytest.fixture(scope="module")
