@@ -37,6 +37,7 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   push      models go to a remote forest     btm push forest=experts/demo to=s3://bucket/demo
   pull      models come from a remote        btm pull from=s3://bucket/demo forest=experts/demo
   generate  the ensemble goes on with text   btm generate prompt="In the beginning" domain=bible
+  serve     an OpenAI-compatible server      btm serve forest=experts/demo
   run       all of it, as jobs               btm run experiment=demo cluster=slurm
             or what it is compared with      btm run experiment=demo baseline=dense
   paper     the paper's tables, from nothing btm paper size=smoke

@@ -113,6 +113,7 @@ def _command(verb: str, words: list[str], stops: Stops) -> int:
     config = compose(settings, verb)
     for word in settings:
         verbs.reads.require(verb, full_key(word), word)
+    config = verbs.reads.settled(verb, config)
     verbs.effects.require(verb, list(map(full_key, settings)), flags, config)
     verbs.check_baseline(verb, config)
     preflight.check(verb, config, flags)

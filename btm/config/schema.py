@@ -16,9 +16,11 @@ from btm.config.distil import DistilConfig
 from btm.config.ensemble import EnsembleConfig, EvalConfig, GenerateConfig, ScoreConfig
 from btm.config.exchange import FORMATS, CardConfig, ExportConfig, ImportConfig, PushConfig
 from btm.config.keys import key
+from btm.config.load import LoadConfig
 from btm.config.mix import MixConfig
 from btm.config.moe import MoeConfig
 from btm.config.registry import DiffConfig, LineageConfig, LsConfig, RemoveConfig
+from btm.config.serve import ServeConfig
 from btm.config.training import FairseqConfig, MergeConfig, ModelConfig, SeedConfig, TrainerConfig
 
 
@@ -35,10 +37,12 @@ class Config:
     imports: ImportConfig = field(default_factory=ImportConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     push: PushConfig = field(default_factory=PushConfig)
+    load: LoadConfig = field(default_factory=LoadConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
     bench: BenchConfig = field(default_factory=BenchConfig)
     average: AverageConfig = field(default_factory=AverageConfig)
     distil: DistilConfig = field(default_factory=DistilConfig)

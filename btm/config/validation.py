@@ -23,11 +23,13 @@ from btm.config.data import check_data, check_discover
 from btm.config.distil import check_distil
 from btm.config.ensemble import check_ensemble, check_eval, check_generate, check_score
 from btm.config.exchange import FORMATS, check_card, check_export, check_import, check_push
+from btm.config.load import check_load
 from btm.config.mix import check_mix
 from btm.config.moe import check_moe
 from btm.config.recipes import recipes
 from btm.config.registry import check_diff, check_lineage, check_ls
 from btm.config.schema import Config
+from btm.config.serve import check_serve
 from btm.config.training import check_fairseq, check_model, check_seed_phase, check_trainer
 from btm.errors import UserError, nearest
 
@@ -69,10 +71,12 @@ def _check_sections(config: Config) -> None:
     check_import(config.imports)
     check_export(config.export)
     check_push(config.push)
+    check_load(config.load)
     check_score(config.score)
     check_ensemble(config.ensemble)
     check_eval(config.eval)
     check_generate(config.generate)
+    check_serve(config.serve)
     check_bench(config.bench)
     check_average(config.average)
     check_distil(config.distil)

@@ -17,19 +17,19 @@ from numpy.typing import NDArray
 
 from btm.config.checks import check_weights
 from btm.config.ensemble import EnsembleConfig
+from btm.config.load import LoadConfig
 from btm.data.ends import ends_of_model
-from btm.data.tokenizer import bos_of_copy, load_tokenizer, recorded_policy, size_of
+from btm.data.tokenizer import bos_of_copy, load_tokenizer, size_of
 from btm.ensemble import posterior
 from btm.ensemble.commit import Commit
+from btm.ensemble.members import load_member
 from btm.ensemble.posterior import Array
 from btm.ensemble.rule import AnyRoute
 from btm.ensemble.rules import rule_of
 from btm.ensemble.sampling import Sampling, pick
 from btm.errors import UserError
-from btm.forest import Forest, Model, find_model, require_same_tokenizer
-from btm.interop import huggingface
+from btm.forest import Forest, find_model
 from btm.models import causal_lm
-from btm.models.causality import require_causal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,6 +78,7 @@ class Ensemble:
         top_k: int = 0,
         device: str = "cpu",
         route: AnyRoute | None = None,
+        load: LoadConfig | None = None,
     ) -> "Ensemble":
         """Load the `top_k` likeliest members under `prior` {model: weight} (0: all that have
         weight).
@@ -85,19 +86,25 @@ class Ensemble:
         A member is whatever `find_model` finds: an ELM, an average, one of another forest, a folder
         with the same tokenizer, which is checked as an import is. Without a prior, every expert of
         the forest alike. `UserError` for a model that is not there, or for a top-k under a prior
-        that tells no member from another. Under the rule `router` every member is loaded.
+        that tells no member from another. Under the rule `router` every member is loaded. `load`
+        says in what numbers they are held; without it, in float32.
         """
         weights = check_weights(prior or {elm.name: 1.0 for elm in forest.experts()})
         members = {name: find_model(forest, name) for name in weights}
         rule = rule_of(ensemble or EnsembleConfig())
         kept = keep(weights, top_k if rule.needs_prior else 0)
-        loaded = {name: load_member(forest, members[name], device) for name in kept}
+        loaded = {name: load_member(forest, members[name], device, load) for name in kept}
         tokenizer = load_tokenizer(forest.tokenizer)
         eos, size = int(tokenizer.eos_token_id), size_of(tokenizer)
         bos = bos_of_copy(forest.tokenizer, tokenizer)
         ends = {end for model in loaded.values() for end in ends_of_model(model, eos, size).ids}
         log_prior_E = np.log(np.array(list(kept.values())))
         return cls(loaded, log_prior_E, eos if bos is None else bos, ensemble, route, ends, bos)
+
+    @property
+    def models(self) -> dict[str, "PreTrainedModel"]:
+        """The models that run, {name: model}."""
+        return {n: each.model for n, each in zip(self.names, self.experts, strict=True)}
 
     @property
     def weights(self) -> dict[str, float]:
@@ -162,20 +169,6 @@ class Ensemble:
         # tokenizer.
         size = min(logp_TV.shape[1] for logp_TV in read)
         return np.stack([logp_TV[:, :size] for logp_TV in read]).astype(np.float64)
-
-
-def load_member(forest: Forest, model: Model, device: str) -> "PreTrainedModel":
-    """Load a member in float32, in evaluation mode; a folder passes an import's checks first."""
-    import torch
-
-    if model.kind != "folder":
-        loaded = causal_lm.load_model(model.path, device, dtype=torch.float32)
-        require_causal(loaded, str(model.path))
-        return loaded
-    bos = recorded_policy(forest.tokenizer)
-    with huggingface.checked(model.path, "ensemble.experts", forest.root, bos=bos) as found:
-        require_same_tokenizer(forest, found.tokenizer_sha256, str(model.path))
-        return found.model.float().to(device).eval()
 
 
 def keep(weights: Mapping[str, float], top_k: int) -> dict[str, float]:

@@ -3,7 +3,8 @@
 A score file holds float32 log p(x_t | x_<t) in nats, shape (rows, window), under
 ``scores/<shard>/<sha256 of the weights>.npy``: the tokens of the shard's head in the order of the
 text, each once. What pads the last row is 0, as is the BOS of each document. Mixing scores needs
-no model and no torch.
+no model and no torch. Scores of a model that was not loaded in float32 are other scores, so what it
+was loaded as stands in their name: ``<sha256>-int8.npy``.
 
 A row is a window, whose first token has a context of one token, unless windows overlap: with a
 stride of s < W tokens (``score.stride``) every token after the first W has a context of at least
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from btm.data.batches import Windows, windows
 from btm.data.shards import Shard
 from btm.errors import UserError
+from btm.forest.paths import scores_name
 from btm.models import causal_lm
 from btm.system import durable
 
@@ -39,6 +41,7 @@ class Scores:
     window: int
     max_tokens: int = 0
     stride: int = 0  # tokens from window to window; 0: the window, so that they do not overlap
+    loaded: str = ""  # what models are loaded as (LoadConfig.word); empty: in float32
 
     def windows(self, shard: Shard) -> Windows:
         """Cut `shard` into the windows that are scored."""
@@ -61,7 +64,7 @@ class Scores:
         stride = f"-s{self.stride}" if self.stride else ""
         head += "" if shard.bos is None else "-bos"  # once only documents began with it
         name = f"{shard.domain}-{shard.split}-{shard.sha256[:16]}-w{self.window}{stride}{head}"
-        return self.root / name / f"{weights_sha256}.npy"
+        return self.root / name / scores_name(weights_sha256, self.loaded)
 
     def read(self, shard: Shard, weights_sha256: str) -> NDArray[np.float32] | None:
         """Open the scores, memory-mapped; None where there are none. A damaged file is deleted."""

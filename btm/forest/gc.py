@@ -11,7 +11,7 @@ from pathlib import Path
 from btm.errors import UserError
 from btm.forest import index, removal, tombstone, trained_on, unwritten
 from btm.forest.forest import Forest
-from btm.forest.paths import digits_of
+from btm.forest.paths import digits_of, weights_of
 from btm.models import weights
 from btm.system import durable, lease
 
@@ -93,7 +93,7 @@ def _derived(forest: Forest) -> list[Waste]:
     found = [
         _waste(file, "scores of weights that are gone")
         for file in forest.paths.scores_of()
-        if file.stem not in kept
+        if weights_of(file) not in kept
     ]
     gone = [
         path

@@ -14,7 +14,8 @@ its cycles.
     pulls/<id>/                   what a pull that was stopped has fetched (interop/remote)
     branches/<name>+student/      a student in the making (students.py)
     removed/<name>/               a tombstone: card.json, and plan.json and deleting/ (removal.py)
-    scores/<shard>/<sha256>.npy   log-probabilities by weights (ensemble/score.py)
+    scores/<shard>/<sha256>.npy   log-probabilities by weights (ensemble/score.py); of models that
+                                  were loaded in int8 or 16 bits <sha256>-int8.npy
     fisher/<sha256>-<shard>…/     Fisher information by weights
     targets/<shard>/<identity>/   what an ensemble predicts, for students (ensemble/targets.py)
     trained-on/<sha256>.docs      digests of the documents of a train shard (trained_on.py)
@@ -259,8 +260,10 @@ class Paths:
         return self.root / SCORES
 
     def scores_of(self, sha256: str = "*") -> Iterator[Path]:
-        """Find the score files of the weights `sha256`, or of all weights."""
-        return self.scores.glob(f"*/{sha256}.npy")
+        """Find the score files of the weights `sha256`, or of all weights, however loaded."""
+        for file in self.scores.glob("*/*.npy"):
+            if sha256 in ("*", weights_of(file)):
+                yield file
 
     @property
     def unwritten(self) -> Path:
@@ -321,8 +324,7 @@ class Paths:
 
     def benchmarks(self, name: str | None) -> Path:
         """Name the file of the benchmarks `name`; None as in `evaluation`."""
-        file = self.evaluation(name)
-        return file.with_name(f"{file.stem}-bench.json")
+        return self.evals / f"{name or self.root.name}-bench.json"
 
     def own_tasks(self, suite: str) -> Path:
         """Name the folder of the benchmark tasks that are made of the test text of a suite."""
@@ -336,6 +338,16 @@ class Paths:
     def jobs(self) -> "JobPaths":
         """The records of its cycles."""
         return JobPaths(self.root / "jobs")
+
+
+def scores_name(sha256: str, loaded: str = "") -> str:
+    """Name a file of the scores of the weights `sha256`, `loaded` as LoadConfig.word says."""
+    return f"{sha256}-{loaded}.npy" if loaded else f"{sha256}.npy"
+
+
+def weights_of(scores: Path) -> str:
+    """Read the sha256 of the weights from the name of a file of scores."""
+    return scores.stem.partition("-")[0]
 
 
 def digests_name(sha256: str) -> str:

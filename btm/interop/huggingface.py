@@ -216,7 +216,7 @@ def _load(folder: Path) -> tuple["PreTrainedModel", list[str]]:
     """Load the model in a dtype that loses nothing; return it with notes on what was changed."""
     declared = causal_lm.read_config(ModelFolder(folder).config)
     said = declared.get("dtype") or declared.get("torch_dtype")
-    dtype, notes = widest(folder, said), []
+    dtype, notes = causal_lm.widest(folder, said), []
     if said is not None and dtype != said:
         notes.append(f"its config says {said}, its weights need {dtype}, in which they are kept")
     import torch
@@ -232,21 +232,6 @@ def _load(folder: Path) -> tuple["PreTrainedModel", list[str]]:
         model.generation_config = GenerationConfig.from_model_config(model.config)
         notes.append("its generation_config.json contradicted itself and was left out")
     return model, notes
-
-
-def widest(folder: Path, said: object = None) -> str:
-    """Return torch's name of the smallest float dtype that holds all tensors in `folder`.
-
-    The dtype that the config `said` counts too. bfloat16 and float16 do not hold each other;
-    float32 holds both.
-    """
-    floats = [tensor for tensor in weights.tensors(folder).values() if tensor.is_float]
-    kinds = {causal_lm.DTYPES[tensor.dtype] for tensor in floats}
-    kinds |= {str(said)} & set(causal_lm.DTYPES.values())
-    for dtype in ("float64", "float32"):
-        if dtype in kinds:
-            return dtype
-    return "float32" if len(kinds) != 1 else kinds.pop()
 
 
 def _require_vocabulary(model: "PreTrainedModel", tokenizer: Path, source: Path) -> None:

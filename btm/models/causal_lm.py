@@ -237,6 +237,21 @@ def stored_dtype(folder: Path) -> str:
     return DTYPES[max(sizes, key=lambda dtype: sizes[dtype])]
 
 
+def widest(folder: Path, said: object = None) -> str:
+    """Return torch's name of the smallest float dtype that holds all tensors in `folder`.
+
+    The dtype that the config `said` counts too. bfloat16 and float16 do not hold each other;
+    float32 holds both.
+    """
+    floats = [tensor for tensor in weights.tensors(folder).values() if tensor.is_float]
+    kinds = {DTYPES[tensor.dtype] for tensor in floats}
+    kinds |= {str(said)} & set(DTYPES.values())
+    for dtype in ("float64", "float32"):
+        if dtype in kinds:
+            return dtype
+    return "float32" if len(kinds) != 1 else kinds.pop()
+
+
 def declare_dtype(file: Path, dtype: str) -> None:
     """Write the `dtype` (safetensors' name) into the config.json of an unpublished folder."""
     values = {key: value for key, value in read_config(file).items() if key != "torch_dtype"}

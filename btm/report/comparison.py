@@ -87,12 +87,16 @@ class Comparison:
     reference_kind: str
     notes: list[str] = field(default_factory=list)
     stride: int = 0  # tokens from window to window; 0: they do not overlap
+    load: Json | None = None  # how models were loaded; None: in float32
     created: str = ""  # UTC, ISO 8601
     schema: int = SCHEMA
 
     def to_json(self) -> Json:
-        """Convert to JSON values."""
-        return {"schema": self.schema, **asdict(self)}
+        """Convert to JSON values; in float32, how models were loaded goes without saying."""
+        values = {"schema": self.schema, **asdict(self)}
+        if self.load is None:
+            del values["load"]
+        return values
 
     @property
     def dense(self) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from btm.ensemble import generate as online
+from btm.ensemble.members import load_member
 from btm.ensemble.sampling import pick
 from btm.errors import UserError
 from btm.forest import Model
@@ -144,8 +144,9 @@ class Engine:
             return Counts(len(self._taken), len(self._waiting), self._read, self._written)
 
     def _load(self, model: Model) -> "PreTrainedModel":
-        device = causal_lm.pick_device(self.catalog.config.trainer.device)
-        return online.load_member(self.catalog.forest, model, device)
+        config = self.catalog.config
+        device = causal_lm.pick_device(config.trainer.device)
+        return load_member(self.catalog.forest, model, device, config.load)
 
     def _work(self) -> None:
         while True:

@@ -11,7 +11,7 @@ from btm.data.tokenizer import recorded_policy
 from btm.forest import ELM, Forest, Model, derived, find_model, ledger, require_same_tokenizer
 from btm.interop import huggingface, probe
 from btm.models import causal_lm as causal
-from btm.models import flops, trial
+from btm.models import flops, inference, trial
 from btm.report import Reporter, quiet
 from btm.steps import score_cache, unwritten
 from btm.steps.unwritten import Unwritten
@@ -62,8 +62,9 @@ def score_model(
         require_same_tokenizer(forest, found.tokenizer_sha256, str(model.path))
         causal.check_context(config, found.model.config.to_dict(), str(model.path))
         trial.run(found.model, config.window, f"models=[{model.path}]")
+        loaded = inference.prepared(found.model, "cpu", config.load)
         return score_cache.score_missing(
-            config, forest, model.path, model.sha256, shards, reporter, model=found.model.float()
+            config, forest, model.path, model.sha256, shards, reporter, model=loaded
         )
 
 

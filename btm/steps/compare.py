@@ -92,6 +92,7 @@ def plan_of_compare(config: Config) -> list[Plan]:
     _refuse_valid(config, suite, shards)
     members = forest.experts(config.ensemble.experts)
     what = f"ensemble of {len(members)} and top-1 on {len(shards)} shards"
+    what += f", models with {config.load}" if config.load.word else ""
     file = compared_file(config)
     return [
         Plan("compare", forest.root.name, what, parents=tuple(elm.name for elm in members)),
@@ -285,6 +286,11 @@ def _memory(config: Config) -> list[str]:
     ]
 
 
+def _loaded(config: Config) -> list[str]:
+    """Say how every model was loaded, where that is not in float32."""
+    return [f"every row is of models loaded with {config.load}"] if config.load.word else []
+
+
 def _as_model(elm: ELM) -> Model:
     return Model(elm.name, elm.path, elm.card.sha256, "ELM", elm.card)
 
@@ -306,12 +312,13 @@ def _put_together(
         suite=scene.suite.name,
         window=config.window,
         stride=config.stride,
+        load=asdict(config.load) if config.load.word else None,
         rule=asdict(config.ensemble) | {"experts": [elm.name for elm in members]},
         elms={elm.name: elm.card.sha256 for elm in members},
         shards=shards,
         rows=rows,
         reference=reference.model,
         reference_kind=reference.kind,
-        notes=[*notes, *_memory(config), *comparison.caveats(rows, reference)],
+        notes=[*notes, *_loaded(config), *_memory(config), *comparison.caveats(rows, reference)],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

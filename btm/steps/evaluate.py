@@ -70,12 +70,17 @@ def plan_of_scores(config: Config, forest: Forest, model: Model, shards: list[Sh
     causal_lm.check_context(config, causal_lm.read_config(ModelFolder(folders[0]).config))
     scores = score_cache.scores_of(config, forest)
     tokens = sum(shard.head(config.score.max_tokens)[0] for shard in missing)
-    told = score_cache.passes(config)
+    told = [each for each in (score_cache.passes(config), str(config.load)) if each]
     return Plan(
         "score",
         model.name,
-        f"{len(missing)} of {len(shards)} shards, {tokens:,} tokens, whose scores are missing"
-        + (f"; {told}" if told else ""),
+        "; ".join(
+            [
+                f"{len(missing)} of {len(shards)} shards, {tokens:,} tokens, whose scores are "
+                "missing",
+                *told,
+            ]
+        ),
         reads=(*folders, *(shard.folder for shard in missing)),
         # The name of the file is the sha256 of weights, which those of an average are yet to have.
         writes=tuple(
@@ -148,11 +153,12 @@ def plan_of_eval(config: Config) -> Plan:
     to_score = f"scores {tokens:,} tokens; " if missing else ""
     if missing and told:
         to_score = f"reads {tokens:,} tokens in {told}; "
+    loaded = f"models with {config.load}; " if config.load.word else ""
     return Plan(
         "eval",
         target.stem,
         f"{len(subjects.elms)} ELMs{alone} on {len(shards)} shards, {weighed}; "
-        f"{to_score}writes {target}",
+        f"{loaded}{to_score}writes {target}",
         parents=tuple(member.name for member in members),
         reads=tuple(dict.fromkeys(path for model, _ in needed for path in folders_of(model))),
         writes=(target, target.with_suffix(".png"), *dict.fromkeys(missing)),

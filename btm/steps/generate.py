@@ -1,6 +1,7 @@
 """Let a forest write: the ensemble of its experts goes on with a prompt."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 from btm.config.schema import Config
@@ -13,7 +14,7 @@ from btm.ensemble.rules import rule_of
 from btm.errors import UserError
 from btm.forest import Forest, Model, find_model
 from btm.forest.suites import open_suites
-from btm.models import causal_lm
+from btm.models import causal_lm, inference
 from btm.report import Reporter, quiet
 from btm.steps import domain_weights
 from btm.steps.beside import score_model
@@ -52,8 +53,11 @@ def generate(
     route = domain_weights.route(config, forest, members, ends)
     device, top_k = causal_lm.pick_device(config.trainer.device), config.ensemble.prior_top_k
     mixed = online.Ensemble.load(
-        forest, prior, ensemble=rule, top_k=top_k, device=device, route=route
+        forest, prior, ensemble=rule, top_k=top_k, device=device, route=route, load=config.load
     )
+    if config.load.word:
+        for name, model in mixed.models.items():
+            reporter.line(f"{name}: {inference.memory(model, config.load)}")
     prompt = tokenizer(config.prompt, add_special_tokens=False).input_ids
     mixed.read(prompt)
     chosen = config.generate
@@ -75,6 +79,7 @@ def generate(
         "text": "".join(pieces),
         "tokens": written,
         "experts": mixed.weights,
+        **({"load": asdict(config.load)} if config.load.word else {}),
     }
 
 
@@ -95,6 +100,7 @@ def plan_of_generate(config: Config) -> Plan:
     if rule_of(config.ensemble).needs_route:
         find_router(config)
         what = f"{most}, {len(members)} {called} weighed by the router"
+    what += f", loaded with {config.load}" if config.load.word else ""
     return Plan(
         "generate",
         config.prompt or "",

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from btm.config.load import LoadConfig
 from btm.config.schema import Config
 from btm.data.shards import Shard, Suite
 from btm.ensemble import score as scoring
 from btm.errors import UserError
 from btm.forest import ELM, Branch, Forest
 from btm.forest.paths import ModelFolder
-from btm.models import causal_lm, weights
+from btm.models import causal_lm, inference, weights
 from btm.models.causal_lm import check_context
 from btm.models.causality import require_causal
 from btm.report import Reporter
@@ -52,17 +53,25 @@ def valid_nats(
 
 
 def for_cards(config: Config) -> Config:
-    """Return `config` with windows that do not overlap, as all that stands on cards is measured.
+    """Return `config` with windows that do not overlap and models in float32, as all that stands
+    on cards is measured.
 
-    So the losses on cards, and the weights of parents, compare whatever ``score.stride`` is.
+    So the losses on cards, and the weights of parents, compare whatever ``score.stride`` and
+    ``load`` are.
     """
-    return replace(config, score=replace(config.score, stride=0))
+    return replace(config, score=replace(config.score, stride=0), load=LoadConfig())
 
 
 def scores_of(config: Config, forest: Forest) -> scoring.Scores:
-    """Open the forest's score cache for the windows and score.max_tokens of `config`."""
+    """Open the forest's score cache for the windows, the score.max_tokens and the way of loading
+    models of `config`.
+    """
     return scoring.Scores(
-        forest.paths.scores, config.window, config.score.max_tokens, config.stride
+        forest.paths.scores,
+        config.window,
+        config.score.max_tokens,
+        config.stride,
+        config.load.word,
     )
 
 
@@ -95,8 +104,8 @@ def score_missing(
 ) -> list[Path]:
     """Score the model in `folder` on those of `shards` where its scores are missing.
 
-    `model` is the same model, if it is loaded already, in float32. Progress is reported under
-    `called`, or the folder's name. Returns the score files that were written.
+    `model` is the same model, if it is loaded already, as `config.load` asks. Progress is reported
+    under `called`, or the folder's name. Returns the score files that were written.
     """
     scores = scores_of(config, forest)
     missing = unscored(config, forest, sha256, shards)
@@ -111,8 +120,10 @@ def score_missing(
         torch.set_num_threads(config.trainer.threads)
     check_context(config, causal_lm.read_config(ModelFolder(folder).config))
     if model is None:
-        model = causal_lm.load_model(folder, device, dtype=torch.float32)
+        model = inference.load(folder, device, config.load)
     model = model.to(device).eval()
+    if config.load.word:
+        reporter.line(f"{called or lease.name_of(folder)}: {inference.memory(model, config.load)}")
     if told := passes(config):
         reporter.line(f"{called or lease.name_of(folder)}: {told}")
     # Here too: of a forest that was planted by an older btm, nobody has asked.

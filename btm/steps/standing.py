@@ -53,6 +53,7 @@ def identity(config: Config, suite: Suite, shards: Iterable[Shard], subjects: Su
         "stride": config.stride,
         "max_tokens": config.score.max_tokens,
         **({} if suite.bos is None else {"bos": suite.bos}),  # an older btm read windows without
+        **({"load": asdict(config.load)} if config.load.word else {}),
         "ensemble": asdict(config.ensemble) | {"experts": [elm.name for elm in subjects.members]},
         "elms": {elm.name: elm.card.sha256 for elm in subjects.elms},
         "models": {model.name: _model(model) for model in subjects.others},
@@ -79,7 +80,8 @@ def is_of(file: Path, wanted: Json) -> bool:
     if not isinstance(values, dict):
         return False
     values = {"stride": 0} | values  # evaluations from before there was one
-    return all(values.get(key) == wanted[key] for key in wanted)
+    # What is left out of an evaluation in float32 is no less a difference.
+    return all(values.get(key) == wanted.get(key) for key in {*wanted, "load"})
 
 
 def require_trained(

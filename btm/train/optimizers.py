@@ -6,16 +6,12 @@ The moments of 8 bits are quantised block by block (256 elements) with the codeb
 elements and on request embeddings, is counted here.
 """
 
-import logging
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from btm.config.training import TrainerConfig
-from btm.errors import UserError
-from btm.system.extras import install
+from btm.models import eightbit
 from btm.train.losses import exact
 
 if TYPE_CHECKING:
@@ -133,34 +129,8 @@ def _adamw8bit(
 
 
 def _bitsandbytes() -> Any:
-    """Import bitsandbytes without what it would fetch from the Hub, and run, on CPUs that multiply
-    bfloat16.
-    """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    try:
-        with _without("kernels"):
-            import bitsandbytes
-    except ImportError as error:
-        raise UserError(
-            f"trainer.optimizer=adamw8bit needs bitsandbytes ({error}): {install('int8')}, "
-            "or use trainer.optimizer=adamw"
-        ) from None
-    return bitsandbytes
-
-
-@contextmanager
-def _without(package: str) -> Iterator[None]:
-    """Let `package` be one that cannot be imported."""
-    absent = object()
-    before: Any = sys.modules.get(package, absent)
-    sys.modules[package] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if before is absent:
-            del sys.modules[package]
-        else:
-            sys.modules[package] = before
+    """Import bitsandbytes; `UserError` where it is not installed."""
+    return eightbit.bitsandbytes("trainer.optimizer=adamw8bit", "trainer.optimizer=adamw")
 
 
 def _offload(optimizer: "torch.optim.Optimizer") -> None:

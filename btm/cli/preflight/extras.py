@@ -7,11 +7,13 @@ from btm.data import prepare as preparation
 from btm.data.documents import Source
 from btm.data.formats import OF_PYARROW, format_of
 from btm.errors import UserError
+from btm.models import inference
 from btm.system.extras import install
 from btm.train.fairseq import command
 
 _MIRRORS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # {mirror: package}
 _CLUSTERING = ("sklearn", "scipy")
+_SERVER = ("fastapi", "uvicorn", "prometheus_client")
 
 
 def optimizer(config: Config) -> None:
@@ -21,6 +23,16 @@ def optimizer(config: Config) -> None:
             f"trainer.optimizer=adamw8bit needs bitsandbytes: {install('int8')}, "
             "or use trainer.optimizer=adamw"
         )
+
+
+def quantisation(config: Config) -> None:
+    """Require bitsandbytes for models in int8, and a device that multiplies them."""
+    load = config.load
+    if load.quantization == "int8" and not _installed("bitsandbytes"):
+        raise UserError(
+            f"load.quantization=int8 needs bitsandbytes: {install('int8')}, or use load.dtype=bf16"
+        )
+    inference.require_device(load, config.trainer.device)
 
 
 def mirrors(config: Config) -> None:
@@ -56,6 +68,12 @@ def clustering(config: Config) -> None:
     """Require what discovery clusters with."""
     if not all(map(_installed, _CLUSTERING)):
         raise UserError(f"discovery needs scikit-learn; run: {install('discover')}")
+
+
+def server(config: Config) -> None:
+    """Require what the HTTP server is made of."""
+    if missing := [package for package in _SERVER if not _installed(package)]:
+        raise UserError(f"btm serve needs {', '.join(missing)}; run: {install('serve')}")
 
 
 def harness(config: Config) -> None:

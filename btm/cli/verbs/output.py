@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from btm.cli.stops import Stops
+from btm.config.load import LoadConfig
 from btm.config.schema import Config
 from btm.errors import UserError
 
@@ -165,7 +166,8 @@ def show_evaluation(config: Config, result: dict[str, Any], out: Output) -> None
             f", windows of {result['window']} every {result['stride']} tokens"
             if result.get("stride")
             else ""
-        ),
+        )
+        + (f", models with {LoadConfig(**result['load'])}" if "load" in result else ""),
         ("tokens", "bits/byte", "top expert", "best ELM"),
     )
     if models := model_rows(result):

@@ -5,6 +5,10 @@ accepted by every verb, because scripts give them to each step as one block. The
 verb, or a few, for something of their own.
 """
 
+from dataclasses import replace
+
+from btm.config.load import LoadConfig
+from btm.config.schema import Config
 from btm.errors import UserError
 
 _ONE = (
@@ -41,6 +45,8 @@ READERS: dict[str, tuple[str, ...]] = {
     "bench.": ("bench",),
     "prompt": ("generate",),
     "generate.": ("generate",),
+    "serve.": ("serve",),
+    "load.": ("score", "eval", "compare", "generate", "bench", "serve"),
     "imports.source": ("import", "grow", "pull"),
     "format": ("import", "export"),
     "to": ("export", "push"),
@@ -63,7 +69,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "score.domains": ("score", *_CYCLE),
     "score.splits": ("score", *_CYCLE),
     "ensemble.cache": ("eval", "compare", "grow", "run"),
-    "ensemble.commit": ("eval", "compare", "generate", "bench", "grow", "run"),
+    "ensemble.commit": ("eval", "compare", "generate", "serve", "bench", "grow", "run"),
     "eval.domains": (*_MEASURING, "bench"),
     "eval.split": _MEASURING,
     "mix.": ("mix",),
@@ -103,6 +109,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "distil": (*_MODELS, "seed", "card"),
     "moe": (*_MODELS, "moe"),
     "generate": _MODELS,
+    "serve": ("trainer", "ensemble"),
     "import": (*_MODELS, "seed", "card", "merge"),
     "export": ("card",),
     "pull": (*_MODELS, "merge"),
@@ -116,6 +123,8 @@ _MEANT = {
     ("generate", "expert"): "ensemble.experts=[NAME]",
     ("generate", "average.name"): "ensemble.experts=[NAME]",
     ("generate", "models"): "ensemble.experts=[NAME]",
+    ("serve", "expert"): "ensemble.experts=[NAME]",
+    ("serve", "models"): "ensemble.experts=[NAME]",
     ("eval", "expert"): "ensemble.experts=[NAME]",
     ("eval", "score.experts"): "ensemble.experts=[NAME]",
     ("eval", "average.name"): "models=[NAME]",
@@ -158,6 +167,14 @@ def reads(verb: str, key: str) -> bool:
         return verb not in NO_BASELINE
     # Without forest=, the name of the suite is that of the forest.
     return key in ("forest", "data.name") or key.partition(".")[0] in SECTIONS.get(verb, ())
+
+
+def settled(verb: str, config: Config) -> Config:
+    """Return `config` with models in float32 for a verb that does not read `load`.
+
+    A bundle may ask for int8 beside words of other verbs, whose results would not tell of it.
+    """
+    return config if reads(verb, "load.dtype") else replace(config, load=LoadConfig())
 
 
 def require(verb: str, key: str, given: str) -> None:

@@ -108,6 +108,11 @@ def test_a_missing_scikit_learn(hide, refused, cycle, tmp_path):
     assert "[discover]'" in refused("discover", *words, place=tmp_path)
 
 
+def test_a_missing_harness(hide, refused, tmp_path):
+    hide("lm_eval")
+    assert "[eval]'" in refused("bench", f"forest={tmp_path}", place=tmp_path)
+
+
 CYCLES = {
     "positions of the model": (
         ["trainer.seq_len=100000"],
@@ -209,6 +214,7 @@ VERB_NEEDS = {
     "train": (["trainer.optimizer=adamw8bit", "expert=new"], "[int8]"),
     "eval": (["score.window=5000"], "score.window=5000"),
     "score": (["score.window=5000"], "score.window=5000"),
+    "compare": (["load.quantization=int8"], "load.quantization=int8 needs bitsandbytes: "),
     "generate": (["trainer.device=cuda:99", "prompt=x"], "trainer.device=cuda:99"),
     "export": (["expert=seed", "to={file}/x/y"], "is a file; wanted a folder"),
     "import": (["from=x", "forest={file}/x"], "is a file; wanted a folder"),
