@@ -324,8 +324,7 @@ class Paths:
 
     def benchmarks(self, name: str | None) -> Path:
         """Name the file of the benchmarks `name`; None as in `evaluation`."""
-        file = self.evaluation(name)
-        return file.with_name(f"{file.stem}-bench.json")
+        return self.evals / f"{name or self.root.name}-bench.json"
 
     def own_tasks(self, suite: str) -> Path:
         """Name the folder of the benchmark tasks that are made of the test text of a suite."""

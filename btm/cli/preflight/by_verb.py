@@ -39,7 +39,7 @@ CHECKS: dict[str, Sequence[Check]] = {
     ),
     "generate": (extras.quantisation, machine.device),
     "serve": (extras.server, extras.quantisation, machine.token, machine.device),
-    "bench": (extras.harness, machine.device),
+    "bench": (extras.harness, extras.quantisation, machine.device),
     "import": (machine.forest_folder,),
     "export": (machine.export_folder,),
     "push": (names.remote_of_push,),

@@ -46,7 +46,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "prompt": ("generate",),
     "generate.": ("generate",),
     "serve.": ("serve",),
-    "load.": ("score", "eval", "compare", "generate", "serve"),
+    "load.": ("score", "eval", "compare", "generate", "bench", "serve"),
     "imports.source": ("import", "grow", "pull"),
     "format": ("import", "export"),
     "to": ("export", "push"),

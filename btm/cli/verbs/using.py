@@ -94,8 +94,11 @@ def bench(config: Config, out: Output) -> None:
     found = steps.bench(config, out.reporter)
     if out.as_json:
         return out.line("", found.to_json()["rows"][: len(found.measured)])
-    few = f", {config.bench.few_shot} examples first" if config.bench.few_shot else ""
-    out.rows(benchmarks.table(found.measured), f"first metric of each task{few}", ("kind",))
+    chosen = config.bench
+    some = f", {chosen.limit} documents of each" if chosen.limit else ""
+    few = f", {chosen.few_shot} examples before a question" if chosen.few_shot else ""
+    title = f"first metric of each task{some}{few}"
+    out.rows(benchmarks.table(found.measured), title, ("kind",))
     out.line(f"numbers: {steps.bench_file(config)}", None)
 
 

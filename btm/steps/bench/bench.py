@@ -153,6 +153,8 @@ def _blank(config: Config, row: Subject, unit: Unit) -> Measured:
             "context": context_of(row.members, chosen.context),
             "seed": chosen.seed,
             "lm_eval": version("lm_eval"),
+            # In float32 it is not named, so that rows from before there was a choice stand.
+            **({"load": config.load.word} if config.load.word else {}),
         },
     )
     of = {key: value for key, value in asdict(blank).items() if key not in ("metrics", "identity")}

@@ -10,7 +10,7 @@ This module imports lm_eval, an optional dependency; import it late.
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,10 +23,12 @@ from lm_eval.models.utils import (
 )
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from btm.config.load import LoadConfig
 from btm.config.schema import Config
 from btm.data.tokenizer import bos_of_copy, load_tokenizer, size_of
 from btm.ensemble.continuations import Continuation, Mix, Told
-from btm.ensemble.generate import Ensemble, load_member
+from btm.ensemble.generate import Ensemble
+from btm.ensemble.members import load_member
 from btm.ensemble.rule import OnlineWeights
 from btm.ensemble.sampling import Sampling, pick
 from btm.errors import UserError
@@ -54,12 +56,13 @@ class Settings:
     context: int | None = None  # tokens; None: those that every member has positions for
     device: str = "cpu"
     seed: int = 1234  # of sampled answers
+    load: LoadConfig = field(default_factory=LoadConfig)  # how the members are held in memory
 
     @classmethod
     def of(cls, config: Config) -> "Settings":
-        """Read them of the section `bench`."""
+        """Read them of the sections `bench` and `load`."""
         chosen, device = config.bench, causal_lm.pick_device(config.trainer.device)
-        return cls(chosen.batch_size, chosen.context, device, chosen.seed)
+        return cls(chosen.batch_size, chosen.context, device, chosen.seed, config.load)
 
 
 class ForestLM(TemplateLM):
@@ -258,7 +261,7 @@ class ForestLM(TemplateLM):
     def _load(self, model: Model) -> "PreTrainedModel":
         if self._kept is not None:
             return self._kept
-        loaded = load_member(self.forest, model, self.settings.device)
+        loaded = load_member(self.forest, model, self.settings.device, self.settings.load)
         if len(self.subject.members) == 1:
             self._kept = loaded
         return loaded

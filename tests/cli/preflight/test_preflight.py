@@ -114,6 +114,11 @@ def test_a_missing_server(hide, refused, cycle, tmp_path):
     assert "needs uvicorn" in said and "[serve]'" in said
 
 
+def test_a_missing_harness(hide, refused, tmp_path):
+    hide("lm_eval")
+    assert "[eval]'" in refused("bench", f"forest={tmp_path}", place=tmp_path)
+
+
 CYCLES = {
     "positions of the model": (
         ["trainer.seq_len=100000"],

@@ -116,6 +116,8 @@ def test_it_goes_on_after_a_stop_and_asks_what_changed_alone(copy, monkeypatch):
     shorter = copy_with(config, "bench.models=[bible]", *FEW, "bench.context=512")
     assert steps.bench(shorter).measured[0].settings["context"] == 512
     assert asked == [("bible", "btm_rolling"), ("bible", "btm_order")]
+    rounded = copy_with(config, "bench.models=[bible]", *FEW, "load.dtype=bf16")
+    assert "2 of 2 tasks" in steps.plan_of_bench(rounded)[0].what
     rows = json.loads(steps.bench_file(config).read_text())["rows"]
     assert sorted((row["model"], row["task"]) for row in rows) == sorted(
         (model, task)

@@ -163,6 +163,16 @@ def test_rules_priors_and_commitments_tell_and_an_ensemble_of_one_is_its_expert(
     assert len(two.subject.members) == 2
 
 
+def test_members_are_held_in_memory_as_load_asks(model_of):
+    def scored(*words):
+        config = compose(["trainer.device=cpu", *words], "bench")
+        model = model_of("forest", load=config.load)
+        return answers(model, "loglikelihood", (PROMPT, " and the earth."))[0][0]
+
+    exact, rounded = scored(), scored("load.dtype=bf16")
+    assert rounded != exact and rounded == pytest.approx(exact, rel=0.02)
+
+
 def test_answers_are_sampled_by_the_seed_and_settings_that_it_has_not_are_refused(model_of):
     sampled = {"do_sample": True, "temperature": 1.5, "max_gen_toks": 12, "until": []}
     first = answers(model_of("forest"), "generate_until", (PROMPT, sampled))
