@@ -10,6 +10,7 @@ texts        /tokenize, /detokenize, /tokenizer_info; score: /v1/score
 calls        the requests of one HTTP request in the engine's thread
 pieces       the text and the place of each token; shapes: log-probabilities as OpenAI writes them
 metrics      what Prometheus reads
+page         the page at /, and /v1/forest, which it draws
 
 Everything but `access` needs the extra `serve`.
 """
