@@ -24,6 +24,7 @@ from btm.ensemble.commit import Commit
 from btm.ensemble.posterior import Array
 from btm.ensemble.rule import AnyRoute
 from btm.ensemble.rules import rule_of
+from btm.ensemble.sampling import Sampling, pick
 from btm.errors import UserError
 from btm.forest import Forest, Model, find_model, require_same_tokenizer
 from btm.interop import huggingface
@@ -90,7 +91,7 @@ class Ensemble:
         members = {name: find_model(forest, name) for name in weights}
         rule = rule_of(ensemble or EnsembleConfig())
         kept = keep(weights, top_k if rule.needs_prior else 0)
-        loaded = {name: _load(forest, members[name], device) for name in kept}
+        loaded = {name: load_member(forest, members[name], device) for name in kept}
         tokenizer = load_tokenizer(forest.tokenizer)
         eos, size = int(tokenizer.eos_token_id), size_of(tokenizer)
         bos = bos_of_copy(forest.tokenizer, tokenizer)
@@ -148,7 +149,7 @@ class Ensemble:
         """
         rng = np.random.default_rng(seed)
         for _ in range(tokens):
-            token = _pick(self.next_logp(), temperature, rng)
+            token = pick(self.next_logp(), Sampling(temperature), rng)
             if token in self._ends:
                 return
             yield token
@@ -163,7 +164,7 @@ class Ensemble:
         return np.stack([logp_TV[:, :size] for logp_TV in read]).astype(np.float64)
 
 
-def _load(forest: Forest, model: Model, device: str) -> "PreTrainedModel":
+def load_member(forest: Forest, model: Model, device: str) -> "PreTrainedModel":
     """Load a member in float32, in evaluation mode; a folder passes an import's checks first."""
     import torch
 
@@ -236,11 +237,3 @@ class _Reader:
             out = self.model(input_ids=ids, use_cache=True, **{self._key: self._cache})
             self.seen += tokens
             return torch.log_softmax(causal_lm.logits_of(out)[0].float(), dim=-1).cpu().numpy()
-
-
-def _pick(logp_V: Array, temperature: float, rng: np.random.Generator) -> int:
-    if temperature == 0:
-        return int(logp_V.argmax())
-    scaled_V = logp_V / temperature
-    p_V = np.exp(scaled_V - scaled_V.max())
-    return int(rng.choice(len(p_V), p=p_V / p_V.sum()))

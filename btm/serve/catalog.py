@@ -11,13 +11,15 @@ import numpy as np
 
 from btm.config.schema import Config
 from btm.data.ends import ends_of_folders
-from btm.data.tokenizer import bos_of_copy, load_tokenizer
+from btm.data.tokenizer import bos_of_copy, load_tokenizer, size_of
+from btm.ensemble import generate as online
 from btm.ensemble.posterior import Array
 from btm.ensemble.rule import AnyRoute, OnlineWeights, Rule
 from btm.ensemble.rules import RULES, rule_of
 from btm.errors import UserError
 from btm.forest import Forest, Model, find_model
 from btm.forest.models import names_of_derived
+from btm.forest.suites import open_suites
 from btm.steps import domain_weights
 
 ENSEMBLE = "forest"
@@ -54,6 +56,7 @@ class Catalog:
         self.forest = Forest(config.forest_root)
         self.tokenizer = load_tokenizer(self.forest.tokenizer)
         bos = bos_of_copy(self.forest.tokenizer, self.tokenizer)
+        self.vocabulary = size_of(self.tokenizer)
         self.start = int(self.tokenizer.eos_token_id) if bos is None else bos
         self._served: Mapping[str, Served] = {}
         self.refresh()
@@ -85,7 +88,7 @@ class Catalog:
     def _find(self) -> list[Served]:
         forest = self.forest
         names = self.config.ensemble.experts or [elm.name for elm in forest.experts()]
-        members = tuple(find_model(forest, name) for name in names)
+        members = [find_model(forest, name) for name in names]
         found = []
         if members:
             found.append(self._ensemble(ENSEMBLE, members, self.config))
@@ -94,21 +97,35 @@ class Catalog:
                 try:
                     config = replace(self.config, ensemble=chosen)
                     found.append(self._ensemble(f"{ENSEMBLE}:{word}", members, config))
-                except UserError:  # no router was made for these experts
+                except UserError:  # the router, where none was made for these experts
                     continue
         alone = {model.name: model for model in members}
         for name in [*forest.names(), *names_of_derived(forest)]:
             alone.setdefault(name, find_model(forest, name))
         return found + [self._alone(model) for model in alone.values()]
 
-    def _ensemble(self, name: str, members: tuple[Model, ...], config: Config) -> Served:
+    def _ensemble(self, name: str, members: list[Model], config: Config) -> Served:
+        """Weigh the members by the prior of `domain`, or all alike, and keep the top-k by it."""
         rule = rule_of(config.ensemble)
+        if rule.commit is not None and rule.needs_route:
+            raise UserError("ensemble.rule=router: a route does not commit")
+        prior, fitted = {model.name: 1.0 for model in members}, config.ensemble
+        if config.domain:
+            suite = open_suites(config)
+            prior, fitted = domain_weights.fit_for(
+                config, self.forest, suite, config.domain, members
+            )
+        top_k = config.ensemble.prior_top_k if rule.needs_prior else 0
+        kept = online.keep(prior, top_k)
+        members = [model for model in members if model.name in kept]
         ends = frozenset(
             ends_of_folders(self.forest.tokenizer, [model.path for model in members]).ids
         )
         route = domain_weights.route(config, self.forest, members, ends)
-        prior_E = np.full(len(members), -np.log(len(members)))
-        return Served(name, "ensemble", members, prior_E, rule, self.start, ends, route)
+        log_prior_E = np.log(np.array([kept[model.name] for model in members]))
+        return Served(
+            name, "ensemble", tuple(members), log_prior_E, rule_of(fitted), self.start, ends, route
+        )
 
     def _alone(self, model: Model) -> Served:
         ends = frozenset(ends_of_folders(self.forest.tokenizer, [model.path]).ids)

@@ -1,17 +1,42 @@
-"""The engine: many requests at once, in a thread of its own."""
+"""The engine: many requests at once, in a thread of its own.
+
+Continuous batching (Orca, OSDI 2022): requests join and leave between two tokens. A step of the
+engine reads a piece of the prompts that are new, then gives every request that is being written its
+next token: every member that is run for it has given the distribution, the rule has weighed them by
+the tokens so far, their exact mixture is chosen from, and the weights follow the token. Each member
+reads the new tokens of all its requests in one pass (btm/serve/kv_cache.py).
+
+A member that an ensemble has let go of (``ensemble.commit``) is not run for that request, and keeps
+nothing of it.
+"""
 
 import threading
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from btm.data.decoding import continuation
 from btm.ensemble import generate as online
 from btm.ensemble.sampling import pick
 from btm.errors import UserError
+from btm.forest import Model
+from btm.models import causal_lm
+from btm.models.files import CONFIG
+from btm.serve.answer import Answer
 from btm.serve.catalog import Catalog, Served
-from btm.serve.request import Done, Listener, Prompt, Request, Token
+from btm.serve.members import Members
+from btm.serve.request import Listener, Request
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from btm.serve.members import AnyBatch
+    from btm.serve.prefill import Prefill
+
+_PADDED = 8192  # tokens of prompts that are read at once, padding among them
 
 
 class TooLongError(UserError):
@@ -33,25 +58,29 @@ class Limits:
 
 @dataclass(frozen=True)
 class Counts:
-    """What the engine has done, and does."""
+    """What the engine does, and has done since it began."""
 
     running: int
     waiting: int
-    read: int  # tokens of prompts, since the start
+    read: int  # tokens of prompts
     written: int
 
 
 class Engine:
     """Answers requests, each by a model of the catalog."""
 
-    def __init__(self, catalog: Catalog, limits: Limits = Limits()) -> None:
-        self.catalog, self.limits = catalog, limits
-        self._waiting: deque[tuple[int, Request, Served, Listener]] = deque()
+    def __init__(self, catalog: Catalog, limits: Limits | None = None) -> None:
+        """Begin with no model loaded."""
+        self.catalog, self.limits = catalog, limits or Limits()
+        self.members = Members(self._load)
+        self._waiting: deque[Answer] = deque()
+        self._taken: list[Answer] = []  # all that is read or written
+        self._running: list[Answer] = []  # those that are written
+        self._reading: Prefill | None = None
         self._cancelled: set[int] = set()
         self._wake = threading.Condition()
-        self._number = 0
-        self._closing = False
-        self._running = self._read = self._written = 0
+        self._number = self._read = self._written = 0
+        self._closing = self._news = False
         self._thread = threading.Thread(target=self._work, name="btm-engine", daemon=True)
 
     def start(self) -> None:
@@ -59,27 +88,47 @@ class Engine:
         self._thread.start()
 
     def close(self) -> None:
-        """Answer no more; what runs is told that it is over."""
+        """Answer no more: whatever is unfinished is told that it was cancelled."""
         with self._wake:
             self._closing = True
             self._wake.notify()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.members.close()
 
     def context_of(self, served: Served) -> int:
         """Return the most tokens that a text of this model may have; 0: no limit."""
-        return self.limits.context
+        limits = [self.limits.context]
+        for model in served.members:
+            limits.append(causal_lm.context_limit(causal_lm.read_config(model.path / CONFIG)) or 0)
+        return min((limit for limit in limits if limit), default=0)
 
     def submit(self, request: Request, listener: Listener) -> int:
         """Take on a request; return its number. `listener` is called by the engine's thread.
 
-        Raises `UnknownModelError`, `TooLongError`, or `FullError` if too many wait.
+        Raises `UnknownModelError`, `TooLongError`, `FullError` if too many wait, and `UserError`
+        for a token that is none.
         """
         served = self.catalog.find(request.model)
+        size = self.catalog.vocabulary
+        if strange := [token for token in request.prompt if not 0 <= token < size]:
+            raise UserError(f"token {strange[0]} of the prompt: wanted 0 to {size - 1}")
+        limit = self.context_of(served)
+        # The start is a token too; the last one that is written is not read.
+        total = len(request.prompt) + request.max_tokens
+        if limit and total > limit:
+            raise TooLongError(
+                f"{len(request.prompt)} tokens of prompt and {request.max_tokens} to be written: "
+                f"{request.model} has a context of {limit}"
+            )
         with self._wake:
+            if self._closing:
+                raise FullError("the server is stopping")
             if len(self._waiting) >= self.limits.waiting:
-                raise FullError("the server is full: try again in a moment")
+                raise FullError(f"{len(self._waiting)} requests wait already: try again later")
             self._number += 1
-            self._waiting.append((self._number, request, served, listener))
+            answer = Answer(self._number, request, served, listener, self.catalog.tokenizer)
+            self._waiting.append(answer)
             self._wake.notify()
             return self._number
 
@@ -87,83 +136,192 @@ class Engine:
         """Give up a request; one that is over is left alone."""
         with self._wake:
             self._cancelled.add(number)
+            self._wake.notify()
 
     def counts(self) -> Counts:
         """Count what runs and waits, and the tokens so far."""
         with self._wake:
-            return Counts(self._running, len(self._waiting), self._read, self._written)
+            return Counts(len(self._taken), len(self._waiting), self._read, self._written)
+
+    def _load(self, model: Model) -> "PreTrainedModel":
+        device = causal_lm.pick_device(self.catalog.config.trainer.device)
+        return online.load_member(self.catalog.forest, model, device)
 
     def _work(self) -> None:
         while True:
             with self._wake:
-                while not self._waiting and not self._closing:
+                while not (self._closing or self._news or self._busy() or self._cancelled):
                     self._wake.wait()
+                self._news = False
                 if self._closing:
-                    return
-                number, request, served, listener = self._waiting.popleft()
-                self._running = 1
+                    break
             try:
-                self._answer(number, request, served, listener)
-            except Exception as error:
-                listener(Done("error", error=str(error)))
-            finally:
-                self._running = 0
+                self.step()
+            except Exception as error:  # one that a request brought about must not end the others'
+                self._fail(error)
+        for answer in self._all():
+            answer.finish("cancelled")
 
-    def _answer(self, number: int, request: Request, served: Served, listener: Listener) -> None:
-        prior = {
-            model.name: float(p)
-            for model, p in zip(served.members, np.exp(served.log_prior), strict=True)
-        }
-        mixed = online.Ensemble.load(
-            self.catalog.forest, prior, ensemble=served.rule.ensemble, route=served.route
+    def _busy(self) -> bool:
+        return bool(self._reading or self._running) or any(
+            self._is_ready(answer) for answer in list(self._waiting)
         )
-        rng = np.random.default_rng(request.sampling.seed)
-        tokens = []
-        for token in request.prompt:
-            weights, logp_V = mixed.weights, mixed.next_logp()
-            order = np.argsort(-logp_V)[: request.top]
-            before = mixed._next_EV[:, token]
-            mixed.read([token])
-            tokens.append(
-                Token(
-                    token,
-                    float(logp_V[token]),
-                    tuple((int(t), float(logp_V[t])) for t in order),
-                    weights if request.posterior else None,
-                    dict(zip(mixed.names, map(float, before), strict=True)),
-                )
-            )
-        listener(Prompt(tuple(tokens) if request.score_prompt else ()))
-        ids: list[int] = []
-        told = ""
-        for _ in range(request.max_tokens):
-            if number in self._cancelled:
-                return listener(Done("cancelled"))
-            weights, logp_V = mixed.weights, mixed.next_logp()
-            order = np.argsort(-logp_V)[: request.top]
-            token = pick(logp_V, request.sampling, rng)
-            if token in served.ends and not request.ignore_ends:
-                likeliest = tuple((int(t), float(logp_V[t])) for t in order)
-                shown = weights if request.posterior else None
-                listener(Token(token, float(logp_V[token]), likeliest, shown))
-                return listener(Done("stop", stopped_by=token))
-            ids.append(token)
-            text = "".join(continuation(self.catalog.tokenizer, request.prompt, ids))
-            cuts = [text.index(s) for s in request.stop if s in text]
-            if cuts:
-                return listener(
-                    Done("stop", text[len(told) : min(cuts)], stopped_by=request.stop[0])
-                )
-            listener(
-                Token(
-                    token,
-                    float(logp_V[token]),
-                    tuple((int(t), float(logp_V[t])) for t in order),
-                    weights if request.posterior else None,
-                    text=text[len(told) :],
-                )
-            )
-            told = text
-            mixed.read([token])
+
+    def step(self) -> None:
+        """Read a piece of what is new, and write a token of whatever is being written."""
+        import torch
+
+        with torch.inference_mode():
+            self._step()
+        self._taken = [answer for answer in self._taken if not answer.over]
+
+    def _step(self) -> None:
+        self._leave_off()
+        if self._reading is None:
+            self._admit()
+        if self._reading is not None and self._reading.step():
+            self._join(self._reading)
+        self._write()
+
+    def _leave_off(self) -> None:
+        """Give up what was cancelled."""
+        with self._wake:
+            gone, self._cancelled = self._cancelled, set()
+        if not gone:
+            return
+        for answer in self._all():
+            if answer.number in gone:
+                answer.finish("cancelled")
+        with self._wake:
+            self._waiting = deque(a for a in self._waiting if not a.over)
+        self._forget([a.number for a in self._running if a.over])
+        if self._reading is not None:
+            self._reading.drop([a.number for a in self._reading.answers if a.over])
+            if not self._reading.answers:
+                self._reading = None
+
+    def _admit(self) -> None:
+        """Begin to read requests that wait, the oldest first, as many as there are places for."""
+        from btm.serve.prefill import Prefill
+
+        places = self.limits.running - len(self._running)
+        chosen: list[Answer] = []
+        width = 0
+        with self._wake:
+            for answer in list(self._waiting):
+                width = max(width, answer.to_read)
+                if len(chosen) >= places or (chosen and width * (len(chosen) + 1) > _PADDED):
+                    break
+                if self._is_ready(answer):
+                    chosen.append(answer)
+            self._waiting = deque(a for a in self._waiting if a not in chosen and not a.over)
+        if chosen:
+            self._taken += chosen
+            self._reading = Prefill(chosen, self.members)
+
+    def _is_ready(self, answer: Answer) -> bool:
+        """Whether the members of a request are loaded; an error of loading ends the request."""
+        try:
+            return self.members.ready(answer.served, self._tell_news)
+        except Exception as error:
+            answer.finish("error", error=str(error))
+            self._waiting.remove(answer)
+            return False
+
+    def _tell_news(self) -> None:
+        with self._wake:
+            self._news = True
+            self._wake.notify()
+
+    def _join(self, read: "Prefill") -> None:
+        """Let requests that were read be written; one that commits within its prompt is read again
+        by the best members alone.
+        """
+        self._read += read.read
+        again = [a for a in read.answers if a.scored < len(a.tokens)]
+        for answer in again:
+            answer.commit()
+            answer.next = []
+        new = [a for a in read.answers if a not in again]
+        for answer in new:
+            self._commit(answer, read.batches)
+            answer.tell_prompt()
+        read.drop([a.number for a in read.answers if a in again or a.over])
+        for sha, batch in read.batches.items():
+            self.members[sha].running.absorb(batch)  # type: ignore[arg-type]
+        self._running += [a for a in new if not a.over]
+        self._reading = None
+        with self._wake:
+            self._waiting.extendleft(reversed(again))
+            self._taken = [a for a in self._taken if a not in again]
+
+    def _commit(self, answer: Answer, batches: "dict[str, AnyBatch]") -> None:
+        for sha in answer.commit():
+            batches[sha].drop([answer.number])
+
+    def _write(self) -> None:
+        """Choose the next token of all that is being written, and read it."""
+        for group in self._alike():
+            self._choose(group)
+        self._forget([a.number for a in self._running if a.over])
+        running = {a.number: a for a in self._running}
+        batches = {sha: self.members[sha].running for sha in self.members.loaded()}
+        for answer in self._running:
+            self._commit(answer, batches)
+            answer.next = []
+        found = {
+            sha: self._advance(batch, running) for sha, batch in batches.items() if batch.numbers
+        }
+        for answer in self._running:
+            answer.next = [found[sha][answer.number] for sha in answer.keys]
+
+    def _advance(self, batch: "AnyBatch", running: dict[int, Answer]) -> "dict[int, torch.Tensor]":
+        """Read the last token of each text of a member; return log p of every next one, by text."""
+        import torch
+
+        last = [[running[number].tokens[-1]] for number in batch.numbers]
+        tokens = torch.tensor(last, device=batch.model.device)
+        logp_RV = torch.log_softmax(batch.read(tokens, last=True)[:, -1], -1)
+        return dict(zip(batch.numbers, logp_RV, strict=True))
+
+    def _alike(self) -> Iterator[list[Answer]]:
+        """Yield the requests that are being written, those with the same members together."""
+        groups: dict[tuple[str, ...], list[Answer]] = {}
+        for answer in self._running:
+            groups.setdefault(tuple(answer.keys), []).append(answer)
+        yield from groups.values()
+
+    def _choose(self, group: list[Answer]) -> None:
+        """Mix the distributions of each request, and choose a token from the mixture."""
+        from btm.serve.mixing import likeliest, mix
+
+        logp_BV = mix([a.next for a in group], [a.log_weights for a in group])
+        best = logp_BV.argmax(1).tolist()
+        for i, answer in enumerate(group):
+            sampling = answer.request.sampling
+            token = best[i]
+            if sampling.temperature > 0 or sampling.bias:
+                token = pick(logp_BV[i].cpu().numpy(), sampling, answer.rng)
+            logp_k = np.array([float(logp_V[token]) for logp_V in answer.next])
+            top = likeliest(logp_BV[i], answer.request.top)
             self._written += 1
-        listener(Done("length"))
+            answer.write(token, float(logp_BV[i, token]), logp_k, top)
+
+    def _forget(self, numbers: list[int]) -> None:
+        if not numbers:
+            return
+        self._running = [a for a in self._running if a.number not in numbers]
+        for sha in self.members.loaded():
+            self.members[sha].running.drop(numbers)
+
+    def _all(self) -> list[Answer]:
+        return [*self._taken, *self._waiting]
+
+    def _fail(self, error: Exception) -> None:
+        """End what was read or written when something went wrong, and begin with empty caches."""
+        for answer in self._taken:
+            answer.finish("error", error=str(error) or type(error).__name__)
+        self._taken, self._running, self._reading = [], [], None
+        for sha in self.members.loaded():
+            member = self.members[sha]
+            member.running = member.begin([])

@@ -1,0 +1,156 @@
+"""One request while it is answered: its tokens, the weights of its members, its text.
+
+Shapes: E members of the model that was asked for, k of them that are run, V tokens of the
+vocabulary. Log-probabilities in nats.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from btm.ensemble.posterior import Array
+from btm.serve.catalog import Served
+from btm.serve.request import Done, Event, Listener, Prompt, Request, Token
+from btm.serve.text import StoppedText
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Answer:
+    """A request that is read and written."""
+
+    def __init__(
+        self, number: int, request: Request, served: Served, listener: Listener, tokenizer: Any
+    ) -> None:
+        """Begin with a prompt that nothing has read."""
+        self.number, self.request, self.served = number, request, served
+        self.tokens = [served.start, *request.prompt]
+        self.active = list(range(len(served.members)))  # k
+        self.next: list[torch.Tensor] = []  # log p of the next token by each active member, k × (V)
+        self.scored = 1  # tokens that the weights have followed: nothing predicts the start
+        self.rng = np.random.default_rng(request.sampling.seed)
+        self.over = False
+        self._listener = listener
+        self._text = StoppedText(tokenizer, request.prompt, request.stop)
+        self._online = served.begin()
+        self._log_posterior_E = np.array(served.log_prior, np.float64)
+        self._prompt: list[Token] = []
+        self._written = 0
+
+    @property
+    def keys(self) -> list[str]:
+        """The sha256 of each active member."""
+        return [self.served.members[j].sha256 for j in self.active]
+
+    @property
+    def to_read(self) -> int:
+        """The tokens that all active members read before anything else is decided.
+
+        All that are known; or where the ensemble is going to commit within them, those until then.
+        """
+        until = self._commits_at
+        return len(self.tokens) if until is None else min(until, len(self.tokens))
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether the scores of the prompt make a difference."""
+        return len(self.active) > 1 or self.request.score_prompt
+
+    @property
+    def needs_whole(self) -> bool:
+        """Whether the whole distributions at the prompt's tokens are asked for."""
+        return self.request.score_prompt and self.request.top > 0
+
+    @property
+    def log_weights(self) -> Array:
+        """The log weight of each active member before the next token, (k,)."""
+        return self._online.log_weights
+
+    def posterior(self) -> dict[str, float]:
+        """Name the weight of each active member before the next token."""
+        return self._by_name(np.exp(self.log_weights))
+
+    def saw(self, token: int, logp_k: Array, top: Sequence[tuple[int, float]] = ()) -> None:
+        """Follow a token of the prompt that the active members gave log p `logp_k`."""
+        posterior = self.posterior() if self.request.posterior else None
+        mixed = self._follow(token, logp_k)
+        if self.request.score_prompt:
+            each = self._by_name(logp_k)
+            self._prompt.append(Token(token, mixed, tuple(top), posterior, each))
+
+    def passed(self) -> None:
+        """Note that all that is known was read, where its scores make no difference."""
+        self.scored = len(self.tokens)
+
+    def commit(self) -> list[str]:
+        """Go on with the best members alone once it is time; return the sha256 of the others."""
+        rule = self.served.rule.commit
+        if rule is None or self.scored != self._commits_at:
+            return []
+        best = rule.best(self._log_posterior_E)
+        self._online.restrict(best)
+        before = set(self.keys)
+        self.active = [int(j) for j in best]
+        if self.next:
+            self.next = [self.next[j] for j in self.active]
+        return sorted(before - set(self.keys))
+
+    def tell_prompt(self) -> None:
+        """Tell that the prompt was read; a request for nothing more is over."""
+        self._tell(Prompt(tuple(self._prompt)))
+        self._prompt = []
+        if self.request.max_tokens == 0:
+            self.finish("length")
+
+    def write(
+        self, token: int, logp: float, logp_k: Array, top: Sequence[tuple[int, float]] = ()
+    ) -> None:
+        """Take a token that was chosen: tell it, or end the text with it."""
+        posterior = self.posterior() if self.request.posterior else None
+        if token in self.served.ends and not self.request.ignore_ends:
+            self._tell(Token(token, logp, tuple(top), posterior))
+            self.finish("stop", token)
+            return
+        self.tokens.append(token)
+        self._follow(token, logp_k)
+        self._written += 1
+        text = self._text.add(token)
+        self._tell(Token(token, logp, tuple(top), posterior, text=text))
+        if self._text.stopped_by is not None:
+            self.finish("stop", self._text.stopped_by)
+        elif self._written >= self.request.max_tokens:
+            self.finish("length")
+
+    def finish(self, reason: str, stopped_by: int | str | None = None, error: str = "") -> None:
+        """Tell that nothing follows; only the first time."""
+        if self.over:
+            return
+        self.over = True
+        rest = self._text.rest() if self._text.stopped_by is None else ""
+        if self._text.stopped_by is not None and reason == "length":
+            reason, stopped_by = "stop", self._text.stopped_by  # the rest ended it
+        self._tell(Done(reason, rest, stopped_by, error))
+
+    @property
+    def _commits_at(self) -> int | None:
+        """The tokens, the start among them, after which the best go on alone; None: no more."""
+        rule = self.served.rule.commit
+        if rule is None or len(self.active) <= rule.experts:
+            return None
+        return rule.tokens + 1
+
+    def _follow(self, token: int, logp_k: Array) -> float:
+        self.scored += 1
+        self._log_posterior_E[self.active] += logp_k
+        return self._online.update(logp_k, token)
+
+    def _by_name(self, values_k: Array) -> dict[str, float]:
+        members = [self.served.members[j].name for j in self.active]
+        return {name: float(value) for name, value in zip(members, values_k, strict=True)}
+
+    def _tell(self, event: Event) -> None:
+        with suppress(Exception):  # who listens may be gone
+            self._listener(event)

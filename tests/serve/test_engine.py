@@ -1,0 +1,303 @@
+"""Many requests at once are answered as each alone would be, token for token."""
+
+import queue
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from btm.ensemble import generate as online
+from btm.ensemble.rules import RULES
+from btm.ensemble.sampling import Sampling
+from btm.errors import UserError
+from btm.serve.catalog import Catalog, UnknownModelError
+from btm.serve.engine import Engine, FullError, Limits, TooLongError
+from btm.serve.request import Done, Prompt, Request, Token
+
+GREEDY = Sampling(temperature=0)
+TEXTS = ("In the beginning", "def main(", "", "My friends, we", "the the the the the", "x")
+
+
+@pytest.fixture(scope="module")
+def catalog(grown):
+    return Catalog(grown[0])
+
+
+@pytest.fixture
+def engine(catalog):
+    with started(catalog) as engine:
+        yield engine
+
+
+@contextmanager
+def started(catalog, limits=None):
+    engine = Engine(catalog, limits)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def tokens_of(catalog, text):
+    return tuple(catalog.tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def ask(engine, request):
+    """Submit a request; return its number and the queue of its events."""
+    events = queue.Queue()
+    return engine.submit(request, events.put), events
+
+
+def collect(events):
+    found = []
+    while not found or not isinstance(found[-1], Done):
+        found.append(events.get(timeout=60))
+    return found
+
+
+def written(events):
+    return [event.id for event in events if isinstance(event, Token)]
+
+
+def brute_force(catalog, request):
+    """Run every member over the text so far, one text at a time; (tokens, log p, weights)."""
+    served = catalog.find(request.model)
+    weights = zip(served.members, np.exp(served.log_prior), strict=True)
+    mixed = online.Ensemble.load(
+        catalog.forest,
+        {model.name: float(p) for model, p in weights},
+        ensemble=served.rule.ensemble,
+        route=served.route,
+    )
+    mixed.read(request.prompt)
+    tokens, scores, posteriors = [], [], []
+    while len(tokens) < request.max_tokens:
+        logp_V = mixed.next_logp()
+        token = int(logp_V.argmax())
+        if token in served.ends:
+            break
+        tokens.append(token)
+        scores.append(float(logp_V[token]))
+        posteriors.append(mixed.weights)
+        mixed.read([token])
+    return tokens, scores, posteriors
+
+
+def same_as_brute_force(catalog, engine, requests):
+    """Ask all at once, and compare each with the brute force."""
+    asked = [ask(engine, request)[1] for request in requests]
+    for request, events in zip(requests, asked, strict=True):
+        found = collect(events)
+        tokens, scores, posteriors = brute_force(catalog, request)
+        assert written(found) == tokens, request
+        new = [event for event in found if isinstance(event, Token)]
+        assert [event.logp for event in new] == pytest.approx(scores, abs=1e-4)
+        for event, wanted in zip(new, posteriors, strict=True):
+            assert event.posterior == pytest.approx(wanted, abs=1e-4)
+        wanted = "length" if len(tokens) == request.max_tokens else "stop"
+        assert found[-1].reason == wanted
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "router"])
+def test_every_rule_batched_is_the_brute_force(catalog, engine, rule):
+    requests = [
+        Request(f"forest:{rule}", tokens_of(catalog, text), 3 + 2 * i, GREEDY, posterior=True)
+        for i, text in enumerate(TEXTS)
+    ]
+    same_as_brute_force(catalog, engine, requests)
+
+
+@pytest.mark.parametrize("commit", [1, 4, 12])
+def test_an_ensemble_that_commits_is_the_brute_force_and_lets_go_of_the_others(grown, commit):
+    ensemble = replace(grown[0].ensemble, commit=commit, top_k=1, rule="bayes")
+    committed = Catalog(replace(grown[0], ensemble=ensemble))
+    with started(committed) as engine:
+        requests = [
+            Request("forest", tokens_of(committed, text), 12, GREEDY, posterior=True)
+            for text in TEXTS
+        ]
+        same_as_brute_force(committed, engine, requests)
+        # While one is written, the members that it has let go of hold nothing of it.
+        held = []
+
+        def count(event):
+            if isinstance(event, Token) and len(event.posterior) == 1:
+                shas = engine.members.loaded()
+                held.append(sum(len(engine.members[sha].running.numbers) for sha in shas))
+
+        events = queue.Queue()
+        request = Request("forest", tokens_of(committed, TEXTS[0]), 24, GREEDY, posterior=True)
+        engine.submit(request, lambda event: (count(event), events.put(event)))
+        collect(events)
+        assert set(held[1:]) == {1}
+
+
+def test_models_of_several_kinds_are_written_at_once(catalog, engine):
+    names = [served.name for served in catalog]
+    assert {"forest", "forest:gated", "bible", "code_python"} <= set(names)
+    requests = [
+        Request(name, tokens_of(catalog, TEXTS[i % 3]), 6, GREEDY, posterior=True)
+        for i, name in enumerate(names)
+    ]
+    same_as_brute_force(catalog, engine, requests)
+
+
+def test_more_requests_than_places_all_are_answered(catalog):
+    with started(catalog, Limits(running=3, waiting=64)) as engine:
+        requests = [
+            Request("forest", tokens_of(catalog, TEXTS[i % 6]), 1 + i % 7, GREEDY, posterior=True)
+            for i in range(20)
+        ]
+        same_as_brute_force(catalog, engine, requests)
+        counts = engine.counts()
+        assert (counts.running, counts.waiting) == (0, 0)
+        assert counts.written >= 20
+
+
+def test_a_long_prompt_is_read_in_pieces(catalog, engine, monkeypatch):
+    monkeypatch.setattr("btm.serve.prefill._TOKENS", 8)
+    text = tokens_of(catalog, "And the earth was without form, and void; and darkness " * 2)[:40]
+    requests = [
+        Request("forest", text, 6, GREEDY, posterior=True),
+        Request("forest", text[:7], 9, GREEDY, posterior=True),
+    ]
+    same_as_brute_force(catalog, engine, requests)
+
+
+def test_the_scores_of_a_prompt_are_those_of_one_pass(catalog, engine):
+    text = tokens_of(catalog, "And God said, Let there be light")
+    for model in ("forest:gated", "bible"):
+        request = Request(model, text, 0, top=3, score_prompt=True, posterior=True)
+        prompt, done = collect(ask(engine, request)[1])
+        assert isinstance(prompt, Prompt)
+        assert done.reason == "length"
+        served = catalog.find(model)
+        mixed = online.Ensemble.load(
+            catalog.forest,
+            {m.name: 1.0 for m in served.members},
+            ensemble=served.rule.ensemble,
+        )
+        for token, event in zip(text, prompt.tokens, strict=True):
+            logp_V = mixed.next_logp()
+            best = np.argsort(-logp_V)[:3]
+            assert event.id == token
+            assert event.logp == pytest.approx(logp_V[token], abs=1e-4)
+            assert [t for t, _ in event.top] == best.tolist()
+            assert [p for _, p in event.top] == pytest.approx(logp_V[best], abs=1e-4)
+            assert event.posterior == pytest.approx(mixed.weights, abs=1e-4)
+            mix = sum(event.posterior[m] * np.exp(event.member_logp[m]) for m in event.posterior)
+            assert np.log(mix) == pytest.approx(event.logp, abs=1e-6)
+            mixed.read([token])
+
+
+def test_a_seed_writes_the_same_alone_and_among_others(catalog, engine):
+    sampling = Sampling(temperature=1.2, top_p=0.9, top_k=50, seed=7)
+    request = Request("forest", tokens_of(catalog, TEXTS[0]), 16, sampling)
+    alone = written(collect(ask(engine, request)[1]))
+    others = [
+        ask(engine, replace(request, sampling=replace(sampling, seed=seed))) for seed in range(12)
+    ]
+    found = [written(collect(events)) for _, events in others]
+    assert found[7] == alone
+    assert len({tuple(tokens) for tokens in found}) > 6
+
+
+def test_a_stop_string_ends_the_text_before_it(catalog, engine):
+    request = Request("bible", tokens_of(catalog, TEXTS[0]), 20, GREEDY)
+    whole = "".join(e.text for e in collect(ask(engine, request)[1]) if isinstance(e, Token | Done))
+    for stop in (whole[5:9], whole[0], whole[-3:]):
+        events = collect(ask(engine, replace(request, stop=("never here", stop)))[1])
+        text = "".join(event.text for event in events if isinstance(event, Token | Done))
+        assert text == whole[: whole.index(stop)]
+        assert (events[-1].reason, events[-1].stopped_by) == ("stop", stop)
+    assert whole == "".join(
+        e.text
+        for e in collect(ask(engine, replace(request, stop=("never here",)))[1])
+        if isinstance(e, Token | Done)
+    )
+
+
+def test_every_end_of_a_generation_config_ends_a_text(catalog, engine):
+    request = Request("bible", tokens_of(catalog, TEXTS[0]), 8, GREEDY)
+    tokens = written(collect(ask(engine, request)[1]))
+    served = catalog.find("bible")
+    forced = replace(served, name="ends", ends=served.ends | {tokens[3]})
+    other = Catalog(catalog.config)
+    other._served = {"bible": forced}
+    with started(other) as second:
+        events = collect(ask(second, request)[1])
+        first = tokens.index(tokens[3])
+        assert written(events) == tokens[:first]
+        assert events[-1].stopped_by == tokens[3]
+        more = collect(ask(second, replace(request, ignore_ends=True))[1])
+        assert written(more) == tokens
+
+
+def test_bias_forbids_and_forces(catalog, engine):
+    request = Request("forest", tokens_of(catalog, TEXTS[0]), 4, GREEDY)
+    first = written(collect(ask(engine, request)[1]))
+    biased = replace(request, sampling=replace(GREEDY, bias={first[0]: -100.0}))
+    assert written(collect(ask(engine, biased)[1]))[0] != first[0]
+    forced = replace(request, sampling=replace(GREEDY, bias={5: 100.0}))
+    assert written(collect(ask(engine, forced)[1])) == [5] * 4
+
+
+def test_what_is_given_up_frees_its_place(catalog):
+    with started(catalog, Limits(running=1, waiting=4)) as engine:
+        many = 50
+        begun = threading.Event()
+        events = queue.Queue()
+        request = Request("forest", tokens_of(catalog, "a b c"), many, GREEDY, ignore_ends=True)
+        number = engine.submit(request, lambda event: (events.put(event), begun.set()))
+        assert begun.wait(60)
+        _, second = ask(engine, replace(request, max_tokens=2))
+        engine.cancel(number)
+        assert collect(events)[-1].reason == "cancelled"
+        assert collect(second)[-1].reason == "length"
+        engine.cancel(number)  # it is over: nothing happens
+        while engine.counts().running:
+            time.sleep(0.01)
+        shas = engine.members.loaded()
+        assert not any(engine.members[sha].running.numbers for sha in shas)
+
+
+def test_what_cannot_be_answered_is_refused(catalog):
+    with started(catalog, Limits(running=1, waiting=1)) as engine:
+        good = Request("forest", tokens_of(catalog, "a"), 40, GREEDY, ignore_ends=True)
+        with pytest.raises(UnknownModelError, match="there are forest, "):
+            engine.submit(replace(good, model="law"), print)
+        with pytest.raises(UserError, match="wanted 0 to"):
+            engine.submit(replace(good, prompt=(10**6,)), print)
+        with pytest.raises(TooLongError, match="has a context of"):
+            engine.submit(replace(good, max_tokens=10**6), print)
+        asked = [ask(engine, good)[1]]
+        with pytest.raises(FullError, match="wait already"):
+            for _ in range(9):
+                asked.append(ask(engine, good)[1])
+        for events in asked:
+            assert collect(events)[-1].reason == "length"
+
+
+def test_closing_tells_all_that_is_unfinished(catalog):
+    engine = Engine(catalog)
+    engine.start()
+    request = Request("forest", tokens_of(catalog, "a"), 60, GREEDY, ignore_ends=True)
+    asked = [ask(engine, request)[1] for _ in range(20)]
+    engine.close()
+    assert {collect(events)[-1].reason for events in asked} <= {"cancelled", "length"}
+    with pytest.raises(FullError):
+        engine.submit(request, print)
+
+
+def test_an_error_within_a_model_ends_its_requests_alone(catalog, engine):
+    request = Request("bible", tokens_of(catalog, TEXTS[0]), 8, GREEDY)
+    wanted = written(collect(ask(engine, request)[1]))
+    model = engine.members[catalog.find("bible").members[0].sha256].model
+    handle = model.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(MemoryError("full")))
+    assert collect(ask(engine, request)[1])[-1] == Done("error", error="full")
+    handle.remove()
+    assert written(collect(ask(engine, request)[1])) == wanted

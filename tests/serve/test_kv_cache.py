@@ -1,0 +1,152 @@
+"""Texts that join, leave and are read together have the logits that each has alone."""
+
+import random
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from btm.serve.kv_cache import Alone, Batch, can_batch
+
+VOCABULARY = 60
+LLAMA = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+SIZES = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
+    "llama": LLAMA,
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},  # ALiBi, from the mask
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4},  # ALiBi, from the column
+    "opt": {  # learned positions with an offset
+        "hidden_size": 32,
+        "ffn_dim": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+        "word_embed_proj_dim": 32,
+    },
+    "mistral": LLAMA | {"sliding_window": 8},
+    "gemma2": LLAMA | {"sliding_window": 8, "head_dim": 8},  # every other layer slides
+    "qwen2_moe": LLAMA
+    | {
+        "moe_intermediate_size": 16,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "shared_expert_intermediate_size": 16,
+    },
+}
+RECURRENT = {"mamba": {"hidden_size": 32, "num_hidden_layers": 2}}
+MOVING = {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}
+
+
+def model_of(kind, sizes):
+    torch.manual_seed(0)
+    ends = {"bos_token_id": 0, "eos_token_id": 0}
+    config = AutoConfig.for_model(kind, vocab_size=VOCABULARY, **ends, **sizes)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+class Walk:
+    """Texts that join and leave at random; each piece that is read is compared."""
+
+    def __init__(self, model, kind, atol=1e-5):
+        self.model, self.kind, self.atol = model, kind, atol
+        self.rng = random.Random(0)
+        numbers = range(VOCABULARY)
+        self.texts = [self.rng.choices(numbers, k=120) for _ in range(9)]
+        self.read = {}
+        self.batch = kind(model)
+        self.compared = 0
+
+    def compare(self, numbers, logits_RTV):
+        for number, logits_TV in zip(numbers, logits_RTV, strict=True):
+            with torch.inference_mode():
+                text = torch.tensor([self.texts[number][: self.read[number]]])
+                wanted = self.model(input_ids=text, use_cache=False).logits[0]
+            assert torch.allclose(logits_TV[-1], wanted[-1], atol=self.atol)
+            self.compared += 1
+
+    def join(self, count):
+        new = [n for n in range(len(self.texts)) if n not in self.read][:count]
+        if not new:
+            return
+        other = self.kind(self.model, new)
+        self.read |= {number: self.rng.randrange(1, 40) for number in new}
+        width = max(self.read[number] for number in new)
+        tokens = torch.zeros(len(new), width, dtype=torch.long)
+        for row, number in enumerate(new):
+            tokens[row, width - self.read[number] :] = torch.tensor(
+                self.texts[number][: self.read[number]]
+            )
+        lengths = torch.tensor([self.read[number] for number in new])
+        real = torch.arange(width) >= width - lengths[:, None]
+        half = width // 2
+        with torch.inference_mode():
+            if half:
+                other.read(tokens[:, :half], real[:, :half])
+            found = other.read(tokens[:, half:], real[:, half:], last=self.rng.random() < 0.5)
+            self.compare(new, found)
+            self.batch.absorb(other)
+
+    def advance(self):
+        numbers = self.batch.numbers
+        if not numbers:
+            return
+        tokens = torch.tensor([[self.texts[n][self.read[n]]] for n in numbers])
+        for number in numbers:
+            self.read[number] += 1
+        with torch.inference_mode():
+            self.compare(numbers, self.batch.read(tokens))
+
+    def leave(self, numbers):
+        with torch.inference_mode():
+            self.batch.drop(numbers)
+        self.read = {n: count for n, count in self.read.items() if n not in numbers}
+
+    def go(self, steps):
+        for _ in range(steps):
+            self.leave([n for n in self.batch.numbers if self.read[n] >= 119])
+            chance = self.rng.random()
+            if chance < 0.3:
+                self.join(self.rng.choice((1, 2, 3)))
+            elif chance < 0.45 and self.batch.numbers:
+                self.leave([self.rng.choice(self.batch.numbers), 99])
+            else:
+                self.advance()
+        assert self.compared > steps
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_texts_join_and_leave(kind):
+    model = model_of(kind, SIZES[kind])
+    assert can_batch(model)
+    Walk(model, Batch).go(60)
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_a_model_with_a_state_reads_each_text_alone(kind):
+    model = model_of(kind, RECURRENT[kind])
+    assert not can_batch(model)
+    Walk(model, Alone, atol=1e-3).go(30)  # it adds up in another order
+
+
+def test_positions_that_depend_on_other_texts_are_not_batched():
+    assert not can_batch(model_of("llama", LLAMA | MOVING))
+
+
+def test_memory_that_texts_have_left_is_used_again():
+    model = model_of("llama", LLAMA)
+    walk = Walk(model, Batch)
+    for _ in range(30):
+        walk.join(3)
+        for _ in range(5):
+            walk.advance()
+        walk.leave(list(walk.batch.numbers))
+    rows, columns = walk.batch._layout.shape
+    assert rows <= 6
+    assert columns <= 256
