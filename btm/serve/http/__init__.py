@@ -11,6 +11,7 @@ hidden       /v1/hidden_states, by a forward pass of its own
 calls        the requests of one HTTP request in the engine's thread
 pieces       the text and the place of each token; shapes: log-probabilities as OpenAI writes them
 metrics      what Prometheus reads
+page         the page at /, and /v1/forest, which it draws
 
 Everything but `access` needs the extra `serve`.
 """

@@ -12,12 +12,12 @@ from btm.config.serve import ServeConfig
 from btm.errors import UserError
 from btm.serve.catalog import Catalog
 from btm.serve.engine import Engine
-from btm.serve.http import chat, completions, errors, hidden, listing, score, texts
+from btm.serve.http import chat, completions, errors, hidden, listing, page, score, texts
 from btm.serve.http.guard import Guard
 from btm.serve.http.service import Service
 
 _log = logging.getLogger("btm.serve")
-_ROOMS = (listing, completions, chat, texts, score, hidden)
+_ROOMS = (page, listing, completions, chat, texts, score, hidden)
 
 
 def build(

@@ -15,11 +15,12 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from btm.config.serve import ServeConfig
+from btm.serve.http import page
 from btm.serve.http.access import is_loopback
 from btm.serve.http.errors import ApiError
 from btm.serve.http.metrics import Metrics
 
-OPEN = ("/health", "/ready")  # for probes, which carry no token
+OPEN = ("/health", "/ready", page.ROOT)  # for probes and for browsers, which carry no token
 _CLOSE = {"Connection": "close"}  # what is left of the body is not read
 
 
@@ -81,7 +82,7 @@ class Guard:
         if origin is not None and origin.partition("://")[2] != headers.get("host"):
             message = "requests of other sites' pages are not answered"
             raise ApiError(403, message, code="cross_origin", headers=_CLOSE)
-        if self._token is not None and path not in OPEN:
+        if self._token is not None and path not in OPEN and not path.startswith(page.STATIC):
             self._check_token(headers.get("authorization", ""))
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if method == "POST" and kind != "application/json":
