@@ -4,6 +4,7 @@ import { forest } from './api.js';
 
 const SVG = 'http://www.w3.org/2000/svg';
 const [WIDE, HIGH, GAP_X, GAP_Y, EDGE] = [150, 44, 90, 16, 10];
+const MOST = 400; // models that are drawn: of more a picture shows nothing, and takes seconds
 const get = (id) => document.getElementById(id);
 
 function cell(kind, text, scope) {
@@ -26,7 +27,13 @@ export async function showForest(evaluation) {
   get('heat').hidden = !found.heat_map;
   get('no-heat').hidden = Boolean(found.heat_map);
   if (found.heat_map) showHeat(found.heat_map, found.evaluations);
-  drawLineage(found.lineage);
+  const isMany = found.lineage.length > MOST;
+  get('lineage').parentElement.hidden = isMany;
+  get('lineage-note').textContent = isMany
+    ? `${found.lineage.length} models, too many for a picture.`
+    : 'From parents to children, a line as wide as the weight; what was removed is dashed. The '
+      + 'table says the same.';
+  if (!isMany) drawLineage(found.lineage);
   get('lineage-table').tBodies[0].replaceChildren(...found.lineage.map(row));
 }
 

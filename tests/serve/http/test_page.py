@@ -221,6 +221,18 @@ def test_a_token_is_asked_for_and_not_kept(seen, running):
     assert TOKEN not in login["kept"]
 
 
+def test_thirty_experts_look_different(browser):
+    module = ROOT / "btm/serve/page/experts.js"
+    script = f"""
+        const {{ look }} = await import({json.dumps(module.as_uri())});
+        console.log(JSON.stringify([...Array(30).keys()].map((at) => look(`expert ${{at}}`))));
+    """
+    words = [NODE, "--input-type=module", "--no-warnings", "-e", script]
+    looks = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    assert len({look["letter"] for look in looks}) == 30
+    assert len({(look["colour"], look["round"]) for look in looks}) == 30
+
+
 @pytest.mark.parametrize("path", ["/", "/static/page.js", "/static/style.css", "/static/icon.svg"])
 def test_files_are_sent_with_their_types_and_a_policy(running, path):
     status, headers, content = running.ask(path)
