@@ -14,7 +14,7 @@ batch: by 0.01 nats a token on the demo's experts, as much as int8 changes them.
 a matrix of its own, and a text has the same numbers alone and in a batch.
 
 The library keeps W8 and c_W alone, and dequantises W_:O. Where x_k is large because W_:k is small,
-8 bits of c_W(m) say little of W_mk: with outliers planted in every norm that costs 0.004 nats
+8 bits of c_W(m) say little of W_mk: with outliers planted in every norm that costs 0.006 nats
 (docs/int8.md). So columns that hold an outlier on a probe of 128 tokens are always in O, and keep 8
 bits more, 16 in all:
 
