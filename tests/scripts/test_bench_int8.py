@@ -12,7 +12,7 @@ from bench import int8
 PAGE = (ROOT / "docs/int8.md").read_text()
 CSV = {
     name: pd.read_csv(ROOT / f"docs/results/int8/{name}.csv")
-    for name in ("experts", "ensemble", "time")
+    for name in ("experts", "ensemble", "time", "memory")
 }
 
 
@@ -39,6 +39,11 @@ def test_the_page_says_what_was_measured():
         assert [float(x) for x in found[3:]] == pytest.approx(list(row[4:]), abs=6e-3)
 
 
+def test_the_page_says_what_a_process_grows_by():
+    said = rows(r"^\| [^|]+ \| (\d{3}) \|$")
+    assert [float(each) for each in said] == pytest.approx(list(CSV["memory"]["MB"]), abs=0.5)
+
+
 def test_what_is_claimed_was_measured():
     deltas = CSV["experts"].set_index("matrices")
     ours, naive = deltas.loc["load.quantization=int8"], deltas.loc["absmax of the whole tensor"]
@@ -46,6 +51,8 @@ def test_what_is_claimed_was_measured():
     assert ours["bytes / fp32"] <= 0.27
     whole = CSV["ensemble"].set_index("loaded")["ensemble, mean nats"]
     assert abs(whole["int8"] - whole["fp32"]) <= 1e-3
+    grown = CSV["memory"].set_index("loaded")["MB"]
+    assert grown["int8"] < 0.4 * grown["fp32"]
 
 
 def test_every_way_to_quantise_runs():
