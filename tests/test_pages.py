@@ -33,6 +33,7 @@ NOT_RUN = {  # a command, or how it begins: why it is not run here
     "scripts/slurm": "installs packages, starts services; tests/launch/test_slurm.py runs it",
     "scripts/gpu": "tests/scripts/test_bench_gpu.py runs it",
     "btm push": "a bucket, or the Hub; tests/interop/test_remote_*.py have servers",
+    "btm bench": "ten seconds of imports; tests/steps/bench runs it",
     "btm pull": "a bucket; tests/interop/test_remote_s3.py has a server",
     "btm ls forest=s3": "a bucket; tests/interop/test_remote_s3.py has a server",
     "scripts/paper": "builds a suite from packages, trains for an hour",
@@ -44,6 +45,7 @@ NOT_RUN = {  # a command, or how it begins: why it is not run here
     "python scripts/build_corpora.py": "downloads packages",
 }
 PLANNED = {  # words of commands that are run with --dry-run: why
+    "btm serve": "until it is told to stop; tests/serve/http runs it",
     "cluster=slurm": "a cluster with GPUs; tests/launch/test_slurm.py has a Slurm",
     "cluster.gpus_per_expert": "two processes; tests/train/distributed runs them",
     "fairseq.python": "a minute; tests/train/fairseq/test_training.py runs it",
@@ -200,6 +202,9 @@ def make_room(section, root):
         write_btm16(root / "corpora/btm16")
     if ".venv-fairseq" in text and (ROOT / ".venv-fairseq").exists():
         (root / ".venv-fairseq").symlink_to(ROOT / ".venv-fairseq")
+    if "serve.token_file=token" in text:
+        (root / "token").write_text("0123456789abcdef" * 2)
+        (root / "token").chmod(0o600)
     if "btm/data/demo" in text:
         (root / "btm/data").mkdir(parents=True)
         (root / "btm/data/demo").symlink_to(DEMO)

@@ -62,7 +62,7 @@ def compose(overrides: list[str], verb: str = "") -> Config:
         raise UserError(_reason(error)) from None
     own_model.settle(config.model, named, conf_folder() / "model")
     if (
-        verb in ("eval", "score", "compare", "mix")
+        verb in ("eval", "score", "compare", "mix", "bench")
         and named & {"data", "data.name"}
         and not config.eval.suites
     ):

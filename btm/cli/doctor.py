@@ -24,7 +24,13 @@ _PACKAGES = (
     "tokenizers",
 )
 _EXTRAS = {"pyarrow": "parquet", "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
-_EXTRAS |= {"bitsandbytes": "int8", "gguf": "gguf", "sklearn": "discover", "fairseq_cli": "fairseq"}
+_EXTRAS |= {
+    "bitsandbytes": "int8",
+    "gguf": "gguf",
+    "sklearn": "discover",
+    "fairseq_cli": "fairseq",
+    "lm_eval": "eval",
+}
 
 
 def findings(config: Config) -> list[dict[str, str]]:

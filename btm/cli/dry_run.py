@@ -21,6 +21,7 @@ from btm.forest.suites import data_of
 from btm.interop import formats, remote
 from btm.report.progress import Lines, bytes_text, count_text, duration
 from btm.report.tables import TableRow
+from btm.serve.plan import plan_of_serve
 from btm.steps import Plan, proposal, rederive
 from btm.steps.costs import priced
 from btm.steps.evaluate import check_text
@@ -299,11 +300,13 @@ _PLANS: dict[str, Callable[[Config], list[Plan]]] = {
     "score": steps.plan_of_score,
     "eval": _evaluate,
     "compare": steps.plan_of_compare,
+    "bench": steps.plan_of_bench,
     "average": _average,
     "mix": _mix,
     "distil": _distil,
     "moe": _moe,
     "generate": _generate,
+    "serve": plan_of_serve,
     "import": _import,
     "export": _export,
     "push": _push,

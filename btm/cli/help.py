@@ -27,6 +27,7 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   score     cache token log-probabilities    btm score score.splits=[test]
   eval      ensemble against every ELM       btm eval ensemble=tracking ensemble.top_k=4
   compare   forest, averages, baselines      btm compare experiment=demo
+  bench     tasks of lm-eval-harness         btm bench forest=experts/demo bench.limit=100
   average   several ELMs into one model      btm average weights='{law: 0.7, med: 0.3}'
   mix       data mixtures, before training   btm mix domain=novels mix.samples=50
   distil    the ensemble into one model      btm distil student=small distil.steps=500
@@ -36,6 +37,7 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   push      models go to a remote forest     btm push forest=experts/demo to=s3://bucket/demo
   pull      models come from a remote        btm pull from=s3://bucket/demo forest=experts/demo
   generate  the ensemble goes on with text   btm generate prompt="In the beginning" domain=bible
+  serve     an OpenAI-compatible server      btm serve forest=experts/demo
   run       all of it, as jobs               btm run experiment=demo cluster=slurm
             or what it is compared with      btm run experiment=demo baseline=dense
   paper     the paper's tables, from nothing btm paper size=smoke

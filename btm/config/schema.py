@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from btm.config.average import AverageConfig
+from btm.config.bench import BenchConfig
 from btm.config.choices import AVERAGE_WEIGHTS, BASELINES, BRANCH_METHODS
 from btm.config.cluster import ClusterConfig, PaperConfig, RunConfig
 from btm.config.data import DataConfig, DiscoverConfig
@@ -19,6 +20,7 @@ from btm.config.load import LoadConfig
 from btm.config.mix import MixConfig
 from btm.config.moe import MoeConfig
 from btm.config.registry import DiffConfig, LineageConfig, LsConfig, RemoveConfig
+from btm.config.serve import ServeConfig
 from btm.config.training import FairseqConfig, MergeConfig, ModelConfig, SeedConfig, TrainerConfig
 
 
@@ -40,6 +42,8 @@ class Config:
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
+    bench: BenchConfig = field(default_factory=BenchConfig)
     average: AverageConfig = field(default_factory=AverageConfig)
     distil: DistilConfig = field(default_factory=DistilConfig)
     moe: MoeConfig = field(default_factory=MoeConfig)
@@ -77,6 +81,11 @@ class Config:
         None,
         "averages that eval and compare measure without writing them, {name: recipe}: a word for "
         "the weights, {elm: weight}, or {weights: …, method: …}",
+    )
+    tasks: list[str] = key(
+        [],
+        "tasks of lm-evaluation-harness that bench measures: names, groups, tags or YAML files; "
+        "empty: btm, the five that are made of the forest's own test text",
     )
     domain: str | None = key(None, "domain of the expert or of the text; null: the expert's name")
     prompt: str | None = key(

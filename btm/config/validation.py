@@ -7,6 +7,7 @@ sections, and the keys that belong to none.
 from typing import Any
 
 from btm.config.average import check_average, check_average_weights
+from btm.config.bench import check_bench
 from btm.config.checks import (
     check_choice,
     check_models,
@@ -28,6 +29,7 @@ from btm.config.moe import check_moe
 from btm.config.recipes import recipes
 from btm.config.registry import check_diff, check_lineage, check_ls
 from btm.config.schema import Config
+from btm.config.serve import check_serve
 from btm.config.training import check_fairseq, check_model, check_seed_phase, check_trainer
 from btm.errors import UserError, nearest
 
@@ -74,6 +76,8 @@ def _check_sections(config: Config) -> None:
     check_ensemble(config.ensemble)
     check_eval(config.eval)
     check_generate(config.generate)
+    check_serve(config.serve)
+    check_bench(config.bench)
     check_average(config.average)
     check_distil(config.distil)
     check_moe(config.moe)
@@ -96,6 +100,7 @@ def _check_keys_of_no_section(config: Config) -> None:
         if (name := getattr(config, key)) is not None:
             check_name(name, key)
     check_models(config.models, "models")
+    check_models(config.tasks, "tasks")
     recipes(config.averages, config.average)
     against = config.against
     if against == "":
@@ -123,15 +128,16 @@ def _check_word_for_weights(word: str) -> None:
 
 
 def _check_evaluation_name(config: Config) -> None:
-    """Refuse a name under which `btm grow`, `compare` or `mix` writes in the same folder."""
+    """Refuse a name under which another verb than `btm eval` writes in the same folder."""
     name = config.eval.name or ""
-    taken = name.startswith(("grow-", "before-", "after-")) or name.endswith(("-compare", "-mix"))
+    ends = ("-compare", "-mix", "-bench")
+    taken = name.startswith(("grow-", "before-", "after-")) or name.endswith(ends)
     require(
         not taken,
         "eval.name",
         name,
-        "btm grow, compare and mix write files of such names (grow-, before-, after-…, "
-        "…-compare, …-mix): give another",
+        "btm grow, compare, mix and bench write files of such names (grow-, before-, after-…, "
+        "…-compare, …-mix, …-bench): give another",
     )
 
 

@@ -20,6 +20,7 @@ its cycles.
     targets/<shard>/<identity>/   what an ensemble predicts, for students (ensemble/targets.py)
     trained-on/<sha256>.docs      digests of the documents of a train shard (trained_on.py)
     evals/<name>.json             evaluations, with pictures
+    evals/tasks-<suite>/          benchmark tasks of the test text (steps/bench/text_tasks.py)
     jobs/                         the records of cycles (launch/records.py)
 
 The names of what belongs to a Hugging Face model are in models/files.py, of SHA256SUMS in
@@ -320,6 +321,15 @@ class Paths:
     def comparison(self, name: str | None) -> Path:
         """Name the file of the comparison `name` with other forests; None as in `evaluation`."""
         return self.evals / f"{name or self.root.name}-compare.json"
+
+    def benchmarks(self, name: str | None) -> Path:
+        """Name the file of the benchmarks `name`; None as in `evaluation`."""
+        file = self.evaluation(name)
+        return file.with_name(f"{file.stem}-bench.json")
+
+    def own_tasks(self, suite: str) -> Path:
+        """Name the folder of the benchmark tasks that are made of the test text of a suite."""
+        return self.evals / f"tasks-{suite}"
 
     def growth(self, domain: str) -> Path:
         """Name the file that says what an added `domain` changed."""

@@ -109,10 +109,11 @@ class Answer:
         self, token: int, logp: float, logp_k: Array, top: Sequence[tuple[int, float]] = ()
     ) -> None:
         """Take a token that was chosen: tell it, or end the text with it."""
+        posterior = self.posterior() if self.request.posterior else None
         if token in self.served.ends and not self.request.ignore_ends:
+            self._tell(Token(token, logp, tuple(top), posterior))
             self.finish("stop", token)
             return
-        posterior = self.posterior() if self.request.posterior else None
         self.tokens.append(token)
         self._follow(token, logp_k)
         self._written += 1

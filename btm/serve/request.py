@@ -29,7 +29,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Token:
-    """One token of the prompt or of what was written."""
+    """One token of the prompt or of what was written.
+
+    A token that ends the text is told too, just before `Done`, and has no text.
+    """
 
     id: int
     logp: float

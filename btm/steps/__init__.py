@@ -9,6 +9,7 @@ so it runs, resumes and is evaluated by what exists.
 from btm.forest.suites import open_suite, open_suites
 from btm.steps.add_domain import Added, add_domain, new_domain, plan_of_add_domain, text_of
 from btm.steps.averages import average, average_of, measuring, plan_of_average, worth
+from btm.steps.bench import bench, bench_file, plan_of_bench
 from btm.steps.beside import beside
 from btm.steps.compare import compare, compared_file, plan_of_compare, rivals, top_1
 from btm.steps.distil import distil, distilled_as, memory_of, plan_of_distil
@@ -50,6 +51,8 @@ __all__ = [
     "average",
     "average_of",
     "begin",
+    "bench",
+    "bench_file",
     "beside",
     "branch",
     "compare",
@@ -72,6 +75,7 @@ __all__ = [
     "open_suites",
     "plan_of_add_domain",
     "plan_of_average",
+    "plan_of_bench",
     "plan_of_branch",
     "plan_of_compare",
     "plan_of_distil",

@@ -88,7 +88,7 @@ def parse() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--dry", action="store_true", help="on the CPU, at the smallest sizes")
-    parser.add_argument("--only", nargs="+", choices=["tests", "train", "demo", "paper"])
+    parser.add_argument("--only", nargs="+", choices=["tests", "train", "demo", "serve", "paper"])
     parser.add_argument("--out", type=Path, help="default: results/gpu, with --dry results/gpu-dry")
     parser.add_argument("--nanogpt", help="a clone of github.com/karpathy/nanoGPT")
     parser.add_argument("--hours", type=float, default=4.0, help="at most for `btm paper size=day`")
@@ -102,7 +102,7 @@ def parse() -> argparse.Namespace:
 
 def stages(args: argparse.Namespace) -> list[Stage]:
     """Return the stages in order: the cheap ones that find mistakes come first."""
-    return [tests(args), train(args), demo(args), paper(args)]
+    return [tests(args), train(args), demo(args), serve(args), paper(args)]
 
 
 def tests(args: argparse.Namespace) -> Stage:
@@ -160,6 +160,32 @@ def demo(args: argparse.Namespace) -> Stage:
         limit_s=1800,
         figures=lambda: json.loads((forest / "evals" / "demo-compare.json").read_text())["rows"],
     )
+
+
+def serve(args: argparse.Namespace) -> Stage:
+    """Return the serving engine on the demo's forest, and its mixing of 8 models of 124 M."""
+    forest = args.out / "demo"
+    command = [sys.executable, "scripts/bench/serve.py", f"forest={forest}"]
+    command += [f"trainer.device={args.device}"]
+    there = forest.is_dir() or not args.only or "demo" in args.only
+    files = [args.out / "serve.csv", args.out / "serve-124m.csv"]
+    parts = ["--part", "overhead", "batching", "one", "naive"]
+    if args.dry:
+        command += ["--tokens=4", "--rounds=1"]
+    small = [*command, *parts, *([] if args.dry else ["latency"]), f"--csv={files[0]}"]
+    large = [*command, "--random=8", *parts, f"--csv={files[1]}"]
+    return Stage(
+        "serve",
+        [small] if args.dry else [small, large],
+        limit_s=1800,
+        figures=lambda: [line for file in files if file.exists() for line in lines(file)],
+        missing="" if there else "no demo here: run its stage too",
+    )
+
+
+def lines(file: Path) -> list[str]:
+    """Read the lines of a text."""
+    return file.read_text().splitlines()
 
 
 def paper(args: argparse.Namespace) -> Stage:

@@ -63,13 +63,13 @@ def main() -> None:
         config = replace(config, ensemble=replace(config.ensemble, experts=names))
     engine = Engine(Catalog(config), Limits(running=64, waiting=256))
     bench = Bench(engine, arguments.model, arguments.tokens, arguments.rounds)
+    found: list[dict] = []
     for part in arguments.part:
         rows = list(getattr(bench, part)())
         print(table(rows, f"{part}: {bench.what}"), flush=True)
-        if arguments.csv:
-            pd.DataFrame([{"part": part, **row} for row in rows]).to_csv(
-                arguments.csv, mode="a", index=False
-            )
+        found += [{"part": part, "model": bench.what, **row} for row in rows]
+    if arguments.csv:
+        pd.DataFrame(found).to_csv(arguments.csv, index=False)
 
 
 def random_models(config: Config, count: int) -> list[Path]:
@@ -98,6 +98,7 @@ class Bench:
         self.served = engine.catalog.find(model)
         engine.members.wait(self.served)
         self.models = [engine.members[m.sha256].model for m in self.served.members]
+        self.device = self.models[0].device
         self.ids = engine.catalog.tokenizer(PROMPT, add_special_tokens=False).input_ids
         millions = sum(p.numel() for p in self.models[0].parameters()) / 1e6
         self.what = (
@@ -125,6 +126,10 @@ class Bench:
         self.drain()
         return list(found.values())
 
+    def text(self, count: int) -> torch.Tensor:
+        """Lay out the prompt of several clients, with the token that begins a text."""
+        return torch.tensor([[self.served.start, *self.ids]] * count, device=self.device)
+
     def drain(self) -> None:
         """Step until nothing is left to do."""
         while self.engine.counts().running or self.engine.counts().waiting:
@@ -141,11 +146,11 @@ class Bench:
                 self.engine.members[m.sha256].begin(list(range(clients)))
                 for m in self.served.members
             ]
-            known = torch.tensor([[self.served.start, *self.ids]] * clients)
+            known = self.text(clients)
             with torch.inference_mode():
                 for batch in bare:
                     batch.read(known, last=True)
-            new = torch.zeros(clients, 1, dtype=torch.long)
+            new = torch.zeros(clients, 1, dtype=torch.long, device=self.device)
             whole, alone = [], []
             for _ in range(self.tokens):
                 whole.append(timed(self.engine.step))
@@ -182,9 +187,8 @@ class Bench:
         """Write with one ELM, here and by transformers' generate."""
         name = self.served.members[0].name
         model = self.models[0]
-        known = torch.tensor([[self.served.start, *self.ids]])
         for texts in (1, 16):
-            requests, text = [self.request(name)] * texts, known.repeat(texts, 1)
+            requests, text = [self.request(name)] * texts, self.text(texts)
             ours = partial(self.write, requests)
             theirs = partial(generated, model, text, self.tokens)
             facts = {"texts": texts, "same tokens": ours() == theirs()}
@@ -208,13 +212,15 @@ class Bench:
         ids, online = [self.served.start, *self.ids], self.served.begin()
         with torch.inference_mode():
             read = [
-                torch.log_softmax(model(torch.tensor([ids])).logits[0], -1) for model in self.models
+                torch.log_softmax(model(torch.tensor([ids], device=self.device)).logits[0], -1)
+                for model in self.models
             ]
         for place, token in enumerate(ids[1:]):
             online.update(np.array([float(logp[place, token]) for logp in read]), token)
         for _ in range(self.tokens):
             logp_E = [self.scores(model, ids) for model in self.models]
-            joint = torch.stack(logp_E).double() + torch.as_tensor(online.log_weights)[:, None]
+            joint = torch.stack(logp_E).double().cpu()
+            joint += torch.as_tensor(online.log_weights)[:, None]
             token = int(joint.logsumexp(0).argmax())
             online.update(np.array([float(logp[token]) for logp in logp_E]), token)
             ids.append(token)
@@ -222,7 +228,7 @@ class Bench:
 
     def scores(self, model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
         """Ask generate for log p of every next token, (V,)."""
-        text = torch.tensor([ids])
+        text = torch.tensor([ids], device=self.device)
         out = model.generate(
             text,
             attention_mask=torch.ones_like(text),

@@ -10,7 +10,7 @@ import pytest
 from folders import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-STAGES = ["tests", "train", "demo", "paper"]
+STAGES = ["tests", "train", "demo", "serve", "paper"]
 
 
 @pytest.fixture(scope="module")

@@ -93,6 +93,7 @@ def same_as_brute_force(catalog, engine, requests):
     for request, events in zip(requests, asked, strict=True):
         found = collect(events)
         tokens, scores, posteriors = brute_force(catalog, request)
+        assert found[-1].error == ""
         assert written(found) == tokens, request
         new = [event for event in found if isinstance(event, Token)]
         assert [event.logp for event in new] == pytest.approx(scores, abs=1e-4)

@@ -49,7 +49,9 @@ def test_nor_is_it_grown_later(copy, grown):
 
 @pytest.mark.parametrize("name", ["grow-perl", "before-perl", "after-perl", "forest-compare"])
 def test_an_evaluation_is_not_called_as_what_grow_and_compare_write(workspace, name):
-    with pytest.raises(UserError, match=f"eval.name={name}: btm grow, compare and mix write"):
+    with pytest.raises(
+        UserError, match=f"eval.name={name}: btm grow, compare, mix and bench write"
+    ):
         compose([*workspace, f"eval.name={name}"])
 
 

@@ -26,7 +26,7 @@ def wheel(tmp_path):
 
 def test_the_distribution_has_a_name_of_its_own():
     assert PROJECT["name"] == extras.DISTRIBUTION == "branch-train-merge"
-    assert list(PROJECT["scripts"]) == ["btm"]
+    assert list(PROJECT["scripts"]) == ["btm", "btm-lm-eval"]
 
 
 def test_in_a_clone_its_own_folder_is_installed(monkeypatch):

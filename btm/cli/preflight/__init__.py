@@ -27,6 +27,8 @@ VERBS = (
     "mix",
     "distil",
     "generate",
+    "serve",
+    "bench",
     "import",
     "export",
     "push",

@@ -38,6 +38,8 @@ CHECKS: dict[str, Sequence[Check]] = {
         machine.memory_of_student,
     ),
     "generate": (extras.quantisation, machine.device),
+    "serve": (extras.server, extras.quantisation, machine.token, machine.device),
+    "bench": (extras.harness, machine.device),
     "import": (machine.forest_folder,),
     "export": (machine.export_folder,),
     "push": (names.remote_of_push,),

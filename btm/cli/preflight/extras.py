@@ -13,6 +13,7 @@ from btm.train.fairseq import command
 
 _MIRRORS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # {mirror: package}
 _CLUSTERING = ("sklearn", "scipy")
+_SERVER = ("fastapi", "uvicorn", "prometheus_client")
 
 
 def optimizer(config: Config) -> None:
@@ -67,6 +68,18 @@ def clustering(config: Config) -> None:
     """Require what discovery clusters with."""
     if not all(map(_installed, _CLUSTERING)):
         raise UserError(f"discovery needs scikit-learn; run: {install('discover')}")
+
+
+def server(config: Config) -> None:
+    """Require what the HTTP server is made of."""
+    if missing := [package for package in _SERVER if not _installed(package)]:
+        raise UserError(f"btm serve needs {', '.join(missing)}; run: {install('serve')}")
+
+
+def harness(config: Config) -> None:
+    """Require lm-evaluation-harness."""
+    if not _installed("lm_eval"):
+        raise UserError(f"btm bench needs lm-evaluation-harness; run: {install('eval')}")
 
 
 def _sources(config: Config) -> list[Source]:

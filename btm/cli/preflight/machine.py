@@ -18,6 +18,7 @@ from btm.launch.jobs import Verb
 from btm.launch.local import available_for_jobs, find_cards, require_room
 from btm.models import causal_lm
 from btm.report.progress import bytes_text
+from btm.serve.http.access import require_token
 
 _VERBS: tuple[Verb, ...] = ("seed", "train", "score", "finish")
 
@@ -26,6 +27,11 @@ def device(config: Config) -> None:
     """Require the GPU that trainer.device names; torch is asked only where one is named."""
     if config.trainer.device not in ("auto", "cpu") and not _elsewhere(config):
         causal_lm.pick_device(config.trainer.device)
+
+
+def token(config: Config) -> None:
+    """Require a token where others than this machine could ask a server."""
+    require_token(config.serve)
 
 
 def cards_of_seed(config: Config) -> None:

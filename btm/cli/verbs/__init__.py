@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from btm.cli.verbs import effects, growing, interop, jobs, reads, registry, using
+from btm.cli.verbs import effects, growing, interop, jobs, reads, registry, serving, using
 from btm.cli.verbs.output import Output
 from btm.config.schema import Config
 from btm.errors import UserError
@@ -20,6 +20,7 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "score": using.score,
     "eval": using.evaluate,
     "compare": using.compare,
+    "bench": using.bench,
     "average": using.average,
     "mix": using.mix,
     "distil": using.distil,
@@ -29,6 +30,7 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "push": interop.push,
     "pull": interop.pull,
     "generate": using.generate,
+    "serve": serving.serve,
     "run": growing.run,
     "paper": growing.paper,
     "status": jobs.status,

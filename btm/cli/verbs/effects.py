@@ -7,6 +7,7 @@ other commands too.
 from collections.abc import Collection
 
 from btm.config.average import SCALED
+from btm.config.bench import asks_own, is_ensemble
 from btm.config.moe import SUMMED, TRAINED
 from btm.config.schema import Config
 from btm.errors import UserError
@@ -73,6 +74,8 @@ def _wanted(
         return "nothing is drawn; give mix.samples=N with it"
     if verb == "moe":
         return _of_mixture(key, config)
+    if verb == "bench":
+        return _of_benchmark(key, config)
     if verb == "export" and key in _FORMATS and config.format not in _FORMATS[key]:
         return (
             f"format={config.format} does not read it; wanted format={' or '.join(_FORMATS[key])}"
@@ -92,6 +95,16 @@ def _wanted(
         return "weights= says how the parents are weighed; leave one of them out"
     if verb == "branch" and key == "parent" and config.branch != "copy":
         return f"branch={config.branch} weighs all ELMs; give branch=copy with it"
+    return None
+
+
+def _of_benchmark(key: str, config: Config) -> str | None:
+    """Say what a key of `btm bench` would need to have an effect; None if it has one."""
+    tasks, models = config.tasks, config.bench.models
+    if key in ("eval.domains", "eval.suites") and tasks and not asks_own(tasks):
+        return f"it chooses the text of the tasks btm, and tasks={tasks} have their own"
+    if key == "domain" and models and not any(map(is_ensemble, models)):
+        return f"an ensemble is fitted on its text, and bench.models={models} names none"
     return None
 
 

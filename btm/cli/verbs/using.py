@@ -67,6 +67,38 @@ def compare(config: Config, out: Output) -> None:
     show_comparison(steps.compare(config, out.reporter), steps.compared_file(config), out)
 
 
+def bench(config: Config, out: Output) -> None:
+    """Measure the ensemble and single models on tasks of lm-evaluation-harness (the extra eval).
+
+    Without tasks= that is btm: five tasks made of the forest's own test text (eval.domains and
+    eval.suites choose of which), whose files lie in evals/. tasks=[NAME, …] are lm-eval's own
+    names, groups and tags, YAML files, or what bench.include=[DIR] holds. Data sets are fetched
+    with bench.download=true alone. Tasks that run the code which a model writes are refused.
+
+    bench.models=[forest, forest:bayes, law, averages/deploy] chooses the rows: the ensemble, the
+    same under another rule, ELMs and other models; without it, the ensemble and each of its
+    members. domain=NAME fits the ensemble's prior, and what its rule leaves open, on the valid
+    split of that domain.
+
+    A row is one model on one task; it names the sha256 of the weights and of all that was asked,
+    and is not measured twice, so the same command goes on where it was stopped. Writes
+    evals/<name>-bench.json.
+
+    example: btm bench forest=experts/demo bench.limit=100
+    example: btm bench forest=experts/demo tasks=[tasks/mine.yaml] bench.models=[forest,bible]
+    """
+    from btm import steps
+    from btm.report import benchmarks
+
+    sweep(config)
+    found = steps.bench(config, out.reporter)
+    if out.as_json:
+        return out.line("", found.to_json()["rows"][: len(found.measured)])
+    few = f", {config.bench.few_shot} examples first" if config.bench.few_shot else ""
+    out.rows(benchmarks.table(found.measured), f"first metric of each task{few}", ("kind",))
+    out.line(f"numbers: {steps.bench_file(config)}", None)
+
+
 def average(config: Config, out: Output) -> None:
     """Make one deployable model of several, in averages/.
 

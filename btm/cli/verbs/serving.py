@@ -1,0 +1,37 @@
+"""The verb that serves a forest."""
+
+from btm.cli.verbs.output import Output
+from btm.config.schema import Config
+
+
+def serve(config: Config, out: Output) -> None:
+    """Serve a forest to any client of OpenAI's API, until Ctrl-C or SIGTERM.
+
+    `forest` is the ensemble of ensemble.experts under ensemble.rule, `forest:gated` the same
+    experts under another rule; every ELM, average, student and mixture of experts is a model by its
+    name. An expert that is merged meanwhile joins them within serve.reload seconds, a removed one
+    answers no more.
+
+    It listens on this machine alone. For another serve.host= there must be a token, in the file
+    serve.token_file= or in BTM_SERVE_TOKEN. --dry-run shows what would be served, and where.
+
+    example: btm serve forest=experts/demo serve.port=8000
+    example: btm serve forest=experts/demo serve.host=0.0.0.0 serve.token_file=token
+    """
+    from btm.serve.catalog import Catalog
+    from btm.serve.engine import Engine, Limits
+    from btm.serve.http import server
+    from btm.serve.http.access import token_of
+
+    chosen = config.serve
+    token = token_of(chosen)
+    catalog = Catalog(config)
+    engine = Engine(catalog, Limits(chosen.running, chosen.waiting, chosen.context))
+
+    def ready(url: str) -> None:
+        names = [served.name for served in catalog]
+        said = f"{config.forest_root} is served at {url}, as {', '.join(names)}; Ctrl-C ends it"
+        out.line(said, {"url": url, "models": names})
+        out.stdout.flush()
+
+    server.run(chosen, catalog, token, ready, engine)
