@@ -14,8 +14,7 @@ its cycles.
     pulls/<id>/                   what a pull that was stopped has fetched (interop/remote)
     branches/<name>+student/      a student in the making (students.py)
     removed/<name>/               a tombstone: card.json, and plan.json and deleting/ (removal.py)
-    scores/<shard>/<sha256>.npy   log-probabilities by weights (ensemble/score.py); of models that
-                                  were loaded in int8 or 16 bits <sha256>-int8.npy
+    scores/<shard>/<sha256>.npy   log-probabilities by weights; <sha256>-int8.npy (config/load.py)
     fisher/<sha256>-<shard>…/     Fisher information by weights
     targets/<shard>/<identity>/   what an ensemble predicts, for students (ensemble/targets.py)
     trained-on/<sha256>.docs      digests of the documents of a train shard (trained_on.py)

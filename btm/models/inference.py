@@ -47,7 +47,7 @@ def prepared(
         from btm.models import int8
 
         int8.quantise(model)
-    _cast(model, _torch_dtype(how))
+    _cast(model, _torch_dtype(how), copy=how.quantization == "int8")
     return model.to(device).eval()
 
 
@@ -70,14 +70,16 @@ def require_device(how: LoadConfig, device: str) -> None:
         )
 
 
-def _cast(model: "PreTrainedModel", dtype: "torch.dtype") -> None:
+def _cast(model: "PreTrainedModel", dtype: "torch.dtype", *, copy: bool) -> None:
     """Cast all float parameters but what an architecture wants in float32, as `from_pretrained`
     does; buffers, as the frequencies of rotary positions, stay as they are.
+
+    A `copy` lets go of the file that they were mapped from, which counts as memory of the process.
     """
     wanted = (getattr(model, "_keep_in_fp32_modules", None) or ()) if dtype.itemsize == 2 else ()
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and not any(part in name.split(".") for part in wanted):
-            parameter.data = parameter.data.to(dtype)
+            parameter.data = parameter.data.to(dtype, copy=copy)
     for part in model.modules():
         if hasattr(part, "cast"):
             part.cast(dtype)

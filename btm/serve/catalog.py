@@ -41,6 +41,7 @@ class Served:
     start: int  # the token that begins a text: BOS or EOS
     ends: frozenset[int]  # the tokens that end one
     route: AnyRoute | None = None
+    loaded: str = ""  # what its members are loaded as (LoadConfig.word); empty: in float32
 
     def begin(self) -> OnlineWeights:
         """Begin a text: the weights of its members before the first token."""
@@ -124,13 +125,25 @@ class Catalog:
         route = domain_weights.route(config, self.forest, members, ends)
         log_prior_E = np.log(np.array([kept[model.name] for model in members]))
         return Served(
-            name, "ensemble", tuple(members), log_prior_E, rule_of(fitted), self.start, ends, route
+            name,
+            "ensemble",
+            tuple(members),
+            log_prior_E,
+            rule_of(fitted),
+            self.start,
+            ends,
+            route,
+            config.load.word,
         )
 
     def _alone(self, model: Model) -> Served:
         ends = frozenset(ends_of_folders(self.forest.tokenizer, [model.path]).ids)
         rule = rule_of(replace(self.config.ensemble, rule="bayes", commit=0, top_k=0))
-        return Served(model.name, model.kind, (model,), np.zeros(1), rule, self.start, ends)
+        loaded = self.config.load.word
+        prior_E = np.zeros(1)
+        return Served(
+            model.name, model.kind, (model,), prior_E, rule, self.start, ends, loaded=loaded
+        )
 
 
 def _shas(served: Served) -> list[tuple[str, str]]:

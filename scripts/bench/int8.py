@@ -5,13 +5,16 @@
 The words are those of `btm eval`. A copy of the forest gets outliers in every norm of its ELMs
 (outliers.py), which changes nothing in float32. Then each expert is measured on its own domain's
 test split, with its matrices quantised in several ways; the whole ensemble by `btm eval` itself,
-loaded in each way that there is; and the time of forward passes by turns, over widths.
+loaded in each way that there is; the time of forward passes by turns, over widths; and by how much
+a process grows that loads a model of 163 M parameters.
 """
 
 import argparse
 import copy
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -47,7 +50,7 @@ SHAPES = {"512 tokens": (4, 128), "one token": (1, 1)}
 
 
 def main() -> None:
-    """Print three tables."""
+    """Print four tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=SCALE)
     parser.add_argument("--csv", type=Path)
@@ -59,6 +62,7 @@ def main() -> None:
             "experts": experts(config, forest),
             "ensemble": ensembles(replace(config, forest=str(forest.root))),
             "time": times(),
+            "memory": memory(),
         }
     for title, rows in tables.items():
         print(table(rows, title))
@@ -147,6 +151,39 @@ def seconds_of(model: PreTrainedModel, size: tuple[int, int]) -> float:
     with torch.inference_mode():
         model(input_ids=ids, use_cache=False)
     return time.perf_counter() - start
+
+
+def memory() -> list[dict]:
+    """Load a model in each way in a process of its own; return by how many MB that grows."""
+    rows = []
+    shape = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 12}
+    config = LlamaConfig(vocab_size=8192, num_attention_heads=16, tie_word_embeddings=True, **shape)
+    with tempfile.TemporaryDirectory() as folder:
+        LlamaForCausalLM(config).save_pretrained(folder)
+        for way, load in WAYS.items():
+            words = [sys.executable, "-c", GROWN, folder, load.quantization, load.dtype]
+            done = subprocess.run(words, capture_output=True, text=True, check=True)
+            rows.append({"loaded": way, "MB": float(done.stdout)})
+    return rows
+
+
+GROWN = """
+import sys
+from pathlib import Path
+import bitsandbytes, torch, transformers.models.llama.modeling_llama
+from btm.config.load import LoadConfig
+from btm.models import inference, int8
+
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1e3
+
+before = resident()
+model = inference.load(Path(sys.argv[1]), "cpu", LoadConfig(*sys.argv[2:]))
+with torch.inference_mode():
+    model(input_ids=torch.zeros((1, 64), dtype=torch.long))
+print(resident() - before)
+"""
 
 
 class Absmax(nn.Module):

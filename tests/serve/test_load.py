@@ -16,6 +16,18 @@ from btm.serve.request import Done, Request, Token
 TEXTS = ("In the beginning", "def main(", "", "the the the the the")
 
 
+def test_a_fingerprint_is_of_how_models_are_loaded(grown):
+    pytest.importorskip("fastapi")
+    from btm.serve.http.shapes import fingerprint
+
+    for name in ("forest", "bible"):
+        found = {
+            fingerprint(Catalog(replace(grown[0], load=load)).find(name))
+            for load in (LoadConfig(), LoadConfig("int8"), LoadConfig("int8", "bf16"))
+        }
+        assert len(found) == 3
+
+
 @pytest.mark.parametrize("load", [LoadConfig("int8"), LoadConfig("int8", "bf16")])
 def test_the_engine_answers_as_the_ensemble_writes(grown, load):
     pytest.importorskip("bitsandbytes")

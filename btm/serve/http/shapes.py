@@ -44,8 +44,11 @@ class Head:
 
 
 def fingerprint(served: Served) -> str:
-    """Name the weights that answer, so that a client can tell that others do by now."""
-    weights = " ".join([served.name, *(model.sha256 for model in served.members)])
+    """Name the weights that answer, and how they are loaded, so that a client can tell that others
+    do by now.
+    """
+    loaded = [served.loaded] if served.loaded else []
+    weights = " ".join([served.name, *(model.sha256 for model in served.members), *loaded])
     return "btm-" + hashlib.sha256(weights.encode()).hexdigest()[:16]
 
 
