@@ -97,6 +97,11 @@ LINES = {
         "top-2 after 16 of 128 tokens, 2.8 models for a token": (
             "forest: gated, top-2 after 16 tokens"
         ),
+        "student of the posterior, one model": "student: posterior",
+        "student of `gated`, one model": "student: gated",
+        "token average trained on, one model": "average: token, trained on",
+        "mixture of experts, finetuned, 1.3 models for a token": "MoE: finetuned",
+        "mixture of experts, ridge router, 1.3 models for a token": "MoE: ridge",
         "DEMix, cached prior": "demix: cached prior",
         "DEMix, gated": "demix: gated",
         "random split, cached prior": "random_split: cached prior",
