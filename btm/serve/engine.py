@@ -80,7 +80,7 @@ class Engine:
         self._cancelled: set[int] = set()
         self._wake = threading.Condition()
         self._number = self._read = self._written = 0
-        self._closing = self._news = False
+        self._closing = self._news = self._untidy = False
         self._thread = threading.Thread(target=self._work, name="btm-engine", daemon=True)
 
     def start(self) -> None:
@@ -138,6 +138,12 @@ class Engine:
             self._cancelled.add(number)
             self._wake.notify()
 
+    def tidy(self) -> None:
+        """Let go of the models that the catalog has no more, once nothing is written with them."""
+        with self._wake:
+            self._untidy = self._news = True
+            self._wake.notify()
+
     def counts(self) -> Counts:
         """Count what runs and waits, and the tokens so far."""
         with self._wake:
@@ -178,6 +184,10 @@ class Engine:
 
     def _step(self) -> None:
         self._leave_off()
+        if self._untidy:  # here, since this thread alone takes up members
+            self._untidy = False
+            served = {member.sha256 for each in self.catalog for member in each.members}
+            self.members.keep(served.union(*(answer.keys for answer in self._taken)))
         if self._reading is None:
             self._admit()
         if self._reading is not None and self._reading.step():

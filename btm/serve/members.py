@@ -83,14 +83,11 @@ class Members:
             self._found[model.sha256].result()
 
     def keep(self, shas: Iterable[str]) -> None:
-        """Let go of models that are not among these and that nothing is written with."""
+        """Let go of models that are not among these, and of those that did not load."""
         kept = set(shas)
         with self._lock:
             for sha, future in list(self._found.items()):
-                idle = (
-                    future.done() and not future.exception() and not future.result().running.numbers
-                )
-                if sha not in kept and idle:
+                if sha not in kept and future.done():
                     del self._found[sha]
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from btm.ensemble import generate as online
 from btm.ensemble.rules import RULES
 from btm.ensemble.sampling import Sampling
 from btm.errors import UserError
+from btm.forest import removal
 from btm.serve.catalog import Catalog, UnknownModelError
 from btm.serve.engine import Engine, FullError, Limits, TooLongError
 from btm.serve.request import Done, Prompt, Request, Token
@@ -303,3 +304,26 @@ def test_an_error_within_a_model_ends_its_requests_alone(catalog, engine):
     assert collect(ask(engine, request)[1])[-1] == Done("error", error="full")
     handle.remove()
     assert written(collect(ask(engine, request)[1])) == wanted
+
+
+def test_a_model_that_is_removed_is_let_go_of_once_it_is_not_in_use(copy):
+    catalog = Catalog(copy())
+    (removed,) = catalog.find("speeches").members
+    request = Request("forest", tokens_of(catalog, "a"), 30, GREEDY, ignore_ends=True)
+    with started(catalog) as engine:
+        begun = threading.Event()
+        events = queue.Queue()
+        engine.submit(request, lambda event: (events.put(event), begun.set()))
+        assert begun.wait(60)
+        removal.remove(catalog.forest, "speeches")
+        assert catalog.refresh()
+        engine.tidy()
+        assert collect(events)[-1] == Done("length")  # it goes on with what it began with
+        new = collect(ask(engine, replace(request, posterior=True))[1])
+        assert "speeches" not in new[1].posterior
+        engine.tidy()
+        until = time.monotonic() + 20
+        while removed.sha256 in engine.members.loaded() and time.monotonic() < until:
+            time.sleep(0.01)
+        assert removed.sha256 not in engine.members.loaded()
+        assert len(engine.members.loaded()) == 2

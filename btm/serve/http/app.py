@@ -61,6 +61,7 @@ async def _reload(service: Service) -> None:
         except (UserError, OSError) as error:  # it may be at work just now: look again later
             _log.warning("the forest could not be looked at: %s", error)
             continue
+        service.engine.tidy()  # also what was in use when it was removed
         if changed:
             service.metrics.reloads.inc()
             service.metrics.models.set(len(list(service.catalog)))
