@@ -6,6 +6,7 @@ vocabulary. Log-probabilities in nats.
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +35,7 @@ class Answer:
         self.rng = np.random.default_rng(request.sampling.seed)
         self.over = False
         self._listener = listener
-        self._text = StoppedText(tokenizer, request.prompt, request.stop)
+        self._tokenizer = tokenizer
         self._online = served.begin()
         self._log_posterior_E = np.array(served.log_prior, np.float64)
         self._prompt: list[Token] = []
@@ -133,6 +134,11 @@ class Answer:
         if self._text.stopped_by is not None and reason == "length":
             reason, stopped_by = "stop", self._text.stopped_by  # the rest ended it
         self._tell(Done(reason, rest, stopped_by, error))
+
+    @cached_property
+    def _text(self) -> StoppedText:
+        """The text so far; made by the engine's thread, which alone may use its tokenizer."""
+        return StoppedText(self._tokenizer, self.request.prompt, self.request.stop)
 
     @property
     def _commits_at(self) -> int | None:

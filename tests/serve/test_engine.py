@@ -4,6 +4,7 @@ import queue
 import threading
 import time
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -44,7 +45,8 @@ def started(catalog, limits=None):
 
 
 def tokens_of(catalog, text):
-    return tuple(catalog.tokenizer(text, add_special_tokens=False).input_ids)
+    own = deepcopy(catalog.tokenizer)  # the engine's thread uses that one
+    return tuple(own(text, add_special_tokens=False).input_ids)
 
 
 def ask(engine, request):
