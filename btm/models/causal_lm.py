@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
+# transformers changes its own classes while it makes a model (no weights are tied or initialised):
+# a model that another thread made meanwhile would miss its tied head. Seen in a server.
+_MAKING = threading.RLock()
 # Settings that choose code. Any other value than these names a repository of the Hub, and
 # transformers would fetch and run its kernels.
 _CODE_KEYS = ("attn_implementation", "experts_implementation", "attn_implementation_internal")
@@ -123,7 +127,8 @@ def made_of(config: "PretrainedConfig") -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        with _MAKING:
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except MemoryError:
         raise
     except Exception as error:  # sizes that do not fit show as whatever the arithmetic raises
@@ -149,7 +154,7 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     try:
-        with quiet():
+        with _MAKING, quiet():
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype or "auto",

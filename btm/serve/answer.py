@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from btm.ensemble.posterior import Array
+from btm.forest import Model
 from btm.serve.catalog import Served
 from btm.serve.request import Done, Event, Listener, Prompt, Request, Token
 from btm.serve.text import StoppedText
@@ -44,7 +45,12 @@ class Answer:
     @property
     def keys(self) -> list[str]:
         """The sha256 of each active member."""
-        return [self.served.members[j].sha256 for j in self.active]
+        return [model.sha256 for model in self.models]
+
+    @property
+    def models(self) -> list[Model]:
+        """The active members."""
+        return [self.served.members[j] for j in self.active]
 
     @property
     def to_read(self) -> int:

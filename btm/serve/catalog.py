@@ -4,7 +4,8 @@
 another rule; every ELM, average, student and mixture of experts has its own name.
 """
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,9 +21,12 @@ from btm.errors import UserError
 from btm.forest import Forest, Model, find_model
 from btm.forest.models import names_of_derived
 from btm.forest.suites import open_suites
+from btm.models import causal_lm
+from btm.models.files import CONFIG
 from btm.steps import domain_weights
 
 ENSEMBLE = "forest"
+_log = logging.getLogger("btm.serve")
 
 
 class UnknownModelError(UserError):
@@ -40,6 +44,8 @@ class Served:
     rule: Rule
     start: int  # the token that begins a text: BOS or EOS
     ends: frozenset[int]  # the tokens that end one
+    vocabulary: int  # tokens of the tokenizer
+    context: int  # tokens that its members have positions for; 0: no limit
     route: AnyRoute | None = None
     loaded: str = ""  # what its members are loaded as (LoadConfig.word); empty: in float32
 
@@ -60,6 +66,7 @@ class Catalog:
         self.vocabulary = size_of(self.tokenizer)
         self.start = int(self.tokenizer.eos_token_id) if bos is None else bos
         self._served: Mapping[str, Served] = {}
+        self._said: set[str] = set()  # warnings
         self.refresh()
 
     def refresh(self) -> bool:
@@ -89,7 +96,7 @@ class Catalog:
     def _find(self) -> list[Served]:
         forest = self.forest
         names = self.config.ensemble.experts or [elm.name for elm in forest.experts()]
-        members = [find_model(forest, name) for name in names]
+        members = self._models(names)
         found = []
         if members:
             found.append(self._ensemble(ENSEMBLE, members, self.config))
@@ -101,9 +108,31 @@ class Catalog:
                 except UserError:  # the router, where none was made for these experts
                     continue
         alone = {model.name: model for model in members}
-        for name in [*forest.names(), *names_of_derived(forest)]:
-            alone.setdefault(name, find_model(forest, name))
+        for model in self._models([*forest.names(), *names_of_derived(forest)]):
+            alone.setdefault(model.name, model)
         return found + [self._alone(model) for model in alone.values()]
+
+    def _models(self, names: Iterable[str]) -> list[Model]:
+        """Find models; while a server runs, one that is gone or unreadable is left out, and said
+        once.
+        """
+        found = []
+        for name in names:
+            try:
+                found.append(find_model(self.forest, name))
+            except UserError as error:
+                if not self._served:
+                    raise
+                if str(error) not in self._said:
+                    _log.warning("not served any more: %s", error)
+                    self._said.add(str(error))
+        return found
+
+    def _context(self, members: Iterable[Model]) -> int:
+        """Return the most tokens that all members have positions for; 0: no limit."""
+        configs = [causal_lm.read_config(model.path / CONFIG) for model in members]
+        limits = [causal_lm.context_limit(config) for config in configs]
+        return min((limit for limit in limits if limit), default=0)
 
     def _ensemble(self, name: str, members: list[Model], config: Config) -> Served:
         """Weigh the members by the prior of `domain`, or all alike, and keep the top-k by it."""
@@ -132,6 +161,8 @@ class Catalog:
             rule_of(fitted),
             self.start,
             ends,
+            self.vocabulary,
+            self._context(members),
             route,
             config.load.word,
         )
@@ -139,10 +170,17 @@ class Catalog:
     def _alone(self, model: Model) -> Served:
         ends = frozenset(ends_of_folders(self.forest.tokenizer, [model.path]).ids)
         rule = rule_of(replace(self.config.ensemble, rule="bayes", commit=0, top_k=0))
-        loaded = self.config.load.word
-        prior_E = np.zeros(1)
         return Served(
-            model.name, model.kind, (model,), prior_E, rule, self.start, ends, loaded=loaded
+            model.name,
+            model.kind,
+            (model,),
+            np.zeros(1),
+            rule,
+            self.start,
+            ends,
+            self.vocabulary,
+            self._context([model]),
+            loaded=self.config.load.word,
         )
 
 

@@ -10,6 +10,7 @@ A member that an ensemble has let go of (``ensemble.commit``) is not run for tha
 nothing of it.
 """
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -21,9 +22,8 @@ import numpy as np
 from btm.ensemble.members import load_member
 from btm.ensemble.sampling import pick
 from btm.errors import UserError
-from btm.forest import Model
+from btm.forest import Model, find_model
 from btm.models import causal_lm
-from btm.models.files import CONFIG
 from btm.serve.answer import Answer
 from btm.serve.catalog import Catalog, Served
 from btm.serve.members import Members
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from btm.serve.members import AnyBatch
     from btm.serve.prefill import Prefill
+
+_log = logging.getLogger("btm.serve")
 
 _PADDED = 8192  # tokens of prompts that are read at once, padding among them
 
@@ -98,10 +100,7 @@ class Engine:
 
     def context_of(self, served: Served) -> int:
         """Return the most tokens that a text of this model may have; 0: no limit."""
-        limits = [self.limits.context]
-        for model in served.members:
-            limits.append(causal_lm.context_limit(causal_lm.read_config(model.path / CONFIG)) or 0)
-        return min((limit for limit in limits if limit), default=0)
+        return min((limit for limit in (self.limits.context, served.context) if limit), default=0)
 
     def submit(self, request: Request, listener: Listener) -> int:
         """Take on a request; return its number. `listener` is called by the engine's thread.
@@ -114,8 +113,8 @@ class Engine:
         if strange := [token for token in request.prompt if not 0 <= token < size]:
             raise UserError(f"token {strange[0]} of the prompt: wanted 0 to {size - 1}")
         limit = self.context_of(served)
-        # The start is a token too; the last one that is written is not read.
-        total = len(request.prompt) + request.max_tokens
+        # The start is a token too; the last one that is written, if any, is not read.
+        total = len(request.prompt) + max(1, request.max_tokens)
         if limit and total > limit:
             raise TooLongError(
                 f"{len(request.prompt)} tokens of prompt and {request.max_tokens} to be written: "
@@ -152,7 +151,10 @@ class Engine:
     def _load(self, model: Model) -> "PreTrainedModel":
         config = self.catalog.config
         device = causal_lm.pick_device(config.trainer.device)
-        return load_member(self.catalog.forest, model, device, config.load)
+        loaded = load_member(self.catalog.forest, model, device, config.load)
+        if find_model(self.catalog.forest, model.name).sha256 != model.sha256:
+            raise UserError(f"{model.name}: it was replaced while it was loaded: ask again")
+        return loaded
 
     def _work(self) -> None:
         while True:
@@ -164,7 +166,8 @@ class Engine:
                     break
             try:
                 self.step()
-            except Exception as error:  # one that a request brought about must not end the others'
+            except Exception as error:
+                _log.exception("a step of the engine failed: what it was at is ended")
                 self._fail(error)
         for answer in self._all():
             answer.finish("cancelled")
@@ -187,12 +190,24 @@ class Engine:
         if self._untidy:  # here, since this thread alone takes up members
             self._untidy = False
             served = {member.sha256 for each in self.catalog for member in each.members}
-            self.members.keep(served.union(*(answer.keys for answer in self._taken)))
+            with self._wake:
+                self.members.keep(served.union(*(answer.keys for answer in self._all())))
         if self._reading is None:
             self._admit()
-        if self._reading is not None and self._reading.step():
+        if self._reading is not None and self._read_on(self._reading):
             self._join(self._reading)
         self._write()
+
+    def _read_on(self, reading: "Prefill") -> bool:
+        """Read the next piece of prompts; an error there ends these requests alone."""
+        try:
+            return reading.step()
+        except Exception as error:
+            _log.exception("prompts could not be read")
+            for answer in reading.answers:
+                answer.finish("error", error=_said(error))
+            self._reading = None
+            return False
 
     def _leave_off(self) -> None:
         """Give up what was cancelled."""
@@ -233,9 +248,10 @@ class Engine:
     def _is_ready(self, answer: Answer) -> bool:
         """Whether the members of a request are loaded; an error of loading ends the request."""
         try:
-            return self.members.ready(answer.served, self._tell_news)
+            return self.members.ready(answer.models, self._tell_news)
         except Exception as error:
-            answer.finish("error", error=str(error))
+            _log.error("a model did not load: %s", error)
+            answer.finish("error", error=_said(error))
             self._waiting.remove(answer)
             return False
 
@@ -306,7 +322,8 @@ class Engine:
         """Mix the distributions of each request, and choose a token from the mixture."""
         from btm.serve.mixing import likeliest, mix
 
-        logp_BV = mix([a.next for a in group], [a.log_weights for a in group])
+        weights = [a.log_weights for a in group]
+        logp_BV = mix([a.next for a in group], weights, group[0].served.vocabulary)
         best = logp_BV.argmax(1).tolist()
         for i, answer in enumerate(group):
             sampling = answer.request.sampling
@@ -331,8 +348,12 @@ class Engine:
     def _fail(self, error: Exception) -> None:
         """End what was read or written when something went wrong, and begin with empty caches."""
         for answer in self._taken:
-            answer.finish("error", error=str(error) or type(error).__name__)
+            answer.finish("error", error=_said(error))
         self._taken, self._running, self._reading = [], [], None
         for sha in self.members.loaded():
             member = self.members[sha]
             member.running = member.begin([])
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError | MemoryError) else repr(error)

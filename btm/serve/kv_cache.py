@@ -67,6 +67,11 @@ class _Columns(DynamicLayer):
         self.values[:count, :, end:after] = value_states
         return self.keys[:count, :, begin:after], self.values[:count, :, begin:after]
 
+    def release(self) -> None:
+        """Give the memory back."""
+        self.keys, self.values = None, None  # type: ignore[assignment]
+        self.is_initialized = False
+
     def get_seq_length(self) -> int:
         return self._layout.end - self._layout.begin
 
@@ -176,16 +181,19 @@ class Batch:
             if number not in layout.rows:
                 continue
             row, last = layout.rows.index(number), len(layout.rows) - 1
-            if row != last:
+            if row != last and layout.shape[0]:  # else nothing was read yet
                 for layer in self._layers:
                     layer.move(last, row)
                 layout.real[row] = layout.real[last]
-                layout.lengths[row] = layout.lengths[last]
-                layout.rows[row] = layout.rows[last]
+            layout.lengths[row] = layout.lengths[last]
+            layout.rows[row] = layout.rows[last]
             layout.rows.pop()
             layout.lengths = layout.lengths[:-1]
-        if not layout.rows:
+        if not layout.rows:  # give the memory back: the next texts may be short
             layout.begin = layout.end = 0
+            layout.shape, layout.real = (0, 0), layout.real.new_zeros(0, 0)
+            for layer in self._layers:
+                layer.release()
         else:
             layout.begin = layout.end - int(layout.lengths.max())
 
@@ -249,7 +257,8 @@ class Alone:
                 continue
             out = self.model(input_ids=tokens[None], use_cache=True, **{self._key: cache})
             rows.append(causal_lm.logits_of(out)[0].float())
-        size = next(found.shape[1] for found in rows if found is not None)
+        sizes = [found.shape[1] for found in rows if found is not None]
+        size = sizes[0] if sizes else causal_lm.vocabulary(self.model)
         wide = 1 if last else tokens_RT.shape[1]
         logits_RTV = torch.zeros(len(rows), wide, size, device=tokens_RT.device)
         for row, found in enumerate(rows):

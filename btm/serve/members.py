@@ -1,6 +1,8 @@
 """The loaded models, each once, however many ensembles it is a member of."""
 
+import math
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from btm.serve.kv_cache import Alone, Batch
 
     AnyBatch = Batch | Alone
+
+
+_PATIENCE = 5.0  # seconds until a model that did not load is tried again
 
 
 @dataclass
@@ -40,6 +45,7 @@ class Members:
         self._load = load
         self._lock = threading.Lock()
         self._found: dict[str, Future[Member]] = {}
+        self._again: dict[str, float] = {}  # when to try again what did not load
         self._loader = ThreadPoolExecutor(1, "btm-load")
 
     def __getitem__(self, sha256: str) -> Member:
@@ -55,15 +61,18 @@ class Members:
                 if future.done() and not future.exception()
             ]
 
-    def ready(self, served: Served, told: Callable[[], None] = lambda: None) -> bool:
-        """Whether all members of a model are loaded; those that are not begin to be.
+    def ready(self, models: Iterable[Model], told: Callable[[], None] = lambda: None) -> bool:
+        """Whether all of these are loaded; those that are not begin to be.
 
-        `told` is called when one more is. Raises what loading one raised, and forgets it, so that
-        the next request tries again.
+        `told` is called when one more is. Raises what loading one raised; after a while it is tried
+        again.
         """
         waiting = False
-        for model in served.members:
+        for model in models:
             with self._lock:
+                if time.monotonic() > self._again.get(model.sha256, math.inf):
+                    self._again.pop(model.sha256)
+                    self._found.pop(model.sha256, None)
                 if model.sha256 not in self._found:
                     self._found[model.sha256] = self._loader.submit(self._open, model)
                     self._found[model.sha256].add_done_callback(lambda _: told())
@@ -72,13 +81,13 @@ class Members:
                 waiting = True
             elif error := future.exception():
                 with self._lock:
-                    self._found.pop(model.sha256, None)
+                    self._again.setdefault(model.sha256, time.monotonic() + _PATIENCE)
                 raise error
         return not waiting
 
     def wait(self, served: Served) -> None:
         """Load all members of a model; raises what loading one raised."""
-        self.ready(served)
+        self.ready(served.members)
         for model in served.members:
             self._found[model.sha256].result()
 
@@ -89,6 +98,7 @@ class Members:
             for sha, future in list(self._found.items()):
                 if sha not in kept and future.done():
                     del self._found[sha]
+                    self._again.pop(sha, None)
 
     def close(self) -> None:
         """Load no more."""

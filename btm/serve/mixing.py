@@ -11,13 +11,13 @@ from btm.ensemble.posterior import Array
 
 
 def mix(
-    logp_BkV: Sequence[Sequence[torch.Tensor]], log_weights_Bk: Sequence[Array]
+    logp_BkV: Sequence[Sequence[torch.Tensor]], log_weights_Bk: Sequence[Array], size: int
 ) -> torch.Tensor:
     """Mix in log space and float64: log Σ_j w_j p_j of every token, (B, V).
 
-    Embeddings may be padded: what lies beyond the smallest vocabulary is no token of the tokenizer.
+    Embeddings may be padded: what lies beyond the `size` of the vocabulary is no token.
     """
-    size = min(logp_V.shape[0] for logp_kV in logp_BkV for logp_V in logp_kV)
+    size = min(size, *(logp_V.shape[0] for logp_kV in logp_BkV for logp_V in logp_kV))
     logp = torch.stack([torch.stack([p[:size] for p in logp_kV]) for logp_kV in logp_BkV])
     if logp.shape[1] == 1:
         return logp[:, 0].double()

@@ -47,7 +47,7 @@ class Prefill:
             self._real[row, self._width - count :] = True
         by_sha: dict[str, list[int]] = {}
         for a in answers:
-            for sha in a.keys:
+            for sha in dict.fromkeys(a.keys):  # two members may be one model
                 by_sha.setdefault(sha, []).append(a.number)
         self.batches: dict[str, AnyBatch] = {
             sha: members[sha].begin(numbers) for sha, numbers in by_sha.items()
@@ -59,10 +59,13 @@ class Prefill:
         ends = stop == self._width
         scores: dict[tuple[int, str], Array] = {}
         whole: dict[tuple[int, str], torch.Tensor] = {}
+        last: dict[tuple[int, str], torch.Tensor] = {}
         for sha, batch in self.batches.items():
-            self._read(sha, batch, stop, scores, whole)
+            self._read(sha, batch, stop, scores, whole, last)
         for a in self.answers:
             self._follow(a, stop, scores, whole)
+            if ends:
+                a.next = [last[a.number, sha] for sha in a.keys]
         self.read += int(self._real[:, self._at : stop].sum())
         self._at = stop
         return ends
@@ -90,6 +93,7 @@ class Prefill:
         stop: int,
         scores: dict[tuple[int, str], Array],
         whole: dict[tuple[int, str], torch.Tensor],
+        last: dict[tuple[int, str], torch.Tensor],
     ) -> None:
         """Read a piece with one member; keep its scores, and what follows the last token."""
         rows = [self._row[number] for number in batch.numbers]
@@ -99,8 +103,7 @@ class Prefill:
         logits_RTV = batch.read(self._tokens[rows, piece], self._real[rows, piece], last=not scored)
         if stop == self._width:
             logp_RV = torch.log_softmax(logits_RTV[:, -1], -1)
-            for number, logp_V in zip(batch.numbers, logp_RV, strict=True):
-                answers[number].next.append(logp_V)
+            last |= {(n, sha): logp_V for n, logp_V in zip(batch.numbers, logp_RV, strict=True)}
         if not scored:
             return
         # The logits after a token are of the next one, which may be the first of the next piece.
@@ -136,5 +139,6 @@ class Prefill:
             top: Sequence[tuple[int, float]] = ()
             if a.needs_whole:
                 logp_kV = [whole[a.number, sha][t] for sha in a.keys]
-                top = likeliest(mix([logp_kV], [a.log_weights])[0], a.request.top)
+                mixed_V = mix([logp_kV], [a.log_weights], a.served.vocabulary)[0]
+                top = likeliest(mixed_V, a.request.top)
             a.saw(token, logp_kT[:, t], top)

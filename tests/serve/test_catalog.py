@@ -65,3 +65,15 @@ def test_another_rule_of_the_same_members_needs_no_other_copies(grown):
     catalog = Catalog(replace(grown[0]))
     shas = {tuple(m.sha256 for m in s.members) for s in catalog if s.kind == "ensemble"}
     assert len(shas) == 1
+
+
+def test_members_that_are_named_and_then_removed_are_left_out_while_a_server_runs(copy, caplog):
+    config = copy("ensemble.experts=[bible,speeches]")
+    catalog = Catalog(config)
+    removal.remove(Forest(config.forest_root), "speeches")
+    assert catalog.refresh()
+    assert [member.name for member in catalog.find("forest").members] == ["bible"]
+    assert not catalog.refresh()
+    assert caplog.text.count("not served any more") == 1
+    with pytest.raises(UserError, match="speeches"):
+        Catalog(config)  # at the start it is an error

@@ -150,6 +150,62 @@ def test_models_of_several_kinds_are_written_at_once(catalog, engine):
     same_as_brute_force(catalog, engine, requests)
 
 
+@pytest.mark.parametrize("rule", ["bayes", "gated"])
+@pytest.mark.parametrize("commit", [0, 2])
+def test_the_weights_are_their_members_whoever_is_read_beside_them(grown, rule, commit):
+    """Other requests first, so that members are read in another order than the ensemble's."""
+    ensemble = replace(grown[0].ensemble, rule=rule, commit=commit, top_k=2 if commit else 0)
+    catalog = Catalog(replace(grown[0], ensemble=ensemble))
+    engine = Engine(catalog)
+    names = ["speeches", "code_python", "forest", "bible", "forest"]
+    requests = [
+        Request(name, tokens_of(catalog, TEXTS[i % 3]), 6, GREEDY, posterior=True)
+        for i, name in enumerate(names)
+    ]
+    for served in catalog:
+        engine.members.wait(served)
+    asked = [ask(engine, request)[1] for request in requests]  # all are read at once
+    engine.start()
+    for request, events in zip(requests, asked, strict=True):
+        found = collect(events)
+        tokens, _, posteriors = brute_force(catalog, request)
+        assert written(found) == tokens
+        new = [event for event in found if isinstance(event, Token)]
+        for event, wanted in zip(new, posteriors, strict=True):
+            assert event.posterior == pytest.approx(wanted, abs=1e-4)
+    engine.close()
+
+
+def test_a_model_that_is_a_member_twice_counts_twice(catalog):
+    served = catalog.find("forest")
+    again = replace(served.members[0], name="again")
+    members = (*served.members, again)
+    other = Catalog(catalog.config)
+    log_prior = np.full(len(members), -np.log(len(members)))
+    twice = replace(served, members=members, log_prior=log_prior)
+    other._served = {"forest": twice, "bible": catalog.find("bible")}
+    with started(other) as engine:
+        text = tokens_of(catalog, TEXTS[0])
+        long = ask(engine, Request("bible", text, 30, GREEDY, ignore_ends=True))[1]
+        found = collect(ask(engine, Request("forest", text, 5, GREEDY, posterior=True))[1])
+        for event in found[1:-1]:
+            first = event.posterior[members[0].name]
+            assert event.posterior["again"] == pytest.approx(first)
+        assert collect(long)[-1] == Done("length")
+
+
+def test_ids_that_only_pad_the_embeddings_are_never_chosen(catalog):
+    served = replace(catalog.find("bible"), vocabulary=50)
+    other = Catalog(catalog.config)
+    other._served = {"bible": served}
+    with started(other) as engine:
+        hot = Sampling(temperature=50.0, seed=0)
+        text = tokens_of(catalog, TEXTS[0])
+        found = collect(ask(engine, Request("bible", text, 40, hot, ignore_ends=True, top=20))[1])
+        assert max(written(found)) < 50
+        assert all(t < 50 for e in found if isinstance(e, Token) for t, _ in e.top)
+
+
 def test_more_requests_than_places_all_are_answered(catalog):
     with started(catalog, Limits(running=3, waiting=64)) as engine:
         requests = [
@@ -279,6 +335,11 @@ def test_what_cannot_be_answered_is_refused(catalog):
             engine.submit(replace(good, prompt=(10**6,)), print)
         with pytest.raises(TooLongError, match="has a context of"):
             engine.submit(replace(good, max_tokens=10**6), print)
+        whole = replace(good, prompt=(5,) * catalog.find("bible").context, max_tokens=0)
+        with pytest.raises(TooLongError):  # the start is a token too
+            engine.submit(whole, print)
+        found = collect(ask(engine, replace(whole, prompt=whole.prompt[1:]))[1])
+        assert found[-1] == Done("length")
         asked = [ask(engine, good)[1]]
         with pytest.raises(FullError, match="wait already"):
             for _ in range(9):
@@ -321,6 +382,9 @@ def test_a_model_that_is_removed_is_let_go_of_once_it_is_not_in_use(copy):
         assert catalog.refresh()
         engine.tidy()
         assert collect(events)[-1] == Done("length")  # it goes on with what it began with
+        waits = ask(engine, replace(request, max_tokens=4))[1]
+        engine.tidy()
+        assert collect(waits)[-1] == Done("length")
         new = collect(ask(engine, replace(request, posterior=True))[1])
         assert "speeches" not in new[1].posterior
         engine.tidy()

@@ -169,3 +169,26 @@ def test_a_long_text_joins_a_short_one_that_ends_far_to_the_right():
     walk.join_as([85])
     walk.advance()
     assert walk.compared == 1 + 15 + 1 + 2 * 15 + 1 + 2
+
+
+@pytest.mark.parametrize("kind", [Batch, Alone])
+def test_a_piece_without_a_token_and_texts_that_leave_before_the_first(kind):
+    model = model_of("llama", LLAMA)
+    batch = kind(model, [0, 1, 2])
+    with torch.inference_mode():
+        batch.drop([0])
+        assert sorted(batch.numbers) == [1, 2]
+        nothing = torch.zeros(2, 4, dtype=torch.long), torch.zeros(2, 4, dtype=torch.bool)
+        assert batch.read(*nothing).shape == (2, 4, VOCABULARY)
+        found = batch.read(torch.tensor([[3], [4]]))
+        wanted = model(input_ids=torch.tensor([[3], [4]])).logits
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_memory_is_given_back_once_nothing_is_read():
+    walk = Walk(model_of("llama", LLAMA), Batch)
+    walk.join_as([100])
+    walk.leave([0])
+    assert all(layer.keys is None for layer in walk.batch._layers)
+    walk.join_as([3])
+    assert walk.batch._layout.shape[1] < 100

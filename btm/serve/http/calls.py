@@ -47,6 +47,9 @@ class Calls:
         except UserError as error:
             self.close()
             raise of_engine(error) from None
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Give up whatever is not over."""

@@ -68,7 +68,7 @@ class Wire(BaseModel):
 
 
 def _require_nothing(name: str, value: object, known: tuple[str, ...]) -> None:
-    shown = name[:60]
+    shown = name[:60].encode("utf-8", "replace").decode()  # half a surrogate pair is no text
     if name not in _NOT_DONE:
         raise PydanticCustomError(
             "unknown_parameter",
@@ -87,7 +87,7 @@ def _require_nothing(name: str, value: object, known: tuple[str, ...]) -> None:
 
 
 def _listed(stop: object) -> object:
-    return [stop] if isinstance(stop, str) else stop
+    return [stop] if isinstance(stop, str) and stop else stop or []
 
 
 def _prompts(given: object) -> object:
