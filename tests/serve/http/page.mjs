@@ -17,7 +17,7 @@ const seen = { said: [], elsewhere: [], barriers: [], wide: [] };
 
 async function open(url, options = {}) {
   const context = await browser.newContext({ viewport: { width: 1200, height: 900 }, ...options });
-  context.setDefaultTimeout(20_000);
+  context.setDefaultTimeout(120_000);
   const page = await context.newPage();
   page.on('console', (message) => {
     if (['error', 'warning'].includes(message.type())) seen.said.push(message.text());
@@ -32,7 +32,7 @@ async function open(url, options = {}) {
 
 // Playwright's own waiting runs in the page, whose policy forbids it.
 async function until(page, condition) {
-  for (let left = 1000; left > 0; left -= 1) {
+  for (let left = 6000; left > 0; left -= 1) {
     if (await page.evaluate(condition)) return;
     await new Promise((resolve) => { setTimeout(resolve, 20); });
   }
@@ -117,13 +117,17 @@ async function writes(page) {
   await until(page, 'document.getElementById("status").textContent.includes("perplexity")');
   seen.written = { before, after: (await tokens(page)).length, text: await page.inputValue('#text'),
     legend: await legend(page) };
-  await page.fill('#text', 'In');
-  await page.fill('#length', '100');
-  await page.click('#write');
-  await until(page, 'document.querySelectorAll(".token").length > 4');
-  await page.click('#stop');
-  await until(page, 'document.getElementById("status").textContent.includes("perplexity")');
-  seen.stopped = { tokens: (await tokens(page)).length, text: await page.inputValue('#text'),
+  let written = 0;
+  for (let tries = 0; tries < 10 && (tries === 0 || written >= 90); tries += 1) { // until the click is in time
+    await page.fill('#text', 'In');
+    await page.fill('#length', '100');
+    await page.click('#write');
+    await until(page, 'document.querySelectorAll(".token").length > 4');
+    await page.click('#stop', { timeout: 500 }).catch(() => {}); // gone, where all was written
+    await until(page, 'document.getElementById("status").textContent.includes("perplexity")');
+    written = (await tokens(page)).length;
+  }
+  seen.stopped = { tokens: written, text: await page.inputValue('#text'),
     error: await page.textContent('#error'), focus: await page.evaluate('document.activeElement.id') };
 }
 
