@@ -30,7 +30,7 @@ def neighbours():
 
 
 def threads():
-    return {thread.name for thread in threading.enumerate() if thread.name.startswith("btm-")}
+    return {thread.name for thread in threading.enumerate()} & {"btm-waiting", "btm-team"}
 
 
 def compute_until(true, seconds):
