@@ -160,7 +160,8 @@ def test_text_is_written_and_then_scored(seen, running):
 
 def test_writing_can_be_stopped(seen, running):
     stopped = seen["stopped"]
-    assert 4 < stopped["tokens"] < 90
+    # Scored as one text, what was written may have fewer tokens than it was written in.
+    assert 1 < stopped["tokens"] < 90
     assert stopped["tokens"] == len(scored(running, prompt=stopped["text"])["ids"])
     assert stopped["error"] == "" and stopped["focus"] == "write"
     assert running.idle()
