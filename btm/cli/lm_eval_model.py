@@ -10,7 +10,7 @@ from lm_eval.utils import simple_parse_args_string
 
 from btm.cli.compose import compose, full_key
 from btm.cli.verbs import reads
-from btm.config.bench import ENSEMBLE
+from btm.config.choices import ENSEMBLE
 from btm.forest import Forest
 from btm.steps.bench.harness import ForestLM, Settings
 from btm.steps.bench.subjects import subject

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from btm.config.checks import check_least, check_models, check_path, check_seed, require
+from btm.config.choices import ENSEMBLE
 from btm.config.keys import key
 
-ENSEMBLE = "forest"  # the name of the ensemble in a list of models
 OWN_TAG = "btm"  # the tag of the tasks that are made of the forest's own test text
 OWN_TASKS = ("btm_rolling", "btm_next", "btm_next_word", "btm_line_end", "btm_order")
 
 
 @dataclass
 class BenchConfig:
-    """What lm-evaluation-harness measures, and on how much of each task."""
+    """Tasks of lm-evaluation-harness: which, on how many of their questions, and how."""
 
     models: list[str] = key(
         [],

@@ -23,3 +23,5 @@ LICENSES = tuple(
     unknown other
     """.split()  # noqa: SIM905
 )
+
+ENSEMBLE = "forest"  # the name of the ensemble in a list of models

@@ -38,7 +38,7 @@ class Continuation:
         return piece
 
     def rest(self) -> str:
-        """Return what the last tokens add, without a character that they begin alone."""
+        """Return the text that is not told yet, without a character that is only begun."""
         text = _decoded(self._tokenizer, self._ids)
         return text[len(self._known) :].rstrip(_UNFINISHED)
 

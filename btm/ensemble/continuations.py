@@ -60,7 +60,7 @@ class Scored:
 
 
 class _Read(NamedTuple):
-    """What one member makes of a text."""
+    """The scores of one text by one member."""
 
     logp: NDArray[np.float32]  # of each token, (T,)
     top: Integers  # the likeliest token instead of each that is scored, (C,)

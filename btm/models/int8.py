@@ -136,7 +136,7 @@ class Int8Linear(nn.Module):
         return y_TM.reshape(*x.shape[:-1], self.out_features)
 
     def _step(self) -> torch.Tensor:
-        """Return what one unit of `fine` stands for in each row, (out, 1)."""
+        """Compute the size of one unit of `fine` in each row, (out, 1)."""
         return (self.scales / (127 * 254))[:, None]
 
     @property
@@ -148,7 +148,7 @@ class Int8Linear(nn.Module):
 
     @property
     def stored_bytes(self) -> int:
-        """What the matrix takes: its codes, their scales, and what it has beside for outliers."""
+        """Bytes of the matrix: codes, scales, and the finer digits of columns with outliers."""
         return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers())
 
     def cast(self, dtype: torch.dtype) -> None:

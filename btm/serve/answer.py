@@ -136,9 +136,11 @@ class Answer:
         if self.over:
             return
         self.over = True
-        rest = self._text.rest() if self._text.stopped_by is None else ""
-        if self._text.stopped_by is not None and reason == "length":
-            reason, stopped_by = "stop", self._text.stopped_by  # the rest ended it
+        rest = ""
+        if self._written and self._text.stopped_by is None:
+            rest = self._text.rest()
+            if self._text.stopped_by is not None and reason == "length":
+                reason, stopped_by = "stop", self._text.stopped_by  # the rest ended it
         self._tell(Done(reason, rest, stopped_by, error))
 
     @cached_property

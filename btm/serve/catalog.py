@@ -6,10 +6,12 @@ another rule; every ELM, average, student and mixture of experts has its own nam
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from btm.config.choices import ENSEMBLE
 from btm.config.schema import Config
 from btm.data.ends import ends_of_folders
 from btm.data.tokenizer import bos_of_copy, load_tokenizer, size_of
@@ -25,7 +27,6 @@ from btm.models import causal_lm
 from btm.models.files import CONFIG
 from btm.steps import domain_weights
 
-ENSEMBLE = "forest"
 _log = logging.getLogger("btm.serve")
 
 
@@ -66,20 +67,27 @@ class Catalog:
         self.vocabulary = size_of(self.tokenizer)
         self.start = int(self.tokenizer.eos_token_id) if bos is None else bos
         self._served: Mapping[str, Served] = {}
+        self._stands: list[Model] = []  # what the models that are served are made of
         self._said: set[str] = set()  # warnings
         self.refresh()
 
     def refresh(self) -> bool:
         """Look at the forest on disk again; tell whether any model came, went or changed."""
-        found = {served.name: served for served in self._find()}
-        if not found:
+        members = self._models(
+            self.config.ensemble.experts or [elm.name for elm in self.forest.experts()]
+        )
+        others = self._models([*self.forest.names(), *names_of_derived(self.forest)])
+        if not (members or others):
             raise UserError(f"{self.forest.root}: no model to serve yet")
-        changed = {n: _shas(s) for n, s in found.items()} != {
-            n: _shas(s) for n, s in self._served.items()
-        }
-        if changed:
-            self._served = found
-        return changed
+        stands = [*members, *others]
+        if stands == self._stands:
+            return False
+        # Of two of one name the first is served: the ensemble, a member, another model.
+        found: dict[str, Served] = {}
+        for served in (*self._ensembles(members), *map(self._alone, stands)):
+            found.setdefault(served.name, served)
+        self._served, self._stands = found, stands
+        return True
 
     def __iter__(self) -> Iterator[Served]:
         """Yield every model that is served, ensembles first."""
@@ -93,24 +101,16 @@ class Catalog:
             )
         return served
 
-    def _find(self) -> list[Served]:
-        forest = self.forest
-        names = self.config.ensemble.experts or [elm.name for elm in forest.experts()]
-        members = self._models(names)
-        found = []
-        if members:
-            found.append(self._ensemble(ENSEMBLE, members, self.config))
-            for word in RULES:
-                chosen = replace(self.config.ensemble, rule=word)
-                try:
-                    config = replace(self.config, ensemble=chosen)
-                    found.append(self._ensemble(f"{ENSEMBLE}:{word}", members, config))
-                except UserError:  # the router, where none was made for these experts
-                    continue
-        alone = {model.name: model for model in members}
-        for model in self._models([*forest.names(), *names_of_derived(forest)]):
-            alone.setdefault(model.name, model)
-        return found + [self._alone(model) for model in alone.values()]
+    def _ensembles(self, members: list[Model]) -> Iterator[Served]:
+        """Yield the ensemble under the rule that is set, and under each rule that it can have."""
+        if not members:
+            return
+        yield self._ensemble(ENSEMBLE, members, self.config)
+        for word in RULES:
+            config = replace(self.config, ensemble=replace(self.config.ensemble, rule=word))
+            # A router may not have been made for these experts, or the ensemble commits.
+            with suppress(UserError):
+                yield self._ensemble(f"{ENSEMBLE}:{word}", members, config)
 
     def _models(self, names: Iterable[str]) -> list[Model]:
         """Find models; while a server runs, one that is gone or unreadable is left out, and said
@@ -128,12 +128,6 @@ class Catalog:
                     self._said.add(str(error))
         return found
 
-    def _context(self, members: Iterable[Model]) -> int:
-        """Return the most tokens that all members have positions for; 0: no limit."""
-        configs = [causal_lm.read_config(model.path / CONFIG) for model in members]
-        limits = [causal_lm.context_limit(config) for config in configs]
-        return min((limit for limit in limits if limit), default=0)
-
     def _ensemble(self, name: str, members: list[Model], config: Config) -> Served:
         """Weigh the members by the prior of `domain`, or all alike, and keep the top-k by it."""
         rule = rule_of(config.ensemble)
@@ -148,41 +142,28 @@ class Catalog:
         top_k = config.ensemble.prior_top_k if rule.needs_prior else 0
         kept = online.keep(prior, top_k)
         members = [model for model in members if model.name in kept]
-        ends = frozenset(
-            ends_of_folders(self.forest.tokenizer, [model.path for model in members]).ids
-        )
-        route = domain_weights.route(config, self.forest, members, ends)
+        made = self._made(name, "ensemble", members, rule_of(fitted))
+        route = domain_weights.route(config, self.forest, members, made.ends)
         log_prior_E = np.log(np.array([kept[model.name] for model in members]))
-        return Served(
-            name,
-            "ensemble",
-            tuple(members),
-            log_prior_E,
-            rule_of(fitted),
-            self.start,
-            ends,
-            self.vocabulary,
-            self._context(members),
-            route,
-            config.load.word,
-        )
+        return replace(made, log_prior=log_prior_E, route=route)
 
     def _alone(self, model: Model) -> Served:
-        ends = frozenset(ends_of_folders(self.forest.tokenizer, [model.path]).ids)
         rule = rule_of(replace(self.config.ensemble, rule="bayes", commit=0, top_k=0))
+        return self._made(model.name, model.kind, [model], rule)
+
+    def _made(self, name: str, kind: str, members: list[Model], rule: Rule) -> Served:
+        """Make a model that answers, whose members all weigh the same."""
+        folders = [model.path for model in members]
+        limits = [causal_lm.context_limit(causal_lm.read_config(each / CONFIG)) for each in folders]
         return Served(
-            model.name,
-            model.kind,
-            (model,),
-            np.zeros(1),
-            rule,
-            self.start,
-            ends,
-            self.vocabulary,
-            self._context([model]),
+            name=name,
+            kind=kind,
+            members=tuple(members),
+            log_prior=np.full(len(members), -np.log(len(members))),
+            rule=rule,
+            start=self.start,
+            ends=frozenset(ends_of_folders(self.forest.tokenizer, folders).ids),
+            vocabulary=self.vocabulary,
+            context=min((limit for limit in limits if limit), default=0),
             loaded=self.config.load.word,
         )
-
-
-def _shas(served: Served) -> list[tuple[str, str]]:
-    return [(model.name, model.sha256) for model in served.members]

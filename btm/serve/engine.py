@@ -51,7 +51,7 @@ class FullError(UserError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What the engine takes on at once."""
+    """The most requests and tokens that the engine takes on at once."""
 
     running: int = 16  # requests that are read and written at once
     waiting: int = 64  # requests that wait for a place
@@ -60,7 +60,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Counts:
-    """What the engine does, and has done since it began."""
+    """Requests in the engine now, and tokens since it began."""
 
     running: int
     waiting: int

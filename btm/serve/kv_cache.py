@@ -28,11 +28,11 @@ _FEWEST = 64  # columns that are laid out at first
 class Layout:
     """Where the texts of a batch lie: rows 0 … R - 1, columns `begin` … `end` - 1."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.rows: list[int] = []  # the number of each text
+    def __init__(self, device: torch.device, numbers: Sequence[int]) -> None:
+        self.rows = list(numbers)  # the number of each text
         self.begin = self.end = 0
         self.shape = (0, 0)  # rows and columns that there is room for
-        self.lengths = torch.zeros(0, dtype=torch.long, device=device)  # (R,)
+        self.lengths = torch.zeros(len(numbers), dtype=torch.long, device=device)  # (R,)
         self.real = torch.zeros(0, 0, dtype=torch.bool, device=device)  # (rows, columns)
 
 
@@ -66,11 +66,6 @@ class _Columns(DynamicLayer):
         self.keys[:count, :, end:after] = key_states
         self.values[:count, :, end:after] = value_states
         return self.keys[:count, :, begin:after], self.values[:count, :, begin:after]
-
-    def release(self) -> None:
-        """Give the memory back."""
-        self.keys, self.values = None, None  # type: ignore[assignment]
-        self.is_initialized = False
 
     def get_seq_length(self) -> int:
         return self._layout.end - self._layout.begin
@@ -109,17 +104,19 @@ class Batch:
     def __init__(self, model: "PreTrainedModel", numbers: Sequence[int] = ()) -> None:
         """Begin with texts that have no tokens yet."""
         self.model = model
-        self._layout = Layout(model.device)
-        layers = DynamicCache(config=model.config).layers
-        self._layers = [_Columns(self._layout) for _ in layers]
-        self._cache = Cache(layers=list(self._layers))
+        self._depth = len(DynamicCache(config=model.config).layers)
+        self._begin(numbers)
         known = inspect.signature(model.forward).parameters
         # transformers called it past_key_values before it called it cache.
         self._key = "cache" if "cache" in known else "past_key_values"
         self._positions = "position_ids" in known
         self._last = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
-        self._layout.rows = list(numbers)
-        self._layout.lengths = self._layout.lengths.new_zeros(len(numbers))
+
+    def _begin(self, numbers: Sequence[int]) -> None:
+        """Begin with empty memory."""
+        self._layout = Layout(self.model.device, numbers)
+        self._layers = [_Columns(self._layout) for _ in range(self._depth)]
+        self._cache = Cache(layers=list(self._layers))
 
     @property
     def numbers(self) -> list[int]:
@@ -190,10 +187,7 @@ class Batch:
             layout.rows.pop()
             layout.lengths = layout.lengths[:-1]
         if not layout.rows:  # give the memory back: the next texts may be short
-            layout.begin = layout.end = 0
-            layout.shape, layout.real = (0, 0), layout.real.new_zeros(0, 0)
-            for layer in self._layers:
-                layer.release()
+            self._begin(())
         else:
             layout.begin = layout.end - int(layout.lengths.max())
 

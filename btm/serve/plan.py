@@ -1,4 +1,4 @@
-"""What `btm serve` would serve, and where."""
+"""The plan of `btm serve`: the models, and the address."""
 
 from btm.config.schema import Config
 from btm.serve.catalog import Catalog

@@ -61,7 +61,7 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Portrait:
-    """What is drawn of a forest."""
+    """A forest as the explorer draws it."""
 
     forest: str
     lineage: list[Relative]

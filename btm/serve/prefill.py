@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from btm.ensemble.posterior import Array
+from btm.models import causal_lm
 from btm.serve.answer import Answer
 from btm.serve.members import Members
 from btm.serve.mixing import likeliest, mix
@@ -79,9 +80,7 @@ class Prefill:
 
     def _piece(self) -> int:
         """Compute how many columns are read at once."""
-        sizes = [
-            self._members[sha].model.config.get_text_config().vocab_size for sha in self.batches
-        ]
+        sizes = [causal_lm.vocabulary(self._members[sha].model) or 1 for sha in self.batches]
         held = len(self.batches) if any(a.needs_whole for a in self.answers) else 1
         rows = len(self.answers)
         return max(1, min(_TOKENS // rows, _NUMBERS // (rows * max(sizes) * held)))

@@ -1,4 +1,4 @@
-"""What a client asks of the engine, and what the engine tells it, token by token.
+"""A request to the engine, and the events that answer it, token by token.
 
 Log-probabilities are in nats; those of a mixture are of the mixture itself, before temperature,
 bias and cuts.

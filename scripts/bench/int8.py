@@ -1,4 +1,4 @@
-"""What int8 and 16 bits cost and save: loss under planted outliers, bytes, time.
+"""Int8 and 16 bits beside float32: loss under planted outliers, bytes, time.
 
     python scripts/bench/int8.py [experiment=demo …] [--scale=60] [--csv=FOLDER]
 

@@ -26,6 +26,23 @@ def test_every_rule_and_every_model_has_a_name(grown):
     assert [member.name for member in catalog.find("bible").members] == ["bible"]
 
 
+def test_a_forest_that_did_not_change_is_not_made_anew(grown):
+    catalog = Catalog(grown[0])
+    before = list(catalog)
+    assert not catalog.refresh()
+    assert all(was is now for was, now in zip(before, catalog, strict=True))
+
+
+def test_an_expert_that_is_called_forest_does_not_hide_the_ensemble(copy):
+    config = copy("branch=copy", "trainer.steps=2")
+    steps.branch(config, "forest", "novels")
+    steps.train(config, "forest")
+    forest = Forest(config.forest_root)
+    forest.merge(forest.get_branch("forest"), force=True)
+    served = Catalog(config).find("forest")
+    assert (served.kind, len(served.members)) == ("ensemble", 4)
+
+
 def test_a_domain_gives_the_prior_of_its_valid_text_and_a_top_k_keeps_by_it(copy):
     config = copy("domain=bible", "ensemble.top_k=2", "ensemble.rule=bayes")
     served = Catalog(config).find("forest")

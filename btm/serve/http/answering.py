@@ -35,7 +35,7 @@ class Writer(Protocol):
 
 @dataclass(frozen=True)
 class Asked:
-    """What the engine is asked for one HTTP request: answers in the order of their index."""
+    """Requests to the engine for one HTTP request, in the order of their index."""
 
     served: Served
     texts: Sequence[Text]  # the prompts

@@ -20,7 +20,7 @@ class Placed:
 
 @dataclass
 class Piece:
-    """What is new of an answer."""
+    """Tokens and text of an answer that were not sent yet."""
 
     text: str = ""
     tokens: list[Placed] = field(default_factory=list)

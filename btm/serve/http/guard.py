@@ -1,4 +1,4 @@
-"""What is refused before a route is looked at, and when a client has hung up.
+"""Refuse requests before a route is looked at, and notice when a client hangs up.
 
 A browser sends requests to this machine for any page that asks it to. Such a page cannot read the
 answers without CORS headers, of which there are none; `Origin`, `Host` and the type of the content

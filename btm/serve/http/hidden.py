@@ -1,4 +1,4 @@
-"""/v1/hidden_states: what a layer of one model makes of a text.
+"""/v1/hidden_states: the output of a layer of one model for each token of a text.
 
 The engine keeps no hidden states, so this is a forward pass of its own, of a copy of the model in
 float32 on the CPU. The last model that was asked for is kept; one request is answered at a time.
@@ -12,8 +12,8 @@ from fastapi import APIRouter
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
-from btm.forest import Model
-from btm.models import causal_lm
+from btm.ensemble.members import load_member
+from btm.forest import Forest, Model
 from btm.serve.http.asking import check_tokens
 from btm.serve.http.errors import ApiError
 from btm.serve.http.service import service_of
@@ -34,7 +34,9 @@ class Reader:
         self._sha256 = ""
         self._model: PreTrainedModel | None = None
 
-    def read(self, model: Model, tokens: Sequence[int], layer: int) -> list[list[float]]:
+    def read(
+        self, forest: Forest, model: Model, tokens: Sequence[int], layer: int
+    ) -> list[list[float]]:
         """Compute the states of `layer` after each of T tokens, (T, width).
 
         Layer 0 is the embeddings, -1 the last; `ApiError` for one that is none.
@@ -42,7 +44,7 @@ class Reader:
         import torch
 
         if self._model is None or self._sha256 != model.sha256:
-            self._model = causal_lm.load_model(model.path, "cpu", dtype=torch.float32)
+            self._model = load_member(forest, model)
             self._sha256 = model.sha256
         with torch.inference_mode():
             found = self._model(input_ids=torch.tensor([tokens]), output_hidden_states=True)
@@ -73,7 +75,9 @@ async def hidden_states(body: HiddenBody, http: HttpRequest) -> Response:
         message = "hidden states are computed for another request: try again in a moment"
         raise ApiError(429, message, code="engine_overloaded", headers={"Retry-After": "1"})
     async with reader.busy:
-        states = await asyncio.to_thread(reader.read, served.members[0], tokens, body.layer)
+        states = await asyncio.to_thread(
+            reader.read, service.catalog.forest, served.members[0], tokens, body.layer
+        )
     return JSONResponse(
         {
             "object": "btm.hidden_states",

@@ -1,4 +1,4 @@
-"""What stands here: /v1/models, and whether the server lives: /health, /ready, /metrics."""
+"""/v1/models lists the models; /health, /ready and /metrics say how the server is."""
 
 import asyncio
 

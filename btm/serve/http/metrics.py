@@ -1,4 +1,4 @@
-"""What Prometheus reads: requests by endpoint and status, seconds, tokens, what runs and waits."""
+"""Metrics for Prometheus: requests by endpoint and status, seconds, tokens, places taken."""
 
 from collections.abc import Iterator
 

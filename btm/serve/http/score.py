@@ -1,4 +1,4 @@
-"""/v1/score: what a model makes of a text, token by token, and each of its members."""
+"""/v1/score: log p of each token of a text, by a model and by each of its members."""
 
 import math
 from collections.abc import Sequence

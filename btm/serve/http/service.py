@@ -1,4 +1,4 @@
-"""What all endpoints share: the models, the engine, the tokenizer, the limits, the counts."""
+"""The state that all endpoints share: models, engine, tokenizer, limits, metrics."""
 
 import asyncio
 import time

@@ -17,7 +17,7 @@ _LEAST = -9999.0  # JSON has no infinity; OpenAI writes this for a token without
 
 @dataclass(frozen=True)
 class Head:
-    """What every part of an answer begins with."""
+    """The fields that every part of an answer begins with."""
 
     kind: str
     id: str

@@ -106,14 +106,14 @@ Stop = Annotated[str, Field(min_length=1, max_length=_STOP_LENGTH)]
 
 
 class StreamOptions(Wire):
-    """What a stream has beside the answer."""
+    """Options of a stream."""
 
     include_usage: bool = False
     include_obfuscation: Literal[False] = False
 
 
 class Choosing(Wire):
-    """What completions and chats have in common: how tokens are chosen, and what is told."""
+    """Parameters that completions and chats share: how tokens are chosen, what is told of them."""
 
     model: Annotated[str, Field(max_length=200)]
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0

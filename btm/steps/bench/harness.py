@@ -100,7 +100,7 @@ class ForestLM(TemplateLM):
 
     @property
     def tokenizer_name(self) -> str:
-        """What lm-eval's cache of requests calls the tokenizer."""
+        """The name of the tokenizer in lm-eval's cache of requests."""
         return str(self.forest.identity["tokenizer_sha256"])
 
     def apply_chat_template(self, *args: Any, **kwargs: Any) -> str:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from btm.config.bench import ENSEMBLE, is_ensemble
+from btm.config.bench import is_ensemble
+from btm.config.choices import ENSEMBLE
 from btm.config.ensemble import RULES, EnsembleConfig
 from btm.config.schema import Config
 from btm.config.validation import validate

@@ -30,7 +30,7 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Unit:
-    """What is run and kept as one: a task, or a group with all its tasks."""
+    """A task, or a group with all its tasks, which is run and kept as one."""
 
     name: str
     loaded: Mapping[str, Any]  # as lm-eval's TaskManager has it
@@ -145,7 +145,7 @@ def _units(name: str, manager: Any, bench: BenchConfig) -> Iterator[Unit]:
     """Load what a name stands for: a task, the tasks of a tag, or a group, which stays whole."""
     if not _is_file(name) and name not in manager.all_tasks:
         raise unknown("task", name, {OWN_TAG, *OWN_TASKS, *manager.all_tasks})
-    _refuse_code(name, manager)
+    _refuse_code(name, manager, bench)
     try:
         with silence():
             loaded = manager.load([name])
@@ -158,7 +158,7 @@ def _units(name: str, manager: Any, bench: BenchConfig) -> Iterator[Unit]:
         yield _unit(task, {"tasks": {task: built}, "groups": {}, "group_map": {}}, bench)
 
 
-def _refuse_code(name: str, manager: Any) -> None:
+def _refuse_code(name: str, manager: Any, bench: BenchConfig) -> None:
     """Refuse a task that runs what a model writes before it is loaded: that may run code too."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -168,8 +168,8 @@ def _refuse_code(name: str, manager: Any) -> None:
         return
     try:
         is_unsafe = load_yaml(path, resolve_func=False).get("unsafe_code")
-    except Exception:  # loading it says why
-        return
+    except Exception as error:  # what cannot be looked at is not loaded either
+        raise _not_loaded(name, error, bench) from None
     if is_unsafe:
         raise _runs_code(name)
 
