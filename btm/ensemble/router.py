@@ -31,6 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 from btm.config.schema import Config
 from btm.data.discover.router import CHARS, HOME, Router, words
 from btm.data.pieces import token_bytes
+from btm.ensemble.posterior import normalise
 from btm.ensemble.rules import rule_of
 from btm.ensemble.text import Flags, Integers
 from btm.errors import UserError
@@ -182,16 +183,24 @@ class OnlineRouter:
     def __init__(self, route: Route) -> None:
         """Begin a text of which nothing was seen."""
         self._route = route
+        self._kept = np.arange(len(route.rows))
         self._begin()
 
     def _begin(self) -> None:
         self._reading = Reading(self._route.pieces)
         self._sums_F: Array = np.zeros(self._route.router.components.shape[0])
-        self.log_weights: Array = self._route.log_weights(self._sums_F[None])[0]
+        self._weigh()
+
+    def _weigh(self) -> None:
+        log_weights_E = self._route.log_weights(self._sums_F[None])[0][self._kept]
+        if not np.isfinite(log_weights_E).any():  # the route's top-k are all left out
+            log_weights_E = np.zeros(len(self._kept))
+        self.log_weights: Array = normalise(log_weights_E)
 
     def restrict(self, best: Integers) -> None:
-        """Raise `ValueError`: a route chooses its experts by words, not by their scores."""
-        raise ValueError("a route does not commit")
+        """Go on with the experts of these numbers alone, (k,): from now on E = k."""
+        self._kept = self._kept[best]
+        self._weigh()
 
     def update(self, logp_E: ArrayLike, token: int) -> float:
         """Read one token and its log p(x_t | x_<t, D=j); return the mixture's log p(x_t | x_<t)."""
@@ -203,7 +212,7 @@ class OnlineRouter:
         for added_F in self._route.sums(found):
             self._sums_F = self._sums_F + added_F
         if found:
-            self.log_weights = self._route.log_weights(self._sums_F[None])[0]
+            self._weigh()
         return mixed
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from btm.ensemble.posterior import Array
+from btm.ensemble.text import Integers
 from btm.forest import Model
 from btm.serve.catalog import Served
 from btm.serve.request import Done, Event, Listener, Prompt, Request, Token
@@ -35,6 +36,7 @@ class Answer:
         self.scored = 1  # tokens that the weights have followed: nothing predicts the start
         self.rng = np.random.default_rng(request.sampling.seed)
         self.over = False
+        self.lost: list[str] = []  # members that it had to go on without
         self._listener = listener
         self._tokenizer = tokenizer
         self._online = served.begin()
@@ -88,22 +90,29 @@ class Answer:
             each = self._by_name(logp_k)
             self._prompt.append(Token(token, mixed, tuple(top), posterior, each))
 
-    def passed(self) -> None:
-        """Note that all that is known was read, where its scores make no difference."""
-        self.scored = len(self.tokens)
+    def passed(self, tokens: int) -> None:
+        """Note that so many tokens were read whose scores make no difference."""
+        self.scored = max(self.scored, tokens)
 
     def commit(self) -> list[str]:
         """Go on with the best members alone once it is time; return the sha256 of the others."""
         rule = self.served.rule.commit
         if rule is None or self.scored != self._commits_at:
             return []
-        best = rule.best(self._log_posterior_E)
-        self._online.restrict(best)
         before = set(self.keys)
-        self.active = [int(j) for j in best]
-        if self.next:
-            self.next = [self.next[j] for j in self.active]
+        self._restrict(rule.best(self._log_posterior_E[self.active]))
         return sorted(before - set(self.keys))
+
+    def lose(self, sha256: str, why: str) -> None:
+        """Go on without a member that does not answer any more; the last one ends the request."""
+        left = [i for i, key in enumerate(self.keys) if key != sha256]
+        if self.over or len(left) == len(self.active):
+            return
+        self.lost += [model.name for model in self.models if model.sha256 == sha256]
+        if left:
+            self._restrict(np.array(left))
+        else:
+            self.finish("error", error=why)
 
     def tell_prompt(self) -> None:
         """Tell that the prompt was read; a request for nothing more is over."""
@@ -141,7 +150,7 @@ class Answer:
             rest = self._text.rest()
             if self._text.stopped_by is not None and reason == "length":
                 reason, stopped_by = "stop", self._text.stopped_by  # the rest ended it
-        self._tell(Done(reason, rest, stopped_by, error))
+        self._tell(Done(reason, rest, stopped_by, error, tuple(self.lost)))
 
     @cached_property
     def _text(self) -> StoppedText:
@@ -160,6 +169,13 @@ class Answer:
         self.scored += 1
         self._log_posterior_E[self.active] += logp_k
         return self._online.update(logp_k, token)
+
+    def _restrict(self, places: Integers) -> None:
+        """Go on with the active members at these places alone."""
+        self._online.restrict(places)
+        self.active = [self.active[i] for i in places]
+        if self.next:
+            self.next = [self.next[i] for i in places]
 
     def _by_name(self, values_k: Array) -> dict[str, float]:
         members = [self.served.members[j].name for j in self.active]

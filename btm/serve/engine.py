@@ -4,16 +4,18 @@ Continuous batching (Orca, OSDI 2022): requests join and leave between two token
 engine reads a piece of the prompts that are new, then gives every request that is being written its
 next token: every member that is run for it has given the distribution, the rule has weighed them by
 the tokens so far, their exact mixture is chosen from, and the weights follow the token. Each member
-reads the new tokens of all its requests in one pass (btm/serve/kv_cache.py).
+reads the new tokens of all its requests in one pass, and all members are asked at once
+(btm/serve/members/member.py).
 
 A member that an ensemble has let go of (``ensemble.commit``) is not run for that request, and keeps
-nothing of it.
+nothing of it. One that is lost, as when its machine died, is left out: the request goes on with the
+weights of the others, normalised among them.
 """
 
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,14 +28,11 @@ from btm.forest import Model, find_model
 from btm.models import causal_lm
 from btm.serve.answer import Answer
 from btm.serve.catalog import Catalog, Served
-from btm.serve.members import Members
+from btm.serve.members.loading import Members
+from btm.serve.members.member import RUNNING, LostError, Member, Piece
 from btm.serve.request import Listener, Request
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel
-
-    from btm.serve.members import AnyBatch
     from btm.serve.prefill import Prefill
 
 _log = logging.getLogger("btm.serve")
@@ -71,10 +70,15 @@ class Counts:
 class Engine:
     """Answers requests, each by a model of the catalog."""
 
-    def __init__(self, catalog: Catalog, limits: Limits | None = None) -> None:
-        """Begin with no model loaded."""
+    def __init__(
+        self,
+        catalog: Catalog,
+        limits: Limits | None = None,
+        load: Callable[[Model], Member] | None = None,
+    ) -> None:
+        """Begin with no model loaded; `load` loads one, in this process if it is not given."""
         self.catalog, self.limits = catalog, limits or Limits()
-        self.members = Members(self._load)
+        self.members = Members(load or self._load)
         self._waiting: deque[Answer] = deque()
         self._taken: list[Answer] = []  # all that is read or written
         self._running: list[Answer] = []  # those that are written
@@ -148,13 +152,15 @@ class Engine:
         with self._wake:
             return Counts(len(self._taken), len(self._waiting), self._read, self._written)
 
-    def _load(self, model: Model) -> "PreTrainedModel":
+    def _load(self, model: Model) -> Member:
+        from btm.serve.members.local import LocalMember
+
         config = self.catalog.config
         device = causal_lm.pick_device(config.trainer.device)
         loaded = load_member(self.catalog.forest, model, device, config.load)
         if find_model(self.catalog.forest, model.name).sha256 != model.sha256:
             raise UserError(f"{model.name}: it was replaced while it was loaded: ask again")
-        return loaded
+        return LocalMember(loaded)
 
     def _work(self) -> None:
         while True:
@@ -201,11 +207,14 @@ class Engine:
     def _read_on(self, reading: "Prefill") -> bool:
         """Read the next piece of prompts; an error there ends these requests alone."""
         try:
-            return reading.step()
+            ends, lost = reading.step()
+            self._lose(lost)
+            return ends or not reading.answers
         except Exception as error:
             _log.exception("prompts could not be read")
             for answer in reading.answers:
                 answer.finish("error", error=_said(error))
+            reading.drop([answer.number for answer in reading.answers])
             self._reading = None
             return False
 
@@ -249,6 +258,9 @@ class Engine:
         """Whether the members of a request are loaded; an error of loading ends the request."""
         try:
             return self.members.ready(answer.models, self._tell_news)
+        except LostError as error:
+            answer.lose(error.sha256, str(error))
+            return not answer.over and self._is_ready(answer)
         except Exception as error:
             _log.error("a model did not load: %s", error)
             answer.finish("error", error=_said(error))
@@ -271,45 +283,45 @@ class Engine:
             answer.next = []
         new = [a for a in read.answers if a not in again]
         for answer in new:
-            self._commit(answer, read.batches)
+            self._commit(answer)
             answer.tell_prompt()
         read.drop([a.number for a in read.answers if a in again or a.over])
-        for sha, batch in read.batches.items():
-            self.members[sha].running.absorb(batch)  # type: ignore[arg-type]
+        for sha, group in read.groups.items():
+            self.members[sha].join(group)
         self._running += [a for a in new if not a.over]
         self._reading = None
         with self._wake:
             self._waiting.extendleft(reversed(again))
             self._taken = [a for a in self._taken if a not in again]
 
-    def _commit(self, answer: Answer, batches: "dict[str, AnyBatch]") -> None:
+    def _commit(self, answer: Answer) -> None:
         for sha in answer.commit():
-            batches[sha].drop([answer.number])
+            self.members[sha].drop([answer.number])
 
     def _write(self) -> None:
         """Choose the next token of all that is being written, and read it."""
         for group in self._alike():
             self._choose(group)
         self._forget([a.number for a in self._running if a.over])
-        running = {a.number: a for a in self._running}
-        batches = {sha: self.members[sha].running for sha in self.members.loaded()}
+        tokens: dict[str, dict[int, list[int]]] = {}
         for answer in self._running:
-            self._commit(answer, batches)
+            self._commit(answer)
             answer.next = []
-        found = {
-            sha: self._advance(batch, running) for sha, batch in batches.items() if batch.numbers
-        }
+            for sha in answer.keys:
+                tokens.setdefault(sha, {})[answer.number] = answer.tokens[-1:]
+        found, lost = self.members.read({sha: (RUNNING, Piece(new)) for sha, new in tokens.items()})
+        self._lose(lost)
         for answer in self._running:
-            answer.next = [found[sha][answer.number] for sha in answer.keys]
+            answer.next = [found[sha].next[answer.number] for sha in answer.keys]
 
-    def _advance(self, batch: "AnyBatch", running: dict[int, Answer]) -> "dict[int, torch.Tensor]":
-        """Read the last token of each text of a member; return log p of every next one, by text."""
-        import torch
-
-        last = [[running[number].tokens[-1]] for number in batch.numbers]
-        tokens = torch.tensor(last, device=batch.model.device)
-        logp_RV = torch.log_softmax(batch.read(tokens, last=True)[:, -1], -1)
-        return dict(zip(batch.numbers, logp_RV, strict=True))
+    def _lose(self, lost: Mapping[str, LostError]) -> None:
+        """Go on without members that do not answer any more."""
+        for sha, error in lost.items():
+            _log.warning("a member is lost: %s", error)
+            for answer in self._taken:
+                answer.lose(sha, str(error))
+        if lost:
+            self._forget([a.number for a in self._running if a.over])
 
     def _alike(self) -> Iterator[list[Answer]]:
         """Yield the requests that are being written, those with the same members together."""
@@ -340,7 +352,7 @@ class Engine:
             return
         self._running = [a for a in self._running if a.number not in numbers]
         for sha in self.members.loaded():
-            self.members[sha].running.drop(numbers)
+            self.members[sha].drop(numbers)
 
     def _all(self) -> list[Answer]:
         return [*self._taken, *self._waiting]
@@ -351,8 +363,7 @@ class Engine:
             answer.finish("error", error=_said(error))
         self._taken, self._running, self._reading = [], [], None
         for sha in self.members.loaded():
-            member = self.members[sha]
-            member.running = member.begin([])
+            self.members[sha].clear()
 
 
 def _said(error: Exception) -> str:

@@ -57,6 +57,7 @@ class Done:
     text: str = ""  # the text that was held back until now
     stopped_by: int | str | None = None  # the end token, or the stop string
     error: str = ""
+    lost: tuple[str, ...] = ()  # members that stopped answering: the rest went on without them
 
 
 Event = Prompt | Token | Done

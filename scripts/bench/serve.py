@@ -36,6 +36,7 @@ from btm.models import tokenizer_files
 from btm.report.tables import table
 from btm.serve.catalog import Catalog
 from btm.serve.engine import Engine, Limits
+from btm.serve.members.kv_cache import Batch
 from btm.serve.request import Event, Request, Token
 
 PROMPT = "The history of the people of the north, and of their kings and their wars, begins with"
@@ -142,10 +143,7 @@ class Bench:
                 self.engine.submit(self.request(tokens=self.tokens + 8, seed=seed), lambda _: None)
             while self.engine.counts().waiting or not self.engine._running:
                 self.engine.step()
-            bare = [
-                self.engine.members[m.sha256].begin(list(range(clients)))
-                for m in self.served.members
-            ]
+            bare = [Batch(model, list(range(clients))) for model in self.models]
             known = self.text(clients)
             with torch.inference_mode():
                 for batch in bare:

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from btm.ensemble import generate as online
+from btm.ensemble.members import load_member
 from btm.ensemble.rules import RULES
 from btm.ensemble.sampling import Sampling
 from btm.errors import UserError
 from btm.forest import removal
 from btm.serve.catalog import Catalog, UnknownModelError
 from btm.serve.engine import Engine, FullError, Limits, TooLongError
+from btm.serve.members.local import LocalMember
+from btm.serve.members.member import LostError
 from btm.serve.request import Done, Prompt, Request, Token
 
 GREEDY = Sampling(temperature=0)
@@ -131,7 +134,7 @@ def test_an_ensemble_that_commits_is_the_brute_force_and_lets_go_of_the_others(g
         def count(event):
             if isinstance(event, Token) and len(event.posterior) == 1:
                 shas = engine.members.loaded()
-                held.append(sum(len(engine.members[sha].running.numbers) for sha in shas))
+                held.append(sum(len(engine.members[sha].texts()) for sha in shas))
 
         events = queue.Queue()
         request = Request("forest", tokens_of(committed, TEXTS[0]), 24, GREEDY, posterior=True)
@@ -323,7 +326,7 @@ def test_what_is_given_up_frees_its_place(catalog):
         while engine.counts().running:
             time.sleep(0.01)
         shas = engine.members.loaded()
-        assert not any(engine.members[sha].running.numbers for sha in shas)
+        assert not any(engine.members[sha].texts() for sha in shas)
 
 
 def test_what_cannot_be_answered_is_refused(catalog):
@@ -393,3 +396,62 @@ def test_a_model_that_is_removed_is_let_go_of_once_it_is_not_in_use(copy):
             time.sleep(0.01)
         assert removed.sha256 not in engine.members.loaded()
         assert len(engine.members.loaded()) == 2
+
+
+class Mortal(LocalMember):
+    """A member that dies at the n-th piece that it reads."""
+
+    def __init__(self, model, sha256, pieces):
+        super().__init__(model)
+        self.sha256, self.left = sha256, pieces
+
+    def read(self, group, piece):
+        self.left -= 1
+        if self.left < 0:
+            raise LostError("its machine died", self.sha256)
+        return super().read(group, piece)
+
+
+@contextmanager
+def mortal(catalog, name, pieces):
+    """Start an engine whose member of this name dies."""
+
+    def load(model):
+        loaded = load_member(catalog.forest, model)
+        lasting = pieces if model.name == name else 10**6
+        return Mortal(loaded, model.sha256, lasting)
+
+    engine = Engine(catalog, load=load)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("pieces", [0, 3])  # it dies within the prompt, or while a text is written
+def test_a_member_that_is_lost_is_left_out(catalog, pieces):
+    name = catalog.find("forest").members[0].name
+    with mortal(catalog, name, pieces) as engine:
+        prompt = tokens_of(catalog, TEXTS[0])
+        asked = [
+            ask(engine, Request(model, prompt, 8, GREEDY, ignore_ends=True, posterior=True))[1]
+            for model in ("forest", "forest:simple")
+        ]
+        for events in map(collect, asked):
+            assert (events[-1].reason, events[-1].lost) == ("length", (name,))
+            weights = [event.posterior for event in events if isinstance(event, Token)]
+            assert name not in weights[-1] and (pieces == 0 or name in weights[0])
+            assert all(sum(each.values()) == pytest.approx(1) for each in weights)
+
+
+def test_a_request_for_the_member_that_is_lost_ends(catalog):
+    member, other = catalog.find("forest").members[:2]
+    with mortal(catalog, member.name, 2) as engine:
+        prompt = tokens_of(catalog, TEXTS[0])
+        lost, whole = (
+            collect(ask(engine, Request(model.name, prompt, 8, GREEDY, ignore_ends=True))[1])
+            for model in (member, other)
+        )
+        assert (lost[-1].reason, lost[-1].error) == ("error", "its machine died")
+        assert whole[-1].reason == "length"

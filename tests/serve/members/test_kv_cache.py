@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from btm.serve.kv_cache import Alone, Batch, can_batch
+from btm.serve.members.kv_cache import Alone, Batch, can_batch
 
 VOCABULARY = 60
 LLAMA = {
