@@ -16,8 +16,9 @@ from btm.config.schema import Config
 from btm.data.ends import ends_of_folders
 from btm.data.tokenizer import bos_of_copy, load_tokenizer, size_of
 from btm.ensemble import generate as online
+from btm.ensemble.course import Course
 from btm.ensemble.posterior import Array
-from btm.ensemble.rule import AnyRoute, OnlineWeights, Rule
+from btm.ensemble.rule import AnyRoute, Rule
 from btm.ensemble.rules import RULES, rule_of
 from btm.errors import UserError
 from btm.forest import Forest, Model, find_model
@@ -50,9 +51,9 @@ class Served:
     route: AnyRoute | None = None
     loaded: str = ""  # what its members are loaded as (LoadConfig.word); empty: in float32
 
-    def begin(self) -> OnlineWeights:
-        """Begin a text: the weights of its members before the first token."""
-        return self.rule.begin(self.log_prior, self.route)
+    def begin(self) -> Course:
+        """Begin a text: which members read it, and their weights before the first token."""
+        return self.rule.course(self.log_prior, self.route)
 
 
 class Catalog:
@@ -148,7 +149,7 @@ class Catalog:
         return replace(made, log_prior=log_prior_E, route=route)
 
     def _alone(self, model: Model) -> Served:
-        rule = rule_of(replace(self.config.ensemble, rule="bayes", commit=0, top_k=0))
+        rule = rule_of(replace(self.config.ensemble, rule="bayes", commit=0, top_k=0, recall=False))
         return self._made(model.name, model.kind, [model], rule)
 
     def _made(self, name: str, kind: str, members: list[Model], rule: Rule) -> Served:

@@ -70,6 +70,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "score.splits": ("score", *_CYCLE),
     "ensemble.cache": ("eval", "compare", "grow", "run"),
     "ensemble.commit": ("eval", "compare", "generate", "serve", "bench", "grow", "run"),
+    "ensemble.recall": ("eval", "compare", "generate", "serve", "bench", "grow", "run"),
     "eval.domains": (*_MEASURING, "bench"),
     "eval.split": _MEASURING,
     "mix.": ("mix",),
