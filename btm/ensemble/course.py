@@ -8,14 +8,16 @@ best go on alone (btm/ensemble/commit.py). With ``ensemble.recall`` the others m
 - The posterior odds of an expert j that is left out against the ensemble as it runs, R, are taken
   over the last N tokens, as a commitment takes them over the first N:
   π_j exp(N m_j) / (Σ_r∈R π_r · Π_t p_R(x_t | x_<t)). Above 1, j is expected to do better alone than
-  all that run do together, and is *recalled*. Old tokens do not count, so a text may change.
-- It replays the text so far. Its true scores take the place of the expected ones, and of all that
-  have read everything the k of greatest posterior over the last N tokens go on, with the weights
-  that the rule gives them after the whole text: expectations decide who reads, never a weight.
-- A recall that proves wrong lowers m_j to what it was worth. After t tokens a recall of m experts
-  costs m·t reads; the next comes no sooner than t tokens later (nor N). So of a text of T tokens
-  one expert replays less than T in all, and a token costs at most k + (E - k) passes on the
-  average: never more than without a commitment, and k where the text stays what it was.
+  all that run do together. Old tokens do not count, so a text may change.
+- Then all that are left out are recalled, since the text has become another one, and what they were
+  worth before does not tell which of them it wants: they replay the text so far. Their true scores
+  take the place of the expected ones, and the k of greatest posterior over the last N tokens go on,
+  with the weights that the rule gives them after the whole text: the ensemble commits anew.
+  Expectations decide when that is, and never enter a weight.
+- A recall that proves wrong lowers m_j to what it was worth. After t tokens it costs (E - k)·t
+  passes, and the next comes no sooner than t tokens later: of T tokens an expert replays less than
+  2T in all, so a token costs less than k + 2 (E - k) passes on the average, whatever the text, and
+  k where it stays what it was.
 
 Also where all that run are lost, as with their machines, the others are recalled.
 
@@ -179,13 +181,14 @@ class Course:
         self._next_recall = self.tokens + max(self.tokens, self._commit.tokens)
 
     def _ask(self) -> None:
-        """Want the experts that are expected to do better alone than those that run together."""
+        """Want those that are left out if one is expected to do better than those that run do."""
         assert self._commit is not None
         last = self._commit.tokens
         now = np.logaddexp.reduce(self._log_prior_E[self.running]) + sum(self._mixed[-last:])
         left_E = self._alive_E & ~np.isnan(self._mean_E)
         expected_E = self._log_prior_E + last * self._mean_E
-        self.wanted = np.flatnonzero(left_E & (expected_E > now))
+        if (expected_E[left_E] > now).any():
+            self.wanted = np.flatnonzero(left_E)
 
 
 def follow(course: Course, logp_ET: Array, ids_T: Integers) -> tuple[Array, Array]:

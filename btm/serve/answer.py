@@ -207,8 +207,8 @@ class Answer:
         self.tokens.append(token)
         self._course.update(logp_k, token)
         if self._course.may_recall:
-            for j, logp in zip(active, logp_k.tolist(), strict=True):
-                self._known.setdefault(j, []).append(logp)
+            for j, own in zip(active, logp_k.tolist(), strict=True):
+                self._known.setdefault(j, []).append(own)
         self._written += 1
         text = self._text.add(token)
         self._tell(Token(token, logp, tuple(top), posterior, text=text))

@@ -316,7 +316,8 @@ class Engine:
 
     def _write(self) -> None:
         """Choose the next token of all that is being written, and read it."""
-        written = [answer for answer in self._running if answer.is_followed]
+        being_read = self._reading.answers if self._reading else []
+        written = [a for a in self._running if a.is_followed and a not in being_read]
         for group in self._alike(written):
             self._choose(group)
         self._forget([a.number for a in self._running if a.over])

@@ -48,6 +48,8 @@ class Prefill:
         stop = min(self._width, self._at + self._piece())
         texts = self._texts()
         asked = {sha: (group, self._ask(texts[sha], stop)) for sha, group in self.groups.items()}
+        # A member whose texts are all shorter has nothing to read yet.
+        asked = {sha: piece for sha, piece in asked.items() if any(piece[1].tokens.values())}
         found, lost = self._members.read(asked)
         for sha, error in lost.items():
             for a in self.answers:
@@ -56,8 +58,8 @@ class Prefill:
         self.drop([a.number for a in self.answers if a.over])
         for a in self.answers:
             readers = self._readers[a.number]
-            of_reader = {j: found[sha] for j, sha in zip(readers, a.keys_of(readers), strict=True)}
-            if of_reader:
+            keys = zip(readers, a.keys_of(readers), strict=True)
+            if of_reader := {j: found[sha] for j, sha in keys if sha in found}:
                 self._follow(a, stop, of_reader)
         self.read += sum(
             len(self._new(a, stop)) for a in self.answers if a.number not in self._again
