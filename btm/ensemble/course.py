@@ -191,17 +191,17 @@ class Course:
             self.wanted = np.flatnonzero(left_E)
 
 
-def follow(course: Course, logp_ET: Array, ids_T: Integers) -> tuple[Array, Array]:
+def follow(course: Course, logp_ET: ArrayLike, ids_T: Integers) -> tuple[Array, Array]:
     """Read a text whose scores by all experts are known; only those that are run are looked at.
 
     Returns the mixture's log p of each token, (T,), and the log weights before it, (E, T), -inf for
     an expert that is not run.
     """
-    logp_ET = np.asarray(logp_ET, np.float64)
-    mixed_T, log_weights_ET = np.empty(len(ids_T)), np.full(logp_ET.shape, -np.inf)
+    scores_ET = np.asarray(logp_ET, np.float64)
+    mixed_T, log_weights_ET = np.empty(len(ids_T)), np.full(scores_ET.shape, -np.inf)
     for t, token in enumerate(ids_T):
         if len(course.wanted):
-            course.recall(logp_ET[course.wanted, :t])
+            course.recall(scores_ET[course.wanted, :t])
         log_weights_ET[course.running, t] = course.log_weights
-        mixed_T[t] = course.update(logp_ET[course.running, t], int(token))
+        mixed_T[t] = course.update(scores_ET[course.running, t], int(token))
     return mixed_T, log_weights_ET

@@ -153,7 +153,7 @@ def test_texts_join_and_leave(kind):
 def test_a_model_with_a_state_reads_each_text_alone(kind):
     model = model_of(kind, RECURRENT[kind])
     assert not can_batch(model)
-    Walk(model, Alone, atol=1e-3).go(30)  # it adds up in another order
+    Walk(model, Alone, atol=5e-3).go(30)  # it adds up in another order
 
 
 def test_positions_that_depend_on_other_texts_are_not_batched():
