@@ -246,7 +246,6 @@ def test_a_port_that_is_taken_is_said_in_a_line(grown, running, capsys):
     assert f"serve.port={running.port}: Address already in use" in line
 
 
-@pytest.mark.slow
 def test_at_the_end_of_the_grace_clients_are_told_that_their_answer_is_broken_off(grown, serve):
     refused = []
     with serve(grown[0], grace=0.2) as running, running.client() as client:
@@ -268,6 +267,7 @@ def test_at_the_end_of_the_grace_clients_are_told_that_their_answer_is_broken_of
     assert status == 503 and body["error"]["code"] == "stopping" and headers["Retry-After"] == "5"
 
 
+@pytest.mark.slow
 def test_the_command_serves_until_it_is_told_to_stop(grown):
     command = [sys.executable, "-m", "btm.cli", "serve", "--json", "serve.port=0"]
     command += [f"forest={grown[0].forest_root}"]
