@@ -31,6 +31,7 @@ from btm.serve.catalog import Catalog, Served
 from btm.serve.members.loading import Members
 from btm.serve.members.member import RUNNING, LostError, Member, Piece
 from btm.serve.request import Listener, Request
+from btm.serve.shares import in_turn, may_wait, without
 
 if TYPE_CHECKING:
     from btm.serve.prefill import Prefill
@@ -53,7 +54,7 @@ class Limits:
     """The most requests and tokens that the engine takes on at once."""
 
     running: int = 16  # requests that are read and written at once
-    waiting: int = 64  # requests that wait for a place
+    waiting: int = 64  # requests that wait for a place (btm/serve/shares.py)
     context: int = 0  # tokens of a prompt and its answer; 0: what the members have positions for
 
 
@@ -127,7 +128,7 @@ class Engine:
         with self._wake:
             if self._closing:
                 raise FullError("the server is stopping")
-            if len(self._waiting) >= self.limits.waiting:
+            if not may_wait(request.owner, self._waiting, self.limits.waiting):
                 raise FullError(f"{len(self._waiting)} requests wait already: try again later")
             self._number += 1
             answer = Answer(self._number, request, served, listener, self.catalog.tokenizer)
@@ -236,20 +237,20 @@ class Engine:
                 self._reading = None
 
     def _admit(self) -> None:
-        """Begin to read requests that wait, the oldest first, as many as there are places for."""
+        """Begin to read requests that wait, in turn, as many as there are places for."""
         from btm.serve.prefill import Prefill
 
         places = self.limits.running - len(self._running)
         chosen: list[Answer] = []
         width = 0
         with self._wake:
-            for answer in list(self._waiting):
+            for answer in in_turn(self._waiting, self._running):
                 width = max(width, answer.to_read)
                 if len(chosen) >= places or (chosen and width * (len(chosen) + 1) > _PADDED):
                     break
                 if self._is_ready(answer):
                     chosen.append(answer)
-            self._waiting = deque(a for a in self._waiting if a not in chosen and not a.over)
+            self._waiting = deque(a for a in without(self._waiting, chosen) if not a.over)
         if chosen:
             self._taken += chosen
             self._reading = Prefill(chosen, self.members)

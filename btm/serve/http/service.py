@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 from weakref import WeakSet
 
@@ -38,6 +39,7 @@ class Service:
     metrics: Metrics
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     calls: "WeakSet[Calls]" = field(default_factory=WeakSet)  # those that may not be over
+    _asked: Iterator[int] = field(default_factory=count)
     began: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
@@ -64,8 +66,12 @@ class Service:
         return text_of(prompt, self.tokenizer, start, self.size, param)
 
     def call(self, requests: Sequence[Request], http: HttpRequest) -> Calls:
-        """Make the calls of one HTTP request, which are broken off at the end of serve.grace."""
-        calls = Calls(self.engine, requests, http.state.gone)
+        """Make the calls of one HTTP request, which has a share of its own (btm/serve/shares.py);
+        they are broken off at the end of serve.grace.
+        """
+        owner = str(next(self._asked))
+        owned = [replace(request, owner=owner) for request in requests]
+        calls = Calls(self.engine, owned, http.state.gone)
         self.calls.add(calls)
         return calls
 
