@@ -16,8 +16,9 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -68,6 +69,24 @@ class Counts:
     written: int
 
 
+@dataclass(frozen=True, eq=False)
+class Borrower:
+    """Someone who waits for the use of a member."""
+
+    model: Model
+    use: Callable[[Member], object]
+    result: Future[Any] = field(default_factory=Future)
+
+    def call(self, members: Members) -> None:
+        """Use the member, and keep what came of it, unless nobody waits for it any more."""
+        if not self.result.set_running_or_notify_cancel():
+            return
+        try:
+            self.result.set_result(self.use(members[self.model.sha256]))
+        except Exception as error:
+            self.result.set_exception(error)
+
+
 class Engine:
     """Answers requests, each by a model of the catalog."""
 
@@ -85,6 +104,7 @@ class Engine:
         self._running: list[Answer] = []  # those that are written
         self._reading: Prefill | None = None
         self._cancelled: set[int] = set()
+        self._borrowers: list[Borrower] = []
         self._wake = threading.Condition()
         self._number = self._read = self._written = 0
         self._closing = self._news = self._untidy = False
@@ -142,6 +162,20 @@ class Engine:
             self._cancelled.add(number)
             self._wake.notify()
 
+    def borrow(self, model: Model, use: Callable[[Member], object]) -> Future[Any]:
+        """Have the engine's thread call `use` with the member of a model, between two steps, once
+        it is loaded; the result has what it returns, or raises.
+
+        Nothing else is read or written meanwhile.
+        """
+        borrower = Borrower(model, use)
+        with self._wake:
+            if self._closing:
+                raise FullError("the server is stopping")
+            self._borrowers.append(borrower)
+            self._wake.notify()
+        return borrower.result
+
     def tidy(self) -> None:
         """Let go of the models that the catalog has no more, once nothing is written with them."""
         with self._wake:
@@ -178,10 +212,14 @@ class Engine:
                 self._fail(error)
         for answer in self._all():
             answer.finish("cancelled")
+        for borrower in self._borrowers:
+            borrower.result.cancel()
 
     def _busy(self) -> bool:
-        return bool(self._reading or self._running) or any(
-            self._is_ready(answer) for answer in list(self._waiting)
+        return (
+            bool(self._reading or self._running)
+            or any(self._is_ready(answer) for answer in list(self._waiting))
+            or any(self._can_lend(borrower) for borrower in self._borrowers)
         )
 
     def step(self) -> None:
@@ -199,6 +237,7 @@ class Engine:
             served = {member.sha256 for each in self.catalog for member in each.members}
             with self._wake:
                 self.members.keep(served.union(*(answer.keys for answer in self._all())))
+        self._lend()
         if self._reading is None:
             self._admit()
         if self._reading is not None and self._read_on(self._reading):
@@ -267,6 +306,20 @@ class Engine:
             answer.finish("error", error=_said(error))
             self._waiting.remove(answer)
             return False
+
+    def _lend(self) -> None:
+        """Let those use their member whose member is loaded."""
+        with self._wake:
+            ready = [borrower for borrower in self._borrowers if self._can_lend(borrower)]
+            self._borrowers = [each for each in self._borrowers if each not in ready]
+        for borrower in ready:
+            borrower.call(self.members)
+
+    def _can_lend(self, borrower: Borrower) -> bool:
+        try:
+            return self.members.ready([borrower.model], self._tell_news)
+        except Exception:  # of loading: the borrower is told when it is called
+            return True
 
     def _tell_news(self) -> None:
         with self._wake:

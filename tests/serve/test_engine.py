@@ -351,6 +351,20 @@ def test_what_cannot_be_answered_is_refused(catalog):
             assert collect(events)[-1].reason == "length"
 
 
+def test_a_member_is_lent_between_two_steps(engine, catalog):
+    (bible,) = catalog.find("bible").members
+    request = Request("forest", tokens_of(catalog, "a"), 20, GREEDY, ignore_ends=True)
+    events = ask(engine, request)[1]
+    lent = engine.borrow(bible, lambda member: (threading.current_thread().name, member.vocabulary))
+    assert lent.result(60) == ("btm-engine", catalog.vocabulary)
+    with pytest.raises(ZeroDivisionError):
+        engine.borrow(bible, lambda member: 1 / 0).result(60)
+    assert collect(events)[-1].reason == "length"
+    gone = replace(bible, sha256="0" * 64, name="gone", path=bible.path / "gone")
+    with pytest.raises((UserError, OSError)):
+        engine.borrow(gone, print).result(60)
+
+
 def test_closing_tells_all_that_is_unfinished(catalog):
     engine = Engine(catalog)
     engine.start()
