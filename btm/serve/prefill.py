@@ -39,14 +39,16 @@ class Prefill:
         stop = min(self._width, self._at + self._piece())
         texts = self._texts()
         asked = {sha: (group, self._ask(texts[sha], stop)) for sha, group in self.groups.items()}
-        found, lost = self._members.read(asked)
+        # Those whose texts are all short begin in a later piece.
+        begun = {sha: each for sha, each in asked.items() if any(each[1].tokens.values())}
+        found, lost = self._members.read(begun)
         for sha, error in lost.items():
             del self.groups[sha]
             for a in self.answers:
                 a.lose(sha, str(error))
         self.drop([a.number for a in self.answers if a.over])
         for a in self.answers:
-            self._follow(a, stop, [found[sha] for sha in a.keys])
+            self._follow(a, stop, [found.get(sha, Found()) for sha in a.keys])
         self.read += sum(len(self._new(a, stop)) for a in self.answers)
         self._at = stop
         return stop == self._width, lost
