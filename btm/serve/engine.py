@@ -18,8 +18,9 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,9 +31,11 @@ from btm.forest import Model, find_model
 from btm.models import causal_lm
 from btm.serve.answer import Answer
 from btm.serve.catalog import Catalog, Served
+from btm.serve.limits import Counts, FullError, Limits, TooLongError
 from btm.serve.members.loading import Members
 from btm.serve.members.member import RUNNING, LostError, Member, Piece
 from btm.serve.request import Listener, Request
+from btm.serve.shares import in_turn, may_wait, without
 
 if TYPE_CHECKING:
     from btm.serve.prefill import Prefill
@@ -42,31 +45,22 @@ _log = logging.getLogger("btm.serve")
 _PADDED = 8192  # tokens of prompts that are read at once, padding among them
 
 
-class TooLongError(UserError):
-    """Prompt and answer have more tokens than a model has positions, or than the server allows."""
+@dataclass(frozen=True, eq=False)
+class Borrower:
+    """Someone who waits for the use of a member."""
 
+    model: Model
+    use: Callable[[Member], object]
+    result: Future[Any] = field(default_factory=Future)
 
-class FullError(UserError):
-    """As many requests wait as may."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The most requests and tokens that the engine takes on at once."""
-
-    running: int = 16  # requests that are read and written at once
-    waiting: int = 64  # requests that wait for a place
-    context: int = 0  # tokens of a prompt and its answer; 0: what the members have positions for
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Requests in the engine now, and tokens since it began."""
-
-    running: int
-    waiting: int
-    read: int  # tokens of prompts
-    written: int
+    def call(self, members: Members) -> None:
+        """Use the member, and keep what came of it, unless nobody waits for it any more."""
+        if not self.result.set_running_or_notify_cancel():
+            return
+        try:
+            self.result.set_result(self.use(members[self.model.sha256]))
+        except Exception as error:
+            self.result.set_exception(error)
 
 
 class Engine:
@@ -86,6 +80,7 @@ class Engine:
         self._running: list[Answer] = []  # those that are written
         self._reading: Prefill | None = None
         self._cancelled: set[int] = set()
+        self._borrowers: list[Borrower] = []
         self._wake = threading.Condition()
         self._number = self._read = self._written = 0
         self._closing = self._news = self._untidy = False
@@ -129,7 +124,7 @@ class Engine:
         with self._wake:
             if self._closing:
                 raise FullError("the server is stopping")
-            if len(self._waiting) >= self.limits.waiting:
+            if not may_wait(request.owner, self._waiting, self.limits.waiting):
                 raise FullError(f"{len(self._waiting)} requests wait already: try again later")
             self._number += 1
             answer = Answer(self._number, request, served, listener, self.catalog.tokenizer)
@@ -142,6 +137,20 @@ class Engine:
         with self._wake:
             self._cancelled.add(number)
             self._wake.notify()
+
+    def borrow(self, model: Model, use: Callable[[Member], object]) -> Future[Any]:
+        """Have the engine's thread call `use` with the member of a model, between two steps, once
+        it is loaded; the result has what it returns, or raises.
+
+        Nothing else is read or written meanwhile.
+        """
+        borrower = Borrower(model, use)
+        with self._wake:
+            if self._closing:
+                raise FullError("the server is stopping")
+            self._borrowers.append(borrower)
+            self._wake.notify()
+        return borrower.result
 
     def tidy(self) -> None:
         """Let go of the models that the catalog has no more, once nothing is written with them."""
@@ -179,11 +188,15 @@ class Engine:
                 self._fail(error)
         for answer in self._all():
             answer.finish("cancelled")
+        for borrower in self._borrowers:
+            borrower.result.cancel()
 
     def _busy(self) -> bool:
         if self._reading or any(answer.is_followed for answer in self._running):
             return True
-        return any(self._is_ready(answer) for answer in [*self._running, *self._waiting])
+        return any(self._is_ready(answer) for answer in [*self._running, *self._waiting]) or any(
+            self._can_lend(borrower) for borrower in self._borrowers
+        )
 
     def step(self) -> None:
         """Read a piece of what is new, and write a token of whatever is being written."""
@@ -200,6 +213,7 @@ class Engine:
             served = {member.sha256 for each in self.catalog for member in each.members}
             with self._wake:
                 self.members.keep(served.union(*(answer.may_need for answer in self._all())))
+        self._lend()
         if self._reading is None:
             self._admit()
         if self._reading is not None and self._read_on(self._reading):
@@ -238,8 +252,8 @@ class Engine:
                 self._reading = None
 
     def _admit(self) -> None:
-        """Begin to read texts for members that are recalled, and requests that wait, the oldest
-        first, as many as there are places for.
+        """Begin to read texts for members that are recalled, and requests that wait, in turn, as
+        many as there are places for.
         """
         from btm.serve.prefill import Prefill
 
@@ -248,7 +262,7 @@ class Engine:
         width = 0
         with self._wake:
             recalling = [answer for answer in self._running if answer.wanted]
-            for answer in [*recalling, *self._waiting]:
+            for answer in [*recalling, *in_turn(self._waiting, self._running)]:
                 width = max(width, answer.to_read)
                 is_new = answer not in recalling
                 if (is_new and not places) or (chosen and width * (len(chosen) + 1) > _PADDED):
@@ -257,7 +271,7 @@ class Engine:
                 if self._is_ready(answer) and (is_new or answer.wanted):
                     chosen.append(answer)
                     places -= is_new
-            self._waiting = deque(a for a in self._waiting if a not in chosen and not a.over)
+            self._waiting = deque(a for a in without(self._waiting, chosen) if not a.over)
         self._forget([a.number for a in self._running if a.over])
         if chosen:
             self._taken += [a for a in chosen if a not in recalling]
@@ -276,6 +290,20 @@ class Engine:
             if answer in self._waiting:
                 self._waiting.remove(answer)
             return False
+
+    def _lend(self) -> None:
+        """Let those use their member whose member is loaded."""
+        with self._wake:
+            ready = [borrower for borrower in self._borrowers if self._can_lend(borrower)]
+            self._borrowers = [each for each in self._borrowers if each not in ready]
+        for borrower in ready:
+            borrower.call(self.members)
+
+    def _can_lend(self, borrower: Borrower) -> bool:
+        try:
+            return self.members.ready([borrower.model], self._tell_news)
+        except Exception:  # of loading: the borrower is told when it is called
+            return True
 
     def _tell_news(self) -> None:
         with self._wake:

@@ -17,7 +17,8 @@ from btm.ensemble.sampling import Sampling
 from btm.errors import UserError
 from btm.forest import removal
 from btm.serve.catalog import Catalog, UnknownModelError
-from btm.serve.engine import Engine, FullError, Limits, TooLongError
+from btm.serve.engine import Engine
+from btm.serve.limits import FullError, Limits, TooLongError
 from btm.serve.members.local import LocalMember
 from btm.serve.members.member import LostError
 from btm.serve.request import Done, Prompt, Request, Token
@@ -403,6 +404,44 @@ def test_what_cannot_be_answered_is_refused(catalog):
                 asked.append(ask(engine, good)[1])
         for events in asked:
             assert collect(events)[-1].reason == "length"
+
+
+def test_a_short_prompt_of_one_model_is_read_beside_a_long_one_of_another(catalog):
+    engine, told = Engine(catalog), {}
+    for name in ("bible", "seed", "forest"):
+        engine.members.wait(catalog.find(name))
+    requests = {
+        "bible": Request("bible", (7,) * 700, 4, GREEDY, ignore_ends=True),
+        "seed": Request("seed", (5, 9), 4, GREEDY, ignore_ends=True, score_prompt=True),
+        "scored": Request("seed", (8,), 4, GREEDY, ignore_ends=True, score_prompt=True, top=2),
+    }
+    for name, request in requests.items():
+        told[name] = []
+        engine.submit(request, told[name].append)
+    while engine.counts().running or engine.counts().waiting:
+        engine.step()
+    for name, request in requests.items():
+        assert told[name][-1] == Done("length", told[name][-1].text)
+        alone = []
+        engine.submit(request, alone.append)
+        while engine.counts().running or engine.counts().waiting:
+            engine.step()
+        assert written(alone) == written(told[name])
+        assert len(alone[0].tokens) == len(told[name][0].tokens)
+
+
+def test_a_member_is_lent_between_two_steps(engine, catalog):
+    (bible,) = catalog.find("bible").members
+    request = Request("forest", tokens_of(catalog, "a"), 20, GREEDY, ignore_ends=True)
+    events = ask(engine, request)[1]
+    lent = engine.borrow(bible, lambda member: (threading.current_thread().name, member.vocabulary))
+    assert lent.result(60) == ("btm-engine", catalog.vocabulary)
+    with pytest.raises(ZeroDivisionError):
+        engine.borrow(bible, lambda member: 1 / 0).result(60)
+    assert collect(events)[-1].reason == "length"
+    gone = replace(bible, sha256="0" * 64, name="gone", path=bible.path / "gone")
+    with pytest.raises((UserError, OSError)):
+        engine.borrow(gone, print).result(60)
 
 
 def test_closing_tells_all_that_is_unfinished(catalog):

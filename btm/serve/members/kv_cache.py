@@ -99,6 +99,8 @@ class _Columns(DynamicLayer):
 
     def move(self, source: int, target: int) -> None:
         """Lay one text over another."""
+        if not self.is_initialized:  # the first read failed before it came here
+            return
         used = slice(self._layout.begin, self._layout.end)
         for states in (self.keys, self.values):
             states[target, :, used] = states[source, :, used]
