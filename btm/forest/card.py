@@ -65,6 +65,8 @@ class Card:
     recipe: Json = field(default_factory=dict)  # of an average: how, where not linear
     estimator: str = ""  # how the parents' weights were found
     delta: Json = field(default_factory=dict)  # of a sparse expert: density, budget, nonzeros, …
+    # Of an expert whose weights are its parents' and an adapter: kind, rank, alpha, targets, …
+    adapter: Json = field(default_factory=dict)
     # {dotted key: value} that its training depended on (btm/config/identity.py); empty: unknown
     settings: Json = field(default_factory=dict)
     steps: int = 0  # of its own training
