@@ -82,7 +82,7 @@ def write(file: Path, adapter: Adapter) -> None:
         "parents": {name: asdict(parent) for name, parent in adapter.parents.items()},
         "layers": {
             name: {"module": c.module, "scale": c.scale, "transposed": c.transposed}
-            for name, c in adapter.tensors.items()
+            for name, c in sorted(adapter.tensors.items())
         },
     }
     with durable.publish_file(file) as handle:

@@ -1,9 +1,9 @@
 """Export of a sparse expert as its delta alone, or of one that has an adapter as that, and its
 import into a forest with its parents.
 
-A folder holds ``delta.safetensors`` or ``adapter.safetensors``, the card, and the digests of the documents that the expert was
-trained on. A forest that has the same parents, by sha256, makes the same weights from it, bit for
-bit.
+A folder holds ``delta.safetensors`` or ``adapter.safetensors``, the card, and the digests of the
+documents that the expert was trained on. A forest that has the same parents, by sha256, makes the
+same weights from it, bit for bit.
 """
 
 import shutil
@@ -50,7 +50,7 @@ def export(source: Path, target: Path) -> Path:
 
 
 def import_elm(config: Config, source: Path, measure: received.Measure, reporter: Reporter) -> ELM:
-    """Make the ELM of the difference in `source` from its parents in the forest, add it and return it.
+    """Make the ELM of the difference in `source` from its parents in the forest and return it.
 
     An ELM of that name with the same weights is returned as it is. It passes the gate with the
     losses that `measure` finds here, never the sender's. Raises `UserError`, with nothing changed,

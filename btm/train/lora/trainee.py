@@ -119,10 +119,8 @@ class LoraTrainee(Trainee):
         adapter.require_fits(changes, folder, f"the branch {lease.name_of(folder)!r}")
         adapter.add(changes, folder, target)
         t, sha256 = self.trainer, weights.sha256(target)
-        targets = sorted({layer.rpartition(".")[2] for layer in self.layers})
-        made = Adapter(
-            parents, sha256, t.lora_rank, t.lora_alpha, t.lora_targets or targets, changes
-        )
+        targets = sorted(t.lora_targets or {layer.rpartition(".")[2] for layer in self.layers})
+        made = Adapter(parents, sha256, t.lora_rank, t.lora_alpha, targets, changes)
         adapter.write(target / adapter.FILE, made)
 
     def _factors(self, layer: str) -> "tuple[nn.Parameter, nn.Parameter]":

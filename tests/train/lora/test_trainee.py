@@ -69,13 +69,13 @@ def test_an_expert_is_its_parent_and_the_exact_sum(copy):
     assert changed == len(made.tensors) > 0
     said = elm.card.adapter
     assert said["kind"] == "lora" and (said["rank"], said["alpha"]) == (3, 16.0)
-    assert said["targets"] == ["q_proj", "down_proj"]
+    assert said["targets"] == ["down_proj", "q_proj"]
     assert said["parents"] == {"seed": Forest(config.forest_root)["seed"].card.sha256}
     assert said["parameters"] == made.parameters
     assert said["bytes"] == (elm.path / adapter.FILE).stat().st_size
     assert elm.card.settings["trainer.lora_rank"] == 3
     assert (
-        "lora of rank 3, alpha 16, on q\\_proj, down\\_proj" in (elm.path / "README.md").read_text()
+        "lora of rank 3, alpha 16, on down\\_proj, q\\_proj" in (elm.path / "README.md").read_text()
     )
     with pytest.raises(UserError, match=r"trainer.lora_rank was 3, now 4"):
         steps.grow_expert(
