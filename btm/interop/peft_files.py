@@ -34,7 +34,7 @@ _MORE = (
     *("target_parameters", "alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config"),
     *("kasa_config", "velora_config", "monteclora_config", "megatron_config"),
 )
-_NOTHING = (None, False, [], {})
+_NOTHING: tuple[Any, ...] = (None, False, [], {})
 # How factors began: other ways change the base too, which the file does not tell.
 _INIT = (None, True, False, "gaussian", "orthogonal", "eva")
 

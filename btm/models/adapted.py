@@ -8,7 +8,7 @@ weights up to rounding.
 import copy
 from collections.abc import Mapping
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,9 @@ class Adapted(nn.Module):
     def __init__(self, linear: nn.Module, change: LowRank) -> None:
         """Take `linear` as it is; the scale goes into B."""
         super().__init__()
-        like = linear.weight
-        self.linear, self.transposed = linear, change.transposed
+        self.linear: Any = linear
+        self.transposed = change.transposed
+        like: Tensor = self.linear.weight
         b = torch.from_numpy(change.b).double() * change.scale
         self.a = nn.Parameter(torch.from_numpy(change.a).to(like), requires_grad=False)
         self.b = nn.Parameter(b.to(like), requires_grad=False)
@@ -40,12 +41,14 @@ class Adapted(nn.Module):
     def weight(self) -> Tensor:
         """The summed matrix, for code that asks a layer for it instead of calling it."""
         product = self.b @ self.a
-        return self.linear.weight + (product.t() if self.transposed else product)
+        summed: Tensor = self.linear.weight + (product.t() if self.transposed else product)
+        return summed
 
     @property
     def bias(self) -> Tensor | None:
         """The base's."""
-        return self.linear.bias
+        found: Tensor | None = self.linear.bias
+        return found
 
 
 def sharing(base: "PreTrainedModel", changes: Mapping[str, LowRank]) -> "PreTrainedModel":

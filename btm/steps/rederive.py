@@ -257,10 +257,10 @@ def _settings(config: Config, forest: Forest, old: Old) -> Config:
 
 def _adapt(trainer: TrainerConfig, card: Card) -> None:
     """Set the keys that train an adapter as that on a card, or none."""
-    said = tuple(card.adapter.get(key) for key in ("rank", "alpha", "targets"))
-    trainer.adapter = "none" if None in said else "lora"
-    if trainer.adapter == "lora":
-        trainer.lora_rank, trainer.lora_alpha, trainer.lora_targets = said
+    trainer.adapter = "lora" if card.adapter else "none"
+    for key in ("rank", "alpha", "targets"):
+        if key in card.adapter:
+            setattr(trainer, f"lora_{key}", card.adapter[key])
 
 
 def _derived_again(

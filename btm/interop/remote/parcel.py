@@ -76,7 +76,7 @@ def _whole(forest: Forest, model: ELM) -> Parcel:
     """Make the parcel of a whole model: weights, configs, tokenizer, card, README, digests."""
     path, card = model.path, model.card
     names = [file.name for file in weights.files(path)] + tokenizer_files.names(Folder(path))
-    beside = (files.INDEX, files.CONFIG, "generation_config.json", CARD, files.README)
+    beside = [files.INDEX, files.CONFIG, "generation_config.json", CARD, files.README]
     beside += difference.FILES
     names += [name for name in beside if (path / name).is_file()]
     found = {name: path / name for name in names} | _digests(forest, card)
