@@ -45,8 +45,8 @@ class PushConfig:
 
     kind: str = key(
         "full",
-        "how an ELM travels: whole, or as its difference from parents that the remote has: delta, "
-        "exact, of a sparse expert or an adapter; delta8, of any ELM, in 8 bits an element",
+        "how an ELM travels: whole, or as its difference from parents there: delta, exact, of a "
+        "sparse expert or an adapter; delta8, of any ELM, in 8 bits an element",
         WAYS,
     )
     replace: bool = key(False, "replace an average of that name at the remote")

@@ -27,7 +27,7 @@ class Adapted(nn.Module):
         super().__init__()
         self.linear: Any = linear
         self.transposed = change.transposed
-        like: Tensor = self.linear.weight
+        like: Any = self.linear.weight
         b = torch.from_numpy(change.b).double() * change.scale
         self.a = nn.Parameter(torch.from_numpy(change.a).to(like), requires_grad=False)
         self.b = nn.Parameter(b.to(like), requires_grad=False)

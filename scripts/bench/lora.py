@@ -50,7 +50,9 @@ class Bench:
             "merge.force=true",
             "trainer.precision=fp32",
             "score.max_tokens=1024",
-            "seed.steps=960",
+            "seed.steps=480",
+            "trainer.steps=120",
+            "trainer.threads=1",
         ]
         return compose([*fixed, *options.words, *words])
 
@@ -106,7 +108,7 @@ def main() -> None:
     parser.add_argument("--domains", nargs=2, default=["bible", "speeches"])
     parser.add_argument("--ranks", nargs="+", type=int, default=RANKS)
     parser.add_argument(
-        "--seeds", type=int, default=3, help="of full experts, and at the main rank"
+        "--seeds", type=int, default=2, help="of full experts, and at the main rank"
     )
     parser.add_argument("--full-lr", type=float, default=4e-3)
     parser.add_argument("--lora-lr", type=float, default=2e-2)
