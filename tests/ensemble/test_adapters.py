@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from drawn_adapters import add, held, own
 
 from btm import steps
 from btm.cli.compose import compose
@@ -15,40 +16,10 @@ from btm.config.load import LoadConfig
 from btm.ensemble import adapters
 from btm.ensemble.generate import Ensemble
 from btm.forest import Forest, adapter
-from btm.forest.card import Parent
-from btm.models import inference, low_rank, weights
+from btm.models import inference
 
 TOKENS = torch.arange(4, 24)[None]
 FP32 = LoadConfig()
-
-
-def add(forest, name, parents, seed, ours=True):
-    """An expert that is the average of `parents` and an adapter that is drawn, as one that was
-    trained leaves it.
-    """
-    shares = {parent: weight / sum(parents.values()) for parent, weight in parents.items()}
-    origin = {
-        parent: Parent(share, parents[parent], forest[parent].card.sha256)
-        for parent, share in shares.items()
-    }
-    drawn = np.random.default_rng(seed)
-
-    def finish(folder):
-        tensors = {}
-        for stored, tensor in weights.tensors(folder).items():
-            if stored.endswith(("q_proj.weight", "down_proj.weight")):
-                out, into = tensor.shape
-                a = drawn.normal(size=(2, into)).astype(np.float16).astype(np.float32)
-                b = drawn.normal(size=(out, 2), scale=0.05).astype(np.float16).astype(np.float32)
-                module = stored.removesuffix(".weight")
-                tensors[stored] = low_rank.LowRank(module, a, b, 0.5, dtype="F16")
-        adapter.add(tensors, folder, folder)
-        made = adapter.Adapter(origin, weights.sha256(folder), 2, 1.0, ["q_proj"], tensors)
-        adapter.write(folder / adapter.FILE, made)
-
-    branch = forest.branch(name, "bible", parents, finish=finish)
-    branch.files.result.write_text('{"steps": 0, "tokens": 0}')
-    return forest.merge(branch, force=True)
 
 
 @pytest.fixture(scope="module")
@@ -66,20 +37,6 @@ def adapted(grown, workspace, tmp_path_factory):
 def logits(model):
     with torch.no_grad():
         return model(input_ids=TOKENS).logits.float()
-
-
-def held(models):
-    """The bytes of all tensors of models, those they share counted once."""
-    found = {}
-    for model in models:
-        for tensor in (*model.parameters(), *model.buffers()):
-            found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-    return sum(found.values())
-
-
-def own(tensors):
-    """The bytes of factors in float32."""
-    return 4 * sum(change.parameters for change in tensors.values())
 
 
 def test_k_experts_take_the_memory_of_their_base_and_k_adapters(adapted):
