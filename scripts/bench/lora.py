@@ -108,10 +108,10 @@ def main() -> None:
     parser.add_argument("--domains", nargs=2, default=["bible", "speeches"])
     parser.add_argument("--ranks", nargs="+", type=int, default=RANKS)
     parser.add_argument(
-        "--seeds", type=int, default=2, help="of full experts, and at the main rank"
+        "--seeds", type=int, default=1, help="of full experts, and at the main rank"
     )
     parser.add_argument("--full-lr", type=float, default=4e-3)
-    parser.add_argument("--lora-lr", type=float, default=2e-2)
+    parser.add_argument("--lora-lr", type=float, default=3e-2)
     parser.add_argument("--sparse-lr", type=float, default=2e-2)
     parser.add_argument("words", nargs="*", help="further words, trainer.steps=20")
     bench = Bench(parser.parse_args())

@@ -1,20 +1,25 @@
 """Adapters: what peft loads of ours, and what comes in of what peft saved."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from folders import ROOT
 
 from btm import steps
 from btm.cli.compose import compose
 from btm.cli.main import main
+from btm.config.training import ModelConfig
 from btm.errors import UserError
 from btm.forest import Forest, adapter
 from btm.interop import formats, peft_files
-from btm.models import causal_lm, low_rank, weights
+from btm.models import adapted as models_adapted
+from btm.models import causal_lm, configs, low_rank, weights
 from btm.system import sums
 
 peft = pytest.importorskip("peft")
@@ -141,12 +146,12 @@ def test_an_average_that_is_no_sum_of_products_goes_whole(adapted, tmp_path):
         assert not (tmp_path / name).exists()
 
 
-def saved_by_peft(forest, target, **settings):
-    """An adapter that peft made of the seed, its factors drawn, and the logits it gives."""
+def saved_by_peft(base, target, **settings):
+    """An adapter that peft made of a base, its factors drawn, and the logits it gives."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         settings = {"r": 3, "lora_alpha": 5, "target_modules": ["q_proj", "down_proj"]} | settings
-        model = peft.get_peft_model(forest["seed"].load(), peft.LoraConfig(**settings))
+        model = peft.get_peft_model(causal_lm.load_model(base), peft.LoraConfig(**settings))
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
@@ -165,7 +170,7 @@ def saved_by_peft(forest, target, **settings):
 )
 def test_what_peft_saved_becomes_an_expert(settings, adapted, tmp_path):
     forest = Forest(compose(adapted).forest_root)
-    wanted = saved_by_peft(forest, tmp_path / "saved", **settings)
+    wanted = saved_by_peft(forest["seed"].path, tmp_path / "saved", **settings)
     words = [f"from={tmp_path / 'saved'}", "name=came", "domain=novels", "parent=seed"]
     config = there(forest, tmp_path, adapted, *words)
     came = formats.import_model(config)
@@ -178,6 +183,29 @@ def test_what_peft_saved_becomes_an_expert(settings, adapted, tmp_path):
     assert formats.import_model(config).card == came.card
     again = formats.export_model(replace(config, to=str(tmp_path / "again"), expert="came"))[0]
     torch.testing.assert_close(by_peft(forest, again), wanted, rtol=0, atol=1e-5)
+
+
+def test_transposed_layers_of_gpt2_come_in_and_go_out(tmp_path):
+    text = (ROOT / "conf" / "model" / "gpt2.yaml").read_text()
+    config = configs.make_config(ModelConfig(**yaml.safe_load(text)), 320, 0)
+    causal_lm.new_model(config, 0).save_pretrained(tmp_path / "base")
+    base, saved = tmp_path / "base", tmp_path / "saved"
+    targets = ["attn.c_proj", "c_fc"]  # a square matrix, and one that is not
+    settings = {"target_modules": targets, "fan_in_fan_out": True}
+    wanted = saved_by_peft(base, saved, **settings)
+    content = (saved / peft_files.CONFIG).read_bytes()
+    found = peft_files.read(content, saved / peft_files.TENSORS, saved)
+    tensors = peft_files.fitted(found.layers, base, "base")
+    assert len(tensors) == 2 * config.n_layer and all(c.transposed for c in tensors.values())
+    whole = shutil.copytree(base, tmp_path / "whole")
+    adapter.add(tensors, whole, whole)
+    torch.testing.assert_close(logits(causal_lm.load_model(whole)), wanted, rtol=0, atol=1e-5)
+    (tmp_path / "out").mkdir()
+    peft_files.write(tmp_path / "out", found.rank, found.alpha, tensors, {"base": {}})
+    again = peft.PeftModel.from_pretrained(causal_lm.load_model(base), tmp_path / "out").eval()
+    torch.testing.assert_close(logits(again), wanted, rtol=0, atol=1e-5)
+    shared = models_adapted.sharing(causal_lm.load_model(base), tensors)
+    torch.testing.assert_close(logits(shared), wanted, rtol=0, atol=1e-5)
 
 
 def change(file, **values):
@@ -208,7 +236,7 @@ def test_what_is_no_adapter_of_the_base_is_refused_in_one_line(adapted, tmp_path
     from safetensors.torch import save_file
 
     forest = Forest(compose(adapted).forest_root)
-    saved_by_peft(forest, tmp_path / "good")
+    saved_by_peft(forest["seed"].path, tmp_path / "good")
     words = ["name=came", "domain=novels", "parent=seed"]
     config = there(forest, tmp_path, adapted, *words)
     before = sorted(path.name for path in (tmp_path / "other").rglob("*"))
@@ -231,8 +259,6 @@ def test_what_is_no_adapter_of_the_base_is_refused_in_one_line(adapted, tmp_path
         assert main(["import", *forest_words, *line]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1
-        import re
-
         assert re.search(said, error), error
     assert sorted(path.name for path in (tmp_path / "other").rglob("*")) == before
 

@@ -71,6 +71,7 @@ class LoraTrainee(Trainee):
         # Forward, and backward to what each layer read; of the base no gradient is taken.
         self._flops = base.training_flops(self.batches.seq_len) * 2 / 3 if self.batches else 0.0
         self.layers = chosen(self.model, self.trainer.lora_targets)
+        _require_stored(self.layers, self.folder)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.trainer.seed)
             inject(self.model, self.layers, self.trainer)
@@ -115,7 +116,7 @@ class LoraTrainee(Trainee):
         """Write the adapter, and the weights that come of it, into `target`."""
         origin = ModelFolder(folder).origin
         parents = read_parents(origin, read_object(origin, parents=dict)["parents"])
-        changes = self._changes(folder)
+        changes = self._changes()
         adapter.require_fits(changes, folder, f"the branch {lease.name_of(folder)!r}")
         adapter.add(changes, folder, target)
         t, sha256 = self.trainer, weights.sha256(target)
@@ -127,24 +128,18 @@ class LoraTrainee(Trainee):
         module: Any = self.model.get_submodule(layer)
         return module.lora_A[_NAME].weight, module.lora_B[_NAME].weight
 
-    def _changes(self, folder: Path) -> dict[str, low_rank.LowRank]:
+    def _changes(self) -> dict[str, low_rank.LowRank]:
         """Return the changes by stored tensor, their factors rounded to what is stored."""
         import numpy as np
 
-        stored, made = weights.tensors(folder), {}
+        made = {}
         for layer in self.layers:
             a, b = (factor.detach().half().cpu().numpy() for factor in self._factors(layer))
             if not (np.isfinite(a).all() and np.isfinite(b).all()):
                 raise UserError(
                     f"a factor of {layer!r} is larger than float16 holds: lower trainer.lr"
                 )
-            name = f"{layer}.weight"
-            if name not in stored:
-                raise UserError(
-                    f"trainer.adapter=lora: {name!r} is none of the tensors in {folder}, so this "
-                    "architecture can only be trained densely (trainer.adapter=none)"
-                )
-            made[name] = low_rank.LowRank(
+            made[f"{layer}.weight"] = low_rank.LowRank(
                 layer,
                 a.astype(np.float32),
                 b.astype(np.float32),
@@ -181,6 +176,17 @@ def inject(model: "PreTrainedModel", layers: list[str], trainer: TrainerConfig) 
             f"trainer.adapter=lora: peft cannot adapt {type(model).__name__}: "
             f"{causal_lm.why(error)}"
         ) from None
+
+
+def _require_stored(layers: list[str], folder: Path) -> None:
+    """Raise `UserError` if a layer's matrix has another name in the weight files than in memory."""
+    stored = weights.tensors(folder)
+    for name in (f"{layer}.weight" for layer in layers):
+        if name not in stored:
+            raise UserError(
+                f"trainer.adapter=lora: {name!r} is none of the tensors in {folder}, so this "
+                "architecture can only be trained densely (trainer.adapter=none)"
+            )
 
 
 def is_transposed(layer: "torch.nn.Module") -> bool:

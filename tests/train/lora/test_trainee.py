@@ -135,6 +135,33 @@ def test_targets_that_cannot_be_adapted_are_refused(copy, targets, said):
     assert {file.name for file in made.glob("*.safetensors")} == {"model.safetensors"}
 
 
+def test_what_peft_cannot_adapt_is_refused(forest):
+    model, trainer = forest["seed"].load(), compose(LORA[1:]).trainer
+    with pytest.raises(
+        UserError, match="peft cannot adapt LlamaForCausalLM: Target module"
+    ) as error:
+        lora.inject(model, ["model.norm"], trainer)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trainer.lora_rank=0"], "trainer.lora_rank=0: wanted 1 or more"),
+        (["trainer.lora_alpha=0"], "trainer.lora_alpha=0.0: wanted a positive number"),
+        (["trainer.lora_targets=['.*']"], "wanted the end of a layer's name"),
+        (["trainer.average_last=2"], "trainer.average_last=2: does not go with trainer.adapter"),
+        (["trainer.delta_density=0.1"], "does not go with trainer.adapter=lora"),
+        (["trainer.carry=continue"], "trainer.carry='?continue'?: does not go with"),
+        (["cluster.gpus_per_expert=2"], "does not go with trainer.adapter=lora"),
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_sense_are_refused(words, said):
+    with pytest.raises(UserError, match=said):
+        compose([*LORA, *words])
+
+
 def test_a_root_has_no_adapter(copy):
     config = copy(*LORA)
     forest = Forest(config.forest_root)
