@@ -6,7 +6,7 @@ from btm.config.checks import check_choice, check_least, check_path, require
 from btm.config.choices import DTYPES, LICENSES
 from btm.config.keys import key
 
-FORMATS = ("hf", "mergekit", "fairseq", "delta", "delta8", "gguf")
+FORMATS = ("hf", "mergekit", "fairseq", "delta", "delta8", "lora", "gguf")
 EXPORTED = (*DTYPES, "q8_0")
 WAYS = ("full", "delta", "delta8")  # of a push
 BLOCKS = (64, 128, 256, 512, 1024, 2048, 4096)  # of quantised tensors, in elements
@@ -45,8 +45,8 @@ class PushConfig:
 
     kind: str = key(
         "full",
-        "how an ELM travels: whole, or as its difference from parents that the remote has: delta, "
-        "exact, of a sparse expert; delta8, of any ELM, in 8 bits an element",
+        "how an ELM travels: whole, or as its difference from parents there: delta, exact, of a "
+        "sparse expert or an adapter; delta8, of any ELM, in 8 bits an element",
         WAYS,
     )
     replace: bool = key(False, "replace an average of that name at the remote")

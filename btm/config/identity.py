@@ -20,6 +20,7 @@ OF_RESULT = frozenset(
     trainer.decay_share trainer.final_lr trainer.betas trainer.weight_decay trainer.clip
     trainer.carry trainer.precision trainer.seed trainer.delta_density trainer.delta_every
     trainer.delta_prune trainer.delta_mask
+    trainer.adapter trainer.lora_rank trainer.lora_alpha trainer.lora_targets
     trainer.average_last trainer.average_every trainer.average_decay
     fairseq.options
     seed.source seed.domains seed.steps seed.lr seed.grow_batch seed.grow_after
@@ -40,7 +41,7 @@ OF_MACHINE = frozenset(
 Settings = Json  # {dotted key: value}
 
 # Settings that are named only where they are on, and what they are where they are not named.
-_OFF = {"trainer.average_last": 0, "trainer.average_decay": 0.0}
+_OFF = {"trainer.average_last": 0, "trainer.average_decay": 0.0, "trainer.adapter": "none"}
 RATES = ("trainer.lr", "seed.lr")  # either may give the peak of a root
 STEPS = "seed.steps"
 
@@ -86,7 +87,7 @@ def of_expert(config: Config, lr: float, *, continues: bool) -> Settings:
     """
     trainer = config.trainer
     carry = "continue" if continues else "fresh"
-    made = of_trainer(trainer) | _fairseq(config) | _delta(trainer)
+    made = of_trainer(trainer) | _fairseq(config) | _delta(trainer) | _adapter(trainer)
     return made | {"trainer.lr": lr, "trainer.carry": carry, "trainer.steps": trainer.steps}
 
 
@@ -141,6 +142,14 @@ def _delta(trainer: TrainerConfig) -> Settings:
     if trainer.delta_mask != "random":  # which is drawn once
         names += ["delta_every", "delta_prune"]
     return {f"trainer.{name}": getattr(trainer, name) for name in names}
+
+
+def _adapter(trainer: TrainerConfig) -> Settings:
+    """Return the settings of an adapter; none where a training has none."""
+    names = ["adapter", "lora_rank", "lora_alpha", "lora_targets"]
+    return {
+        f"trainer.{name}": getattr(trainer, name) for name in names if trainer.adapter != "none"
+    }
 
 
 def _fairseq(config: Config) -> Settings:

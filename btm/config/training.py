@@ -1,7 +1,7 @@
 """Settings of training: architecture, trainer, seed phase, and what a merge asks for."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from btm.config.checks import (
@@ -27,6 +27,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 PARALLEL = ("ddp", "fsdp")
 MIRRORS = ("tensorboard", "wandb", "mlflow")
 DELTA_MASKS = ("momentum", "normalised", "random")
+ADAPTERS = ("none", "lora")
 
 
 @dataclass
@@ -132,6 +133,27 @@ class TrainerConfig:
     delta_mask: str = key(
         "momentum", "how the parameters that differ are chosen; random: drawn once", DELTA_MASKS
     )
+    adapter: str = key(
+        "none",
+        "train an adapter beside frozen parameters, and not these; lora: of low rank, needs the "
+        "extra lora (docs/lora.md)",
+        ADAPTERS,
+    )
+    lora_rank: int = key(8, "rank of the change of each matrix that lora_targets names")
+    lora_alpha: float = key(
+        16.0, "scale of the changes, times trainer.lora_rank: they are α/r · B A"
+    )
+    lora_targets: list[str] = key(
+        [],
+        "linear layers that change, by the ends of their names: [q_proj, v_proj]; empty: all but "
+        "the output layer",
+    )
+
+    def dense(self) -> "TrainerConfig":
+        """Return the same without what a root has no parents for: a sparse difference, an
+        adapter.
+        """
+        return replace(self, delta_density=1.0, adapter="none")
 
 
 @dataclass
@@ -200,6 +222,7 @@ def _check_trainer_numbers(trainer: TrainerConfig) -> None:
     check_least(trainer, "trainer", 0, *zero)
     check_fraction(trainer, "trainer", "warmup")
     _check_trajectory(trainer)
+    _check_lora(trainer)
     final = trainer.final_lr
     require(0 <= final <= 1, "trainer.final_lr", final, "wanted [0, 1)")
     for i, beta in enumerate(trainer.betas):
@@ -231,11 +254,24 @@ def _check_trajectory(trainer: TrainerConfig) -> None:
     )
 
 
+def _check_lora(trainer: TrainerConfig) -> None:
+    """Refuse a change of no rank or no size, and names of layers that are none."""
+    check_least(trainer, "trainer", 1, "lora_rank")
+    alpha = trainer.lora_alpha
+    require(0 < alpha < 1e6, "trainer.lora_alpha", alpha, "wanted a positive number")
+    for name in trainer.lora_targets:
+        is_path = re.fullmatch(r"\w+(\.\w+)*", name) is not None
+        require(
+            is_path, "trainer.lora_targets", name, "wanted the end of a layer's name, as q_proj"
+        )
+
+
 def _check_trainer_choices(trainer: TrainerConfig) -> None:
     for word, choices in {
         "backend": BACKENDS,
         "decay": DECAYS,
         "delta_mask": DELTA_MASKS,
+        "adapter": ADAPTERS,
         "carry": CARRY,
         "compile": COMPILE,
         "parallel": PARALLEL,

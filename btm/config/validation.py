@@ -59,6 +59,7 @@ def validate(config: Config) -> Config:
         _check_processes(config, verb)
     _check_backend(config)
     _check_sparse(config)
+    _check_adapter(config)
     return config
 
 
@@ -179,6 +180,7 @@ def _check_backend(config: Config) -> None:
         "trainer.optimizer": (trainer.optimizer, "adamw"),
         "trainer.offload": (trainer.offload, False),
         "trainer.delta_density": (trainer.delta_density, 1.0),
+        "trainer.adapter": (trainer.adapter, "none"),
         "trainer.valid_every": (trainer.valid_every, 0),
         "trainer.average_last": (trainer.average_last, 0),
         "trainer.average_decay": (trainer.average_decay, 0),
@@ -212,6 +214,31 @@ def _check_sparse(config: Config) -> None:
         )
 
 
+def _check_adapter(config: Config) -> None:
+    """Refuse what does not go with an adapter.
+
+    Averages along a training would be of its factors, not of their products, and a parent's moments
+    are of other parameters.
+    """
+    trainer = config.trainer
+    if trainer.adapter == "none":
+        return
+    refused: dict[str, bool] = {
+        "delta_density": trainer.delta_density != 1,
+        "average_last": bool(trainer.average_last),
+        "average_decay": bool(trainer.average_decay),
+        "carry": trainer.carry == "continue",
+    }
+    for key, is_refused in refused.items():
+        value = getattr(trainer, key)
+        require(
+            not is_refused,
+            f"trainer.{key}",
+            value,
+            f"does not go with trainer.adapter={trainer.adapter}; leave one out",
+        )
+
+
 def _check_processes(config: Config, verb: str) -> None:
     """Refuse what several processes cannot train together."""
     cluster, trainer = config.cluster, config.trainer
@@ -229,6 +256,7 @@ def _check_processes(config: Config, verb: str) -> None:
     alone = {
         f"trainer.delta_density={trainer.delta_density}": verb == "train"
         and trainer.delta_density < 1,
+        f"trainer.adapter={trainer.adapter}": verb == "train" and trainer.adapter != "none",
         f"trainer.offload={trainer.offload}": trainer.offload,
         f"trainer.average_last={trainer.average_last}": bool(trainer.average_last),
         f"trainer.average_decay={trainer.average_decay}": bool(trainer.average_decay),

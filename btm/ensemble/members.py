@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from btm.config.load import LoadConfig
 from btm.data.tokenizer import recorded_policy
+from btm.ensemble import adapters
 from btm.forest import Forest, Model, require_same_tokenizer
 from btm.interop import huggingface
 from btm.models import inference
@@ -24,7 +25,7 @@ def load_member(
     """
     how = how or LoadConfig()
     if model.kind != "folder":
-        loaded = inference.load(model.path, device, how)
+        loaded = adapters.load(model.path, device, how)
         require_causal(loaded, str(model.path))
         return loaded
     inference.require_device(how, device)  # before its checks, which take a while

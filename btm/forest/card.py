@@ -76,6 +76,8 @@ class Card:
     # of an average that was searched by benchmarks: all that were tried, in that order
     candidates: list[Candidate] = field(default_factory=list)
     delta: Json = field(default_factory=dict)  # of a sparse expert: density, budget, nonzeros, …
+    # Of an expert whose weights are its parents' and an adapter: kind, rank, alpha, targets, …
+    adapter: Json = field(default_factory=dict)
     # {dotted key: value} that its training depended on (btm/config/identity.py); empty: unknown
     settings: Json = field(default_factory=dict)
     steps: int = 0  # of its own training

@@ -49,6 +49,11 @@ class Delta:
         """The changes that are stored."""
         return sum(len(index) for index, _ in self.tensors.values())
 
+    @property
+    def said(self) -> str:
+        """Say in words how much changes."""
+        return f"{self.nonzeros:,} changes"
+
 
 def encode(index: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Encode ascending positions as gaps.
@@ -167,10 +172,10 @@ def add(values: NDArray[np.float32], entries: Entries) -> NDArray[np.float32]:
 
 
 def rewrite(
-    source: Path, target: Path, values: Callable[[weights.Tensor], NDArray[np.float32] | None]
+    source: Path, target: Path, values: Callable[[weights.Tensor], NDArray[Any] | None]
 ) -> None:
     """Write the weight files of `source` into `target`, their headers unchanged, with other
-    `values` where not None.
+    `values` (float32 or float64, rounded once) where not None.
     """
     for file in weights.files(source):
         tensors, head = weights.header(file)

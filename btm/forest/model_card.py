@@ -93,6 +93,7 @@ def _facts(card: Card, kind: str) -> str:
         "training, ancestors included": total,
         "parameters": f"{card.parameters:,}",
         "differs from its parents in": _sparse(card.delta),
+        "adapter": _adapter(card.adapter),
         "weights": f"sha256 `{_code(card.sha256)}`",
         "tokenizer": f"sha256 `{_code(card.tokenizer_sha256)}`",
         "imported from": _plain(card.source),
@@ -111,6 +112,19 @@ def _sparse(delta: dict[str, Any]) -> str:
     try:
         found, free, density = delta["nonzeros"], delta["budget"], delta["density"]
         return f"{found:,} parameters, of {free:,} that were free to (density {density:g})"
+    except (KeyError, ValueError, TypeError):
+        return ""
+
+
+def _adapter(adapter: dict[str, Any]) -> str:
+    """Say which adapter an expert is its parents and; an empty string for one without."""
+    try:
+        kind, rank, found = adapter["kind"], adapter["rank"], adapter["parameters"]
+        layers = ", ".join(map(_plain, adapter["targets"]))
+        return (
+            f"{_plain(kind)} of rank {rank}, alpha {adapter['alpha']:g}, on {layers}: {found:,} "
+            "parameters; the weights here are the sum of its parents' and its products"
+        )
     except (KeyError, ValueError, TypeError):
         return ""
 

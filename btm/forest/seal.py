@@ -29,6 +29,7 @@ _FROM_RESULT = (
     "exact",
     "notes",
     "delta",
+    "adapter",
 )
 
 

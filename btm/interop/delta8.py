@@ -187,8 +187,8 @@ def _result(delta: Delta) -> Json:
     card = delta.card
     how = f"delta8, block {delta.block}"
     note = f"restored from a difference in 8 bits ({how}) of sha256 {card.sha256}"
-    # A sparse expert's facts of its delta are dropped: the weights no longer match them exactly.
-    return seal.result(card) | {"delta": {}, "notes": [*card.notes, note]}
+    # The facts of a delta or an adapter are dropped: the weights no longer match them exactly.
+    return seal.result(card) | {"delta": {}, "adapter": {}, "notes": [*card.notes, note]}
 
 
 @contextmanager

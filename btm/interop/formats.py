@@ -14,7 +14,7 @@ from btm.errors import UserError, reword
 from btm.forest import ELM, Forest, own_model
 from btm.forest.models import derived_of
 from btm.forest.suites import require_beginning
-from btm.interop import delta, delta8, export, gguf, huggingface, intake, mergekit, received
+from btm.interop import delta, delta8, export, gguf, huggingface, intake, lora, mergekit, received
 from btm.report import Reporter, quiet
 from btm.system import durable
 
@@ -34,6 +34,8 @@ def import_model(
     name, domains = imported_as(config)
     if config.format == "delta8":
         return delta8.enter(Forest(root), source, name, config, measure, reporter.alive)
+    if config.format == "lora":
+        return lora.import_elm(config, source, name, domains, measure, reporter)
     forest = Forest(root) if Forest.stands(root) else None
     if forest and (elm := standing(config, forest, name, reporter)) is not None:
         return elm
@@ -116,8 +118,8 @@ def _source(config: Config) -> Path:
         raise UserError("import what? give from=DIR, the folder of a Hugging Face model")
     if config.format in ("mergekit", "gguf"):
         raise UserError(
-            f"format={config.format} is for export only; wanted for an import: hf, fairseq, delta "
-            "or delta8"
+            f"format={config.format} is for export only; wanted for an import: hf, fairseq, "
+            "delta, delta8 or lora"
         )
     return Path(config.imports.source)
 
@@ -137,6 +139,8 @@ def export_model(config: Config, reporter: Reporter = quiet) -> tuple[Path | Non
         return _export_fairseq(source, Path(config.to)), ""
     if config.format == "delta":
         return delta.export(source, Path(config.to)), ""
+    if config.format == "lora":
+        return lora.export(source, Path(config.to)), ""
     wanted = config.export
     if config.format == "gguf":
         if wanted.shard_gb:

@@ -104,7 +104,7 @@ def _take_texts(folder: Folder, target: Path) -> None:
     if not folder.has(CONFIG):
         hint = ""
         if folder.has("adapter_config.json"):
-            hint = ": an adapter, no model: merge it into its base first (merge_and_unload of peft)"
+            hint = ": an adapter, no model: give format=lora, into a forest that has its base"
         raise UserError(
             f"{folder.path}: no config.json{hint}; wanted the folder of a Hugging Face causal LM"
         )

@@ -11,10 +11,10 @@ import math
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,6 +139,30 @@ def head(entries: Json) -> bytes:
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
+
+
+def write_tensors(
+    handle: BinaryIO, tensors: Mapping[str, tuple[str, NDArray[Any]]], metadata: Mapping[str, str]
+) -> None:
+    """Write a safetensors file of {name: (float dtype, values in float32 or float64)}, rounded
+    once, with `metadata` in its header.
+    """
+    entries: Json = {"__metadata__": dict(metadata)}
+    # The largest elements first, so that all are aligned.
+    size = {name: np.dtype(FLOATS[dtype]).itemsize for name, (dtype, _) in tensors.items()}
+    ordered, end = sorted(tensors, key=lambda name: (-size[name], name)), 0
+    for name in ordered:
+        dtype, values = tensors[name]
+        begin, end = end, end + values.size * size[name]
+        entries[name] = {
+            "dtype": dtype,
+            "shape": list(values.shape),
+            "data_offsets": [begin, end],
+        }
+    handle.write(head(entries))
+    for name in ordered:
+        dtype, values = tensors[name]
+        handle.write(narrow(values.ravel(), dtype).tobytes())
 
 
 def widen(raw: NDArray[Any], dtype: str, out: NDArray[Any]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from btm.config.ensemble import EnsembleConfig
 from btm.config.schema import Config
 from btm.data.shards import Shard, Suite
-from btm.ensemble import evaluate
+from btm.ensemble import adapters, evaluate
 from btm.ensemble import score as scoring
 from btm.ensemble.rules import rule_of
 from btm.ensemble.text import Text
@@ -37,11 +37,12 @@ from btm.system.json_files import Json
 def score(config: Config, reporter: Reporter = quiet) -> list[Path]:
     """Compute the token log-probabilities that are missing, model by model."""
     forest = Forest(config.forest_root)
-    return [
-        path
-        for model, shards in _asked_scores(config, forest)
-        for path in score_model(config, forest, model, shards, reporter)
-    ]
+    with adapters.resident():
+        return [
+            path
+            for model, shards in _asked_scores(config, forest)
+            for path in score_model(config, forest, model, shards, reporter)
+        ]
 
 
 def plan_of_score(config: Config) -> list[Plan]:
@@ -271,8 +272,9 @@ def measure(
     refuse_own_data(config, suite, shards)
     _refuse_trained_on(config, forest, suite, subjects, reporter)
     route = domain_weights.route(config, forest, members, {suite.eos})
-    for model, of_model in needed_scores(config, forest, suite, subjects):
-        score_model(config, forest, model, of_model, reporter)
+    with adapters.resident():
+        for model, of_model in needed_scores(config, forest, suite, subjects):
+            score_model(config, forest, model, of_model, reporter)
     subjects = _settled(config, forest, subjects)
     scores = score_cache.scores_of(config, forest)
     chosen = config.ensemble

@@ -86,7 +86,7 @@ def seed(config: Config, reporter: Reporter = quiet) -> ELM:
         model = model or _new_model(config, suite)
         forest.root_branch(name, list(plan.domains), model)
     del model
-    dense = replace(config.trainer, delta_density=1.0)  # it has no parents
+    dense = config.trainer.dense()  # it has no parents
     train(replace(config, trainer=dense), name, reporter)
     return merge(config, name, reporter)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from btm import steps
 from btm.config.choices import AVERAGE_WEIGHTS
 from btm.config.schema import Config
-from btm.config.training import DELTA_MASKS
+from btm.config.training import DELTA_MASKS, TrainerConfig
 from btm.errors import UserError
 from btm.forest import Forest, publish, removal, tombstone
 from btm.forest.card import Card, Parent
@@ -245,6 +245,7 @@ def _settings(config: Config, forest: Forest, old: Old) -> Config:
     density, mask = old.card.delta.get("density"), old.card.delta.get("mask")
     made.trainer.delta_density = density if isinstance(density, float) and 0 < density < 1 else 1.0
     made.trainer.delta_mask = mask if mask in DELTA_MASKS else config.trainer.delta_mask
+    _adapt(made.trainer, old.card)
     if kept and old.card.branch_method in AVERAGE_WEIGHTS:
         made.branch, made.weights = old.card.branch_method, None
     elif kept and old.card.branch_method == "copy":
@@ -252,6 +253,14 @@ def _settings(config: Config, forest: Forest, old: Old) -> Config:
     else:
         made.weights = kept or without(old.card, forest.names(), cards)
     return made
+
+
+def _adapt(trainer: TrainerConfig, card: Card) -> None:
+    """Set the keys that train an adapter as that on a card, or none."""
+    trainer.adapter = "lora" if card.adapter else "none"
+    for key in ("rank", "alpha", "targets"):
+        if key in card.adapter:
+            setattr(trainer, f"lora_{key}", card.adapter[key])
 
 
 def _derived_again(

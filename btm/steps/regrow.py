@@ -100,7 +100,7 @@ def _is_begun_otherwise(config: Config, forest: Forest, name: str) -> bool:
     found = checkpoint.latest(branch.path) if branch and branch.result is None else None
     if branch is None or found is None:
         return False
-    trainer = config.trainer if branch.parents else replace(config.trainer, delta_density=1.0)
+    trainer = config.trainer if branch.parents else config.trainer.dense()
     try:
         course = phase.course_of(config, forest, branch)
         asked = resume.settings_of(trainer, course.schedule, course.steps)

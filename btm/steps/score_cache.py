@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from btm.config.load import LoadConfig
 from btm.config.schema import Config
 from btm.data.shards import Shard, Suite
+from btm.ensemble import adapters
 from btm.ensemble import score as scoring
 from btm.errors import UserError
 from btm.forest import ELM, Branch, Forest
@@ -120,7 +121,7 @@ def score_missing(
         torch.set_num_threads(config.trainer.threads)
     check_context(config, causal_lm.read_config(ModelFolder(folder).config))
     if model is None:
-        model = inference.load(folder, device, config.load)
+        model = adapters.load(folder, device, config.load)
     model = model.to(device).eval()
     if config.load.word:
         reporter.line(f"{called or lease.name_of(folder)}: {inference.memory(model, config.load)}")

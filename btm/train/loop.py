@@ -58,7 +58,7 @@ def loop(training: Training, trainee: Trainee) -> Trained:
         kernels.prepare(model)
     if trainer.gradient_checkpointing:
         causal_lm.checkpoint_gradients(model)
-    optimizer = optimizers.make_optimizer(model, trainer)
+    optimizer = optimizers.make_optimizer(trainee.trained, trainer)
     precision = causal_lm.pick_precision(trainer.precision, str(model.device))
     trainee.trajectory = average = trajectory.of(model, trainer, steps)
     state = _begin(training, trainee, optimizer, precision)
@@ -172,7 +172,7 @@ def _begin(
         trainee.load_moments(training.moments, optimizer)
     if state["step"] < training.steps:
         copies = 1 if trainee.trajectory else 0
-        durable.require_space(folder, checkpoint.disk_bytes(trainee.model, copies))
+        durable.require_space(folder, checkpoint.disk_bytes(trainee.trained, copies))
     return state
 
 

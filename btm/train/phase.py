@@ -17,6 +17,7 @@ from btm.report import Reporter
 from btm.system.json_files import read_object
 from btm.train import checkpoint, loop
 from btm.train.fairseq import training
+from btm.train.lora import trainee as adapted
 from btm.train.schedule import Schedule, default_lr
 from btm.train.sparse import trainee
 from btm.train.training import Pulse, Run, Trained, Training
@@ -66,6 +67,11 @@ def train(
             "it could differ from "
             "in few parameters; a root is trained with 1.0"
         )
+    if is_root and run is adapted.train:
+        raise UserError(
+            f"trainer.adapter={trainer.adapter}: {branch.name!r} has no parents that an adapter "
+            "could stand beside; a root is trained with none"
+        )
     causal_lm.check_context(config, causal_lm.read_config(branch.files.config))
     valid = None
     if len(shards) == 1:
@@ -109,9 +115,11 @@ def growth_of(config: Config) -> Growth:
 
 
 def _loop(config: Config) -> Run:
-    """Return the function that trains, as trainer.backend and trainer.delta_density say."""
+    """Return the function that trains, as trainer.backend, .adapter and .delta_density say."""
     if config.trainer.backend == "fairseq":
         return partial(training.train, fairseq=config.fairseq, legacy=config.imports.legacy)
+    if config.trainer.adapter == "lora":
+        return adapted.train
     return loop.train if config.trainer.delta_density == 1 else trainee.train
 
 
@@ -225,7 +233,7 @@ def _continued(config: Config, forest: Forest, branch: Branch) -> ELM | None:
     """Return the parent whose optimizer and schedule the branch continues, as trainer.carry says,
     or None.
     """
-    if config.trainer.carry == "fresh":
+    if config.trainer.carry == "fresh" or config.trainer.adapter != "none":
         return None
     names = list(branch.parents)
     kept = _kept(forest, names)

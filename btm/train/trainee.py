@@ -42,6 +42,11 @@ class Trainee:
     leads = True  # of several processes that train together, one writes metrics and weights
     processes = "1"  # how many these are, and what each holds
 
+    @property
+    def trained(self) -> "torch.nn.Module":
+        """The module whose parameters are trained and kept in checkpoints: the whole model."""
+        return self.model
+
     def backward(self, step: int, trainer: TrainerConfig, precision: str) -> "Tensor":
         """Add the gradient of a step's loss; return the loss, nats per token, unread (float64)."""
         return backward(self.model, self.batches.batch(step), trainer, precision)
@@ -59,16 +64,16 @@ class Trainee:
         import torch
 
         # One answer for all of them: each that is read from a GPU waits for it.
-        each = [torch.isfinite(parameter).all() for parameter in self.model.parameters()]
+        each = [torch.isfinite(parameter).all() for parameter in self.trained.parameters()]
         return bool(torch.stack(each).all())
 
     def load_moments(self, file: Path, optimizer: "torch.optim.Optimizer") -> None:
         """Begin with the moments of the parent."""
-        checkpoint.load_moments(file, self.model, optimizer)
+        checkpoint.load_moments(file, self.trained, optimizer)
 
     def save_moments(self, file: Path, optimizer: "torch.optim.Optimizer") -> None:
         """Publish the moments, for trainings that continue this one."""
-        checkpoint.save_moments(file, self.model, optimizer)
+        checkpoint.save_moments(file, self.trained, optimizer)
 
     def save(
         self,
@@ -78,11 +83,11 @@ class Trainee:
         state: Json,
     ) -> None:
         """Publish a checkpoint in `folder`."""
-        writer.save(folder, self.model, optimizer, state, self.state())
+        writer.save(folder, self.trained, optimizer, state, self.state())
 
     def load(self, found: Path, optimizer: "torch.optim.Optimizer") -> None:
         """Take up parameters and moments of the checkpoint `found`."""
-        checkpoint.load(found, self.model, optimizer)
+        checkpoint.load(found, self.trained, optimizer)
 
     def drop(self, folder: Path, step: int) -> None:
         """Delete the checkpoint of `step`, if there is one: its parameters gave a loss that is not

@@ -54,6 +54,7 @@ class Trained:
     precision: str | None = None
     schedule: Json | None = None
     delta: Json | None = None  # of a sparse expert: density, budget, nonzeros, …
+    adapter: Json | None = None  # kind, rank, alpha, targets, parameters, bytes
     lr: float | None = None  # peak
     data: dict[str, str] | None = None  # domain: sha256 of the training shard
     valid_nats: float | None = None  # of the expert, on the valid split of its domain

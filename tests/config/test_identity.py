@@ -35,9 +35,13 @@ EFFECTIVE = {
     "trainer.delta_prune": ({"delta_density": 0.1}, 0.25),
     "trainer.delta_mask": ({"delta_density": 0.1}, "random"),
     "trainer.average_every": ({"average_last": 4}, 3),
+    "trainer.lora_rank": ({"adapter": "lora"}, 4),
+    "trainer.lora_alpha": ({"adapter": "lora"}, 32.0),
+    "trainer.lora_targets": ({"adapter": "lora"}, ["q_proj"]),
 }
 OTHERS = {
     "trainer.backend": "fairseq",
+    "trainer.adapter": "lora",
     "trainer.optimizer": "adamw8bit",
     "trainer.decay": "linear",
     "trainer.carry": "continue",

@@ -7,7 +7,7 @@ from btm.config.schema import Config
 
 Check = Callable[[Config], None]
 
-_TRAINING: Sequence[Check] = (extras.optimizer, extras.mirrors, extras.fairseq)
+_TRAINING: Sequence[Check] = (extras.optimizer, extras.adapter, extras.mirrors, extras.fairseq)
 
 CHECKS: dict[str, Sequence[Check]] = {
     "prepare": (extras.parquet, machine.data_folder),

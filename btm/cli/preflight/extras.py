@@ -25,6 +25,14 @@ def optimizer(config: Config) -> None:
         )
 
 
+def adapter(config: Config) -> None:
+    """Require peft for adapters; it is not imported, which would take seconds."""
+    if config.trainer.adapter == "lora" and not _installed("peft"):
+        raise UserError(
+            f"trainer.adapter=lora needs peft: {install('lora')}, or use trainer.adapter=none"
+        )
+
+
 def quantisation(config: Config) -> None:
     """Require bitsandbytes for models in int8, and a device that multiplies them."""
     load = config.load

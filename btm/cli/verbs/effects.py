@@ -36,6 +36,7 @@ _ROUTERS = {
     "moe.train": TRAINED,
     "moe.balance": ("btx",),
 }
+_LORA = ("trainer.lora_rank", "trainer.lora_alpha", "trainer.lora_targets")
 # A key of exports, and the formats that it changes.
 _FORMATS = {
     "export.dtype": ("hf", "gguf"),
@@ -89,6 +90,8 @@ def _wanted(
         return "a model goes with the card that it has; wanted to=hf://OWNER/NAME"
     if verb == "push" and key == "export.block" and config.push.kind != "delta8":
         return f"push.as={config.push.kind} does not read it; wanted push.as=delta8"
+    if key in _LORA and config.trainer.adapter == "none":
+        return "no adapter is trained; give trainer.adapter=lora with it"
     if verb == "distil" and key in ("distil.teacher", "distil.temperature"):
         read = config.distil.weight > 0
         return None if read else "distil.weight=0 reads no teacher; give a larger one"

@@ -14,7 +14,8 @@ def import_model(config: Config, out: Output) -> None:
     was trained from an ELM of this forest. Where no forest stands it becomes the seed. Config,
     shapes, names, finite values and tokenizer are checked; remote code is never run, and pickled
     weights are read only with import.legacy=true. format=delta and delta8 take what export wrote in
-    that format, into a forest that has the same parents; merge.force=true even if one of these is
+    that format, into a forest that has the same parents; format=lora an adapter that peft saved, of
+    an ELM here (parent=NAME); merge.force=true even if one of these is
     better on the valid split here.
 
     example: btm import from=models/law-lm name=law domain=law forest=experts/mine
@@ -34,7 +35,8 @@ def export_model(config: Config, out: Output) -> None:
     the same bytes. card.license=apache-2.0 states a licence on the card and in the README.
     format=mergekit writes the YAML that makes the average again with mergekit, to=FILE or on the
     screen; format=fairseq a checkpoint that fairseq-eval-lm reads; format=delta what a sparse
-    expert adds to its parents; format=delta8 an ELM's difference from its parents, in 8 bits an
+    expert or an adapter adds to its parents; format=lora an adapter, also of an average of such
+    experts, that peft loads; format=delta8 an ELM's difference from its parents, in 8 bits an
     element, for whoever has these (export.block=2048); format=gguf one file for llama.cpp,
     to=NAME.gguf, also in 8 bits (export.dtype=q8_0).
 
@@ -55,7 +57,7 @@ def push(config: Config, out: Output) -> None:
     to=URL is s3://bucket/folder, gs://bucket/folder or file:///folder; credentials are the client
     library's own (AWS_ACCESS_KEY_ID, AWS_PROFILE, …). Only what is missing there is sent, hashed on
     the way; a model shows there once all of it is, and of two pushers one wins. push.as=delta sends
-    a sparse expert, push.as=delta8 any expert, as its difference from parents that stand there.
+    a sparse expert or an adapter, push.as=delta8 any expert, as its difference from parents there.
     ELMs are never replaced there; an average is with push.replace=true. Killed, the same command
     goes on. to=hf://OWNER/NAME makes one model a repository of the Hugging Face Hub, with
     card.license= on its card.

@@ -18,6 +18,7 @@ from btm.errors import UserError
 from btm.forest import (
     Branch,
     Forest,
+    difference,
     ledger,
     model_card,
     require_same_tokenizer,
@@ -25,7 +26,6 @@ from btm.forest import (
     tombstone,
     trained_on,
 )
-from btm.forest import delta as sparse
 from btm.forest.card import Card
 from btm.forest.paths import ELMS, MOES, ModelFolder
 from btm.interop import delta, delta8, huggingface, intake, received
@@ -95,7 +95,7 @@ def _elm(door: Door, forest: Forest, manifest: Manifest, folder: Path) -> None:
     forest.require_free(name)
     with forest.new_branch(name, _origin(door, card)) as made:
         _take(folder, made, manifest, door.reporter.alive)
-        facts = _sparse(folder, made, manifest)
+        facts = _difference_file(folder, made, manifest)
     trained_on.copy(folder, forest.paths.digests, card)
     result = seal.result(card) | facts
     force, license = door.config.merge.force, _license(card)
@@ -129,14 +129,16 @@ def _take(folder: Path, made: Path, manifest: Manifest, alive: Callable[[], None
         )
 
 
-def _sparse(folder: Path, made: Path, manifest: Manifest) -> Json:
-    """Take the delta of a sparse expert, if it is that of these weights; else its facts go."""
-    file = folder / sparse.FILE
-    if not file.is_file():
-        return {"delta": {}}
-    if sparse.read(file).sha256 != manifest.sha256:
-        raise UserError(f"{manifest.home}: its {sparse.FILE} is of other weights: push it again")
-    shutil.copyfile(file, made / sparse.FILE)
+def _difference_file(folder: Path, made: Path, manifest: Manifest) -> Json:
+    """Take the delta or the adapter of an expert, if it is that of these weights; else its facts
+    go.
+    """
+    file = difference.file_in(folder)
+    if file is None:
+        return {"delta": {}, "adapter": {}}
+    if difference.read(file).sha256 != manifest.sha256:
+        raise UserError(f"{manifest.home}: its {file.name} is of other weights: push it again")
+    shutil.copyfile(file, made / file.name)
     return {}
 
 

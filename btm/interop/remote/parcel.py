@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from btm.errors import UserError
-from btm.forest import ELM, Forest
-from btm.forest import delta as sparse
+from btm.forest import ELM, Forest, difference
 from btm.forest.card import Card
 from btm.forest.paths import CARD, ELMS, digests_name
 from btm.interop import delta, delta8
@@ -34,8 +33,9 @@ def way_of(elm: ELM, asked: str, exact: Mapping[str, str]) -> tuple[str, str]:
         return "full", ""
     if not elm.card.parents:
         return "full", "it has no parents that it could be a difference from"
-    if asked == "delta" and not (elm.path / sparse.FILE).is_file():
-        return "full", "it was not trained as a sparse expert (trainer.delta_density)"
+    if asked == "delta" and difference.file_in(elm.path) is None:
+        why = "it was not trained as a sparse expert (trainer.delta_density), nor by an adapter"
+        return "full", why
     for name, parent in elm.card.parents.items():
         if exact.get(name) != parent.sha256:
             return "full", f"its parent {name!r} does not stand there with these very weights"
@@ -76,7 +76,8 @@ def _whole(forest: Forest, model: ELM) -> Parcel:
     """Make the parcel of a whole model: weights, configs, tokenizer, card, README, digests."""
     path, card = model.path, model.card
     names = [file.name for file in weights.files(path)] + tokenizer_files.names(Folder(path))
-    beside = (files.INDEX, files.CONFIG, "generation_config.json", CARD, files.README, sparse.FILE)
+    beside = [files.INDEX, files.CONFIG, "generation_config.json", CARD, files.README]
+    beside += difference.FILES
     names += [name for name in beside if (path / name).is_file()]
     found = {name: path / name for name in names} | _digests(forest, card)
     known = sums.read(path) if (path / sums.NAME).is_file() else {}

@@ -211,7 +211,7 @@ def _asked(config: Config, reporter: Reporter = quiet) -> Asked:
     config = settled(config, suite, reporter)
     # Of the rate an ELM of the forest gets; it has parents, so no density is asked of it.
     lr = phase.rate(config, forest, Branch(elms[0].path))
-    trainer = replace(config.trainer, lr=lr, delta_density=1.0)
+    trainer = replace(config.trainer.dense(), lr=lr)
     config = replace(config, trainer=trainer)
     causal_lm.check_context(config, causal_lm.read_config(ModelFolder(elms[0].path).config))
     steps = config.distil.steps or trainer.steps

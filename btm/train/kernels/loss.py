@@ -51,8 +51,9 @@ class LinearCrossEntropy(torch.autograd.Function):
             )
             loss[rows] = softmax_less_target(logits, targets[rows])
             torch.mm(logits, w, out=to_hidden[rows])
-            part = logits.t() @ h[rows]
-            to_weight = part.float() if to_weight is None else to_weight.add_(part)
+            if ctx.needs_input_grad[1]:  # an output layer may be frozen, as beside an adapter
+                part = logits.t() @ h[rows]
+                to_weight = part.float() if to_weight is None else to_weight.add_(part)
             if to_bias is not None:
                 to_bias += logits.sum(0, dtype=torch.float32)
         ctx.save_for_backward(to_hidden, to_weight, to_bias)

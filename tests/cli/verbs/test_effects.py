@@ -21,6 +21,7 @@ WITHOUT_EFFECT = [
     (["branch", "expert=x", "domain=bible", "branch=copy", "weights=bible:1"], "weights= says"),
     (["branch", "expert=x", "domain=bible", "parent=bible"], "give branch=copy"),
     (["run", "cluster=debug", "--retry-failed"], "tries what failed again"),
+    (["train", "expert=x", "trainer.lora_rank=4"], "give trainer.adapter=lora with it"),
     (["ls", "card.license=mit"], "btm ls does not read card.license=mit"),
     (["eval", "import.legacy=true"], "btm eval does not read import.legacy=true"),
 ]
