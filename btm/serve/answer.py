@@ -7,7 +7,7 @@ vocabulary. Log-probabilities in nats.
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,11 +15,20 @@ from btm.ensemble.posterior import Array
 from btm.ensemble.text import Integers
 from btm.forest import Model
 from btm.serve.catalog import Served
+from btm.serve.members.member import Found, Rest
 from btm.serve.request import Done, Event, Listener, Prompt, Request, Token
 from btm.serve.text import StoppedText
 
 if TYPE_CHECKING:
     import torch
+
+
+class _Late(NamedTuple):
+    """A token that was written and that a member did not list: the weights follow it later."""
+
+    token: int
+    logp_k: Array
+    rests_k: list[Rest | None]
 
 
 class Answer:
@@ -37,6 +46,11 @@ class Answer:
         self.rng = np.random.default_rng(request.sampling.seed)
         self.over = False
         self.lost: list[str] = []  # members that it had to go on without
+        self._rests: list[Rest | None] = []  # what is not known of `next`, k
+        # Nats that the score of each member so far may be above the one that was used, where it may
+        # be anything below too; 0: it is exact.
+        self._slack_E = np.zeros(len(served.members))
+        self._late: _Late | None = None
         self._listener = listener
         self._tokenizer = tokenizer
         self._online = served.begin()
@@ -82,13 +96,73 @@ class Answer:
         """Name the weight of each active member before the next token."""
         return self._by_name(np.exp(self.log_weights))
 
-    def saw(self, token: int, logp_k: Array, top: Sequence[tuple[int, float]] = ()) -> None:
-        """Follow a token of the prompt that the active members gave log p `logp_k`."""
+    @property
+    def bound(self) -> float:
+        """How far the mixture may be from the exact one, in total variation.
+
+        Σ_j w_j r_j, where r_j is the mass of the tokens that member j does not list, and how far
+        the weights themselves may be off.
+        """
+        masses_k = [0.0 if rest is None else rest.mass for rest in self._rests]
+        if not any(masses_k):
+            return self._doubt
+        return min(1.0, float(np.exp(self.log_weights) @ np.array(masses_k)) + self._doubt)
+
+    @property
+    def _doubt(self) -> float:
+        """How far the weights may be off, in total variation.
+
+        Of members whose scores are not exact the true weights are anything from 0 to what the most
+        that their scores can be gives them together, and that is by how much others can be off too.
+        Other rules than Bayes' forget, so nothing is known of theirs.
+        """
+        slack_k = self._slack_E[self.active]
+        doubtful = slack_k > 0
+        if len(self.active) == 1 or not doubtful.any():
+            return 0.0
+        if doubtful.all() or self.served.rule.ensemble.rule != "bayes":
+            return 1.0
+        log_k = self.log_weights + slack_k
+        raised = np.logaddexp.reduce(log_k[doubtful])
+        return float(1 / (1 + np.exp(np.logaddexp.reduce(log_k[~doubtful]) - raised)))
+
+    def expect(self, found_k: Sequence[Found]) -> None:
+        """Take the distributions of the next token, and what was late of the last one's scores."""
+        number = self.number
+        if self._late is not None:
+            token, logp_k, rests_k = self._late
+            self._late = None
+            exact_k = [found.exact.get(number) for found in found_k]
+            logp_k = np.array([x if e is None else e for x, e in zip(logp_k, exact_k, strict=True)])
+            for place, rest in enumerate(rests_k):
+                if rest is not None and token not in rest.listed and exact_k[place] is None:
+                    self._doubt_score(place, rest.most - float(logp_k[place]))
+            self._follow(token, logp_k)
+        self.next = [found.next[number] for found in found_k]
+        self._rests = [found.rest.get(number) for found in found_k]
+
+    def saw(
+        self,
+        token: int,
+        logp_k: Array,
+        top: Sequence[tuple[int, float]] = (),
+        slack_k: Sequence[float] = (),
+    ) -> None:
+        """Follow a token of the prompt that the active members gave log p `logp_k`.
+
+        Where `slack_k` is over 0 a score is not exact (`Found.slack`).
+        """
         posterior = self.posterior() if self.request.posterior else None
+        bound = self._doubt
+        for place, slack in enumerate(slack_k):
+            if slack:
+                most = self.log_weights[place] + logp_k[place] + slack
+                bound = min(1.0, bound + float(np.exp(most)))
+                self._doubt_score(place, slack)
         mixed = self._follow(token, logp_k)
         if self.request.score_prompt:
             each = self._by_name(logp_k)
-            self._prompt.append(Token(token, mixed, tuple(top), posterior, each))
+            self._prompt.append(Token(token, mixed, tuple(top), posterior, each, bound=bound))
 
     def passed(self, tokens: int) -> None:
         """Note that so many tokens were read whose scores make no difference."""
@@ -100,6 +174,8 @@ class Answer:
         if rule is None or self.scored != self._commits_at:
             return []
         before = set(self.keys)
+        if self._slack_E[self.active].any():
+            self._slack_E[:] = np.inf  # others might be the best
         self._restrict(rule.best(self._log_posterior_E[self.active]))
         return sorted(before - set(self.keys))
 
@@ -125,16 +201,20 @@ class Answer:
         self, token: int, logp: float, logp_k: Array, top: Sequence[tuple[int, float]] = ()
     ) -> None:
         """Take a token that was chosen: tell it, or end the text with it."""
-        posterior = self.posterior() if self.request.posterior else None
+        posterior, bound = self.posterior() if self.request.posterior else None, self.bound
         if token in self.served.ends and not self.request.ignore_ends:
-            self._tell(Token(token, logp, tuple(top), posterior))
+            self._tell(Token(token, logp, tuple(top), posterior, bound=bound))
             self.finish("stop", token)
             return
         self.tokens.append(token)
-        self._follow(token, logp_k)
+        if any(rest is not None and token not in rest.listed for rest in self._rests):
+            # A member may tell the score after all, with the next distribution.
+            self._late = _Late(token, logp_k, self._rests)
+        else:
+            self._follow(token, logp_k)
         self._written += 1
         text = self._text.add(token)
-        self._tell(Token(token, logp, tuple(top), posterior, text=text))
+        self._tell(Token(token, logp, tuple(top), posterior, text=text, bound=bound))
         if self._text.stopped_by is not None:
             self.finish("stop", self._text.stopped_by)
         elif self._written >= self.request.max_tokens:
@@ -176,6 +256,14 @@ class Answer:
         self.active = [self.active[i] for i in places]
         if self.next:
             self.next = [self.next[i] for i in places]
+            self._rests = [self._rests[i] for i in places]
+        if (late := self._late) is not None:
+            kept = [late.rests_k[i] for i in places]
+            self._late = _Late(late.token, late.logp_k[places], kept)
+
+    def _doubt_score(self, place: int, slack: float) -> None:
+        """Note that the score of the active member at a place was not exact."""
+        self._slack_E[self.active[place]] += max(slack, 1e-9)  # it may be less in any case
 
     def _by_name(self, values_k: Array) -> dict[str, float]:
         members = [self.served.members[j].name for j in self.active]

@@ -155,6 +155,8 @@ class Engine:
     def _load(self, model: Model) -> Member:
         from btm.serve.members.local import LocalMember
 
+        if model.kind == "remote":
+            return self.catalog.remotes.load(model)
         config = self.catalog.config
         device = causal_lm.pick_device(config.trainer.device)
         loaded = load_member(self.catalog.forest, model, device, config.load)
@@ -312,7 +314,8 @@ class Engine:
         found, lost = self.members.read({sha: (RUNNING, Piece(new)) for sha, new in tokens.items()})
         self._lose(lost)
         for answer in self._running:
-            answer.next = [found[sha].next[answer.number] for sha in answer.keys]
+            answer.expect([found[sha] for sha in answer.keys])
+            self._commit(answer)  # where the weights could follow the token only now
 
     def _lose(self, lost: Mapping[str, LostError]) -> None:
         """Go on without members that do not answer any more."""

@@ -16,6 +16,6 @@ def plan_of_serve(config: Config) -> list[Plan]:
     for served in Catalog(config):
         names = ", ".join(model.name for model in served.members)
         what = f"the ensemble of {names}" if served.kind == "ensemble" else served.kind
-        reads = tuple(model.path for model in served.members)
+        reads = tuple(model.path for model in served.members if model.kind != "remote")
         plans.append(Plan("serve", served.name, what, reads=reads))
     return plans

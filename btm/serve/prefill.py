@@ -38,6 +38,8 @@ class Prefill:
         """Read the next piece; tell whether all was read, and which members were lost."""
         stop = min(self._width, self._at + self._piece())
         texts = self._texts()
+        # A member may have been lost since, as what is being written needed it.
+        self.groups = {sha: group for sha, group in self.groups.items() if sha in texts}
         asked = {sha: (group, self._ask(texts[sha], stop)) for sha, group in self.groups.items()}
         found, lost = self._members.read(asked)
         for sha, error in lost.items():
@@ -98,12 +100,13 @@ class Prefill:
     def _follow(self, a: Answer, stop: int, found_k: Sequence[Found]) -> None:
         """Let the weights of a request follow the tokens that the piece has given scores."""
         if stop == self._width:
-            a.next = [found.next[a.number] for found in found_k]
+            a.expect(found_k)
             if not a.needs_scores:
                 a.passed(self._until[a.number])
         if not a.needs_scores or a.number not in found_k[0].scores:
             return
         logp_kT = np.stack([found.scores[a.number] for found in found_k])
+        slack_kT = [found.slack.get(a.number) for found in found_k]
         place = max(0, self._at - (self._width - self._until[a.number]))
         for t in range(logp_kT.shape[1]):
             place += 1  # of the token that was given this score
@@ -115,4 +118,5 @@ class Prefill:
                 logp_kV = [found.whole[a.number][t] for found in found_k]
                 mixed_V = mix([logp_kV], [a.log_weights], a.served.vocabulary)[0]
                 top = likeliest(mixed_V, a.request.top)
-            a.saw(token, logp_kT[:, t], top)
+            slack_k = [0.0 if slack_T is None else float(slack_T[t]) for slack_T in slack_kT]
+            a.saw(token, logp_kT[:, t], top, slack_k)
