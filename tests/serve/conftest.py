@@ -65,6 +65,8 @@ def serving(config, token=None, **limits):
     """Serve a forest with some limits changed."""
     serve = replace(config.serve, port=0, **({"reload": 0} | limits))
     catalog = Catalog(config)
+    catalog.remotes.connect()
+    catalog.refresh()
     engine = Engine(catalog, Limits(serve.running, serve.waiting, serve.context))
     listening = http_server.bind("127.0.0.1", 0)
     # Small buffers, which connections inherit, so that a client that does not read is soon noticed.
