@@ -262,7 +262,10 @@ class Engine:
             return self.members.ready(answer.models, self._tell_news)
         except LostError as error:
             answer.lose(error.sha256, str(error))
-            return not answer.over and self._is_ready(answer)
+            if not answer.over:
+                return self._is_ready(answer)
+            self._waiting.remove(answer)
+            return False
         except Exception as error:
             _log.error("a model did not load: %s", error)
             answer.finish("error", error=_said(error))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +24,7 @@ from btm.config.schema import Config
 from btm.config.serve import check_serve
 from btm.errors import UserError
 from btm.serve.catalog import Catalog
+from btm.serve.members import loading
 from btm.serve.members.member import LostError
 from btm.serve.members.remote.answers import Likeliest, Named, choices_of
 from btm.serve.request import Request
@@ -282,7 +284,7 @@ def test_a_server_that_dies_mid_text_is_left_out_and_the_answer_says_so(grown, w
             stream = client.completions.create(
                 model="forest",
                 prompt="In the beginning",
-                max_tokens=200,
+                max_tokens=40,
                 temperature=0,
                 stream=True,
                 extra_body={"btm_posterior": True, "btm_bound": True, "ignore_eos": True},
@@ -295,7 +297,7 @@ def test_a_server_that_dies_mid_text_is_left_out_and_the_answer_says_so(grown, w
                 if process.poll() is None and len(members) > 3:
                     process.send_signal(signal.SIGKILL)
                     process.wait()
-            assert len(members) == 200
+            assert len(members) == 40
             assert members[0] == {"code_python", "speeches", "bible"}
             assert members[-1] == {"code_python", "speeches"}
             assert parts[-1]["btm_lost"] == ["bible"]
@@ -307,10 +309,29 @@ def test_a_server_that_dies_mid_text_is_left_out_and_the_answer_says_so(grown, w
             assert found["choices"][0]["btm_bound"] == [0.0]
             status, _, found = gateway.ask("/v1/completions", body | {"model": "bible"})
             assert (status, found["error"]["code"]) == (500, "internal")
+            assert gateway.idle()
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+@pytest.mark.slow
+def test_a_server_that_comes_back_is_a_member_again(grown, without, serve, monkeypatch):
+    monkeypatch.setattr(loading, "_PATIENCE", 0.1)
+    with serve(grown[0]) as first:
+        catalog = remote(without, f"{first.url}/v1", retries=0)
+        with engine_of(catalog) as engine:
+            request = replace(requests_of(catalog)[0], max_tokens=2)
+            assert answers(engine, [request])[0][-1].lost == ()
+            first.server.should_exit = True
+            while answers(engine, [request])[0][-1].lost != ("bible",):
+                time.sleep(0.1)
+            with serve(grown[0], port=first.port):
+                until = time.monotonic() + 30
+                while answers(engine, [request])[0][-1].lost and time.monotonic() < until:
+                    time.sleep(0.1)
+                assert answers(engine, [request])[0][-1].lost == ()
 
 
 def test_a_dry_run_lists_it_and_asks_nobody(without, capsys):
