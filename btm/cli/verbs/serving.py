@@ -29,7 +29,8 @@ def serve(config: Config, out: Output) -> None:
     chosen = config.serve
     token = token_of(chosen)
     catalog = Catalog(config)
-    catalog.remotes.connect()
+    for said in catalog.remotes.connect():
+        print(f"note: {said}", file=out.stderr, flush=True)
     catalog.refresh()
     engine = Engine(catalog, Limits(chosen.running, chosen.waiting, chosen.context))
 

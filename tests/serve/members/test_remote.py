@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from serve_remote import answers, engine_of, remote, requests_of, require_same, tokens_of
 
 from btm.cli import main
@@ -130,6 +132,46 @@ BAD = {
 def test_an_answer_that_makes_no_sense_is_told_in_what(why):
     with pytest.raises(ValueError, match=why):
         choices_of(BAD[why], 1)
+
+
+named = st.fixed_dictionaries(
+    {},
+    optional={
+        "token": st.text(max_size=3) | st.none(),
+        "id": st.integers() | st.booleans() | st.none(),
+        "bytes": st.lists(st.integers(-1, 300), max_size=2) | st.none(),
+        "logprob": st.floats() | st.integers() | st.none() | st.text(max_size=2),
+    },
+)
+entries = st.lists(
+    st.builds(lambda each, top: each | {"top_logprobs": top}, named, st.lists(named, max_size=3)),
+    max_size=3,
+)
+legacy = st.fixed_dictionaries(
+    {
+        "tokens": st.lists(st.text(max_size=3), max_size=2),
+        "token_logprobs": st.lists(st.floats() | st.none(), max_size=2),
+        "top_logprobs": st.lists(
+            st.dictionaries(st.text(max_size=12), st.floats(-9, 0.1), max_size=3) | st.none(),
+            max_size=2,
+        ),
+    }
+)
+logprobs = st.none() | legacy | st.fixed_dictionaries({"content": entries | st.none()})
+
+
+@settings(max_examples=300, deadline=None)
+@given(logprobs)
+def test_whatever_is_answered_is_a_distribution_or_an_error(answered):
+    try:
+        (found,) = choices_of({"choices": [{"index": 0, "logprobs": answered}]}, 1)
+        for entry in found:
+            known = Likeliest.of(entry.top, lambda each: each.id, 5, 50)
+            logp_V, rest = known.spread(50)
+            assert torch.logsumexp(logp_V, 0).item() < 0.02
+            assert rest is None or 0 < rest.mass <= 1
+    except ValueError:
+        pass
 
 
 @contextmanager

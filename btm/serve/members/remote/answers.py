@@ -91,7 +91,7 @@ def _named(text: str, logp: Any) -> Named:
     if logp is not None:
         if isinstance(logp, bool) or not isinstance(logp, int | float) or not logp < _OVER:
             raise ValueError(f"{str(logp)[:40]} is no log-probability")
-        logp = max(float(logp), -1e4)
+        logp = float(max(logp, -1e4))
     number = text.removeprefix(_ID)
     is_id = text.startswith(_ID) and number.isascii() and number.isdigit() and len(number) < 10
     return Named(text, logp, int(number) if is_id else None)
@@ -130,7 +130,7 @@ class Likeliest:
         for each in top:
             token = id_of(each)
             is_certain &= each.id is not None
-            if token is not None and token < size and each.logp is not None:
+            if token is not None and 0 <= token < size and each.logp is not None:
                 found[token] = each.logp
         total = math.fsum(math.exp(logp) for logp in found.values())
         if not found or total > 1 + _OVER:

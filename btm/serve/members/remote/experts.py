@@ -1,7 +1,6 @@
 """The experts of `serve.remote` as models of the catalog, and as members of the engine."""
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,8 +13,6 @@ from btm.forest import Model
 from btm.serve.members.member import LostError
 from btm.serve.members.remote.member import RemoteMember
 from btm.serve.members.remote.probe import Completions, Names, Offer, probe
-
-_log = logging.getLogger("btm.serve")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +40,19 @@ class Remotes:
         """List them, as far as is known of them."""
         return [self._model(expert) for expert in self._experts.values()]
 
-    def connect(self) -> None:
-        """Ask all of them what they offer; `UserError` for the first that cannot be a member."""
+    def connect(self) -> list[str]:
+        """Ask all of them what they offer; say it in a line for each.
+
+        `UserError` for the first that cannot be a member.
+        """
         if not self._experts:
-            return
+            return []
+        said = []
         with ThreadPoolExecutor(len(self._experts), "btm-probe") as pool:
-            found = pool.map(self._open, self._experts.values())
-            for asked, _ in found:
+            for asked, offer in pool.map(self._open, self._experts.values()):
                 asked.endpoint.close()
+                said.append(_said(asked, offer))
+        return said
 
     def load(self, model: Model) -> RemoteMember:
         """Ask one again, and make a member of it.
@@ -75,16 +77,6 @@ class Remotes:
             asked.endpoint.close()
             raise
         self._offers[expert.name] = offer
-        prompts = "scored by echo" if offer.echo else "scored prefix by prefix"
-        _log.info(
-            "%s: model %s, top %d, prompts %s, tokens named by %s, tokenizer checked %s",
-            expert.where,
-            expert.model,
-            asked.top,
-            prompts,
-            "id" if offer.ids else "what the server names them by",
-            offer.checked,
-        )
         return asked, offer
 
     def _model(self, expert: RemoteExpert) -> RemoteModel:
@@ -98,3 +90,11 @@ class Remotes:
             card=None,
             context=0 if offer is None else offer.context,
         )
+
+
+def _said(asked: Completions, offer: Offer) -> str:
+    prompts = "by echo" if offer.echo else "prefix by prefix"
+    return (
+        f"{asked.expert.where}: model {asked.expert.model}, its {asked.top} likeliest tokens, "
+        f"prompts are scored {prompts}, its tokenizer was compared {offer.checked}"
+    )

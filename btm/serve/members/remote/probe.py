@@ -47,7 +47,7 @@ class Names:
 
     def agrees(self, token: int, named: Named) -> bool:
         """Whether a server writes a token as this tokenizer does."""
-        if token >= self.size:
+        if not 0 <= token < self.size:
             return False
         own = self.pieces.bytes(token)
         if named.raw is not None:
