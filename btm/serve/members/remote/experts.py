@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ class RemoteModel(Model):
     its address and of all that the server tells of it.
     """
 
+    url: str
     context: int = 0  # tokens of a text; 0: not told
 
 
@@ -60,14 +61,16 @@ class Remotes:
         Raises `LostError` if it does not answer, or is another one by now; the catalog finds that
         one when it looks again.
         """
+        expert = self._experts[model.name]
         try:
-            asked, offer = self._open(self._experts[model.name])
+            # Requests wait for this, and it is tried again later anyway.
+            asked, offer = self._open(replace(expert, retries=0))
         except UserError as error:
             raise LostError(str(error), model.sha256) from None
+        asked.endpoint.close()
         if offer.identity != model.sha256:
-            asked.endpoint.close()
-            raise LostError(f"{asked.expert.where}: it is another model by now", model.sha256)
-        return RemoteMember(asked, offer, model.sha256)
+            raise LostError(f"{expert.where}: it is another model by now", model.sha256)
+        return RemoteMember(Completions(expert, asked.names), offer, model.sha256)
 
     def _open(self, expert: RemoteExpert) -> tuple[Completions, Offer]:
         asked = Completions(expert, Names(self._tokenizer))
@@ -88,6 +91,7 @@ class Remotes:
             sha256=unknown if offer is None else offer.identity,
             kind="remote",
             card=None,
+            url=expert.url,
             context=0 if offer is None else offer.context,
         )
 
