@@ -37,7 +37,7 @@ SCALED = ("task_arithmetic", "ties", "dare_ties", "dare_linear", "breadcrumbs")
 SIGNED = ("task_arithmetic", "dare_linear", "dare_ties", "breadcrumbs")
 ACCUMULATE = ("float32", "float64")
 RESCALE = ("density", "l1", "none")
-SEARCHES = ("valid",)
+SEARCHES = ("valid", "tasks")
 
 
 @dataclass
@@ -79,12 +79,14 @@ class AverageConfig:
     )
     search: str | None = key(
         None,
-        "split that the weights of a linear average of the experts and the seed are searched on, "
-        "by gradient; null: weights= says them",
+        "what the weights of a linear average of experts and seed are searched on: valid splits, "
+        "by gradient, or tasks=; null: weights= says them",
         SEARCHES,
     )
     budget: int = key(
-        32, "losses, each with its gradient, that a search computes; of trainer.valid_tokens"
+        32,
+        "losses of trainer.valid_tokens, each with its gradient, that a search on valid computes; "
+        "averages that one on tasks tries",
     )
     groups: list[str] = key(
         [], "patterns of tensor names; a search finds weights of their own for each; empty: one"

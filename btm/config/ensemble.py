@@ -91,6 +91,11 @@ class EnsembleConfig:
         "tokens of a context that all members read before the top_k best by posterior go on alone; "
         "0: top_k keeps by prior",
     )
+    recall: bool = key(
+        False,
+        "whether experts that `commit` left out replay the text and come back where they are "
+        "expected to do better than those that go on",
+    )
     experts: list[str] = key(
         [],
         "members of the ensemble; of generate also averages, FOREST:NAME and model folders; "
@@ -187,6 +192,8 @@ def _check_commit(ensemble: EnsembleConfig) -> None:
     """Raise `UserError` if a commitment has nobody to commit to, or a rule that cannot."""
     given = f"ensemble.commit={ensemble.commit}"
     if not ensemble.commit:
+        why = "nobody is left out that could come back: give ensemble.commit=N ensemble.top_k=K"
+        require(not ensemble.recall, "ensemble.recall", "true", why)
         return
     if not ensemble.top_k:
         raise UserError(f"{given}: give ensemble.top_k=K, the experts that go on alone")

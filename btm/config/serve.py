@@ -24,7 +24,9 @@ class ServeConfig:
         "environment's BTM_SERVE_TOKEN, or none",
     )
     running: int = key(16, "answers that are written at once")
-    waiting: int = key(64, "answers that may wait for a place; more are told to come again")
+    waiting: int = key(
+        64, "requests that may wait, with twice as many answers in all; more are told to come again"
+    )
     context: int = key(
         0, "tokens of a prompt and its answer; 0: as many as the model has positions for"
     )

@@ -4,7 +4,8 @@ Before a context is read nobody knows which expert it wants; after N tokens the 
 p(D=j | x_1..x_N) does. So the k experts of greatest posterior, whatever the rule, are an ensemble
 of their own from then on: the rule goes on with their weights and their prior normalised among
 themselves, and the others are not run any more. On the average of a context of T tokens, a token
-costs (E·N + k·(T - N)) / T forward passes.
+costs (E·N + k·(T - N)) / T forward passes. The others may be recalled where the text turns out to
+want them (btm/ensemble/course.py).
 
 Shapes: E experts, Q contexts, N tokens of a text in order. numpy alone.
 """
@@ -25,6 +26,7 @@ class Commit:
 
     tokens: int
     experts: int
+    recall: bool = False  # whether those that are left out may come back
 
     def best(self, log_posterior: Array) -> Integers:
         """Number the experts of greatest posterior, (k,) or (k, Q), in rising order.

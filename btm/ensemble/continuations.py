@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from btm.ensemble.course import Course, follow
 from btm.ensemble.posterior import Array
-from btm.ensemble.rule import OnlineWeights, Rule
 from btm.ensemble.text import Integers
 from btm.models import causal_lm
 
@@ -80,9 +80,7 @@ class Mix:
     """E members under a rule; ids from `vocabulary` on, the tokenizer's size, are padding."""
 
     members: Sequence[Loader]
-    begin: Callable[[], OnlineWeights]
-    rule: Rule
-    log_prior: Array  # (E,)
+    begin: Callable[[], Course]
     vocabulary: int
     batch_size: int = 16
 
@@ -124,18 +122,9 @@ class Mix:
     def _mix(self, text: Continuation, read: Sequence[_Read]) -> _Mixed:
         """Follow the weights through a text, as `btm.ensemble.generate.Ensemble` does."""
         logp_ET = np.stack([each.logp for each in read]).astype(np.float64)
-        experts, tokens = logp_ET.shape
-        if experts == 1:
+        if len(logp_ET) == 1:
             return _Mixed(logp_ET[0, -text.scored :], np.zeros((1, text.scored)))
-        online, running = self.begin(), np.arange(experts)
-        mixed_T, log_weights_ET = np.empty(tokens), np.full((experts, tokens), -np.inf)
-        commit = self.rule.commit
-        for t, token in enumerate(text.targets):
-            log_weights_ET[running, t] = online.log_weights
-            mixed_T[t] = online.update(logp_ET[running, t], int(token))
-            if commit is not None and t + 1 == commit.tokens:
-                running = commit.best(self.log_prior + logp_ET[:, : t + 1].sum(axis=1))
-                online.restrict(running)
+        mixed_T, log_weights_ET = follow(self.begin(), logp_ET, text.targets)
         return _Mixed(mixed_T[-text.scored :], log_weights_ET[:, -text.scored :])
 
     def _are_greedy(

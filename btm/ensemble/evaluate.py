@@ -86,7 +86,7 @@ def shard_result(
         "tokens": test.counted[0],
         "bytes": test.size[1],
         "ensemble": numbers(ensemble_nats, *test.counted)
-        | _experts_run(test.of(members), ensemble),
+        | _experts_run(test.of(members), mixed.experts_run, ensemble),
         **({} if by_text_alone is None else _by_text_alone(test.of(members), by_text_alone)),
         "experts": {name: row_alone(test, valid, name, ensemble) for name in test.names},
         **rule.report(),
@@ -96,8 +96,10 @@ def shard_result(
     }
 
 
-def _experts_run(test: Scored, ensemble: EnsembleConfig) -> dict[str, float]:
+def _experts_run(test: Scored, counted: float | None, ensemble: EnsembleConfig) -> dict[str, float]:
     """Count the experts that are run for a token, where that changes within a context."""
+    if counted is not None:
+        return {"experts_run": counted}
     commit = rule_of(ensemble).commit
     if commit is None:
         return {}

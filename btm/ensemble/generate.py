@@ -3,7 +3,8 @@
 Experts outside the top-k are neither loaded nor run. Each of the k keeps its own key-value cache,
 so a token costs one step of k models; the weights follow the tokens by the same rules as in
 evaluation (btm/ensemble/rules.py). A router chooses its top-k for each context, so all its experts
-are loaded and run.
+are loaded and run. An ensemble that commits lets go of the others; one that recalls keeps their
+models alone, and one that comes back reads the text again (btm/ensemble/course.py).
 
 Shapes: E experts, T tokens that are read, V tokens of the vocabulary. Log-probabilities in nats.
 """
@@ -21,7 +22,6 @@ from btm.config.load import LoadConfig
 from btm.data.ends import ends_of_model
 from btm.data.tokenizer import bos_of_copy, load_tokenizer, size_of
 from btm.ensemble import posterior
-from btm.ensemble.commit import Commit
 from btm.ensemble.members import load_member
 from btm.ensemble.posterior import Array
 from btm.ensemble.rule import AnyRoute
@@ -58,15 +58,15 @@ class Ensemble:
         than a model has positions. `route` weighs the experts under the rule `router`, in their
         order.
         """
-        self.experts = [_Reader(model, bos) for model in experts.values()]
-        self.names = list(experts)
+        self._members = {j: _Reader(model, bos) for j, model in enumerate(experts.values())}
+        self._names = list(experts)
         rule = rule_of(ensemble or EnsembleConfig())
-        self.online = rule.begin(log_prior_E, route)
-        self._commit = rule.commit
-        self._left = 0 if rule.commit is None else rule.commit.tokens  # to be read by all experts
-        self._log_posterior_E = np.asarray(log_prior_E, np.float64)  # after what they have read
+        self._recalls = rule.commit is not None and rule.commit.recall
+        self.online = rule.course(log_prior_E, route)
+        self._text = [start]
         self._ends = set(ends) or {start}
-        self._next_EV = self._advance([start])[:, -1]
+        self._next = {j: member.read([start])[-1] for j, member in self._members.items()}  # (V,)
+        self._known: dict[int, list[float]] = {}  # log p of the text's tokens by those that run
 
     @classmethod
     def load(
@@ -102,20 +102,34 @@ class Ensemble:
         return cls(loaded, log_prior_E, eos if bos is None else bos, ensemble, route, ends, bos)
 
     @property
+    def running(self) -> list[int]:
+        """The numbers of the experts that are run, in rising order."""
+        return [int(j) for j in self.online.running]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the experts that are run."""
+        return [self._names[j] for j in self.running]
+
+    @property
     def models(self) -> dict[str, "PreTrainedModel"]:
         """The models that run, {name: model}."""
-        return {n: each.model for n, each in zip(self.names, self.experts, strict=True)}
+        return {self._names[j]: self._members[j].model for j in self.running}
 
     @property
     def weights(self) -> dict[str, float]:
         """The weight of each expert before the next token, {name: weight}."""
-        return {
-            n: float(p) for n, p in zip(self.names, np.exp(self.online.log_weights), strict=True)
-        }
+        weights = np.exp(self.online.log_weights)
+        return {name: float(p) for name, p in zip(self.names, weights, strict=True)}
 
     def next_logp(self) -> Array:
         """Mix the next token's distribution under the present weights, log p, shape (V,)."""
-        joint_EV = self._next_EV + self.online.log_weights[:, None]
+        rows = [self._next[j] for j in self.running]
+        # Embeddings may be padded: what lies beyond the smallest vocabulary is no token of the
+        # tokenizer.
+        size = min(len(logp_V) for logp_V in rows)
+        next_EV = np.stack([logp_V[:size] for logp_V in rows]).astype(np.float64)
+        joint_EV = next_EV + self.online.log_weights[:, None]
         top_V = joint_EV.max(axis=0)
         return np.log(np.exp(joint_EV - top_V).sum(axis=0)) + top_V
 
@@ -123,32 +137,54 @@ class Ensemble:
         """Read `tokens` in one pass of each expert; return their log p(x_t | x_<t), shape (T,)."""
         parts = []
         while len(tokens):
-            size = min(_CHUNK, self._left or _CHUNK)
-            parts.append(self._read(tokens[:size]))
+            until = self.online.commits_at
+            size = _CHUNK if until is None else min(_CHUNK, until - self.online.tokens)
+            parts.append(self._read([int(token) for token in tokens[:size]]))
             tokens = tokens[size:]
         return np.concatenate(parts) if parts else np.empty(0)
 
-    def _read(self, tokens: Sequence[int]) -> Array:
-        later_ETV = self._advance(tokens)
-        before_ETV = np.concatenate([self._next_EV[:, None], later_ETV[:, :-1]], axis=1)
-        logp_ET = before_ETV[:, np.arange(len(tokens)), np.asarray(tokens)]
-        self._next_EV = later_ETV[:, -1]
-        seen = zip(logp_ET.T, tokens, strict=True)
-        logp_T = np.array([self.online.update(logp_E, token) for logp_E, token in seen])
-        if self._commit is not None and self._left:
-            self._left -= len(tokens)
-            self._log_posterior_E = self._log_posterior_E + logp_ET.sum(axis=1)
-            if not self._left:
-                self._go_on_alone(self._commit)
+    def _read(self, tokens: list[int]) -> Array:
+        """Read some tokens by all that are run; those that are recalled read as far at once."""
+        online = self.online
+        self._text += tokens
+        first = 0 if self._recalls else online.tokens  # of the tokens whose scores are kept
+        for j in self.running:
+            kept = self._known.get(j, []) if self._recalls else []
+            self._known[j] = [*kept, *self._scores(j, tokens)]
+        logp_T = np.empty(len(tokens))
+        for t, token in enumerate(tokens):
+            at = online.tokens - first
+            logp_T[t] = online.update([self._known[j][at] for j in self.running], token)
+            if len(online.wanted):
+                for j in map(int, online.wanted):
+                    if j not in self._known:
+                        self._known[j] = self._replay(j)
+                online.recall([self._known[j][: online.tokens] for j in online.wanted])
+        self._let_go()
         return logp_T
 
-    def _go_on_alone(self, commit: Commit) -> None:
-        """Let go of all experts but the best, with their caches."""
-        best = commit.best(self._log_posterior_E)
-        self.online.restrict(best)
-        self.experts = [self.experts[j] for j in best]
-        self.names = [self.names[j] for j in best]
-        self._next_EV = self._next_EV[best]
+    def _scores(self, j: int, tokens: list[int]) -> list[float]:
+        """Read tokens by one expert; return the log p that it gave each."""
+        later_TV = self._members[j].read(tokens)
+        before_TV = np.concatenate([self._next[j][None], later_TV[:-1]])
+        self._next[j] = later_TV[-1]
+        return [float(p) for p in before_TV[np.arange(len(tokens)), tokens]]
+
+    def _replay(self, j: int) -> list[float]:
+        """Read the whole text by an expert that had forgotten it; return log p of its tokens."""
+        self._next[j] = self._members[j].read(self._text[:1])[-1]
+        found: list[float] = []
+        for start in range(1, len(self._text), _CHUNK):
+            found += self._scores(j, self._text[start : start + _CHUNK])
+        return found
+
+    def _let_go(self) -> None:
+        """Forget what the experts that are not run have read, and themselves if for ever."""
+        for j in set(self._next) - set(self.running):
+            del self._next[j], self._known[j]
+            self._members[j].forget()
+            if not self._recalls:
+                del self._members[j]
 
     def generate(self, tokens: int, temperature: float = 1.0, seed: int = 0) -> Iterator[int]:
         """Yield up to `tokens` next tokens, sampled at `temperature` (0: the likeliest),
@@ -161,14 +197,6 @@ class Ensemble:
                 return
             yield token
             self.read([token])
-
-    def _advance(self, tokens: Sequence[int]) -> Array:
-        """Run each member over `tokens`; return log p of every next token after each, (E, T, V)."""
-        read = [expert.read(tokens) for expert in self.experts]
-        # Embeddings may be padded: what lies beyond the smallest vocabulary is no token of the
-        # tokenizer.
-        size = min(logp_TV.shape[1] for logp_TV in read)
-        return np.stack([logp_TV[:, :size] for logp_TV in read]).astype(np.float64)
 
 
 def keep(weights: Mapping[str, float], top_k: int) -> dict[str, float]:
@@ -196,9 +224,10 @@ class _Reader:
         # transformers called it past_key_values before it called it cache.
         known = inspect.signature(model.forward).parameters
         self._key = "cache" if "cache" in known else "past_key_values"
-        self._forget()
+        self.forget()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Begin a text of which nothing was read."""
         from transformers import DynamicCache
 
         self.seen: list[int] = []  # in the cache
@@ -215,7 +244,7 @@ class _Reader:
             if self.limit is not None and len(self.seen) >= self.limit:
                 again = self.seen[-(self.limit // 2) :]
                 again[:1] = again[:1] if self.bos is None else [self.bos]
-                self._forget()
+                self.forget()
                 self._forward(again)
             room = len(left) if self.limit is None else self.limit - len(self.seen)
             rows.append(self._forward(left[:room]))

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from btm.config.ensemble import EnsembleConfig
 from btm.ensemble import posterior, priors
 from btm.ensemble.commit import Commit, rows
+from btm.ensemble.course import Course, OnlineWeights, follow
 from btm.ensemble.posterior import Array, normalise
 from btm.ensemble.text import Flags, Integers, Text, blocks, resets
 
@@ -32,6 +33,7 @@ class Mixed:
 
     logp: Array
     mean_posterior: Array
+    experts_run: float | None = None  # for a token, on the average, where that depends on the text
 
     @property
     def nats(self) -> float:
@@ -47,22 +49,6 @@ class ValidScores:
     log_prior: Array  # (E,)
     tokens: int  # scores that are real; the rest pads the last window
     text: Text | None = None  # the tokens themselves, for a rule that reads them
-
-
-class OnlineWeights(Protocol):
-    """The weights of one text that is read token by token."""
-
-    @property
-    def log_weights(self) -> Array:
-        """The log weight of each expert before the next token, shape (E,); they sum to 1 in
-        probability.
-        """
-
-    def update(self, logp_E: ArrayLike, token: int) -> float:
-        """Read one token and its log p(x_t | x_<t, D=j); return the mixture's log p(x_t | x_<t)."""
-
-    def restrict(self, best: Integers) -> None:
-        """Go on with the experts of these numbers alone, (k,): from now on E = k."""
 
 
 class AnyRoute(Protocol):
@@ -96,7 +82,7 @@ class Rule(ABC):
     def commit(self) -> Commit | None:
         """When to go on with the best experts alone; None: never."""
         chosen = self.ensemble
-        return Commit(chosen.commit, chosen.top_k) if chosen.commit else None
+        return Commit(chosen.commit, chosen.top_k, chosen.recall) if chosen.commit else None
 
     @property
     def is_fitted(self) -> bool:
@@ -140,6 +126,8 @@ class Rule(ABC):
         if self.needs_tokens and text is None:
             raise ValueError(f"the rule {self.ensemble.rule} needs the tokens beside their scores")
         kept = np.flatnonzero(np.isfinite(log_prior_E))
+        if self.commit is not None and self.commit.recall:
+            return self._mix_recalling(logp_EST, log_prior_E, kept, tokens, text)
         # A moving prior keeps another top-k in each window.
         if len(kept) == len(logp_EST) or self.ensemble.prior == "updating":
             return self._mix(logp_EST, log_prior_E, tokens, text, route)
@@ -162,6 +150,31 @@ class Rule(ABC):
     @abstractmethod
     def begin(self, log_prior_E: Array, route: AnyRoute | None = None) -> OnlineWeights:
         """Begin a text that is read token by token."""
+
+    def course(self, log_prior_E: Array, route: AnyRoute | None = None) -> Course:
+        """Begin a text that is read token by token, by some of the experts where it commits."""
+        return Course(lambda prior: self.begin(prior, route), log_prior_E, self.commit)
+
+    def _mix_recalling(
+        self,
+        logp_EST: NDArray[np.float32],
+        log_prior_E: Array,
+        kept: Integers,
+        tokens: int,
+        text: Text | None,
+    ) -> Mixed:
+        """Mix as `mix` does, one token after another: who reads one depends on those before."""
+        experts, _, window = logp_EST.shape
+        logp_EN = logp_EST.reshape(experts, -1)[kept, :tokens]
+        starts = np.flatnonzero(resets(self.ensemble.carry, tokens, window, text))
+        ids_N = np.zeros(tokens, np.int64) if text is None else text.ids
+        logp_N, weights_E, reads = np.empty(tokens), np.zeros(experts), 0
+        for start, stop in zip(starts, [*starts[1:], tokens], strict=True):
+            course, some = self.course(log_prior_E[kept]), slice(start, stop)
+            logp_N[some], log_weights_ET = follow(course, logp_EN[:, some], ids_N[some])
+            weights_E[kept] += np.exp(log_weights_ET).sum(axis=1)
+            reads += course.reads
+        return Mixed(logp_N, weights_E / tokens, reads / tokens)
 
 
 class SequenceRule(Rule):
@@ -193,7 +206,7 @@ class SequenceRule(Rule):
         """Mix sequences that each begin from the prior, (E,) or (E, S).
 
         Returns the mixture's log-probabilities, shape (S, T), and the weights before each token,
-        shape (E, S, T). `ValueError` for shapes that do not fit.
+        shape (E, S, T). `ValueError` for shapes that do not fit. Nobody is recalled.
         """
         scores_EST, log_prior_ES = _checked(logp_EST, log_prior)
         if self.commit is None or self.commit.tokens >= scores_EST.shape[2]:

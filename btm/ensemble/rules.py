@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from btm.config.checks import check_choice
 from btm.config.ensemble import EnsembleConfig
 from btm.ensemble import gate, posterior, tracking
+from btm.ensemble.course import OnlineWeights
 from btm.ensemble.posterior import Array, normalise
 from btm.ensemble.rule import (
     AnyRoute,
     Mixed,
-    OnlineWeights,
     Rule,
     SequenceRule,
     ValidScores,

@@ -49,6 +49,15 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """An average that a search by benchmarks tried, and the first metric of each task."""
+
+    weights: dict[str, float]
+    layers: dict[str, dict[str, float]]  # {pattern of tensor names: weights}
+    figures: dict[str, float | None]  # {task: value}; None: infinite, or undefined
+
+
+@dataclass(frozen=True)
 class Card:
     """The provenance of one ELM or average.
 
@@ -64,6 +73,8 @@ class Card:
     branch_method: str = "none"  # copy, uniform, argmax, posterior, token, weights; none: a root
     recipe: Json = field(default_factory=dict)  # of an average: how, where not linear
     estimator: str = ""  # how the parents' weights were found
+    # of an average that was searched by benchmarks: all that were tried, in that order
+    candidates: list[Candidate] = field(default_factory=list)
     delta: Json = field(default_factory=dict)  # of a sparse expert: density, budget, nonzeros, …
     # {dotted key: value} that its training depended on (btm/config/identity.py); empty: unknown
     settings: Json = field(default_factory=dict)
@@ -138,6 +149,7 @@ class Card:
             parents = values.get("parents", {}).items()
             values["parents"] = {name: Parent(**parent) for name, parent in parents}
             values["ancestors"] = [Spent(**spent) for spent in values.get("ancestors", [])]
+            values["candidates"] = [Candidate(**each) for each in values.get("candidates", [])]
             measured = values.get("measured", {}).items()
             values["measured"] = {domain: Measured(**found) for domain, found in measured}
             return checked(cls(**values))
@@ -147,7 +159,8 @@ class Card:
 
 def checked(card: Card) -> Card:
     """Check every value of a card and return it; `ValueError` if one is not of its field's type."""
-    for part in (*card.parents.values(), *card.ancestors, *card.measured.values()):
+    parts = (*card.parents.values(), *card.ancestors, *card.measured.values(), *card.candidates)
+    for part in parts:
         _typed(part)
     if len({tuple(sorted(part.seeds)) for part in card.measured.values()}) > 1:
         raise ValueError("measured names other seeds on one domain than on another")

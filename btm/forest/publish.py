@@ -5,7 +5,7 @@ is the step's to find (btm/steps/averages.py).
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ from btm.config.checks import check_name
 from btm.data import ends
 from btm.errors import UserError
 from btm.forest import index, ledger, model_card, tombstone
-from btm.forest.card import Card, Measured, Parent
+from btm.forest.card import Candidate, Card, Measured, Parent
 from btm.forest.forest import Forest
 from btm.forest.paths import ModelFolder
 from btm.models import average as averaging
@@ -32,21 +32,24 @@ def average(
     *,
     method: str = "weights",
     estimator: str = "",
+    candidates: Sequence[Candidate] = (),
     settings: Settings = Settings(),  # noqa: B008 - it is frozen
     alive: Callable[[], None] = lambda: None,
     measure: Callable[[Path, Card], dict[str, Measured]] = lambda folder, card: {},
 ) -> Path:
     """Publish the average of `parents` {ELM: weight} in ``averages/`` and return its folder.
 
-    `method` says where the weights come from, `estimator` in words how they were found. `measure`
-    gets the unpublished folder and returns losses by domain, which go on the card. If `name` is
-    already the same average of the same weights, nothing is done. Raises `UserError` for a name
-    that is not valid, an ELM that is not there, or one that is removed meanwhile.
+    `method` says where the weights come from, `estimator` in words how they were found, and
+    `candidates` what else was tried. `measure` gets the unpublished folder and returns losses by
+    domain, which go on the card. If `name` is already the same average of the same weights, nothing
+    is done. Raises `UserError` for a name that is not valid, an ELM that is not there, or one that
+    is removed meanwhile.
     """
     check_name(name, "average.name")
     target = forest.paths.average(name).path
     folders = {forest[parent].path: weight for parent, weight in parents.items() if weight != 0}
-    card = replace(_card(forest, name, parents, method, settings), estimator=estimator)
+    card = _card(forest, name, parents, method, settings)
+    card = replace(card, estimator=estimator, candidates=list(candidates))
     standing = ModelFolder(target).card
     if standing.exists() and _same(Card.read(standing), card):
         return target

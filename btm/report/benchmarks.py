@@ -20,6 +20,12 @@ class Metric:
     higher_is_better: bool | None = None
 
 
+def chief(task: str, metrics: Mapping[str, Sequence[Metric]]) -> Metric | None:
+    """Return the first metric of a task, or of a group; None if there is none."""
+    own = metrics.get(task) or next(iter(metrics.values()), [])
+    return own[0] if own else None
+
+
 @dataclass(frozen=True)
 class Measured:
     """One model on one task, or on one group of tasks, and all that its numbers depend on."""
@@ -41,8 +47,7 @@ class Measured:
     @property
     def chief(self) -> Metric | None:
         """The first metric of the task, or of the group."""
-        own = self.metrics.get(self.task) or next(iter(self.metrics.values()), [])
-        return own[0] if own else None
+        return chief(self.task, self.metrics)
 
 
 @dataclass(frozen=True)

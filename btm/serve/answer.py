@@ -1,10 +1,13 @@
 """One request while it is answered: its tokens, the weights of its members, its text.
 
+What members make of the tokens is noted as they read them (`heard`), and the weights follow as far
+as it is known (`follow`): where a member is recalled, they wait until it has read what it missed.
+
 Shapes: E members of the model that was asked for, k of them that are run, V tokens of the
 vocabulary. Log-probabilities in nats.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from btm.ensemble.posterior import Array
-from btm.ensemble.text import Integers
 from btm.forest import Model
 from btm.serve.catalog import Served
 from btm.serve.members.member import Found, Rest
@@ -27,8 +29,8 @@ class _Late(NamedTuple):
     """A token that was written and that a member did not list: the weights follow it later."""
 
     token: int
-    logp_k: Array
-    rests_k: list[Rest | None]
+    logp: dict[int, float]  # by each member that was run
+    rests: dict[int, Rest | None]
 
 
 class Answer:
@@ -40,47 +42,87 @@ class Answer:
         """Begin with a prompt that nothing has read."""
         self.number, self.request, self.served = number, request, served
         self.tokens = [served.start, *request.prompt]
-        self.active = list(range(len(served.members)))  # k
-        self.next: list[torch.Tensor] = []  # log p of the next token by each active member, k × (V)
-        self.scored = 1  # tokens that the weights have followed: nothing predicts the start
+        self.next: dict[int, torch.Tensor] = {}  # log p of the next token by each member, (V)
         self.rng = np.random.default_rng(request.sampling.seed)
         self.over = False
+        self.held: set[str] = set()  # the sha256 of members that keep something of the text
         self.lost: list[str] = []  # members that it had to go on without
-        self._rests: list[Rest | None] = []  # what is not known of `next`, k
+        self._rests: dict[int, Rest | None] = {}  # what is not known of `next`
+        self._loose: dict[tuple[int, int], float] = {}  # {(member, place): slack of its score}
         # Nats that the score of each member so far may be above the one that was used, where it may
         # be anything below too; 0: it is exact.
         self._slack_E = np.zeros(len(served.members))
         self._late: _Late | None = None
         self._listener = listener
         self._tokenizer = tokenizer
-        self._online = served.begin()
-        self._log_posterior_E = np.array(served.log_prior, np.float64)
+        self._course = served.begin()
+        self._known: dict[int, list[float]] = {}  # log p of the text's tokens by each member
         self._prompt: list[Token] = []
+        self._is_told = False  # that the prompt was read
         self._written = 0
+
+    @property
+    def active(self) -> list[int]:
+        """The members that are run, by number, in rising order (k)."""
+        return [int(j) for j in self._course.running]
+
+    @property
+    def wanted(self) -> list[int]:
+        """The members that are to read the text so far before it goes on."""
+        return [int(j) for j in self._course.wanted]
+
+    @property
+    def readers(self) -> list[int]:
+        """The members that read next: those that are wanted, or else those that run."""
+        return self.wanted or self.active
+
+    @property
+    def scored(self) -> int:
+        """The tokens that the weights have followed: nothing predicts the start."""
+        return 1 + self._course.tokens
 
     @property
     def keys(self) -> list[str]:
         """The sha256 of each active member."""
-        return [model.sha256 for model in self.models]
+        return self.keys_of(self.active)
 
     @property
     def models(self) -> list[Model]:
-        """The active members."""
-        return [self.served.members[j] for j in self.active]
+        """The members that read next."""
+        return [self.served.members[j] for j in self.readers]
+
+    @property
+    def may_need(self) -> list[str]:
+        """The sha256 of the members that it may still need."""
+        if self._course.may_recall or self._course.has_committed:
+            return self.keys_of(range(len(self.served.members)))
+        return self.keys
+
+    def keys_of(self, members: Iterable[int]) -> list[str]:
+        """Return the sha256 of members."""
+        return [self.served.members[j].sha256 for j in members]
 
     @property
     def to_read(self) -> int:
-        """The tokens that all active members read before anything else is decided.
+        """The tokens that its readers read before anything else is decided.
 
-        All that are known; or where the ensemble is going to commit within them, those until then.
+        All that are known; or where the ensemble is going to commit within them, those until then,
+        unless whole distributions are asked for of all that may be run after it.
         """
-        until = self._commits_at
-        return len(self.tokens) if until is None else min(until, len(self.tokens))
+        until = self._course.commits_at
+        if until is None or (self.needs_whole and self._course.may_recall):
+            return len(self.tokens)
+        return min(until + 1, len(self.tokens))
 
     @property
     def needs_scores(self) -> bool:
         """Whether the scores of the prompt make a difference."""
-        return len(self.active) > 1 or self.request.score_prompt
+        return bool(
+            len(self.active) > 1
+            or self.wanted
+            or self.request.score_prompt
+            or self._course.may_recall
+        )
 
     @property
     def needs_whole(self) -> bool:
@@ -90,7 +132,7 @@ class Answer:
     @property
     def log_weights(self) -> Array:
         """The log weight of each active member before the next token, (k,)."""
-        return self._online.log_weights
+        return self._course.log_weights
 
     def posterior(self) -> dict[str, float]:
         """Name the weight of each active member before the next token."""
@@ -103,10 +145,11 @@ class Answer:
         Σ_j w_j r_j, where r_j is the mass of the tokens that member j does not list, and how far
         the weights themselves may be off.
         """
-        masses_k = [0.0 if rest is None else rest.mass for rest in self._rests]
-        if not any(masses_k):
+        rests_k = [self._rests.get(j) for j in self.active]
+        masses_k = np.array([0.0 if rest is None else rest.mass for rest in rests_k])
+        if not masses_k.any():
             return self._doubt
-        return min(1.0, float(np.exp(self.log_weights) @ np.array(masses_k)) + self._doubt)
+        return min(1.0, float(np.exp(self.log_weights) @ masses_k) + self._doubt)
 
     @property
     def _doubt(self) -> float:
@@ -126,72 +169,113 @@ class Answer:
         raised = np.logaddexp.reduce(log_k[doubtful])
         return float(1 / (1 + np.exp(np.logaddexp.reduce(log_k[~doubtful]) - raised)))
 
-    def expect(self, found_k: Sequence[Found]) -> None:
+    def expect(self, found: Mapping[int, Found]) -> None:
         """Take the distributions of the next token, and what was late of the last one's scores."""
-        number = self.number
-        if self._late is not None:
-            token, logp_k, rests_k = self._late
-            self._late = None
-            exact_k = [found.exact.get(number) for found in found_k]
-            logp_k = np.array([x if e is None else e for x, e in zip(logp_k, exact_k, strict=True)])
-            for place, rest in enumerate(rests_k):
-                if rest is not None and token not in rest.listed and exact_k[place] is None:
-                    self._doubt_score(place, rest.most - float(logp_k[place]))
-            self._follow(token, logp_k)
-        self.next = [found.next[number] for found in found_k]
-        self._rests = [found.rest.get(number) for found in found_k]
+        number, late = self.number, self._late
+        self._late = None
+        # Where all that ran are lost, the token is followed once others have read it.
+        if late is not None and not self.wanted:
+            logp_k = []
+            for j in self.active:
+                exact, rest = found[j].exact.get(number), late.rests.get(j)
+                logp_k.append(late.logp[j] if exact is None else exact)
+                if exact is None and rest is not None and late.token not in rest.listed:
+                    self._loosen(j, rest.most - late.logp[j])
+            self._update(np.array(logp_k), late.token)
+        self.next |= {j: each.next[number] for j, each in found.items()}
+        self._rests |= {j: each.rest.get(number) for j, each in found.items()}
 
-    def saw(
-        self,
-        token: int,
-        logp_k: Array,
-        top: Sequence[tuple[int, float]] = (),
-        slack_k: Sequence[float] = (),
+    def heard(
+        self, first: int, scores: Mapping[int, Array], slack: Mapping[int, Array] | None = None
     ) -> None:
-        """Follow a token of the prompt that the active members gave log p `logp_k`.
+        """Note log p that members gave consecutive tokens of the text, from place `first` on.
 
-        Where `slack_k` is over 0 a score is not exact (`Found.slack`).
+        Where `slack` is over 0 a score is not exact (`Found.slack`).
         """
-        posterior = self.posterior() if self.request.posterior else None
-        bound = self._doubt
-        for place, slack in enumerate(slack_k):
-            if slack:
-                most = self.log_weights[place] + logp_k[place] + slack
-                bound = min(1.0, bound + float(np.exp(most)))
-                self._doubt_score(place, slack)
-        mixed = self._follow(token, logp_k)
-        if self.request.score_prompt:
-            each = self._by_name(logp_k)
-            self._prompt.append(Token(token, mixed, tuple(top), posterior, each, bound=bound))
+        for j, logp_T in scores.items():
+            known = self._known.setdefault(j, [])
+            # What it has read before is known.
+            known += logp_T[len(known) + 1 - first :].tolist()
+        for j, slack_T in (slack or {}).items():
+            self._loose |= {(j, first + int(t)): slack_T[t] for t in np.flatnonzero(slack_T)}
+
+    def follow(self, top: Callable[[int], Sequence[tuple[int, float]]] | None = None) -> None:
+        """Let the weights follow the text as far as the scores of those that are run are known.
+
+        `top` lists the likeliest tokens at a place, where they are asked for.
+        """
+        while self._recall() and self.scored < len(self.tokens):
+            place = self.scored
+            if any(len(self._known.get(j, ())) < place for j in self.active):
+                return
+            logp_k = np.array([self._known[j][place - 1] for j in self.active])
+            posterior = self.posterior() if self.request.posterior else None
+            each = self._by_name(logp_k) if self.request.score_prompt else None
+            likeliest = tuple(top(place)) if top else ()
+            bound = self._doubt_at(place, logp_k)
+            mixed = self._course.update(logp_k, self.tokens[place])
+            if self.request.score_prompt and not self._is_told:
+                token = self.tokens[place]
+                told = Token(token, mixed, likeliest, posterior, each, bound=bound)
+                self._prompt.append(told)
+
+    def _doubt_at(self, place: int, logp_k: Array) -> float:
+        """Bound how far the mixture's p of the text's token at a place may be off, before the
+        weights follow it, and note where its scores are not exact.
+        """
+        bound, log_weights = self._doubt, self.log_weights
+        for i, j in enumerate(self.active):
+            if slack := self._loose.get((j, place)):
+                bound = min(1.0, bound + float(np.exp(log_weights[i] + logp_k[i] + slack)))
+                self._loosen(j, slack)
+        return bound
+
+    def _loosen(self, j: int, slack: float) -> None:
+        """Note that a score of a member was not exact."""
+        self._slack_E[j] += max(slack, 1e-9)  # it may be less in any case
 
     def passed(self, tokens: int) -> None:
         """Note that so many tokens were read whose scores make no difference."""
-        self.scored = max(self.scored, tokens)
+        for token in self.tokens[self.scored : tokens]:
+            self._course.pass_over(token)
 
-    def commit(self) -> list[str]:
-        """Go on with the best members alone once it is time; return the sha256 of the others."""
-        rule = self.served.rule.commit
-        if rule is None or self.scored != self._commits_at:
-            return []
-        before = set(self.keys)
-        if self._slack_E[self.active].any():
-            self._slack_E[:] = np.inf  # others might be the best
-        self._restrict(rule.best(self._log_posterior_E[self.active]))
-        return sorted(before - set(self.keys))
+    @property
+    def is_followed(self) -> bool:
+        """Whether all members that are run have read the whole text."""
+        return not self.wanted and self.scored == len(self.tokens)
+
+    def let_go(self) -> list[str]:
+        """Forget what members that are not run made of the text; return the sha256 of those that
+        still keep something of it.
+        """
+        gone = sorted(self.held.difference(self.keys))
+        self.held.difference_update(gone)
+        self.next = {j: logp_V for j, logp_V in self.next.items() if j in self.active}
+        if not self._course.may_recall:
+            self._known = {}
+        return gone
 
     def lose(self, sha256: str, why: str) -> None:
-        """Go on without a member that does not answer any more; the last one ends the request."""
-        left = [i for i, key in enumerate(self.keys) if key != sha256]
-        if self.over or len(left) == len(self.active):
+        """Go on without a member that does not answer any more; without any the request ends."""
+        if self.over:
             return
-        self.lost += [model.name for model in self.models if model.sha256 == sha256]
-        if left:
-            self._restrict(np.array(left))
-        else:
-            self.finish("error", error=why)
+        needed = {*self.active, *self.wanted}
+        for j, model in enumerate(self.served.members):
+            if model.sha256 != sha256:
+                continue
+            if j in needed:
+                self.lost.append(model.name)
+            self._known.pop(j, None)
+            self.next.pop(j, None)
+            self._rests.pop(j, None)
+            if not self._course.lose(j):
+                self.finish("error", error=why)
 
     def tell_prompt(self) -> None:
         """Tell that the prompt was read; a request for nothing more is over."""
+        if self._is_told:
+            return
+        self._is_told = True
         self._tell(Prompt(tuple(self._prompt)))
         self._prompt = []
         if self.request.max_tokens == 0:
@@ -207,11 +291,13 @@ class Answer:
             self.finish("stop", token)
             return
         self.tokens.append(token)
-        if any(rest is not None and token not in rest.listed for rest in self._rests):
+        own = dict(zip(self.active, logp_k.tolist(), strict=True))
+        rests = {j: self._rests.get(j) for j in own}
+        if any(rest is not None and token not in rest.listed for rest in rests.values()):
             # A member may tell the score after all, with the next distribution.
-            self._late = _Late(token, logp_k, self._rests)
+            self._late = _Late(token, own, rests)
         else:
-            self._follow(token, logp_k)
+            self._update(logp_k, token)
         self._written += 1
         text = self._text.add(token)
         self._tell(Token(token, logp, tuple(top), posterior, text=text, bound=bound))
@@ -237,33 +323,24 @@ class Answer:
         """The text so far; made by the engine's thread, which alone may use its tokenizer."""
         return StoppedText(self._tokenizer, self.request.prompt, self.request.stop)
 
-    @property
-    def _commits_at(self) -> int | None:
-        """The tokens, the start among them, after which the best go on alone; None: no more."""
-        rule = self.served.rule.commit
-        if rule is None or len(self.active) <= rule.experts:
-            return None
-        return rule.tokens + 1
+    def _update(self, logp_k: Array, token: int) -> None:
+        """Let the weights follow a token that was written."""
+        before = self.active
+        self._course.update(logp_k, token)
+        if self._course.may_recall:
+            for j, own in zip(before, logp_k.tolist(), strict=True):
+                self._known.setdefault(j, []).append(own)
+        if self.active != before and self._slack_E[before].any():
+            self._slack_E[:] = np.inf  # others might be the best
 
-    def _follow(self, token: int, logp_k: Array) -> float:
-        self.scored += 1
-        self._log_posterior_E[self.active] += logp_k
-        return self._online.update(logp_k, token)
-
-    def _restrict(self, places: Integers) -> None:
-        """Go on with the active members at these places alone."""
-        self._online.restrict(places)
-        self.active = [self.active[i] for i in places]
-        if self.next:
-            self.next = [self.next[i] for i in places]
-            self._rests = [self._rests[i] for i in places]
-        if (late := self._late) is not None:
-            kept = [late.rests_k[i] for i in places]
-            self._late = _Late(late.token, late.logp_k[places], kept)
-
-    def _doubt_score(self, place: int, slack: float) -> None:
-        """Note that the score of the active member at a place was not exact."""
-        self._slack_E[self.active[place]] += max(slack, 1e-9)  # it may be less in any case
+    def _recall(self) -> bool:
+        """Let wanted members come back once they have read what they missed; tell if none is."""
+        told = self._course.tokens
+        if any(len(self._known.get(j, ())) < told for j in self.wanted):
+            return False
+        if self.wanted:
+            self._course.recall([self._known[j][:told] for j in self.wanted])
+        return True
 
     def _by_name(self, values_k: Array) -> dict[str, float]:
         members = [self.served.members[j].name for j in self.active]

@@ -1,10 +1,12 @@
 """The models that a server answers by name: the ensemble, each of its rules, ELMs and averages.
 
 `forest` is the ensemble under the rule of `ensemble.rule`; `forest:gated` is the same experts under
-another rule; every ELM, average, student and mixture of experts has its own name.
+another rule; `forest[law,code]` and `forest:gated[law,code]` are some of them alone; every ELM,
+average, student and mixture of experts has its own name.
 """
 
 import logging
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,8 +19,9 @@ from btm.config.schema import Config
 from btm.data.ends import ends_of_folders
 from btm.data.tokenizer import bos_of_copy, load_tokenizer, size_of
 from btm.ensemble import generate as online
+from btm.ensemble.course import Course
 from btm.ensemble.posterior import Array
-from btm.ensemble.rule import AnyRoute, OnlineWeights, Rule
+from btm.ensemble.rule import AnyRoute, Rule
 from btm.ensemble.rules import RULES, rule_of
 from btm.errors import UserError
 from btm.forest import Forest, Model, find_model
@@ -30,6 +33,8 @@ from btm.serve.members.remote.experts import RemoteModel, Remotes
 from btm.steps import domain_weights
 
 _log = logging.getLogger("btm.serve")
+_SOME = re.compile(r"(?P<whole>[^\[\]]+)\[(?P<names>[^\[\]]*)\]")  # forest:gated[law,code]
+_MOST = 64  # ensembles of some experts that are kept made
 
 
 class UnknownModelError(UserError):
@@ -52,9 +57,9 @@ class Served:
     route: AnyRoute | None = None
     loaded: str = ""  # what its members are loaded as (LoadConfig.word); empty: in float32
 
-    def begin(self) -> OnlineWeights:
-        """Begin a text: the weights of its members before the first token."""
-        return self.rule.begin(self.log_prior, self.route)
+    def begin(self) -> Course:
+        """Begin a text: which members read it, and their weights before the first token."""
+        return self.rule.course(self.log_prior, self.route)
 
 
 class Catalog:
@@ -73,6 +78,8 @@ class Catalog:
         self.remotes = Remotes(remote_experts(config.serve.remote), mine, self.start)
         self._served: Mapping[str, Served] = {}
         self._stands: list[Model] = []  # what the models that are served are made of
+        self._members: list[Model] = []  # of the ensemble
+        self._some: dict[str, Served] = {}  # ensembles of some of them that were asked for
         self._said: set[str] = set()  # warnings
         self.refresh()
 
@@ -94,7 +101,7 @@ class Catalog:
         found: dict[str, Served] = {}
         for served in (*self._ensembles(members), *map(self._alone, stands)):
             found.setdefault(served.name, served)
-        self._served, self._stands = found, stands
+        self._served, self._stands, self._members, self._some = found, stands, members, {}
         return True
 
     def __iter__(self) -> Iterator[Served]:
@@ -103,11 +110,33 @@ class Catalog:
 
     def find(self, name: str) -> Served:
         """Find a model by its name; `UnknownModelError` lists those there are."""
-        if (served := self._served.get(name)) is None:
-            raise UnknownModelError(
-                f"no model {name!r} is served here; there are {', '.join(self._served)}"
-            )
-        return served
+        if (served := self._served.get(name)) is not None:
+            return served
+        if (asked := _SOME.fullmatch(name)) is not None:
+            return self._of_some(asked["whole"], asked["names"].split(","))
+        raise UnknownModelError(
+            f"no model {name!r} is served here; there are {', '.join(self._served)}"
+        )
+
+    def _of_some(self, whole: str, names: list[str]) -> Served:
+        """Make the ensemble of some experts, in the order of all, under the rule of `whole`."""
+        if self.find(whole).kind != "ensemble":
+            raise UnknownModelError(f"{whole} is one model; experts are chosen of an ensemble")
+        stands, some = self._members, self._some  # a refresh replaces both
+        known = [model.name for model in stands]
+        for name in names:
+            if name not in known:
+                raise UnknownModelError(f"no expert {name!r} in {whole}; there are {_list(known)}")
+            if names.count(name) > 1:
+                raise UnknownModelError(f"{whole}[{_list(names)}]: {name} stands there twice")
+        chosen = [model for model in stands if model.name in names]
+        called = f"{whole}[{','.join(model.name for model in chosen)}]"
+        if called not in some:
+            made = self._ensemble(called, chosen, self._under(whole.partition(":")[2]))
+            while len(some) >= _MOST:
+                some.pop(next(iter(some)), None)
+            some[called] = made
+        return some[called]
 
     def _ensembles(self, members: list[Model]) -> Iterator[Served]:
         """Yield the ensemble under the rule that is set, and under each rule that it can have."""
@@ -115,10 +144,14 @@ class Catalog:
             return
         yield self._ensemble(ENSEMBLE, members, self.config)
         for word in RULES:
-            config = replace(self.config, ensemble=replace(self.config.ensemble, rule=word))
             # A router may not have been made for these experts, or the ensemble commits.
             with suppress(UserError):
-                yield self._ensemble(f"{ENSEMBLE}:{word}", members, config)
+                yield self._ensemble(f"{ENSEMBLE}:{word}", members, self._under(word))
+
+    def _under(self, rule: str) -> Config:
+        """Return the settings with another rule; "": those that are set."""
+        ensemble = replace(self.config.ensemble, rule=rule or self.config.ensemble.rule)
+        return replace(self.config, ensemble=ensemble)
 
     def _models(self, names: Iterable[str]) -> list[Model]:
         """Find models; while a server runs, one that is gone or unreadable is left out, and said
@@ -172,7 +205,7 @@ class Catalog:
         return replace(made, log_prior=log_prior_E, route=route)
 
     def _alone(self, model: Model) -> Served:
-        rule = rule_of(replace(self.config.ensemble, rule="bayes", commit=0, top_k=0))
+        rule = rule_of(replace(self.config.ensemble, rule="bayes", commit=0, top_k=0, recall=False))
         return self._made(model.name, model.kind, [model], rule)
 
     def _made(self, name: str, kind: str, members: list[Model], rule: Rule) -> Served:
@@ -196,3 +229,7 @@ class Catalog:
             context=min((limit for limit in limits if limit), default=0),
             loaded=self.config.load.word,
         )
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names)

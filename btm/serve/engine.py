@@ -8,16 +8,19 @@ reads the new tokens of all its requests in one pass, and all members are asked 
 (btm/serve/members/member.py).
 
 A member that an ensemble has let go of (``ensemble.commit``) is not run for that request, and keeps
-nothing of it. One that is lost, as when its machine died, is left out: the request goes on with the
-weights of the others, normalised among them.
+nothing of it. Where it is recalled the request waits until it has read the text so far, piece by
+piece as a prompt, while others go on; so the answer is that of one text alone. A member that is
+lost, as when its machine died, is left out: the request goes on with the weights of the others,
+normalised among them, or if none runs recalls those that it had let go of.
 """
 
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,9 +31,11 @@ from btm.forest import Model, find_model
 from btm.models import causal_lm
 from btm.serve.answer import Answer
 from btm.serve.catalog import Catalog, Served
+from btm.serve.limits import Counts, FullError, Limits, TooLongError
 from btm.serve.members.loading import Members
 from btm.serve.members.member import RUNNING, LostError, Member, Piece
 from btm.serve.request import Listener, Request
+from btm.serve.shares import in_turn, may_wait, without
 
 if TYPE_CHECKING:
     from btm.serve.prefill import Prefill
@@ -40,31 +45,22 @@ _log = logging.getLogger("btm.serve")
 _PADDED = 8192  # tokens of prompts that are read at once, padding among them
 
 
-class TooLongError(UserError):
-    """Prompt and answer have more tokens than a model has positions, or than the server allows."""
+@dataclass(frozen=True, eq=False)
+class Borrower:
+    """Someone who waits for the use of a member."""
 
+    model: Model
+    use: Callable[[Member], object]
+    result: Future[Any] = field(default_factory=Future)
 
-class FullError(UserError):
-    """As many requests wait as may."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The most requests and tokens that the engine takes on at once."""
-
-    running: int = 16  # requests that are read and written at once
-    waiting: int = 64  # requests that wait for a place
-    context: int = 0  # tokens of a prompt and its answer; 0: what the members have positions for
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Requests in the engine now, and tokens since it began."""
-
-    running: int
-    waiting: int
-    read: int  # tokens of prompts
-    written: int
+    def call(self, members: Members) -> None:
+        """Use the member, and keep what came of it, unless nobody waits for it any more."""
+        if not self.result.set_running_or_notify_cancel():
+            return
+        try:
+            self.result.set_result(self.use(members[self.model.sha256]))
+        except Exception as error:
+            self.result.set_exception(error)
 
 
 class Engine:
@@ -84,6 +80,7 @@ class Engine:
         self._running: list[Answer] = []  # those that are written
         self._reading: Prefill | None = None
         self._cancelled: set[int] = set()
+        self._borrowers: list[Borrower] = []
         self._wake = threading.Condition()
         self._number = self._read = self._written = 0
         self._closing = self._news = self._untidy = False
@@ -127,7 +124,7 @@ class Engine:
         with self._wake:
             if self._closing:
                 raise FullError("the server is stopping")
-            if len(self._waiting) >= self.limits.waiting:
+            if not may_wait(request.owner, self._waiting, self.limits.waiting):
                 raise FullError(f"{len(self._waiting)} requests wait already: try again later")
             self._number += 1
             answer = Answer(self._number, request, served, listener, self.catalog.tokenizer)
@@ -140,6 +137,20 @@ class Engine:
         with self._wake:
             self._cancelled.add(number)
             self._wake.notify()
+
+    def borrow(self, model: Model, use: Callable[[Member], object]) -> Future[Any]:
+        """Have the engine's thread call `use` with the member of a model, between two steps, once
+        it is loaded; the result has what it returns, or raises.
+
+        Nothing else is read or written meanwhile.
+        """
+        borrower = Borrower(model, use)
+        with self._wake:
+            if self._closing:
+                raise FullError("the server is stopping")
+            self._borrowers.append(borrower)
+            self._wake.notify()
+        return borrower.result
 
     def tidy(self) -> None:
         """Let go of the models that the catalog has no more, once nothing is written with them."""
@@ -179,10 +190,14 @@ class Engine:
                 self._fail(error)
         for answer in self._all():
             answer.finish("cancelled")
+        for borrower in self._borrowers:
+            borrower.result.cancel()
 
     def _busy(self) -> bool:
-        return bool(self._reading or self._running) or any(
-            self._is_ready(answer) for answer in list(self._waiting)
+        if self._reading or any(answer.is_followed for answer in self._running):
+            return True
+        return any(self._is_ready(answer) for answer in [*self._running, *self._waiting]) or any(
+            self._can_lend(borrower) for borrower in self._borrowers
         )
 
     def step(self) -> None:
@@ -199,7 +214,8 @@ class Engine:
             self._untidy = False
             served = {member.sha256 for each in self.catalog for member in each.members}
             with self._wake:
-                self.members.keep(served.union(*(answer.keys for answer in self._all())))
+                self.members.keep(served.union(*(answer.may_need for answer in self._all())))
+        self._lend()
         if self._reading is None:
             self._admit()
         if self._reading is not None and self._read_on(self._reading):
@@ -238,22 +254,29 @@ class Engine:
                 self._reading = None
 
     def _admit(self) -> None:
-        """Begin to read requests that wait, the oldest first, as many as there are places for."""
+        """Begin to read texts for members that are recalled, and requests that wait, in turn, as
+        many as there are places for.
+        """
         from btm.serve.prefill import Prefill
 
         places = self.limits.running - len(self._running)
         chosen: list[Answer] = []
         width = 0
         with self._wake:
-            for answer in list(self._waiting):
+            recalling = [answer for answer in self._running if answer.wanted]
+            for answer in [*recalling, *in_turn(self._waiting, self._running)]:
                 width = max(width, answer.to_read)
-                if len(chosen) >= places or (chosen and width * (len(chosen) + 1) > _PADDED):
+                is_new = answer not in recalling
+                if (is_new and not places) or (chosen and width * (len(chosen) + 1) > _PADDED):
                     break
-                if self._is_ready(answer):
+                # A member that turns out to be lost is not wanted any more.
+                if self._is_ready(answer) and (is_new or answer.wanted):
                     chosen.append(answer)
-            self._waiting = deque(a for a in self._waiting if a not in chosen and not a.over)
+                    places -= is_new
+            self._waiting = deque(a for a in without(self._waiting, chosen) if not a.over)
+        self._forget([a.number for a in self._running if a.over])
         if chosen:
-            self._taken += chosen
+            self._taken += [a for a in chosen if a not in recalling]
             self._reading = Prefill(chosen, self.members)
 
     def _is_ready(self, answer: Answer) -> bool:
@@ -264,13 +287,29 @@ class Engine:
             answer.lose(error.sha256, str(error))
             if not answer.over:
                 return self._is_ready(answer)
-            self._waiting.remove(answer)
+            if answer in self._waiting:
+                self._waiting.remove(answer)
             return False
         except Exception as error:
             _log.error("a model did not load: %s", error)
             answer.finish("error", error=_said(error))
-            self._waiting.remove(answer)
+            if answer in self._waiting:
+                self._waiting.remove(answer)
             return False
+
+    def _lend(self) -> None:
+        """Let those use their member whose member is loaded."""
+        with self._wake:
+            ready = [borrower for borrower in self._borrowers if self._can_lend(borrower)]
+            self._borrowers = [each for each in self._borrowers if each not in ready]
+        for borrower in ready:
+            borrower.call(self.members)
+
+    def _can_lend(self, borrower: Borrower) -> bool:
+        try:
+            return self.members.ready([borrower.model], self._tell_news)
+        except Exception:  # of loading: the borrower is told when it is called
+            return True
 
     def _tell_news(self) -> None:
         with self._wake:
@@ -282,43 +321,53 @@ class Engine:
         by the best members alone.
         """
         self._read += read.read
-        again = [a for a in read.answers if a.scored < len(a.tokens)]
+        for answer in read.answers:
+            answer.follow()  # as far as it can: recalled members may have missed a prompt's end
+        again = [a for a in read.answers if not (a.is_followed or a.wanted)]
         for answer in again:
-            answer.commit()
-            answer.next = []
-        new = [a for a in read.answers if a not in again]
-        for answer in new:
-            self._commit(answer)
-            answer.tell_prompt()
+            answer.next = {}
+            answer.held.clear()
+        for answer in read.answers:
+            if answer.is_followed:
+                self._let_go(answer)
+                answer.tell_prompt()
         read.drop([a.number for a in read.answers if a in again or a.over])
         for sha, group in read.groups.items():
             self.members[sha].join(group)
-        self._running += [a for a in new if not a.over]
+        self._running += [a for a in read.answers if a not in self._running and not a.over]
+        self._forget([a.number for a in self._running if a.over])
         self._reading = None
         with self._wake:
             self._waiting.extendleft(reversed(again))
             self._taken = [a for a in self._taken if a not in again]
 
-    def _commit(self, answer: Answer) -> None:
-        for sha in answer.commit():
-            self.members[sha].drop([answer.number])
+    def _let_go(self, answer: Answer) -> None:
+        """Have the members forget a request that are not run for it any more."""
+        loaded = self.members.loaded()
+        for sha in answer.let_go():
+            if sha in loaded:
+                self.members[sha].drop([answer.number])
 
     def _write(self) -> None:
         """Choose the next token of all that is being written, and read it."""
-        for group in self._alike():
+        being_read = self._reading.answers if self._reading else []
+        written = [a for a in self._running if a.is_followed and a not in being_read]
+        for group in self._alike(written):
             self._choose(group)
         self._forget([a.number for a in self._running if a.over])
         tokens: dict[str, dict[int, list[int]]] = {}
-        for answer in self._running:
-            self._commit(answer)
-            answer.next = []
-            for sha in answer.keys:
-                tokens.setdefault(sha, {})[answer.number] = answer.tokens[-1:]
+        for answer in written:
+            if not answer.over:
+                self._let_go(answer)
+                for sha in answer.keys:
+                    tokens.setdefault(sha, {})[answer.number] = answer.tokens[-1:]
         found, lost = self.members.read({sha: (RUNNING, Piece(new)) for sha, new in tokens.items()})
         self._lose(lost)
-        for answer in self._running:
-            answer.expect([found[sha] for sha in answer.keys])
-            self._commit(answer)  # where the weights could follow the token only now
+        for answer in written:
+            if not answer.over:
+                answer.next = {}
+                keys = zip(answer.active, answer.keys, strict=True)
+                answer.expect({j: found[sha] for j, sha in keys})
 
     def _lose(self, lost: Mapping[str, LostError]) -> None:
         """Go on without members that do not answer any more."""
@@ -326,13 +375,15 @@ class Engine:
             _log.warning("a member is lost: %s", error)
             for answer in self._taken:
                 answer.lose(sha, str(error))
+        if self._reading is not None:
+            self._reading.lose(lost)
         if lost:
             self._forget([a.number for a in self._running if a.over])
 
-    def _alike(self) -> Iterator[list[Answer]]:
-        """Yield the requests that are being written, those with the same members together."""
+    def _alike(self, answers: Iterable[Answer]) -> Iterator[list[Answer]]:
+        """Yield requests, those that the same members are run for together."""
         groups: dict[tuple[str, ...], list[Answer]] = {}
-        for answer in self._running:
+        for answer in answers:
             groups.setdefault(tuple(answer.keys), []).append(answer)
         yield from groups.values()
 
@@ -341,14 +392,15 @@ class Engine:
         from btm.serve.mixing import likeliest, mix
 
         weights = [a.log_weights for a in group]
-        logp_BV = mix([a.next for a in group], weights, group[0].served.vocabulary)
+        next_BkV = [[a.next[j] for j in a.active] for a in group]
+        logp_BV = mix(next_BkV, weights, group[0].served.vocabulary)
         best = logp_BV.argmax(1).tolist()
         for i, answer in enumerate(group):
             sampling = answer.request.sampling
             token = best[i]
             if sampling.temperature > 0 or sampling.bias:
                 token = pick(logp_BV[i].cpu().numpy(), sampling, answer.rng)
-            logp_k = np.array([float(logp_V[token]) for logp_V in answer.next])
+            logp_k = np.array([float(logp_V[token]) for logp_V in next_BkV[i]])
             top = likeliest(logp_BV[i], answer.request.top)
             self._written += 1
             answer.write(token, float(logp_BV[i, token]), logp_k, top)

@@ -25,6 +25,7 @@ class Request:
     top: int = 0  # likeliest tokens that are told of each token
     score_prompt: bool = False  # tell the prompt's own log-probabilities
     posterior: bool = False  # tell the weight of each member before each token
+    owner: str = ""  # who asks: places are shared out among owners
 
 
 @dataclass(frozen=True)

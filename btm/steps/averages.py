@@ -6,17 +6,19 @@ What must be found for it first is in recipe.py; btm/forest/publish.py writes it
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 from btm.config.average import check_average_weights
 from btm.config.schema import Config
 from btm.ensemble import score as scoring
 from btm.errors import UserError
 from btm.forest import Forest, Model, publish, require_same_tokenizer
-from btm.forest.card import Card, Measured
+from btm.forest.card import Candidate, Card, Measured
 from btm.forest.paths import ModelFolder
 from btm.forest.suites import open_suites
 from btm.report import Reporter, quiet
 from btm.steps import held_out, recipe, score_cache, search
+from btm.steps.bench import search as by_tasks
 from btm.steps.beside import seeds
 from btm.steps.plan import Plan
 
@@ -35,12 +37,12 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
     plan_of_average(config)  # refuses what does not stand, before any weight is looked for
     config = _with_method(config)
     elms = forest.experts(config.average.experts)
-    estimator = ""
+    estimator, candidates = "", list[Candidate]()
     if how == search.METHOD:
-        if search.stands(config, forest, name):
+        found = _search_of(config).search(config, forest, name, reporter)
+        if found is None:
             return forest.paths.average(name).path
-        found = search.search(config, forest, name, reporter)
-        weights, estimator = found.weights, found.estimator
+        weights, estimator, candidates = found.weights, found.estimator, found.candidates
         config = replace(config, average=replace(config.average, layers=found.layers))
     elif how == "weights":
         weights = check_average_weights(config.weights, config.average)
@@ -60,12 +62,13 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
         weights,
         method=how,
         estimator=estimator,
+        candidates=candidates,
         settings=settings,
         alive=reporter.alive,
         measure=measuring(config, forest, reporter),
     )
     if how == search.METHOD:
-        search.finished(config, forest)
+        found.state.unlink(missing_ok=True)
     for line in worth(Card.read(ModelFolder(path).card)):
         reporter.line(line)
     return path
@@ -84,7 +87,7 @@ def plan_of_average(config: Config) -> Plan:
     base = [forest[config.average.base].path] if config.average.base else []
     weights = "given" if how == "weights" else how
     if how == search.METHOD:
-        weights = search.plan(config, forest)
+        weights = _search_of(config).plan(config, forest)
     measured = "; measured on valid splits, the seed beside it" if config.average.measure else ""
     return Plan(
         "average",
@@ -173,6 +176,11 @@ def _measure(
         beside = {name: nats[sha256] for name, sha256 in digests.items()}
         found[domain] = Measured(nats[card.sha256], beside, tokens, config.window)
     return found
+
+
+def _search_of(config: Config) -> ModuleType:
+    """Return the module that searches: by gradient on valid text, or by benchmark."""
+    return by_tasks if config.average.search == "tasks" else search
 
 
 def average_of(config: Config) -> tuple[str, str]:

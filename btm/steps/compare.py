@@ -198,6 +198,7 @@ def _ensemble_rows(scene: _Scene, members: list[ELM]) -> list[Measured]:
     if not chosen.commit:
         return [mixed, top]
     name = f"commit to {chosen.top_k} after {chosen.commit}"
+    name += ", recalling" if chosen.recall else ""
     return [mixed, _mixed(scene, members, name, "commit"), top]
 
 

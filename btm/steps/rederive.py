@@ -300,7 +300,8 @@ def _average_again(config: Config, forest: Forest, old: Old, reporter: Reporter)
     if not kept:
         return {"now": "deleted", "why": "none of its parents is left"}
     if method not in _AVERAGES:
-        again = "btm average average.search=valid" if method == "search" else "btm average"
+        on = "tasks" if old.card.candidates else "valid"
+        again = f"btm average average.search={on}" if method == "search" else "btm average"
         why = f"{method!r} weights cannot be found again from its card: make it with {again}"
         return {"now": "deleted", "why": why}
     if settings is None:

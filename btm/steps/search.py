@@ -13,7 +13,7 @@ The state is written after each loss, so a search that is killed goes on.
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from btm.data.batches import Windows, windows
 from btm.data.shards import Shard
 from btm.errors import UserError
 from btm.forest import ELM, Forest
-from btm.forest.card import Card
+from btm.forest.card import Candidate, Card
 from btm.forest.suites import open_suites
 from btm.models import causal_lm
 from btm.models import weights as wt
@@ -54,6 +54,8 @@ class Found:
     weights: dict[str, float]  # of the tensors that no pattern of average.groups matches
     layers: dict[str, dict[str, float]]  # {pattern: weights}
     estimator: str  # what was asked for, and what came of it
+    state: Path  # the file of the search's state, to be deleted once the average is published
+    candidates: list[Candidate] = field(default_factory=list)  # all that were tried, by benchmarks
 
 
 @dataclass
@@ -76,18 +78,22 @@ class _Problem:
     asked: str  # all that the result depends on, in words
 
 
-def search(config: Config, forest: Forest, name: str, reporter: Reporter = quiet) -> Found:
-    """Find the weights of least loss among `average.budget` tried, and say what they gave."""
+def search(config: Config, forest: Forest, name: str, reporter: Reporter = quiet) -> Found | None:
+    """Find the weights of least loss among `average.budget` tried, and say what they gave; None
+    where the average `name` is what this search has found before.
+    """
     import torch
 
     problem = _problem(config, forest)
+    if stands(forest, name, problem.asked):
+        return None
     suite = open_suites(config)
     held_out.refuse(forest, suite, problem.shards, problem.elms, reporter)
     device = causal_lm.pick_device(config.trainer.device)
     model = causal_lm.load_trainable(problem.elms[0].path, device).eval()
     average = AverageWithGradient([elm.path for elm in problem.elms], config.average.groups, model)
     read = [windows(s, config.window, config.trainer.valid_tokens) for s in problem.shards]
-    file = _state_file(forest, problem)
+    file = state_file(forest, problem.asked)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     state = _state(file) or _begin(config, forest, problem, reporter)
@@ -101,7 +107,7 @@ def search(config: Config, forest: Forest, name: str, reporter: Reporter = quiet
             nats = _backward(model, read, config.trainer.batch_size, reporter.alive, told)
             state = advanced(state, nats, weights_GE, average.gradient())
             durable.write_json(file, asdict(state))
-    return _found(config, problem, state, average.sizes_G)
+    return _found(config, problem, state, average.sizes_G, file)
 
 
 def plan(config: Config, forest: Forest) -> str:
@@ -113,15 +119,10 @@ def plan(config: Config, forest: Forest) -> str:
     return f"searched ({config.average.budget} losses on valid of {on})"
 
 
-def finished(config: Config, forest: Forest) -> None:
-    """Delete the state of a search whose average is published."""
-    _state_file(forest, _problem(config, forest)).unlink(missing_ok=True)
-
-
-def stands(config: Config, forest: Forest, name: str) -> bool:
-    """Tell whether the average `name` is what this search has found before."""
+def stands(forest: Forest, name: str, asked: str) -> bool:
+    """Tell whether the card of the average `name` says that it was found by what is `asked`."""
     file = forest.paths.average(name).card
-    return file.is_file() and Card.read(file).estimator.startswith(_problem(config, forest).asked)
+    return file.is_file() and Card.read(file).estimator.startswith(asked)
 
 
 def softmax(logits_GE: Matrix) -> Matrix:
@@ -151,8 +152,8 @@ def advanced(state: State, nats: float, weights_GE: Matrix, by_weight_GE: Matrix
     )
 
 
-def _problem(config: Config, forest: Forest) -> _Problem:
-    """Collect the models, the text and the words of a search."""
+def weighed(config: Config, forest: Forest) -> list[ELM]:
+    """List the models that a search weighs: the experts, and the seed or average.base."""
     experts = forest.experts(config.average.experts)
     base = config.average.base or config.seed.name
     among = [elm.name for elm in experts]
@@ -162,15 +163,25 @@ def _problem(config: Config, forest: Forest) -> _Problem:
             f"average.search: {forest.root} has {', '.join(among) or 'no ELM'} alone; wanted two "
             "ELMs or more to weigh"
         )
-    suite, chosen = open_suites(config), config.average
+    return elms
+
+
+def in_words(elms: Sequence[ELM], groups: Sequence[str]) -> str:
+    """Name what is weighed, with the beginning of each sha256, and the groups of tensors."""
+    who = ", ".join(f"{elm.name} ({elm.card.sha256[:8]})" for elm in elms)
+    return who + (f"; groups {', '.join(groups)}" if groups else "")
+
+
+def _problem(config: Config, forest: Forest) -> _Problem:
+    """Collect the models, the text and the words of a search."""
+    elms, chosen = weighed(config, forest), config.average
+    suite, experts = open_suites(config), forest.experts(chosen.experts)
     shards = [suite.shard(d, "valid") for d in finding.meant_for(config, experts)]
     where = ", ".join(f"{shard.domain}/valid ({shard.sha256[:16]})" for shard in shards)
-    who = ", ".join(f"{elm.name} ({elm.card.sha256[:8]})" for elm in elms)
-    groups = f"; groups {', '.join(chosen.groups)}" if chosen.groups else ""
     asked = (
         f"gradient search, {chosen.budget} losses, each on the first "
         f"{config.trainer.valid_tokens} tokens, in windows of {config.window}, of {where}; "
-        f"over {who}{groups}"
+        f"over {in_words(elms, chosen.groups)}"
     )
     return _Problem(elms, shards, asked)
 
@@ -223,29 +234,36 @@ def _backward(
     return mean
 
 
-def _found(config: Config, problem: _Problem, state: State, sizes_G: NDArray[np.float64]) -> Found:
-    """Read the best weights out of a finished search.
-
-    A model of a negligible share in every group is dropped, as a parent's is elsewhere.
-    """
+def _found(
+    config: Config, problem: _Problem, state: State, sizes_G: NDArray[np.float64], file: Path
+) -> Found:
+    """Read the best weights out of a finished search."""
     weights_GE = softmax(np.array(state.best))
     if sizes_G[0] == 0:  # the patterns match all: the card shows the mean over the parameters
         weights_GE[0] = sizes_G @ weights_GE / sizes_G.sum()
-    kept = [j for j in range(len(problem.elms)) if weights_GE[:, j].max() >= NEGLIGIBLE]
-
-    def named(group: int) -> dict[str, float]:
-        return {problem.elms[j].name: float(weights_GE[group, j]) for j in kept}
-
-    layers = {pattern: named(i + 1) for i, pattern in enumerate(config.average.groups)}
+    weights, layers = named(weights_GE, problem.elms, config.average.groups)
     said = (
         f"{problem.asked}; began at {state.losses[0]:.4f}, found {min(state.losses):.4f} "
         "nats/token there"
     )
-    return Found(named(0), layers, said)
+    return Found(weights, layers, said, file)
 
 
-def _state_file(forest: Forest, problem: _Problem) -> Path:
-    digest = hashlib.sha256(problem.asked.encode()).hexdigest()
+def named(
+    weights_GE: Matrix, elms: Sequence[ELM], groups: Sequence[str]
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Name weights: {ELM: weight} of the tensors of no group, {pattern: {ELM: weight}} of others.
+
+    A model of a negligible share in every group is dropped, as a parent's is elsewhere.
+    """
+    kept = [j for j in range(len(elms)) if weights_GE[:, j].max() >= NEGLIGIBLE]
+    rows = [{elms[j].name: float(row[j]) for j in kept} for row in weights_GE]
+    return rows[0], dict(zip(groups, rows[1:], strict=True))
+
+
+def state_file(forest: Forest, asked: str) -> Path:
+    """Name the file of the state of a search."""
+    digest = hashlib.sha256(asked.encode()).hexdigest()
     return forest.paths.unwritten / f"{digest}.json"
 
 

@@ -25,9 +25,10 @@ from urllib.parse import urlsplit
 ODD = [None, True, -1, 0, 1, 2**63, 2**70, 0.5, -0.0, 1e308, "", "a", "\ud800", "\x00", "世界" * 50]
 ODD += [[], {}, [[]], [None], ["", 1], {"type": "text"}, [[1, "a"]], {"a": {"b": []}}, "x" * 70_000]
 MODELS = ["forest", "forest:bayes", "forest:tracking", "seed"]
+SOME = ["forest[bible,speeches]", "forest:bayes[bible]", "forest[]", "forest[[a]]", "seed[seed]"]
 PROMPTS = ["In the beginning", "", ["def f", "And"], [1, 2, 3], [[1], [2, 300]], "\n\t 世界"]
 COMMON = {
-    "model": MODELS,
+    "model": [*MODELS, *SOME],
     "max_tokens": [0, 1, 2, 3],
     "temperature": [0, 0.7, 2, 1e-9],
     "top_p": [0, 0.5, 1],
@@ -44,7 +45,8 @@ MESSAGES = [[{"role": "user", "content": "Hello"}], [{"role": "tool", "content":
 RIGHT = {
     "/v1/completions": COMMON | {"prompt": PROMPTS, "logprobs": [0, 3], "echo": [True, False]},
     "/v1/chat/completions": COMMON | {"messages": MESSAGES, "logprobs": [True, False]},
-    "/v1/score": {"model": MODELS, "prompt": PROMPTS, "top": [0, 3]},
+    "/v1/score": {"model": [*MODELS, *SOME], "prompt": PROMPTS, "top": [0, 3]},
+    "/v1/hidden_states": {"model": ["seed", "bible"], "prompt": PROMPTS[:4], "layer": [-1, 0]},
     "/tokenize": {"prompt": PROMPTS, "return_token_strs": [True, False]},
     "/detokenize": {"tokens": [[1, 2], [], [300] * 20]},
 }

@@ -9,6 +9,8 @@ Parts, each after a check that both sides write the same tokens:
     one        one ELM: the engine beside transformers' generate, for 1 text and for 16
     naive      the ensemble beside a loop that runs each member's generate for one token and mixes
     latency    seconds to the first token and between tokens, of clients that come at random
+    llama      one model beside llama.cpp (scripts/llama_cpp) on its GGUF in float32, for 1 text and
+               for 16; only if asked for
 
 The words are those of `btm generate`. `--random 8` takes, instead of the forest's experts, so many
 GPT-2 models of 124 M random parameters and 50,257 tokens, which it writes beside the forest. What is
@@ -16,9 +18,12 @@ compared is run in turns, one after another.
 """
 
 import argparse
+import json
 import os
 import shutil
 import statistics
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -32,15 +37,18 @@ import torch
 from btm.cli.compose import compose
 from btm.config.schema import Config
 from btm.ensemble.sampling import Sampling
+from btm.interop import gguf
 from btm.models import tokenizer_files
 from btm.report.tables import table
 from btm.serve.catalog import Catalog
-from btm.serve.engine import Engine, Limits
+from btm.serve.engine import Engine
+from btm.serve.limits import Limits
 from btm.serve.members.kv_cache import Batch
 from btm.serve.request import Event, Request, Token
 
 PROMPT = "The history of the people of the north, and of their kings and their wars, begins with"
-PARTS = ("overhead", "batching", "one", "naive", "latency")
+PARTS = ("overhead", "batching", "one", "naive", "latency", "llama")
+LLAMA = Path(__file__).parents[2] / ".llama-cpp/node_modules"
 GREEDY = Sampling(temperature=0)
 
 
@@ -49,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS))
+    parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS[:-1]))
     parser.add_argument("--model", default="forest")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
@@ -192,6 +200,22 @@ class Bench:
             facts = {"texts": texts, "same tokens": ours() == theirs()}
             yield self.beside(facts, ours, theirs, "transformers generate", texts * self.tokens)
 
+    def llama(self) -> Iterator[dict]:
+        """Write with one model, here and by llama.cpp, which reads and writes on as many threads."""
+        member, texts = self.served.members[0], (1, 16)
+        with tempfile.TemporaryDirectory() as folder:
+            file = gguf.export(member.path, Path(folder) / "model.gguf", "fp32")
+            room = (1 + len(self.ids) + self.tokens) * max(texts)
+            with LlamaCpp(file, torch.get_num_threads(), room, max(texts)) as other:
+                for count in texts:
+                    requests = [self.request(member.name)] * count
+                    ours = partial(self.write, requests)
+                    theirs = partial(
+                        other.write, [self.served.start, *self.ids], self.tokens, count
+                    )
+                    facts = {"texts": count, "same tokens": ours() == theirs()}
+                    yield self.beside(facts, ours, theirs, "llama.cpp", count * self.tokens)
+
     def naive(self) -> Iterator[dict]:
         """Write with the ensemble, here and by a loop over generate of each member."""
         requests = [self.request()]
@@ -284,6 +308,36 @@ class Bench:
                 "next token p50 ms": 1e3 * float(np.quantile(between, 0.5)),
                 "next token p99 ms": 1e3 * float(np.quantile(between, 0.99)),
             }
+
+
+class LlamaCpp:
+    """A process of llama.cpp that has a GGUF loaded, and writes when it is asked."""
+
+    def __init__(self, file: Path, threads: int, room: int, texts: int) -> None:
+        node = next(iter(LLAMA.glob("node-linux-*/bin/node")), "node")
+        words = [node, Path(__file__).with_name("llama.mjs"), LLAMA / "node-llama-cpp", file]
+        self._process = subprocess.Popen(
+            [*map(str, words), str(threads), str(room), str(texts)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> "LlamaCpp":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def write(self, ids: list[int], tokens: int, texts: int) -> list[list[int]]:
+        """Go on greedily with a text, several times at once; return what each has written."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        question = {"ids": ids, "tokens": tokens, "texts": texts}
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())["written"]
 
 
 class Client:

@@ -155,7 +155,7 @@ def test_generate_lets_go_of_the_others(forest, rule):
     bayes = generate.Ensemble.load(forest, dict.fromkeys(NAMES, 1.0), ensemble=EnsembleConfig())
     bayes.read(ids[:40])
     assert name == max(bayes.weights, key=bayes.weights.get)  # by posterior, whatever the rule
-    assert len(mixed.experts) == 1 and mixed.weights == {name: pytest.approx(1)}
+    assert len(mixed.models) == 1 and mixed.weights == {name: pytest.approx(1)}
     one = generate.Ensemble.load(forest, {name: 1.0})
     np.testing.assert_allclose(read[40:], one.read(ids)[40:], atol=1e-5)
     assert list(mixed.generate(5, 0.0)) == list(one.generate(5, 0.0))

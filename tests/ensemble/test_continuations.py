@@ -28,7 +28,7 @@ def ids(grown):
 def mix_of(models, ensemble, prior=PRIOR, batch_size=3):
     rule = rule_of(ensemble)
     loaders = [lambda model=model: model for model in models.values()]
-    return Mix(loaders, lambda: rule.begin(prior), rule, prior, 512, batch_size)
+    return Mix(loaders, lambda: rule.course(prior), 512, batch_size)
 
 
 def reader(models, ensemble, first, prior=PRIOR):
@@ -74,8 +74,9 @@ def test_they_are_what_the_ensemble_says_token_by_token(models, ids, rule):
     assert {x.is_greedy for x in found} == {True, False}
 
 
-def test_experts_that_are_left_behind_count_no_more(models, ids):
-    ensemble = EnsembleConfig(rule="bayes", commit=6, top_k=2)
+@pytest.mark.parametrize("recall", [False, True])
+def test_experts_that_are_left_behind_count_no_more(models, ids, recall):
+    ensemble = EnsembleConfig(rule="bayes", commit=6, top_k=2, recall=recall)
     texts = [Continuation(tuple(ids[i : i + n]), n - 3) for i, n in [(0, 20), (50, 8), (90, 5)]]
     found = mix_of(models, ensemble).score(texts)
     wanted = [step_by_step(models, ensemble, text) for text in texts]
@@ -107,7 +108,7 @@ def test_what_is_mixed_at_once_is_bounded_and_changes_nothing(models, ids, monke
     mix = mix_of(models, ensemble)
     counted = Mix(
         [lambda load=load: (loads.append(1), load())[1] for load in mix.members],
-        *(mix.begin, mix.rule, mix.log_prior, mix.vocabulary, mix.batch_size),
+        *(mix.begin, mix.vocabulary, mix.batch_size),
     )
     whole = counted.score(texts)
     at_once = len(loads)

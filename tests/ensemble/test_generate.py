@@ -87,7 +87,7 @@ def test_experts_outside_the_top_k_are_neither_loaded_nor_run(copy):
     (forest["bible"].path / "model.safetensors").unlink()
     mixed = generate.Ensemble.load(forest, PRIOR, top_k=2)
     assert mixed.names == ["code_python", "speeches"]
-    assert len(mixed.experts) == 2
+    assert len(mixed.models) == 2
     ids = text(config, 20)
     logp_ETV = whole(forest, ids, mixed.names)
     logp_ET = logp_ETV[:, np.arange(20), ids]

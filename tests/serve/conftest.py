@@ -13,8 +13,9 @@ import openai
 import pytest
 
 from btm.serve.catalog import Catalog
-from btm.serve.engine import Engine, Limits
+from btm.serve.engine import Engine
 from btm.serve.http import server as http_server
+from btm.serve.limits import Limits
 
 
 @dataclass

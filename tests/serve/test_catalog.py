@@ -1,5 +1,6 @@
 """What a server answers by name is what stands in the forest, and follows it."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -94,3 +95,42 @@ def test_members_that_are_named_and_then_removed_are_left_out_while_a_server_run
     assert caplog.text.count("not served any more") == 1
     with pytest.raises(UserError, match="speeches"):
         Catalog(config)  # at the start it is an error
+
+
+def test_some_experts_are_an_ensemble_by_a_name_of_their_own(copy):
+    catalog = Catalog(copy("domain=bible", "ensemble.rule=bayes"))
+    some = catalog.find("forest[speeches,bible]")
+    assert (some.name, some.kind) == ("forest[bible,speeches]", "ensemble")
+    assert [member.name for member in some.members] == ["bible", "speeches"]
+    whole = catalog.find("forest")
+    wanted = np.exp(whole.log_prior[[0, 2]])
+    assert np.exp(some.log_prior) == pytest.approx(wanted / wanted.sum(), rel=0.1)
+    assert catalog.find("forest[bible,speeches]") is some
+    gated = catalog.find("forest:gated[code_python]")
+    assert [member.name for member in gated.members] == ["code_python"] and gated.rule != some.rule
+    assert "[" not in "".join(served.name for served in catalog)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    {
+        "forest[lwa]": "no expert 'lwa' in forest; there are bible, code_python, speeches",
+        "forest[]": "no expert ''",
+        "forest[bible,bible]": "bible stands there twice",
+        "forest:bays[bible]": "no model 'forest:bays'",
+        "bible[bible]": "bible is one model",
+        "forest[bible]]": "no model 'forest[bible]]'",
+    }.items(),
+)
+def test_a_wrong_choice_of_experts_says_what_there_is(grown, name, said):
+    with pytest.raises(UnknownModelError, match=re.escape(said)):
+        Catalog(grown[0]).find(name)
+
+
+def test_an_expert_that_is_removed_is_chosen_no_more(copy):
+    catalog = Catalog(copy())
+    assert len(catalog.find("forest[bible,speeches]").members) == 2
+    removal.remove(catalog.forest, "speeches")
+    assert catalog.refresh()
+    with pytest.raises(UnknownModelError, match="no expert 'speeches'"):
+        catalog.find("forest[bible,speeches]")

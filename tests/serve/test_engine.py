@@ -17,7 +17,8 @@ from btm.ensemble.sampling import Sampling
 from btm.errors import UserError
 from btm.forest import removal
 from btm.serve.catalog import Catalog, UnknownModelError
-from btm.serve.engine import Engine, FullError, Limits, TooLongError
+from btm.serve.engine import Engine
+from btm.serve.limits import FullError, Limits, TooLongError
 from btm.serve.members.local import LocalMember
 from btm.serve.members.member import LostError
 from btm.serve.request import Done, Prompt, Request, Token
@@ -70,7 +71,10 @@ def written(events):
 
 
 def brute_force(catalog, request):
-    """Run every member over the text so far, one text at a time; (tokens, log p, weights)."""
+    """Run every member over the text so far, one text at a time.
+
+    Returns the tokens, log p and the weights of each, and the ensemble.
+    """
     served = catalog.find(request.model)
     weights = zip(served.members, np.exp(served.log_prior), strict=True)
     mixed = online.Ensemble.load(
@@ -84,13 +88,13 @@ def brute_force(catalog, request):
     while len(tokens) < request.max_tokens:
         logp_V = mixed.next_logp()
         token = int(logp_V.argmax())
-        if token in served.ends:
+        if token in served.ends and not request.ignore_ends:
             break
         tokens.append(token)
         scores.append(float(logp_V[token]))
         posteriors.append(mixed.weights)
         mixed.read([token])
-    return tokens, scores, posteriors
+    return tokens, scores, posteriors, mixed
 
 
 def same_as_brute_force(catalog, engine, requests):
@@ -98,7 +102,7 @@ def same_as_brute_force(catalog, engine, requests):
     asked = [ask(engine, request)[1] for request in requests]
     for request, events in zip(requests, asked, strict=True):
         found = collect(events)
-        tokens, scores, posteriors = brute_force(catalog, request)
+        tokens, scores, posteriors, _ = brute_force(catalog, request)
         assert found[-1].error == ""
         assert written(found) == tokens, request
         new = [event for event in found if isinstance(event, Token)]
@@ -143,6 +147,57 @@ def test_an_ensemble_that_commits_is_the_brute_force_and_lets_go_of_the_others(g
         assert set(held[1:]) == {1}
 
 
+@pytest.mark.parametrize(("rule", "k"), [("bayes", 1), ("gated", 2), ("tracking", 1)])
+def test_members_that_are_recalled_are_the_brute_force_and_others_go_on_meanwhile(
+    grown, monkeypatch, rule, k
+):
+    monkeypatch.setattr("btm.serve.prefill._TOKENS", 16)  # a replay takes several steps
+    words = {"rule": rule, "commit": 3, "top_k": k, "recall": True, "alpha": 0.1, "beta": 0.9}
+    recalling = Catalog(replace(grown[0], ensemble=replace(grown[0].ensemble, **words)))
+    asked = [
+        Request(name, tokens_of(recalling, 3 * text), 24, GREEDY, ignore_ends=True, posterior=True)
+        for text in TEXTS[1:4]
+        for name in ("forest", "bible")
+    ]
+    with started(recalling) as engine:
+        events = [ask(engine, request)[1] for request in asked]
+        recalls = 0
+        for request, found in zip(asked, map(collect, events), strict=True):
+            tokens, scores, posteriors, whole = brute_force(recalling, request)
+            assert (found[-1], written(found)) == (Done("length"), tokens)
+            new = [event for event in found if isinstance(event, Token)]
+            assert [event.logp for event in new] == pytest.approx(scores, abs=1e-4)
+            for event, wanted in zip(new, posteriors, strict=True):
+                assert event.posterior == pytest.approx(wanted, abs=1e-4)
+            recalls += whole.online.recalls
+        assert recalls
+        assert not any(engine.members[sha].texts() for sha in engine.members.loaded())
+
+
+def test_a_prompt_that_recalls_members_is_scored_as_by_the_brute_force(grown):
+    words = {"rule": "bayes", "commit": 3, "top_k": 1, "recall": True}
+    recalling = Catalog(replace(grown[0], ensemble=replace(grown[0].ensemble, **words)))
+    text = tokens_of(recalling, "And God said, Let there be light; def main(x): return x")
+    served = recalling.find("forest")
+    with started(recalling) as engine:
+        for top in (0, 2):
+            request = Request("forest", text, 0, top=top, score_prompt=True, posterior=True)
+            prompt, done = collect(ask(engine, request)[1])
+            mixed = online.Ensemble.load(
+                recalling.forest,
+                {m.name: 1.0 for m in served.members},
+                ensemble=served.rule.ensemble,
+            )
+            assert done == Done("length")
+            assert [event.id for event in prompt.tokens] == list(text)
+            for event in prompt.tokens:
+                assert event.posterior == pytest.approx(mixed.weights, abs=1e-4)
+                logp_V = mixed.next_logp()
+                assert [t for t, _ in event.top] == np.argsort(-logp_V)[:top].tolist()
+                assert event.logp == pytest.approx(float(mixed.read([event.id])[0]), abs=1e-4)
+            assert mixed.online.recalls
+
+
 def test_models_of_several_kinds_are_written_at_once(catalog, engine):
     names = [served.name for served in catalog]
     assert {"forest", "forest:gated", "bible", "code_python"} <= set(names)
@@ -171,7 +226,7 @@ def test_the_weights_are_their_members_whoever_is_read_beside_them(grown, rule, 
     engine.start()
     for request, events in zip(requests, asked, strict=True):
         found = collect(events)
-        tokens, _, posteriors = brute_force(catalog, request)
+        tokens, _, posteriors, _ = brute_force(catalog, request)
         assert written(found) == tokens
         new = [event for event in found if isinstance(event, Token)]
         for event, wanted in zip(new, posteriors, strict=True):
@@ -351,6 +406,44 @@ def test_what_cannot_be_answered_is_refused(catalog):
             assert collect(events)[-1].reason == "length"
 
 
+def test_a_short_prompt_of_one_model_is_read_beside_a_long_one_of_another(catalog):
+    engine, told = Engine(catalog), {}
+    for name in ("bible", "seed", "forest"):
+        engine.members.wait(catalog.find(name))
+    requests = {
+        "bible": Request("bible", (7,) * 700, 4, GREEDY, ignore_ends=True),
+        "seed": Request("seed", (5, 9), 4, GREEDY, ignore_ends=True, score_prompt=True),
+        "scored": Request("seed", (8,), 4, GREEDY, ignore_ends=True, score_prompt=True, top=2),
+    }
+    for name, request in requests.items():
+        told[name] = []
+        engine.submit(request, told[name].append)
+    while engine.counts().running or engine.counts().waiting:
+        engine.step()
+    for name, request in requests.items():
+        assert told[name][-1] == Done("length", told[name][-1].text)
+        alone = []
+        engine.submit(request, alone.append)
+        while engine.counts().running or engine.counts().waiting:
+            engine.step()
+        assert written(alone) == written(told[name])
+        assert len(alone[0].tokens) == len(told[name][0].tokens)
+
+
+def test_a_member_is_lent_between_two_steps(engine, catalog):
+    (bible,) = catalog.find("bible").members
+    request = Request("forest", tokens_of(catalog, "a"), 20, GREEDY, ignore_ends=True)
+    events = ask(engine, request)[1]
+    lent = engine.borrow(bible, lambda member: (threading.current_thread().name, member.vocabulary))
+    assert lent.result(60) == ("btm-engine", catalog.vocabulary)
+    with pytest.raises(ZeroDivisionError):
+        engine.borrow(bible, lambda member: 1 / 0).result(60)
+    assert collect(events)[-1].reason == "length"
+    gone = replace(bible, sha256="0" * 64, name="gone", path=bible.path / "gone")
+    with pytest.raises((UserError, OSError)):
+        engine.borrow(gone, print).result(60)
+
+
 def test_closing_tells_all_that_is_unfinished(catalog):
     engine = Engine(catalog)
     engine.start()
@@ -443,6 +536,37 @@ def test_a_member_that_is_lost_is_left_out(catalog, pieces):
             weights = [event.posterior for event in events if isinstance(event, Token)]
             assert name not in weights[-1] and (pieces == 0 or name in weights[0])
             assert all(sum(each.values()) == pytest.approx(1) for each in weights)
+
+
+@pytest.mark.parametrize("recall", [False, True])
+@pytest.mark.parametrize("prompt", [4, 40])  # it is lost while the text is written, or read
+def test_where_the_last_one_that_runs_is_lost_the_others_are_recalled(grown, recall, prompt):
+    words = {"rule": "bayes", "commit": 12, "top_k": 1, "recall": recall}
+    catalog = Catalog(replace(grown[0], ensemble=replace(grown[0].ensemble, **words)))
+    request = Request(
+        "forest",
+        (tokens_of(catalog, TEXTS[0]) * 20)[:prompt],
+        30,
+        GREEDY,
+        ignore_ends=True,
+        posterior=True,
+    )
+    with started(catalog) as engine:
+        events = collect(ask(engine, request)[1])
+    new = [event for event in events if isinstance(event, Token)]
+    (name,) = new[12].posterior
+    # The pieces until the commitment are a prompt and tokens, or the prompt as far as it.
+    with mortal(catalog, name, 14 if prompt == 4 else 1) as engine:
+        found = collect(ask(engine, request)[1])
+    assert (found[-1].reason, found[-1].lost) == ("length", (name,))
+    new = [event for event in found if isinstance(event, Token)]
+    at = next(i for i, event in enumerate(new) if {*event.posterior} - {name} and i + prompt > 11)
+    (other,) = new[at].posterior
+    alone = online.Ensemble.load(catalog.forest, {other: 1.0})
+    alone.read([*request.prompt, *(event.id for event in new[:at])])
+    if not recall:
+        assert [event.id for event in new[at:]] == list(alone.generate(30 - at, 0.0))
+    assert 0 < at < 30 if prompt == 4 else at == 0
 
 
 def test_a_request_for_the_member_that_is_lost_ends(catalog):

@@ -24,6 +24,7 @@ VERBS = (
     "score",
     "eval",
     "compare",
+    "average",
     "mix",
     "distil",
     "generate",

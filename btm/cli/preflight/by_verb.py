@@ -29,6 +29,7 @@ CHECKS: dict[str, Sequence[Check]] = {
     "score": (extras.quantisation, machine.device, shape.positions),
     "eval": (extras.quantisation, machine.device, shape.positions),
     "compare": (extras.quantisation,),
+    "average": (extras.harness_of_search,),
     "mix": (machine.device, shape.positions),
     "distil": (
         extras.optimizer,

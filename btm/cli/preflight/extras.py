@@ -78,8 +78,18 @@ def server(config: Config) -> None:
 
 def harness(config: Config) -> None:
     """Require lm-evaluation-harness."""
+    _require_harness("btm bench")
+
+
+def harness_of_search(config: Config) -> None:
+    """Require lm-evaluation-harness where the weights of an average are searched by benchmark."""
+    if config.average.search == "tasks":
+        _require_harness("average.search=tasks")
+
+
+def _require_harness(what: str) -> None:
     if not _installed("lm_eval"):
-        raise UserError(f"btm bench needs lm-evaluation-harness; run: {install('eval')}")
+        raise UserError(f"{what} needs lm-evaluation-harness; run: {install('eval')}")
 
 
 def _sources(config: Config) -> list[Source]:

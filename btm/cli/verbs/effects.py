@@ -70,6 +70,11 @@ def _wanted(
         return _of_average(key, keys, config)
     if verb == "average" and key in _SEARCH and config.average.search is None:
         return "nothing is searched; give average.search=valid with it"
+    if verb == "average" and (key == "tasks" or key.startswith("bench.")):
+        by_tasks = config.average.search == "tasks"
+        return None if by_tasks else "nothing is asked; give average.search=tasks with it"
+    if verb == "run" and key == "average.search" and config.average.search == "tasks":
+        return "a cycle asks no benchmark; give it to btm average"
     if verb == "mix" and key in _SAMPLED and not config.mix.samples:
         return "nothing is drawn; give mix.samples=N with it"
     if verb == "moe":

@@ -16,15 +16,18 @@ def serve(config: Config, out: Output) -> None:
     that tells top log-probs and has the forest's tokenizer, as vLLM's or llama.cpp's.
 
     It listens on this machine alone. For another serve.host= there must be a token, in the file
-    serve.token_file= or in BTM_SERVE_TOKEN. --dry-run shows what would be served, and where.
+    serve.token_file= or in BTM_SERVE_TOKEN. It begins by saying what memory the models will take;
+    --dry-run shows that, and what would be served, and where.
 
     example: btm serve forest=experts/demo serve.port=8000
     example: btm serve forest=experts/demo serve.host=0.0.0.0 serve.token_file=token
     """
     from btm.serve.catalog import Catalog
-    from btm.serve.engine import Engine, Limits
+    from btm.serve.engine import Engine
     from btm.serve.http import server
     from btm.serve.http.access import token_of
+    from btm.serve.limits import Limits
+    from btm.serve.memory import memory_of
 
     chosen = config.serve
     token = token_of(chosen)
@@ -32,12 +35,14 @@ def serve(config: Config, out: Output) -> None:
     for said in catalog.remotes.connect():
         print(f"note: {said}", file=out.stderr, flush=True)
     catalog.refresh()
+    memory = memory_of(catalog, config.load, chosen)
     engine = Engine(catalog, Limits(chosen.running, chosen.waiting, chosen.context))
 
     def ready(url: str) -> None:
         names = [served.name for served in catalog]
         said = f"{config.forest_root} is served at {url}, as {', '.join(names)}; Ctrl-C ends it"
-        out.line(said, {"url": url, "models": names})
+        facts = {"url": url, "models": names, "memory_bytes": memory.most}
+        out.line("\n".join([*memory.lines, said]), facts)
         out.stdout.flush()
 
     server.run(chosen, catalog, token, ready, engine)

@@ -117,7 +117,9 @@ def average(config: Config, out: Output) -> None:
 
     average.search=valid finds the weights instead, of the experts and the seed, by average.budget
     losses on the valid splits and their gradients; average.groups=[PATTERN, …] gives the tensors of
-    each pattern weights of their own. It goes on where it was killed.
+    each pattern weights of their own. It goes on where it was killed. average.search=tasks tries
+    average.budget averages on tasks=[…] of lm-evaluation-harness (btm bench) instead, on documents
+    that btm bench does not report.
 
     Before it is sealed it is measured, and the seed beside it, on the valid split of domain=NAME,
     or else of each domain that its ELMs were trained on. Its card says what came of it; a warning,
@@ -125,6 +127,7 @@ def average(config: Config, out: Output) -> None:
 
     example: btm average experiment=demo weights=posterior domain=novels
     example: btm average experiment=demo average.search=valid average.groups=[*.mlp.*]
+    example: btm average experiment=demo average.search=tasks tasks=[btm_next] bench.limit=100
     """
     from btm import steps
     from btm.forest.card import Card

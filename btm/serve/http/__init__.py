@@ -7,7 +7,7 @@ guard        what is refused before a route is looked at: hosts, origins, tokens
 wire         the shapes of requests; errors: the shape of refusals
 completions  /v1/completions; chat: /v1/chat/completions; both over asking, choice and stream
 texts        /tokenize, /detokenize, /tokenizer_info; score: /v1/score
-hidden       /v1/hidden_states, by a forward pass of its own
+hidden       /v1/hidden_states, by a forward pass in the engine's thread
 calls        the requests of one HTTP request in the engine's thread
 pieces       the text and the place of each token; shapes: log-probabilities as OpenAI writes them
 metrics      what Prometheus reads

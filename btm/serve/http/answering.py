@@ -12,7 +12,7 @@ from btm.serve.catalog import Served
 from btm.serve.http.asking import Text, several
 from btm.serve.http.calls import Calls, GoneError
 from btm.serve.http.choice import Choice, Piece
-from btm.serve.http.service import Service, gone_of, service_of
+from btm.serve.http.service import Service, service_of
 from btm.serve.http.shapes import Head, lost, usage
 from btm.serve.http.stream import EventStream
 from btm.serve.http.wire import Choosing
@@ -80,7 +80,7 @@ async def answer(http: HttpRequest, asked: Asked, writer: Writer, head: Head) ->
     service = service_of(http)
     service.check_ready()
     run = _Run(asked, service)
-    calls = Calls(service.engine, run.requests, gone_of(http))
+    calls = service.call(run.requests, http)
     calls.submit()
     if not asked.body.stream:
         return await _whole(run, calls, writer, head)

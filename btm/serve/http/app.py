@@ -34,7 +34,7 @@ def build(
         lifespan=_life,
     )
     app.state.service = service
-    app.state.hidden = hidden.Reader()
+    app.state.hidden = asyncio.Lock()
     errors.install(app)
     for room in _ROOMS:
         app.include_router(room.router)

@@ -37,7 +37,7 @@ class Calls:
         self._queue: asyncio.Queue[Told | Exception] = asyncio.Queue()
         self._numbers: dict[int, int] = {}  # {index: number in the engine} of what is not over
         self._loop = asyncio.get_running_loop()
-        self._slow = False
+        self._is_broken = False
 
     def submit(self) -> None:
         """Have the engine take on all of them, or none: `ApiError` where it does not."""
@@ -72,8 +72,8 @@ class Calls:
     async def events(self) -> AsyncIterator[Told]:
         """Yield what is told of each answer, until all are over.
 
-        `GoneError` when the client hangs up, `ApiError` when the engine fails or the client has
-        not read what it asked for.
+        `GoneError` when the client hangs up, `ApiError` when the engine fails or they are broken
+        off.
         """
         watch = asyncio.create_task(self._watch())
         try:
@@ -101,20 +101,20 @@ class Calls:
         return listener
 
     def _take(self, index: int, event: Event) -> None:
-        if self._slow:
+        if self._is_broken:
             return
         self._queue.put_nowait((index, event))
         # The engine cannot wait for one client: what nobody reads would grow in memory.
         if self._queue.qsize() > _BACKLOG * len(self._requests):
-            self._slow = True
-            self.close_slow()
+            message = "the client read its answer more slowly than it was written, and was cut off"
+            self.break_off(ApiError(408, message, code="slow_reader"))
 
-    def close_slow(self) -> None:
-        """Give up answers that are not read, and say so behind what was told already."""
+    def break_off(self, why: ApiError) -> None:
+        """Give up whatever is not over, and say why behind what was told already."""
+        self._is_broken = True
         for number in self._numbers.values():
             self._engine.cancel(number)
-        message = "the client read its answer more slowly than it was written, and was cut off"
-        self._queue.put_nowait(ApiError(408, message, code="slow_reader"))
+        self._queue.put_nowait(why)
 
 
 def _require_whole(done: Done) -> None:

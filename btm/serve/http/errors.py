@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from btm.errors import UserError
 from btm.serve.catalog import UnknownModelError
-from btm.serve.engine import FullError, TooLongError
+from btm.serve.limits import FullError, TooLongError
 from btm.system.json_files import Json
 
 INVALID, BUSY, SERVER = "invalid_request_error", "rate_limit_error", "server_error"

@@ -1,58 +1,48 @@
 """/v1/hidden_states: the output of a layer of one model for each token of a text.
 
-The engine keeps no hidden states, so this is a forward pass of its own, of a copy of the model in
-float32 on the CPU. The last model that was asked for is kept; one request is answered at a time.
+The engine keeps no hidden states, so this is a forward pass of its own, by the model that the
+engine has loaded and in its thread: others wait for it. One request is answered at a time.
 """
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import partial
 
 from fastapi import APIRouter
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
-from btm.ensemble.members import load_member
-from btm.forest import Forest, Model
 from btm.serve.http.asking import check_tokens
 from btm.serve.http.errors import ApiError
 from btm.serve.http.service import service_of
 from btm.serve.http.shapes import fingerprint, usage
 from btm.serve.http.wire import HiddenBody
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from btm.serve.members.member import Member
 
 router = APIRouter()
 
 
-class Reader:
-    """A model that reads texts for their hidden states."""
+def read(tokens: Sequence[int], layer: int, name: str, member: Member) -> list[list[float]]:
+    """Compute the states of `layer` after each of T tokens, (T, width).
 
-    def __init__(self) -> None:
-        self.busy = asyncio.Lock()
-        self._sha256 = ""
-        self._model: PreTrainedModel | None = None
+    Layer 0 is the embeddings, -1 the last; `ApiError` for one that is none, and for a member that
+    runs elsewhere.
+    """
+    import torch
 
-    def read(
-        self, forest: Forest, model: Model, tokens: Sequence[int], layer: int
-    ) -> list[list[float]]:
-        """Compute the states of `layer` after each of T tokens, (T, width).
+    from btm.serve.members.local import LocalMember
 
-        Layer 0 is the embeddings, -1 the last; `ApiError` for one that is none.
-        """
-        import torch
-
-        if self._model is None or self._sha256 != model.sha256:
-            self._model = load_member(forest, model)
-            self._sha256 = model.sha256
-        with torch.inference_mode():
-            found = self._model(input_ids=torch.tensor([tokens]), output_hidden_states=True)
-        states = found.hidden_states
-        if not -len(states) <= layer < len(states):
-            message = f"layer {layer}: {model.name} has 0 to {len(states) - 1}, or -1 for the last"
-            raise ApiError(400, message, param="layer", code="invalid_value")
-        return states[layer][0].tolist()
+    if not isinstance(member, LocalMember):
+        message = f"{name} runs on another machine, which tells log-probabilities alone"
+        raise ApiError(400, message, param="model", code="invalid_value")
+    ids = torch.tensor([tokens], device=member.model.device)
+    with torch.inference_mode():
+        found = member.model(input_ids=ids, output_hidden_states=True, use_cache=False)
+    states = found.hidden_states
+    if not -len(states) <= layer < len(states):
+        message = f"layer {layer}: {name} has 0 to {len(states) - 1}, or -1 for the last"
+        raise ApiError(400, message, param="layer", code="invalid_value")
+    return states[layer][0].float().tolist()
 
 
 @router.post("/v1/hidden_states")
@@ -73,14 +63,13 @@ async def hidden_states(body: HiddenBody, http: HttpRequest) -> Response:
     if context and len(tokens) > context:
         message = f"{len(tokens)} tokens with the start: {served.name} has a context of {context}"
         raise ApiError(400, message, param="prompt", code="context_length_exceeded")
-    reader: Reader = http.app.state.hidden
-    if reader.busy.locked():
+    busy: asyncio.Lock = http.app.state.hidden
+    if busy.locked():
         message = "hidden states are computed for another request: try again in a moment"
         raise ApiError(429, message, code="engine_overloaded", headers={"Retry-After": "1"})
-    async with reader.busy:
-        states = await asyncio.to_thread(
-            reader.read, service.catalog.forest, served.members[0], tokens, body.layer
-        )
+    async with busy:
+        use = partial(read, tokens, body.layer, served.name)
+        states = await asyncio.wrap_future(service.engine.borrow(served.members[0], use))
     return JSONResponse(
         {
             "object": "btm.hidden_states",

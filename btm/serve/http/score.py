@@ -9,9 +9,9 @@ from starlette.responses import JSONResponse, Response
 
 from btm.serve.catalog import Served
 from btm.serve.http.asking import Text, at_most, check_tokens
-from btm.serve.http.calls import Calls, GoneError
+from btm.serve.http.calls import GoneError
 from btm.serve.http.pieces import Places
-from btm.serve.http.service import Service, gone_of, service_of
+from btm.serve.http.service import Service, service_of
 from btm.serve.http.shapes import Head, finite, likeliest, lost, usage
 from btm.serve.http.wire import ScoreBody
 from btm.serve.request import Done, Posterior, Prompt, Request, Token
@@ -40,7 +40,7 @@ async def score(body: ScoreBody, http: HttpRequest) -> Response:
     tokens: Sequence[Token] = ()
     gone: Sequence[str] = ()
     try:
-        with Calls(service.engine, [request], gone_of(http)) as calls:
+        with service.call([request], http) as calls:
             async for _, event in calls.events():
                 if isinstance(event, Prompt):
                     tokens = event.tokens

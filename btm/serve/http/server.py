@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import signal
 import socket
 import threading
@@ -21,6 +22,7 @@ from btm.serve.http.app import build
 from btm.serve.http.service import Service
 
 _HEAD = 64 << 10  # bytes of the line and the headers of a request
+_LAST_WORDS = 2  # seconds to tell clients that their answer is broken off
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _log = logging.getLogger("btm.serve")
 
@@ -80,9 +82,15 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take on nothing more, let answers end, then stop."""
+        """Take on nothing more, let answers end within `serve.grace`, then stop.
+
+        Answers that are not over by then are broken off while there is still time to say so.
+        """
         self._service.stopping.set()
+        loop = asyncio.get_running_loop()
+        ending = loop.call_later(self._service.limits.grace, self._service.break_off)
         await super().shutdown(sockets)
+        ending.cancel()
 
 
 class PatientProtocol(H11Protocol):
@@ -155,7 +163,7 @@ def make(limits: ServeConfig, catalog: Catalog, engine: Engine, token: str | Non
         access_log=False,
         server_header=False,
         h11_max_incomplete_event_size=_HEAD,
-        timeout_graceful_shutdown=max(1, round(limits.grace)),
+        timeout_graceful_shutdown=math.ceil(limits.grace) + _LAST_WORDS,
         backlog=128,
     )
     return Server(config, service)

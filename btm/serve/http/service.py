@@ -2,8 +2,11 @@
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
+from weakref import WeakSet
 
 from starlette.requests import Request as HttpRequest
 
@@ -13,10 +16,12 @@ from btm.errors import UserError
 from btm.serve.catalog import Catalog, Served
 from btm.serve.engine import Engine
 from btm.serve.http.asking import Text, text_of
+from btm.serve.http.calls import Calls
 from btm.serve.http.errors import ApiError, of_engine
 from btm.serve.http.metrics import Metrics
 from btm.serve.http.pieces import Pieces
 from btm.serve.http.wire import Prompt
+from btm.serve.request import Request
 
 _SHORT = 4096  # characters that are encoded at once; more would hold up all other clients
 
@@ -33,6 +38,8 @@ class Service:
     size: int  # tokens of the tokenizer
     metrics: Metrics
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    calls: "WeakSet[Calls]" = field(default_factory=WeakSet)  # those that may not be over
+    _asked: Iterator[int] = field(default_factory=count)
     began: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
@@ -58,6 +65,22 @@ class Service:
             return await asyncio.to_thread(text_of, prompt, self.tokenizer, start, self.size, param)
         return text_of(prompt, self.tokenizer, start, self.size, param)
 
+    def call(self, requests: Sequence[Request], http: HttpRequest) -> Calls:
+        """Make the calls of one HTTP request, which has a share of its own (btm/serve/shares.py);
+        they are broken off at the end of serve.grace.
+        """
+        owner = str(next(self._asked))
+        owned = [replace(request, owner=owner) for request in requests]
+        calls = Calls(self.engine, owned, http.state.gone)
+        self.calls.add(calls)
+        return calls
+
+    def break_off(self) -> None:
+        """Break off all answers: each client is told so, in its stream or as a refusal."""
+        message = "the answer was broken off: the server stops"
+        for calls in list(self.calls):
+            calls.break_off(ApiError(503, message, code="stopping", headers={"Retry-After": "5"}))
+
     def check_ready(self) -> None:
         """Raise `ApiError` while the server stops."""
         if self.stopping.is_set():
@@ -68,8 +91,3 @@ class Service:
 def service_of(request: HttpRequest) -> Service:
     """Return the service that a request came to."""
     return request.app.state.service
-
-
-def gone_of(request: HttpRequest) -> asyncio.Event:
-    """Return what is set when the client has hung up (btm/serve/http/guard.py)."""
-    return request.state.gone

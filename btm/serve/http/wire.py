@@ -102,6 +102,7 @@ def _prompts(given: object) -> object:
 
 
 Prompt = str | list[int]
+ModelName = Annotated[str, Field(max_length=8192)]  # which may list many experts
 Stop = Annotated[str, Field(min_length=1, max_length=_STOP_LENGTH)]
 
 
@@ -115,7 +116,7 @@ class StreamOptions(Wire):
 class Choosing(Wire):
     """Parameters that completions and chats share: how tokens are chosen, what is told of them."""
 
-    model: Annotated[str, Field(max_length=200)]
+    model: ModelName
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0, le=1 << 31)] = 0
@@ -205,7 +206,7 @@ class TokenizeBody(Wire):
     """The body of /tokenize."""
 
     prompt: str
-    model: Annotated[str, Field(max_length=200)] | None = None
+    model: ModelName | None = None
     add_special_tokens: Literal[False] = False
     return_token_strs: bool = False
 
@@ -214,13 +215,13 @@ class DetokenizeBody(Wire):
     """The body of /detokenize."""
 
     tokens: list[int]
-    model: Annotated[str, Field(max_length=200)] | None = None
+    model: ModelName | None = None
 
 
 class ScoreBody(Wire):
     """The body of /v1/score."""
 
-    model: Annotated[str, Field(max_length=200)]
+    model: ModelName
     prompt: Prompt
     top: Annotated[int, Field(ge=0)] = 0
 
@@ -228,6 +229,6 @@ class ScoreBody(Wire):
 class HiddenBody(Wire):
     """The body of /v1/hidden_states."""
 
-    model: Annotated[str, Field(max_length=200)]
+    model: ModelName
     prompt: Prompt
     layer: int = -1

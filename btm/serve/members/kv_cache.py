@@ -1,10 +1,10 @@
 """The keys and values of many texts that one model reads at once.
 
 All texts of a batch end at the same column, whatever their lengths, so that a step writes one
-column of one tensor for all of them: a text that joins is laid before the common end, and one that
-leaves is replaced by the last row. What lies before a text is masked. Positions are given to the
-model, so that each text has its own; any attention of `transformers` that can be generated with in
-batches padded on the left can be read so.
+column of one tensor for all of them: a text that joins is laid before the common end, one that
+waits while others are read is moved up to it, and one that leaves is replaced by the last row. What
+lies before a text is masked. Positions are given to the model, so that each text has its own; any
+attention of `transformers` that can be generated with in batches padded on the left can be read so.
 
 Shapes: R texts, T new tokens, C columns, H heads, D numbers of a head, V tokens of the vocabulary.
 """
@@ -91,8 +91,16 @@ class _Columns(DynamicLayer):
         for mine, new in ((self.keys, other.keys), (self.values, other.values)):
             mine[rows, :, columns] = new[: len(theirs.rows), :, theirs.begin : theirs.end]
 
+    def shift(self, row: int, by: int) -> None:
+        """Move a text to the end, which is `by` columns after its own."""
+        begin, end = self._layout.begin, self._layout.end
+        for states in (self.keys, self.values):
+            states[row, :, begin + by : end] = states[row, :, begin : end - by].clone()
+
     def move(self, source: int, target: int) -> None:
         """Lay one text over another."""
+        if not self.is_initialized:  # the first read failed before it came here
+            return
         used = slice(self._layout.begin, self._layout.end)
         for states in (self.keys, self.values):
             states[target, :, used] = states[source, :, used]
@@ -130,7 +138,8 @@ class Batch:
         """Read new tokens of every text; return the logits after each, float32, (R, T, V).
 
         Where `real_RT` is false there is no token: a text that has fewer new ones has them at the
-        end, and none before. With `last`, the logits after the last token alone, (R, 1, V).
+        end, and none before; one that has none at all waits, and its logits are of no account.
+        With `last`, the logits after the last token alone, (R, 1, V).
         """
         layout = self._layout
         count, new = tokens_RT.shape
@@ -150,8 +159,20 @@ class Batch:
         )
         layout.end += new
         layout.lengths += real.sum(1)
+        if real_RT is not None:
+            self._move_up(real_RT)
         logits = causal_lm.logits_of(out).float()
         return logits[:, -1:] if last else logits
+
+    def _move_up(self, real_RT: torch.Tensor) -> None:
+        """Move the texts that had no new tokens to the end, where all end."""
+        layout, new = self._layout, real_RT.shape[1]
+        begin, end = layout.begin, layout.end
+        for row in (~real_RT.any(1) & (layout.lengths > 0)).nonzero()[:, 0].tolist():
+            for layer in self._layers:
+                layer.shift(row, new)
+            layout.real[row, begin + new : end] = layout.real[row, begin : end - new].clone()
+            layout.real[row, begin : begin + new] = False
 
     def absorb(self, other: "Batch") -> None:
         """Take over all texts of another batch of the same model, with what they have read."""

@@ -74,7 +74,9 @@ class LocalMember(Member):
         found: dict[int, torch.Tensor] = {}
         if piece.last:
             logp_RV = torch.log_softmax(logits_RTV[:, -1], -1)
-            found = dict(zip(rows, logp_RV, strict=True))
+            found = {
+                n: logp_V for n, logp_V in zip(rows, logp_RV, strict=True) if piece.tokens.get(n)
+            }
         if not piece.following:
             return Found(found)
         wide = logits_RTV.shape[1]
@@ -112,10 +114,10 @@ class LocalMember(Member):
         self, rows: list[int], tokens: Mapping[int, Sequence[int]]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Lay tokens in rows, padded on the left; None where none is padding."""
-        lengths = [len(tokens[number]) for number in rows]
+        lengths = [len(tokens.get(number, ())) for number in rows]
         wide = max(lengths)
         padded = [
-            [0] * (wide - length) + list(tokens[number])
+            [0] * (wide - length) + list(tokens.get(number, ()))
             for number, length in zip(rows, lengths, strict=True)
         ]
         tokens_RT = torch.tensor(padded, device=self.model.device)

@@ -32,9 +32,10 @@ class LostError(UserError):
 
 @dataclass(frozen=True)
 class Piece:
-    """New tokens of all texts of a group, and the results that are asked for.
+    """New tokens of the texts of a group, and the results that are asked for.
 
-    A text may have fewer new tokens than others only as long as it has had none before.
+    A text may have fewer new tokens than others only as long as it has had none before. One that
+    has none, or is not among them, waits: nothing is found for it.
     """
 
     tokens: Tokens

@@ -15,6 +15,15 @@ const state = {
 const shown = () => state.members.filter((name) => !state.hidden.has(name));
 const model = () => state.models.find((each) => each.id === get('model').value);
 
+/** Name the model that writes: an ensemble of the ticked experts alone where some are not. */
+function writer() {
+  const whole = model();
+  const ticked = whole.btm.members.filter((name) => !state.hidden.has(name));
+  const some = whole.btm.kind === 'ensemble' && ticked.length > 0
+    && ticked.length < whole.btm.members.length;
+  return some ? `${whole.id}[${ticked}]` : whole.id;
+}
+
 function say(text) {
   get('status').textContent = text;
 }
@@ -119,7 +128,7 @@ async function writeOn(signal) {
   say('Writing …');
   get('stop').hidden = false;
   let text = area.value;
-  const parts = api.write(model().id, text, temperature.valueAsNumber, length.valueAsNumber, signal);
+  const parts = api.write(writer(), text, temperature.valueAsNumber, length.valueAsNumber, signal);
   try {
     for await (const choice of parts) {
       const from = state.tokens.length;

@@ -27,9 +27,9 @@ from btm.config.load import LoadConfig
 from btm.config.schema import Config
 from btm.data.tokenizer import bos_of_copy, load_tokenizer, size_of
 from btm.ensemble.continuations import Continuation, Mix, Told
+from btm.ensemble.course import Course
 from btm.ensemble.generate import Ensemble
 from btm.ensemble.members import load_member
-from btm.ensemble.rule import OnlineWeights
 from btm.ensemble.sampling import Sampling, pick
 from btm.errors import UserError
 from btm.forest import Forest, Model
@@ -193,14 +193,12 @@ class ForestLM(TemplateLM):
     def _mix(self) -> Mix:
         subject = self.subject
 
-        def begin() -> OnlineWeights:
-            return subject.rule.begin(subject.log_prior, subject.route)
+        def begin() -> Course:
+            return subject.rule.course(subject.log_prior, subject.route)
 
         return Mix(
             members=[self._loader(model) for model in subject.members],
             begin=begin,
-            rule=subject.rule,
-            log_prior=subject.log_prior,
             vocabulary=size_of(self.tokenizer),
             batch_size=self.settings.batch_size,
         )

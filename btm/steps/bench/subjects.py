@@ -99,8 +99,7 @@ def subject(config: Config, forest: Forest, name: str, reporter: Reporter = quie
     chosen, members = _found(config, forest, name)
     ends = frozenset(ends_of_folders(forest.tokenizer, [model.path for model in members]).ids)
     if not is_ensemble(name):
-        alone = EnsembleConfig(rule="bayes", prior="uniform")
-        return Subject(name, members[0].kind, members, (1.0,), alone, ends)
+        return alone(members[0], ends, name)
     prior, ensemble = dict.fromkeys((model.name for model in members), 1.0), chosen.ensemble
     if chosen.domain:
         for model in members:
@@ -115,6 +114,12 @@ def subject(config: Config, forest: Forest, name: str, reporter: Reporter = quie
     route = domain_weights.route(chosen, forest, left, ends)
     weights = tuple(kept[model.name] for model in left)
     return Subject(name, "ensemble", left, weights, ensemble, ends, route)
+
+
+def alone(model: Model, ends: frozenset[int], name: str = "") -> Subject:
+    """Make a row of one model, by its own name if no other is given."""
+    ensemble = EnsembleConfig(rule="bayes", prior="uniform")
+    return Subject(name or model.name, model.kind, (model,), (1.0,), ensemble, ends)
 
 
 def fitted_on(config: Config) -> list[Shard]:

@@ -95,11 +95,15 @@ def require_files(names: Sequence[str], bench: BenchConfig) -> None:
             )
 
 
-def find(names: Sequence[str], bench: BenchConfig, own: Path | None = None) -> list[Unit]:
+def find(
+    names: Sequence[str], bench: BenchConfig, own: Path | None = None, *, unreported: bool = False
+) -> list[Unit]:
     """Build the questions of tasks, groups, tags and YAML files; `own` is the folder of the
     forest's own.
 
-    `UserError` for a task that there is not, whose data is not here, or that runs code.
+    `unreported` asks of other documents than those that a benchmark reports, but for the forest's
+    own tasks, whose text the caller has chosen. `UserError` for a task that there is not, whose
+    data is not here, that runs code, or that has no other documents.
     """
     from lm_eval.tasks import TaskManager
 
@@ -111,7 +115,7 @@ def find(names: Sequence[str], bench: BenchConfig, own: Path | None = None) -> l
             manager = TaskManager(include_path=folders)
     units: dict[str, Unit] = {}
     for name in names:
-        for unit in _units(name, manager, bench):
+        for unit in _units(name, manager, bench, unreported):
             units.setdefault(unit.name, unit)
     return list(units.values())
 
@@ -141,7 +145,7 @@ def _is_file(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
-def _units(name: str, manager: Any, bench: BenchConfig) -> Iterator[Unit]:
+def _units(name: str, manager: Any, bench: BenchConfig, unreported: bool) -> Iterator[Unit]:
     """Load what a name stands for: a task, the tasks of a tag, or a group, which stays whole."""
     if not _is_file(name) and name not in manager.all_tasks:
         raise unknown("task", name, {OWN_TAG, *OWN_TASKS, *manager.all_tasks})
@@ -152,10 +156,11 @@ def _units(name: str, manager: Any, bench: BenchConfig) -> Iterator[Unit]:
     except Exception as error:  # each task fails in its own way
         raise _not_loaded(name, error, bench) from None
     if loaded.get("groups"):
-        yield _unit(name, loaded, bench)
+        yield _unit(name, loaded, bench, unreported)
         return
     for task, built in loaded["tasks"].items():
-        yield _unit(task, {"tasks": {task: built}, "groups": {}, "group_map": {}}, bench)
+        alone = {"tasks": {task: built}, "groups": {}, "group_map": {}}
+        yield _unit(task, alone, bench, unreported)
 
 
 def _refuse_code(name: str, manager: Any, bench: BenchConfig) -> None:
@@ -192,12 +197,16 @@ def _not_loaded(name: str, error: Exception, bench: BenchConfig) -> UserError:
     return UserError(f"task {name}: it does not load: {type(error).__name__}: {why}")
 
 
-def _unit(name: str, loaded: Mapping[str, Any], bench: BenchConfig) -> Unit:
+def _unit(
+    name: str, loaded: Mapping[str, Any], bench: BenchConfig, unreported: bool = False
+) -> Unit:
     """Build the questions of a unit, count them and sum them up in a hash."""
     digest, requests, documents = hashlib.sha256(), 0, 0
     for task_name, task in sorted(loaded["tasks"].items()):
         _refuse(task_name, task)
         _settle(task, bench)
+        if unreported and task_name not in OWN_TASKS:
+            _turn_to_unreported(task_name, task)
         try:
             with silence():
                 task.build_all_requests(limit=bench.limit)
@@ -230,6 +239,25 @@ def _settle(task: Any, bench: BenchConfig) -> None:
     if own is None or (bench.few_shot is not None and own != 0):
         task.set_config(key="num_fewshot", value=bench.few_shot or 0)
     task.set_fewshot_seed(seed=bench.seed)
+
+
+def _turn_to_unreported(name: str, task: Any) -> None:
+    """Have a task asked of its validation split, or of its training split where the validation
+    split is what a benchmark reports.
+    """
+    from lm_eval.api.task import ConfigurableTask
+
+    own = type(task)
+    if not isinstance(task, ConfigurableTask) or own.test_docs is not ConfigurableTask.test_docs:
+        raise UserError(f"task {name}: its Python chooses the documents, so that none are left out")
+    splits = [task.config.test_split, task.config.validation_split, task.config.training_split]
+    reported, *others = dict.fromkeys(split for split in splits if split)
+    if not others:
+        raise UserError(
+            f"task {name}: it has no documents but those that btm bench reports ({reported}), and "
+            "weights that were searched on these would look better than they are: leave it out"
+        )
+    task.set_config(key="test_split", value=others[0])
 
 
 def _counted(task: Any) -> str:

@@ -1,4 +1,5 @@
-"""Five tasks for lm-evaluation-harness, made of the test text that a forest has.
+"""Five tasks for lm-evaluation-harness, made of the text that a forest has: its test text, or
+its valid text where weights are searched (btm/steps/bench/search.py).
 
     btm_rolling    passages, read from their first word on: perplexity (loglikelihood_rolling)
     btm_next       which of four passages of the same domain goes on here (multiple_choice)
@@ -54,7 +55,7 @@ class TextTask:
 
 
 def write(folder: Path, suite: Suite, shards: Sequence[Shard]) -> list[str]:
-    """Write the five tasks of test `shards` into `folder`, unless they stand there; return their
+    """Write the five tasks of `shards` into `folder`, unless they stand there; return their
     names.
 
     `UserError` for text in which no question can be asked.
@@ -65,8 +66,8 @@ def write(folder: Path, suite: Suite, shards: Sequence[Shard]) -> list[str]:
         questions = list(_questions(task, texts))
         if not questions:
             raise UserError(
-                f"{task.name}: nothing can be asked of the test text of {', '.join(texts)}: its "
-                "documents are too short; name other tasks=[…]"
+                f"{task.name}: nothing can be asked of the {shards[0].split} text of "
+                f"{', '.join(texts)}: its documents are too short; name other tasks=[…]"
             )
         data = folder / f"{task.name}.jsonl"
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in questions)
@@ -189,7 +190,7 @@ def _yaml(task: TextTask, data: Path, suite: Suite, shards: Sequence[Shard]) -> 
     """Describe a task to lm-eval; JSON texts are YAML."""
     text = ", ".join(f"{shard.domain}: {shard.sha256[:16]}" for shard in shards)
     return (
-        f"# Made by btm bench of test text of the suite {suite.name}.\n"
+        f"# Made by btm of {shards[0].split} text of the suite {suite.name}.\n"
         f"task: {task.name}\n"
         f"tag: {OWN_TAG}\n"
         "dataset_path: json\n"

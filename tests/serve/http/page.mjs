@@ -129,6 +129,12 @@ async function writes(page) {
   }
   seen.stopped = { tokens: written, text: await page.inputValue('#text'),
     error: await page.textContent('#error'), focus: await page.evaluate('document.activeElement.id') };
+  await page.locator('#legend tbody tr input').first().uncheck();
+  await page.fill('#length', '3');
+  const some = page.waitForRequest((found) => found.url().endsWith('/v1/completions'));
+  await page.click('#write');
+  seen.some = (await some).postDataJSON().model;
+  await until(page, 'document.getElementById("stop").hidden');
 }
 
 async function keyboardAlone(page) {

@@ -110,6 +110,7 @@ def test_hidden_states_are_the_models_own(running, forest):
     np.testing.assert_allclose(found["hidden_states"], wanted[-1][0], atol=1e-5)
     _, _, first = running.ask("/v1/hidden_states", body | {"layer": 0})
     np.testing.assert_allclose(first["hidden_states"], wanted[0][0], atol=1e-6)
+    assert forest["bible"].card.sha256 in running.engine.members.loaded()  # no copy of its own
     for more in ({"layer": 99}, {"model": "forest"}, {"prompt": [1] * 1024}):
         assert running.ask("/v1/hidden_states", body | more)[0] == 400
 

@@ -246,3 +246,21 @@ def test_what_asks_for_nothing_is_passed_over(running):
     body = {"model": "bible", "prompt": "a", "max_tokens": 1, "user": "me", "suffix": None}
     body |= {"presence_penalty": 0, "frequency_penalty": 0.0, "best_of": 1, "logprobs": None}
     assert running.ask("/v1/completions", body)[0] == 200
+
+
+def test_some_experts_answer_by_the_name_of_the_model(client, running):
+    found = client.completions.create(
+        model="forest[speeches,bible]",
+        prompt="In the",
+        max_tokens=2,
+        extra_body={"btm_posterior": True},
+    )
+    assert found.model == "forest[bible,speeches]"
+    weights = found.choices[0].btm_posterior[0]
+    assert set(weights) == {"bible", "speeches"} and sum(weights.values()) == pytest.approx(1)
+    alone = running.ask("/v1/score", {"model": "forest[bible]", "prompt": "In the beginning"})[2]
+    bible = running.ask("/v1/score", {"model": "bible", "prompt": "In the beginning"})[2]
+    assert alone["nats"] == pytest.approx(bible["nats"])
+    assert running.ask("/v1/models/forest[bible]")[2]["btm"]["members"] == ["bible"]
+    status, _, body = running.ask("/v1/score", {"model": "forest[lwa]", "prompt": ""})
+    assert (status, body["error"]["code"]) == (404, "model_not_found")

@@ -5,8 +5,10 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 
+import openai
 import pytest
 
 from btm.cli import main
@@ -140,7 +142,7 @@ def test_errors_are_always_of_one_shape(running, method, path, raw, status, code
 def test_a_full_server_says_when_to_come_again(strict):
     with dialled(strict, LONG) as first:
         assert works(strict)
-        with dialled(strict, LONG | {"n": 2}):
+        with dialled(strict, LONG), dialled(strict, LONG):
             until = time.monotonic() + 20
             while strict.engine.counts().waiting < 2 and time.monotonic() < until:
                 time.sleep(0.01)
@@ -242,6 +244,27 @@ def test_a_port_that_is_taken_is_said_in_a_line(grown, running, capsys):
     assert main.main(["serve", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"serve.port={running.port}: Address already in use" in line
+
+
+def test_at_the_end_of_the_grace_clients_are_told_that_their_answer_is_broken_off(grown, serve):
+    refused = []
+    with serve(grown[0], grace=0.2) as running, running.client() as client:
+        ask = lambda: refused.append(running.ask("/v1/completions", LONG))  # noqa: E731
+        whole = threading.Thread(target=ask)
+        whole.start()
+        extra = {"ignore_eos": True}
+        with pytest.raises(openai.APIError) as told:
+            for number, _ in enumerate(
+                client.completions.create(
+                    model="forest", prompt="", max_tokens=900, stream=True, extra_body=extra
+                )
+            ):
+                if number == 2:
+                    running.server.should_exit = True
+        assert told.value.code == "stopping" and "broken off" in told.value.message
+        whole.join()
+    ((status, headers, body),) = refused
+    assert status == 503 and body["error"]["code"] == "stopping" and headers["Retry-After"] == "5"
 
 
 @pytest.mark.slow

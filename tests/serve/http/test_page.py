@@ -167,6 +167,11 @@ def test_writing_can_be_stopped(seen, running):
     assert running.idle()
 
 
+def test_the_ticked_experts_alone_write(seen, running):
+    names = [name for name, *_ in seen["legend"] if name != "mixture"]
+    assert seen["some"] == f"forest[{','.join(names[1:])}]"
+
+
 def test_what_the_api_refuses_is_said(seen):
     assert re.search(rf"tokens of all .* this server allows {MOST}", seen["refused"])
 

@@ -108,6 +108,20 @@ class Walk:
         with torch.inference_mode():
             self.compare(numbers, self.batch.read(tokens))
 
+    def advance_some(self):
+        """Read a token of some texts, while the others wait."""
+        numbers = self.batch.numbers
+        some = [n for n in numbers if self.rng.random() < 0.5]
+        if not some:
+            return
+        tokens = torch.tensor([[self.texts[n][self.read[n]]] for n in numbers])
+        real = torch.tensor([[n in some] for n in numbers])
+        for number in some:
+            self.read[number] += 1
+        with torch.inference_mode():
+            logits_RTV = self.batch.read(tokens, None if real.all() else real)
+        self.compare(some, logits_RTV[real[:, 0]])
+
     def leave(self, numbers):
         with torch.inference_mode():
             self.batch.drop(numbers)
@@ -121,6 +135,8 @@ class Walk:
                 self.join(self.rng.choice((1, 2, 3)))
             elif chance < 0.45 and self.batch.numbers:
                 self.leave([self.rng.choice(self.batch.numbers), 99])
+            elif chance < 0.6:
+                self.advance_some()
             else:
                 self.advance()
         assert self.compared > steps
@@ -137,7 +153,7 @@ def test_texts_join_and_leave(kind):
 def test_a_model_with_a_state_reads_each_text_alone(kind):
     model = model_of(kind, RECURRENT[kind])
     assert not can_batch(model)
-    Walk(model, Alone, atol=1e-3).go(30)  # it adds up in another order
+    Walk(model, Alone, atol=5e-3).go(30)  # it adds up in another order
 
 
 def test_positions_that_depend_on_other_texts_are_not_batched():

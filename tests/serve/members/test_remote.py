@@ -321,7 +321,8 @@ def test_a_server_that_dies_mid_text_is_left_out_and_the_answer_says_so(grown, w
         [*words, "serve.port=0"], stdout=subprocess.PIPE, text=True, env=os.environ
     )
     try:
-        url = re.search(r"http://[0-9.:]+", process.stdout.readline())[0]
+        found = (re.search(r"http://[0-9.:]+", line) for line in process.stdout)
+        url = next(match[0] for match in found if match)
         served = {"bible": {"url": f"{url}/v1", "model": "bible", "retries": 1}}
         config = replace(without, serve=replace(without.serve, remote=served))
         with serve(config) as gateway, gateway.client() as client:

@@ -44,17 +44,6 @@ def mine(tmp_path):
     return folder
 
 
-@pytest.fixture
-def few_files(monkeypatch):
-    """lm_eval without its own 14,000 tasks, which take ten seconds to look through."""
-    import lm_eval.tasks as theirs
-
-    whole = theirs.TaskManager
-    monkeypatch.setattr(
-        theirs, "TaskManager", lambda *_, **words: whole(**words | {"include_defaults": False})
-    )
-
-
 def spoken(words, capsys):
     """The exit code of a command, its output, and the one line of its error."""
     code = main(["bench", *words])
