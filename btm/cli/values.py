@@ -25,6 +25,7 @@ _EXAMPLES = {
     "mix.candidates": "mix.candidates='[{law: 0.5, med: 0.5}]'",
     "averages": "averages='{a: {law: 0.5, med: 0.5}, b: uniform}'",
     "average.layers": "average.layers='{*.mlp.*: {law: 1.0}}'",
+    "serve.remote": "serve.remote='{law: {url: http://HOST:8000/v1, model: law}}'",
     "run.rounds": "run.rounds=[[law,med],[biolaw]]",
     "cluster.setup": "cluster.setup='[module load cuda]'",
 }

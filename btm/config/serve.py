@@ -1,9 +1,11 @@
 """Settings of the server: its address, its token, and what it takes on."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from btm.config.checks import check_least, check_path, require
 from btm.config.keys import key
+from btm.config.remote_experts import remote_experts
 
 
 @dataclass
@@ -38,6 +40,11 @@ class ServeConfig:
         30.0, "seconds that a client may take to send its request, or to read what it is sent"
     )
     reload: float = key(2.0, "seconds between two looks at the forest for other models; 0: none")
+    remote: dict[str, Any] = key(
+        {},
+        "experts that other servers run: {NAME: {url: http://HOST:PORT/v1, model: MODEL}, …}; "
+        "also key_env, top, timeout in seconds, retries",
+    )
     grace: float = key(10.0, "seconds that answers may still take when the server is stopped")
 
 
@@ -52,3 +59,4 @@ def check_serve(serve: ServeConfig) -> None:
     check_least(serve, "serve", 0, "context", "max_logprobs", "reload", "grace")
     check_least(serve, "serve", 1024, "max_body")
     check_least(serve, "serve", 1, "patience")
+    remote_experts(serve.remote)

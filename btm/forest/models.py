@@ -28,7 +28,7 @@ from btm.forest.paths import (
 )
 from btm.models import causal_lm, weights
 
-Kind = Literal["ELM", "average", "student", "MoE", "folder"]
+Kind = Literal["ELM", "average", "student", "MoE", "folder", "remote"]
 _KINDS: dict[str, Kind] = {AVERAGES: "average", STUDENTS: "student", MOES: "MoE"}
 
 

@@ -10,18 +10,27 @@ vocabulary. Log-probabilities in nats.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from btm.ensemble.posterior import Array
 from btm.forest import Model
 from btm.serve.catalog import Served
+from btm.serve.members.member import Found, Rest
 from btm.serve.request import Done, Event, Listener, Prompt, Request, Token
 from btm.serve.text import StoppedText
 
 if TYPE_CHECKING:
     import torch
+
+
+class _Late(NamedTuple):
+    """A token that was written and that a member did not list: the weights follow it later."""
+
+    token: int
+    logp: dict[int, float]  # by each member that was run
+    rests: dict[int, Rest | None]
 
 
 class Answer:
@@ -38,6 +47,12 @@ class Answer:
         self.over = False
         self.held: set[str] = set()  # the sha256 of members that keep something of the text
         self.lost: list[str] = []  # members that it had to go on without
+        self._rests: dict[int, Rest | None] = {}  # what is not known of `next`
+        self._loose: dict[tuple[int, int], float] = {}  # {(member, place): slack of its score}
+        # Nats that the score of each member so far may be above the one that was used, where it may
+        # be anything below too; 0: it is exact.
+        self._slack_E = np.zeros(len(served.members))
+        self._late: _Late | None = None
         self._listener = listener
         self._tokenizer = tokenizer
         self._course = served.begin()
@@ -123,12 +138,66 @@ class Answer:
         """Name the weight of each active member before the next token."""
         return self._by_name(np.exp(self.log_weights))
 
-    def heard(self, first: int, scores: Mapping[int, Array]) -> None:
-        """Note log p that members gave consecutive tokens of the text, from place `first` on."""
+    @property
+    def bound(self) -> float:
+        """How far the mixture may be from the exact one, in total variation.
+
+        Σ_j w_j r_j, where r_j is the mass of the tokens that member j does not list, and how far
+        the weights themselves may be off.
+        """
+        rests_k = [self._rests.get(j) for j in self.active]
+        masses_k = np.array([0.0 if rest is None else rest.mass for rest in rests_k])
+        if not masses_k.any():
+            return self._doubt
+        return min(1.0, float(np.exp(self.log_weights) @ masses_k) + self._doubt)
+
+    @property
+    def _doubt(self) -> float:
+        """How far the weights may be off, in total variation.
+
+        Of members whose scores are not exact the true weights are anything from 0 to what the most
+        that their scores can be gives them together, and that is by how much others can be off too.
+        Other rules than Bayes' forget, so nothing is known of theirs.
+        """
+        slack_k = self._slack_E[self.active]
+        doubtful = slack_k > 0
+        if len(self.active) == 1 or not doubtful.any():
+            return 0.0
+        if doubtful.all() or self.served.rule.ensemble.rule != "bayes":
+            return 1.0
+        log_k = self.log_weights + slack_k
+        raised = np.logaddexp.reduce(log_k[doubtful])
+        return float(1 / (1 + np.exp(np.logaddexp.reduce(log_k[~doubtful]) - raised)))
+
+    def expect(self, found: Mapping[int, Found]) -> None:
+        """Take the distributions of the next token, and what was late of the last one's scores."""
+        number, late = self.number, self._late
+        self._late = None
+        # Where all that ran are lost, the token is followed once others have read it.
+        if late is not None and not self.wanted:
+            logp_k = []
+            for j in self.active:
+                exact, rest = found[j].exact.get(number), late.rests.get(j)
+                logp_k.append(late.logp[j] if exact is None else exact)
+                if exact is None and rest is not None and late.token not in rest.listed:
+                    self._loosen(j, rest.most - late.logp[j])
+            self._update(np.array(logp_k), late.token)
+        self.next |= {j: each.next[number] for j, each in found.items()}
+        self._rests |= {j: each.rest.get(number) for j, each in found.items()}
+
+    def heard(
+        self, first: int, scores: Mapping[int, Array], slack: Mapping[int, Array] | None = None
+    ) -> None:
+        """Note log p that members gave consecutive tokens of the text, from place `first` on.
+
+        Where `slack` is over 0 a score is not exact (`Found.slack`).
+        """
         for j, logp_T in scores.items():
             known = self._known.setdefault(j, [])
             # What it has read before is known.
             known += logp_T[len(known) + 1 - first :].tolist()
+        for j, slack_T in (slack or {}).items():
+            self._loose |= {(j, first + int(t)): slack_T[t] for t in np.flatnonzero(slack_T)}
 
     def follow(self, top: Callable[[int], Sequence[tuple[int, float]]] | None = None) -> None:
         """Let the weights follow the text as far as the scores of those that are run are known.
@@ -143,10 +212,27 @@ class Answer:
             posterior = self.posterior() if self.request.posterior else None
             each = self._by_name(logp_k) if self.request.score_prompt else None
             likeliest = tuple(top(place)) if top else ()
+            bound = self._doubt_at(place, logp_k)
             mixed = self._course.update(logp_k, self.tokens[place])
             if self.request.score_prompt and not self._is_told:
                 token = self.tokens[place]
-                self._prompt.append(Token(token, mixed, likeliest, posterior, each))
+                told = Token(token, mixed, likeliest, posterior, each, bound=bound)
+                self._prompt.append(told)
+
+    def _doubt_at(self, place: int, logp_k: Array) -> float:
+        """Bound how far the mixture's p of the text's token at a place may be off, before the
+        weights follow it, and note where its scores are not exact.
+        """
+        bound, log_weights = self._doubt, self.log_weights
+        for i, j in enumerate(self.active):
+            if slack := self._loose.get((j, place)):
+                bound = min(1.0, bound + float(np.exp(log_weights[i] + logp_k[i] + slack)))
+                self._loosen(j, slack)
+        return bound
+
+    def _loosen(self, j: int, slack: float) -> None:
+        """Note that a score of a member was not exact."""
+        self._slack_E[j] += max(slack, 1e-9)  # it may be less in any case
 
     def passed(self, tokens: int) -> None:
         """Note that so many tokens were read whose scores make no difference."""
@@ -181,6 +267,7 @@ class Answer:
                 self.lost.append(model.name)
             self._known.pop(j, None)
             self.next.pop(j, None)
+            self._rests.pop(j, None)
             if not self._course.lose(j):
                 self.finish("error", error=why)
 
@@ -198,20 +285,22 @@ class Answer:
         self, token: int, logp: float, logp_k: Array, top: Sequence[tuple[int, float]] = ()
     ) -> None:
         """Take a token that was chosen: tell it, or end the text with it."""
-        posterior = self.posterior() if self.request.posterior else None
-        active = self.active
+        posterior, bound = self.posterior() if self.request.posterior else None, self.bound
         if token in self.served.ends and not self.request.ignore_ends:
-            self._tell(Token(token, logp, tuple(top), posterior))
+            self._tell(Token(token, logp, tuple(top), posterior, bound=bound))
             self.finish("stop", token)
             return
         self.tokens.append(token)
-        self._course.update(logp_k, token)
-        if self._course.may_recall:
-            for j, own in zip(active, logp_k.tolist(), strict=True):
-                self._known.setdefault(j, []).append(own)
+        own = dict(zip(self.active, logp_k.tolist(), strict=True))
+        rests = {j: self._rests.get(j) for j in own}
+        if any(rest is not None and token not in rest.listed for rest in rests.values()):
+            # A member may tell the score after all, with the next distribution.
+            self._late = _Late(token, own, rests)
+        else:
+            self._update(logp_k, token)
         self._written += 1
         text = self._text.add(token)
-        self._tell(Token(token, logp, tuple(top), posterior, text=text))
+        self._tell(Token(token, logp, tuple(top), posterior, text=text, bound=bound))
         if self._text.stopped_by is not None:
             self.finish("stop", self._text.stopped_by)
         elif self._written >= self.request.max_tokens:
@@ -233,6 +322,16 @@ class Answer:
     def _text(self) -> StoppedText:
         """The text so far; made by the engine's thread, which alone may use its tokenizer."""
         return StoppedText(self._tokenizer, self.request.prompt, self.request.stop)
+
+    def _update(self, logp_k: Array, token: int) -> None:
+        """Let the weights follow a token that was written."""
+        before = self.active
+        self._course.update(logp_k, token)
+        if self._course.may_recall:
+            for j, own in zip(before, logp_k.tolist(), strict=True):
+                self._known.setdefault(j, []).append(own)
+        if self.active != before and self._slack_E[before].any():
+            self._slack_E[:] = np.inf  # others might be the best
 
     def _recall(self) -> bool:
         """Let wanted members come back once they have read what they missed; tell if none is."""

@@ -7,13 +7,14 @@ average, student and mixture of experts has its own name.
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from btm.config.choices import ENSEMBLE
+from btm.config.remote_experts import remote_experts
 from btm.config.schema import Config
 from btm.data.ends import ends_of_folders
 from btm.data.tokenizer import bos_of_copy, load_tokenizer, size_of
@@ -28,6 +29,7 @@ from btm.forest.models import names_of_derived
 from btm.forest.suites import open_suites
 from btm.models import causal_lm
 from btm.models.files import CONFIG
+from btm.serve.members.remote.experts import RemoteModel, Remotes
 from btm.steps import domain_weights
 
 _log = logging.getLogger("btm.serve")
@@ -71,6 +73,9 @@ class Catalog:
         bos = bos_of_copy(self.forest.tokenizer, self.tokenizer)
         self.vocabulary = size_of(self.tokenizer)
         self.start = int(self.tokenizer.eos_token_id) if bos is None else bos
+        # A tokenizer of their own, since the engine's thread alone may use the other.
+        mine = load_tokenizer(self.forest.tokenizer)
+        self.remotes = Remotes(remote_experts(config.serve.remote), mine, self.start)
         self._served: Mapping[str, Served] = {}
         self._stands: list[Model] = []  # what the models that are served are made of
         self._members: list[Model] = []  # of the ensemble
@@ -80,10 +85,13 @@ class Catalog:
 
     def refresh(self) -> bool:
         """Look at the forest on disk again; tell whether any model came, went or changed."""
-        members = self._models(
-            self.config.ensemble.experts or [elm.name for elm in self.forest.experts()]
-        )
+        experts = self.config.ensemble.experts or [elm.name for elm in self.forest.experts()]
+        members = self._models(name for name in experts if name not in self.remotes)
         others = self._models([*self.forest.names(), *names_of_derived(self.forest)])
+        remote = self._remote([model.name for model in (*members, *others)])
+        wanted = self.config.ensemble.experts
+        members += [model for model in remote if not wanted or model.name in wanted]
+        others += remote
         if not (members or others):
             raise UserError(f"{self.forest.root}: no model to serve yet")
         stands = [*members, *others]
@@ -161,9 +169,25 @@ class Catalog:
                     self._said.add(str(error))
         return found
 
+    def _remote(self, taken: Collection[str]) -> list[RemoteModel]:
+        """List the remote experts; one whose name a model of the forest has is an error at first,
+        and left out later.
+        """
+        found = []
+        for model in self.remotes.models():
+            if model.name not in taken:
+                found.append(model)
+            elif not self._served:
+                raise UserError(f"serve.remote: {model.name} is a model of {self.forest.root} too")
+        return found
+
     def _ensemble(self, name: str, members: list[Model], config: Config) -> Served:
         """Weigh the members by the prior of `domain`, or all alike, and keep the top-k by it."""
         rule = rule_of(config.ensemble)
+        remote = [model.name for model in members if model.kind == "remote"]
+        if remote and (config.domain or rule.needs_route):
+            key = f"domain={config.domain}" if config.domain else "ensemble.rule=router"
+            raise UserError(f"{key}: nothing is fitted for {remote[0]}, which another server runs")
         if rule.commit is not None and rule.needs_route:
             raise UserError("ensemble.rule=router: a route does not commit")
         prior, fitted = {model.name: 1.0 for model in members}, config.ensemble
@@ -186,8 +210,13 @@ class Catalog:
 
     def _made(self, name: str, kind: str, members: list[Model], rule: Rule) -> Served:
         """Make a model that answers, whose members all weigh the same."""
-        folders = [model.path for model in members]
-        limits = [causal_lm.context_limit(causal_lm.read_config(each / CONFIG)) for each in folders]
+        folders = [model.path for model in members if not isinstance(model, RemoteModel)]
+        limits: list[int | None] = [
+            model.context for model in members if isinstance(model, RemoteModel)
+        ]
+        limits += [
+            causal_lm.context_limit(causal_lm.read_config(each / CONFIG)) for each in folders
+        ]
         return Served(
             name=name,
             kind=kind,

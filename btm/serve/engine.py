@@ -166,6 +166,8 @@ class Engine:
     def _load(self, model: Model) -> Member:
         from btm.serve.members.local import LocalMember
 
+        if model.kind == "remote":
+            return self.catalog.remotes.load(model)
         config = self.catalog.config
         device = causal_lm.pick_device(config.trainer.device)
         loaded = load_member(self.catalog.forest, model, device, config.load)
@@ -283,7 +285,11 @@ class Engine:
             return self.members.ready(answer.models, self._tell_news)
         except LostError as error:
             answer.lose(error.sha256, str(error))
-            return not answer.over and self._is_ready(answer)
+            if not answer.over:
+                return self._is_ready(answer)
+            if answer in self._waiting:
+                self._waiting.remove(answer)
+            return False
         except Exception as error:
             _log.error("a model did not load: %s", error)
             answer.finish("error", error=_said(error))
@@ -359,8 +365,9 @@ class Engine:
         self._lose(lost)
         for answer in written:
             if not answer.over:
+                answer.next = {}
                 keys = zip(answer.active, answer.keys, strict=True)
-                answer.next = {j: found[sha].next[answer.number] for j, sha in keys}
+                answer.expect({j: found[sha] for j, sha in keys})
 
     def _lose(self, lost: Mapping[str, LostError]) -> None:
         """Go on without members that do not answer any more."""

@@ -59,12 +59,12 @@ class Memory:
 def memory_of(models: Iterable[Served], load: LoadConfig, limits: ServeConfig) -> Memory:
     """Count what models take: each once, however many ensembles it is a member of."""
     served = list(models)
-    members = {m.name: m.path for each in served for m in each.members}
+    members = {m.name: m.path for each in served for m in each.members if m.kind != "remote"}
     sizes = {name: _size(path, load) for name, path in members.items()}
     context = max((_context(each, limits) for each in served), default=0)
     caches = []
     for each in served:
-        token = sum(sizes[member.name].token or 0 for member in each.members)
+        token = sum(sizes[m.name].token or 0 for m in each.members if m.name in sizes)
         caches.append(limits.running * _ROOM * _context(each, limits) * token)
     whole = sum(size.weights for size in sizes.values()) + max(caches, default=0)
     return Memory(sizes, limits.running, context, whole)

@@ -3,6 +3,7 @@
 from btm.config.schema import Config
 from btm.serve.catalog import Catalog
 from btm.serve.http.access import is_loopback, token_of
+from btm.serve.members.remote.experts import RemoteModel
 from btm.serve.memory import memory_of
 from btm.steps.plan import Plan
 
@@ -18,7 +19,9 @@ def plan_of_serve(config: Config) -> list[Plan]:
     for served in catalog:
         names = ", ".join(model.name for model in served.members)
         what = f"the ensemble of {names}" if served.kind == "ensemble" else served.kind
-        reads = tuple(model.path for model in served.members)
+        if isinstance(served.members[0], RemoteModel) and served.kind != "ensemble":
+            what = f"at {served.members[0].url}"
+        reads = tuple(model.path for model in served.members if model.kind != "remote")
         plans.append(Plan("serve", served.name, what, reads=reads))
     lines = memory_of(catalog, config.load, serve).lines
     return [*plans, *(Plan("memory", "", line) for line in lines)]

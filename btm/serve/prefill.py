@@ -124,7 +124,7 @@ class Prefill:
     def _follow(self, a: Answer, stop: int, found: Mapping[int, Found]) -> None:
         """Let the weights of a request follow the tokens that the piece has given scores."""
         if stop == self._width:
-            a.next |= {j: each.next[a.number] for j, each in found.items()}
+            a.expect(found)
             if not self._scores[a.number]:
                 a.passed(self._until[a.number])
         one = next(iter(found.values()))
@@ -132,7 +132,8 @@ class Prefill:
             return
         # The place of the first token that was given a score.
         first = 1 + max(0, self._at - (self._width - self._until[a.number]))
-        a.heard(first, {j: each.scores[a.number] for j, each in found.items()})
+        slack = {j: each.slack[a.number] for j, each in found.items() if a.number in each.slack}
+        a.heard(first, {j: each.scores[a.number] for j, each in found.items()}, slack)
 
         def top(place: int) -> Sequence[tuple[int, float]]:
             logp_kV = [found[j].whole[a.number][place - first] for j in a.active]

@@ -41,6 +41,8 @@ class Token:
     posterior: Posterior | None = None  # before this token
     member_logp: Posterior | None = None  # log p by each member; of a prompt that is scored
     text: str = ""  # the text that is certain since this token and not yet told
+    bound: float = 0.0  # how far the mixture that gave it may be from the exact one, in total
+    # variation; 0 where all members know their whole distributions
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,9 @@ def serve(config: Config, out: Output) -> None:
     name. An expert that is merged meanwhile joins them within serve.reload seconds, a removed one
     answers no more.
 
+    serve.remote= names experts that other servers run: any OpenAI-compatible completions endpoint
+    that tells top log-probs and has the forest's tokenizer, as vLLM's or llama.cpp's.
+
     It listens on this machine alone. For another serve.host= there must be a token, in the file
     serve.token_file= or in BTM_SERVE_TOKEN. It begins by saying what memory the models will take;
     --dry-run shows that, and what would be served, and where.
@@ -29,6 +32,9 @@ def serve(config: Config, out: Output) -> None:
     chosen = config.serve
     token = token_of(chosen)
     catalog = Catalog(config)
+    for said in catalog.remotes.connect():
+        print(f"note: {said}", file=out.stderr, flush=True)
+    catalog.refresh()
     memory = memory_of(catalog, config.load, chosen)
     engine = Engine(catalog, Limits(chosen.running, chosen.waiting, chosen.context))
 

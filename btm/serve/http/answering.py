@@ -13,7 +13,7 @@ from btm.serve.http.asking import Text, several
 from btm.serve.http.calls import Calls, GoneError
 from btm.serve.http.choice import Choice, Piece
 from btm.serve.http.service import Service, service_of
-from btm.serve.http.shapes import Head, usage
+from btm.serve.http.shapes import Head, lost, usage
 from btm.serve.http.stream import EventStream
 from btm.serve.http.wire import Choosing
 from btm.serve.request import Prompt, Request
@@ -65,7 +65,14 @@ class _Run:
     def usage(self) -> Json:
         """Count tokens; a prompt counts once, however many answers it has."""
         read = sum(len(text.all) for text in self.asked.texts)
-        return usage(read, sum(choice.written for choice in self.choices))
+        counted = usage(read, sum(choice.written for choice in self.choices))
+        if any(model.kind == "remote" for model in self.asked.served.members):
+            counted["btm_bound"] = max(choice.bound for choice in self.choices)
+        return counted
+
+    def lost(self) -> Json:
+        """Name the members that an answer had to go on without."""
+        return lost(name for choice in self.choices for name in choice.lost)
 
 
 async def answer(http: HttpRequest, asked: Asked, writer: Writer, head: Head) -> Response:
@@ -94,7 +101,7 @@ async def _whole(run: _Run, calls: Calls, writer: Writer, head: Head) -> Respons
     finally:
         calls.close()
     choices = [writer.whole(index, piece) for index, piece in enumerate(pieces)]
-    return JSONResponse(head.body(choices) | {"usage": run.usage()})
+    return JSONResponse(head.body(choices) | run.lost() | {"usage": run.usage()})
 
 
 async def _parts(run: _Run, calls: Calls, writer: Writer, head: Head) -> AsyncIterator[Json]:
@@ -106,7 +113,8 @@ async def _parts(run: _Run, calls: Calls, writer: Writer, head: Head) -> AsyncIt
             yield head.body([first]) | extra
         new = run.choices[index].take(event)
         if new.text or new.tokens or new.finish is not None:
-            yield head.body([writer.part(index, new)]) | extra
+            is_lost = lost(run.choices[index].lost)  # told at its end
+            yield head.body([writer.part(index, new)]) | is_lost | extra
         await asyncio.sleep(0)  # let others have their turn where much is told at once
     if counts:
         yield head.body([]) | {"usage": run.usage()}

@@ -14,7 +14,7 @@ from btm.serve.http.choice import Piece
 from btm.serve.http.errors import ApiError
 from btm.serve.http.pieces import Pieces
 from btm.serve.http.service import service_of
-from btm.serve.http.shapes import Head, of_chat, posteriors
+from btm.serve.http.shapes import Head, bounds, of_chat, posteriors
 from btm.serve.http.wire import ChatBody, Message
 from btm.serve.request import Request
 from btm.system.json_files import Json
@@ -49,6 +49,8 @@ class _Writer:
         made = {"index": index, key: said, "logprobs": logprobs, "finish_reason": piece.finish}
         if self.body.btm_posterior:
             made["btm_posterior"] = posteriors(piece.tokens)
+        if self.body.btm_bound:
+            made["btm_bound"] = bounds(piece.tokens)
         return made
 
 

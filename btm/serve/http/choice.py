@@ -44,6 +44,8 @@ class Choice:
         self._held: list[Placed] = []  # tokens whose text is not out yet
         self._length = 0  # of the text that is out, in characters
         self.written = 0  # tokens
+        self.bound = 0.0  # the largest of its tokens
+        self.lost: tuple[str, ...] = ()  # members that it had to go on without
 
     def take(self, event: Event) -> Piece:
         """Follow an event; return what is new."""
@@ -70,6 +72,7 @@ class Choice:
 
     def _wrote(self, token: Token) -> Piece:
         self.written += 1
+        self.bound = max(self.bound, token.bound)
         if token.id in self._served.ends and not self._request.ignore_ends:
             # It ends the text and is no part of it, but was chosen with a probability of its own.
             self._held.append(Placed(token, self._places.place))
@@ -83,6 +86,7 @@ class Choice:
             piece.tokens += self._held
         self._held = []
         piece.finish = done.reason
+        self.lost = done.lost
         return piece
 
     def _out(self, text: str) -> Piece:

@@ -11,7 +11,7 @@ from btm.serve.http.asking import check_limits, check_tokens, sampling_of
 from btm.serve.http.choice import Piece
 from btm.serve.http.pieces import Pieces
 from btm.serve.http.service import service_of
-from btm.serve.http.shapes import Head, of_completion, posteriors
+from btm.serve.http.shapes import Head, bounds, of_completion, posteriors
 from btm.serve.http.wire import CompletionBody
 from btm.serve.request import Request
 from btm.system.json_files import Json
@@ -28,7 +28,8 @@ class _Writer:
         """Write a whole answer."""
         top, logprobs = self.body.logprobs, None
         if top is not None:
-            logprobs = of_completion(piece.tokens, self.pieces, top)
+            as_ids = self.body.return_tokens_as_token_ids
+            logprobs = of_completion(piece.tokens, self.pieces, top, as_ids=as_ids)
         made: Json = {
             "index": index,
             "text": piece.text,
@@ -37,6 +38,8 @@ class _Writer:
         }
         if self.body.btm_posterior:
             made["btm_posterior"] = posteriors(piece.tokens)
+        if self.body.btm_bound:
+            made["btm_bound"] = bounds(piece.tokens)
         return made
 
     def part(self, index: int, piece: Piece) -> Json:
@@ -65,7 +68,8 @@ async def completions(body: CompletionBody, http: HttpRequest) -> Response:
         stop=tuple(body.stop),
         ignore_ends=body.ignore_eos,
         top=body.logprobs or 0,
-        score_prompt=body.echo and (body.logprobs is not None or body.btm_posterior),
+        score_prompt=body.echo
+        and (body.logprobs is not None or body.btm_posterior or body.btm_bound),
         posterior=body.btm_posterior,
     )
     requests = [replace(request, prompt=text.tokens) for text in texts]

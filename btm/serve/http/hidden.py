@@ -54,6 +54,9 @@ async def hidden_states(body: HiddenBody, http: HttpRequest) -> Response:
     if len(served.members) != 1:
         message = f"{served.name} is {len(served.members)} models; ask for one of them by its name"
         raise ApiError(400, message, param="model", code="invalid_value")
+    if served.kind == "remote":
+        message = f"{served.name} is run by another server, which does not tell its hidden states"
+        raise ApiError(400, message, param="model", code="invalid_value")
     text = await service.text(body.prompt)
     check_tokens(service.limits, [text], 1, 0)
     tokens, context = [served.start, *text.tokens], service.engine.context_of(served)

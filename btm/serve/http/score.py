@@ -12,9 +12,9 @@ from btm.serve.http.asking import Text, at_most, check_tokens
 from btm.serve.http.calls import GoneError
 from btm.serve.http.pieces import Places
 from btm.serve.http.service import Service, service_of
-from btm.serve.http.shapes import Head, finite, likeliest, usage
+from btm.serve.http.shapes import Head, finite, likeliest, lost, usage
 from btm.serve.http.wire import ScoreBody
-from btm.serve.request import Posterior, Prompt, Request, Token
+from btm.serve.request import Done, Posterior, Prompt, Request, Token
 from btm.system.json_files import Json
 
 router = APIRouter()
@@ -38,16 +38,22 @@ async def score(body: ScoreBody, http: HttpRequest) -> Response:
         posterior=True,
     )
     tokens: Sequence[Token] = ()
+    gone: Sequence[str] = ()
     try:
         with service.call([request], http) as calls:
             async for _, event in calls.events():
                 if isinstance(event, Prompt):
                     tokens = event.tokens
+                elif isinstance(event, Done):
+                    gone = event.lost
     except GoneError:
         service.metrics.gone.inc()
         return Response(status_code=499)  # nobody reads it
     head = Head.new("btm.score", "score", served)
-    return JSONResponse(_told(head, service, text, tokens, served, body.top))
+    told = _told(head, service, text, tokens, served, body.top)
+    if any(model.kind == "remote" for model in served.members):
+        told["bound"] = [token.bound for token in tokens]
+    return JSONResponse(told | lost(gone))
 
 
 def _told(

@@ -3,7 +3,7 @@
 import hashlib
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from btm.serve.catalog import Served
@@ -52,6 +52,12 @@ def fingerprint(served: Served) -> str:
     return "btm-" + hashlib.sha256(weights.encode()).hexdigest()[:16]
 
 
+def lost(names: Iterable[str]) -> Json:
+    """Name the members that an answer had to go on without, if there are any."""
+    found = list(dict.fromkeys(names))
+    return {"btm_lost": found} if found else {}
+
+
 def usage(read: int, written: int) -> Json:
     """Count the tokens of prompts and answers."""
     return {
@@ -61,27 +67,31 @@ def usage(read: int, written: int) -> Json:
     }
 
 
-def of_completion(tokens: Sequence[Placed], pieces: Pieces, top: int) -> Json:
+def of_completion(
+    tokens: Sequence[Placed], pieces: Pieces, top: int, *, as_ids: bool = False
+) -> Json:
     """Write tokens as /v1/completions does: lists side by side.
 
     As at OpenAI, a token that was chosen stands among the likeliest even where it is none of them.
+    With `as_ids` tokens are written `token_id:7`, as vLLM does where it is asked to.
     """
     tops: list[dict[str, float] | None] = []
     for each in tokens:
-        tops.append(likeliest(each.token, pieces) if each.is_scored else None)
+        tops.append(likeliest(each.token, pieces, as_ids=as_ids) if each.is_scored else None)
+    ids = [each.token.id for each in tokens]
     return {
-        "tokens": [pieces.text(each.token.id) for each in tokens],
+        "tokens": _as_ids(ids) if as_ids else [pieces.text(token) for token in ids],
         "token_logprobs": [finite(each.token.logp) if each.is_scored else None for each in tokens],
         "top_logprobs": tops if top else None,
         "text_offset": [each.place for each in tokens],
     }
 
 
-def likeliest(token: Token, pieces: Pieces) -> dict[str, float]:
+def likeliest(token: Token, pieces: Pieces, *, as_ids: bool = False) -> dict[str, float]:
     """Write the likeliest tokens, and the one that was chosen, with their log-probabilities."""
     found = dict(token.top)
     found.setdefault(token.id, token.logp)
-    names = pieces.keys(list(found))
+    names = _as_ids(list(found)) if as_ids else pieces.keys(list(found))
     return {name: finite(logp) for name, logp in zip(names, found.values(), strict=True)}
 
 
@@ -103,9 +113,18 @@ def _one(token: int, logp: float, pieces: Pieces) -> Json:
     }
 
 
+def _as_ids(tokens: Sequence[int]) -> list[str]:
+    return [f"token_id:{token}" for token in tokens]
+
+
 def posteriors(tokens: Sequence[Placed]) -> list[dict[str, float] | None]:
     """List the weight of each member before each token; None where nothing was predicted."""
     return [dict(p) if (p := each.token.posterior) is not None else None for each in tokens]
+
+
+def bounds(tokens: Sequence[Placed]) -> list[float | None]:
+    """List how far the mixture before each token may be from the exact one, in total variation."""
+    return [each.token.bound if each.is_scored else None for each in tokens]
 
 
 def finite(logp: float) -> float:

@@ -131,6 +131,7 @@ class Choosing(Wire):
     stream_options: StreamOptions | None = None
     ignore_eos: bool = False
     btm_posterior: bool = False
+    btm_bound: bool = False
 
     @model_validator(mode="after")
     def _streams(self) -> "Choosing":
@@ -146,10 +147,13 @@ class CompletionBody(Choosing):
     max_tokens: Annotated[int, Field(ge=0)] = 16
     logprobs: Annotated[int, Field(ge=0)] | None = None
     echo: bool = False
+    return_tokens_as_token_ids: bool = False
     best_of: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _best_of(self) -> "CompletionBody":
+        if self.return_tokens_as_token_ids and self.logprobs is None:
+            raise ValueError("return_tokens_as_token_ids has no effect without logprobs")
         if self.best_of not in (None, self.n):
             raise PydanticCustomError(
                 "unsupported_parameter",

@@ -59,9 +59,10 @@ class LocalMember(Member):
                 del self._groups[group]
 
     def read(self, group: int, piece: Piece) -> Pending:
-        """Read a piece of every text of a group, at once."""
-        found = self.compute(group, piece)
-        return lambda: found
+        """Read a piece of every text of a group once it is waited for: members elsewhere, which
+        are asked before that, read theirs meanwhile.
+        """
+        return lambda: self.compute(group, piece)
 
     @torch.inference_mode()
     def compute(self, group: int, piece: Piece) -> Found:

@@ -46,12 +46,34 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Rest:
+    """The part of a distribution that is not known token by token: the tokens that are not listed.
+
+    The distribution gives each of them the same share of `mass`; the true one gives all of them
+    `mass`, and any of them exp(`most`) at most. So the two differ by at most `mass` in total
+    variation.
+    """
+
+    mass: float
+    most: float  # in nats
+    listed: frozenset[int]
+
+
+@dataclass(frozen=True)
 class Found:
     """The log-probabilities that a member computed for a piece, by the number of the text."""
 
     next: "Mapping[int, torch.Tensor]" = field(default_factory=dict)  # after the last token, (V,)
     scores: Mapping[int, Array] = field(default_factory=dict)  # of the following tokens, (T,)
     whole: "Mapping[int, torch.Tensor]" = field(default_factory=dict)  # at each of them, (T, V)
+    # Where a member knows only the likeliest tokens:
+    rest: Mapping[int, Rest] = field(default_factory=dict)  # of `next`
+    slack: Mapping[int, Array] = field(default_factory=dict)  # (T,) nats that the true score may be
+    # above the one in `scores`, where it may also be anything below; 0: the score is exact
+    exact: Mapping[int, float] = field(
+        default_factory=dict
+    )  # of the one token that was read, where
+    # the distribution before did not list it: its log p after all
 
 
 Pending = Callable[[], Found]  # waits for a piece to be read; raises `LostError`

@@ -87,6 +87,13 @@ def test_echo_gives_the_prompts_own_log_probabilities(greedy, grown, forest, tok
     assert choice.text.startswith(PROMPT)
     for token, place in zip(found.tokens, found.text_offset, strict=True):
         assert choice.text[place:].startswith(token)
+    as_ids = {"return_tokens_as_token_ids": True, "btm_bound": True}
+    (named,) = greedy(echo=True, logprobs=2, max_tokens=2, extra_body=as_ids).choices
+    assert named.logprobs.tokens[: len(ids)] == [f"token_id:{token}" for token in ids]
+    assert all(key.startswith("token_id:") for top in named.logprobs.top_logprobs for key in top)
+    assert named.btm_bound == [0.0] * len(named.logprobs.tokens)  # all is known of local members
+    with pytest.raises(openai.BadRequestError, match="no effect without logprobs"):
+        greedy(extra_body=as_ids)
     assert len(choice.btm_posterior) == len(found.tokens)
     assert choice.btm_posterior[3] == pytest.approx(weights[3], abs=1e-4)
     for likeliest, token in zip(found.top_logprobs, found.tokens, strict=True):
