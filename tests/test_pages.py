@@ -79,7 +79,9 @@ BEFORE = {
         for word in ("--with-descendants", "--readmit")
     ],
     "btm export expert=law format=delta to=shipped/law": ["merge expert=law merge.force=true"],
-    "btm train expert=law trainer.adapter=lora": ["branch expert=law domain=novels branch=copy"],
+    "btm train expert=law trainer.adapter=lora trainer.lora_rank=8 trainer.lora_targets=[q_proj,v_proj]": [
+        "branch expert=law domain=novels branch=copy"
+    ],
     "btm run experiment=demo trainer.adapter=lora": [
         f"remove expert={expert} {word} experiment=demo"
         for expert in ("bible", "speeches")

@@ -214,8 +214,8 @@ def memory(bench: Bench) -> None:
     """Print the bytes that experts take together, and the time of a forward pass, shared and
     whole.
     """
-    how, domain = LoadConfig(), bench.options.domains[0]
-    elms = [bench.lora(domain, 0, rank) for rank in bench.options.ranks]
+    how, options = LoadConfig(), bench.options
+    elms = [bench.lora(domain, 0, rank) for rank in options.ranks for domain in options.domains]
     shared = [adapters.load(elm.path, "cpu", how) for elm in elms]
     whole = [inference.load(elm.path, "cpu", how) for elm in elms]
     base = bench.forest["seed"].load()
@@ -229,7 +229,7 @@ def memory(bench: Bench) -> None:
         for a, b in zip(shared, whole, strict=True)
     )
     print(f"largest |Δ| of a logit, shared against whole: {largest:.1e}")
-    main_ = bench.options.ranks.index(MAIN)
+    main_ = 2 * list(options.ranks).index(MAIN)
     for rows in ((1, 1), BATCH):
         part = tokens[: rows[0], : rows[1]]
         times: tuple[list[float], list[float]] = ([], [])
