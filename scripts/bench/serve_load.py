@@ -91,8 +91,13 @@ def capacity(url: str) -> float:
 
 
 def client_of(url: str) -> openai.OpenAI:
-    """Make a client that never asks twice by itself."""
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
+    """Make a client that never asks twice by itself, over a connection for each request: one that
+    is kept may be closed for idleness just as it is used again.
+    """
+    alone = {"Connection": "close"}
+    return openai.OpenAI(
+        base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120, default_headers=alone
+    )
 
 
 @dataclass
@@ -105,7 +110,7 @@ class Load:
     answers: Counter = field(default_factory=Counter)  # {client: answers}
     told: Counter = field(default_factory=Counter)  # {what was said: requests}
     failures: list[str] = field(default_factory=list)
-    memory: list[tuple[float, int]] = field(default_factory=list)  # (seconds, bytes)
+    memory: list[int] = field(default_factory=list)  # bytes, at equal distances of time
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, clients: int) -> dict:
@@ -121,7 +126,7 @@ class Load:
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
-            self.memory.append((self.passed, resident(self.process.pid)))
+            self.memory.append(resident(self.process.pid))
             time.sleep(min(1.0, self.seconds / 40))
         return self.row(clients)
 
@@ -153,10 +158,9 @@ class Load:
 
     def row(self, clients: int) -> dict:
         """Sum up."""
-        at, size = np.array(self.memory).T
-        quarter = self.seconds / 4
-        first = float(np.median(size[at <= quarter]))
-        last = float(np.median(size[at >= 3 * quarter]))
+        quarter = max(1, len(self.memory) // 4)
+        first = float(np.median(self.memory[:quarter]))
+        last = float(np.median(self.memory[-quarter:]))
         single = [self.answers[number] for number in range(clients - 1)]
         for failure, count in Counter(self.failures).items():
             print(f"{count} × {failure}")
@@ -169,10 +173,10 @@ class Load:
             "memory MB, first quarter": first / 1e6,
             "memory MB, last quarter": last / 1e6,
             "drift": last / first - 1,
-            "least over most answers of a client of single prompts": min(single) / max(single),
+            "least over most answers of a client of single prompts": min(single) / max(1, *single),
             f"answers of the client of {LIST} prompts over their mean": self.answers[clients - 1]
             * len(single)
-            / sum(single),
+            / max(1, sum(single)),
         }
 
 

@@ -39,3 +39,14 @@ def test_the_page_says_what_was_measured():
     memory = [row["memory MB, first quarter"], row["memory MB, last quarter"]]
     assert [float(x) for x in found.groups()] == pytest.approx(memory, abs=0.06)
     assert abs(row["drift"]) < 0.05
+
+
+def test_the_page_on_performance_says_what_llama_cpp_was_measured_at():
+    page = (ROOT / "docs/performance.md").read_text()
+    rows = pd.read_csv(ROOT / "docs/results/serving/llama.csv")
+    for row in rows[rows["part"] == "llama"].itertuples():
+        wanted = rf"\| {row.texts} \| ([\d.,]+) \| ([\d.,]+) \| {row.ratio - 1e-9:.2f} \|"
+        found = re.search(wanted, page)
+        assert found, wanted
+        said = [float(number.replace(",", "")) for number in found.groups()]
+        assert said == pytest.approx([row[5], row[7]], rel=0.02)
