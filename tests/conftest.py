@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from fairseq_models import converted, place, returned  # noqa: F401
-from folders import DEMO, uncovered
+from folders import DEMO, uncovered_children
 
 from btm import steps
 from btm.cli.compose import compose
@@ -94,13 +94,12 @@ def untraced():
     if not measured:
         yield
         return
-    kept = {name: os.environ.pop(name) for name in os.environ.keys() - uncovered().keys()}
     measured.stop()
     try:
-        yield
+        with uncovered_children():
+            yield
     finally:
         measured.start()
-        os.environ.update(kept)
 
 
 @pytest.fixture(autouse=True, scope="session")
