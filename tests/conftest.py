@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from fairseq_models import converted, place, returned  # noqa: F401
-from folders import DEMO, uncovered
+from folders import DEMO, uncovered_children
 
 from btm import steps
 from btm.cli.compose import compose
@@ -94,13 +94,12 @@ def untraced():
     if not measured:
         yield
         return
-    kept = {name: os.environ.pop(name) for name in os.environ.keys() - uncovered().keys()}
     measured.stop()
     try:
-        yield
+        with uncovered_children():
+            yield
     finally:
         measured.start()
-        os.environ.update(kept)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -133,23 +132,32 @@ def ctrl_c_is_heard():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """A folder that all processes of these tests have in common."""
+    root = tmp_path_factory.getbasetemp()
+    return root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+
 @pytest.fixture(autouse=True, scope="session")
-def caches_of_their_own(tmp_path_factory):
-    """What tests index stays out of the user's cache."""
+def caches_of_their_own(tmp_path_factory, shared):
+    """What tests index stays out of the user's cache. What torch's compiler tries and compiles is
+    shared: that costs each process 20 seconds, and the tests that scripts/gpu starts use it too.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+            patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(shared / "compiled"))
         yield
 
 
 @pytest.fixture(scope="session")
-def prepared_demo(tmp_path_factory):
+def prepared_demo(shared):
     """The demo's whole text, prepared once for all processes that test: a folder for data.out."""
-    root = tmp_path_factory.getbasetemp()
-    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
-    with (root / "demo.lock").open("w") as lock:
+    with (shared / "demo.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        steps.prepare(compose([f"data.out={root / 'prepared'}"]))
-    return root / "prepared"
+        steps.prepare(compose([f"data.out={shared / 'prepared'}"]))
+    return shared / "prepared"
 
 
 @pytest.fixture(scope="session")

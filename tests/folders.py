@@ -1,6 +1,7 @@
 """What tests look at: the embedded suite, and whether a folder was touched."""
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import btm
@@ -12,6 +13,16 @@ DEMO = ROOT / "btm/data/demo"
 def uncovered():
     """The environment of programs whose lines other tests cover: coverage slows torch by half."""
     return {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE")}
+
+
+@contextmanager
+def uncovered_children():
+    """Leave off measuring coverage in processes that are started meanwhile."""
+    kept = {name: os.environ.pop(name) for name in os.environ.keys() - uncovered().keys()}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 def tree(folder):

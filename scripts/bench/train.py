@@ -105,12 +105,12 @@ class Contender:
         return json.loads(line)
 
 
-def peak(precision: str, threads: int, device: str) -> float:
-    """Return the FLOP/s of the fastest of some products of matrices."""
+def peak(precision: str, threads: int, device: str, quick: bool) -> float:
+    """Return the FLOP/s of the fastest of some products of matrices; small ones if `quick`."""
     torch.set_num_threads(threads)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     best = 0.0
-    for n in (1024, 2048) if device == "cpu" else (4096, 8192):
+    for n in (128,) if quick else (1024, 2048) if device == "cpu" else (4096, 8192):
         a, b = torch.randn(2, n, n, device=device).to(dtype)
         for _ in range(8):
             wait(device)  # a GPU's products return before they are done
@@ -182,11 +182,11 @@ def compare(folder: Path, kind: str, args: argparse.Namespace, rows: list[dict[s
                 own / file.name
             ).write_bytes(file.read_bytes())
         contenders.append(Contender(name, own, python))
-    best = peak(args.precision, args.threads, args.device)
+    best = peak(args.precision, args.threads, args.device, args.quick)
     for _ in range(args.rounds):
         for contender in contenders:
             contender.turn(args.steps)
-        best = max(best, peak(args.precision, args.threads, args.device))
+        best = max(best, peak(args.precision, args.threads, args.device, args.quick))
     for contender in contenders:
         contender.end()
     plain = next(c for c in contenders if c.name == "btm, plain")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import uncovered
 
 from btm.data import encode, long_lines
 from btm.data.encode import Encoder
@@ -185,6 +186,7 @@ def test_memory_is_bounded_for_a_long_document(tmp_path, verses, ending):
     words += [f"data.out={tmp_path / 'out'}", "data.vocab_size=400", "data.tokenizer_bytes=500000"]
     ran = subprocess.run(
         [sys.executable, "-c", PEAK, *words],
+        env=uncovered(),
         capture_output=True,
         text=True,
         cwd=Path(encode.__file__).parents[2],

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from folders import uncovered
 
 from btm import steps
 from btm.data.tokenizer import tokenizer_sha256
@@ -89,6 +90,7 @@ def test_of_processes_that_plant_at_once_each_gets_what_it_asked_for_or_is_refus
     file.write_text(file.read_text().replace('"Ġthe"', '"Ġthé"'))
     done = subprocess.run(
         [sys.executable, PLANTING, tmp_path / "roots", forest.tokenizer, other],
+        env=uncovered(),
         capture_output=True,
         text=True,
         check=True,

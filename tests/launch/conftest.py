@@ -1,17 +1,15 @@
 """Forests in which only the seed stands, and processes that may fork workers."""
 
 import json
-import multiprocessing
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
+from launch.processes import FORKS
 
 from btm.cli.compose import compose
 from btm.launch.records import Records
-
-_PRELOAD = ["btm.steps", "btm.launch.local", "transformers.models.llama.modeling_llama"]
 
 
 @pytest.fixture
@@ -37,7 +35,5 @@ def plant(grown, workspace, tmp_path):
 @pytest.fixture
 def fresh():
     """Call a function in a process that has imported torch and run none of it; gives a future."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOAD)
-    with ProcessPoolExecutor(1, context) as pool:
+    with ProcessPoolExecutor(1, FORKS) as pool:
         yield pool.submit

@@ -1,11 +1,21 @@
 """Commands as a user runs them, and what can be seen of them from outside."""
 
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+
+from folders import uncovered
+
+# Forks of a process that has imported these, and run none of it, start within milliseconds.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["btm.steps", "btm.cli.main", "btm.launch.local", "transformers.models.llama.modeling_llama"]
+)
 
 
 def btm(*words):
@@ -16,6 +26,63 @@ def btm(*words):
         stdout=subprocess.PIPE,
         text=True,
     )
+
+
+class Forked:
+    """A command of btm that need not start Python and import torch and transformers, which costs
+    four seconds of a core; of a `subprocess.Popen` it has what tests use.
+    """
+
+    def __init__(self, *words):
+        said, writer = FORKS.Pipe(duplex=False)
+        surroundings = Path.cwd(), dict(os.environ)
+        self._process = FORKS.Process(target=_command, args=(words, writer, *surroundings))
+        self._process.start()
+        writer.close()
+        self.pid = self._process.pid
+        with said:
+            self.stdout = os.fdopen(os.dup(said.fileno()))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stdout.close()
+        self.wait()
+
+    @property
+    def returncode(self):
+        return self._process.exitcode
+
+    poll = returncode.fget
+
+    def wait(self):
+        self._process.join()
+        return self.returncode
+
+    def send_signal(self, number):
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def kill(self):
+        self._process.kill()
+
+
+def _command(words, writer, folder, environment):
+    """Become `btm …` in a folder and an environment; coverage is measured if that says so."""
+    from btm.cli import main
+
+    for stream in (1, 2):
+        os.dup2(writer.fileno(), stream)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", 1)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    coverage = sys.modules.get("coverage")
+    measured = coverage and coverage.Coverage.current()
+    if measured and environment == uncovered():
+        measured.stop()
+    sys.exit(main.main(list(words)))
 
 
 PATIENCE = 4  # times the seconds that a quiet machine needs: tests of what happens, not of how fast

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from folders import tree
-from launch.processes import btm, finish, sign_of_life, state, until
+from launch.processes import Forked, btm, finish, sign_of_life, state, until
 
 from btm.forest import Forest
 from btm.launch.records import Records
@@ -34,7 +34,7 @@ def words(workspace, forest):
 def cancelled_at_the_end(words):
     """Leave no driver behind, whatever happens."""
     yield
-    finish(btm("cancel", *words), code=None)
+    finish(Forked("cancel", *words), code=None)
 
 
 def at_step(forest, job, step):
@@ -94,38 +94,38 @@ def test_from_plain_text_to_an_evaluated_forest_and_then_nothing_twice(workspace
 def test_a_cycle_that_is_left_is_seen_followed_cancelled_and_ended(
     words, forest, cancelled_at_the_end
 ):
-    assert "started" in finish(btm("run", "--detach", *words, ENDLESS))
-    rows = {row["job"]: row for row in json.loads(finish(btm("status", "--json", *words)))}
+    assert "started" in finish(Forked("run", "--detach", *words, ENDLESS))
+    rows = {row["job"]: row for row in json.loads(finish(Forked("status", "--json", *words)))}
     assert rows["seed"]["state"] == "done"
     assert rows["train-speeches"]["state"] == "waiting"
     assert "at work" in " ".join(
-        finish(btm("status", *words)).split()
+        finish(Forked("status", *words)).split()
     )  # a long path breaks the title
 
-    log = btm("logs", "-f", "expert=bible", *words)
+    log = Forked("logs", "-f", "expert=bible", *words)
     assert "step 1/100000" in log.stdout.readline()
     worker = at_step(forest, "train-bible", 8)
-    assert "train-bible" in finish(btm("cancel", "expert=bible", *words))
+    assert "train-bible" in finish(Forked("cancel", "expert=bible", *words))
     assert "step 8/100000" in finish(log)  # it ends with the job
     until(lambda: gone(worker))
-    assert "stopped: stopped after step" in finish(btm("logs", "expert=bible", *words))
+    assert "stopped: stopped after step" in finish(Forked("logs", "expert=bible", *words))
     assert state(forest.root)["jobs"]["train-bible"]["state"] == "failed"
     assert state(forest.root)["jobs"]["train-code_python"]["state"] == "running"
 
     worker = at_step(forest, "train-code_python", 8)
-    assert "cancelled" in finish(btm("cancel", *words))
+    assert "cancelled" in finish(Forked("cancel", *words))
     assert gone(worker)
-    assert "finished" in finish(btm("status", *words))
-    assert finish(btm("cancel", *words), code=2).count("\n") == 1
+    assert "finished" in finish(Forked("status", *words))
+    assert finish(Forked("cancel", *words), code=2).count("\n") == 1
     saved = {
         branch.name: max(branch.path.glob("checkpoint-*")).name for branch in forest.branches()
     }
     assert set(saved) == {"bible", "code_python"}
 
-    again = btm("run", "--retry-failed", *words, ENDLESS)
+    again = Forked("run", "--retry-failed", *words, ENDLESS)
     for expert, checkpoint in saved.items():
         at_step(forest, f"train-{expert}", int(checkpoint.rpartition("-")[2]) + 1)
-    finish(btm("cancel", *words))
+    finish(Forked("cancel", *words))
     assert "train-speeches" not in tries(forest)
     finish(again, code=1)
 
@@ -133,7 +133,7 @@ def test_a_cycle_that_is_left_is_seen_followed_cancelled_and_ended(
 @pytest.mark.untraced
 def test_ctrl_c_leaves_the_jobs_and_a_driver_that_is_killed_is_replaced(words, forest):
     command = ["run", *words, "trainer.steps=200", "trainer.checkpoint_every=20"]
-    watched = btm(*command)
+    watched = Forked(*command)
     worker = at_step(forest, "train-bible", 5)
     # The last expert descends from this one, so the cycle does not end before the commands below.
     os.kill(worker, signal.SIGSTOP)
@@ -142,12 +142,12 @@ def test_ctrl_c_leaves_the_jobs_and_a_driver_that_is_killed_is_replaced(words, f
     assert "the jobs go on" in said
     assert not gone(worker)
     other = [*command, "trainer.lr=1e-3"]
-    more = [btm(*other), btm(*other, "--detach"), btm(*command, "--detach")]
+    more = [Forked(*other), Forked(*other, "--detach"), Forked(*command, "--detach")]
     for refused in more[:2]:
         assert "a cycle with other settings is at work" in finish(refused, code=2).splitlines()[-1]
     assert "started" in finish(more[2])  # it is, and once is enough
 
-    watched = btm(*command)
+    watched = Forked(*command)
     # It watches: a Ctrl-C while Python still starts would meet nobody.
     assert watched.stdout.readline()
     os.kill(worker, signal.SIGCONT)
@@ -159,7 +159,7 @@ def test_ctrl_c_leaves_the_jobs_and_a_driver_that_is_killed_is_replaced(words, f
     watched.send_signal(signal.SIGINT)
     finish(watched, code=130)
 
-    assert "perplexity by shard" in finish(btm(*command))
+    assert "perplexity by shard" in finish(Forked(*command))
     assert forest.names() == ["bible", "code_python", "seed", "speeches"]
     assert all(elm.card.exact for elm in forest.elms())
     had = tries(forest)
@@ -172,7 +172,7 @@ def test_what_fails_is_shown_its_siblings_are_not_harmed_and_a_retry_ends_well(w
     forest.branch(
         "code_python", "pyhton", {"seed": 1.0}
     )  # somebody began it on a domain that is none
-    said = finish(btm("run", *words), code=1)
+    said = finish(Forked("run", *words), code=1)
     reason = "no domain 'pyhton'"
     shown = [line for line in said.splitlines() if line.startswith("train-code_python failed: ")]
     assert len(shown) == 1
@@ -183,13 +183,13 @@ def test_what_fails_is_shown_its_siblings_are_not_harmed_and_a_retry_ends_well(w
     )
     assert forest.names() == ["bible", "seed"]
     assert "perplexity by shard" in said  # of what does stand
-    assert reason in finish(btm("logs", "expert=code_python", *words))
+    assert reason in finish(Forked("logs", "expert=code_python", *words))
 
-    assert reason in finish(btm("run", *words), code=1)  # to say it again is not to try it again
+    assert reason in finish(Forked("run", *words), code=1)  # to say it again is not to try it again
     assert tries(forest)["train-code_python"] == 1
 
     (forest.root / "branches/code_python").rename(forest.root / "elsewhere")
-    said = finish(btm("run", "--retry-failed", *words))
+    said = finish(Forked("run", "--retry-failed", *words))
     assert "perplexity by shard" in said
     assert forest.names() == ["bible", "code_python", "seed", "speeches"]
     assert tries(forest)["train-code_python"] == 2
@@ -200,6 +200,6 @@ def test_what_fails_is_shown_its_siblings_are_not_harmed_and_a_retry_ends_well(w
 
 def test_what_makes_no_sense_without_a_cycle_says_so(words):
     for verb in (["status"], ["cancel"], ["logs", "expert=bible"]):
-        said = finish(btm(*verb, *words), code=2)
+        said = finish(Forked(*verb, *words), code=2)
         assert said.startswith("btm: ")
         assert said.count("\n") == 1

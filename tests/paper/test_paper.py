@@ -3,12 +3,11 @@ over seeds.
 """
 
 import json
-import os
 
 import numpy as np
 import pandas as pd
 import pytest
-from folders import uncovered
+from folders import uncovered_children
 
 from btm import paper
 from btm.cli.compose import compose
@@ -27,9 +26,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(config):
-    with pytest.MonkeyPatch.context() as patch:
-        for name in os.environ.keys() - uncovered().keys():
-            patch.delenv(name)  # scripts/gpu --dry covers how a study is grown
+    with uncovered_children():  # scripts/gpu --dry covers how a study is grown
         return paper.reproduce(config)
 
 

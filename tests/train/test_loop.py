@@ -3,11 +3,9 @@
 import itertools
 import json
 import math
-import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import warnings
@@ -18,6 +16,7 @@ import pytest
 import torch
 import yaml
 from folders import ROOT
+from launch.processes import Forked, btm, finish
 from safetensors.torch import load_file
 
 from btm import steps
@@ -31,12 +30,6 @@ from btm.system import lease
 from btm.train import checkpoint, loop, optimizers, schedule
 from btm.train.mirrors import Mirrors
 from btm.train.training import Training
-
-BTM = [sys.executable, "-m", "btm.cli"]
-
-
-def shell(*words):
-    return subprocess.run([*BTM, *words], capture_output=True, text=True, timeout=120)
 
 
 def training_words(workspace, forest):
@@ -67,26 +60,21 @@ def test_killed_three_times_equals_unbroken(workspace, half_grown):
     for root in half_grown:
         config = compose([*training_words(workspace, root), "branch=copy"])
         steps.branch(config, "new", "bible")
-    assert shell("train", "expert=new", *training_words(workspace, unbroken)).returncode == 0
+    finish(Forked("train", "expert=new", *training_words(workspace, unbroken)))
 
     chance = random.Random(0)
     home = killed / "branches" / "new"
     for at in sorted(chance.sample(range(2, 15), 3)):
-        process = subprocess.Popen(
-            [*BTM, "train", "expert=new", *training_words(workspace, killed)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = Forked("train", "expert=new", *training_words(workspace, killed))
         deadline = time.monotonic() + 90
         while not reached(home, at):
             assert process.poll() is None, "it ended before it was killed"
             assert time.monotonic() < deadline
             time.sleep(0.002)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
+        finish(process, code=-signal.SIGKILL)
         assert not (lease.find(home) / "trained.json").exists()
-    done = shell("train", "expert=new", *training_words(workspace, killed))
-    assert done.returncode == 0, done.stderr
+    finish(btm("train", "expert=new", *training_words(workspace, killed)))
 
     def content(root, name):
         return (root / "branches" / "new" / name).read_bytes()

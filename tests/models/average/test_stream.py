@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from folders import uncovered
 from safetensors.torch import load_file, save_file
 
 from btm.errors import UserError
@@ -237,6 +238,7 @@ print(peak() - before)
     # 40 models of 20 MB: 800 MB
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path), "linear ties"],
+        env=uncovered(),
         capture_output=True,
         text=True,
         check=True,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from folders import tree
-from launch.processes import btm, finish
+from launch.processes import Forked, finish
 from safetensors.torch import load_file
 
 from btm import steps
@@ -436,9 +436,10 @@ def test_dry_run_says_it_and_writes_nothing(beside, workspace, tmp_path, capsys,
 def test_it_runs_as_jobs_on_this_machine(beside, workspace, tmp_path, baseline, job):
     words = [*workspace, f"forest={tmp_path / 'forest'}", f"baseline={baseline}", "trainer.steps=2"]
     config = beside(f"baseline={baseline}")
-    said = finish(btm("run", *words, "seed.steps=2", "cluster=local"))
+    said = finish(Forked("run", *words, "seed.steps=2", "cluster=local"))
     assert "perplexity by shard" in said
     assert baseline in Forest(config.forest_root)
-    rows = {row["job"]: row["state"] for row in json.loads(finish(btm("status", "--json", *words)))}
+    said = finish(Forked("status", "--json", *words))
+    rows = {row["job"]: row["state"] for row in json.loads(said)}
     assert rows[job] == "done"
     assert set(rows.values()) == {"done"}

@@ -7,10 +7,12 @@ import os
 import shutil
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from folders import uncovered_children
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -138,7 +140,9 @@ def unbroken(planted):
             def look():
                 heard.update({pid: listening(pid) for pid in children(os.getpid())})
 
-            steps.train(config, "new", Watcher(2, look))
+            # What is fsdp's alone tests/train/distributed/test_trainee.py covers in one process.
+            with nullcontext() if parallel == "ddp" else uncovered_children():
+                steps.train(config, "new", Watcher(2, look))
             made[parallel] = (config, outcome(config), heard)
         return made[parallel]
 
@@ -207,7 +211,8 @@ def test_a_killed_rank_ends_all_and_the_resumed_training_equals_the_unbroken(pla
         running.update(ranks())
         os.kill(running[1], signal.SIGKILL)
 
-    with pytest.raises(job.RankDiedError, match="rank 1 of 2 was killed by SIGKILL"):
+    died = pytest.raises(job.RankDiedError, match="rank 1 of 2 was killed by SIGKILL")
+    with uncovered_children(), died:
         steps.train(config, "new", Watcher(5, kill))
     assert len(running) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in running.values())
     assert checkpoints(config) == ["checkpoint-00000003"]
@@ -216,7 +221,8 @@ def test_a_killed_rank_ends_all_and_the_resumed_training_equals_the_unbroken(pla
         for path in (Path(config.forest_root) / "branches/new/checkpoint-00000003").iterdir()
     }
     assert files == {".safetensors", ".json"}
-    steps.train(config, "new")
+    with uncovered_children():
+        steps.train(config, "new")
     assert_same(outcome(config), unbroken("ddp")[1])
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from folders import uncovered
 
 CODE = """
 import resource, sys
@@ -29,7 +30,7 @@ def test_memory_is_not_asked_for_again():
     pages = {
         how: int(
             subprocess.run(
-                [sys.executable, "-c", CODE, how], capture_output=True, check=True
+                [sys.executable, "-c", CODE, how], env=uncovered(), capture_output=True, check=True
             ).stdout
         )
         for how in ("keep", "give")
