@@ -1,9 +1,12 @@
 """Settings of the server: its address, its token, and what it takes on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from btm.config.checks import check_least, check_path, require
+from btm.config.checks import check_choice, check_least, check_path, require
 from btm.config.keys import key
+from btm.config.serve_ray import RayConfig, check_ray
+
+ENGINES = ("local", "ray")
 
 
 @dataclass
@@ -37,6 +40,12 @@ class ServeConfig:
     )
     reload: float = key(2.0, "seconds between two looks at the forest for other models; 0: none")
     grace: float = key(10.0, "seconds that answers may still take when the server is stopped")
+    engine: str = key(
+        "local",
+        "where models run; ray: on the machines of a Ray cluster (serve.ray, extra [cluster])",
+        ENGINES,
+    )
+    ray: RayConfig = field(default_factory=RayConfig)
 
 
 def check_serve(serve: ServeConfig) -> None:
@@ -50,3 +59,11 @@ def check_serve(serve: ServeConfig) -> None:
     check_least(serve, "serve", 0, "context", "max_logprobs", "reload", "grace")
     check_least(serve, "serve", 1024, "max_body")
     check_least(serve, "serve", 1, "patience")
+    check_choice(serve.engine, "serve.engine", ENGINES)
+    check_ray(serve.ray)
+    require(
+        serve.engine == "ray" or serve.ray == RayConfig(),
+        "serve.engine",
+        serve.engine,
+        "serve.ray has no effect here; give serve.engine=ray, or leave its keys out",
+    )

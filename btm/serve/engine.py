@@ -14,7 +14,7 @@ weights of the others, normalised among them.
 
 import logging
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -303,13 +303,16 @@ class Engine:
         for group in self._alike():
             self._choose(group)
         self._forget([a.number for a in self._running if a.over])
-        tokens: dict[str, dict[int, list[int]]] = {}
+        tokens: dict[str, dict[int, list[int]]] = defaultdict(dict)
+        weight: dict[str, float] = defaultdict(float)
         for answer in self._running:
             self._commit(answer)
             answer.next = []
-            for sha in answer.keys:
-                tokens.setdefault(sha, {})[answer.number] = answer.tokens[-1:]
-        found, lost = self.members.read({sha: (RUNNING, Piece(new)) for sha, new in tokens.items()})
+            for sha, share in zip(answer.keys, np.exp(answer.log_weights), strict=True):
+                tokens[sha][answer.number] = answer.tokens[-1:]
+                weight[sha] += share
+        pieces = {sha: (RUNNING, Piece(new, weight=weight[sha])) for sha, new in tokens.items()}
+        found, lost = self.members.read(pieces)
         self._lose(lost)
         for answer in self._running:
             answer.next = [found[sha].next[answer.number] for sha in answer.keys]

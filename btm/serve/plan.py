@@ -1,8 +1,14 @@
-"""The plan of `btm serve`: the models, and the address."""
+"""The plan of `btm serve`: the models, where they run, and the address."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 from btm.config.schema import Config
+from btm.forest import Model
 from btm.serve.catalog import Catalog
 from btm.serve.http.access import is_loopback, token_of
+from btm.serve.members.cluster.placement import need, placed, said
+from btm.serve.members.member import Member
 from btm.steps.plan import Plan
 
 
@@ -13,9 +19,38 @@ def plan_of_serve(config: Config) -> list[Plan]:
     how = "without a token" if token_of(serve) is None else "with the token"
     port = serve.port or "a free port"
     plans = [Plan("listen", f"{serve.host}:{port}", f"for {who}, {how}")]
-    for served in Catalog(config):
+    catalog = Catalog(config)
+    for served in catalog:
         names = ", ".join(model.name for model in served.members)
         what = f"the ensemble of {names}" if served.kind == "ensemble" else served.kind
         reads = tuple(model.path for model in served.members)
         plans.append(Plan("serve", served.name, what, reads=reads))
-    return plans
+    return [*plans, *_placements(config, catalog)]
+
+
+def loading(
+    config: Config, catalog: Catalog
+) -> AbstractContextManager[Callable[[Model], Member] | None]:
+    """Make the function that loads members where serve.engine says; None: in this process."""
+    if config.serve.engine == "local":
+        return nullcontext()
+    ensemble = next(iter(catalog)).members
+    return placed(config, ensemble, len(_models(catalog)))
+
+
+def _placements(config: Config, catalog: Catalog) -> Iterator[Plan]:
+    """Plan where each model runs, as far as is known before the cluster is asked."""
+    ray = config.serve.ray
+    if config.serve.engine == "local":
+        return
+    where = f"the Ray cluster {ray.address}" if ray.address else "this machine, which Ray begins on"
+    copies = f", at most {ray.replicas} machines" if ray.address and ray.replicas > 1 else ""
+    ensemble = next(iter(catalog)).members
+    for model in _models(catalog):
+        when = "at once" if model in ensemble else "when it is asked for"
+        what = f"{when}: a process with {said(need(config, model))} on {where}{copies}"
+        yield Plan("place", model.name, what, reads=(model.path,))
+
+
+def _models(catalog: Catalog) -> list[Model]:
+    return list({model.sha256: model for each in catalog for model in each.members}.values())

@@ -12,21 +12,25 @@ def serve(config: Config, out: Output) -> None:
     name. An expert that is merged meanwhile joins them within serve.reload seconds, a removed one
     answers no more.
 
+    serve.engine=ray places each model, and copies of it, on the machines of a Ray cluster
+    (serve.ray.address), and goes on when machines die (docs/serving.md).
+
     It listens on this machine alone. For another serve.host= there must be a token, in the file
     serve.token_file= or in BTM_SERVE_TOKEN. --dry-run shows what would be served, and where.
 
     example: btm serve forest=experts/demo serve.port=8000
+    example: btm serve forest=experts/demo serve.engine=ray
     example: btm serve forest=experts/demo serve.host=0.0.0.0 serve.token_file=token
     """
     from btm.serve.catalog import Catalog
     from btm.serve.engine import Engine, Limits
     from btm.serve.http import server
     from btm.serve.http.access import token_of
+    from btm.serve.plan import loading
 
     chosen = config.serve
     token = token_of(chosen)
     catalog = Catalog(config)
-    engine = Engine(catalog, Limits(chosen.running, chosen.waiting, chosen.context))
 
     def ready(url: str) -> None:
         names = [served.name for served in catalog]
@@ -34,4 +38,6 @@ def serve(config: Config, out: Output) -> None:
         out.line(said, {"url": url, "models": names})
         out.stdout.flush()
 
-    server.run(chosen, catalog, token, ready, engine)
+    with loading(config, catalog) as load:
+        engine = Engine(catalog, Limits(chosen.running, chosen.waiting, chosen.context), load)
+        server.run(chosen, catalog, token, ready, engine)

@@ -87,7 +87,7 @@ async def _whole(run: _Run, calls: Calls, writer: Writer, head: Head) -> Respons
             new = run.choices[index].take(event)
             pieces[index].text += new.text
             pieces[index].tokens += new.tokens
-            pieces[index].finish = new.finish
+            pieces[index].finish, pieces[index].lost = new.finish, new.lost
     except GoneError:
         run.service.metrics.gone.inc()
         return Response(status_code=499)  # nobody reads it

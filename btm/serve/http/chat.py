@@ -49,6 +49,8 @@ class _Writer:
         made = {"index": index, key: said, "logprobs": logprobs, "finish_reason": piece.finish}
         if self.body.btm_posterior:
             made["btm_posterior"] = posteriors(piece.tokens)
+        if piece.lost:
+            made["btm_lost"] = list(piece.lost)
         return made
 
 

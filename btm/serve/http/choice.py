@@ -25,6 +25,7 @@ class Piece:
     text: str = ""
     tokens: list[Placed] = field(default_factory=list)
     finish: str | None = None  # stop or length, where it is over
+    lost: tuple[str, ...] = ()  # members that it went on without
 
 
 class Choice:
@@ -82,7 +83,7 @@ class Choice:
         if not isinstance(done.stopped_by, str):
             piece.tokens += self._held
         self._held = []
-        piece.finish = done.reason
+        piece.finish, piece.lost = done.reason, done.lost
         return piece
 
     def _out(self, text: str) -> Piece:

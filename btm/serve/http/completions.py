@@ -37,6 +37,8 @@ class _Writer:
         }
         if self.body.btm_posterior:
             made["btm_posterior"] = posteriors(piece.tokens)
+        if piece.lost:
+            made["btm_lost"] = list(piece.lost)
         return made
 
     def part(self, index: int, piece: Piece) -> Json:

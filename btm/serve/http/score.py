@@ -14,7 +14,7 @@ from btm.serve.http.pieces import Places
 from btm.serve.http.service import Service, gone_of, service_of
 from btm.serve.http.shapes import Head, finite, likeliest, usage
 from btm.serve.http.wire import ScoreBody
-from btm.serve.request import Posterior, Prompt, Request, Token
+from btm.serve.request import Done, Posterior, Prompt, Request, Token
 from btm.system.json_files import Json
 
 router = APIRouter()
@@ -38,16 +38,20 @@ async def score(body: ScoreBody, http: HttpRequest) -> Response:
         posterior=True,
     )
     tokens: Sequence[Token] = ()
+    lost: Sequence[str] = ()
     try:
         with Calls(service.engine, [request], gone_of(http)) as calls:
             async for _, event in calls.events():
                 if isinstance(event, Prompt):
                     tokens = event.tokens
+                elif isinstance(event, Done):
+                    lost = event.lost
     except GoneError:
         service.metrics.gone.inc()
         return Response(status_code=499)  # nobody reads it
     head = Head.new("btm.score", "score", served)
-    return JSONResponse(_told(head, service, text, tokens, served, body.top))
+    told = _told(head, service, text, tokens, served, body.top)
+    return JSONResponse(told | ({"btm_lost": list(lost)} if lost else {}))
 
 
 def _told(

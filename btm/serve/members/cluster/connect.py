@@ -1,0 +1,94 @@
+"""Join a Ray cluster, or begin one of this machine alone.
+
+Whoever reaches the ports of a Ray cluster may run anything on its machines, unless it asks for a
+token (``RAY_AUTH_MODE=token``). A cluster that is begun here listens on the loopback alone, and has
+a token of its own; others are joined with a token, unless they are this machine's.
+"""
+
+import logging
+import math
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from btm.config.serve_ray import RayConfig
+from btm.errors import UserError, first_line
+from btm.system.extras import install
+
+_MODE, _TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
+_LOOPBACK = ("127.0.0.1", "localhost")
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+_STORE = 256 << 20  # bytes of Ray's memory for large results, on this machine alone
+
+
+@contextmanager
+def connected(chosen: RayConfig, models: int) -> Iterator[None]:
+    """Be part of a cluster; one of this machine alone has CPUs for so many models, whatever it has.
+
+    Raises `UserError` where there is none at that address, or no token for it.
+    """
+    require_token(chosen)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault(_MODE, "token")
+    if is_here(chosen):
+        # Ray would take the address of a network card instead of the loopback.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray = _ray()
+    try:
+        if chosen.address is not None:
+            _join(ray, chosen.address)
+            yield
+        else:
+            # Ray's sockets and logs lie where other users of this machine have no access.
+            with tempfile.TemporaryDirectory(prefix="btm-ray-") as folder:
+                os.environ.setdefault(_TOKEN, secrets.token_hex(32))
+                _begin(ray, max(1, math.ceil(models * chosen.cpus)), folder)
+                yield
+    finally:
+        ray.shutdown()
+
+
+def _join(ray: Any, address: str) -> None:
+    try:
+        ray.init(address=address, **_QUIET)
+    except (ConnectionError, ray.exceptions.RayError) as error:
+        raise UserError(
+            f"serve.ray.address={address}: no Ray cluster there, or one with another token: "
+            f"{first_line(error)}"
+        ) from None
+
+
+def _begin(ray: Any, cpus: int, folder: str) -> None:
+    ray.init(
+        num_cpus=cpus,
+        include_dashboard=False,
+        object_store_memory=_STORE,
+        _node_ip_address=_LOOPBACK[0],
+        _temp_dir=folder,
+        **_QUIET,
+    )
+
+
+def is_here(chosen: RayConfig) -> bool:
+    """Whether the cluster is of this machine alone, as far as its address tells."""
+    return chosen.address is None or chosen.address.rpartition(":")[0] in _LOOPBACK
+
+
+def require_token(chosen: RayConfig) -> None:
+    """Raise `UserError` for a cluster of several machines that asks for no token."""
+    if os.environ.get(_MODE, "token") != "token" and not is_here(chosen):
+        raise UserError(
+            f"{_MODE}={os.environ[_MODE]}: whoever reaches a Ray cluster without a token runs what "
+            f"they like on its machines: start all of it with {_MODE}=token (docs/serving.md)"
+        )
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise UserError(f"serve.engine=ray needs Ray; run: {install('cluster')}") from None
+    return ray
