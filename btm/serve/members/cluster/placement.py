@@ -72,15 +72,9 @@ def choose(machines: Mapping[str, Room], taken: Iterable[str], needed: Room) -> 
     return max(able)[2] if able else None
 
 
-def scarcest(members: Iterable[ReplicatedMember], replicas: int) -> list[ReplicatedMember]:
-    """List the members that want a replica more, those with the most demand for each first."""
-    wanting = [member for member in members if len(member.copies) < replicas]
-
-    def demand(member: ReplicatedMember) -> tuple[bool, float, int]:
-        count = len(member.copies)
-        return (not count, member.demand / max(1, count), -count)
-
-    return sorted(wanting, key=demand, reverse=True)
+def scarcity(demand: float, replicas: int) -> tuple[bool, float, int]:
+    """Rank a model by how scarce it is: one without a replica, then by the demand for each."""
+    return not replicas, demand / max(1, replicas), -replicas
 
 
 class Placement:
@@ -244,9 +238,12 @@ class Placement:
                     why = "its machine is gone"
                 if why:
                     member.bury(copy, why)
-        for member in scarcest(members, self._ray.replicas):
-            if self._members.get(member.sha256) is member and self._start(member):
-                break  # the next at the next look, when this one takes its room
+        members.sort(key=lambda m: scarcity(m.demand, len(m.copies)), reverse=True)
+        for member in members:
+            is_served = self._members.get(member.sha256) is member
+            wants = is_served and len(member.copies) < self._ray.replicas
+            if wants and self._start(member):
+                break  # the next at the next look
 
 
 def _actor(order: Order, machine: str, needed: Room) -> Any:
