@@ -42,8 +42,9 @@ def connected(chosen: RayConfig, models: int) -> Iterator[None]:
             _join(ray, chosen.address)
             yield
         else:
-            # Ray's sockets and logs lie where other users of this machine have no access.
-            with tempfile.TemporaryDirectory(prefix="btm-ray-") as folder:
+            # Ray's sockets and logs lie where other users of this machine have no access. The path
+            # of a socket has 107 bytes at most, and TMPDIR may be long.
+            with tempfile.TemporaryDirectory(prefix="btm-ray-", dir="/tmp") as folder:
                 os.environ.setdefault(_TOKEN, secrets.token_hex(32))
                 _begin(ray, max(1, math.ceil(models * chosen.cpus)), folder)
                 yield
@@ -54,7 +55,7 @@ def connected(chosen: RayConfig, models: int) -> Iterator[None]:
 def _join(ray: Any, address: str) -> None:
     try:
         ray.init(address=address, **_QUIET)
-    except (ConnectionError, ray.exceptions.RayError) as error:
+    except Exception as error:  # of connection, token, version, each a class of its own
         raise UserError(
             f"serve.ray.address={address}: no Ray cluster there, or one with another token: "
             f"{first_line(error)}"
@@ -62,14 +63,24 @@ def _join(ray: Any, address: str) -> None:
 
 
 def _begin(ray: Any, cpus: int, folder: str) -> None:
-    ray.init(
-        num_cpus=cpus,
-        include_dashboard=False,
-        object_store_memory=_STORE,
-        _node_ip_address=_LOOPBACK[0],
-        _temp_dir=folder,
-        **_QUIET,
-    )
+    """Begin a cluster of this machine alone. Ray gives itself 30 seconds, which may be too few on a
+    busy machine: it is tried again.
+    """
+    for attempts_left in (2, 1, 0):
+        try:
+            ray.init(
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=_STORE,
+                _node_ip_address=_LOOPBACK[0],
+                _temp_dir=folder,
+                **_QUIET,
+            )
+            return
+        except Exception as error:
+            ray.shutdown()
+            if not attempts_left or "timed out" not in str(error):
+                raise UserError(f"Ray did not start on this machine: {first_line(error)}") from None
 
 
 def is_here(chosen: RayConfig) -> bool:

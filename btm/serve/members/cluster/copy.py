@@ -103,7 +103,8 @@ class Copy:
         except RayTaskError as error:
             raise error.cause from None
         except RayError as error:
-            self._doubt(self.machine)
+            if not self.gone:  # else it was ended here
+                self._doubt(self.machine)
             raise GoneError(str(error).partition("\n")[0]) from None
 
 

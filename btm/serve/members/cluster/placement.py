@@ -232,8 +232,9 @@ class Placement:
             for copy in member.copies:
                 try:
                     why = "" if copy.beats() else "its process ended"
-                except UserError as error:
+                except UserError as error:  # as where the forest does not stand
                     why = str(error)
+                    self._doubt(copy.machine)
                 if copy.machine not in alive:
                     why = "its machine is gone"
                 if why:

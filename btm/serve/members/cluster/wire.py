@@ -52,18 +52,17 @@ class Reply:
 
 def pack(logp_RV: "torch.Tensor", wire: str) -> Packed:
     """Pack distributions in the number type `wire`."""
-    logp = logp_RV.float().cpu().numpy()
-    best_R = logp.max(1)
-    distances = best_R[:, None] - logp
+    logp_RV = logp_RV.float()
+    best_R = logp_RV.amax(1)
+    distances_RV = (best_R[:, None] - logp_RV).cpu()
+    best = best_R.cpu().numpy()
     if wire == "fp32":
-        return Packed(best_R, distances)
+        return Packed(best, distances_RV.numpy())
     if wire == "fp16":
-        with np.errstate(over="ignore"):
-            return Packed(best_R, distances.astype(np.float16))
-    codes, scales = blockwise.quantise(
-        np.minimum(distances, _FARTHEST).reshape(-1), _BLOCK, signed=False
-    )
-    return Packed(best_R, codes.reshape(distances.shape), scales)
+        return Packed(best, distances_RV.half().numpy())
+    flat = distances_RV.clamp(max=_FARTHEST).numpy().reshape(-1)
+    codes, scales = blockwise.quantise(flat, _BLOCK, signed=False)
+    return Packed(best, codes.reshape(distances_RV.shape), scales)
 
 
 def unpack(packed: Packed) -> "torch.Tensor":
@@ -72,11 +71,11 @@ def unpack(packed: Packed) -> "torch.Tensor":
 
     distances = packed.distances
     if packed.scales is not None:
-        flat = distances.reshape(-1).astype(np.uint8, copy=False)
-        distances = blockwise.dequantise(flat, packed.scales, _BLOCK, signed=False).reshape(
-            distances.shape
-        )
-    return torch.from_numpy(packed.best[:, None] - distances.astype(np.float32))
+        codes = distances.reshape(-1).astype(np.uint8, copy=False)
+        flat = blockwise.dequantise(codes, packed.scales, _BLOCK, signed=False)
+        distances = flat.reshape(distances.shape)
+    # Ray's memory, where large arrays lie, is read only; torch wants to be able to write.
+    return torch.tensor(packed.best)[:, None] - torch.tensor(distances).float()
 
 
 def reply(found: Found, wire: str, seconds: float) -> Reply:

@@ -26,12 +26,22 @@ class Machines:
 
     def __init__(self, cluster):
         self.cluster = cluster
+        self.begin(num_cpus=0, include_dashboard=False)  # the gateway's own has no CPUs to give
+        self.add()
+        self.add()
 
     def add(self):
-        node = self.cluster.add_node(
-            num_cpus=len(EXPERTS), node_ip_address="127.0.0.1", object_store_memory=80 << 20
-        )
-        return node.node_id
+        return self.begin(num_cpus=len(EXPERTS))
+
+    def begin(self, **settings):
+        """Begin a machine. Ray gives each 30 seconds to start, which is little beside other tests."""
+        settings |= {"node_ip_address": "127.0.0.1", "object_store_memory": 80 << 20}
+        for attempt in range(5):
+            try:
+                return self.cluster.add_node(**settings).node_id
+            except Exception as error:
+                if attempt == 4 or "timed out during startup" not in str(error):
+                    raise
 
     def kill(self, machine):
         (node,) = (n for n in self.cluster.worker_nodes if n.node_id == machine)
@@ -40,7 +50,7 @@ class Machines:
 
 @pytest.fixture(scope="module")
 def machines():
-    """A cluster of three machines. The first, to which the gateway belongs, has no CPUs to give."""
+    """A cluster of three machines."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # the loopback's address
         patch.setenv("RAY_AUTH_MODE", "token")
@@ -50,14 +60,11 @@ def machines():
         patch.setenv("RAY_prestart_worker_first_driver", "0")
         from ray.cluster_utils import Cluster
 
-        head = {"num_cpus": 0, "node_ip_address": "127.0.0.1", "include_dashboard": False}
-        head |= {"object_store_memory": 80 << 20}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        found = Machines(cluster)
-        found.add()
-        found.add()
-        yield found
-        cluster.shutdown()
+        cluster = Cluster()
+        try:
+            yield Machines(cluster)
+        finally:
+            cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
