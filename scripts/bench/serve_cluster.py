@@ -87,10 +87,14 @@ class Machines:
         for _ in range(count):
             self.add()
 
-    def add(self) -> str:
-        """Add a machine; return its id."""
-        self._working.append(self._begin(num_cpus=self._cpus))
+    @property
+    def newest(self) -> str:
+        """The id of the machine that joined last."""
         return self._working[-1].node_id
+
+    def add(self) -> None:
+        """Add a machine."""
+        self._working.append(self._begin(num_cpus=self._cpus))
 
     def _begin(self, **settings) -> Any:
         """Begin a machine; Ray gives each 30 seconds to start, which is little on a busy one."""
@@ -102,11 +106,10 @@ class Machines:
                     raise
         raise AssertionError
 
-    def kill(self) -> str:
+    def kill(self) -> None:
         """Kill the machine that has been there longest."""
         node = self._working.pop(0)
         self.cluster.remove_node(node, allow_graceful=False)
-        return node.node_id
 
 
 class Bench:
@@ -217,33 +220,30 @@ class Bench:
         begin = time.perf_counter()
         events, used, found = {"killed": 0, "added": 0}, [], []
 
-        def stand() -> None:
-            while not all(sum(c.reads for c in m.copies) == 2 for m in members):
-                time.sleep(0.05)
+        def write() -> None:
+            for first in range(0, count, at_once):
+                requests = [self.request(n) for n in range(first, min(count, first + at_once))]
+                found.extend(self.write(engine, requests))
 
-        def happen(number: int) -> None:
+        writing = threading.Thread(target=write)
+        writing.start()
+        for number in range(1, count // self.arguments.every):
+            while len(found) < number * self.arguments.every:
+                time.sleep(0.05)
             if number % 2:
-                came, machine = time.perf_counter(), machines.add()
+                # So that no model is without a replica.
+                while not all(sum(c.reads for c in m.copies) == 2 for m in members):
+                    time.sleep(0.05)
+                machines.kill()
+                events["killed"] += 1
+            else:
+                machines.add()
                 events["added"] += 1
+                came, machine = time.perf_counter(), machines.newest
                 while not any(c.reads for m in members for c in m.copies if c.machine == machine):
                     time.sleep(0.05)
                 used.append(time.perf_counter() - came)
-            else:
-                stand()  # so that no model is without a replica
-                machines.kill()
-                events["killed"] += 1
-
-        happening = threading.Thread(target=lambda: None)
-        happening.start()
-        number = 0
-        for first in range(0, count, at_once):
-            if first >= (number + 1) * self.arguments.every and not happening.is_alive():
-                happening = threading.Thread(target=happen, args=(number,))
-                happening.start()
-                number += 1
-            requests = [self.request(n) for n in range(first, min(count, first + at_once))]
-            found += self.write(engine, requests)
-        happening.join()
+        writing.join()
         same = sum(found[n][0] == wanted[n % len(wanted)] for n in range(count))
         return events | {
             "generations": count,

@@ -9,9 +9,12 @@ import logging
 import math
 import os
 import secrets
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from btm.config.serve_ray import RayConfig
@@ -36,20 +39,33 @@ def connected(chosen: RayConfig, models: int) -> Iterator[None]:
     if is_here(chosen):
         # Ray would take the address of a network card instead of the loopback.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    ray = _ray()
+    ray, folder = _ray(), None
     try:
         if chosen.address is not None:
             _join(ray, chosen.address)
             yield
         else:
-            # Ray's sockets and logs lie where other users of this machine have no access. The path
-            # of a socket has 107 bytes at most, and TMPDIR may be long.
-            with tempfile.TemporaryDirectory(prefix="btm-ray-", dir="/tmp") as folder:
-                os.environ.setdefault(_TOKEN, secrets.token_hex(32))
-                _begin(ray, max(1, math.ceil(models * chosen.cpus)), folder)
-                yield
+            # Ray's sockets and logs lie where other users of this machine have no access: Ray opens
+            # its own folder to all. The path of a socket has 107 bytes at most; TMPDIR may be long.
+            folder = tempfile.mkdtemp(prefix="btm-ray-", dir="/tmp")
+            os.environ.setdefault(_TOKEN, secrets.token_hex(32))
+            _begin(ray, max(1, math.ceil(models * chosen.cpus)), f"{folder}/ray")
+            yield
     finally:
         ray.shutdown()
+        if folder is not None:
+            _remove(Path(folder))
+
+
+def _remove(folder: Path) -> None:
+    """Remove Ray's folder until it stays away: processes that are about to end make it anew."""
+    away = 0
+    for _ in range(50):
+        away = 0 if folder.exists() else away + 1
+        if away == 5:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.1)
 
 
 def _join(ray: Any, address: str) -> None:
