@@ -27,7 +27,7 @@ from btm.serve.members.cluster.replica import Order, Replica
 from btm.serve.members.member import LostError
 
 _SECOND = 1.0  # between two looks at the cluster
-_DOUBT = 20.0  # seconds: Ray takes as long to see that a machine is gone
+_DOUBT = 60.0  # seconds: on a busy network Ray takes as long to see that a machine is gone
 _FADING = 0.99  # of demand, from one look to the next
 _PROCESS = 600 << 20  # bytes of a process with torch and transformers, without a model
 _ROOM = ("CPU", "GPU", "memory")
