@@ -62,6 +62,7 @@ LONGEST = [
     "tests/paper/test_paper.py",
     "tests/scripts/test_bench_train.py",
     "tests/train/fairseq/test_training.py",
+    "tests/serve/members/cluster/test_cluster.py",
     "tests/test_pages.py",
     "tests/steps/baselines/test_baselines.py",
     "tests/train/distributed/test_job.py",

@@ -30,6 +30,7 @@ _EXTRAS |= {
     "sklearn": "discover",
     "fairseq_cli": "fairseq",
     "lm_eval": "eval",
+    "ray": "cluster",
 }
 
 

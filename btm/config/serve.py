@@ -1,11 +1,14 @@
 """Settings of the server: its address, its token, and what it takes on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from btm.config.checks import check_least, check_path, require
+from btm.config.checks import check_choice, check_least, check_path, require
 from btm.config.keys import key
 from btm.config.remote_experts import remote_experts
+from btm.config.serve_ray import RayConfig, check_ray
+
+ENGINES = ("local", "ray")
 
 
 @dataclass
@@ -46,6 +49,12 @@ class ServeConfig:
         "also key_env, top, timeout in seconds, retries",
     )
     grace: float = key(10.0, "seconds that answers may still take when the server is stopped")
+    engine: str = key(
+        "local",
+        "where models run; ray: on the machines of a Ray cluster (serve.ray, extra [cluster])",
+        ENGINES,
+    )
+    ray: RayConfig = field(default_factory=RayConfig)
 
 
 def check_serve(serve: ServeConfig) -> None:
@@ -60,3 +69,11 @@ def check_serve(serve: ServeConfig) -> None:
     check_least(serve, "serve", 1024, "max_body")
     check_least(serve, "serve", 1, "patience")
     remote_experts(serve.remote)
+    check_choice(serve.engine, "serve.engine", ENGINES)
+    check_ray(serve.ray)
+    require(
+        serve.engine == "ray" or serve.ray == RayConfig(),
+        "serve.engine",
+        serve.engine,
+        "serve.ray has no effect here; give serve.engine=ray, or leave its keys out",
+    )

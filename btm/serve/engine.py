@@ -16,7 +16,7 @@ normalised among them, or if none runs recalls those that it had let go of.
 
 import logging
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -355,13 +355,16 @@ class Engine:
         for group in self._alike(written):
             self._choose(group)
         self._forget([a.number for a in self._running if a.over])
-        tokens: dict[str, dict[int, list[int]]] = {}
+        tokens: dict[str, dict[int, list[int]]] = defaultdict(dict)
+        weight: dict[str, float] = defaultdict(float)
         for answer in written:
             if not answer.over:
                 self._let_go(answer)
-                for sha in answer.keys:
-                    tokens.setdefault(sha, {})[answer.number] = answer.tokens[-1:]
-        found, lost = self.members.read({sha: (RUNNING, Piece(new)) for sha, new in tokens.items()})
+                for sha, share in zip(answer.keys, np.exp(answer.log_weights), strict=True):
+                    tokens[sha][answer.number] = answer.tokens[-1:]
+                    weight[sha] += share
+        pieces = {sha: (RUNNING, Piece(new, weight=weight[sha])) for sha, new in tokens.items()}
+        found, lost = self.members.read(pieces)
         self._lose(lost)
         for answer in written:
             if not answer.over:

@@ -62,13 +62,13 @@ class Running:
 
 
 @contextmanager
-def serving(config, token=None, port=0, **limits):
+def serving(config, token=None, port=0, load=None, **limits):
     """Serve a forest with some limits changed."""
     serve = replace(config.serve, port=0, **({"reload": 0} | limits))
     catalog = Catalog(config)
     catalog.remotes.connect()
     catalog.refresh()
-    engine = Engine(catalog, Limits(serve.running, serve.waiting, serve.context))
+    engine = Engine(catalog, Limits(serve.running, serve.waiting, serve.context), load)
     listening = http_server.bind("127.0.0.1", port)
     # Small buffers, which connections inherit, so that a client that does not read is soon noticed.
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)

@@ -39,7 +39,7 @@ CHECKS: dict[str, Sequence[Check]] = {
         machine.memory_of_student,
     ),
     "generate": (extras.quantisation, machine.device),
-    "serve": (extras.server, extras.quantisation, machine.token, machine.device),
+    "serve": (extras.server, extras.cluster, extras.quantisation, machine.token, machine.device),
     "bench": (extras.harness, extras.quantisation, machine.device),
     "import": (machine.forest_folder,),
     "export": (machine.export_folder,),

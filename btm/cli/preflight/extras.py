@@ -8,6 +8,7 @@ from btm.data.documents import Source
 from btm.data.formats import OF_PYARROW, format_of
 from btm.errors import UserError
 from btm.models import inference
+from btm.serve.members.cluster.connect import require_token
 from btm.system.extras import install
 from btm.train.fairseq import command
 
@@ -82,6 +83,15 @@ def server(config: Config) -> None:
     """Require what the HTTP server is made of."""
     if missing := [package for package in _SERVER if not _installed(package)]:
         raise UserError(f"btm serve needs {', '.join(missing)}; run: {install('serve')}")
+
+
+def cluster(config: Config) -> None:
+    """Require Ray where its cluster serves, and a token where others could reach it."""
+    if config.serve.engine != "ray":
+        return
+    if not _installed("ray"):
+        raise UserError(f"serve.engine=ray needs Ray; run: {install('cluster')}")
+    require_token(config.serve.ray)
 
 
 def harness(config: Config) -> None:

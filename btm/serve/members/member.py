@@ -43,6 +43,7 @@ class Piece:
     # scored. One shorter than the new ones where nothing is known to follow the last.
     whole: frozenset[int] = frozenset()  # scored texts of which the whole distributions are wanted
     last: bool = True  # whether the distribution after the last token is wanted
+    weight: float = 0.0  # posterior weight of the member before these tokens, summed over texts
 
 
 @dataclass(frozen=True)

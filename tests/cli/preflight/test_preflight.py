@@ -114,6 +114,17 @@ def test_a_missing_server(hide, refused, cycle, tmp_path):
     assert "needs uvicorn" in said and "[serve]'" in said
 
 
+def test_a_missing_ray_and_one_without_a_token(hide, refused, cycle, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    words = [*cycle, "serve.engine=ray", "serve.ray.address=192.0.2.1:6379"]
+    assert "RAY_AUTH_MODE=token" in refused("serve", *words, place=tmp_path)
+    said = refused("serve", *cycle, "serve.ray.replicas=3", place=tmp_path)
+    assert "serve.engine=local: serve.ray has no effect here" in said
+    hide("ray")
+    said = refused("serve", *cycle, "serve.engine=ray", place=tmp_path)
+    assert "needs Ray" in said and "[cluster]'" in said
+
+
 def test_a_missing_harness(hide, refused, tmp_path):
     hide("lm_eval")
     assert "[eval]'" in refused("bench", f"forest={tmp_path}", place=tmp_path)
