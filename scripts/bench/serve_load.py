@@ -115,10 +115,13 @@ class Load:
 
     def run(self, clients: int) -> dict:
         """Ask for so long; report."""
-        self.begin = time.perf_counter()
         prompts = [1] * (clients - 1) + [LIST]
+        made = [client_of(self.url) for _ in prompts]
+        self.begin = time.perf_counter()
         threads = [
-            threading.Thread(target=self.worker, args=(number, prompts[number], worker))
+            threading.Thread(
+                target=self.worker, args=(made[number], number, prompts[number], worker)
+            )
             for number in range(clients)
             # Each asks for the next answer once it has one: so many are under way at once.
             for worker in range(max(1, OVERLOAD * RUNNING // clients // prompts[number]))
@@ -135,26 +138,25 @@ class Load:
         """The seconds since the beginning."""
         return time.perf_counter() - self.begin
 
-    def worker(self, number: int, prompts: int, worker: int) -> None:
+    def worker(self, client: openai.OpenAI, number: int, prompts: int, worker: int) -> None:
         """Ask again and again; wait where the server says so."""
         seed = 10_000 * (1 + number) + 1000 * worker
-        with client_of(self.url) as client:
-            while self.passed < self.seconds:
-                seed += 1
-                try:
-                    count = ask(client, prompts, seed)
-                    with self.lock:  # other threads count for the same client
-                        self.answers[number] += count
-                        self.told["answered"] += 1
-                except openai.RateLimitError as error:
-                    with self.lock:
-                        self.told["429"] += 1
-                    wait = error.response.headers.get("Retry-After")
-                    if wait is None:
-                        self.failures.append("429 without Retry-After")
-                    time.sleep(float(wait or 1))
-                except openai.OpenAIError as error:
-                    self.failures.append(repr(error))
+        while self.passed < self.seconds:
+            seed += 1
+            try:
+                count = ask(client, prompts, seed)
+                with self.lock:  # other threads count for the same client
+                    self.answers[number] += count
+                    self.told["answered"] += 1
+            except openai.RateLimitError as error:
+                with self.lock:
+                    self.told["429"] += 1
+                wait = error.response.headers.get("Retry-After")
+                if wait is None:
+                    self.failures.append("429 without Retry-After")
+                time.sleep(float(wait or 1))
+            except openai.OpenAIError as error:
+                self.failures.append(repr(error))
 
     def row(self, clients: int) -> dict:
         """Sum up."""
