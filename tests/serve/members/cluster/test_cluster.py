@@ -15,7 +15,7 @@ from btm.serve.engine import Engine
 from btm.serve.members.cluster.placement import placed
 from btm.serve.request import Done, Request, Token
 
-pytestmark = [pytest.mark.slow, pytest.mark.untraced]
+pytestmark = [pytest.mark.slow, pytest.mark.untraced, pytest.mark.timeout(900)]
 GREEDY = Sampling(temperature=0)
 EXPERTS = ["bible", "code_python"]
 TEXTS = ["In the beginning", "def main(", "", "My friends, we"]
@@ -122,7 +122,7 @@ def ask(engine, catalog, text, tokens=24, then=lambda written: None):
 def collect(events):
     found = []
     while not found or not isinstance(found[-1], Done):
-        found.append(events.get(timeout=120))
+        found.append(events.get(timeout=300))
     assert found[-1].error == ""
     return [event for event in found if isinstance(event, Token)], found[-1]
 
@@ -140,7 +140,7 @@ def members_of(engine, catalog):
     return [engine.members[model.sha256] for model in catalog.find("forest").members]
 
 
-def wait(whether, seconds=120):
+def wait(whether, seconds=300):
     until = time.monotonic() + seconds
     while not whether():
         assert time.monotonic() < until

@@ -70,8 +70,8 @@ def test_a_server_on_a_cluster_of_its_own(grown):
             (folder,) = folders() - before
             assert folder.stat().st_mode & 0o077 == 0
             process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=60) == 0
-            until = time.monotonic() + 30
+            assert process.wait(timeout=120) == 0
+            until = time.monotonic() + 60
             while any(p.is_running() for p in started) and time.monotonic() < until:
                 time.sleep(0.1)
             assert not any(p.is_running() for p in started)
