@@ -1,5 +1,6 @@
 """The domains of a source, compared with those that are prepared already."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,6 +155,7 @@ def _compare(
         settings["split_by"] = source.split_by
     if config.near_duplicates == "drop":
         settings[NEAR] = "drop"
+    settings |= _of_examples(config)
     meta = read_meta(folder / source.domain)
     if meta is None:
         why = "new"
@@ -166,6 +168,22 @@ def _compare(
         why = f"changed: {', '.join(changed)}" if changed else _damage(folder / source.domain)
     hashed = all((folder / source.domain / f"{split}.docs").is_file() for split in SPLITS)
     return Domain(source, novel, settings, files, why, hashed)
+
+
+def _of_examples(config: DataConfig) -> Json:
+    """List what decides the shards of prompted data beside those of texts."""
+    if config.format == "text":
+        return {}
+    template = None
+    if config.chat_template:
+        template = hashlib.sha256(Path(config.chat_template).read_bytes()).hexdigest()
+    return {
+        "format": config.format,
+        "loss_on": config.loss_on,
+        "chat_template": template,
+        "max_tokens": config.max_tokens,
+        "truncate": config.truncate,
+    }
 
 
 def _damage(folder: Path) -> str:
