@@ -12,6 +12,7 @@ from btm.data.bos import ALWAYS, AUTO, bos_of
 from btm.data.documents import BY_DOCUMENT, Source
 from btm.data.domains import Found, look, look_at_one
 from btm.data.passed_over import IGNORED
+from btm.data.prompted.template import read_template
 from btm.data.shards import META, NEAR, SCHEMA, TOKENIZER, Shard, read_meta
 from btm.data.splits import SourceFile, fingerprint
 from btm.data.tokenizer import begins_with_bos, load_tokenizer, read_origin, tokenizer_sha256
@@ -176,7 +177,8 @@ def _of_examples(config: DataConfig) -> Json:
         return {}
     template = None
     if config.chat_template:
-        template = hashlib.sha256(Path(config.chat_template).read_bytes()).hexdigest()
+        content = read_template(Path(config.chat_template))
+        template = hashlib.sha256(content.encode()).hexdigest()
     return {
         "format": config.format,
         "loss_on": config.loss_on,

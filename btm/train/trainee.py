@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from btm.config.training import TrainerConfig
 from btm.data.batches import Batches, Marks
@@ -164,8 +164,8 @@ def validate(
     return -sum(torch.stack(nats).tolist()) / windows.n_predicted
 
 
-def on_device(array: "NDArray[np.int64]", device: "torch.device") -> "Tensor":
-    """Copy token ids to the device a model is on.
+def on_device(array: "NDArray[Any]", device: "torch.device") -> "Tensor":
+    """Copy token ids, or what belongs to them, to the device a model is on.
 
     To a GPU they go from pinned memory, so the copy neither waits for the GPU nor is waited for.
     """
@@ -222,9 +222,7 @@ def _marks_of(
     """Cut the weights and positions of a batch into its micro-batches of `rows` rows."""
     if marks is None:
         return [()] * parts
-    import torch
-
-    weights = torch.from_numpy(marks.weights).to(device).split(rows)
+    weights = on_device(marks.weights, device).split(rows)
     if marks.positions is None:
         return [(weight,) for weight in weights]
     positions = on_device(marks.positions, device).split(rows)

@@ -42,6 +42,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         of float32.
         """
         n, h, w = len(targets), hidden.to(dtype), weight.to(dtype)
+        top = shares.max() if shares is not None and n else 1.0
         chunk = max(1, CHUNK_BYTES // (len(w) * h.element_size()))
         loss = torch.empty(n, dtype=torch.float32, device=h.device)
         to_hidden = torch.empty_like(h)
@@ -53,22 +54,22 @@ class LinearCrossEntropy(torch.autograd.Function):
                 h[rows] @ w.t() if bias is None else torch.addmm(bias.to(dtype), h[rows], w.t())
             )
             loss[rows] = softmax_less_target(logits, targets[rows])
-            if shares is not None:
-                logits *= shares[rows, None].to(dtype)
+            if shares is not None:  # relative to the largest: what is 1 stays so in 16 bits
+                logits *= (shares[rows, None] / top).to(dtype)
             torch.mm(logits, w, out=to_hidden[rows])
             part = logits.t() @ h[rows]
             to_weight = part.float() if to_weight is None else to_weight.add_(part)
             if to_bias is not None:
                 to_bias += logits.sum(0, dtype=torch.float32)
         ctx.save_for_backward(to_hidden, to_weight, to_bias)
-        ctx.n = n if shares is None else 1
+        ctx.divisor = n if shares is None else 1 / top
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
         return loss.mean() if shares is None else (loss * shares).sum()
 
     @staticmethod
     def backward(ctx: Any, *upstream: Any) -> Any:
         """Scale what the forward pass has found, in place where it can be."""
-        factor = upstream[0] / ctx.n
+        factor = upstream[0] / ctx.divisor
         found = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         scaled = (None if t is None else t.float().mul_(factor).to(d) for t, d in found)
         return *scaled, None, None, None
