@@ -11,12 +11,15 @@ import sys
 from contextlib import contextmanager
 
 import pytest
+import questions
 import torch
 from fairseq_models import converted, place, returned  # noqa: F401
 from folders import DEMO, uncovered_children
 
 from btm import steps
 from btm.cli.compose import compose
+from btm.config.data import DataConfig
+from btm.data.prepare import prepare
 from btm.forest import Forest
 
 pytest_plugins = ["clusters"]
@@ -171,6 +174,28 @@ def texts(tmp_path_factory):
         shutil.copytree(DEMO / domain, root / domain)
     (root / "suite.json").write_text(json.dumps({"domains": {"novels": {"novel": True}}}))
     return root
+
+
+@pytest.fixture(scope="session")
+def examples_config(tmp_path_factory):
+    """Settings of a suite of prompted data: completions, weighted ones, conversations."""
+    folder = tmp_path_factory.mktemp("examples")
+    questions.write(folder / "root" / "speeches.jsonl", questions.rows())
+    return DataConfig(
+        name="asked",
+        root=str(folder / "root"),
+        out=str(folder / "data"),
+        format="prompted",
+        max_tokens=128,
+        vocab_size=512,
+        workers=1,
+    )
+
+
+@pytest.fixture(scope="session")
+def examples(examples_config):
+    """That suite, which no test may change."""
+    return prepare(examples_config)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import shlex
 import shutil
 
 import pytest
+import questions
 from folders import DEMO, ROOT
 from pages import sections
 
@@ -44,6 +45,7 @@ NOT_RUN = {  # a command, or how it begins: why it is not run here
     "python scripts/bench/crash.py": _TRAINING,
     "python scripts/bench/fuzz.py": _TRAINING,
     "python scripts/build_corpora.py": "downloads packages",
+    "python scripts/build_instructions.py": "tests/scripts/test_build_instructions.py runs it",
 }
 PLANNED = {  # words of commands that are run with --dry-run: why
     "btm serve": "until it is told to stop; tests/serve/http runs it",
@@ -194,6 +196,8 @@ def make_room(section, root):
         suite = Suite.open(root / "data/mine")
         for domain in suite.domains():
             binarised.write(suite, domain, root / "data-bin" / domain)
+    if "asked" in text:
+        questions.write(root / "asked/qa.jsonl", questions.rows())
     if "texts/perl" in text:
         shutil.copytree(root / "more/perl", root / "texts/perl")
     if "data.name=mine" in text or "btm import from=models/base" in text:

@@ -20,6 +20,9 @@ UNREAD = ("report", "refuse")
 SPLITTING = ("named", "pool")
 ON_ERROR = ("refuse", "skip")
 BOS = ("auto", "always", "never")
+FORMATS = ("text", "prompted")
+LOSS_ON = ("completion", "all")
+TRUNCATE = ("left", "right")
 
 
 @dataclass
@@ -80,6 +83,31 @@ class DataConfig:
     )
     tokenizer_bytes: int = key(
         20_000_000, "text that the tokenizer is trained on, balanced over domains, in bytes"
+    )
+    format: str = key(
+        "text",
+        "what rows are: text; prompted: prompts with completions, or messages, in JSON lines "
+        "(docs/instructions.md)",
+        FORMATS,
+    )
+    loss_on: str = key(
+        "completion",
+        "tokens of prompted data that are predicted: completion, the answers; all, prompts too",
+        LOSS_ON,
+    )
+    chat_template: str | None = key(
+        None,
+        "file of the chat template that writes messages; null: that of the tokenizer, or else the "
+        "one that ships with btm",
+    )
+    max_tokens: int | None = key(
+        None, "longest example of prompted data, in tokens; null: trainer.seq_len"
+    )
+    truncate: str = key(
+        "left",
+        "the end at which a longer example loses tokens: left keeps the answer, right the "
+        "beginning; one that has no prompt or no answer left is left out and counted",
+        TRUNCATE,
     )
     text_column: str = key(
         "text",
@@ -150,10 +178,34 @@ def check_data(data: DataConfig) -> None:
         data.vocab_size,
         "wanted 300 or more (256 are bytes)",
     )
+    _check_prompted(data)
     held_out = data.valid_fraction + data.test_fraction
     require(
         held_out <= 0.9, "data.valid_fraction + data.test_fraction", held_out, "wanted at most 0.9"
     )
+
+
+def _check_prompted(data: DataConfig) -> None:
+    """Check the keys of prompted data, which have no effect on texts."""
+    check_choice(data.format, "data.format", FORMATS)
+    check_choice(data.loss_on, "data.loss_on", LOSS_ON)
+    check_choice(data.truncate, "data.truncate", TRUNCATE)
+    check_path(data.chat_template, "data.chat_template")
+    if data.max_tokens is not None:
+        check_least(data, "data", 2, "max_tokens")
+    usual = DataConfig()
+    idle = ["text_column", "text_endings"]
+    if data.format == "text":
+        idle = ["loss_on", "chat_template", "max_tokens", "truncate"]
+    for word in idle:
+        value = getattr(data, word)
+        why = f"has no effect with data.format={data.format}"
+        require(value == getattr(usual, word), f"data.{word}", value, why)
+    if data.format == "prompted" and data.root is None:
+        raise UserError(
+            "data.format=prompted: the suite that ships with btm is text; give "
+            "data=folder data.root=DIR"
+        )
 
 
 def _check_folder(data: DataConfig) -> None:

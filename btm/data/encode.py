@@ -59,7 +59,7 @@ class Encoder:
         self.spec, self.eos, self.vocab_size, self.bos = spec, eos, vocab_size, bos
         self.dtype = token_type(vocab_size)
         content = json.loads(spec)
-        self._slow = _load(content, eos)
+        self._slow = backend(content, eos)
         ranks = mergeable_ranks(content)
         self._words = ranks is not None  # whether a text is split into words as GPT-2 does
         self._fast: Any = None
@@ -301,7 +301,8 @@ def _sizes(tokens_D: np.ndarray, documents: Sequence[str]) -> np.ndarray:
     return np.stack([tokens_D, bytes_D], axis=1).astype(np.uint32)
 
 
-def _load(content: Json, eos: int) -> Any:
+def backend(content: Json, eos: int) -> Any:
+    """Make the tokenizer of a tokenizer.json; special tokens spelt out in a text are ordinary."""
     from tokenizers import Tokenizer
 
     for token in content.get("added_tokens", []):

@@ -1,5 +1,6 @@
 """The domains of a source, compared with those that are prepared already."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from btm.data.bos import ALWAYS, AUTO, bos_of
 from btm.data.documents import BY_DOCUMENT, Source
 from btm.data.domains import Found, look, look_at_one
 from btm.data.passed_over import IGNORED
+from btm.data.prompted.template import read_template
 from btm.data.shards import META, NEAR, SCHEMA, TOKENIZER, Shard, read_meta
 from btm.data.splits import SourceFile, fingerprint
 from btm.data.tokenizer import begins_with_bos, load_tokenizer, read_origin, tokenizer_sha256
@@ -154,6 +156,7 @@ def _compare(
         settings["split_by"] = source.split_by
     if config.near_duplicates == "drop":
         settings[NEAR] = "drop"
+    settings |= _of_examples(config)
     meta = read_meta(folder / source.domain)
     if meta is None:
         why = "new"
@@ -166,6 +169,23 @@ def _compare(
         why = f"changed: {', '.join(changed)}" if changed else _damage(folder / source.domain)
     hashed = all((folder / source.domain / f"{split}.docs").is_file() for split in SPLITS)
     return Domain(source, novel, settings, files, why, hashed)
+
+
+def _of_examples(config: DataConfig) -> Json:
+    """List what decides the shards of prompted data beside those of texts."""
+    if config.format == "text":
+        return {}
+    template = None
+    if config.chat_template:
+        content = read_template(Path(config.chat_template))
+        template = hashlib.sha256(content.encode()).hexdigest()
+    return {
+        "format": config.format,
+        "loss_on": config.loss_on,
+        "chat_template": template,
+        "max_tokens": config.max_tokens,
+        "truncate": config.truncate,
+    }
 
 
 def _damage(folder: Path) -> str:

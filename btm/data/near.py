@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from btm.data.minhash import LIKENESS, SHINGLE, SLOTS, Index, signatures
-from btm.data.shards import META, NEAR, Shard, SplitFacts, read_meta
+from btm.data.shards import MASK, META, NEAR, WEIGHT, Shard, SplitFacts, read_meta
 from btm.errors import UserError
 from btm.system.durable import publish_folder, write_json
 from btm.system.json_files import Json
@@ -144,6 +144,8 @@ def _drop(train: Shard, meta: Json, doomed: np.ndarray) -> None:
             (temporary / "train.docs").write_bytes(np.asarray(train.digests)[kept_D].tobytes())
         facts = meta["splits"]["train"]
         facts |= _copy(train, kept_D, temporary / "train.bin")
+        if train.is_prompted:
+            facts |= _copy_marks(train, kept_D, temporary, facts["sha256"])
         facts["near_duplicates_dropped"] = int((~kept_D).sum())
         write_json(temporary / META, meta)
 
@@ -164,3 +166,17 @@ def _copy(shard: Shard, kept_D: np.ndarray, target: Path) -> SplitFacts:
         "bytes": size,
         "sha256": whole.hexdigest(),
     }
+
+
+def _copy_marks(shard: Shard, kept_D: np.ndarray, folder: Path, sha256: str) -> Json:
+    """Write which tokens of the kept examples are predicted, and their weights; return the facts.
+
+    `sha256` is that of their tokens.
+    """
+    kept_T = np.repeat(kept_D, np.asarray(shard.documents)[:, 0])
+    mask, weights = np.asarray(shard.mask)[kept_T], np.asarray(shard.weights)[kept_D]
+    whole = hashlib.sha256(sha256.encode())
+    for ending, data in ((MASK, mask.tobytes()), (WEIGHT, weights.tobytes())):
+        (folder / f"{shard.split}.{ending}").write_bytes(data)
+        whole.update(data)
+    return {"predicted": int(np.count_nonzero(mask)), "sha256": whole.hexdigest()}

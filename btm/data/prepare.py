@@ -25,7 +25,11 @@ from btm.data.duplicates import (
 from btm.data.encode import EncodeAll, Encoder, cores, encoding, token_type
 from btm.data.examine import Domain, examine, find_sources, found_in, left_over, prepared_in
 from btm.data.pack import pack
-from btm.data.rows import Skipped
+from btm.data.prompted import pack as prompted_pack
+from btm.data.prompted import reader as prompted
+from btm.data.prompted.encode import Cut, ExampleEncoder
+from btm.data.prompted.examples import plain
+from btm.data.rows import RowReader, Skipped
 from btm.data.shards import META, SCHEMA, SKIPPED, TOKENIZER, SplitFacts, Suite, read_meta
 from btm.data.splits import Survey, fingerprint, survey
 from btm.data.tokenizer import (
@@ -76,11 +80,16 @@ def prepare(
         _take_over(config, folder, domains, progress)
         _look(config, folder, beside, progress)
         return Suite.open(folder)
-    domains, surveys = _read(config, folder, domains, beside, progress)
+    reader = None
+    if config.format == "prompted":
+        reader = prompted.reader(config, folder / TOKENIZER)
+    domains, surveys = _read(config, folder, domains, beside, progress, reader)
     to_pack = [domain for domain in domains if domain.why]
     if to_pack:
         require_space(folder, sum(_n_bytes(surveys[d.source.domain]) for d in to_pack))
     _ensure_tokenizer(config, folder, domains, surveys, progress)
+    if reader is not None:
+        prompted.keep_template(reader, folder / TOKENIZER)
     _pack_all(config, folder, to_pack, surveys, progress)
     for domain in (d for d in domains if not d.why and not d.hashed):
         _add_digests(folder / domain.source.domain, surveys[domain.source.domain])
@@ -94,6 +103,7 @@ def _read(
     domains: list[Domain],
     beside: Sequence[Suite],
     progress: Progress,
+    reader: RowReader | None,
 ) -> tuple[list[Domain], dict[str, Survey]]:
     """Survey the domains that need it, and drop what stands elsewhere.
 
@@ -116,7 +126,7 @@ def _read(
                 progress(
                     f"{domain.source.domain}: its documents keep their splits, new ones are dealt"
                 )
-            read.append(survey(domain.source, config, before))
+            read.append(survey(domain.source, config, before, reader))
             for line in read[-1].skipped.lines(domain.source.domain):
                 progress(line)
         seen = settle(read, standing)
@@ -240,7 +250,8 @@ def _ensure_tokenizer(
             f"every domain of {config.root} is novel; a tokenizer is trained on those that are not"
         )
     progress(f"tokenizer: training one of {config.vocab_size:,} tokens on {len(training)} domains")
-    texts = training_texts(training, config.text_column, config.tokenizer_bytes)
+    as_text = (plain,) if config.format == "prompted" else ()
+    texts = training_texts(training, config.text_column, config.tokenizer_bytes, *as_text)
     train_tokenizer(
         texts,
         folder / TOKENIZER,
@@ -269,7 +280,11 @@ def _pack_all(
         for domain in domains:
             seen = surveys[domain.source.domain]
             progress(f"{seen.source.domain}: packing {_n_bytes(seen):,} bytes")
-            _pack_one(config, folder, domain, seen, encoder, encode_all)
+            if config.format == "prompted":
+                for line in _pack_examples(config, folder, domain, seen, encoder):
+                    progress(line)
+            else:
+                _pack_one(config, folder, domain, seen, encoder, encode_all)
 
 
 def _pack_one(
@@ -284,12 +299,39 @@ def _pack_one(
     size = (encoder.dtype.name, encoder.eos, encoder.vocab_size, encoder.bos)
     with publish_folder(folder / seen.source.domain, replace=True) as temporary:
         packed = pack(seen.documents(config.text_column), temporary, encoder, encode_all)
-        for split, facts in packed.items():
-            facts["duplicates_dropped"] = seen.splits[split].duplicates_dropped
-            if seen.splits[split].found_in:
-                facts["found_in"] = seen.splits[split].found_in
+        _add_dropped(packed, seen)
+        for split in SPLITS:
             (temporary / f"{split}.docs").write_bytes(seen.digests(split).tobytes())
         _describe(domain, packed, size, folder, temporary, seen.skipped)
+
+
+def _pack_examples(
+    config: DataConfig, folder: Path, domain: Domain, seen: Survey, encoder: Encoder
+) -> list[str]:
+    """Publish a domain of prompted data as `_pack_one` does; say what was cut, in lines."""
+    if config.max_tokens is None:
+        raise ValueError("data.max_tokens is still to be decided (forest.suites.data_of does)")
+    size = (encoder.dtype.name, encoder.eos, encoder.vocab_size, encoder.bos)
+    everywhere = config.loss_on == "all"
+    cut = Cut(config.max_tokens, config.truncate, everywhere)
+    examples, name = ExampleEncoder(encoder, everywhere=everywhere), seen.source.domain
+    with publish_folder(folder / name, replace=True) as temporary:
+        documents = seen.documents(config.text_column)
+        packed = prompted_pack.pack(documents, temporary, examples, cut, name)
+        _add_dropped(packed.facts, seen)
+        for split in SPLITS:
+            digests = packed.digests(split, seen.digests(split))
+            (temporary / f"{split}.docs").write_bytes(digests.tobytes())
+        _describe(domain, packed.facts, size, folder, temporary, seen.skipped)
+    return packed.lines(name, cut)
+
+
+def _add_dropped(packed: dict[str, SplitFacts], seen: Survey) -> None:
+    """Add to the facts of a domain's splits what its survey has dropped."""
+    for split, facts in packed.items():
+        facts["duplicates_dropped"] = seen.splits[split].duplicates_dropped
+        if seen.splits[split].found_in:
+            facts["found_in"] = seen.splits[split].found_in
 
 
 def _add_digests(folder: Path, seen: Survey) -> None:
@@ -344,6 +386,8 @@ def _take_over(config: DataConfig, folder: Path, domains: list[Domain], progress
         raise UserError(
             f"data.on_error={config.on_error}: data-bins have no rows of text; leave it out"
         )
+    if config.format != "text":
+        raise UserError(f"data.format={config.format}: data-bins are text; leave it out")
     if config.bos != AUTO:
         raise UserError(
             f"data.bos={config.bos}: data-bins are taken over as they are; leave it out"

@@ -21,7 +21,7 @@ def why_not_read(path: Path, config: DataConfig) -> str:
     form = format_of(path, config.text_endings)
     if form is None:
         return why_unread(path)
-    if form not in (TABLE, JSON):
+    if form not in (TABLE, JSON) or config.format == "prompted":
         return ""
     status = path.stat()
     return _why_no_records(path, config.text_column, status.st_size, status.st_mtime_ns)

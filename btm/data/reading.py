@@ -60,6 +60,16 @@ def read(path: Path, column: str, policy: Policy = REFUSE) -> Iterator[str]:
             policy.reject(path, 0, BadRowError("the file is empty", "fill or remove it"))
             return
         form = format_of(path) or TEXT
+        if policy.reader and form not in (LINES, JSON):
+            policy.reject(
+                path,
+                0,
+                BadRowError(
+                    "no JSON, which prompted data is",
+                    "write a JSON object a line into a .jsonl file",
+                ),
+            )
+            return
         if form == PARQUET:
             texts = read_parquet(place, column, policy)
         elif form == ARROW:
@@ -87,7 +97,7 @@ def _read_json(place: Place, column: str, policy: Policy) -> Iterator[str]:
         while True:
             try:
                 # No name is kept here, so that a long line is gone before its text is made.
-                text = _parse(_next_line(place, handle, policy), place, column)
+                text = _parse(_next_line(place, handle, policy), place, column, policy)
             except BadRowError as bad:
                 policy.reject(place.path, place.number, bad)
                 if isinstance(bad, _WholeFileError):
@@ -131,14 +141,14 @@ def _require_utf8(line: bytes, place: Place) -> None:
             )
 
 
-def _parse(line: bytes, place: Place, column: str) -> str | None:
+def _parse(line: bytes, place: Place, column: str, policy: Policy) -> str | None:
     """Find the text in a line of JSON: "" in a blank one, None at the end of the file."""
     if not line:
         return None
     _require_utf8(line, place)
     line = line.removeprefix(codecs.BOM_UTF8)
-    if len(line) < LONG:
-        return text_of(_record(line, column), column)
+    if len(line) < LONG or policy.reader:
+        return policy.text_of(_record(line, column), column)
     long = LongLine(line)
     del line
     found = text_of(_record(long.short, column), column)
@@ -195,7 +205,7 @@ def _read_rows(place: Place, form: str, column: str, policy: Policy) -> Iterator
         try:
             if isinstance(row, BadRowError):
                 raise row
-            text = text_of(row, column)
+            text = policy.text_of(row, column)
             if policy.is_too_long(text):
                 raise policy.too_long()
         except BadRowError as bad:

@@ -8,9 +8,9 @@ the cause and the remedy; with ``skip`` it is left out, and counted.
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from btm.config.data import DataConfig
 from btm.data.slices import utf8_size
@@ -90,22 +90,36 @@ class Skipped:
         )
 
 
+class RowReader(Protocol):
+    """Makes the text of a document of a row that is more than a text."""
+
+    def written(self, record: object) -> str:
+        """Return the document; `BadRowError` if the row is none."""
+
+
 @dataclass(frozen=True)
 class Policy:
-    """What is done with bad rows, and how long a row may be."""
+    """How rows are read: what is done with bad ones, how long one may be, and by whom."""
 
     on_error: str = "refuse"
     row_bytes: int = ROW_BYTES
     skipped: Skipped = field(default_factory=Skipped)
+    reader: RowReader | None = None  # None: a field of the row is the text
 
     @classmethod
-    def of(cls, config: DataConfig) -> "Policy":
+    def of(cls, config: DataConfig, reader: RowReader | None = None) -> "Policy":
         """Make the policy that `config` asks for, with a count that begins at 0."""
-        return cls(config.on_error, config.row_bytes)
+        return cls(config.on_error, config.row_bytes, reader=reader)
 
     def again(self) -> "Policy":
         """Make the same policy for another pass over the rows, with a count of its own."""
-        return Policy(self.on_error, self.row_bytes)
+        return replace(self, skipped=Skipped())
+
+    def text_of(self, record: object, column: str) -> str:
+        """Find the document in a row; `BadRowError` if it has none that can be used."""
+        if self.reader is None or record == {column: ""}:  # a blank line
+            return text_of(record, column)
+        return self.reader.written(record)
 
     def reject(self, path: Path, number: int, bad: BadRowError, rows: int = 1) -> None:
         """Count a bad row, or raise `UserError`.

@@ -6,12 +6,13 @@ data/<suite>/<domain>/{train,valid,test}.idx   (tokens, bytes) of each document,
 data/<suite>/<domain>/{train,valid,test}.docs  the digest of each document's text, uint64
 data/<suite>/<domain>/meta.json
 
-Where texts begin with a BOS (btm/data/bos.py), each document does.
+Where texts begin with a BOS (btm/data/bos.py), each document does. The documents of prompted data
+(btm/data/prompted) are examples; it has more files, and its sha256 is of all of them.
 """
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +42,7 @@ _WANTED = {
     "settings": dict,
     "splits": dict,
 }
+MASK, WEIGHT = "mask", "weight"  # endings of the further files of prompted data
 SCHEMA = 1  # of meta.json and of the cutting into documents; a new one packs all domains again
 WHOLE = 1 << 20  # tokens of a document up to which `Shard.head` takes it whole
 _BUNDLES = ("demo", "btm16", "d64", "far8")  # suites that conf/data/ has by their own names
@@ -52,11 +54,14 @@ class SplitFacts(TypedDict):
     documents: int
     tokens: int  # with the EOS of each document
     bytes: int  # of the text in UTF-8
-    sha256: str  # of the .bin file
+    sha256: str  # of the .bin file; of prompted data of all files
     duplicates_dropped: NotRequired[int]  # documents
     found_in: NotRequired[dict[str, int]]  # of these: in another domain, by <domain>/<split>
     near_duplicates_dropped: NotRequired[int]  # documents
     runs: NotRequired[list[int]]  # tokens of each run, for `Shard.pieces`
+    predicted: NotRequired[int]  # tokens, of prompted data, as all that follows
+    truncated: NotRequired[int]  # examples that lost tokens
+    unanswered: NotRequired[int]  # examples left out: cut, they had no prompt or no answer
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,9 @@ class Shard:
         shard._check_size("idx", shard.n_documents * 8)
         if shard._path("docs").exists():
             shard._check_size("docs", shard.n_documents * DIGEST.itemsize)
+        if shard.is_prompted:
+            shard._check_size(MASK, shard.n_tokens)
+            shard._check_size(WEIGHT, shard.n_documents * 4)
         return shard
 
     @property
@@ -102,8 +110,13 @@ class Shard:
         return self.meta.get("bos")
 
     @property
+    def is_prompted(self) -> bool:
+        """Whether its documents are examples, of which some tokens are predicted, and no text."""
+        return "predicted" in self.meta["splits"][self.split]
+
+    @property
     def sha256(self) -> str:
-        """The hash of the token file."""
+        """The hash of the token file; of prompted data of all files."""
         return self.meta["splits"][self.split]["sha256"]
 
     @property
@@ -140,9 +153,20 @@ class Shard:
         path = self._path("docs")
         return np.memmap(path, DIGEST, "r") if path.exists() else None
 
+    @cached_property
+    def mask(self) -> np.memmap:
+        """Which tokens of prompted data are predicted, uint8 (n_tokens,)."""
+        return np.memmap(self._path(MASK), np.uint8, "r")
+
+    @cached_property
+    def weights(self) -> np.memmap:
+        """The weight of each example of prompted data in the loss, float32 (n_documents,)."""
+        return np.memmap(self._path(WEIGHT), np.float32, "r")
+
     def mapped(self) -> "Shard":
         """Map all files now, so that they are read as they are even if the domain is replaced."""
-        for each in ("tokens", "documents", "digests"):
+        examples = ("mask", "weights") if self.is_prompted else ()
+        for each in ("tokens", "documents", "digests", *examples):
             getattr(self, each)
         return self
 
@@ -162,8 +186,19 @@ class Shard:
             return most, int(ends_D2[last, 1] * most // ends_D2[last, 0])
         return int(ends_D2[last, 0]), int(ends_D2[last, 1])
 
+    def predicted(self, tokens: int) -> np.ndarray | None:
+        """Mark those of the first `tokens` tokens that are predicted, (tokens,) of bool.
+
+        None in texts, where all are but what `n_given` counts.
+        """
+        return np.asarray(self.mask[:tokens]) != 0 if self.is_prompted else None
+
     def n_given(self, tokens: int) -> int:
-        """Count those of the first `tokens` tokens that are given: each document's BOS."""
+        """Count those of the first `tokens` tokens that are given: each document's BOS, or what is
+        not predicted of examples.
+        """
+        if self.is_prompted:
+            return tokens - int(np.count_nonzero(self.mask[:tokens]))
         if self.bos in (None, self.eos):
             return 0
         ends_D = np.cumsum(self.documents[:tokens, 0], dtype=np.int64)
@@ -208,6 +243,16 @@ class Shard:
             raise UserError(
                 f"{path}: this shard has {found:,} bytes, but {META} says {wanted:,}; "
                 "run btm prepare again"
+            )
+
+
+def require_text(shards: Iterable[Shard], what: str) -> None:
+    """Raise `UserError` if one of `shards` is prompted data, which `what` cannot use."""
+    for shard in shards:
+        if shard.is_prompted:
+            raise UserError(
+                f"{shard.domain} is prompted data (data.format), which {what} does not take: "
+                "choose domains of text"
             )
 
 

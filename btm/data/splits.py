@@ -23,7 +23,7 @@ from btm.data.formats import is_text
 from btm.data.layout import POOL
 from btm.data.pools import NOTHING, Digests, assign
 from btm.data.reading import REFUSE, read
-from btm.data.rows import Policy, Skipped
+from btm.data.rows import Policy, RowReader, Skipped
 from btm.data.slices import utf8, without_blanks
 from btm.errors import UserError
 
@@ -87,17 +87,23 @@ class Survey:
             raise changed
 
 
-def survey(source: Source, config: DataConfig, before: Digests = NOTHING) -> Survey:
+def survey(
+    source: Source,
+    config: DataConfig,
+    before: Digests = NOTHING,
+    reader: RowReader | None = None,
+) -> Survey:
     """Read every document of a domain once and assign each to a split.
 
-    `before` are the digests of the documents that each split had when less text was there.
+    `before` are the digests of the documents that each split had when less text was there; `reader`
+    makes documents of rows that are more than texts.
 
     Keeps 13 bytes a document, and about 60 for an instant. Raises `UserError` for whatever `read`
     refuses, and for a domain of which some split would be empty.
     """
     digests, sizes, keys, given = array("Q"), array("I"), array("Q"), array("B")
     by_file = source.split_by == BY_FILE
-    policy = Policy.of(config)
+    policy = Policy.of(config, reader)
     for split, path in source.text_files():
         begin = len(digests)
         for text in read(path, config.text_column, policy):

@@ -54,6 +54,14 @@ def _near_of(meta: Json) -> dict[str, object]:
     }
 
 
+def _of_examples(splits: Json) -> dict[str, object]:
+    """Sum up what became of examples; None for a domain of text."""
+    keys = ("predicted", "truncated", "unanswered")
+    if keys[0] not in splits["train"]:
+        return dict.fromkeys(keys)
+    return {key: sum(splits[split][key] for split in SPLITS) for key in keys}
+
+
 def table(suite: Suite, unread: Mapping[str, str] = _ALL_READ) -> list[dict[str, object]]:
     """Make a table row for each domain: documents, tokens and bytes by split, and summaries.
 
@@ -65,8 +73,10 @@ def table(suite: Suite, unread: Mapping[str, str] = _ALL_READ) -> list[dict[str,
         row: dict[str, object] = {"domain": name, "novel": suite.novel(name)}
         for key in ("documents", "tokens", "bytes"):
             row |= {f"{split}_{key}": splits[split][key] for split in SPLITS}
-        tokens, size = (sum(splits[split][key] for split in SPLITS) for key in ("tokens", "bytes"))
+        size = sum(splits[split]["bytes"] for split in SPLITS)
+        tokens = sum(splits[s].get("predicted", splits[s]["tokens"]) for s in SPLITS)
         row["bytes_per_token"] = size / tokens
+        row |= _of_examples(splits)
         row["duplicates_dropped"] = sum(splits[split]["duplicates_dropped"] for split in SPLITS)
         skipped = suite.metas[name].get(SKIPPED, {})
         row |= {"rows_skipped": skipped.get("rows"), _PLACES: skipped.get("places")}

@@ -140,8 +140,16 @@ class _Told:
             self._say(f"tokenizer: {doing} {read} ({spent})")
 
 
-def training_texts(surveys: Iterable[Survey], column: str, budget: int) -> Iterator[str]:
-    """Yield about `budget` bytes of train documents: equal parts of all domains, evenly spread."""
+def training_texts(
+    surveys: Iterable[Survey],
+    column: str,
+    budget: int,
+    plain: Callable[[str], str] = lambda document: document,
+) -> Iterator[str]:
+    """Yield about `budget` bytes of train documents: equal parts of all domains, evenly spread.
+
+    `plain` gives the text of a document that is no text.
+    """
     by_name = {survey.source.domain: survey for survey in surveys}
     sizes = {name: survey.splits["train"].bytes for name, survey in by_name.items()}
     quotas = _quotas(sizes, budget)
@@ -154,8 +162,9 @@ def training_texts(surveys: Iterable[Survey], column: str, budget: int) -> Itera
                 if taken * size <= seen * quotas[name] and taken < quotas[name]:
                     # Of a long one a part: what it goes beyond the quota, and its new words, of
                     # which the trainer keeps 60 bytes a character, are bounded.
-                    part = text[: min(quotas[name] - taken + _OVER, _MOST)]
-                    taken += n_bytes if len(part) == len(text) else utf8_size(part)
+                    whole = plain(text)
+                    part = whole[: min(quotas[name] - taken + _OVER, _MOST)]
+                    taken += n_bytes if len(part) == len(whole) else utf8_size(part)
                     yield part
                 seen += n_bytes
 
@@ -304,6 +313,18 @@ def copy_tokenizer(source: Path, folder: Path, policy: str = AUTO) -> None:
         write_json(temporary / ORIGIN, origin)
         if beginning.own_beginning(tokenizer) != ([] if bos is None else [bos]):
             _impose_bos(temporary, tokenizer, bos, settings, str(source))
+
+
+def unlearned(special_tokens: str) -> Any:
+    """Make a tokenizer without a vocabulary that has the special tokens of one that is trained.
+
+    It writes chats by a template as that one will.
+    """
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    named = dict.fromkeys(SPECIALS, EOS) if special_tokens == "endoftext" else FAIRSEQ_SPECIALS
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), **named)
 
 
 def _impose_bos(folder: Path, tokenizer: Any, bos: int | None, settings: Json, what: str) -> None:

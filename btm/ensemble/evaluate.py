@@ -34,12 +34,18 @@ class Scored:
     logp: NDArray[np.float32]  # (E, S, T)
     size: tuple[int, int]  # tokens and UTF-8 bytes that are real; the rest pads the last window
     text: Text | None = None  # for rules that read tokens, carry=document and a cache
-    given: int = 0  # of the real tokens those that are no predictions: each document's BOS
+    given: int = 0  # of the real tokens those no loss is taken of: each document's BOS, prompts
 
     @property
     def tokens(self) -> int:
         """The number of scores that are real."""
         return self.size[0]
+
+    def nats(self, logp_N: Array) -> float:
+        """Sum the loss of the tokens that count, of log p of all that are real."""
+        if self.text is not None and self.text.predicted is not None:
+            logp_N = logp_N[self.text.predicted]
+        return -float(logp_N.sum())
 
     @property
     def counted(self) -> tuple[int, int]:
@@ -78,7 +84,7 @@ def shard_result(
     rule = rule.fit([ValidScores(theirs.logp, log_prior_E, theirs.tokens, theirs.text)])
     mixed = rule.mix(test.of(members).logp, log_prior_E, test.tokens, test.text, route)
     weights: Json = {}
-    ensemble_nats = mixed.nats
+    ensemble_nats = test.nats(mixed.logp)
     if ensemble.cache != "none":
         held_out = rule.mix(theirs.logp, log_prior_E, theirs.tokens, theirs.text, route)
         ensemble_nats, weights = cached_nats(test, mixed.logp, valid, held_out.logp, ensemble)
@@ -111,14 +117,14 @@ def _by_text_alone(test: Scored, ensemble: EnsembleConfig) -> Json:
     """Compute the numbers of an ensemble that begins from a uniform prior."""
     log_prior_E = posterior.uniform_prior(len(test.names))
     mixed = rule_of(ensemble).mix(test.logp, log_prior_E, test.tokens, test.text)
-    return {"by_text_alone": numbers(mixed.nats, *test.counted)}
+    return {"by_text_alone": numbers(test.nats(mixed.logp), *test.counted)}
 
 
 def row_alone(test: Scored, valid: Scored, name: str, ensemble: EnsembleConfig) -> Json:
     """Compute the numbers of one model alone, with the cache where `ensemble` has one."""
     logp_N = test.alone(name)
     if ensemble.cache == "none":
-        return numbers(-float(logp_N.sum()), *test.counted)
+        return numbers(test.nats(logp_N), *test.counted)
     nats, weights = cached_nats(test, logp_N, valid, valid.alone(name), ensemble)
     return {**numbers(nats, *test.counted), **weights}
 
@@ -128,7 +134,7 @@ def cached_nats(
 ) -> tuple[float, Json]:
     """Mix a row with an n-gram cache that is fitted on `valid`; return its nats and the weights."""
     weights = cache.fit([_read(valid, valid_logp_N, ensemble)])
-    nats = -float(cache.mix(_read(test, logp_N, ensemble), weights).sum())
+    nats = test.nats(cache.mix(_read(test, logp_N, ensemble), weights))
     return nats, {"cache": cache.named(weights)}
 
 

@@ -2,9 +2,11 @@
 
 A score file holds float32 log p(x_t | x_<t) in nats, shape (rows, window), under
 ``scores/<shard>/<sha256 of the weights>.npy``: the tokens of the shard's head in the order of the
-text, each once. What pads the last row is 0, as is the BOS of each document. Mixing scores needs
-no model and no torch. Scores of a model that was not loaded in float32 are other scores, so what it
-was loaded as stands in their name: ``<sha256>-int8.npy``.
+text, each once. What pads the last row is 0, as is the BOS of each document. Of prompted data
+(btm/data/prompted) each example is read alone; its first token is 0, and its prompt has scores too,
+since an ensemble weighs its experts by them. Mixing scores needs no model and no torch. Scores of a
+model that was not loaded in float32 are other scores, so what it was loaded as stands in their
+name: ``<sha256>-int8.npy``.
 
 A row is a window, whose first token has a context of one token, unless windows overlap: with a
 stride of s < W tokens (``score.stride``) every token after the first W has a context of at least
@@ -20,8 +22,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from btm.data.batches import Windows, windows
+from btm.data.batches import windows
 from btm.data.shards import Shard
+from btm.data.windows import Windows
 from btm.errors import UserError
 from btm.forest.paths import scores_name
 from btm.models import causal_lm
@@ -53,10 +56,7 @@ class Scores:
 
     def reads(self, shard: Shard) -> int:
         """Count the tokens that a model reads to score `shard`, those of context included."""
-        chosen = self.windows(shard)
-        if not self.stride:
-            return chosen.n_tokens
-        return chosen.n_tokens + (chosen.n_windows - 1) * (self.window - self.stride)
+        return self.windows(shard).n_read
 
     def path(self, shard: Shard, weights_sha256: str) -> Path:
         """Name the file for one ELM by all that its numbers depend on."""
@@ -120,6 +120,14 @@ def score(
                 report(len(logp))
         out.write(bytes(4 * (shape[0] * shape[1] - done)))  # fills up the last row
     return path
+
+
+def nats_of(logp: NDArray[np.float32], shard: Shard, tokens: int) -> float:
+    """Average the scores of the first `tokens` tokens of a shard, as nats per predicted token."""
+    predicted = shard.predicted(tokens)
+    if predicted is None:
+        return mean_nats(logp, tokens, shard.n_given(tokens))
+    return mean_nats(logp.reshape(-1)[:tokens][predicted], int(predicted.sum()))
 
 
 def mean_nats(logp: NDArray[np.float32], tokens: int, given: int = 0) -> float:

@@ -29,6 +29,8 @@ class Text:
 
     ids: Integers  # (N,)
     begins: Flags  # (N,); the first token begins one in any case
+    # (N,) of examples: the tokens that losses are taken of. Each of their documents was read alone.
+    predicted: Flags | None = None
 
     def __post_init__(self) -> None:
         """Raise `ValueError` unless there is a flag for each token."""
@@ -41,17 +43,18 @@ class Text:
         begins = np.zeros(tokens, bool)
         ends = np.cumsum(shard.documents[:tokens, 0], dtype=np.int64)
         begins[np.concatenate([[0], ends[ends < tokens]])] = True
-        return cls(np.asarray(shard.tokens[:tokens], np.int64), begins)
+        ids = np.asarray(shard.tokens[:tokens], np.int64)
+        return cls(ids, begins, shard.predicted(tokens))
 
 
 def resets(carry: str, tokens: int, window: int, text: Text | None) -> Flags:
     """Mark the tokens before which an ensemble's memory begins anew, (N,).
 
     `carry` is that of `EnsembleConfig`: every window of `window` tokens, or every document, and
-    within one that is longer after every `LONGEST` tokens.
+    within one that is longer after every `LONGEST` tokens. Of examples it is every document.
     `ValueError` if documents are wanted and `text` is None.
     """
-    if carry == "document":
+    if carry == "document" or (text is not None and text.predicted is not None):
         if text is None:
             raise ValueError("ensemble.carry=document needs the tokens beside their scores")
         found = text.begins[:tokens].copy()

@@ -69,12 +69,15 @@ def evaluated_suites(config: Config) -> Suite:
 
 
 def data_of(config: Config) -> DataConfig:
-    """Complete `config.data` with the tokenizer of the forest, if the forest stands.
+    """Complete `config.data` with the longest example, and with the tokenizer of the forest, if the
+    forest stands.
 
     Raises `UserError`, before anything is written, if the suite has another tokenizer, or a domain
     that another suite of the forest has.
     """
     root, data = Path(config.forest_root), config.data
+    if data.format == "prompted" and data.max_tokens is None:
+        data = replace(data, max_tokens=config.trainer.seq_len)
     if not Forest.stands(root):
         return data
     require_beginning(config)

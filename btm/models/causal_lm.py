@@ -279,21 +279,40 @@ def vocabulary(model: "PreTrainedModel") -> int:
 
 
 def token_logp(
-    model: "PreTrainedModel", inputs: "torch.Tensor", targets: "torch.Tensor"
+    model: "PreTrainedModel",
+    inputs: "torch.Tensor",
+    targets: "torch.Tensor",
+    positions: "torch.Tensor | None" = None,
 ) -> "torch.Tensor":
-    """Compute log p(target | inputs so far) in nats, float32, (rows, tokens) like `targets`."""
+    """Compute log p(target | inputs so far) in nats, float32, (rows, tokens) like `targets`.
+
+    `positions` of the inputs, where a row is several texts, each of which begins at 0.
+    """
     import torch.nn.functional as F  # noqa: N812
 
-    logits = logits_of(model(input_ids=inputs, use_cache=False)).float()
+    logits = logits_of(model(input_ids=inputs, use_cache=False, **placed(positions))).float()
     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return -loss.view_as(targets)
 
 
 def mean_nll(
-    model: "PreTrainedModel", inputs: "torch.Tensor", targets: "torch.Tensor"
+    model: "PreTrainedModel",
+    inputs: "torch.Tensor",
+    targets: "torch.Tensor",
+    weights: "torch.Tensor | None" = None,
+    positions: "torch.Tensor | None" = None,
 ) -> "torch.Tensor":
-    """Compute the mean of −log p(target | inputs so far), in nats."""
-    return -token_logp(model, inputs, targets).mean()
+    """Compute the mean of −log p(target | inputs so far), in nats, or the sum that `weights` weigh.
+
+    `positions` are those of `token_logp`.
+    """
+    logp = token_logp(model, inputs, targets, positions)
+    return -logp.mean() if weights is None else -(logp * weights).sum()
+
+
+def placed(positions: "torch.Tensor | None") -> "dict[str, torch.Tensor]":
+    """Name the positions for a model, which is asked without them where there are none."""
+    return {} if positions is None else {"position_ids": positions}
 
 
 def text_config(config: "PretrainedConfig") -> "PretrainedConfig":

@@ -168,11 +168,10 @@ def _measure(
     for domain, shard in shards.items():
         tokens, _ = shard.head(config.score.max_tokens)
         nats = {
-            sha256: scoring.mean_nats(
-                score_cache.read(scores, shard, sha256), tokens, shard.n_given(tokens)
-            )
+            sha256: scoring.nats_of(score_cache.read(scores, shard, sha256), shard, tokens)
             for sha256 in (card.sha256, *digests.values())
         }
+        tokens -= shard.n_given(tokens) if shard.is_prompted else 0
         beside = {name: nats[sha256] for name, sha256 in digests.items()}
         found[domain] = Measured(nats[card.sha256], beside, tokens, config.window)
     return found

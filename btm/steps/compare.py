@@ -258,7 +258,7 @@ def _nats(scene: _Scene, shard: Shard, sha256: str) -> float:
     config, scores = scene.config, score_cache.scores_of(scene.config, scene.forest)
     test = scored(config, scores, shard, {"": sha256})
     if config.ensemble.cache == "none":
-        return -float(test.alone("").sum()) / test.counted[0]
+        return test.nats(test.alone("")) / test.counted[0]
     valid = scored(config, scores, scene.suite.shard(shard.domain, "valid"), {"": sha256})
     return float(row_alone(test, valid, "", config.ensemble)["nats_per_token"])
 
@@ -304,6 +304,7 @@ def _put_together(
     shards = []
     for shard in scene.shards:
         tokens, _ = shard.head(config.score.max_tokens)
+        tokens -= shard.n_given(tokens) if shard.is_prompted else 0
         novel = shard.domain not in scene.trained_on
         shards.append(comparison.Shard(shard.domain, shard.split, novel, tokens))
     rows = comparison.rows_of(measured, shards)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from btm.data.batches import windows
-from btm.data.shards import Shard
+from btm.data.shards import Shard, require_text
 from btm.errors import UserError
 from btm.models import causal_lm
 from btm.models import weights as wt
@@ -34,6 +34,7 @@ def fisher(
     """
     import torch
 
+    require_text([shard], "average.method=fisher")
     chosen = windows(shard, window, 0)
     count = min(sequences, chosen.n_windows)
     if not count:

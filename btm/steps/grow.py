@@ -260,7 +260,7 @@ def _plan_of_training(
         domains=tuple(shard.domain for shard in shards),
         reads=tuple(shard.folder for shard in shards),
         steps=n_steps,
-        tokens=batches.tokens(n_steps) - batches.tokens(done),
+        tokens=batches.read(n_steps) - batches.read(done),  # FLOPs follow from them
         epochs=batches.epochs(n_steps),
     )
 

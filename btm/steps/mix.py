@@ -196,4 +196,4 @@ def _measured(config: Config, forest: Forest, model: Unwritten, shards: list[Sha
 def _nats(config: Config, forest: Forest, sha256: str, shard: Shard) -> float:
     tokens, _ = shard.head(config.score.max_tokens)
     scores = score_cache.scores_of(config, forest)
-    return scoring.mean_nats(score_cache.read(scores, shard, sha256), tokens, shard.n_given(tokens))
+    return scoring.nats_of(score_cache.read(scores, shard, sha256), shard, tokens)

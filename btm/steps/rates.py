@@ -86,7 +86,8 @@ def _loss(
     unread = losses.Losses(losses.most_unread(model.device))
     for step in range(steps):
         lr = schedule.lr(step)
-        loss = trainee.backward(model, batches.batch(step), trainer, precision)
+        batch, marks = batches.batch(step), batches.marks(step)
+        loss = trainee.backward(model, batch, trainer, precision, marks=marks)
         norm = optimizers.gradient_norm(model)
         unread.add(step + 1, lr, loss, norm)
         if not _took(unread, taken):

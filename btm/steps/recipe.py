@@ -111,7 +111,7 @@ def greedy_soup(
         score_cache.score_missing(config, forest, folder, sha256, [valid], reporter)
         found = score_cache.scores_of(config, forest).read(valid, sha256)
         assert found is not None
-        return scoring.mean_nats(found, tokens, valid.n_given(tokens))
+        return scoring.nats_of(found, valid, tokens)
 
     # Of the number types that the average will have: they are measured as they will be published.
     settings = replace(settings_of(config, forest, {}, lambda: suite, reporter), layers={})

@@ -41,15 +41,14 @@ def valid_nats(
     valid = suite.shard(branch.domains[0], "valid")
     scores = scores_of(config, forest)
     tokens, _ = valid.head(config.score.max_tokens)
-    given = valid.n_given(tokens)
     sha256 = weights.sha256(branch.path)
     score_missing(config, forest, branch.path, sha256, [valid], reporter)
     nats = {}
     for name in branch.parents:
         parent = forest[name]
         score_missing(config, forest, parent.path, parent.card.sha256, [valid], reporter)
-        nats[name] = scoring.mean_nats(read(scores, valid, parent.card.sha256), tokens, given)
-    ours = scoring.mean_nats(read(scores, valid, sha256), tokens, given)
+        nats[name] = scoring.nats_of(read(scores, valid, parent.card.sha256), valid, tokens)
+    ours = scoring.nats_of(read(scores, valid, sha256), valid, tokens)
     return ValidNats(ours, nats)
 
 

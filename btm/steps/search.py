@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from btm.config.schema import Config
-from btm.data.batches import Windows, windows
+from btm.data.batches import windows
 from btm.data.shards import Shard
+from btm.data.windows import Windows
 from btm.errors import UserError
 from btm.forest import ELM, Forest
 from btm.forest.card import Candidate, Card
@@ -215,20 +216,18 @@ def _backward(
     """Compute the mean over domains of nats per token, and its gradient in the model."""
     mean = 0.0
     for domain in read:
-        counted = 0
         predicted = domain.n_predicted
         for start in range(0, domain.n_windows, rows):
             stop = min(start + rows, domain.n_windows)
             inputs = trainee.on_device(domain.inputs(start, stop), model.device)
             targets = trainee.on_device(domain.targets(start, stop), model.device)
             logp = causal_lm.token_logp(model, inputs, targets)
-            if (given := domain.given(start, stop)) is not None:
-                logp = logp.masked_fill(trainee.on_device(given, model.device), 0.0)
-            flat = logp.flatten()[: domain.n_tokens - counted]  # what pads the last window is cut
+            if (uncounted := domain.uncounted(start, stop)) is not None:
+                logp = logp.masked_fill(trainee.on_device(uncounted, model.device), 0.0)
+            flat = logp.flatten()[: domain.kept(logp.numel(), start)]
             loss = -flat.sum() / (predicted * len(read))
             loss.backward()
             mean += float(loss.detach())
-            counted += len(flat)
             told(len(flat))
             alive()
     return mean

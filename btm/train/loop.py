@@ -15,7 +15,7 @@ from btm.forest.paths import ModelFolder
 from btm.models import causal_lm, trial
 from btm.system import durable, lease
 from btm.system.json_files import Json
-from btm.train import checkpoint, losses, optimizers, trajectory
+from btm.train import checkpoint, losses, optimizers, packing, trajectory
 from btm.train.metrics import Metrics
 from btm.train.resume import environment_of, resume, settings_of
 from btm.train.trainee import Trainee, apply, compiled_layers, validate
@@ -58,6 +58,7 @@ def loop(training: Training, trainee: Trainee) -> Trained:
         kernels.prepare(model)
     if trainer.gradient_checkpointing:
         causal_lm.checkpoint_gradients(model)
+    laid_out = packing.settle(trainee)
     optimizer = optimizers.make_optimizer(trainee.trained, trainer)
     precision = causal_lm.pick_precision(trainer.precision, str(model.device))
     trainee.trajectory = average = trajectory.of(model, trainer, steps)
@@ -145,6 +146,7 @@ def loop(training: Training, trainee: Trainee) -> Trained:
         exact=state["exact"],
         notes=[
             *state["notes"],
+            *laid_out,
             *layers.notes,
             *([average.said] if average else []),
             *([] if trainer.optimizer == "adamw" else [f"{trainer.optimizer}: {size}"]),

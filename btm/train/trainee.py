@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from btm.config.training import TrainerConfig
-from btm.data.batches import Batches, Windows
+from btm.data.batches import Batches, Marks
+from btm.data.windows import Windows
 from btm.models import causal_lm, flops
 from btm.system.json_files import Json
 from btm.train import checkpoint, losses, optimizers
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 # Of inputs and targets (rows, tokens): log p of each, or a mean.
-OfTargets = Callable[["Tensor", "Tensor"], "Tensor"]
+OfTargets = Callable[..., "Tensor"]  # of examples also their weights and positions
 
 
 @dataclass
@@ -49,11 +50,14 @@ class Trainee:
 
     def backward(self, step: int, trainer: TrainerConfig, precision: str) -> "Tensor":
         """Add the gradient of a step's loss; return the loss, nats per token, unread (float64)."""
-        return backward(self.model, self.batches.batch(step), trainer, precision)
+        batch, marks = self.batches.batch(step), self.batches.marks(step)
+        return backward(self.model, batch, trainer, precision, marks=marks)
 
-    def logp(self, inputs: "Tensor", targets: "Tensor") -> "Tensor":
+    def logp(
+        self, inputs: "Tensor", targets: "Tensor", positions: "Tensor | None" = None
+    ) -> "Tensor":
         """Return log p(target | inputs so far), as `models.token_logp` does."""
-        return causal_lm.token_logp(self.model, inputs, targets)
+        return causal_lm.token_logp(self.model, inputs, targets, positions)
 
     def norm(self) -> "Tensor":
         """Compute the norm of the gradients that is bounded; it stays on the device, unread."""
@@ -101,7 +105,8 @@ class Trainee:
 
     def flops(self, steps: int) -> float:
         """Return the FLOPs of the first `steps` steps."""
-        return self.tokens(steps) * flops.Shape.of(self.model).training_flops(self.batches.seq_len)
+        read = self.batches.read(steps)
+        return read * flops.Shape.of(self.model).training_flops(self.batches.seq_len)
 
     def settings(self) -> Json:
         """Return what a resumed training must have in common with its first part, beside the
@@ -110,6 +115,8 @@ class Trainee:
         growth = self.batches.growth
         data: Json = {"data": {shard.domain: shard.sha256[:16] for shard in self.batches.shards}}
         begun = {shard.bos for shard in self.batches.shards} - {None}
+        if self.batches.has_examples:
+            data["packed"] = self.batches.packed
         if begun:  # an older btm trained on windows without
             data["windows begin with"] = sorted(begun)
         return data if growth.factor == 1 else data | {"growth": asdict(growth)}
@@ -146,7 +153,6 @@ def validate(
     was_training = model.training
     model.eval()
     nats: list[Tensor] = []  # of each batch, unread until the last
-    counted = 0
     with torch.inference_mode():
         for start in range(0, windows.n_windows, rows):
             stop = min(start + rows, windows.n_windows)
@@ -154,18 +160,17 @@ def validate(
                 on_device(a(start, stop), model.device) for a in (windows.inputs, windows.targets)
             )
             logp = (logp_of or partial(causal_lm.token_logp, model))(inputs, targets)
-            if (given := windows.given(start, stop)) is not None:
-                logp = logp.masked_fill(on_device(given, model.device), 0.0)
-            flat = logp.flatten()[: windows.n_tokens - counted]
+            if (uncounted := windows.uncounted(start, stop)) is not None:
+                logp = logp.masked_fill(on_device(uncounted, model.device), 0.0)
+            flat = logp.flatten()[: windows.kept(logp.numel(), start)]
             nats.append(losses.exact(flat).sum())
-            counted += len(flat)
             alive()
     model.train(was_training)
     return -sum(torch.stack(nats).tolist()) / windows.n_predicted
 
 
-def on_device(array: "NDArray[np.int64]", device: "torch.device") -> "Tensor":
-    """Copy token ids to the device a model is on.
+def on_device(array: "NDArray[Any]", device: "torch.device") -> "Tensor":
+    """Copy token ids, or what belongs to them, to the device a model is on.
 
     To a GPU they go from pinned memory, so the copy neither waits for the GPU nor is waited for.
     """
@@ -184,11 +189,13 @@ def backward(
     precision: str,
     nll: OfTargets | None = None,
     before: Callable[[bool], None] = lambda is_last: None,
+    marks: Marks | None = None,
 ) -> "Tensor":
     """Add the gradient of the mean loss on `tokens` (batch, seq_len + 1); return that loss, nats
     per token, as a float64 that is still on the device.
 
     `nll` is what wraps the model, if anything does; `before` is called ahead of each micro-batch.
+    With `marks` the loss is the sum that these weigh.
     """
     import torch
 
@@ -199,16 +206,32 @@ def backward(
     micro = trainer.micro_batch_size or len(batch)
     each: list[Tensor] = []
     parts = batch.split(micro)
-    for number, part in enumerate(parts, 1):
+    each_marks = _marks_of(marks, micro, len(parts), model.device)
+    for number, (part, marked) in enumerate(zip(parts, each_marks, strict=True), 1):
         before(number == len(parts))
         with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            loss = nll(part[:, :-1], part[:, 1:]) * (len(part) / len(batch))
+            loss = nll(part[:, :-1], part[:, 1:], *marked)
+            if marks is None:
+                loss = loss * (len(part) / len(batch))
         loss.backward()
         each.append(losses.exact(loss.detach()))
     total = each[0]
     for more in each[1:]:  # one after the other: the order of a sum is in its last bits
         total = total + more
     return total
+
+
+def _marks_of(
+    marks: Marks | None, rows: int, parts: int, device: "torch.device"
+) -> "list[tuple[Tensor | None, ...]]":
+    """Cut the weights and positions of a batch into its micro-batches of `rows` rows."""
+    if marks is None:
+        return [()] * parts
+    weights = on_device(marks.weights, device).split(rows)
+    if marks.positions is None:
+        return [(weight,) for weight in weights]
+    positions = on_device(marks.positions, device).split(rows)
+    return list(zip(weights, positions, strict=True))
 
 
 def apply(optimizer: "torch.optim.Optimizer", lr: float, divisor: "Tensor | None" = None) -> None:

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from btm.config.training import TrainerConfig
-from btm.data.batches import Batches, Windows
+from btm.data.batches import Batches
+from btm.data.windows import Windows
 from btm.system.json_files import Json
 from btm.train.metrics import Report
 from btm.train.schedule import Schedule

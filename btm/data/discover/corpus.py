@@ -38,6 +38,8 @@ def discover(
     """
     if data.root is None:
         raise UserError("data.root is missing: discovery needs data=folder data.root=DIR")
+    if data.format != "text":
+        raise UserError(f"data.format={data.format}: domains are discovered in text; leave it out")
     found = look(Path(data.root), data)
     for line in found.lines():
         say(line)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from btm.config.choices import SPLITS
-from btm.data.shards import META, TOKENIZER, Shard, Suite
+from btm.data.shards import META, TOKENIZER, Shard, Suite, require_text
 from btm.data.splits import DIGEST
 from btm.errors import UserError
 from btm.system import durable
@@ -58,6 +58,7 @@ def deal(suite: Suite, target: Path, names: dict[str, str], say: Say = lambda li
             "its own stands: move that (data.name=NAME of the forest, or another data.out=)"
         )
     sources = {split: [suite.shard(domain, split) for domain in sorted(names)] for split in SPLITS}
+    require_text(sources["train"], "baseline=random_split")
     _require_documents(sources, len(names))
     durable.require_space(target, sum(s.n_tokens * s.dtype.itemsize for s in sources["train"]) * 2)
     say(f"dealing the documents of {len(names)} domains at random")

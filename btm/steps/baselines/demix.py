@@ -16,7 +16,7 @@ from btm import steps
 from btm.config.schema import Config
 from btm.config.training import TrainerConfig
 from btm.data.batches import Batches
-from btm.data.shards import Suite
+from btm.data.shards import Suite, require_text
 from btm.errors import UserError
 from btm.forest import Branch, Forest, trained_on
 from btm.models import causal_lm, flops
@@ -159,6 +159,7 @@ def _mixes(config: Config, suite: Suite, domains: list[str]) -> dict[str, Batche
     """Return for each domain the batches that its expert would train on."""
     t = config.trainer
     shards = {domain: suite.shard(domain, "train") for domain in domains}
+    require_text(shards.values(), "baseline=demix")
     return {
         d: Batches([shard], t.seq_len, t.batch_size, t.seed, order=d) for d, shard in shards.items()
     }

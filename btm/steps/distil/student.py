@@ -18,7 +18,7 @@ from btm.config.identity import Difference
 from btm.config.schema import Config
 from btm.config.validation import validate
 from btm.data.batches import windows
-from btm.data.shards import Shard, Suite
+from btm.data.shards import Shard, Suite, require_text
 from btm.errors import UserError, command
 from btm.forest import (
     ELM,
@@ -205,6 +205,7 @@ def _asked(config: Config, reporter: Reporter = quiet) -> Asked:
         raise UserError(f"{forest.root} has no ELM that could teach: first btm run")
     domains = config.distil.domains or _domains_of(elms, suite)
     shards = [suite.shard(domain, "train") for domain in domains]
+    require_text(shards, "btm distil")
     if config.distil.weight:
         for domain in domains:
             suite.shard(domain, "valid")  # which its prior is fitted on

@@ -14,8 +14,9 @@ from btm.config import identity
 from btm.config.moe import TRAINED
 from btm.config.schema import Config
 from btm.config.training import TrainerConfig
-from btm.data.batches import Batches, Windows, windows
-from btm.data.shards import Shard
+from btm.data.batches import Batches, windows
+from btm.data.shards import Shard, require_text
+from btm.data.windows import Windows
 from btm.errors import UserError, command
 from btm.forest import ELM, Forest, index, publish, trained_on
 from btm.forest.card import Card
@@ -121,6 +122,7 @@ def _read(
         torch.set_num_threads(config.trainer.threads)
     model: PreTrainedModel = causal_lm.load_trainable(folder, config.trainer.device).eval()
     causal_lm.check_context(config, model.config.to_dict(), str(folder))
+    require_text([shard], "btm moe")
     text = windows(shard, config.window, most)
     gram, total = hidden.read(model, _batches(text, config.score.batch_size), told)
     return Sums(elm.card.sha256, shard.sha256, reader, text.n_tokens, gram, total)
@@ -249,6 +251,7 @@ def _train(
     if done.exists():
         return Trained.from_json(read_object(done, steps=int, tokens=int))
     steps, trainer = int(mixture.settings["steps"]), _trainer(config, elms)
+    require_text(shards, "btm moe")
     pieces = [piece for shard in shards for piece in shard.pieces(trainer.seq_len + 1)]
     with reporter.training(mixture.name) as report:
         found = training.train(

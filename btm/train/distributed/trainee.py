@@ -36,8 +36,10 @@ class _Loss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, of: Callable[..., Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
-        return of(self.model, inputs, targets)
+    def forward(
+        self, of: Callable[..., Tensor], inputs: Tensor, targets: Tensor, *marks: Tensor | None
+    ) -> Tensor:
+        return of(self.model, inputs, targets, *marks)
 
 
 @dataclass
@@ -83,7 +85,12 @@ class Replica(trainee.Trainee):
         tokens = self.batches.batch(step)
         rows = tokens.reshape(self.size, -1, tokens.shape[-1])[self.rank]
         nll = partial(self.whole, kernels.loss.chosen(trainer.kernels and self.has_head))
-        loss = trainee.backward(self.model, rows, trainer, precision, nll, self.sum_gradients)
+        marks = self.batches.marks(step)
+        if marks is not None:
+            marks = marks.share(self.rank, self.size)
+        loss = trainee.backward(
+            self.model, rows, trainer, precision, nll, self.sum_gradients, marks
+        )
         dist.all_reduce(loss)  # where it is: on GPUs nobody waits for it
         return loss / self.size
 
@@ -174,9 +181,9 @@ class Share(Replica):
             fully_shard(layer, mesh=mesh)
         self.whole = fully_shard(_Loss(self.model), mesh=mesh)
 
-    def logp(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def logp(self, inputs: Tensor, targets: Tensor, positions: Tensor | None = None) -> Tensor:
         """Return log p(target | inputs so far) of these rows, outside of training."""
-        found = self.whole(causal_lm.token_logp, inputs, targets)
+        found = self.whole(causal_lm.token_logp, inputs, targets, positions)
         self.whole.reshard()  # else a backward pass does that, and there is none
         return found
 

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from btm.config.schema import Config
 from btm.config.training import FairseqConfig
 from btm.data.batches import Batches
-from btm.data.shards import Piece, Suite
+from btm.data.shards import Piece, Suite, require_text
 from btm.errors import TrainingStoppedError, UserError
 from btm.fairseq import checkpoint as theirs
 from btm.fairseq import convert, from_hugging_face, indexed
@@ -67,6 +67,10 @@ def check(config: Config, suite: Suite) -> None:
             f"trainer.backend=fairseq: texts of the suite {suite.name!r} begin with a BOS, and "
             "fairseq's windows do not: prepare it with data.bos=never, or give trainer.backend=btm"
         )
+    require_text(
+        [suite.shard(domain, "train") for domain in suite.training_domains()],
+        "trainer.backend=fairseq",
+    )
     convert.fairseq_tokenizer(suite.tokenizer)
 
 

@@ -32,24 +32,30 @@ class LinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Any, weight: Any, bias: Any, targets: Any, dtype: Any) -> Any:
+    def forward(
+        ctx: Any, hidden: Any, weight: Any, bias: Any, targets: Any, dtype: Any, shares: Any = None
+    ) -> Any:
         """Return the mean loss in nats, float32. hidden (N, d), weight (V, d), bias (V) or None,
         targets (N).
 
-        Products are of `dtype`, sums and exponentials of float32.
+        With `shares` (N), the sum that these weigh. Products are of `dtype`, sums and exponentials
+        of float32.
         """
         n, h, w = len(targets), hidden.to(dtype), weight.to(dtype)
+        top = shares.max() if shares is not None and n else 1.0
         chunk = max(1, CHUNK_BYTES // (len(w) * h.element_size()))
         loss = torch.empty(n, dtype=torch.float32, device=h.device)
         to_hidden = torch.empty_like(h)
         to_weight: Any = None
         to_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
-        for start in range(0, n, chunk):
+        for start in range(0, max(1, n), chunk):  # of no target, the gradient is 0
             rows = slice(start, start + chunk)
             logits = (
                 h[rows] @ w.t() if bias is None else torch.addmm(bias.to(dtype), h[rows], w.t())
             )
             loss[rows] = softmax_less_target(logits, targets[rows])
+            if shares is not None:  # relative to the largest: what is 1 stays so in 16 bits
+                logits *= (shares[rows, None] / top).to(dtype)
             torch.mm(logits, w, out=to_hidden[rows])
             if ctx.needs_input_grad[1]:  # an output layer may be frozen, as beside an adapter
                 part = logits.t() @ h[rows]
@@ -57,16 +63,17 @@ class LinearCrossEntropy(torch.autograd.Function):
             if to_bias is not None:
                 to_bias += logits.sum(0, dtype=torch.float32)
         ctx.save_for_backward(to_hidden, to_weight, to_bias)
-        ctx.n, ctx.dtypes = n, (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
-        return loss.mean()
+        ctx.divisor = n if shares is None else 1 / top
+        ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
+        return loss.mean() if shares is None else (loss * shares).sum()
 
     @staticmethod
     def backward(ctx: Any, *upstream: Any) -> Any:
         """Scale what the forward pass has found, in place where it can be."""
-        factor = upstream[0] / ctx.n
+        factor = upstream[0] / ctx.divisor
         found = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         scaled = (None if t is None else t.float().mul_(factor).to(d) for t, d in found)
-        return *scaled, None, None
+        return *scaled, None, None, None
 
 
 def softmax_less_target(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -90,24 +97,36 @@ def softmax_less_target(logits: torch.Tensor, targets: torch.Tensor) -> torch.Te
     return loss
 
 
-def mean_nll(model: "PreTrainedModel", inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def mean_nll(
+    model: "PreTrainedModel",
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    weights: torch.Tensor | None = None,
+    positions: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Return the mean of −log p(target | inputs so far) in nats; inputs and targets (rows, tokens).
 
-    Under autocast products are of its type, as the plain path's are, which a model that does not
-    `fit` takes.
+    With `weights`, (rows, tokens), it is the sum that these weigh, and logits are made only where
+    they are not 0. Under autocast products are of its type, as the plain path's are, which a model
+    that does not `fit` takes.
     """
     if not fits(model):
-        return causal_lm.mean_nll(model, inputs, targets)
-    hidden = model.base_model(input_ids=inputs, use_cache=False)[0]
+        return causal_lm.mean_nll(model, inputs, targets, weights, positions)
+    placed = causal_lm.placed(positions)
+    hidden = model.base_model(input_ids=inputs, use_cache=False, **placed)[0]
     head = model.get_output_embeddings()
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
     bias = getattr(head, "bias", None)
-    flat = hidden.flatten(0, 1)
-    return LinearCrossEntropy.apply(flat, head.weight, bias, targets.flatten(), dtype)
+    flat, wanted = hidden.flatten(0, 1), targets.flatten()
+    if weights is None:
+        return LinearCrossEntropy.apply(flat, head.weight, bias, wanted, dtype)
+    at = weights.flatten().nonzero().squeeze(1)
+    shares = weights.flatten()[at]
+    return LinearCrossEntropy.apply(flat[at], head.weight, bias, wanted[at], dtype, shares)
 
 
-def chosen(fast: bool) -> Callable[["PreTrainedModel", torch.Tensor, torch.Tensor], torch.Tensor]:
+def chosen(fast: bool) -> Callable[..., torch.Tensor]:
     """Return what gives a model's mean loss: without its logits, or as transformers does."""
     return mean_nll if fast else causal_lm.mean_nll
 
