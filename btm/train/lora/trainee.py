@@ -91,7 +91,7 @@ class LoraTrainee(Trainee):
     def flops(self, steps: int) -> float:
         """Return the FLOPs of the first `steps` steps: no gradient of frozen matrices is taken."""
         own = sum(factor.numel() for factor in self.trained.parameters())
-        return self.tokens(steps) * (self._flops + 6 * own)
+        return self.batches.read(steps) * (self._flops + 6 * own)
 
     def restore(self, found: Path | None) -> None:
         """Refuse to train on where the folder's weights are the trained ones already."""
