@@ -30,6 +30,7 @@ from btm.serve.members.member import LostError
 from btm.serve.members.remote.answers import Likeliest, Named, choices_of
 from btm.serve.request import Request
 
+RECALLING = {"rule": "bayes", "commit": 3, "top_k": 1, "recall": True}
 CLOSED = "http://127.0.0.1:9/v1"  # nobody listens there
 
 
@@ -41,14 +42,17 @@ def open_handed(grown, serve):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", ["bayes", "gated"])
-def test_a_remote_expert_is_as_good_as_the_local_one(grown, without, open_handed, rule):
-    local, far = Catalog(grown[0]), remote(without, f"{open_handed.url}/v1", top=512)
+@pytest.mark.parametrize("words", [{"rule": "bayes"}, {"rule": "gated"}, RECALLING])
+def test_a_remote_expert_is_as_good_as_the_local_one(grown, without, open_handed, words):
+    local, far = (
+        replace(config, ensemble=replace(config.ensemble, **words)) for config in (grown[0], without)
+    )
+    local, far = Catalog(local), remote(far, f"{open_handed.url}/v1", top=512)
     assert far.find("forest").members[-1].kind == "remote"
     with engine_of(local) as engine:
-        wanted = answers(engine, requests_of(local, f"forest:{rule}"))
+        wanted = answers(engine, requests_of(local, tokens=24))
     with engine_of(far) as engine:
-        found = answers(engine, requests_of(far, f"forest:{rule}"))
+        found = answers(engine, requests_of(far, tokens=24))
     require_same(found, wanted)
     assert max(token.bound for events in found for token in tokens_of(events)) == 0
 

@@ -113,7 +113,8 @@ class RemoteMember(Member):
         begins: dict[int, int] = {}
         asks: list[_Ask] = []
         for number in self._groups[group]:
-            new = piece.tokens[number]
+            if not (new := piece.tokens.get(number)):
+                continue  # it waits
             begins[number] = len(self._texts[number])
             self._texts[number] += new
             asks += self._asks(number, new, piece)
