@@ -26,6 +26,7 @@ _EXAMPLES = {
     "averages": "averages='{a: {law: 0.5, med: 0.5}, b: uniform}'",
     "average.layers": "average.layers='{*.mlp.*: {law: 1.0}}'",
     "serve.remote": "serve.remote='{law: {url: http://HOST:8000/v1, model: law}}'",
+    "card.sources": "card.sources='[{name: NAME, license: cc-by-4.0, url: https://…}]'",
     "run.rounds": "run.rounds=[[law,med],[biolaw]]",
     "cluster.setup": "cluster.setup='[module load cuda]'",
 }
@@ -128,6 +129,7 @@ _BY_TYPE: dict[str, Read] = {
     "list[list[str]]": _lists_of_texts,
     "list[int]": _numbers,
     "list[float]": _numbers,
+    "list[Any]": _list_of_maps,
 }
 _OF_ANY_TYPE: dict[str, Read] = {
     "weights": _word_or_map,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from btm.config.checks import check_choice, check_least, check_path, require
-from btm.config.choices import DTYPES, LICENSES
+from btm.config.choices import DTYPES
 from btm.config.keys import key
 
 FORMATS = ("hf", "mergekit", "fairseq", "delta", "delta8", "lora", "gguf")
@@ -37,6 +37,9 @@ class ExportConfig:
     block: int = key(
         2048, "elements that share a scale under format=delta8 and push.as=delta8", BLOCKS
     )
+    force: bool = key(
+        False, "export, or push to hf://, although a licence forbids it; the card says so"
+    )
 
 
 @dataclass
@@ -50,17 +53,6 @@ class PushConfig:
         WAYS,
     )
     replace: bool = key(False, "replace an average of that name at the remote")
-
-
-@dataclass
-class CardConfig:
-    """What the card of a new ELM, or of an exported model, says that btm cannot know."""
-
-    license: str | None = key(
-        None,
-        "licence of new ELMs, and of what is exported; an identifier of the Hugging Face Hub such "
-        "as apache-2.0; null: none is stated, or the model's own",
-    )
 
 
 def check_import(imports: ImportConfig) -> None:
@@ -80,9 +72,3 @@ def check_export(export: ExportConfig) -> None:
 def check_push(push: PushConfig) -> None:
     """Raise `UserError` if models cannot travel as `push.as` says."""
     check_choice(push.kind, "push.as", WAYS)
-
-
-def check_card(card: CardConfig) -> None:
-    """Raise `UserError` if the licence is no identifier that a model card may name."""
-    if card.license is not None:
-        check_choice(card.license, "card.license", LICENSES)

@@ -9,12 +9,13 @@ from typing import Any
 
 from btm.config.average import AverageConfig
 from btm.config.bench import BenchConfig
+from btm.config.card import CardConfig
 from btm.config.choices import AVERAGE_WEIGHTS, BASELINES, BRANCH_METHODS
 from btm.config.cluster import ClusterConfig, PaperConfig, RunConfig
 from btm.config.data import DataConfig, DiscoverConfig
 from btm.config.distil import DistilConfig
 from btm.config.ensemble import EnsembleConfig, EvalConfig, GenerateConfig, ScoreConfig
-from btm.config.exchange import FORMATS, CardConfig, ExportConfig, ImportConfig, PushConfig
+from btm.config.exchange import FORMATS, ExportConfig, ImportConfig, PushConfig
 from btm.config.keys import key
 from btm.config.load import LoadConfig
 from btm.config.mix import MixConfig

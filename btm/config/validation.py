@@ -8,6 +8,7 @@ from typing import Any
 
 from btm.config.average import check_average, check_average_weights
 from btm.config.bench import check_bench
+from btm.config.card import check_card
 from btm.config.checks import (
     check_choice,
     check_models,
@@ -22,7 +23,7 @@ from btm.config.cluster import check_cluster, check_paper, check_run, processes_
 from btm.config.data import check_data, check_discover
 from btm.config.distil import check_distil
 from btm.config.ensemble import check_ensemble, check_eval, check_generate, check_score
-from btm.config.exchange import FORMATS, check_card, check_export, check_import, check_push
+from btm.config.exchange import FORMATS, check_export, check_import, check_push
 from btm.config.load import check_load
 from btm.config.mix import check_mix
 from btm.config.moe import check_moe
@@ -34,7 +35,7 @@ from btm.config.training import check_fairseq, check_model, check_seed_phase, ch
 from btm.errors import UserError, nearest
 
 # Texts of a user's own, which are no paths and no names.
-FREE = ("prompt", "cluster.setup", "remove.reason")
+FREE = ("prompt", "cluster.setup", "remove.reason", "card.use", "card.restrictions")
 
 
 def from_dict(values: dict[str, Any]) -> Config:

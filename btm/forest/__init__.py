@@ -23,6 +23,7 @@ read.
 from btm.forest.branch import ELM, Branch
 from btm.forest.forest import EXACT, SCHEMA, Forest
 from btm.forest.models import Model, derived, find_model, own_model, require_same_tokenizer
+from btm.forest.terms import Terms
 
 __all__ = [
     "ELM",
@@ -31,6 +32,7 @@ __all__ = [
     "Branch",
     "Forest",
     "Model",
+    "Terms",
     "derived",
     "find_model",
     "own_model",

@@ -37,6 +37,15 @@ class Spent:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A source of the text that a model, or an ancestor of it, was trained on."""
+
+    name: str
+    license: str = ""  # an identifier of the Hugging Face Hub; empty: nobody said
+    url: str = ""  # of http or https
+
+
+@dataclass(frozen=True)
 class Measured:
     """The loss of an average on the valid split of one domain, and the seeds' on the same tokens,
     in nats per token.
@@ -103,6 +112,12 @@ class Card:
     source: str = ""  # an imported model's folder
     source_sha256: str = ""  # of the weight files that were there
     license: str = ""  # an identifier of the Hugging Face Hub; empty: nobody said
+    # What was stated of it and its ancestors (btm/forest/terms.py); `use` is of itself alone.
+    ancestor_licenses: dict[str, str] = field(default_factory=dict)  # name: identifier
+    languages: list[str] = field(default_factory=list)  # tags of BCP 47
+    sources: list[Source] = field(default_factory=list)
+    use: str = ""  # intended use
+    restrictions: list[str] = field(default_factory=list)  # of its use, in words
     sums: bool = False  # whether SHA256SUMS names every file of the folder
     created: str = ""  # UTC, ISO 8601
     versions: dict[str, str] = field(default_factory=dict)
@@ -152,6 +167,7 @@ class Card:
             values["parents"] = {name: Parent(**parent) for name, parent in parents}
             values["ancestors"] = [Spent(**spent) for spent in values.get("ancestors", [])]
             values["candidates"] = [Candidate(**each) for each in values.get("candidates", [])]
+            values["sources"] = [Source(**each) for each in values.get("sources", [])]
             measured = values.get("measured", {}).items()
             values["measured"] = {domain: Measured(**found) for domain, found in measured}
             return checked(cls(**values))
@@ -162,7 +178,7 @@ class Card:
 def checked(card: Card) -> Card:
     """Check every value of a card and return it; `ValueError` if one is not of its field's type."""
     parts = (*card.parents.values(), *card.ancestors, *card.measured.values(), *card.candidates)
-    for part in parts:
+    for part in (*parts, *card.sources):
         _typed(part)
     if len({tuple(sorted(part.seeds)) for part in card.measured.values()}) > 1:
         raise ValueError("measured names other seeds on one domain than on another")

@@ -20,6 +20,7 @@ from btm.forest import ledger, model_card, seal, tombstone
 from btm.forest.branch import ELM, Branch
 from btm.forest.card import Card
 from btm.forest.paths import ModelFolder, Paths, is_branch
+from btm.forest.terms import NONE_STATED, Terms, descended
 from btm.models import average as averaging
 from btm.models import causal_lm, configs, flops, tokenizer_files, weights
 from btm.system import durable, lease, sums
@@ -294,21 +295,21 @@ class Forest:
             tokenizer_files.copy(tokenizer or self.tokenizer, folder)
         return self.get_branch(name)
 
-    def merge(self, branch: Branch, *, force: bool = False, license: str = "") -> ELM:
+    def merge(self, branch: Branch, *, force: bool = False, terms: Terms = NONE_STATED) -> ELM:
         """Check and seal a trained branch and move it into ``elms/`` with one rename.
 
         Raises `UserError` if it is not trained, has a tensor that is not finite, another
         architecture or tokenizer than the forest, does not load, or is worse than its best parent
-        on its own valid split and `force` is false. Nothing changes then.
+        on its own valid split and `force` is false. Nothing changes then. `terms` go on its card.
         """
         if branch.name in self:
             raise UserError(
                 f"{self.root} has an ELM {branch.name!r} already; ELMs are never replaced"
             )
         with self.hold(branch.name) as (held, taken):
-            return self._merge(held, force, license, taken.beat)
+            return self._merge(held, force, terms, taken.beat)
 
-    def _merge(self, branch: Branch, force: bool, license: str, beat: Callable[[], None]) -> ELM:
+    def _merge(self, branch: Branch, force: bool, terms: Terms, beat: Callable[[], None]) -> ELM:
         """Do `merge` under the lease; `beat` keeps it between passes over the weights."""
         tombstone.refuse(self.root, branch.name)
         tombstone.refuse_parents(self.root, tombstone.BRANCH, branch.name, branch.parents)
@@ -319,7 +320,7 @@ class Forest:
         digests = weights.digests(branch.path)
         beat()
         card = seal.card(branch, result, self.identity["tokenizer_sha256"], shape, digests)
-        card = replace(card, forced=forced, license=license or card.license)
+        card = descended(replace(card, forced=forced), self, terms)
         durable.write_json(branch.files.card, card.to_json())
         with durable.publish_file(branch.files.readme) as handle:
             handle.write(model_card.readme(card).encode())

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from btm.config.card import is_language
 from btm.config.choices import LICENSES
 from btm.forest.card import Card
 from btm.forest.index import AVERAGE, ELM, MOE, STUDENT
@@ -39,6 +40,11 @@ def readme(card: Card, kind: str = ELM) -> str:
         f"## Use\n\n{_use(card, kind)}",
         f"## Licence\n\n{_licence(card)}",
     ]
+    if card.use:
+        parts.append(f"## Intended use\n\n{_plain(card.use)}\n")
+    if card.restrictions:
+        lines = "".join(f"- {_plain(text)}\n" for text in card.restrictions)
+        parts.append(f"## Restrictions\n\n{lines}")
     return "\n".join(parts)
 
 
@@ -54,6 +60,8 @@ def _metadata(card: Card, kind: str) -> str:
         lines += [f"license: {_quoted(card.license)}"]
     elif card.license:
         lines += ["license: other", f"license_name: {_quoted(card.license)}"]
+    if languages := list(filter(is_language, card.languages)):
+        lines += ["language:", *(f"- {_quoted(tag)}" for tag in languages)]
     lines += ["tags:", *(f"- {tag}" for tag in tags)]
     results = {domain: part.nats for domain, part in card.measured.items()}
     if kind == ELM and card.valid_nats is not None and card.domains:
@@ -162,10 +170,17 @@ def _lineage(card: Card) -> str:
 
 
 def _data(card: Card) -> str:
-    if not card.data:
-        return "It was trained on no text itself.\n"
-    rows = [(domain, f"`{_code(sha256)}`") for domain, sha256 in card.data.items()]
-    return _table(("domain", "sha256 of the training shard"), rows)
+    text = "It was trained on no text itself.\n"
+    if card.data:
+        rows = [(domain, f"`{_code(sha256)}`") for domain, sha256 in card.data.items()]
+        text = _table(("domain", "sha256 of the training shard"), rows)
+    if card.languages:
+        text += f"\nLanguages: {', '.join(map(_plain, card.languages))}.\n"
+    if card.sources:
+        sources = [(s.name, s.license or "not stated", s.url) for s in card.sources]
+        text += "\nSources, its ancestors' among them:\n\n"
+        text += _table(("source", "licence", "address"), sources)
+    return text
 
 
 def _perplexity(card: Card) -> str:
@@ -241,12 +256,15 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/{name}")
 
 
 def _licence(card: Card) -> str:
+    text = f"{_plain(card.license)}\n"
     if not card.license:
-        return (
+        text = (
             "None was stated. The licences of the text it was trained on, and of its ancestors, "
             "may bind its use.\n"
         )
-    return f"{_plain(card.license)}\n"
+    if card.ancestor_licenses:
+        text += "\n" + _table(("ancestor", "licence"), card.ancestor_licenses.items())
+    return text
 
 
 def _table(heads: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

@@ -19,6 +19,7 @@ from btm.forest import index, ledger, model_card, tombstone
 from btm.forest.card import Candidate, Card, Measured, Parent
 from btm.forest.forest import Forest
 from btm.forest.paths import ModelFolder
+from btm.forest.terms import descended
 from btm.models import average as averaging
 from btm.models import causal_lm, weights
 from btm.models.average import Settings, normalise
@@ -83,7 +84,8 @@ def derived(
     making = tombstone.require_parents(forest.root, kind, name, card.parents)
     with durable.publish_folder(target, replace=True) as folder, making:
         digests = write(folder)
-        card = ledger.summed(replace(card, sha256=weights.identity(digests), sums=True))
+        card = replace(card, sha256=weights.identity(digests), sums=True)
+        card = ledger.summed(descended(card, forest))
         card = measured(card, measure(folder, card))
         ModelFolder(folder).card.write_text(json.dumps(card.to_json(), indent=1))
         ModelFolder(folder).readme.write_text(model_card.readme(card, kind))

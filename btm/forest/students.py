@@ -18,6 +18,7 @@ from btm.forest.branch import Branch
 from btm.forest.card import Card, Measured
 from btm.forest.forest import EXACT, Forest
 from btm.forest.paths import ModelFolder, in_making
+from btm.forest.terms import descended
 from btm.models import average as averaging
 from btm.models import causal_lm, weights
 from btm.system import durable, lease, sums
@@ -73,7 +74,8 @@ def seal(
         raise UserError(f"student {card.name!r} has a NaN or an infinity in tensor {bad!r}")
     beat()
     digests = weights.digests(branch.path)
-    card = ledger.summed(replace(card, sha256=weights.identity(digests), sums=True))
+    card = replace(card, sha256=weights.identity(digests), sums=True)
+    card = ledger.summed(descended(card, forest))
     card = publish.measured(card, measure(branch.path, card))
     durable.write_json(branch.files.card, card.to_json())
     with durable.publish_file(branch.files.readme) as handle:

@@ -91,9 +91,7 @@ def import_elm(config: Config, source: Path, measure: received.Measure, reporter
     trained_on.copy(source, forest.paths.digests, card)
     reporter.line(f"made {name} of {', '.join(parents)} and {made.said}")
     found = seal.result(card)
-    return received.merge(
-        forest, name, card, found, measure, force=config.merge.force, license=card.license
-    )
+    return received.merge(forest, name, card, found, measure, config)
 
 
 def named(config: Config, source: Path) -> tuple[str, list[str]]:

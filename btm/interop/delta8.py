@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from btm.config.checks import check_name
-from btm.config.choices import LICENSES
 from btm.config.schema import Config
 from btm.errors import UserError, reword
 from btm.forest import ELM, EXACT, Forest, ledger, seal, trained_on
@@ -161,10 +160,8 @@ def enter(
                 causal_lm.copy_files(forest[next(iter(delta.card.parents))].path, folder)
     finally:
         durable.remove_folder(scratch)
-    license = config.card.license or (delta.card.license if delta.card.license in LICENSES else "")
     trained_on.copy(source, forest.paths.digests, delta.card)
-    found, force = _result(delta), config.merge.force
-    return received.merge(forest, name, delta.card, found, measure, force=force, license=license)
+    return received.merge(forest, name, delta.card, _result(delta), measure, config)
 
 
 def _origin(forest: Forest, delta: Delta, source: Path, domain: str | None) -> Json:

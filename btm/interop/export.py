@@ -8,9 +8,10 @@ from pathlib import Path
 
 from btm.data import ends
 from btm.errors import UserError
-from btm.forest import index, model_card
+from btm.forest import Forest, index, model_card
 from btm.forest.card import Card
 from btm.forest.paths import ModelFolder
+from btm.forest.terms import NONE_STATED, Terms, descended, refused
 from btm.models import causal_lm, files, weights
 from btm.models.average import Settings, average
 from btm.system import durable, sums
@@ -22,17 +23,18 @@ def export(
     *,
     dtype: str | None = None,
     shard_gb: float = 0.0,
-    license: str | None = None,
+    terms: Terms = NONE_STATED,
+    force: bool = False,
     alive: Callable[[], None] = lambda: None,
 ) -> Path:
     """Publish the model folder `source` at `target` and return `target`.
 
     The weights are the same bytes, unless they are converted to `dtype` (fp32, bf16, fp16) or split
-    into files of `shard_gb` (10⁹ bytes). A `license` is stated on the card instead of the model's
-    own. Raises `UserError` if something else stands at `target`,
-    if numbers do not fit into `dtype`, or if the weights do not match the card.
+    into files of `shard_gb` (10⁹ bytes). `terms` are stated on the card, the licence instead of the
+    model's own. Raises `UserError` if something else stands at `target`, if numbers do not fit into
+    `dtype`, if the weights do not match the card, or if a licence forbids it and `force` is false.
     """
-    card = Card.read(ModelFolder(source).card)
+    card = card_of(source, terms, force=force)
     if weights.sha256(source) != card.sha256:
         raise UserError(
             f"{source}: its weights are not those of its card (sha256): damaged, "
@@ -42,7 +44,7 @@ def export(
         raise UserError(f"to={target} lies in the folder that is exported; give another to=DIR")
     with publish(target) as made:
         durable.require_space(made, sum(file.stat().st_size for file in weights.files(source)))
-        _write(source, made, _licensed(card, license), dtype, shard_gb, alive)
+        _write(source, made, card, dtype, shard_gb, alive)
     return target
 
 
@@ -68,12 +70,23 @@ def publish(target: Path) -> Iterator[Path]:
         durable.remove_folder(scratch)
 
 
-def _licensed(card: Card, license: str | None) -> Card:
-    """State a licence on a card, and that the card had another before."""
-    if license is None or license == card.license:
-        return card
-    notes = [f"licence stated at export: {license}, before: {card.license}"] if card.license else []
-    return replace(card, license=license, notes=[*card.notes, *notes])
+def card_of(source: Path, terms: Terms, *, force: bool = False) -> Card:
+    """Make the card of the model in `source` as it is exported, with `terms` stated.
+
+    Raises `UserError` if a licence forbids it (btm/forest/terms.py); with `force` the card says so.
+    """
+    card, root = Card.read(ModelFolder(source).card), source.absolute().parents[1]
+    if Forest.stands(root):
+        card = descended(card, Forest(root))
+    notes = []
+    if why := refused(card, terms.license):
+        if not force:
+            raise UserError(f"{card.name!r}: {why}; or export.force=true, if you have the right")
+        notes.append(f"exported by force: {why}")
+    if terms.license and card.license not in ("", terms.license):
+        notes.append(f"licence stated at export: {terms.license}, before: {card.license}")
+    card = Terms.of_card(card).with_(terms).on(card)
+    return replace(card, notes=[*card.notes, *notes])
 
 
 def _write(

@@ -11,7 +11,7 @@ from btm.config.checks import check_name
 from btm.config.schema import Config
 from btm.data.tokenizer import recorded_policy
 from btm.errors import UserError, reword
-from btm.forest import ELM, Forest, own_model
+from btm.forest import ELM, Forest, Terms, own_model
 from btm.forest.models import derived_of
 from btm.forest.suites import require_beginning
 from btm.interop import delta, delta8, export, gguf, huggingface, intake, lora, mergekit, received
@@ -56,7 +56,8 @@ def import_model(
         )
         reporter.line(f"checked {source}")
         model = replace(model, source=source)  # the user's folder, not the converted one
-        return huggingface.enter(root, name, domains, model, parent=config.parent)
+        terms = Terms.of_config(config.card)
+        return huggingface.enter(root, name, domains, model, parent=config.parent, terms=terms)
 
 
 def standing(config: Config, forest: Forest, name: str, reporter: Reporter = quiet) -> ELM | None:
@@ -135,6 +136,8 @@ def export_model(config: Config, reporter: Reporter = quiet) -> tuple[Path | Non
         return _export_text(mergekit.recipe(Forest(config.forest_root), source), config)
     if config.to is None:
         raise UserError("export to where? give to=DIR")
+    terms, force = Terms.of_config(config.card), config.export.force
+    export.card_of(source, terms, force=force)  # refuses what a licence forbids
     if config.format == "fairseq":
         return _export_fairseq(source, Path(config.to)), ""
     if config.format == "delta":
@@ -163,7 +166,8 @@ def export_model(config: Config, reporter: Reporter = quiet) -> tuple[Path | Non
         Path(config.to),
         dtype=wanted.dtype,
         shard_gb=wanted.shard_gb,
-        license=config.card.license,
+        terms=terms,
+        force=force,
         alive=reporter.alive,
     )
     return target, ""

@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from btm.errors import UserError, command, reword
 from btm.forest import ELM, Forest
 from btm.forest.card import Card
 from btm.forest.paths import ModelFolder
+from btm.forest.terms import NONE_STATED, Terms
 from btm.interop import intake, pickles, probe
 from btm.models import causal_lm, trial, weights
 from btm.models.causality import require_causal
@@ -77,12 +78,19 @@ def checked(
 
 
 def enter(
-    root: Path, name: str, domains: list[str], model: Checked, *, parent: str | None = None
+    root: Path,
+    name: str,
+    domains: list[str],
+    model: Checked,
+    *,
+    parent: str | None = None,
+    terms: Terms = NONE_STATED,
 ) -> ELM:
     """Add a checked model to the forest at `root`, planting it if need be; return its ELM.
 
-    An ELM of that name from the same weights is returned as it is; the branch of a killed import of
-    it begins anew. Raises `UserError`, and leaves nothing behind, if the forest has another
+    `terms` go on its card, but its licence is its README's where that names one. An ELM of that
+    name from the same weights is returned as it is; the branch of a killed import of it begins
+    anew. Raises `UserError`, and leaves nothing behind, if the forest has another
     architecture or tokenizer, or another ELM of that name.
     """
     source = str(model.source)
@@ -109,7 +117,9 @@ def enter(
     with forest.hold(name) as (held, _):
         durable.write_json(held.files.result, result)
     try:
-        return forest.merge(forest.get_branch(name))
+        if model.license:
+            terms = replace(terms, license="")
+        return forest.merge(forest.get_branch(name), terms=terms)
     except UserError:
         durable.remove_folder(branch.path)
         raise

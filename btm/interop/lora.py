@@ -179,9 +179,7 @@ def import_elm(
         parents = _parents(config, forest, found, source)
         _make(config, forest, name, domains, found, parents, (source, sha256), reporter)
     card, result = _said(forest, name, source, domains)
-    license = config.card.license or ""
-    force = config.merge.force
-    return received.merge(forest, name, card, result, measure, force=force, license=license)
+    return received.merge(forest, name, card, result, measure, config)
 
 
 def _folder(source: Path) -> Folder:

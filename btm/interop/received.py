@@ -6,8 +6,9 @@ Its card is the sender's word. What the gate decides by is measured again, on te
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from btm.config.schema import Config
 from btm.errors import UserError
-from btm.forest import ELM, Branch, Forest
+from btm.forest import ELM, Branch, Forest, Terms
 from btm.forest.card import Card
 from btm.system import durable, lease
 from btm.system.json_files import Json
@@ -40,20 +41,20 @@ def merge(
     card: Card,
     result: Json,
     measure: Measure,
-    *,
-    force: bool,
-    license: str,
+    config: Config,
 ) -> ELM:
     """Measure the received branch `name` here and merge it; `card` is the sender's.
 
-    `result` is what its trained.json takes over from that card. Raises `UserError`, and removes the
-    branch, if the gate refuses it and `force` is false.
+    `result` is what its trained.json takes over from that card, whose terms are kept where a key
+    could state them, its licence before ours. Raises `UserError`, and removes the branch, if the
+    gate refuses it and `merge.force` is false.
     """
+    terms = Terms.of_config(config.card).with_(Terms.of_card(card).checked())
     try:
         with forest.hold(name) as (branch, held):
             found = measure(branch, held.beat)
             durable.write_json(branch.files.result, result | _measured(card, result, found))
-        return forest.merge(forest.get_branch(name), force=force, license=license)
+        return forest.merge(forest.get_branch(name), force=config.merge.force, terms=terms)
     except (lease.HeldError, lease.LostError):
         raise  # the branch is another process's now
     except UserError:

@@ -18,7 +18,7 @@ from btm.data.bos import ALWAYS
 from btm.data.shards import Shard, Suite
 from btm.ensemble.router import check_domains
 from btm.errors import UserError
-from btm.forest import ELM, Branch, Forest, seal, settings, tombstone, trained_on
+from btm.forest import ELM, Branch, Forest, Terms, seal, settings, tombstone, trained_on
 from btm.forest.paths import ModelFolder, Paths, step_of
 from btm.forest.suites import data_of, open_suite, open_suites, other_suites
 from btm.models import causal_lm, configs, trial
@@ -270,8 +270,8 @@ def merge(config: Config, name: str, reporter: Reporter = quiet) -> ELM:
     forest = Forest(config.forest_root)
     if name in forest:
         return forest[name]
-    license = config.card.license or ""
-    elm = forest.merge(forest.get_branch(name), force=config.merge.force, license=license)
+    terms = Terms.of_config(config.card)
+    elm = forest.merge(forest.get_branch(name), force=config.merge.force, terms=terms)
     reporter.line(f"merged {elm.path}")
     return elm
 

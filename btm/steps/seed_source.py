@@ -6,7 +6,7 @@ from btm.config.schema import Config
 from btm.data.shards import Suite
 from btm.data.tokenizer import other_beginning, recorded_policy
 from btm.errors import UserError, command
-from btm.forest import ELM, Forest
+from btm.forest import ELM, Forest, Terms
 from btm.interop import huggingface, intake
 from btm.models import causal_lm, trial
 from btm.report import Reporter, quiet
@@ -54,4 +54,4 @@ def import_seed(config: Config, suite: Suite, reporter: Reporter) -> ELM:
         called = f"seed.from={source}"
         trial.run(model.model, max(config.trainer.seq_len, config.window), called)
         trial.train(model.model, config.trainer.seq_len, called)
-        return huggingface.enter(root, name, [], model)
+        return huggingface.enter(root, name, [], model, terms=Terms.of_config(config.card))

@@ -12,7 +12,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from btm.cli import compose
 from btm.errors import UserError
-from btm.forest.card import Card, Measured, Parent, Spent
+from btm.forest.card import Card, Measured, Parent, Source, Spent
 from btm.forest.model_card import readme
 
 EVIL = (
@@ -127,6 +127,10 @@ def test_no_text_breaks_out_of_metadata_or_table():
         parents={EVIL: Parent(1.0, 1.0, EVIL)},
         data={EVIL: EVIL},
         versions={EVIL: EVIL},
+        ancestor_licenses={EVIL: EVIL},
+        languages=[EVIL],
+        use=EVIL,
+        restrictions=[EVIL],
     )
     text = readme(card)
     data = ModelCard(text, ignore_metadata_errors=False).data
@@ -143,6 +147,29 @@ def test_no_text_breaks_out_of_metadata_or_table():
     assert "](javascript" not in text.rpartition("---\n")[2].replace("\\]", "")
     tables = [line for line in text.split("\n") if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in tables} <= {3, 4}
+
+
+def test_it_tells_languages_sources_use_and_restrictions(tmp_path):
+    card = full(
+        languages=["en", "pt-BR"],
+        sources=[Source("Gaceta | Oficial", "cc-by-4.0", "https://example.org/a_b")],
+        use="answers about *law*",
+        restrictions=["no advice", EVIL],
+        ancestor_licenses={"seed": "gemma"},
+    )
+    (tmp_path / "card.json").write_text(json.dumps(card.to_json()))
+    assert Card.read(tmp_path / "card.json") == card
+    text = readme(card)
+    data = ModelCard(text, ignore_metadata_errors=False).data
+    assert data.language == ["en", "pt-BR"]
+    for said in (
+        r"| Gaceta \| Oficial | cc-by-4.0 | https://example.org/a\_b |",
+        "## Intended use\n\nanswers about \\*law\\*\n",
+        "## Restrictions\n\n- no advice\n- ",
+        "| seed | gemma |",
+    ):
+        assert said in text
+    assert "## Intended use" not in readme(full())
 
 
 def test_an_average_says_that_it_is_one(forest):
@@ -205,6 +232,9 @@ def test_the_licence_is_one_of_the_hubs(workspace):
         {"measured": {"law": {"nats": 1.0}}},
         {"measured": {"law": {"nats": "1", "seeds": {}, "tokens": 1, "window": 1}}},
         {"measured": {"law": WORTH.__dict__, "med": WORTH.__dict__ | {"seeds": {}}}},
+        {"sources": [{"name": 1}]},
+        {"sources": [{"nam": "x"}]},
+        {"languages": "en"},
         {"schema": "1"},
         {"schema": 2},
     ],

@@ -164,3 +164,46 @@ def test_a_dry_run_writes_nothing(root, tmp_path, capsys):
     )
     assert "deploy" in capsys.readouterr().out
     assert not (tmp_path / "x").exists()
+
+
+def test_a_licence_that_forbids_it_is_heeded_unless_forced(tokenizer, tmp_path, capsys):
+    root = tmp_path / "forest"
+    folder = make_folder(tmp_path / "model", tokenizer)  # under apache-2.0
+    said = (folder / "README.md").read_text()
+    licences = {"seed": "gemma", "law": "cc-by-nd-4.0", "med": "gemma"}
+    words = ["card.languages=[en]", "card.sources=[{name: Digest, license: cc0-1.0}]"]
+    for name, license in licences.items():
+        (folder / "README.md").write_text(said.replace("apache-2.0", license))
+        more = ["card.license=mit"]  # is the importer's word, and does not stand against the README
+        formats.import_model(
+            compose([f"from={folder}", f"forest={root}", f"name={name}", *words, *more])
+        )
+    forest = Forest(root)
+    assert forest["seed"].card.license == "gemma"
+    publish.average(forest, "bound", {"seed": 0.5, "med": 0.5})
+    publish.average(forest, "forbidden", {"seed": 0.5, "law": 0.5})
+    card = Card.read(root / "averages/bound/card.json")
+    assert card.ancestor_licenses == {"seed": "gemma", "med": "gemma"}
+    assert (card.languages, [source.name for source in card.sources]) == (["en"], ["Digest"])
+
+    def run(what, to, *more):
+        code = main.main(["export", f"forest={root}", what, f"to={tmp_path / to}", *more])
+        err = capsys.readouterr().err
+        assert err.count("\n") == (1 if code else 0)
+        return code, err
+
+    assert run("expert=law", "unchanged") == (0, "")
+    for to, more in (("a", []), ("a.gguf", ["format=gguf"])):
+        code, err = run("average=forbidden", to, *more)
+        assert code == 2
+        assert "'law' forbids" in err
+    code, err = run("average=bound", "b", "card.license=mit")
+    assert code == 2
+    assert "give card.license=gemma" in err
+    assert "export.force=true" in err
+    assert run("average=bound", "c", "card.license=gemma", "card.use=chats")[0] == 0
+    assert Card.read(tmp_path / "c/card.json").use == "chats"
+    assert run("average=forbidden", "d", "export.force=true")[0] == 0
+    (note,) = Card.read(tmp_path / "d/card.json").notes
+    assert note.startswith("exported by force: cc-by-nd-4.0 of its ancestor 'law'")
+    assert {path.name for path in tmp_path.iterdir()} == {"forest", "model", "unchanged", "c", "d"}

@@ -37,11 +37,13 @@ _ROUTERS = {
     "moe.balance": ("btx",),
 }
 _LORA = ("trainer.lora_rank", "trainer.lora_alpha", "trainer.lora_targets")
+_CARD = ("license", "languages", "sources", "use", "restrictions")
 # A key of exports, and the formats that it changes.
 _FORMATS = {
     "export.dtype": ("hf", "gguf"),
     "export.shard_gb": ("hf",),
-    "card.license": ("hf",),
+    "export.force": ("hf", "fairseq", "delta", "delta8", "lora", "gguf"),
+    **{f"card.{name}": ("hf",) for name in _CARD},
     "export.block": ("delta8",),
 }
 
@@ -86,7 +88,8 @@ def _wanted(
         return (
             f"format={config.format} does not read it; wanted format={' or '.join(_FORMATS[key])}"
         )
-    if verb == "push" and key == "card.license" and not (config.to or "").startswith("hf://"):
+    of_hub = key == "export.force" or key.startswith("card.")
+    if verb == "push" and of_hub and not (config.to or "").startswith("hf://"):
         return "a model goes with the card that it has; wanted to=hf://OWNER/NAME"
     if verb == "push" and key == "export.block" and config.push.kind != "delta8":
         return f"push.as={config.push.kind} does not read it; wanted push.as=delta8"

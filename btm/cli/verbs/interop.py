@@ -32,7 +32,9 @@ def export_model(config: Config, out: Output) -> None:
     anybody loads.
 
     export.dtype=bf16 converts the weights, export.shard_gb=5 splits them; without these they are
-    the same bytes. card.license=apache-2.0 states a licence on the card and in the README.
+    the same bytes. card.license=apache-2.0 states a licence on the card and in the README, as
+    card.languages, card.sources, card.use and card.restrictions do theirs; what the licence of an
+    ancestor forbids is refused (export.force=true).
     format=mergekit writes the YAML that makes the average again with mergekit, to=FILE or on the
     screen; format=fairseq a checkpoint that fairseq-eval-lm reads; format=delta what a sparse
     expert or an adapter adds to its parents; format=lora an adapter, also of an average of such
@@ -60,7 +62,7 @@ def push(config: Config, out: Output) -> None:
     a sparse expert or an adapter, push.as=delta8 any expert, as its difference from parents there.
     ELMs are never replaced there; an average is with push.replace=true. Killed, the same command
     goes on. to=hf://OWNER/NAME makes one model a repository of the Hugging Face Hub, with
-    card.license= on its card.
+    card.license= on its card and the rules of btm export.
 
     example: btm push experiment=demo average=fitted to=s3://bucket/demo
     """

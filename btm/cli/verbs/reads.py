@@ -52,6 +52,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "format": ("import", "export"),
     "to": ("export", "push"),
     "export.block": ("export", "push"),
+    "export.force": ("export", "push"),
     "export.": ("export",),
     "push.": ("push",),
     "imports.legacy": ("import", "seed", *_STEPS, "grow", *_CYCLE),

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from btm.config.choices import LICENSES
 from btm.config.schema import Config
 from btm.data.tokenizer import recorded_policy
 from btm.errors import UserError
@@ -28,6 +27,7 @@ from btm.forest import (
 )
 from btm.forest.card import Card
 from btm.forest.paths import ELMS, MOES, ModelFolder
+from btm.forest.terms import Terms, descended
 from btm.interop import delta, delta8, huggingface, intake, received
 from btm.interop.remote.facts import Facts
 from btm.interop.remote.manifest import PLACES, Manifest
@@ -98,10 +98,7 @@ def _elm(door: Door, forest: Forest, manifest: Manifest, folder: Path) -> None:
         facts = _difference_file(folder, made, manifest)
     trained_on.copy(folder, forest.paths.digests, card)
     result = seal.result(card) | facts
-    force, license = door.config.merge.force, _license(card)
-    received.merge(
-        forest, name, card, result, _measurable(door, forest), force=force, license=license
-    )
+    received.merge(forest, name, card, result, _measurable(door, forest), door.config)
 
 
 def _origin(door: Door, card: Card) -> Json:
@@ -171,12 +168,11 @@ def _derived(
             card,
             tokenizer_sha256=forest.identity["tokenizer_sha256"],
             parameters=weights.parameters(made),
-            license=_license(card),
             notes=[*card.notes, note],
             sums=True,
             **asdict(flops.Shape.of(model.model)),
         )
-        card = ledger.summed(card)
+        card = ledger.summed(descended(Terms.of_card(card).checked().on(card), forest))
         _require_same(forest, manifest, model)
         durable.write_json(ModelFolder(made).card, card.to_json())
         ModelFolder(made).readme.write_text(model_card.readme(card, kind))
@@ -195,8 +191,3 @@ def _require_same(forest: Forest, manifest: Manifest, model: huggingface.Checked
         return
     architecture = configs.fingerprint(model.model.config)
     forest.require(architecture, model.tokenizer_sha256, manifest.home)
-
-
-def _license(card: Card) -> str:
-    """Take over a licence that a model card may name; others are the sender's text."""
-    return card.license if card.license in LICENSES else ""

@@ -11,7 +11,7 @@ from typing import Any
 
 from btm.config.schema import Config
 from btm.errors import UserError, first_line
-from btm.forest import ELM, Forest
+from btm.forest import ELM, Forest, Terms
 from btm.forest.models import derived_of
 from btm.interop import export
 from btm.interop.remote.urls import Url
@@ -39,7 +39,13 @@ def push(config: Config, url: Url, models: list[ELM], reporter: Reporter = quiet
     scratch = durable.scratch_folder(Forest(config.forest_root).root)
     try:
         folder = scratch / models[0].name
-        export.export(models[0].path, folder, license=config.card.license, alive=reporter.alive)
+        export.export(
+            models[0].path,
+            folder,
+            terms=Terms.of_config(config.card),
+            force=config.export.force,
+            alive=reporter.alive,
+        )
         check_card(folder / README)
         return _commit(config, url, folder, models[0].name)
     finally:

@@ -25,6 +25,7 @@ from btm.forest import (
     Branch,
     Forest,
     Model,
+    Terms,
     ledger,
     own_model,
     require_same_tokenizer,
@@ -332,7 +333,7 @@ def _card(asked: Asked, branch: Branch) -> Card:
         recipe |= {"teacher": chosen.teacher, "temperature": chosen.temperature}
         recipe |= {"kept": teachers.targets.KEPT}
     recipe |= {"student_flops": found.flops, "teacher_flops": reading}
-    return Card(
+    made = Card(
         name=asked.name,
         domains=sorted(asked.data),
         sha256="",
@@ -353,10 +354,10 @@ def _card(asked: Asked, branch: Branch) -> Card:
         data=asked.data,
         exact=found.exact,
         notes=found.notes,
-        license=asked.config.card.license or "",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={"btm": __version__, **{p: version(p) for p in ("torch", "transformers")}},
     )
+    return Terms.of_config(asked.config.card).on(made)
 
 
 def _measuring(asked: Asked, reporter: Reporter) -> averages.Measuring:
