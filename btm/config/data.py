@@ -201,11 +201,6 @@ def _check_prompted(data: DataConfig) -> None:
         value = getattr(data, word)
         why = f"has no effect with data.format={data.format}"
         require(value == getattr(usual, word), f"data.{word}", value, why)
-    if data.format == "prompted" and data.root is None:
-        raise UserError(
-            "data.format=prompted: the suite that ships with btm is text; give "
-            "data=folder data.root=DIR"
-        )
 
 
 def _check_folder(data: DataConfig) -> None:
