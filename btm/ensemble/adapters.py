@@ -41,11 +41,16 @@ def load(folder: Path, device: "str | torch.device", how: LoadConfig) -> "PreTra
     """
     if how.quantization != "none" or folder.parent.name != ELMS:
         return inference.load(folder, device, how)
-    card, here = Card.read(folder / CARD), _standing(Forest(folder.parents[1]))
+    card, elms = Card.read(folder / CARD), list(Forest(folder.parents[1]).elms())
+    here = {elm.card.sha256: elm.path for elm in elms}
     with _LOADING:
         found = _adapter_of(folder, card.sha256, here)
         if found is None:
             _KEPT.clear()
+            changing = [elm.card for elm in elms if (elm.path / adapter.FILE).is_file()]
+            bases = {parent.sha256 for each in changing for parent in each.parents.values()}
+            if card.sha256 not in bases:
+                return inference.load(folder, device, how)
             return _shared(_key({card.sha256: 1.0}, device, how), folder, device, how)
         base = _base(found, here, device, how)
         if _RESIDENT:
@@ -67,11 +72,6 @@ def resident() -> Iterator[None]:
         _RESIDENT.pop()
         if not _RESIDENT:
             _KEPT.clear()
-
-
-def _standing(forest: Forest) -> dict[str, Path]:
-    """Find the folder of each ELM of a forest by the sha256 of its weights."""
-    return {elm.card.sha256: elm.path for elm in forest.elms()}
 
 
 def _adapter_of(folder: Path, sha256: str, here: Mapping[str, Path]) -> Adapter | None:

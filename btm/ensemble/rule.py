@@ -76,6 +76,7 @@ class Rule(ABC):
     needs_tokens: ClassVar[bool] = False  # it reads the tokens beside their scores
     needs_route: ClassVar[bool] = False  # it is handed an `AnyRoute`, made of a router
     needs_prior: ClassVar[bool] = True  # it begins from a prior, and keeps that one's top-k
+    is_posterior: ClassVar[bool] = False  # its weights are the posterior of all tokens so far
     fits: ClassVar[tuple[str, ...]] = ()  # keys of `ensemble` that are fitted where they are null
 
     @property

@@ -41,6 +41,8 @@ class Bayes(SequenceRule):
     the paper's `uniform` and `cached`; with a moving one, its `updating`.
     """
 
+    is_posterior = True
+
     def _weigh(
         self, logp_EST: NDArray[Any], log_prior_ES: Array, log_first_ES: Array | None = None
     ) -> tuple[Array, Array]:

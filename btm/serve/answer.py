@@ -163,7 +163,7 @@ class Answer:
         doubtful = slack_k > 0
         if len(self.active) == 1 or not doubtful.any():
             return 0.0
-        if doubtful.all() or self.served.rule.ensemble.rule != "bayes":
+        if doubtful.all() or not self.served.rule.is_posterior:
             return 1.0
         log_k = self.log_weights + slack_k
         raised = np.logaddexp.reduce(log_k[doubtful])

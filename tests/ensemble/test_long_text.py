@@ -37,8 +37,9 @@ def test_a_text_in_portions_is_mixed_as_a_whole(scored, rule, monkeypatch):
     monkeypatch.setattr(text, "_PORTION", 100)
     monkeypatch.setattr(text, "_MOST", 100)
     apart = rule_of(config).mix(logp, uniform_prior(3), 1000, words)
-    np.testing.assert_allclose(apart.logp, whole.logp, rtol=1e-12)
-    np.testing.assert_allclose(apart.mean_posterior, whole.mean_posterior, rtol=1e-12)
+    # Scores are float32: its exponential depends on where a number lies in a register.
+    np.testing.assert_allclose(apart.logp, whole.logp, rtol=1e-7)
+    np.testing.assert_allclose(apart.mean_posterior, whole.mean_posterior, rtol=1e-7)
 
 
 def test_the_cache_counts_portions_as_the_whole(scored, monkeypatch):

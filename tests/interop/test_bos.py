@@ -246,7 +246,7 @@ def test_a_policy_that_overrules_the_tokenizer_holds_everywhere(
 def test_where_positions_end_a_text_goes_on_from_bos(words):
     config = compose(words)
     mixed = Ensemble.load(Forest(config.forest_root), {"seed": 1.0})
-    (reader,) = mixed.experts
+    (reader,) = mixed._members.values()
     reader.limit = 16
     ids = list(range(20, 40))
     mixed.read(ids)

@@ -45,7 +45,8 @@ def open_handed(grown, serve):
 @pytest.mark.parametrize("words", [{"rule": "bayes"}, {"rule": "gated"}, RECALLING])
 def test_a_remote_expert_is_as_good_as_the_local_one(grown, without, open_handed, words):
     local, far = (
-        replace(config, ensemble=replace(config.ensemble, **words)) for config in (grown[0], without)
+        replace(config, ensemble=replace(config.ensemble, **words))
+        for config in (grown[0], without)
     )
     local, far = Catalog(local), remote(far, f"{open_handed.url}/v1", top=512)
     assert far.find("forest").members[-1].kind == "remote"
