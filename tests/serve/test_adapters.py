@@ -11,7 +11,6 @@ import torch
 from drawn_adapters import add
 
 from btm.config.load import LoadConfig
-from btm.ensemble import adapters
 from btm.ensemble.sampling import Sampling
 from btm.forest import Forest
 from btm.models import inference
@@ -65,6 +64,8 @@ def test_requests_switch_between_adapters_of_one_base(grown, tmp_path):
                 assert [event.logp for event in new] == pytest.approx(scores, abs=1e-4)
                 written.setdefault(prompt, set()).add(round(new[0].logp, 2))
         assert all(len(different) == len(names) for different in written.values())
-        assert len(adapters._LOADED) == 1  # one base, which the seed is too
+        members = [engine.members[sha].model for sha in engine.members.loaded()]
+        held = {model.get_input_embeddings().weight.data_ptr() for model in members}
+        assert (len(members), len(held)) == (3, 1)  # one base, which the seed is too
     finally:
         engine.close()
