@@ -26,7 +26,7 @@ _OF_SOURCE = ("name", "license", "url")
 
 @dataclass
 class CardConfig:
-    """What the card of a new ELM, or of an exported model, says that btm cannot know."""
+    """Statements for the card of a new ELM, or of an exported model, that btm cannot know."""
 
     license: str | None = key(
         None,

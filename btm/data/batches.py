@@ -35,7 +35,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class Marks:
-    """What the loss of a batch that has examples in it is taken of; (B, L) of its inputs.
+    """The weights and positions of a batch that has examples in it, (B, L) of its inputs.
 
     The loss of a batch is Σ weight · −log p(target) / Σ weight, over all of its targets.
     """

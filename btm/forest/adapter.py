@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from btm.config.checks import is_name
 from btm.errors import UserError, unknown
-from btm.forest.card import Parent, read_parents
-from btm.forest.delta import STORABLE, rewrite
+from btm.forest.card import Parent
+from btm.forest.delta import STORABLE, contents, rewrite
 from btm.models import files, low_rank, weights
 from btm.models.low_rank import LowRank
 from btm.system import durable
-from btm.system.json_files import Json, parse_json
+from btm.system.json_files import Json
 
 FILE = "adapter.safetensors"
 KIND = "lora"
@@ -33,8 +32,8 @@ _SCHEMA = 1
 
 @dataclass(frozen=True)
 class Adapter:
-    """What an expert adds to the average of its parents; `sha256` is that of the resulting
-    weights.
+    """The changes that an expert adds to the average of its parents; `sha256` is that of the
+    resulting weights.
     """
 
     parents: dict[str, Parent]
@@ -55,7 +54,7 @@ class Adapter:
         return f"an adapter of rank {self.rank} on {len(self.tensors)} matrices"
 
     def facts(self, file: Path) -> Json:
-        """Return what the card says of it; `file` is where it stands."""
+        """Describe it for the card: kind, rank, alpha, sizes; `file` is where it stands."""
         return {
             "kind": KIND,
             "rank": self.rank,
@@ -93,18 +92,12 @@ def read(file: Path) -> Adapter:
     """Read the adapter in `file`; `UserError` if it is missing, damaged, or from a newer btm."""
     if not file.is_file():
         raise UserError(f"{file}: no such file: wanted the adapter of an expert")
-    found, head = weights.header(file)
     try:
-        said = parse_json(parse_json(head[8:])["__metadata__"][_KEY].encode())
-        if said["schema"] > _SCHEMA:
-            raise UserError(f"{file}: written by a newer btm (schema {said['schema']})")
-        parents = read_parents(file, said["parents"])
-        if not parents or not all(map(is_name, parents)):
-            raise ValueError(f"parents {list(parents)}")
+        found, said, parents = contents(file, _KEY, _SCHEMA)
         targets = [str(target) for target in said["targets"]]
         if not (isinstance(said["sha256"], str) and type(said["rank"]) is int):
             raise ValueError("no sha256, or no rank")
-        tensors = _changes({tensor.name: tensor for tensor in found}, said["layers"])
+        tensors = _changes(found, said["layers"])
         alpha = float(said["alpha"])
         return Adapter(parents, said["sha256"], said["rank"], alpha, targets, tensors)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -21,7 +21,7 @@ from btm.errors import UserError
 from btm.forest.card import Parent, read_parents
 from btm.models import weights
 from btm.system import durable
-from btm.system.json_files import parse_json
+from btm.system.json_files import Json, parse_json
 
 FILE = "delta.safetensors"
 STORABLE = ("F32", "F16", "BF16")  # dtypes of a tensor that float32 holds exactly
@@ -34,8 +34,8 @@ Entries = tuple[NDArray[np.int64], NDArray[np.float16]]  # positions, ascending;
 
 @dataclass(frozen=True)
 class Delta:
-    """What a sparse expert adds to the average of its parents; `sha256` is that of the resulting
-    weights.
+    """The changes that a sparse expert adds to the average of its parents; `sha256` is that of
+    the resulting weights.
     """
 
     parents: dict[str, Parent]
@@ -100,20 +100,33 @@ def read(file: Path) -> Delta:
         raise UserError(
             f"{file}: no such file: wanted the delta of a sparse expert (btm export format=delta)"
         )
-    found, head = weights.header(file)
     try:
-        said = parse_json(parse_json(head[8:])["__metadata__"][_KEY].encode())
-        if said["schema"] > _SCHEMA:
-            raise UserError(f"{file}: written by a newer btm (schema {said['schema']})")
-        parents = read_parents(file, said["parents"])
-        if not parents or not all(map(is_name, parents)):
-            raise ValueError(f"parents {list(parents)}")
+        found, said, parents = contents(file, _KEY, _SCHEMA)
         if not (isinstance(said["sha256"], str) and type(said["budget"]) is int):
             raise ValueError("no sha256, or no budget")
-        tensors = _entries({tensor.name: tensor for tensor in found})
+        tensors = _entries(found)
         return Delta(parents, said["sha256"], float(said["density"]), said["budget"], tensors)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: not a valid delta ({error}): damaged, export it again") from None
+
+
+def contents(
+    file: Path, key: str, schema: int
+) -> tuple[dict[str, weights.Tensor], Json, dict[str, Parent]]:
+    """Read the tensors of a difference's file, the JSON object `key` of its metadata, and its
+    parents.
+
+    Raises `UserError` if it is from a newer btm, and `ValueError`, `KeyError`, `TypeError` or
+    `AttributeError` where it is not valid.
+    """
+    found, head = weights.header(file)
+    said = parse_json(parse_json(head[8:])["__metadata__"][key].encode())
+    if said["schema"] > schema:
+        raise UserError(f"{file}: written by a newer btm (schema {said['schema']})")
+    parents = read_parents(file, said["parents"])
+    if not parents or not all(map(is_name, parents)):
+        raise ValueError(f"parents {list(parents)}")
+    return {tensor.name: tensor for tensor in found}, said, parents
 
 
 def _entries(stored: Mapping[str, weights.Tensor]) -> dict[str, Entries]:

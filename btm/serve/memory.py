@@ -31,7 +31,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Memory:
-    """What the models of a server take, by name."""
+    """The memory that the models of a server take, by name."""
 
     sizes: dict[str, Size]
     texts: int  # that are written at once

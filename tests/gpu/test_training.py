@@ -85,7 +85,7 @@ def test_several_devices_come_to_what_one_comes_to(planted, reference, device, p
     tests/train/distributed/test_job.py has both.
     """
     if device == "cpu" and parallel == "fsdp":
-        pytest.skip("tests/train/distributed/test_job.py")
+        pytest.skip("tests/train/distributed/test_job.py trains so on the CPU")
     size = min(torch.cuda.device_count(), 8) if device == "cuda" else 2
     if size < 2:
         pytest.skip("one GPU here")

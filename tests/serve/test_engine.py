@@ -39,8 +39,8 @@ def engine(catalog):
 
 
 @contextmanager
-def started(catalog, limits=None):
-    engine = Engine(catalog, limits)
+def started(catalog, limits=None, load=None):
+    engine = Engine(catalog, limits, load)
     engine.start()
     try:
         yield engine
@@ -505,7 +505,6 @@ class Mortal(LocalMember):
         return super().read(group, piece)
 
 
-@contextmanager
 def mortal(catalog, name, pieces):
     """Start an engine whose member of this name dies."""
 
@@ -514,12 +513,7 @@ def mortal(catalog, name, pieces):
         lasting = pieces if model.name == name else 10**6
         return Mortal(loaded, model.sha256, lasting)
 
-    engine = Engine(catalog, load=load)
-    engine.start()
-    try:
-        yield engine
-    finally:
-        engine.close()
+    return started(catalog, load=load)
 
 
 @pytest.mark.parametrize("pieces", [0, 3])  # it dies within the prompt, or while a text is written

@@ -1,4 +1,5 @@
-"""What an endpoint offers, found out once at the start, and whether it has the forest's tokenizer.
+"""The features of an endpoint, found out once at the start, and whether its tokenizer is the
+forest's.
 
 Prompts are token ids, which every server of OpenAI's completions takes, so nothing is tokenized
 twice. Where a server scores the prompt itself (`echo` with `logprobs`) that is used; another is
@@ -57,7 +58,7 @@ class Names:
 
 @dataclass(frozen=True)
 class Offer:
-    """What an endpoint offers."""
+    """The features of an endpoint."""
 
     identity: str  # sha256 of its URL, the model's name, and what it tells of it
     context: int  # tokens of a prompt; 0: not told
