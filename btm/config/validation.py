@@ -53,7 +53,7 @@ def validate(config: Config) -> Config:
     check_printable(config, "", FREE)
     _check_sections(config)
     _check_keys_of_no_section(config)
-    _check_prompted(config)
+    _check_suite_of_prompted(config)
     _check_evaluation_name(config)
     _check_stride(config)
     _check_rounds(config)
@@ -95,7 +95,7 @@ def _check_sections(config: Config) -> None:
     check_diff(config.diff)
 
 
-def _check_prompted(config: Config) -> None:
+def _check_suite_of_prompted(config: Config) -> None:
     """Require a suite of one's own, or the `from` of grow, for prompted data."""
     if config.data.format == "prompted" and config.data.root is None and not config.imports.source:
         raise UserError(

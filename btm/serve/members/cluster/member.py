@@ -214,12 +214,8 @@ def _pieces(history: Mapping[int, Sequence[int]]) -> list[Piece]:
 
 def _together(found: Sequence[Found]) -> Found:
     """Put together what the parts of a group were asked for."""
-    joined = Found({}, {}, {})
-    for each in found:
-        for mine, theirs in zip(
-            (joined.next, joined.scores, joined.whole),
-            (each.next, each.scores, each.whole),
-            strict=True,
-        ):
-            mine.update(theirs)  # type: ignore[attr-defined]
-    return joined
+    return Found(
+        {number: logp_V for each in found for number, logp_V in each.next.items()},
+        {number: logp_T for each in found for number, logp_T in each.scores.items()},
+        {number: logp_TV for each in found for number, logp_TV in each.whole.items()},
+    )
