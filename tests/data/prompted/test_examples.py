@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import questions
 
+from btm.cli.compose import compose
 from btm.config.data import DataConfig, check_data
 from btm.data.prepare import prepare
 from btm.data.prompted.examples import examples_of, plain
@@ -132,10 +133,14 @@ def test_other_files_than_json_are_refused(tmp_path):
         {"chat_template": "x"},
         {"format": "prompted", "root": "texts", "text_column": "body"},
         {"format": "prompted", "root": "texts", "max_tokens": 1},
-        {"format": "prompted"},
         {"format": "rows"},
     ],
 )
 def test_keys_without_effect_are_refused(words):
     with pytest.raises(UserError, match="data"):
         check_data(DataConfig(**words))
+
+
+def test_the_suite_that_ships_is_no_prompted_data():
+    with pytest.raises(UserError, match="the suite that ships with btm is text"):
+        compose(["data.format=prompted"])
