@@ -12,7 +12,7 @@ from btm.launch.records import Records
 
 __all__ = ["slurm"]  # the fixture
 ENDLESS = "trainer.steps=100000"
-pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow, pytest.mark.traced]
 
 
 def words_for(plant, workspace, name):
