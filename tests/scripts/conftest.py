@@ -15,7 +15,7 @@ def real():
     """Real texts by domain, as they lie in the embedded suite."""
     return {
         name: list(read(DEMO / name / "train.jsonl.zst", "text"))[:80]
-        for name in ("speeches", "novels", "bible", "code_tcl")
+        for name in ("speeches", "novels", "bible", "spanish", "code_tcl")
     }
 
 
