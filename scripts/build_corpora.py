@@ -36,7 +36,7 @@ from btm.system.durable import make_folder, publish_folder, sweep, write_json
 from suites.audit import audit
 from suites.documents import MAX_SHARED, SPLITS, Document, mark, shared, shingles, union
 from suites.domains import DOMAINS, SUITES
-from suites.languages import LANGUAGES
+from suites.languages import LANGUAGES, family_of
 from suites.parallel import read_languages
 from suites.reading import SHINGLES_EVERY, Progress, Read, read, write_documents
 
@@ -129,6 +129,7 @@ def about(name: str, read: Read) -> dict[str, Any]:
     return {
         "novel": domain.name in SUITES[name].novel,
         "title": domain.title,
+        **({"family": family_of(domain.name)} if domain.name in LANGUAGES else {}),
         **({"stands_for": domain.stands_for} if name == "btm16" else {}),
         "source": read.about.get("source")
         or "; ".join(dict.fromkeys(source.label for source in domain.sources)),

@@ -13,7 +13,7 @@ NAME = "suite.json"
 # Besides `novel`, which btm acts on, what the scripts that build suites say of a domain.
 _OF_DOMAIN = (
     *("novel", "title", "stands_for", "source", "packages", "licence", "licences", "documents"),
-    *("bytes", "dropped"),
+    *("bytes", "dropped", "family"),
 )
 _OF_SUITE = ("domains", "suite", "recipe", "left_out")
 

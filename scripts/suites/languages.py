@@ -23,6 +23,23 @@ from suites.translations import (
 
 ENGLISH = "en"
 
+# The closest group of each language in CLDR's languageGroup.xml (Debian's unicode-cldr-core 41,
+# licence Unicode-DFS-2016), by its ISO 639-5 code; Indonesian and Twi as Malay and Akan there.
+FAMILIES = {
+    "alv": ("Atlantic-Congo languages", "ak fon ig tw wo yo"),
+    "bnt": ("Bantu languages", "ki lg ln nso ny rn rw sn st sw tn ts tum xh zu"),
+    "dmn": ("Mande languages", "bm"),
+    "dra": ("Dravidian languages", "kn ml ta te"),
+    "euq": ("Basque", "eu"),
+    "gmw": ("West Germanic languages", "en"),
+    "inc": ("Indic languages", "as bn gu hi mr ne or pa ur"),
+    "mkh": ("Mon-Khmer languages", "vi"),
+    "poz": ("Malayo-Polynesian languages", "id"),
+    "roa": ("Romance languages", "ca es fr pt"),
+    "sem": ("Semitic languages", "ar"),
+    "zhx": ("Chinese", "zh-hans zh-hant"),
+}
+
 
 @dataclass(frozen=True)
 class Language:
@@ -81,6 +98,11 @@ _OTHERS = {
 _TRADITIONAL = {"tw", "hk", "mo", "hant"}
 _LOCALE = r"locale/(?P<language>[^/]+)/LC_MESSAGES/[^/]*\.mo$"
 _MESSAGES = "messages"  # of programs: one work, so that a message has one split in all of them
+
+
+def family_of(tag: str) -> str:
+    """Find the ISO 639-5 code of the family that a language is of."""
+    return next(code for code, (_, tags) in FAMILIES.items() if tag in tags.split())
 
 
 def tag_of(name: str) -> str:

@@ -6,6 +6,7 @@ import struct
 import pytest
 
 import build_corpora
+from btm.cli.compose import compose
 from btm.config.data import DataConfig
 from btm.data.prepare import prepare
 from btm.errors import UserError
@@ -13,7 +14,7 @@ from suites.audit import audit
 from suites.documents import SPLITS
 from suites.domains import DOMAINS, SUITES
 from suites.extract import plain
-from suites.languages import EDITIONS, LANGUAGES, Edition, tag_of
+from suites.languages import EDITIONS, FAMILIES, LANGUAGES, Edition, family_of, tag_of
 from suites.licences import licences
 from suites.packages import NPM
 from suites.parallel import read_languages, split_of
@@ -97,6 +98,19 @@ def test_the_suite_has_the_languages_of_roots():
     programs = names - set(LANGUAGES)
     assert len(programs) == 13 and programs <= set(DOMAINS)
     assert len({edition.work for edition in EDITIONS}) > 5
+
+
+def test_the_experiment_grows_families_before_their_languages():
+    assert sorted(" ".join(tags for _, tags in FAMILIES.values()).split()) == sorted(LANGUAGES)
+    config = compose(["experiment=roots"])
+    first, second, last = ([x for x in each if x in LANGUAGES] for each in config.run.rounds)
+    assert sorted(map(family_of, first)) == sorted(FAMILIES)
+    assert {*first, *second} == {tag for tag in SUITES["roots"].training if tag in LANGUAGES} - {
+        "ki"
+    }
+    assert tuple(last) == SUITES["roots"].novel
+    assert all(family_of(tag) in map(family_of, first) for tag in (*second, *last))
+    assert config.data.sampling == config.seed.sampling == 0.3
 
 
 @pytest.mark.parametrize(
