@@ -157,7 +157,9 @@ def small(words):
     verb, keys = words[0], {full_key(word) for word in words}
     by_fairseq = {"experiment=fairseq", "trainer=fairseq"} & {*words}
     extra = [word for word in SMALL if not (by_fairseq and "key_value" in word)]  # BioGPT has none
-    if "experiment=roots_smoke" in words:  # of BLOOM's class, whose keys have other names
+    if {"experiment=roots", "experiment=roots_smoke"} & {
+        *words
+    }:  # of BLOOM's class, whose keys have other names
         extra = [word for word in extra if not word.startswith("model.config.")]
     extra += DEMO_WORDS if "experiment=demo" in words or verb == "compare" else []
     extra += OWN if "data=folder" in words and "data.tokenizer" not in keys else []

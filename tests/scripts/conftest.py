@@ -19,7 +19,7 @@ def real():
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def package():
     """Make the npm package `name` 1.0.0 out of {member: text}, where a download would leave it."""
 

@@ -26,14 +26,19 @@ BOOKS = Edition(
 BOOK = "A paragraph that nobody has translated, so that it stands in both languages, word for word."
 
 
-@pytest.fixture
-def reads(tmp_path, real, package):
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def reads(work, real, package):
     """English, Spanish with an English paragraph on each page, and Wolof, of one page alone."""
     files = {f"en/{i}.txt": f"{text}\n\n{BOOK}" for i, text in enumerate(real["bible"])}
     files |= {f"es/{i}.txt": f"{text}\n\n{BOOK}" for i, text in enumerate(real["spanish"])}
     files["wo/3.txt"] = real["novels"][0]
-    package(tmp_path / "work", "books", files | {"package.json": '{"license": "CC0-1.0"}'})
-    return read_languages(["en", "es", "wo"], tmp_path / "work", 10**6, lambda line: None, [BOOKS])
+    package(work, "books", files | {"package.json": '{"license": "CC0-1.0"}'})
+    return read_languages(["en", "es", "wo"], work, 10**6, lambda line: None, [BOOKS])
 
 
 def documents(read):
@@ -79,9 +84,9 @@ def test_the_audit_finds_a_translation_in_another_split(reads, tmp_path):
         build_corpora.check(out)
 
 
-def test_what_was_read_is_not_read_again(reads, tmp_path):
+def test_what_was_read_is_not_read_again(reads, work):
     lines = []
-    again = read_languages(["en", "es", "wo"], tmp_path / "work", 10**6, lines.append, [BOOKS])
+    again = read_languages(["en", "es", "wo"], work, 10**6, lines.append, [BOOKS])
     assert lines == ["3 languages: read already"]
     assert [each.domain for each in again] == [each.domain for each in reads]
 
