@@ -34,7 +34,6 @@ def run(tmp_path_factory, prepared_demo):
     return call
 
 
-@pytest.mark.untraced
 def test_every_stage_passes(run):
     _, results = run("--only", *STAGES[:-1])
     assert {stage["name"]: stage["status"] for stage in results["stages"]} == dict.fromkeys(
@@ -46,6 +45,7 @@ def test_every_stage_passes(run):
     assert "dense" in {row["kind"] for row in figures["demo"]}
 
 
+@pytest.mark.traced
 def test_a_stage_that_passed_is_not_run_again(run):
     """The last is run here, and coverage with it: other tests do not see how a study is grown."""
     first, results = run()
