@@ -45,3 +45,11 @@ def test_the_table_marks_what_no_tokenizer_was_trained_on(rows):
     assert [line.split(" | ")[0] for line in lines[2:5]] == ["| la*", "| es", "| en"]
     assert lines[2].split(" | ")[2] == "0"
     assert len(lines) == 7 and len({line.count("|") for line in lines}) == 1
+
+
+def test_the_page_says_what_was_measured():
+    page = (ROOT / "docs/languages.md").read_text().splitlines()
+    measured = (ROOT / "docs/results/roots/fertility.md").read_text().splitlines()
+    begin = page.index(measured[4])
+    rows = [line for line in page[begin:] if line.startswith("| ")]
+    assert len(rows) > 10 and set(rows) <= set(measured)
