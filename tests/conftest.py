@@ -83,8 +83,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """Measure no coverage in a test marked `untraced`, nor in fixtures that it is first to need."""
-    if item.get_closest_marker("untraced") is None:
+    """Measure no coverage in slow tests, nor in fixtures that they are first to need: it would double
+    their time. Those marked `traced` run lines that no other test does.
+    """
+    if item.get_closest_marker("slow") is None or item.get_closest_marker("traced"):
         return (yield)
     with untraced():
         return (yield)

@@ -12,7 +12,7 @@ from folders import ROOT, uncovered
 
 from btm.system import durable
 
-pytestmark = [pytest.mark.slow, pytest.mark.untraced]
+pytestmark = pytest.mark.slow
 
 SCRIPT = ROOT / "scripts" / "bench" / "crash.py"
 SEED = 7

@@ -227,7 +227,6 @@ def make_room(section, root):
         (root / "btm/data/demo").symlink_to(DEMO)
 
 
-@pytest.mark.untraced
 @pytest.mark.slow
 @pytest.mark.parametrize("section", SECTIONS, ids=str)
 def test_the_commands_of_a_section_do_what_it_says(section, request, capsys):

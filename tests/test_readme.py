@@ -209,7 +209,6 @@ def write_texts(root):
     return {name.partition("/")[0].partition(".")[0] for name in files}
 
 
-@pytest.mark.untraced
 @pytest.mark.slow
 def test_own_text_in_every_format(tmp_path, monkeypatch, capsys):
     domains = write_texts(tmp_path / "texts")

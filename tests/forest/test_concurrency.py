@@ -38,7 +38,6 @@ def branches(copy):
     return forest
 
 
-@pytest.mark.untraced
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_sixty_four_processes_merge_a_thousand_names(branches, tmp_path):

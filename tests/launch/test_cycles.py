@@ -130,7 +130,6 @@ def test_a_cycle_that_is_left_is_seen_followed_cancelled_and_ended(
     finish(again, code=1)
 
 
-@pytest.mark.untraced
 def test_ctrl_c_leaves_the_jobs_and_a_driver_that_is_killed_is_replaced(words, forest):
     command = ["run", *words, "trainer.steps=200", "trainer.checkpoint_every=20"]
     watched = Forked(*command)
@@ -167,7 +166,6 @@ def test_ctrl_c_leaves_the_jobs_and_a_driver_that_is_killed_is_replaced(words, f
     assert had["train-speeches"] == 2  # it saved when its driver died, and went on
 
 
-@pytest.mark.untraced
 def test_what_fails_is_shown_its_siblings_are_not_harmed_and_a_retry_ends_well(words, forest):
     forest.branch(
         "code_python", "pyhton", {"seed": 1.0}

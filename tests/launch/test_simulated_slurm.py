@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 SCENARIOS = 500
 # Of ten blocks the first shows coverage what all do.
-BLOCKS = [pytest.param(n, marks=[pytest.mark.untraced] if n else []) for n in range(10)]
+BLOCKS = [pytest.param(n, marks=[] if n else [pytest.mark.traced]) for n in range(10)]
 ROUNDS = [["a", "b", "c"], ["d", "e"]]
 
 
@@ -92,7 +92,6 @@ def test_every_expert_is_registered_exactly_once(block, tmp_path, monkeypatch, n
         assert set(driver.counts()) == {"done"}, seed
 
 
-@pytest.mark.untraced
 def test_thousands_of_experts(tmp_path, monkeypatch, no_power_cuts):
     """scripts/bench/launch.py does this with ten thousand."""
     rounds = [[f"e{i:05}" for i in range(1_500)]]
@@ -105,7 +104,6 @@ def test_thousands_of_experts(tmp_path, monkeypatch, no_power_cuts):
     assert set(driver.counts()) == {"done"}
 
 
-@pytest.mark.untraced
 def test_ten_thousand_experts_are_planned_in_bounded_memory(tmp_path):
     tracemalloc.start()
     begun = time.monotonic()

@@ -148,7 +148,6 @@ CLUSTER = [
 ]
 
 
-@pytest.mark.untraced
 def test_a_cycle_survives_everything(slurm, words, undisturbed, tmp_path):
     forest = tmp_path / "forest"
     cluster = [*CLUSTER, "cluster.train.partition=scavenge"]
@@ -223,7 +222,6 @@ def processes(*words):
     return found
 
 
-@pytest.mark.untraced
 def test_a_detached_cycle_needs_nobody(slurm, small, undisturbed, tmp_path):
     forest = tmp_path / "detached"
     words = ["run", *small, *CLUSTER, f"forest={forest}"]
@@ -262,7 +260,6 @@ def test_a_detached_cycle_needs_nobody(slurm, small, undisturbed, tmp_path):
     assert all(elm.card.exact for elm in Forest(forest).elms())
 
 
-@pytest.mark.untraced
 def test_ctrl_c_leaves_the_jobs_and_whoever_comes_takes_them_over(
     slurm, small, undisturbed, forest
 ):
@@ -296,7 +293,6 @@ def test_ctrl_c_leaves_the_jobs_and_whoever_comes_takes_them_over(
     assert sha256s(forest) == sha256s(undisturbed.root, "seed", "bible", "code_python")
 
 
-@pytest.mark.untraced
 def test_a_worker_that_slurm_lost_and_its_double_register_one_expert(
     slurm, small, undisturbed, forest
 ):
@@ -335,7 +331,6 @@ def test_a_worker_that_slurm_lost_and_its_double_register_one_expert(
     until(lambda: not queued(forest, "PENDING", "RUNNING", "COMPLETING"))
 
 
-@pytest.mark.untraced
 def test_a_partition_that_does_not_exist_is_one_clear_line(slurm, small, forest):
     words = ["run", *small, *CLUSTER, "cluster.partition=nowhere", f"forest={forest}"]
     said = finish(btm(*words, "--detach"), code=2)

@@ -107,7 +107,6 @@ def test_what_is_made_of_the_forest_is_a_row_with_its_cost(report):
     assert student[0] > forest[0] and student[1] > moe[1] > forest[1]
 
 
-@pytest.mark.untraced
 def test_the_same_command_again_grows_nothing(config, report):
     before = {path: path.stat().st_mtime_ns for path in report.parent.glob("forests/*/elms/*/*")}
     paper.reproduce(config)

@@ -34,7 +34,6 @@ def run(tmp_path_factory, prepared_demo):
     return call
 
 
-@pytest.mark.untraced
 def test_every_stage_passes(run):
     _, results = run("--only", *STAGES[:-1])
     assert {stage["name"]: stage["status"] for stage in results["stages"]} == dict.fromkeys(

@@ -11,7 +11,6 @@ from bench import serve_load
 
 
 @pytest.mark.slow
-@pytest.mark.untraced
 def test_a_server_that_is_asked_for_too_much_refuses_and_does_not_fail(
     grown, tmp_path, monkeypatch, capsys
 ):

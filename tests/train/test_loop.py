@@ -53,7 +53,6 @@ def half_grown(grown, tmp_path):
     return roots
 
 
-@pytest.mark.untraced
 @pytest.mark.slow
 def test_killed_three_times_equals_unbroken(workspace, half_grown):
     killed, unbroken = half_grown

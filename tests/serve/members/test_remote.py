@@ -319,7 +319,6 @@ def test_a_prior_is_not_fitted_for_one(without):
 
 
 @pytest.mark.slow
-@pytest.mark.untraced
 def test_a_server_that_dies_mid_text_is_left_out_and_the_answer_says_so(grown, without, serve):
     words = [sys.executable, "-m", "btm.cli", "serve", f"forest={grown[0].forest_root}"]
     process = subprocess.Popen(

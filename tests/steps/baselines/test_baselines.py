@@ -430,7 +430,6 @@ def test_dry_run_says_it_and_writes_nothing(beside, workspace, tmp_path, capsys,
     assert tree(tmp_path) == before
 
 
-@pytest.mark.untraced
 @pytest.mark.slow
 @pytest.mark.parametrize(("baseline", "job"), [("dense", "seed"), ("demix", "train-demix")])
 def test_it_runs_as_jobs_on_this_machine(beside, workspace, tmp_path, baseline, job):

@@ -226,7 +226,6 @@ def test_a_killed_rank_ends_all_and_the_resumed_training_equals_the_unbroken(pla
     assert_same(outcome(config), unbroken("ddp")[1])
 
 
-@pytest.mark.untraced
 def test_a_signal_to_one_rank_stops_all_after_a_checkpoint(planted, unbroken):
     config = planted(*TOGETHER["fsdp"])
     with pytest.raises(TrainingStoppedError):
@@ -237,7 +236,6 @@ def test_a_signal_to_one_rank_stops_all_after_a_checkpoint(planted, unbroken):
     assert_same(outcome(config), unbroken("fsdp")[1])
 
 
-@pytest.mark.untraced
 def test_one_process_goes_on_where_two_stopped_and_two_where_one_did(planted, alone):
     config = planted()
     with pytest.raises(TrainingStoppedError):

@@ -56,7 +56,7 @@ def is_compiled(made):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["llama", pytest.param("gpt_neox", marks=pytest.mark.untraced)])
+@pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
 def test_gives_the_same_logits_and_leaves_no_trace(kind):
     made = model(kind)
     plain = made(ROWS).logits
@@ -121,7 +121,6 @@ def test_without_a_compiler_auto_does_without_and_always_says_so(monkeypatch):
     assert layers(model()).state is False
 
 
-@pytest.mark.untraced
 @pytest.mark.slow
 def test_a_training_resumes_bit_for_bit(workspace, grown, tmp_path):
     """Killed after a checkpoint and resumed, compiled both times; and auto goes on as it was

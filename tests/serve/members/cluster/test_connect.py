@@ -45,7 +45,6 @@ def folders():
 
 
 @pytest.mark.slow
-@pytest.mark.untraced
 def test_a_server_on_a_cluster_of_its_own(grown):
     before = folders()
     words = [f"forest={grown[0].forest_root}", "serve.engine=ray", "ensemble.experts=[bible]"]
