@@ -132,11 +132,12 @@ def preload(model_type: str | None) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
     from btm import steps  # noqa: F401
+    from btm.models import causal_lm
 
     if model_type:
         import importlib
 
-        importlib.import_module(f"transformers.models.{model_type}.modeling_{model_type}")
+        importlib.import_module(causal_lm.modeling_module(model_type))
 
 
 def _child(

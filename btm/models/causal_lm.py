@@ -56,6 +56,11 @@ _LIMITS = (
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
+def modeling_module(model_type: str) -> str:
+    """Name the module of transformers that has the classes of an architecture."""
+    return f"transformers.models.{model_type}.modeling_{model_type}"
+
+
 def read_config(file: Path) -> Json:
     """Read a config.json; `UserError` if it is not one, or asks for remote code."""
     try:

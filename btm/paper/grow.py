@@ -1,4 +1,4 @@
-"""The growing of one study: ``python -m btm.paper.grow SPEC.json``, started by the pool."""
+"""The growing of one study, in a process that the pool has forked."""
 
 import json
 import os
@@ -32,6 +32,18 @@ class _Stoppable(ConsoleReporter):
 
     def pulse(self, step: int) -> bool:
         return self.asked
+
+
+def in_process(file: str, log: str, threads: int) -> None:
+    """Be the process of a study: what it says goes to a log, its exit code is that of `main`."""
+    import torch
+
+    said = Path(log).open("a", buffering=1)  # by line: the pool shows the last
+    os.dup2(said.fileno(), 1)
+    os.dup2(said.fileno(), 2)
+    sys.stdout = sys.stderr = said
+    torch.set_num_threads(threads)
+    sys.exit(main(file))
 
 
 def main(file: str) -> int:
@@ -107,7 +119,3 @@ def _score(
 ) -> None:
     sha256 = Card.read(ModelFolder(folder).card).sha256
     score_cache.score_missing(config, forest, folder, sha256, shards, reporter)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))

@@ -2,23 +2,25 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import IO
 
 from btm.config.validation import from_dict
 from btm.errors import UserError
+from btm.models import causal_lm
+from btm.paper import grow
 from btm.paper.studies import Study
 from btm.report import Reporter
 from btm.report.progress import duration
 from btm.steps.standing import Text
 from btm.system import durable
 
+# Forks of a process that has imported what a study needs, and has run none of it, start at once.
+_FORKS = get_context("forkserver")
 _LOOK_EVERY = 0.5  # seconds
 _SAY_EVERY = 30.0  # seconds between lines of progress
 
@@ -32,7 +34,7 @@ class Pool:
         """Keep specs, logs and marks of finished studies in `folder`; None is text that stays."""
         self.folder, self.slots, self.reporter = durable.make_folder(folder), slots, reporter
         self.text = text or {}
-        self.running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+        self.running: dict[str, tuple[BaseProcess, float]] = {}
         self.said = time.monotonic()
 
     def grow(self, studies: Sequence[Study]) -> None:
@@ -66,21 +68,21 @@ class Pool:
             waiting.remove(study)
             spec = self._file(study.name, "json")
             durable.write_json(spec, _spec(study) | {"text": self.text})
-            with self._file(study.name, "log").open("ab") as log:
-                self.running[study.name] = (self._process(spec, log), time.monotonic())
+            self.running[study.name] = (self._process(spec, study), time.monotonic())
             self.reporter.line(f"{study.name}: started")
 
-    def _process(self, spec: Path, log: IO[bytes]) -> "subprocess.Popen[bytes]":
-        threads = str(max(1, (os.cpu_count() or 1) // self.slots))
-        environment = os.environ | {"OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
-        command = [sys.executable, "-m", "btm.paper.grow", str(spec)]
-        return subprocess.Popen(
-            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment
-        )
+    def _process(self, spec: Path, study: Study) -> BaseProcess:
+        architecture = str(study.config.model.config.get("model_type", "gpt2"))
+        _FORKS.set_forkserver_preload([grow.__name__, causal_lm.modeling_module(architecture)])
+        threads = max(1, (os.cpu_count() or 1) // self.slots)
+        words = str(spec), str(self._file(study.name, "log")), threads
+        process = _FORKS.Process(target=grow.in_process, args=words, name=study.name)
+        process.start()
+        return process
 
     def _reap(self, done: set[str], failed: list[str]) -> None:
         for name, (process, begun) in list(self.running.items()):
-            code = process.poll()
+            code = process.exitcode
             if code is None:
                 continue
             del self.running[name]
@@ -104,9 +106,9 @@ class Pool:
     def _stop(self) -> None:
         """Tell running studies to save and end: the same command resumes them."""
         for process, _ in self.running.values():
-            process.send_signal(signal.SIGTERM)
+            process.terminate()
         for process, _ in self.running.values():
-            process.wait()
+            process.join()
 
     def _stands(self, study: Study) -> bool:
         """Tell whether a study was finished with exactly these settings, on exactly this text."""

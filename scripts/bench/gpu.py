@@ -126,8 +126,8 @@ def train(args: argparse.Namespace) -> Stage:
     command += ["--nanogpt", args.nanogpt] if args.nanogpt else []
     loops = ["btm", "btm, not compiled", "btm, plain"]
     if args.dry:
-        command += ["--quick", "--architecture=llama"]
-        loops.remove("btm")  # a compilation takes as long as all the rest
+        command += ["--quick", "--architecture=gpt_neox"]
+        loops = ["btm, not compiled", "btm, plain"]  # compiling takes as long as all the rest
     else:
         command += [
             "--size=125m",
@@ -196,6 +196,7 @@ def paper(args: argparse.Namespace) -> Stage:
     there = (ROOT / "corpora" / "btm16" / "suite.json").exists()
     if args.dry:
         words += ["size=smoke", "paper.steps=16", "paper.baselines=[dense]", "paper.resamples=20"]
+        words += ["paper.made_steps=0"]
         words += ["score.max_tokens=256", "trainer.valid_tokens=256"]
         words += ["data.name=demo", "data.vocab_size=2048"]  # which the stages before it prepared
     else:

@@ -24,7 +24,7 @@ from btm.errors import UserError
 from btm.forest import Forest
 from btm.steps import domain_weights, score_cache
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.traced]
 
 TRICKY = (
     "Ærøskøbing's 3,141 naïve Straße\u00a0日本語 テキスト! e\u0301tude _x_ don't 😀smile a bc\n\n"

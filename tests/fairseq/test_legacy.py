@@ -65,6 +65,8 @@ def test_settings_of_classes_of_fairseq_are_read_without_it(folder, state, conve
     for name in ("fairseq", "fairseq.dataclass", module.__name__):
         monkeypatch.setitem(sys.modules, name, module)
     module.CHOICES = Enum("CHOICES", {"gelu": "gelu"}, module=module.__name__)
+    # As Python wrote it in 2020. That of Debian 12 (3.11.2) names getattr, which is refused.
+    module.CHOICES.__reduce_ex__ = lambda member, protocol: (type(member), (member.value,))
     module.ModelConfig = type("ModelConfig", (), {"__module__": module.__name__})
     cfg = OmegaConf.create(state["cfg"])
     cfg.model.activation_fn = module.CHOICES.gelu

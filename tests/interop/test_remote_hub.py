@@ -126,6 +126,7 @@ def push(forest, endpoint, tmp_path, *words, token="right"):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_a_model_becomes_a_repository(forest, stand_in, tmp_path):
     repo, endpoint = stand_in
     ran = push(forest, endpoint, tmp_path, "expert=bible", "card.license=apache-2.0")

@@ -70,6 +70,7 @@ def tries(forest):
     return Records(forest.root).attempts()
 
 
+@pytest.mark.traced
 def test_from_plain_text_to_an_evaluated_forest_and_then_nothing_twice(workspace, tmp_path):
     words = [*workspace, f"forest={tmp_path / 'forest'}", "cluster=local"]
     said = finish(btm("run", *words))
@@ -91,6 +92,7 @@ def test_from_plain_text_to_an_evaluated_forest_and_then_nothing_twice(workspace
     assert {path.removeprefix(f"{forest.root}/jobs/") for path in changed} <= {"state.json"}
 
 
+@pytest.mark.traced
 def test_a_cycle_that_is_left_is_seen_followed_cancelled_and_ended(
     words, forest, cancelled_at_the_end
 ):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from folders import DEMO, ROOT
-from launch.processes import PATIENCE, btm, finish, is_over, sign_of_life, state, until
+from launch.processes import PATIENCE, Forked, btm, finish, is_over, sign_of_life, state, until
 
 from btm.forest import Forest
 from btm.launch.records import Records
@@ -72,7 +72,7 @@ def words(tmp_path_factory):
 def undisturbed(words, tmp_path_factory):
     """The forest that the same cycle gives in peace."""
     root = tmp_path_factory.mktemp("undisturbed") / "forest"
-    finish(btm("run", *words, f"forest={root}"), 200)
+    finish(Forked("run", *words, f"forest={root}"), 200)
     return Forest(root)
 
 
@@ -240,20 +240,20 @@ def test_a_detached_cycle_needs_nobody(slurm, small, undisturbed, tmp_path):
         assert not processes("btm.launch ", str(forest))
         waiting = [after for _, after in queued(forest, "PENDING").values() if "afterany:" in after]
         assert len(waiting) == 6
-        assert "at work; 7 submitted" in " ".join(finish(btm("status", *words[1:])).split())
-        assert "submitted" not in finish(btm(*words, "--detach"))
-        other = finish(btm(*words, "--detach", "trainer.lr=1e-4"), code=2)
+        assert "at work; 7 submitted" in " ".join(finish(Forked("status", *words[1:])).split())
+        assert "submitted" not in finish(Forked(*words, "--detach"))
+        other = finish(Forked(*words, "--detach", "trainer.lr=1e-4"), code=2)
         assert "a cycle with other settings is at work" in other
         assert len(queued(forest)) == 7
 
     until(lambda: steps_done(forest, "bible") > 30, 120)
     os.kill(sign_of_life(forest, "train-bible")["pid"], signal.SIGKILL)
-    log = finish(btm("logs", "-f", "expert=bible", *words[1:]))
+    log = finish(Forked("logs", "-f", "expert=bible", *words[1:]))
     assert f"merged {forest}/elms/bible" in log  # by the same task, which noticed and tried again
 
     until(lambda: (forest / f"evals/{forest.name}.json").exists(), 120)
     until(lambda: not queued(forest, "PENDING", "RUNNING", "COMPLETING"), 30)
-    assert "perplexity by shard" in finish(btm(*words))
+    assert "perplexity by shard" in finish(Forked(*words))
     assert len(queued(forest)) == 7
     assert set(Records(forest).attempts().values()) == {1}
     assert sha256s(forest) == sha256s(undisturbed.root, "seed", "bible", "code_python")
@@ -264,7 +264,7 @@ def test_ctrl_c_leaves_the_jobs_and_whoever_comes_takes_them_over(
     slurm, small, undisturbed, forest
 ):
     words = ["run", *small, *CLUSTER, f"forest={forest}"]
-    first = btm(*words)
+    first = Forked(*words)
     experts = ("bible", "code_python")
     until(lambda: min(steps_done(forest, expert) for expert in experts) > 5, 120)
     # They may be seconds from their end, which must not come before all is seen.
@@ -276,9 +276,9 @@ def test_ctrl_c_leaves_the_jobs_and_whoever_comes_takes_them_over(
     assert "the jobs go on" in finish(first, code=130)
     assert training & set(queued(forest, "RUNNING"))
 
-    second = btm(*words)
+    second = Forked(*words)
     until(lambda: list((forest / "jobs").glob("driver~*")))
-    third = btm(*words)  # it watches the second, and takes over when that one leaves
+    third = Forked(*words)  # it watches the second, and takes over when that one leaves
     until(lambda: third.stdout.readline())
     for worker in workers:
         os.kill(worker, signal.SIGCONT)
@@ -298,7 +298,7 @@ def test_a_worker_that_slurm_lost_and_its_double_register_one_expert(
 ):
     """Slurm takes the job of a slurmstepd that was killed for dead; its worker lives on."""
     words = [*small, *CLUSTER, f"forest={forest}", "run.rounds=[[bible]]"]
-    finish(btm("run", *words, "--detach"))
+    finish(Forked("run", *words, "--detach"))
     until(lambda: steps_done(forest, "bible") > 5, 120)
     orphan = sign_of_life(forest, "train-bible")["pid"]
     os.kill(orphan, signal.SIGSTOP)  # it may be seconds from its end
@@ -326,18 +326,18 @@ def test_a_worker_that_slurm_lost_and_its_double_register_one_expert(
     assert Records(forest).outcome("train-bible", 1).kind == "done"
 
     # By now the rest of the cycle may be over as well.
-    said = finish(btm("cancel", *words), code=None)
+    said = finish(Forked("cancel", *words), code=None)
     assert "cancelled " in said or "no cycle is at work" in said
     until(lambda: not queued(forest, "PENDING", "RUNNING", "COMPLETING"))
 
 
 def test_a_partition_that_does_not_exist_is_one_clear_line(slurm, small, forest):
     words = ["run", *small, *CLUSTER, "cluster.partition=nowhere", f"forest={forest}"]
-    said = finish(btm(*words, "--detach"), code=2)
+    said = finish(Forked(*words, "--detach"), code=2)
     *notes, last = said.splitlines()
     assert last.startswith("btm: sbatch: invalid partition specified: nowhere")
     assert all(line.startswith("note: ") for line in notes)
-    assert finish(btm(*words), code=2).splitlines()[-1] == last
+    assert finish(Forked(*words), code=2).splitlines()[-1] == last
     assert not list((forest / "jobs/submissions").iterdir())
     assert not queued(forest)
 
@@ -349,7 +349,7 @@ def test_the_children_of_a_failed_expert_are_blocked_and_nothing_waits_for_ever(
     Forest(forest).branch(
         "bible", "nowhere", {"seed": 1.0}
     )  # somebody began it on a domain that is none
-    finish(btm(*words, "--detach"))
+    finish(Forked(*words, "--detach"))
     until(lambda: (forest / f"evals/{forest.name}.json").exists(), 150)
     until(lambda: not queued(forest, "PENDING", "RUNNING", "COMPLETING"), 30)
     kinds = {
@@ -364,7 +364,7 @@ def test_the_children_of_a_failed_expert_are_blocked_and_nothing_waits_for_ever(
         "finish": "done",
     }
     before = queued(forest)
-    said = finish(btm(*words), code=1).splitlines()
+    said = finish(Forked(*words), code=1).splitlines()
     assert "train-speeches blocked: needs train-bible" in said
     assert any(line.startswith("train-bible failed: mistake: ") for line in said)
     assert queued(forest) == before

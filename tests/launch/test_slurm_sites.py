@@ -14,7 +14,7 @@ import time
 
 import pytest
 from folders import ROOT
-from launch.processes import btm, finish, sign_of_life, until
+from launch.processes import Forked, finish, sign_of_life, until
 
 from btm.cli import main
 from btm.cli.compose import compose
@@ -179,7 +179,7 @@ def test_a_slurm_that_stays_full_is_given_up_in_one_line(site, plant, words, cap
 def test_a_slurm_that_is_away_is_waited_for_if_it_has_jobs(site, plant, words, monkeypatch):
     def start(name, patience):
         root = plant("run.rounds=[[bible]]", name=name).config.forest_root
-        return Forest(root), btm("run", *words, f"forest={root}", f"cluster.patience={patience}")
+        return Forest(root), Forked("run", *words, f"forest={root}", f"cluster.patience={patience}")
 
     (site.refusals / "full-a-while").write_text(f"{POLICY} {FULL}")
     forest, driver = start("full-a-while", 4)

@@ -21,6 +21,7 @@ def test_losses_of_every_loop_agree(prepared_demo):
         sys.executable,
         "scripts/bench/train.py",
         "--quick",
+        "--architecture=llama",  # tests/scripts/test_bench_gpu.py has the other
         f"--data={prepared_demo}",
         f"--peers={PEERS}",
     ]
@@ -30,4 +31,4 @@ def test_losses_of_every_loop_agree(prepared_demo):
     assert done.returncode == 0, done.stdout + done.stderr
     for name in ("btm  ", "btm, not compiled", "btm, plain", "transformers.Trainer", "litgpt"):
         assert f"{name}" in done.stdout
-    assert done.stdout.count("losses within") == 8
+    assert done.stdout.count("losses within") == 4

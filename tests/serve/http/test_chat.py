@@ -26,6 +26,7 @@ def chatting(copy, serve):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_a_chat_is_written_by_the_template_and_answered(chatting):
     client = chatting
     asked = {"model": "forest", "temperature": 0, "seed": 1, "max_tokens": 4}

@@ -268,6 +268,7 @@ def test_at_the_end_of_the_grace_clients_are_told_that_their_answer_is_broken_of
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_the_command_serves_until_it_is_told_to_stop(grown):
     command = [sys.executable, "-m", "btm.cli", "serve", "--json", "serve.port=0"]
     command += [f"forest={grown[0].forest_root}"]

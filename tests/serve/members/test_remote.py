@@ -42,6 +42,7 @@ def open_handed(grown, serve):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 @pytest.mark.parametrize("words", [{"rule": "bayes"}, {"rule": "gated"}, RECALLING])
 def test_a_remote_expert_is_as_good_as_the_local_one(grown, without, open_handed, words):
     local, far = (
@@ -59,6 +60,7 @@ def test_a_remote_expert_is_as_good_as_the_local_one(grown, without, open_handed
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 @pytest.mark.parametrize("commit", [0, 6])
 def test_with_a_few_likeliest_tokens_the_posterior_is_exact_where_prompts_are_scored(
     grown, without, running, commit
@@ -366,6 +368,7 @@ def test_a_server_that_dies_mid_text_is_left_out_and_the_answer_says_so(grown, w
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_a_server_that_comes_back_is_a_member_again(grown, without, serve, monkeypatch):
     monkeypatch.setattr(loading, "_PATIENCE", 0.1)
     with serve(grown[0]) as first:

@@ -232,6 +232,7 @@ def tree_of(elm):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_demix_with_one_domain_is_plain_training(beside, grown):
     words = ["run.rounds=[[bible]]", "trainer.steps=5"]
     steps.grow_expert(beside(*words), "bible", ["seed"])
@@ -245,6 +246,7 @@ def test_demix_with_one_domain_is_plain_training(beside, grown):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_demix_shares_all_but_the_feed_forward_layers(beside):
     config = beside("baseline=demix", "trainer.steps=3")
     _, result = grow(config)
@@ -288,6 +290,7 @@ class Stop(Reporter):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_demix_stopped_and_resumed_equals_unbroken(beside, tmp_path):
     config = beside("baseline=demix", "trainer.steps=5")
     made = baselines.ready(config)
@@ -311,6 +314,7 @@ def elms(config):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_the_gradient_of_what_is_shared_is_the_mean(beside, grown):
     config = beside()
     mixes = demix._mixes(config, steps.open_suite(config), EXPERTS)

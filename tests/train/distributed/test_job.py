@@ -168,6 +168,7 @@ def checkpoints(config):
     )
 
 
+@pytest.mark.traced
 @pytest.mark.parametrize("parallel", TOGETHER)
 def test_two_processes_come_to_what_one_comes_to(alone, unbroken, parallel):
     _, found, _ = unbroken(parallel)
@@ -226,6 +227,7 @@ def test_a_killed_rank_ends_all_and_the_resumed_training_equals_the_unbroken(pla
     assert_same(outcome(config), unbroken("ddp")[1])
 
 
+@pytest.mark.traced
 def test_a_signal_to_one_rank_stops_all_after_a_checkpoint(planted, unbroken):
     config = planted(*TOGETHER["fsdp"])
     with pytest.raises(TrainingStoppedError):

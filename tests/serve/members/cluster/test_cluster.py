@@ -15,7 +15,7 @@ from btm.serve.engine import Engine
 from btm.serve.members.cluster.placement import placed
 from btm.serve.request import Done, Request, Token
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.traced, pytest.mark.timeout(900)]
 GREEDY = Sampling(temperature=0)
 EXPERTS = ["bible", "code_python"]
 TEXTS = ["In the beginning", "def main(", "", "My friends, we"]
