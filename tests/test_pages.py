@@ -43,6 +43,7 @@ NOT_RUN = {  # a command, or how it begins: why it is not run here
     ".venv/bin/pip": "installs packages",
     "python scripts/bench/choosing.py": _TRAINING,
     "python scripts/bench/crash.py": _TRAINING,
+    "python scripts/bench/fertility.py": "tests/scripts/test_bench_fertility.py runs it",
     "python scripts/bench/fuzz.py": _TRAINING,
     "python scripts/build_corpora.py": "downloads packages",
     "python scripts/build_instructions.py": "tests/scripts/test_build_instructions.py runs it",
@@ -136,14 +137,18 @@ def write_texts(root):
     write_lines(root / "more/perl/all.jsonl", [file.read_text() for file in modules])
 
 
-def write_btm16(root):
-    """A suite with the domains of btm16, of the demo's text."""
-    suite = SUITES["btm16"]
+def write_suite(root, called):
+    """A suite with the domains of another, of the demo's text: no document of it twice."""
+    suite = SUITES[called]
     sources = sorted(place.name for place in DEMO.iterdir() if place.is_dir())
-    for name, source in zip((*suite.training, *suite.novel), sources, strict=True):
+    domains = (*suite.training, *suite.novel)
+    each = 12 // -(-len(domains) // len(sources))
+    for number, name in enumerate(domains):
+        turn, source = divmod(number, len(sources))
         for split in ("train", "valid", "test"):
-            write_lines(root / f"{name}/{split}.jsonl", documents(source, split, 12))
-    novel = {name: {"novel": name in suite.novel} for name in (*suite.training, *suite.novel)}
+            texts = documents(sources[source], split, each * (turn + 1))[each * turn :]
+            write_lines(root / f"{name}/{split}.jsonl", texts)
+    novel = {name: {"novel": name in suite.novel} for name in domains}
     (root / "suite.json").write_text(json.dumps({"domains": novel}))
 
 
@@ -152,6 +157,10 @@ def small(words):
     verb, keys = words[0], {full_key(word) for word in words}
     by_fairseq = {"experiment=fairseq", "trainer=fairseq"} & {*words}
     extra = [word for word in SMALL if not (by_fairseq and "key_value" in word)]  # BioGPT has none
+    if {"experiment=roots", "experiment=roots_smoke"} & {
+        *words
+    }:  # of BLOOM's class, whose keys have other names
+        extra = [word for word in extra if not word.startswith("model.config.")]
     extra += DEMO_WORDS if "experiment=demo" in words or verb == "compare" else []
     extra += OWN if "data=folder" in words and "data.tokenizer" not in keys else []
     extra += ["model=pico"] if "model" in keys and "trainer=fairseq" not in words else []
@@ -213,7 +222,9 @@ def make_room(section, root):
         shutil.rmtree(root / "models/law-lm")
         shutil.copytree(root / "experts/demo/elms/bible", root / "models/law-lm")
     if "btm16" in text or "size=paper" in text:
-        write_btm16(root / "corpora/btm16")
+        write_suite(root / "corpora/btm16", "btm16")
+    if "data=roots" in text or "experiment=roots" in text:
+        write_suite(root / "corpora/roots", "roots")
     if ".venv-fairseq" in text and (ROOT / ".venv-fairseq").exists():
         (root / ".venv-fairseq").symlink_to(ROOT / ".venv-fairseq")
     if "serve.token_file=token" in text:

@@ -105,6 +105,11 @@ def check_fraction(section: Any, prefix: str, *names: str) -> None:
         require(0 <= value < 1, f"{prefix}.{name}", value, "wanted [0, 1)")
 
 
+def check_power(alpha: float | None, key: str) -> None:
+    """Raise `UserError` unless `alpha`, the power of a mix of domains, is null or in [0, 1]."""
+    require(alpha is None or 0 <= alpha <= 1, key, alpha, "wanted [0, 1], or null")
+
+
 def check_seed(seed: int, key: str) -> None:
     """Raise `UserError` unless `seed` fits 32 bits."""
     require(0 <= seed < 2**32, key, seed, "wanted 0 to 2³² - 1")

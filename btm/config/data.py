@@ -8,6 +8,7 @@ from btm.config.checks import (
     check_least,
     check_name,
     check_path,
+    check_power,
     check_seed,
     require,
 )
@@ -82,7 +83,12 @@ class DataConfig:
         BOS,
     )
     tokenizer_bytes: int = key(
-        20_000_000, "text that the tokenizer is trained on, balanced over domains, in bytes"
+        20_000_000, "text that the tokenizer is trained on, of all domains together, in bytes"
+    )
+    sampling: float | None = key(
+        None,
+        "power α of the shares p ∝ n^α that domains of n bytes have of the tokenizer's text "
+        "(docs/languages.md); null: equal shares",
     )
     format: str = key(
         "text",
@@ -177,6 +183,13 @@ def check_data(data: DataConfig) -> None:
         "data.vocab_size",
         data.vocab_size,
         "wanted 300 or more (256 are bytes)",
+    )
+    check_power(data.sampling, "data.sampling")
+    require(
+        data.sampling is None or data.tokenizer is None,
+        "data.sampling",
+        data.sampling,
+        "has no effect beside data.tokenizer, which is not trained",
     )
     _check_prompted(data)
     held_out = data.valid_fraction + data.test_fraction

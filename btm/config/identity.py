@@ -23,7 +23,7 @@ OF_RESULT = frozenset(
     trainer.adapter trainer.lora_rank trainer.lora_alpha trainer.lora_targets
     trainer.average_last trainer.average_every trainer.average_decay
     fairseq.options
-    seed.source seed.domains seed.steps seed.lr seed.grow_batch seed.grow_after
+    seed.source seed.domains seed.steps seed.lr seed.grow_batch seed.grow_after seed.sampling
     """.split()  # noqa: SIM905
 )
 # Where and how it is computed, and what is written beside it: the same parameters up to rounding.
@@ -41,7 +41,12 @@ OF_MACHINE = frozenset(
 Settings = Json  # {dotted key: value}
 
 # Settings that are named only where they are on, and what they are where they are not named.
-_OFF = {"trainer.average_last": 0, "trainer.average_decay": 0.0, "trainer.adapter": "none"}
+_OFF = {
+    "trainer.average_last": 0,
+    "trainer.average_decay": 0.0,
+    "trainer.adapter": "none",
+    "seed.sampling": None,
+}
 RATES = ("trainer.lr", "seed.lr")  # either may give the peak of a root
 STEPS = "seed.steps"
 
@@ -73,6 +78,8 @@ def of_root(config: Config, lr: float) -> Settings:
     made["seed.grow_batch"] = seed.grow_batch  # also where it is 1, which another may differ from
     if seed.grow_batch > 1:
         made["seed.grow_after"] = seed.grow_after
+    if seed.sampling is not None:
+        made["seed.sampling"] = seed.sampling
     if seed.steps is not None:
         made[STEPS] = seed.steps
     if seed.steps is None or carry != "fresh":

@@ -11,6 +11,7 @@ from btm.config.checks import (
     check_name,
     check_names,
     check_path,
+    check_power,
     check_seed,
     require,
 )
@@ -183,6 +184,11 @@ class SeedConfig:
     lr: float | None = key(None, "peak learning rate of the seed; null: trainer.lr")
     grow_batch: int = key(1, "factor on trainer.batch_size after seed.grow_after steps")
     grow_after: int = key(0, "steps before the batch grows")
+    sampling: float | None = key(
+        None,
+        "power α of the shares p ∝ n^α that domains of n tokens have of the seed's mix; null: "
+        "equal shares",
+    )
 
 
 @dataclass
@@ -310,3 +316,7 @@ def check_seed_phase(seed: SeedConfig) -> None:
     check_least(seed, "seed", 1, "grow_batch")
     check_least(seed, "seed", 0, "grow_after", *(() if seed.steps is None else ("steps",)))
     check_rate(seed.lr, "seed.lr")
+    check_power(seed.sampling, "seed.sampling")
+    untrained = "seed.from" if seed.source else "seed.steps=0" if seed.steps == 0 else ""
+    why = f"has no effect with {untrained}: no seed is trained"
+    require(seed.sampling is None or not untrained, "seed.sampling", seed.sampling, why)

@@ -196,6 +196,7 @@ def _check_backend(config: Config) -> None:
         "trainer.average_last": (trainer.average_last, 0),
         "trainer.average_decay": (trainer.average_decay, 0),
         "seed.grow_batch": (config.seed.grow_batch, 1),
+        "seed.sampling": (config.seed.sampling, None),
     }
     for key, (value, able) in only.items():
         require(value == able, key, value, f"trainer.backend=fairseq can do with {able} alone")

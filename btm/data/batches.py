@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from btm.data.prompted.rows import Examples, Rows, require_fit
+from btm.data.sampling import Turns
 from btm.data.shards import Piece, Shard
 from btm.data.windows import Windows
 from btm.errors import UserError
@@ -51,7 +52,8 @@ class Marks:
 
 
 class Batches:
-    """An endless, exactly balanced mix of shards, each read in one epoch after another.
+    """An endless mix of shards, exactly balanced or with shares by `sampling`, each read in one
+    epoch after another.
 
     An epoch of a shard visits its windows of L tokens once each, in an order of its own and cut
     from an offset of its own, so fewer than 2 L tokens at the ends sit an epoch out. Where texts
@@ -61,7 +63,8 @@ class Batches:
     several examples unless `unpack` says that the model does not keep them apart.
 
     `order` names the training, as by its ELM: an expert does not read again, window by window, what
-    the seed phase has just read of its domain.
+    the seed phase has just read of its domain. `sampling` is the power α of shares p ∝ n^α of the
+    shards' tokens (btm/data/sampling.py).
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Batches:
         seed: int,
         growth: Growth = Growth(),
         order: str = "",
+        sampling: float | None = None,
     ) -> None:
         """Raise `UserError` if a shard is too short for one sequence and its targets."""
         if not shards:
@@ -82,7 +86,8 @@ class Batches:
                     f"{shard.folder}: {shard.split} has {shard.n_tokens:,} tokens; "
                     f"trainer.seq_len={seq_len} needs {seq_len + 1:,}: add text or shorten it"
                 )
-        self.shards, self.growth = tuple(shards), growth
+        self.shards, self.growth, self.sampling = tuple(shards), growth, sampling
+        self._turns = Turns([shard.n_tokens for shard in shards], sampling)
         self.seq_len, self.batch_size, self.seed = seq_len, batch_size, seed
         self._keys = _keys(self.shards, order)
         self._epochs: dict[int, tuple[int, int, np.ndarray]] = {}
@@ -148,11 +153,11 @@ class Batches:
 
     def epochs(self, steps: int) -> dict[str, float]:
         """Compute how often the first `steps` steps pass over the text of each domain."""
-        turns = self.read(steps) / len(self.shards)  # tokens of each shard, which take turns
+        parts = self._turns.parts(self.read(steps))  # tokens of each shard
         seen: dict[str, float] = {}
         held: dict[str, int] = {}
-        for shard in self.shards:
-            seen[shard.domain] = seen.get(shard.domain, 0) + turns
+        for shard, part in zip(self.shards, parts, strict=True):
+            seen[shard.domain] = seen.get(shard.domain, 0) + part
             held[shard.domain] = held.get(shard.domain, 0) + shard.n_tokens
         return {domain: seen[domain] / held[domain] for domain in seen}
 
@@ -161,12 +166,11 @@ class Batches:
         takes them.
         """
         first, end = (self.growth.before(s, self.batch_size) for s in (step, step + 1))
-        return [divmod(g, len(self.shards))[::-1] for g in range(first, end)]
+        return [self._turns.place(g) for g in range(first, end)]
 
     def counts(self, steps: int) -> list[int]:
         """Count the windows that the first `steps` steps read of each shard."""
-        every, more = divmod(self.growth.before(steps, self.batch_size), len(self.shards))
-        return [every + (index < more) for index in range(len(self.shards))]
+        return self._turns.count(self.growth.before(steps, self.batch_size))
 
     def window(self, index: int, n: int) -> np.ndarray:
         """Read the `n`-th window that is trained on of the shard number `index`, int64 (L + 1)."""

@@ -128,12 +128,14 @@ def _kept_tokenizer(config: DataConfig, folder: Path) -> str | None:
         )
     if "trained" not in origin or asked:
         return kept
-    older = {"vocab_size": config.vocab_size, "special_tokens": "endoftext"}  # keys once missing
-    for key, before in (older | origin["trained"]).items():
-        if before != getattr(config, key):
+    # Keys once missing, and those that are recorded where they are on.
+    usual = {"vocab_size": config.vocab_size, "special_tokens": "endoftext", "sampling": None}
+    for key, before in (usual | origin["trained"]).items():
+        if before != (now := getattr(config, key)):
+            was, asked = ("null" if value is None else value for value in (before, now))
             raise UserError(
-                f"{folder} has a tokenizer trained with data.{key}={before}, not "
-                f"{getattr(config, key)}; a suite keeps its tokenizer: use another data.name"
+                f"{folder} has a tokenizer trained with data.{key}={was}, not {asked}; "
+                "a suite keeps its tokenizer: use another data.name"
             )
     return kept
 

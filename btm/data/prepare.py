@@ -13,7 +13,6 @@ import numpy as np
 from btm.config.choices import SPLITS
 from btm.config.data import DataConfig
 from btm.data import binarised, near
-from btm.data.bos import AUTO
 from btm.data.documents import Source
 from btm.data.duplicates import (
     Standing,
@@ -30,6 +29,7 @@ from btm.data.prompted import reader as prompted
 from btm.data.prompted.encode import Cut, ExampleEncoder
 from btm.data.prompted.examples import plain
 from btm.data.rows import RowReader, Skipped
+from btm.data.sampling import training_texts
 from btm.data.shards import META, SCHEMA, SKIPPED, TOKENIZER, SplitFacts, Suite, read_meta
 from btm.data.splits import Survey, fingerprint, survey
 from btm.data.tokenizer import (
@@ -37,7 +37,6 @@ from btm.data.tokenizer import (
     read_origin,
     tokenizer_sha256,
     train_tokenizer,
-    training_texts,
 )
 from btm.errors import UserError
 from btm.fairseq import databin
@@ -49,6 +48,14 @@ Progress = Callable[[str], None]
 _SAMPLE_CHARS = 20_000  # of each domain, on which both ways of encoding must agree
 _NO_DIGESTS = "its documents have no digests yet"
 _WORTH_A_PROCESS = 8_000_000  # bytes of text; less is encoded before a process has started
+# Keys that have no effect on fairseq's data-bins, and why.
+_NOT_OF_BINS = {
+    "tokenizer": "have theirs in dict.txt",
+    "sampling": "have their tokenizer in dict.txt",
+    "on_error": "have no rows of text",
+    "format": "are text",
+    "bos": "are taken over as they are",
+}
 # Text that tokenizers disagree on: blanks, contractions, scripts, controls, a spelt-out EOS.
 _NASTY = (
     "I'll  we've\t\r\n \n x\u00a0\u3000 "
@@ -250,8 +257,13 @@ def _ensure_tokenizer(
             f"every domain of {config.root} is novel; a tokenizer is trained on those that are not"
         )
     progress(f"tokenizer: training one of {config.vocab_size:,} tokens on {len(training)} domains")
-    as_text = (plain,) if config.format == "prompted" else ()
-    texts = training_texts(training, config.text_column, config.tokenizer_bytes, *as_text)
+    texts = training_texts(
+        training,
+        config.text_column,
+        config.tokenizer_bytes,
+        plain if config.format == "prompted" else str,
+        config.sampling,
+    )
     train_tokenizer(
         texts,
         folder / TOKENIZER,
@@ -259,6 +271,7 @@ def _ensure_tokenizer(
         config.special_tokens,
         config.bos,
         progress,
+        config.sampling,
     )
 
 
@@ -378,20 +391,10 @@ def _describe(
 
 def _take_over(config: DataConfig, folder: Path, domains: list[Domain], progress: Progress) -> None:
     """Make shards of fairseq's data-bins: ids stay, and the dictionary becomes the tokenizer."""
-    if config.tokenizer:
-        raise UserError(
-            f"data.tokenizer={config.tokenizer}: data-bins have theirs in dict.txt; leave it out"
-        )
-    if config.on_error != DataConfig.on_error:
-        raise UserError(
-            f"data.on_error={config.on_error}: data-bins have no rows of text; leave it out"
-        )
-    if config.format != "text":
-        raise UserError(f"data.format={config.format}: data-bins are text; leave it out")
-    if config.bos != AUTO:
-        raise UserError(
-            f"data.bos={config.bos}: data-bins are taken over as they are; leave it out"
-        )
+    usual = DataConfig()
+    for key, why in _NOT_OF_BINS.items():
+        if (value := getattr(config, key)) != getattr(usual, key):
+            raise UserError(f"data.{key}={value}: data-bins {why}; leave it out")
     places = {d.source.domain: d.source.listing()[0][1].parent for d in domains}
     dictionary = databin.shared_dictionary(list(places.values()))
     opened = {}

@@ -45,7 +45,8 @@ _WANTED = {
 MASK, WEIGHT = "mask", "weight"  # endings of the further files of prompted data
 SCHEMA = 1  # of meta.json and of the cutting into documents; a new one packs all domains again
 WHOLE = 1 << 20  # tokens of a document up to which `Shard.head` takes it whole
-_BUNDLES = ("demo", "btm16", "d64", "far8")  # suites that conf/data/ has by their own names
+# Suites that conf/data/ has by their own names.
+_BUNDLES = ("demo", "btm16", "d64", "far8", "roots")
 
 
 class SplitFacts(TypedDict):

@@ -12,10 +12,10 @@ from btm.system import lfs
 NAME = "suite.json"
 # Besides `novel`, which btm acts on, what the scripts that build suites say of a domain.
 _OF_DOMAIN = (
-    *("novel", "title", "stands_for", "source", "packages", "licence", "documents", "bytes"),
-    "dropped",
+    *("novel", "title", "stands_for", "source", "packages", "licence", "licences", "documents"),
+    *("bytes", "dropped", "family"),
 )
-_OF_SUITE = ("domains", "suite", "recipe")
+_OF_SUITE = ("domains", "suite", "recipe", "left_out")
 
 
 def read(root: Path) -> dict[str, bool]:

@@ -8,14 +8,13 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from btm.data import bos as beginning
 from btm.data.bos import AUTO, BEGINS, POLICY
-from btm.data.slices import short_words, utf8_size
-from btm.data.splits import Survey
+from btm.data.slices import short_words
 from btm.errors import UserError, first_line
 from btm.fairseq import dictionary
 from btm.models.tokenizer_files import DECISIVE, PIECES
@@ -30,8 +29,6 @@ SPECIALS = ("bos_token", "pad_token", "eos_token", "unk_token")
 FAIRSEQ_SPECIALS = dict(zip(SPECIALS, dictionary.SPECIALS, strict=True))  # in the order of ids
 _EVERY = 5.0  # seconds between two lines about the training of a tokenizer
 _LONG_WORDS = 4_000_000  # characters of words beyond slices.WORD that it is trained on
-_MOST = 8_000_000  # characters of one document that it is trained on
-_OVER = 1_000_000  # characters that a document may go beyond what is still wanted of a domain
 _MAX_BYTES = 512 << 20  # of a tokenizer file; the largest in use have 30 MB
 ORIGIN = "origin.json"  # beside the tokenizer's files: its source, its size, its EOS and BOS
 
@@ -43,6 +40,7 @@ def train_tokenizer(
     special_tokens: str = "endoftext",
     policy: str = AUTO,
     say: Say = lambda line: None,
+    sampling: float | None = None,
 ) -> None:
     """Train a byte-level BPE on `texts` and publish it at `folder` as a Hugging Face tokenizer.
 
@@ -50,7 +48,8 @@ def train_tokenizer(
     vocabulary comes out smaller than `vocab_size` where the text has too little to merge. The first
     ids are the `special_tokens`: ``<|endoftext|>``, or fairseq's ``<s> <pad> </s> <unk>``. It puts
     no BOS before a text unless the `policy` is always. Words that no language has, as a sequence
-    of DNA, are cut (btm/data/slices.py). `say` is told every few seconds how far it is.
+    of DNA, are cut (btm/data/slices.py). `say` is told every few seconds how far it is. `sampling`
+    is recorded: the power by which the texts were chosen (data.sampling).
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -72,8 +71,9 @@ def train_tokenizer(
         "clean_up_tokenization_spaces": False,
         "model_max_length": 1_000_000_000,
     }
+    asked: Json = {"vocab_size": vocab_size, "special_tokens": special_tokens}
     origin = {
-        "trained": {"vocab_size": vocab_size, "special_tokens": special_tokens},
+        "trained": asked | ({} if sampling is None else {"sampling": sampling}),
         "eos": tokenizer.token_to_id(named["eos_token"]),
         "vocab_size": tokenizer.get_vocab_size(),
     }
@@ -138,44 +138,6 @@ class _Told:
             spent = f"{time.monotonic() - self._begun:.0f} s so far"
             doing = "merging pairs of" if self._merging else "reading:"
             self._say(f"tokenizer: {doing} {read} ({spent})")
-
-
-def training_texts(
-    surveys: Iterable[Survey],
-    column: str,
-    budget: int,
-    plain: Callable[[str], str] = lambda document: document,
-) -> Iterator[str]:
-    """Yield about `budget` bytes of train documents: equal parts of all domains, evenly spread.
-
-    `plain` gives the text of a document that is no text.
-    """
-    by_name = {survey.source.domain: survey for survey in surveys}
-    sizes = {name: survey.splits["train"].bytes for name, survey in by_name.items()}
-    quotas = _quotas(sizes, budget)
-    for name, survey in by_name.items():
-        size, seen, taken = survey.splits["train"].bytes, 0, 0
-        for split, text in survey.documents(column):
-            # A document is taken whenever the share taken has fallen behind the share seen.
-            if split == "train":
-                n_bytes = utf8_size(text)
-                if taken * size <= seen * quotas[name] and taken < quotas[name]:
-                    # Of a long one a part: what it goes beyond the quota, and its new words, of
-                    # which the trainer keeps 60 bytes a character, are bounded.
-                    whole = plain(text)
-                    part = whole[: min(quotas[name] - taken + _OVER, _MOST)]
-                    taken += n_bytes if len(part) == len(whole) else utf8_size(part)
-                    yield part
-                seen += n_bytes
-
-
-def _quotas(sizes: Mapping[str, int], budget: int) -> dict[str, int]:
-    """Share `budget` out equally; what a small domain cannot use goes to the larger ones."""
-    quotas: dict[str, int] = {}
-    for name in sorted(sizes, key=lambda name: sizes[name]):
-        quotas[name] = min(sizes[name], budget // (len(sizes) - len(quotas)))
-        budget -= quotas[name]
-    return quotas
 
 
 def load_tokenizer(folder: Path) -> Any:

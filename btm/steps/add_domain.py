@@ -156,6 +156,7 @@ def text_of(config: Config) -> Config:
         made_by="",
         names={},
         tokenizer=None,
+        sampling=None,  # the forest's tokenizer is taken
     )
     return replace(config, data=data)
 

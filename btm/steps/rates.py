@@ -52,7 +52,7 @@ def find_rate(
         for factor in FACTORS:
             lr = float(f"{middle * factor:.1e}")
             tried[lr] = _loss(
-                branch, _batches(config.trainer, shards), replace(config.trainer, lr=lr), n, pulse
+                branch, _batches(config, shards, branch), replace(config.trainer, lr=lr), n, pulse
             )
             reporter.line(f"learning rate {lr:g}: loss {tried[lr]:.4f} after {n} steps")
         best = min(tried, key=lambda lr: tried[lr])
@@ -63,9 +63,10 @@ def find_rate(
     return float(read_object(file, lr=float)["lr"])
 
 
-def _batches(trainer: TrainerConfig, shards: list[Shard]) -> Batches:
+def _batches(config: Config, shards: list[Shard], branch: Branch) -> Batches:
+    trainer, sampling = config.trainer, None if branch.parents else config.seed.sampling
     pieces = [piece for shard in shards for piece in shard.pieces(trainer.seq_len + 1)]
-    return Batches(pieces, trainer.seq_len, trainer.batch_size, trainer.seed)
+    return Batches(pieces, trainer.seq_len, trainer.batch_size, trainer.seed, sampling=sampling)
 
 
 def _loss(

@@ -105,8 +105,11 @@ def batches(config: Config, shards: list[Shard], name: str, *, is_root: bool) ->
     """Make the batches that the branch `name` trains on; `UserError` if a shard is too short."""
     trainer = config.trainer
     growth = growth_of(config) if is_root else Growth()
+    sampling = config.seed.sampling if is_root else None
     pieces = [piece for shard in shards for piece in shard.pieces(trainer.seq_len + 1)]
-    return Batches(pieces, trainer.seq_len, trainer.batch_size, trainer.seed, growth, name)
+    return Batches(
+        pieces, trainer.seq_len, trainer.batch_size, trainer.seed, growth, name, sampling
+    )
 
 
 def growth_of(config: Config) -> Growth:

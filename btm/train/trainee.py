@@ -119,6 +119,7 @@ class Trainee:
             data["packed"] = self.batches.packed
         if begun:  # an older btm trained on windows without
             data["windows begin with"] = sorted(begun)
+        data["sampling"] = self.batches.sampling  # None, too: a part before may have had another
         return data if growth.factor == 1 else data | {"growth": asdict(growth)}
 
     def constrain(self, optimizer: "torch.optim.Optimizer", done: int) -> None:

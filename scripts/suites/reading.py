@@ -15,6 +15,7 @@ import numpy as np
 from btm.system.durable import make_folder, publish_folder, sweep, write_json
 from suites.documents import Document, Groups, add, digest, fill, shingles, union, without_repeats
 from suites.domains import Domain
+from suites.licences import STATED, licences
 from suites.packages import Source, fetch, members, version_of
 
 BLOCK_DOCS, WHOLE_FILE_DOCS = 12, 6
@@ -51,7 +52,8 @@ class Read:
         with (self.folder / f"{split}.jsonl").open(encoding="utf-8") as lines:
             for line in lines:
                 row = json.loads(line)
-                yield Document(row["id"], row["text"])
+                origins = tuple(row.get("origins", "").split())
+                yield Document(row["id"], row["text"], origins=origins)
 
     def trained(self) -> np.ndarray:
         """The shingles of its training text, sorted."""
@@ -84,6 +86,11 @@ def read(domain: Domain, work: Path, cap: int, progress: Progress) -> Read:
             folder / ABOUT,
             {
                 "packages": [version_of(path) for path in dict.fromkeys(packages)],
+                "licences": {
+                    version_of(path): licences(members(path, STATED))
+                    for path in dict.fromkeys(packages)
+                    if path.suffix in (".deb", ".whl", ".tgz")
+                },
                 "download_bytes": sum(path.stat().st_size for path in dict.fromkeys(packages)),
                 "raw_bytes": raw_bytes,
             },
@@ -173,9 +180,10 @@ def split(groups: Groups, cap: int) -> dict[str, list[Document]]:
 
 
 def write_documents(path: Path, documents: list[Document]) -> None:
-    """Write a document a line: its key as `id`, and its text."""
+    """Write a document a line: its key as `id`, its text, and the `origins` of a translation."""
     with path.open("w", encoding="utf-8") as handle:
         for document in documents:
-            handle.write(
-                json.dumps({"id": document.key, "text": document.text}, ensure_ascii=False) + "\n"
-            )
+            row = {"id": document.key, "text": document.text}
+            if document.origins:
+                row["origins"] = " ".join(document.origins)
+            handle.write(json.dumps(row, ensure_ascii=False) + "\n")

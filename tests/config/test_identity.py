@@ -113,10 +113,10 @@ def test_differences_are_said_once_with_the_names():
 
 
 def test_what_is_usually_off_is_a_difference_either_way():
-    plain, few = _config(), _config(ensemble={"top_k": 2}, seed={"grow_batch": 4})
+    plain, few = _config(), _config(ensemble={"top_k": 2}, seed={"grow_batch": 4, "sampling": 0.3})
     plain.branch = few.branch = "posterior"
     for one, other in ((plain, few), (few, plain)):
         found = differences(identity.of_branch(one), identity.of_branch(other))
         assert [each.key for each in found] == ["ensemble.top_k"]
         found = differences(identity.of_root(one, 0.1), identity.of_root(other, 0.1))
-        assert [each.key for each in found] == ["seed.grow_batch"]
+        assert [each.key for each in found] == ["seed.grow_batch", "seed.sampling"]

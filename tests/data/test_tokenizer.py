@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from btm.data.domains import find
+from btm.data.sampling import training_texts
 from btm.data.splits import survey
 from btm.data.tokenizer import (
     EOS,
@@ -12,7 +13,6 @@ from btm.data.tokenizer import (
     read_origin,
     tokenizer_sha256,
     train_tokenizer,
-    training_texts,
 )
 from btm.errors import UserError
 

@@ -15,11 +15,11 @@ def real():
     """Real texts by domain, as they lie in the embedded suite."""
     return {
         name: list(read(DEMO / name / "train.jsonl.zst", "text"))[:80]
-        for name in ("speeches", "novels", "bible", "code_tcl")
+        for name in ("speeches", "novels", "bible", "spanish", "code_tcl")
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def package():
     """Make the npm package `name` 1.0.0 out of {member: text}, where a download would leave it."""
 

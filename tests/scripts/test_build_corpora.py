@@ -20,6 +20,7 @@ from suites.audit import audit
 from suites.documents import SPLITS, Document, mark
 from suites.domains import DOMAINS, SUITES, Domain
 from suites.extract import plain
+from suites.languages import EDITIONS, LANGUAGES
 from suites.packages import DEBIAN, NPM, Source, fetch
 from suites.reading import read, split
 
@@ -62,14 +63,18 @@ def documents(folder):
 
 
 def test_the_suites_are_what_the_docs_say():
-    assert [(len(s.training), len(s.novel)) for s in SUITES.values()] == [(8, 8), (64, 8), (8, 4)]
+    assert [(len(s.training), len(s.novel)) for s in SUITES.values()] == [
+        *((8, 8), (64, 8), (8, 4), (42 + 13, 4)),
+    ]
     for suite in SUITES.values():
         names = [*suite.training, *suite.novel]
         assert len(set(names)) == len(names)
-        assert set(names) <= set(DOMAINS)
-    assert set(DOMAINS) == {
+        assert set(names) <= set(DOMAINS) | set(LANGUAGES)
+    assert set(DOMAINS) | set(LANGUAGES) == {
         name for suite in SUITES.values() for name in (*suite.training, *suite.novel)
     }
+    for tag in LANGUAGES:
+        check_name(tag, "domain")
     for name, each in DOMAINS.items():
         check_name(name, "domain")
         assert each.title and each.licence and each.sources
@@ -83,7 +88,7 @@ def test_the_suite_that_is_far_apart_reads_no_package_of_another():
         name: {
             source.package
             for each in (*suite.training, *suite.novel)
-            for source in DOMAINS[each].sources
+            for source in (DOMAINS[each].sources if each in DOMAINS else EDITIONS)
         }
         for name, suite in SUITES.items()
     }
@@ -221,7 +226,7 @@ def test_a_package_that_is_broken_is_named(tmp_path, package):
     [
         (
             ["--suite", "btm61"],
-            "build_corpora: no suite 'btm61' (did you mean 'btm16'?); have: btm16, d64, far8\n",
+            "build_corpora: no suite 'btm61' (did you mean 'btm16'?); have: btm16, d64, far8, roots\n",
         ),
         (["--domains", "bible"], "build_corpora: no domain 'bible' in btm16"),
         (["--domains", "speeches"], "build_corpora: --domains makes a part of a suite"),
@@ -243,7 +248,7 @@ def test_mistakes_cost_a_line(words, message, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("data", ["btm16", "d64", "far8"])
+@pytest.mark.parametrize("data", ["btm16", "d64", "far8", "roots"])
 def test_a_suite_that_is_not_built_costs_a_line_with_the_remedy(
     data, tmp_path, monkeypatch, capsys
 ):

@@ -14,6 +14,7 @@ import pytest
 from btm import steps
 from btm.cli import main
 from btm.data.batches import Batches
+from btm.errors import UserError
 from btm.train import checkpoint, loop, schedule
 from btm.train.training import Training
 
@@ -56,6 +57,20 @@ def test_other_settings(half, tmp_path, capsys):
     for found in folder.glob("checkpoint-*"):
         shutil.rmtree(found)
     assert main.main(["train", *half, "trainer.weight_decay=0.5"]) == 0
+
+
+def test_another_mix(copy):
+    config = copy("branch=copy", "trainer.steps=2", "trainer.carry=fresh")
+    made = steps.branch(config, "new", "bible").path
+    trainer = replace(config.trainer, checkpoint_every=1)
+    suite = steps.open_suite(config)
+    shards = [suite.shard(domain, "train") for domain in ("bible", "speeches")]
+    L, size, plan = trainer.seq_len, trainer.batch_size, schedule.Schedule.of(trainer, horizon=2)
+    for sampling in (0.3, 0.3):
+        batches = Batches(shards, L, size, trainer.seed, sampling=sampling)
+        loop.train(Training(made, batches, trainer, plan, 2))
+    with pytest.raises(UserError, match=r"other settings \(sampling was 0\.3, now None\)"):
+        loop.train(Training(made, Batches(shards, L, size, trainer.seed), trainer, plan, 2))
 
 
 def test_after_the_forest_moved(half, tmp_path, capsys):

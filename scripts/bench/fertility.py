@@ -1,0 +1,150 @@
+"""Fertility of tokenizers by domain: tokens a byte and a word of held-out text.
+
+    python scripts/bench/fertility.py --text corpora/roots --vocab-size 16384 --sampling 0.3
+
+Two tokenizers are trained on the same domains as `btm prepare` trains one: on text in which a domain
+of n bytes has a share p ∝ n^α (data.sampling), and on text in its own proportions (α = 1). Each
+encodes the valid split of every domain. A word is what stands between blanks: languages written
+without them have few, so tokens a byte compare better there. Novel domains, on which no tokenizer is
+trained, are marked with *. The last rows are means over domains, and over the ten whose training
+text is smallest.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from btm.config.data import DataConfig
+from btm.data.examine import find_sources
+from btm.data.sampling import shares, training_texts
+from btm.data.splits import Survey, survey
+from btm.data.tokenizer import train_tokenizer
+
+SMALLEST = 10
+
+
+@dataclass(frozen=True)
+class Fertility:
+    """What a tokenizer makes of a text."""
+
+    tokens: int
+    n_bytes: int
+    words: int
+
+    @property
+    def a_byte(self) -> float:
+        return self.tokens / self.n_bytes
+
+    @property
+    def a_word(self) -> float:
+        return self.tokens / self.words
+
+
+@dataclass(frozen=True)
+class Row:
+    """A domain: its training text in bytes, and what the two tokenizers make of its valid split."""
+
+    domain: str
+    novel: bool
+    train_bytes: int
+    sampled: Fertility
+    raw: Fertility
+
+
+def main() -> None:
+    args = parse()
+    config = DataConfig(root=str(args.text), name="bench", vocab_size=args.vocab_size)
+    rows = measure(config, args.sampling, args.bytes, args.most)
+    print(*table(rows, args.sampling), sep="\n")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--text", type=Path, required=True, help="a folder of domains")
+    parser.add_argument("--vocab-size", type=int, default=8192)
+    parser.add_argument("--sampling", type=float, default=0.3, help="as data.sampling")
+    parser.add_argument("--bytes", type=int, default=20_000_000, help="as data.tokenizer_bytes")
+    parser.add_argument("--most", type=int, default=300_000, help="bytes of valid text a domain")
+    return parser.parse_args()
+
+
+def measure(config: DataConfig, alpha: float, budget: int, most: int) -> list[Row]:
+    """Train both tokenizers and encode up to `most` bytes of each domain; smallest domains first."""
+    sources, novel = find_sources(config)
+    surveys = [survey(source, config) for source in sources]
+    training = [each for each in surveys if each.source.domain not in novel]
+    with tempfile.TemporaryDirectory(prefix="btm-bench-") as scratch:
+        sampled, raw = (
+            trained(training, config, budget, power, Path(scratch) / f"{power}")
+            for power in (alpha, 1.0)
+        )
+        rows = []
+        for each in surveys:
+            texts = held_out(each, config.text_column, most)
+            of_both = (fertility(sampled, texts), fertility(raw, texts))
+            name = each.source.domain
+            rows.append(Row(name, name in novel, each.splits["train"].bytes, *of_both))
+    return sorted(rows, key=lambda row: row.train_bytes)
+
+
+def trained(
+    training: Sequence[Survey], config: DataConfig, budget: int, alpha: float, folder: Path
+) -> Any:
+    """Train a tokenizer on shares p ∝ n^α and load it."""
+    from tokenizers import Tokenizer
+
+    texts = training_texts(training, config.text_column, budget, alpha=alpha)
+    train_tokenizer(texts, folder, config.vocab_size, sampling=alpha)
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def held_out(seen: Survey, column: str, most: int) -> list[str]:
+    """Read the first documents of the valid split, up to `most` bytes."""
+    texts: list[str] = []
+    size = 0
+    for split, text in seen.documents(column):
+        if split == "valid" and size < most:
+            texts.append(text)
+            size += len(text.encode())
+    return texts
+
+
+def fertility(tokenizer: Any, texts: Iterable[str]) -> Fertility:
+    """Count tokens, bytes and words of texts."""
+    known = list(texts)
+    tokens = sum(len(each.ids) for each in tokenizer.encode_batch(known))
+    return Fertility(
+        tokens, sum(len(text.encode()) for text in known), sum(len(text.split()) for text in known)
+    )
+
+
+def table(rows: Sequence[Row], alpha: float) -> Iterable[str]:
+    """Write the rows as a table of Markdown."""
+    yield f"| domain | train MB | share α={alpha:g} | tokens/byte α={alpha:g} | α=1 | tokens/word α={alpha:g} | α=1 |"
+    yield "|---|---|---|---|---|---|---|"
+    of_training = [row for row in rows if not row.novel]
+    parts = shares([row.train_bytes for row in of_training], alpha)
+    share = {row.domain: p for row, p in zip(of_training, parts.tolist(), strict=True)}
+    for row in rows:
+        part = f"{share[row.domain]:.2%}" if row.domain in share else "0"
+        yield (
+            f"| {row.domain}{'*' * row.novel} | {row.train_bytes / 1e6:.3f} | {part} "
+            f"| {row.sampled.a_byte:.3f} | {row.raw.a_byte:.3f} "
+            f"| {row.sampled.a_word:.2f} | {row.raw.a_word:.2f} |"
+        )
+    few = f"mean of the {SMALLEST} smallest"
+    for name, some in ((few, of_training[:SMALLEST]), (f"mean of {len(rows)}", rows)):
+        found = [(r.sampled.a_byte, r.raw.a_byte, r.sampled.a_word, r.raw.a_word) for r in some]
+        a, b, c, d = np.mean(found, axis=0)
+        yield f"| {name} | | | {a:.3f} | {b:.3f} | {c:.2f} | {d:.2f} |"
+
+
+if __name__ == "__main__":
+    main()
