@@ -230,6 +230,9 @@ def make_room(section, root):
     if "serve.token_file=token" in text:
         (root / "token").write_text("0123456789abcdef" * 2)
         (root / "token").chmod(0o600)
+    for image in ("btm.sif", "btm.sqsh"):
+        if image in text:
+            (root / image).touch()
     if "btm/data/demo" in text:
         (root / "btm/data").mkdir(parents=True)
         (root / "btm/data/demo").symlink_to(DEMO)

@@ -9,6 +9,9 @@ from btm.config.keys import key
 from btm.errors import UserError
 
 CLUSTERS = ("debug", "local", "slurm")
+RUNTIMES = ("apptainer", "singularity", "pyxis")
+_CLEANING = ("-e", "--cleanenv", "-C", "--containall")  # options that hide Slurm's variables
+_VERBS = ("seed", "train", "score", "finish")
 # Options of sbatch by which btm knows its jobs again: the key that a user has instead, if any.
 SET_BY_BTM = {
     "array": "cluster.parallel",
@@ -121,8 +124,28 @@ class ClusterConfig:
     setup: list[str] = key([], "shell lines before each job, such as module load cuda")
     python: str | None = key(
         None,
-        "command that is Python on the nodes, such as apptainer exec --nv btm.sif python; null: "
-        "this Python",
+        "command that is Python on the nodes, or in their container; null: this Python, or the "
+        "python3 of the container",
+    )
+    container: str | None = key(
+        None,
+        "image in which the jobs run, of cluster=slurm alone: a file (btm.sif, btm.sqsh), a "
+        "folder, or an address (docker://ORG/IMAGE:TAG); null: none",
+    )
+    container_runtime: str | None = key(
+        None,
+        "what runs the container: a command, or srun with Pyxis and enroot; null: pyxis for an "
+        "image *.sqsh, else apptainer",
+        RUNTIMES,
+    )
+    container_mounts: list[str] = key(
+        [],
+        "folders that jobs in a container see beside the working folder, the forest and the text: "
+        "SRC, SRC:DST or SRC:DST:ro, absolute",
+    )
+    container_options: list[str] = key(
+        [],
+        "further options of the runtime, or with Pyxis of srun: [--rocm], [--container-writable]",
     )
     extra: dict[str, Any] = key(
         {}, "other options of sbatch, {mem-per-cpu: 4G, exclusive: true}; they win over the keys"
@@ -182,7 +205,7 @@ def check_cluster(cluster: ClusterConfig) -> None:
     for word in ("gpus_per_expert", "nodes", "hang_after", "poll", "warn_before"):
         value = getattr(cluster, word)
         require(0 < value < float("inf"), f"cluster.{word}", value, "wanted more than 0")
-    for verb in ("seed", "train", "score", "finish"):
+    for verb in _VERBS:
         job = getattr(cluster, verb)
         for item in fields(job):
             if isinstance(getattr(job, item.name), int | float):
@@ -191,6 +214,35 @@ def check_cluster(cluster: ClusterConfig) -> None:
         check_extra(job.extra, f"cluster.{verb}.extra")
     check_extra(cluster.extra, "cluster.extra")
     require(cluster.python != "", "cluster.python", "''", "wanted a command, or null")
+    _check_container(cluster)
+
+
+def _check_container(cluster: ClusterConfig) -> None:
+    """Check what can be said of a container without looking for its image."""
+    image, runtime = cluster.container, cluster.container_runtime
+    if runtime is not None:
+        check_choice(runtime, "cluster.container_runtime", RUNTIMES)
+    if image is not None:
+        require(image != "", "cluster.container", "''", "wanted an image, or null")
+        is_sif = runtime == "pyxis" and image.endswith(".sif")
+        wanted = "Pyxis takes no .sif; give one that enroot made (.sqsh), or its address"
+        require(not is_sif, "cluster.container", image, wanted)
+        for options in (cluster.extra, *(getattr(cluster, verb).extra for verb in _VERBS)):
+            if own := [name for name in options if str(name).lstrip("-").startswith("container")]:
+                raise UserError(
+                    f"cluster.extra: {own[0]} stands beside cluster.container; give one"
+                )
+    for mount in cluster.container_mounts:
+        source, *rest = mount.split(":")
+        is_one = all(path.startswith("/") for path in (source, *rest[:1])) and "," not in mount
+        is_one &= rest[1:] in ([], ["ro"])
+        form = "wanted SRC, SRC:DST or SRC:DST:ro, of absolute paths"
+        require(is_one, "cluster.container_mounts", mount, form)
+    for option in cluster.container_options:
+        form = "wanted an option with its value in one word: --name, or --name=VALUE"
+        require(option.startswith("-"), "cluster.container_options", option, form)
+        hides = "would hide the variables of Slurm by which a job knows its task; leave it out"
+        require(option not in _CLEANING, "cluster.container_options", option, hides)
 
 
 def check_extra(options: dict[str, Any], key: str) -> None:

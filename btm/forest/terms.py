@@ -117,12 +117,31 @@ def descended(card: Card, elms: Elms, stated: Terms = NONE_STATED) -> Card:
 
     All ancestors are read, not the parents alone: cards of an older btm hold only their own terms.
     """
-    standing = [
+    inherited = Terms.inherited(_ancestors(card, elms))
+    return inherited.with_(Terms.of_card(card)).with_(stated).on(card)
+
+
+def unstated(card: Card, elms: Elms) -> str:
+    """Say which imported models a model is, or was made of, whose licence nobody stated; empty if
+    there is none. Nothing is known that forbids their descendants to go out.
+    """
+    found = [each for each in (card, *_ancestors(card, elms)) if each.source and not each.license]
+    whose = ["itself" if each is card else f"its ancestor {each.name!r}" for each in found]
+    if not whose:
+        return ""
+    return (
+        f"{card.name!r}: no licence is stated of {', '.join(whose)}, imported from elsewhere: see "
+        "what its author allows"
+    )
+
+
+def _ancestors(card: Card, elms: Elms) -> list[Card]:
+    """Read the cards of a model's ancestors that stand."""
+    return [
         elms[spent.name].card
         for spent in card.ancestors
         if spent.name in elms and elms[spent.name].card.sha256 == spent.sha256
     ]
-    return Terms.inherited(standing).with_(Terms.of_card(card)).with_(stated).on(card)
 
 
 def refused(card: Card, stated: str) -> str:

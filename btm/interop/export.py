@@ -11,7 +11,7 @@ from btm.errors import UserError
 from btm.forest import Forest, index, model_card
 from btm.forest.card import Card
 from btm.forest.paths import ModelFolder
-from btm.forest.terms import NONE_STATED, Terms, descended, refused
+from btm.forest.terms import NONE_STATED, Terms, descended, refused, unstated
 from btm.models import causal_lm, files, weights
 from btm.models.average import Settings, average
 from btm.system import durable, sums
@@ -70,15 +70,22 @@ def publish(target: Path) -> Iterator[Path]:
         durable.remove_folder(scratch)
 
 
-def card_of(source: Path, terms: Terms, *, force: bool = False) -> Card:
+def card_of(
+    source: Path,
+    terms: Terms,
+    *,
+    force: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> Card:
     """Make the card of the model in `source` as it is exported, with `terms` stated.
 
     Raises `UserError` if a licence forbids it (btm/forest/terms.py); with `force` the card says so.
+    Where nobody stated the licence of an imported model, the card and `say` tell it.
     """
     card, root = Card.read(ModelFolder(source).card), source.absolute().parents[1]
+    notes = []
     if Forest.stands(root):
         card = descended(card, Forest(root))
-    notes = []
     if why := refused(card, terms.license):
         if not force:
             raise UserError(f"{card.name!r}: {why}; or export.force=true, if you have the right")
@@ -86,6 +93,9 @@ def card_of(source: Path, terms: Terms, *, force: bool = False) -> Card:
     if terms.license and card.license not in ("", terms.license):
         notes.append(f"licence stated at export: {terms.license}, before: {card.license}")
     card = Terms.of_card(card).with_(terms).on(card)
+    if Forest.stands(root) and (why := unstated(card, Forest(root))):
+        say(f"note: {why}")
+        notes.append(why)
     return replace(card, notes=[*card.notes, *notes])
 
 

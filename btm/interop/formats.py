@@ -137,7 +137,7 @@ def export_model(config: Config, reporter: Reporter = quiet) -> tuple[Path | Non
     if config.to is None:
         raise UserError("export to where? give to=DIR")
     terms, force = Terms.of_config(config.card), config.export.force
-    export.card_of(source, terms, force=force)  # refuses what a licence forbids
+    export.card_of(source, terms, force=force, say=reporter.line)  # refuses what licences forbid
     if config.format == "fairseq":
         return _export_fairseq(source, Path(config.to)), ""
     if config.format == "delta":

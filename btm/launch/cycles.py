@@ -12,6 +12,7 @@ from btm.errors import UserError, command, unknown
 from btm.forest.suites import evaluated_suites
 from btm.launch import attach
 from btm.launch.board import Board
+from btm.launch.container import folders_of
 from btm.launch.drive import FINAL, Driver, Task
 from btm.launch.engine import Resources
 from btm.launch.forecast import too_few_tokens
@@ -77,7 +78,7 @@ def _drive_slurm(cycle: Cycle, records: Records, board: Board) -> CycleState:
     """Drive a cycle on Slurm from this process, once no other does; return its last state."""
     from btm.launch.slurm import SlurmEngine
 
-    engine = SlurmEngine(records, cycle.config.cluster, say=board.say)
+    engine = SlurmEngine(records, cycle.config.cluster, folders_of(cycle.config), say=board.say)
 
     def make() -> Driver:
         driver = Driver(cycle, engine, say=board.say)
@@ -154,7 +155,7 @@ def _submit_all(cycle: Cycle, records: Records, stream: IO[str]) -> None:
     def say(text: str) -> None:
         print(text, file=stream, flush=True)
 
-    engine = SlurmEngine(records, cycle.config.cluster, say=say)
+    engine = SlurmEngine(records, cycle.config.cluster, folders_of(cycle.config), say=say)
     driver = Driver(cycle, engine, say=say)
     _adopt(driver, engine)
     _until_settled(driver)

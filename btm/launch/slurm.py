@@ -31,7 +31,7 @@ from btm.launch.slurm_commands import (
     require_commands,
     run_command,
 )
-from btm.launch.slurm_script import script_of
+from btm.launch.slurm_script import Script, script_of
 from btm.system import durable
 from btm.system.json_files import Json
 
@@ -51,18 +51,22 @@ class SlurmEngine:
         self,
         records: Records,
         cluster: ClusterConfig,
+        folders: Sequence[Path] = (),
         *,
         run: Run | None = None,
         now: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Use the Slurm that this machine's commands reach (SLURM_CONF)."""
+        """Use the Slurm that this machine's commands reach (SLURM_CONF).
+
+        `folders` are what the jobs read and write, and see in a container.
+        """
         if run is None:
             require_commands()
         # Names of folders above the forest stand in the batch script too.
         check_printable(str(records.files.submissions.resolve()), "forest")
-        self.records, self.cluster = records, cluster
+        self.records, self.cluster, self.folders = records, cluster, folders
         self.run, self.now, self.sleep, self.say = run or run_command, now, sleep, say
         self.folder = records.files.submissions
         self._names: dict[str, str] = {}  # id of an array -> the name it was submitted under
@@ -136,7 +140,7 @@ class SlurmEngine:
         on the number of jobs says nothing here.
         """
         for resources in wanted:
-            script = script_of("btm-check", self.records.forest.name, resources, self.cluster, ())
+            script = self._script("btm-check", resources, ())
             for note in script.notes:
                 if note not in self._noted:
                     self._noted.add(note)
@@ -268,7 +272,7 @@ class SlurmEngine:
     def _sbatch(
         self, file: Path, name: str, count: int, resources: Resources, after: Sequence[str]
     ) -> str:
-        script = script_of(name, self.records.forest.name, resources, self.cluster, after)
+        script = self._script(name, resources, after)
         batch = file.with_suffix("") / "batch.sh"
         script.write(batch, count, resources.parallel or 100_000, file.resolve())
         try:
@@ -286,6 +290,10 @@ class SlurmEngine:
                 raise
             return id
         return match.group(1)
+
+    def _script(self, name: str, resources: Resources, after: Sequence[str]) -> Script:
+        forest = self.records.forest.name
+        return script_of(name, forest, resources, self.cluster, after, self.folders)
 
     def _named(self, name: str) -> str | None:
         """Find the id of the array that was submitted under a name, if Slurm has it."""

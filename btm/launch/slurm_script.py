@@ -1,9 +1,11 @@
-"""The batch script of an array of tries: the options of sbatch, the setup lines, the command."""
+"""The batch script of an array of tries: the options of sbatch, the setup lines, the command, and
+the container that it runs in (btm/launch/container.py).
+"""
 
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import submitit
 
 from btm.config.cluster import ClusterConfig
+from btm.launch import container
 from btm.launch.engine import Resources
 
 _MEMORY = ("mem", "mem_per_cpu", "mem_per_gpu")  # sbatch takes one of them
@@ -36,6 +39,7 @@ class Script:
     setup: list[str]
     python: str
     notes: list[str] = field(default_factory=list)  # of keys that an option in `extra` replaces
+    srun: list[str] = field(default_factory=list)  # further options of srun
 
     def write(self, file: Path, count: int, parallel: int, manifest: Path) -> None:
         """Write the script of an array of `count` tasks, `parallel` of them at once."""
@@ -46,7 +50,7 @@ class Script:
             setup=self.setup or None,
             stderr_to_stdout=True,
             # Since Slurm 22.05 a step does not take over the CPUs of its job by itself.
-            srun_args=[f"--cpus-per-task={options[name]}" for name in steps],
+            srun_args=[f"--cpus-per-task={options[name]}" for name in steps] + self.srun,
             signal_delay_s=options.pop("signal_delay_s"),
             array_parallelism=options.pop("array_parallelism"),
         )
@@ -59,11 +63,17 @@ class Script:
 
 
 def script_of(
-    name: str, forest: str, resources: Resources, cluster: ClusterConfig, after: Sequence[str]
+    name: str,
+    forest: str,
+    resources: Resources,
+    cluster: ClusterConfig,
+    after: Sequence[str],
+    folders: Iterable[Path] = (),
 ) -> Script:
     """Make the script of an array called `name`, which begins when the arrays `after` have ended.
 
-    What `extra` says wins over a key; where that leaves a key without effect, a note says so.
+    What `extra` says wins over a key; where that leaves a key without effect, a note says so. A
+    container sees the folders that the jobs read and write (`folders`).
     """
     extra, notes = _spelled(resources.extra), []
     options = {
@@ -99,8 +109,10 @@ def script_of(
     if extra.get("no_requeue"):
         options["requeue"] = None
     merged = {key: value for key, value in (options | extra).items() if value not in (None, False)}
-    python = cluster.python or shlex.quote(sys.executable)
-    return Script(merged, list(cluster.setup), python, notes)
+    inside = container.container_of(cluster, folders, gpus=bool(of_gpus or resources.cards))
+    own = shlex.quote(sys.executable) if cluster.container is None else container.PYTHON
+    python = container.command_of(inside, cluster.python or own)
+    return Script(merged, list(cluster.setup), python, notes, inside.srun)
 
 
 def _spelled(extra: dict[str, Any]) -> dict[str, Any]:

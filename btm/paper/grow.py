@@ -1,5 +1,6 @@
 """The growing of one study, in a process that the pool has forked."""
 
+import contextlib
 import json
 import os
 import signal
@@ -38,12 +39,12 @@ def in_process(file: str, log: str, threads: int) -> None:
     """Be the process of a study: what it says goes to a log, its exit code is that of `main`."""
     import torch
 
-    said = Path(log).open("a", buffering=1)  # by line: the pool shows the last
-    os.dup2(said.fileno(), 1)
-    os.dup2(said.fileno(), 2)
-    sys.stdout = sys.stderr = said
     torch.set_num_threads(threads)
-    sys.exit(main(file))
+    with Path(log).open("a", buffering=1) as said:  # by line: the pool shows the last
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            sys.exit(main(file))
 
 
 def main(file: str) -> int:

@@ -3,6 +3,7 @@ is finished.
 """
 
 import errno
+import gc
 import json
 import os
 import shutil
@@ -392,6 +393,7 @@ def killed_in_a_fork(count, act):
         warnings.simplefilter("ignore")  # a fork beside torch's threads: the child uses none
         pid = os.fork()
     if not pid:
+        gc.disable()  # it would touch, and so copy, all that the tests before have left in memory
         try:
             with killed_at(count, die=lambda: os.kill(os.getpid(), signal.SIGKILL)):
                 act()

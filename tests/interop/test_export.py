@@ -189,7 +189,7 @@ def test_a_licence_that_forbids_it_is_heeded_unless_forced(tokenizer, tmp_path, 
     def run(what, to, *more):
         code = main.main(["export", f"forest={root}", what, f"to={tmp_path / to}", *more])
         err = capsys.readouterr().err
-        assert err.count("\n") == (1 if code else 0)
+        assert err.count("\n") == (1 if err else 0)
         return code, err
 
     assert run("expert=law", "unchanged") == (0, "")
@@ -206,4 +206,23 @@ def test_a_licence_that_forbids_it_is_heeded_unless_forced(tokenizer, tmp_path, 
     assert run("average=forbidden", "d", "export.force=true")[0] == 0
     (note,) = Card.read(tmp_path / "d/card.json").notes
     assert note.startswith("exported by force: cc-by-nd-4.0 of its ancestor 'law'")
-    assert {path.name for path in tmp_path.iterdir()} == {"forest", "model", "unchanged", "c", "d"}
+    shutil.rmtree(tmp_path / "d")
+    # Of a model that nobody stated a licence of, its descendants say so, whatever is stated of them.
+    (folder / "README.md").unlink()
+    formats.import_model(compose([f"from={folder}", f"forest={root}", "name=bare"]))
+    publish.average(forest, "open", {"seed": 0.5, "bare": 0.5})
+    for what, to, whose, *more in (
+        ("average=open", "d", "'open': no licence is stated of its ancestor 'bare', imported"),
+        ("average=open", "e.gguf", "of its ancestor 'bare'", "format=gguf"),
+        ("average=open", "e", "of its ancestor 'bare'", "card.license=gemma"),
+        ("expert=bare", "f", "'bare': no licence is stated of itself, imported"),
+    ):
+        code, err = run(what, to, *more)
+        assert (code, err.startswith("note: "), whose in err) == (0, True, True), err
+        if more != ["format=gguf"]:
+            assert whose in Card.read(tmp_path / to / "card.json").notes[-1]
+    assert run("expert=bare", "g", "card.license=mit") == (0, "")
+    for made in ("d", "e", "f", "g"):
+        shutil.rmtree(tmp_path / made)
+    (tmp_path / "e.gguf").unlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"forest", "model", "unchanged", "c"}

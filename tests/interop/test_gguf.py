@@ -24,7 +24,18 @@ HOME = Path(os.environ.get("LLAMA_CPP", ROOT / ".llama-cpp/node_modules"))
 NODE = next(iter(HOME.glob("node-linux-*/bin/node")), "node")
 _STRIPPED = {"id": 511, "content": "zebra", "special": False, "lstrip": True}
 TEXT = "In the beginning\n  God created 12345 heavens & the earth: it's Ünïcode…"
+SIGNS = " (a|b), ¡no! 你好。नमस्ते। سلام، [x]"  # at which BLOOM's tokenizer splits, or does not
 LOUD = {"initializer_range": 0.4}  # parameters so large that some tokens are much likelier
+# How the tokenizer of BLOOM splits a text into words.
+BLOOM = [
+    {
+        "type": "Split",
+        "pattern": {"Regex": " ?[^(\\s|[.,!?…。，、।۔،])]+"},
+        "behavior": "Isolated",
+        "invert": False,
+    },
+    {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+]
 SIZES = {
     "llama": LOUD | {"tie_word_embeddings": True},
     "mistral": LOUD | {"sliding_window": None, "attention_bias": True},
@@ -51,6 +62,11 @@ def ask(llama_cpp, model, **question):
 
 def planted(tmp_path, tokenizer, model_type, **values):
     folder = make_folder(tmp_path / model_type, tokenizer, model_type, **values)
+    if model_type == "bloom":
+        file = folder / "tokenizer.json"
+        content = json.loads(file.read_bytes())
+        content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": BLOOM}
+        file.write_text(json.dumps(content))
     formats.import_model(compose([f"from={folder}", f"forest={tmp_path / 'forest'}"]))
     return Forest(tmp_path / "forest")
 
@@ -79,10 +95,11 @@ def test_llama_cpp_goes_on_as_transformers_does(llama_cpp, tokenizer, tmp_path, 
     assert exported(forest, file) == 0
     from transformers import AutoTokenizer
 
-    ids = AutoTokenizer.from_pretrained(forest.tokenizer)(TEXT).input_ids
+    text = TEXT + SIGNS * (model_type == "bloom")
+    ids = AutoTokenizer.from_pretrained(forest.tokenizer)(text).input_ids
     read = [0, *ids][:24]
     wanted, logp = by_transformers(forest["seed"], read, 30)
-    found = ask(llama_cpp, str(file), text=TEXT, ids=read, tokens=30)
+    found = ask(llama_cpp, str(file), text=text, ids=read, tokens=30)
     assert found["ids"] == ids
     assert found["greedy"] == wanted
     assert np.mean(found["logp"]) == pytest.approx(np.mean(logp), abs=2e-3)

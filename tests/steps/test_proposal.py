@@ -27,7 +27,7 @@ def site(tmp_path_factory):
             read(DEMO / {"law": "speeches", "med": "bible"}[domain] / "train.jsonl.zst", "text")
         )
         (root / "texts").mkdir(exist_ok=True)
-        lines = [json.dumps({"text": text}) + "\n" for text in texts[:30]]
+        lines = [json.dumps({"text": text}) + "\n" for text in texts[:10]]
         (root / "texts" / f"{domain}.jsonl").write_text("".join(lines))
     return root
 

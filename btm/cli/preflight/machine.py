@@ -12,6 +12,7 @@ from btm import steps
 from btm.cli.preflight.names import rounds
 from btm.config.schema import Config
 from btm.errors import UserError
+from btm.launch import container
 from btm.launch.engine import Resources
 from btm.launch.forecast import disk_bytes
 from btm.launch.jobs import Verb
@@ -45,9 +46,11 @@ def cards_of_train(config: Config) -> None:
 
 
 def jobs(config: Config) -> None:
-    """Require the GPUs and the memory that each kind of job of a cycle asks for."""
+    """Require the GPUs and the memory that each kind of job of a cycle asks for; on Slurm the image
+    of its container.
+    """
     if _elsewhere(config):
-        return
+        return container.require(config)
     if config.cluster.kind == "debug":
         cards_of_seed(config)
         return cards_of_train(config)

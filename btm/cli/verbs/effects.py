@@ -88,6 +88,8 @@ def _wanted(
         return (
             f"format={config.format} does not read it; wanted format={' or '.join(_FORMATS[key])}"
         )
+    if key.startswith("cluster.container"):
+        return _of_container(verb, key, config)
     of_hub = key == "export.force" or key.startswith("card.")
     if verb == "push" and of_hub and not (config.to or "").startswith("hf://"):
         return "a model goes with the card that it has; wanted to=hf://OWNER/NAME"
@@ -106,6 +108,15 @@ def _wanted(
         return "weights= says how the parents are weighed; leave one of them out"
     if verb == "branch" and key == "parent" and config.branch != "copy":
         return f"branch={config.branch} weighs all ELMs; give branch=copy with it"
+    return None
+
+
+def _of_container(verb: str, key: str, config: Config) -> str | None:
+    """Say what a key of containers would need to have an effect; None if it has one."""
+    if config.cluster.kind != "slurm" or verb != "run":
+        return "only the jobs of btm run cluster=slurm run in containers"
+    if key != "cluster.container" and config.cluster.container is None:
+        return "there is no container; give cluster.container=IMAGE with it"
     return None
 
 

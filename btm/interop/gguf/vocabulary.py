@@ -20,7 +20,8 @@ _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_SPLITS = {_LLAMA3: "llama-bpe", _LLAMA3.replace("{1,3}", ""): "qwen2"}
+_BLOOM = r" ?[^(\s|[.,!?…。，、।۔،])]+"
+_SPLITS = {_LLAMA3: "llama-bpe", _LLAMA3.replace("{1,3}", ""): "qwen2", _BLOOM: "bloom"}
 
 
 @dataclass(frozen=True)
@@ -133,5 +134,5 @@ def _pre_tokenizer(file: Path, content: Json) -> str:
                 return _SPLITS[pattern]
     raise UserError(
         f"format=gguf: {file} splits words in a way that llama.cpp has no name for here: "
-        f"{json.dumps(pre)[:200]}; wanted that of GPT-2, Llama 3 or Qwen 2"
+        f"{json.dumps(pre)[:200]}; wanted that of GPT-2, Llama 3, Qwen 2 or BLOOM"
     )

@@ -38,14 +38,10 @@ def push(config: Config, url: Url, models: list[ELM], reporter: Reporter = quiet
         )
     scratch = durable.scratch_folder(Forest(config.forest_root).root)
     try:
-        folder = scratch / models[0].name
-        export.export(
-            models[0].path,
-            folder,
-            terms=Terms.of_config(config.card),
-            force=config.export.force,
-            alive=reporter.alive,
-        )
+        folder, terms = scratch / models[0].name, Terms.of_config(config.card)
+        force, path = config.export.force, models[0].path
+        export.card_of(path, terms, force=force, say=reporter.line)
+        export.export(path, folder, terms=terms, force=force, alive=reporter.alive)
         check_card(folder / README)
         return _commit(config, url, folder, models[0].name)
     finally:
