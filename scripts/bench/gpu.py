@@ -126,7 +126,7 @@ def train(args: argparse.Namespace) -> Stage:
     command += ["--nanogpt", args.nanogpt] if args.nanogpt else []
     loops = ["btm", "btm, not compiled", "btm, plain"]
     if args.dry:
-        command += ["--quick", "--architecture=gpt_neox"]
+        command += ["--quick", "--architecture=gpt2"]
         loops = ["btm, not compiled", "btm, plain"]  # compiling takes as long as all the rest
     else:
         command += [

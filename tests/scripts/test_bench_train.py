@@ -31,4 +31,4 @@ def test_losses_of_every_loop_agree(prepared_demo):
     assert done.returncode == 0, done.stdout + done.stderr
     for name in ("btm  ", "btm, not compiled", "btm, plain", "transformers.Trainer", "litgpt"):
         assert f"{name}" in done.stdout
-    assert done.stdout.count("losses within") == 4
+    assert done.stdout.count("losses within") == 5
