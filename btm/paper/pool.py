@@ -122,7 +122,8 @@ class Pool:
         return same and of_text and stood["copied"] == study.copied
 
     def _last_line(self, name: str) -> str:
-        lines = self._file(name, "log").read_text(errors="replace").splitlines()
+        log = self._file(name, "log")  # which a process has not opened when it has just begun
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
         return lines[-1].strip() if lines else "begins"
 
     def _file(self, name: str, ending: str) -> Path:
