@@ -45,7 +45,7 @@ from btm.ensemble import evaluate, posterior
 from btm.ensemble import score as scoring
 from btm.ensemble.text import Text
 from btm.errors import UserError
-from btm.forest import ELM, Forest
+from btm.forest import Forest
 from btm.models import weights
 from btm.report import quiet
 from btm.report.tables import table
@@ -89,6 +89,10 @@ class Bench:
         ]
         begun = f"seed.steps={len(options.languages) * options.steps}"
         return compose([*fixed, begun, *options.words, *words])
+
+    def tested(self, config: Config) -> Config:
+        """Return `config` with as many tokens as are scored of test text."""
+        return replace(config, score=replace(config.score, max_tokens=self.options.test))
 
     def grown(self) -> tuple[Config, Forest]:
         """Return the forest of all languages, grown if need be, and its configuration."""
@@ -201,8 +205,8 @@ def grow_late(bench: Bench, name: str, root: Forest, size: int, method: str, lan
         "method": method,
         "epochs": bench.options.steps * config.trainer.batch_size * SEQ_LEN / train.n_tokens,
         "parents": " ".join(f"{n}:{p.weight:.2f}" for n, p in branch.parents.items()),
-        "test_bytes": test.head(bench.options.held_out)[1],
-        "bits_per_byte": bits(config, forest, branch.path, test),
+        "test_bytes": test.head(bench.options.test)[1],
+        "bits_per_byte": bits(bench.tested(config), forest, branch.path, test),
     }
 
 
@@ -230,39 +234,41 @@ def by_language(bench: Bench) -> Iterator[Row]:
         equal = {elm.name: 1.0 for elm in forest.experts()}
         steps.average(replace(config, average=chosen, weights=equal))
     rivals = {"seed": forest["seed"].path, "uniform average": average}
-    forests = {"forest": (config, forest)}
+    forests = {"forest": forest}
     for kind in bench.options.baselines:
         derived = ready(bench.config(f"baseline={kind}"))
         if kind == "dense":
             rivals[kind] = steps.seed(derived).path
         else:
             run(derived)
-            forests[kind] = (config, Forest(derived.forest_root))
+            forests[kind] = Forest(derived.forest_root)
     for language in bench.options.languages:
         test, valid = suite.shard(language, "test"), suite.shard(language, "valid")
-        size = test.head(config.score.max_tokens)[1]
-        found = {called: bits(config, forest, path, test) for called, path in rivals.items()}
-        found["own expert"] = bits(config, forest, forest[language].path, test)
-        for called, (how, grown) in forests.items():
-            found[called] = ensemble_bits(how, grown, grown.experts(), test, valid)
+        size = test.head(bench.options.test)[1]
+        tested = bench.tested(config)
+        found = {called: bits(tested, forest, path, test) for called, path in rivals.items()}
+        found["own expert"] = bits(tested, forest, forest[language].path, test)
+        for called, grown in forests.items():
+            found[called] = ensemble_bits(bench, config, grown, test, valid)
         for called, value in found.items():
             about = {"seed": bench.seed, "language": language, "test_bytes": size}
             yield {**about, "model": called, "bits_per_byte": value}
 
 
-def ensemble_bits(
-    config: Config, forest: Forest, members: list[ELM], test: Shard, valid: Shard
-) -> float:
+def ensemble_bits(bench: Bench, config: Config, forest: Forest, test: Shard, valid: Shard) -> float:
     """Measure the gated ensemble, whose prior is fitted on the language's valid text."""
+    members = forest.experts()
     names = [elm.name for elm in members]
 
-    def scored(shard: Shard) -> evaluate.Scored:
-        logp_EST = np.stack([logp_of(config, forest, elm.path, shard) for elm in members])
-        size = shard.head(config.score.max_tokens)
+    def scored(how: Config, shard: Shard) -> evaluate.Scored:
+        logp_EST = np.stack([logp_of(how, forest, elm.path, shard) for elm in members])
+        size = shard.head(how.score.max_tokens)
         return evaluate.Scored(names, logp_EST, size, Text.of(shard, size[0]))
 
     chosen = replace(config.ensemble, rule="gated", prior="token", carry="window")
-    entry = evaluate.shard_result(scored(test), names, scored(valid), chosen)
+    entry = evaluate.shard_result(
+        scored(bench.tested(config), test), names, scored(config, valid), chosen
+    )
     return float(entry["ensemble"]["bits_per_byte"])
 
 
@@ -270,6 +276,7 @@ def identify(bench: Bench) -> Iterator[Row]:
     """Yield a row for each true language and length: how often each way says which language."""
     config, forest = bench.grown()
     suite, languages = steps.prepare(config), bench.options.languages
+    config = bench.tested(config)
     members = [forest[language] for language in languages]
     linear = Linear(bench, [suite.shard(language, "train") for language in languages])
     for language in languages:
@@ -412,7 +419,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=120, help="of each expert")
     parser.add_argument("--vocab-size", type=int, default=4096)
     parser.add_argument("--most", type=int, default=2_000_000, help="bytes of a language's text")
-    parser.add_argument("--held-out", type=int, default=8192, help="tokens of a split scored")
+    parser.add_argument("--held-out", type=int, default=8192, help="tokens of valid text")
+    parser.add_argument("--test", type=int, default=16_384, help="tokens of test text")
     parser.add_argument("--tokens", nargs="+", type=int, default=[128, 16], help="to identify by")
     parser.add_argument(
         "--baselines", nargs="*", choices=("dense", "random_split"), default=["dense"]
