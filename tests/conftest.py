@@ -96,16 +96,21 @@ def pytest_runtest_protocol(item):
 def untraced():
     """Leave off measuring coverage, here and in the processes that are started meanwhile."""
     coverage = sys.modules.get("coverage")
-    measured = coverage and coverage.Coverage.current()
-    if not measured:
-        yield
-        return
-    measured.stop()
+    measuring = []
+    # A process of pytest-xdist has three: when one stops, the next goes on.
+    while coverage and (measured := coverage.Coverage.current()):
+        measured.stop()
+        measuring.append(measured)
     try:
         with uncovered_children():
             yield
     finally:
-        measured.start()
+        for measured in reversed(measuring):
+            # To start patches os.fork and os._exit each time, so that a fork would take seconds.
+            patches = measured.get_option("run:patch")
+            measured.set_option("run:patch", [])
+            measured.start()
+            measured.set_option("run:patch", patches)
 
 
 @pytest.fixture(autouse=True, scope="session")
