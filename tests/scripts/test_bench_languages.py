@@ -46,6 +46,13 @@ def test_the_page_says_how_late_languages_fared():
         assert re.search(rf"^\| {int(size) / 1000:.0f} .*\| {said} \|$", PAGE, re.MULTILINE)
 
 
+def test_the_page_says_how_the_forest_fared():
+    rows = rows_of(RESULTS, "forest")
+    for language in {row["language"] for row in rows}:
+        found = [float(row["bits_per_byte"]) for row in rows if row["language"] == language]
+        assert f"| {language} | {' | '.join(f'{bits:.3f}' for bits in found)} |" in PAGE
+
+
 def test_the_page_says_what_was_identified():
     rows = rows_of(RESULTS, "identify")
     for language in {row["language"] for row in rows}:
