@@ -425,7 +425,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--baselines", nargs="*", choices=("dense", "random_split"), default=["dense"]
     )
-    options, options.words = parser.parse_known_args(words)
+    options, options_of_btm = parser.parse_known_args(words)
+    options.words = options_of_btm
     return options
 
 
