@@ -124,7 +124,7 @@ def suite_recipe(name: str, reads: list[Read]) -> str:
 
 
 def about(name: str, read: Read) -> dict[str, Any]:
-    """What suite.json says of a domain without looking at its text."""
+    """Describe a domain for suite.json without looking at its text."""
     domain = read.domain
     return {
         "novel": domain.name in SUITES[name].novel,

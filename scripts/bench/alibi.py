@@ -13,7 +13,7 @@ lies in one document of a test split, when a model sees 128, 256 or 512 tokens t
 import argparse
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from btm.data.shards import Shard, Suite
 from btm.models import causal_lm, configs
 from btm.train import optimizers, trainee
 from btm.train.schedule import Schedule, default_lr
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CONTEXTS = (128, 256, 512)
 SUFFIX, LONGEST = 64, max(CONTEXTS)
@@ -83,7 +86,7 @@ def _trained(suite: Suite, positions: str, seed: int, n_steps: int) -> nn.Module
     return model.eval()
 
 
-def _learn_positions(model: nn.Module, seed: int) -> None:
+def _learn_positions(model: "PreTrainedModel", seed: int) -> None:
     """Give a BLOOM learned positions in place of its biases."""
     body = model.get_submodule("transformer")
     with torch.random.fork_rng(devices=[]):
@@ -95,7 +98,9 @@ def _learn_positions(model: nn.Module, seed: int) -> None:
     def add(module: nn.Module, inputs: Any, embeddings: torch.Tensor) -> torch.Tensor:
         return embeddings + table.weight[: embeddings.shape[1]]
 
-    def without_biases(module: nn.Module, args: Any, words: dict[str, Any]) -> Any:
+    def without_biases(
+        module: nn.Module, args: tuple[Any, ...], words: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return args, words | {"alibi": torch.zeros_like(words["alibi"])}
 
     body.get_submodule("word_embeddings").register_forward_hook(add)

@@ -30,7 +30,7 @@ SMALLEST = 10
 
 @dataclass(frozen=True)
 class Fertility:
-    """What a tokenizer makes of a text."""
+    """Tokens of a text by one tokenizer, its bytes and its words."""
 
     tokens: int
     n_bytes: int
@@ -47,7 +47,7 @@ class Fertility:
 
 @dataclass(frozen=True)
 class Row:
-    """A domain: its training text in bytes, and what the two tokenizers make of its valid split."""
+    """A domain: its training text in bytes, and the fertility of both tokenizers on its valid split."""
 
     domain: str
     novel: bool

@@ -27,7 +27,6 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from bench.outliers import SCALE, plant_in_forest
 from btm import steps
 from btm.cli.compose import compose
 from btm.config.load import LoadConfig
@@ -38,6 +37,10 @@ from btm.forest.suites import open_suite
 from btm.models import causal_lm, inference, int8
 from btm.report.tables import table
 from btm.train.trainee import validate
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench.outliers import SCALE, plant_in_forest
 
 WAYS = {
     "fp32": LoadConfig(),

@@ -18,20 +18,18 @@ identify: the expert of the greatest posterior, from a uniform prior, after the 
   windows of each language as its expert has read.
 
 The forest of a random seed is shared by the parts. Killed at any moment, the same command goes on:
-what stands in --out is not made again. Further words (model.config.hidden_size=32) go to every
-configuration. Rows are written to <out>/<part>.csv.
+what stands in --out is not made again, and other settings than those it was made with are refused.
+Further words (model.config.hidden_size=32) go to every configuration. Rows are written to
+<out>/<part>.csv.
 """
 
 import argparse
-import csv
-import io
 import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,20 +46,36 @@ from btm.errors import UserError
 from btm.forest import Forest
 from btm.models import weights
 from btm.report import quiet
-from btm.report.tables import table
 from btm.steps import score_cache
 from btm.steps.baselines import ready, run
 from btm.system import durable
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench.language_tables import (
+    METHODS,
+    Row,
+    show_branches,
+    show_forest,
+    show_identify,
+    write_csv,
+)
 
 SEQUENCES, SEQ_LEN = 4, 128  # of a batch: 512 tokens a step
 LANGUAGES = ("es", "fr", "id", "hi", "ar", "zh-hans", "ny", "sw")
 LATE = ("zu", "ca")
 SIZES = (8_192, 32_768, 131_072, 0)
-METHODS = ("scratch", "copy", "argmax", "posterior", "uniform")
 UNTRAINED = ("seed.steps=0", "seed.sampling=null")
 AVERAGE = "uniform"
-
-Row = dict[str, Any]
+SHARED = (
+    "text",
+    "languages",
+    "steps",
+    "vocab_size",
+    "most",
+    "held_out",
+    "words",
+)  # by all of --out
 
 
 @dataclass(frozen=True)
@@ -113,11 +127,15 @@ class Bench:
 
 
 def main() -> None:
-    make(parse())
+    try:
+        make(parse())
+    except UserError as error:
+        raise SystemExit(f"languages: {error}") from None
 
 
 def make(options: argparse.Namespace) -> None:
     """Make what is missing of each part and print its table."""
+    require_same(options)
     for part in options.part:
         rows: list[Row] = []
         for seed in options.seeds:
@@ -125,6 +143,18 @@ def make(options: argparse.Namespace) -> None:
                 rows.append(row)
                 write_csv(options.out / f"{part}.csv", rows)
         print(*SHOWN[part](rows), sep="\n")
+
+
+def require_same(options: argparse.Namespace) -> None:
+    """Record the settings in --out; `UserError` where it was made with others."""
+    asked = {key: getattr(options, key) for key in SHARED} | {"text": str(options.text.resolve())}
+    file = durable.make_folder(options.out) / "settings.json"
+    if not file.exists():
+        durable.write_json(file, asked)
+    stood = json.loads(file.read_text())
+    for key, value in asked.items():
+        if stood[key] != value:
+            raise UserError(f"{options.out} was made with {key} {stood[key]}, not {value}")
 
 
 def cut(options: argparse.Namespace, name: str, languages: Sequence[str], size: int) -> None:
@@ -169,7 +199,7 @@ def branches(bench: Bench) -> Iterator[Row]:
 
 def kept(bench: Bench, name: str, root: Forest, size: int, method: str, language: str) -> Row:
     """Return the row of one cell, made if need be."""
-    file = bench.options.out / "cells" / f"{bench.seed}-{name}.json"
+    file = bench.options.out / "cells" / f"{bench.seed}-{name}-{bench.options.test}.json"
     if not file.exists():
         durable.make_folder(file.parent)
         begun = grow_late(bench, name, root, size, method, language)
@@ -333,72 +363,6 @@ class Linear:
 
 
 PARTS = {"branches": branches, "forest": by_language, "identify": identify}
-
-
-def write_csv(file: Path, rows: Sequence[Row]) -> None:
-    """Publish rows as CSV, numbers with five digits."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: f"{v:.5f}" if isinstance(v, float) else v for k, v in row.items()})
-    with durable.publish_file(file) as handle:
-        handle.write(text.getvalue().encode())
-
-
-def mean(rows: Sequence[Row]) -> str:
-    """Write the mean bits per byte, and of several random seeds the least and the most."""
-    found = [float(row["bits_per_byte"]) for row in rows]
-    if not found:
-        return ""
-    said = f"{np.mean(found):.3f}"
-    return said if len(found) == 1 else f"{said} ({min(found):.3f}–{max(found):.3f})"
-
-
-def show_branches(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield a table of Markdown: languages and sizes by methods."""
-    methods = [method for method in METHODS if any(row["method"] == method for row in rows)]
-    yield f"| language | train KB | epochs | {' | '.join(methods)} | posterior's parents |"
-    yield "|---" * (len(methods) + 4) + "|"
-    keys = sorted({(row["language"], row["train_bytes"]) for row in rows})
-    for language, size in keys:
-        own = [row for row in rows if (row["language"], row["train_bytes"]) == (language, size)]
-        cells = [mean([row for row in own if row["method"] == method]) for method in methods]
-        parents = [row["parents"] for row in own if row["method"] == "posterior"][:1]
-        about = f"| {language} | {size / 1000:.0f} | {own[0]['epochs']:.1f} "
-        yield f"{about}| {' | '.join([*cells, *parents])} |"
-
-
-def show_forest(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield a table of Markdown: languages by models, and means over languages."""
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    yield f"| language | {' | '.join(models)} |"
-    yield "|---" * (len(models) + 1) + "|"
-    for language in dict.fromkeys(row["language"] for row in rows):
-        own = [row for row in rows if row["language"] == language]
-        cells = [mean([row for row in own if row["model"] == model]) for model in models]
-        yield f"| {language} | {' | '.join(cells)} |"
-    means = [np.mean([r["bits_per_byte"] for r in rows if r["model"] == m]) for m in models]
-    yield f"| mean | {' | '.join(f'{value:.3f}' for value in means)} |"
-
-
-def show_identify(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield a table for each length: languages by ways, with what they are taken for."""
-    about = {"seed", "language", "tokens", "way", "texts"}
-    columns = [key for key in rows[0] if key not in about]
-    found: list[Row] = []
-    for language in columns:
-        line: Row = {"language": language}
-        own = [row for row in rows if row["language"] == language]
-        for tokens, way in dict.fromkeys((row["tokens"], row["way"]) for row in own):
-            some = [row for row in own if (row["tokens"], row["way"]) == (tokens, way)]
-            counts = {c: sum(int(row[c]) for row in some) for c in columns}
-            texts = sum(int(row["texts"]) for row in some)
-            wrong = sorted((n, c) for c, n in counts.items() if n and c != language)[::-1]
-            others = " ".join(f"{c}:{n}" for n, c in wrong[:3])
-            line[f"{way} {tokens}"] = f"{counts[language] / texts:.3f} {others}".strip()
-        found.append(line)
-    yield table(found, "share of texts that are recognised, and what others are taken for")
 
 
 SHOWN = {"branches": show_branches, "forest": show_forest, "identify": show_identify}

@@ -9,6 +9,7 @@ from folders import ROOT
 
 from bench import languages
 from btm.data.documents import read
+from btm.errors import UserError
 
 RESULTS = ROOT / "docs" / "results" / "roots"
 PAGE = (ROOT / "docs" / "languages.md").read_text().replace("**", "")
@@ -92,3 +93,7 @@ def test_all_parts_at_the_smallest_size(options, capsys):
     languages.make(options)
     assert (options.out / "branches.csv").read_bytes() == made
     assert {file: file.stat().st_mtime_ns for file in options.out.rglob("*.safetensors")} == times
+
+    options.steps = 2
+    with pytest.raises(UserError, match="was made with steps 1, not 2"):
+        languages.make(options)
