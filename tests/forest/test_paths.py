@@ -33,7 +33,8 @@ NAMES = HUB | {
 }
 # Words with other meanings too: they are folders of a forest where they are joined to a path.
 WORDS = {"tokenizer", "removed", "fisher", "suites", "jobs", "deleting", "cancel", "retry", "logs"}
-JOBS = {"throughput.json", "submissions", "outcomes", "forgiven"}  # the records of cycles
+# The records of cycles.
+JOBS = {"throughput.json", "submissions", "outcomes", "forgiven", "cancel", "retry", "logs"}
 # Who may spell what, and why.
 SPELLED = {
     "btm.forest.paths": (NAMES | WORDS) - HUB - {"SHA256SUMS", "~"} - JOBS,
