@@ -155,7 +155,8 @@ def write_suite(root, called):
 
 def small(words):
     """Add to the words of a command those that make it small, as far as its verb reads them."""
-    verb, keys = words[0], {full_key(word) for word in words}
+    verb, _ = main.parted(words)
+    keys = {full_key(word) for word in words}
     by_fairseq = {"experiment=fairseq", "trainer=fairseq"} & {*words}
     extra = [word for word in SMALL if not (by_fairseq and "key_value" in word)]  # BioGPT has none
     if {"experiment=roots", "experiment=roots_smoke"} & {

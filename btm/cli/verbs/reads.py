@@ -30,11 +30,12 @@ _GROWING = (
     *("average", "distil", "import"),
     *_CYCLE,
 )
+_READING = ("read train", "read eval", "read answer")
 _MEASURING = ("eval", "compare", "grow", *_CYCLE)
 
 # A key, or a section by its name and a dot, and the verbs that read it.
 READERS: dict[str, tuple[str, ...]] = {
-    "expert": (*_STEPS, "grow", "import", "logs", "cancel", *_ONE),
+    "expert": (*_STEPS, "grow", "import", "logs", "cancel", "read train", *_ONE),
     "domain": (*_STEPS, "grow", "average", "mix", "moe", "import", "generate", "bench", *_CYCLE),
     "weights": (*_STEPS, "average", "moe", "grow", *_CYCLE),
     "parent": (*_STEPS, "import", "grow", *_CYCLE),
@@ -57,7 +58,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "push.": ("push",),
     "imports.legacy": ("import", "seed", *_STEPS, "grow", *_CYCLE),
     "card.": (*_GROWING, "export", "push", "remove"),
-    "average.name": ("average", "run", *_ONE),
+    "average.name": ("average", "run", "read train", *_ONE),
     "distil.name": ("distil", *_ONE),
     "distil.": ("distil",),
     "moe.name": ("moe", *_ONE),
@@ -76,6 +77,15 @@ READERS: dict[str, tuple[str, ...]] = {
     "eval.domains": (*_MEASURING, "bench"),
     "eval.split": _MEASURING,
     "mix.": ("mix",),
+    "on": ("read train",),
+    "reader.name": _READING,
+    "reader.data": (*_READING[:2], "read audit"),
+    "reader.split": ("read eval", "read audit"),
+    "reader.question": ("read answer",),
+    "reader.support": ("read answer",),
+    "reader.candidates": ("read answer",),
+    **{f"reader.{kind}": _READING for kind in ("questions", "input", "model", "output")},
+    "reader.": ("read train",),
     "discover.": ("discover",),
     "paper.": ("paper",),
     "ls.": ("ls",),
@@ -116,6 +126,9 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "import": (*_MODELS, "seed", "card", "merge"),
     "export": ("card",),
     "pull": (*_MODELS, "merge"),
+    "read train": ("trainer", "ensemble"),
+    "read eval": ("trainer",),
+    "read answer": ("trainer",),
     "run": _WHOLE,
     "paper": _WHOLE,
     "remove": (*_TRAINS, "score", "ensemble", "merge", "average"),
