@@ -61,6 +61,7 @@ class Scorer(ModelModule):
         scores_BN = asked_BD @ vectors_ND.T
         return {"scores": scores_BN if self.bias is None else scores_BN + self.bias}
 
+    @torch.inference_mode()
     def triple(self, subject: int, relation: int, object_: int) -> float:
         """Score one triple alone."""
         vectors_ND = self.vectors()

@@ -1,0 +1,154 @@
+#!/usr/bin/env python
+"""Link prediction beside pykeen's, on the graphs that its package brings, in one run.
+
+    scripts/pykeen                                            # once
+    python scripts/bench/readers.py [--graphs=umls,kinships,nations] [--epochs=100] [--models=conve]
+                                    [--peers=conve] [--options='{dim: 200}'] [--seeds=0]
+
+Each row trains on train.txt for so many passes over its questions, in batches of 128 (1-N) at Adam's
+rate 0.003 (ours goes down linearly to a tenth of it with --final=0.1), on one thread, and is
+measured on test.txt: filtered MRR and hits, realistic ties, both sides. pykeen runs in a process of
+its own Python with the same passes, batches, rate, sizes, dropouts and label smoothing. Before that
+the audit of each graph says what inverse rules alone come to.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from btm.cli import grammar
+from btm.config.reader import ReaderConfig
+from btm.readers import train
+from btm.readers.intervals import interval
+from btm.readers.links import audit, triples
+from btm.readers.reader import Reader
+from btm.readers.registry import Spec, resolve
+from btm.report.tables import TableRow, table
+
+ROOT = Path(__file__).resolve().parents[2]
+PEER = ROOT / ".venv-pykeen"
+SPLITS = ("train", "valid", "test")
+# What pykeen is asked for; printed as JSON on its last line.
+PYKEEN = """
+import json, sys, time
+import torch
+from pykeen.pipeline import pipeline
+from pykeen.triples import TriplesFactory
+folder, model, epochs, batch, lr, seed = sys.argv[1:7]
+torch.set_num_threads(1)
+train = TriplesFactory.from_path(f"{folder}/train.txt", create_inverse_triples=True)
+rest = {
+    name: TriplesFactory.from_path(f"{folder}/{name}.txt", entity_to_id=train.entity_to_id,
+                                   relation_to_id=train.relation_to_id)
+    for name in ("valid", "test")
+}
+sizes = {
+    "conve": dict(embedding_dim=200, embedding_height=10, embedding_width=20, output_channels=32,
+                  input_dropout=0.2, feature_map_dropout=0.2, output_dropout=0.3),
+    "distmult": dict(embedding_dim=200),
+    "complex": dict(embedding_dim=100),
+}
+begun = time.process_time()
+found = pipeline(
+    training=train, validation=rest["valid"], testing=rest["test"], model=model,
+    model_kwargs=sizes[model], loss="bcewithlogits", optimizer="Adam",
+    optimizer_kwargs=dict(lr=float(lr)), training_loop="lcwa",
+    training_kwargs=dict(num_epochs=int(epochs), batch_size=int(batch), label_smoothing=0.1,
+                         use_tqdm=False),
+    evaluation_kwargs=dict(use_tqdm=False), random_seed=int(seed), device="cpu",
+)
+name = "both.realistic."
+value = {k: found.get_metric(name + v) for k, v in
+         {"MRR": "inverse_harmonic_mean_rank", "Hits@1": "hits_at_1", "Hits@3": "hits_at_3",
+          "Hits@10": "hits_at_10"}.items()}
+print(json.dumps(value | {"CPU s": time.process_time() - begun}))
+"""
+
+
+def main() -> None:
+    """Print a table of audits and one of models."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--graphs", default="umls,kinships,nations")
+    parser.add_argument("--models", default="conve,distmult,complex")
+    parser.add_argument("--peers", default="conve")
+    parser.add_argument("--options", default="{}")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--final", type=float, default=0.1)
+    parser.add_argument("--lr", type=float, default=0.003)
+    parser.add_argument("--decay", type=float, default=0.0)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    how = ReaderConfig(
+        epochs=asked.epochs, lr=asked.lr, final_lr=asked.final, weight_decay=asked.decay
+    )
+    graphs = {name: folder_of(name) for name in asked.graphs.split(",")}
+    audits = [of_audit(name, folder) for name, folder in graphs.items()]
+    print(table(audits, "inverse rules alone, test"), flush=True)
+    rows: list[TableRow] = []
+    for name, folder in graphs.items():
+        for seed in map(int, asked.seeds.split(",")):
+            for model in filter(None, asked.models.split(",")):
+                options = grammar.value_of(asked.options)
+                rows.append(ours(name, folder, model, options, replace(how, seed=seed)))
+                print(rows[-1], flush=True)
+            for model in filter(None, asked.peers.split(",")):
+                rows.append(pykeen(name, folder, model, replace(how, seed=seed)))
+                print(rows[-1], flush=True)
+    print(table(rows, f"test, {asked.epochs} epochs"))
+
+
+def folder_of(graph: str) -> Path:
+    """Find a graph in pykeen's package, or take a folder as it is."""
+    if Path(graph).is_dir():
+        return Path(graph)
+    found = next(PEER.glob(f"lib/*/site-packages/pykeen/datasets/{graph}"), None)
+    if found is None:
+        sys.exit(f"{graph}: no folder, and no data set of {PEER}; run scripts/pykeen")
+    return found
+
+
+def of_audit(name: str, folder: Path) -> TableRow:
+    """Audit a graph."""
+    found = audit.audit(folder, "test")
+    return {"graph": name, "entities": found.entities, "explained": found.explained, **found.values}
+
+
+def ours(name: str, folder: Path, model: str, options: dict, how: ReaderConfig) -> TableRow:
+    """Train and measure a model of btm's."""
+    spec = Spec("triples", "links", model, "ranking", options)
+    splits = {split: triples.read(folder, split) for split in SPLITS}
+    begun = time.process_time()
+    reader = Reader.new(spec, resolve(spec), None, splits, how.seed)
+    items = reader.input.items(splits["train"], answered=True)
+    train.fit(reader, items, how)
+    found = {key: interval(each) for key, each in reader.measure(splits["test"]).items()}
+    spent = time.process_time() - begun
+    return {
+        **{"graph": name, "model": f"btm {model}", "seed": how.seed},
+        **{key: each.mean for key, each in found.items()},
+        **{"MRR from": found["MRR"].low, "to": found["MRR"].high, "CPU s": round(spent)},
+    }
+
+
+def pykeen(name: str, folder: Path, model: str, how: ReaderConfig) -> TableRow:
+    """Train and measure a model of pykeen's in its own Python."""
+    words = [str(folder), model, str(how.epochs), str(how.batch_size), str(how.lr), str(how.seed)]
+    done = subprocess.run(
+        [PEER / "bin/python", "-c", PYKEEN, *words], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(done.stderr)
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    found["CPU s"] = round(found["CPU s"])
+    return {"graph": name, "model": f"pykeen {model}", "seed": how.seed, **found}
+
+
+if __name__ == "__main__":
+    main()
