@@ -137,7 +137,7 @@ class Ground:
         if any(not 0 < len(ids) <= self.context for ids in texts):
             raise ValueError(f"wanted 1 to {self.context} tokens")
         found: list[Encoded | None] = [None] * len(texts)
-        for numbers in _groups(texts):
+        for numbers in groups(texts):
             for number, encoded in zip(
                 numbers, self._read([texts[n] for n in numbers], pooled), strict=True
             ):
@@ -179,7 +179,7 @@ def _logp(logits: "torch.Tensor", ids: "torch.Tensor", lengths: Sequence[int]) -
     return np.array([row[:length].sum() for row, length in zip(own, lengths, strict=True)])
 
 
-def _groups(texts: Sequence[NDArray[np.int64]]) -> Iterator[list[int]]:
+def groups(texts: Sequence[NDArray[np.int64]]) -> Iterator[list[int]]:
     """Number the texts in groups of like length that are read together, the longest first."""
     order = sorted(range(len(texts)), key=lambda number: -len(texts[number]))
     while order:

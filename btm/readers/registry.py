@@ -16,17 +16,29 @@ from btm.readers import ports
 # What reads questions from files: {name: function}; see `questions.Read`.
 QUESTIONS = {
     "triples": "btm.readers.links.triples:read",
+    "squad": "btm.readers.spans.squad:read",
+    "choices": "btm.readers.choices.questions:choices",
+    "inference": "btm.readers.choices.questions:inference",
 }
 INPUTS = {
     "links": "btm.readers.links.inputs:Links",
+    "windows": "btm.readers.spans.windows:Windows",
+    "likelihoods": "btm.readers.choices.likelihood:Likelihoods",
+    "verdicts": "btm.readers.choices.likelihood:Verdicts",
+    "pairs": "btm.readers.choices.pairs:Pairs",
 }
 MODELS = {
     "distmult": "btm.readers.links.models:DistMult",
     "complex": "btm.readers.links.models:ComplEx",
     "conve": "btm.readers.links.models:ConvE",
+    "span": "btm.readers.spans.model:Span",
+    "likelihood": "btm.readers.choices.likelihood:Likelihood",
+    "entailment": "btm.readers.choices.pairs:Entailment",
 }
 OUTPUTS = {
     "ranking": "btm.readers.links.outputs:Ranking",
+    "spans": "btm.readers.spans.output:Spans",
+    "candidates": "btm.readers.choices.output:Candidates",
 }
 _KINDS = {"questions": QUESTIONS, "input": INPUTS, "model": MODELS, "output": OUTPUTS}
 
