@@ -47,6 +47,8 @@ NOT_RUN = {  # a command, or how it begins: why it is not run here
     "python scripts/bench/fuzz.py": _TRAINING,
     "python scripts/bench/languages.py": "tests/scripts/test_bench_languages.py runs it",
     "python scripts/build_corpora.py": "downloads packages",
+    "python scripts/bench/readers.py": "minutes of training; scripts/pykeen installs packages",
+    "scripts/pykeen": "installs packages",
     "python scripts/build_instructions.py": "tests/scripts/test_build_instructions.py runs it",
 }
 PLANNED = {  # words of commands that are run with --dry-run: why
@@ -245,6 +247,9 @@ def make_room(section, root):
         write_suite(root / "corpora/btm16", "btm16")
     if "data=roots" in text or "experiment=roots" in text:
         write_suite(root / "corpora/roots", "roots")
+    if "readers" in text:
+        for place in ("tests/readers/nations", "corpora/readers/graphs/nations"):
+            shutil.copytree(ROOT / "tests/readers/nations", root / place)
     if ".venv-fairseq" in text and (ROOT / ".venv-fairseq").exists():
         (root / ".venv-fairseq").symlink_to(ROOT / ".venv-fairseq")
     if "serve.token_file=token" in text:

@@ -41,6 +41,7 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   read train   a reader of questions         btm read train reader=link_prediction reader.data=DIR
   read eval    how good one is               btm read eval reader.name=conve
   read answer  let one answer                btm read answer reader.question="cuba embassy ?"
+  read compare forest, average, seed, …      btm read compare reader=nli reader.data=DIR
   read audit   leaks of a graph              btm read audit reader.data=DIR
   run       all of it, as jobs               btm run experiment=demo cluster=slurm
             or what it is compared with      btm run experiment=demo baseline=dense

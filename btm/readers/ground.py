@@ -15,7 +15,7 @@ from btm.config.schema import Config
 from btm.data.tokenizer import bos_of_copy, load_tokenizer
 from btm.ensemble.members import load_member
 from btm.errors import UserError
-from btm.forest import Forest, Model, find_model, own_model
+from btm.forest import Forest, Model, find_model
 from btm.models import causal_lm
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Ground:
         if name is None:
             raise UserError(f"on={config.on}: which one? give {config.on}=NAME")
         called = f"averages/{name}" if average else name
-        return cls(forest, config.on, [own_model(forest, called)], device)
+        return cls(forest, config.on, [find_model(forest, called)], device)
 
     @classmethod
     def again(

@@ -17,6 +17,7 @@ from btm.readers import folder as folders
 from btm.readers import train as training
 from btm.readers.ground import Ground
 from btm.readers.intervals import Interval, interval
+from btm.readers.modules import Measures
 from btm.readers.reader import Reader
 from btm.readers.registry import Parts, Spec, resolve
 from btm.readers.setting import Answer, Example, QASetting
@@ -110,19 +111,24 @@ def evaluate(config: Config, reporter: Reporter = quiet) -> tuple[Measured, Path
     file that it was written to.
     """
     forest, split = Forest(config.forest_root), config.reader.split
-    reader, card = _load(config, forest)
+    reader, card = load(config, forest)
+    examples, values = measure(config, reader, card)
+    intervals = {name: interval(each) for name, each in values.items()}
+    found = Measured(card.name, split, len(examples), intervals, card.sha256)
+    file = forest.paths.reading(card.name, split)
+    durable.write_json(file, found.to_json())
+    return found, file
+
+
+def measure(config: Config, reader: Reader, card: ReaderCard) -> tuple[list[Example], Measures]:
+    """Measure a reader on reader.split; return the questions, and each metric of every question."""
     parts = resolve(reader.spec, reader.spec.foreign)
-    source = _source(config, card)
+    source, split = _source(config, card), config.reader.split
     splits = read_splits(parts, source)
     if not splits.get(split):
         raise UserError(f"{source}: no questions in the split {split}")
     reader.input.know(splits)
-    values = reader.measure(splits[split])
-    intervals = {name: interval(each) for name, each in values.items()}
-    found = Measured(card.name, split, len(splits[split]), intervals, card.sha256)
-    file = forest.paths.reading(card.name, split)
-    durable.write_json(file, found.to_json())
-    return found, file
+    return splits[split], reader.measure(splits[split])
 
 
 def answer(config: Config) -> list[Answer]:
@@ -131,7 +137,7 @@ def answer(config: Config) -> list[Answer]:
     if asked.question is None:
         raise UserError("what is asked? give reader.question='…'")
     setting = QASetting(asked.question, tuple(asked.support), candidates=tuple(asked.candidates))
-    reader, _ = _load(config, Forest(config.forest_root))
+    reader, _ = load(config, Forest(config.forest_root))
     return reader([setting])[0]
 
 
@@ -164,7 +170,8 @@ def read_splits(parts: Parts, source: Path) -> dict[str, list[Example]]:
     return {split: examples for split, examples in found.items() if examples}
 
 
-def _load(config: Config, forest: Forest) -> tuple[Reader, ReaderCard]:
+def load(config: Config, forest: Forest) -> tuple[Reader, ReaderCard]:
+    """Load the trained reader that is meant."""
     named = [getattr(config.reader, kind) for kind in ("questions", "input", "model", "output")]
     device = causal_lm.pick_device(config.trainer.device)
     return folders.load(forest, name_of(config), [n for n in named if n], device)

@@ -54,7 +54,7 @@ def fit(
                     f"the training of the reader stopped at step {step + 1}: loss {loss}; lower "
                     f"reader.lr (it was {rate:g})"
                 )
-            if turn == per_epoch - 1:
+            if turn == per_epoch - 1 and (epoch + 1) % max(1, how.epochs // 10) == 0:
                 reporter.line(f"epoch {epoch + 1} of {how.epochs}: loss {loss:.4f}")
             stop = reporter.pulse(step + 1) and step + 1 < steps
             if folder is not None and (stop or (step + 1) % how.checkpoint_every == 0):

@@ -34,6 +34,7 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "read train": reading.train,
     "read eval": reading.evaluate,
     "read answer": reading.answer,
+    "read compare": reading.compare,
     "read audit": reading.audit,
     "run": growing.run,
     "paper": growing.paper,

@@ -72,6 +72,39 @@ def answer(config: Config, out: Output) -> None:
     )
 
 
+def compare(config: Config, out: Output) -> None:
+    """Put a reader on the forest beside the same on an average, the seed, the dense LM and experts.
+
+    Each row is a reader of its own, trained by the same words: on all experts mixed by the domain
+    posterior (forest), on average=NAME, on the seed, on the dense LM of <forest>-dense, and on each
+    expert, of which `argmax` asks the one of greatest posterior for each question's support. All
+    answer reader.split; intervals are 95 %, those of differences paired by question. Readers that
+    stand are not trained again. Writes evals/reader-NAME-compare.json.
+
+    example: btm read compare forest=experts/demo reader=nli reader.data=corpora/readers/nli
+    example: btm read compare reader=extractive_qa reader.data=corpora/readers/qa average=deploy
+    """
+    from btm.readers import compare as comparing
+
+    found, file = comparing.compare(config, out.reporter)
+    if out.as_json:
+        return out.line("", found.to_json())
+    rows = []
+    for row in found.rows:
+        shown: dict[str, object] = {"on": row.on, "model": row.model}
+        for metric, each in row.values.items():
+            shown[metric] = f"{each.mean:.3f} [{each.low:.3f}, {each.high:.3f}]"
+        metric, behind = next(iter(row.behind.items()))
+        shown[f"forest ahead, {metric}"] = (
+            f"{behind.mean:+.3f} [{behind.low:+.3f}, {behind.high:+.3f}]"
+        )
+        rows.append(shown)
+    out.rows(rows, f"{found.reader} on {found.questions:,} questions of {found.split}", ["model"])
+    for note in found.notes:
+        out.line(note, None)
+    out.line(f"numbers: {file}", None)
+
+
 def audit(config: Config, out: Output) -> None:
     """Ask how much of a graph's test split leaks into train by inverse relations.
 
@@ -80,7 +113,7 @@ def audit(config: Config, out: Output) -> None:
     (arXiv 1707.01476, section 4). Nothing is trained, and no forest is read.
 
     example: btm read audit reader.data=graphs/nations
-    example: btm read audit reader.data=graphs/nations reader.split=valid --json
+    example: btm read audit reader.data=corpora/readers/graphs/nations reader.split=valid --json
     """
     from btm.readers.links import audit as links
 

@@ -30,7 +30,8 @@ _GROWING = (
     *("average", "distil", "import"),
     *_CYCLE,
 )
-_READING = ("read train", "read eval", "read answer")
+_FIT = ("read train", "read compare")
+_READING = (*_FIT, "read eval", "read answer")
 _MEASURING = ("eval", "compare", "grow", *_CYCLE)
 
 # A key, or a section by its name and a dot, and the verbs that read it.
@@ -58,7 +59,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "push.": ("push",),
     "imports.legacy": ("import", "seed", *_STEPS, "grow", *_CYCLE),
     "card.": (*_GROWING, "export", "push", "remove"),
-    "average.name": ("average", "run", "read train", *_ONE),
+    "average.name": ("average", "run", *_FIT, *_ONE),
     "distil.name": ("distil", *_ONE),
     "distil.": ("distil",),
     "moe.name": ("moe", *_ONE),
@@ -79,13 +80,13 @@ READERS: dict[str, tuple[str, ...]] = {
     "mix.": ("mix",),
     "on": ("read train",),
     "reader.name": _READING,
-    "reader.data": (*_READING[:2], "read audit"),
-    "reader.split": ("read eval", "read audit"),
+    "reader.data": (*_FIT, "read eval", "read audit"),
+    "reader.split": ("read eval", "read compare", "read audit"),
     "reader.question": ("read answer",),
     "reader.support": ("read answer",),
     "reader.candidates": ("read answer",),
     **{f"reader.{kind}": _READING for kind in ("questions", "input", "model", "output")},
-    "reader.": ("read train",),
+    "reader.": _FIT,
     "discover.": ("discover",),
     "paper.": ("paper",),
     "ls.": ("ls",),
@@ -127,6 +128,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "export": ("card",),
     "pull": (*_MODELS, "merge"),
     "read train": ("trainer", "ensemble"),
+    "read compare": ("trainer", "ensemble", "seed"),
     "read eval": ("trainer",),
     "read answer": ("trainer",),
     "run": _WHOLE,
