@@ -94,9 +94,7 @@ def sources(name):
 def test_the_suite_that_is_far_apart_reads_no_package_of_another():
     packages = {
         name: {
-            source.package
-            for each in (*suite.training, *suite.novel)
-            for source in sources(each)
+            source.package for each in (*suite.training, *suite.novel) for source in sources(each)
         }
         for name, suite in SUITES.items()
     }
