@@ -57,7 +57,9 @@ def compare(config: Config, reporter: Reporter = quiet) -> tuple[Comparison, Pat
     """Train what is not trained, measure all, and write evals/reader-NAME-compare.json."""
     forest, name = Forest(config.forest_root), steps.name_of(config)
     notes: list[str] = []
-    examples, found, models = [], {}, {}
+    examples: list[Example] = []
+    found: dict[str, Measures] = {}
+    models: dict[str, str] = {}
     for on, chosen in _chosen(config, forest, notes):
         own = replace(chosen, reader=replace(config.reader, name=f"{name}-{on}"))
         models[on] = own.expert or own.average.name or FOREST
