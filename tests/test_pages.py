@@ -155,6 +155,24 @@ def write_suite(root, called):
     (root / "suite.json").write_text(json.dumps({"domains": novel}))
 
 
+def write_questions(folder):
+    """Questions in SQuAD's format, four a split."""
+    folder.mkdir(parents=True)
+    context = "otter: mammal with webbed feet. hawk: bird of prey. ivy: vine that climbs."
+    asked = [
+        {"id": word, "question": f"What is {word}?", "answers": [_found(context, answer)]}
+        for word, answer in (("otter", "mammal"), ("hawk", "bird of prey"), ("ivy", "vine"))
+    ]
+    asked.append({"id": "none", "question": "What is rust?", "answers": [], "is_impossible": True})
+    for split in ("train", "valid", "test"):
+        value = {"data": [{"paragraphs": [{"context": context, "qas": asked}]}]}
+        (folder / f"{split}.json").write_text(json.dumps(value))
+
+
+def _found(context, text):
+    return {"text": text, "answer_start": context.index(text)}
+
+
 def small(words):
     """Add to the words of a command those that make it small, as far as its verb reads them."""
     verb, _ = main.parted(words)
@@ -237,6 +255,8 @@ def make_room(section, root):
     if "serve.token_file=token" in text:
         (root / "token").write_text("0123456789abcdef" * 2)
         (root / "token").chmod(0o600)
+    if "corpora/readers/qa" in text:
+        write_questions(root / "corpora/readers/qa")
     for image in ("btm.sif", "btm.sqsh"):
         if image in text:
             (root / image).touch()
