@@ -68,7 +68,10 @@ def test_links_are_learnt():
 
 @pytest.mark.slow
 def test_a_reader_is_trained_saved_and_asked(words, capsys):
+    (plan,) = said(capsys, "read", "train", *words, "--dry-run")
     card = said(capsys, "read", "train", *words)
+    assert plan["writes"] == [card["path"]] and "520 questions, 2 epochs" in plan["what"]
+    assert "stands" in said(capsys, "read", "train", *words, "--dry-run")[0]["what"]
     forest = Forest(card["path"].partition("/readers/")[0])
     assert card["on"] is None and card["models"] == {} and set(card["data"]) >= {"train.txt"}
     assert not forest.paths.reader_in_making("distmult").exists()
