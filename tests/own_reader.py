@@ -17,7 +17,9 @@ def read(folder, split):
     file, found = folder / f"{split}.jsonl", []
     for line in file.read_text().splitlines() if file.is_file() else []:
         row = json.loads(line)
-        setting = QASetting(row["question"], candidates=tuple(row["candidates"]))
+        setting = QASetting(
+            row["question"], tuple(row.get("support", ())), candidates=tuple(row["candidates"])
+        )
         found.append(Example(setting, (Answer(row["answer"]),)))
     return found
 

@@ -22,6 +22,7 @@ from btm.readers.intervals import Interval, interval
 from btm.readers.modules import Measures
 from btm.readers.setting import Example
 from btm.report import Reporter, quiet
+from btm.steps.plan import Plan
 from btm.system import durable
 from btm.system.json_files import Json
 
@@ -57,7 +58,9 @@ def compare(config: Config, reporter: Reporter = quiet) -> tuple[Comparison, Pat
     """Train what is not trained, measure all, and write evals/reader-NAME-compare.json."""
     forest, name = Forest(config.forest_root), steps.name_of(config)
     notes: list[str] = []
-    examples, found, models = [], {}, {}
+    examples: list[Example] = []
+    found: dict[str, Measures] = {}
+    models: dict[str, str] = {}
     for on, chosen in _chosen(config, forest, notes):
         own = replace(chosen, reader=replace(config.reader, name=f"{name}-{on}"))
         models[on] = own.expert or own.average.name or FOREST
@@ -68,9 +71,7 @@ def compare(config: Config, reporter: Reporter = quiet) -> tuple[Comparison, Pat
     elif len(experts) > 1:
         each = {}
         for expert in experts:
-            own = replace(config, on="expert", expert=expert)
-            own.reader = replace(config.reader, name=f"{name}-of-{expert}")
-            _, each[expert] = _measured(own, forest, reporter)
+            _, each[expert] = _measured(_of_expert(config, expert, name), forest, reporter)
         found[ARGMAX] = _of_argmax(config, examples, each)
         models[ARGMAX] = f"one of {len(experts)} experts"
     rows = [_row(on, models[on], values, found[FOREST]) for on, values in found.items()]
@@ -78,6 +79,26 @@ def compare(config: Config, reporter: Reporter = quiet) -> tuple[Comparison, Pat
     file = forest.paths.reading(name, "compare")
     durable.write_json(file, made.to_json())
     return made, file
+
+
+def plan_of_compare(config: Config) -> list[Plan]:
+    """Plan `compare`: the readers that are to be trained, and the file of numbers."""
+    forest, name = Forest(config.forest_root), steps.name_of(config)
+    plans = [
+        steps.plan_of_train(replace(own, reader=replace(config.reader, name=f"{name}-{on}")))
+        for on, own in _chosen(config, forest, [])
+    ]
+    plans += [
+        steps.plan_of_train(_of_expert(config, expert, name)) for expert in _experts(config, forest)
+    ]
+    file = forest.paths.reading(name, "compare")
+    return [*plans, Plan("read compare", name, "all of them, side by side", writes=(file,))]
+
+
+def _of_expert(config: Config, expert: str, name: str) -> Config:
+    """Return the settings of the reader that stands on one expert alone."""
+    reader = replace(config.reader, name=f"{name}-of-{expert}")
+    return replace(config, on="expert", expert=expert, reader=reader)
 
 
 def _chosen(config: Config, forest: Forest, notes: list[str]) -> Iterator[tuple[str, Config]]:

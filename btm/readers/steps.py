@@ -23,6 +23,7 @@ from btm.readers.registry import Parts, Spec, resolve
 from btm.readers.setting import Answer, Example, QASetting
 from btm.report import Reporter, quiet
 from btm.report.progress import Beating
+from btm.steps.plan import Plan
 from btm.system import durable, lease, sums
 from btm.system.json_files import Json, read_object
 
@@ -68,6 +69,32 @@ def train(config: Config, reporter: Reporter = quiet) -> tuple[Path, ReaderCard]
     finally:
         held.release()
     return target.path, card
+
+
+def plan_of_train(config: Config) -> Plan:
+    """Plan `train`; `UserError` for what it would refuse before anything is loaded."""
+    forest, spec = Forest(config.forest_root), spec_of(config)
+    parts, source = resolve(spec, spec.foreign), _source(config)
+    ground, name = Ground.of(config), name_of(config)
+    splits = read_splits(parts, source)
+    if not splits.get("train"):
+        raise UserError(f"{source}: no train split with questions to train a reader on")
+    target = forest.paths.reader(name)
+    if _stands(target, _making(config, spec, ground, source)):
+        return Plan.nothing("read train", name)
+    models = tuple(ground.identity) if ground else ()
+    on = f", on {', '.join(models)}" if models else ""
+    what = f"{spec.model} on {len(splits['train']):,} questions, {config.reader.epochs} epochs{on}"
+    return Plan("read train", name, what, reads=(source,), writes=(target.path,))
+
+
+def plan_of_eval(config: Config) -> Plan:
+    """Plan `evaluate`."""
+    paths, name = Forest(config.forest_root).paths, name_of(config)
+    ReaderCard.read(paths.reader(name).card)
+    file = paths.reading(name, config.reader.split)
+    what = f"the questions of {config.reader.split}"
+    return Plan("read eval", name, what, writes=(file,))
 
 
 def _train(

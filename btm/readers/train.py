@@ -80,7 +80,7 @@ def _step(
         torch.manual_seed(seed * _APART + step)
         loss = reader.model.loss(reader.input.batch(items))
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     return float(loss.detach())
 

@@ -11,13 +11,14 @@ from btm.cli import main
 from btm.cli.compose import compose
 from btm.errors import TrainingStoppedError, UserError
 from btm.forest import Forest, readers
-from btm.readers import folder, train
+from btm.readers import compare, folder, train
 from btm.readers.ground import Ground
 from btm.readers.links.words import vectors
-from btm.readers.setting import QASetting
+from btm.readers.setting import Example, QASetting
 from btm.report.progress import Reporter
 
 TINY = ["reader.epochs=2", "reader.batch_size=64", "reader.checkpoint_every=3"]
+TEXTS = ("In the beginning God created the heaven and the earth.", "My fellow citizens of Congress")
 LINKS = ["reader=link_prediction", "reader.model=distmult", "reader.options={dim: 8}"]
 
 
@@ -67,7 +68,10 @@ def test_links_are_learnt():
 
 @pytest.mark.slow
 def test_a_reader_is_trained_saved_and_asked(words, capsys):
+    (plan,) = said(capsys, "read", "train", *words, "--dry-run")
     card = said(capsys, "read", "train", *words)
+    assert plan["writes"] == [card["path"]] and "520 questions, 2 epochs" in plan["what"]
+    assert "stands" in said(capsys, "read", "train", *words, "--dry-run")[0]["what"]
     forest = Forest(card["path"].partition("/readers/")[0])
     assert card["on"] is None and card["models"] == {} and set(card["data"]) >= {"train.txt"}
     assert not forest.paths.reader_in_making("distmult").exists()
@@ -221,3 +225,57 @@ def test_a_damaged_folder_is_one_line(tmp_path, copy):
     target.learnt.write_text(target.learnt.read_text().replace("cuba", "kuba"))
     with pytest.raises(UserError, match=r"learnt\.json: its sha256 is another"):
         folder.load(forest, "distmult")
+
+
+@pytest.mark.slow
+def test_argmax_asks_the_likeliest_expert_of_each_support(grown):
+    config = compose([f"forest={grown[0].forest_root}", "ensemble.experts=[bible,speeches]"])
+    examples = [Example(QASetting("which?", (text,))) for text in TEXTS]
+    values = {
+        "bible": {"accuracy": np.array([0.25, 0.5])},
+        "speeches": {"accuracy": np.array([0.75, 1.0])},
+    }
+    ground = Ground.of(compose([f"forest={grown[0].forest_root}", "on=forest"]))
+    assert ground is not None and {model.name for model in ground.models} > {"bible"}
+    found = compare._of_argmax(config, examples, values)["accuracy"]
+    pair = Ground.of(
+        compose(
+            [f"forest={grown[0].forest_root}", "on=forest", "ensemble.experts=[bible,speeches]"]
+        )
+    )
+    weights = [each.weights for each in pair.encode([pair.tokens(text).ids for text in TEXTS])]
+    names = ["bible", "speeches"]
+    wanted = [values[names[w.argmax()]]["accuracy"][n] for n, w in enumerate(weights)]
+    assert found.tolist() == wanted
+    assert weights[0][0] > 0.5, "the Bible's expert knows its first words"
+
+
+@pytest.mark.slow
+def test_rows_stand_on_what_there_is(copy, tmp_path, capsys):
+    for split in ("train", "test"):
+        rows = [
+            {"question": "which?", "support": [text], "candidates": ["a", "bbb"], "answer": "bbb"}
+            for text in TEXTS
+        ]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    kinds = {"questions": "read", "input": "Lengths", "model": "Slope", "output": "Choice"}
+    own = [f"reader.{kind}=own_reader:{name}" for kind, name in kinds.items()]
+    root = copy().forest_root
+    words = [f"forest={root}", f"reader.data={tmp_path}", *own, "reader.name=mine"]
+    words += ["reader.epochs=50", "reader.lr=0.1", "ensemble.experts=[bible,speeches]"]
+    assert main.main(["read", "compare", *words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    rows = {row["on"]: row for row in found["rows"]}
+    average = {"average"} if (Forest(root).paths.averages).is_dir() else set()
+    assert set(rows) == {"forest", "seed", "argmax"} | average
+    assert all(row["values"]["accuracy"] == [1, 1, 1] for row in rows.values())
+    assert all(row["behind"]["accuracy"] == [0, 0, 0] for row in rows.values())
+    assert any("no row dense" in note for note in found["notes"])
+    have = {each.path.name for each in Forest(root).paths.readers()}
+    assert have >= {"mine-forest", "mine-seed", "mine-of-bible", "mine-of-speeches"}
+    # Readers that stand are not trained again.
+    card = Forest(root).paths.reader("mine-seed").card
+    stamp = card.stat().st_mtime_ns
+    assert main.main(["read", "compare", *words]) == 0
+    assert "forest ahead, accuracy" in capsys.readouterr().out
+    assert card.stat().st_mtime_ns == stamp
