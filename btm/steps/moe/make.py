@@ -84,6 +84,7 @@ def make(config: Config, forest: Forest, mixture: MoeRecipe, reporter: Reporter 
     elms = _experts(forest, mixture)
     target = forest.paths.derived(MOES, mixture.name).path
     if _stands(config, forest, mixture, elms):
+        router.clear(forest, Card.read(ModelFolder(target).card))
         return target
     if target.is_dir():
         reporter.line(f"{target} is of other settings, ELMs or text: it is made anew")
