@@ -335,6 +335,14 @@ class Paths:
         of = f"{shard.domain}-{shard.split}-{shard.sha256[:_SHARD_DIGITS]}"
         return self.root / _TARGETS / f"{of}-w{window}"
 
+    def places(self) -> list[Path]:
+        """List the folders in which something is published, where a killed process may have left
+        a temporary: the forest, its folders, those in them, and one deeper for predictions.
+        """
+        found = [self.root, *self.root.glob("*"), *self.root.glob("*/[!.]*")]
+        found += (self.root / _TARGETS).glob("*/[!.]*")
+        return [path for path in found if path.is_dir()]
+
     def every_targets(self) -> list[Path]:
         """List the files that say of which ensembles predictions are kept."""
         return sorted((self.root / _TARGETS).glob(f"*/*/{ENSEMBLE}"))

@@ -186,7 +186,7 @@ def check(out: Path) -> list[str]:
     trained = "\n".join(
         json.loads(line)["text"]
         for path in sorted((out / TEXT).glob("*/train.jsonl"))
-        for line in path.open(encoding="utf-8")
+        for line in path.read_text("utf-8").splitlines()
     )
     entries = set(trained.split("\n"))
     texts = dict(_texts(out))

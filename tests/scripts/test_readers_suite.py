@@ -40,15 +40,17 @@ RUN = (
 
 
 def lines(number, domain, count=36):
-    """A tree of sets whose gloss names what is above them; every third of `count` has children."""
+    """A tree of sets, each of them related to three others besides what is above it."""
     rng = random.Random(domain)
     kind = domain[0] if domain != "adv_all" else "r"
     first = (number + 1) * 1000
     for i in range(count):
-        key, above = first + i, first + (i - 1) // 2
-        gloss = " ".join(["a", rng.choice(WORDS), "of", *rng.sample(WORDS, 5), str(key)])
-        near = f"001 @ {above:08} {kind} 0000" if i else "000"
-        yield f"{key:08} {number:02} {kind} 01 {domain}_{i} 0 {near} | {gloss}  "
+        gloss = " ".join(["a", rng.choice(WORDS), "of", *rng.sample(WORDS, 5), str(first + i)])
+        near = [("+", (i + step) % count) for step in (1, 2, 3)]
+        near += [("@", (i - 1) // 2)] if i else []
+        pointers = " ".join(f"{symbol} {first + to:08} {kind} 0000" for symbol, to in near)
+        entry = f"{first + i:08} {number:02} {kind} 01 {domain}_{i} 0 {len(near):03} {pointers}"
+        yield f"{entry} | {gloss}  "
 
 
 def files():

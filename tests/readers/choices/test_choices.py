@@ -93,7 +93,7 @@ def test_inference_is_learnt(ground, options):
     some = pairs(48)
     reader = Reader.new(spec, resolve(spec), ground, {"train": some}, seed=1)
     items = reader.input.items(some, answered=True)
-    train.fit(reader, items, ReaderConfig(epochs=30, batch_size=16, lr=0.01))
+    train.fit(reader, items, ReaderConfig(epochs=20, batch_size=16, lr=0.01))
     assert reader.measure(some)["accuracy"].mean() > 0.9
     with pytest.raises(UserError, match="no premise"):
         reader([QASetting("There was a stone.")])

@@ -21,18 +21,16 @@ PLACES = ["river", "cliff", "brook", "desert", "garden", "meadow", "marsh", "lam
 
 
 def examples(count):
-    """Which animal lives at a place? Two that are named, in a support that begins elsewhere."""
+    """Which animal lives at a place? Or none, where the support does not name the place."""
     found = []
     for i in range(count):
-        a, b = NAMES[i % 8], NAMES[(i * 3 + 1) % 8]
-        x, y = PLACES[i % 7], PLACES[(i + 3) % 8]
-        if a == b or x == y:
-            continue
-        support = f"It was late. A {a} lives by the {x}, and a {b} lives by the {y}."
-        answers = (Answer(a, (support.index(a), support.index(a) + len(a))),)
-        found.append(Example(QASetting(f"Who lives by the {x}?", (support,), id=str(i)), answers))
-        asked = QASetting("Who lives by the moon?", (support,), id=f"{i} none")
-        found += [Example(asked)] if i % 4 == 0 else []
+        animal, place = NAMES[i % 8], PLACES[(i * 3) % 8]
+        support = f"It was late. A {animal} lives by the {place}."
+        begin = support.index(animal)
+        right = Answer(animal, (begin, begin + len(animal)))
+        for asked, answers in ((place, (right,)), ("moon", ())):
+            setting = QASetting(f"Who lives by the {asked}?", (support,), id=f"{i} {asked}")
+            found.append(Example(setting, answers))
     return found
 
 
@@ -94,16 +92,15 @@ def test_overlap_marks_the_words_of_the_question(ground):
 @pytest.mark.parametrize("options", [{"heads": "own"}, {"heads": "shared", "experts": 1}])
 def test_answers_are_found_and_missed_where_there_is_none(ground, options):
     spec = Spec("squad", "windows", "span", "spans", {"dim": 16, "dropout": 0.0} | options)
-    some = examples(40)
+    some = examples(24)
     reader = Reader.new(spec, resolve(spec), ground, {"train": some}, seed=1)
-    before = reader.measure(some)["f1"].mean()
     items = reader.input.items(some, answered=True)
-    how = ReaderConfig(epochs=25, batch_size=16, lr=0.01)
+    how = ReaderConfig(epochs=18, batch_size=16, lr=0.01)
     train.fit(reader, items, how)
-    assert reader.measure(some)["exact"].mean() > max(0.8, before)
-    best, *rest = reader([some[1].setting])[0]
+    assert reader.measure(some)["exact"].mean() > 0.8
+    best, *rest = reader([some[0].setting])[0]
     begin, end = best.span or (0, 0)
-    assert some[1].setting.support[0][begin:end] == best.text
+    assert some[0].setting.support[0][begin:end] == best.text
     assert best.score >= rest[0].score
     with pytest.raises(UserError, match="no support"):
         reader([QASetting("Who lives by the river?")])
