@@ -109,7 +109,7 @@ class Lines:
         written = (json.dumps(value, ensure_ascii=ascii) for ascii in (False, True))
         at = max(self._text.find(each, self._at) for each in written)
         if at >= 0:
-            self._at = at
+            self._at = at + 1
         return f"{self._file}:{self._text.count(chr(10), 0, max(at, 0)) + 1}"
 
 

@@ -70,7 +70,8 @@ def _split(triples: Sequence[Triple], rng: random.Random) -> Graph:
     left = Counter(part for head, rel, tail in triples for part in {head, tail, rel})
     mixed = list(triples)
     rng.shuffle(mixed)
-    held_out, train = [], []
+    held_out: list[Triple] = []
+    train: list[Triple] = []
     for triple in mixed:
         parts = set(triple)
         if len(held_out) < 2 * _HELD_OUT and all(left[part] > 1 for part in parts):

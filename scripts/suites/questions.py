@@ -48,7 +48,7 @@ def extractive(sets: Sets, known: Mapping[str, Synset], split: str) -> dict[str,
     articles = []
     for name, domain in sets.items():
         mixed = rng.sample(domain[split], len(domain[split]))
-        paragraphs = []
+        paragraphs: list[dict[str, Any]] = []
         for at in range(0, len(mixed) - ENTRIES + 1, ENTRIES):
             if len(paragraphs) < _SUPPORTS[split]:
                 other = mixed[at - 1]

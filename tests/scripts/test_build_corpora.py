@@ -232,7 +232,7 @@ def test_a_package_that_is_broken_is_named(tmp_path, package):
     [
         (
             ["--suite", "btm61"],
-            "build_corpora: no suite 'btm61' (did you mean 'btm16'?); have: btm16, d64, far8, roots, readers\n",
+            "build_corpora: no suite 'btm61' (did you mean 'btm16'?); have: btm16, d64, far8, readers, roots\n",
         ),
         (["--domains", "bible"], "build_corpora: no domain 'bible' in btm16"),
         (["--domains", "speeches"], "build_corpora: --domains makes a part of a suite"),

@@ -31,6 +31,7 @@ FEATURES = Port("features", shape="BF")
 _WORD = re.compile(r"\w+")
 _NOT = frozenset(["no", "not", "nobody", "nothing", "never", "none", "neither", "nor", "without"])
 _OVERLAP = 10
+_AT_ONCE = 1024  # pairs whose states are in memory
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,13 @@ class Pairs(InputModule):
         return _OVERLAP + 2 * self.words + self.likelihood
 
     def items(self, examples: Sequence[Example], *, answered: bool) -> Sequence[Pair]:
-        """Read all pairs."""
+        """Read all pairs, some at a time: only their means are kept."""
+        found: list[Pair] = []
+        for begin in range(0, len(examples), _AT_ONCE):
+            found += self._read(examples[begin : begin + _AT_ONCE], answered)
+        return found
+
+    def _read(self, examples: Sequence[Example], answered: bool) -> list[Pair]:
         pairs = [self._ids(example.setting) for example in examples]
         texts = [np.concatenate(pair) for pair in pairs]
         # The posterior is of the premise alone, read by itself.

@@ -12,7 +12,7 @@ from btm.readers.ports import Batch
 from btm.readers.setting import Answer, Example, QASetting
 from btm.readers.spans import squad
 from btm.readers.spans.model import BEGIN, END
-from btm.readers.spans.windows import Window
+from btm.readers.spans.windows import Window, stripped
 
 
 class Found(NamedTuple):
@@ -69,8 +69,10 @@ class Spans(OutputModule):
     def _of(self, found: Sequence[Found], setting: QASetting) -> list[Answer]:
         answers: dict[tuple[int, int, int], Answer] = {}
         for score, document, begin, end in sorted(found, reverse=True):
-            text = setting.support[document][begin:end]
-            answers.setdefault((document, begin, end), Answer(text, (begin, end), document, score))
+            support = setting.support[document]
+            begin, end = stripped(support, begin, end)  # some tokens begin with a blank
+            answer = Answer(support[begin:end], (begin, end), document, score)
+            answers.setdefault((document, begin, end), answer)
         none = Answer("", score=self.threshold)
         best = [*list(answers.values())[: self.most], none]
         return sorted(best, key=lambda answer: -answer.score)

@@ -140,13 +140,18 @@ def _places(example: Example, document: int, spans: NDArray[np.int64]) -> tuple[
     for answer in example.answers:
         if answer.span is None or answer.document != document:
             continue
-        inside = np.flatnonzero((spans[:, 1] > answer.span[0]) & (spans[:, 0] < answer.span[1]))
-        if not len(inside):
-            continue
-        whole = spans[inside[0], 0] <= answer.span[0] and spans[inside[-1], 1] >= answer.span[1]
-        if whole or example.answers[0].text.strip() != answer.text:
+        begin, end = stripped(example.setting.support[document], *answer.span)
+        inside = np.flatnonzero((spans[:, 1] > begin) & (spans[:, 0] < end))
+        if len(inside) and spans[inside[0], 0] <= begin and spans[inside[-1], 1] >= end:
             return int(inside[0]) + 1, int(inside[-1]) + 1
     return 0, 0
+
+
+def stripped(text: str, begin: int, end: int) -> tuple[int, int]:
+    """Leave the blanks at its ends out of a span."""
+    inner = text[begin:end]
+    begin += len(inner) - len(inner.lstrip())
+    return begin, begin + len(inner.strip())
 
 
 def overlap_features(question: str, support: str, tokens: Tokens) -> NDArray[np.float32]:
