@@ -39,7 +39,7 @@ READERS = {"qa": "extractive_qa", "choice": "multiple_choice", "nli": "nli"}
 METRICS = {"qa": "f1", "choice": "accuracy", "nli": "accuracy"}
 ALL = 100  # experts, more than any forest here has
 # How a forest reads, by task: {row: options}.
-MIXED = {
+MIXED: dict[str, dict[str, dict[str, object]]] = {
     "qa": {
         "forest: a head each, posterior": {"experts": ALL},
         "forest: a head each, argmax": {"experts": 1},
@@ -168,7 +168,7 @@ def questions(
 
 def shown(rows: Mapping[str, np.ndarray]) -> list[TableRow]:
     """Write means and differences to the seed with their intervals."""
-    found = []
+    found: list[TableRow] = []
     for name, values in rows.items():
         own, gain = interval(values), interval(values - rows["seed"])
         found.append(

@@ -91,8 +91,8 @@ class Likelihoods(InputModule):
             )
         )
         return [
-            Offer(*values, right=_right(example) if answered else 0)
-            for *values, example in zip(*split, examples, strict=True)
+            Offer(with_question, without, length, _right(example) if answered else 0)
+            for with_question, without, length, example in zip(*split, examples, strict=True)
         ]
 
     def batch(self, items: Sequence[Offer]) -> Batch:
