@@ -28,6 +28,7 @@ FLOORS = [
     ["interop"],
     ["train", "ensemble"],
     ["steps"],
+    ["readers"],
     ["launch", "serve"],
     ["paper"],
     ["cli"],

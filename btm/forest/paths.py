@@ -10,6 +10,8 @@ cycles are in job_paths.py.
     students/<name>/              a model that was distilled from ELMs, sealed
     moes/<name>/                  a mixture of experts (MoE) made of ELMs, sealed
     moes/.<name>/                 one whose router is trained: making.json says of what
+    readers/<name>/               a trained reader of questions, sealed (readers.py)
+    readers/.<name>/              one that is trained: making.json says with what, checkpoints
     branches/<name>/              an ELM in the making; who holds it renames it (system/lease.py)
     pulls/<id>/                   what a pull that was stopped has fetched (interop/remote)
     branches/<name>+student/      a student in the making (students.py)
@@ -46,6 +48,7 @@ ELMS = "elms"
 AVERAGES = "averages"
 STUDENTS = "students"
 MOES = "moes"
+READERS = "readers"
 # The folders of models that are made of ELMs. Nothing is branched from such a model, it is no
 # member of the ensemble, and the folder makes a name explicit: averages/NAME.
 DERIVED = (AVERAGES, STUDENTS, MOES)
@@ -124,6 +127,38 @@ class ModelFolder:
     def weights(self) -> list[Path]:
         """List its files of weights; empty where there is no such folder."""
         return sorted(self.path.glob(files.EVERY_WEIGHTS))
+
+
+@dataclass(frozen=True)
+class ReaderFolder:
+    """The folder of a trained reader, or of one in the making."""
+
+    path: Path
+
+    @property
+    def card(self) -> Path:
+        """What it stands on, and its numbers (readers.py)."""
+        return self.path / CARD
+
+    @property
+    def modules(self) -> Path:
+        """Its modules by name, with their options."""
+        return self.path / "modules.json"
+
+    @property
+    def learnt(self) -> Path:
+        """What its input module has learnt, such as names of entities."""
+        return self.path / "learnt.json"
+
+    @property
+    def weights(self) -> Path:
+        """The parameters and buffers of its model module."""
+        return self.path / files.WEIGHTS
+
+    @property
+    def making(self) -> Path:
+        """Of one in the making: what its training depends on."""
+        return ModelFolder(self.path).making
 
 
 def in_making(student: str) -> str:
@@ -214,6 +249,19 @@ class Paths:
         """List the folders at rest of all mixtures whose routers are trained."""
         found = (self.root / MOES).glob(".*/making.json")
         return sorted({file.parent.with_name(lease.name_of(file.parent)) for file in found})
+
+    def reader(self, name: str) -> ReaderFolder:
+        """Name the folder of the trained reader `name`."""
+        return ReaderFolder(self.root / READERS / name)
+
+    def reader_in_making(self, name: str) -> Path:
+        """Name the folder at rest in which the reader `name` is trained."""
+        return self.root / READERS / f".{name}"
+
+    def readers(self) -> list[ReaderFolder]:
+        """List the folders of its trained readers, by name."""
+        found = (self.root / READERS).glob(f"*/{CARD}")
+        return [ReaderFolder(f.parent) for f in sorted(found) if is_name(f.parent.name)]
 
     @property
     def branches(self) -> Path:
@@ -333,6 +381,10 @@ class Paths:
     def benchmarks(self, name: str | None) -> Path:
         """Name the file of the benchmarks `name`; None as in `evaluation`."""
         return self.evals / f"{name or self.root.name}-bench.json"
+
+    def reading(self, reader: str, split: str) -> Path:
+        """Name the file of what a reader came to on a split of its questions."""
+        return self.evals / f"reader-{reader}-{split}.json"
 
     def own_tasks(self, suite: str) -> Path:
         """Name the folder of the benchmark tasks that are made of the test text of a suite."""
