@@ -52,6 +52,7 @@ _WORTH_A_PROCESS = 8_000_000  # bytes of text; less is encoded before a process 
 _NOT_OF_BINS = {
     "tokenizer": "have theirs in dict.txt",
     "sampling": "have their tokenizer in dict.txt",
+    "words": "have their tokenizer in dict.txt",
     "on_error": "have no rows of text",
     "format": "are text",
     "bos": "are taken over as they are",
@@ -272,6 +273,7 @@ def _ensure_tokenizer(
         config.bos,
         progress,
         config.sampling,
+        config.words,
     )
 
 
