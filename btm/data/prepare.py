@@ -265,16 +265,8 @@ def _ensure_tokenizer(
         plain if config.format == "prompted" else str,
         config.sampling,
     )
-    train_tokenizer(
-        texts,
-        folder / TOKENIZER,
-        config.vocab_size,
-        config.special_tokens,
-        config.bos,
-        progress,
-        config.sampling,
-        config.words,
-    )
+    asked = (config.vocab_size, config.special_tokens, config.bos)
+    train_tokenizer(texts, folder / TOKENIZER, *asked, progress, config.sampling, config.words)
 
 
 def _pack_all(
