@@ -46,6 +46,7 @@ NOT_RUN = {  # a command, or how it begins: why it is not run here
     "python scripts/bench/crash.py": _TRAINING,
     "python scripts/bench/fertility.py": "tests/scripts/test_bench_fertility.py runs it",
     "python scripts/bench/fuzz.py": _TRAINING,
+    "python scripts/bench/language_trees.py": "tests/scripts/test_bench_languages.py runs it",
     "python scripts/bench/languages.py": "tests/scripts/test_bench_languages.py runs it",
     "python scripts/build_corpora.py": "downloads packages",
     "python scripts/build_instructions.py": "tests/scripts/test_build_instructions.py runs it",
