@@ -99,13 +99,14 @@ def average_name(how: str, domain: str) -> str:
 
 
 def score_averages(config: Config, reporter: Reporter) -> None:
-    """Average the experts uniformly and, for every domain, by `AVERAGED`; score each average.
+    """Average the experts uniformly and, for every evaluated domain, by `AVERAGED`; score each.
 
     An average for a domain is scored on that domain alone.
     """
     forest, suite = Forest(config.forest_root), steps.open_suite(config)
     experts = forest.experts()
-    shards = {domain: suite.shard(domain, config.eval.split) for domain in suite.domains()}
+    domains = config.eval.domains or suite.domains()
+    shards = {domain: suite.shard(domain, config.eval.split) for domain in domains}
     uniform = publish.average(
         forest, "uniform", {elm.name: 1.0 for elm in experts}, method="uniform"
     )

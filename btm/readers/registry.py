@@ -13,7 +13,7 @@ from typing import Any
 from btm.errors import UserError, unknown
 from btm.readers import ports
 
-# What reads questions from files: {name: function}; see `questions.Read`.
+# What reads the questions of a split from a folder: {name: function}.
 QUESTIONS = {
     "triples": "btm.readers.links.triples:read",
     "squad": "btm.readers.spans.squad:read",

@@ -176,12 +176,12 @@ def unseen(forest: Forest, graphs: Path, files: Sequence[str], how: ReaderConfig
         options = {"dim": 100, "vectors": kind} | (
             {} if kind == "learnt" else {"texts": str(table_of)}
         )
-        spec = Spec("triples", "links", "complex", "ranking", options)
+        spec = Spec("triples", "links", "distmult", "ranking", options)
         begun = time.process_time()
         reader = Reader.new(spec, resolve(spec), ground, of, how.seed)
         train.fit(reader, reader.input.items(of["train"], answered=True), how)
         found = {key: interval(each) for key, each in reader.measure(of["test"]).items()}
-        count = len(reader.input.entities)
+        count = len({a.text for part in of.values() for each in part for a in each.answers})
         rows.append(
             {
                 **{"vectors": called, "entities": count, "questions": len(of["test"])},

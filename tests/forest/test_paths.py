@@ -1,12 +1,14 @@
 """`btm/forest/paths.py` alone spells the file names of a forest, `job_paths.py` those of its cycles."""
 
 import ast
+import functools
 import re
 
 import structure
 from btm.forest import paths
 from btm.forest.paths import ModelFolder, Paths
 
+MODULES = structure.modules()
 HUB = {"config.json", "model.safetensors", "model.safetensors.index.json", "README.md"}
 # What stands for a file or a folder wherever it is spelled.
 NAMES = HUB | {
@@ -52,9 +54,10 @@ SPELLED = {
 }
 
 
+@functools.cache
 def spelled(module):
     """The file names in the strings of a module that are neither docstrings nor keys of a dict."""
-    tree = ast.parse(structure.modules()[module].read_text())
+    tree = ast.parse(MODULES[module].read_text())
     names = {part for text in strings(tree) for part in pieces(text)} & NAMES
     places = {text for node in ast.walk(tree) for text in joined(node)}
     return names | {part for text in places for part in pieces(text)} & WORDS
@@ -90,7 +93,7 @@ def pieces(text):
 
 
 def test_file_names_are_spelled_by_their_owners_alone():
-    found = {module: spelled(module) - SPELLED.get(module, set()) for module in structure.modules()}
+    found = {module: spelled(module) - SPELLED.get(module, set()) for module in MODULES}
     assert not {module: names for module, names in found.items() if names}
 
 

@@ -11,7 +11,7 @@ from btm.cli import main
 from btm.cli.compose import compose
 from btm.errors import TrainingStoppedError, UserError
 from btm.forest import Forest, readers
-from btm.readers import compare, folder, train
+from btm.readers import compare, folder, steps, train
 from btm.readers.ground import Ground
 from btm.readers.links.words import vectors
 from btm.readers.setting import Example, QASetting
@@ -106,6 +106,19 @@ def test_a_reader_is_trained_saved_and_asked(words, capsys):
 
 
 @pytest.mark.slow
+def test_a_command_that_was_stopped_goes_on(words):
+    _, whole = steps.train(compose([*words, "reader.name=whole"]))
+    parts = [*words, "reader.name=parts"]
+    with pytest.raises(TrainingStoppedError):
+        steps.train(compose(parts), Stopping(4))
+    with pytest.raises(UserError, match="half trained with other settings"):
+        steps.train(compose([*parts, "reader.seed=9"]))
+    path, card = steps.train(compose(parts))
+    assert card.sha256 == whole.sha256 and card.steps == whole.steps
+    assert [each.name for each in path.parent.iterdir() if each.name.startswith(".")] == []
+
+
+@pytest.mark.slow
 def test_what_is_wrong_with_a_reader_is_one_line(words, capsys, tmp_path):
     forest = words[0]
     cases = {
@@ -123,6 +136,9 @@ def test_what_is_wrong_with_a_reader_is_one_line(words, capsys, tmp_path):
             "reader.options={vectors: text, texts: x}",
         ],
         "no verb 'read'": ["read"],
+        "expert has no effect here: on=forest; wanted on=expert": [
+            *("read", "train", *words, "on=forest", "expert=bible")
+        ],
         "does not read on=forest": ["read", "eval", forest, "reader.name=x", "on=forest"],
     }
     for wanted, command in cases.items():

@@ -95,7 +95,7 @@ class Links(InputModule):
             for example in examples:
                 link = self._link(example.setting)
                 self._known[link.subject, link.relation] |= {
-                    self._entity(answer.text, example.setting) for answer in example.answers
+                    self.entity(answer.text, example.setting) for answer in example.answers
                 }
 
     def known(self, link: Link) -> set[int]:
@@ -109,7 +109,7 @@ class Links(InputModule):
         grouped: dict[tuple[int, int], set[int]] = defaultdict(set)
         for example in examples:
             link = self._link(example.setting)
-            grouped[link[:2]] |= {self._entity(a.text, example.setting) for a in example.answers}
+            grouped[link[:2]] |= {self.entity(a.text, example.setting) for a in example.answers}
         return [Link(*asked, tuple(sorted(right))) for asked, right in grouped.items()]
 
     def batch(self, items: Sequence[Link]) -> Batch:
@@ -143,10 +143,11 @@ class Links(InputModule):
             raise _unknown("relation", p, self.relations, setting)
         relation = self.relations[p]
         if s == triples.ASKED:
-            return Link(self._entity(o, setting), relation + len(self.relations))
-        return Link(self._entity(s, setting), relation)
+            return Link(self.entity(o, setting), relation + len(self.relations))
+        return Link(self.entity(s, setting), relation)
 
-    def _entity(self, name: str, setting: QASetting) -> int:
+    def entity(self, name: str, setting: QASetting) -> int:
+        """Return the number of an entity; `UserError` that names the question if there is none."""
         if name not in self.entities:
             raise _unknown("entity", name, self.entities, setting)
         return self.entities[name]

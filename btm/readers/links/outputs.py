@@ -31,10 +31,10 @@ class Ranking(OutputModule):
         found: list[list[Answer]] = []
         for _, batch in scored:
             for scores_N in torch.sigmoid(batch["scores"]):
-                _, _, object_ = triples.parse(settings[len(found)])
-                subject = triples.parse(settings[len(found)])[0]
+                setting = settings[len(found)]
+                subject, _, object_ = triples.parse(setting)
                 if triples.ASKED not in (subject, object_):
-                    number = self.before.entities[object_]
+                    number = self.before.entity(object_, setting)
                     found.append([Answer(object_, score=float(scores_N[number]))])
                     continue
                 top = torch.topk(scores_N, min(self.most, len(self.names)))

@@ -48,6 +48,12 @@ def test_what_asks_for_no_link_is_refused(asked):
         triples.parse(QASetting(asked))
 
 
+@pytest.mark.parametrize("asked", ["atlantis embassy ?", "cuba embassy atlantis"])
+def test_an_entity_that_is_unknown_is_named(asked):
+    with pytest.raises(UserError, match="no entity 'atlantis' in the training triples"):
+        untrained("distmult")([QASetting(asked)])
+
+
 def test_a_question_of_megabytes_is_refused():
     with pytest.raises(UserError, match="10,485,760 characters: wanted 1,048,576 at most"):
         QASetting("x" * (10 << 20))
