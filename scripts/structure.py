@@ -29,6 +29,7 @@ FLOORS = [
     ["interop"],
     ["train", "ensemble"],
     ["steps"],
+    ["readers"],
     ["launch", "serve"],
     ["paper"],
     ["cli"],

@@ -20,6 +20,7 @@ SPECIAL_TOKENS = ("endoftext", "fairseq")
 UNREAD = ("report", "refuse")
 SPLITTING = ("named", "pool")
 ON_ERROR = ("refuse", "skip")
+WORDS = ("gpt2", "bloom")
 BOS = ("auto", "always", "never")
 FORMATS = ("text", "prompted")
 LOSS_ON = ("completion", "all")
@@ -75,6 +76,12 @@ class DataConfig:
         "special tokens of the tokenizer that is trained: <|endoftext|> alone, or fairseq's "
         "<s> <pad> </s> <unk>",
         SPECIAL_TOKENS,
+    )
+    words: str = key(
+        "gpt2",
+        "how the tokenizer that is trained splits a text into words, beyond which no token goes: "
+        "as GPT-2 does, or as BLOOM (docs/languages.md)",
+        WORDS,
     )
     bos: str = key(
         "auto",
@@ -184,13 +191,12 @@ def check_data(data: DataConfig) -> None:
         data.vocab_size,
         "wanted 300 or more (256 are bytes)",
     )
+    check_choice(data.words, "data.words", WORDS)
     check_power(data.sampling, "data.sampling")
-    require(
-        data.sampling is None or data.tokenizer is None,
-        "data.sampling",
-        data.sampling,
-        "has no effect beside data.tokenizer, which is not trained",
-    )
+    for word, usual in (("sampling", None), ("words", "gpt2")):
+        value = getattr(data, word)
+        why = "has no effect beside data.tokenizer, which is not trained"
+        require(value == usual or data.tokenizer is None, f"data.{word}", value, why)
     _check_prompted(data)
     held_out = data.valid_fraction + data.test_fraction
     require(

@@ -1,8 +1,14 @@
-"""GPT-2's byte-level BPE in the form of `tiktoken`: each token's bytes, and the order of merges."""
+"""Byte-level BPE: BLOOM's words; GPT-2's in the form of `tiktoken`, bytes of tokens in the order of
+merges.
+"""
 
 from itertools import pairwise
 
 from btm.system.json_files import Json
+
+# How BLOOM's tokenizer.json splits a text into words (BigScience, arXiv 2211.05100): at signs of
+# punctuation of several scripts, not at vowel signs or digits.
+BLOOM_WORDS = r" ?[^(\s|[.,!?…。，、।۔،])]+"
 
 _PRE_TOKENIZER = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 _MUST_BE_UNSET = (

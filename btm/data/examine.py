@@ -130,6 +130,7 @@ def _kept_tokenizer(config: DataConfig, folder: Path) -> str | None:
         return kept
     # Keys once missing, and those that are recorded where they are on.
     usual = {"vocab_size": config.vocab_size, "special_tokens": "endoftext", "sampling": None}
+    usual |= {"words": "gpt2"}
     for key, before in (usual | origin["trained"]).items():
         if before != (now := getattr(config, key)):
             was, asked = ("null" if value is None else value for value in (before, now))

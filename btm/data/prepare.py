@@ -52,6 +52,7 @@ _WORTH_A_PROCESS = 8_000_000  # bytes of text; less is encoded before a process 
 _NOT_OF_BINS = {
     "tokenizer": "have theirs in dict.txt",
     "sampling": "have their tokenizer in dict.txt",
+    "words": "have their tokenizer in dict.txt",
     "on_error": "have no rows of text",
     "format": "are text",
     "bos": "are taken over as they are",
@@ -264,15 +265,8 @@ def _ensure_tokenizer(
         plain if config.format == "prompted" else str,
         config.sampling,
     )
-    train_tokenizer(
-        texts,
-        folder / TOKENIZER,
-        config.vocab_size,
-        config.special_tokens,
-        config.bos,
-        progress,
-        config.sampling,
-    )
+    asked = (config.vocab_size, config.special_tokens, config.bos)
+    train_tokenizer(texts, folder / TOKENIZER, *asked, progress, config.sampling, config.words)
 
 
 def _pack_all(

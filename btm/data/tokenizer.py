@@ -14,6 +14,7 @@ from typing import Any
 
 from btm.data import bos as beginning
 from btm.data.bos import AUTO, BEGINS, POLICY
+from btm.data.bytelevel import BLOOM_WORDS
 from btm.data.slices import short_words
 from btm.errors import UserError, first_line
 from btm.fairseq import dictionary
@@ -41,21 +42,30 @@ def train_tokenizer(
     policy: str = AUTO,
     say: Say = lambda line: None,
     sampling: float | None = None,
+    words: str = "gpt2",
 ) -> None:
     """Train a byte-level BPE on `texts` and publish it at `folder` as a Hugging Face tokenizer.
 
-    It splits words as GPT-2 does and normalizes nothing, so it restores any text exactly. The
-    vocabulary comes out smaller than `vocab_size` where the text has too little to merge. The first
-    ids are the `special_tokens`: ``<|endoftext|>``, or fairseq's ``<s> <pad> </s> <unk>``. It puts
-    no BOS before a text unless the `policy` is always. Words that no language has, as a sequence
-    of DNA, are cut (btm/data/slices.py). `say` is told every few seconds how far it is. `sampling`
-    is recorded: the power by which the texts were chosen (data.sampling).
+    It splits `words` as GPT-2 or BLOOM does (data.words) and normalizes nothing, so it restores any
+    text exactly. The vocabulary comes out smaller than `vocab_size` where the text has too little
+    to merge. The first ids are the `special_tokens`: ``<|endoftext|>``, or fairseq's
+    ``<s> <pad> </s> <unk>``. It puts no BOS before a text unless the `policy` is always. Words that
+    no language has, as a sequence of DNA, are cut (btm/data/slices.py). `say` is told every few
+    seconds how far it is. `sampling` is recorded: the power by which the texts were chosen
+    (data.sampling).
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     named = dict.fromkeys(SPECIALS, EOS) if special_tokens == "endoftext" else FAIRSEQ_SPECIALS
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    if words == "bloom":
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(BLOOM_WORDS), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -72,8 +82,10 @@ def train_tokenizer(
         "model_max_length": 1_000_000_000,
     }
     asked: Json = {"vocab_size": vocab_size, "special_tokens": special_tokens}
+    asked |= {} if sampling is None else {"sampling": sampling}
+    asked |= {} if words == "gpt2" else {"words": words}
     origin = {
-        "trained": asked | ({} if sampling is None else {"sampling": sampling}),
+        "trained": asked,
         "eos": tokenizer.token_to_id(named["eos_token"]),
         "vocab_size": tokenizer.get_vocab_size(),
     }

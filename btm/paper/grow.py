@@ -18,7 +18,7 @@ from btm.forest import Forest, paths, publish
 from btm.forest.card import Card
 from btm.forest.paths import ModelFolder, Paths
 from btm.paper import one_model
-from btm.paper.studies import FOREST, ONE_MODEL
+from btm.paper.studies import FOREST, ONE_MODEL, SEED_PHASE
 from btm.report import ConsoleReporter, Reporter
 from btm.steps import baselines, domain_weights, score_cache
 from btm.system import durable
@@ -60,6 +60,9 @@ def main(file: str) -> int:
             begin_with(Path(config.forest_root).parent / spec["copied"], Path(config.forest_root))
         if spec["kind"] == ONE_MODEL:
             one_model.make(config, reporter)
+            return 0
+        if spec["kind"] == SEED_PHASE:
+            steps.seed(config, reporter)
             return 0
         baselines.run(baselines.ready(config, reporter), reporter)
         if spec["kind"] == FOREST:

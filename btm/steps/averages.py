@@ -17,7 +17,7 @@ from btm.forest.card import Candidate, Card, Measured
 from btm.forest.paths import ModelFolder
 from btm.forest.suites import open_suites
 from btm.report import Reporter, quiet
-from btm.steps import held_out, recipe, score_cache, search
+from btm.steps import apart, held_out, recipe, score_cache, search
 from btm.steps.bench import search as by_tasks
 from btm.steps.beside import seeds
 from btm.steps.plan import Plan
@@ -52,6 +52,8 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
         )
     else:
         weights = recipe.fitted_weights(config, forest, how, elms, reporter)
+    for line in apart.warnings(config, forest, name, weights):
+        reporter.line(f"warning: {line}")
     settings = recipe.settings_of(config, forest, weights, lambda: open_suites(config), reporter)
     if config.average.scale == recipe.FIT:
         domains = recipe.meant_for(config, elms)
@@ -78,13 +80,14 @@ def plan_of_average(config: Config) -> Plan:
     """Plan `average`: its name, how its weights are found, and the ELMs that it is made of."""
     forest = Forest(config.forest_root)
     how, name = average_of(config)
-    given = config.average.experts
+    shares = None
     if how == "weights":
-        given = list(check_average_weights(config.weights, config.average))
-    elms = forest.experts(given)
+        shares = check_average_weights(config.weights, config.average)
+    elms = forest.experts(config.average.experts if shares is None else list(shares))
     if config.domain:
         open_suites(config).shard(config.domain, "valid")
     base = [forest[config.average.base].path] if config.average.base else []
+    equal = {elm.name: 1.0 for elm in elms}  # where they are still to be found
     weights = "given" if how == "weights" else how
     if how == search.METHOD:
         weights = _search_of(config).plan(config, forest)
@@ -97,6 +100,7 @@ def plan_of_average(config: Config) -> Plan:
         parents=tuple(elm.name for elm in elms),
         reads=(*(elm.path for elm in elms), *base),
         writes=(forest.paths.average(name).path,),
+        cautions=tuple(apart.warnings(config, forest, name, shares or equal)),
     )
 
 

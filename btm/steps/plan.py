@@ -29,6 +29,7 @@ class Plan:
     disk_bytes: int | None = None  # of what is kept; checkpoints come and go
     seconds: float | None = None
     epochs: Mapping[str, float] = field(default_factory=dict)  # passes over each domain's text
+    cautions: tuple[str, ...] = ()  # sentences: why its result may be of little use
 
     @classmethod
     def nothing(cls, step: str, name: str, why: str = "it stands there") -> "Plan":
@@ -41,8 +42,10 @@ class Plan:
         return not self.writes
 
     def warnings(self) -> list[str]:
-        """Write a sentence for each domain whose text is read more than `MANY_EPOCHS` times."""
-        return too_many_epochs(self.name, self.epochs)
+        """Write its cautions, and a sentence for each domain whose text is read more than
+        `MANY_EPOCHS` times.
+        """
+        return [*self.cautions, *too_many_epochs(self.name, self.epochs)]
 
 
 def too_many_epochs(name: str, epochs: Mapping[str, float]) -> list[str]:

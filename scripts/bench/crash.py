@@ -568,7 +568,7 @@ def calls(place: Workplace, seed: int, sample: int | None) -> list[str]:
             ]
             if sys.stdout.isatty():
                 print(f"\r{done.total()} of {len(planned)}", end="", flush=True)
-        figures = {
+        figures: dict[str, Any] = {
             "operations": {
                 op.name: {"calls": len(op.calls), "faults": done[op.name]} for op in found
             },

@@ -2,9 +2,9 @@
 
     python scripts/bench/fertility.py --text corpora/roots --vocab-size 16384 --sampling 0.3
 
-Two tokenizers are trained on the same domains as `btm prepare` trains one: on text in which a domain
-of n bytes has a share p ∝ n^α (data.sampling), and on text in its own proportions (α = 1). Each
-encodes the valid split of every domain. A word is what stands between blanks: languages written
+Three tokenizers are trained on the same domains as `btm prepare` trains one: on text in which a
+domain of n bytes has a share p ∝ n^α (data.sampling), on text in its own proportions (α = 1), and on
+the first text again with BLOOM's words (data.words=bloom) for GPT-2's. Each encodes the valid split of every domain. A word is what stands between blanks: languages written
 without them have few, so tokens a byte compare better there. Novel domains, on which no tokenizer is
 trained, are marked with *. The last rows are means over domains, and over the ten whose training
 text is smallest.
@@ -47,13 +47,14 @@ class Fertility:
 
 @dataclass(frozen=True)
 class Row:
-    """A domain: its training text in bytes, and the fertility of both tokenizers on its valid split."""
+    """A domain: its training text in bytes, and the fertility of each tokenizer on its valid split."""
 
     domain: str
     novel: bool
     train_bytes: int
     sampled: Fertility
     raw: Fertility
+    bloom: Fertility
 
 
 def main() -> None:
@@ -76,32 +77,38 @@ def parse() -> argparse.Namespace:
 
 
 def measure(config: DataConfig, alpha: float, budget: int, most: int) -> list[Row]:
-    """Train both tokenizers and encode up to `most` bytes of each domain; smallest domains first."""
+    """Train the tokenizers and encode up to `most` bytes of each domain; smallest domains first."""
     sources, novel = find_sources(config)
     surveys = [survey(source, config) for source in sources]
     training = [each for each in surveys if each.source.domain not in novel]
     with tempfile.TemporaryDirectory(prefix="btm-bench-") as scratch:
-        sampled, raw = (
-            trained(training, config, budget, power, Path(scratch) / f"{power}")
-            for power in (alpha, 1.0)
-        )
+        ways = ((alpha, "gpt2"), (1.0, "gpt2"), (alpha, "bloom"))
+        tokenizers = [
+            trained(training, config, budget, power, words, Path(scratch) / f"{power}-{words}")
+            for power, words in ways
+        ]
         rows = []
         for each in surveys:
             texts = held_out(each, config.text_column, most)
-            of_both = (fertility(sampled, texts), fertility(raw, texts))
+            found = [fertility(tokenizer, texts) for tokenizer in tokenizers]
             name = each.source.domain
-            rows.append(Row(name, name in novel, each.splits["train"].bytes, *of_both))
+            rows.append(Row(name, name in novel, each.splits["train"].bytes, *found))
     return sorted(rows, key=lambda row: row.train_bytes)
 
 
 def trained(
-    training: Sequence[Survey], config: DataConfig, budget: int, alpha: float, folder: Path
+    training: Sequence[Survey],
+    config: DataConfig,
+    budget: int,
+    alpha: float,
+    words: str,
+    folder: Path,
 ) -> Any:
-    """Train a tokenizer on shares p ∝ n^α and load it."""
+    """Train a tokenizer on shares p ∝ n^α that splits `words` so, and load it."""
     from tokenizers import Tokenizer
 
     texts = training_texts(training, config.text_column, budget, alpha=alpha)
-    train_tokenizer(texts, folder, config.vocab_size, sampling=alpha)
+    train_tokenizer(texts, folder, config.vocab_size, sampling=alpha, words=words)
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
@@ -127,8 +134,9 @@ def fertility(tokenizer: Any, texts: Iterable[str]) -> Fertility:
 
 def table(rows: Sequence[Row], alpha: float) -> Iterable[str]:
     """Write the rows as a table of Markdown."""
-    yield f"| domain | train MB | share α={alpha:g} | tokens/byte α={alpha:g} | α=1 | tokens/word α={alpha:g} | α=1 |"
-    yield "|---|---|---|---|---|---|---|"
+    ways = f"α={alpha:g} | α=1 | α={alpha:g}, bloom"
+    yield f"| domain | train MB | share α={alpha:g} | tokens/byte {ways} | tokens/word {ways} |"
+    yield "|---" * 9 + "|"
     of_training = [row for row in rows if not row.novel]
     parts = shares([row.train_bytes for row in of_training], alpha)
     share = {row.domain: p for row, p in zip(of_training, parts.tolist(), strict=True)}
@@ -136,14 +144,16 @@ def table(rows: Sequence[Row], alpha: float) -> Iterable[str]:
         part = f"{share[row.domain]:.2%}" if row.domain in share else "0"
         yield (
             f"| {row.domain}{'*' * row.novel} | {row.train_bytes / 1e6:.3f} | {part} "
-            f"| {row.sampled.a_byte:.3f} | {row.raw.a_byte:.3f} "
-            f"| {row.sampled.a_word:.2f} | {row.raw.a_word:.2f} |"
+            f"| {row.sampled.a_byte:.3f} | {row.raw.a_byte:.3f} | {row.bloom.a_byte:.3f} "
+            f"| {row.sampled.a_word:.2f} | {row.raw.a_word:.2f} | {row.bloom.a_word:.2f} |"
         )
     few = f"mean of the {SMALLEST} smallest"
     for name, some in ((few, of_training[:SMALLEST]), (f"mean of {len(rows)}", rows)):
-        found = [(r.sampled.a_byte, r.raw.a_byte, r.sampled.a_word, r.raw.a_word) for r in some]
-        a, b, c, d = np.mean(found, axis=0)
-        yield f"| {name} | | | {a:.3f} | {b:.3f} | {c:.2f} | {d:.2f} |"
+        each = [(r.sampled, r.raw, r.bloom) for r in some]
+        bytes_ = np.mean([[f.a_byte for f in found] for found in each], axis=0)
+        words = np.mean([[f.a_word for f in found] for found in each], axis=0)
+        cells = [*(f"{value:.3f}" for value in bytes_), *(f"{value:.2f}" for value in words)]
+        yield f"| {name} | | | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -26,9 +26,9 @@ def write_csv(file: Path, rows: Sequence[Row]) -> None:
         handle.write(text.getvalue().encode())
 
 
-def mean(rows: Sequence[Row]) -> str:
+def mean(rows: Sequence[Row], key: str = "bits_per_byte") -> str:
     """Write the mean bits per byte, and of several random seeds the least and the most."""
-    found = [float(row["bits_per_byte"]) for row in rows]
+    found = [float(row[key]) for row in rows]
     if not found:
         return ""
     said = f"{np.mean(found):.3f}"
@@ -60,6 +60,47 @@ def show_forest(rows: Sequence[Row]) -> Iterator[str]:
         yield f"| {language} | {' | '.join(cells)} |"
     means = [np.mean([r["bits_per_byte"] for r in rows if r["model"] == m]) for m in models]
     yield f"| mean | {' | '.join(f'{value:.3f}' for value in means)} |"
+
+
+def show_trees(rows: Sequence[Row], late: Sequence[str]) -> Iterator[str]:
+    """Yield a table of Markdown: languages by trees, own expert and forest; means over each round."""
+    trees = list(dict.fromkeys(row["tree"] for row in rows))
+    columns = [(key, tree) for key in ("own", "forest") for tree in trees]
+    yield f"| language | {' | '.join(f'{key}, {tree}' for key, tree in columns)} |"
+    yield "|---" * (len(columns) + 1) + "|"
+    languages = list(dict.fromkeys(row["language"] for row in rows))
+    for language in languages:
+        own = [row for row in rows if row["language"] == language]
+        cells = [mean([row for row in own if row["tree"] == t], key) for key, t in columns]
+        yield f"| {language}{'*' * (language in late)} | {' | '.join(cells)} |"
+    first = [language for language in languages if language not in late]
+    for called, some in (("mean", first), ("mean, late", late)):
+        of_seeds = [
+            [
+                np.mean(
+                    [
+                        r[key]
+                        for r in rows
+                        if (r["tree"], r["seed"]) == (t, s) and r["language"] in some
+                    ]
+                )
+                for s in dict.fromkeys(row["seed"] for row in rows if row["tree"] == t)
+            ]
+            for key, t in columns
+        ]
+        cells = [mean([{"of": value} for value in values], "of") for values in of_seeds]
+        yield f"| {called} | {' | '.join(cells)} |"
+
+
+def show_parents(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield a table of Markdown: what each language branched from by posterior, by random seed."""
+    own = [row for row in rows if row["tree"] == "posterior"]
+    seeds = list(dict.fromkeys(row["seed"] for row in own))
+    yield f"| language | {' | '.join(f'parents, seed {seed}' for seed in seeds)} |"
+    yield "|---" * (len(seeds) + 1) + "|"
+    for language in dict.fromkeys(row["language"] for row in own):
+        cells = [row["parents"] for row in own if row["language"] == language]
+        yield f"| {language} | {' | '.join(cells)} |"
 
 
 def show_identify(rows: Sequence[Row]) -> Iterator[str]:

@@ -27,7 +27,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,7 +43,7 @@ from btm.ensemble import evaluate, posterior
 from btm.ensemble import score as scoring
 from btm.ensemble.text import Text
 from btm.errors import UserError
-from btm.forest import Forest
+from btm.forest import ELM, Forest
 from btm.models import weights
 from btm.report import quiet
 from btm.steps import score_cache
@@ -157,7 +157,7 @@ def require_same(options: argparse.Namespace) -> None:
             raise UserError(f"{options.out} was made with {key} {stood[key]}, not {value}")
 
 
-def cut(options: argparse.Namespace, name: str, languages: Sequence[str], size: int) -> None:
+def cut(options: argparse.Namespace, name: str, languages: Sequence[str], size: int = 0) -> None:
     """Write the text of `languages` into <out>/<name>: `size` bytes of train text, or --most.
 
     The last document is cut, at a character. Held-out text is the same for every size.
@@ -167,14 +167,19 @@ def cut(options: argparse.Namespace, name: str, languages: Sequence[str], size: 
         return
     with durable.publish_folder(folder) as made:
         for language in languages:
-            (made / language).mkdir()
             for split in ("train", "valid", "test"):
                 source = next(iter(sorted((options.text / language).glob(f"{split}.jsonl*"))), None)
                 if source is None:
                     raise UserError(f"{options.text / language} has no {split}.jsonl")
                 most = (size or options.most) if split == "train" else options.most // 10
-                lines = (json.dumps({"text": text}) + "\n" for text in head(source, most))
-                (made / language / f"{split}.jsonl").write_text("".join(lines))
+                write_split(made / language, split, head(source, most))
+
+
+def write_split(folder: Path, split: str, texts: Iterable[str]) -> None:
+    """Write documents as JSON lines into <folder>/<split>.jsonl."""
+    folder.mkdir(exist_ok=True)
+    lines = (json.dumps({"text": text}) + "\n" for text in texts)
+    (folder / f"{split}.jsonl").write_text("".join(lines))
 
 
 def head(source: Path, most: int) -> Iterator[str]:
@@ -285,9 +290,18 @@ def by_language(bench: Bench) -> Iterator[Row]:
             yield {**about, "model": called, "bits_per_byte": value}
 
 
-def ensemble_bits(bench: Bench, config: Config, forest: Forest, test: Shard, valid: Shard) -> float:
-    """Measure the gated ensemble, whose prior is fitted on the language's valid text."""
-    members = forest.experts()
+def ensemble_bits(
+    bench: Bench,
+    config: Config,
+    forest: Forest,
+    test: Shard,
+    valid: Shard,
+    members: Sequence[ELM] = (),
+) -> float:
+    """Measure the gated ensemble of `members`, or else all experts, whose prior is fitted on the
+    language's valid text.
+    """
+    members = members or forest.experts()
     names = [elm.name for elm in members]
 
     def scored(how: Config, shard: Shard) -> evaluate.Scored:
@@ -368,23 +382,29 @@ PARTS = {"branches": branches, "forest": by_language, "identify": identify}
 SHOWN = {"branches": show_branches, "forest": show_forest, "identify": show_identify}
 
 
-def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """Make a parser of the settings that all benches of languages have."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--text", type=Path, required=True, help="a folder of languages")
-    parser.add_argument("--part", nargs="+", choices=PARTS, required=True)
     parser.add_argument("--out", type=Path, default=Path("results/languages"))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--languages", nargs="+", default=list(LANGUAGES))
     parser.add_argument("--late", nargs="+", default=list(LATE))
-    parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES), help="bytes; 0: all")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--steps", type=int, default=120, help="of each expert")
     parser.add_argument("--vocab-size", type=int, default=4096)
     parser.add_argument("--most", type=int, default=2_000_000, help="bytes of a language's text")
     parser.add_argument("--held-out", type=int, default=8192, help="tokens of valid text")
     parser.add_argument("--test", type=int, default=16_384, help="tokens of test text")
+    return parser
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = parser_of(__doc__)
+    parser.add_argument("--part", nargs="+", choices=PARTS, required=True)
+    parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES), help="bytes; 0: all")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--tokens", nargs="+", type=int, default=[128, 16], help="to identify by")
     parser.add_argument(
         "--baselines", nargs="*", choices=("dense", "random_split"), default=["dense"]

@@ -99,10 +99,20 @@ def test_a_suite_keeps_the_power_that_its_tokenizer_was_trained_with(config):
     assert prepare(sampled).path == folder
 
 
+def test_a_suite_keeps_the_words_of_its_tokenizer(config):
+    chosen = replace(config, words="bloom")
+    before = prepare(chosen).tokenizer_sha256
+    with pytest.raises(UserError, match=r"trained with data\.words=bloom, not gpt2"):
+        prepare(config)
+    assert prepare(chosen).tokenizer_sha256 == before
+
+
 def test_a_power_without_effect_costs_a_line(capsys):
     for words, said in (
         (["data.sampling=2"], "data.sampling=2.0: wanted [0, 1], or null"),
         (["data.sampling=0.3", "data.tokenizer=x"], "data.sampling=0.3: has no effect beside"),
+        (["data.words=bert"], "data.words='bert': choose one of"),
+        (["data.words=bloom", "data.tokenizer=x"], "data.words=bloom: has no effect beside"),
         (["seed.sampling=-1"], "seed.sampling=-1.0: wanted [0, 1], or null"),
         (["seed.sampling=0.3", "seed.from=x"], "has no effect with seed.from"),
         (["seed.sampling=0.3", "seed.steps=0"], "has no effect with seed.steps=0"),

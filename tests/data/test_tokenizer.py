@@ -77,6 +77,27 @@ def test_what_a_small_domain_leaves_goes_to_the_others(tmp_path, verses, code, c
     assert 30_000 <= sum(len(text.encode()) for text in texts) < 34_000
 
 
+def test_words_of_bloom_are_not_split_at_vowel_signs(tmp_path, verses):
+    hindi = "नमस्ते दुनिया, मैं 2024 में आया। " * 50
+    for words in ("gpt2", "bloom"):
+        train_tokenizer([hindi, *verses[:5]], tmp_path / words, 800, words=words)
+    gpt2, bloom = load(tmp_path / "gpt2"), load(tmp_path / "bloom")
+    assert "words" not in read_origin(tmp_path / "gpt2")["trained"]
+    assert read_origin(tmp_path / "bloom")["trained"]["words"] == "bloom"
+    word = " दुनिया"  # three consonants with vowel signs
+    assert len(bloom(word)["input_ids"]) == 1 < len(gpt2(word)["input_ids"])
+    for text in (hindi, *verses[5:9], "a (b|c)\n\n [d], 'e' 12345\t。你好 ۔", " \u3000\x00é😀"):
+        assert bloom.decode(bloom(text)["input_ids"]) == text
+    # GPT-2 splits a long number from letters, BLOOM at punctuation alone.
+    split = bloom.backend_tokenizer.pre_tokenizer.pre_tokenize_str("it's 12345ab,no")
+    assert [text for _, (begin, end) in split if (text := "it's 12345ab,no"[begin:end])] == [
+        "it's",
+        " 12345ab",
+        ",",
+        "no",
+    ]
+
+
 def test_a_copy_gives_the_same_tokens(tmp_path, suite, verses):
     copy_tokenizer(suite.tokenizer, tmp_path / "copy")
     assert tokenizer_sha256(tmp_path / "copy") == suite.tokenizer_sha256

@@ -1,4 +1,4 @@
-"""`btm/forest/paths.py` alone spells the file names of a forest, `ModelFolder` those of a model in it."""
+"""`btm/forest/paths.py` alone spells the file names of a forest, `job_paths.py` those of its cycles."""
 
 import ast
 import functools
@@ -35,9 +35,12 @@ NAMES = HUB | {
 }
 # Words with other meanings too: they are folders of a forest where they are joined to a path.
 WORDS = {"tokenizer", "removed", "fisher", "suites", "jobs", "deleting", "cancel", "retry", "logs"}
+# The records of cycles.
+JOBS = {"throughput.json", "submissions", "outcomes", "forgiven", "cancel", "retry", "logs"}
 # Who may spell what, and why.
 SPELLED = {
-    "btm.forest.paths": (NAMES | WORDS) - HUB - {"SHA256SUMS", "~"},
+    "btm.forest.paths": (NAMES | WORDS) - HUB - {"SHA256SUMS", "~"} - JOBS,
+    "btm.forest.job_paths": JOBS,
     "btm.models.files": HUB,  # below the forest: what the Hugging Face Hub calls the files of a model
     "btm.system.sums": {"SHA256SUMS"},  # the format that it reads and writes
     "btm.system.durable": {"~"},  # below lease.py, which takes its mark from there

@@ -34,7 +34,7 @@ def test_a_small_language_has_fewer_tokens_where_it_is_sampled_more(rows):
     assert small.sampled.a_byte < small.raw.a_byte
     assert large.sampled.a_byte > large.raw.a_byte
     for row in rows:
-        for each in (row.sampled, row.raw):
+        for each in (row.sampled, row.raw, row.bloom):
             # Both encode the same text, and no token stands for less than a byte.
             assert (each.n_bytes, each.words) == (row.raw.n_bytes, row.raw.words)
             assert each.words < each.tokens <= each.n_bytes

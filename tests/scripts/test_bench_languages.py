@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 from folders import ROOT
 
-from bench import languages
+from bench import language_trees, languages
 from btm.data.documents import read
 from btm.errors import UserError
 
@@ -18,9 +18,11 @@ DEMO = ROOT / "btm" / "data" / "demo"
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory):
-    """The options of a run on the demo's Bibles, in Spanish and English, and its speeches."""
+    """The options of a run on the demo's Bibles, in Spanish and English; its speeches stand in for
+    Catalan.
+    """
     root = tmp_path_factory.mktemp("languages")
-    for name, source in (("en", "bible"), ("es", "spanish"), ("late", "speeches")):
+    for name, source in (("en", "bible"), ("es", "spanish"), ("ca", "speeches")):
         (root / "text" / name).mkdir(parents=True)
         for split in ("train", "valid", "test"):
             texts = list(read(DEMO / source / f"{split}.jsonl.zst", "text"))[:8]
@@ -29,7 +31,7 @@ def options(tmp_path_factory):
     words = f"""
         model.config.hidden_size=16 model.config.n_layer=1
         --text {root / "text"} --out {root / "out"} --part branches forest identify
-        --languages en es --late late --sizes 4096 --steps 1 --vocab-size 300 --held-out 512 --test 512
+        --languages en es --late ca --sizes 4096 --steps 1 --vocab-size 300 --held-out 512 --test 512
         --tokens 128 --methods scratch posterior --baselines
     """
     return languages.parse(words.split())
@@ -84,7 +86,7 @@ def test_all_parts_at_the_smallest_size(options, capsys):
     found = rows_of(options.out, "identify")
     assert len(found) == 4
     assert all(int(row["en"]) + int(row["es"]) == int(row["texts"]) for row in found)
-    assert "| late | 4 | " in said and "| mean |" in said
+    assert "| ca | 4 | " in said and "| mean |" in said
 
     # What stands is not made again.
     made = (options.out / "branches.csv").read_bytes()
@@ -97,3 +99,36 @@ def test_all_parts_at_the_smallest_size(options, capsys):
     options.steps = 2
     with pytest.raises(UserError, match="was made with steps 1, not 2"):
         languages.make(options)
+
+
+@pytest.mark.slow
+def test_trees_of_languages(options, capsys):
+    words = f"""
+        model.config.hidden_size=16 model.config.n_layer=1 --text {options.text}
+        --out {options.out.with_name("trees")} --languages en es --late ca --steps 1 --vocab-size 300
+        --most 4000 --held-out 256 --test 256 --trees posterior
+    """
+    asked = language_trees.parse(words.split())
+    language_trees.make(asked)
+    said = capsys.readouterr().out
+    rows = rows_of(asked.out, "trees")
+    parents = {row["language"]: {*row["parents"].replace(":", " ").split()[::2]} for row in rows}
+    assert parents["en"] <= {"gmw", "roa"} and parents["ca"] <= {"gmw", "roa", "en", "es"}
+    assert all(0 < float(row[key]) < 9 for row in rows for key in ("own", "forest"))
+    assert "| ca* | " in said and "| mean, late | " in said
+
+    # No text of a family is that of its languages' own experts.
+    def texts(*parts):
+        return set(read(asked.out.joinpath(*parts, "train.jsonl"), "text"))
+
+    assert texts("families", "roa") and not texts("families", "roa") & texts("text", "es")
+
+    # The other trees have one parent for each language.
+    copied = {"family": "roa", "other": "gmw", "flat": "seed"}
+    for tree, parent in copied.items():
+        grown = language_trees.Tree(languages.Bench(asked, 0), tree)
+        assert (grown._parent("ca"), grown._parent("es")) == (parent, parent)
+
+    asked.late = ["zu"]
+    with pytest.raises(UserError, match="zu: no language of its family is in --languages"):
+        language_trees.make(asked)

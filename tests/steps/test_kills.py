@@ -19,7 +19,7 @@ def begin(grown, tmp_path_factory):
     return folder
 
 
-VERBS = ["grow", "remove", "compare", "average"]
+VERBS = ["grow", "remove", "compare", "average", "distil", "moe"]
 
 
 def test_a_killed_verb_ends_as_unbroken_when_it_is_run_again(begin, workspace):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from btm.data.bos import own_bos
+from btm.data.bytelevel import BLOOM_WORDS
 from btm.data.tokenizer import load_tokenizer
 from btm.errors import UserError
 from btm.system.json_files import Json, read_object
@@ -20,8 +21,7 @@ _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_BLOOM = r" ?[^(\s|[.,!?…。，、।۔،])]+"
-_SPLITS = {_LLAMA3: "llama-bpe", _LLAMA3.replace("{1,3}", ""): "qwen2", _BLOOM: "bloom"}
+_SPLITS = {_LLAMA3: "llama-bpe", _LLAMA3.replace("{1,3}", ""): "qwen2", BLOOM_WORDS: "bloom"}
 
 
 @dataclass(frozen=True)
