@@ -3,12 +3,16 @@ read it.
 """
 
 import fcntl
+import gc
 import json
 import os
 import shutil
 import signal
 import sys
 from contextlib import contextmanager
+
+# Before torch is loaded: two threads take half as much time again for a step of models so small.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import questions
@@ -22,6 +26,9 @@ from btm.config.data import DataConfig
 from btm.data.prepare import prepare
 from btm.forest import Forest
 
+# What libraries and thousands of tests bring along stays: looking through it for garbage as often as
+# Python does by itself is a tenth of what importing transformers costs.
+gc.set_threshold(10_000, 20, 20)
 pytest_plugins = ["clusters"]
 DOMAINS = ["bible", "code_python", "speeches", "novels"]
 
@@ -35,6 +42,10 @@ def group_of(nodeid):
         return "slurm"
     if file.endswith(("test_slurm_stops.py", "test_slurm_sites.py")):
         return "slurm, stopped"
+    if file.startswith(
+        ("tests/fairseq/", "tests/data/test_binarised", "tests/interop/test_fairseq")
+    ):
+        return "fairseq"  # which trains the models that they share, in ten seconds
     starts_jobs = "tests/launch/" in file or file.endswith("test_crash.py")
     return "jobs" if starts_jobs else file
 
@@ -67,6 +78,7 @@ LONGEST = [
     "tests/train/fairseq/test_training.py",
     "tests/serve/members/cluster/test_cluster.py",
     "tests/test_pages.py",
+    "fairseq",
     "tests/steps/baselines/test_baselines.py",
     "tests/train/distributed/test_job.py",
     "tests/test_readme.py",
@@ -122,11 +134,6 @@ def no_terminal():
     os.unsetenv("COLUMNS")
 
 
-@pytest.fixture(autouse=True, scope="session")
-def two_threads():
-    torch.set_num_threads(2)
-
-
 @pytest.fixture(autouse=True, scope="module")
 def threads_as_before():
     """What a module trains in this process has its trainer.threads set for the whole of it."""
@@ -154,11 +161,13 @@ def shared(tmp_path_factory):
 def caches_of_their_own(tmp_path_factory, shared):
     """What tests index stays out of the user's cache. What torch's compiler tries and compiles is
     shared: that costs each process 20 seconds, and the tests that scripts/gpu starts use it too.
+    So is matplotlib's list of fonts.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
             patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(shared / "compiled"))
+        patch.setenv("MPLCONFIGDIR", str(shared / "matplotlib"))
         yield
 
 

@@ -52,8 +52,7 @@ def digests(words):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("carry", ["fresh", "auto"])
-@pytest.mark.parametrize("lr", ["null", "0.002"])
+@pytest.mark.parametrize(("carry", "lr"), [("fresh", "null"), ("auto", "0.002")])
 def test_verb_by_verb_gives_the_bytes_of_run(bare, capsys, carry, lr):
     """Two rounds, steps of the seed that follow from those of experts, a peak of its own."""
     rounds = [["bible", "code_python"], ["speeches"]]

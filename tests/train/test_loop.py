@@ -176,7 +176,7 @@ def test_another_thread_count_is_said_in_the_card(copy):
     try:
         result = run_training(config, made, threads=1)
     finally:
-        torch.set_num_threads(2)
+        torch.set_num_threads(1)
     assert not result.exact
     assert "threads 1, begun with 2" in result.notes[0]
 

@@ -19,6 +19,7 @@ from btm.train.kernels import waiting
 def undecided(monkeypatch):
     for variable in waiting.DECIDED_BY:
         monkeypatch.delenv(variable, raising=False)
+    torch.set_num_threads(2)
 
 
 @pytest.fixture
