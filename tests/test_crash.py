@@ -1,14 +1,13 @@
-"""Sixty faults in every run of the tests: what `scripts/bench/crash.py` does by the thousand."""
+"""Thirty faults in every run of the tests: what `scripts/bench/crash.py` does by the thousand."""
 
 import importlib.util
-import json
 import os
 import shutil
-import subprocess
 import sys
 
 import pytest
-from folders import ROOT, uncovered
+from folders import ROOT, uncovered_children
+from launch.processes import Forked, finish
 
 from btm.system import durable
 
@@ -16,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 SCRIPT = ROOT / "scripts" / "bench" / "crash.py"
 SEED = 7
-CALLS, KILLS = 48, 12
+CALLS, KILLS = 24, 6
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def crash():
 def place(crash, tmp_path_factory):
     """A place with the undisturbed cycle that both parts compare with."""
     place = crash.Workplace(tmp_path_factory.mktemp("crash"))
-    place.prepare()
+    run(place, "kills", "--count", 0)
     return place
 
 
@@ -42,10 +41,9 @@ def run(place, *words):
     """Run the harness as a person would; coverage would write files of its own between the
     calls.
     """
-    command = [sys.executable, str(SCRIPT), *words, "--seed", str(SEED), "--work", str(place.root)]
-    done = subprocess.run(command, capture_output=True, text=True, env=uncovered(), check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads((place.root / "crash.json").read_bytes())
+    with uncovered_children():
+        finish(Forked(*words, "--seed", SEED, "--work", place.root, script=SCRIPT), 300)
+    return place.kept()
 
 
 @pytest.mark.timeout(300)
@@ -53,14 +51,14 @@ def test_faults_at_mutating_calls_lose_nothing(place):
     if shutil.which("strace") is None:
         reason = "strace is missing (apt install strace): no fault can be injected"
         pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
-    figures = run(place, "calls", "--sample", str(CALLS))["calls"]
+    figures = run(place, "calls", "--sample", CALLS)["calls"]
     assert figures["faults"] == CALLS
     assert figures["wrong"] == []
 
 
 @pytest.mark.timeout(300)
 def test_kills_of_a_cycle_lose_nothing(place):
-    figures = run(place, "kills", "--count", str(KILLS))["kills"]
+    figures = run(place, "kills", "--count", KILLS)["kills"]
     assert figures["kills"] >= KILLS
     assert figures["cycles"] >= 1
     assert figures["wrong"] == []

@@ -49,6 +49,8 @@ NOT_RUN = {  # a command, or how it begins: why it is not run here
     "python scripts/bench/language_trees.py": "tests/scripts/test_bench_languages.py runs it",
     "python scripts/bench/languages.py": "tests/scripts/test_bench_languages.py runs it",
     "python scripts/build_corpora.py": "downloads packages",
+    "python scripts/bench/readers.py": "minutes of training; scripts/pykeen installs packages",
+    "scripts/pykeen": "installs packages",
     "python scripts/build_instructions.py": "tests/scripts/test_build_instructions.py runs it",
 }
 PLANNED = {  # words of commands that are run with --dry-run: why
@@ -63,7 +65,12 @@ SMALL = [
     *("trainer.valid_tokens=64", "score.max_tokens=128", "merge.force=true"),
     *("model.config.hidden_size=32", "model.config.num_hidden_layers=1"),
     *("model.config.intermediate_size=64", "model.config.num_attention_heads=2"),
-    *("model.config.num_key_value_heads=2", "generate.tokens=4", "discover.sample=200"),
+    *(
+        "model.config.num_key_value_heads=2",
+        "reader.epochs=1",
+        "generate.tokens=4",
+        "discover.sample=200",
+    ),
 ]
 DEMO_WORDS = ["run.domains=[bible,speeches]", "eval.domains=[bible,speeches,novels]"]
 OWN = ["data.vocab_size=512"]
@@ -155,9 +162,28 @@ def write_suite(root, called):
     (root / "suite.json").write_text(json.dumps({"domains": novel}))
 
 
+def write_questions(folder):
+    """Questions in SQuAD's format, four a split."""
+    folder.mkdir(parents=True)
+    context = "otter: mammal with webbed feet. hawk: bird of prey. ivy: vine that climbs."
+    asked = [
+        {"id": word, "question": f"What is {word}?", "answers": [_found(context, answer)]}
+        for word, answer in (("otter", "mammal"), ("hawk", "bird of prey"), ("ivy", "vine"))
+    ]
+    asked.append({"id": "none", "question": "What is rust?", "answers": [], "is_impossible": True})
+    for split in ("train", "valid", "test"):
+        value = {"data": [{"paragraphs": [{"context": context, "qas": asked}]}]}
+        (folder / f"{split}.json").write_text(json.dumps(value))
+
+
+def _found(context, text):
+    return {"text": text, "answer_start": context.index(text)}
+
+
 def small(words):
     """Add to the words of a command those that make it small, as far as its verb reads them."""
-    verb, keys = words[0], {full_key(word) for word in words}
+    verb, _ = main.parted(words)
+    keys = {full_key(word) for word in words}
     by_fairseq = {"experiment=fairseq", "trainer=fairseq"} & {*words}
     extra = [word for word in SMALL if not (by_fairseq and "key_value" in word)]  # BioGPT has none
     if {"experiment=roots", "experiment=roots_smoke"} & {
@@ -228,11 +254,16 @@ def make_room(section, root):
         write_suite(root / "corpora/btm16", "btm16")
     if "data=roots" in text or "experiment=roots" in text:
         write_suite(root / "corpora/roots", "roots")
+    if "readers" in text:
+        for place in ("tests/readers/nations", "corpora/readers/graphs/nations"):
+            shutil.copytree(ROOT / "tests/readers/nations", root / place)
     if ".venv-fairseq" in text and (ROOT / ".venv-fairseq").exists():
         (root / ".venv-fairseq").symlink_to(ROOT / ".venv-fairseq")
     if "serve.token_file=token" in text:
         (root / "token").write_text("0123456789abcdef" * 2)
         (root / "token").chmod(0o600)
+    if "corpora/readers/qa" in text:
+        write_questions(root / "corpora/readers/qa")
     for image in ("btm.sif", "btm.sqsh"):
         if image in text:
             (root / image).touch()

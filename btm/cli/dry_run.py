@@ -4,6 +4,7 @@ The plans are the steps' own: ``plan_of_<step>`` beside each step in `btm.steps`
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,15 @@ def _gc(config: Config) -> list[Plan]:
     return plans or [Plan("nothing", "", "everything is needed")]
 
 
+def _read(config: Config, verb: str) -> list[Plan]:
+    from btm.readers import compare
+    from btm.readers import steps as readers
+
+    if verb == "read compare":
+        return compare.plan_of_compare(config)
+    return [readers.plan_of_train(config) if verb == "read train" else readers.plan_of_eval(config)]
+
+
 _PLANS: dict[str, Callable[[Config], list[Plan]]] = {
     "prepare": _prepare,
     "seed": _seed,
@@ -303,6 +313,9 @@ _PLANS: dict[str, Callable[[Config], list[Plan]]] = {
     "bench": steps.plan_of_bench,
     "average": _average,
     "mix": _mix,
+    **{
+        f"read {name}": partial(_read, verb=f"read {name}") for name in ("train", "eval", "compare")
+    },
     "distil": _distil,
     "moe": _moe,
     "generate": _generate,

@@ -38,6 +38,11 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   pull      models come from a remote        btm pull from=s3://bucket/demo forest=experts/demo
   generate  the ensemble goes on with text   btm generate prompt="In the beginning" domain=bible
   serve     an OpenAI-compatible server      btm serve forest=experts/demo
+  read train   a reader of questions         btm read train reader=link_prediction reader.data=DIR
+  read eval    how good one is               btm read eval reader.name=conve
+  read answer  let one answer                btm read answer reader.question="cuba embassy ?"
+  read compare forest, average, seed, …      btm read compare reader=nli reader.data=DIR
+  read audit   leaks of a graph              btm read audit reader.data=DIR
   run       all of it, as jobs               btm run experiment=demo cluster=slurm
             or what it is compared with      btm run experiment=demo baseline=dense
   paper     the paper's tables, from nothing btm paper size=smoke

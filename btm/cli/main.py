@@ -15,6 +15,7 @@ from btm.errors import TrainingStoppedError, UserError, unknown
 from btm.system import caches
 
 _FLAGS = ("--dry-run", "--json", "--debug", "--help", "-h", "--all")
+_GROUPS = ("read",)  # words whose verb is the word that follows them, too
 # What one verb takes beyond these.
 _FLAGS_OF = {
     "run": ("--detach", "--retry-failed", "--regrow"),
@@ -83,8 +84,16 @@ def _carry_out(words: list[str], stops: Stops) -> int:
 
         print(__version__)
         return 0
+    verb, rest = parted(words)
     with stops.heard():
-        return _command(words[0], words[1:], stops)
+        return _command(verb, rest, stops)
+
+
+def parted(words: list[str]) -> tuple[str, list[str]]:
+    """Part a command into its verb, one word or two (`read train`), and the words after it."""
+    has_two = words[0] in _GROUPS and len(words) > 1 and "=" not in words[1]
+    count = 2 if has_two and not words[1].startswith("-") else 1
+    return " ".join(words[:count]), words[count:]
 
 
 def _command(verb: str, words: list[str], stops: Stops) -> int:

@@ -20,6 +20,7 @@ from btm.config.keys import key
 from btm.config.load import LoadConfig
 from btm.config.mix import MixConfig
 from btm.config.moe import MoeConfig
+from btm.config.reader import GROUNDS, ReaderConfig
 from btm.config.registry import DiffConfig, LineageConfig, LsConfig, RemoveConfig
 from btm.config.serve import ServeConfig
 from btm.config.training import FairseqConfig, MergeConfig, ModelConfig, SeedConfig, TrainerConfig
@@ -48,6 +49,7 @@ class Config:
     average: AverageConfig = field(default_factory=AverageConfig)
     distil: DistilConfig = field(default_factory=DistilConfig)
     moe: MoeConfig = field(default_factory=MoeConfig)
+    reader: ReaderConfig = field(default_factory=ReaderConfig)
     mix: MixConfig = field(default_factory=MixConfig)
     discover: DiscoverConfig = field(default_factory=DiscoverConfig)
     run: RunConfig = field(default_factory=RunConfig)
@@ -87,6 +89,12 @@ class Config:
         [],
         "tasks of lm-evaluation-harness that bench measures: names, groups, tags or YAML files; "
         "empty: btm, the five that are made of the forest's own test text",
+    )
+    on: str | None = key(
+        None,
+        "what a reader reads text by: the model of expert=NAME, of average=NAME, or all experts, "
+        "mixed by the domain posterior; null: no model",
+        GROUNDS,
     )
     domain: str | None = key(None, "domain of the expert or of the text; null: the expert's name")
     prompt: str | None = key(

@@ -27,6 +27,7 @@ from btm.config.exchange import FORMATS, check_export, check_import, check_push
 from btm.config.load import check_load
 from btm.config.mix import check_mix
 from btm.config.moe import check_moe
+from btm.config.reader import GROUNDS, check_reader
 from btm.config.recipes import recipes
 from btm.config.registry import check_diff, check_lineage, check_ls
 from btm.config.schema import Config
@@ -35,7 +36,10 @@ from btm.config.training import check_fairseq, check_model, check_seed_phase, ch
 from btm.errors import UserError, nearest
 
 # Texts of a user's own, which are no paths and no names.
-FREE = ("prompt", "cluster.setup", "remove.reason", "card.use", "card.restrictions")
+FREE = (
+    *("prompt", "reader.question", "reader.support", "reader.candidates"),
+    *("cluster.setup", "remove.reason", "card.use", "card.restrictions"),
+)
 
 
 def from_dict(values: dict[str, Any]) -> Config:
@@ -84,6 +88,7 @@ def _check_sections(config: Config) -> None:
     check_average(config.average)
     check_distil(config.distil)
     check_moe(config.moe)
+    check_reader(config.reader)
     check_mix(config.mix)
     check_discover(config.discover)
     check_run(config.run)
@@ -121,6 +126,8 @@ def _check_keys_of_no_section(config: Config) -> None:
         check_models(against, "against")
     check_choice(config.branch, "branch", BRANCH_METHODS)
     check_choice(config.format, "format", FORMATS)
+    if config.on is not None:
+        check_choice(config.on, "on", GROUNDS)
     if config.baseline is not None:
         check_choice(config.baseline, "baseline", BASELINES)
     if isinstance(config.weights, str):

@@ -179,13 +179,13 @@ def checked(card: Card) -> Card:
     """Check every value of a card and return it; `ValueError` if one is not of its field's type."""
     parts = (*card.parents.values(), *card.ancestors, *card.measured.values(), *card.candidates)
     for part in (*parts, *card.sources):
-        _typed(part)
+        typed(part)
     if len({tuple(sorted(part.seeds)) for part in card.measured.values()}) > 1:
         raise ValueError("measured names other seeds on one domain than on another")
-    return _typed(card)
+    return typed(card)
 
 
-def _typed(made: T) -> T:
+def typed(made: T) -> T:
     """Check the types of a dataclass of JSON values and return it; `ValueError` if one is wrong."""
     for item in fields(made):  # type: ignore[arg-type]
         value = getattr(made, item.name)
@@ -219,6 +219,6 @@ def _fits(value: Any, kind: Any) -> bool:
 def read_parents(file: Path, values: Json) -> dict[str, Parent]:
     """Make parents of the JSON `values` from `file`; `UserError` if they are not valid."""
     try:
-        return {name: _typed(Parent(**parent)) for name, parent in values.items()}
+        return {name: typed(Parent(**parent)) for name, parent in values.items()}
     except (TypeError, ValueError) as error:
         raise UserError(f"{file}: no valid parents: {error}") from None

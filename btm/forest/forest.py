@@ -371,13 +371,8 @@ class Forest:
         """Delete what killed processes left behind, but no ELM, no result and no branch that can
         become an ELM.
         """
-        for folder in (
-            self.root,
-            *(p for p in self.root.glob("*") if p.is_dir()),
-            *self.root.glob("*/*"),
-        ):
-            if folder.is_dir() and not folder.name.startswith("."):
-                durable.sweep(folder)
+        for folder in self.paths.places():
+            durable.sweep(folder)
         for made in self.branches():
             home = made.path.with_name(made.name)
             if made.name in self and not lease.held(home):

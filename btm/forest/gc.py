@@ -58,13 +58,8 @@ def collect(forest: Forest) -> list[Waste]:
 
 
 def _temporaries(forest: Forest) -> list[Waste]:
-    folders = [forest.root, *(path for path in forest.root.glob("*") if path.is_dir())]
-    folders += [
-        path for path in forest.root.glob("*/*") if path.is_dir() and not path.name.startswith(".")
-    ]
-    return [
-        _waste(path, "left by a process that died") for f in folders for path in durable.orphans(f)
-    ]
+    left = (path for place in forest.paths.places() for path in durable.orphans(place))
+    return [_waste(path, "left by a process that died") for path in left]
 
 
 def _branches(forest: Forest) -> list[Waste]:

@@ -1,5 +1,5 @@
-"""Every file name of a forest: `Paths` of its root, `ModelFolder` of a model in it, `JobPaths` of
-its cycles.
+"""Every file name of a forest: `Paths` of its root, `ModelFolder` of a model in it; those of its
+cycles are in job_paths.py.
 
     forest.json                   what all its ELMs share (forest.py)
     tokenizer/                    the tokenizer of all its ELMs
@@ -10,6 +10,8 @@ its cycles.
     students/<name>/              a model that was distilled from ELMs, sealed
     moes/<name>/                  a mixture of experts (MoE) made of ELMs, sealed
     moes/.<name>/                 one whose router is trained: making.json says of what
+    readers/<name>/               a trained reader of questions, sealed (readers.py)
+    readers/.<name>/              one that is trained: making.json says with what, checkpoints
     branches/<name>/              an ELM in the making; who holds it renames it (system/lease.py)
     pulls/<id>/                   what a pull that was stopped has fetched (interop/remote)
     branches/<name>+student/      a student in the making (students.py)
@@ -32,6 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from btm.config.checks import is_name
+from btm.forest.job_paths import JobPaths
 from btm.models import files
 from btm.system import lease
 
@@ -45,6 +48,7 @@ ELMS = "elms"
 AVERAGES = "averages"
 STUDENTS = "students"
 MOES = "moes"
+READERS = "readers"
 # The folders of models that are made of ELMs. Nothing is branched from such a model, it is no
 # member of the ensemble, and the folder makes a name explicit: averages/NAME.
 DERIVED = (AVERAGES, STUDENTS, MOES)
@@ -123,6 +127,38 @@ class ModelFolder:
     def weights(self) -> list[Path]:
         """List its files of weights; empty where there is no such folder."""
         return sorted(self.path.glob(files.EVERY_WEIGHTS))
+
+
+@dataclass(frozen=True)
+class ReaderFolder:
+    """The folder of a trained reader, or of one in the making."""
+
+    path: Path
+
+    @property
+    def card(self) -> Path:
+        """What it stands on, and its numbers (readers.py)."""
+        return self.path / CARD
+
+    @property
+    def modules(self) -> Path:
+        """Its modules by name, with their options."""
+        return self.path / "modules.json"
+
+    @property
+    def learnt(self) -> Path:
+        """What its input module has learnt, such as names of entities."""
+        return self.path / "learnt.json"
+
+    @property
+    def weights(self) -> Path:
+        """The parameters and buffers of its model module."""
+        return self.path / files.WEIGHTS
+
+    @property
+    def making(self) -> Path:
+        """Of one in the making: what its training depends on."""
+        return ModelFolder(self.path).making
 
 
 def in_making(student: str) -> str:
@@ -214,6 +250,19 @@ class Paths:
         found = (self.root / MOES).glob(".*/making.json")
         return sorted({file.parent.with_name(lease.name_of(file.parent)) for file in found})
 
+    def reader(self, name: str) -> ReaderFolder:
+        """Name the folder of the trained reader `name`."""
+        return ReaderFolder(self.root / READERS / name)
+
+    def reader_in_making(self, name: str) -> Path:
+        """Name the folder at rest in which the reader `name` is trained."""
+        return self.root / READERS / f".{name}"
+
+    def readers(self) -> list[ReaderFolder]:
+        """List the folders of its trained readers, by name."""
+        found = (self.root / READERS).glob(f"*/{CARD}")
+        return [ReaderFolder(f.parent) for f in sorted(found) if is_name(f.parent.name)]
+
     @property
     def branches(self) -> Path:
         """The folder of its branches."""
@@ -286,6 +335,14 @@ class Paths:
         of = f"{shard.domain}-{shard.split}-{shard.sha256[:_SHARD_DIGITS]}"
         return self.root / _TARGETS / f"{of}-w{window}"
 
+    def places(self) -> list[Path]:
+        """List the folders in which something is published, where a killed process may have left
+        a temporary: the forest, its folders, those in them, and one deeper for predictions.
+        """
+        found = [self.root, *self.root.glob("*"), *self.root.glob("*/[!.]*")]
+        found += (self.root / _TARGETS).glob("*/[!.]*")
+        return [path for path in found if path.is_dir()]
+
     def every_targets(self) -> list[Path]:
         """List the files that say of which ensembles predictions are kept."""
         return sorted((self.root / _TARGETS).glob(f"*/*/{ENSEMBLE}"))
@@ -325,6 +382,10 @@ class Paths:
         """Name the file of the benchmarks `name`; None as in `evaluation`."""
         return self.evals / f"{name or self.root.name}-bench.json"
 
+    def reading(self, reader: str, split: str) -> Path:
+        """Name the file of what a reader came to on a split of its questions."""
+        return self.evals / f"reader-{reader}-{split}.json"
+
     def own_tasks(self, suite: str) -> Path:
         """Name the folder of the benchmark tasks that are made of the test text of a suite."""
         return self.evals / f"tasks-{suite}"
@@ -334,7 +395,7 @@ class Paths:
         return self.evals / f"grow-{domain}.json"
 
     @property
-    def jobs(self) -> "JobPaths":
+    def jobs(self) -> JobPaths:
         """The records of its cycles."""
         return JobPaths(self.root / "jobs")
 
@@ -364,76 +425,3 @@ def digits_of(fisher: Path) -> str:
 def name_of_removed(tombstone: Path) -> str:
     """Read the name of the ELM from the folder of its tombstone, readmitted or not."""
     return tombstone.name.partition(_READMITTED)[0]
-
-
-@dataclass(frozen=True)
-class JobPaths:
-    """The files of the cycles of a forest; launch/records.py says what is in them."""
-
-    root: Path
-
-    @property
-    def state(self) -> Path:
-        """What the driver last saw."""
-        return self.root / "state.json"
-
-    @property
-    def throughput(self) -> Path:
-        """How fast trainings went here with how many threads (launch/throughput.py)."""
-        return self.root / "throughput.json"
-
-    @property
-    def submissions(self) -> Path:
-        """The folder of what was handed to Slurm."""
-        return self.root / "submissions"
-
-    @property
-    def outcomes(self) -> Path:
-        """The folder of how tries ended."""
-        return self.root / "outcomes"
-
-    @property
-    def forgiven(self) -> Path:
-        """The folder of outcomes that were set aside, so that their jobs are tried again."""
-        return self.root / "forgiven"
-
-    @property
-    def driver(self) -> Path:
-        """The folder whose lease the driver holds."""
-        return self.root / "driver"
-
-    @property
-    def driver_log(self) -> Path:
-        """What a driver in the background printed."""
-        return self.root / "logs" / "driver.log"
-
-    @property
-    def cancel(self) -> Path:
-        """The folder in which jobs to be cancelled are named."""
-        return self.root / "cancel"
-
-    @property
-    def retry(self) -> Path:
-        """A file that asks the driver to try failed jobs again."""
-        return self.root / "retry"
-
-    @property
-    def progresses(self) -> Path:
-        """The folder of running tries' signs of life."""
-        return self.root / "progress"
-
-    def cycle(self, cycle_id: str) -> Path:
-        """Name the file of a cycle's settings."""
-        return self.root / "cycles" / f"{cycle_id}.json"
-
-    def outcome(self, job: str, attempt: int) -> Path:
-        """Name the file that says how a try at a job ended."""
-        return self.outcomes / f"{job}.{attempt}.json"
-
-    def progress(self, job: str, attempt: int) -> Path:
-        """Name the file of a running try's sign of life."""
-        return self.progresses / f"{job}.{attempt}.json"
-
-    def log(self, job: str, attempt: int) -> Path:
-        """Name the file of a try's output."""
-        return self.root / "logs" / f"{job}.{attempt}.log"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from btm.config.schema import Config
 from btm.errors import UserError, command, unknown
-from btm.forest import tombstone, trained_on, unwritten
+from btm.forest import readers, tombstone, trained_on, unwritten
 from btm.forest.card import Card
 from btm.forest.forest import Forest
 from btm.forest.index import PLACES, kind_of
@@ -368,6 +368,11 @@ def advice(root: Path, name: str, found: Consequences, mode: str) -> list[str]:
         said.append(
             "Evaluations that measured it, numbers alone, stay: "
             f"{', '.join(str(f) for f in found.evals)}."
+        )
+    if standing := readers.standing_on(root, found.card.sha256):
+        said.append(
+            f"Readers that stand on it answer no more until they are trained again: "
+            f"{', '.join(standing)} (btm read train)."
         )
     if found.copies:
         said.append(

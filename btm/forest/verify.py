@@ -30,9 +30,11 @@ from btm.forest.paths import (
     TRAINED_ON,
     ModelFolder,
     Paths,
+    ReaderFolder,
     name_of_removed,
     places_of,
 )
+from btm.forest.readers import ReaderCard
 from btm.models import causal_lm, weights
 from btm.system import sums
 from btm.system.json_files import read_object
@@ -112,13 +114,18 @@ def verify(
             )
     for path in _inside(Paths(root).removed):
         found += _tombstone(look, path)
+    for reader in Paths(root).readers():
+        found += _reader(look, reader)
     return [*found, *_digests(look)]
 
 
 def size(root: Path, only: str | None = None) -> int:
     """Count the bytes that a full verification reads."""
     paths = Paths(root)
-    whole = (paths.tokenizer, paths.elms, *(root / place for place in DERIVED), paths.digests)
+    whole = (
+        *(paths.tokenizer, paths.elms, *(root / place for place in DERIVED), paths.digests),
+        *(reader.path for reader in paths.readers()),
+    )
     places = [folder_of(root, only)] if only else whole
     return sum(p.lstat().st_size for place in places for p in place.rglob("*") if p.is_file())
 
@@ -292,6 +299,21 @@ def _parent(look: Look, name: str, sha256: str) -> str:
     return (
         "" if known else f"its parent {name!r} ({sha256[:12]}) is not the one that stands there now"
     )
+
+
+def _reader(look: Look, folder: ReaderFolder) -> Iterator[Finding]:
+    """Check a trained reader, and that the ELMs that it stands on are there."""
+    what, remedy = _within(look, folder.path), f"btm read train reader.name={folder.path.name}"
+    yield from _differences(look, folder.path, f"train it again: {remedy}")
+    try:
+        card = ReaderCard.read(folder.card)
+    except UserError as error:
+        yield Finding(what, str(error), remedy)
+        return
+    for name, sha256 in card.models.items():
+        gone = (name, sha256) in look.removed or look.standing.get(name, sha256) != sha256
+        if gone:
+            yield Finding(what, f"{name!r}, which it stands on, is gone", remedy, note=True)
 
 
 def _tombstone(look: Look, path: Path) -> Iterator[Finding]:

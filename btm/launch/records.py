@@ -21,7 +21,8 @@ from typing import Any, Literal, TypedDict
 from btm.config.schema import Config
 from btm.config.validation import from_dict
 from btm.errors import UserError
-from btm.forest.paths import JobPaths, ModelFolder, Paths, step_of
+from btm.forest.job_paths import JobPaths
+from btm.forest.paths import ModelFolder, Paths, step_of
 from btm.launch.jobs import Job, jobs_of
 from btm.steps.standing import Text
 from btm.system import durable, lease

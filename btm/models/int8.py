@@ -42,7 +42,8 @@ THRESHOLD = 6.0  # of |X|, from which a column is an outlier; the paper's sectio
 PROBE = 128  # tokens on which outliers are looked for
 KEY = "load.quantization=int8"
 # By name, for a subclass of Linear may compute something else; FalconLinear computes the same.
-_CONVERTED = ("Linear", "FalconLinear", "Conv1D", "MixtralExperts")
+_STACKED = ("MixtralExperts", "Qwen3MoeExperts", "FlexOlmoExperts")  # all compute alike
+_CONVERTED = ("Linear", "FalconLinear", "Conv1D", *_STACKED)
 # RWKV divides matrices of its layers in place when it begins to predict, which here would be lost.
 _RESCALED = ("rwkv",)
 
@@ -172,7 +173,7 @@ class Int8Linear(nn.Module):
 
 
 class Int8Experts(nn.Module):
-    """The feed-forward networks of a Mixtral's layer, as `btm moe` makes them, in int8."""
+    """The feed-forward networks of a layer of what `btm moe` makes, in int8."""
 
     def __init__(self, experts: Any, columns: torch.Tensor | None = None) -> None:
         """Quantise the stacked matrices of `experts`; `columns` are outliers of what they read."""
@@ -196,7 +197,7 @@ class Int8Experts(nn.Module):
 
 
 def quantise(model: "PreTrainedModel") -> Storage:
-    """Convert every Linear, every Conv1D and a Mixtral's experts in the layers of `model`, one at
+    """Convert every Linear, every Conv1D and a mixture's experts in the layers of `model`, one at
     a time, in place.
 
     What stays: all outside the layers (embeddings, head, the last norm), norms, convolutions, and
@@ -291,7 +292,7 @@ def storage(model: nn.Module) -> Storage:
 def _converted(module: Any, columns: torch.Tensor | None) -> nn.Module:
     """Make the int8 module that takes the place of one of the `_CONVERTED`."""
     kind = type(module).__name__
-    if kind == "MixtralExperts":
+    if kind in _STACKED:
         return Int8Experts(module, columns)
     # Conv1D is GPT-2's: y = x W + b, so its W is (in, out).
     weight = module.weight.T if kind == "Conv1D" else module.weight

@@ -20,9 +20,17 @@ if TYPE_CHECKING:
 
 def reproduce(config: "Config", reporter: Reporter = quiet) -> Path:
     """Grow the missing studies of a reproduction, write its report and return its folder."""
+    from btm.paper import report
+
+    grown = grow_missing(config, reporter)
+    reporter.line("measuring every row on every document")
+    return report.write(config, grown)
+
+
+def grow_missing(config: "Config", reporter: Reporter = quiet) -> "list[Study]":
+    """Grow the studies of a reproduction that do not stand yet; return all of them."""
     from btm import steps
     from btm.data.prepare import training_domains
-    from btm.paper import report
     from btm.paper.pool import Pool
     from btm.paper.studies import root, studies
     from btm.steps.standing import text_of
@@ -32,8 +40,7 @@ def reproduce(config: "Config", reporter: Reporter = quiet) -> Path:
     planned = studies(config, _training(config, suite.training_domains()))
     slots = config.paper.parallel or os.cpu_count() or 1
     Pool(root(config) / "studies", slots, reporter, text_of(suite)).grow(planned)
-    reporter.line("measuring every row on every document")
-    return report.write(config, planned)
+    return planned
 
 
 def plan(config: "Config") -> "list[TableRow]":

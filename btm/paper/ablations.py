@@ -12,7 +12,7 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from btm.paper.losses import GATED, PAPER, Grown, alone, mixed, rules
+from btm.paper.losses import GATED, PAPER, Grown, alone, evaluated, mixed, rules
 from btm.paper.studies import FOREST, Study
 
 SEQUENCES = (1, 3, 10, 30, 100, 0)  # 0: all there are
@@ -40,7 +40,7 @@ def measure(studies: Sequence[Study]) -> Iterator[Ratio]:
     trained = forest.study.config.seed.domains
     base = {
         domain: np.exp(-alone(dense, domain, dense.forest.elms()[0]).mean())
-        for domain in dense.suite.domains()
+        for domain in evaluated(dense)
     }
     yield from _fractions(grown, forest, base, trained)
     yield from _numbers(forest, base, trained)

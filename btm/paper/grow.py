@@ -18,7 +18,7 @@ from btm.forest import Forest, paths, publish
 from btm.forest.card import Card
 from btm.forest.paths import ModelFolder, Paths
 from btm.paper import one_model
-from btm.paper.studies import FOREST, ONE_MODEL
+from btm.paper.studies import FOREST, ONE_MODEL, SEED_PHASE
 from btm.report import ConsoleReporter, Reporter
 from btm.steps import baselines, domain_weights, score_cache
 from btm.system import durable
@@ -61,6 +61,9 @@ def main(file: str) -> int:
         if spec["kind"] == ONE_MODEL:
             one_model.make(config, reporter)
             return 0
+        if spec["kind"] == SEED_PHASE:
+            steps.seed(config, reporter)
+            return 0
         baselines.run(baselines.ready(config, reporter), reporter)
         if spec["kind"] == FOREST:
             score_averages(config, reporter)
@@ -96,13 +99,14 @@ def average_name(how: str, domain: str) -> str:
 
 
 def score_averages(config: Config, reporter: Reporter) -> None:
-    """Average the experts uniformly and, for every domain, by `AVERAGED`; score each average.
+    """Average the experts uniformly and, for every evaluated domain, by `AVERAGED`; score each.
 
     An average for a domain is scored on that domain alone.
     """
     forest, suite = Forest(config.forest_root), steps.open_suite(config)
     experts = forest.experts()
-    shards = {domain: suite.shard(domain, config.eval.split) for domain in suite.domains()}
+    domains = config.eval.domains or suite.domains()
+    shards = {domain: suite.shard(domain, config.eval.split) for domain in domains}
     uniform = publish.average(
         forest, "uniform", {elm.name: 1.0 for elm in experts}, method="uniform"
     )

@@ -248,7 +248,7 @@ def mixed(grown: Grown, rule: EnsembleConfig, domains: Sequence[str]) -> dict[st
     """Compute the ensemble's log-probability of every test token, by domain."""
     fitted = rule
     if rule.fit == "forest":
-        training = grown.suite.training_domains()
+        training = [domain for domain in grown.suite.training_domains() if domain in domains]
         valid = [grown.suite.shard(domain, "valid") for domain in training]
         fitted = rule_of(rule).fit([_valid_scores(grown, rule, shard) for shard in valid]).ensemble
     return {domain: _mixed(grown, fitted, domain) for domain in domains}

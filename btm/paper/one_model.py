@@ -44,7 +44,9 @@ def make(config: Config, reporter: Reporter) -> None:
     for name, (router, part) in ROUTERS.items():
         own = replace(config.moe, name=name, router=router, train=part, steps=n_steps)
         steps.moe(replace(quick, moe=own), reporter)
-    shards = [suite.shard(domain, config.eval.split) for domain in suite.domains()]
+    shards = [
+        suite.shard(domain, config.eval.split) for domain in config.eval.domains or suite.domains()
+    ]
     for model in models(forest).values():
         score_cache.score_missing(config, forest, model.path, model.sha256, shards, reporter)
 

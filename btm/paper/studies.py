@@ -14,6 +14,7 @@ from btm.errors import UserError
 from btm.steps.baselines import derive
 
 FOREST = "forest"
+SEED_PHASE = "seed-phase"  # the seed alone, for forests that begin with a copy of it
 ONE_MODEL = "one-model"  # what is made of a main forest, in its folder
 
 
@@ -22,7 +23,7 @@ class Study:
     """One cycle: its kind, its seed, and the studies that it needs."""
 
     name: str
-    kind: str  # forest, one-model, the name of a baseline, fraction or rounds
+    kind: str  # forest, seed-phase, one-model, the name of a baseline, fraction or rounds
     seed: int
     config: Config
     needs: tuple[str, ...] = ()

@@ -34,7 +34,7 @@ def train(training: Training, router: str, part: str, balance: float) -> Trained
 
 @dataclass
 class MoeTrainee(Trainee):
-    """A Mixtral of which the routers, or all parameters, are trained."""
+    """A mixture of which the routers, or all parameters, are trained."""
 
     may_compile = False  # the work of a layer depends on where its tokens go
     router: str
@@ -73,7 +73,7 @@ class MoeTrainee(Trainee):
 
 
 def routers_of(model: "PreTrainedModel") -> "list[Any]":
-    """List the routers of a Mixtral, by layer."""
+    """List the routers of a mixture, by layer."""
     base: Any = model.base_model
     return [layer.mlp.gate for layer in base.layers]
 
@@ -81,8 +81,8 @@ def routers_of(model: "PreTrainedModel") -> "list[Any]":
 def balanced(gate: Any, greedy: Callable[..., Any], hidden: "Tensor") -> Any:
     """Route tokens to one expert each, equally many to every expert, while `gate` trains.
 
-    Returns what Mixtral's router does: logits (T, E), weights (T, 1), experts (T, 1). The weight is
-    1, as Mixtral's is where a token runs one expert; its gradient is that of log p(expert), so that
+    Returns what the router does: logits (T, E), weights (T, 1), experts (T, 1). The weight is
+    1, as it is where a token runs one expert; its gradient is that of log p(expert), so that
     the router learns which expert serves a token (in BASE layers a sigmoid does that). Where E does
     not divide T, loads differ by one. In evaluation `greedy`, the router's own rule, is used.
     """

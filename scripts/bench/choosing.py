@@ -19,12 +19,10 @@ Suites: `demo` is embedded; `btm16` and `far8` are built by scripts/build_corpor
 import argparse
 import csv
 import io
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -36,8 +34,8 @@ from btm.ensemble import evaluate
 from btm.ensemble.text import Text
 from btm.forest import Forest
 from btm.paper.pool import Pool
-from btm.paper.studies import Study
-from btm.report import ConsoleReporter, Reporter
+from btm.paper.studies import SEED_PHASE, Study
+from btm.report import ConsoleReporter
 from btm.report.tables import table
 from btm.steps import score_cache
 from btm.steps.baselines.derive import expert_domains
@@ -69,6 +67,7 @@ def _pico(hidden: int, inner: int, layers: int, heads: int) -> tuple[str, ...]:
 
 
 SIZES = {
+    "smoke": Size(_pico(16, 32, 1, 2), 512, 8, 1),  # tells nothing but that the script runs
     "0.2m": Size(_pico(64, 172, 2, 2), 2048, 1920, 240),  # 0.23 M parameters, 34 tokens for each
     "0.2m-short": Size(_pico(64, 172, 2, 2), 2048, 560, 70),  # the same with 10 tokens for each
     "0.3m": Size(_pico(64, 172, 4, 4), 2048, 1920, 240),  # 0.33 M parameters, 24 tokens for each
@@ -218,39 +217,19 @@ def grow(cells: Sequence[Cell], args: argparse.Namespace) -> None:
         preparation.prepare(
             config_of(Cell(suite, args.size, 0, Setting("dense", None)), args).data, say
         )
-    studies, begun_by = {}, {}
+    studies = {}
     for cell in cells:
         if cell.setting.kind == "forest":
             begun = replace(cell, setting=cell.setting.seed_phase)
-            begun_by[begun.name] = begun
-            studies[begun.name] = Study(begun.name, "cell", cell.seed, config_of(begun, args))
+            studies[begun.name] = Study(begun.name, SEED_PHASE, cell.seed, config_of(begun, args))
             needs, copied = (begun.name,), begun.name
         else:
             needs, copied = (), None
         studies[cell.name] = Study(
             cell.name, "cell", cell.seed, config_of(cell, args), needs, copied
         )
-    seeds = {name: words_of(study_cell, args) for name, study_cell in begun_by.items()}
-    _Pool(args.out / "log", args.parallel, ConsoleReporter(sys.stderr), seeds).grow(
-        list(studies.values())
-    )
-
-
-class _Pool(Pool):
-    """A pool that grows seed phases too: `seeds` are their names and the words of ``btm seed``."""
-
-    def __init__(
-        self, folder: Path, slots: int, reporter: Reporter, seeds: dict[str, list[str]]
-    ) -> None:
-        super().__init__(folder, slots, reporter)
-        self.seeds = seeds
-
-    def _process(self, spec: Path, log: IO[bytes]) -> "subprocess.Popen[bytes]":
-        name = spec.name.removesuffix(".json")
-        if name not in self.seeds:
-            return super()._process(spec, log)
-        command = [sys.executable, "-m", "btm.cli", "seed", *self.seeds[name]]
-        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    pool = Pool(args.out / "log", args.parallel, ConsoleReporter(sys.stderr))
+    pool.grow(list(studies.values()))
 
 
 def say(line: str) -> None:

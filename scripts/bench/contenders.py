@@ -16,6 +16,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -278,8 +279,8 @@ def _for_litgpt(stored: dict[str, torch.Tensor], layers: int) -> dict[str, torch
 
 CONTENDERS: dict[str, Callable[[Path, dict[str, Any], Turns], None]] = {
     "btm": btm,
-    "btm, not compiled": lambda *a: btm(*a, how="never"),
-    "btm, plain": lambda *a: btm(*a, how="plain"),
+    "btm, not compiled": partial(btm, how="never"),
+    "btm, plain": partial(btm, how="plain"),
     "nanoGPT": nanogpt,
     "nanoGPT, compiled": lambda *a: nanogpt(*a, compiled=True),
     "transformers.Trainer": hf_trainer,

@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import ctypes
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -31,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -39,13 +41,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import btm.data
+import btm.steps
+from btm.cli.main import main as main_of_btm
 from btm.errors import UserError
 from btm.forest import Forest, publish
 from btm.forest.card import Card
 from btm.launch import attach
 from btm.launch.drive import Driver
 from btm.launch.records import Records, read_shown
-from btm.models import weights
+from btm.models import causal_lm, weights
 from btm.report import quiet
 from btm.system import durable, lease
 from btm.train import checkpoint
@@ -59,6 +63,7 @@ def main() -> int:
     args = parse()
     args.work.mkdir(parents=True, exist_ok=True)
     place = Workplace(args.work.resolve())
+    importlib.import_module(causal_lm.modeling_module("llama"))  # before the forks
     place.prepare()
     wrong = calls(place, args.seed, args.sample) if args.part == "calls" else kills(place, args)
     for line in wrong:
@@ -115,11 +120,14 @@ class Workplace(NamedTuple):
         ]
 
     def btm(self, verb: str, forest: Path, *flags: str) -> None:
-        """Run the command a user would run on `forest`."""
-        command = [sys.executable, "-m", "btm.cli", verb, *self.settings(forest), *flags]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"btm {verb} ended with {done.returncode}:\n{done.stderr}")
+        """Run the command a user would run on `forest`, in a fork: its imports are done."""
+        log = self.root / "log"
+        pid = os.fork()
+        if not pid:
+            _command([verb, *self.settings(forest), *flags], log)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if code:
+            raise RuntimeError(f"btm {verb} ended with {code}:\n{log.read_text()}")
 
     def prepare(self) -> None:
         """Grow the reference, unless it stands."""
@@ -278,6 +286,22 @@ class Ending:
     error: str = ""  # what it raised, as one line
     clear: bool = True  # whether that is an error the command line shows as one line with a path
     calls: list[Call] = field(default_factory=list)
+
+
+def _command(words: list[str], log: Path) -> NoReturn:
+    """Become a command of btm that says all it says into a file."""
+    code = 1
+    try:
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for stream in (1, 2):
+            os.dup2(handle, stream)
+        code = main_of_btm(words)
+    except Exception:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def perform(act: Callable[[], object], trace: list[str] | None = None) -> Ending:
@@ -544,7 +568,7 @@ def calls(place: Workplace, seed: int, sample: int | None) -> list[str]:
             ]
             if sys.stdout.isatty():
                 print(f"\r{done.total()} of {len(planned)}", end="", flush=True)
-        figures = {
+        figures: dict[str, Any] = {
             "operations": {
                 op.name: {"calls": len(op.calls), "faults": done[op.name]} for op in found
             },

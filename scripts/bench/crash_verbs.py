@@ -1,4 +1,5 @@
-"""SIGKILL of the verbs that change a grown forest: grow, remove --rederive, compare, average.
+"""SIGKILL of the verbs that change a grown forest: grow, remove --rederive, compare, average, distil,
+moe.
 
     python scripts/bench/crash_verbs.py --begin DIR --text DIR --kills 20 WORD…
 
@@ -51,6 +52,7 @@ def main() -> int:
     parser.add_argument("--remove", default="bible", help="the ELM that is removed")
     parser.add_argument("--verbs", nargs="+", choices=VERBS, default=list(VERBS))
     parser.add_argument("--kills", type=int, default=20, help="of each verb (default 20)")
+    parser.add_argument("--at", type=int, nargs="*", help="kill before these changes alone")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
     parser.add_argument("words", nargs="*", help="settings that the forest was grown with")
     options = parser.parse_args()
@@ -74,6 +76,8 @@ VERBS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
         "average.scale=fit",
         "average.name=fitted",
     ],
+    "distil": lambda o: ["student=pupil", "distil.steps=3"],
+    "moe": lambda o: ["moe=mine", "moe.router=btx", "moe.steps=2"],
 }
 
 
@@ -96,8 +100,8 @@ def killed(verb: str, work: Path, options: argparse.Namespace) -> list[str]:
     whole = crash.tree(place)
     rng = random.Random(f"{options.seed} {verb}")
     wrong = []
-    for _ in range(options.kills):
-        at = rng.randint(1, changes)
+    kills = options.at or [rng.randint(1, changes) for _ in range(options.kills)]
+    for at in kills:
         fresh()
         end, _ = run(words, place, at)
         if end != -signal.SIGKILL:
@@ -108,7 +112,7 @@ def killed(verb: str, work: Path, options: argparse.Namespace) -> list[str]:
         Forest(place / "forest").sweep()
         found += [*crash.unsound(place / "forest"), *differences(crash.tree(place), whole)]
         wrong += [f"{line}  [{verb}: killed before change {at} of {changes}]" for line in found]
-    print(f"{verb}: {changes} changes, {options.kills} kills, {len(wrong)} wrong", flush=True)
+    print(f"{verb}: {changes} changes, {len(kills)} kills, {len(wrong)} wrong", flush=True)
     return wrong
 
 

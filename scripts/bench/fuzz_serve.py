@@ -20,9 +20,26 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-ODD = [None, True, -1, 0, 1, 2**63, 2**70, 0.5, -0.0, 1e308, "", "a", "\ud800", "\x00", "世界" * 50]
+ODD: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2**63,
+    2**70,
+    0.5,
+    -0.0,
+    1e308,
+    "",
+    "a",
+    "\ud800",
+    "\x00",
+    "世界" * 50,
+]
 ODD += [[], {}, [[]], [None], ["", 1], {"type": "text"}, [[1, "a"]], {"a": {"b": []}}, "x" * 70_000]
 MODELS = ["forest", "forest:bayes", "forest:tracking", "seed"]
 SOME = ["forest[bible,speeches]", "forest:bayes[bible]", "forest[]", "forest[[a]]", "seed[seed]"]
@@ -42,7 +59,7 @@ COMMON = {
     "btm_posterior": [True, False],
 }
 MESSAGES = [[{"role": "user", "content": "Hello"}], [{"role": "tool", "content": ""}]]
-RIGHT = {
+RIGHT: dict[str, dict[str, list]] = {
     "/v1/completions": COMMON | {"prompt": PROMPTS, "logprobs": [0, 3], "echo": [True, False]},
     "/v1/chat/completions": COMMON | {"messages": MESSAGES, "logprobs": [True, False]},
     "/v1/score": {"model": [*MODELS, *SOME], "prompt": PROMPTS, "top": [0, 3]},

@@ -196,7 +196,7 @@ def paper(args: argparse.Namespace) -> Stage:
     there = (ROOT / "corpora" / "btm16" / "suite.json").exists()
     if args.dry:
         words += ["size=smoke", "paper.steps=16", "paper.baselines=[dense]", "paper.resamples=20"]
-        words += ["paper.made_steps=0"]
+        words += ["paper.made_steps=0", "eval.domains=[bible,speeches,novels]"]
         words += ["score.max_tokens=256", "trainer.valid_tokens=256"]
         words += ["data.name=demo", "data.vocab_size=2048"]  # which the stages before it prepared
     else:

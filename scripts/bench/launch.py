@@ -5,6 +5,7 @@ scripts/bench/launch.py overhead    one job at a time, ours and submitit's local
 scripts/bench/launch.py slots       two experts with one thread each against one with two, one after
 the other
 scripts/bench/launch.py scale       plan 10,000 experts, then drive them on a simulated Slurm
+scripts/bench/launch.py faults      drive 500 cycles, each on a simulated Slurm that misbehaves
 """
 
 import argparse
@@ -117,7 +118,7 @@ def scale(experts: int) -> None:
     """Print what planning and driving a cycle of many experts takes; the cluster is simulated, the
     disk is real.
     """
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "launch")]
     from simulated_slurm import SimulatedSlurm
     from test_simulated_slurm import drive, plant
 
@@ -147,6 +148,21 @@ def scale(experts: int) -> None:
             counts=driver.counts(),
             peak_rss_bytes=peak,
         )
+
+
+def faults(clusters: int) -> None:
+    """Drive a cycle on each of many clusters that lose, double and forget jobs; raise if an expert
+    is not registered exactly once.
+    """
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "launch")]
+    from test_simulated_slurm import survive
+
+    os.fsync = lambda handle: None  # as in the test: nothing loses power here
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        for seed in range(clusters):
+            survive(seed, Path(folder) / str(seed), setattr)
+        report(clusters=clusters, seconds=time.perf_counter() - begun)
 
 
 def grow_smoke(folder: Path):
@@ -179,14 +195,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["overhead", "slots", "scale"])
+    parser.add_argument("what", choices=["overhead", "slots", "scale", "faults"])
     parser.add_argument("--jobs", type=int, default=20)
     parser.add_argument("--experts", type=int, default=10_000)
+    parser.add_argument("--clusters", type=int, default=500)
     options = parser.parse_args()
     if options.what == "overhead":
         overhead(options.jobs)
     elif options.what == "slots":
         slots()
+    elif options.what == "faults":
+        faults(options.clusters)
     else:
         scale(options.experts)
 

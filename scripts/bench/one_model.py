@@ -5,8 +5,9 @@
 The words are those of `btm compare`. What is missing is made: averages (fitted, by tokens, found by
 search), students of both teachers, mixtures of experts with a ridge router and finetuned, and the
 token average trained on; then the forest is compared with all of it, with its dense LM, where one
-stands in <forest>-dense, and with that trained on. What is trained gets as many steps everywhere. Of
-a killed bench what was made stands. Training FLOPs count all ancestors and what the making took.
+stands in <forest>-dense, with that trained on, and with a dense LM of as many tokens under one
+schedule, grown in <forest>-longer-dense. What is trained gets as many steps everywhere. Of a killed
+bench what was made stands. Training FLOPs count all ancestors and what the making took.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from btm.forest import Forest
 from btm.report import ConsoleReporter
 from btm.report.comparison import Row
 from btm.report.tables import table
+from btm.steps import baselines
 
 AVERAGES = {
     "token": ["weights=token", "average.method=linear", "average.name=token"],
@@ -38,7 +40,7 @@ MOES = {
     "moe-finetuned": ["moe.router=btx", "moe.train=all"],
 }
 COMMITS = ((16, 2), (16, 1))  # tokens that all read, experts that go on
-MORE = "dense-trained-on"
+MORE, LONGER = "dense-trained-on", "dense-longer"
 
 
 def main() -> None:
@@ -49,7 +51,9 @@ def main() -> None:
     arguments, words = parser.parse_known_args()
     config = compose(words, "compare")
     make(words, arguments.steps)
-    models = [f"{dense}:{MORE}"] if (dense := dense_of(config)) else []
+    models = []
+    if dense := dense_of(config):
+        models = [f"{dense}:{MORE}", f"{longer(words, arguments.steps)}:dense"]
     rows = compared(replace(config, models=models))
     print(table(rows, f"{config.forest_root}: perplexity; {arguments.steps} steps where trained"))
     if arguments.csv:
@@ -76,6 +80,17 @@ def make(words: list[str], n_steps: int) -> None:
         steps.distil(compose([*words, f"forest={dense}", *more], "distil"), reporter)
 
 
+def longer(words: list[str], n_steps: int) -> str:
+    """Grow the dense LM whose one schedule has `n_steps` more, unless it stands; name its forest."""
+    config = compose(words, "compare")
+    forest = f"{config.base_root}-longer"
+    own = [f"forest={forest}", f"seed.steps={config.seed.steps + n_steps}", "baseline=dense"]
+    asked = compose([*words, *own], "run")
+    reporter = ConsoleReporter(sys.stderr)
+    baselines.run(baselines.ready(asked, reporter), reporter)
+    return f"{forest}-dense"
+
+
 def dense_of(config: Config) -> str | None:
     """Name the forest of the dense LM, if it stands."""
     root = f"{config.base_root}-dense"
@@ -97,7 +112,7 @@ def compared(config: Config) -> list[dict]:
 def as_dict(row: Row, one: float) -> dict:
     """Make the line of a row; `one` are the FLOPs per token of one ELM."""
     return {
-        "model": row.model.rpartition(":")[2],
+        "model": LONGER if "-longer-" in row.model else row.model.rpartition(":")[2],
         "kind": row.kind,
         "models run": row.inference_flops_per_token / one,
         "training FLOPs": row.training_flops,

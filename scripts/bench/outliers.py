@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SCALE, DIMENSIONS = 60.0, 2
 # By model_type: each norm of a layer, and the linears that read it.
-READERS = {
+READERS: dict[str, dict[str, tuple[str, ...]]] = {
     "llama": {
         "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
         "post_attention_layernorm": ("mlp.gate_proj", "mlp.up_proj"),

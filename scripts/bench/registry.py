@@ -118,8 +118,8 @@ def measure(root: Path, work: Path) -> None:
 
     out = Output(as_json=True, stdout=io.StringIO(), stderr=io.StringIO())
 
-    def rows() -> object:
-        return out.rows(listing.rows(root, LsConfig()), "")
+    def rows() -> None:
+        out.rows(listing.rows(root, LsConfig()), "")
 
     def change() -> None:
         names = sorted(path.name for path in (root / "elms").iterdir())

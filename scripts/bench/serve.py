@@ -44,6 +44,7 @@ from btm.serve.catalog import Catalog
 from btm.serve.engine import Engine
 from btm.serve.limits import Limits
 from btm.serve.members.kv_cache import Batch
+from btm.serve.members.local import LocalMember
 from btm.serve.request import Event, Request, Token
 
 PROMPT = "The history of the people of the north, and of their kings and their wars, begins with"
@@ -106,7 +107,8 @@ class Bench:
         self.engine, self.model, self.tokens, self.rounds = engine, model, tokens, rounds
         self.served = engine.catalog.find(model)
         engine.members.wait(self.served)
-        self.models = [engine.members[m.sha256].model for m in self.served.members]
+        members = [engine.members[m.sha256] for m in self.served.members]
+        self.models = [member.model for member in members if isinstance(member, LocalMember)]
         self.device = self.models[0].device
         self.ids = engine.catalog.tokenizer(PROMPT, add_special_tokens=False).input_ids
         millions = sum(p.numel() for p in self.models[0].parameters()) / 1e6

@@ -35,8 +35,10 @@ from btm.ensemble.sampling import Sampling
 from btm.report.tables import table
 from btm.serve.catalog import Catalog
 from btm.serve.engine import Engine, Limits
+from btm.serve.members.cluster.member import ReplicatedMember
 from btm.serve.members.cluster.placement import placed
 from btm.serve.members.cluster.wire import pack, unpack
+from btm.serve.members.local import LocalMember
 from btm.serve.request import Done, Event, Request, Token
 
 PARTS = ("wire", "step", "deaths")
@@ -156,7 +158,9 @@ class Bench:
         rows = []
         with torch.inference_mode():
             for model in self.served.members:
-                network = engine.members[model.sha256].model
+                member = engine.members[model.sha256]
+                assert isinstance(member, LocalMember)
+                network = member.model
                 for prompt in self.prompts:
                     ids = torch.tensor([[self.served.start, *prompt]])
                     rows.append(torch.log_softmax(network(ids).logits[0].float(), -1))
@@ -216,7 +220,8 @@ class Bench:
     def survive(self, engine: Engine, machines: Machines, wanted: list[list[int]]) -> dict:
         """Write texts, a few at once, and kill or add a machine every few of them."""
         count, at_once = self.arguments.generations, self.arguments.at_once
-        members = [engine.members[model.sha256] for model in self.served.members]
+        found_members = (engine.members[model.sha256] for model in self.served.members)
+        members = [each for each in found_members if isinstance(each, ReplicatedMember)]
         begin = time.perf_counter()
         events, used, found = {"killed": 0, "added": 0}, [], []
 

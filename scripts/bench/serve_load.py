@@ -23,12 +23,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import openai
 import pandas as pd
 
 from btm.report.tables import table
+
+if TYPE_CHECKING:
+    import openai
 
 RUNNING, TOKENS, PROMPT, LIST = 8, 24, "In the beginning of the year", 8
 OVERLOAD = 4  # times what is written at once
@@ -69,7 +72,7 @@ def served(words: list[str]) -> Iterator[tuple[str, subprocess.Popen]]:
             process.terminate()
 
 
-def ask(client: openai.OpenAI, prompts: int, seed: int) -> int:
+def ask(client: "openai.OpenAI", prompts: int, seed: int) -> int:
     """Ask for answers to one prompt or several; return how many came."""
     found = client.completions.create(
         model="forest",
@@ -90,10 +93,12 @@ def capacity(url: str) -> float:
         return count / (time.perf_counter() - begin)
 
 
-def client_of(url: str) -> openai.OpenAI:
+def client_of(url: str) -> "openai.OpenAI":
     """Make a client that never asks twice by itself, over a connection for each request: one that
     is kept may be closed for idleness just as it is used again.
     """
+    import openai
+
     alone = {"Connection": "close"}
     return openai.OpenAI(
         base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120, default_headers=alone
@@ -138,8 +143,10 @@ class Load:
         """The seconds since the beginning."""
         return time.perf_counter() - self.begin
 
-    def worker(self, client: openai.OpenAI, number: int, prompts: int, worker: int) -> None:
+    def worker(self, client: "openai.OpenAI", number: int, prompts: int, worker: int) -> None:
         """Ask again and again; wait where the server says so."""
+        import openai
+
         seed = 10_000 * (1 + number) + 1000 * worker
         while self.passed < self.seconds:
             seed += 1

@@ -25,6 +25,7 @@ from suites.registers import (
     tex,
     without_front_matter,
 )
+from suites.wordnet import LEXICOGRAPHERS
 
 
 @dataclass(frozen=True)
@@ -294,5 +295,7 @@ SUITES = {
         code_php code_python code_ruby code_rust code_scala code_typescript""".split()),  # noqa: SIM905
         ("ca", "kn", "mr", "xh"),
     ),
+    # WordNet's glosses; what is read of them, and the tasks beside them: suites/readers.py
+    "readers": Suite(LEXICOGRAPHERS, ()),
 }
 # fmt: on

@@ -25,7 +25,7 @@ def test_examples_come_first_and_are_valid(verb):
     assert len(examples) >= 2
     assert page_of(verb).splitlines()[2:4] == [f"  {example}" for example in examples[:2]]
     for example in examples:
-        _, named, *words = shlex.split(example)
+        named, words = main.parted(shlex.split(example)[1:])
         assert named == verb
         flags = {word for word in words if word.startswith("-")}
         assert flags <= {*main._FLAGS, *main._FLAGS_OF.get(verb, ())}

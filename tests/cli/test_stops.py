@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from folders import uncovered
+from folders import uncovered, uncovered_children
+from launch.processes import Forked
 
 from btm.cli import main
 from btm.system import sums
@@ -26,8 +27,15 @@ def long(workspace, grown, tmp_path):
     return [*workspace, *own, "seed.steps=100", "trainer.log_every=1"]
 
 
-def started(words, **streams):
-    return subprocess.Popen([*BTM, *words], text=True, env=uncovered(), **streams)
+def started(words):
+    with uncovered_children():
+        return Forked(*words, apart=True)
+
+
+def end_of(process):
+    """Wait for the end of a command, and return what it said on stdout and on stderr."""
+    with process:
+        return process.stdout.read(), process.stderr.read()
 
 
 def metrics(root):
@@ -42,7 +50,8 @@ def wait_for_step(process, root, step):
         if file is not None and f'"step": {step},' in file.read_text():
             return
         time.sleep(0.02)
-    raise AssertionError(process.communicate())
+    process.kill()
+    raise AssertionError(end_of(process))
 
 
 def checkpoints(root):
@@ -51,10 +60,10 @@ def checkpoints(root):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_a_training_after_a_checkpoint(number, code, long, tmp_path, capsys):
-    process = started(["seed", *long], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = started(["seed", *long])
     wait_for_step(process, tmp_path, 7)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = end_of(process)
     assert process.returncode == code, err
     assert out == ""
     told, last = [line for line in err.splitlines() if line.startswith("btm: ")]
@@ -78,12 +87,12 @@ def test_a_signal_stops_a_training_after_a_checkpoint(number, code, long, tmp_pa
 
 def test_a_second_signal_stops_at_once(long, tmp_path):
     """The first comes in the middle of a step that a stopped process never ends."""
-    process = started(["seed", *long, "seed.steps=100000"], stderr=subprocess.PIPE)
+    process = started(["seed", *long, "seed.steps=100000"])
     wait_for_step(process, tmp_path, 3)
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(0.001)
-    _, err = process.communicate(timeout=60)
+    _, err = end_of(process)
     assert process.returncode == 130
     assert "Traceback" not in err
     last = err.splitlines()[-1]
@@ -94,10 +103,10 @@ def test_a_second_signal_stops_at_once(long, tmp_path):
 
 
 def test_a_signal_before_a_training_stops_at_once(long, tmp_path):
-    process = started(["prepare", *long, f"data.out={tmp_path / 'data'}"], stderr=subprocess.PIPE)
+    process = started(["prepare", *long, f"data.out={tmp_path / 'data'}"])
     assert process.stderr.readline().startswith("bible: reading")
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = end_of(process)
     assert process.returncode == 143
     assert err.splitlines()[-1].startswith("btm: interrupted; what was finished stands")
 

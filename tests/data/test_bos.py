@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer, GPT2Tokenizer, LlamaTokenizer
+import transformers
 
 from btm.cli import main
 from btm.data.batches import Batches, windows
@@ -75,9 +75,11 @@ def tokenizers(tmp_path_factory):
         (root / name / "origin.json").unlink()
     ids = {token: i for i, token in enumerate(["<unk>", "<s>", "</s>", "\u2581", "a", "b"])}
     for name, begins in (("llama", True), ("llama without", False)):
-        LlamaTokenizer(vocab=ids, merges=[], add_bos_token=begins).save_pretrained(root / name)
+        transformers.LlamaTokenizer(vocab=ids, merges=[], add_bos_token=begins).save_pretrained(
+            root / name
+        )
     plain = {"<|endoftext|>": 0, "a": 1, "b": 2}
-    GPT2Tokenizer(vocab=plain, merges=[]).save_pretrained(root / "gpt2")
+    transformers.GPT2Tokenizer(vocab=plain, merges=[]).save_pretrained(root / "gpt2")
     return root
 
 
@@ -89,7 +91,7 @@ def test_a_copy_does_what_the_policy_says_wherever_it_is_loaded(name, policy, to
     copy_tokenizer(tokenizers / name, tmp_path / "copy", policy)
     origin, loaded = (
         read_origin(tmp_path / "copy"),
-        AutoTokenizer.from_pretrained(tmp_path / "copy"),
+        transformers.AutoTokenizer.from_pretrained(tmp_path / "copy"),
     )
     assert origin.get("bos") == own_bos(loaded) == bos_of_copy(tmp_path / "copy") == wanted
     text = loaded("a b", add_special_tokens=False).input_ids
@@ -100,7 +102,7 @@ def test_a_copy_does_what_the_policy_says_wherever_it_is_loaded(name, policy, to
         + text
         + whole[len(text) + (wanted is not None) :][: 1 - (wanted is not None)]
     )
-    theirs = AutoTokenizer.from_pretrained(tokenizers / name)
+    theirs = transformers.AutoTokenizer.from_pretrained(tokenizers / name)
     assert text == theirs("a b", add_special_tokens=False).input_ids
     assert begins_with_bos(tmp_path / "copy") == (wanted not in (None, origin["eos"]))
     assert recorded_policy(tmp_path / "copy") == policy
@@ -136,7 +138,7 @@ def test_several_tokens_before_a_text_are_refused_or_all_taken_away(
         assert prepare(folder, tmp_path / policy, *words) == 2
         assert "puts 2 tokens before a text (<s> <pad>)" in capsys.readouterr().err
     copy_tokenizer(tmp_path / "two", tmp_path / "copy", "never")
-    loaded = AutoTokenizer.from_pretrained(tmp_path / "copy")
+    loaded = transformers.AutoTokenizer.from_pretrained(tmp_path / "copy")
     assert loaded("word").input_ids == loaded("word", add_special_tokens=False).input_ids
 
 

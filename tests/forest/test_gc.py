@@ -40,7 +40,8 @@ def test_waste_is_listed_then_deleted(copy, workspace, capsys, tmp_path, monkeyp
     (index.folder() / "old.sqlite").write_text("no database")
     shelf = next((forest.root / "scores").iterdir())
     (shelf / f"{'0' * 64}.npy").write_bytes(b"x" * 100)
-    (forest.root / "elms/.tmp-gone-0-0-1-1-x").mkdir()
+    for place in ("elms", "targets/bible-train-0-w64/0"):
+        (forest.root / place / ".tmp-gone-0-0-1-1-x").mkdir(parents=True)
     twin = shutil.copytree(forest["bible"].path, forest.root / "branches/bible")
     assert (twin / "branch.json").exists()
     kept = (

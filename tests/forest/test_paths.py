@@ -1,12 +1,14 @@
-"""`btm/forest/paths.py` alone spells the file names of a forest, `ModelFolder` those of a model in it."""
+"""`btm/forest/paths.py` alone spells the file names of a forest, `job_paths.py` those of its cycles."""
 
 import ast
+import functools
 import re
 
 import structure
 from btm.forest import paths
 from btm.forest.paths import ModelFolder, Paths
 
+MODULES = structure.modules()
 HUB = {"config.json", "model.safetensors", "model.safetensors.index.json", "README.md"}
 # What stands for a file or a folder wherever it is spelled.
 NAMES = HUB | {
@@ -33,9 +35,12 @@ NAMES = HUB | {
 }
 # Words with other meanings too: they are folders of a forest where they are joined to a path.
 WORDS = {"tokenizer", "removed", "fisher", "suites", "jobs", "deleting", "cancel", "retry", "logs"}
+# The records of cycles.
+JOBS = {"throughput.json", "submissions", "outcomes", "forgiven", "cancel", "retry", "logs"}
 # Who may spell what, and why.
 SPELLED = {
-    "btm.forest.paths": (NAMES | WORDS) - HUB - {"SHA256SUMS", "~"},
+    "btm.forest.paths": (NAMES | WORDS) - HUB - {"SHA256SUMS", "~"} - JOBS,
+    "btm.forest.job_paths": JOBS,
     "btm.models.files": HUB,  # below the forest: what the Hugging Face Hub calls the files of a model
     "btm.system.sums": {"SHA256SUMS"},  # the format that it reads and writes
     "btm.system.durable": {"~"},  # below lease.py, which takes its mark from there
@@ -49,9 +54,10 @@ SPELLED = {
 }
 
 
+@functools.cache
 def spelled(module):
     """The file names in the strings of a module that are neither docstrings nor keys of a dict."""
-    tree = ast.parse(structure.modules()[module].read_text())
+    tree = ast.parse(MODULES[module].read_text())
     names = {part for text in strings(tree) for part in pieces(text)} & NAMES
     places = {text for node in ast.walk(tree) for text in joined(node)}
     return names | {part for text in places for part in pieces(text)} & WORDS
@@ -87,7 +93,7 @@ def pieces(text):
 
 
 def test_file_names_are_spelled_by_their_owners_alone():
-    found = {module: spelled(module) - SPELLED.get(module, set()) for module in structure.modules()}
+    found = {module: spelled(module) - SPELLED.get(module, set()) for module in MODULES}
     assert not {module: names for module, names in found.items() if names}
 
 

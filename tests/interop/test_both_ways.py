@@ -7,7 +7,6 @@ import pytest
 import torch
 from folders import tree
 from interop.models import make_folder
-from transformers import BertConfig, BertLMHeadModel
 
 from btm.cli import main
 from btm.forest import Forest
@@ -18,6 +17,8 @@ SAID = "no causal LM: another token moves the logits before it"
 @pytest.fixture(scope="module")
 def encoder(tokenizer, tmp_path_factory):
     """A folder of BERT's kind, as its authors would publish it."""
+    from transformers import BertConfig, BertLMHeadModel
+
     folder = tmp_path_factory.mktemp("encoder") / "model"
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     config = BertConfig(

@@ -22,7 +22,6 @@ from btm.models import adapted as models_adapted
 from btm.models import causal_lm, configs, low_rank, weights
 from btm.system import sums
 
-peft = pytest.importorskip("peft")
 # peft asks a model of transformers by an older name.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 LORA = ("branch=copy", "trainer.adapter=lora", "trainer.lora_rank=2", "trainer.lr=0.02")
@@ -46,6 +45,11 @@ def adapted(grown, workspace, tmp_path_factory):
     return words
 
 
+def peft():
+    """The library, which takes a second to import: not before a test needs it."""
+    return pytest.importorskip("peft")
+
+
 def export(words, target, **names):
     config = replace(compose(words), format="lora", to=str(target), **names)
     return formats.export_model(config)[0]
@@ -58,7 +62,7 @@ def logits(model):
 
 def by_peft(forest, folder):
     """The logits of the seed with the adapter that plain peft loads."""
-    return logits(peft.PeftModel.from_pretrained(forest["seed"].load(), folder).eval())
+    return logits(peft().PeftModel.from_pretrained(forest["seed"].load(), folder).eval())
 
 
 def there(forest, tmp_path, words, *more):
@@ -151,7 +155,7 @@ def saved_by_peft(base, target, **settings):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         settings = {"r": 3, "lora_alpha": 5, "target_modules": ["q_proj", "down_proj"]} | settings
-        model = peft.get_peft_model(causal_lm.load_model(base), peft.LoraConfig(**settings))
+        model = peft().get_peft_model(causal_lm.load_model(base), peft().LoraConfig(**settings))
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
@@ -202,7 +206,7 @@ def test_transposed_layers_of_gpt2_come_in_and_go_out(tmp_path):
     torch.testing.assert_close(logits(causal_lm.load_model(whole)), wanted, rtol=0, atol=1e-5)
     (tmp_path / "out").mkdir()
     peft_files.write(tmp_path / "out", found.rank, found.alpha, tensors, {"base": {}})
-    again = peft.PeftModel.from_pretrained(causal_lm.load_model(base), tmp_path / "out").eval()
+    again = peft().PeftModel.from_pretrained(causal_lm.load_model(base), tmp_path / "out").eval()
     torch.testing.assert_close(logits(again), wanted, rtol=0, atol=1e-5)
     shared = models_adapted.sharing(causal_lm.load_model(base), tensors)
     torch.testing.assert_close(logits(shared), wanted, rtol=0, atol=1e-5)

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 import threading
@@ -29,25 +30,33 @@ def btm(*words):
 
 
 class Forked:
-    """A command of btm that need not start Python and import torch and transformers, which costs
-    four seconds of a core; of a `subprocess.Popen` it has what tests use.
+    """A command of btm, or a script, that need not start Python and import torch and transformers,
+    which costs four seconds of a core; of a `subprocess.Popen` it has what tests use.
     """
 
-    def __init__(self, *words):
-        said, writer = FORKS.Pipe(duplex=False)
+    def __init__(self, *words, script=None, apart=False):
+        """`apart` keeps stderr out of `stdout`, in a stream of its own."""
+        pipes = [FORKS.Pipe(duplex=False) for _ in range(1 + apart)]
+        writers = [writer for _, writer in pipes]
         surroundings = Path.cwd(), dict(os.environ)
-        self._process = FORKS.Process(target=_command, args=(words, writer, *surroundings))
+        self._process = FORKS.Process(target=_command, args=(words, script, writers, *surroundings))
         self._process.start()
-        writer.close()
+        for writer in writers:
+            writer.close()
         self.pid = self._process.pid
-        with said:
-            self.stdout = os.fdopen(os.dup(said.fileno()))
+        streams = []
+        for said, _ in pipes:
+            with said:
+                streams.append(os.fdopen(os.dup(said.fileno())))
+        self.stdout, self.stderr = streams[0], streams[1] if apart else None
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self.stdout.close()
+        if self.stderr:
+            self.stderr.close()
         self.wait()
 
     @property
@@ -68,12 +77,14 @@ class Forked:
         self._process.kill()
 
 
-def _command(words, writer, folder, environment):
-    """Become `btm …` in a folder and an environment; coverage is measured if that says so."""
+def _command(words, script, writers, folder, environment):
+    """Become `btm …`, or `python script …`, in a folder and an environment; coverage is measured if
+    that says so.
+    """
     from btm.cli import main
 
-    for stream in (1, 2):
-        os.dup2(writer.fileno(), stream)
+    os.dup2(writers[0].fileno(), 1)
+    os.dup2(writers[-1].fileno(), 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", 1)
     os.chdir(folder)
     os.environ.clear()
@@ -84,7 +95,11 @@ def _command(words, writer, folder, environment):
         measured.stop()
         # It would say so at the end, after what the command says last.
         measured.set_option("run:disable_warnings", ["no-data-collected"])
-    sys.exit(main.main(list(words)))
+    if script is None:
+        sys.exit(main.main(list(words)))
+    sys.argv = [str(script), *map(str, words)]
+    sys.path.insert(0, str(Path(script).parent))
+    runpy.run_path(str(script), run_name="__main__")
 
 
 PATIENCE = 4  # times the seconds that a quiet machine needs: tests of what happens, not of how fast

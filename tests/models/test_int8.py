@@ -28,7 +28,11 @@ KINDS = {
     "falcon": BASE,
     "mamba": {"hidden_size": 128, "num_hidden_layers": 2, "state_size": 8},
     "mixtral": BASE | {"intermediate_size": 64, "num_local_experts": 2, "num_key_value_heads": 2},
+    "qwen3_moe": BASE
+    | {"head_dim": 32, "num_key_value_heads": 2, "moe_intermediate_size": 64, "num_experts": 2}
+    | {"num_experts_per_tok": 2},
 }
+MIXTURES = ("mixtral", "qwen3_moe")
 
 
 def made(kind):
@@ -121,7 +125,7 @@ def test_in_training_mode_outliers_are_kept_too():
     assert torch.equal(logits(model.train(), text()), wanted)
 
 
-STAYS = ("mamba", "mixtral")  # its convolutions and A; its routers
+STAYS = ("mamba", *MIXTURES)  # its convolutions and A; its routers
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -136,7 +140,7 @@ def test_linears_are_converted_and_nothing_else(kind):
     linears = {n: p for n, p in found.named_modules() if isinstance(p, int8.Int8Linear)}
     assert all(".layers." in name or ".h." in name for name in linears)
     gone = {name for name in before if name not in found.state_dict()}
-    if kind == "mixtral":
+    if kind in MIXTURES:
         experts = {name for name in gone if name.rpartition(".")[0].endswith(".experts")}
         assert len(experts) == 4
         gone -= experts

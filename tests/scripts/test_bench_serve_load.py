@@ -49,3 +49,15 @@ def test_the_page_on_performance_says_what_llama_cpp_was_measured_at():
         assert found, wanted
         said = [float(number.replace(",", "")) for number in found.groups()]
         assert said == pytest.approx([row[5], row[7]], rel=0.02)
+
+
+def test_the_page_on_performance_says_what_the_engine_was_measured_at():
+    page = (ROOT / "docs/performance.md").read_text()
+    rows = pd.read_csv(ROOT / "docs/results/serving/engine.csv")
+    batching = rows[rows["part"] == "batching"]
+    wanted = "| tokens/s of all | " + " | ".join(f"{n:.0f}" for n in batching["tokens/s"])
+    assert wanted in page
+    for ratio in rows["ratio"].dropna():
+        assert re.search(rf"\| yes \| .* \| {ratio:.2f} \|", page)
+    for ratio in pd.read_csv(ROOT / "docs/results/serving/overhead.csv")["ratio"]:
+        assert f" | {ratio:.2f} | " in page

@@ -20,9 +20,11 @@ from suites.audit import audit
 from suites.documents import SPLITS, Document, mark
 from suites.domains import DOMAINS, SUITES, Domain
 from suites.extract import plain
+from suites.glosses import WORDNET
 from suites.languages import EDITIONS, LANGUAGES
 from suites.packages import DEBIAN, NPM, Source, fetch
 from suites.reading import read, split
+from suites.wordnet import LEXICOGRAPHERS
 
 
 def quiet(line):
@@ -64,16 +66,16 @@ def documents(folder):
 
 def test_the_suites_are_what_the_docs_say():
     assert [(len(s.training), len(s.novel)) for s in SUITES.values()] == [
-        *((8, 8), (64, 8), (8, 4), (42 + 13, 4)),
+        *((8, 8), (64, 8), (8, 4), (42 + 13, 4), (45, 0)),
     ]
     for suite in SUITES.values():
         names = [*suite.training, *suite.novel]
         assert len(set(names)) == len(names)
-        assert set(names) <= set(DOMAINS) | set(LANGUAGES)
-    assert set(DOMAINS) | set(LANGUAGES) == {
+        assert set(names) <= set(DOMAINS) | set(LANGUAGES) | set(LEXICOGRAPHERS)
+    assert set(DOMAINS) | set(LANGUAGES) | set(LEXICOGRAPHERS) == {
         name for suite in SUITES.values() for name in (*suite.training, *suite.novel)
     }
-    for tag in LANGUAGES:
+    for tag in (*LANGUAGES, *LEXICOGRAPHERS):
         check_name(tag, "domain")
     for name, each in DOMAINS.items():
         check_name(name, "domain")
@@ -83,12 +85,16 @@ def test_the_suites_are_what_the_docs_say():
     )
 
 
+def sources(name):
+    if name in LEXICOGRAPHERS:
+        return [WORDNET]
+    return DOMAINS[name].sources if name in DOMAINS else EDITIONS
+
+
 def test_the_suite_that_is_far_apart_reads_no_package_of_another():
     packages = {
         name: {
-            source.package
-            for each in (*suite.training, *suite.novel)
-            for source in (DOMAINS[each].sources if each in DOMAINS else EDITIONS)
+            source.package for each in (*suite.training, *suite.novel) for source in sources(each)
         }
         for name, suite in SUITES.items()
     }
@@ -226,7 +232,7 @@ def test_a_package_that_is_broken_is_named(tmp_path, package):
     [
         (
             ["--suite", "btm61"],
-            "build_corpora: no suite 'btm61' (did you mean 'btm16'?); have: btm16, d64, far8, roots\n",
+            "build_corpora: no suite 'btm61' (did you mean 'btm16'?); have: btm16, d64, far8, readers, roots\n",
         ),
         (["--domains", "bible"], "build_corpora: no domain 'bible' in btm16"),
         (["--domains", "speeches"], "build_corpora: --domains makes a part of a suite"),

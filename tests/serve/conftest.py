@@ -9,12 +9,10 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import openai
 import pytest
 
 from btm.serve.catalog import Catalog
 from btm.serve.engine import Engine
-from btm.serve.http import server as http_server
 from btm.serve.limits import Limits
 
 
@@ -24,7 +22,7 @@ class Running:
 
     url: str
     engine: Engine
-    server: http_server.Server
+    server: object  # btm.serve.http.server.Server
 
     @property
     def port(self):
@@ -32,6 +30,8 @@ class Running:
 
     def client(self, token="none"):
         """The real client of OpenAI."""
+        import openai  # a second of imports, which only its users wait for
+
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=token, max_retries=0, timeout=60)
 
     def ask(self, path, body=None, *, method=None, headers=None, raw=None):
@@ -64,6 +64,8 @@ class Running:
 @contextmanager
 def serving(config, token=None, port=0, load=None, **limits):
     """Serve a forest with some limits changed."""
+    from btm.serve.http import server as http_server
+
     serve = replace(config.serve, port=0, **({"reload": 0} | limits))
     catalog = Catalog(config)
     catalog.remotes.connect()

@@ -3,6 +3,8 @@ again.
 """
 
 import json
+import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from btm.cli.main import main
 from btm.errors import TrainingStoppedError, UserError
 from btm.forest import Forest, removal, verify
 from btm.forest.card import Card
+from btm.forest.paths import ModelFolder
 from btm.models import causal_lm, flops, weights
 from btm.models.moe.hidden import Sums
 from btm.report import Reporter
@@ -179,6 +182,23 @@ def test_a_half_made_mixture_goes_with_an_expert_or_by_its_name(copy):
         remove()
         assert not list((forest.root / "moes").glob(".half*"))
     assert "speeches" not in forest
+
+
+def test_what_a_kill_after_the_publishing_left_is_deleted(copy):
+    config = copy("moe.name=late", "moe.router=btx", *TRAINED)
+    made(config)
+    home = Forest(config.forest_root).paths.moe_in_making("late")
+    shutil.copytree(home.with_name("late"), home)
+    card = Card.read(home / "card.json")
+    parents = {name: asdict(parent) for name, parent in card.parents.items()}
+    of = {"recipe": card.recipe, "settings": card.settings, "data": card.data, "parents": parents}
+    making = ModelFolder(home).making
+    making.write_text(json.dumps(of | {"settings": {"trainer.lr": 1.0}}))
+    made(config)
+    assert home.is_dir()  # half made with other settings: somebody may go on with it
+    making.write_text(json.dumps(of))
+    made(config)
+    assert not home.exists()
 
 
 def test_the_router_alone_is_trained_unless_all_is(copy):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from btm.cli.verbs import effects, growing, interop, jobs, reads, registry, serving, using
+from btm.cli.verbs import effects, growing, interop, jobs, reading, reads, registry, serving, using
 from btm.cli.verbs.output import Output
 from btm.config.schema import Config
 from btm.errors import UserError
@@ -31,6 +31,11 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "pull": interop.pull,
     "generate": using.generate,
     "serve": serving.serve,
+    "read train": reading.train,
+    "read eval": reading.evaluate,
+    "read answer": reading.answer,
+    "read compare": reading.compare,
+    "read audit": reading.audit,
     "run": growing.run,
     "paper": growing.paper,
     "status": jobs.status,

@@ -84,6 +84,8 @@ def _wanted(
         return _of_mixture(key, config)
     if verb == "bench":
         return _of_benchmark(key, config)
+    if verb in ("read train", "read compare"):
+        return _of_reader(verb, key, config)
     if verb == "export" and key in _FORMATS and config.format not in _FORMATS[key]:
         return (
             f"format={config.format} does not read it; wanted format={' or '.join(_FORMATS[key])}"
@@ -128,6 +130,17 @@ def _of_benchmark(key: str, config: Config) -> str | None:
     if key == "domain" and models and not any(map(is_ensemble, models)):
         return f"an ensemble is fitted on its text, and bench.models={models} names none"
     return None
+
+
+def _of_reader(verb: str, key: str, config: Config) -> str | None:
+    """Say what a key of `btm read train` or `compare` would need to have an effect."""
+    grounds = {"expert": "expert", "average.name": "average", "ensemble.experts": "forest"}
+    if key not in grounds or (verb == "read compare" and key != "expert"):
+        return None
+    wanted = f"wanted on={grounds[key]}"
+    if verb == "read compare":
+        return "it compares all that the forest has; leave it out"
+    return None if config.on == grounds[key] else f"on={config.on or 'null'}; {wanted}"
 
 
 def _of_average(key: str, keys: Collection[str], config: Config) -> str | None:

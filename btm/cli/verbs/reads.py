@@ -30,11 +30,13 @@ _GROWING = (
     *("average", "distil", "import"),
     *_CYCLE,
 )
+_FIT = ("read train", "read compare")
+_READING = (*_FIT, "read eval", "read answer")
 _MEASURING = ("eval", "compare", "grow", *_CYCLE)
 
 # A key, or a section by its name and a dot, and the verbs that read it.
 READERS: dict[str, tuple[str, ...]] = {
-    "expert": (*_STEPS, "grow", "import", "logs", "cancel", *_ONE),
+    "expert": (*_STEPS, "grow", "import", "logs", "cancel", "read train", *_ONE),
     "domain": (*_STEPS, "grow", "average", "mix", "moe", "import", "generate", "bench", *_CYCLE),
     "weights": (*_STEPS, "average", "moe", "grow", *_CYCLE),
     "parent": (*_STEPS, "import", "grow", *_CYCLE),
@@ -57,7 +59,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "push.": ("push",),
     "imports.legacy": ("import", "seed", *_STEPS, "grow", *_CYCLE),
     "card.": (*_GROWING, "export", "push", "remove"),
-    "average.name": ("average", "run", *_ONE),
+    "average.name": ("average", "run", *_FIT, *_ONE),
     "distil.name": ("distil", *_ONE),
     "distil.": ("distil",),
     "moe.name": ("moe", *_ONE),
@@ -76,6 +78,15 @@ READERS: dict[str, tuple[str, ...]] = {
     "eval.domains": (*_MEASURING, "bench"),
     "eval.split": _MEASURING,
     "mix.": ("mix",),
+    "on": ("read train",),
+    "reader.name": _READING,
+    "reader.data": (*_FIT, "read eval", "read audit"),
+    "reader.split": ("read eval", "read compare", "read audit"),
+    "reader.question": ("read answer",),
+    "reader.support": ("read answer",),
+    "reader.candidates": ("read answer",),
+    **{f"reader.{kind}": _READING for kind in ("questions", "input", "model", "output")},
+    "reader.": _FIT,
     "discover.": ("discover",),
     "paper.": ("paper",),
     "ls.": ("ls",),
@@ -116,6 +127,10 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "import": (*_MODELS, "seed", "card", "merge"),
     "export": ("card",),
     "pull": (*_MODELS, "merge"),
+    "read train": ("trainer", "ensemble"),
+    "read compare": ("trainer", "ensemble", "seed"),
+    "read eval": ("trainer",),
+    "read answer": ("trainer",),
     "run": _WHOLE,
     "paper": _WHOLE,
     "remove": (*_TRAINS, "score", "ensemble", "merge", "average"),

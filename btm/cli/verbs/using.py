@@ -197,8 +197,9 @@ def distil(config: Config, out: Output) -> None:
 def moe(config: Config, out: Output) -> None:
     """Make one model in which a router sends each token to some of the ELMs' networks, in moes/.
 
-    It is a Mixtral, for ELMs that are Llamas: the feed-forward networks of moe.experts become its
-    experts byte for byte, all else is their average by weights= (as in btm average).
+    Of Llamas it is a Mixtral, of Qwen3 a Qwen3-MoE, of OLMo2 a FlexOlmo. The feed-forward networks
+    of moe.experts become its experts byte for byte, all else is their average by weights= (as in
+    btm average).
     moe.router=ridge and domain read moe.tokens of each domain's train text and train nothing;
     random trains nothing either; btx and base train the router, or moe.train=all, for moe.steps.
 

@@ -1,5 +1,5 @@
-"""Mixtures of experts made of Llama-class models: Mixtral's class, loaded by plain transformers.
+"""Mixtures of experts made of ELMs, in classes that plain transformers loads.
 
-``mixtral.py`` lays out and streams the weights, ``hidden.py`` reads hidden states, ``routers.py``
-makes the rows of a router of them.
+``classes.py`` says which class holds which ELMs, ``assemble.py`` lays out and streams the weights,
+``hidden.py`` reads hidden states, ``routers.py`` makes the rows of a router of them.
 """

@@ -1,9 +1,9 @@
 """Sums over the hidden states that the routers of a mixture see, kept beside it for each expert.
 
-X are the inputs of a layer's router, after the norm that follows attention, one row a token of an
-expert's domain. XᵀX and XᵀY, of which an expert's column is Σ x over its own domain, are sums over
-tokens. So those of each expert are kept apart: an expert joins or leaves by adding or taking off
-its part, exactly, without reading the others' text again (DUME, arXiv 2603.29765).
+X are the inputs of a layer's router, which are those of the ELM's feed-forward network, one row a
+token of an expert's domain. XᵀX and XᵀY, of which an expert's column is Σ x over its own domain,
+are sums over tokens. So those of each expert are kept apart: an expert joins or leaves by adding or
+taking off its part, exactly, without reading the others' text again (DUME, arXiv 2603.29765).
 """
 
 from collections.abc import Callable, Iterable
@@ -78,7 +78,7 @@ def read(
     batches: Iterable[tuple[NDArray[np.int64], int]],
     told: Callable[[int], None] = lambda tokens: None,
 ) -> tuple[Array, Array]:
-    """Run a Llama over token ids; return XᵀX, (L, H, H), and Σ x, (L, H), of its layers.
+    """Run an ELM over token ids; return XᵀX, (L, H, H), and Σ x, (L, H), of its layers.
 
     Each batch is (ids, how many of them count): ids (rows, tokens), of which the last may fill up.
     `told` is called with the number of tokens after each.
@@ -91,17 +91,16 @@ def read(
     total = np.zeros((len(layers), width))
     rows = 0  # of the batch that count
 
-    def add(layer: int) -> Callable[[Any, Any, Any], None]:
-        def hook(module: Any, given: Any, out: Any) -> None:
-            x = out.flatten(0, 1)[:rows].double()
+    def add(layer: int) -> Callable[[Any, Any], None]:
+        def hook(module: Any, given: Any) -> None:
+            x = given[0].flatten(0, 1)[:rows].double()
             gram[layer] += (x.T @ x).cpu().numpy()
             total[layer] += x.sum(0).cpu().numpy()
 
         return hook
 
     hooks = [
-        layer.post_attention_layernorm.register_forward_hook(add(number))
-        for number, layer in enumerate(layers)
+        layer.mlp.register_forward_pre_hook(add(number)) for number, layer in enumerate(layers)
     ]
     try:
         with torch.inference_mode():

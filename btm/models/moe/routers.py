@@ -1,6 +1,6 @@
 """The rows of a mixture's routers: W of logits x Wᵀ, (layers, experts, width), by name.
 
-Mixtral's gate has no intercept, so none is fitted.
+The gates of these classes have no intercept, so none is fitted.
 """
 
 import hashlib

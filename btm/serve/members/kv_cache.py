@@ -174,6 +174,7 @@ class Batch:
             layout.real[row, begin + new : end] = layout.real[row, begin : end - new].clone()
             layout.real[row, begin : begin + new] = False
 
+    @torch.inference_mode()
     def absorb(self, other: "Batch") -> None:
         """Take over all texts of another batch of the same model, with what they have read."""
         mine, theirs = self._layout, other._layout
@@ -192,6 +193,7 @@ class Batch:
         mine.lengths = torch.cat([mine.lengths, theirs.lengths])
         mine.begin = min(mine.begin, mine.end - wide) if count else mine.end - wide
 
+    @torch.inference_mode()
     def drop(self, numbers: Sequence[int]) -> None:
         """Forget texts; those that are not here are passed over."""
         layout = self._layout

@@ -1,7 +1,7 @@
 """The step of `btm moe`: put the feed-forward networks of ELMs behind a router, in one model.
 
 The networks are the ELMs' byte for byte, and everything else is a weighted average
-(btm/models/moe/mixtral.py). The router is found in closed form, or trained (router.py).
+(btm/models/moe/). The router is found in closed form, or trained (router.py).
 An expert joins or leaves because its sums stand by themselves: what is made is the same as if it
 was made anew with those experts, but the others' text is not read again.
 """
@@ -24,7 +24,8 @@ from btm.forest.paths import MOES, ModelFolder
 from btm.forest.suites import open_suites
 from btm.models import causal_lm, flops, weights
 from btm.models.average import normalise
-from btm.models.moe import mixtral
+from btm.models.moe import assemble
+from btm.models.moe.classes import MoeClass, class_of
 from btm.models.moe.hidden import Sums
 from btm.report import Reporter, quiet
 from btm.steps import averages
@@ -58,7 +59,7 @@ def plan_of_moe(config: Config) -> Plan:
         return Plan.nothing("moe", mixture.name)
     steps = config.moe.steps if mixture.router in TRAINED else None
     tokens = None if steps is None else router.tokens_of(config, mixture)
-    made = _mixtral_config(_config_of(elms, mixture))
+    made = _transformers_config(_config_of(elms, mixture))
     per_token = flops.Shape.of_config(made).training_flops(config.trainer.seq_len)
     stored = sum(tensor.size for tensor in weights.tensors(elms[0].path).values())
     itemsize = stored // weights.parameters(elms[0].path)
@@ -83,6 +84,7 @@ def make(config: Config, forest: Forest, mixture: MoeRecipe, reporter: Reporter 
     elms = _experts(forest, mixture)
     target = forest.paths.derived(MOES, mixture.name).path
     if _stands(config, forest, mixture, elms):
+        router.clear(forest, Card.read(ModelFolder(target).card))
         return target
     if target.is_dir():
         reporter.line(f"{target} is of other settings, ELMs or text: it is made anew")
@@ -115,9 +117,9 @@ def _asked(config: Config, forest: Forest, reporter: Reporter | None) -> MoeReci
 
 
 def _experts(forest: Forest, mixture: MoeRecipe) -> list[ELM]:
-    """Open the experts, in their order; `UserError` unless a Mixtral can be made of them."""
+    """Open the experts, in their order; `UserError` unless a mixture can be made of them."""
     elms = [forest[name] for name in mixture.experts]
-    mixtral.require_llamas([elm.path for elm in elms])
+    assemble.require_alike([elm.path for elm in elms])
     if mixture.top_k > len(elms):
         names = ", ".join(mixture.experts)
         raise UserError(f"moe.top_k={mixture.top_k}: there are {len(elms)} experts ({names})")
@@ -148,13 +150,17 @@ def _stands(config: Config, forest: Forest, mixture: MoeRecipe, elms: Sequence[E
 
 def _config_of(elms: Sequence[ELM], mixture: MoeRecipe) -> Json:
     """Make the mixture's config.json."""
-    llama = causal_lm.read_config(ModelFolder(elms[0].path).config)
-    return mixtral.config_of(llama, len(elms), mixture.top_k)
+    elm = causal_lm.read_config(ModelFolder(elms[0].path).config)
+    return class_of(elm, elms[0].path).config(elm, len(elms), mixture.top_k)
+
+
+def _class_of(folder: Path) -> MoeClass:
+    return class_of(causal_lm.read_config(ModelFolder(folder).config), folder)
 
 
 def _card(forest: Forest, mixture: MoeRecipe, elms: Sequence[ELM], values: Json) -> Card:
     """Make the card of a mixture, before its parameters are made."""
-    made = _mixtral_config(values)
+    made = _transformers_config(values)
     shape = flops.Shape.of_config(made)
     shares = _shares(mixture, elms)
     return Card(
@@ -175,16 +181,16 @@ def _card(forest: Forest, mixture: MoeRecipe, elms: Sequence[ELM], values: Json)
     )
 
 
-def _mixtral_config(values: Json) -> "PretrainedConfig":
-    from transformers import MixtralConfig
+def _transformers_config(values: Json) -> "PretrainedConfig":
+    from transformers import AutoConfig
 
-    return MixtralConfig(**{key: value for key, value in values.items() if key != "model_type"})
+    return AutoConfig.for_model(**values)
 
 
 def _shares(mixture: MoeRecipe, elms: Sequence[ELM]) -> dict[str, float]:
     """Compute each expert's share of the parameters: its network, and its part of the average."""
-    tensors = weights.tensors(elms[0].path)
-    own = sum(t.size for name, t in tensors.items() if mixtral.expert_tensor(name, 0) is not None)
+    tensors, found = weights.tensors(elms[0].path), _class_of(elms[0].path)
+    own = sum(t.size for name, t in tensors.items() if assemble.expert_tensor(found, name, 0))
     shared = sum(t.size for t in tensors.values()) - own
     averaged = normalise(mixture.weights)
     whole = own * len(elms) + shared
@@ -203,10 +209,12 @@ def _write(
     folders = {name: forest[name].path for name in mixture.experts}
     shared = {folders[name]: weight for name, weight in mixture.weights.items()}
     rows = router.rows_of(mixture, sums, values)
-    digests = mixtral.write(
-        shared, list(folders.values()), rows, folder, mixture.top_k, reporter.alive
+    first = next(iter(folders.values()))
+    digests = assemble.write(
+        _class_of(first),
+        *(shared, list(folders.values()), rows, folder, mixture.top_k, reporter.alive),
     )
-    causal_lm.copy_files(next(iter(folders.values())), folder)
+    causal_lm.copy_files(first, folder)
     durable.write_json(ModelFolder(folder).config, values)
     ends.declare(folder, list(folders.values()))
     for name, each in zip(mixture.experts, sums, strict=bool(sums)):

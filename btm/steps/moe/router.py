@@ -200,12 +200,7 @@ def trained(
     suite = open_suites(config)
     shards = [suite.shard(domain, "train") for domain in card.domains]
     home = forest.paths.moe_in_making(mixture.name)
-    making = {
-        "recipe": mixture.recipe(),
-        "settings": card.settings,
-        "data": text_of(config, mixture, elms),
-        "parents": {name: asdict(parent) for name, parent in card.parents.items()},
-    }
+    making = _making(replace(card, data=text_of(config, mixture, elms)))
     if lease.find(home) is None:
         with durable.publish_folder(home, replace=True) as folder:
             write(folder)
@@ -236,6 +231,28 @@ def trained(
     finally:
         held.release()
     return path
+
+
+def clear(forest: Forest, card: Card) -> None:
+    """Delete what a process that was killed after it had published this mixture left of its making,
+    unless somebody is at work there.
+    """
+    home = forest.paths.moe_in_making(card.name)
+    if (left := lease.find(home)) is None or lease.held(home):
+        return
+    begun = ModelFolder(left).making
+    if begun.is_file() and read_object(begun) == _making(card):
+        durable.remove_folder(left)
+
+
+def _making(card: Card) -> Json:
+    """What a trained mixture is made of, by its card: its recipe, settings, text and parents."""
+    return {
+        "recipe": card.recipe,
+        "settings": card.settings,
+        "data": card.data,
+        "parents": {name: asdict(parent) for name, parent in card.parents.items()},
+    }
 
 
 def _train(

@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 
 import numpy as np
-import openai
 import pytest
 import torch
 
@@ -28,6 +27,8 @@ def chatting(copy, serve):
 @pytest.mark.slow
 @pytest.mark.traced
 def test_a_chat_is_written_by_the_template_and_answered(chatting):
+    import openai
+
     client = chatting
     asked = {"model": "forest", "temperature": 0, "seed": 1, "max_tokens": 4}
     answer = client.chat.completions.create(messages=HELLO, logprobs=True, top_logprobs=2, **asked)
@@ -61,6 +62,8 @@ def test_a_chat_is_written_by_the_template_and_answered(chatting):
 
 
 def test_a_forest_without_a_template_says_so(client):
+    import openai
+
     with pytest.raises(openai.BadRequestError, match="has no chat template") as raised:
         client.chat.completions.create(model="forest", messages=HELLO)
     assert raised.value.code == "no_chat_template"

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import openai
 import pytest
 
 from btm.data.tokenizer import load_tokenizer
@@ -29,6 +28,8 @@ def greedy(client):
 
 
 def test_the_models_are_the_ensemble_its_rules_and_each_model(client):
+    import openai
+
     names = [model.id for model in client.models.list()]
     assert {"forest", "forest:gated", "forest:tracking", "seed", *NAMES} <= {*names}
     assert names[0] == "forest"
@@ -73,6 +74,8 @@ def test_a_stream_is_the_answer_in_parts_and_counts_its_tokens(client, greedy):
 
 
 def test_echo_gives_the_prompts_own_log_probabilities(greedy, grown, forest, tokenizer):
+    import openai
+
     answer = greedy(echo=True, logprobs=2, max_tokens=2, extra_body={"btm_posterior": True})
     (choice,) = answer.choices
     ids = tokenizer(PROMPT).input_ids

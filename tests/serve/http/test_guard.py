@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 
-import openai
 import pytest
 
 from btm.cli import main
@@ -247,6 +246,8 @@ def test_a_port_that_is_taken_is_said_in_a_line(grown, running, capsys):
 
 
 def test_at_the_end_of_the_grace_clients_are_told_that_their_answer_is_broken_off(grown, serve):
+    import openai
+
     refused = []
     with serve(grown[0], grace=0.2) as running, running.client() as client:
         ask = lambda: refused.append(running.ask("/v1/completions", LONG))  # noqa: E731

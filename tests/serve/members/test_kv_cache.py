@@ -96,7 +96,7 @@ class Walk:
                 other.read(tokens[:, :half], real[:, :half])
             found = other.read(tokens[:, half:], real[:, half:], last=self.rng.random() < 0.5)
             self.compare(new, found)
-            self.batch.absorb(other)
+        self.batch.absorb(other)  # as an actor does, which is in no inference mode
 
     def advance(self):
         numbers = self.batch.numbers
@@ -123,8 +123,7 @@ class Walk:
         self.compare(some, logits_RTV[real[:, 0]])
 
     def leave(self, numbers):
-        with torch.inference_mode():
-            self.batch.drop(numbers)
+        self.batch.drop(numbers)
         self.read = {n: count for n, count in self.read.items() if n not in numbers}
 
     def go(self, steps):
@@ -208,3 +207,16 @@ def test_memory_is_given_back_once_nothing_is_read():
     assert all(layer.keys is None for layer in walk.batch._layers)
     walk.join_as([3])
     assert walk.batch._layout.shape[1] < 100
+
+
+def test_texts_join_and_leave_where_reading_has_laid_out_more_room():
+    """What is made in inference mode may not be written to outside of it."""
+    walk = Walk(model_of("llama", LLAMA), Batch)
+    walk.join_as([3, 3])
+    for _ in range(70):
+        walk.advance()
+    assert walk.batch._layers[0].keys.is_inference()
+    walk.leave([0])
+    walk.advance()
+    walk.join_as([3])
+    walk.advance()

@@ -57,7 +57,7 @@ class Copy:
         return self.vocabulary is not None
 
     def tell(self, call: str, *values: Any) -> None:
-        """Call a method whose result nobody wants; that it failed is seen at the next reading."""
+        """Call a method whose result nobody wants; a replica where it fails ends."""
         getattr(self.actor, call).remote(*values)
 
     def ask(self, group: int, piece: Piece) -> "ObjectRef":

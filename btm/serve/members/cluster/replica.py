@@ -1,9 +1,13 @@
 """The actor of a replica: a model in a process of its own, on any machine of the cluster."""
 
+import functools
+import logging
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from btm import __version__
 from btm.config.load import LoadConfig
@@ -23,6 +27,22 @@ class Order:
     load: LoadConfig
     wire: str  # the number type of answers
     version: str = __version__  # of btm
+
+
+def _whole_or_ended(call: Callable[..., None]) -> Callable[..., None]:
+    """End this process where a call fails that nobody waits for: which texts it has is then
+    unsure, and the gateway has another replica read them again.
+    """
+
+    @functools.wraps(call)
+    def called(self: "Replica", *values: Any) -> None:
+        try:
+            call(self, *values)
+        except Exception:
+            logging.getLogger("btm.serve").exception("%s failed: the replica ends", call.__name__)
+            os._exit(1)
+
+    return called
 
 
 class Replica:
@@ -61,6 +81,7 @@ class Replica:
         """Answer."""
         return True
 
+    @_whole_or_ended
     def begin(self, group: int, numbers: Sequence[int]) -> None:
         """Begin texts as the group of this number."""
         self._groups[group] = self._member.begin(numbers)
@@ -71,11 +92,13 @@ class Replica:
         found = self._member.compute(self._groups[group], piece)
         return wire.reply(found, self._order.wire, time.perf_counter() - begin)
 
+    @_whole_or_ended
     def join(self, group: int) -> None:
         """Put the texts of a group among those that are being written."""
         if group in self._groups:  # else all of it was dropped
             self._member.join(self._groups.pop(group))
 
+    @_whole_or_ended
     def drop(self, numbers: Sequence[int]) -> None:
         """Forget texts."""
         self._member.drop(numbers)
@@ -83,6 +106,7 @@ class Replica:
             if group != RUNNING and not self._member.texts(own):
                 del self._groups[group]
 
+    @_whole_or_ended
     def clear(self) -> None:
         """Forget all texts."""
         self._member.clear()

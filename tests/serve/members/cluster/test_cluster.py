@@ -188,6 +188,24 @@ def test_a_machine_that_dies_takes_no_request_with_it_and_one_that_joins_is_used
     assert all(copy.seconds for copy in before)
 
 
+def test_a_replica_that_cannot_tell_which_texts_it_has_ends_and_another_goes_on(
+    engine, catalog, wanted
+):
+    stand(engine, catalog)
+    member = members_of(engine, catalog)[0]
+    before = set(member.copies)
+
+    def confuse(written):
+        if written == 5:
+            (reads,) = (copy for copy in member.copies if copy.texts)
+            reads.tell("drop", None)
+
+    found, done = collect(ask(engine, catalog, TEXTS[0], then=confuse))
+    assert [token.id for token in found] == wanted[0]
+    assert done == Done("length")
+    wait(lambda: len(before & set(member.copies)) == 1)
+
+
 def test_an_expert_without_a_replica_is_left_out_and_comes_back(engine, catalog, wanted):
     import ray
 
