@@ -76,7 +76,8 @@ class Tree:
     """A forest of one random seed, along one tree."""
 
     def __init__(self, bench: Bench, name: str) -> None:
-        self.bench, self.name, self.options = bench, name, bench.options
+        self.bench, self.name = bench, name
+        self.options: argparse.Namespace = bench.options
         self.families = list(dict.fromkeys(map(family_of, self.options.languages)))
         lone = [each for each in self.options.late if family_of(each) not in self.families]
         if lone:
