@@ -56,7 +56,8 @@ def main() -> None:
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = parser_of(__doc__)
     parser.add_argument("--trees", nargs="+", choices=TREES, default=list(TREES))
-    options, options.words = parser.parse_known_args(words)
+    options, options_of_btm = parser.parse_known_args(words)
+    options.words = options_of_btm
     return options
 
 
