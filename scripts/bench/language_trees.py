@@ -56,7 +56,8 @@ def main() -> None:
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = parser_of(__doc__)
     parser.add_argument("--trees", nargs="+", choices=TREES, default=list(TREES))
-    options, options.words = parser.parse_known_args(words)
+    options, options_of_btm = parser.parse_known_args(words)
+    options.words = options_of_btm
     return options
 
 
@@ -76,7 +77,8 @@ class Tree:
     """A forest of one random seed, along one tree."""
 
     def __init__(self, bench: Bench, name: str) -> None:
-        self.bench, self.name, self.options = bench, name, bench.options
+        self.bench, self.name = bench, name
+        self.options: argparse.Namespace = bench.options
         self.families = list(dict.fromkeys(map(family_of, self.options.languages)))
         lone = [each for each in self.options.late if family_of(each) not in self.families]
         if lone:

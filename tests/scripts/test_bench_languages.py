@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 from folders import ROOT
 
-from bench import language_trees, languages
+from bench import language_tables, language_trees, languages
 from btm.data.documents import read
 from btm.errors import UserError
 
@@ -46,6 +46,13 @@ def test_the_page_has_the_tables_of_the_bench(part):
     rows = [{key: number(value) for key, value in row.items()} for row in rows_of(RESULTS, part)]
     for line in languages.SHOWN[part](rows):
         assert line in PAGE.splitlines()
+
+
+def test_the_page_has_the_table_of_trees():
+    rows = [{key: number(value) for key, value in row.items()} for row in rows_of(RESULTS, "trees")]
+    late = ["ca", "mr", "kn", "zu"]
+    shown = [*language_tables.show_trees(rows, late), *language_tables.show_parents(rows)]
+    assert len(shown) == 32 and {*shown} <= {*PAGE.splitlines()}
 
 
 def number(value):
