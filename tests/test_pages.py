@@ -65,12 +65,8 @@ SMALL = [
     *("trainer.valid_tokens=64", "score.max_tokens=128", "merge.force=true"),
     *("model.config.hidden_size=32", "model.config.num_hidden_layers=1"),
     *("model.config.intermediate_size=64", "model.config.num_attention_heads=2"),
-    *(
-        "model.config.num_key_value_heads=2",
-        "reader.epochs=1",
-        "generate.tokens=4",
-        "discover.sample=200",
-    ),
+    *("model.config.num_key_value_heads=2", "distil.steps=2", "reader.epochs=1"),
+    *("generate.tokens=4", "discover.sample=200"),
 ]
 DEMO_WORDS = ["run.domains=[bible,speeches]", "eval.domains=[bible,speeches,novels]"]
 OWN = ["data.vocab_size=512"]

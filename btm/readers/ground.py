@@ -16,6 +16,7 @@ from btm.data.tokenizer import bos_of_copy, load_tokenizer
 from btm.ensemble.members import load_member
 from btm.errors import UserError
 from btm.forest import Forest, Model, find_model
+from btm.forest.paths import AVERAGES
 from btm.models import causal_lm
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Ground:
         name = config.average.name if average else config.expert
         if name is None:
             raise UserError(f"on={config.on}: which one? give {config.on}=NAME")
-        called = f"averages/{name}" if average else name
+        called = f"{AVERAGES}/{name}" if average else name
         return cls(forest, config.on, [find_model(forest, called)], device)
 
     @classmethod

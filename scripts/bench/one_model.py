@@ -84,7 +84,11 @@ def longer(words: list[str], n_steps: int) -> str:
     """Grow the dense LM whose one schedule has `n_steps` more, unless it stands; name its forest."""
     config = compose(words, "compare")
     forest = f"{config.base_root}-longer"
-    own = [f"forest={forest}", f"seed.steps={config.seed.steps + n_steps}", "baseline=dense"]
+    experts = len(Forest(config.forest_root).experts())
+    begun = config.seed.steps or experts * int(
+        config.trainer.steps or 0
+    )  # the default: half of all
+    own = [f"forest={forest}", f"seed.steps={begun + n_steps}", "baseline=dense"]
     asked = compose([*words, *own], "run")
     reporter = ConsoleReporter(sys.stderr)
     baselines.run(baselines.ready(asked, reporter), reporter)

@@ -50,6 +50,9 @@ SPELLED = {
     "btm.cli.verbs.reads": {"averages"},  # the key of that name
     "btm.config.recipes": {"averages"},
     "btm.data.tokenizer": {"config.json"},  # of a tokenizer's folder, which need not hold a model
+    "btm.readers.choices.likelihood": {"scores"},  # a port of that name, here and below
+    "btm.readers.links.models": {"scores"},
+    "btm.readers.links.outputs": {"scores"},
     "btm.fairseq.legacy": {"settings.json", "model.safetensors"},  # in its scratch folder
 }
 
