@@ -1,11 +1,13 @@
 """The cards of trained readers: what each stands on, by sha256, and how good it is."""
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from btm.errors import UserError
+from btm.errors import UserError, unknown
 from btm.forest.card import typed
 from btm.forest.paths import Paths, ReaderFolder
+from btm.system import durable, lease
 from btm.system.json_files import Json, read_object
 
 SCHEMA = 1
@@ -62,3 +64,25 @@ def all_of(root: Path) -> list[tuple[ReaderFolder, ReaderCard]]:
 def standing_on(root: Path, sha256: str) -> list[str]:
     """Name the readers of a forest that stand on the weights `sha256`."""
     return [card.name for _, card in all_of(root) if sha256 in card.models.values()]
+
+
+def remove(root: Path, name: str) -> Path:
+    """Delete the reader `name` and its training that was stopped; return where it was.
+
+    What it came to stays in evals/. `UserError` if there is none, `lease.HeldError` while a process
+    trains it.
+    """
+    paths = Paths(root)
+    stands = {folder.path.name: folder.path for folder in paths.readers()}
+    making = paths.reader_in_making(name)
+    begun = lease.find(making)
+    if name not in stands and begun is None:
+        raise unknown("reader", name, stands, str(root))
+    if begun is not None:
+        durable.remove_folder(lease.take(making).path)
+    if name in stands:
+        bin = durable.scratch_folder(stands[name].parent)  # swept if this process dies here
+        with suppress(FileNotFoundError):  # another process removes it too
+            durable.rename_folder(stands[name], bin / name)
+        durable.remove_folder(bin)
+    return paths.reader(name).path

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from btm.config.choices import SPLITS
 from btm.config.schema import Config
-from btm.errors import UserError
+from btm.errors import UserError, command
 from btm.forest import Forest, tombstone
 from btm.forest.paths import ReaderFolder
 from btm.forest.readers import ReaderCard
@@ -245,8 +245,10 @@ def _begin(forest: Forest, name: str, making: Json) -> lease.Lease:
     begun = read_object(ReaderFolder(held.path).making, data=dict, settings=dict, models=dict)
     if begun != making:
         held.release()
+        gone = command("remove", forest=forest.root)
         raise UserError(
             f"{home} holds the reader {name!r} half trained with other settings, questions or "
-            "models: give those and it goes on, give another reader.name=NAME, or delete it"
+            "models: give those and it goes on, give another reader.name=NAME, or first "
+            f"{gone} reader.name={name}"
         )
     return held

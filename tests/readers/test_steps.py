@@ -1,6 +1,7 @@
 """Readers by commands: trained, saved, resumed, evaluated, asked; and one of somebody's own."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,6 +104,14 @@ def test_a_reader_is_trained_saved_and_asked(words, capsys):
     assert forest.paths.reader("distmult").card.stat().st_mtime_ns == stamp
     said(capsys, "read", "train", *words, "reader.seed=3")
     assert forest.paths.reader("distmult").card.stat().st_mtime_ns > stamp
+    assert main.main(["ls", f"forest={forest.root}"]) == 0
+    assert "readers: distmult" in capsys.readouterr().out
+    gone = ["remove", f"forest={forest.root}", "reader.name=distmult"]
+    assert main.main([*gone, "--rederive"]) == 2
+    assert "leave out --rederive" in capsys.readouterr().err
+    assert said(capsys, *gone)["removed"] == str(forest.paths.reader("distmult").path)
+    assert not forest.paths.readers() and not list((forest.root / "readers").iterdir())
+    assert main.main(gone) == 2
 
 
 @pytest.mark.slow
@@ -113,6 +122,11 @@ def test_a_command_that_was_stopped_goes_on(words):
         steps.train(compose(parts), Stopping(4))
     with pytest.raises(UserError, match="half trained with other settings"):
         steps.train(compose([*parts, "reader.seed=9"]))
+    with pytest.raises(TrainingStoppedError):
+        steps.train(compose([*words, "reader.name=dropped"]), Stopping(4))
+    root = Path(compose(words).forest_root)
+    readers.remove(root, "dropped")
+    assert not list((root / "readers").glob(".dropped*"))
     path, card = steps.train(compose(parts))
     assert card.sha256 == whole.sha256 and card.steps == whole.steps
     assert [each.name for each in path.parent.iterdir() if each.name.startswith(".")] == []

@@ -79,7 +79,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "eval.split": _MEASURING,
     "mix.": ("mix",),
     "on": ("read train",),
-    "reader.name": _READING,
+    "reader.name": (*_READING, "remove"),
     "reader.data": (*_FIT, "read eval", "read audit"),
     "reader.split": ("read eval", "read compare", "read audit"),
     "reader.question": ("read answer",),

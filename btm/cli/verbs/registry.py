@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 def ls(config: Config, out: Output) -> None:
-    """List the ELMs of a forest, what is derived from them, and the branches in the making.
+    """List the ELMs of a forest, what is derived from them, the branches in the making, and the
+    names of its readers.
 
     Valid nats of an average, student or MoE are the mean over the domains that it was measured on
     when it was made.
@@ -22,8 +23,13 @@ def ls(config: Config, out: Output) -> None:
 
     example: btm ls forest=experts/demo ls.parent=seed ls.sort=valid_nats ls.limit=20 --json
     """
+    from btm.forest import readers
+    from btm.interop.remote import urls
+
     rows = _listed(config)
     out.rows(rows, f"forest {config.forest_root}", ("sha256", "total tokens", "created"))
+    if not urls.is_url(config.forest) and (cards := readers.all_of(Path(config.forest_root))):
+        out.line(f"readers: {', '.join(card.name for _, card in cards)} (docs/readers.md)", None)
     for row in rows:
         if "why" in row:
             print(f"damaged: {row['why']}", file=out.stderr)
@@ -56,9 +62,9 @@ def remove(config: Config, out: Output) -> int:
     """Remove an ELM: delete its weights, leave a tombstone, name whoever inherited parameters from
     it.
 
-    average=NAME deletes an average instead, student=NAME a student, moe=NAME a mixture of experts:
-    nothing descends from these, so no tombstone is left. What was computed of the weights, scores
-    and Fisher information, goes with them.
+    average=NAME deletes an average instead, student=NAME a student, moe=NAME a mixture of experts,
+    reader.name=NAME a reader: nothing descends from these, so no tombstone is left. What was
+    computed of the weights, scores and Fisher information, goes with them.
 
     Every descendant is listed with the share of its first parameters that came from the ELM. They
     stay, unless
@@ -73,10 +79,15 @@ def remove(config: Config, out: Output) -> int:
 
     example: btm remove experiment=demo expert=bible remove.reason="the owner opted out" --rederive
     """
-    from btm.forest import Forest, removal
+    from btm.forest import Forest, readers, removal
     from btm.forest.models import derived_of
 
     forest = Forest(config.forest_root)
+    if (reader := config.reader.name) is not None:
+        removal.check_derived(config, f"reader {reader}", out.flags)
+        path = readers.remove(forest.root, reader)
+        out.line(f"removed {path}", {"removed": str(path)})
+        return 0
     if (derived := derived_of(config)) is not None:
         return _remove_derived(config, derived, out)
     name = expert_of(config)
