@@ -52,9 +52,9 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
         )
     else:
         weights = recipe.fitted_weights(config, forest, how, elms, reporter)
+    settings = recipe.settings_of(config, forest, weights, lambda: open_suites(config), reporter)
     for line in apart.warnings(config, forest, name, weights):
         reporter.line(f"warning: {line}")
-    settings = recipe.settings_of(config, forest, weights, lambda: open_suites(config), reporter)
     if config.average.scale == recipe.FIT:
         domains = recipe.meant_for(config, elms)
         settings = recipe.fit_scale(config, forest, name, weights, settings, domains, reporter)

@@ -145,9 +145,10 @@ def test_fisher_information_is_the_mean_square_of_gradients(copy):
 )
 def test_mistakes_are_one_line(words, message, grown, workspace, capsys):
     assert main.main(["average", *workspace, *words]) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
+    said = capsys.readouterr().err.splitlines()
+    # What the weights tell may come first: that the text of the experts shares little.
+    (mistake,) = (line for line in said if not line.startswith("warning: the domains of "))
+    assert message in mistake
 
 
 def nats(config, folder, domain):
