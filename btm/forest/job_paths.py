@@ -12,7 +12,7 @@ class JobPaths:
 
     @property
     def state(self) -> Path:
-        """What the driver last saw."""
+        """The state of the jobs as the driver last saw it."""
         return self.root / "state.json"
 
     @property
@@ -42,7 +42,7 @@ class JobPaths:
 
     @property
     def driver_log(self) -> Path:
-        """What a driver in the background printed."""
+        """The log of a driver in the background."""
         return self.root / "logs" / "driver.log"
 
     @property

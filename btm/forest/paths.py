@@ -137,7 +137,7 @@ class ReaderFolder:
 
     @property
     def card(self) -> Path:
-        """What it stands on, and its numbers (readers.py)."""
+        """The card: the models it stands on, and its numbers (readers.py)."""
         return self.path / CARD
 
     @property
@@ -147,7 +147,7 @@ class ReaderFolder:
 
     @property
     def learnt(self) -> Path:
-        """What its input module has learnt, such as names of entities."""
+        """The state of its input module, such as names of entities."""
         return self.path / "learnt.json"
 
     @property

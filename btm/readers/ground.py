@@ -1,4 +1,4 @@
-"""What a reader stands on: one model of a forest, or its experts, mixed by the domain posterior.
+"""The models a reader stands on: one of a forest, or its experts, mixed by the domain posterior.
 
 Shapes: E models, T tokens of a text, H the width of hidden states.
 """

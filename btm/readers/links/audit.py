@@ -32,7 +32,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Audit:
-    """What rules alone come to on a split."""
+    """The ranks of inverse rules alone on a split, and the rules."""
 
     entities: int
     triples: int
@@ -42,7 +42,7 @@ class Audit:
 
     @property
     def verdict(self) -> str:
-        """What that means for the benchmark."""
+        """The verdict on the benchmark, in words."""
         if self.values["MRR"] >= _LEAKS:
             return "it leaks: a model's number says little here"
         return "a model that is much better has learnt more than inverses"

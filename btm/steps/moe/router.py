@@ -246,7 +246,7 @@ def clear(forest: Forest, card: Card) -> None:
 
 
 def _making(card: Card) -> Json:
-    """What a trained mixture is made of, by its card: its recipe, settings, text and parents."""
+    """Collect the recipe, settings, text and parents of a trained mixture, by its card."""
     return {
         "recipe": card.recipe,
         "settings": card.settings,

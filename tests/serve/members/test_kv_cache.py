@@ -210,7 +210,7 @@ def test_memory_is_given_back_once_nothing_is_read():
 
 
 def test_texts_join_and_leave_where_reading_has_laid_out_more_room():
-    """What is made in inference mode may not be written to outside of it."""
+    """Tensors made in inference mode may not be written to outside of it."""
     walk = Walk(model_of("llama", LLAMA), Batch)
     walk.join_as([3, 3])
     for _ in range(70):
