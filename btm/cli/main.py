@@ -15,13 +15,15 @@ from btm.errors import TrainingStoppedError, UserError, unknown
 from btm.system import caches
 
 _FLAGS = ("--dry-run", "--json", "--debug", "--help", "-h", "--all")
-_GROUPS = ("read",)  # words whose verb is the word that follows them, too
+_GROUPS = ("read", "commons")  # words whose verb is the word that follows them, too
 # What one verb takes beyond these.
 _FLAGS_OF = {
     "run": ("--detach", "--retry-failed", "--regrow"),
     "logs": ("-f",),
     "verify": ("--full",),
     "remove": ("--with-descendants", "--rederive", "--readmit"),
+    "commons join": ("--new-key",),
+    "commons leave": ("--withdraw",),
 }
 
 
