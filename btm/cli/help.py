@@ -43,7 +43,7 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   read answer  let one answer                btm read answer reader.question="cuba embassy ?"
   read compare forest, average, seed, …      btm read compare reader=nli reader.data=DIR
   read audit   leaks of a graph              btm read audit reader.data=DIR
-  commons init   open a commons for a forest  btm commons init to=URL commons.wanted='{law: 2000000}'
+  commons init   open a commons for a forest  btm commons init to=URL commons.wanted='{law: 900000}'
   commons join   take part, claim a domain    btm commons join from=URL domain=law
   commons train  on your own text             btm commons train domain=law data.root=texts
   commons submit send the expert              btm commons submit domain=law
