@@ -56,7 +56,7 @@ def _row(member: Member, snapshot: Snapshot, domain: str, now: float) -> Row:
         domain=domain,
         state=found.state,
         who=name_of(snapshot, claim.holder),
-        tokens=_tokens(member, snapshot, found.claim and claim.number, domain, claim.holder),
+        tokens=_tokens(member, snapshot, Work(claim.holder, domain, claim.number)),
         wanted=claim.tokens,
         speed=claim.speed,
         since=moment(found.since),
@@ -65,16 +65,13 @@ def _row(member: Member, snapshot: Snapshot, domain: str, now: float) -> Row:
     )
 
 
-def _tokens(
-    member: Member, snapshot: Snapshot, number: int | None, domain: str, holder: str
-) -> int:
+def _tokens(member: Member, snapshot: Snapshot, work: Work) -> int:
     """Read the tokens that the last checkpoint of a claim has seen."""
-    work = Work(holder, domain, number or 0)
     works = snapshot.works.get(work)
     if works is None or not works.checkpoints:
         return 0
     name = work.checkpoint(max(works.checkpoints))
-    base = snapshot.charter.wanted[domain].base
+    base = snapshot.charter.wanted[work.domain].base
     found = read_checkpoint(member, snapshot, name, base)
     return found.tokens if found else 0
 

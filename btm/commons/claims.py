@@ -7,12 +7,20 @@ from btm.commons.bodies import Checkpoint, Claim, Left, Sign, Wanted
 from btm.commons.member import Member
 from btm.commons.snapshot import Snapshot, open_object
 from btm.commons.standing import SUBMITTED, Standing, current, standing
+from btm.config.schema import Config
 from btm.errors import UserError, unknown
 from btm.report.progress import duration
 
 
 class LostClaimError(UserError):
     """The claim is another's now, or has ended; what is trained goes on for nobody."""
+
+
+def domain_of(config: Config) -> str:
+    """Return the domain that is meant; `UserError` if none is."""
+    if config.domain is None:
+        raise UserError("which domain? give domain=NAME (btm commons status lists them)")
+    return config.domain
 
 
 def wanted_of(member: Member, domain: str) -> Wanted:

@@ -7,7 +7,7 @@ holds then. So a volunteer may be cut off for less than the lease and never noti
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from btm.commons.checkpoints import Uploads
@@ -28,6 +28,7 @@ class Keeper:
         self.lost: LostClaimError | None = None
         self._uploads: Uploads | None = None
         self._branch: Callable[[], Path] | None = None
+        self._uploading = threading.Lock()
         self._stop = threading.Event()
         self._silent = False  # the store did not answer last time
         self._thread = threading.Thread(target=self._work, name="keeper", daemon=True)
@@ -35,6 +36,14 @@ class Keeper:
     def watch(self, uploads: Uploads, branch: Callable[[], Path]) -> None:
         """Upload the checkpoints of the branch in the folder that `branch` returns, from now on."""
         self._uploads, self._branch = uploads, branch
+
+    def end_uploads(self) -> None:
+        """Upload the last checkpoint, unless the store does not answer, and no more after it."""
+        with self._uploading:
+            if self._uploads and self._branch:
+                with suppress(UserError, OSError):
+                    self._uploads.send(self._branch())
+            self._uploads = None
 
     def start(self) -> None:
         """Begin, with a first sign of life; `LostClaimError` if the claim has ended."""
@@ -60,14 +69,19 @@ class Keeper:
                     sign = now
                     self.holding.beat()
                     self._heard()
-                if now - checkpoint >= self.every and self._uploads and self._branch:
+                if now - checkpoint >= self.every:
                     checkpoint = now
-                    self._uploads.send(self._branch())
+                    self._upload()
             except LostClaimError as error:
                 self.lost = error
                 return
             except (UserError, OSError) as error:
                 self._unheard(error)
+
+    def _upload(self) -> None:
+        with self._uploading:
+            if self._uploads and self._branch:
+                self._uploads.send(self._branch())
 
     def _heard(self) -> None:
         if self._silent:

@@ -37,7 +37,7 @@ def leave(config: Config, *, withdraw: bool = False) -> Gone:
     Its files in our folder are deleted; a maintainer removes it from the forest. Raises `UserError`
     if there is nothing of ours to give back.
     """
-    domain = _domain(config)
+    domain = claims.domain_of(config)
     member = enter(config)
     snapshot = member.look()
     if not withdraw:
@@ -72,7 +72,7 @@ def remove(config: Config) -> Gone:
     In the forest a tombstone stays, as `btm remove` leaves it, and one at the store. Its heirs are
     named and stay. Raises `UserError` unless this user is a maintainer and its owner asked.
     """
-    domain = _domain(config)
+    domain = claims.domain_of(config)
     member = enter(config)
     require_maintainer(member)
     snapshot = member.look()
@@ -115,9 +115,3 @@ def _admitted(member: Member, snapshot: Snapshot, domain: str) -> Work:
         if verdict and verdict[0].admitted and (domain, work.number) not in snapshot.removed:
             return work
     raise UserError(f"{member.place.url}: no expert of {domain!r} was admitted, or it is gone")
-
-
-def _domain(config: Config) -> str:
-    if config.domain is None:
-        raise UserError("which domain? give domain=NAME")
-    return config.domain

@@ -168,8 +168,7 @@ class Reader:
         for name, stat in stats.items():
             match name.split("/"):
                 case ["people", key, "retired.json"] if key in made.people:
-                    public = made.people[key].public
-                    retired = self._open(made, name, Retired, lambda _, public=public: public)
+                    retired = self._open(made, name, Retired, {key: made.people[key].public}.get)
                     if retired is not None and retired.key == key:
                         end = Ended(stat.written, "retired", retired.successor)
                         made.ended.setdefault(key, end)

@@ -82,7 +82,7 @@ def free_from(
         ends.append((verdict[1], f"rejected: {verdict[0].reason}"))
     elif works.left and works.left[1] <= until:
         ends.append((works.left[1], "given back"))
-    elif works.submitted is None or works.submitted > until:
+    elif works.submitted is None or works.submitted >= until:
         ends += _silences(snapshot, claim, when, until)
     return min(ends, default=(math.inf, ""))
 
@@ -92,8 +92,9 @@ def _silences(
 ) -> list[tuple[float, str]]:
     """Return when the lease of a claim ends, for want of signs or of progress."""
     policy, works = snapshot.charter.policy, snapshot.work(claim)
-    sign = max([when, *(t for t in works.signs.values() if t <= until)])
-    progress = max([when, *(t for t in works.checkpoints.values() if t <= until)])
+    # Not what has the very second of a later claim: it would undo a claim that was seen to hold.
+    sign = max([when, *(t for t in works.signs.values() if t < until)])
+    progress = max([when, *(t for t in works.checkpoints.values() if t < until)])
     return [
         (sign + policy.lease, "no sign of life"),
         (progress + policy.stall, "no checkpoint"),

@@ -33,15 +33,14 @@ def submit(config: Config, reporter: Reporter = quiet) -> Submitted:
     here. Raises `UserError` unless the claim is ours and what stands in the local forest was
     trained from its very parents.
     """
-    if config.domain is None:
-        raise UserError("which domain? give domain=NAME")
+    domain = claims.domain_of(config)
     member = enter(config)
     config = joining.local(config, member)
     snapshot = member.look()
     member.require_trusted(snapshot)
-    claim = claims.own(member, snapshot, config.domain)
+    claim = claims.own(member, snapshot, domain)
     if claim is None:
-        raise UserError(f"{member.place.url}: {config.domain!r} is not claimed by your key")
+        raise UserError(f"{member.place.url}: {domain!r} is not claimed by your key")
     work, forest = Work(claim.holder, claim.domain, claim.number), Forest(config.forest_root)
     if snapshot.work(claim).submitted is not None:
         return Submitted(work, "stands", 0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from btm import steps
-from btm.commons import joining
+from btm.commons import claims, joining
 from btm.commons.base import base_of, require_base, weights_of
 from btm.commons.bodies import Claim
 from btm.commons.checkpoints import Uploads, restore
@@ -44,7 +44,7 @@ def train(config: Config, reporter: Reporter = quiet) -> Trained:
     on after a kill. Raises `LostClaimError` once the claim is another's, and `UserError` if the
     branch's parents here are not those of the commons.
     """
-    domain = _domain(config)
+    domain = claims.domain_of(config)
     _require_dense(config)
     member = enter(config)
     config = joining.local(config, member)
@@ -79,16 +79,11 @@ def _train(
             )
             keeper.watch(uploads, lambda: forest.get_branch(domain).path)
             steps.train(ours, domain, Kept(reporter, keeper))
+            keeper.end_uploads()
             keeper.holding.require_held()
             steps.merge(ours, domain, reporter)
         _require_of_claim(forest, claim)
         return Trained(forest[domain], claim, ours.trainer.steps)
-
-
-def _domain(config: Config) -> str:
-    if config.domain is None:
-        raise UserError("which domain? give domain=NAME (btm commons status lists them)")
-    return config.domain
 
 
 def _require_dense(config: Config) -> None:

@@ -38,7 +38,7 @@ class CommonsConfig:
     )
     hours: float = key(24.0, "hours that this machine gives: fewer tokens where it is slow")
     every: float = key(600.0, "seconds from one uploaded checkpoint to the next")
-    revoked: str | None = key(None, "of revoke: fingerprint of the key that is no longer trusted")
+    revoked: str | None = key(None, "of revoke: fingerprint of the key to distrust; null: none")
     reason: str = key("", "why a submission is rejected, a key revoked or an expert withdrawn")
 
 

@@ -32,9 +32,10 @@ _GROWING = (
 )
 _FIT = ("read train", "read compare")
 _READING = (*_FIT, "read eval", "read answer")
-_COMMONS = ("commons join", "commons train", "commons submit", "commons review")
-_COMMONS += ("commons admit", "commons reject", "commons status", "commons leave")
-_COMMONS += ("commons remove", "commons revoke")
+_COMMONS = (
+    *("commons join", "commons train", "commons submit", "commons review", "commons admit"),
+    *("commons reject", "commons status", "commons leave", "commons remove", "commons revoke"),
+)
 _MEASURING = ("eval", "compare", "grow", *_CYCLE)
 
 # A key, or a section by its name and a dot, and the verbs that read it.
