@@ -7,7 +7,7 @@ from btm.commons import claims
 from btm.commons.bodies import Claim, Wanted
 from btm.commons.member import Member, enter, recalled, remember, rotate
 from btm.commons.speed import tokens_per_second
-from btm.commons.standing import standing
+from btm.commons.standing import HELD, SUBMITTED, standing
 from btm.config.schema import Config
 from btm.errors import UserError
 from btm.forest.paths import Paths
@@ -97,10 +97,10 @@ def _measured(config: Config, member: Member, reporter: Reporter) -> float:
 
 def _rotated(config: Config, member: Member) -> Member:
     """Give this user a new key; `UserError` while a claim is made by the old one."""
-    snapshot = member.look()
+    snapshot, now = member.look(), member.now()
     for domain in member.charter.wanted:
         found = claims.own(member, snapshot, domain)
-        if found is not None and standing(snapshot, domain).state in ("held", "submitted"):
+        if found is not None and standing(snapshot, domain, now).state in (HELD, SUBMITTED):
             raise UserError(
                 f"{domain!r} is claimed by the key you have: submit it and wait for the verdict, "
                 f"or give it back (btm commons leave domain={domain}), then join --new-key"

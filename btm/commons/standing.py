@@ -42,7 +42,7 @@ def standing(snapshot: Snapshot, domain: str, now: float = math.inf) -> Standing
     free, why = free_from(snapshot, claim, when)
     work = Work(claim.holder, claim.domain, claim.number)
     works, verdict = snapshot.work(claim), snapshot.verdicts.get(work)
-    state = WANTED if now >= free else HELD
+    state = WANTED if now >= free + SLACK else HELD
     if verdict is not None and verdict[0].admitted and math.isinf(free):
         state = WITHDRAWN if works.left and works.left[0].withdrawn else ADMITTED
         if (domain, claim.number) in snapshot.removed:
