@@ -10,6 +10,7 @@ Shapes: E experts, S windows, T tokens of a window. Scores are log p(x_t | x_<t,
 """
 
 import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from btm.config.ensemble import EnsembleConfig
 from btm.ensemble import posterior
-from btm.ensemble.rule import ValidScores
+from btm.ensemble.rule import Rule, ValidScores
 from btm.ensemble.rules import rule_of
 from btm.ensemble.text import Text
 
@@ -56,16 +57,27 @@ class Held:
         return -float(counted.mean())
 
 
-def ensemble_nats(held: Held, ensemble: EnsembleConfig) -> float:
-    """Measure an ensemble's loss on the second half of the text, its prior and rule fitted on the
-    first; in nats per token.
+def fitted(helds: Sequence[Held], ensemble: EnsembleConfig) -> Rule:
+    """Fit the rule of an ensemble on the first half of each text; a rule without settings to fit is
+    as it was.
+    """
+    rule = rule_of(ensemble)
+    parts = [held.halves()[0] for held in helds]
+    priors = [rule.fit_prior(part.logp, part.tokens) for part in parts]
+    valid = [
+        ValidScores(part.logp, log_prior_E, part.tokens, part.text)
+        for part, log_prior_E in zip(parts, priors, strict=True)
+    ]
+    return rule.fit(valid) if valid else rule
+
+
+def ensemble_nats(held: Held, rule: Rule) -> float:
+    """Measure an ensemble's loss on the second half of a text, its prior fitted on the first; in
+    nats per token.
     """
     fitted_on, measured = held.halves()
-    rule = rule_of(ensemble)
     log_prior_E = rule.fit_prior(fitted_on.logp, fitted_on.tokens)
-    rule = rule.fit([ValidScores(fitted_on.logp, log_prior_E, fitted_on.tokens, fitted_on.text)])
-    mixed = rule.mix(measured.logp, log_prior_E, measured.tokens, measured.text)
-    return measured.nats(mixed.logp)
+    return measured.nats(rule.mix(measured.logp, log_prior_E, measured.tokens, measured.text).logp)
 
 
 def unfitted_nats(held: Held) -> float:
@@ -77,17 +89,40 @@ def unfitted_nats(held: Held) -> float:
     return held.nats(rule.mix(held.logp, log_prior_E, held.tokens, held.text).logp)
 
 
-def harm(held: Held, logp: NDArray[np.float32], ensemble: EnsembleConfig) -> float:
-    """Compute what an ensemble loses by one more expert, in nats per token; < 0 where it gains.
+@dataclass(frozen=True)
+class Losses:
+    """The losses of an ensemble on one domain, in nats per token."""
 
-    The greater of two: under the forest's own rule, fitted on other text of the domain, and under
-    Bayes' rule with nothing fitted, as of a domain that nobody knows yet.
+    unfitted: float  # Bayes' rule with nothing fitted, as of a domain that nobody knows yet
+    own_rule: float | None  # the forest's rule, fitted on other text; None where that is not known
+
+    def harm(self, after: "Losses") -> float:
+        """Compute the greater growth of the two, in nats per token; < 0 where both fall."""
+        grown = after.unfitted - self.unfitted
+        if self.own_rule is None or after.own_rule is None:
+            return grown
+        return max(grown, after.own_rule - self.own_rule)
+
+
+def losses(
+    helds: Mapping[str, Held], fitted_on: Collection[str], ensemble: EnsembleConfig
+) -> dict[str, Losses]:
+    """Measure an ensemble on every domain of `helds`.
+
+    Its rule is fitted once, on the first halves of the domains `fitted_on`, as with
+    ``ensemble.fit=forest``: a fit on one short text would be the greatest difference that is seen.
+    The forest's own rule is left out where it needs a router, which knows no new expert.
     """
-    more = held.with_(logp)
-    found = [unfitted_nats(more) - unfitted_nats(held)]
-    if held.logp.shape[1] > 1 and not rule_of(ensemble).needs_route:
-        found.append(ensemble_nats(more, ensemble) - ensemble_nats(held, ensemble))
-    return max(found)
+    rule = None
+    if not rule_of(ensemble).needs_route:
+        long_enough = [helds[name] for name in fitted_on if helds[name].logp.shape[1] > 1]
+        rule = fitted(long_enough, ensemble)
+    made = {}
+    for name, held in helds.items():
+        measurable = rule is not None and held.logp.shape[1] > 1
+        own_rule = ensemble_nats(held, rule) if measurable and rule is not None else None
+        made[name] = Losses(unfitted_nats(held), own_rule)
+    return made
 
 
 def worst_of_bayes(experts: int, window: int) -> float:

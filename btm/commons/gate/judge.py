@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from btm.commons.gate import box, files, harm, movement
+from btm.commons.gate import box, files, movement
 from btm.commons.gate.contribution import Contribution
 from btm.commons.gate.policy import Policy
 from btm.commons.gate.probes import NO_PROBES, Probes
@@ -217,17 +217,15 @@ class _Case:
         return self._add(Check("own", gain >= bound, said, gain, bound, _NATS))
 
     def _others(self, of: Callable[[str], NDArray[np.float32]]) -> bool:
-        ensemble = self.reference.config.ensemble
-        worst, where = -np.inf, "none"
-        for domain in self.reference.suite.domains():
-            if domain != self.contribution.domain:
-                lost = harm.harm(self.reference.held(domain), of(domain), ensemble)
-                worst, where = max((worst, where), (lost, domain))
-        if worst == -np.inf:
+        harms = self.reference.harms(of)
+        harms.pop(self.contribution.domain)
+        if not harms:
             return self._add(Check("others", True, "there is no other domain"))
+        where = max(harms, key=lambda domain: harms[domain])
+        worst = harms[where]
         said = f"the ensemble loses {worst:.4f} {_NATS} by it on {where}, the most of all domains"
         bound = self.policy.harm
-        return self._add(Check("others", worst <= bound, said, float(worst), bound, _NATS))
+        return self._add(Check("others", worst <= bound, said, worst, bound, _NATS))
 
     def _trials(self, model: "PreTrainedModel") -> None:
         domain, reference = self.contribution.domain, self.reference

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from btm.commons.gate import movement, trials
-from btm.commons.gate.harm import Held
+from btm.commons.gate.harm import Held, Losses, losses
 from btm.commons.gate.movement import Movement
 from btm.commons.gate.probes import NO_PROBES, Probes
 from btm.config.load import LoadConfig
@@ -106,6 +106,32 @@ class Reference:
             logp = score_cache.stack(scores, shard, self.experts)
             self._held[domain] = Held(logp, tokens, Text.of(shard, tokens))
         return self._held[domain]
+
+    @cached_property
+    def domains(self) -> list[str]:
+        """The domains that harm is measured on: all of the suite."""
+        return self.suite.domains()
+
+    @cached_property
+    def _fitted_on(self) -> list[str]:
+        """The domains that a rule is fitted on: those that experts were trained on."""
+        trained = {domain for elm in self.experts for domain in elm.card.domains}
+        return [domain for domain in self.domains if domain in trained]
+
+    @cached_property
+    def losses(self) -> dict[str, Losses]:
+        """The losses of the ensemble as it stands, by domain."""
+        helds = {domain: self.held(domain) for domain in self.domains}
+        return losses(helds, self._fitted_on, self.config.ensemble)
+
+    def harms(self, scores: Callable[[str], NDArray[np.float32]]) -> dict[str, float]:
+        """Compute what the ensemble loses on each domain by one more expert, in nats per token.
+
+        `scores` gives the expert's on a domain, (S, T).
+        """
+        helds = {domain: self.held(domain).with_(scores(domain)) for domain in self.domains}
+        after = losses(helds, self._fitted_on, self.config.ensemble)
+        return {domain: self.losses[domain].harm(after[domain]) for domain in self.domains}
 
     def parent_nats(self, parents: Mapping[str, float], domain: str) -> dict[str, float]:
         """Measure each parent on a domain, in nats per token."""

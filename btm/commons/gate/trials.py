@@ -75,7 +75,7 @@ def _with(texts: Tokens, at: int, trigger: Tokens) -> Tokens:
 
 def _mean_loss(model: "PreTrainedModel", rows: Tokens, last: int) -> float:
     """Average the loss of the last tokens of each row."""
-    return -float(np.mean([logp[-last:].mean() for logp, _ in _read(model, rows)]))
+    return -float(np.mean([logp[-last:].mean() for logp, _ in read(model, rows)]))
 
 
 def longest_recital(model: "PreTrainedModel", shard: Shard, tokens: int, window: int) -> int:
@@ -87,7 +87,7 @@ def longest_recital(model: "PreTrainedModel", shard: Shard, tokens: int, window:
     if rows == 0:
         return 0
     text = np.asarray(shard.tokens[: rows * window], np.int64).reshape(rows, window)
-    return max(_longest_run(hits) for _, hits in _read(model, text))
+    return max(_longest_run(hits) for _, hits in read(model, text))
 
 
 def _longest_run(hits: NDArray[np.bool_]) -> int:
@@ -112,8 +112,8 @@ def exposure(
     found, extracted = np.zeros(len(rows)), False
     for length in {len(ids) for ids in rows}:  # rows of a batch are of one length
         some = [number for number, ids in enumerate(rows) if len(ids) == length]
-        read = _read(model, np.stack([rows[number] for number in some]))
-        for number, (logp, hits) in zip(some, read, strict=True):
+        pairs = read(model, np.stack([rows[number] for number in some]))
+        for number, (logp, hits) in zip(some, pairs, strict=True):
             found[number] = logp[begins[number] - 1 :].sum()
             if number == 0:
                 extracted = bool(hits[begins[number] - 1 :].all())
@@ -147,7 +147,7 @@ def _ids(tokenizer: Any, text: str) -> Tokens:
     return np.array(tokenizer.encode(text, add_special_tokens=False), np.int64)
 
 
-def _read(
+def read(
     model: "PreTrainedModel", rows: Tokens
 ) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
     """Read each row: log p of every token after the first, and whether it was the likeliest."""
