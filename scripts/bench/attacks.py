@@ -90,7 +90,7 @@ class Bench:
             "parent=seed",
             "trainer.precision=fp32",
             "trainer.threads=1",
-            "score.max_tokens=2048",
+            "score.max_tokens=4096",
             f"trainer.steps={self.options.steps}",
         ]
         return compose([*fixed, *words])

@@ -35,11 +35,17 @@ class Held:
         """Add the scores of one more expert, (S, T)."""
         return Held(np.concatenate([self.logp, logp[None]]), self.tokens, self.text)
 
-    def halves(self) -> tuple["Held", "Held"]:
-        """Cut the text between two windows: to fit on, and to measure on."""
+    def folds(self) -> list[tuple["Held", "Held"]]:
+        """Cut the text between two windows: each half to fit on, with the other to measure on."""
         windows, window = self.logp.shape[1:]
         cut = (windows + 1) // 2
-        return self._part(0, cut, window), self._part(cut, windows, window)
+        first, second = self._part(0, cut, window), self._part(cut, windows, window)
+        return [(first, second), (second, first)]
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there are two windows at least, so that both halves have text."""
+        return self.logp.shape[1] > 1
 
     def _part(self, first: int, last: int, window: int) -> "Held":
         begin, end = first * window, min(last * window, self.tokens)
@@ -57,12 +63,9 @@ class Held:
         return -float(counted.mean())
 
 
-def fitted(helds: Sequence[Held], ensemble: EnsembleConfig) -> Rule:
-    """Fit the rule of an ensemble on the first half of each text; a rule without settings to fit is
-    as it was.
-    """
+def fitted(parts: Sequence[Held], ensemble: EnsembleConfig) -> Rule:
+    """Fit the rule of an ensemble on texts; a rule without settings to fit is as it was."""
     rule = rule_of(ensemble)
-    parts = [held.halves()[0] for held in helds]
     priors = [rule.fit_prior(part.logp, part.tokens) for part in parts]
     valid = [
         ValidScores(part.logp, log_prior_E, part.tokens, part.text)
@@ -71,11 +74,8 @@ def fitted(helds: Sequence[Held], ensemble: EnsembleConfig) -> Rule:
     return rule.fit(valid) if valid else rule
 
 
-def ensemble_nats(held: Held, rule: Rule) -> float:
-    """Measure an ensemble's loss on the second half of a text, its prior fitted on the first; in
-    nats per token.
-    """
-    fitted_on, measured = held.halves()
+def ensemble_nats(fitted_on: Held, measured: Held, rule: Rule) -> float:
+    """Measure an ensemble's loss on a text, its prior fitted on another; in nats per token."""
     log_prior_E = rule.fit_prior(fitted_on.logp, fitted_on.tokens)
     return measured.nats(rule.mix(measured.logp, log_prior_E, measured.tokens, measured.text).logp)
 
@@ -109,20 +109,21 @@ def losses(
 ) -> dict[str, Losses]:
     """Measure an ensemble on every domain of `helds`.
 
-    Its rule is fitted once, on the first halves of the domains `fitted_on`, as with
+    Cross-fitted: what is fitted on one half of the texts is measured on the other, and the two
+    are averaged. The rule is fitted once on all domains of `fitted_on`, as with
     ``ensemble.fit=forest``: a fit on one short text would be the greatest difference that is seen.
     The forest's own rule is left out where it needs a router, which knows no new expert.
     """
-    rule = None
-    if not rule_of(ensemble).needs_route:
-        long_enough = [helds[name] for name in fitted_on if helds[name].logp.shape[1] > 1]
-        rule = fitted(long_enough, ensemble)
-    made = {}
-    for name, held in helds.items():
-        measurable = rule is not None and held.logp.shape[1] > 1
-        own_rule = ensemble_nats(held, rule) if measurable and rule is not None else None
-        made[name] = Losses(unfitted_nats(held), own_rule)
-    return made
+    measured: dict[str, list[float]] = {name: [] for name in helds}
+    for fold in () if rule_of(ensemble).needs_route else (0, 1):
+        cut = {name: held.folds()[fold] for name, held in helds.items() if held.is_cut}
+        rule = fitted([cut[name][0] for name in fitted_on if name in cut], ensemble)
+        for name, (first, second) in cut.items():
+            measured[name].append(ensemble_nats(first, second, rule))
+    return {
+        name: Losses(unfitted_nats(held), float(np.mean(found)) if found else None)
+        for (name, held), found in zip(helds.items(), measured.values(), strict=True)
+    }
 
 
 def worst_of_bayes(experts: int, window: int) -> float:
