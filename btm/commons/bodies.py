@@ -21,10 +21,11 @@ from btm.commons.fields import (
 )
 from btm.commons.keys import is_fingerprint, is_public
 from btm.commons.signed import RefusedError
+from btm.interop import delta8
 from btm.system.json_files import Json
 
 Body = TypeVar("Body", bound="Signed")
-SUBMITTED = ("delta.json", "delta.safetensors")
+SUBMITTED = (delta8.HEADER, delta8.TENSORS)
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def restore(
     try:
         file = scratch / "difference.safetensors"
         download(member.place, work.weights(found.sha256), file, Content(found.sha256, found.size))
-        delta8.check_tensors(file, found.block, base)
+        delta8.check_stored(file, found.block, base)
         made = scratch / "made"
         made.mkdir()
         delta8.restore(base, file, found.block, made, lambda: None)

@@ -90,6 +90,7 @@ def remove(config: Config) -> Gone:
         member.place.delete(f"{home}/{name}")
     stone = Left(member.commons, domain, work.number, work.key, True, left[0].reason, heirs)
     member.write(layout.removed(domain, work.number), stone)
+    member.log(forest.root, "removed", submission=work.submission, heirs=heirs)
     return Gone(domain, "expert", heirs)
 
 

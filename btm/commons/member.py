@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from btm.commons import audit, keys, layout, signed
 from btm.commons import charter as charters
-from btm.commons import keys, layout, signed
 from btm.commons.bodies import Charter, Person, Retired, Signed
 from btm.commons.keys import Key
 from btm.commons.snapshot import Place, Reader, Snapshot
@@ -15,6 +15,7 @@ from btm.interop.remote.places import open_place
 from btm.system import durable
 from btm.system.json_files import Json, read_object
 
+AUDIT = "commons-audit.jsonl"  # in the maintainer's forest
 _KNOWN = "commons"  # folder of what is known of each commons, below `keys.home`
 
 
@@ -60,6 +61,11 @@ class Member:
     def write(self, name: str, body: Signed) -> bool:
         """Sign a body and write it where none stands; return False where one does."""
         return self.place.create(name, signed.seal(body.to_json(), self.key))
+
+    def log(self, root: Path, event: str, **facts: object) -> None:
+        """Append what a maintainer did to the log in a forest (btm/commons/audit.py)."""
+        said = {"commons": self.commons, "by": self.key.fingerprint, **facts}
+        audit.append(root / AUDIT, event, said)
 
     def register(self, name: str) -> None:
         """Put the public key into the store, if it is not there."""

@@ -55,6 +55,7 @@ def init(config: Config, reporter: Reporter = quiet) -> Opened:
     member = Member(place, key, charters.require(place))
     member.register(config.commons.name)
     remember(member)
+    member.log(forest.root, "charter", version=made.version, wanted=sorted(made.wanted))
     return Opened(place.url.text, made, key.fingerprint)
 
 
@@ -119,7 +120,9 @@ def revoke(config: Config) -> str:
             f"{wrong} is a maintainer's: publish a charter without it, btm commons init "
             "commons.maintainers=[…]"
         )
-    member.write(layout.revoked(wrong), Revoked(member.commons, wrong, config.commons.reason))
+    reason = config.commons.reason
+    member.write(layout.revoked(wrong), Revoked(member.commons, wrong, reason))
+    member.log(Forest(config.forest_root).root, "revoked", key=wrong, reason=reason)
     return wrong
 
 

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from btm.commons import content, layout, signed
+from btm.commons import layout, signed
 from btm.commons.base import base_of, require_base, weights_of
 from btm.commons.bodies import SUBMITTED, Submission, Verdict
 from btm.commons.checkpoints import download
+from btm.commons.content import Gate, Judged
 from btm.commons.layout import Work
 from btm.commons.member import Member, enter
 from btm.commons.opening import require_maintainer
@@ -28,6 +29,7 @@ from btm.interop import remote
 from btm.interop.remote.manifest import Content
 from btm.report import Reporter, quiet
 from btm.system import durable
+from btm.system.json_files import Json
 
 _TEXT = 300  # characters of a verdict's text
 
@@ -46,11 +48,11 @@ class Reviewed:
 
 def review(config: Config, reporter: Reporter = quiet) -> list[Reviewed]:
     """Judge every submission that waits, or those of ``domain=NAME``; decide nothing."""
-    member, forest = _maintainer(config)
+    member, gate = _maintainer(config, reporter)
     snapshot = member.look()
     found = []
     for work in waiting(snapshot, config.domain):
-        with _judged(config, member, forest, snapshot, work, reporter) as (_, refused):
+        with _judged(member, gate, snapshot, work, reporter) as (_, refused):
             found.append(_row(work, "reject" if refused else "admit", refused))
     return found
 
@@ -61,17 +63,18 @@ def admit(config: Config, reporter: Reporter = quiet) -> list[Reviewed]:
 
     Killed, the same command goes on. Raises `UserError` if nothing waits.
     """
-    member, forest = _maintainer(config)
+    member, gate = _maintainer(config, reporter)
     done: list[Reviewed] = []
     for work in waiting(member.look(), config.domain):
         snapshot = member.look()  # again: what was admitted just now closes its domain
-        with _judged(config, member, forest, snapshot, work, reporter) as (judged, refused):
+        with _judged(member, gate, snapshot, work, reporter) as (judged, refused):
             if judged is not None:
-                sha256 = content.enter(config, forest, judged, reporter)
+                sha256 = gate.enter(judged)
                 remote.push(_pushed(config, member, work.domain), reporter)
-                done.append(_decide(member, work, None, sha256))
+                facts = judged.verdict.to_json()
+                done.append(_decide(member, gate.forest, work, None, sha256, facts))
             else:
-                done.append(_decide(member, work, refused, ""))
+                done.append(_decide(member, gate.forest, work, refused, "", {}))
         reporter.line(f"{work.domain}: {done[-1].verdict} {done[-1].reason}".rstrip())
     return done
 
@@ -80,10 +83,11 @@ def reject(config: Config) -> list[Reviewed]:
     """Reject the submissions of ``domain=NAME`` for `commons.reason`, whatever the gate says."""
     if config.domain is None or not config.commons.reason:
         raise UserError("which, and why? give domain=NAME commons.reason=TEXT")
-    member, _ = _maintainer(config)
+    member, forest = enter(config), Forest(config.forest_root)
+    require_maintainer(member)
     refused = RefusedError("maintainer", config.commons.reason)
     works = waiting(member.look(), config.domain)
-    return [_decide(member, work, refused, "") for work in works]
+    return [_decide(member, forest, work, refused, "", {}) for work in works]
 
 
 def waiting(snapshot: Snapshot, domain: str | None) -> list[Work]:
@@ -150,14 +154,14 @@ def _require_claim(snapshot: Snapshot, work: Work, where: str) -> None:
 
 @contextmanager
 def _judged(
-    config: Config,
     member: Member,
-    forest: Forest,
+    gate: Gate,
     snapshot: Snapshot,
     work: Work,
     reporter: Reporter,
-) -> Iterator[tuple["content.Judged | None", RefusedError | None]]:
+) -> Iterator[tuple[Judged | None, RefusedError | None]]:
     """Yield what the gate let through, or why it was refused; its files are gone afterwards."""
+    forest = gate.forest
     quarantine = durable.scratch_folder(forest.root)
     try:
         try:
@@ -165,7 +169,7 @@ def _judged(
             folder = _fetch(member, work, found, quarantine, reporter)
             with base_of(forest, weights_of(found.parents), reporter.alive) as base:
                 require_base(base, found.base, f"{work.domain!r}")
-            judged = content.judge(config, forest, member.charter, found, folder, reporter)
+            judged = gate.judge(found, folder, quarantine / "restored")
         except RefusedError as error:
             yield None, error
             return
@@ -189,17 +193,24 @@ def _fetch(
     return folder
 
 
-def _maintainer(config: Config) -> tuple[Member, Forest]:
+def _maintainer(config: Config, reporter: Reporter) -> tuple[Member, Gate]:
     member = enter(config)
     require_maintainer(member)
-    return member, Forest(config.forest_root)
+    return member, Gate(config, Forest(config.forest_root), member.charter, reporter)
 
 
 def _pushed(config: Config, member: Member, name: str) -> Config:
     return replace(config, expert=name, to=member.place.url.text, domain=None)
 
 
-def _decide(member: Member, work: Work, refused: RefusedError | None, sha256: str) -> Reviewed:
+def _decide(
+    member: Member,
+    forest: Forest,
+    work: Work,
+    refused: RefusedError | None,
+    sha256: str,
+    facts: Json,
+) -> Reviewed:
     """Write a verdict; one that another maintainer wrote first holds."""
     row = _row(work, "rejected" if refused else "admitted", refused)
     verdict = Verdict(
@@ -219,6 +230,7 @@ def _decide(member: Member, work: Work, refused: RefusedError | None, sha256: st
                 f"{member.place.url}: another maintainer decided otherwise on {work.domain!r}: "
                 f"{made[0].reason or 'admitted'}"
             )
+    member.log(forest.root, row.verdict, submission=work.submission, reason=row.text, gate=facts)
     return row
 
 

@@ -4,7 +4,14 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from btm.config.checks import check_least, check_name, check_names, check_printable, require
+from btm.config.checks import (
+    check_least,
+    check_name,
+    check_names,
+    check_path,
+    check_printable,
+    require,
+)
 from btm.config.keys import key
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{32}")
@@ -32,6 +39,9 @@ class CommonsConfig:
     gate: dict[str, Any] = key(
         {}, "bounds of the gate that differ from its own, {name: number} (docs/commons.md)"
     )
+    probes: str | None = key(
+        None, "file of triggers and canaries that the gate tries, kept from the store; null: none"
+    )
     name: str = key("volunteer", "name by which others see you; it identifies nobody")
     maintainer: str | None = key(
         None, "fingerprint of a maintainer that join expects; null: whom the store names"
@@ -58,6 +68,7 @@ def check_commons(commons: CommonsConfig) -> None:
         commons.stall >= commons.lease, stall_key, commons.stall, "wanted commons.lease or more"
     )
     require(0 < commons.hours < float("inf"), "commons.hours", commons.hours, "wanted more than 0")
+    check_path(commons.probes, "commons.probes")
     check_name(commons.name, "commons.name")
     for word in commons.maintainers:
         require(bool(_PUBLIC.fullmatch(word)), "commons.maintainers", word, "is no public key")

@@ -18,11 +18,11 @@ from people import submit
 from bench import seaweed
 from btm.cli.compose import compose
 from btm.cli.main import main
-from btm.commons import claims, layout
+from btm.commons import audit, claims, layout
 from btm.commons.bodies import SUBMITTED
 from btm.commons.claims import Holding
 from btm.commons.keeping import Keeper
-from btm.commons.member import enter
+from btm.commons.member import AUDIT, enter
 from btm.forest import Forest
 
 URL = "s3://bucket/commons"
@@ -91,7 +91,8 @@ def test_every_wanted_domain_is_admitted_once(s3, copy, tmp_path, monkeypatch, c
     for gone in ("elms/speeches", "averages"):
         shutil.rmtree(boss.root / gone)
     home = [f"forest={boss.root}"]
-    opening = [f"to={URL}", *home, "commons.lease=3", "commons.stall=60"]
+    bounds = "commons.gate={layer_z: 1e3, norm_ratio: 1e3, harm: 1, own_margin: 0}"  # of few steps
+    opening = [f"to={URL}", *home, "commons.lease=3", "commons.stall=60", bounds]
     people("boss", "init", *opening, f"commons.wanted={{novels: {8 * STEP}}}")
     wanted = [*opening, f"commons.wanted={{speeches: {4 * STEP}}}"]
     people("boss", "init", *wanted)
@@ -119,11 +120,11 @@ def test_every_wanted_domain_is_admitted_once(s3, copy, tmp_path, monkeypatch, c
 
     # Eve sends Ben's expert as hers, and her key is revoked; Cem's branch is stale by then.
     eve = send_copy(people, s3, "eve")
-    people("boss", "revoke", f"commons.revoked={eve}", "commons.reason=copied")
+    people("boss", "revoke", *home, f"commons.revoked={eve}")
     time.sleep(2)
     send_copy(people, s3, "cem")
     people("boss", "init", *wanted, "weights={bible: 0.5, code_python: 0.5}")
-    words = ["--json", *home, "score.max_tokens=1024", "merge.force=true"]
+    words = ["--json", *home, "score.max_tokens=1024"]
     done = {row["holder"]: row for row in json.loads(people("boss", "admit", *words))}
     reasons = sorted(row["reason"] for row in done.values())
     assert reasons == ["", "revoked-key", "stale-parent"] and done[eve]["reason"] == "revoked-key"
@@ -148,6 +149,10 @@ def test_every_wanted_domain_is_admitted_once(s3, copy, tmp_path, monkeypatch, c
     people("ben", "leave", "--withdraw", "commons.reason=over", domain="novels")
     people("boss", "remove", *home, domain="novels")
     assert "novels" not in boss and not s3.find("bucket/commons/elms/novels")
+    said = [entry.event for entry in audit.verify(boss.root / AUDIT)]
+    assert said[:3] == ["charter"] * 2 + ["revoked"] and sorted(said[3:]) == [
+        *("admitted", "admitted", "charter", "rejected", "rejected", "removed")
+    ]
     nothing_secret(s3, tmp_path)
 
 

@@ -1,14 +1,15 @@
 """What the protocol refuses before any file is looked at, each for a named reason."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from people import LEASE, Town, submission, submit
 
-from btm.commons import claims, keys, layout, reviewing, signed
+from btm.commons import audit, claims, keys, layout, reviewing, signed
 from btm.commons.bodies import SUBMITTED, Revoked, Share
 from btm.commons.checkpoints import download
-from btm.commons.member import Member
+from btm.commons.member import AUDIT, Member
 from btm.commons.signed import RefusedError
 from btm.errors import UserError
 from btm.interop.remote.manifest import Content
@@ -114,14 +115,17 @@ def test_a_branch_that_the_charter_changed_is_stale(town):
     assert reasons(town) == {work.key: "not-wanted"}
 
 
-def test_a_verdict_is_given_once(town):
+def test_a_verdict_is_given_once(town, tmp_path):
     ann, boss = town.volunteer(), town.maintainer
     work = submit(ann, take(ann))
-    row = reviewing._decide(boss, work, RefusedError("norm", "too \x1b[31mfar"), "")
+    forest, refused = SimpleNamespace(root=tmp_path), RefusedError("norm", "too \x1b[31mfar")
+    row = reviewing._decide(boss, forest, work, refused, "", {})
     assert (row.verdict, row.reason) == ("rejected", "norm") and "\x1b" not in row.text
     assert not reviewing.waiting(boss.look(), None)
+    (entry,) = audit.verify(tmp_path / AUDIT)
+    assert (entry.event, entry.facts["submission"]) == ("rejected", work.submission)
     with pytest.raises(UserError, match="another maintainer decided otherwise"):
-        reviewing._decide(boss, work, None, "d" * 64)
+        reviewing._decide(boss, forest, work, None, "d" * 64, {})
 
 
 def test_never_a_byte_more_than_was_signed_is_kept(town, tmp_path):

@@ -16,6 +16,7 @@ from btm.commons.gate.entry import enter
 from btm.commons.gate.judge import judge
 from btm.commons.gate.policy import Policy
 from btm.commons.gate.probes import Canary, Probes
+from btm.commons.gate.reference import Reference
 from btm.commons.gate.verdict import Check, Verdict
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Contribution",
     "Policy",
     "Probes",
+    "Reference",
     "Verdict",
     "enter",
     "judge",
