@@ -34,6 +34,7 @@ NOT_RUN = {  # a command, or how it begins: why it is not run here
     "scripts/slurm": "installs packages, starts services; tests/launch/test_slurm.py runs it",
     "scripts/gpu": "tests/scripts/test_bench_gpu.py runs it",
     "btm push": "a bucket, or the Hub; tests/interop/test_remote_*.py have servers",
+    "btm commons": "a bucket; tests/commons/test_on_s3.py has a server",
     "btm bench": "ten seconds of imports; tests/steps/bench runs it",
     "average.search=tasks": "as btm bench; tests/steps/bench/test_search.py runs it",
     "btm pull": "a bucket; tests/interop/test_remote_s3.py has a server",

@@ -131,11 +131,12 @@ class Snapshot:
 
 
 class Reader:
-    """Reads a commons; objects that are written once are fetched once."""
+    """Reads a commons; objects that are written once are fetched once, and verified once."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
         self._kept: dict[str, bytes] = {}
+        self._opened: dict[str, Signed] = {}
 
     def look(self, charters: list[tuple[Charter, float]]) -> Snapshot:
         """Take a snapshot: one listing, then what is new in it."""
@@ -236,15 +237,19 @@ class Reader:
         public_of: Callable[[str], str | None],
     ) -> Body | None:
         """Open an object; None, and the reason in `refused`, if it is not what it should be."""
-        content = self._kept.get(name)
+        content, known = self._kept.get(name), self._opened.get(name)
+        if isinstance(known, kind):
+            return known
         if content is None:
             return None
         where = f"{layout.ROOT}/{name}"
         try:
-            return open_object(content, kind, made.charter.commons, public_of, where)
+            found = open_object(content, kind, made.charter.commons, public_of, where)
         except RefusedError as error:
             made.refused[where] = error
             return None
+        self._opened[name] = found
+        return found
 
 
 def open_object(
