@@ -42,6 +42,7 @@ NOT_RUN = {  # a command, or how it begins: why it is not run here
     "scripts/paper": "builds a suite from packages, trains for an hour",
     "source": "changes the reader's shell",
     ".venv/bin/pip": "installs packages",
+    "python scripts/commons_policy.py": "tests/scripts/test_commons_policy.py runs it",
     "python scripts/bench/apart.py": "averages of every set of experts; tests/steps/test_apart.py",
     "python scripts/bench/choosing.py": _TRAINING,
     "python scripts/bench/crash.py": _TRAINING,

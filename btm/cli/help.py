@@ -53,7 +53,7 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   commons status who does what, how far       btm commons status from=URL
   commons leave  give a claim back            btm commons leave domain=law
   commons remove a withdrawn expert           btm commons remove domain=law forest=experts/mine
-  commons revoke a key                        btm commons revoke commons.revoked=FINGERPRINT
+  commons revoke a key          btm commons revoke commons.revoked=ffeeddccbbaa99887766554433221100
   run       all of it, as jobs               btm run experiment=demo cluster=slurm
             or what it is compared with      btm run experiment=demo baseline=dense
   paper     the paper's tables, from nothing btm paper size=smoke

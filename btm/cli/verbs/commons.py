@@ -82,7 +82,7 @@ def train(config: Config, out: Output) -> None:
 def submit(config: Config, out: Output) -> None:
     """Send a trained expert to the store: its difference from its parents, in 8 bits, and its card.
 
-    example: btm commons submit domain=law
+    example: btm commons submit from=s3://bucket/mine forest=experts/mine domain=law
     """
     from btm.commons import submitting
 
