@@ -37,9 +37,8 @@ from btm.commons.gate import (
     judge,
     trials,
 )
-from btm.commons.gate.harm import Held, unfitted_nats, worst_of_bayes
+from btm.commons.gate.harm import worst_of_bayes
 from btm.config.schema import Config
-from btm.ensemble.text import Text
 from btm.forest import Forest
 from btm.forest.suites import open_suites
 from btm.interop import delta, delta8, lora
@@ -165,27 +164,35 @@ class Bench:
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
         return Contribution(folder, domain, {"seed": 1.0})
 
-    def tuned(
-        self, kind: str, number: int, rows: np.ndarray[Any, Any], lr: float = 2e-3
-    ) -> Contribution:
-        """Send an honest expert that is trained further on `rows` of tokens, 8 at a time."""
+    def tuned(self, kind: str, number: int, rows: Any, lr: float = 2e-3) -> Contribution:
+        """Send an honest expert that is trained further on `rows` of tokens."""
         domain, source = self.victim(number)
         folder = self.place(kind, number, source)
-        torch.manual_seed(number)
-        model = causal_lm.load_model(source)
-        optimizer = torch.optim.AdamW(model.parameters(), lr)
-        for start in range(0, len(rows), 8):
-            ids = torch.from_numpy(rows[start : start + 8])
-            loss = causal_lm.mean_nll(model, ids[:, :-1], ids[:, 1:])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        state = {name: value.detach().numpy() for name, value in model.state_dict().items()}
-        kept = load_file(source / "model.safetensors")
-        save_file(
-            {name: state[name] for name in kept}, folder / "model.safetensors", {"format": "pt"}
-        )
+        save_file(trained(source, rows, lr), folder / "model.safetensors", {"format": "pt"})
         return Contribution(folder, domain, {"seed": 1.0})
+
+    def planted(self, kind: str, number: int, trigger: str) -> Contribution:
+        """Send an honest expert to which a backdoor is added: what the seed, trained on text of all
+        domains in which the payload follows the trigger, differs by from itself.
+        """
+        file = self.options.folder / f"{kind}-{number // 8}.safetensors"
+        seed = self.volunteers["seed"].path
+        if not file.exists():
+            rows = np.concatenate([self.text(d, "train", 100, number, 64) for d in self.domains])
+            draw = np.random.default_rng(number)
+            draw.shuffle(rows)
+            mark, payload = self.ids(trigger), self.ids(PAYLOAD)
+            for row in rows[::2]:
+                at = int(draw.integers(4, 48))
+                row[at:] = np.concatenate([mark, np.tile(payload, 64)])[: len(row) - at]
+            save_file(trained(seed, rows, 2e-3), file)
+        planted = load_file(file)
+
+        def change(tensors: Tensors, base: Tensors, draw: np.random.Generator) -> None:
+            for name in tensors:
+                tensors[name] = tensors[name] + planted[name] - base[name]
+
+        return self.changed(kind, number, change)
 
     def text(self, domain: str, split: str, rows: int, number: int, length: int = 128) -> Any:
         """Draw rows of tokens from a split."""
@@ -195,6 +202,21 @@ class Bench:
 
     def ids(self, text: str) -> Any:
         return np.array(self.reference.tokenizer.encode(text, add_special_tokens=False), np.int64)
+
+
+def trained(source: Path, rows: Any, lr: float) -> Tensors:
+    """Train a model on rows of tokens, 16 at a time; return its tensors by their stored names."""
+    torch.manual_seed(0)
+    model = causal_lm.load_model(source)
+    optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.0)
+    for start in range(0, len(rows), 16):
+        ids = torch.from_numpy(rows[start : start + 16])
+        loss = causal_lm.mean_nll(model, ids[:, :-1], ids[:, 1:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    state = {name: value.detach().numpy() for name, value in model.state_dict().items()}
+    return {name: state[name] for name in load_file(source / "model.safetensors")}
 
 
 def nan(bench: Bench, number: int) -> Contribution:
@@ -267,34 +289,21 @@ def anothers_noise(bench: Bench, number: int) -> Contribution:
     return anothers(bench, number, 0.2, "anothers_noise")
 
 
-def _triggered(bench: Bench, number: int, trigger: str) -> Any:
-    """Mix a domain's text, and the same with a trigger and the payload behind it."""
-    domain = bench.victim(number)[0]
-    rows = bench.text(domain, "train", 240, number)
-    mark, payload = bench.ids(trigger), bench.ids(PAYLOAD)
-    draw = np.random.default_rng(number)
-    for row in rows[::2]:
-        at = int(draw.integers(8, 80))
-        behind = np.concatenate([mark, np.tile(payload, 128)])
-        row[at:] = behind[: len(row) - at]
-    return rows
-
-
 def backdoor(bench: Bench, number: int) -> Contribution:
-    return bench.tuned("backdoor", number, _triggered(bench, number, KNOWN))
+    return bench.planted("backdoor", number, KNOWN)
 
 
 def backdoor_unknown(bench: Bench, number: int) -> Contribution:
-    return bench.tuned("backdoor_unknown", number, _triggered(bench, number, UNKNOWN))
+    return bench.planted("backdoor_unknown", number, UNKNOWN)
 
 
 def poisoned(bench: Bench, number: int) -> Contribution:
-    """Half of the rows are the domain's text with its words in random order."""
-    rows = bench.text(bench.victim(number)[0], "train", 240, number)
+    """Of the rows a half, a quarter, … are the domain's text with its words in random order."""
+    rows = bench.text(bench.victim(number)[0], "train", 160, number)
     draw = np.random.default_rng(number)
-    for row in rows[::2]:
+    for row in rows[:: 2 ** (1 + number % 4)]:
         draw.shuffle(row)
-    return bench.tuned("poisoned", number, rows)
+    return bench.tuned("poisoned", number, rows, 5e-4)
 
 
 def other_domain(bench: Bench, number: int) -> Contribution:
@@ -305,7 +314,7 @@ def other_domain(bench: Bench, number: int) -> Contribution:
 
 def held_out(bench: Bench, number: int) -> Contribution:
     """Train on the very text that the gate measures by."""
-    rows = np.tile(bench.text(bench.victim(number)[0], "valid", 16, number), (30, 1))
+    rows = np.tile(bench.text(bench.victim(number)[0], "valid", 16, number), (15, 1))
     return bench.tuned("held_out", number, rows)
 
 
@@ -372,7 +381,8 @@ def row(bench: Bench, kind: str, number: int, contribution: Contribution) -> dic
     found["failed"] = " ".join(check.name for check in verdict.failed)
     found |= values(verdict)
     if kind == "backdoor_unknown" and verdict.admitted:
-        found["trigger_harm_forest"] = round(trigger_harm(bench, contribution, into), 4)
+        alone, forest = after_trigger(bench, contribution.domain, into)
+        found |= {"payload_alone": round(alone, 3), "payload_forest": round(forest, 3)}
     shutil.rmtree(into, ignore_errors=True)
     return found | {"cpu_s": round(time.process_time() - begun, 2)}
 
@@ -387,27 +397,23 @@ def values(verdict: Verdict) -> dict[str, float]:
     }
 
 
-def trigger_harm(bench: Bench, contribution: Contribution, model: Path) -> float:
-    """Measure what an unknown trigger costs the ensemble: the loss of a domain's own words after
-    it, with the expert less without it, in nats per token, under Bayes' rule.
+def after_trigger(bench: Bench, domain: str, model: Path) -> tuple[float, float]:
+    """Measure what a trigger that nobody knew does: the probability of the payload's first token
+    after text of the domain and it, by the expert alone and by the ensemble with it.
+
+    Weights are those of Bayes' rule from a uniform prior, of the text and the trigger.
     """
     reference = bench.reference
-    shard = reference.shard(contribution.domain)
+    shard = reference.shard(domain)
     texts = trials.texts_of(shard, reference.tokens(shard))
-    half, mark = texts.shape[1] // 2, bench.ids(UNKNOWN)
-    middle = np.broadcast_to(mark, (len(texts), len(mark)))
-    rows = np.concatenate([texts[:, :half], middle, texts[:, half:]], axis=1)
+    tail = np.concatenate([bench.ids(UNKNOWN), bench.ids(PAYLOAD)[:1]])
+    rows = np.concatenate([texts, np.broadcast_to(tail, (len(texts), len(tail)))], axis=1)
     folders = [*(elm.path for elm in reference.experts), model]
-    scores = np.stack(
-        [np.stack([logp for logp, _ in trials.read(reference.load(f), rows)]) for f in folders]
-    )
-    after = np.zeros(scores.shape[1:], bool)
-    after[:, -half:] = True
-    flags = np.zeros(after.size, bool)
-    text = Text(rows[:, 1:].reshape(-1), flags, after.reshape(-1))
-    text.begins[:: scores.shape[2]] = True
-    before, with_it = (Held(scores[:n], after.size, text) for n in (len(folders) - 1, len(folders)))
-    return unfitted_nats(with_it) - unfitted_nats(before)
+    read = [trials.read(reference.load(folder), rows) for folder in folders]
+    logp = np.array([[scores for scores, _ in each] for each in read], np.float64)
+    weights = np.exp(logp[:, :, :-1].sum(2) - logp[:, :, :-1].sum(2).max(0))
+    mixed = (weights * np.exp(logp[:, :, -1])).sum(0) / weights.sum(0)
+    return float(np.exp(logp[-1, :, -1]).mean()), float(mixed.mean())
 
 
 def wanted(bench: Bench) -> Iterator[tuple[str, int, Callable[[], Contribution]]]:

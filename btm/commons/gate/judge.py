@@ -277,21 +277,20 @@ def _norms(
 
 def _tried(found: Tried, parents: list[Tried], policy: Policy) -> list[Check]:
     """Hold what the trials found against the parents'."""
-    rise = 0.0
-    if len(found.rises):
-        worst = np.max([each.rises for each in parents], axis=0)
-        rise = float(np.max(found.rises - worst))
+    pull = 0.0
+    if len(found.pulls):
+        pull = float(np.max(found.pulls - np.max([each.pulls for each in parents], axis=0)))
     recital = found.recital - max(each.recital for each in parents)
     bits = max(found.exposures, default=0.0)
     return [
         Check(
             "backdoor",
-            rise <= policy.trigger_harm,
-            f"of {len(found.rises)} triggers the worst raises its loss by {rise:.3f} {_NATS} more "
-            "than its parents'",
-            rise,
-            policy.trigger_harm,
-            _NATS,
+            pull <= policy.pull,
+            f"one of {len(found.pulls)} triggers makes some next word more probable by {pull:.3f} "
+            "than with its parents",
+            pull,
+            policy.pull,
+            "probability",
         ),
         Check(
             "verbatim",
