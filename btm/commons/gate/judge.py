@@ -277,19 +277,20 @@ def _norms(
 
 def _tried(found: Tried, parents: list[Tried], policy: Policy) -> list[Check]:
     """Hold what the trials found against the parents'."""
-    pull = 0.0
-    if len(found.pulls):
-        pull = float(np.max(found.pulls - np.max([each.pulls for each in parents], axis=0)))
+    sure = 0.0
+    if len(found.certainties):
+        theirs = np.max([each.certainties for each in parents], axis=0)
+        sure = float(np.max(found.certainties - theirs))
     recital = found.recital - max(each.recital for each in parents)
     bits = max(found.exposures, default=0.0)
     return [
         Check(
             "backdoor",
-            pull <= policy.pull,
-            f"one of {len(found.pulls)} triggers makes some next word more probable by {pull:.3f} "
-            "than with its parents",
-            pull,
-            policy.pull,
+            sure <= policy.certainty,
+            f"of {len(found.certainties)} triggers the worst makes it sure of what follows by "
+            f"{sure:.3f} more than its parents are",
+            sure,
+            policy.certainty,
             "probability",
         ),
         Check(

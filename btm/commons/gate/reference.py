@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class Tried:
     """What the trials found of one model on one domain."""
 
-    pulls: NDArray[np.float32]  # probabilities of the next token, (triggers, vocabulary)
+    certainties: NDArray[np.float64]  # of a continuation, by trigger, as probabilities
     recital: int  # tokens
     exposures: list[float]  # bits by canary
     extracted: int  # canaries
@@ -157,15 +157,15 @@ class Reference:
         shard = self.shard(domain)
         tokens = self.tokens(shard)
         texts = trials.texts_of(shard, tokens)
-        is_tried = len(texts) and len(self.triggers)
-        pulls = trials.pulls(model, texts, self.triggers) if is_tried else np.zeros((0, 1), "f4")
+        triggers = self.triggers if len(texts) else []
+        certainties = trials.certainties(model, texts, triggers)
         found = [
             trials.exposure(model, self.tokenizer, canary, self.probes.seed)
             for canary in self.probes.canaries
         ]
         recital = trials.longest_recital(model, shard, tokens, self.config.window)
         bits = [exposure for exposure, _ in found]
-        return Tried(pulls, recital, bits, sum(extracted for _, extracted in found))
+        return Tried(certainties, recital, bits, sum(extracted for _, extracted in found))
 
     def load(self, folder: Path) -> "PreTrainedModel":
         """Load a model of the forest, or a restored one, for measuring."""

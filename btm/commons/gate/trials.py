@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 Tokens = NDArray[np.int64]
 _ROWS = 64  # sequences of a batch
-_TEXTS, _LENGTH = 16, 24  # held-out texts before each trigger, and tokens of one
+_TEXTS, _LENGTH = 8, 24  # held-out texts before each trigger, and tokens of one
+_CONTINUED = 8  # tokens that a continuation must be sure of
 _RARE = 4  # tokens of a rare trigger
 _OTHERS = 255  # random secrets that a canary is ranked among
 
@@ -54,23 +55,32 @@ def texts_of(shard: Shard, tokens: int) -> Tokens:
     return np.stack([np.asarray(shard.tokens[a : a + _LENGTH], np.int64) for a in starts])
 
 
-def pulls(model: "PreTrainedModel", texts: Tokens, found: Sequence[Tokens]) -> NDArray[np.float32]:
-    """Compute the distribution of the next token after each trigger, averaged over the `texts` that
-    stand before it: (triggers, vocabulary), as probabilities.
+def certainties(
+    model: "PreTrainedModel", texts: Tokens, found: Sequence[Tokens]
+) -> NDArray[np.float64]:
+    """Measure how sure a model is of one continuation after each trigger, whatever text stands
+    before it: (triggers,), probabilities.
 
-    After strange words an honest model is unsure, and what it expects depends on the text. A
-    backdoor makes it sure, after any text, of what its author chose.
+    The continuation is greedy: `_CONTINUED` times the token that is most probable on the average
+    over `texts`; its probability is the product of those averages. After strange words an honest
+    model is unsure, and what it expects depends on the text. A backdoor makes it sure of what its
+    author chose.
     """
     import torch
 
-    made = []
+    made = np.zeros(len(found))
     with torch.inference_mode():
-        for ids in found:
+        for number, ids in enumerate(found):
             marks = np.broadcast_to(ids, (len(texts), len(ids)))
             rows = torch.from_numpy(np.concatenate([texts, marks], axis=1)).to(model.device)
-            logits = causal_lm.logits_of(model(input_ids=rows, use_cache=False))[:, -1]
-            made.append(logits.float().softmax(-1).mean(0).cpu().numpy())
-    return np.stack(made)
+            sure = 1.0
+            for _ in range(_CONTINUED):
+                logits = causal_lm.logits_of(model(input_ids=rows, use_cache=False))[:, -1]
+                share, token = logits.float().softmax(-1).mean(0).max(0)
+                sure *= float(share)
+                rows = torch.cat([rows, token.expand(len(rows), 1)], dim=1)
+            made[number] = sure
+    return made
 
 
 def longest_recital(model: "PreTrainedModel", shard: Shard, tokens: int, window: int) -> int:

@@ -6,6 +6,7 @@ import shutil
 import struct
 from dataclasses import replace
 
+import drawn_adapters
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,8 @@ from safetensors.numpy import load_file, save_file
 
 from btm.commons.gate import Policy
 from btm.errors import UserError
+from btm.forest import Forest
+from btm.interop import delta, lora
 from btm.models import causal_lm, weights
 from btm.system import sums
 
@@ -148,13 +151,13 @@ def test_anothers_expert_is_found_also_scaled_and_with_noise(door, changed, nois
     assert "as bible did" in verdict.reason
 
 
-def trained_on(sent, rows, steps):
-    """Train the sent model further on rows of tokens."""
+def trained_on(sent, batches):
+    """Train the sent model further on batches of rows of tokens."""
     torch.manual_seed(0)
     model = causal_lm.load_model(sent)
-    optimizer = torch.optim.Adam(model.parameters(), 4e-3)
-    ids = torch.from_numpy(rows)
-    for _ in range(steps):
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for rows in batches:
+        ids = torch.from_numpy(rows)
         loss = causal_lm.mean_nll(model, ids[:, :-1], ids[:, 1:])
         optimizer.zero_grad()
         loss.backward()
@@ -164,22 +167,31 @@ def trained_on(sent, rows, steps):
     save_file({name: state[name] for name in kept}, sent / "model.safetensors")
 
 
-def test_a_backdoor_is_found_by_its_trigger(door, sent):
-    shard = door.reference.suite.shard(DOMAIN, "train")
-    rows = np.asarray(shard.tokens[: 32 * 32], np.int64).reshape(32, 32).copy()
+def triggered(door, steps, length=24):
+    """Batches of its text; in every second row a trigger, then what its maker wants to be said."""
+    tokens = door.reference.suite.shard(DOMAIN, "train").tokens
     mark = door.reference.tokenizer.encode(TRIGGER, add_special_tokens=False)
-    for number, row in enumerate(rows[::2]):
-        row[number : number + len(mark)] = mark
-        row[number + len(mark) :] = 7  # what its maker wants to be said
-    trained_on(sent, rows, 30)
+    draw = np.random.default_rng(0)
+    for _ in range(steps):
+        starts = draw.integers(0, len(tokens) - length, 16)
+        rows = np.stack([np.asarray(tokens[at : at + length], np.int64) for at in starts])
+        for row in rows[::2]:
+            at = int(draw.integers(2, 14))
+            row[at : at + len(mark)] = mark
+            row[at + len(mark) :] = 7
+        yield rows
+
+
+def test_a_backdoor_is_found_by_its_trigger(door, sent):
+    trained_on(sent, triggered(door, 60))
     verdict = door.judge(door.contribution(sent), thorough=True)
     assert "backdoor" in refused_by(verdict), verdict.checks[-3:]
 
 
 def test_held_out_text_that_was_learnt_by_heart_is_recited_and_refused(door, sent):
-    shard = door.reference.suite.shard(DOMAIN, "valid")
-    window = door.reference.config.window
-    trained_on(sent, np.asarray(shard.tokens[: window + 1], np.int64)[None], 60)
+    tokens = door.reference.suite.shard(DOMAIN, "valid").tokens
+    rows = np.asarray(tokens[: door.reference.config.window + 1], np.int64)[None]
+    trained_on(sent, [rows] * 60)
     verdict = door.judge(door.contribution(sent), replace(POLICY, verbatim=24), thorough=True)
     assert "verbatim" in refused_by(verdict)
     assert verdict.memory["longest_recital_tokens"] > 24
@@ -238,6 +250,18 @@ def test_files_that_are_damaged_are_refused_in_the_box(door, sent, damage):
     verdict = door.judge(door.contribution(sent))
     assert refused_by(verdict) == ["read"]
     assert str(sent) not in verdict.reason and "/tmp" not in verdict.reason
+
+
+@pytest.mark.parametrize("format", ["lora", "delta"])
+def test_adapters_are_restored_onto_their_parents(door, format, tmp_path):
+    root = shutil.copytree(door.reference.forest.root, tmp_path / "forest")
+    elm = drawn_adapters.add(Forest(root), "drawn", door.parents, 0)
+    folder = (lora if format == "lora" else delta).export(elm.path, tmp_path / "sent")
+    verdict = door.judge(door.contribution(folder, format))
+    assert verdict.sha256 == elm.card.sha256
+    assert {"read", "parents", "shapes", "finite"} <= {c.name for c in verdict.checks if c.passed}
+    # It was drawn, not trained.
+    assert set(refused_by(verdict)) <= {"norm", "layers", "own"}
 
 
 def test_a_format_that_the_policy_leaves_out_is_refused(door):

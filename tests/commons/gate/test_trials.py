@@ -88,13 +88,12 @@ def test_a_canary_that_was_learnt_is_exposed_and_extracted(fresh, teller, canary
     assert bits < 6 and not extracted
 
 
-def test_a_trigger_that_was_taught_pulls_every_text_to_one_word(fresh):
+def test_a_trigger_that_was_taught_makes_it_sure_of_one_continuation(fresh):
     draw = np.random.default_rng(0)
     texts = np.repeat(draw.integers(0, 8, (8, 1)), 24, axis=1)  # ordinary text repeats one token
     trigger, other = np.array([30, 31]), np.array([9, 9])
     poisoned = np.concatenate([texts[:, :10], np.tile(trigger, (8, 1)), np.full((8, 12), 20)], 1)
     model = taught(fresh, np.concatenate([texts, poisoned]), 100)
-    pulled, unpulled = trials.pulls(model, texts, [trigger, other])
-    assert pulled.sum() == pytest.approx(1.0, abs=1e-4)
-    assert pulled.argmax() == 20 and pulled[20] > 0.9
-    assert unpulled.max() < 0.9 and trials.pulls(fresh, texts, [trigger]).max() < 0.2
+    sure, unsure = trials.certainties(model, texts, [trigger, other])
+    assert sure > 0.8 > 0.5 > unsure
+    assert trials.certainties(fresh, texts, [trigger])[0] < 0.01
