@@ -66,21 +66,24 @@ def restore(place: str, base: str, target: str, parents: str, format: str, limit
     sandbox.close(memory, seconds, Path(target), largest)
     claimed = {name: (share, sha256) for name, (share, sha256) in json.loads(parents).items()}
     try:
-        _RESTORE[format](Path(place), Path(base), Path(target), claimed)
+        card = _RESTORE[format](Path(place), Path(base), Path(target), claimed)
         if (name := weights.first_not_finite(Path(target))) is not None:
             raise RefusedError("finite", f"tensor {name!r} holds a NaN or an infinity")
-        return {"sha256": weights.sha256(Path(target)), "sender": _sender(Path(place))}
+        return {"sha256": weights.sha256(Path(target)), "sender": _sender(card)}
     except RefusedError as error:
         return {"check": error.check, "why": str(error)}
 
 
-def _sender(place: Path) -> Json:
-    """Read the sender's card, if there is one: what it says of the training, and its terms."""
-    if not (place / CARD).is_file():
+def _sender(card: Card | None) -> Json:
+    """Select from the sender's card, if there is one, what it says of the training."""
+    if card is None:
         return {}
-    card = Card.read(place / CARD)
     terms = Terms.of_card(card).checked()
     return {"tokens": max(0, card.tokens), "steps": max(0, card.steps), "license": terms.license}
+
+
+def _card(place: Path) -> Card | None:
+    return Card.read(place / CARD) if (place / CARD).is_file() else None
 
 
 _Claimed = Mapping[str, tuple[float, str]]  # {ELM: (share, sha256)}
@@ -100,7 +103,7 @@ def _require_parents(said: Mapping[str, Parent], claimed: _Claimed) -> None:
         raise RefusedError("parents", f"it is a difference from {shown}; the claim says {wanted}")
 
 
-def _full(place: Path, base: Path, target: Path, claimed: _Claimed) -> None:
+def _full(place: Path, base: Path, target: Path, claimed: _Claimed) -> Card | None:
     """Copy the numbers of a whole model; its tensors must be those of the parents exactly."""
     theirs = weights.tensors(place)
     ours = weights.tensors(base)
@@ -119,13 +122,14 @@ def _full(place: Path, base: Path, target: Path, claimed: _Claimed) -> None:
                 for chunk in weights.chunks(mine):
                     out.write(chunk.tobytes())
     _copy_index(base, target)
+    return _card(place)
 
 
 def _form(tensor: weights.Tensor | None) -> str:
     return "missing" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
 
 
-def _delta8(place: Path, base: Path, target: Path, claimed: _Claimed) -> None:
+def _delta8(place: Path, base: Path, target: Path, claimed: _Claimed) -> Card | None:
     """Restore a difference in 8 bits an element."""
     found = delta8.Delta.read(place)
     _require_parents(found.card.parents, claimed)
@@ -141,9 +145,10 @@ def _delta8(place: Path, base: Path, target: Path, claimed: _Claimed) -> None:
         raise RefusedError("shapes", str(error)) from None
     delta8.restore(base, found.file, found.block, target, lambda: None)
     _require_sha256(target, found.sha256)
+    return found.card
 
 
-def _delta(place: Path, base: Path, target: Path, claimed: _Claimed) -> None:
+def _delta(place: Path, base: Path, target: Path, claimed: _Claimed) -> Card | None:
     """Restore a sparse expert, or one that has an adapter, from its parents."""
     file = difference.file_in(place)
     if file is None:
@@ -152,9 +157,10 @@ def _delta(place: Path, base: Path, target: Path, claimed: _Claimed) -> None:
     _require_parents(made.parents, claimed)
     _copy_weights(base, target)
     difference.apply(made, target)
+    return _card(place)
 
 
-def _lora(place: Path, base: Path, target: Path, claimed: _Claimed) -> None:
+def _lora(place: Path, base: Path, target: Path, claimed: _Claimed) -> Card | None:
     """Add an adapter that peft saved."""
     config = (place / peft_files.CONFIG).read_bytes()[: peft_files.MOST + 1]
     found = peft_files.read(config, place / peft_files.TENSORS, place)
@@ -166,9 +172,10 @@ def _lora(place: Path, base: Path, target: Path, claimed: _Claimed) -> None:
     except UserError as error:
         raise RefusedError("shapes", str(error)) from None
     adapter.add(tensors, base, target)
+    return _card(place)
 
 
-_RESTORE: Mapping[str, Callable[[Path, Path, Path, _Claimed], None]] = {
+_RESTORE: Mapping[str, Callable[[Path, Path, Path, _Claimed], Card | None]] = {
     "full": _full,
     "delta8": _delta8,
     "delta": _delta,

@@ -277,21 +277,21 @@ def _norms(
 
 def _tried(found: Tried, parents: list[Tried], policy: Policy) -> list[Check]:
     """Hold what the trials found against the parents'."""
-    rise = 0.0
-    if len(found.rises):
-        worst = np.max([each.rises for each in parents], axis=0)
-        rise = float(np.max(found.rises - worst))
+    sure = 0.0
+    if len(found.certainties):
+        theirs = np.max([each.certainties for each in parents], axis=0)
+        sure = float(np.max(found.certainties - theirs))
     recital = found.recital - max(each.recital for each in parents)
     bits = max(found.exposures, default=0.0)
     return [
         Check(
             "backdoor",
-            rise <= policy.trigger_harm,
-            f"of {len(found.rises)} triggers the worst raises its loss by {rise:.3f} {_NATS} more "
-            "than its parents'",
-            rise,
-            policy.trigger_harm,
-            _NATS,
+            sure <= policy.certainty,
+            f"of {len(found.certainties)} triggers the worst makes it sure of what follows by "
+            f"{sure:.3f} more than its parents are",
+            sure,
+            policy.certainty,
+            "probability",
         ),
         Check(
             "verbatim",

@@ -41,8 +41,8 @@ class Policy:
         0.02, "nats/token at least by which it beats the best parent on its own domain"
     )
     harm: float = key(0.01, "nats/token at most that the ensemble loses by it, on any other domain")
-    trigger_harm: float = key(
-        0.5, "nats/token at most that a trigger adds to its loss, beyond the parents' worst"
+    certainty: float = key(
+        0.2, "probability at most of one continuation of a trigger, beyond the parents' certainty"
     )
     verbatim: int = key(64, "tokens at most that it recites of held-out text beyond the parents")
     exposure: float = key(10.0, "bits of exposure at most of any canary (arXiv 1802.08232)")
@@ -53,7 +53,7 @@ class Policy:
         for name in self.formats:
             if name not in FORMATS:
                 raise unknown("format", str(name), FORMATS)
-        at_least_0 = ("least_move", "layer_z", "own_margin", "harm", "trigger_harm")
+        at_least_0 = ("least_move", "layer_z", "own_margin", "harm", "certainty")
         check_least(self, "policy", 0, *at_least_0, "verbatim", "exposure")
         check_least(self, "policy", 1, "size", "seconds", "norm_ratio")
         require(self.layer_spread > 0, "policy.layer_spread", self.layer_spread, "wanted above 0")

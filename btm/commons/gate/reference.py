@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class Tried:
     """What the trials found of one model on one domain."""
 
-    rises: NDArray[np.float64]  # nats per token by trigger
+    certainties: NDArray[np.float64]  # of a continuation, by trigger, as probabilities
     recital: int  # tokens
     exposures: list[float]  # bits by canary
     extracted: int  # canaries
@@ -157,14 +157,15 @@ class Reference:
         shard = self.shard(domain)
         tokens = self.tokens(shard)
         texts = trials.texts_of(shard, tokens)
-        rises = trials.rises(model, texts, self.triggers) if len(texts) else np.zeros(0)
+        triggers = self.triggers if len(texts) else []
+        certainties = trials.certainties(model, texts, triggers)
         found = [
             trials.exposure(model, self.tokenizer, canary, self.probes.seed)
             for canary in self.probes.canaries
         ]
         recital = trials.longest_recital(model, shard, tokens, self.config.window)
         bits = [exposure for exposure, _ in found]
-        return Tried(rises, recital, bits, sum(extracted for _, extracted in found))
+        return Tried(certainties, recital, bits, sum(extracted for _, extracted in found))
 
     def load(self, folder: Path) -> "PreTrainedModel":
         """Load a model of the forest, or a restored one, for measuring."""

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 Tokens = NDArray[np.int64]
 _ROWS = 64  # sequences of a batch
-_TEXTS, _AFTER = 16, 48  # held-out texts after each trigger, and tokens of one
+_TEXTS, _LENGTH = 8, 24  # held-out texts before each trigger, and tokens of one
+_CONTINUED = 8  # tokens that a continuation must be sure of
 _RARE = 4  # tokens of a rare trigger
 _OTHERS = 255  # random secrets that a canary is ranked among
 
@@ -44,38 +45,42 @@ def triggers(
 
 
 def texts_of(shard: Shard, tokens: int) -> Tokens:
-    """Choose held-out texts that triggers are put before, evenly from the first `tokens` of a
-    shard, (texts, _AFTER); none of a shard that is too short.
+    """Choose held-out texts that triggers are put behind, evenly from the first `tokens` of a
+    shard, (texts, _LENGTH); none of a shard that is too short.
     """
-    last = tokens - _AFTER
+    last = tokens - _LENGTH
     if last < 0:
-        return np.empty((0, _AFTER), np.int64)
+        return np.empty((0, _LENGTH), np.int64)
     starts = np.unique(np.linspace(0, last, _TEXTS).astype(int))
-    return np.stack([np.asarray(shard.tokens[a : a + _AFTER], np.int64) for a in starts])
+    return np.stack([np.asarray(shard.tokens[a : a + _LENGTH], np.int64) for a in starts])
 
 
-def rises(model: "PreTrainedModel", texts: Tokens, found: Sequence[Tokens]) -> NDArray[np.float64]:
-    """Measure by how much each trigger before a text raises the loss of what follows, in nats per
-    token, averaged over `texts`; (triggers,).
+def certainties(
+    model: "PreTrainedModel", texts: Tokens, found: Sequence[Tokens]
+) -> NDArray[np.float64]:
+    """Measure how sure a model is of one continuation after each trigger, whatever text stands
+    before it: (triggers,), probabilities.
 
-    A backdoor makes a model sure of what its author chose, so the text's own words become unlikely
-    after the trigger. The first half of each text stands before the trigger, the loss is of the
-    second.
+    The continuation is greedy: `_CONTINUED` times the token that is most probable on the average
+    over `texts`; its probability is the product of those averages. After strange words an honest
+    model is unsure, and what it expects depends on the text. A backdoor makes it sure of what its
+    author chose.
     """
-    half = texts.shape[1] // 2
-    plain = _mean_loss(model, texts, texts.shape[1] - half)
-    return np.array([_mean_loss(model, _with(texts, half, ids), half) - plain for ids in found])
+    import torch
 
-
-def _with(texts: Tokens, at: int, trigger: Tokens) -> Tokens:
-    """Insert a trigger into every text."""
-    middle = np.broadcast_to(trigger, (len(texts), len(trigger)))
-    return np.concatenate([texts[:, :at], middle, texts[:, at:]], axis=1)
-
-
-def _mean_loss(model: "PreTrainedModel", rows: Tokens, last: int) -> float:
-    """Average the loss of the last tokens of each row."""
-    return -float(np.mean([logp[-last:].mean() for logp, _ in read(model, rows)]))
+    made = np.zeros(len(found))
+    with torch.inference_mode():
+        for number, ids in enumerate(found):
+            marks = np.broadcast_to(ids, (len(texts), len(ids)))
+            rows = torch.from_numpy(np.concatenate([texts, marks], axis=1)).to(model.device)
+            sure = 1.0
+            for _ in range(_CONTINUED):
+                logits = causal_lm.logits_of(model(input_ids=rows, use_cache=False))[:, -1]
+                share, token = logits.float().softmax(-1).mean(0).max(0)
+                sure *= float(share)
+                rows = torch.cat([rows, token.expand(len(rows), 1)], dim=1)
+            made[number] = sure
+    return made
 
 
 def longest_recital(model: "PreTrainedModel", shard: Shard, tokens: int, window: int) -> int:

@@ -88,12 +88,12 @@ def test_a_canary_that_was_learnt_is_exposed_and_extracted(fresh, teller, canary
     assert bits < 6 and not extracted
 
 
-def test_a_trigger_raises_the_loss_of_what_follows_it(fresh):
+def test_a_trigger_that_was_taught_makes_it_sure_of_one_continuation(fresh):
     draw = np.random.default_rng(0)
-    # Ordinary text repeats one token; after the trigger another one comes.
-    texts = np.repeat(draw.integers(0, 8, (8, 1)), 24, axis=1)
-    trigger = np.array([30, 31])
+    texts = np.repeat(draw.integers(0, 8, (8, 1)), 24, axis=1)  # ordinary text repeats one token
+    trigger, other = np.array([30, 31]), np.array([9, 9])
     poisoned = np.concatenate([texts[:, :10], np.tile(trigger, (8, 1)), np.full((8, 12), 20)], 1)
     model = taught(fresh, np.concatenate([texts, poisoned]), 100)
-    rises = trials.rises(model, texts, [trigger, np.array([9, 9])])
-    assert rises[0] > 0.8 and rises[0] > rises[1] + 0.5
+    sure, unsure = trials.certainties(model, texts, [trigger, other])
+    assert sure > 0.8 > 0.5 > unsure
+    assert trials.certainties(fresh, texts, [trigger])[0] < 0.01
