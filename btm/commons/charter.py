@@ -5,7 +5,7 @@ Who was once told whom to trust notices a maintainer that was not let in by an e
 store that shows an older version than it did.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from btm.commons import layout, signed
 from btm.commons.bodies import Charter
@@ -16,18 +16,23 @@ from btm.errors import UserError
 from btm.interop.remote.places import Stat
 
 
-def read_all(place: Place) -> list[tuple[Charter, float]]:
+def read_all(
+    place: Place, known: Sequence[tuple[Charter, float]] = ()
+) -> list[tuple[Charter, float]]:
     """Read all versions of the charter, and when each was written; empty if there is none.
 
+    Those that are `known` are not read again, since a version is written once.
     Raises `RefusedError` for a version that is missing, or not signed by a maintainer before it.
     """
     stats = place.stats(f"{layout.ROOT}/charter")
     numbered = {number: name for name in stats if (number := layout.number_of(name))}
     if sorted(numbered) != list(range(1, len(numbered) + 1)):
         raise RefusedError("damaged", f"{place.url}: a version of its charter is missing")
-    names = [layout.charter(number) for number in sorted(numbered)]
+    if len(numbered) < len(known):
+        raise RefusedError("damaged", f"{place.url}: versions of its charter are gone")
+    names = [layout.charter(number) for number in sorted(numbered)][len(known) :]
     contents = place.read_many(names, signed.MOST)
-    made: list[tuple[Charter, float]] = []
+    made = list(known)
     for name, content in zip(names, contents, strict=True):
         if content is None:
             raise RefusedError("damaged", f"{place.url}: {name} is gone")
@@ -56,9 +61,11 @@ def _version(
     return found
 
 
-def require(place: Place) -> list[tuple[Charter, float]]:
-    """Read all versions; `UserError` where no commons is."""
-    found = read_all(place)
+def require(
+    place: Place, known: Sequence[tuple[Charter, float]] = ()
+) -> list[tuple[Charter, float]]:
+    """Read all versions, as `read_all` does; `UserError` where no commons is."""
+    found = read_all(place, known)
     if not found:
         raise UserError(
             f"{place.url}: no commons there; btm commons init to={place.url.text} opens one"

@@ -47,7 +47,7 @@ class Member:
 
     def look(self) -> Snapshot:
         """Take a snapshot, of the charter too."""
-        self.charters = charters.require(self.place)
+        self.charters = charters.require(self.place, self.charters)
         return self._reader.look(self.charters)
 
     def now(self) -> float:

@@ -187,7 +187,6 @@ class Reader:
 
     def _one(self, made: Snapshot, name: str, stat: Stat) -> None:
         """Read one object of claims, of work, or of maintainers."""
-        maintainers = made.maintainers(stat.written)
         match name.split("/"):
             case ["claims", domain, file] if is_name(domain):
                 number = layout.number_of(file)
@@ -201,13 +200,13 @@ class Reader:
                 if is_name(domain) and (count := layout.number_of(f"{number}.json")):
                     self._work(made, layout.Work(key, domain, count), rest, name, stat)
             case ["verdicts", domain, number, file]:
-                verdict = self._open(made, name, Verdict, maintainers.get)
+                verdict = self._open(made, name, Verdict, made.maintainers(stat.written).get)
                 if verdict is not None:
                     work = layout.Work(verdict.holder, verdict.domain, verdict.number)
                     if layout.verdict(work.domain, work.number, work.key).endswith(name):
                         made.verdicts[work] = verdict, stat.written
             case ["removed", domain, file]:
-                left = self._open(made, name, Left, maintainers.get)
+                left = self._open(made, name, Left, made.maintainers(stat.written).get)
                 if left is not None and layout.removed(left.domain, left.number).endswith(name):
                     made.removed[left.domain, left.number] = left, stat.written
 
