@@ -16,11 +16,11 @@ import re
 import sys
 
 
-def policy(bucket: str, folder: str, key: str | None) -> dict[str, object]:
-    """Make the policy of a volunteer with the fingerprint `key`, or of a maintainer."""
+def policy(bucket: str, folder: str, keys: list[str]) -> dict[str, object]:
+    """Make the policy of a volunteer with these fingerprints, or of a maintainer without."""
     arn = f"arn:aws:s3:::{bucket}"
     root = f"{arn}/{folder}"
-    own = f"{root}/commons/people/{key}/*" if key else f"{root}/*"
+    own = [f"{root}/commons/people/{key}/*" for key in keys] or [f"{root}/*"]
     parts = ["s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
     statements: list[dict[str, object]] = [
         {
@@ -38,7 +38,7 @@ def policy(bucket: str, folder: str, key: str | None) -> dict[str, object]:
             "Resource": own,
         },
     ]
-    if key:
+    if keys:
         claim = {
             "Sid": "Claim",
             "Effect": "Allow",
@@ -54,17 +54,18 @@ def main() -> None:
     """Print the policy that the words ask for."""
     words = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     words.add_argument("url", help="s3://bucket/folder")
-    words.add_argument("key", nargs="?", help="fingerprint of a volunteer's key")
+    words.add_argument("keys", nargs="*", help="fingerprints of a volunteer's keys")
     words.add_argument("--maintainer", action="store_true")
     given = words.parse_args()
     url = re.fullmatch(r"s3://([a-z0-9.-]{3,63})/([\w.+@=-]+(?:/[\w.+@=-]+)*)/?", given.url)
     if url is None:
         sys.exit(f"{given.url}: wanted s3://bucket/folder")
-    if given.maintainer == bool(given.key):
+    if given.maintainer == bool(given.keys):
         sys.exit("wanted the fingerprint of a key, or --maintainer")
-    if given.key and not re.fullmatch(r"[0-9a-f]{32}", given.key):
-        sys.exit(f"{given.key}: wanted a fingerprint, 32 hexadecimal digits (btm commons join)")
-    print(json.dumps(policy(url[1], url[2], given.key), indent=1))
+    for key in given.keys:
+        if not re.fullmatch(r"[0-9a-f]{32}", key):
+            sys.exit(f"{key}: wanted a fingerprint, 32 hexadecimal digits (btm commons join)")
+    print(json.dumps(policy(url[1], url[2], given.keys), indent=1))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ The page is one HTML file without scripts and without anything from elsewhere.
 """
 
 import html
-import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -99,7 +98,7 @@ def page(member: Member, made: list[Row]) -> str:
     head = "".join(f"<th>{each}</th>" for each in names)
     body = "\n".join(_cells(row) for row in made)
     done = sum(row.state == "admitted" for row in made)
-    when = moment(time.time())
+    when = moment(member.now())
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title>'
         f"<style>{_STYLE}</style><h1>{name}</h1><p>{done} of {len(made)} experts admitted; "

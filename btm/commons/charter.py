@@ -31,7 +31,7 @@ def read_all(
     if len(numbered) < len(known):
         raise RefusedError("damaged", f"{place.url}: versions of its charter are gone")
     names = [layout.charter(number) for number in sorted(numbered)][len(known) :]
-    contents = place.read_many(names, signed.MOST)
+    contents = place.read_many(names, signed.MOST_OF_CHARTER)
     made = list(known)
     for name, content in zip(names, contents, strict=True):
         if content is None:
@@ -49,13 +49,13 @@ def _version(
 ) -> Charter:
     """Read a version that follows on others."""
     where = f"{place.url}: {name}"
-    body, signer, _ = signed.parts(content, where)
+    body, signer, _ = signed.parts(content, where, signed.MOST_OF_CHARTER)
     found = Charter.from_json(body, where)
     # The first is signed by one of its own: whom to trust is told elsewhere (docs/commons.md).
     trusted = before[-1][0].maintainers if before else found.maintainers
     if signer not in trusted:
         raise RefusedError("unknown-key", f"{where}: signed by {signer}, no maintainer before it")
-    signed.unseal(content, trusted[signer], where)
+    signed.unseal(content, trusted[signer], where, signed.MOST_OF_CHARTER)
     if found.version != len(before) + 1 or (before and found.commons != before[0][0].commons):
         raise RefusedError("replay", f"{where}: of another version, or of another commons")
     return found

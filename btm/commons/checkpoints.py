@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from btm.commons import layout
+from btm.commons import layout, signed
 from btm.commons.bodies import Checkpoint
 from btm.commons.claims import Holding, read_checkpoint
 from btm.commons.member import Member
@@ -94,7 +94,7 @@ class Uploads:
             place.delete(work.checkpoint(count))
         kept = {newest}
         for count in counts[-_KEPT:]:
-            seen = place.read(work.checkpoint(count), 1 << 20)
+            seen = place.read(work.checkpoint(count), signed.MOST)
             kept |= {str(part) for part in _sums_in(seen.content)} if seen else set()
         for name in place.stats(f"{work.folder}/checkpoints"):
             if name.endswith(".safetensors") and name.removesuffix(".safetensors") not in kept:
@@ -103,8 +103,6 @@ class Uploads:
 
 def _sums_in(content: bytes) -> list[str]:
     """Read the sha256 of the file from a checkpoint of our own."""
-    from btm.commons import signed
-
     return [signed.parts(content, "checkpoint")[0]["sha256"]]
 
 

@@ -8,9 +8,11 @@ from btm.commons import charter as charters
 from btm.commons import keys, layout
 from btm.commons.base import base_of, shares_of
 from btm.commons.bodies import Charter, Policy, Revoked, Wanted
+from btm.commons.gate import Policy as Gate
 from btm.commons.keys import Key
 from btm.commons.member import Member, enter, remember
 from btm.config.checks import check_weights
+from btm.config.commons import CommonsConfig
 from btm.config.schema import Config
 from btm.errors import UserError
 from btm.forest import Forest
@@ -34,9 +36,9 @@ class Opened:
 def init(config: Config, reporter: Reporter = quiet) -> Opened:
     """Open a commons at ``to=URL`` for a forest, or publish the next version of its charter.
 
-    The models that branches begin with are pushed there; `commons.wanted` joins what is wanted, and
-    `commons.maintainers` and `commons.members` are as given. Raises `UserError` if another forest
-    is there, or this user is none of its maintainers.
+    The models that branches begin with are pushed there. `commons.wanted` joins what is wanted;
+    what the command does not say stays as it was, and who gives it stays a maintainer. Raises
+    `UserError` if another forest is there, or this user is none of its maintainers.
     """
     place, forest = open_place(urls.read(config.to, "to")), Forest(config.forest_root)
     key = keys.own()
@@ -89,18 +91,32 @@ def _wanted(
 def _charter(
     config: Config, forest: Forest, wanted: dict[str, Wanted], key: Key, last: Charter | None
 ) -> Charter:
-    own, known = config.commons, shared.Facts.of(forest)
-    publics = [key.public, *own.maintainers]
+    """Make the next version of a charter; what the command does not say stays as it was."""
+    asked, known, default = config.commons, shared.Facts.of(forest), CommonsConfig()
+    publics = {keys.fingerprint(public): public for public in (key.public, *asked.maintainers)}
+    if last is not None and not asked.maintainers:
+        publics = last.maintainers
+    policy = Policy(asked.lease, asked.stall, round(asked.most_mb * 1e6), dict(asked.gate))
+    if last is not None:
+        kept = {
+            "lease": asked.lease == default.lease,
+            "stall": asked.stall == default.stall,
+            "most_bytes": asked.most_mb == default.most_mb,
+            "gate": not asked.gate,
+        }
+        old = {name: getattr(last.policy, name) for name, stays in kept.items() if stays}
+        policy = replace(policy, **old)
+    Gate.from_json(policy.gate, "commons.gate")
     return Charter(
         commons=last.commons if last else secrets.token_hex(16),
         version=last.version + 1 if last else 1,
         forest=Path(config.forest_root).name,
         architecture=known.architecture,
         tokenizer_sha256=known.tokenizer_sha256,
-        maintainers={keys.fingerprint(public): public for public in publics},
-        members=list(own.members),
+        maintainers=publics,
+        members=list(asked.members or (last.members if last else [])),
         wanted=wanted,
-        policy=Policy(own.lease, own.stall, round(own.most_mb * 1e6), dict(own.gate)),
+        policy=policy,
     )
 
 

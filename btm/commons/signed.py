@@ -11,7 +11,8 @@ from btm.commons.keys import Key
 from btm.errors import UserError
 from btm.system.json_files import Json, parse_json
 
-MOST = 1 << 20  # bytes of a signed object
+MOST = 1 << 16  # bytes of a signed object
+MOST_OF_CHARTER = 16 << 20  # which lists every wanted domain
 _SIGNATURE = 128  # hexadecimal digits
 _PURPOSE = b"btm commons 1\n"  # begins what is signed: the key signs nothing else
 
@@ -38,26 +39,26 @@ def seal(body: Json, key: Key) -> bytes:
     return canonical({"body": body, "key": key.fingerprint, "signature": signature}) + b"\n"
 
 
-def unseal(content: bytes, public: str, where: str) -> Json:
+def unseal(content: bytes, public: str, where: str, most: int = MOST) -> Json:
     """Return the body of an object that the owner of a public key signed.
 
     Raises `RefusedError` if it is no signed object, or signed by anybody else.
     """
-    body, named, signature = parts(content, where)
+    body, named, signature = parts(content, where, most)
     message = _PURPOSE + canonical(body)
     if named != keys.fingerprint(public) or not keys.is_signed(public, signature, message):
         raise RefusedError("signature", f"{where}: not signed by {keys.fingerprint(public)}")
     return body
 
 
-def parts(content: bytes, where: str) -> tuple[Json, str, str]:
+def parts(content: bytes, where: str, most: int = MOST) -> tuple[Json, str, str]:
     """Read the body, the signer's fingerprint and the signature of an object, none of it checked.
 
     Raises `RefusedError` if it is no signed object.
     """
     try:
-        if len(content) > MOST:
-            raise ValueError(f"larger than {MOST:,} bytes")
+        if len(content) > most:
+            raise ValueError(f"larger than {most:,} bytes")
         values = parse_json(content, unique=True)
         if not isinstance(values, dict) or values.keys() != {"body", "key", "signature"}:
             raise ValueError("wanted body, key and signature")

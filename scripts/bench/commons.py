@@ -387,9 +387,11 @@ def summary(simulation: Simulation, spent: float) -> dict[str, Any]:
         "wanted": asked.experts,
         "hours to 50 %, 90 %, all": [hours(0.5), hours(0.9), hours(1.0)],
         "hours": round((simulation.now - 1e6) / HOUR, 2),
-        "throughput over ideal": round((needed + going) / tally.present, 3),
-        "tokens trained over what the honest could have": round(tally.trained / tally.present, 3),
-        "tokens lost over trained": round(tally.lost / tally.trained, 3),
+        "throughput over ideal": round((needed + going) / max(tally.present, 1), 3),
+        "tokens trained over what the honest could have": round(
+            tally.trained / max(tally.present, 1), 3
+        ),
+        "tokens lost over trained": round(tally.lost / max(tally.trained, 1), 3),
         "taken over": tally.taken_over,
         "claims before the lease was over, none of which held": tally.refused_early,
         "rejected by the gate": tally.rejected,

@@ -8,6 +8,7 @@ from people import COMMONS, Town
 
 from btm.commons import charter as charters
 from btm.commons import keys, layout, signed
+from btm.commons import member as members
 from btm.commons.bodies import Charter, Person, Revoked
 from btm.commons.signed import RefusedError
 from btm.commons.snapshot import open_object
@@ -104,6 +105,22 @@ def test_an_object_does_not_hold_in_anothers_place():
     snapshot = ann.look()
     assert set(snapshot.people) == {ann.key.fingerprint, ben.key.fingerprint}
     assert not snapshot.ended
+
+
+def test_who_replaced_a_key_owns_what_the_old_one_did(monkeypatch, tmp_path):
+    monkeypatch.setenv("BTM_HOME", str(tmp_path))
+    town = Town()
+    ann = town.volunteer("ann")
+    keys.keep(ann.key)
+    fresh = members.rotate(ann, "ann")
+    assert keys.own().public == fresh.public != ann.key.public
+    town.clock.now += 2
+    snapshot = town.maintainer.look()
+    assert snapshot.owner(ann.key.fingerprint) == fresh.fingerprint
+    assert not snapshot.is_trusted(ann.key.fingerprint, town.clock.now)
+    assert snapshot.is_trusted(fresh.fingerprint, town.clock.now)
+    with pytest.raises(UserError, match="was replaced already"):
+        members.rotate(ann, "ann")
 
 
 def test_a_charter_is_changed_by_its_maintainers_alone():

@@ -18,7 +18,7 @@ def test_a_volunteer_writes_into_one_folder_and_makes_claims():
     made = json.loads(run("s3://bucket/a/forest", KEY).stdout)["Statement"]
     by_name = {each["Sid"]: each for each in made}
     root = "arn:aws:s3:::bucket/a/forest"
-    assert by_name["Own"]["Resource"] == f"{root}/commons/people/{KEY}/*"
+    assert by_name["Own"]["Resource"] == [f"{root}/commons/people/{KEY}/*"]
     assert by_name["Claim"]["Resource"] == f"{root}/commons/claims/*"
     assert by_name["Claim"]["Action"] == "s3:PutObject"
     assert by_name["Claim"]["Condition"] == {"Null": {"s3:if-none-match": "false"}}
@@ -29,7 +29,7 @@ def test_a_volunteer_writes_into_one_folder_and_makes_claims():
 def test_a_maintainer_writes_everywhere_below_the_forest():
     made = json.loads(run("s3://bucket/forest", "--maintainer").stdout)["Statement"]
     own = next(each for each in made if each["Sid"] == "Own")
-    assert own["Resource"] == "arn:aws:s3:::bucket/forest/*"
+    assert own["Resource"] == ["arn:aws:s3:::bucket/forest/*"]
 
 
 def test_what_is_no_url_or_no_key_is_refused():
