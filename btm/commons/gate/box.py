@@ -51,7 +51,7 @@ def ask(
     """
     held = sum(file.stat().st_size for file in (*weights.files(base), *place.iterdir()))
     said = {name: [parent.weight, parent.sha256] for name, parent in parents.items()}
-    limits = [_MEMORY + 32 * held, policy.seconds, 2 * held + (1 << 20)]
+    limits = [_MEMORY + 12 * held, policy.seconds, 2 * held + (1 << 20)]
     words = (json.dumps(said), contribution.format, json.dumps(limits))
     try:
         found: Json = sandbox.ask(QUESTION, place, base, target, *words, seconds=4 * policy.seconds)
