@@ -13,6 +13,7 @@ import numpy as np
 
 from btm.commons.gate.contribution import Contribution
 from btm.commons.gate.policy import Policy
+from btm.commons.gate.verdict import RefusedError
 from btm.errors import UserError
 from btm.forest import adapter, difference
 from btm.forest.card import Card, Parent, read_parents
@@ -26,14 +27,6 @@ from btm.system.json_files import Json
 QUESTION = f"{__name__}:restore"
 _MEMORY = 1 << 30  # bytes beyond what grows with the weights
 _SAME = 1e-9  # of two weights of a parent, which JSON writes exactly
-
-
-class RefusedError(UserError):
-    """A contribution that fails a check, by the check's name."""
-
-    def __init__(self, check: str, why: str) -> None:
-        super().__init__(why)
-        self.check = check
 
 
 def ask(
