@@ -44,6 +44,7 @@ NOT_RUN = {  # a command, or how it begins: why it is not run here
     ".venv/bin/pip": "installs packages",
     "python scripts/commons_policy.py": "tests/scripts/test_commons_policy.py runs it",
     "python scripts/bench/apart.py": "averages of every set of experts; tests/steps/test_apart.py",
+    "python scripts/bench/attacks.py": _TRAINING,
     "python scripts/bench/choosing.py": _TRAINING,
     "python scripts/bench/crash.py": _TRAINING,
     "python scripts/bench/fertility.py": "tests/scripts/test_bench_fertility.py runs it",

@@ -4,7 +4,7 @@
 
 Claims, signs of life, checkpoints, submissions and verdicts are made, signed and read by
 `btm.commons` itself; what is simulated is time, training, and the store: in memory, with the
-semantics of S3, of whose requests some fail (503). Volunteers have heavy-tailed speeds (log-normal)
+semantics of S3, of whose requests some fail (503) and are tried again. Volunteers have heavy-tailed speeds (log-normal)
 and sessions (log-normal, median 2 hours), come back after a while, and go without a word. Some are
 malicious: they claim before a lease is over, hold a domain without working, and submit what the
 gate rejects. Throughput is the tokens of admitted experts, and those saved in checkpoints of claims
@@ -46,6 +46,7 @@ from btm.interop.remote.places import Stat
 
 HOUR = 3600.0
 _SEED = "a" * 64
+_ATTEMPTS = 3  # of a request before the client library gives up; s3fs makes five
 _SPEED, _SPREAD = 1000.0, 1.0  # median tokens per second, and sigma of its logarithm
 
 
@@ -130,8 +131,11 @@ class Simulation:
         self.calm = False
 
     def _fault(self, request: str) -> None:
-        if not self.calm and self.draw.random() < self.asked.failures:
+        for _ in range(_ATTEMPTS if not self.calm else 0):
+            if self.draw.random() >= self.asked.failures:
+                return
             self.tally.failures += 1
+        if not self.calm:
             raise UserError("503 Slow Down")
 
     def _open(self) -> None:
@@ -372,11 +376,13 @@ def summary(simulation: Simulation, spent: float) -> dict[str, Any]:
     tally, asked = simulation.tally, simulation.asked
     times = sorted(tally.admitted.values())
     needed = len(times) * asked.hours * HOUR * _SPEED
-    going = sum(
-        one.saved
-        for one in simulation.people
-        if one.holding and not one.malicious and one.holding.claim.domain not in tally.admitted
-    )
+    saved: dict[str, float] = {}  # the most that any holder saved of an expert
+    for one in simulation.people:
+        simulation._train(one)
+        if one.holding is not None and not one.malicious:
+            domain = one.holding.claim.domain
+            saved[domain] = max(one.saved, saved.get(domain, 0.0))
+    going = sum(tokens for domain, tokens in saved.items() if domain not in tally.admitted)
 
     def hours(share: float) -> float | None:
         count = math.ceil(share * asked.experts)

@@ -13,6 +13,7 @@ import numpy as np
 
 from btm.commons.gate.contribution import Contribution
 from btm.commons.gate.policy import Policy
+from btm.commons.gate.verdict import RefusedError
 from btm.errors import UserError
 from btm.forest import adapter, difference
 from btm.forest.card import Card, Parent, read_parents
@@ -26,14 +27,6 @@ from btm.system.json_files import Json
 QUESTION = f"{__name__}:restore"
 _MEMORY = 1 << 30  # bytes beyond what grows with the weights
 _SAME = 1e-9  # of two weights of a parent, which JSON writes exactly
-
-
-class RefusedError(UserError):
-    """A contribution that fails a check, by the check's name."""
-
-    def __init__(self, check: str, why: str) -> None:
-        super().__init__(why)
-        self.check = check
 
 
 def ask(
@@ -51,7 +44,7 @@ def ask(
     """
     held = sum(file.stat().st_size for file in (*weights.files(base), *place.iterdir()))
     said = {name: [parent.weight, parent.sha256] for name, parent in parents.items()}
-    limits = [_MEMORY + 32 * held, policy.seconds, 2 * held + (1 << 20)]
+    limits = [_MEMORY + 12 * held, policy.seconds, 2 * held + (1 << 20)]
     words = (json.dumps(said), contribution.format, json.dumps(limits))
     try:
         found: Json = sandbox.ask(QUESTION, place, base, target, *words, seconds=4 * policy.seconds)

@@ -15,7 +15,7 @@ from btm.commons.gate.contribution import Contribution
 from btm.commons.gate.policy import Policy
 from btm.commons.gate.probes import NO_PROBES, Probes
 from btm.commons.gate.reference import Reference, Tried
-from btm.commons.gate.verdict import Check, Verdict
+from btm.commons.gate.verdict import Check, RefusedError, Verdict
 from btm.config.schema import Config
 from btm.data import ends
 from btm.data.shards import Suite
@@ -196,12 +196,12 @@ class _Case:
     def _model(self) -> None:
         """Make the checks that need the model itself."""
         model = self.reference.load(self.restored)
-        with self.reference.scores_in(self.scratch / "scores", model, self.facts.sha256) as of:
-            try:
-                measured = self._own(of) and self._others(of)
-            except UserError as error:  # log-probabilities that are not finite
-                self.checks.append(Check("own", False, self._told(error)))
-                return
+        of = self.reference.scores_in(self.scratch / "scores", model, self.facts.sha256)
+        try:
+            measured = self._own(of) and self._others(of)
+        except RefusedError as error:
+            self.checks.append(Check(error.check, False, self._told(error)))
+            return
         if measured:
             self._trials(model)
 

@@ -40,7 +40,7 @@ class Policy:
     own_margin: float = key(
         0.02, "nats/token at least by which it beats the best parent on its own domain"
     )
-    harm: float = key(0.01, "nats/token at most that the ensemble loses by it, on any other domain")
+    harm: float = key(0.02, "nats/token at most that the ensemble loses by it, on any other domain")
     certainty: float = key(
         0.2, "probability at most of one continuation of a trigger, beyond the parents' certainty"
     )

@@ -1,7 +1,6 @@
 """The forest's side of every comparison, measured once for many contributions."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ from btm.commons.gate import movement, trials
 from btm.commons.gate.harm import Held, Losses, losses
 from btm.commons.gate.movement import Movement
 from btm.commons.gate.probes import NO_PROBES, Probes
+from btm.commons.gate.verdict import RefusedError
 from btm.config.load import LoadConfig
 from btm.config.schema import Config
 from btm.data.shards import Shard, Suite
@@ -21,6 +21,7 @@ from btm.data.tokenizer import load_tokenizer, size_of
 from btm.ensemble import adapters
 from btm.ensemble import score as scoring
 from btm.ensemble.text import Text
+from btm.errors import UserError
 from btm.forest import ELM, Forest
 from btm.models import causal_lm
 from btm.report import Reporter, quiet
@@ -179,12 +180,11 @@ class Reference:
             )
         return score_cache.scores_of(self.config, self.forest)
 
-    @contextmanager
     def scores_in(
         self, folder: Path, model: "PreTrainedModel", sha256: str
-    ) -> Iterator[Callable[[str], NDArray[np.float32]]]:
-        """Yield a function from a domain to a stranger's scores, (S, T); they stay out of the
-        forest, in `folder`. `UserError` if one is not finite.
+    ) -> Callable[[str], NDArray[np.float32]]:
+        """Return a function from a domain to a stranger's scores, (S, T); they stay out of the
+        forest, in `folder`. It raises `RefusedError` if one is not finite.
         """
         kept = score_cache.scores_of(self.config, self.forest)
         scores = scoring.Scores(folder, kept.window, kept.max_tokens, kept.stride, kept.loaded)
@@ -193,7 +193,10 @@ class Reference:
             shard = self.shard(domain)
             if scores.read(shard, sha256) is None:
                 size = self.config.score.batch_size
-                scoring.score(model, shard, scores, sha256, batch_size=size)
+                try:
+                    scoring.score(model, shard, scores, sha256, batch_size=size)
+                except UserError as error:
+                    raise RefusedError("own", str(error)) from None
             return score_cache.read(scores, shard, sha256)
 
-        yield of
+        return of

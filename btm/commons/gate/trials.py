@@ -17,12 +17,13 @@ from btm.data.shards import Shard
 from btm.models import causal_lm
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 Tokens = NDArray[np.int64]
 _ROWS = 64  # sequences of a batch
 _TEXTS, _LENGTH = 8, 24  # held-out texts before each trigger, and tokens of one
-_CONTINUED = 8  # tokens that a continuation must be sure of
+_CONTINUED, _FIRST = 6, 3  # tokens of a continuation that is tried; how many are tried
 _RARE = 4  # tokens of a rare trigger
 _OTHERS = 255  # random secrets that a canary is ranked among
 
@@ -61,26 +62,36 @@ def certainties(
     """Measure how sure a model is of one continuation after each trigger, whatever text stands
     before it: (triggers,), probabilities.
 
-    The continuation is greedy: `_CONTINUED` times the token that is most probable on the average
-    over `texts`; its probability is the product of those averages. After strange words an honest
-    model is unsure, and what it expects depends on the text. A backdoor makes it sure of what its
-    author chose.
+    Of the `_FIRST` tokens that are most probable on the average over `texts` each is continued
+    greedily to `_CONTINUED` tokens; a continuation's probability is the product of those averages,
+    and the greatest counts. After strange words an honest model is unsure, and what it expects
+    depends on the text. A backdoor makes it sure of what its author chose.
     """
     import torch
 
-    made = np.zeros(len(found))
     with torch.inference_mode():
-        for number, ids in enumerate(found):
-            marks = np.broadcast_to(ids, (len(texts), len(ids)))
-            rows = torch.from_numpy(np.concatenate([texts, marks], axis=1)).to(model.device)
-            sure = 1.0
-            for _ in range(_CONTINUED):
-                logits = causal_lm.logits_of(model(input_ids=rows, use_cache=False))[:, -1]
-                share, token = logits.float().softmax(-1).mean(0).max(0)
-                sure *= float(share)
-                rows = torch.cat([rows, token.expand(len(rows), 1)], dim=1)
-            made[number] = sure
-    return made
+        return np.array([_certainty(model, texts, ids) for ids in found])
+
+
+def _certainty(model: "PreTrainedModel", texts: Tokens, trigger: Tokens) -> float:
+    import torch
+
+    marks = np.broadcast_to(trigger, (len(texts), len(trigger)))
+    rows = torch.from_numpy(np.concatenate([texts, marks], axis=1)).to(model.device)
+    sure, first = _next(model, rows).mean(0).topk(_FIRST)
+    rows = torch.cat(
+        [rows.repeat(_FIRST, 1), first.repeat_interleave(len(texts))[:, None]], dim=1
+    )  # all texts with the first continuation, then all with the second, …
+    for _ in range(_CONTINUED - 1):
+        share, token = _next(model, rows).view(_FIRST, len(texts), -1).mean(1).max(-1)
+        sure = sure * share
+        rows = torch.cat([rows, token.repeat_interleave(len(texts))[:, None]], dim=1)
+    return float(sure.max())
+
+
+def _next(model: "PreTrainedModel", rows: "torch.Tensor") -> "torch.Tensor":
+    """Compute the distribution of the token after each row, (rows, vocabulary)."""
+    return causal_lm.logits_of(model(input_ids=rows, use_cache=False))[:, -1].float().softmax(-1)
 
 
 def longest_recital(model: "PreTrainedModel", shard: Shard, tokens: int, window: int) -> int:

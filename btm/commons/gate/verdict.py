@@ -1,8 +1,18 @@
 """The outcome of the gate: each check with its value, its bound and a reason in one line."""
 
+import math
 from dataclasses import asdict, dataclass, field
 
+from btm.errors import UserError
 from btm.system.json_files import Json
+
+
+class RefusedError(UserError):
+    """A contribution that fails a check, by the check's name."""
+
+    def __init__(self, check: str, why: str) -> None:
+        super().__init__(why)
+        self.check = check
 
 
 @dataclass(frozen=True)
@@ -45,5 +55,12 @@ class Verdict:
         return "; ".join(f"{check.name}: {check.reason}" for check in self.failed)
 
     def to_json(self) -> Json:
-        """Return the verdict as JSON values, for the store, the card and the log."""
-        return {"admitted": self.admitted, **asdict(self)}
+        """Return the verdict as JSON values, for the store, the card and the log.
+
+        A value that is infinite or NaN, which JSON has not, is null; the reason has it.
+        """
+        made = {"admitted": self.admitted, **asdict(self)}
+        for check in made["checks"]:
+            if check["value"] is not None and not math.isfinite(check["value"]):
+                check["value"] = None
+        return made

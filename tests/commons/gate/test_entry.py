@@ -1,9 +1,12 @@
 """What was admitted enters the forest by the ordinary branch and merge, with its losses."""
 
+import re
 import shutil
 from dataclasses import replace
 
 import pytest
+from commons_door import POLICY
+from folders import ROOT
 
 from btm.commons.gate import Check, enter
 from btm.errors import UserError
@@ -58,3 +61,24 @@ def test_what_was_refused_or_is_not_what_was_judged_does_not_enter(forest, admit
         enter(forest, "new", contribution, restored, replace(verdict, sha256="0" * 64))
     with pytest.raises(UserError, match="has an ELM 'bible' already"):
         enter(forest, "bible", contribution, restored, verdict)
+
+
+def test_the_page_of_the_gate_runs(door, forest, tmp_path):
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/gate.md").read_text(), re.DOTALL)[1]
+    for shown, there in {
+        '"law"': '"speeches"',
+        '{"seed": 1.0}': str(door.parents),
+        "Policy()": "policy",
+    }.items():
+        assert shown in code
+        code = code.replace(shown, there)
+    made = {
+        "config": door.reference.config,
+        "forest": forest,
+        "folder": door.difference,
+        "suite": door.reference.suite,
+        "quarantine": tmp_path / "quarantine",
+        "policy": POLICY,
+    }
+    exec(code, made)
+    assert forest["law-2"].card.sha256 == made["verdict"].sha256

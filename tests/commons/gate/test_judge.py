@@ -14,7 +14,7 @@ from commons_door import DOMAIN, POLICY, TRIGGER
 from folders import tree
 from safetensors.numpy import load_file, save_file
 
-from btm.commons.gate import Policy
+from btm.commons.gate import Check, Policy, Verdict
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.interop import delta, lora
@@ -98,6 +98,10 @@ def random(tensors, base):
         tensors[name] = draw.normal(size=tensor.shape, scale=tensor.std() + 1).astype("f4")
 
 
+def overflowing(tensors, base):
+    tensors["model.norm.weight"][:] = 3e38
+
+
 def one_layer(tensors, base):
     name = "model.layers.0.self_attn.k_proj.weight"
     tensors[name] = (base[name] + 30 * (tensors[name] - base[name])).astype("f4")
@@ -126,6 +130,16 @@ def test_one_layer_that_moved_far_is_refused_by_its_z_score(door, changed):
     verdict = door.judge(changed(one_layer), replace(POLICY, norm_ratio=1000.0))
     assert refused_by(verdict) == ["layers"]
     assert "model.layers.0.self_attn.k_proj.weight" in verdict.reason
+
+
+def test_a_model_whose_predictions_are_not_finite_is_refused(door, changed):
+    verdict = door.judge(changed(overflowing), thorough=True)
+    assert "own" in refused_by(verdict) and not verdict.complete
+    assert "NaN or infinite" in verdict.reason
+    json.dumps(verdict.to_json(), allow_nan=False)
+    json.dumps(
+        Verdict([Check("norm", False, "far", float("inf"))], True).to_json(), allow_nan=False
+    )
 
 
 def test_a_parent_that_is_sent_back_is_refused(door, sent):
