@@ -164,24 +164,34 @@ def _judged(
 
     Neither, if it stands in the forest: a command that was killed had admitted it.
     """
-    forest = gate.forest
-    quarantine = durable.scratch_folder(forest.root)
+    quarantine = durable.scratch_folder(gate.forest.root)
+    judged: Judged | None = None
+    refused: RefusedError | None = None
     try:
         try:
             found = check(member, snapshot, work)
-            if _stands(forest, found):
-                yield None, None
-                return
-            folder = _fetch(member, work, found, quarantine, reporter)
-            with base_of(forest, weights_of(found.parents), reporter.alive) as base:
-                require_base(base, found.base, f"{work.domain!r}")
-            judged = gate.judge(found, folder, quarantine / "restored")
+            if not _stands(gate.forest, found):
+                judged = _judge(member, gate, work, found, quarantine, reporter)
         except RefusedError as error:
-            yield None, error
-            return
-        yield judged, None
+            refused = error
+        yield judged, refused
     finally:
         shutil.rmtree(quarantine, ignore_errors=True)
+
+
+def _judge(
+    member: Member,
+    gate: Gate,
+    work: Work,
+    found: Submission,
+    quarantine: Path,
+    reporter: Reporter,
+) -> Judged:
+    """Fetch the files of a submission and let the gate judge them; `RefusedError` if it refuses."""
+    folder = _fetch(member, work, found, quarantine, reporter)
+    with base_of(gate.forest, weights_of(found.parents), reporter.alive) as base:
+        require_base(base, found.base, f"{work.domain!r}")
+    return gate.judge(found, folder, quarantine / "restored")
 
 
 def _stands(forest: Forest, found: Submission) -> bool:

@@ -115,6 +115,7 @@ class Tally:
     stale: int = 0  # submissions of claims that others held by then
     failures: int = 0  # requests that the store failed
     admitted: dict[str, float] = field(default_factory=dict)
+    course: list[tuple[float, float]] = field(default_factory=list)  # (seconds, present) so far
 
 
 class Simulation:
@@ -317,6 +318,9 @@ class Simulation:
 
     def review(self) -> None:
         """Decide on what waits, and write down what is free: a maintainer, every few minutes."""
+        for one in self.people:
+            self._train(one)
+        self.tally.course.append((self.now - 1e6, self.tally.present))
         try:
             snapshot = self.boss.look()
             for work in waiting(snapshot, None):
@@ -388,10 +392,17 @@ def summary(simulation: Simulation, spent: float) -> dict[str, Any]:
         count = math.ceil(share * asked.experts)
         return round(times[count - 1] / HOUR, 2) if len(times) >= count else None
 
+    def ideal(share: float) -> float | None:
+        """Return the hours in which all that the honest could train is as much as was wanted."""
+        work = share * asked.experts * asked.hours * HOUR * _SPEED
+        found = (seconds for seconds, present in tally.course if present >= work)
+        return next((round(seconds / HOUR, 2) for seconds in found), None)
+
     return {
         "admitted": len(times),
         "wanted": asked.experts,
         "hours to 50 %, 90 %, all": [hours(0.5), hours(0.9), hours(1.0)],
+        "ideal hours to 50 %, 90 %, all": [ideal(0.5), ideal(0.9), ideal(1.0)],
         "hours": round((simulation.now - 1e6) / HOUR, 2),
         "throughput over ideal": round((needed + going) / max(tally.present, 1), 3),
         "tokens trained over what the honest could have": round(

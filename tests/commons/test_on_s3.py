@@ -31,6 +31,7 @@ SMALL = [
     *("trainer.checkpoint_every=2", "trainer.valid_tokens=512", "score.max_tokens=1024"),
 ]
 STEP = 8 * 64  # tokens
+LONG = 40 * STEP  # which a volunteer is killed in
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +85,11 @@ class People:
         return out.out if code == 0 else out.err.splitlines()[-1]
 
 
-def wait(until, seconds=60):
+def wait(until, seconds=60, pause=0.3):
     deadline = time.monotonic() + seconds
     while not (found := until()):
         assert time.monotonic() < deadline
-        time.sleep(0.3)
+        time.sleep(pause)
     return found
 
 
@@ -100,7 +101,7 @@ def test_every_wanted_domain_is_admitted_once(s3, copy, tmp_path, monkeypatch, c
     home = [f"forest={boss.root}"]
     bounds = "commons.gate={layer_z: 1e3, norm_ratio: 1e3, harm: 1, own_margin: 0}"  # of few steps
     opening = [f"to={URL}", *home, "commons.lease=3", "commons.stall=60", bounds]
-    people("boss", "init", *opening, f"commons.wanted={{novels: {8 * STEP}}}")
+    people("boss", "init", *opening, f"commons.wanted={{novels: {LONG}}}")
     wanted = [*opening, f"commons.wanted={{speeches: {4 * STEP}}}"]
     people("boss", "init", *wanted)
 
@@ -111,13 +112,13 @@ def test_every_wanted_domain_is_admitted_once(s3, copy, tmp_path, monkeypatch, c
     environment = uncovered() | {"PYTHONPATH": str(ROOT)}
     running = subprocess.Popen([sys.executable, "-m", "btm.cli", *slowly], env=environment)
     uploaded = f"bucket/commons/{layout.ROOT}/people/*/work/novels/1/checkpoints/*.json"
-    wait(lambda: s3.glob(uploaded) or running.poll() is not None)
+    wait(lambda: s3.glob(uploaded) or running.poll() is not None, pause=0.05)
     running.send_signal(signal.SIGKILL)
     running.wait()
     wait(lambda: is_free(people, "ben"))
     joined = json.loads(people("ben", "join", f"from={URL}", "--json", domain="novels"))
     claim = joined["claim"]
-    assert claim["number"] == 2 and 0 < claim["begun"] < claim["tokens"] == 8 * STEP
+    assert claim["number"] == 2 and 0 < claim["begun"] < claim["tokens"] == LONG
     people("ben", "train", domain="novels")
     people("ben", "submit", domain="novels")
     mine = Forest(tmp_path / "ben/forest")["novels"].card
