@@ -31,6 +31,7 @@ NOT_RUN = {  # a command, or how it begins: why it is not run here
     "scripts/test": "it runs this test",
     "scripts/setup": "installs packages; CI has run it",
     "scripts/fairseq": "installs packages; CI has run it",
+    "scripts/release": "tests/scripts/test_release.py runs it",
     "scripts/slurm": "installs packages, starts services; tests/launch/test_slurm.py runs it",
     "scripts/gpu": "tests/scripts/test_bench_gpu.py runs it",
     "btm push": "a bucket, or the Hub; tests/interop/test_remote_*.py have servers",
