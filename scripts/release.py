@@ -146,7 +146,7 @@ def run(*words: object, quiet: bool = False, **options: object) -> None:
     tool = TOOLS / first
     command = [str(tool) if tool.exists() else first, *rest]
     kept = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if quiet else {}
-    done = subprocess.run(command, text=True, **kept, **options)
+    done = subprocess.run(command, check=False, text=True, **kept, **options)
     if done.returncode:
         sys.exit(f"{done.stdout or ''}release: {' '.join(command)} failed")
 

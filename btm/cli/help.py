@@ -57,6 +57,7 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   remove    an ELM, and who inherited        btm remove expert=law --rederive
   gc        what nothing needs               btm gc --dry-run
   doctor    what this machine offers         btm doctor
+  completion  Tab completes words in a shell btm completion bash
 
   --dry-run   say what would be done, write nothing
   --json      print results as JSON
