@@ -3,11 +3,9 @@
 On Tab the script runs ``btm completion candidates WORD …`` and shows the lines it prints.
 """
 
-from pathlib import Path
-
+from btm.cli.completion.shells import SHELLS, script
 from btm.errors import UserError, unknown
 
-SHELLS = ("bash", "zsh", "fish")
 _CANDIDATES = "candidates"  # what the scripts ask for
 _USAGE = """btm completion bash|zsh|fish
 
@@ -37,5 +35,5 @@ def command(words: list[str]) -> int:
         raise UserError(f"btm completion takes one shell: {', '.join(SHELLS)}")
     if words[0] not in SHELLS:
         raise unknown("shell", words[0], SHELLS, "btm completion")
-    print(Path(__file__).with_name(f"btm.{words[0]}").read_text(), end="")
+    print(script(words[0]), end="")
     return 0

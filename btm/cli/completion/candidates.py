@@ -11,8 +11,9 @@ from functools import partial
 
 from btm.cli import help as pages
 from btm.cli import verbs
-from btm.cli.completion import SHELLS, places
+from btm.cli.completion import places
 from btm.cli.completion.places import Command
+from btm.cli.completion.shells import SHELLS
 from btm.cli.compose import full_key
 from btm.cli.flags import FLAGS, FLAGS_OF
 from btm.config.keys import Key, keys_of
