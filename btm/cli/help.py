@@ -43,6 +43,7 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   read answer  let one answer                btm read answer reader.question="cuba embassy ?"
   read compare forest, average, seed, …      btm read compare reader=nli reader.data=DIR
   read audit   leaks of a graph              btm read audit reader.data=DIR
+  report    the forest as one HTML page      btm report forest=experts/demo
   run       all of it, as jobs               btm run experiment=demo cluster=slurm
             or what it is compared with      btm run experiment=demo baseline=dense
   paper     the paper's tables, from nothing btm paper size=smoke

@@ -1,0 +1,48 @@
+// The report, part after part.
+
+function tile(name, value, about) {
+  return of('div', { class: 'tile' }, of('dt', {}, name), of('dd', {}, value, about ? of('small', {}, about) : null));
+}
+
+function head() {
+  const { evaluation, ways } = facts;
+  document.getElementById('title').textContent = facts.forest;
+  document.getElementById('about').textContent = `Written ${day(facts.created)} UTC by btm ${facts.version} `
+    + `from ${facts.path}.`;
+  const elms = facts.costs.filter((each) => each.kind === 'ELM');
+  const tiles = [tile('Experts', experts.length, `${facts.model_type || 'models'} of ${count(elms[0]?.parameters) ?? '–'} parameters`)];
+  if (ways) {
+    const [own] = ways.rows;
+    const reference = ways.rows.find((row) => row.model === ways.reference);
+    const scope = (name, value, base) => value != null && tiles.push(tile(name, ppl(value),
+      base && own !== reference ? `${(value / base).toFixed(3)} of ${short(named(ways.reference), 18)}` : null));
+    scope('Perplexity', own.ppl, reference?.ppl);
+    scope('Perplexity, novel', own.novel_ppl, reference?.novel_ppl);
+  }
+  if (evaluation) {
+    const novel = evaluation.domains.filter((domain) => domain.novel).length;
+    tiles.push(tile('Domains', evaluation.domains.length, novel ? `${novel} of them novel` : 'all trained on'));
+  }
+  tiles.push(tile('Training', count(d3.sum(elms, (each) => each.tokens)), `tokens, ${count(d3.sum(elms, (each) => each.flops))} FLOPs`));
+  tiles.push(tile('On disk', bytes(d3.sum(facts.disk, (each) => each.bytes)), many(d3.sum(facts.disk, (each) => each.files), 'file')));
+  document.getElementById('main').append(of('dl', { class: 'tiles' }, ...tiles));
+}
+
+function scheme() {
+  document.getElementById('scheme').addEventListener('change', (event) => {
+    document.documentElement.dataset.scheme = event.target.value;
+  });
+}
+
+// Paper has all that a screen folds away, but for tables that would fill a ream.
+window.addEventListener('beforeprint', () => {
+  document.querySelectorAll('details').forEach((each) => { each.open = facts.costs.length <= 30; });
+});
+
+scheme();
+head();
+for (const draw of [models, heat, weights, tokens, lineage, curves, cycle, costs, languages, readers,
+  benchmarks, cards, rebuilding]) draw();
+document.getElementById('foot').append('Drawn with d3 and Observable Plot (ISC licence), which stand in this '
+  + 'file with their licences. Nothing was asked of a network.');
+document.documentElement.dataset.drawn = 'true';
