@@ -34,8 +34,8 @@ _OPEN = "model.config."  # what any key may follow
 # Verbs for which nothing that a forest records of its settings matters: they look at what stands
 # there.
 _SETTLED = (
-    *("discover", "paper", "doctor", "status", "logs", "cancel", "watch"),
-    *("ls", "show", "verify", "lineage", "diff", "gc", "export", "push"),
+    *("discover", "paper", "doctor", "status", "logs", "cancel"),
+    *("watch", "ls", "show", "verify", "lineage", "diff", "gc", "export", "push"),
 )
 
 

@@ -48,6 +48,7 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
             or what it is compared with      btm run experiment=demo baseline=dense
   paper     the paper's tables, from nothing btm paper size=smoke
   status    the jobs of a cycle              btm status forest=experts/demo
+  watch     the cycle while it runs          btm watch forest=experts/demo
   logs      what a job says                  btm logs -f expert=law
   cancel    stop a cycle, or one job         btm cancel expert=law
   ls        ELMs and averages of a forest    btm ls forest=experts/demo

@@ -32,6 +32,7 @@ VERBS = (
     "bench",
     "import",
     "export",
+    "report",
     "push",
     "pull",
     "run",

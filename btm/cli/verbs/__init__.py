@@ -51,6 +51,7 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "run": growing.run,
     "paper": growing.paper,
     "status": jobs.status,
+    "watch": looking.watch,
     "logs": jobs.logs,
     "cancel": jobs.cancel,
     "ls": registry.ls,

@@ -1,5 +1,6 @@
 """The verbs that show a forest: its report as a page, and its cycle while it runs."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +10,7 @@ from btm.cli.verbs.output import Output
 from btm.config.schema import Config
 
 if TYPE_CHECKING:
+    from btm.report.tables import TableRow
     from btm.steps.report import Rebuilding
 
 
@@ -31,6 +33,27 @@ def report(config: Config, out: Output) -> None:
     file = steps.report(config, history.told(root), rebuilding(root), out.reporter)
     size = file.stat().st_size
     out.line(f"wrote {file}: {size / 1e6:.2f} MB", {"file": str(file), "bytes": size})
+
+
+def watch(config: Config, out: Output) -> None:
+    """Show the cycle of a forest while it runs: who trains, how far, how fast, how long yet, which
+    tries failed, from whom each expert was branched.
+
+    On a terminal a table that is redrawn, elsewhere a line for each change; with --json a line of
+    JSON for each look that differs, as btm status --json has it. It ends when nobody works on the
+    cycle any more. Ctrl-C ends the watching alone: the jobs go on.
+
+    example: btm watch forest=experts/demo
+    example: btm watch experiment=demo --json
+    """
+    from btm.launch import cycles
+
+    def line(rows: "list[TableRow]") -> None:
+        print(json.dumps(rows), file=out.stdout, flush=True)
+
+    said = cycles.watch(config, out.stdout, line if out.as_json else None)
+    if not out.as_json:
+        out.line(said, None)
 
 
 def rebuilding(root: Path) -> "Rebuilding | None":
