@@ -24,6 +24,7 @@ async function open(options) {
     if (!/^(file|data):/.test(request.url())) seen.elsewhere.push(request.url());
   });
   await page.goto(asked.url);
+  await page.waitForSelector('html[data-drawn]', { state: 'attached' });
   return page;
 }
 
@@ -58,7 +59,7 @@ await light.locator('#tokens .tokens').focus();
 await light.keyboard.press('End');
 seen.token = await told(light, 'tokens');
 await openAll(light);
-await light.waitForFunction('document.querySelectorAll("#heat table td").length > 0');
+await light.waitForSelector('#heat table td', { state: 'attached' });
 seen.tables = {};
 for (const part of ['models', 'lineage', 'curves', 'cycle', 'costs']) seen.tables[part] = await rows(light, part);
 seen.heat = await rows(light, 'heat');

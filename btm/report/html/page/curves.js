@@ -7,6 +7,7 @@ const DRAWINGS = {
   speeds: { name: 'Speed', label: 'tokens per second' },
 };
 
+const CROWD = 30; // curves, of more the median is drawn too
 const ACROSS_OF = {
   share: 'share of its own training',
   tokens: 'tokens of its own training',
@@ -24,15 +25,18 @@ function points(curve, key, across) {
 }
 
 function drawnCurves(curves, { key, held, across }) {
-  const rows = curves.flatMap((curve) => points(curve, key, across));
+  const all = curves.flatMap((curve) => points(curve, key, across));
+  // What is stressed is drawn last, above the others.
+  const rows = held ? [...all.filter((row) => row.name !== held), ...all.filter((row) => row.name === held)] : all;
   const names = curves.map((curve) => curve.name);
   const isFew = experts.length <= COLOURS;
   const colour = (name) => {
     if (held) return name === held ? 'var(--c1)' : 'var(--rest)';
-    return isFew ? (experts.includes(name) ? colourOf(name) : 'var(--quiet)') : 'var(--field)';
+    return isFew ? (experts.includes(name) ? colourOf(name) : 'var(--ink)') : 'var(--field)';
   };
   const last = d3.rollups(rows, (of_) => of_.at(-1), (row) => row.name).map(([, row]) => row);
   const high = 340;
+  const written = d3.format('.4~g');
   return Plot.plot({
     width: WIDE, height: high, marginLeft: 60, marginRight: names.length <= 14 ? 130 : 30, marginBottom: 42,
     style: { fontSize: '12px' },
@@ -41,17 +45,26 @@ function drawnCurves(curves, { key, held, across }) {
     y: { label: DRAWINGS[key].label, grid: true, zero: key === 'rates' || key === 'speeds', ticks: 6 },
     color: { type: 'identity' },
     marks: [
-      Plot.line(rows, { x: 'x', y: 'value', z: 'name', stroke: (row) => colour(row.name),
-        strokeWidth: (row) => (row.name === held ? 2.6 : 1.6), sort: (row) => row.name === held,
-        strokeOpacity: names.length > 30 && !held ? 0.55 : 1 }),
+      ...d3.groups(rows, (row) => colour(row.name)).map(([stroke, some]) => Plot.line(some, { x: 'x', y: 'value',
+        z: 'name', stroke, strokeWidth: some[0].name === held ? 2.6 : 1.6,
+        strokeOpacity: names.length > CROWD && !held ? 0.4 : 1 })),
+      ...(names.length > CROWD && !held ? [Plot.line(medians(rows), { x: 'x', y: 'value', stroke: 'var(--c0)',
+        strokeWidth: 3 })] : []),
       ...(names.length <= 14 ? [Plot.text(dodged(last, d3.extent(rows, (row) => row.value)), { x: 'x', y: 'at',
         text: (row) => short(row.name, 18), textAnchor: 'start', dx: 6, fill: 'var(--ink)',
         stroke: 'var(--paper)', strokeWidth: 4, fontSize: 11 })] : []),
       Plot.tip(rows, Plot.pointer({ x: 'x', y: 'value', maxRadius: 40, fill: 'var(--card)',
         stroke: 'var(--field)', fontSize: 12,
-        title: (row) => `${row.name}\nstep ${d3.format(',')(row.step)}\n${d3.format('.4~g')(row.value)} ${DRAWINGS[key].label}` })),
+        title: (row) => `${row.name}\nstep ${row.step}\n${written(row.value)} ${DRAWINGS[key].label}` })),
     ],
   });
+}
+
+/** The median of all curves, in forty parts of the axis. */
+function medians(rows) {
+  const end = d3.max(rows, (row) => row.x) || 1;
+  return d3.rollups(rows, (of_) => ({ x: d3.mean(of_, (row) => row.x), value: d3.median(of_, (row) => row.value) }),
+    (row) => Math.floor((40 * row.x) / end)).map(([, each]) => each).sort((a, b) => a.x - b.x);
 }
 
 /** Move labels apart that would stand on one another: each takes a twentieth of the height. */
@@ -81,6 +94,7 @@ function curves() {
       `${DRAWINGS[state.key].name} of ${many(shown.length, 'training')}; the table below has the ends`));
   };
   const chosen = (label, key, options) => choice(label, options, (value) => { state[key] = value; draw(); });
+  draw();
   const last = (values) => values.findLast((value) => value != null);
   const columns = [
     { head: 'Training', of: (each) => each.name },
@@ -95,7 +109,7 @@ function curves() {
   ];
   return part('curves', 'Training', true, null,
     of('p', { class: 'quiet' }, 'As each training reported it, thinned out for this page; losses of '
-      + 'training are of one batch.'),
+      + `training are of one batch.${all.length > CROWD ? ' The thick line is the median.' : ''}`),
     of('div', { class: 'row' },
       chosen('Show', 'key', keys.map((key) => [key, DRAWINGS[key].name])),
       hasOthers ? chosen('Of', 'kinds', [['ELM', 'seed and experts'], ['', 'students and mixtures too']]) : '',

@@ -1,6 +1,7 @@
 // Each model on each domain: perplexity, its ratio to the seed and to the best expert, as a heat map.
 
 const DEEPEST = 92; // per cent of a colour in a cell
+const MANY = 1500; // cells that are elements of their own
 
 /** What a heat map can show: values, what its colours mean, and how a number is written. */
 function measures(found) {
@@ -36,16 +37,32 @@ function measures(found) {
   return made;
 }
 
+/** Draw many cells as one path for each of their few colours: ten thousand elements are slow. */
+function painted(cells, fill, [left, top], [wide, high]) {
+  const groups = d3.rollup(cells, (of_) => of_.map(({ x, y }) =>
+    `M${(left + x * wide).toFixed(1)} ${(top + y * high).toFixed(1)}h${wide.toFixed(2)}v${high.toFixed(2)}h${-wide.toFixed(2)}z`)
+    .join(''), fill);
+  return [...groups].map(([colour, d]) => {
+    const made = document.createElementNS('http://www.w3.org/2000/svg', 'path');
+    made.setAttribute('d', d);
+    made.setAttribute('fill', colour);
+    return made;
+  });
+}
+
 /** Draw `values` (row, column); colours are mixes with the page's own, so they follow its scheme. */
 function heatMap(rows, columns, values, measure, about) {
   const label = Math.min(190, 20 + 6.4 * d3.max(rows, (row) => Math.min(28, row.length)));
-  const top = Math.min(130, 16 + 4.9 * d3.max(columns, (name) => Math.min(24, name.length)));
   const wide = Math.max(5, Math.min(74, (WIDE - label - 50) / columns.length));
-  const high = Math.max(8, Math.min(26, 2600 / rows.length));
+  const letter = Math.min(12, Math.max(6, wide - 1)); // px, of the names of columns
+  const isSteep = wide < 14;
+  const longest = d3.max(columns, (name) => Math.min(24, name.length));
+  const top = 14 + longest * letter * (isSteep ? 0.62 : 0.42);
+  const high = Math.max(9, Math.min(26, 1000 / rows.length));
   const cells = values.flatMap((row, y) => row.map((value, x) => ({ x, y, value })));
   const fill = ({ value }) => {
     const [colour, percent] = measure.colour(value);
-    return `color-mix(in oklab, var(--${colour}) ${Math.max(0, percent).toFixed(0)}%, var(--card))`;
+    return `color-mix(in oklab, var(--${colour}) ${2 * Math.round(Math.max(0, percent) / 2)}%, var(--card))`;
   };
   const ink = ({ value }) => {
     const [colour, percent] = measure.colour(value);
@@ -61,20 +78,22 @@ function heatMap(rows, columns, values, measure, about) {
     y: { domain: d3.range(rows.length), axis: null, padding: high > 12 ? 0.08 : 0 },
     color: { type: 'identity' },
     marks: [
-      Plot.cell(cells, { x: 'x', y: 'y', fill, rx: wide > 12 ? 3 : 0 }),
+      ...(cells.length > MANY ? [] : [Plot.cell(cells, { x: 'x', y: 'y', fill, rx: wide > 12 ? 3 : 0 })]),
       Plot.text(rows, { y: (_, at) => at, frameAnchor: 'left', textAnchor: 'end', dx: -8,
         text: (name) => short(name, 28), fill: 'var(--ink)', fontSize: size }),
-      Plot.text(columns, { x: (_, at) => at, frameAnchor: 'top', textAnchor: 'start', dy: -8, rotate: -45,
-        text: (name) => short(name, 24), fill: 'var(--ink)', fontSize: Math.min(12, Math.max(6, wide)) }),
+      Plot.text(columns, { x: (_, at) => at, frameAnchor: 'top', textAnchor: 'start', dx: isSteep ? 2 : 0, dy: -8,
+        rotate: isSteep ? -90 : -45,
+        text: (name) => short(name, 24), fill: 'var(--ink)', fontSize: letter }),
       ...(wide >= 38 && rows.length * columns.length < 1200 ? [
         Plot.text(cells, { x: 'x', y: 'y', text: ({ value }) => measure.written(value),
           fontWeight: ({ x, y }) => (about.best && best[y] === x ? 700 : 400), fill: ink,
           fontSize: Math.min(12, high - 8) })] : []),
-      ...(about.best && wide >= 10 ? [
+      ...(about.best && wide >= 10 && cells.length <= MANY ? [
         Plot.cell(cells.filter(({ x, y }) => best[y] === x),
           { x: 'x', y: 'y', stroke: 'var(--ink)', strokeWidth: 1.6, fill: 'none', rx: 3, inset: 0.5 })] : []),
     ],
   });
+  if (cells.length > MANY) svg.append(...painted(cells, fill, [label, top], [wide, high]));
   const at = (event) => {
     const matrix = svg.getScreenCTM();
     if (!matrix) return null;
@@ -104,8 +123,8 @@ function heatFigure(id, rows, columns, over, about) {
       'Point at a cell, or move over them with the arrow keys.');
     const label = `${measure.name}, ${rows.length} domains by ${columns.length} models; arrow keys `
       + 'move over the cells';
-    const holder = of('div', { class: rows.length > 60 ? 'scroll tall' : 'scroll', tabindex: 0,
-      role: 'application', 'aria-label': label }, figure(svg, measure.name));
+    const holder = of('div', { class: rows.length > 120 ? 'scroll tall' : 'scroll', tabindex: 0,
+      role: 'application', 'aria-label': label }, figure(svg, measure.name, true));
     walked(holder, told, [columns.length, rows.length], at, (x, y) => {
       put(x, y);
       return [of('b', {}, columns[x]), ' on ', of('b', {}, rows[y]), ': ',
@@ -117,7 +136,8 @@ function heatFigure(id, rows, columns, over, about) {
     place.replaceChildren(
       of('ul', { class: 'legend' },
         of('li', {}, measure.ends[0], ramp, measure.ends.at(-1)), of('li', { class: 'quiet' }, measure.note),
-        about.best ? of('li', { class: 'quiet' }, 'The best of a row is framed.') : null),
+        about.best && rows.length * columns.length <= MANY
+          ? of('li', { class: 'quiet' }, 'The best of a row is framed.') : ''),
       holder, told,
       folded('The same as a table', () => table(measure.name, [
         { head: 'Domain', of: (row) => row.name },
@@ -125,8 +145,8 @@ function heatFigure(id, rows, columns, over, about) {
       ], rows.map((name, y) => ({ name, values: measure.values[y] })))));
   };
   const options = Object.entries(over).map(([key, each]) => [key, each.name]);
-  const chooser = options.length > 1
-    ? of('div', { class: 'row' }, choice('Show', options, show)) : (show(options[0][0]), null);
+  show(options[0][0]);
+  const chooser = options.length > 1 ? of('div', { class: 'row' }, choice('Show', options, show)) : null;
   return of('div', { id: `${id}-heat` }, chooser, place);
 }
 

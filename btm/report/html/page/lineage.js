@@ -95,7 +95,7 @@ function lineage() {
   return part('lineage', 'Lineage', true, null,
     of('p', { class: 'quiet' }, 'From parents to children: a line is as wide as the share of the parent in '
       + 'what the child began with, which stands beside it. What was removed is dashed.'),
-    svg ? scrolled('Lineage, drawn', figure(svg, label), nodes.length > 40 ? 'scroll tall' : 'scroll')
+    svg ? scrolled('Lineage, drawn', figure(svg, label, true), nodes.length > 40 ? 'scroll tall' : 'scroll')
       : of('p', { class: 'absent' }, `${nodes.length} models are too many for a picture.`),
     folded('The same as a table', () => table('Every model and its parents', columns, nodes)));
 }

@@ -39,10 +39,19 @@ window.addEventListener('beforeprint', () => {
   document.querySelectorAll('details').forEach((each) => { each.open = facts.costs.length <= 30; });
 });
 
+/** Draw part after part, and let the browser show each before the next. */
+async function draw(parts) {
+  for (const each of parts) {
+    each();
+    await new Promise((done) => { setTimeout(done); });
+  }
+  document.documentElement.dataset.drawn = Math.round(performance.now()); // ms since it was opened
+  if (window.location.hash) document.querySelector(window.location.hash)?.scrollIntoView();
+}
+
 scheme();
 head();
-for (const draw of [models, heat, weights, tokens, lineage, curves, cycle, costs, languages, readers,
-  benchmarks, cards, rebuilding]) draw();
+draw([models, heat, weights, tokens, lineage, curves, cycle, costs, languages, readers, benchmarks, cards,
+  rebuilding]);
 document.getElementById('foot').append('Drawn with d3 and Observable Plot (ISC licence), which stand in this '
   + 'file with their licences. Nothing was asked of a network.');
-document.documentElement.dataset.drawn = 'true';

@@ -2,7 +2,8 @@
 'use strict';
 
 const facts = JSON.parse(document.getElementById('facts').textContent);
-const WIDE = Math.max(320, Math.min(1120, document.getElementById('main').clientWidth || 960));
+const ROOM = document.getElementById('main').clientWidth || 960; // px
+const WIDE = Math.max(640, Math.min(1120, ROOM)); // px, of drawings: on a phone they are scrolled
 const COLOURS = 8;
 
 /** Make an element: `of('p', {class: 'quiet'}, 'text', other)`. */
@@ -69,20 +70,20 @@ function folded(summary, make) {
 }
 
 /** Make a figure of a drawing, whose label says what a reader who cannot see it must know. */
-function figure(drawing, label) {
+function figure(drawing, label, isScrolled = false) {
   const svg = drawing.tagName === 'svg' ? drawing : drawing.querySelector('svg');
   // Plot names its groups of marks, which an image has no use for.
   svg.querySelectorAll('[aria-label]').forEach((each) => each.removeAttribute('aria-label'));
   svg.setAttribute('role', 'img');
   svg.setAttribute('aria-label', label);
-  return drawing.tagName.toLowerCase() === 'figure' ? drawing : of('figure', {}, drawing);
+  const made = drawing.tagName.toLowerCase() === 'figure' ? drawing : of('figure', {}, drawing);
+  return isScrolled || WIDE <= ROOM ? made : scrolled(label, made);
 }
 
-/** Make a choice with a label; `change` is called with the value, now and whenever it changes. */
+/** Make a choice with a label; `change` is called with the value whenever it changes. */
 function choice(label, options, change) {
   const select = of('select', {}, ...options.map(([value, text]) => of('option', { value }, text)));
   select.addEventListener('change', () => change(select.value));
-  change(select.value);
   return of('label', { class: 'field' }, label, select);
 }
 

@@ -47,7 +47,7 @@ function readers() {
   return part('readers', 'Readers', true, null,
     of('p', { class: 'quiet' }, 'Questions answered on top of the forest: means over questions, with 95 % '
       + 'intervals by the bootstrap.'),
-    ...drawn, folded('The same as a table', () => table('Readers', columns, rows)));
+    ...drawn, folded('The same as a table', () => table('Every reader and metric', columns, rows)));
 }
 
 function benchmarks() {
@@ -57,5 +57,5 @@ function benchmarks() {
   return part('benchmarks', 'Benchmarks', true, null,
     of('p', { class: 'quiet' }, 'The first metric of each task of lm-evaluation-harness; an arrow says '
       + 'which way is better.'),
-    table('Benchmarks', names.map((name) => ({ head: name, of: (row) => row[name] })), rows));
+    table('Models by tasks', names.map((name) => ({ head: name, of: (row) => row[name] })), rows));
 }

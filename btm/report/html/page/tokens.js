@@ -68,11 +68,12 @@ function tokens() {
   const { samples } = facts;
   if (!samples.length) return part('tokens', 'Token by token', false, facts.absent.samples);
   const place = of('div', {});
-  // The first is the one whose leading expert changes most often: there is most to see in it.
+  // The first is the one whose leading expert changes most often in a line: there is most to see.
   const leads = (sample) => sample.weights.map((row) => d3.maxIndex(row));
   const turns = (sample) => d3.sum(leads(sample), (lead, at, all) => lead !== (all[at - 1] ?? lead));
   const options = d3.sort(samples.map((sample, at) => [at, sample.domain + (sample.novel ? ' (novel)' : '')]),
-    ([at]) => -turns(samples[at]));
+    ([at]) => -turns(samples[at]) / (1 + d3.sum(samples[at].texts, (text) => text.split('\n').length - 1)));
+  place.replaceChildren(...sampleView(samples[options[0][0]]));
   return part('tokens', 'Token by token', true, null,
     of('p', { class: 'quiet' }, 'The posterior over the experts before each token of sample text, from '
       + 'cached scores. A token has the colour of the expert that weighs most, the stronger the more it '
