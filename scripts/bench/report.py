@@ -101,7 +101,16 @@ def evaluation(names: list[str], domains: int, rng: np.random.Generator) -> told
 def ways(rng: np.random.Generator) -> told.Ways:
     """Twelve rows of a comparison."""
     rows = [
-        told.Way(f"model {n}", "average", 1 if n else 100, 1e9, 10**10, 1e20, True, *rng.uniform(10, 40, 2))
+        told.Way(
+            f"model {n}",
+            "average",
+            1 if n else 100,
+            1e9,
+            10**10,
+            1e20,
+            True,
+            *rng.uniform(10, 40, 2),
+        )
         for n in range(12)
     ]
     return told.Ways("compare.json", "2026-01-01T00:00:00+00:00", 1024, "model 1", rows)
@@ -132,7 +141,9 @@ def cycle(names: list[str], rng: np.random.Generator) -> told.Cycle:
     for n, name in enumerate(names):
         begun = 3600.0 + 900 * (n // 8)
         if n % 10 == 0:
-            tries.append(told.Try(f"train-{name}", "train", 1, "killed", begun, begun + 300, "signal 9"))
+            tries.append(
+                told.Try(f"train-{name}", "train", 1, "killed", begun, begun + 300, "signal 9")
+            )
             begun += 330
         tries.append(told.Try(f"train-{name}", "train", 2, "done", begun, begun + 800))
         tries.append(told.Try(f"score-{name}", "score", 1, "done", begun + 800, begun + 860))
@@ -155,7 +166,9 @@ def card(name: str) -> dict[str, object]:
 
 def main() -> None:
     """Write the page, say how large it is, open it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--experts", type=int, default=100)
     parser.add_argument("--domains", type=int, default=100)
     parser.add_argument("--out", type=Path, help="keep the page here")
@@ -169,8 +182,11 @@ def main() -> None:
     node = next(iter(HOME.glob("node_modules/node-linux-*/bin/node")), "node")
     words = [node, "--input-type=module", "-e", OPEN, str(HOME), file.as_uri()]
     took = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
-    for name, each in zip(("first painted", "all drawn", "CPU of the page"), zip(*took), strict=True):
-        print(f"{name}: {', '.join(f'{ms:.0f}' for ms in each)} ms; median {np.median(each):.0f} ms")
+    names = ("first painted", "all drawn", "CPU of the page")
+    for name, each in zip(names, np.transpose(took), strict=True):
+        print(
+            f"{name}: {', '.join(f'{ms:.0f}' for ms in each)} ms; median {np.median(each):.0f} ms"
+        )
 
 
 if __name__ == "__main__":

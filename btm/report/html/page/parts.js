@@ -105,7 +105,9 @@ function ppl(value) {
   return value >= 1000 ? d3.format(',.0f')(value) : value >= 100 ? value.toFixed(0)
     : value.toPrecision(3);
 }
-const ratio = (value) => (value == null ? null : value.toFixed(3));
+function ratio(value) {
+  return value == null ? null : value.toFixed(value < 10 ? 3 : value < 100 ? 1 : 0);
+}
 function share(value) {
   if (value > 0 && value < 0.0005) return '< 0.1 %';
   return `${(100 * value).toFixed(value > 0.0995 || value === 0 ? 0 : 1)} %`;
