@@ -1,4 +1,6 @@
-"""`btm doctor`: list versions, devices, memory, disk and extras."""
+"""`btm doctor`: versions, devices, the disk that holds forests, clusters and extras, in plain
+words; what is wrong comes first.
+"""
 
 import importlib.util
 import os
@@ -10,6 +12,8 @@ from pathlib import Path
 
 from btm import __version__
 from btm.config.schema import Config
+from btm.errors import UserError
+from btm.system import disk_trial
 from btm.system.extras import install
 
 _PACKAGES = (
@@ -23,45 +27,105 @@ _PACKAGES = (
     "safetensors",
     "tokenizers",
 )
-_EXTRAS = {"pyarrow": "parquet", "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
-_EXTRAS |= {
-    "bitsandbytes": "int8",
-    "gguf": "gguf",
-    "sklearn": "discover",
-    "fairseq_cli": "fairseq",
-    "lm_eval": "eval",
-    "ray": "cluster",
+# {extra: the package that it brings, what that is for}
+_EXTRAS = {
+    "parquet": ("pyarrow", "text in files of Parquet and Arrow"),
+    "discover": ("sklearn", "domains without labels"),
+    "lora": ("peft", "LoRA experts"),
+    "int8": ("bitsandbytes", "models in half the memory"),
+    "gguf": ("gguf", "models for llama.cpp"),
+    "remote": ("s3fs", "push and pull of s3://"),
+    "serve": ("fastapi", "btm serve"),
+    "cluster": ("ray", "serving from many machines"),
+    "eval": ("lm_eval", "btm bench"),
+    "fairseq": ("fairseq_cli", "training with fairseq"),
+    "tensorboard": ("tensorboard", "mirroring metrics"),
+    "wandb": ("wandb", "mirroring metrics"),
+    "mlflow": ("mlflow", "mirroring metrics"),
 }
+_PROBLEM = "PROBLEM: "
+_LITTLE = 2e9  # bytes of a disk under which a demo may not fit
+Row = dict[str, str]
 
 
-def findings(config: Config) -> list[dict[str, str]]:
-    """Return one row for each finding."""
+def findings(config: Config) -> list[Row]:
+    """Return a row for each finding: its subject and what was found; problems come first."""
+    on_slurm = config.cluster.kind == "slurm"
+    rows = [*_software(), *_machine(), *_disk(Path(config.forest_root)), *_slurm(on_slurm)]
+    return sorted([*rows, *_extras()], key=lambda row: not row["found"].startswith(_PROBLEM))
+
+
+def _row(what: str, found: str, *, wrong: bool = False) -> Row:
+    return {"what": what, "found": _PROBLEM * wrong + found}
+
+
+def _software() -> list[Row]:
+    rows = [_row("btm", __version__)]
+    rows += [_row("python", f"{platform.python_version()} ({sys.executable})")]
+    return rows + [_row(name, version(name)) for name in _PACKAGES]
+
+
+def _machine() -> list[Row]:
     import torch
 
-    from btm.forest import Forest
     from btm.models.causal_lm import pick_precision
 
-    cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    root = Path(config.forest_root)
-    standing = next(p for p in (root, *root.absolute().parents) if p.exists())
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    device = "cuda" if gpus else "cpu"
-    rows = {
-        "btm": __version__,
-        "python": f"{platform.python_version()} ({sys.executable})",
-        **{name: version(name) for name in _PACKAGES},
-        "cores": f"{cores}, torch uses {torch.get_num_threads()} threads",
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "memory": f"{memory / 1e9:.1f} GB",
-        "GPUs": ", ".join(gpus) or "none: training runs on the CPU",
-        "trainer.precision=auto": pick_precision("auto", device),
-        "free disk": f"{shutil.disk_usage(standing).free / 1e9:.1f} GB at {standing}",
-        "forest": f"{root} stands"
-        if Forest.stands(root)
-        else f"none in {root}: btm run plants one",
-    }
-    for module, extra in _EXTRAS.items():
-        there = importlib.util.find_spec(module) is not None
-        rows[f"extra {extra}"] = "installed" if there else f"not installed: {install(extra)}"
-    return [{"what": key, "found": value} for key, value in rows.items()]
+    cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    gpus = ", ".join(f"{card.name}, {card.total_memory / 1e9:.0f} GB" for card in cards)
+    precision = pick_precision("auto", "cuda" if cards else "cpu")
+    cores = len(os.sched_getaffinity(0))
+    return [
+        _row("cores", f"{cores}, torch uses {torch.get_num_threads()} threads"),
+        _row("instructions", torch.backends.cpu.get_cpu_capability()),
+        _row("memory", f"{memory / 1e9:.1f} GB"),
+        _row("GPUs", gpus or "none: training runs on the CPU"),
+        _row("trainer.precision=auto", f"{precision} on {'the GPU' if cards else 'this CPU'}"),
+    ]
+
+
+def _disk(root: Path) -> list[Row]:
+    """Look at the forest, and try the disk that it stands on, or would."""
+    from btm.forest import Forest
+
+    stands = Forest.stands(root)
+    said = f"{root} stands, {len(Forest(root).names())} ELMs" if stands else f"none in {root}"
+    place = next(path for path in (root, *root.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(place).free
+    kind = f", {disk_trial.kind_of(place)}" if disk_trial.kind_of(place) else ""
+    rows = [_row("forest", said if stands else f"{said}: btm run plants one")]
+    room = f"{free / 1e9:.1f} GB free at {place}{kind}"
+    rows += [_row("disk", room, wrong=free < _LITTLE)]
+    try:
+        trials = disk_trial.try_out(place)
+    except OSError as error:
+        return [*rows, _row("disk", f"{place}: {error.strerror}: no forest there", wrong=True)]
+    found = [("" if trial.works else "no: ") + trial.meaning for trial in trials]
+    return rows + [
+        _row(f"disk: {trial.name}", text, wrong=trial.needed and not trial.works)
+        for trial, text in zip(trials, found, strict=True)
+    ]
+
+
+def _slurm(wanted: bool) -> list[Row]:
+    """Ask Slurm for its partitions; that it does not answer is a problem where jobs go to it."""
+    from btm.launch import slurm_commands as slurm
+
+    try:
+        slurm.require_commands()
+        parts = ", ".join(slurm.run_command(["sinfo", "--noheader", "--format=%P"]).split())
+    except UserError:
+        return [_row("Slurm", "none here: jobs run on this machine (cluster=local)", wrong=wanted)]
+    except (slurm.AwayError, slurm.FullError) as error:
+        why = str(error).partition(";")[0]
+        return [_row("Slurm", f"its commands are here, but none answers: {why}", wrong=wanted)]
+    return [_row("Slurm", f"partitions {parts or 'none'} (cluster=slurm)")]
+
+
+def _extras() -> list[Row]:
+    rows = []
+    for extra, (package, purpose) in _EXTRAS.items():
+        there = importlib.util.find_spec(package) is not None
+        found = "installed" if there else f"not installed, for {purpose}: {install(extra)}"
+        rows.append(_row(f"extra {extra}", found))
+    return rows

@@ -301,6 +301,13 @@ class Piece:
         return self.shard.tokens[self.begin : self.end]
 
 
+def _metas(folder: Path) -> dict[str, Json]:
+    """Read meta.json of each domain that is prepared in a folder, if that is one."""
+    children = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = {child.name: read_meta(child) for child in children if child.name[0] != "."}
+    return {name: meta for name, meta in found.items() if meta is not None}
+
+
 @dataclass(frozen=True)
 class Suite:
     """A folder of prepared domains with one tokenizer, or several folders `joined` into one."""
@@ -310,18 +317,19 @@ class Suite:
     elsewhere: dict[str, Path] = field(default_factory=dict)  # folders of other suites' domains
     note: str = ""  # an addition to the error for an unknown domain: suites that did not open
 
+    @staticmethod
+    def stands(folder: Path) -> bool:
+        """Tell whether a domain is prepared there; not so where `prepare` was killed before any."""
+        return (folder / TOKENIZER / ORIGIN).is_file() and bool(_metas(folder))
+
     @classmethod
     def open(cls, folder: Path) -> "Suite":
         """Open a prepared suite; `UserError` if there is none."""
-        children = sorted(folder.iterdir()) if folder.is_dir() else []
-        visible = [child for child in children if not child.name.startswith(".")]
-        found = {child.name: read_meta(child) for child in visible}
-        metas = {name: meta for name, meta in found.items() if meta is not None}
-        if not metas or not (folder / TOKENIZER / ORIGIN).is_file():
+        if not cls.stands(folder):
             own = f"folder data.root=DIR data.name={folder.name}"
             data = folder.name if folder.name in _BUNDLES else own
             raise UserError(f"no prepared suite in {folder}; run: btm prepare data={data}")
-        return cls(folder, metas)
+        return cls(folder, _metas(folder))
 
     def joined(self, others: Sequence["Suite"]) -> "Suite":
         """Add the domains of `others`; `UserError` if two suites have a domain of the same name."""

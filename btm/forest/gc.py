@@ -11,9 +11,10 @@ from pathlib import Path
 from btm.errors import UserError
 from btm.forest import index, removal, tombstone, trained_on, unwritten
 from btm.forest.forest import Forest
-from btm.forest.paths import digits_of, weights_of
+from btm.forest.paths import READERS, ReaderFolder, digits_of, weights_of
 from btm.models import weights
 from btm.system import durable, lease
+from btm.system.json_files import read_object
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,23 @@ def _derived(forest: Forest) -> list[Waste]:
         for file in unwritten.notes(forest.root)
     ]
     found += [_waste(path, "Fisher information of weights that are gone") for path in gone]
+    found += _readers(forest, kept)
     stale = removal.targets_without(forest.root, kept)
     return found + [_waste(path, "predictions of weights that are gone") for path in stale]
+
+
+def _readers(forest: Forest, kept: set[str]) -> list[Waste]:
+    """Find readers that are half trained and stand on weights, not of `kept`, that are gone."""
+    found = []
+    for home in forest.paths.in_making(READERS):
+        current = lease.find(home)
+        if current is None or lease.held(home):
+            continue
+        with suppress(UserError, OSError):
+            models = read_object(ReaderFolder(current).making, models=dict)["models"]
+            if not kept.issuperset(models.values()):
+                found.append(_waste(current, "a half-trained reader on weights that are gone"))
+    return found
 
 
 def _caches() -> list[Waste]:

@@ -245,9 +245,9 @@ class Paths:
         """Name the folder at rest in which the router of the mixture `name` is trained."""
         return self.root / MOES / f".{name}"
 
-    def moes_in_making(self) -> list[Path]:
-        """List the folders at rest of all mixtures whose routers are trained."""
-        found = (self.root / MOES).glob(".*/making.json")
+    def in_making(self, place: str) -> list[Path]:
+        """List the folders at rest of what is trained in `place`: of `MOES` or of `READERS`."""
+        found = (self.root / place).glob(".*/making.json")
         return sorted({file.parent.with_name(lease.name_of(file.parent)) for file in found})
 
     def reader(self, name: str) -> ReaderFolder:

@@ -114,7 +114,7 @@ def remove(forest: Forest, name: str, *, reason: str = "", because_of: str = "")
 def _mixtures_in_making(forest: Forest, name: str) -> list[Path]:
     """List the folders at rest of half-made mixtures of experts that `name` takes part in."""
     found = []
-    for home in forest.paths.moes_in_making():
+    for home in forest.paths.in_making(MOES):
         current = lease.find(home)
         with suppress(UserError):
             if (

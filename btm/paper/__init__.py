@@ -76,4 +76,9 @@ def _training(config: "Config", domains: list[str]) -> list[str]:
     for added in config.paper.added:
         if added in domains:
             raise UserError(f"paper.added: {added!r} is a training domain already")
+    if config.eval.domains and not set(config.eval.domains) & {*domains, *config.paper.added}:
+        raise UserError(
+            f"eval.domains={config.eval.domains}: none is trained on, and rows are compared on "
+            f"such first; name some of {', '.join(domains)} too"
+        )
     return domains

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from btm.config.schema import Config
+from btm.data.shards import Suite
 from btm.errors import UserError
 from btm.forest.paths import ModelFolder, Paths
 from btm.forest.suites import open_suite
@@ -39,8 +40,9 @@ class Costs:
             count, made = weights.parameters(source), causal_lm.load_config(source)
         else:
             folder = Path(config.data.out) / config.data.name
-            prepared = open_suite(config).vocab_size if folder.is_dir() else config.data.vocab_size
-            made = configs.make_config(config.model, prepared, 0)
+            is_prepared = Suite.stands(folder)
+            words = open_suite(config).vocab_size if is_prepared else config.data.vocab_size
+            made = configs.make_config(config.model, words, 0)
             count = causal_lm.count_parameters(made)
         shape = flops.Shape.of_config(made)
         training = shape.training_flops(config.trainer.seq_len)

@@ -228,6 +228,11 @@ def _exchange(one: Path, other: Path) -> bool:
     raise OSError(code, os.strerror(code), str(other))
 
 
+def can_exchange(place: Path) -> bool:
+    """Try whether two folders in `place` can be swapped in one step."""
+    return _exchange(scratch_folder(place), scratch_folder(place))
+
+
 def sync_tree(folder: Path) -> None:
     """Give every file below `folder` the usual mode, and fsync files and folders, deepest first."""
     for place, _, files in os.walk(folder, topdown=False):

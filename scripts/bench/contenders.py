@@ -210,8 +210,8 @@ def hf_trainer(folder: Path, settings: dict[str, Any], turns: Turns) -> None:
 
 
 def litgpt(folder: Path, settings: dict[str, Any], turns: Turns) -> None:
-    """The step of litgpt's pretrain.py: compiled model, Fabric's mixed precision, its chunked
-    cross-entropy.
+    """The step of litgpt's pretrain.py: compiled model (but where losses alone are asked for),
+    Fabric's mixed precision, its chunked cross-entropy.
     """
     from lightning.fabric import Fabric  # type: ignore[import-not-found]
     from litgpt.model import GPT, Config  # type: ignore[import-not-found]
@@ -244,7 +244,7 @@ def litgpt(folder: Path, settings: dict[str, Any], turns: Turns) -> None:
         _for_litgpt(load_file(folder / "model.safetensors"), config["num_hidden_layers"])
     )
     model.lm_head.weight = model.transformer.wte.weight  # tied, as the others are
-    model = fabric.setup(torch.compile(model))
+    model = fabric.setup(torch.compile(model) if settings["compile"] else model)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings["lr"], betas=(0.9, 0.95), weight_decay=0.1
     )

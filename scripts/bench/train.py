@@ -150,6 +150,7 @@ def prepare(folder: Path, kind: str, args: argparse.Namespace) -> tuple[Path, fl
         "shards": [str(suite.shard(d, "train").folder) for d in domains],
         "nanogpt": args.nanogpt,
         "lr": 6e-4,
+        "compile": not args.quick,  # litgpt's model; that takes longer than all the rest
         **{key: getattr(args, key) for key in SHARED},
     }
     (target / "settings.json").write_text(json.dumps(settings))

@@ -1,6 +1,7 @@
 """What --dry-run plans is what the verb then does: the ELMs, the tokens and the files."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -206,3 +207,10 @@ def test_amounts_are_shown_in_units():
 def test_a_plan_that_writes_nothing_is_idle():
     assert Plan.nothing("merge", "law").idle
     assert not Plan("merge", "law", "move", writes=(Path("elms/law"),)).idle
+
+
+def test_a_run_that_was_killed_before_a_domain_was_prepared_is_planned(said, grown, tmp_path):
+    data = grown[0].data
+    shutil.copytree(f"{data.out}/{data.name}/tokenizer", tmp_path / "data/smoke/tokenizer")
+    words = ["experiment=smoke", f"data.out={tmp_path / 'data'}", f"forest={tmp_path / 'forest'}"]
+    assert said("run", "--dry-run", *words)

@@ -84,7 +84,18 @@ def test_ls_and_show(capsys, words):
 def test_doctor(capsys, words):
     code, out, _ = run(capsys, "doctor", "--json", *words)
     assert code == 0
-    assert {"torch", "cores", "trainer.precision=auto"} <= {row["what"] for row in json.loads(out)}
+    found = {row["what"]: row["found"] for row in json.loads(out)}
+    assert {"torch", "cores", "trainer.precision=auto", "Slurm", "extra lora"} <= set(found)
+    assert "exactly one" in found["disk: rename"]
+    assert "stands" in found["forest"]
+
+
+def test_doctor_names_a_disk_on_which_no_forest_can_stand_first(capsys):
+    code, out, _ = run(capsys, "doctor", "--json", "forest=/proc/self/forest")
+    assert code == 0
+    first = [row["found"] for row in json.loads(out) if row["what"] == "disk"][:2]
+    assert first == [row["found"] for row in json.loads(out)[:2]]  # no room, and not writable
+    assert all(found.startswith("PROBLEM: ") for found in first), first
 
 
 @pytest.mark.slow

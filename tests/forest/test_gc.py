@@ -9,6 +9,7 @@ from folders import tree
 from btm import steps
 from btm.cli import main
 from btm.forest import Forest, gc, index, removal
+from btm.system import durable
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +92,17 @@ def test_fisher_information_stays_while_its_weights_do(copy):
     assert own["code_python"][0].is_dir()
     removal.remove(forest, "code_python")
     assert not own["code_python"][0].exists()
+
+
+def test_a_half_trained_reader_stays_while_what_it_stands_on_does(copy):
+    forest = Forest(copy().forest_root)
+    making = forest.paths.reader_in_making("links") / "making.json"
+    durable.make_folder(making.parent)
+    durable.write_json(making, {"models": {"bible": forest["bible"].card.sha256}})
+    assert gc.collect(forest) == []
+    removal.remove(forest, "bible")
+    assert [waste.path for waste in gc.collect(forest)] == [making.parent]
+    assert not making.parent.exists()
 
 
 def test_leftovers_of_a_removal(copy):

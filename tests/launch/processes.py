@@ -117,11 +117,11 @@ def finish(process, seconds=120, code=0):
     return said
 
 
-def until(true, seconds=60, every=0.05):
-    """Wait until a condition holds, and return what it gave."""
+def until(true, seconds=60, every=0.05, seen=lambda: ""):
+    """Wait until a condition holds, and return what it gave; `seen` says how things stand if not."""
     end = time.monotonic() + PATIENCE * seconds
     while not (found := true()):
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, f"waited in vain {seen()}"
         time.sleep(every)
     return found
 

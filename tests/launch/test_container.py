@@ -117,6 +117,7 @@ def test_a_name_that_no_mount_can_have_is_told(tmp_path, monkeypatch):
         (["container=b#c:1"], "or an address such as docker://ORG/IMAGE:TAG"),
         (["container_mounts=[/a]"], "there is no container; give cluster.container=IMAGE"),
         (["kind=local", "container=a.sif"], "only the jobs of btm run cluster=slurm run in"),
+        (["kind=local", "train.qos=high"], "cluster.train.qos has no effect here: cluster=local"),
     ],
 )
 def test_a_mistake_is_one_line(words, said, place, capsys):

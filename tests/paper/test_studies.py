@@ -64,6 +64,8 @@ def test_too_few_steps_are_refused():
 def test_a_size_is_needed_and_added_domains_are_new():
     with pytest.raises(UserError, match="which size"):
         paper.plan(compose([]))
+    with pytest.raises(UserError, match=r"none is trained on.* bible, code_python"):
+        paper.plan(compose(["size=smoke", "eval.domains=[novels]"]))
     with pytest.raises(UserError, match="'bible' is a training domain already"):
         paper.plan(compose(["size=smoke", "paper.added=[bible]"]))
 

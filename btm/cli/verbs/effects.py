@@ -37,6 +37,11 @@ _ROUTERS = {
     "moe.balance": ("btx",),
 }
 _LORA = ("trainer.lora_rank", "trainer.lora_alpha", "trainer.lora_targets")
+# Of `cluster`, and of what it says of one kind of jobs: keys for which this machine has no use.
+_OF_SLURM = {
+    *("partition", "account", "qos", "wckey", "time_min", "nodes"),
+    *("setup", "python", "extra", "patience", "warn_before"),
+}
 _CARD = ("license", "languages", "sources", "use", "restrictions")
 # A key of exports, and the formats that it changes.
 _FORMATS = {
@@ -92,6 +97,9 @@ def _wanted(
         )
     if key.startswith("cluster.container"):
         return _of_container(verb, key, config)
+    if key.startswith("cluster.") and not _OF_SLURM.isdisjoint(key.split(".")):
+        kind = config.cluster.kind
+        return None if kind == "slurm" else f"cluster={kind} does not read it, only cluster=slurm"
     of_hub = key == "export.force" or key.startswith("card.")
     if verb == "push" and of_hub and not (config.to or "").startswith("hf://"):
         return "a model goes with the card that it has; wanted to=hf://OWNER/NAME"
