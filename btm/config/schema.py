@@ -112,7 +112,7 @@ class Config:
     )
     format: str = key("hf", "format of what is imported or exported; hf: Hugging Face", FORMATS)
     to: str | None = key(
-        None, "folder or file that export or report writes; of push: the URL of a forest"
+        None, "folder or file that export, report or watch writes; of push: the URL of a forest"
     )
 
     @property

@@ -27,6 +27,7 @@ from btm.system import lease
 from btm.train.fairseq import training
 
 _LOOK_EVERY = 0.5  # seconds between looks at a cycle that this process does not drive
+_PAGE_EVERY = 10  # seconds between two pages, at least; of large forests one takes a while
 
 
 def run(
@@ -259,20 +260,30 @@ def _title(records: Records, state: CycleState) -> str:
     return f"cycle {state['cycle']} in {records.forest}: {alive}; {counts}"
 
 
-def watch(config: Config, stream: IO[str], each: Callable[[list[TableRow]], None] | None) -> str:
+def watch(
+    config: Config,
+    stream: IO[str],
+    each: Callable[[list[TableRow]], None] | None = None,
+    page: Callable[[int], None] | None = None,
+) -> str:
     """Show the forest's cycle until nobody works on it any more; return how it stands then.
 
     On a terminal `stream` has a table that is redrawn, else a line for each change. With `each`,
     that is called with the rows of every look that differs from the one before, and nothing is
-    shown. `UserError` if no cycle has run.
+    shown. `page` is called with the seconds until it is called again, and last with 0. `UserError`
+    if no cycle has run.
     """
     records = Records(Path(config.forest_root))
     state, told = _state(records), None
     cycle = records.read_cycle(state["cycle"])
     jobs = {job.name: job for job in cycle.jobs}
-    board = None if each else Board(stream, records, jobs)
+    board, due = None if each else Board(stream, records, jobs), 0.0
     try:
         while True:
+            if page is not None and time.monotonic() >= due:
+                begun = time.monotonic()
+                page(_PAGE_EVERY)
+                due = begun + max(_PAGE_EVERY, 10 * (time.monotonic() - begun))
             if board is not None:
                 board.show(state)
             elif each is not None and (rows := _rows(records, state, jobs)) != told:
@@ -289,6 +300,8 @@ def watch(config: Config, stream: IO[str], each: Callable[[list[TableRow]], None
     finally:
         if board is not None:
             board.close()
+        if page is not None:
+            page(0)
 
 
 def _rows(records: Records, state: CycleState, jobs: Mapping[str, Job]) -> list[TableRow]:

@@ -37,6 +37,7 @@ def test_a_running_job_tells_how_far_it_is_and_of_whom_it_descends(plant):
     said = cycles.watch(cycle.config, stream, None)  # nobody works on it, so it ends
     assert f"{name:<22} running (try 2): tried again" in stream.getvalue()
     assert said.startswith(f"cycle {cycle.id}") and "stopped" in said
-    looks = []
-    cycles.watch(cycle.config, stream, looks.append)
+    pages, looks = [], []
+    cycles.watch(cycle.config, stream, looks.append, pages.append)
+    assert pages == [10, 0]
     assert json.loads(json.dumps(looks)) == [[each.to_row() for each in found.values()]]

@@ -33,6 +33,7 @@ VERBS = (
     "import",
     "export",
     "report",
+    "watch",
     "push",
     "pull",
     "run",

@@ -3,11 +3,13 @@
 import json
 import re
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from btm.cli.verbs.output import Output
 from btm.config.schema import Config
+from btm.errors import UserError
 
 if TYPE_CHECKING:
     from btm.report.tables import TableRow
@@ -40,18 +42,28 @@ def watch(config: Config, out: Output) -> None:
     tries failed, from whom each expert was branched.
 
     On a terminal a table that is redrawn, elsewhere a line for each change; with --json a line of
-    JSON for each look that differs, as btm status --json has it. It ends when nobody works on the
-    cycle any more. Ctrl-C ends the watching alone: the jobs go on.
+    JSON for each look that differs, as btm status --json has it. to=FILE also writes the page of
+    btm report again and again, which a browser that has it open follows; no port is opened. It ends
+    when nobody works on the cycle any more. Ctrl-C ends the watching alone: the jobs go on.
 
     example: btm watch forest=experts/demo
+    example: btm watch forest=experts/demo to=live.html
     example: btm watch experiment=demo --json
     """
-    from btm.launch import cycles
+    from btm import steps
+    from btm.launch import cycles, history
+
+    root = Path(config.forest_root)
+
+    def page(every: int) -> None:
+        with suppress(UserError):  # no forest stands yet: its seed is still being prepared
+            steps.report(config, history.told(root), rebuilding(root), live=every)
 
     def line(rows: "list[TableRow]") -> None:
         print(json.dumps(rows), file=out.stdout, flush=True)
 
-    said = cycles.watch(config, out.stdout, line if out.as_json else None)
+    lines, pages = line if out.as_json else None, page if config.to is not None else None
+    said = cycles.watch(config, out.stdout, lines, pages)
     if not out.as_json:
         out.line(said, None)
 

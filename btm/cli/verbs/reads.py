@@ -52,7 +52,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "load.": ("score", "eval", "compare", "generate", "bench", "serve"),
     "imports.source": ("import", "grow", "pull"),
     "format": ("import", "export"),
-    "to": ("export", "push", "report"),
+    "to": ("export", "push", "report", "watch"),
     "export.block": ("export", "push"),
     "export.force": ("export", "push"),
     "export.": ("export",),

@@ -202,3 +202,4 @@ class Facts:
     cards: list[Json]
     rebuilding: Rebuilding | None
     absent: dict[str, str] = field(default_factory=dict)
+    live: int = 0  # seconds after which the file is written again; 0: it is not

@@ -1,6 +1,6 @@
 """Gather the facts of a forest and write its report."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,12 +24,14 @@ def report(
     cycle: Cycle | None = None,
     rebuilding: Rebuilding | None = None,
     reporter: Reporter = quiet,
+    live: int = 0,
 ) -> Path:
     """Write the report of a forest, of the evaluation eval.name, and return its file.
 
-    `cycle` and `rebuilding` are told by rooms above this one (btm/launch, btm/cli).
+    `cycle` and `rebuilding` are told by rooms above this one (btm/launch, btm/cli). A page that is
+    `live` reads itself again after so many seconds, while it is watched (btm watch).
     """
-    facts = gather(config, cycle, rebuilding, reporter)
+    facts = replace(gather(config, cycle, rebuilding, reporter), live=live)
     file = report_file(config)
     with durable.publish_file(file) as out:
         out.write(html.page(f"{facts.forest}: report", asdict(facts)).encode())

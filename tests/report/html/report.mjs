@@ -1,5 +1,5 @@
 // Read a report in a real Chromium, from its file, and tell in JSON what was seen.
-// stdin: {home, chromium, url}
+// stdin: {home, chromium, url, live}
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { pathToFileURL } from 'node:url';
@@ -14,7 +14,7 @@ const browser = await chromium.launch({
 });
 const seen = { said: [], elsewhere: [], barriers: [], papers: [], wide: [] };
 
-async function open(options) {
+async function open(options, url = asked.url) {
   const context = await browser.newContext({ viewport: { width: 1200, height: 900 }, ...options });
   context.setDefaultTimeout(120_000);
   const page = await context.newPage();
@@ -23,7 +23,8 @@ async function open(options) {
   page.on('request', (request) => {
     if (!/^(file|data):/.test(request.url())) seen.elsewhere.push(request.url());
   });
-  await page.goto(asked.url);
+  if (url === asked.live) await page.clock.install();
+  await page.goto(url);
   await page.waitForSelector('html[data-drawn]', { state: 'attached' });
   return page;
 }
@@ -73,5 +74,19 @@ await openAll(dark);
 await look(dark, 'dark');
 const phone = await open({ viewport: { width: 390, height: 800 } });
 seen.wide.push(await phone.evaluate('document.documentElement.scrollWidth - innerWidth'));
+const live = await open({}, asked.live); // in an hour, by the page's clock, which is put forward
+const hour = () => live.clock.fastForward(3_601_000);
+const mark = () => live.evaluate('window.read = true'); // gone with a page that is read again
+await live.evaluate('scrollTo({ top: 700, behavior: "instant" })');
+await mark();
+const again = live.waitForEvent('load');
+await hour();
+await again;
+await live.waitForSelector('html[data-drawn]', { state: 'attached' });
+seen.live = { again: await live.evaluate('!window.read'), top: await live.evaluate('scrollY') };
+await live.uncheck('.live input');
+await mark();
+await hour();
+seen.live.rests = await live.evaluate('window.read === true');
 await browser.close();
 console.log(JSON.stringify(seen));

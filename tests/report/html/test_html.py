@@ -63,7 +63,9 @@ def seen(browser, grown, tmp_path_factory):
     file = tmp_path_factory.mktemp("report") / "report.html"
     facts = gather(config, CYCLE, looking.rebuilding(Path(config.forest_root)))
     file.write_text(html.page("report", asdict(facts)))
-    asked = {"home": str(HOME), "chromium": CHROMIUM, "url": file.as_uri()}
+    live = file.with_name("live.html")
+    live.write_text(html.page("report", asdict(replace(facts, live=3600))))
+    asked = {"home": str(HOME), "chromium": CHROMIUM, "url": file.as_uri(), "live": live.as_uri()}
     said = driven([NODE, Path(__file__).with_name("report.mjs")], json.dumps(asked))
     return json.loads(said.splitlines()[-1]) | {"facts": facts}
 
@@ -111,6 +113,11 @@ def test_the_heat_map_is_told_to_those_who_use_keys_alone(seen):
     for row, values in zip(seen["heat"], found.perplexity, strict=True):
         ratios = [value / values[at] for value in values]
         assert [float(cell) for cell in row[1:]] == pytest.approx(ratios, rel=6e-3, abs=6e-4)
+
+
+@pytest.mark.slow
+def test_a_live_page_reads_itself_again_until_its_reader_says_no(seen):
+    assert seen["live"] == {"again": True, "top": 700, "rests": True}
 
 
 @pytest.mark.slow

@@ -46,10 +46,26 @@ async function draw(parts) {
     if (at < 2) await new Promise((done) => { setTimeout(done); });
   }
   document.documentElement.dataset.drawn = Math.round(performance.now()); // ms since it was opened
-  if (window.location.hash) document.querySelector(window.location.hash)?.scrollIntoView();
+  if (window.history.state?.top) window.scrollTo({ top: window.history.state.top, behavior: 'instant' });
+  else if (window.location.hash) document.querySelector(window.location.hash)?.scrollIntoView();
+}
+
+/** Read a page again that is written again and again, as long as its reader lets it. */
+function live() {
+  if (!facts.live) return;
+  const box = of('input', { type: 'checkbox', checked: true });
+  document.querySelector('.top').append(of('label', { class: 'live' }, box,
+    ` Live: read again every ${facts.live} seconds`));
+  const again = () => {
+    if (!box.checked || document.hidden) return;
+    window.history.replaceState({ top: window.scrollY }, '');
+    window.location.reload();
+  };
+  window.setInterval(again, 1000 * facts.live);
 }
 
 scheme();
+live();
 head();
 draw([models, heat, weights, tokens, lineage, curves, cycle, costs, languages, readers, benchmarks, cards,
   rebuilding]);
