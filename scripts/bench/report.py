@@ -49,6 +49,7 @@ for (let n = 0; n < 5; n += 1) {
   took.push(await page.evaluate((seconds) => [
     performance.getEntriesByType('paint').find((each) => each.name === 'first-contentful-paint').startTime,
     Number(document.documentElement.dataset.drawn), 1000 * seconds], cpu));
+  await page.context().close();
 }
 await browser.close();
 console.log(JSON.stringify(took));

@@ -63,7 +63,7 @@ function cycle() {
       + `${many(found.tries.length, 'try').replace('trys', 'tries')} at `
       + `${many(new Set(found.tries.map((each) => each.job)).size, 'job')} in `
       + `${duration(d3.max(found.tries, (each) => each.ended) - begun)}; `
-      + `${failed.length ? `${failed.length} did not end well` : 'all ended well'}.`
+      + `${failed.length ? `${failed.length} did not end well` : 'none failed'}.`
       + `${found.waiting.length ? ` ${many(found.waiting.length, 'job')} had no try.` : ''}`),
     legend(kinds.map((kind) => [kindColour(kind), kind])),
     scrolled('Gantt chart of the cycle', figure(gantt(found, begun),

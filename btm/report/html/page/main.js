@@ -10,7 +10,8 @@ function head() {
   document.getElementById('about').textContent = `Written ${day(facts.created)} UTC by btm ${facts.version} `
     + `from ${facts.path}.`;
   const elms = facts.costs.filter((each) => each.kind === 'ELM');
-  const tiles = [tile('Experts', experts.length, `${facts.model_type || 'models'} of ${count(elms[0]?.parameters) ?? '–'} parameters`)];
+  const tiles = [tile('Experts', experts.length, elms.length
+    ? `${facts.model_type || 'models'} of ${count(elms[0].parameters)} parameters` : 'none stands yet')];
   if (ways) {
     const [own] = ways.rows;
     const reference = ways.rows.find((row) => row.model === ways.reference);
