@@ -32,7 +32,7 @@ def report(config: Config, out: Output) -> None:
     from btm.launch import history
 
     root = Path(config.forest_root)
-    file = steps.report(config, history.told(root), rebuilding(root), out.reporter)
+    file = steps.report(config, history.told(root), rebuilding(root))
     size = file.stat().st_size
     out.line(f"wrote {file}: {size / 1e6:.2f} MB", {"file": str(file), "bytes": size})
 

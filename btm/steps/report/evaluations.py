@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from btm.errors import UserError, unknown
 from btm.forest.paths import Paths
 from btm.report import comparison
@@ -43,6 +45,8 @@ def names(paths: Paths) -> list[str]:
 def evaluation(result: Json, name: str) -> Evaluation:
     """Make the facts of an evaluation from its JSON; `KeyError` and the like if it lacks some."""
     grid = Grid.of(result)
+    if not np.isfinite(grid.perplexities).all():
+        raise ValueError("a perplexity is no number")
     shards = {name: result["shards"][name] for name in grid.domains}
     first = next(iter(shards.values()))
     members = list(first["prior"])

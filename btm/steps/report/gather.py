@@ -1,8 +1,10 @@
 """Gather the facts of a forest and write its report."""
 
+import math
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from btm import __version__
 from btm.config.schema import Config
@@ -10,7 +12,7 @@ from btm.errors import UserError, command
 from btm.forest import Forest
 from btm.forest.paths import Paths
 from btm.forest.relatives import relatives
-from btm.report import Reporter, html, quiet
+from btm.report import html
 from btm.steps.plan import Plan
 from btm.steps.report import evaluations, holdings, results
 from btm.steps.report.facts import Cycle, Evaluation, Facts, Rebuilding, Sample, Ways
@@ -23,7 +25,6 @@ def report(
     config: Config,
     cycle: Cycle | None = None,
     rebuilding: Rebuilding | None = None,
-    reporter: Reporter = quiet,
     live: int = 0,
 ) -> Path:
     """Write the report of a forest, of the evaluation eval.name, and return its file.
@@ -31,11 +32,25 @@ def report(
     `cycle` and `rebuilding` are told by rooms above this one (btm/launch, btm/cli). A page that is
     `live` reads itself again after so many seconds, while it is watched (btm watch).
     """
-    facts = replace(gather(config, cycle, rebuilding, reporter), live=live)
+    facts = replace(gather(config, cycle, rebuilding), live=live)
     file = report_file(config)
     with durable.publish_file(file) as out:
-        out.write(html.page(f"{facts.forest}: report", asdict(facts)).encode())
+        out.write(html.page(f"{facts.forest}: report", to_json(facts)).encode())
     return file
+
+
+def to_json(facts: Facts) -> Json:
+    """Convert facts to JSON values; a number that is not finite is null, for JSON has none."""
+    values: Json = _finite(asdict(facts))
+    return values
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def report_file(config: Config) -> Path:
@@ -55,11 +70,10 @@ def gather(
     config: Config,
     cycle: Cycle | None = None,
     rebuilding: Rebuilding | None = None,
-    reporter: Reporter = quiet,
 ) -> Facts:
     """Collect all that a report shows; what is missing is said in `absent`, a sentence a part."""
     forest = Forest(config.forest_root)
-    paths, absent = forest.paths, _Absent(config, reporter)
+    paths, absent = forest.paths, _Absent(config)
     found, ways, texts = _measured(config, paths, absent)
     models = holdings.models(paths)
     curves = holdings.curves(paths, models)
@@ -99,8 +113,8 @@ def gather(
 class _Absent:
     """Says why parts of a report are missing."""
 
-    def __init__(self, config: Config, reporter: Reporter) -> None:
-        self._root, self._reporter = config.forest_root, reporter
+    def __init__(self, config: Config) -> None:
+        self._root = config.forest_root
         self.said: dict[str, str] = {}
 
     def hint(self, verb: str) -> str:
@@ -116,36 +130,39 @@ class _Absent:
         if not found:
             self.say(part, sentence)
 
-    def damaged(self, part: str, error: Exception) -> None:
-        """Note that a part could not be read, and report it."""
-        self.say(part, f"It could not be read: {error}.")
-        self._reporter.line(f"{part}: {error}")
-
 
 def _measured(
     config: Config, paths: Paths, absent: _Absent
 ) -> tuple[Evaluation | None, Ways | None, list[Sample]]:
     """Read the evaluation, the comparison, and weigh sample documents."""
-    name = config.eval.name
-    result = evaluations.read_evaluation(paths, name)
-    found, ways, texts = None, None, []
-    if result is None:
-        said = f"No evaluation stands in this forest yet: {absent.hint('eval')} makes one."
-        for part in ("evaluation", "ways", "samples"):
-            absent.say(part, said)
-    else:
-        try:
-            found = evaluations.evaluation(result, paths.evaluation(name).stem)
-        except (KeyError, TypeError, ValueError, StopIteration) as error:
-            result = None
-            absent.damaged("evaluation", error)
+    result, found = _evaluated(config, paths, absent)
     try:
-        ways = evaluations.ways(paths, name, result)
+        ways = evaluations.ways(paths, config.eval.name, result)
     except (UserError, KeyError, TypeError, ValueError) as error:
-        absent.damaged("ways", error)
-    if result is not None:
-        texts = _samples(config, result, absent)
-    return found, ways, texts
+        ways = None
+        absent.say("ways", f"It could not be read: {error}.")
+    return found, ways, [] if result is None else _samples(config, result, absent)
+
+
+def _evaluated(
+    config: Config, paths: Paths, absent: _Absent
+) -> tuple[Json | None, Evaluation | None]:
+    """Read the evaluation, as its file has it and as facts; `UserError` if one that was asked for
+    is not there, or damaged.
+    """
+    name = config.eval.name
+    try:
+        result = evaluations.read_evaluation(paths, name)
+        if result is not None:
+            return result, evaluations.evaluation(result, paths.evaluation(name).stem)
+        said = f"No evaluation stands in this forest yet: {absent.hint('eval')} makes one."
+    except (UserError, KeyError, TypeError, ValueError, StopIteration) as error:
+        if isinstance(error, UserError) and name is not None:
+            raise
+        said = f"The evaluation could not be read: {error}."
+    for part in ("evaluation", "ways", "samples"):
+        absent.say(part, said)
+    return None, None
 
 
 def _samples(config: Config, result: Json, absent: _Absent) -> list[Sample]:

@@ -12,6 +12,7 @@ from btm.forest import Forest
 from btm.forest.paths import Paths
 from btm.report import comparison
 from btm.steps.report import evaluations, gather, holdings
+from btm.steps.report.gather import to_json
 from btm.steps.report.samples import samples
 
 
@@ -50,6 +51,30 @@ def test_without_scores_or_text_the_report_says_so(grown, tmp_path):
     assert facts.evaluation is facts.ways is None
     assert f"btm eval forest={root}" in facts.absent["evaluation"]
     assert {relative.name for relative in facts.lineage} >= {"seed", "bible"}
+
+
+def test_what_is_damaged_is_said_and_the_rest_is_shown(grown, result, tmp_path):
+    root = tmp_path / "forest"
+    shutil.copytree(grown[0].forest_root, root)
+    config = asked(grown[0], forest=str(root))
+    file = Forest(root).paths.evaluation(None)
+    shard = next(iter(result["shards"]))
+    endless = json.loads(json.dumps(result))
+    endless["shards"][shard]["ensemble"]["perplexity"] = float("inf")
+    for text, said in ((json.dumps(endless), "no number"), ("{", "not readable")):
+        file.write_text(text)
+        facts = gather(config)
+        assert facts.evaluation is None and said in facts.absent["evaluation"]
+        assert facts.lineage and facts.curves
+    chosen = dataclasses.replace(config.eval, name=file.stem)
+    with pytest.raises(UserError, match="not readable"):
+        gather(asked(config, eval=chosen))
+
+
+def test_json_has_null_for_what_is_not_finite(grown):
+    facts = gather(grown[0])
+    curve = dataclasses.replace(facts.curves[0], rates=[float("nan"), 1.0])
+    assert to_json(dataclasses.replace(facts, curves=[curve]))["curves"][0]["rates"] == [None, 1.0]
 
 
 def test_an_evaluation_that_is_not_there_is_named_with_those_that_are(grown):
