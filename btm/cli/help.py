@@ -43,10 +43,12 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   read answer  let one answer                btm read answer reader.question="cuba embassy ?"
   read compare forest, average, seed, …      btm read compare reader=nli reader.data=DIR
   read audit   leaks of a graph              btm read audit reader.data=DIR
+  report    the forest as one HTML page      btm report forest=experts/demo
   run       all of it, as jobs               btm run experiment=demo cluster=slurm
             or what it is compared with      btm run experiment=demo baseline=dense
   paper     the paper's tables, from nothing btm paper size=smoke
   status    the jobs of a cycle              btm status forest=experts/demo
+  watch     the cycle while it runs          btm watch forest=experts/demo
   logs      what a job says                  btm logs -f expert=law
   cancel    stop a cycle, or one job         btm cancel expert=law
   ls        ELMs and averages of a forest    btm ls forest=experts/demo

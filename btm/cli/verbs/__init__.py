@@ -2,7 +2,18 @@
 
 from collections.abc import Callable
 
-from btm.cli.verbs import effects, growing, interop, jobs, reading, reads, registry, serving, using
+from btm.cli.verbs import (
+    effects,
+    growing,
+    interop,
+    jobs,
+    looking,
+    reading,
+    reads,
+    registry,
+    serving,
+    using,
+)
 from btm.cli.verbs.output import Output
 from btm.config.schema import Config
 from btm.errors import UserError
@@ -36,9 +47,11 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "read answer": reading.answer,
     "read compare": reading.compare,
     "read audit": reading.audit,
+    "report": looking.report,
     "run": growing.run,
     "paper": growing.paper,
     "status": jobs.status,
+    "watch": looking.watch,
     "logs": jobs.logs,
     "cancel": jobs.cancel,
     "ls": registry.ls,

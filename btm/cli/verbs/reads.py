@@ -52,7 +52,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "load.": ("score", "eval", "compare", "generate", "bench", "serve"),
     "imports.source": ("import", "grow", "pull"),
     "format": ("import", "export"),
-    "to": ("export", "push"),
+    "to": ("export", "push", "report", "watch"),
     "export.block": ("export", "push"),
     "export.force": ("export", "push"),
     "export.": ("export",),
@@ -123,6 +123,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "distil": (*_MODELS, "seed", "card"),
     "moe": (*_MODELS, "moe"),
     "generate": _MODELS,
+    "report": ("data", "eval"),
     "serve": ("trainer", "ensemble"),
     "import": (*_MODELS, "seed", "card", "merge"),
     "export": ("card",),
@@ -168,6 +169,7 @@ _MEANT = {
     ("ls", "expert"): "ls.name=NAME",
     ("mix", "eval.domains"): "domain=NAME",
     ("mix", "weights"): "mix.candidates='[{NAME: 0.5, NAME: 0.5}]'",
+    ("report", "expert"): "eval.name=NAME",
     ("run", "expert"): "run.domains=[NAME]",
 }
 
