@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from btm.cli.verbs import (
+    commons,
     effects,
     growing,
     interop,
@@ -48,6 +49,17 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "read compare": reading.compare,
     "read audit": reading.audit,
     "report": looking.report,
+    "commons init": commons.init,
+    "commons join": commons.join,
+    "commons train": commons.train,
+    "commons submit": commons.submit,
+    "commons review": commons.review,
+    "commons admit": commons.admit,
+    "commons reject": commons.reject,
+    "commons status": commons.status,
+    "commons leave": commons.leave,
+    "commons remove": commons.remove,
+    "commons revoke": commons.revoke,
     "run": growing.run,
     "paper": growing.paper,
     "status": jobs.status,
