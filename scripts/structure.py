@@ -30,7 +30,7 @@ FLOORS = [
     ["train", "ensemble"],
     ["steps"],
     ["readers"],
-    ["launch", "serve"],
+    ["launch", "serve", "commons"],
     ["paper"],
     ["cli"],
 ]

@@ -13,4 +13,6 @@ FLAGS_OF = {
     "logs": ("-f",),
     "verify": ("--full",),
     "remove": ("--with-descendants", "--rederive", "--readmit"),
+    "commons join": ("--new-key",),
+    "commons leave": ("--withdraw",),
 }

@@ -16,7 +16,7 @@ from btm.cli.stops import Stops
 from btm.errors import TrainingStoppedError, UserError, unknown
 from btm.system import caches
 
-_GROUPS = ("read",)  # words whose verb is the word that follows them, too
+_GROUPS = ("read", "commons")  # words whose verb is the word that follows them, too
 
 
 def main(argv: list[str] | None = None) -> int:

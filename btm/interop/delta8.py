@@ -37,7 +37,7 @@ from btm.system import durable, sums
 from btm.system.json_files import Json, read_object
 
 SCHEMA = 1
-_HEADER, _TENSORS = "delta.json", "delta.safetensors"
+HEADER, TENSORS = "delta.json", "delta.safetensors"
 _README = """# {name}, as a difference
 
 The ELM {name} of a Branch-Train-Merge forest as its difference from {parents},
@@ -61,8 +61,8 @@ class Delta:
     @classmethod
     def read(cls, folder: Path) -> "Delta":
         """Read the difference in `folder`; `UserError` if there is none or it is damaged."""
-        file = folder / _HEADER
-        for wanted in (_HEADER, _TENSORS):
+        file = folder / HEADER
+        for wanted in (HEADER, TENSORS):
             if not (folder / wanted).exists():
                 raise UserError(
                     f"from={folder}: no {wanted}; wanted what btm export format=delta8 wrote"
@@ -86,7 +86,7 @@ class Delta:
         for name in (*card.parents, *card.domains):
             check_name(name, str(file))
         averaging.normalise({name: parent.weight for name, parent in card.parents.items()})
-        return cls(folder / _TENSORS, card, values["block"], values["sha256"])
+        return cls(folder / TENSORS, card, values["block"], values["sha256"])
 
 
 def export(
@@ -110,13 +110,13 @@ def export(
     if target.resolve().is_relative_to(elm.path.resolve()):
         raise UserError(f"to={target} lies in the folder that is exported; give another to=DIR")
     with publish(target) as made, _begun(forest, elm.card, made.parent, f"{name!r}", alive) as base:
-        _write(elm.path, base, made / _TENSORS, block, alive)
+        write(elm.path, base, made / TENSORS, block, alive)
         restored = made.parent / "restored"
         restored.mkdir()
-        _restore(base, made / _TENSORS, block, restored, alive)
+        restore(base, made / TENSORS, block, restored, alive)
         values: Json = {"schema": SCHEMA, "format": "delta8", "block": block}
         values |= {"sha256": weights.sha256(restored), "card": elm.card.to_json()}
-        durable.write_json(made / _HEADER, sums.checked(values))
+        durable.write_json(made / HEADER, sums.checked(values))
         trained_on.copy(forest.paths.digests, made, elm.card)
         parents = " and ".join(elm.card.parents)
         (made / README).write_text(_README.format(name=name, parents=parents))
@@ -149,9 +149,9 @@ def enter(
     scratch = durable.scratch_folder(forest.root)
     try:
         with _begun(forest, delta.card, scratch, f"from={source}", alive) as base:
-            _check_tensors(delta, base)
+            check_tensors(delta, base)
             with forest.new_branch(name, _origin(forest, delta, source, config.domain)) as folder:
-                _restore(base, delta.file, delta.block, folder, alive)
+                restore(base, delta.file, delta.block, folder, alive)
                 if weights.sha256(folder) != delta.sha256:
                     raise UserError(
                         f"{source}: gives other weights than it says (sha256): damaged, "
@@ -212,7 +212,7 @@ def _begun(forest: Forest, card: Card, place: Path, what: str, alive: _Alive) ->
     shutil.rmtree(folder)
 
 
-def _write(expert: Path, base: Path, target: Path, block: int, alive: _Alive) -> None:
+def write(expert: Path, base: Path, target: Path, block: int, alive: _Alive) -> None:
     """Write the quantised difference of the model `expert` from `base`."""
     averaging.require_same_tensors(base, expert)
     theirs = weights.tensors(base)
@@ -265,29 +265,32 @@ def _entry(dtype: str, shape: list[int], begin: int, size: int) -> Json:
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, begin + size]}
 
 
-def _check_tensors(delta: Delta, base: Path) -> None:
+def check_tensors(delta: Delta, base: Path) -> None:
     """Raise `UserError` unless a difference has exactly the tensors that `base` requires."""
-    found = {tensor.name: tensor for tensor in weights.header(delta.file)[0]}
+    check_stored(delta.file, delta.block, base)
+
+
+def check_stored(file: Path, block: int, base: Path) -> None:
+    """Do as `check_tensors` for the tensors alone."""
+    found = {tensor.name: tensor for tensor in weights.header(file)[0]}
     wanted: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name, tensor in weights.tensors(base).items():
         if tensor.is_float:
             wanted[f"codes.{name}"] = ("U8", tensor.shape)
-            blocks = blockwise.blocks(math.prod(tensor.shape), delta.block)
+            blocks = blockwise.blocks(math.prod(tensor.shape), block)
             wanted[f"absmax.{name}"] = ("F32", (blocks,))
     for name in sorted(wanted.keys() | found.keys()):
         has = (found[name].dtype, found[name].shape) if name in found else None
         if has != wanted.get(name):
-            raise UserError(f"{delta.file}: tensor {name!r} is {has}; wanted {wanted.get(name)}")
+            raise UserError(f"{file}: tensor {name!r} is {has}; wanted {wanted.get(name)}")
     for name, tensor in found.items():
         if name.startswith("absmax.") and not all(
             np.isfinite(part).all() and (part >= 0).all() for part in weights.chunks(tensor)
         ):
-            raise UserError(
-                f"{delta.file}: tensor {name!r} has a scale that is negative or not finite"
-            )
+            raise UserError(f"{file}: tensor {name!r} has a scale that is negative or not finite")
 
 
-def _restore(base: Path, file: Path, block: int, target: Path, alive: _Alive) -> None:
+def restore(base: Path, file: Path, block: int, target: Path, alive: _Alive) -> None:
     """Restore a model from `base` and a difference into `target`, in the files of `base`."""
     stored = {tensor.name: tensor for tensor in weights.header(file)[0]}
     for source in weights.files(base):
