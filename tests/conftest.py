@@ -14,6 +14,7 @@ from contextlib import contextmanager
 # Before torch is loaded: two threads take half as much time again for a step of models so small.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import browsing
 import pytest
 import questions
 import torch
@@ -255,3 +256,9 @@ def copy(grown, workspace, tmp_path):
     """A function from overrides to a configuration whose forest is this test's own copy."""
     shutil.copytree(grown[0].forest_root, tmp_path / "forest")
     return lambda *overrides: compose([*workspace, f"forest={tmp_path / 'forest'}", *overrides])
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A Chromium is there."""
+    browsing.require()

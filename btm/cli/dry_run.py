@@ -115,6 +115,10 @@ def _train(config: Config) -> list[Plan]:
     return [steps.plan_of_train(config, expert_of(config))]
 
 
+def _report(config: Config) -> list[Plan]:
+    return [steps.plan_of_report(config)]
+
+
 def _merge(config: Config) -> list[Plan]:
     return [steps.plan_of_merge(config, expert_of(config))]
 
@@ -335,6 +339,7 @@ _PLANS: dict[str, Callable[[Config], list[Plan]]] = {
     "bench": steps.plan_of_bench,
     "average": _average,
     "mix": _mix,
+    "report": _report,
     **{
         f"read {name}": partial(_read, verb=f"read {name}") for name in ("train", "eval", "compare")
     },

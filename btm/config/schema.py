@@ -113,7 +113,9 @@ class Config:
         "ELM that branch=copy copies (null: the seed); of import: what the model was trained from",
     )
     format: str = key("hf", "format of what is imported or exported; hf: Hugging Face", FORMATS)
-    to: str | None = key(None, "folder or file that export writes; of push: the URL of a forest")
+    to: str | None = key(
+        None, "folder or file that export, report or watch writes; of push: the URL of a forest"
+    )
 
     @property
     def base_root(self) -> str:

@@ -60,7 +60,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "load.": ("score", "eval", "compare", "generate", "bench", "serve"),
     "imports.source": ("import", "grow", "pull", *_COMMONS),
     "format": ("import", "export"),
-    "to": ("export", "push", "commons init"),
+    "to": ("export", "push", "report", "watch", "commons init"),
     "export.block": ("export", "push", "commons train", "commons submit"),
     "export.force": ("export", "push"),
     "export.": ("export",),
@@ -139,6 +139,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "distil": (*_MODELS, "seed", "card"),
     "moe": (*_MODELS, "moe"),
     "generate": _MODELS,
+    "report": ("data", "eval"),
     "serve": ("trainer", "ensemble"),
     "import": (*_MODELS, "seed", "card", "merge"),
     "export": ("card",),
@@ -189,6 +190,7 @@ _MEANT = {
     ("ls", "expert"): "ls.name=NAME",
     ("mix", "eval.domains"): "domain=NAME",
     ("mix", "weights"): "mix.candidates='[{NAME: 0.5, NAME: 0.5}]'",
+    ("report", "expert"): "eval.name=NAME",
     ("run", "expert"): "run.domains=[NAME]",
 }
 
