@@ -21,9 +21,11 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.memory_store import MemoryStore
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from memory_store import MemoryStore
+
 from btm.commons import charter as charters
-from btm.commons import claims, keys, layout
+from btm.commons import claims, layout
 from btm.commons.bodies import (
     SUBMITTED,
     Charter,
@@ -36,6 +38,7 @@ from btm.commons.bodies import (
     Wanted,
 )
 from btm.commons.claims import Holding, LostClaimError
+from btm.commons.keys import Key
 from btm.commons.member import Member
 from btm.commons.reviewing import check, waiting
 from btm.commons.signed import RefusedError
@@ -54,7 +57,7 @@ _SPEED, _SPREAD = 1000.0, 1.0  # median tokens per second, and sigma of its loga
 class Indexed(MemoryStore):
     """The store with an index of folders: a listing takes as long as what it lists."""
 
-    folders: dict[str, set[str]] = field(default_factory=dict)
+    folders: dict[str, dict[str, None]] = field(default_factory=dict)
 
     def create(self, key: str, content: bytes) -> bool:
         made = super().create(key, content)
@@ -68,11 +71,11 @@ class Indexed(MemoryStore):
     def delete(self, key: str) -> None:
         super().delete(key)
         for folder in _above(key):
-            self.folders.get(folder, set()).discard(key)
+            self.folders.get(folder, {}).pop(key, None)
 
     def _note(self, key: str) -> None:
         for folder in _above(key):
-            self.folders.setdefault(folder, set()).add(key)
+            self.folders.setdefault(folder, {})[key] = None
 
     def stats(self, key: str) -> dict[str, Any]:
         self.fault("list")
@@ -139,8 +142,13 @@ class Simulation:
         if not self.calm:
             raise UserError("503 Slow Down")
 
+    def _key(self) -> Key:
+        """Make a key by the seed of the simulation, so that it repeats."""
+        private = Ed25519PrivateKey.from_private_bytes(self.draw.randbytes(32))
+        return Key(private.public_key().public_bytes_raw().hex(), private)
+
     def _open(self) -> None:
-        boss, asked = keys.make(), self.asked
+        boss, asked = self._key(), self.asked
         tokens = int(asked.hours * HOUR * _SPEED)
         wanted = Wanted(tokens, max(1, tokens // 10), {"seed": Share(1.0, _SEED)}, _SEED)
         charter = Charter(
@@ -164,7 +172,7 @@ class Simulation:
         self.at(self.now + asked.board, self.review)
 
     def _somebody(self, number: int, found: list[tuple[Charter, float]]) -> Volunteer:
-        member = Member(self.place, keys.make(), found)
+        member = Member(self.place, self._key(), found)
         member._reader = self.boss._reader  # all see one store; each would fetch the same
         member.register(f"v{number}")
         speed = _SPEED * math.exp(self.draw.gauss(0, _SPREAD))
