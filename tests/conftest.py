@@ -14,6 +14,7 @@ from contextlib import contextmanager
 # Before torch is loaded: two threads take half as much time again for a step of models so small.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import browsing
 import pytest
 import questions
 import torch
@@ -74,6 +75,7 @@ LONGEST = [
     "jobs",
     "tests/scripts/test_bench_gpu.py",
     "tests/paper/test_paper.py",
+    "tests/commons/test_on_s3.py",
     "tests/scripts/test_bench_train.py",
     "tests/train/fairseq/test_training.py",
     "tests/serve/members/cluster/test_cluster.py",
@@ -254,3 +256,9 @@ def copy(grown, workspace, tmp_path):
     """A function from overrides to a configuration whose forest is this test's own copy."""
     shutil.copytree(grown[0].forest_root, tmp_path / "forest")
     return lambda *overrides: compose([*workspace, f"forest={tmp_path / 'forest'}", *overrides])
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A Chromium is there."""
+    browsing.require()

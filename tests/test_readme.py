@@ -95,11 +95,14 @@ ROWS = {  # of the README's table: the kind of the comparison's row
 }
 
 
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "docs/when.md"], ids=lambda page: page.name
+)
 @pytest.mark.parametrize("name", ROWS)
-def test_the_table_of_the_readme_is_what_the_demo_gave(name):
+def test_the_table_of_the_demo_is_what_it_gave(name, page):
     found = json.loads((RESULTS / "compare.json").read_text())["rows"]
     (row,) = (row for row in found if row["kind"] == ROWS[name])
-    (line,) = re.findall(rf"^\| {re.escape(name)} \| (.*) \|$", README, re.MULTILINE)
+    (line,) = re.findall(rf"^\| {re.escape(name)} \| (.*) \|$", page.read_text(), re.MULTILINE)
     models, flops, trained, novel, over, novel_over = line.replace("*", "").split(" | ")
     assert int(models) == row["experts_run"]
     assert float(flops) == pytest.approx(row["inference_flops_per_token"], rel=2e-3)
@@ -169,7 +172,21 @@ def test_the_range_of_the_readme_is_that_of_three_suites_and_seeds():
     )
     assert len(rows) == 9
     ratios = sorted(float(ratio) for ratio in rows)
-    assert f"{ratios[0]:.2f} to {ratios[-1]:.2f} of the dense LM's" in " ".join(README.split())
+    for page in (README, (ROOT / "docs/when.md").read_text()):
+        assert f"{ratios[0]:.2f} to {ratios[-1]:.2f} of the dense LM's" in " ".join(page.split())
+
+
+def test_where_a_forest_loses_is_what_few_steps_gave():
+    """docs/when.md repeats rows of docs/choosing.md, whose figures are docs/results/choosing's."""
+    rows = re.findall(
+        r"^\| (\w+) \| (\d+) \| (\S+) \| (\S+) \| (\S+) \| (\d of 8) \|$",
+        (ROOT / "docs/when.md").read_text(),
+        re.MULTILINE,
+    )
+    assert len(rows) == 4
+    choosing = (ROOT / "docs/choosing.md").read_text()
+    for suite, *figures in rows:
+        assert f"| {suite} | forest | {' | '.join(figures)} |" in choosing
 
 
 def documents(domain, split="train", limit=40):

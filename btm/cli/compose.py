@@ -35,7 +35,7 @@ _OPEN = "model.config."  # what any key may follow
 # there.
 _SETTLED = (
     *("discover", "paper", "doctor", "status", "logs", "cancel"),
-    *("ls", "show", "verify", "lineage", "diff", "gc", "export", "push"),
+    *("watch", "ls", "show", "verify", "lineage", "diff", "gc", "export", "push"),
 )
 
 
@@ -162,6 +162,11 @@ def _take_recorded(composed: Any, named: set[str]) -> None:
         _set(composed, key, value, merge=False)
         for name, given in own.items():
             _set(composed, name, given)
+
+
+def bundles_of(group: str) -> list[str]:
+    """List the bundles of a group of `conf/`: `model` has pico, tiny and so on."""
+    return _bundles().get(group, [])
 
 
 def full_key(word: str) -> str:

@@ -35,6 +35,7 @@ _EXTRAS = {
     "int8": ("bitsandbytes", "models in half the memory"),
     "gguf": ("gguf", "models for llama.cpp"),
     "remote": ("s3fs", "push and pull of s3://"),
+    "commons": ("cryptography", "btm commons: one forest of many owners"),
     "serve": ("fastapi", "btm serve"),
     "cluster": ("ray", "serving from many machines"),
     "eval": ("lm_eval", "btm bench"),

@@ -115,6 +115,10 @@ def _train(config: Config) -> list[Plan]:
     return [steps.plan_of_train(config, expert_of(config))]
 
 
+def _report(config: Config) -> list[Plan]:
+    return [steps.plan_of_report(config)]
+
+
 def _merge(config: Config) -> list[Plan]:
     return [steps.plan_of_merge(config, expert_of(config))]
 
@@ -300,6 +304,28 @@ def _read(config: Config, verb: str) -> list[Plan]:
     return [readers.plan_of_train(config) if verb == "read train" else readers.plan_of_eval(config)]
 
 
+def _commons(config: Config, verb: str) -> list[Plan]:
+    """Plan a verb of a commons by its words alone: the store is not asked."""
+    what = {
+        "init": f"push what branches begin with, and publish a charter at {config.to}",
+        "join": "register a key, measure this machine" + (", claim" if config.domain else ""),
+        "train": "claim, branch, train and merge here; upload checkpoints",
+        "submit": "send the expert's difference from its parents",
+        "admit": "judge what was submitted; merge and publish it, or reject it",
+        "reject": "reject what was submitted",
+        "leave": "give the claim back, or withdraw the expert",
+        "remove": "delete a withdrawn expert here and at the store, leave tombstones",
+        "revoke": f"declare the key {config.commons.revoked} no longer trusted",
+    }[verb]
+    return [Plan(f"commons {verb}", config.domain or "", what)]
+
+
+_OF_COMMONS = (
+    *("init", "join", "train", "submit", "admit"),
+    *("reject", "leave", "remove", "revoke"),
+)
+
+
 _PLANS: dict[str, Callable[[Config], list[Plan]]] = {
     "prepare": _prepare,
     "seed": _seed,
@@ -313,9 +339,11 @@ _PLANS: dict[str, Callable[[Config], list[Plan]]] = {
     "bench": steps.plan_of_bench,
     "average": _average,
     "mix": _mix,
+    "report": _report,
     **{
         f"read {name}": partial(_read, verb=f"read {name}") for name in ("train", "eval", "compare")
     },
+    **{f"commons {name}": partial(_commons, verb=name) for name in _OF_COMMONS},
     "distil": _distil,
     "moe": _moe,
     "generate": _generate,

@@ -43,10 +43,23 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   read answer  let one answer                btm read answer reader.question="cuba embassy ?"
   read compare forest, average, seed, …      btm read compare reader=nli reader.data=DIR
   read audit   leaks of a graph              btm read audit reader.data=DIR
+  commons init   open a commons for a forest  btm commons init to=URL commons.wanted='{law: 900000}'
+  commons join   take part, claim a domain    btm commons join from=URL domain=law
+  commons train  on your own text             btm commons train domain=law data.root=texts
+  commons submit send the expert              btm commons submit domain=law
+  commons review what was submitted           btm commons review forest=experts/mine
+  commons admit  merge what passes            btm commons admit forest=experts/mine
+  commons reject for a reason                 btm commons reject domain=law commons.reason=TEXT
+  commons status who does what, how far       btm commons status from=URL
+  commons leave  give a claim back            btm commons leave domain=law
+  commons remove a withdrawn expert           btm commons remove domain=law forest=experts/mine
+  commons revoke a key          btm commons revoke commons.revoked=ffeeddccbbaa99887766554433221100
+  report    the forest as one HTML page      btm report forest=experts/demo
   run       all of it, as jobs               btm run experiment=demo cluster=slurm
             or what it is compared with      btm run experiment=demo baseline=dense
   paper     the paper's tables, from nothing btm paper size=smoke
   status    the jobs of a cycle              btm status forest=experts/demo
+  watch     the cycle while it runs          btm watch forest=experts/demo
   logs      what a job says                  btm logs -f expert=law
   cancel    stop a cycle, or one job         btm cancel expert=law
   ls        ELMs and averages of a forest    btm ls forest=experts/demo
@@ -57,6 +70,7 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   remove    an ELM, and who inherited        btm remove expert=law --rederive
   gc        what nothing needs               btm gc --dry-run
   doctor    what this machine offers         btm doctor
+  completion  Tab completes words in a shell btm completion bash
 
   --dry-run   say what would be done, write nothing
   --json      print results as JSON

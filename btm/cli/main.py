@@ -10,19 +10,13 @@ import warnings
 from btm.cli import help as pages
 from btm.cli import pipes
 from btm.cli.compose import compose, full_key
+from btm.cli.flags import FLAGS as _FLAGS
+from btm.cli.flags import FLAGS_OF as _FLAGS_OF
 from btm.cli.stops import Stops
 from btm.errors import TrainingStoppedError, UserError, unknown
 from btm.system import caches
 
-_FLAGS = ("--dry-run", "--json", "--debug", "--help", "-h", "--all")
-_GROUPS = ("read",)  # words whose verb is the word that follows them, too
-# What one verb takes beyond these.
-_FLAGS_OF = {
-    "run": ("--detach", "--retry-failed", "--regrow"),
-    "logs": ("-f",),
-    "verify": ("--full",),
-    "remove": ("--with-descendants", "--rederive", "--readmit"),
-}
+_GROUPS = ("read", "commons")  # words whose verb is the word that follows them, too
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -84,6 +78,10 @@ def _carry_out(words: list[str], stops: Stops) -> int:
 
         print(__version__)
         return 0
+    if words[0] == "completion":
+        from btm.cli import completion
+
+        return completion.command(words[1:])
     verb, rest = parted(words)
     with stops.heard():
         return _command(verb, rest, stops)

@@ -12,6 +12,7 @@ from btm.config.bench import BenchConfig
 from btm.config.card import CardConfig
 from btm.config.choices import AVERAGE_WEIGHTS, BASELINES, BRANCH_METHODS
 from btm.config.cluster import ClusterConfig, PaperConfig, RunConfig
+from btm.config.commons import CommonsConfig
 from btm.config.data import DataConfig, DiscoverConfig
 from btm.config.distil import DistilConfig
 from btm.config.ensemble import EnsembleConfig, EvalConfig, GenerateConfig, ScoreConfig
@@ -56,6 +57,7 @@ class Config:
     paper: PaperConfig = field(default_factory=PaperConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     card: CardConfig = field(default_factory=CardConfig)
+    commons: CommonsConfig = field(default_factory=CommonsConfig)
     ls: LsConfig = field(default_factory=LsConfig)
     remove: RemoveConfig = field(default_factory=RemoveConfig)
     lineage: LineageConfig = field(default_factory=LineageConfig)
@@ -111,7 +113,9 @@ class Config:
         "ELM that branch=copy copies (null: the seed); of import: what the model was trained from",
     )
     format: str = key("hf", "format of what is imported or exported; hf: Hugging Face", FORMATS)
-    to: str | None = key(None, "folder or file that export writes; of push: the URL of a forest")
+    to: str | None = key(
+        None, "folder or file that export, report or watch writes; of push: the URL of a forest"
+    )
 
     @property
     def base_root(self) -> str:

@@ -20,6 +20,7 @@ from btm.config.checks import (
 )
 from btm.config.choices import AVERAGE_WEIGHTS, BASELINES, BRANCH_METHODS
 from btm.config.cluster import check_cluster, check_paper, check_run, processes_of
+from btm.config.commons import check_commons
 from btm.config.data import check_data, check_discover
 from btm.config.distil import check_distil
 from btm.config.ensemble import check_ensemble, check_eval, check_generate, check_score
@@ -95,6 +96,7 @@ def _check_sections(config: Config) -> None:
     check_paper(config.paper)
     check_cluster(config.cluster)
     check_card(config.card)
+    check_commons(config.commons)
     check_ls(config.ls)
     check_lineage(config.lineage)
     check_diff(config.diff)

@@ -382,6 +382,10 @@ class Paths:
         """Name the file of the benchmarks `name`; None as in `evaluation`."""
         return self.evals / f"{name or self.root.name}-bench.json"
 
+    def report(self, name: str | None) -> Path:
+        """Name the file of the report on the evaluation `name`; None as in `evaluation`."""
+        return self.evals / f"{name or self.root.name}-report.html"
+
     def reading(self, reader: str, split: str) -> Path:
         """Name the file of what a reader came to on a split of its questions."""
         return self.evals / f"reader-{reader}-{split}.json"

@@ -110,7 +110,7 @@ def export(
     if target.resolve().is_relative_to(elm.path.resolve()):
         raise UserError(f"to={target} lies in the folder that is exported; give another to=DIR")
     with publish(target) as made, _begun(forest, elm.card, made.parent, f"{name!r}", alive) as base:
-        _write(elm.path, base, made / TENSORS, block, alive)
+        write(elm.path, base, made / TENSORS, block, alive)
         restored = made.parent / "restored"
         restored.mkdir()
         restore(base, made / TENSORS, block, restored, alive)
@@ -212,7 +212,7 @@ def _begun(forest: Forest, card: Card, place: Path, what: str, alive: _Alive) ->
     shutil.rmtree(folder)
 
 
-def _write(expert: Path, base: Path, target: Path, block: int, alive: _Alive) -> None:
+def write(expert: Path, base: Path, target: Path, block: int, alive: _Alive) -> None:
     """Write the quantised difference of the model `expert` from `base`."""
     averaging.require_same_tensors(base, expert)
     theirs = weights.tensors(base)
@@ -267,24 +267,27 @@ def _entry(dtype: str, shape: list[int], begin: int, size: int) -> Json:
 
 def check_tensors(delta: Delta, base: Path) -> None:
     """Raise `UserError` unless a difference has exactly the tensors that `base` requires."""
-    found = {tensor.name: tensor for tensor in weights.header(delta.file)[0]}
+    check_stored(delta.file, delta.block, base)
+
+
+def check_stored(file: Path, block: int, base: Path) -> None:
+    """Do as `check_tensors` for the tensors alone."""
+    found = {tensor.name: tensor for tensor in weights.header(file)[0]}
     wanted: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name, tensor in weights.tensors(base).items():
         if tensor.is_float:
             wanted[f"codes.{name}"] = ("U8", tensor.shape)
-            blocks = blockwise.blocks(math.prod(tensor.shape), delta.block)
+            blocks = blockwise.blocks(math.prod(tensor.shape), block)
             wanted[f"absmax.{name}"] = ("F32", (blocks,))
     for name in sorted(wanted.keys() | found.keys()):
         has = (found[name].dtype, found[name].shape) if name in found else None
         if has != wanted.get(name):
-            raise UserError(f"{delta.file}: tensor {name!r} is {has}; wanted {wanted.get(name)}")
+            raise UserError(f"{file}: tensor {name!r} is {has}; wanted {wanted.get(name)}")
     for name, tensor in found.items():
         if name.startswith("absmax.") and not all(
             np.isfinite(part).all() and (part >= 0).all() for part in weights.chunks(tensor)
         ):
-            raise UserError(
-                f"{delta.file}: tensor {name!r} has a scale that is negative or not finite"
-            )
+            raise UserError(f"{file}: tensor {name!r} has a scale that is negative or not finite")
 
 
 def restore(base: Path, file: Path, block: int, target: Path, alive: _Alive) -> None:

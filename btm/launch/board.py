@@ -1,9 +1,12 @@
 """The live table of a cycle: redrawn on a terminal, a line for each change elsewhere."""
 
 import time
-from typing import IO, TYPE_CHECKING
+from collections.abc import Mapping
+from typing import IO, TYPE_CHECKING, Literal
 
+from btm.launch.jobs import Job
 from btm.launch.records import CycleState, JobState, Records, read_shown
+from btm.launch.view import NO_JOBS, JobView, ordered, shown_as, views
 from btm.report.progress import duration
 
 if TYPE_CHECKING:
@@ -11,19 +14,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _LINES_EVERY = 5.0  # seconds between progress lines where nothing can be redrawn
-_ROWS = 20  # of a live table
-# States of jobs from the top of the table to its end, which is cut off.
-_ORDER = (
-    "running",
-    "ended",
-    "failed",
-    "queued",
-    "ready",
-    "cancelled",
-    "blocked",
-    "waiting",
-    "done",
-)
+_AROUND = 8  # lines of a terminal that a live table leaves free
+_LEAST = 5  # rows of a live table
+_STYLES = {"running": "bold", "failed": "red", "blocked": "red", "done": "green", "waiting": "dim"}
 
 
 class Board:
@@ -31,9 +24,14 @@ class Board:
 
     _live: "Live | None" = None  # on a terminal alone
 
-    def __init__(self, stream: IO[str], records: Records) -> None:
-        """Show on `stream`, as a live table if that is a terminal."""
-        self.stream, self.records = stream, records
+    def __init__(
+        self, stream: IO[str], records: Records, jobs: Mapping[str, Job] = NO_JOBS
+    ) -> None:
+        """Show on `stream`, as a live table if that is a terminal.
+
+        With the `jobs` of the cycle by name, it has their parents too.
+        """
+        self.stream, self.records, self.jobs = stream, records, jobs
         self.seen: dict[str, tuple[str, int]] = {}
         self.begun = time.monotonic()
         self.printed = time.monotonic()
@@ -53,12 +51,13 @@ class Board:
                     self._changed(name, job)
                 self.seen[name] = now
         if self._live is not None:
-            self._live.update(self._table(state))
+            found = views(self.records, state, self.jobs)
+            self._live.update(self._table(state, found, self._live.console.height))
         elif time.monotonic() - self.printed >= _LINES_EVERY:
             self.printed = time.monotonic()
-            for name, job in state["jobs"].items():
-                if job["state"] == "running" and (progress := self._progress(name, job)):
-                    self.say(f"{name:<22} {progress}")
+            for each in views(self.records, state):
+                if each.state == "running" and each.progress:
+                    self.say(f"{each.name:<22} {each.progress}")
 
     def close(self) -> None:
         """End the live table."""
@@ -73,7 +72,9 @@ class Board:
         if job["try"] > 1:
             text += f" (try {job['try']})"
         if job["state"] == "done":
-            text += self._summary(name, job)
+            shown = read_shown(self.records.progress(name, job["try"])) or {}
+            summary = shown_as(name, job, shown).summary
+            text += f": {summary}" if summary else ""
         self.say(f"{text}{': ' if job['message'] else ''}{job['message']}")
 
     def say(self, text: str) -> None:
@@ -85,37 +86,29 @@ class Board:
         else:
             print(line, file=self.stream, flush=True)
 
-    def _summary(self, name: str, job: JobState) -> str:
-        shown = read_shown(self.records.progress(name, job["try"])) or {}
-        if "steps" in shown:
-            rate = f"{shown['tokens_per_second']:,.0f} tokens/s"
-            return f": {shown['steps']:,} steps, loss {shown['loss']:.3f}, {rate}"
-        return f": {shown['scored']:,} tokens scored" if "scored" in shown else ""
-
-    def _progress(self, name: str, job: JobState) -> str:
-        shown = read_shown(self.records.progress(name, job["try"])) or {}
-        if "to_score" in shown:
-            return f"scored {shown['scored']:,} of {shown['to_score']:,} tokens"
-        if "steps" not in shown:
-            return ""
-        rate = f"{shown['tokens_per_second']:,.0f} tokens/s"
-        left = duration(shown["eta_seconds"])
-        step = max(shown["step"], 0)
-        return f"step {step:>6}/{shown['steps']}  loss {shown['loss']:.3f}  {rate}  {left} left"
-
-    def _table(self, state: CycleState) -> "Table":
+    def _table(self, state: CycleState, found: list[JobView], height: int) -> "Table":
+        """Draw the table, as many rows of it as a terminal of `height` lines has room for."""
         from rich import box
         from rich.table import Table
+        from rich.text import Text
 
         counts = ", ".join(f"{count} {name}" for name, count in state["counts"].items())
-        title = f"{self.records.forest}: {counts}"
-        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-        for column in ("job", "state", "progress"):
-            table.add_column(column)
-        rows = sorted(state["jobs"].items(), key=lambda item: _ORDER.index(item[1]["state"]))
-        for name, job in rows[:_ROWS]:
-            progress = self._progress(name, job) if job["state"] == "running" else job["message"]
-            table.add_row(name, job["state"], progress)
-        if len(rows) > _ROWS:
-            table.add_row(f"and {len(rows) - _ROWS} more", "", "")
+        most = max(_LEAST, height - _AROUND)
+        table = Table(
+            title=Text(f"{self.records.forest}: {counts}"),
+            box=box.SIMPLE_HEAD,
+            title_justify="left",
+            pad_edge=False,
+        )
+        for column in ("job", "state", "try", "progress", "parents"):
+            side: Literal["right", "left"] = "right" if column == "try" else "left"
+            table.add_column(column, justify=side, no_wrap=column != "parents")
+        for each in ordered(found)[:most]:
+            told = each.progress if each.state == "running" else each.message
+            attempt = str(each.attempt) if each.attempt > 1 else ""
+            cells = (each.name, each.state, attempt, told, each.parents)
+            style = _STYLES.get(each.state, "")
+            table.add_row(*map(Text, cells), style=style)
+        if len(found) > most:
+            table.add_row(f"and {len(found) - most} more", "", "", "", "")
         return table

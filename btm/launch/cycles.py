@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,13 +18,16 @@ from btm.launch.engine import Resources
 from btm.launch.forecast import too_few_tokens
 from btm.launch.jobs import Job
 from btm.launch.records import Cycle, CycleState, Records, Spec, read_shown, show_file
+from btm.launch.view import views
 from btm.report import ConsoleReporter
 from btm.report.tables import TableRow
 from btm.steps.evaluate import evaluation_stands
 from btm.steps.standing import text_of
 from btm.system import lease
-from btm.system.json_files import Json
 from btm.train.fairseq import training
+
+_LOOK_EVERY = 0.5  # seconds between looks at a cycle that this process does not drive
+_PAGE_EVERY = 10  # seconds between two pages, at least; of large forests one takes a while
 
 
 def run(
@@ -244,28 +247,65 @@ def status(config: Config) -> tuple[list[TableRow], str]:
     """Make a table of the jobs of the forest's last cycle, and its title."""
     records = Records(Path(config.forest_root))
     state = _state(records)
-    rows: list[TableRow] = []
-    for name, job in state["jobs"].items():
-        shown: Json = {}
-        if job["state"] == "running":
-            shown = read_shown(records.progress(name, job["try"])) or {}
-        rate = shown.get("tokens_per_second")
-        rows.append(
-            {
-                "job": name,
-                "state": job["state"],
-                "try": job["try"],
-                "step": f"{shown['step']}/{shown['steps']}" if "steps" in shown else "",
-                "loss": shown.get("loss"),
-                "tokens/s": None if rate is None else round(rate),
-                "why": job["message"],
-            }
-        )
+    jobs = {job.name: job for job in records.read_cycle(state["cycle"]).jobs}
+    return _rows(records, state, jobs), _title(records, state)
+
+
+def _title(records: Records, state: CycleState) -> str:
+    """Say how a cycle stands."""
     alive = "finished"
     if not state["finished"]:
         alive = "at work" if _at_work(records, state) else "stopped"
     counts = ", ".join(f"{count} {state}" for state, count in sorted(state["counts"].items()))
-    return rows, f"cycle {state['cycle']} in {records.forest}: {alive}; {counts}"
+    return f"cycle {state['cycle']} in {records.forest}: {alive}; {counts}"
+
+
+def watch(
+    config: Config,
+    stream: IO[str],
+    each: Callable[[list[TableRow]], None] | None = None,
+    page: Callable[[int], None] | None = None,
+) -> str:
+    """Show the forest's cycle until nobody works on it any more; return how it stands then.
+
+    On a terminal `stream` has a table that is redrawn, else a line for each change. With `each`,
+    that is called with the rows of every look that differs from the one before, and nothing is
+    shown. `page` is called with the seconds until it is called again, and last with 0. `UserError`
+    if no cycle has run.
+    """
+    records = Records(Path(config.forest_root))
+    state, told = _state(records), None
+    cycle = records.read_cycle(state["cycle"])
+    jobs = {job.name: job for job in cycle.jobs}
+    board, due = None if each else Board(stream, records, jobs), 0.0
+    try:
+        while True:
+            if page is not None and time.monotonic() >= due:
+                begun = time.monotonic()
+                page(_PAGE_EVERY)
+                due = begun + max(_PAGE_EVERY, 10 * (time.monotonic() - begun))
+            if board is not None:
+                board.show(state)
+            elif each is not None and (rows := _rows(records, state, jobs)) != told:
+                each(rows)
+                told = rows
+            if state["finished"] or not _at_work(records, state):
+                return _title(records, state)
+            time.sleep(_LOOK_EVERY if attach.driver_runs(records) else cycle.config.cluster.poll)
+            state = _state(records)
+    except KeyboardInterrupt:
+        if board is not None:
+            board.say(f"the jobs go on: {command('cancel', forest=config.forest_root)} stops them")
+        raise
+    finally:
+        if board is not None:
+            board.close()
+        if page is not None:
+            page(0)
+
+
+def _rows(records: Records, state: CycleState, jobs: Mapping[str, Job]) -> list[TableRow]:
+    return [each.to_row() for each in views(records, state, jobs)]
 
 
 def _at_work(records: Records, state: CycleState) -> bool:

@@ -43,6 +43,7 @@ from btm.steps.origin import copied
 from btm.steps.plan import Plan
 from btm.steps.proposal import settled
 from btm.steps.regrow import plan_of_regrow, regrow
+from btm.steps.report import plan_of_report, report
 
 __all__ = [
     "Added",
@@ -85,11 +86,13 @@ __all__ = [
     "plan_of_mix",
     "plan_of_moe",
     "plan_of_regrow",
+    "plan_of_report",
     "plan_of_score",
     "plan_of_seed",
     "plan_of_train",
     "prepare",
     "regrow",
+    "report",
     "rivals",
     "rounds",
     "run",

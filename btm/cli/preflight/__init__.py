@@ -32,6 +32,8 @@ VERBS = (
     "bench",
     "import",
     "export",
+    "report",
+    "watch",
     "push",
     "pull",
     "run",

@@ -43,6 +43,8 @@ CHECKS: dict[str, Sequence[Check]] = {
     "bench": (extras.harness, extras.quantisation, machine.device),
     "import": (machine.forest_folder,),
     "export": (machine.export_folder,),
+    "report": (machine.export_folder,),
+    "watch": (machine.export_folder,),
     "push": (names.remote_of_push,),
     "pull": (names.remote_of_pull, machine.forest_folder),
     "run": (

@@ -2,7 +2,19 @@
 
 from collections.abc import Callable
 
-from btm.cli.verbs import effects, growing, interop, jobs, reading, reads, registry, serving, using
+from btm.cli.verbs import (
+    commons,
+    effects,
+    growing,
+    interop,
+    jobs,
+    looking,
+    reading,
+    reads,
+    registry,
+    serving,
+    using,
+)
 from btm.cli.verbs.output import Output
 from btm.config.schema import Config
 from btm.errors import UserError
@@ -36,9 +48,22 @@ VERBS: dict[str, Callable[[Config, Output], int | None]] = {
     "read answer": reading.answer,
     "read compare": reading.compare,
     "read audit": reading.audit,
+    "report": looking.report,
+    "commons init": commons.init,
+    "commons join": commons.join,
+    "commons train": commons.train,
+    "commons submit": commons.submit,
+    "commons review": commons.review,
+    "commons admit": commons.admit,
+    "commons reject": commons.reject,
+    "commons status": commons.status,
+    "commons leave": commons.leave,
+    "commons remove": commons.remove,
+    "commons revoke": commons.revoke,
     "run": growing.run,
     "paper": growing.paper,
     "status": jobs.status,
+    "watch": looking.watch,
     "logs": jobs.logs,
     "cancel": jobs.cancel,
     "ls": registry.ls,

@@ -32,14 +32,22 @@ _GROWING = (
 )
 _FIT = ("read train", "read compare")
 _READING = (*_FIT, "read eval", "read answer")
+_COMMONS = (
+    *("commons join", "commons train", "commons submit", "commons review", "commons admit"),
+    *("commons reject", "commons status", "commons leave", "commons remove", "commons revoke"),
+)
 _MEASURING = ("eval", "compare", "grow", *_CYCLE)
 
 # A key, or a section by its name and a dot, and the verbs that read it.
 READERS: dict[str, tuple[str, ...]] = {
     "expert": (*_STEPS, "grow", "import", "logs", "cancel", "read train", *_ONE),
-    "domain": (*_STEPS, "grow", "average", "mix", "moe", "import", "generate", "bench", *_CYCLE),
-    "weights": (*_STEPS, "average", "moe", "grow", *_CYCLE),
-    "parent": (*_STEPS, "import", "grow", *_CYCLE),
+    "domain": (
+        *(*_STEPS, "grow", "average", "mix", "moe", "import", "generate", "bench", *_CYCLE),
+        *("commons join", "commons train", "commons submit", "commons review"),
+        *("commons admit", "commons reject", "commons leave", "commons remove"),
+    ),
+    "weights": (*_STEPS, "average", "moe", "grow", "commons init", *_CYCLE),
+    "parent": (*_STEPS, "import", "grow", "commons init", *_CYCLE),
     "against": ("diff", "compare", "run"),
     "models": _MEASURING,
     "averages": ("eval", "compare"),
@@ -50,15 +58,15 @@ READERS: dict[str, tuple[str, ...]] = {
     "generate.": ("generate",),
     "serve.": ("serve",),
     "load.": ("score", "eval", "compare", "generate", "bench", "serve"),
-    "imports.source": ("import", "grow", "pull"),
+    "imports.source": ("import", "grow", "pull", *_COMMONS),
     "format": ("import", "export"),
-    "to": ("export", "push"),
-    "export.block": ("export", "push"),
+    "to": ("export", "push", "report", "watch", "commons init"),
+    "export.block": ("export", "push", "commons train", "commons submit"),
     "export.force": ("export", "push"),
     "export.": ("export",),
     "push.": ("push",),
     "imports.legacy": ("import", "seed", *_STEPS, "grow", *_CYCLE),
-    "card.": (*_GROWING, "export", "push", "remove"),
+    "card.": (*_GROWING, "export", "push", "remove", "commons train", "commons admit"),
     "average.name": ("average", "run", *_FIT, *_ONE),
     "distil.name": ("distil", *_ONE),
     "distil.": ("distil",),
@@ -87,6 +95,14 @@ READERS: dict[str, tuple[str, ...]] = {
     "reader.candidates": ("read answer",),
     **{f"reader.{kind}": _READING for kind in ("questions", "input", "model", "output")},
     "reader.": _FIT,
+    "commons.name": ("commons init", "commons join"),
+    "commons.maintainer": ("commons join",),
+    "commons.hours": ("commons join", "commons train"),
+    "commons.every": ("commons train",),
+    "commons.probes": ("commons review", "commons admit"),
+    "commons.revoked": ("commons revoke",),
+    "commons.reason": ("commons reject", "commons revoke", "commons leave"),
+    "commons.": ("commons init",),
     "discover.": ("discover",),
     "paper.": ("paper",),
     "ls.": ("ls",),
@@ -123,6 +139,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "distil": (*_MODELS, "seed", "card"),
     "moe": (*_MODELS, "moe"),
     "generate": _MODELS,
+    "report": ("data", "eval"),
     "serve": ("trainer", "ensemble"),
     "import": (*_MODELS, "seed", "card", "merge"),
     "export": ("card",),
@@ -131,6 +148,11 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "read compare": ("trainer", "ensemble", "seed"),
     "read eval": ("trainer",),
     "read answer": ("trainer",),
+    "commons init": ("seed",),
+    "commons join": ("trainer",),
+    "commons train": (*_TRAINS, "score", "merge"),
+    "commons review": _MODELS,
+    "commons admit": (*_MODELS, "card"),
     "run": _WHOLE,
     "paper": _WHOLE,
     "remove": (*_TRAINS, "score", "ensemble", "merge", "average"),
@@ -168,6 +190,7 @@ _MEANT = {
     ("ls", "expert"): "ls.name=NAME",
     ("mix", "eval.domains"): "domain=NAME",
     ("mix", "weights"): "mix.candidates='[{NAME: 0.5, NAME: 0.5}]'",
+    ("report", "expert"): "eval.name=NAME",
     ("run", "expert"): "run.domains=[NAME]",
 }
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ class Seen:
 
     content: bytes
     tag: str
+
+
+@dataclass(frozen=True)
+class Stat:
+    """The bytes of an object, and when it was written: seconds since 1970 by the store's clock."""
+
+    size: int
+    written: float
 
 
 class Pieces:
@@ -114,9 +123,17 @@ class Local:
 
     def sizes(self, key: str) -> dict[str, int]:
         """List the files below a folder, with their bytes."""
-        place = self.root / key
-        files = (p for p in place.rglob("*") if p.is_file() and not p.name.startswith(".tmp-"))
-        return {p.relative_to(place).as_posix(): p.stat().st_size for p in files}
+        return {name: seen.size for name, seen in self.stats(key).items()}
+
+    def stats(self, key: str) -> dict[str, Stat]:
+        """List the files below a folder, with their bytes and times."""
+        place, found = self.root / key, {}
+        for file in place.rglob("*"):
+            with suppress(FileNotFoundError):  # it was deleted meanwhile
+                if file.is_file() and not file.name.startswith(".tmp-"):
+                    seen = file.stat()
+                    found[file.relative_to(place).as_posix()] = Stat(seen.st_size, seen.st_mtime)
+        return found
 
     def create(self, key: str, content: bytes) -> bool:
         """Write a small object; return False, with nothing written, if one stands there."""
@@ -141,6 +158,15 @@ class Local:
         finally:
             os.close(folder)
         return True
+
+    def put(self, key: str, content: bytes) -> None:
+        """Write a small object, over whatever stands there."""
+        with durable.publish_file(self.root / key) as handle:
+            handle.write(content)
+
+    def delete(self, key: str) -> None:
+        """Delete an object; one that is not there is deleted already."""
+        (self.root / key).unlink(missing_ok=True)
 
     def send(self, file: Path, key: str, expected: Content, told: Told) -> None:
         """Write a file, hashed as it is sent; `UserError`, and nothing appears, if it is not as
@@ -227,6 +253,19 @@ class Bucket:
                 return {}
         return {name.removeprefix(f"{home}/"): each["size"] for name, each in found.items()}
 
+    def stats(self, key: str) -> dict[str, Stat]:
+        """List the objects below a folder, with their bytes and times."""
+        home = self._path(key)
+        with self._plainly():
+            try:
+                found = self.fs.find(home, detail=True)
+            except FileNotFoundError:
+                return {}
+            return {
+                name.removeprefix(f"{home}/"): Stat(each["size"], _written(each))
+                for name, each in found.items()
+            }
+
     def create(self, key: str, content: bytes) -> bool:
         """Write a small object; return False, with nothing written, if one stands there."""
         return self._put_if(key, content, mode="create")
@@ -236,6 +275,16 @@ class Bucket:
         if self.url.scheme != "s3" or not seen.tag:
             raise UserError(f"{self.url}: {self.url.scheme}:// replaces nothing: give another name")
         return self._put_if(key, content, IfMatch=seen.tag)
+
+    def put(self, key: str, content: bytes) -> None:
+        """Write a small object, over whatever stands there."""
+        with self._plainly():
+            self.fs.pipe_file(self._path(key), content)
+
+    def delete(self, key: str) -> None:
+        """Delete an object; one that is not there is deleted already."""
+        with self._plainly(), suppress(FileNotFoundError):
+            self.fs.rm_file(self._path(key))
 
     def send(self, file: Path, key: str, expected: Content, told: Told) -> None:
         """Write a file, hashed as it is sent; `UserError`, and nothing appears, if it is not as
@@ -303,6 +352,13 @@ def open_place(url: Url) -> Local | Bucket:
             "then btm import from=DIR"
         )
     return Local(url) if url.scheme == "file" else Bucket(url)
+
+
+def _written(found: dict[str, Any]) -> float:
+    """Read when an object was written from what a client library says of it."""
+    said = found.get("LastModified") or found.get("mtime") or found.get("updated")
+    when = datetime.fromisoformat(said) if isinstance(said, str) else said
+    return float(when) if isinstance(when, int | float) else when.timestamp() if when else 0.0
 
 
 def _is_lost(error: BaseException) -> bool:

@@ -4,31 +4,20 @@ import json
 import math
 import os
 import re
-import shutil
-import signal
 import subprocess
 from pathlib import Path
 
 import pytest
+from browsing import CHROMIUM, HOME, NODE, driven
 from folders import ROOT
 
 from btm.forest import Forest
 from btm.serve.http import page
 
-HOME = Path(os.environ.get("CHROMIUM", ROOT / ".chromium"))
-CHROMIUM = shutil.which("chromium") or "chromium"
-NODE = next(iter(HOME.glob("node_modules/node-linux-*/bin/node")), "node")
 TEXT = "In the beginning God created the heavens.\n\ndef get(self, key):\n    return self.é[key]\n"
 TOKEN = "0123456789abcdef"
 MOST = 200  # tokens that the server with a token allows
 REFUSED = re.compile(r"Failed to load resource: .* (400|401) ")  # what Chromium logs of refusals
-
-
-@pytest.fixture(scope="module")
-def browser():
-    is_there = (HOME / "node_modules/axe-core").exists() and shutil.which("chromium")
-    if not is_there and not os.environ.get("CI"):
-        pytest.skip("no Chromium here: scripts/chromium")
 
 
 @pytest.fixture(scope="module")
@@ -48,24 +37,6 @@ def seen(browser, running, serve, grown):
         words = [NODE, Path(__file__).with_name("page.mjs")]
         said = driven(words, json.dumps(asked))
     return json.loads(said.splitlines()[-1])
-
-
-def driven(words, asked):
-    """Run the script of a reader; where the browser hangs, which it does once in many runs beside
-    other work, once more.
-    """
-    for tries_left in (1, 0):
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        with subprocess.Popen(words, text=True, start_new_session=True, **pipes) as node:
-            try:
-                said, wrong = node.communicate(asked, timeout=135)
-            except subprocess.TimeoutExpired:
-                os.killpg(node.pid, signal.SIGKILL)  # the browser too
-                if not tries_left:
-                    raise
-                continue
-        assert node.returncode == 0, wrong
-        return said
 
 
 def scored(running, model="forest", prompt=TEXT):

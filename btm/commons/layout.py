@@ -1,0 +1,112 @@
+"""Where the objects of a commons stand, below the URL of its forest.
+
+    commons/charter/<version>.json                what is wanted, and the rules
+    commons/people/<key>/person.json              a public key
+    commons/people/<key>/retired.json             its end: replaced by its owner
+    commons/revoked/<key>.json                    its end: by a maintainer
+    commons/claims/<domain>/<number>.json         who trains the expert of a domain
+    commons/people/<key>/work/<domain>/<number>/  of a claim:
+        signs/<count>.json                        signs of life
+        checkpoints/<count>.json, <sha256>.safetensors
+        submission.json, submitted/<file>         the trained expert
+        left.json                                 given back, or withdrawn
+    commons/verdicts/<domain>/<number>/<key>.json what a maintainer decided
+    commons/removed/<domain>/<number>.json        a withdrawn expert is gone: tombstone
+    commons/index.html                            the board, for people
+
+All but signs of life and the board are written once, by a condition: nobody writes over them.
+Somebody's own folder is `commons/people/<key>/`; beside it a volunteer writes claims alone.
+"""
+
+import re
+from dataclasses import dataclass
+
+ROOT = "commons"
+BOARD = f"{ROOT}/index.html"
+_NUMBER = re.compile(r"([1-9]\d{0,8})\.json")
+
+
+def charter(version: int) -> str:
+    """Name a version of the charter."""
+    return f"{ROOT}/charter/{version}.json"
+
+
+def person(key: str) -> str:
+    """Name the object of a public key."""
+    return f"{ROOT}/people/{key}/person.json"
+
+
+def retired(key: str) -> str:
+    """Name the end of a key that was replaced."""
+    return f"{ROOT}/people/{key}/retired.json"
+
+
+def revoked(key: str) -> str:
+    """Name the end of a key that was revoked."""
+    return f"{ROOT}/revoked/{key}.json"
+
+
+def claim(domain: str, number: int) -> str:
+    """Name a claim."""
+    return f"{ROOT}/claims/{domain}/{number}.json"
+
+
+def claims(domain: str) -> str:
+    """Name the folder of the claims of a domain."""
+    return f"{ROOT}/claims/{domain}"
+
+
+def verdict(domain: str, number: int, key: str) -> str:
+    """Name the verdict on the submission of a claim by a key."""
+    return f"{ROOT}/verdicts/{domain}/{number}/{key}.json"
+
+
+def removed(domain: str, number: int) -> str:
+    """Name the tombstone of an expert that was admitted."""
+    return f"{ROOT}/removed/{domain}/{number}.json"
+
+
+@dataclass(frozen=True)
+class Work:
+    """The objects of one claim, in the folder of its holder."""
+
+    key: str
+    domain: str
+    number: int
+
+    @property
+    def folder(self) -> str:
+        """Its folder."""
+        return f"{ROOT}/people/{self.key}/work/{self.domain}/{self.number}"
+
+    @property
+    def submission(self) -> str:
+        """The submission."""
+        return f"{self.folder}/submission.json"
+
+    @property
+    def left(self) -> str:
+        """The end of the claim, or of the expert."""
+        return f"{self.folder}/left.json"
+
+    def sign(self, count: int) -> str:
+        """Name a sign of life."""
+        return f"{self.folder}/signs/{count}.json"
+
+    def checkpoint(self, count: int) -> str:
+        """Name the object of a checkpoint."""
+        return f"{self.folder}/checkpoints/{count}.json"
+
+    def weights(self, sha256: str) -> str:
+        """Name the file of a checkpoint."""
+        return f"{self.folder}/checkpoints/{sha256}.safetensors"
+
+    def submitted(self, file: str) -> str:
+        """Name a file of the submission."""
+        return f"{self.folder}/submitted/{file}"
+
+
+def number_of(name: str) -> int | None:
+    """Read the number of a numbered object from its name; None if it has none."""
+    found = _NUMBER.fullmatch(name)
+    return int(found[1]) if found else None

@@ -1,0 +1,72 @@
+#!/usr/bin/env python
+"""Print what one participant of a commons may do in its bucket, as a policy of S3.
+
+    python scripts/commons_policy.py s3://bucket/mine 00112233445566778899aabbccddeeff
+    python scripts/commons_policy.py s3://bucket/mine --maintainer
+
+A volunteer reads everything, writes into the folder of their own key, and makes claims where none
+stands: the condition refuses a write without If-None-Match, so nobody writes over a claim. A
+maintainer writes everywhere. Attach it to the user whose credentials the participant gets; where a
+server has no such conditions (docs/commons.md) the others stand all the same.
+"""
+
+import argparse
+import json
+import re
+import sys
+
+
+def policy(bucket: str, folder: str, keys: list[str]) -> dict[str, object]:
+    """Make the policy of a volunteer with these fingerprints, or of a maintainer without."""
+    arn = f"arn:aws:s3:::{bucket}"
+    root = f"{arn}/{folder}"
+    own = [f"{root}/commons/people/{key}/*" for key in keys] or [f"{root}/*"]
+    parts = ["s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
+    statements: list[dict[str, object]] = [
+        {
+            "Sid": "List",
+            "Effect": "Allow",
+            "Action": "s3:ListBucket",
+            "Resource": arn,
+            "Condition": {"StringLike": {"s3:prefix": [folder, f"{folder}/*"]}},
+        },
+        {"Sid": "Read", "Effect": "Allow", "Action": "s3:GetObject", "Resource": f"{root}/*"},
+        {
+            "Sid": "Own",
+            "Effect": "Allow",
+            "Action": ["s3:PutObject", "s3:DeleteObject", *parts],
+            "Resource": own,
+        },
+    ]
+    if keys:
+        claim = {
+            "Sid": "Claim",
+            "Effect": "Allow",
+            "Action": "s3:PutObject",
+            "Resource": f"{root}/commons/claims/*",
+            "Condition": {"Null": {"s3:if-none-match": "false"}},
+        }
+        statements.append(claim)
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+def main() -> None:
+    """Print the policy that the words ask for."""
+    words = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    words.add_argument("url", help="s3://bucket/folder")
+    words.add_argument("keys", nargs="*", help="fingerprints of a volunteer's keys")
+    words.add_argument("--maintainer", action="store_true")
+    given = words.parse_args()
+    url = re.fullmatch(r"s3://([a-z0-9.-]{3,63})/([\w.+@=-]+(?:/[\w.+@=-]+)*)/?", given.url)
+    if url is None:
+        sys.exit(f"{given.url}: wanted s3://bucket/folder")
+    if given.maintainer == bool(given.keys):
+        sys.exit("wanted the fingerprint of a key, or --maintainer")
+    for key in given.keys:
+        if not re.fullmatch(r"[0-9a-f]{32}", key):
+            sys.exit(f"{key}: wanted a fingerprint, 32 hexadecimal digits (btm commons join)")
+    print(json.dumps(policy(url[1], url[2], given.keys), indent=1))
+
+
+if __name__ == "__main__":
+    main()

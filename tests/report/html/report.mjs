@@ -1,0 +1,92 @@
+// Read a report in a real Chromium, from its file, and tell in JSON what was seen.
+// stdin: {home, chromium, url, live}
+import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { pathToFileURL } from 'node:url';
+
+const asked = JSON.parse(readFileSync(0, 'utf8'));
+const load = createRequire(`${asked.home}/`);
+const { chromium } = await import(pathToFileURL(load.resolve('playwright-core')).href)
+  .then((found) => found.default ?? found);
+const AXE = readFileSync(load.resolve('axe-core/axe.min.js'), 'utf8');
+const browser = await chromium.launch({
+  executablePath: asked.chromium, args: ['--no-sandbox', '--disable-gpu'],
+});
+const seen = { said: [], elsewhere: [], barriers: [], papers: [], wide: [] };
+
+async function open(options, url = asked.url) {
+  const context = await browser.newContext({ viewport: { width: 1200, height: 900 }, ...options });
+  context.setDefaultTimeout(120_000);
+  const page = await context.newPage();
+  page.on('console', (message) => seen.said.push(message.text()));
+  page.on('pageerror', (error) => seen.said.push(String(error)));
+  page.on('request', (request) => {
+    if (!/^(file|data):/.test(request.url())) seen.elsewhere.push(request.url());
+  });
+  if (url === asked.live) await page.clock.install();
+  await page.goto(url);
+  await page.waitForSelector('html[data-drawn]', { state: 'attached' });
+  return page;
+}
+
+async function look(page, view) {
+  await page.evaluate(AXE);
+  const { violations, passes } = await page.evaluate('axe.run(document)');
+  if (passes.length < 10) throw new Error(`${view}: axe looked at nothing`);
+  seen.barriers.push(...violations.map((each) =>
+    `${view}: ${each.id}: ${each.nodes.map((node) => node.html).slice(0, 3).join(' ')}`));
+  seen.papers.push(await page.evaluate('getComputedStyle(document.body).backgroundColor'));
+}
+
+const rows = (page, part) => page.$$eval(`#${part} table tbody tr`, (all) =>
+  all.map((row) => [...row.children].map((cell) => cell.textContent)));
+const openAll = (page) => page.evaluate(() => document.querySelectorAll('details')
+  .forEach((each) => { each.open = true; }));
+const told = (page, part) => page.textContent(`#${part} .told`);
+
+const light = await open({ colorScheme: 'light' });
+seen.title = await light.textContent('h1');
+seen.parts = await light.$$eval('nav a', (all) => all.map((each) => each.textContent));
+seen.missing = await light.$$eval('section > .absent', (all) =>
+  Object.fromEntries(all.map((each) => [each.parentElement.id, each.textContent])));
+await light.locator('#heat [role="application"]').focus();
+seen.first = await told(light, 'heat');
+await light.keyboard.press('ArrowRight');
+await light.keyboard.press('ArrowDown');
+seen.moved = await told(light, 'heat');
+await light.selectOption('#heat select', 'seed');
+seen.ratio = await light.textContent('#heat caption, #heat .legend');
+await light.locator('#tokens .tokens').focus();
+await light.keyboard.press('End');
+seen.token = await told(light, 'tokens');
+await openAll(light);
+await light.waitForSelector('#heat table td', { state: 'attached' });
+seen.tables = {};
+for (const part of ['models', 'lineage', 'curves', 'cycle', 'costs']) seen.tables[part] = await rows(light, part);
+seen.heat = await rows(light, 'heat');
+seen.texts = await light.$$eval('#tokens .token', (all) => all.map((each) => each.lastChild.textContent));
+seen.command = await light.textContent('#rebuilding pre');
+await look(light, 'light');
+await light.selectOption('#scheme', 'dark');
+seen.chosen = await light.evaluate('getComputedStyle(document.body).backgroundColor');
+const dark = await open({ colorScheme: 'dark' });
+await openAll(dark);
+await look(dark, 'dark');
+const phone = await open({ viewport: { width: 390, height: 800 } });
+seen.wide.push(await phone.evaluate('document.documentElement.scrollWidth - innerWidth'));
+const live = await open({}, asked.live); // in an hour, by the page's clock, which is put forward
+const hour = () => live.clock.fastForward(3_601_000);
+const mark = () => live.evaluate('window.read = true'); // gone with a page that is read again
+await live.evaluate('scrollTo({ top: 700, behavior: "instant" })');
+await mark();
+const again = live.waitForEvent('load');
+await hour();
+await again;
+await live.waitForSelector('html[data-drawn]', { state: 'attached' });
+seen.live = { again: await live.evaluate('!window.read'), top: await live.evaluate('scrollY') };
+await live.uncheck('.live input');
+await mark();
+await hour();
+seen.live.rests = await live.evaluate('window.read === true');
+await browser.close();
+console.log(JSON.stringify(seen));

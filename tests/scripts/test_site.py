@@ -1,0 +1,71 @@
+"""The documentation site builds without a warning, no link in it is dead, and its pictures are the script's."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from folders import ROOT
+
+import links
+import pictures
+
+DOCS = ROOT / "docs"
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning_or_a_dead_link(tmp_path):
+    shutil.copy(ROOT / "zensical.toml", tmp_path)
+    shutil.copytree(DOCS, tmp_path / "docs")
+    command = [sys.executable, "-m", "zensical", "build", "--strict"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len([*(tmp_path / "site").rglob("*.html")]) > 40
+    assert links.dead(tmp_path / "site") == []
+
+
+def test_every_page_stands_in_the_navigation():
+    config = tomllib.loads((ROOT / "zensical.toml").read_text())
+
+    def pages(entries):
+        for entry in entries:
+            for place in entry.values():
+                yield from pages(place) if isinstance(place, list) else [place]
+
+    listed = [*pages(config["project"]["nav"])]
+    assert len({*listed}) == len(listed)
+    assert {*listed} == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ('<a href="b.html#x">', ["a.html: b.html#x: no such anchor"]),
+        ('<a href="c.html">', ["a.html: c.html: no such file"]),
+        ('<a href="../secret.txt">', ["a.html: ../secret.txt: no such file"]),
+        ('<img src="d.png">', ["a.html: d.png: no such file"]),
+        ('<script src="https://x.y/z.js">', ["a.html: loads https://x.y/z.js from elsewhere"]),
+        ('<a href="b.html#here">', []),
+        ('<a href="https://x.y">', []),
+    ],
+)
+def test_a_dead_link_is_found(tmp_path, page, said):
+    root = tmp_path / "site"
+    root.mkdir()
+    (tmp_path / "secret.txt").touch()
+    (root / "a.html").write_text(page)
+    (root / "b.html").write_text('<h1 id="here">')
+    assert links.dead(root) == said
+
+
+def test_the_pictures_are_what_the_script_draws():
+    for name, svg in pictures.pictures().items():
+        assert (DOCS / "pictures" / name).read_text() == svg, "python scripts/pictures.py"
+
+
+def test_the_promises_name_tests_that_stand():
+    named = re.findall(r"`(tests/\S+\.py)`", (DOCS / "promises.md").read_text())
+    assert len(named) > 15
+    assert [name for name in named if not (ROOT / name).is_file()] == []
