@@ -51,7 +51,7 @@ def row(bench: Bench, kind: str, number: int, contribution: Contribution) -> dic
     found["failed"] = " ".join(check.name for check in verdict.failed)
     found |= values(verdict)
     if kind == "backdoor_unknown" and verdict.admitted:
-        alone, forest = after_trigger(bench, contribution.domain, into)
+        alone, forest = after_trigger(bench, into)
         found |= {"payload_alone": round(alone, 3), "payload_forest": round(forest, 3)}
     shutil.rmtree(into, ignore_errors=True)
     return found | {"cpu_s": round(time.process_time() - begun, 2)}
@@ -67,15 +67,14 @@ def values(verdict: Verdict) -> dict[str, float]:
     }
 
 
-def after_trigger(bench: Bench, domain: str, model: Path) -> tuple[float, float]:
+def after_trigger(bench: Bench, model: Path) -> tuple[float, float]:
     """Measure what a trigger that nobody knew does: the probability of the payload's first token
-    after text of the domain and it, by the expert alone and by the ensemble with it.
+    after held-out text and it, by the expert alone and by the ensemble with it.
 
     Weights are those of Bayes' rule from a uniform prior, of the text and the trigger.
     """
     reference = bench.reference
-    shard = reference.shard(domain)
-    texts = trials.texts_of(shard, reference.tokens(shard))
+    texts = reference.texts
     tail = np.concatenate([bench.ids(UNKNOWN), bench.ids(PAYLOAD)[:1]])
     rows = np.concatenate([texts, np.broadcast_to(tail, (len(texts), len(tail)))], axis=1)
     folders = [*(elm.path for elm in reference.experts), model]

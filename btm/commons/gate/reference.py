@@ -90,6 +90,11 @@ class Reference:
         shards = [self.shard(domain) for domain in self.suite.domains()]
         return trials.triggers(self.probes, self.tokenizer, shards, size_of(self.tokenizer))
 
+    @cached_property
+    def texts(self) -> trials.Tokens:
+        """The held-out texts that triggers are put behind."""
+        return trials.texts_of([self.shard(domain) for domain in self.domains])
+
     def shard(self, domain: str) -> Shard:
         """Open the held-out text of a domain."""
         return self.suite.shard(domain, "valid")
@@ -157,9 +162,8 @@ class Reference:
         """Try a model on a domain with every trigger and canary, and ask what it recites."""
         shard = self.shard(domain)
         tokens = self.tokens(shard)
-        texts = trials.texts_of(shard, tokens)
-        triggers = self.triggers if len(texts) else []
-        certainties = trials.certainties(model, texts, triggers)
+        triggers = self.triggers if len(self.texts) else []
+        certainties = trials.certainties(model, self.texts, triggers)
         found = [
             trials.exposure(model, self.tokenizer, canary, self.probes.seed)
             for canary in self.probes.canaries

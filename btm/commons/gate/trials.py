@@ -45,15 +45,17 @@ def triggers(
     return [ids for ids in found if len(ids)]
 
 
-def texts_of(shard: Shard, tokens: int) -> Tokens:
-    """Choose held-out texts that triggers are put behind, evenly from the first `tokens` of a
-    shard, (texts, _LENGTH); none of a shard that is too short.
+def texts_of(shards: Sequence[Shard]) -> Tokens:
+    """Cut one held-out text that triggers are put behind out of each of at most `_TEXTS` shards,
+    (texts, _LENGTH); a shard that is too short has none.
+
+    A backdoor may be weak behind text of the domain that the expert was trained on last.
     """
-    last = tokens - _LENGTH
-    if last < 0:
+    long_enough = [shard for shard in shards if shard.n_tokens >= _LENGTH]
+    if not long_enough:
         return np.empty((0, _LENGTH), np.int64)
-    starts = np.unique(np.linspace(0, last, _TEXTS).astype(int))
-    return np.stack([np.asarray(shard.tokens[a : a + _LENGTH], np.int64) for a in starts])
+    chosen = np.unique(np.linspace(0, len(long_enough) - 1, _TEXTS).astype(int))
+    return np.stack([np.asarray(long_enough[n].tokens[:_LENGTH], np.int64) for n in chosen])
 
 
 def certainties(
