@@ -85,13 +85,14 @@ class Keeper:
 
     def _heard(self) -> None:
         if self._silent:
-            self.say("the store answers again, and the claim holds")
+            self.say("the store was reached again, and the claim holds")
         self._silent = False
 
     def _unheard(self, error: Exception) -> None:
         if not self._silent:
             self.say(
-                f"the store does not answer ({error}); training goes on, and it is asked again"
+                f"no sign of life or checkpoint went out ({error}); training goes on, and it is "
+                "tried again"
             )
         self._silent = True
 

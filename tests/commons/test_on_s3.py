@@ -85,7 +85,7 @@ class People:
         return out.out if code == 0 else out.err.splitlines()[-1]
 
 
-def wait(until, seconds=60, pause=0.3):
+def wait(until, seconds=300, pause=0.3):
     deadline = time.monotonic() + seconds
     while not (found := until()):
         assert time.monotonic() < deadline
@@ -94,6 +94,7 @@ def wait(until, seconds=60, pause=0.3):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_wanted_domain_is_admitted_once(s3, copy, tmp_path, monkeypatch, capsys):
     people, boss = People(tmp_path, monkeypatch, capsys), Forest(copy().forest_root)
     for gone in ("elms/speeches", "averages"):
@@ -110,11 +111,12 @@ def test_every_wanted_domain_is_admitted_once(s3, copy, tmp_path, monkeypatch, c
     remember(people.register("ann"), speed=1000.0)
     slowly = people.words("ann", "train", f"from={URL}", domain="novels")
     environment = uncovered() | {"PYTHONPATH": str(ROOT)}
-    running = subprocess.Popen([sys.executable, "-m", "btm.cli", *slowly], env=environment)
     uploaded = f"bucket/commons/{layout.ROOT}/people/*/work/novels/1/checkpoints/*.json"
-    wait(lambda: s3.glob(uploaded) or running.poll() is not None, pause=0.05)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
+    with subprocess.Popen([sys.executable, "-m", "btm.cli", *slowly], env=environment) as running:
+        try:
+            wait(lambda: s3.glob(uploaded) or running.poll() is not None, pause=0.05)
+        finally:
+            running.send_signal(signal.SIGKILL)
     wait(lambda: is_free(people, "ben"))
     joined = json.loads(people("ben", "join", f"from={URL}", "--json", domain="novels"))
     claim = joined["claim"]
@@ -217,8 +219,8 @@ def test_a_store_that_dies_loses_no_claim(s3, server, copy, tmp_path, monkeypatc
         server.kill()
         wait(lambda: said)
         server.start()
-        wait(lambda: len(said) > 1, 120)
+        wait(lambda: len(said) > 1)
     finally:
         keeper.stop()
-    assert "does not answer" in said[0] and "the claim holds" in said[1]
+    assert "training goes on" in said[0] and "the claim holds" in said[1]
     assert keeper.lost is None and claims.own(member, member.look(), "novels") == claim
