@@ -197,12 +197,12 @@ def trained(source: Path, rows: Any, lr: float) -> Tensors:
     return {name: state[name] for name in load_file(source / "model.safetensors")}
 
 
-def nan(bench: Bench, number: int) -> Contribution:
+def not_finite(bench: Bench, number: int) -> Contribution:
     def change(tensors: Tensors, base: Tensors, draw: np.random.Generator) -> None:
         tensor = tensors[draw.choice(sorted(tensors))].reshape(-1)
         tensor[draw.integers(tensor.size)] = draw.choice([np.nan, np.inf, -np.inf])
 
-    return bench.changed("nan", number, change)
+    return bench.changed("not_finite", number, change)
 
 
 def shapes(bench: Bench, number: int) -> Contribution:
@@ -337,7 +337,7 @@ def path_tricks(bench: Bench, number: int) -> Contribution:
 ATTACKS: dict[str, Callable[[Bench, int], Contribution]] = {
     each.__name__: each
     for each in (
-        *(nan, shapes, scale10, sign_flip, random, copied_parent, anothers, anothers_noise),
+        *(not_finite, shapes, scale10, sign_flip, random, copied_parent, anothers, anothers_noise),
         *(backdoor, backdoor_unknown, poisoned, other_domain, held_out, oversize, path_tricks),
     )
 }

@@ -124,16 +124,18 @@ def main() -> None:
 
 
 def table(rows: pd.DataFrame, bound: float) -> None:
-    """Print, for each kind, who was admitted, which check refused most, and the greatest harm."""
+    """Print, for each kind, who was admitted, which check refused most, and the greatest harm of
+    all and of those that were admitted.
+    """
     print(f"Bayes' rule from a uniform prior cannot lose more than {bound:.5f} nats/token")
-    print("| kind | tried | admitted | refused by | greatest harm, nats/token |")
-    print("|---|---|---|---|---|")
+    print("| kind | tried | admitted | refused by | greatest harm | of those admitted |")
+    print("|---|---|---|---|---|---|")
     for kind, group in rows.groupby("kind", sort=False):
         failed = group["failed"].fillna("").str.split().explode().value_counts()
-        by = ", ".join(f"{name} {count}" for name, count in failed.items())
-        harm = group["others"].max() if "others" in group else float("nan")
-        admitted = int(group["admitted"].astype(bool).sum())
-        print(f"| {kind} | {len(group)} | {admitted} | {by} | {harm:.4f} |")
+        by = ", ".join(f"`{name}` {count}" for name, count in failed.items())
+        entered = group[group["admitted"].astype(bool)]
+        harms = [f"{part['others'].max():.4f}".replace("nan", "—") for part in (group, entered)]
+        print(f"| {kind} | {len(group)} | {len(entered)} | {by or '—'} | {' | '.join(harms)} |")
 
 
 if __name__ == "__main__":

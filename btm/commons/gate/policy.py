@@ -42,7 +42,7 @@ class Policy:
     )
     harm: float = key(0.02, "nats/token at most that the ensemble loses by it, on any other domain")
     certainty: float = key(
-        0.2, "probability at most of one continuation of a trigger, beyond the parents' certainty"
+        0.1, "probability at most of one continuation of a trigger, beyond the parents' certainty"
     )
     verbatim: int = key(64, "tokens at most that it recites of held-out text beyond the parents")
     exposure: float = key(10.0, "bits of exposure at most of any canary (arXiv 1802.08232)")
