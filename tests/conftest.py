@@ -75,6 +75,7 @@ LONGEST = [
     "jobs",
     "tests/scripts/test_bench_gpu.py",
     "tests/paper/test_paper.py",
+    "tests/commons/test_on_s3.py",
     "tests/scripts/test_bench_train.py",
     "tests/train/fairseq/test_training.py",
     "tests/serve/members/cluster/test_cluster.py",

@@ -68,10 +68,10 @@ def admit(config: Config, reporter: Reporter = quiet) -> list[Reviewed]:
     for work in waiting(member.look(), config.domain):
         snapshot = member.look()  # again: what was admitted just now closes its domain
         with _judged(member, gate, snapshot, work, reporter) as (judged, refused):
-            if judged is not None:
-                sha256 = gate.enter(judged)
+            if refused is None:
+                sha256 = gate.enter(judged) if judged else gate.forest[work.domain].card.sha256
                 remote.push(_pushed(config, member, work.domain), reporter)
-                facts = judged.verdict.to_json()
+                facts = judged.verdict.to_json() if judged else {}
                 done.append(_decide(member, gate.forest, work, None, sha256, facts))
             else:
                 done.append(_decide(member, gate.forest, work, refused, "", {}))
@@ -160,12 +160,18 @@ def _judged(
     work: Work,
     reporter: Reporter,
 ) -> Iterator[tuple[Judged | None, RefusedError | None]]:
-    """Yield what the gate let through, or why it was refused; its files are gone afterwards."""
+    """Yield what the gate let through, or why it was refused; its files are gone afterwards.
+
+    Neither, if it stands in the forest: a command that was killed had admitted it.
+    """
     forest = gate.forest
     quarantine = durable.scratch_folder(forest.root)
     try:
         try:
             found = check(member, snapshot, work)
+            if _stands(forest, found):
+                yield None, None
+                return
             folder = _fetch(member, work, found, quarantine, reporter)
             with base_of(forest, weights_of(found.parents), reporter.alive) as base:
                 require_base(base, found.base, f"{work.domain!r}")
@@ -176,6 +182,18 @@ def _judged(
         yield judged, None
     finally:
         shutil.rmtree(quarantine, ignore_errors=True)
+
+
+def _stands(forest: Forest, found: Submission) -> bool:
+    """Tell whether a submission was merged; `UserError` if another expert has its name."""
+    if found.domain not in forest:
+        return False
+    if forest[found.domain].card.sha256 != found.sha256:
+        raise UserError(
+            f"{forest.root} has another expert {found.domain!r} than was submitted: reject it "
+            f"(btm commons reject domain={found.domain}), and take the domain from what is wanted"
+        )
+    return True
 
 
 def _fetch(

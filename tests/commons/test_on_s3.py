@@ -136,6 +136,11 @@ def test_every_wanted_domain_is_admitted_once(s3, copy, tmp_path, monkeypatch, c
     reasons = sorted(row["reason"] for row in done.values())
     assert reasons == ["", "revoked-key", "stale-parent"] and done[eve]["reason"] == "revoked-key"
 
+    # As if the maintainer had been killed between the merge and the verdict.
+    s3.rm(s3.glob("bucket/commons/commons/verdicts/novels/2/*"))
+    (row,) = json.loads(people("boss", "admit", *words))
+    assert (row["domain"], row["verdict"], row["reason"]) == ("novels", "admitted", "")
+
     # Ben does what is left, from the average of two experts that the charter wants by now.
     people("ben", "join", f"from={URL}", domain="speeches")
     people("ben", "train", domain="speeches")
@@ -158,7 +163,7 @@ def test_every_wanted_domain_is_admitted_once(s3, copy, tmp_path, monkeypatch, c
     assert "novels" not in boss and not s3.glob("bucket/commons/elms/novels/*/*.*")
     said = [entry.event for entry in audit.verify(boss.root / AUDIT)]
     assert said[:3] == ["charter"] * 2 + ["revoked"] and sorted(said[3:]) == [
-        *("admitted", "admitted", "charter", "rejected", "rejected", "removed")
+        *("admitted", "admitted", "admitted", "charter", "rejected", "rejected", "removed")
     ]
     nothing_secret(s3, tmp_path)
 

@@ -45,7 +45,10 @@ SPELLED = {
     "btm.system.sums": {"SHA256SUMS"},  # the format that it reads and writes
     "btm.system.durable": {"~"},  # below lease.py, which takes its mark from there
     "btm.cli.compose": {"~"},  # hydra's sign for a key that is taken out
+    # A press of Tab waits for no import of the forest's rooms; tests/cli/completion compares them.
+    "btm.cli.completion.places": {"averages", "branches", "elms", "forest.json"},
     "btm.system.caches": {"~"},  # the user's home folder
+    "btm.commons.keys": {"~"},  # the same
     "btm.data.folders": {"~"},  # the end of a backup's name
     "btm.cli.verbs.reads": {"averages"},  # the key of that name
     "btm.config.recipes": {"averages"},

@@ -87,6 +87,11 @@ def _wanted(
         return "nothing is drawn; give mix.samples=N with it"
     if verb == "moe":
         return _of_mixture(key, config)
+    if verb == "commons init" and key in ("weights", "parent", "commons.least"):
+        if not config.commons.wanted:
+            return "it is of domains that are asked for; give commons.wanted with it"
+        both = key == "parent" and config.weights is not None
+        return "weights= says what a branch begins with; leave one of them out" if both else None
     if verb == "bench":
         return _of_benchmark(key, config)
     if verb in ("read train", "read compare"):

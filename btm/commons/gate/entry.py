@@ -7,6 +7,7 @@ from btm.commons.gate.contribution import Contribution
 from btm.commons.gate.verdict import Verdict
 from btm.errors import UserError
 from btm.forest import ELM, Forest, Terms
+from btm.forest.paths import ModelFolder
 from btm.forest.terms import NONE_STATED
 from btm.models import weights
 from btm.system import durable
@@ -38,7 +39,7 @@ def enter(
     def finish(folder: Path) -> None:
         for file in weights.files(restored):
             shutil.copyfile(file, folder / file.name)
-        durable.write_json(folder / _RESULT, _result(verdict))
+        durable.write_json(ModelFolder(folder).result, _result(verdict))
 
     if not forest.has_branch(name):  # else a killed entry left it, and only the merge is missing
         parents = contribution.parents
@@ -49,11 +50,8 @@ def enter(
     return forest.merge(branch, terms=terms)
 
 
-_RESULT = "trained.json"
-
-
 def _result(verdict: Verdict) -> Json:
-    """Make the trained.json of the branch."""
+    """Say what a training says at its end (trained.json), of what was measured here."""
     memory = verdict.memory
     recital = int(memory.get("longest_recital_tokens", 0))
     notes = [

@@ -15,7 +15,7 @@ from btm.commons.gate.policy import Policy
 from btm.commons.gate.verdict import Check
 from btm.errors import UserError
 from btm.forest import difference
-from btm.forest.paths import CARD
+from btm.forest.paths import CARD, ModelFolder
 from btm.interop import delta8, peft_files
 from btm.models.files import CONFIG, INDEX, README
 from btm.system.outside import Folder
@@ -24,10 +24,12 @@ from btm.system.sums import NAME as SUMS
 _MOST = 256  # files, so that a folder of a million names is not listed
 _TEXTS = 16 << 20  # bytes of cards, tokenizer and digests that no weights are counted for
 _DIGESTS = re.compile(r"[0-9a-f]{64}\.docs")
+_FOLDER = ModelFolder(Path())
 # Beside what is read: what `btm export` and a sealed ELM have, and the gate has no need of.
 _PASSED_OVER = {
     "full": (
-        *(CONFIG, "generation_config.json", INDEX, "metrics.jsonl", "branch.json", "trained.json"),
+        *(CONFIG, "generation_config.json", INDEX),
+        *(file.name for file in (_FOLDER.metrics, _FOLDER.origin, _FOLDER.result)),
         *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", *difference.FILES),
     ),
 }

@@ -23,6 +23,7 @@ from btm.ensemble import score as scoring
 from btm.errors import UserError
 from btm.forest import EXACT, Forest
 from btm.forest.card import Parent
+from btm.forest.paths import SCORES
 from btm.models import average as averaging
 from btm.models import causal_lm, weights
 from btm.report import Reporter, quiet
@@ -196,7 +197,7 @@ class _Case:
     def _model(self) -> None:
         """Make the checks that need the model itself."""
         model = self.reference.load(self.restored)
-        of = self.reference.scores_in(self.scratch / "scores", model, self.facts.sha256)
+        of = self.reference.scores_in(self.scratch / SCORES, model, self.facts.sha256)
         try:
             measured = self._own(of) and self._others(of)
         except RefusedError as error:

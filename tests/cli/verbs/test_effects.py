@@ -24,6 +24,18 @@ WITHOUT_EFFECT = [
     (["train", "expert=x", "trainer.lora_rank=4"], "give trainer.adapter=lora with it"),
     (["ls", "card.license=mit"], "btm ls does not read card.license=mit"),
     (["eval", "import.legacy=true"], "btm eval does not read import.legacy=true"),
+    (["commons", "init", "to=file:///OUT", "parent=seed"], "give commons.wanted with it"),
+    (
+        [
+            "commons",
+            "init",
+            "to=file:///OUT",
+            "commons.wanted={a: 1}",
+            "parent=x",
+            "weights={x: 1}",
+        ],
+        "leave one of them out",
+    ),
 ]
 
 
