@@ -97,7 +97,8 @@ def why_aside(path: Path, root: Path, ignore: Sequence[str]) -> str:
         return LITTER
     if name.startswith("."):
         return HIDDEN
-    if name in (*_OF_DATASETS, *_OF_PARQUET) or _ABOUT.fullmatch(name):
+    # A folder of licences is text as any other: that a domain were missing would show too late.
+    if name in (*_OF_DATASETS, *_OF_PARQUET) or (_ABOUT.fullmatch(name) and not path.is_dir()):
         return ABOUT
     if path.parent == root and is_about_text(path):
         return ABOUT

@@ -62,9 +62,8 @@ def is_worse(name: str, result: Json, force: bool) -> bool:
     if worse and not force:
         raise UserError(
             f"branch {name!r} is worse than its parent {best!r} on its own valid split "
-            f"({ours:.4f} against "
-            f"{parents[best]:.4f} nats/token): train it longer or with another trainer.lr, or "
-            "merge.force=true"
+            f"({ours:.4f} against {parents[best]:.4f} nats/token): merge.force=true takes it all "
+            "the same; btm run --regrow with another trainer.lr or trainer.steps grows all anew"
         )
     return worse
 

@@ -143,13 +143,20 @@ def _stands(folder: Path) -> bool:
     return (folder / TOKENIZER / ORIGIN).is_file()
 
 
+def _seen(root: str, folder: Path) -> str:
+    """Say where a suite stands that was recorded relative to another folder than this one."""
+    above = Path(root).absolute().parents
+    found = next((each / folder for each in above if _stands(each / folder)), None)
+    return f", but in {found}: work from there, or give data.out={found.parent}" if found else ""
+
+
 def _open(config: Config, folder: Path, name: str) -> Suite:
     root = config.forest_root
     if not _stands(folder) and name in _records(config):
         which = {} if name == config.data.name else {"data.name": name}
         raise UserError(
-            f"the suite {name!r} that {root} records is not in {folder}: give data.out=DIR if it "
-            "was moved, prepare it "
+            f"the suite {name!r} that {root} records is not in {folder}{_seen(root, folder)}: give "
+            "data.out=DIR if it was moved, prepare it "
             f"again ({command('prepare', forest=root, **which)}), or delete "
             f"{Paths(root).suite(name)} if it is to go"
         )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from btm.errors import UserError
+from btm.errors import UserError, command
 from btm.forest import Forest
 from btm.launch.drive import Driver
 from btm.launch.records import Cycle, CycleState, Records, read_shown
@@ -131,10 +131,18 @@ def require_same(records: Records, cycle: Cycle) -> None:
 
 def other_at_work(records: Records) -> UserError:
     """Make the error for a forest in which another cycle is at work."""
+    show, stop = (command(verb, forest=records.forest) for verb in ("status", "cancel"))
     return UserError(
         f"{records.forest}: a cycle with other settings is at work, or one of other text; "
-        "wait for it (btm status), or btm cancel"
+        f"wait for it ({show}), or {stop}"
     )
+
+
+def at_rest(state: CycleState) -> str:
+    """Say how a cycle stands on which nobody works."""
+    if not state["finished"]:
+        return "stopped"
+    return "cancelled" if "cancelled" in state["counts"] else "finished"
 
 
 def _look(records: Records, cycle: Cycle, show: Show) -> CycleState | None:

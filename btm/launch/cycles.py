@@ -8,6 +8,7 @@ from typing import IO, Any
 
 from btm import steps
 from btm.config.schema import Config
+from btm.data import prepare as preparation
 from btm.errors import UserError, command, unknown
 from btm.forest.suites import evaluated_suites
 from btm.launch import attach
@@ -24,6 +25,7 @@ from btm.report.tables import TableRow
 from btm.steps.evaluate import evaluation_stands
 from btm.steps.standing import text_of
 from btm.system import lease
+from btm.system.notes import note
 from btm.train.fairseq import training
 
 _LOOK_EVERY = 0.5  # seconds between looks at a cycle that this process does not drive
@@ -224,11 +226,15 @@ def stages(cycle: Cycle) -> list[list[Job]]:
 
 def plan(config: Config, stream: IO[str], *, regrow: bool = False) -> tuple[Cycle, Records]:
     """Prepare the text and record the settings of the cycle."""
-    reporter = ConsoleReporter(stream)
+    reporter, records = ConsoleReporter(stream), Records(Path(config.forest_root))
+    # Text that is packed anew would stop the jobs of the cycle that is at work on it.
+    if attach.driver_runs(records) and not all(
+        domain.stands for domain in preparation.plan(config.data)
+    ):
+        raise attach.other_at_work(records)
     suite = steps.prepare(config, reporter)
     training.check(config, suite)
     config = steps.settled(config, suite, reporter)
-    records = Records(Path(config.forest_root))
     if regrow:
         if attach.driver_runs(records):
             raise attach.other_at_work(records)
@@ -253,11 +259,12 @@ def status(config: Config) -> tuple[list[TableRow], str]:
 
 def _title(records: Records, state: CycleState) -> str:
     """Say how a cycle stands."""
-    alive = "finished"
-    if not state["finished"]:
-        alive = "at work" if _at_work(records, state) else "stopped"
+    alive = (
+        "at work" if not state["finished"] and _at_work(records, state) else attach.at_rest(state)
+    )
     counts = ", ".join(f"{count} {state}" for state, count in sorted(state["counts"].items()))
-    return f"cycle {state['cycle']} in {records.forest}: {alive}; {counts}"
+    goes_on = "" if alive in ("at work", "finished") else "; btm run with the same words goes on"
+    return f"cycle {state['cycle']} in {records.forest}: {alive}; {counts}{goes_on}"
 
 
 def watch(
@@ -349,11 +356,16 @@ def _watcher(records: Records, cycle: Cycle) -> Driver | None:
     return driver
 
 
-def log_lines(config: Config, elm: str, *, follow: bool) -> Iterator[str]:
-    """Yield the output of the last try of an ELM's job; with `follow`, go on as it grows."""
+def log_lines(config: Config, *, follow: bool) -> Iterator[str]:
+    """Yield the output of the last try of the job of `config.expert`; with `follow`, go on as it
+    grows. `UserError` with the names of all jobs if there is none of that name.
+    """
     records = Records(Path(config.forest_root))
     state = _state(records)
-    name = _job(records, state, elm)
+    if config.expert is None:
+        names = ", ".join(job.removeprefix("train-") for job in state["jobs"])
+        raise UserError(f"which one? give expert=NAME; {records.forest} has {names}")
+    name = _job(records, state, config.expert)
     # Without a driver, the state of a job must be asked of Slurm, which is done less often.
     poll = records.read_cycle(state["cycle"]).config.cluster.poll
     read: Path | None = None
@@ -371,6 +383,8 @@ def log_lines(config: Config, elm: str, *, follow: bool) -> Iterator[str]:
                 yield handle.read()
                 position = handle.tell()
         if not follow or state["finished"] or job["state"] in FINAL:
+            if file is None:
+                note(f"{name} has logged nothing: it is {job['state']}")
             return
         time.sleep(0.3 if attach.driver_runs(records) else poll)
         state = _state(records)

@@ -33,7 +33,7 @@ def told(root: Path) -> Told | None:
     said = "at work" if attach.driver_runs(records) else "stopped"
     return Told(
         cycle.id,
-        "finished" if state["finished"] else said,
+        attach.at_rest(state) if state["finished"] else said,
         cycle.config.cluster.kind,
         tries,
         [name for name in jobs if name not in begun],

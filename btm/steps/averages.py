@@ -3,7 +3,7 @@
 What must be found for it first is in recipe.py; btm/forest/publish.py writes it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -53,7 +53,7 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
     else:
         weights = recipe.fitted_weights(config, forest, how, elms, reporter)
     settings = recipe.settings_of(config, forest, weights, lambda: open_suites(config), reporter)
-    for line in apart.warnings(config, forest, name, weights):
+    for line in _cautions(config, forest, name, weights):
         reporter.line(f"warning: {line}")
     if config.average.scale == recipe.FIT:
         domains = recipe.meant_for(config, elms)
@@ -100,8 +100,19 @@ def plan_of_average(config: Config) -> Plan:
         parents=tuple(elm.name for elm in elms),
         reads=(*(elm.path for elm in elms), *base),
         writes=(forest.paths.average(name).path,),
-        cautions=tuple(apart.warnings(config, forest, name, shares or equal)),
+        cautions=tuple(_cautions(config, forest, name, shares or equal)),
     )
+
+
+def _cautions(
+    config: Config, forest: Forest, name: str, weights: Mapping[str, float]
+) -> Iterator[str]:
+    """Warn of parents that share little, and of given weights that a linear average scales."""
+    yield from apart.warnings(config, forest, name, weights)
+    total, is_given = sum(weights.values()), isinstance(config.weights, Mapping)
+    if is_given and config.average.method in (None, "linear") and abs(total - 1) > 1e-6:
+        shares = ", ".join(f"{elm} {weight / total:.3f}" for elm, weight in weights.items())
+        yield f"the weights sum to {total:g}, and are scaled to 1: {shares}"
 
 
 def measuring(config: Config, forest: Forest, reporter: Reporter = quiet) -> Measuring:

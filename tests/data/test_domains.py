@@ -92,6 +92,18 @@ def test_the_hubs_shards_are_the_splits_that_they_are_named_after(tmp_path, btm,
     assert meta["source_files"][0]["file"].startswith("data/train-00000")
 
 
+def test_a_folder_of_licences_is_a_domain_and_a_page_of_its_name_is_not(
+    tmp_path, btm, packed, place
+):
+    for name in ("licences", "authors"):
+        place(f"{name}/part.jsonl", texts(name))
+    (tmp_path / "texts/LICENSE").write_text("Apache")
+    code, _, err = btm()
+    assert code == 0 and "about the text 1 (LICENSE)" in err
+    for name in ("licences", "authors"):
+        assert set().union(*(packed(name, split) for split in SPLITS)) == digests(texts(name))
+
+
 @pytest.mark.parametrize(("held_out", "drawn"), [("test", "valid"), ("dev", "test")])
 def test_a_split_that_no_file_names_is_drawn_from_train_alone(held_out, drawn, btm, packed, place):
     named = texts("named")

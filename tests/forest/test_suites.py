@@ -188,6 +188,20 @@ def test_an_unknown_suite_is_named(added, capsys):
     assert "no suite 'mor'" in refusal(capsys, "eval", *added, "eval.suites=[mor]")
 
 
+def test_a_suite_that_was_recorded_relative_to_another_folder_is_named(
+    place, tmp_path, monkeypatch, capsys
+):
+    root = shutil.copytree(place / "forest", tmp_path / "experts/forest")
+    shutil.copytree(settings.read_suites(root)["smoke"].folder, tmp_path / "data/smoke")
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["prepare", f"forest={root}", "data.out=data"]) == 0
+    assert "reading" not in capsys.readouterr().err  # it is only recorded
+    monkeypatch.chdir(root)
+    said = refusal(capsys, "eval", f"forest={root}")
+    assert f"but in {tmp_path}/data/" in said
+    assert f"work from there, or give data.out={tmp_path}/data" in said
+
+
 @pytest.mark.slow
 def test_a_suite_that_moved_is_found_with_one_word_and_one_that_is_gone_is_named(
     place, added, tmp_path, capsys

@@ -117,7 +117,10 @@ def test_a_cycle_that_is_left_is_seen_followed_cancelled_and_ended(
     worker = at_step(forest, "train-code_python", 8)
     assert "cancelled" in finish(Forked("cancel", *words))
     assert gone(worker)
-    assert "finished" in finish(Forked("status", *words))
+    said = " ".join(finish(Forked("status", *words)).split())
+    assert "cancelled; " in said and "btm run with the same words goes on" in said
+    assert "logged nothing" in finish(Forked("logs", "expert=finish", *words))
+    assert "bible, code_python" in finish(Forked("logs", *words), code=2)
     assert finish(Forked("cancel", *words), code=2).count("\n") == 1
     saved = {
         branch.name: max(branch.path.glob("checkpoint-*")).name for branch in forest.branches()

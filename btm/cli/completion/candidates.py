@@ -20,6 +20,7 @@ from btm.config.keys import Key, keys_of
 from btm.config.schema import Config
 
 _WIDTH = 56  # of a meaning, in characters
+_GROUPS = {verb.partition(" ")[0] for verb in verbs.VERBS if " " in verb}
 _KEYLESS = ("--version", "--help", "completion")  # first words that are no verbs
 
 
@@ -43,8 +44,8 @@ def _possible(before: list[str], current: str) -> Iterable[Candidate]:
         return [*_first_words(), *map(Candidate, _KEYLESS)]
     if before[0] == "completion":
         return map(Candidate, SHELLS if len(before) == 1 else ())
-    if before == ["read"]:
-        return _first_words("read ")
+    if before[0] in _GROUPS and len(before) == 1:
+        return _first_words(f"{before[0]} ")
     verb, given = _parted(before)
     if verb not in verbs.VERBS:
         return []
@@ -58,17 +59,17 @@ def _possible(before: list[str], current: str) -> Iterable[Candidate]:
 
 def _first_words(group: str = "") -> Iterator[Candidate]:
     """Yield the words of verbs that follow `group`, with their meaning from the overview."""
-    told = dict(re.findall(r"^  ((?:read )?\w+) +(.+?)  +btm ", pages.OVERVIEW, re.MULTILINE))
     seen = set()
     for verb in verbs.VERBS:
         word = verb.removeprefix(group).partition(" ")[0]
         if verb.startswith(group) and word not in seen:
             seen.add(word)
-            yield Candidate(word, told.get(verb, "") if verb == group + word else "")
+            told = re.search(rf"^  {group}{word} +(.+?) +btm ", pages.OVERVIEW, re.MULTILINE)
+            yield Candidate(word, told[1] if told and group + word not in _GROUPS else "")
 
 
 def _parted(words: list[str]) -> tuple[str, list[str]]:
-    count = 2 if words[0] == "read" else 1
+    count = 2 if words[0] in _GROUPS else 1
     return " ".join(words[:count]), words[count:]
 
 

@@ -203,10 +203,9 @@ def run(config: Config, out: Output) -> int:
         regrow="--regrow" in out.flags,
     )
     if done is None:
-        out.line(
-            "started; btm status shows it, btm run with the same words watches it",
-            {"started": True},
-        )
+        show = command("status", forest=config.forest_root)
+        said = f"started; {show} shows it, btm run with the same words watches it"
+        out.line(said, {"started": True})
         return 0
     result = _evaluation(config, out)
     if result is not None:

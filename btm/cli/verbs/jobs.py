@@ -1,6 +1,6 @@
 """The verbs that watch and stop what runs."""
 
-from btm.cli.verbs.output import Output, expert_of
+from btm.cli.verbs.output import Output
 from btm.config.schema import Config
 
 
@@ -22,7 +22,7 @@ def logs(config: Config, out: Output) -> None:
     """
     from btm.launch import cycles
 
-    said = cycles.log_lines(config, expert_of(config), follow="-f" in out.flags)
+    said = cycles.log_lines(config, follow="-f" in out.flags)
     if out.as_json:
         return out.line("", "".join(said).splitlines())
     for text in said:

@@ -24,6 +24,7 @@ class Output:
     stderr: IO[str]
     flags: Collection[str] = ()
     stops: Stops = field(default_factory=Stops)
+    _tables: int = 0  # that were printed
 
     @property
     def reporter(self) -> Any:
@@ -50,7 +51,9 @@ class Output:
         from btm.report.fit import terminal_width
         from btm.report.tables import table
 
-        print(table(rows, title, terminal_width(self.stdout), spare), file=self.stdout)
+        space = "\n" if self._tables else ""  # between two tables
+        self._tables += 1
+        print(space + table(rows, title, terminal_width(self.stdout), spare), file=self.stdout)
 
 
 def sweep(config: Config) -> None:
@@ -142,7 +145,7 @@ def show_comparison(found: "Comparison", file: Path, out: Output) -> None:
         f"windows begin every {found.stride} tokens" if found.stride else "each window begun anew"
     )
     out.rows(comparison.shard_rows(found), f"perplexity by shard, {begun}")
-    spare = ("FLOPs/token", "training FLOPs", "ahead on", "experts run", "equal training", "kind")
+    spare = ("training FLOPs", "ahead on", "kind", "FLOPs/token", "training tokens")
     out.rows(comparison.summary_rows(found), comparison.title(found), spare)
     for note in found.notes:
         out.line(f"note: {note}", None)

@@ -40,6 +40,8 @@ def words(*typed):
     [
         (("|tra",), ["train"]),
         (("read", "|au"), ["audit"]),
+        (("commons", "|re"), ["review", "reject", "remove", "revoke"]),
+        (("commons", "join", "|--n"), ["--new-key"]),
         (("completion", "|z"), ["zsh"]),
         (("run", "|--re"), ["--retry-failed", "--regrow"]),
         (("read", "train", "reader.|epo"), ["epochs="]),
