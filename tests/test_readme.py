@@ -73,7 +73,7 @@ def test_python_of_the_docs_runs(copy):
 def tree_of_the_readme():
     """Every path in the section on files; an indented name lies in the folder above it."""
     folder = ""
-    section = README.partition("## Where things are")[2]
+    section = README.partition("## More")[2]
     for indent, names in re.findall(r"^    ( {0,2})(\S+(?:, \S+)*) ", section, re.MULTILINE):
         if not indent:
             folder = names
