@@ -36,6 +36,7 @@ NOT_RUN = {  # a command, or how it begins: why it is not run here
     "scripts/gpu": "tests/scripts/test_bench_gpu.py runs it",
     "btm push": "a bucket, or the Hub; tests/interop/test_remote_*.py have servers",
     "btm commons": "a bucket; tests/commons/test_on_s3.py has a server",
+    "experiment=commons_smoke": "tests/commons/test_smoke.py gives the commands of its section",
     "btm bench": "ten seconds of imports; tests/steps/bench runs it",
     "average.search=tasks": "as btm bench; tests/steps/bench/test_search.py runs it",
     "btm pull": "a bucket; tests/interop/test_remote_s3.py has a server",
