@@ -30,7 +30,7 @@ from btm.forest import Forest
 # What libraries and thousands of tests bring along stays: looking through it for garbage as often as
 # Python does by itself is a tenth of what importing transformers costs.
 gc.set_threshold(10_000, 20, 20)
-pytest_plugins = ["clusters"]
+pytest_plugins = ["buckets", "clusters"]
 DOMAINS = ["bible", "code_python", "speeches", "novels"]
 
 

@@ -3,19 +3,16 @@ one with a stale branch, one who sends another's expert.
 """
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 
 import pytest
 from folders import DEMO, ROOT, uncovered
 from people import submit
 
-from bench import seaweed
 from btm.cli.compose import compose
 from btm.cli.main import main
 from btm.commons import audit, claims, layout
@@ -32,25 +29,6 @@ SMALL = [
 ]
 STEP = 8 * 64  # tokens
 LONG = 40 * STEP  # which a volunteer is killed in
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    here = seaweed.PROGRAM.exists() and find_spec("s3fs") is not None
-    if not here and not os.environ.get("CI"):
-        pytest.skip("no S3 server or no s3fs here: scripts/s3_server, pip install s3fs")
-    with seaweed.serving(tmp_path_factory.mktemp("s3")) as running:
-        yield running
-
-
-@pytest.fixture
-def s3(server, monkeypatch):
-    import s3fs
-
-    for name, value in server.credentials.items():
-        monkeypatch.setenv(name, value)
-    known = {"key": server.access, "secret": server.secret, "endpoint_url": server.url}
-    return s3fs.S3FileSystem(**known, skip_instance_cache=True, use_listings_cache=False)
 
 
 class People:
@@ -202,7 +180,7 @@ def nothing_secret(s3, root):
 
 
 @pytest.mark.slow
-def test_a_store_that_dies_loses_no_claim(s3, server, copy, tmp_path, monkeypatch, capsys):
+def test_a_store_that_dies_loses_no_claim(s3, s3_server, copy, tmp_path, monkeypatch, capsys):
     """The keeper asks again until the store is back, and its claim holds."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     people, boss = People(tmp_path, monkeypatch, capsys), Forest(copy().forest_root)
@@ -216,9 +194,9 @@ def test_a_store_that_dies_loses_no_claim(s3, server, copy, tmp_path, monkeypatc
     monkeypatch.setattr("btm.commons.keeping._A_LEASE", 100)
     keeper.start()
     try:
-        server.kill()
+        s3_server.kill()
         wait(lambda: said)
-        server.start()
+        s3_server.start()
         wait(lambda: len(said) > 1)
     finally:
         keeper.stop()

@@ -1,7 +1,6 @@
 """push, pull and ls against a real S3 server on loopback (scripts/s3_server)."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -9,14 +8,12 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 from folders import ROOT, uncovered
 
-from bench import seaweed
 from btm.cli.main import main
 from btm.errors import UserError
 from btm.forest import Forest
@@ -26,29 +23,6 @@ from btm.interop.remote.manifest import Content
 from btm.system import sums
 
 HOME = "bucket/forest"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    here = seaweed.PROGRAM.exists() and find_spec("s3fs") is not None
-    if not here and not os.environ.get("CI"):
-        pytest.skip("no S3 server or no s3fs here: scripts/s3_server, pip install s3fs")
-    with seaweed.serving(tmp_path_factory.mktemp("s3")) as running:
-        yield running
-
-
-@pytest.fixture
-def s3(server, monkeypatch):
-    """The server's credentials in the environment, and a client of our own to look at it."""
-    import s3fs
-
-    for name, value in server.credentials.items():
-        monkeypatch.setenv(name, value)
-    known = {"key": server.access, "secret": server.secret, "endpoint_url": server.url}
-    fs = s3fs.S3FileSystem(**known, skip_instance_cache=True, use_listings_cache=False)
-    yield fs
-    if fs.exists(HOME):
-        fs.rm(HOME, recursive=True)
 
 
 def btm(*words):
@@ -193,7 +167,7 @@ def test_two_pushes_of_one_model_at_once(s3, forest, capsys):
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_while_it_is_sent_to(s3, server, copy):
+def test_a_server_that_dies_while_it_is_sent_to(s3, s3_server, copy):
     """kill -9 of the server, in the middle: one line, exit 2, no manifest; the same command ends
     the work when the server is back.
     """
@@ -204,18 +178,18 @@ def test_a_server_that_dies_while_it_is_sent_to(s3, server, copy):
     sums.write(root / "elms/bible")
     words = [sys.executable, "-m", "btm.cli", "push", f"forest={root}", "expert=bible"]
     words += [f"to=s3://{HOME}"]
-    environment = uncovered() | server.credentials | {"PYTHONPATH": str(ROOT)}
+    environment = uncovered() | s3_server.credentials | {"PYTHONPATH": str(ROOT)}
     environment["AWS_MAX_ATTEMPTS"] = "1"  # s3fs itself tries five times
-    before = used(server.folder)
+    before = used(s3_server.folder)
     running = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while used(server.folder) < before + (20 << 20):  # it has begun to send
+    while used(s3_server.folder) < before + (20 << 20):  # it has begun to send
         assert running.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
-    server.kill()
+    s3_server.kill()
     _, said = running.communicate(timeout=120)
     assert running.returncode == 2 and said.count("\n") == 1 and said.startswith("btm: to=s3")
-    server.start()
+    s3_server.start()
     assert not s3.exists(f"{HOME}/elms/bible/manifest.json")
     while (ran := subprocess.run(words, env=environment, capture_output=True)).returncode:
         assert time.monotonic() < deadline + 60, ran.stderr  # its volumes come back one by one

@@ -123,7 +123,7 @@ class Local:
 
     def sizes(self, key: str) -> dict[str, int]:
         """List the files below a folder, with their bytes."""
-        return {name: seen.size for name, seen in self.stats(key).items()}
+        return {name: found.size for name, found in self.stats(key).items()}
 
     def stats(self, key: str) -> dict[str, Stat]:
         """List the files below a folder, with their bytes and times."""
