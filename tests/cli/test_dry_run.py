@@ -116,7 +116,7 @@ def test_grow(said, words, tmp_path):
             ["eval.name=x", "ensemble.fit=forest", "score.max_tokens=500"],
         ),
         ("compare", ["evals"], ["eval.name=new"]),
-        ("average", ["averages"], ["weights={bible: 2, seed: 1}", "average.name=mine"]),
+        ("average", ["averages"], ["weights={bible: 0.75, seed: 0.25}", "average.name=mine"]),
         ("average", ["averages"], ["weights=posterior", "domain=novels"]),
         ("distil", ["students"], ["student=mine", "distil.steps=2"]),
         ("generate", ["scores"], ["prompt=In the", "domain=novels", "score.max_tokens=300"]),
