@@ -55,7 +55,6 @@ NOT_RUN = {  # a command, or how it begins: why it is not run here
     "python scripts/bench/language_trees.py": "tests/scripts/test_bench_languages.py runs it",
     "python scripts/bench/languages.py": "tests/scripts/test_bench_languages.py runs it",
     "python scripts/build_corpora.py": "downloads packages",
-    "python scripts/bench/report.py": "a browser; tests/report/html has one",
     "python scripts/bench/readers.py": "minutes of training; scripts/pykeen installs packages",
     "scripts/pykeen": "installs packages",
     "python scripts/build_instructions.py": "tests/scripts/test_build_instructions.py runs it",
