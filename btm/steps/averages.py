@@ -107,10 +107,13 @@ def plan_of_average(config: Config) -> Plan:
 def _cautions(
     config: Config, forest: Forest, name: str, weights: Mapping[str, float]
 ) -> Iterator[str]:
-    """Warn of parents that share little, and of given weights that a linear average scales."""
+    """Warn of parents that share little, and of given weights that a linear average scales, unless
+    they are all alike.
+    """
     yield from apart.warnings(config, forest, name, weights)
     total, is_given = sum(weights.values()), isinstance(config.weights, Mapping)
-    if is_given and config.average.method in (None, "linear") and abs(total - 1) > 1e-6:
+    is_scaled = abs(total - 1) > 1e-6 and len(set(weights.values())) > 1
+    if is_given and config.average.method in (None, "linear") and is_scaled:
         shares = ", ".join(f"{elm} {weight / total:.3f}" for elm, weight in weights.items())
         yield f"the weights sum to {total:g}, and are scaled to 1: {shares}"
 

@@ -213,11 +213,11 @@ def test_one_that_is_not_or_cannot_be_measured_is_made_all_the_same(
     copy, workspace, capsys, tmp_path
 ):
     root = copy().forest_root
-    words = ["average", *workspace, f"forest={root}", "weights={bible: 1, seed: 1}"]
+    words = ["average", *workspace, f"forest={root}", "weights={bible: 3, seed: 1}"]
     assert main.main([*words, "average.name=a", "average.measure=false"]) == 0
     said = capsys.readouterr().err
     assert "nats/token" not in said
-    assert "weights sum to 2, and are scaled to 1: bible 0.500, seed 0.500" in said
+    assert "weights sum to 4, and are scaled to 1: bible 0.750, seed 0.250" in said
     assert main.main([*words, "average.name=b", f"data.out={tmp_path / 'nowhere'}"]) == 0
     assert "b is not measured: the suite" in capsys.readouterr().err
     for name in "ab":
