@@ -12,7 +12,7 @@ from folders import ROOT
 from btm.cli.main import main
 from btm.forest import Forest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.traced]
 
 
 def commands():
@@ -43,3 +43,13 @@ def test_a_commons_in_a_folder_wants_gets_and_admits_an_expert(
     assert main(["commons", "status", "--json", store]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["domain"] == "speeches" and row["state"] == "admitted"
+
+    # The owner asks for the expert back; the maintainer removes it from forest and store.
+    monkeypatch.setenv("BTM_HOME", str(tmp_path / "experts/ada"))
+    words = ["experiment=commons_smoke", store, "domain=speeches"]
+    assert main(["commons", "leave", *words, "--withdraw", "commons.reason=over"]) == 0
+    monkeypatch.setenv("BTM_HOME", str(tmp_path / "home"))
+    assert main(["commons", "status", store]) == 0
+    assert "withdrawn" in capsys.readouterr().out
+    assert main(["commons", "remove", *words]) == 0
+    assert "speeches" not in Forest("experts/commons").names()

@@ -68,6 +68,7 @@ def test_links_are_learnt():
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_a_reader_is_trained_saved_and_asked(words, capsys):
     (plan,) = said(capsys, "read", "train", *words, "--dry-run")
     card = said(capsys, "read", "train", *words)
@@ -133,6 +134,7 @@ def test_a_command_that_was_stopped_goes_on(words):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_what_is_wrong_with_a_reader_is_one_line(words, capsys, tmp_path):
     forest = words[0]
     cases = {
@@ -180,6 +182,7 @@ def test_a_reader_stands_on_models_of_its_forest(words, capsys, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_states_of_experts_are_mixed_by_the_posterior(grown):
     forest = Forest(grown[0].forest_root)
     both = Ground.of(
@@ -281,6 +284,7 @@ def test_argmax_asks_the_likeliest_expert_of_each_support(grown):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_rows_stand_on_what_there_is(copy, tmp_path, capsys):
     for split in ("train", "test"):
         rows = [
