@@ -155,7 +155,7 @@ def cycle(scheme: Scheme) -> Drawing:
 
 
 def posterior(scheme: Scheme) -> Drawing:
-    """What each expert weighs before each token of TEXT, under two rules."""
+    """Draw the weight of each expert before each token of TEXT, under two rules."""
     rows = table("posterior")
     count = len(rows) // len(RULES)
     drawn = Drawing(860, 400, scheme, "The weight of each expert before each token of a text")

@@ -79,8 +79,8 @@ class Policy:
 
 @dataclass(frozen=True)
 class Charter(Signed):
-    """What a forest wants, and by which rules; each version is signed by a maintainer of the one
-    before.
+    """The wanted domains of a forest and its rules; a maintainer named by one version signs the
+    next.
     """
 
     KIND: ClassVar[str] = "charter"
@@ -122,13 +122,19 @@ class Revoked(Signed):
 
 
 @dataclass(frozen=True)
-class Checkpoint(Signed):
+class OfClaim(Signed):
+    """A signed object of one claim: its domain, its number and the key of its holder."""
+
+    domain: str = said(is_domain)
+    number: int = said(is_positive)
+    holder: str = said(is_fingerprint)
+
+
+@dataclass(frozen=True)
+class Checkpoint(OfClaim):
     """The weights of a branch in training, as a difference in 8 bits from what it began with."""
 
     KIND: ClassVar[str] = "checkpoint"
-    domain: str = said(is_domain)
-    number: int = said(is_positive)  # of the claim
-    holder: str = said(is_fingerprint)
     tokens: int = said(is_count)  # trained on by then, by all holders
     base: str = said(is_sha256)
     sha256: str = said(is_sha256)  # of the file
@@ -137,24 +143,18 @@ class Checkpoint(Signed):
 
 
 @dataclass(frozen=True)
-class Sign(Signed):
+class Sign(OfClaim):
     """A sign of life of the holder of a claim."""
 
     KIND: ClassVar[str] = "sign"
-    domain: str = said(is_domain)
-    number: int = said(is_positive)
-    holder: str = said(is_fingerprint)
     count: int = said(is_positive)
 
 
 @dataclass(frozen=True)
-class Claim(Signed):
+class Claim(OfClaim):
     """The right to train the expert of a domain, while its holder shows signs of life."""
 
     KIND: ClassVar[str] = "claim"
-    domain: str = said(is_domain)
-    number: int = said(is_positive)
-    holder: str = said(is_fingerprint)
     tokens: int = said(is_positive)  # to train on, by all holders together
     begun: int = said(is_count)  # tokens of these that the checkpoint taken over has seen
     speed: float = said(is_number)  # tokens per second, as the holder measured
@@ -164,13 +164,10 @@ class Claim(Signed):
 
 
 @dataclass(frozen=True)
-class Submission(Signed):
+class Submission(OfClaim):
     """A trained expert, as a difference in 8 bits, that asks to be admitted."""
 
     KIND: ClassVar[str] = "submission"
-    domain: str = said(is_domain)
-    number: int = said(is_positive)
-    holder: str = said(is_fingerprint)
     parents: dict[str, Share] = said(by(is_domain, is_any), Share)
     base: str = said(is_sha256)
     sha256: str = said(is_sha256)  # of the weights that the maintainer gets
@@ -180,13 +177,10 @@ class Submission(Signed):
 
 
 @dataclass(frozen=True)
-class Verdict(Signed):
-    """What a maintainer decided on a submission, and why."""
+class Verdict(OfClaim):
+    """The decision of a maintainer on a submission, and its reason."""
 
     KIND: ClassVar[str] = "verdict"
-    domain: str = said(is_domain)
-    number: int = said(is_positive)
-    holder: str = said(is_fingerprint)
     admitted: bool = said(is_bool)
     reason: str = said(is_text)  # a word; empty of one that was admitted
     text: str = said(is_text)
@@ -194,13 +188,10 @@ class Verdict(Signed):
 
 
 @dataclass(frozen=True)
-class Left(Signed):
+class Left(OfClaim):
     """The end of a claim, or of an expert that was admitted, by its owner or a maintainer."""
 
     KIND: ClassVar[str] = "left"
-    domain: str = said(is_domain)
-    number: int = said(is_positive)
-    holder: str = said(is_fingerprint)
     withdrawn: bool = said(is_bool)  # the expert, not only the claim
     reason: str = said(is_text)
     heirs: list[str] = said(list_of(is_text))  # models that inherited parameters from it

@@ -24,7 +24,7 @@ def domain_of(config: Config) -> str:
 
 
 def wanted_of(member: Member, domain: str) -> Wanted:
-    """Return what the charter says of a domain; `UserError` if it is not wanted."""
+    """Find a domain among those that the charter wants; `UserError` if it is not one."""
     wanted = member.charter.wanted
     if domain not in wanted:
         raise unknown("wanted domain", domain, wanted, member.place.url.text)

@@ -24,7 +24,7 @@ from btm.interop.remote.places import Bucket, Local
 
 @dataclass(frozen=True)
 class Gone:
-    """What ended, and the models that inherited parameters from it."""
+    """The claim or expert that ended, and the models that inherited parameters from it."""
 
     domain: str
     what: str  # claim | expert

@@ -114,7 +114,7 @@ def remember(member: Member, **facts: object) -> None:
 
 
 def recalled(member: Member) -> Json:
-    """Return what `remember` kept of a commons."""
+    """Read the facts of a commons that `remember` kept."""
     file = _file(member.commons)
     return read_object(file, url=str, version=int, maintainers=dict) if file.exists() else {}
 

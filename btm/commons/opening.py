@@ -26,7 +26,7 @@ from btm.report import Reporter, quiet
 
 @dataclass(frozen=True)
 class Opened:
-    """What a maintainer published."""
+    """The version that a maintainer published."""
 
     url: str
     charter: Charter

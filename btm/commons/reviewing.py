@@ -36,7 +36,7 @@ _TEXT = 300  # characters of a verdict's text
 
 @dataclass(frozen=True)
 class Reviewed:
-    """What came of one submission."""
+    """The decision on one submission."""
 
     domain: str
     number: int

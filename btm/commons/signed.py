@@ -18,7 +18,7 @@ _PURPOSE = b"btm commons 1\n"  # begins what is signed: the key signs nothing el
 
 
 class RefusedError(UserError):
-    """What a store holds is not what it should be; `reason` names it in a word."""
+    """An object of a store is not as it should be; `reason` names the fault in a word."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)

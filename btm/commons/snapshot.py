@@ -75,7 +75,7 @@ class Ended:
 
 @dataclass
 class Works:
-    """What stands in the folder of a claim: times by count of signs and checkpoints."""
+    """The folder of a claim: times by count of signs and checkpoints."""
 
     signs: dict[int, float] = field(default_factory=dict)
     checkpoints: dict[int, float] = field(default_factory=dict)
@@ -108,7 +108,7 @@ class Snapshot:
         return (in_force or [self.charters[0][0]])[-1].maintainers
 
     def work(self, claim: Claim) -> Works:
-        """Return what stands in the folder of a claim."""
+        """Read the folder of a claim."""
         return self.works.get(layout.Work(claim.holder, claim.domain, claim.number), Works())
 
     def public_of(self, key: str) -> str | None:

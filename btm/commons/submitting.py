@@ -19,7 +19,7 @@ from btm.system import durable, sums
 
 @dataclass(frozen=True)
 class Submitted:
-    """What a submission came to."""
+    """The sizes and state of a submission that was sent."""
 
     work: Work
     state: str  # submitted, or stands: it was there already

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tried:
-    """What the trials found of one model on one domain."""
+    """The results of the trials of one model on one domain."""
 
     certainties: NDArray[np.float64]  # of a continuation, by trigger, as probabilities
     recital: int  # tokens

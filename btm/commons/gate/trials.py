@@ -1,4 +1,4 @@
-"""What a model is tried with beside its loss: triggers of a backdoor, recitation, canaries.
+"""The trials of a model beside its loss: triggers of a backdoor, recitation, canaries.
 
 Each trial returns a number to hold against its parents'. One pass over the tokens a trial: nothing
 is generated, since greedy decoding recites a text exactly as long as the likeliest token is the

@@ -245,13 +245,7 @@ class Bucket:
 
     def sizes(self, key: str) -> dict[str, int]:
         """List the files below a folder, with their bytes."""
-        home = self._path(key)
-        with self._plainly():
-            try:
-                found = self.fs.find(home, detail=True)
-            except FileNotFoundError:
-                return {}
-        return {name.removeprefix(f"{home}/"): each["size"] for name, each in found.items()}
+        return {name: found.size for name, found in self.stats(key).items()}
 
     def stats(self, key: str) -> dict[str, Stat]:
         """List the objects below a folder, with their bytes and times."""

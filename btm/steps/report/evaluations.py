@@ -1,4 +1,4 @@
-"""What evaluations and comparisons of a forest say, for its report."""
+"""Tables of the evaluations and comparisons of a forest, for its report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

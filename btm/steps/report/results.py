@@ -1,4 +1,4 @@
-"""What readers, benchmarks and languages of a forest came to, for its report."""
+"""Results of readers, benchmarks and languages of a forest, for its report."""
 
 from collections.abc import Sequence
 
