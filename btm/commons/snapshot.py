@@ -64,6 +64,18 @@ class Place(Protocol):
         """Yield the bytes of a file from `begin` up to `size`."""
 
 
+def write_once(place: Place, name: str, content: bytes) -> bool:
+    """Write a small object where none stands; return False where another stands.
+
+    The very same one is ours: a client library repeats a request whose answer was lost, and then
+    meets what it wrote itself.
+    """
+    if place.create(name, content):
+        return True
+    seen = place.read(name, signed.MOST_OF_CHARTER)
+    return seen is not None and seen.content == content
+
+
 @dataclass(frozen=True)
 class Ended:
     """The end of a key: when, why, and the key that came in its place."""
