@@ -26,6 +26,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -276,7 +277,7 @@ def happen(town: Town, store: Store) -> dict[str, Any]:
 
     for who in ("eve", "fay"):
         made = f"people/*/work/{FIRST[who]}/1/submission.json"
-        wait(lambda made=made: store.has(made), f"{who}'s submission")
+        wait(partial(store.has, made), f"{who}'s submission")
     key = json.loads(town.must("eve", "commons join", "--json"))["key"]
     town.must("boss", "commons revoke", f"commons.revoked={key}")
     town.note("boss", "revoked eve's key")
