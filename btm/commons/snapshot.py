@@ -6,6 +6,7 @@ Nothing in it is believed that is not signed by whom it should be; what is not i
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -286,6 +287,7 @@ def open_object(
     return body
 
 
+@lru_cache(maxsize=1 << 16)
 def _is_read(name: str) -> bool:
     """Tell whether a snapshot reads an object; others are only counted."""
     match name.split("/"):

@@ -388,7 +388,6 @@ def report(town: Town, lost: dict[str, Any], line: dict[str, float]) -> dict[str
     for verb in (["verify", "--full"], ["score"], ["eval"]):
         town.must("boss", *verb, tries=1)
     commons, one = (losses(town, who) for who in ("boss", "one"))
-    apart = {name: round(commons[name] - one[name], 4) for name in one}
     cpu = resource.getrusage(resource.RUSAGE_CHILDREN)
 
     def means(names: list[str]) -> dict[str, float]:
@@ -405,7 +404,7 @@ def report(town: Town, lost: dict[str, Any], line: dict[str, float]) -> dict[str
         "store": lost,
         "nats/token, mean of all domains": means(list(one)),
         "nats/token, mean of the contributed": means(list(FIRST.values())),
-        "commons less one machine, by domain": apart,
+        "commons less one machine, by domain": {n: round(commons[n] - one[n], 4) for n in one},
         "events": [vars(each) for each in town.events],
     }
 
