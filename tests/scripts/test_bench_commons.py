@@ -32,6 +32,13 @@ def test_behind_slow_lines_every_domain_was_admitted_once_and_the_page_says_so()
     assert not [words for words in said if words not in page]
 
 
+def test_a_thousand_simulated_volunteers_lose_little_of_the_ideal():
+    found = json.loads((FOUND.parent / "simulated_1000.json").read_text())
+    assert found["throughput over ideal"] >= 0.85
+    row = f"| {found['admitted']} | {found['throughput over ideal']} | {found['taken over']} |"
+    assert row in (ROOT / "docs/commons.md").read_text()
+
+
 @pytest.mark.slow
 def test_volunteers_come_and_go_until_all_is_admitted():
     program = [sys.executable, ROOT / "scripts/bench/commons.py", "--malicious=0.3", "--hours=1"]
