@@ -22,6 +22,7 @@ from btm.steps.evaluate import (
 )
 from btm.steps.generate import generate, plan_of_generate
 from btm.steps.grow import (
+    adopt,
     begin,
     branch,
     finish,
@@ -49,6 +50,7 @@ __all__ = [
     "Added",
     "Plan",
     "add_domain",
+    "adopt",
     "average",
     "average_of",
     "begin",
