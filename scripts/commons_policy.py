@@ -4,8 +4,8 @@
     python scripts/commons_policy.py s3://bucket/mine 00112233445566778899aabbccddeeff
     python scripts/commons_policy.py s3://bucket/mine --maintainer
 
-A volunteer reads everything, writes into the folder of their own key, and makes claims where none
-stands: the condition refuses a write without If-None-Match, so nobody writes over a claim. A
+A volunteer reads everything, writes into the folder of their own key, and makes claims and ends of
+rounds where none stands: the condition refuses a write without If-None-Match, so nobody writes over a claim. A
 maintainer writes everywhere. Attach it to the user whose credentials the participant gets; where a
 server has no such conditions (docs/commons.md) the others stand all the same.
 """
@@ -43,7 +43,7 @@ def policy(bucket: str, folder: str, keys: list[str]) -> dict[str, object]:
             "Sid": "Claim",
             "Effect": "Allow",
             "Action": "s3:PutObject",
-            "Resource": f"{root}/commons/claims/*",
+            "Resource": [f"{root}/commons/{part}/*" for part in ("claims", "rounds")],
             "Condition": {"Null": {"s3:if-none-match": "false"}},
         }
         statements.append(claim)

@@ -30,6 +30,18 @@ def test_the_step_is_that_of_sgd_with_nesterov_momentum(lr, momentum):
     np.testing.assert_allclose(point, theirs.detach().numpy(), rtol=0, atol=2e-6)
 
 
+def test_the_usual_momentum_goes_as_far_as_one_machine():
+    assert outer.usual_momentum(0.7, 8) == pytest.approx(0.9, abs=0.02)  # the paper's
+    lr, machines = 0.5, 4
+    step = Outer(lr, outer.usual_momentum(lr, machines))
+    point, momentum = np.zeros(1), np.zeros(1)
+    for _ in range(200):  # every machine moves by 1 a round; one alone would have by 4
+        before = point
+        point, momentum = outer.step(point, momentum, -np.ones(1), step)
+    assert (point - before).item() == pytest.approx(machines, rel=1e-6)
+    assert outer.usual_momentum(2.0, 1) == 0
+
+
 def test_one_machine_under_a_plain_step_ends_where_it_trained_to():
     point, trained = np.array([0.5, -1.0]), np.array([0.25, 3.0])
     found = outer.gradient([(1.0, trained - point)])

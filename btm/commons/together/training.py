@@ -88,8 +88,7 @@ class Volunteer:
         silent_since: float | None = None
         while True:
             try:
-                if (done := self.go_on()) is not None:
-                    return done
+                found = self.go_on()
                 silent_since = None
             except UnreachableError as error:
                 # What was made stands, so all of it can be tried again.
@@ -97,10 +96,15 @@ class Volunteer:
                 if time.monotonic() - silent_since > _PATIENCE:
                     raise
                 self.reporter.line(f"{error}; asking again")
-                self._wait(_PAUSE[1] / 3)
+                found = _PAUSE[1] / 3
+            if not isinstance(found, float):
+                return found
+            self._wait(found)
 
-    def go_on(self) -> tuple[Progress, Snapshot, Point] | None:
-        """Do what is to be done now; return how it ended once all tokens are trained on."""
+    def go_on(self) -> tuple[Progress, Snapshot, Point] | float:
+        """Do what is to be done now; return the seconds to wait before the next, or how it ended
+        once all tokens are trained on.
+        """
         snapshot, at, point = self._sync()
         if at.is_over:
             return at, snapshot, point
@@ -108,8 +112,8 @@ class Volunteer:
             self._train(snapshot, at, point)
             self._hand_in(at)
         elif not self._close(snapshot, at, point):
-            self._wait(min(max(at.together.seconds / _POLLS, _PAUSE[0]), _PAUSE[1]))
-        return None
+            return min(max(at.together.seconds / _POLLS, _PAUSE[0]), _PAUSE[1])
+        return 0.0
 
     # The points of rounds that have ended.
 

@@ -8,8 +8,8 @@ import pytest
 from people import LEASE, Town
 
 from btm.cli.compose import compose
-from btm.commons import board
-from btm.commons.bodies import Share, Together
+from btm.commons import board, layout
+from btm.commons.bodies import Counted, Round, Share, Together
 from btm.commons.claims import Holding
 from btm.commons.keeping import Keeper
 from btm.commons.together import rounds, seats
