@@ -97,9 +97,10 @@ def _train_together(
     if domain in forest:
         return Trained(forest[domain], claim, forest[domain].card.steps)
     root = forest.root / "together" / domain
+    ours_alone = root / f"{claim.domain}-{claim.number}"  # a claim hands in its own work alone
     with _base(forest, claim, reporter) as base:
         point = Point(base, claim.base, None)
-        volunteer = together.Volunteer(ours, keeper, open_suites(ours), root, point, reporter)
+        volunteer = together.Volunteer(ours, keeper, open_suites(ours), ours_alone, point, reporter)
         at, snapshot, last = volunteer.run()
         if not forest.has_branch(domain):
             parents = weights_of(claim.parents)

@@ -269,8 +269,8 @@ class _Residuals:
     def __init__(
         self, floats: list[weights.Tensor], feedback: tuple[Path | None, Path] | None
     ) -> None:
-        self.before, self.after = feedback or (None, None)
-        self._handle = self.after.open("xb") if self.after else None
+        self.before: Path | None = feedback[0] if feedback else None
+        self._handle = feedback[1].open("xb") if feedback else None
         if self._handle:
             self._handle.write(single_head(floats))
 

@@ -14,7 +14,6 @@ from btm.config import identity
 from btm.config.checks import check_weights
 from btm.config.schema import Config
 from btm.data import prepare as preparation
-from btm.data.bos import ALWAYS
 from btm.data.shards import Shard, Suite
 from btm.ensemble.router import check_domains
 from btm.errors import UserError
@@ -24,14 +23,14 @@ from btm.forest.suites import data_of, open_suite, open_suites, other_suites
 from btm.models import causal_lm, configs, trial
 from btm.models.causality import require_causal
 from btm.report import Beating, Reporter, quiet
-from btm.steps import conflicts, domain_weights, names, score_cache, seed_source, standing
+from btm.steps import conflicts, domain_weights, names, seed_source, standing
 from btm.steps.averages import average
+from btm.steps.closing import close
 from btm.steps.evaluate import check_text, eval_forest
 from btm.steps.origin import origin_of
 from btm.steps.plan import Plan
 from btm.steps.proposal import settled
 from btm.steps.rates import find_rate
-from btm.system import durable
 from btm.system.json_files import Json
 from btm.train import checkpoint, phase
 from btm.train.distributed import job
@@ -201,35 +200,8 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
             together = job.processes(config, branch) > 1
             run = job.train if together else phase.train
             trained = run(config, forest, branch, shards, suite, reporter, reporter.pulse)
-        _close(asked, forest, branch, suite, trained, reporter)
+        close(asked, forest, branch, suite, trained, reporter)
     return forest.get_branch(name)
-
-
-def adopt(config: Config, name: str, trained: Trained, reporter: Reporter = quiet) -> Branch:
-    """Close a branch whose weights were trained elsewhere: measure it, and keep its result."""
-    forest, suite = Forest(config.forest_root), open_suites(config)
-    if (done := forest.get_branch(name)).result is not None:
-        return done
-    with forest.hold(name) as (branch, held):
-        shards = [suite.shard(domain, "train") for domain in branch.domains]
-        trained_on.record(forest.paths, shards)
-        trained = replace(trained, data={shard.domain: shard.sha256 for shard in shards})
-        _close(config, forest, branch, suite, trained, Beating(reporter, held.beat))
-    return forest.get_branch(name)
-
-
-def _close(
-    config: Config, forest: Forest, branch: Branch, suite: Suite, trained: Trained, to: Reporter
-) -> None:
-    """Write what the training of a branch came to, with its losses."""
-    settings = conflicts.settings_of(config, forest, branch, trained.precision or "")
-    if suite.bos is not None:
-        settings |= {"data.bos": ALWAYS}  # whichever policy it came by
-    trained = replace(trained, settings=settings)
-    if branch.parents:
-        nats = score_cache.valid_nats(config, forest, branch, suite, to)
-        trained = replace(trained, valid_nats=nats.own, parent_valid_nats=nats.parents)
-    durable.write_json(branch.files.result, trained.to_json())
 
 
 def plan_of_train(config: Config, name: str) -> Plan:

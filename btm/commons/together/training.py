@@ -25,6 +25,7 @@ from btm.commons.together import points, rounds
 from btm.commons.together.points import Moved, Point, Points, UnfitError
 from btm.commons.together.rounds import Progress
 from btm.config.schema import Config
+from btm.config.training import TrainerConfig
 from btm.data.batches import Batches, windows
 from btm.data.shards import Suite
 from btm.errors import UserError
@@ -46,6 +47,7 @@ _DIFFERENCE, _RESIDUAL, _SENT, _PLAN = (
     "sent.json",
     "plan.json",
 )
+_TELLING = 3  # steps that a speed can be measured in
 _POLLS = 50  # in the time of a round
 _PATIENCE = 3600.0  # seconds that a store may be silent where training needs its answer
 _PAUSE = (0.2, 30.0)  # seconds between two, at least and at most
@@ -158,8 +160,8 @@ class Volunteer:
         scratch = durable.scratch_folder(self.root)
         files: dict[str, Path] = {}
         try:
-            for name in sorted(counted):
-                file = scratch / f"{len(files)}.safetensors"
+            for number, name in enumerate(sorted(counted)):
+                file = scratch / f"{number}.safetensors"
                 try:
                     points.fetch(self.member.place, counted[name], point.folder, file)
                 except RefusedError as error:
@@ -193,8 +195,7 @@ class Volunteer:
         plan = read_object(folder / _PLAN, steps=int, horizon=int, offset=int, first=int)
         before = self._newest_sent()
         moments = before / checkpoint.MOMENTS if before else None
-        shards = [self.suite.shard(self.domain, "train")]
-        pieces = [piece for shard in shards for piece in shard.pieces(trainer.seq_len + 1)]
+        pieces = list(self.suite.shard(self.domain, "train").pieces(trainer.seq_len + 1))
         pulse = _Timed(self.reporter.pulse)
         valid = self.suite.shard(self.domain, "valid")
         with self.reporter.training(f"{self.domain}, round {at.number}") as report:
@@ -223,22 +224,22 @@ class Volunteer:
         self._pack(name, folder, point, trained, speed or self.claim.speed, plan)
         durable.remove_folder(folder)
 
-    def _trainer(self, point: Point):  # type: ignore[no-untyped-def]
-        lr = self.config.trainer.lr
-        return replace(
-            self.config.trainer,
-            lr=default_lr(weights.parameters(point.folder)) if lr is None else lr,
-        )
+    def _trainer(self, point: Point) -> TrainerConfig:
+        """Return the settings of training with a rate that is a number."""
+        if self.config.trainer.lr is not None:
+            return self.config.trainer
+        return replace(self.config.trainer, lr=default_lr(weights.parameters(point.folder)))
 
     def _begun(self, snapshot: Snapshot, at: Progress, point: Point, name: str) -> Path:
         """Return the folder that a round is trained in: a copy of its point, and the plan."""
         folder = self.root / "rounds" / name
-        if folder.is_dir():
+        if folder.is_dir() and read_object(folder / _PLAN, base=str)["base"] == point.sha256:
             return folder
         t, before = self.config.trainer, self._newest_sent()
         steps = self._steps(snapshot, at)
         horizon = max(1, round(steps * at.wanted.tokens / at.budget))
         plan = {
+            "base": point.sha256,
             "steps": steps,
             "horizon": horizon,
             "offset": round(horizon * at.tokens / at.wanted.tokens),
@@ -401,7 +402,7 @@ class Volunteer:
                 f"outer step: η {at.together.lr:g}, Nesterov momentum {at.together.momentum:g}",
             ],
             precision=facts.get("precision"),
-            lr=float(self._trainer(self.base).lr),
+            lr=rate if isinstance(rate := self._trainer(self.base).lr, float) else None,
         )
 
 
@@ -414,10 +415,11 @@ def _of(end: Round, at: Progress) -> bool:
 
 
 class _Timed:
-    """Passes on signs of life of a training, and measures its speed from the second step on."""
+    """Passes on the signs of life of a training, and measures its speed."""
 
     def __init__(self, pulse: Callable[[int], bool]) -> None:
-        self._pulse, self._times = pulse, []  # type: ignore[var-annotated]
+        self._pulse = pulse
+        self._times: list[tuple[int, float]] = []
 
     def __call__(self, step: int) -> bool:
         self._times.append((step, time.monotonic()))
@@ -426,8 +428,7 @@ class _Timed:
     @property
     def steps_per_second(self) -> float:
         """Steps per second; 0 if there were too few to tell."""
-        (first, begun), (last, ended) = (
-            (self._times or [(0, 0.0)])[0],
-            (self._times or [(0, 0.0)])[-1],
-        )
-        return (last - first) / (ended - begun) if last - first >= 2 else 0.0
+        if len(self._times) < _TELLING:
+            return 0.0
+        (first, begun), (last, ended) = self._times[0], self._times[-1]
+        return (last - first) / (ended - begun)
