@@ -40,7 +40,7 @@ from btm.models import causal_lm
 from btm.report.tables import table
 from btm.train.trainee import validate
 
-DOMAIN = "python"
+DOMAIN, HELD_OUT = "python", "held-out"
 SHARES = {"ann": 4, "ben": 2, "cem": 2, "dan": 1}  # of the speed, and of the text
 LATE, KILLED = "dan", "cem"
 PERIOD = 0.2  # seconds of running and standing still
@@ -125,7 +125,7 @@ def write_text(folder: Path) -> None:
     turn = {path: slots[number % len(slots)] for number, path in enumerate(trained_on)}
     for path in found:
         name = "__".join(path.relative_to(library).parts) + ".txt"
-        for part in ["all", turn[path]] if path in turn else ["held-out"]:
+        for part in ["all", turn[path]] if path in turn else [HELD_OUT]:
             (making / part).mkdir(parents=True, exist_ok=True)
             (making / part / name).write_text(path.read_text(errors="replace"))
     making.rename(folder)
@@ -240,7 +240,7 @@ def measured(bench: Bench, at: Progress) -> dict[str, object]:
             forest.branch(DOMAIN, DOMAIN, {"seed": 1.0})
         steps.train(config, DOMAIN)
         steps.merge(config, DOMAIN)
-    held_out = with_text(compose(bench.words(root, *bench.text("held-out"))), DOMAIN)
+    held_out = with_text(compose(bench.words(root, *bench.text(HELD_OUT))), HELD_OUT)
     steps.prepare(held_out)
     seed, one = (nats(held_out, Forest(root)[name].path) for name in ("seed", DOMAIN))
     together = nats(held_out, ann[DOMAIN].path)
@@ -274,7 +274,7 @@ def with_text(config: Config, domain: str) -> Config:
 
 def nats(config: Config, folder: Path) -> float:
     """Measure a model on the held-out text."""
-    shard, length = open_suites(config).shard(DOMAIN, "train"), config.trainer.seq_len
+    shard, length = open_suites(config).shard(HELD_OUT, "train"), config.trainer.seq_len
     return validate(causal_lm.load_model(folder), windows(shard, length, MEASURED))
 
 

@@ -13,7 +13,8 @@ def init(config: Config, out: Output) -> None:
     commons.wanted='{law: 2000000}' asks for an expert of each domain, trained on so many tokens; it
     branches from the seed, or from parent=NAME, or from weights='{…}'. Given again with other words
     it publishes the next version of the charter: more domains, commons.maintainers=[PUBLIC KEY],
-    commons.members=[FINGERPRINT] where not everybody may claim, times and bounds. Makes this user's
+    commons.members=[FINGERPRINT] where not everybody may claim, times and bounds. With
+    commons.volunteers=4 so many train each of these experts together, in rounds. Makes this user's
     key where there is none.
 
     example: btm commons init to=s3://bucket/mine forest=experts/mine commons.wanted='{law: 9000}'
