@@ -1,4 +1,4 @@
-"""Sixty-four processes that merge the same thousand branches: ``python merging.py FOREST RESULTS
+"""Sixty-four processes that merge the same branches: ``python merging.py FOREST RESULTS
 SEED``.
 
 Forked from one process that has imported torch and run nothing in parallel. Some are killed at

@@ -188,7 +188,9 @@ def _known(override: str) -> str:
     key, equals, value = override.partition("=")
     bare = key.lstrip("+~")
     if not equals and not key.startswith("~"):
-        raise UserError(f"{override!r} is no setting: wanted key=value, as in trainer.lr=2e-4")
+        raise UserError(
+            f"{override!r} is no setting: wanted key=value, as in trainer.lr=2e-4 or expert=law"
+        )
     if long := (ALIASES | _SYNONYMS).get(bare):
         return key.removesuffix(bare) + long + equals + value
     bundles = _bundles()

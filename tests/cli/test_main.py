@@ -66,12 +66,17 @@ def test_ls_and_show(capsys, words):
     code, out, _ = run(capsys, "ls", *words)
     assert code == 0
     assert "code_python" in out
+    (uniform,) = [line for line in out.splitlines() if line.split()[0:1] == ["uniform"]]
+    assert "3 models" in uniform
     code, out, _ = run(capsys, "ls", "--json", *words)
     assert [row["name"] for row in json.loads(out)] == [
         *("bible", "code_python", "seed", "speeches", "uniform")
     ]
     code, out, _ = run(capsys, "show", "expert=bible", *words)
-    assert "sha256" in out
+    lines = dict(line.strip().split("  ", 1) for line in out.splitlines() if "  " in line.strip())
+    assert {"domains", "parents", "training", "valid loss", "sha256"} <= set(lines)
+    assert lines["parents"].strip().startswith("seed 1.000")
+    assert "with its ancestors" in lines["training"]
     code, out, _ = run(capsys, "show", "expert=bible", "--json", *words)
     assert json.loads(out)["domains"] == ["bible"]
     code, out, _ = run(capsys, "show", "expert=uniform", "--json", *words)

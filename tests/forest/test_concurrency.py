@@ -17,7 +17,7 @@ from btm.forest import Forest
 from btm.forest.card import Card
 from btm.models import causal_lm, weights
 
-NAMES = 320
+NAMES = 128
 MERGING = Path(__file__).parents[1] / "merging.py"
 PLANTING = Path(__file__).parents[1] / "planting.py"
 

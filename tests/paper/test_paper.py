@@ -30,7 +30,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(config):
-    with uncovered_children():  # scripts/gpu --dry covers how a study is grown
+    with uncovered_children():  # which take twice as long when they are covered
         return paper.reproduce(config)
 
 
@@ -40,6 +40,7 @@ def ratio(report):
     return lambda row, scope: table[(row, scope)]
 
 
+@pytest.mark.traced
 def test_orderings_of_the_paper(ratio):
     """At this size a dense LM still gains most by more text, so the forest is compared with what it
     is made of.

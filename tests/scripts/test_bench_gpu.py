@@ -45,9 +45,7 @@ def test_every_stage_passes(run):
     assert "dense" in {row["kind"] for row in figures["demo"]}
 
 
-@pytest.mark.traced
 def test_a_stage_that_passed_is_not_run_again(run):
-    """The last is run here, and coverage with it: other tests do not see how a study is grown."""
     first, results = run()
     assert [line for line in first.stderr.splitlines() if "…" in line] == [f"{STAGES[-1]} …"]
     assert [(stage["name"], stage["status"]) for stage in results["stages"]] == [

@@ -28,6 +28,10 @@ def test_a_dry_run_builds_and_checks_a_release(tmp_path):
     (wheel,) = (file for name, file in files.items() if name.endswith(".whl"))
     with zipfile.ZipFile(wheel) as archive:
         assert {"btm/conf/config.yaml", "btm/data/demo/suite.json"} <= {*archive.namelist()}
+        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        description = archive.read(metadata).decode()
+    assert "# btm" in description and "more (docs/data.md)" in description
+    assert re.findall(r"\]\((?!https?:)[^)]*\)", description) == [], "links lead nowhere on PyPI"
     (statement,) = (file for name, file in files.items() if name.endswith(".intoto.json"))
     subjects = json.loads(statement.read_text())["subject"]
     assert len(subjects) == 3

@@ -1,7 +1,8 @@
 """How a verb reports, and what several verbs ask and show."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -54,6 +55,13 @@ class Output:
         space = "\n" if self._tables else ""  # between two tables
         self._tables += 1
         print(space + table(rows, title, terminal_width(self.stdout), spare), file=self.stdout)
+
+    def paragraph(self, text: str) -> None:
+        """Print sentences, wrapped to the terminal."""
+        from btm.report.fit import terminal_width
+
+        width = terminal_width(self.stdout)
+        print(textwrap.fill(text, width) if width else text, file=self.stdout)
 
 
 def sweep(config: Config) -> None:
@@ -113,26 +121,13 @@ def model_of(config: Config) -> str:
 
 
 def show_elm(elm: Any, out: Output) -> None:
-    """Print the card of a model of the forest."""
-    card = asdict(elm.card)
+    """Print the card of a model of the forest: its chief lines, or as JSON all of it."""
+    from btm.forest import card_table
+
     if out.as_json:
-        return out.line("", card)
-    rows = [{"of": key, elm.name: value} for key, value in _flat(card) if value not in ("", None)]
-    out.rows(rows, str(elm.path))
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) of a card; lists of plain values become one text."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
-            for number, each in enumerate(value):
-                yield from _flat(each, f"{prefix}{key}.{each.get('name', number)}.")
-        elif isinstance(value, list):
-            yield prefix + key, ", ".join(map(str, value))
-        else:
-            yield prefix + key, value
+        return out.line("", asdict(elm.card))
+    rows = [{"card": name, elm.name: text} for name, text in card_table.lines(elm.card)]
+    out.rows(rows, f"{elm.path} (all of the card: --json)")
 
 
 def show_comparison(found: "Comparison", file: Path, out: Output) -> None:
@@ -148,7 +143,8 @@ def show_comparison(found: "Comparison", file: Path, out: Output) -> None:
     spare = ("training FLOPs", "ahead on", "kind", "FLOPs/token", "training tokens")
     out.rows(comparison.summary_rows(found), comparison.title(found), spare)
     for note in found.notes:
-        out.line(f"note: {note}", None)
+        out.paragraph(f"note: {note}")
+    out.paragraph(comparison.summary(found))
     _say_where(file, out)
 
 

@@ -27,12 +27,23 @@ def ls(config: Config, out: Output) -> None:
     from btm.interop.remote import urls
 
     rows = _listed(config)
-    out.rows(rows, f"forest {config.forest_root}", ("sha256", "total tokens", "created"))
+    shown = rows if out.as_json else [_shortened(row) for row in rows]
+    out.rows(shown, f"forest {config.forest_root}", ("sha256", "total tokens", "created"))
     if not urls.is_url(config.forest) and (cards := readers.all_of(Path(config.forest_root))):
         out.line(f"readers: {', '.join(card.name for _, card in cards)} (docs/readers.md)", None)
     for row in rows:
         if "why" in row:
             print(f"damaged: {row['why']}", file=out.stderr)
+
+
+def _shortened(row: "TableRow") -> "TableRow":
+    """Count what a row has many of: an average has as many parents as the forest has experts."""
+    shown: dict[str, str] = {}
+    for key, word in (("domains", "domains"), ("parents", "models")):
+        value = row.get(key)
+        if isinstance(value, list | dict) and len(value) > 2:
+            shown[key] = f"{len(value)} {word}"
+    return row | shown
 
 
 def _listed(config: Config) -> "list[TableRow]":

@@ -1,17 +1,10 @@
 // Read a report in a real Chromium, from its file, and tell in JSON what was seen.
 // stdin: {home, chromium, url, live}
 import { readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
-import { pathToFileURL } from 'node:url';
+import { start } from '../../../scripts/browser.mjs';
 
 const asked = JSON.parse(readFileSync(0, 'utf8'));
-const load = createRequire(`${asked.home}/`);
-const { chromium } = await import(pathToFileURL(load.resolve('playwright-core')).href)
-  .then((found) => found.default ?? found);
-const AXE = readFileSync(load.resolve('axe-core/axe.min.js'), 'utf8');
-const browser = await chromium.launch({
-  executablePath: asked.chromium, args: ['--no-sandbox', '--disable-gpu'],
-});
+const { browser, barriers } = await start(asked.home, asked.chromium);
 const seen = { said: [], elsewhere: [], barriers: [], papers: [], wide: [] };
 
 async function open(options, url = asked.url) {
@@ -30,11 +23,7 @@ async function open(options, url = asked.url) {
 }
 
 async function look(page, view) {
-  await page.evaluate(AXE);
-  const { violations, passes } = await page.evaluate('axe.run(document)');
-  if (passes.length < 10) throw new Error(`${view}: axe looked at nothing`);
-  seen.barriers.push(...violations.map((each) =>
-    `${view}: ${each.id}: ${each.nodes.map((node) => node.html).slice(0, 3).join(' ')}`));
+  seen.barriers.push(...await barriers(page, view));
   seen.papers.push(await page.evaluate('getComputedStyle(document.body).backgroundColor'));
 }
 

@@ -1,18 +1,10 @@
 // Use the page of a server in a real Chromium as a reader would, and tell in JSON what was seen.
 // stdin: {home, chromium, url, text, long, token_url, token, shots}
 import { readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
-import { pathToFileURL } from 'node:url';
+import { start } from '../../../scripts/browser.mjs';
 
 const asked = JSON.parse(readFileSync(0, 'utf8'));
-const load = createRequire(`${asked.home}/`);
-const { chromium } = await import(pathToFileURL(load.resolve('playwright-core')).href)
-  .then((found) => found.default ?? found);
-const AXE = readFileSync(load.resolve('axe-core/axe.min.js'), 'utf8');
-
-const browser = await chromium.launch({
-  executablePath: asked.chromium, args: ['--no-sandbox', '--disable-gpu'],
-});
+const { browser, barriers } = await start(asked.home, asked.chromium);
 const seen = { said: [], elsewhere: [], barriers: [], wide: [] };
 
 async function open(url, options = {}) {
@@ -43,11 +35,7 @@ const ready = (page) => until(page, 'document.querySelectorAll("#model option").
 
 async function look(page, view) {
   // By the protocol: the page's own policy lets no script in that is not its own.
-  await page.evaluate(AXE);
-  const { violations, passes } = await page.evaluate('axe.run(document)');
-  if (passes.length < 10) throw new Error(`${view}: axe looked at nothing`);
-  seen.barriers.push(...violations.map((each) =>
-    `${view}: ${each.id}: ${each.nodes.map((node) => node.html).slice(0, 3).join(' ')}`));
+  seen.barriers.push(...await barriers(page, view));
 }
 
 const tokens = (page) => page.$$eval('#tokens .token', (all) => all.map((each) => ({
