@@ -44,7 +44,7 @@ DOMAIN, HELD_OUT = "python", "held-out"
 SHARES = {"ann": 4, "ben": 2, "cem": 2, "dan": 1}  # of the speed, and of the text
 LATE, KILLED = "dan", "cem"
 PERIOD = 0.2  # seconds of running and standing still
-MEASURED = 100_000  # tokens of held-out text
+MEASURED = 400_000  # tokens of held-out text, at most
 TRAINER = ["trainer.threads=1", "trainer.seq_len=128", "data.splits=pool"]
 
 

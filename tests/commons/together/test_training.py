@@ -20,6 +20,7 @@ from btm.forest.suites import open_suites
 from btm.models import weights
 from btm.report import Reporter
 
+pytestmark = [pytest.mark.slow, pytest.mark.traced]
 DOMAIN, STEP = "speeches", 2 * 16
 ROUND = 4 * STEP  # tokens
 SECONDS = 10_000.0
