@@ -1,5 +1,5 @@
 // Ask axe-core for barriers on pages of a built site, light and dark.
-//   node scripts/axe.mjs HOME CHROMIUM PAGE…     prints JSON: a line for each barrier; exit code 1 if there is one
+//   node scripts/axe.mjs HOME CHROMIUM PAGE…     prints JSON: a line for each barrier
 import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { start } from './browser.mjs';
@@ -20,4 +20,3 @@ for (const colorScheme of ['light', 'dark']) {
 await browser.close();
 if (papers.size < 2) throw new Error('light and dark look the same');
 console.log(JSON.stringify(found, null, 1));
-process.exitCode = found.length ? 1 : 0;

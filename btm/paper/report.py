@@ -190,7 +190,7 @@ def costs(studies: Sequence[Study]) -> dict[str, ledger.Sums]:
 def goals(compared: pd.DataFrame, against_paper: pd.DataFrame) -> str:
     """Make the table of aims: the paper's value, the aim, the result, and whether it is met."""
     lines = [
-        "| row | domains | over | paper, 125M | aim | here | |",
+        "| row | domains | over | paper, 125M | aim | here | aim met |",
         "|---|---|---|---|---|---|---|",
     ]
     for row, scope, base, sign, bound, paper in GOALS:

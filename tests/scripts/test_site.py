@@ -1,11 +1,14 @@
 """The documentation site builds without a warning, no link in it is dead, and its pictures are the script's."""
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 
+import browsing
 import pytest
 from folders import ROOT
 
@@ -15,15 +18,42 @@ import pictures
 DOCS = ROOT / "docs"
 
 
-@pytest.mark.slow
-def test_the_site_builds_without_a_warning_or_a_dead_link(tmp_path):
-    shutil.copy(ROOT / "zensical.toml", tmp_path)
-    shutil.copytree(DOCS, tmp_path / "docs")
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, built without a warning."""
+    root = tmp_path_factory.mktemp("built")
+    shutil.copy(ROOT / "zensical.toml", root)
+    shutil.copytree(DOCS, root / "docs")
     command = [sys.executable, "-m", "zensical", "build", "--strict"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len([*(tmp_path / "site").rglob("*.html")]) > 40
-    assert links.dead(tmp_path / "site") == []
+    return root / "site"
+
+
+@pytest.mark.slow
+def test_no_link_of_the_site_is_dead(site):
+    assert len([*site.rglob("*.html")]) > 40
+    assert links.dead(site) == []
+
+
+@pytest.mark.slow
+def test_axe_finds_no_barrier_in_light_or_dark(site):
+    """On pages with what others have too: pictures, code, wide tables, a long table of contents."""
+    browsing.require()
+    pages = [site / f"{name}.html" for name in ("index", "how-it-works", "paper", "settings")]
+    command = [browsing.NODE, ROOT / "scripts/axe.mjs", browsing.HOME, browsing.CHROMIUM]
+    assert json.loads(browsing.driven([*command, *pages], "")) == []
+
+
+def test_every_column_of_a_table_has_a_name():
+    """Screen readers name each cell by it."""
+    rule = re.compile(r"^\|[-:| ]+\|$")
+    for page in DOCS.rglob("*.md"):
+        lines = page.read_text().splitlines()
+        for head, line in pairwise(lines):
+            if rule.match(line) and head.startswith("|"):
+                cells = head.replace(r"\|", "").strip("|").split("|")
+                assert all(cell.strip() for cell in cells), f"{page}: {head}"
 
 
 def test_every_page_stands_in_the_navigation():
