@@ -102,10 +102,11 @@ def _train_together(
         point = Point(base, claim.base, None)
         volunteer = together.Volunteer(ours, keeper, open_suites(ours), ours_alone, point, reporter)
         at, snapshot, last = volunteer.run()
+        result = volunteer.trained(at, snapshot)
         if not forest.has_branch(domain):
             parents = weights_of(claim.parents)
             forest.branch(domain, domain, parents, finish=lambda made: _put(last.folder, made))
-    steps.adopt(ours, domain, volunteer.trained(at, snapshot), reporter)
+    steps.adopt(ours, domain, result, reporter)
     elm = steps.merge(ours, domain, reporter)
     durable.remove_folder(root)
     return Trained(elm, claim, elm.card.steps)
