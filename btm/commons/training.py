@@ -106,6 +106,7 @@ def _train_together(
         if not forest.has_branch(domain):
             parents = weights_of(claim.parents)
             forest.branch(domain, domain, parents, finish=lambda made: _put(last.folder, made))
+    ours = replace(ours, trainer=replace(ours.trainer, steps=max(1, result.steps)))
     steps.adopt(ours, domain, result, reporter)
     elm = steps.merge(ours, domain, reporter)
     durable.remove_folder(root)

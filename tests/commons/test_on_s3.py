@@ -132,7 +132,8 @@ def test_every_wanted_domain_is_admitted_once(s3, copy, tmp_path, monkeypatch, c
     assert set(seats) == {"novels", "speeches"}
     (row,) = json.loads(people("boss", "admit", *words))
     assert (row["domain"], row["verdict"]) == ("speeches", "admitted")
-    assert "trained by 1 volunteers in 2 rounds" in " ".join(boss["speeches"].card.notes)
+    theirs = Forest(tmp_path / "ben/forest")["speeches"].card
+    assert "trained by 1 volunteers in 2 rounds" in " ".join(theirs.notes)
     assert {"novels", "speeches"} <= set(boss.names())
     assert main(["verify", *home, "--full"]) == 0
     assert {p.split("/")[-2] for p in s3.glob("bucket/commons/elms/*/manifest.json")} == {
