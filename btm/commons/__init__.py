@@ -13,5 +13,6 @@ charter, member    what is wanted and by whom; somebody who takes part
 claims, keeping    a claim is taken, kept by a thread, taken over
 base, checkpoints  what a branch begins with; what is uploaded of one in training
 opening, joining, training, submitting, reviewing, leaving, board      what the verbs do
+together           several volunteers for one expert, in rounds
 gate, audit        what the content of a submission is held to; the log of all that was decided
 """

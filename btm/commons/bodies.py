@@ -13,6 +13,7 @@ from btm.commons.fields import (
     is_number,
     is_object,
     is_positive,
+    is_seat,
     is_sha256,
     is_text,
     list_of,
@@ -58,6 +59,17 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Together:
+    """How several volunteers train one expert, in rounds (docs/commons.md)."""
+
+    volunteers: int = said(is_positive)  # seats
+    tokens: int = said(is_positive)  # of a round, of all volunteers together
+    seconds: float = said(is_number)  # after which a round is closed without those who are late
+    lr: float = said(is_number)  # of the outer step, btm/models/outer.py
+    momentum: float = said(is_number)
+
+
+@dataclass(frozen=True)
 class Wanted:
     """A domain that the commons wants an expert of, and the branch that it begins as."""
 
@@ -65,6 +77,10 @@ class Wanted:
     least: int = said(is_positive)  # tokens that a slow machine may do with
     parents: dict[str, Share] = said(by(is_domain, is_any), Share)
     base: str = said(is_sha256)  # of the weights that the branch begins with
+    # None: one volunteer
+    together: Together | None = said(
+        lambda v: v is None or isinstance(v, dict), None, Together, None
+    )
 
 
 @dataclass(frozen=True)
@@ -125,7 +141,7 @@ class Revoked(Signed):
 class OfClaim(Signed):
     """A signed object of one claim: its domain, its number and the key of its holder."""
 
-    domain: str = said(is_domain)
+    domain: str = said(is_seat)  # or a further seat of it
     number: int = said(is_positive)
     holder: str = said(is_fingerprint)
 
@@ -140,6 +156,45 @@ class Checkpoint(OfClaim):
     sha256: str = said(is_sha256)  # of the file
     size: int = said(is_positive)  # bytes of the file
     block: int = said(is_positive)
+
+
+@dataclass(frozen=True)
+class Contribution(OfClaim):
+    """The difference of one volunteer's weights after a round from those that it began with."""
+
+    KIND: ClassVar[str] = "contribution"
+    course: int = said(is_positive)  # 1 more after each submission that was rejected
+    round: int = said(is_positive)
+    tokens: int = said(is_positive)  # trained on in the round
+    speed: float = said(is_number)  # tokens per second, as measured in the round
+    base: str = said(is_sha256)  # of the weights that the round began with
+    sha256: str = said(is_sha256)  # of the file
+    size: int = said(is_positive)  # bytes of the file
+    block: int = said(is_positive)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A contribution that a round counts: its file, and its weight in the mean."""
+
+    sha256: str = said(is_sha256)
+    tokens: int = said(is_positive)
+
+
+@dataclass(frozen=True)
+class Round(Signed):
+    """The end of a round: what was counted, and the weights that follow from it by computation."""
+
+    KIND: ClassVar[str] = "round"
+    domain: str = said(is_domain)
+    course: int = said(is_positive)
+    round: int = said(is_positive)
+    attempt: int = said(is_positive)
+    closer: str = said(is_fingerprint)
+    before: str = said(is_sha256)  # of the weights that it began with
+    counted: dict[str, Counted] = said(by(is_object, is_any), Counted)  # by the contribution's name
+    sha256: str = said(is_sha256)  # of the weights after it
+    momentum: str = said(is_sha256)  # of the file of the outer momentum after it
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,10 @@ def domain_of(config: Config) -> str:
 
 
 def wanted_of(member: Member, domain: str) -> Wanted:
-    """Find a domain among those that the charter wants; `UserError` if it is not one."""
-    wanted = member.charter.wanted
+    """Find a domain, or that of a seat, among those that the charter wants; `UserError` if it is
+    not one.
+    """
+    wanted, domain = member.charter.wanted, layout.domain_of(domain)
     if domain not in wanted:
         raise unknown("wanted domain", domain, wanted, member.place.url.text)
     return wanted[domain]

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import field, fields
+from dataclasses import MISSING, field, fields
 from typing import Any
 
 from btm.commons.signed import RefusedError
@@ -12,15 +12,23 @@ MOST_SHOWN = 300  # characters of a text for people
 _LARGEST = 1 << 60
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMONS = re.compile(r"[0-9a-f]{32}")
-_OBJECT = re.compile(r"[a-z0-9/._-]{1,300}")
+_OBJECT = re.compile(r"[a-z0-9/._@-]{1,300}")
+_SEAT = re.compile(
+    r"@([2-9]|[1-9]\d{1,2})"
+)  # after the domain; the first seat is the domain's own claim
 Check = Callable[[Any], bool]
 
 
-def said(check: Check, each: "type[Any] | None" = None, one: "type[Any] | None" = None) -> Any:
+def said(
+    check: Check,
+    each: "type[Any] | None" = None,
+    one: "type[Any] | None" = None,
+    default: Any = MISSING,
+) -> Any:
     """Declare a field by the check of its value; if it is `one` dataclass, or a map with `each`
-    value a dataclass, also by that.
+    value a dataclass, also by that. An object without a field that has a `default` is older.
     """
-    return field(metadata={"check": check, "each": each, "one": one})
+    return field(default=default, metadata={"check": check, "each": each, "one": one})
 
 
 def read(kind: type[Any], values: Any, where: str) -> Any:
@@ -28,17 +36,18 @@ def read(kind: type[Any], values: Any, where: str) -> Any:
     should be.
     """
     known = {each.name: each for each in fields(kind)}
-    if not isinstance(values, dict) or values.keys() != known.keys():
+    needed = {name for name, each in known.items() if each.default is MISSING}
+    if not isinstance(values, dict) or not needed <= values.keys() <= known.keys():
         wanted = ", ".join(known)
         raise RefusedError("damaged", f"{where}: not a {kind.__name__.lower()}: wanted {wanted}")
     made = {}
-    for name, each in known.items():
-        value = values[name]
+    for name, value in values.items():
+        each = known[name]
         if not each.metadata["check"](value):
             raise RefusedError("damaged", f"{where}: {name} is {str(value)[:60]!r}")
         if (inner := each.metadata["each"]) is not None:
             value = {k: read(inner, v, f"{where}: {name}.{k}") for k, v in value.items()}
-        if (inner := each.metadata["one"]) is not None:
+        if (inner := each.metadata["one"]) is not None and value is not None:
             value = read(inner, value, f"{where}: {name}")
         made[name] = value
     return kind(**made)
@@ -82,6 +91,14 @@ def is_commons(value: Any) -> bool:
 def is_domain(value: Any) -> bool:
     """Tell whether a value may name a domain or an ELM."""
     return isinstance(value, str) and is_name(value)
+
+
+def is_seat(value: Any) -> bool:
+    """Tell whether a value may name a seat: a domain, or one of its further seats, as ``law@2``."""
+    if not isinstance(value, str):
+        return False
+    domain, mark, _ = value.partition("@")
+    return is_name(domain) and (not mark or _SEAT.fullmatch(value[len(domain) :]) is not None)
 
 
 def is_object(value: Any) -> bool:

@@ -8,6 +8,7 @@ from btm.commons.bodies import Claim, Wanted
 from btm.commons.member import Member, enter, recalled, remember, rotate
 from btm.commons.speed import tokens_per_second
 from btm.commons.standing import HELD, SUBMITTED, standing
+from btm.commons.together import seats
 from btm.config.schema import Config
 from btm.errors import UserError
 from btm.forest.paths import Paths
@@ -44,11 +45,15 @@ def join(config: Config, reporter: Reporter = quiet, *, new_key: bool = False) -
 
 
 def claim(config: Config, member: Member, domain: str, speed: float) -> Claim:
-    """Return our claim of a domain, made now if there is none; its tokens follow from the speed."""
-    found = claims.own(member, member.look(), domain)
+    """Return our claim of a domain, or of a seat of it, made now if there is none; the tokens of
+    who trains alone follow from the speed.
+    """
+    wanted = claims.wanted_of(member, domain)
+    found = seats.own(member, member.look(), domain)
     if found is not None:
         return found
-    wanted = claims.wanted_of(member, domain)
+    if wanted.together is not None:
+        return seats.take(member, domain, speed)
     return claims.take(member, domain, budget(config, wanted, speed, domain), speed)
 
 
@@ -99,8 +104,8 @@ def _rotated(config: Config, member: Member) -> Member:
     """Give this user a new key; `UserError` while a claim is made by the old one."""
     snapshot, now = member.look(), member.now()
     for domain in member.charter.wanted:
-        found = claims.own(member, snapshot, domain)
-        if found is not None and standing(snapshot, domain, now).state in (HELD, SUBMITTED):
+        found = seats.own(member, snapshot, domain)
+        if found is not None and standing(snapshot, found.domain, now).state in (HELD, SUBMITTED):
             raise UserError(
                 f"{domain!r} is claimed by the key you have: submit it and wait for the verdict, "
                 f"or give it back (btm commons leave domain={domain}), then join --new-key"

@@ -8,14 +8,20 @@
     commons/people/<key>/work/<domain>/<number>/  of a claim:
         signs/<count>.json                        signs of life
         checkpoints/<count>.json, <sha256>.safetensors
+        rounds/<course>/<round>.json, <sha256>.safetensors
+                                                  what a volunteer of several adds to a round
         submission.json, submitted/<file>         the trained expert
         left.json                                 given back, or withdrawn
+    commons/rounds/<domain>/<course>/<round>/<attempt>.json
+                                                  what a round of several volunteers came to
     commons/verdicts/<domain>/<number>/<key>.json what a maintainer decided
     commons/removed/<domain>/<number>.json        a withdrawn expert is gone: tombstone
     commons/index.html                            the board, for people
 
 All but signs of life and the board are written once, by a condition: nobody writes over them.
-Somebody's own folder is `commons/people/<key>/`; beside it a volunteer writes claims alone.
+Somebody's own folder is `commons/people/<key>/`; beside it a volunteer writes claims and ends of
+rounds. Where several volunteers train the expert of a domain, each claims a seat: the first is
+named as the domain, the others <domain>@2, <domain>@3 and so on.
 """
 
 import re
@@ -55,6 +61,21 @@ def claim(domain: str, number: int) -> str:
 def claims(domain: str) -> str:
     """Name the folder of the claims of a domain."""
     return f"{ROOT}/claims/{domain}"
+
+
+def seats(domain: str, volunteers: int) -> list[str]:
+    """Name the seats of a domain."""
+    return [domain, *(f"{domain}@{number}" for number in range(2, volunteers + 1))]
+
+
+def domain_of(seat: str) -> str:
+    """Return the domain of a seat."""
+    return seat.partition("@")[0]
+
+
+def rounds(domain: str, course: int, number: int) -> str:
+    """Name the folder of the attempts to close a round."""
+    return f"{ROOT}/rounds/{domain}/{course}/{number}"
 
 
 def verdict(domain: str, number: int, key: str) -> str:
@@ -101,6 +122,14 @@ class Work:
     def weights(self, sha256: str) -> str:
         """Name the file of a checkpoint."""
         return f"{self.folder}/checkpoints/{sha256}.safetensors"
+
+    def contribution(self, course: int, number: int) -> str:
+        """Name the object of a contribution to a round."""
+        return f"{self.folder}/rounds/{course}/{number}.json"
+
+    def moved(self, course: int, sha256: str) -> str:
+        """Name the file of a contribution."""
+        return f"{self.folder}/rounds/{course}/{sha256}.safetensors"
 
     def submitted(self, file: str) -> str:
         """Name a file of the submission."""

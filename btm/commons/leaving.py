@@ -13,6 +13,7 @@ from btm.commons.member import Member, enter
 from btm.commons.opening import require_maintainer
 from btm.commons.snapshot import Snapshot
 from btm.commons.standing import current
+from btm.commons.together import seats
 from btm.config.schema import Config
 from btm.errors import UserError
 from btm.forest import Forest, removal
@@ -41,8 +42,8 @@ def leave(config: Config, *, withdraw: bool = False) -> Gone:
     member = enter(config)
     snapshot = member.look()
     if not withdraw:
-        claim = claims.own(member, snapshot, domain)
-        if claim is None or snapshot.verdicts.get(Work(claim.holder, domain, claim.number)):
+        claim = seats.own(member, snapshot, domain)
+        if claim is None or snapshot.verdicts.get(Work(claim.holder, claim.domain, claim.number)):
             raise UserError(
                 f"{member.place.url}: no claim of {domain!r} to give back; --withdraw takes back "
                 "an expert that was admitted"
@@ -61,8 +62,9 @@ def _withdraw(config: Config, member: Member, snapshot: Snapshot, domain: str) -
     member.write(work.left, left)
     for name in SUBMITTED:
         member.place.delete(work.submitted(name))
-    for name in member.place.stats(f"{work.folder}/checkpoints"):
-        member.place.delete(f"{work.folder}/checkpoints/{name}")
+    for part in ("checkpoints", "rounds"):
+        for name in member.place.stats(f"{work.folder}/{part}"):
+            member.place.delete(f"{work.folder}/{part}/{name}")
     return Gone(domain, "expert", heirs)
 
 

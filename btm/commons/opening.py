@@ -7,7 +7,7 @@ from pathlib import Path
 from btm.commons import charter as charters
 from btm.commons import keys, layout
 from btm.commons.base import base_of, shares_of
-from btm.commons.bodies import Charter, Policy, Revoked, Wanted
+from btm.commons.bodies import Charter, Policy, Revoked, Together, Wanted
 from btm.commons.gate import Policy as Gate
 from btm.commons.keys import Key
 from btm.commons.member import Member, enter, remember
@@ -20,8 +20,10 @@ from btm.interop import remote
 from btm.interop.remote import facts as shared
 from btm.interop.remote import urls
 from btm.interop.remote.places import open_place
-from btm.models import weights
+from btm.models import outer, weights
 from btm.report import Reporter, quiet
+
+_ROUNDS = 16  # of an expert, where commons.round_tokens says nothing
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,28 @@ def _wanted(
     with base_of(forest, parents, reporter.alive) as folder:
         base = weights.sha256(folder)
     least = config.commons.least
-    fresh = {d: Wanted(t, max(1, round(least * t)), shares, base) for d, t in asked.items()}
+    fresh = {
+        d: Wanted(t, max(1, round(least * t)), shares, base, _together(config.commons, t))
+        for d, t in asked.items()
+    }
+    for domain, before in (last.wanted if last else {}).items():
+        if domain in fresh and before.base == base and before.together != fresh[domain].together:
+            raise UserError(
+                f"commons.wanted: the rounds of {domain!r} have rules already, which its points "
+                "follow from: leave them as they were, or ask for another domain"
+            )
     return (last.wanted if last else {}) | fresh
+
+
+def _together(asked: CommonsConfig, tokens: int) -> Together | None:
+    """Make the rules of rounds, where several volunteers train an expert."""
+    if asked.volunteers == 1:
+        return None
+    a_round = asked.round_tokens or max(1, round(tokens / _ROUNDS))
+    momentum = asked.outer_momentum
+    if momentum is None:
+        momentum = outer.usual_momentum(asked.outer_lr, asked.volunteers)
+    return Together(asked.volunteers, a_round, asked.round_seconds, asked.outer_lr, momentum)
 
 
 def _charter(

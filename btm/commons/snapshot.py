@@ -13,18 +13,18 @@ from typing import Protocol, TypeVar
 from btm.commons import keys, layout, signed
 from btm.commons.bodies import (
     Charter,
-    Checkpoint,
     Claim,
+    Contribution,
     Left,
     Person,
     Retired,
     Revoked,
+    Round,
     Signed,
-    Submission,
     Verdict,
 )
+from btm.commons.fields import is_seat
 from btm.commons.signed import RefusedError
-from btm.config.checks import is_name
 from btm.interop.remote.manifest import Content
 from btm.interop.remote.places import Seen, Stat, Told
 from btm.interop.remote.urls import Url
@@ -88,10 +88,11 @@ class Ended:
 
 @dataclass
 class Works:
-    """The folder of a claim: times by count of signs and checkpoints."""
+    """The folder of a claim: times by count of signs and checkpoints, contributions by name."""
 
     signs: dict[int, float] = field(default_factory=dict)
     checkpoints: dict[int, float] = field(default_factory=dict)
+    rounds: dict[str, tuple[Contribution, float]] = field(default_factory=dict)
     submitted: float | None = None
     left: tuple[Left, float] | None = None
 
@@ -106,6 +107,7 @@ class Snapshot:
     claims: dict[str, list[tuple[Claim, float]]] = field(default_factory=dict)  # by number
     taken: dict[str, int] = field(default_factory=dict)  # the greatest number, valid or not
     works: dict[layout.Work, Works] = field(default_factory=dict)
+    rounds: dict[str, list[tuple[Round, float]]] = field(default_factory=dict)  # by domain
     verdicts: dict[layout.Work, tuple[Verdict, float]] = field(default_factory=dict)
     removed: dict[tuple[str, int], tuple[Left, float]] = field(default_factory=dict)
     refused: dict[str, RefusedError] = field(default_factory=dict)  # by the object's name
@@ -161,6 +163,8 @@ class Reader:
             self._one(made, name, stat)
         for claims in made.claims.values():
             claims.sort(key=lambda pair: pair[0].number)
+        for rounds in made.rounds.values():
+            rounds.sort(key=lambda pair: (pair[0].course, pair[0].round, pair[0].attempt))
         return made
 
     def _keep(self, names: Iterable[str]) -> None:
@@ -201,7 +205,7 @@ class Reader:
     def _one(self, made: Snapshot, name: str, stat: Stat) -> None:
         """Read one object of claims, of work, or of maintainers."""
         match name.split("/"):
-            case ["claims", domain, file] if is_name(domain):
+            case ["claims", domain, file] if is_seat(domain):
                 number = layout.number_of(file)
                 if number is None:
                     return
@@ -210,8 +214,14 @@ class Reader:
                 if claim is not None and (claim.domain, claim.number) == (domain, number):
                     made.claims.setdefault(domain, []).append((claim, stat.written))
             case ["people", key, "work", domain, number, *rest] if keys.is_fingerprint(key):
-                if is_name(domain) and (count := layout.number_of(f"{number}.json")):
+                if is_seat(domain) and (count := layout.number_of(f"{number}.json")):
                     self._work(made, layout.Work(key, domain, count), rest, name, stat)
+            case ["rounds", domain, *_]:
+                end = self._open(made, name, Round, made.public_of)
+                if end is not None:
+                    folder = layout.rounds(end.domain, end.course, end.round)
+                    if f"{folder}/{end.attempt}.json" == f"{layout.ROOT}/{name}":
+                        made.rounds.setdefault(domain, []).append((end, stat.written))
             case ["verdicts", domain, number, file]:
                 verdict = self._open(made, name, Verdict, made.maintainers(stat.written).get)
                 if verdict is not None:
@@ -232,6 +242,14 @@ class Reader:
                 works.signs[number] = stat.written
             case ["checkpoints", file] if number := layout.number_of(file):
                 works.checkpoints[number] = stat.written
+            case ["rounds", _, file] if layout.number_of(file):
+                found = self._open(made, name, Contribution, made.public_of)
+                if found is None:
+                    return
+                of = layout.Work(found.holder, found.domain, found.number)
+                where = of.contribution(found.course, found.round)
+                if where == f"{layout.ROOT}/{name}":
+                    works.rounds[where] = found, stat.written
             case ["submission.json"]:
                 works.submitted = stat.written
             case ["left.json"]:
@@ -280,8 +298,10 @@ def open_object(
     if public is None:
         raise RefusedError("unknown-key", f"{where}: signed by {signer}, who may not sign it")
     body = kind.from_json(signed.unseal(content, public, where), where)
-    if isinstance(body, Claim | Submission | Checkpoint) and body.holder != signer:
-        raise RefusedError("signature", f"{where}: of {body.holder}, and signed by {signer}")
+    of = body.closer if isinstance(body, Round) else getattr(body, "holder", signer)
+    # A verdict is a maintainer's on the work of another, and who replaced a key may leave by it.
+    if not isinstance(body, Verdict | Left) and of != signer:
+        raise RefusedError("signature", f"{where}: of {of}, and signed by {signer}")
     if body.commons != commons:
         raise RefusedError("replay", f"{where}: of another commons, {body.commons}")
     return body
@@ -293,8 +313,10 @@ def _is_read(name: str) -> bool:
     match name.split("/"):
         case ["people", _, "person.json" | "retired.json"]:
             return True
-        case ["revoked" | "claims" | "verdicts" | "removed", *_]:
+        case ["revoked" | "claims" | "rounds" | "verdicts" | "removed", *_]:
             return True
         case ["people", _, "work", _, _, "left.json"]:
             return True
+        case ["people", _, "work", _, _, "rounds", _, file]:
+            return layout.number_of(file) is not None
     return False

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from btm.commons.bodies import Charter, Claim
-from btm.commons.layout import Work
+from btm.commons.layout import Work, domain_of
 from btm.commons.snapshot import SLACK, Snapshot
 
 WANTED, HELD, SUBMITTED, ADMITTED = "wanted", "held", "submitted", "admitted"
@@ -54,14 +54,20 @@ def standing(snapshot: Snapshot, domain: str, now: float = math.inf) -> Standing
 
 def current(snapshot: Snapshot, domain: str) -> tuple[Claim, float] | None:
     """Return the last valid claim of a domain, and when it was written; None if there is none."""
-    found: tuple[Claim, float] | None = None
+    found = valid_claims(snapshot, domain)
+    return found[-1] if found else None
+
+
+def valid_claims(snapshot: Snapshot, domain: str) -> list[tuple[Claim, float]]:
+    """List the claims of a domain that ever held, and when each was written."""
+    found: list[tuple[Claim, float]] = []
     members = snapshot.charter.members
     for claim, when in snapshot.claims.get(domain, []):
         if not snapshot.is_trusted(claim.holder, when) or (members and claim.holder not in members):
             continue
-        if found is not None and when < free_from(snapshot, *found, until=when)[0] - SLACK:
+        if found and when < free_from(snapshot, *found[-1], until=when)[0] - SLACK:
             continue  # too early: the one before it was held
-        found = claim, when
+        found.append((claim, when))
     return found
 
 
@@ -94,7 +100,8 @@ def _silences(
     policy, works = snapshot.charter.policy, snapshot.work(claim)
     # Not what has the very second of a later claim: it would undo a claim that was seen to hold.
     sign = max([when, *(t for t in works.signs.values() if t < until)])
-    progress = max([when, *(t for t in works.checkpoints.values() if t < until)])
+    ends = [*works.checkpoints.values(), *(when for _, when in works.rounds.values())]
+    progress = max([when, *(t for t in ends if t < until)])
     return [
         (sign + policy.lease, "no sign of life"),
         (progress + policy.stall, "no checkpoint"),
@@ -103,5 +110,5 @@ def _silences(
 
 def is_stale(charter: Charter, claim: Claim) -> bool:
     """Tell whether a claim is of another branch than is wanted now."""
-    wanted = charter.wanted.get(claim.domain)
+    wanted = charter.wanted.get(domain_of(claim.domain))
     return wanted is None or (wanted.base, wanted.parents) != (claim.base, claim.parents)

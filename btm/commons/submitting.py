@@ -8,6 +8,7 @@ from btm.commons.base import shares_of, weights_of
 from btm.commons.bodies import SUBMITTED, Submission
 from btm.commons.layout import Work
 from btm.commons.member import enter
+from btm.commons.together import seats
 from btm.config.schema import Config
 from btm.errors import UserError
 from btm.forest import Forest
@@ -38,7 +39,7 @@ def submit(config: Config, reporter: Reporter = quiet) -> Submitted:
     config = joining.local(config, member)
     snapshot = member.look()
     member.require_trusted(snapshot)
-    claim = claims.own(member, snapshot, domain)
+    claim = seats.to_submit(member, snapshot, domain)
     if claim is None:
         raise UserError(f"{member.place.url}: {domain!r} is not claimed by your key")
     work, forest = Work(claim.holder, claim.domain, claim.number), Forest(config.forest_root)

@@ -1,13 +1,14 @@
 """`btm commons train`: a volunteer trains the expert of a claimed domain on text of their own."""
 
 import math
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from btm import steps
-from btm.commons import claims, joining
+from btm.commons import claims, joining, layout
 from btm.commons.base import base_of, require_base, weights_of
 from btm.commons.bodies import Claim
 from btm.commons.checkpoints import Uploads, restore
@@ -15,10 +16,13 @@ from btm.commons.claims import Holding
 from btm.commons.keeping import Keeper, Kept, kept
 from btm.commons.member import Member, enter, recalled
 from btm.commons.signed import RefusedError
+from btm.commons.together import training as together
+from btm.commons.together.points import Point
 from btm.config.schema import Config
 from btm.errors import TrainingStoppedError, UserError
 from btm.forest import ELM, Forest
 from btm.forest.suites import open_suites
+from btm.models import weights
 from btm.report import Reporter, quiet
 from btm.system import durable
 from btm.system.json_files import read_object
@@ -40,9 +44,10 @@ def train(config: Config, reporter: Reporter = quiet) -> Trained:
 
     It is claimed first, if it is not ours yet. The branch begins as the claim says, or with the
     last checkpoint of whoever held it before, and gets the ordinary training for the tokens that
-    are left. Meanwhile a thread shows signs of life and uploads checkpoints. The same command goes
-    on after a kill. Raises `LostClaimError` once the claim is another's, and `UserError` if the
-    branch's parents here are not those of the commons.
+    are left; where several volunteers share it, in rounds (together/training.py). Meanwhile a
+    thread shows signs of life and uploads checkpoints. The same command goes on after a kill.
+    Raises `LostClaimError` once the claim is another's, and `UserError` if the branch's parents
+    here are not those of the commons.
     """
     domain = claims.domain_of(config)
     _require_dense(config)
@@ -50,9 +55,11 @@ def train(config: Config, reporter: Reporter = quiet) -> Trained:
     config = joining.local(config, member)
     claim = joining.claim(config, member, domain, _speed(member))
     member.require_trusted(member.look())
+    shared = claims.wanted_of(member, domain).together is not None
+    train_it = _train_together if shared else _train
     with kept(Holding(member, claim), config.commons.every, reporter) as keeper:
         try:
-            return _train(config, member, claim, keeper, reporter)
+            return train_it(config, member, claim, keeper, reporter)
         except TrainingStoppedError:
             if keeper.lost is not None:
                 raise keeper.lost from None
@@ -63,13 +70,7 @@ def _train(
     config: Config, member: Member, claim: Claim, keeper: Keeper, reporter: Reporter
 ) -> Trained:
     domain = claim.domain
-    joining.fetch_parents(config, member, list(claim.parents), reporter)
-    forest = Forest(config.forest_root)
-    _require_parents(forest, claim)
-    ours = _with_text(config, domain)
-    if config.data.root is not None:
-        steps.prepare(ours, reporter)
-    open_suites(ours).shard(domain, "train")
+    forest, ours = _ready(config, member, claim, reporter)
     ours = replace(ours, trainer=replace(config.trainer, steps=_steps(config, claim)))
     with _base(forest, claim, reporter) as base:
         if domain not in forest:
@@ -84,6 +85,55 @@ def _train(
             steps.merge(ours, domain, reporter)
         _require_of_claim(forest, claim)
         return Trained(forest[domain], claim, ours.trainer.steps)
+
+
+def _train_together(
+    config: Config, member: Member, claim: Claim, keeper: Keeper, reporter: Reporter
+) -> Trained:
+    """Take part in the rounds of a domain; the expert that comes of them enters the forest here."""
+    domain = layout.domain_of(claim.domain)
+    together.require_usable(config)
+    forest, ours = _ready(config, member, claim, reporter)
+    if domain in forest:
+        return Trained(forest[domain], claim, forest[domain].card.steps)
+    root = forest.root / "together" / domain
+    ours_alone = root / f"{claim.domain}-{claim.number}"  # a claim hands in its own work alone
+    with _base(forest, claim, reporter) as base:
+        point = Point(base, claim.base, None)
+        volunteer = together.Volunteer(ours, keeper, open_suites(ours), ours_alone, point, reporter)
+        at, snapshot, last = volunteer.run()
+        result = volunteer.trained(at, snapshot)
+        if not forest.has_branch(domain):
+            parents = weights_of(claim.parents)
+            forest.branch(domain, domain, parents, finish=lambda made: _put(last.folder, made))
+    ours = replace(ours, trainer=replace(ours.trainer, steps=max(1, result.steps)))
+    steps.adopt(ours, domain, result, reporter)
+    elm = steps.merge(ours, domain, reporter)
+    durable.remove_folder(root)
+    return Trained(elm, claim, elm.card.steps)
+
+
+def _put(source: Path, target: Path) -> None:
+    """Put the weights of a folder in place of those of another."""
+    for file in weights.files(source):
+        shutil.copyfile(file, target / file.name)
+
+
+def _ready(
+    config: Config, member: Member, claim: Claim, reporter: Reporter
+) -> tuple[Forest, Config]:
+    """Fetch the parents of a claim and prepare the text; return the forest, and the settings with
+    the suite of that text.
+    """
+    domain = layout.domain_of(claim.domain)
+    joining.fetch_parents(config, member, list(claim.parents), reporter)
+    forest = Forest(config.forest_root)
+    _require_parents(forest, claim)
+    ours = _with_text(config, domain)
+    if config.data.root is not None:
+        steps.prepare(ours, reporter)
+    open_suites(ours).shard(domain, "train")
+    return forest, ours
 
 
 def _require_dense(config: Config) -> None:

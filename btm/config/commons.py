@@ -17,6 +17,7 @@ from btm.config.keys import key
 _FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 _PUBLIC = re.compile(r"[0-9a-f]{64}")
 _LONGEST = 300  # characters of a reason
+_MOST_SEATS = 999
 
 
 @dataclass
@@ -25,6 +26,17 @@ class CommonsConfig:
 
     wanted: dict[str, Any] = key(
         {}, "domains that init asks for, and the tokens to train each on, {domain: tokens}"
+    )
+    volunteers: int = key(1, "volunteers who train each of these experts together, in rounds")
+    round_tokens: int = key(
+        0, "tokens of a round, of all volunteers together; 0: a sixteenth of the expert's"
+    )
+    round_seconds: float = key(
+        3600.0, "seconds after which a round is closed without those who are late"
+    )
+    outer_lr: float = key(0.7, "learning rate of the outer step at the end of a round (DiLoCo)")
+    outer_momentum: float | None = key(
+        None, "Nesterov momentum of the outer step; null: 1 - outer_lr / volunteers, or 0"
     )
     least: float = key(0.1, "share of these tokens that a slow machine may do with")
     lease: float = key(900.0, "seconds without a sign of life after which a claim is free")
@@ -60,6 +72,7 @@ def check_commons(commons: CommonsConfig) -> None:
         require(
             is_count, f"commons.wanted.{domain}", tokens, "wanted a number of tokens, 1 or more"
         )
+    _check_rounds(commons)
     require(0 < commons.least <= 1, "commons.least", commons.least, "wanted (0, 1]")
     check_least(commons, "commons", 1, "lease", "most_mb")
     check_least(commons, "commons", 0, "every")
@@ -81,3 +94,25 @@ def check_commons(commons: CommonsConfig) -> None:
     check_printable(commons.reason, "commons.reason")
     length = len(commons.reason)
     require(length <= _LONGEST, "commons.reason", length, f"wanted {_LONGEST} characters or fewer")
+
+
+def _check_rounds(commons: CommonsConfig) -> None:
+    """Refuse rounds of nobody, and outer steps that lead nowhere."""
+    require(
+        1 <= commons.volunteers <= _MOST_SEATS,
+        "commons.volunteers",
+        commons.volunteers,
+        f"wanted 1 to {_MOST_SEATS}",
+    )
+    check_least(commons, "commons", 0, "round_tokens")
+    check_least(commons, "commons", 1, "round_seconds")
+    lr, momentum = commons.outer_lr, commons.outer_momentum
+    require(0 < lr <= 10, "commons.outer_lr", lr, "wanted more than 0, and 10 at most")
+    require(
+        momentum is None or 0 <= momentum < 1, "commons.outer_momentum", momentum, "wanted [0, 1)"
+    )
+    default = CommonsConfig()
+    for name in ("round_tokens", "round_seconds", "outer_lr", "outer_momentum"):
+        value = getattr(commons, name)
+        alone = commons.volunteers == 1 and value != getattr(default, name)
+        require(not alone, f"commons.{name}", value, "give commons.volunteers=2 or more with it")

@@ -76,8 +76,12 @@ class Batches:
         growth: Growth = Growth(),
         order: str = "",
         sampling: float | None = None,
+        first: int = 0,
     ) -> None:
-        """Raise `UserError` if a shard is too short for one sequence and its targets."""
+        """Make the batches of a training, but for its `first` steps, which another had.
+
+        Raises `UserError` if a shard is too short for one sequence and its targets.
+        """
         if not shards:
             raise UserError("no shard to train on; name a domain")
         for shard in shards:
@@ -89,6 +93,7 @@ class Batches:
         self.shards, self.growth, self.sampling = tuple(shards), growth, sampling
         self._turns = Turns([shard.n_tokens for shard in shards], sampling)
         self.seq_len, self.batch_size, self.seed = seq_len, batch_size, seed
+        self.first = first
         self._keys = _keys(self.shards, order)
         self._epochs: dict[int, tuple[int, int, np.ndarray]] = {}
         self.packed = True
@@ -165,6 +170,7 @@ class Batches:
         """List the sequences of a step as (number of the shard, number of its window), as `window`
         takes them.
         """
+        step += self.first
         first, end = (self.growth.before(s, self.batch_size) for s in (step, step + 1))
         return [self._turns.place(g) for g in range(first, end)]
 

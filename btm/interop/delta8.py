@@ -31,7 +31,7 @@ from btm.forest.card import Card
 from btm.interop import received
 from btm.interop.export import publish
 from btm.models import average as averaging
-from btm.models import blockwise, causal_lm, weights
+from btm.models import blockwise, causal_lm, outer, weights
 from btm.models.files import README
 from btm.system import durable, sums
 from btm.system.json_files import Json, read_object
@@ -212,8 +212,19 @@ def _begun(forest: Forest, card: Card, place: Path, what: str, alive: _Alive) ->
     shutil.rmtree(folder)
 
 
-def write(expert: Path, base: Path, target: Path, block: int, alive: _Alive) -> None:
-    """Write the quantised difference of the model `expert` from `base`."""
+def write(
+    expert: Path,
+    base: Path,
+    target: Path,
+    block: int,
+    alive: _Alive,
+    feedback: tuple[Path | None, Path] | None = None,
+) -> None:
+    """Write the quantised difference of the model `expert` from `base`.
+
+    `feedback` names two files of residuals: what rounding took from the difference before, which is
+    added to this one (None: nothing), and where to write what it takes from this one.
+    """
     averaging.require_same_tensors(base, expert)
     theirs = weights.tensors(base)
     ours = weights.tensors(expert)
@@ -233,17 +244,75 @@ def write(expert: Path, base: Path, target: Path, block: int, alive: _Alive) -> 
         blocks = sum(blockwise.blocks(math.prod(tensor.shape), block) for tensor in floats)
         handle.seek(scales_begin + 4 * blocks)
         scales = []
-        for tensor in floats:
-            pairs = zip(weights.chunks(ours[tensor.name]), weights.chunks(tensor), strict=True)
-            for own, parents in pairs:
-                moved = weights.to_float64(own, tensor.dtype)
-                moved -= weights.to_float64(parents, tensor.dtype)
-                codes, absmax = blockwise.quantise(moved, block)
-                handle.write(codes.tobytes())
-                scales.append(absmax.astype("<f4"))
-                alive()
+        with _Residuals(floats, feedback) as residuals:
+            for tensor in floats:
+                for own, parents, before in zip(
+                    weights.chunks(ours[tensor.name]),
+                    weights.chunks(tensor),
+                    residuals.chunks(tensor),
+                    strict=True,
+                ):
+                    moved = weights.to_float64(own, tensor.dtype)
+                    moved -= weights.to_float64(parents, tensor.dtype)
+                    codes, absmax, left = outer.compensated(moved, before, block)
+                    handle.write(codes.tobytes())
+                    scales.append(absmax.astype("<f4"))
+                    residuals.write(left)
+                    alive()
         handle.seek(scales_begin)
         handle.writelines(part.tobytes() for part in scales)
+
+
+class _Residuals:
+    """Reads the residuals of one difference and writes those of the next, piece by piece."""
+
+    def __init__(
+        self, floats: list[weights.Tensor], feedback: tuple[Path | None, Path] | None
+    ) -> None:
+        self.before: Path | None = feedback[0] if feedback else None
+        self._handle = feedback[1].open("xb") if feedback else None
+        if self._handle:
+            self._handle.write(single_head(floats))
+
+    def __enter__(self) -> "_Residuals":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._handle:
+            self._handle.close()
+
+    def chunks(self, tensor: weights.Tensor) -> Iterator[NDArray[np.float64]]:
+        """Yield what was left of a tensor, in the pieces of `weights.chunks`."""
+        yield from singles(self.before, tensor)
+
+    def write(self, left: NDArray[np.float64]) -> None:
+        """Write what is left now."""
+        if self._handle:
+            self._handle.write(left.astype("<f4").tobytes())
+
+
+def single_head(floats: list[weights.Tensor]) -> bytes:
+    """Write the header of a file that holds a float32 for each element of these tensors."""
+    header: Json = {}
+    begin = 0
+    for tensor in floats:
+        size = 4 * math.prod(tensor.shape)
+        header[tensor.name] = _entry("F32", list(tensor.shape), begin, size)
+        begin += size
+    return weights.head(header)
+
+
+def singles(file: Path | None, tensor: weights.Tensor) -> Iterator[NDArray[np.float64]]:
+    """Yield the elements that such a file holds of a tensor; zeros without a file."""
+    if file is None:
+        for raw in weights.chunks(tensor):
+            yield np.zeros(len(raw))
+        return
+    stored = {each.name: each for each in weights.header(file)[0]}.get(tensor.name)
+    if stored is None or (stored.dtype, stored.shape) != ("F32", tensor.shape):
+        raise UserError(f"{file}: no float32 of tensor {tensor.name!r}: damaged, delete it")
+    for raw in weights.chunks(stored):
+        yield weights.to_float64(raw, "F32")
 
 
 def _head(floats: list[weights.Tensor], block: int) -> bytes:
@@ -312,10 +381,17 @@ def _restored(
     if not tensor.is_float:
         yield from weights.chunks(tensor)
         return
-    scales = stored[f"absmax.{tensor.name}"].raw()
-    pairs = zip(weights.chunks(tensor), weights.chunks(stored[f"codes.{tensor.name}"]), strict=True)
-    for number, (raw, codes) in enumerate(pairs):
+    pairs = zip(weights.chunks(tensor), moved(tensor.name, stored, block), strict=True)
+    for raw, difference in pairs:
+        yield weights.narrow(weights.to_float64(raw, tensor.dtype) + difference, tensor.dtype)
+
+
+def moved(
+    name: str, stored: dict[str, weights.Tensor], block: int
+) -> Iterator[NDArray[np.float32]]:
+    """Yield a tensor's difference from the `stored` tensors, in the pieces of `weights.chunks`."""
+    scales = stored[f"absmax.{name}"].raw()
+    for number, codes in enumerate(weights.chunks(stored[f"codes.{name}"])):
         first = number * (weights.CHUNK // block)  # a chunk is a whole number of blocks
         last = first + blockwise.blocks(len(codes), block)
-        moved = blockwise.dequantise(codes, scales[first:last], block)
-        yield weights.narrow(weights.to_float64(raw, tensor.dtype) + moved, tensor.dtype)
+        yield blockwise.dequantise(codes, scales[first:last], block)

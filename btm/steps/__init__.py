@@ -11,6 +11,7 @@ from btm.steps.add_domain import Added, add_domain, new_domain, plan_of_add_doma
 from btm.steps.averages import average, average_of, measuring, plan_of_average, worth
 from btm.steps.bench import bench, bench_file, plan_of_bench
 from btm.steps.beside import beside
+from btm.steps.closing import adopt
 from btm.steps.compare import compare, compared_file, plan_of_compare, rivals, top_1
 from btm.steps.distil import distil, distilled_as, memory_of, plan_of_distil
 from btm.steps.evaluate import (
@@ -49,6 +50,7 @@ __all__ = [
     "Added",
     "Plan",
     "add_domain",
+    "adopt",
     "average",
     "average_of",
     "begin",

@@ -14,7 +14,6 @@ from btm.config import identity
 from btm.config.checks import check_weights
 from btm.config.schema import Config
 from btm.data import prepare as preparation
-from btm.data.bos import ALWAYS
 from btm.data.shards import Shard, Suite
 from btm.ensemble.router import check_domains
 from btm.errors import UserError
@@ -24,14 +23,14 @@ from btm.forest.suites import data_of, open_suite, open_suites, other_suites
 from btm.models import causal_lm, configs, trial
 from btm.models.causality import require_causal
 from btm.report import Beating, Reporter, quiet
-from btm.steps import conflicts, domain_weights, names, score_cache, seed_source, standing
+from btm.steps import conflicts, domain_weights, names, seed_source, standing
 from btm.steps.averages import average
+from btm.steps.closing import close
 from btm.steps.evaluate import check_text, eval_forest
 from btm.steps.origin import origin_of
 from btm.steps.plan import Plan
 from btm.steps.proposal import settled
 from btm.steps.rates import find_rate
-from btm.system import durable
 from btm.system.json_files import Json
 from btm.train import checkpoint, phase
 from btm.train.distributed import job
@@ -201,14 +200,7 @@ def train(config: Config, name: str, reporter: Reporter = quiet) -> Branch:
             together = job.processes(config, branch) > 1
             run = job.train if together else phase.train
             trained = run(config, forest, branch, shards, suite, reporter, reporter.pulse)
-        settings = conflicts.settings_of(asked, forest, branch, trained.precision or "")
-        if suite.bos is not None:
-            settings |= {"data.bos": ALWAYS}  # whichever policy it came by
-        trained = replace(trained, settings=settings)
-        if branch.parents:
-            nats = score_cache.valid_nats(config, forest, branch, suite, reporter)
-            trained = replace(trained, valid_nats=nats.own, parent_valid_nats=nats.parents)
-        durable.write_json(branch.files.result, trained.to_json())
+        close(asked, forest, branch, suite, trained, reporter)
     return forest.get_branch(name)
 
 

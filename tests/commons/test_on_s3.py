@@ -93,7 +93,9 @@ def test_every_wanted_domain_is_admitted_once(s3, copy, tmp_path, monkeypatch, c
     bounds = "commons.gate={layer_z: 1e3, norm_ratio: 1e3, harm: 1, own_margin: 0}"  # of few steps
     opening = [f"to={URL}", *home, "commons.lease=3", "commons.stall=60", bounds]
     people("boss", "init", *opening, f"commons.wanted={{novels: {LONG}}}")
-    wanted = [*opening, f"commons.wanted={{speeches: {4 * STEP}}}"]
+    # Of two seats Ben will be the only one to come.
+    rules = ["commons.volunteers=2", f"commons.round_tokens={2 * STEP}"]
+    wanted = [*opening, *rules, f"commons.wanted={{speeches: {4 * STEP}}}"]
     people("boss", "init", *wanted)
 
     # Ann is killed as she trains; Ben takes over what she uploaded, once her lease is over.
@@ -138,8 +140,12 @@ def test_every_wanted_domain_is_admitted_once(s3, copy, tmp_path, monkeypatch, c
     people("ben", "join", f"from={URL}", domain="speeches")
     people("ben", "train", domain="speeches")
     people("ben", "submit", domain="speeches")
+    seats = {row["domain"]: row["note"] for row in json.loads(people("ben", "status", "--json"))}
+    assert set(seats) == {"novels", "speeches"}
     (row,) = json.loads(people("boss", "admit", *words))
     assert (row["domain"], row["verdict"]) == ("speeches", "admitted")
+    theirs = Forest(tmp_path / "ben/forest")["speeches"].card
+    assert "trained by 1 volunteers in 2 rounds" in " ".join(theirs.notes)
     assert {"novels", "speeches"} <= set(boss.names())
     assert main(["verify", *home, "--full"]) == 0
     assert {p.split("/")[-2] for p in s3.glob("bucket/commons/elms/*/manifest.json")} == {

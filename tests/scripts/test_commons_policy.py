@@ -19,7 +19,8 @@ def test_a_volunteer_writes_into_one_folder_and_makes_claims():
     by_name = {each["Sid"]: each for each in made}
     root = "arn:aws:s3:::bucket/a/forest"
     assert by_name["Own"]["Resource"] == [f"{root}/commons/people/{KEY}/*"]
-    assert by_name["Claim"]["Resource"] == f"{root}/commons/claims/*"
+    parts = ("claims", "rounds")
+    assert by_name["Claim"]["Resource"] == [f"{root}/commons/{part}/*" for part in parts]
     assert by_name["Claim"]["Action"] == "s3:PutObject"
     assert by_name["Claim"]["Condition"] == {"Null": {"s3:if-none-match": "false"}}
     writing = {sid for sid, each in by_name.items() if "Put" in str(each["Action"])}

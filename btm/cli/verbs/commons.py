@@ -13,7 +13,8 @@ def init(config: Config, out: Output) -> None:
     commons.wanted='{law: 2000000}' asks for an expert of each domain, trained on so many tokens; it
     branches from the seed, or from parent=NAME, or from weights='{…}'. Given again with other words
     it publishes the next version of the charter: more domains, commons.maintainers=[PUBLIC KEY],
-    commons.members=[FINGERPRINT] where not everybody may claim, times and bounds. Makes this user's
+    commons.members=[FINGERPRINT] where not everybody may claim, times and bounds. With
+    commons.volunteers=4 so many train each of these experts together, in rounds. Makes this user's
     key where there is none.
 
     example: btm commons init to=s3://bucket/mine forest=experts/mine commons.wanted='{law: 9000}'
@@ -41,7 +42,7 @@ def join(config: Config, out: Output) -> None:
 
     example: btm commons join from=s3://bucket/mine domain=law commons.hours=12
     """
-    from btm.commons import board, joining
+    from btm.commons import board, joining, layout
 
     done = joining.join(config, out.reporter, new_key="--new-key" in out.flags)
     key = done.member.key
@@ -55,7 +56,7 @@ def join(config: Config, out: Output) -> None:
         return out.rows(board.shown(rows), done.member.place.url.text)
     out.line(
         f"claimed {done.claim.domain}, {done.claim.tokens - done.claim.begun:,} tokens; next: btm "
-        f"commons train domain={done.claim.domain} data.root=TEXTS",
+        f"commons train domain={layout.domain_of(done.claim.domain)} data.root=TEXTS",
         None,
     )
 
@@ -65,7 +66,8 @@ def train(config: Config, out: Output) -> None:
 
     domain=NAME data.root=TEXTS. The branch begins as the charter says, or goes on from the last
     checkpoint of somebody whose claim ended. Signs of life and checkpoints go to the store as it
-    trains (commons.every=600 seconds); killed, the same command goes on.
+    trains (commons.every=600 seconds); killed, the same command goes on. Where several volunteers
+    share the domain, it takes part in rounds, until all tokens are trained on.
 
     example: btm commons train domain=law data.root=texts/law
     """
@@ -74,7 +76,7 @@ def train(config: Config, out: Output) -> None:
     made = training.train(config, out.reporter)
     out.line(
         f"trained {made.elm.path}, {made.steps:,} steps; next: btm commons submit "
-        f"domain={made.claim.domain}",
+        f"domain={made.elm.name}",
         made.elm.card.to_json(),
     )
 

@@ -196,6 +196,10 @@ class Local:
                 yield piece
 
 
+class UnreachableError(UserError):
+    """A store did not do what it was asked; later it may."""
+
+
 class Bucket:
     """A bucket of an object store, by the client library that fsspec has for it."""
 
@@ -335,7 +339,7 @@ class Bucket:
         except UserError:
             raise
         except Exception as error:  # each library fails in its own ways
-            raise UserError(f"{self.url}: {_why(error)}") from error
+            raise UnreachableError(f"{self.url}: {_why(error)}") from error
 
 
 def open_place(url: Url) -> Local | Bucket:
