@@ -45,7 +45,7 @@ _DIFFERENCE, _RESIDUAL, _SENT, _PLAN = (
     "difference.safetensors",
     "residual.safetensors",
     "sent.json",
-    "plan.json",
+    "begun.json",
 )
 _TELLING = 3  # steps that a speed can be measured in
 _POLLS = 50  # in the time of a round
