@@ -9,11 +9,13 @@ from bench import seaweed
 
 
 @pytest.fixture(scope="module")
-def s3_server(tmp_path_factory):
+def s3_server(tmp_path_factory, request):
+    """The server; a module's USERS, as scripts/commons_policy.py makes them, may use it too."""
     here = seaweed.PROGRAM.exists() and find_spec("s3fs") is not None
     if not here and not os.environ.get("CI"):
         pytest.skip("no S3 server or no s3fs here: scripts/s3_server, pip install s3fs")
-    with seaweed.serving(tmp_path_factory.mktemp("s3")) as running:
+    users = getattr(request.module, "USERS", ())
+    with seaweed.serving(tmp_path_factory.mktemp("s3"), users=users) as running:
         yield running
 
 

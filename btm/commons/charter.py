@@ -11,7 +11,7 @@ from btm.commons import layout, signed
 from btm.commons.bodies import Charter
 from btm.commons.keys import Key
 from btm.commons.signed import RefusedError
-from btm.commons.snapshot import Place
+from btm.commons.snapshot import Place, write_once
 from btm.errors import UserError
 from btm.interop.remote.places import Stat
 
@@ -75,7 +75,7 @@ def require(
 
 def publish(place: Place, made: Charter, key: Key) -> None:
     """Publish the next version; `UserError` if another maintainer was faster."""
-    if not place.create(layout.charter(made.version), signed.seal(made.to_json(), key)):
+    if not write_once(place, layout.charter(made.version), signed.seal(made.to_json(), key)):
         raise UserError(
             f"{place.url}: another maintainer published version {made.version} of the charter "
             "just now: give the command again"

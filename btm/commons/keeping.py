@@ -17,6 +17,7 @@ from btm.report import Beating, Reporter
 
 _A_LEASE = 3  # signs of life in a lease, so that one or two may fail
 _LEAST = 0.2  # seconds between two
+_AGAIN = 2.0  # seconds until a store that did not answer is asked again
 
 
 class Keeper:
@@ -44,6 +45,23 @@ class Keeper:
                 with suppress(UserError, OSError):
                     self._uploads.send(self._branch())
             self._uploads = None
+
+    def require_held(self) -> None:
+        """Raise `LostClaimError` if the claim is another's by now.
+
+        A store that does not answer is asked until it does: the thread goes on meanwhile, so what
+        was trained is not lost to whoever would take the claim over.
+        """
+        while True:
+            try:
+                return self.holding.require_held()
+            except LostClaimError:
+                raise
+            except (UserError, OSError) as error:
+                self._unheard(error)
+            if self.lost is not None:
+                raise self.lost
+            time.sleep(_AGAIN)
 
     def start(self) -> None:
         """Begin, with a first sign of life; `LostClaimError` if the claim has ended."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 HEX = re.compile(r"[0-9a-f]+")
 DIGITS = 32  # of a fingerprint: 128 bits of a sha256
 _FILE = "commons-key.pem"
+_NEXT = "commons-key-next.pem"  # while it takes the place of the other
 _PUBLIC = 64  # hexadecimal digits of a public key
 
 
@@ -99,10 +100,32 @@ def own(folder: Path | None = None) -> Key | None:
     Raises `UserError` if others can read the file, or it holds no ed25519 key.
     """
     require_library()
+    return _read((folder or home()) / _FILE)
+
+
+def successor() -> Key:
+    """Return the key that is to take the place of this user's own, made and kept if there is none.
+
+    It is kept beside the other from before the store hears of it: whoever is killed in between
+    would have a key that ended, and lose the one that came in its place.
+    """
+    fresh, mine = _read(home() / _NEXT), own()
+    if fresh is None or (mine is not None and fresh.public == mine.public):
+        fresh = make()
+        _write(fresh, home() / _NEXT)
+    return fresh
+
+
+def succeed(fresh: Key) -> None:
+    """Put the key that `successor` returned in the place of this user's own."""
+    keep(fresh)
+    (home() / _NEXT).unlink()
+
+
+def _read(file: Path) -> Key | None:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    file = (folder or home()) / _FILE
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -123,17 +146,20 @@ def own(folder: Path | None = None) -> Key | None:
 
 def keep(key: Key, folder: Path | None = None) -> None:
     """Write a pair of keys to this user's file, mode 600, in place of what stands there."""
+    _write(key, (folder or home()) / _FILE)
+
+
+def _write(key: Key, file: Path) -> None:
     from cryptography.hazmat.primitives.serialization import (
         Encoding,
         NoEncryption,
         PrivateFormat,
     )
 
-    place = folder or home()
+    place = file.parent
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
     text = key._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    file = place / _FILE
-    fresh = file.with_name(f".tmp-{durable.writer()}-{_FILE}")
+    fresh = file.with_name(f".tmp-{durable.writer()}-{file.name}")
     # Its mode is there before its content: never for an instant can another read it.
     handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(handle, "wb") as stream:

@@ -26,6 +26,7 @@ named as the domain, the others <domain>@2, <domain>@3 and so on.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 ROOT = "commons"
 BOARD = f"{ROOT}/index.html"
@@ -135,6 +136,7 @@ class Work:
         return f"{self.folder}/submitted/{file}"
 
 
+@lru_cache(maxsize=1 << 16)  # a look at a commons asks it of every object, and of most again
 def number_of(name: str) -> int | None:
     """Read the number of a numbered object from its name; None if it has none."""
     found = _NUMBER.fullmatch(name)

@@ -7,7 +7,7 @@ from btm.commons import audit, keys, layout, signed
 from btm.commons import charter as charters
 from btm.commons.bodies import Charter, Person, Retired, Signed
 from btm.commons.keys import Key
-from btm.commons.snapshot import Place, Reader, Snapshot
+from btm.commons.snapshot import Place, Reader, Snapshot, write_once
 from btm.config.schema import Config
 from btm.errors import UserError
 from btm.interop.remote import urls
@@ -59,8 +59,8 @@ class Member:
         return self.place.stats(folder)["now"].written
 
     def write(self, name: str, body: Signed) -> bool:
-        """Sign a body and write it where none stands; return False where one does."""
-        return self.place.create(name, signed.seal(body.to_json(), self.key))
+        """Sign a body and write it where none stands; return False where another does."""
+        return write_once(self.place, name, signed.seal(body.to_json(), self.key))
 
     def log(self, root: Path, event: str, **facts: object) -> None:
         """Append what a maintainer did to the log in a forest (btm/commons/audit.py)."""
@@ -120,13 +120,16 @@ def recalled(member: Member) -> Json:
 
 
 def rotate(member: Member, name: str) -> Key:
-    """Replace this user's key by a new one, which the old one names; return the new one."""
-    fresh, old = keys.make(), member.key
+    """Replace this user's key by a new one, which the old one names; return the new one.
+
+    Killed, or without an answer of the store, the same command goes on with the same new key.
+    """
+    fresh, old = keys.successor(), member.key
     Member(member.place, fresh, member.charters).register(name)
     ended = Retired(member.commons, old.fingerprint, fresh.fingerprint)
     if not member.write(layout.retired(old.fingerprint), ended):
         raise UserError(f"{member.place.url}: the key {old.fingerprint} was replaced already")
-    keys.keep(fresh)
+    keys.succeed(fresh)
     return fresh
 
 

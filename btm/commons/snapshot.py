@@ -6,6 +6,7 @@ Nothing in it is believed that is not signed by whom it should be; what is not i
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -62,6 +63,18 @@ class Place(Protocol):
 
     def fetch(self, key: str, begin: int, size: int) -> Iterator[bytes]:
         """Yield the bytes of a file from `begin` up to `size`."""
+
+
+def write_once(place: Place, name: str, content: bytes) -> bool:
+    """Write a small object where none stands; return False where another stands.
+
+    The very same one is ours: a client library repeats a request whose answer was lost, and then
+    meets what it wrote itself.
+    """
+    if place.create(name, content):
+        return True
+    seen = place.read(name, signed.MOST_OF_CHARTER)
+    return seen is not None and seen.content == content
 
 
 @dataclass(frozen=True)
@@ -294,6 +307,7 @@ def open_object(
     return body
 
 
+@lru_cache(maxsize=1 << 16)
 def _is_read(name: str) -> bool:
     """Tell whether a snapshot reads an object; others are only counted."""
     match name.split("/"):

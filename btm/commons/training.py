@@ -81,7 +81,7 @@ def _train(
             keeper.watch(uploads, lambda: forest.get_branch(domain).path)
             steps.train(ours, domain, Kept(reporter, keeper))
             keeper.end_uploads()
-            keeper.holding.require_held()
+            keeper.require_held()
             steps.merge(ours, domain, reporter)
         _require_of_claim(forest, claim)
         return Trained(forest[domain], claim, ours.trainer.steps)

@@ -57,7 +57,7 @@ _SPEED, _SPREAD = 1000.0, 1.0  # median tokens per second, and sigma of its loga
 class Indexed(MemoryStore):
     """The store with an index of folders: a listing takes as long as what it lists."""
 
-    folders: dict[str, dict[str, None]] = field(default_factory=dict)
+    folders: dict[str, dict[str, Stat]] = field(default_factory=dict)
 
     def create(self, key: str, content: bytes) -> bool:
         made = super().create(key, content)
@@ -71,17 +71,18 @@ class Indexed(MemoryStore):
     def delete(self, key: str) -> None:
         super().delete(key)
         for folder in _above(key):
-            self.folders.get(folder, {}).pop(key, None)
+            self.folders.get(folder, {}).pop(key[len(folder) + 1 :], None)
 
     def _note(self, key: str) -> None:
+        content, written = self.objects[key]
         for folder in _above(key):
-            self.folders.setdefault(folder, {})[key] = None
+            self.folders.setdefault(folder, {})[key[len(folder) + 1 :]] = Stat(
+                len(content), written
+            )
 
     def stats(self, key: str) -> dict[str, Any]:
         self.fault("list")
-        cut = len(key) + 1
-        found = ((name, self.objects[name]) for name in self.folders.get(key, ()))
-        return {name[cut:]: Stat(len(content), written) for name, (content, written) in found}
+        return dict(self.folders.get(key, {}))
 
 
 def _above(key: str) -> list[str]:

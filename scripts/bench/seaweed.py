@@ -13,10 +13,11 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 PROGRAM = Path(__file__).resolve().parents[2] / ".s3-server/bin/weed"
 BUCKET = "bucket"
@@ -31,12 +32,14 @@ class Server:
     access: str = field(default_factory=lambda: secrets.token_hex(8))
     secret: str = field(default_factory=lambda: secrets.token_hex(16))
     ports: list[int] = field(default_factory=lambda: free_ports(8))
+    host: str = "127.0.0.1"  # where it listens
+    users: list[dict[str, Any]] = field(default_factory=list)  # as commons_policy.py has them
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
     def url(self) -> str:
         """Where it answers."""
-        return f"http://127.0.0.1:{self.ports[0]}"
+        return f"http://{self.host}:{self.ports[0]}"
 
     @property
     def credentials(self) -> dict[str, str]:
@@ -48,6 +51,13 @@ class Server:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
+    def credentials_of(self, name: str) -> dict[str, str]:
+        """The variables by which client libraries of S3 become a user with a policy."""
+        return self.credentials | {
+            "AWS_ACCESS_KEY_ID": name,
+            "AWS_SECRET_ACCESS_KEY": f"{self.secret}-{name}",
+        }
+
     @property
     def environment(self) -> dict[str, str]:
         """The environment of a program that uses it."""
@@ -57,18 +67,15 @@ class Server:
         """Start it, and wait until it answers."""
         data = self.folder / "data"
         data.mkdir(parents=True, exist_ok=True)
-        key = {"accessKey": self.access, "secretKey": self.secret}
-        actions = ["Admin", "Read", "Write", "List"]
-        known = {"identities": [{"name": "tests", "credentials": [key], "actions": actions}]}
         config = self.folder / "s3.json"
-        config.write_text(json.dumps(known))
+        config.write_text(json.dumps(self._config()))
         names = ["s3", "s3.port.grpc", "master", "master.port.grpc", "volume", "volume.port.grpc"]
         names += ["filer", "filer.port.grpc"]
         ports = [
             f"-{name if name.endswith('grpc') else name + '.port'}={port}"
             for name, port in zip(names, self.ports, strict=True)
         ]
-        words = [f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *ports]
+        words = [f"-dir={data}", f"-ip={self.host}", f"-ip.bind={self.host}", *ports]
         # It would report its version to its makers; buckets are made by those who want them.
         words += ["-master.telemetry=false", "-s3.autoCreateBucket=false", "-iam=false"]
         words += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
@@ -78,6 +85,21 @@ class Server:
                 [PROGRAM, "server", *words], stdout=log, stderr=log, cwd=self.folder
             )
         self._wait()
+
+    def _config(self) -> dict[str, Any]:
+        """List the users of the server: one who may do everything, and those with policies."""
+        key = {"accessKey": self.access, "secretKey": self.secret}
+        actions = ["Admin", "Read", "Write", "List"]
+        known = [{"name": "tests", "credentials": [key], "actions": actions}]
+        policies = []
+        for user in self.users:
+            policies += user["policies"]
+            for each in user["identities"]:
+                secret = self.credentials_of(each["name"])["AWS_SECRET_ACCESS_KEY"]
+                known.append(
+                    each | {"credentials": [{"accessKey": each["name"], "secretKey": secret}]}
+                )
+        return {"identities": known, "policies": policies}
 
     def _wait(self) -> None:
         """Wait until the gateway answers, and the volumes behind it take an object."""
@@ -112,9 +134,11 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Server]:
+def serving(
+    folder: Path, host: str = "127.0.0.1", users: Sequence[dict[str, Any]] = ()
+) -> Iterator[Server]:
     """Run a server with an empty bucket `BUCKET` while the block runs."""
-    server = Server(folder)
+    server = Server(folder, host=host, users=list(users))
     try:
         server.start()
         server.make_bucket()

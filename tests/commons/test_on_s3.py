@@ -11,16 +11,22 @@ import time
 
 import pytest
 from folders import DEMO, ROOT, uncovered
-from people import submit
+from people import Town, submit
 
 from btm.cli.compose import compose
 from btm.cli.main import main
-from btm.commons import audit, claims, layout
+from btm.commons import audit, charter, claims, keys, layout
 from btm.commons.bodies import SUBMITTED
 from btm.commons.claims import Holding
 from btm.commons.keeping import Keeper
-from btm.commons.member import AUDIT, enter, remember
+from btm.commons.member import AUDIT, Member, enter, remember
+from btm.errors import UserError
 from btm.forest import Forest
+from btm.interop.remote import urls
+from btm.interop.remote.manifest import Content
+from btm.interop.remote.places import open_place
+from btm.system import sums
+from commons_policy import policy, seaweedfs
 
 URL = "s3://bucket/commons"
 SMALL = [
@@ -29,6 +35,12 @@ SMALL = [
 ]
 STEP = 8 * 64  # tokens
 LONG = 40 * STEP  # which a volunteer is killed in
+ADA = keys.make()  # whose credentials a policy binds
+USERS = [  # of the server of this module, with the policies of scripts/commons_policy.py
+    seaweedfs("maintainer", policy("bucket", "town", [], conditional=False)),
+    seaweedfs("ada", policy("bucket", "town", [ADA.fingerprint], conditional=False)),
+    seaweedfs("conditional", policy("bucket", "town", [ADA.fingerprint])),
+]
 
 
 class People:
@@ -208,3 +220,62 @@ def test_a_store_that_dies_loses_no_claim(s3, s3_server, copy, tmp_path, monkeyp
         keeper.stop()
     assert "training goes on" in said[0] and "the claim holds" in said[1]
     assert keeper.lost is None and claims.own(member, member.look(), "novels") == claim
+
+
+@pytest.mark.slow
+def test_a_policy_lets_a_volunteer_take_part_and_write_nowhere_else(
+    s3, s3_server, monkeypatch, tmp_path
+):
+    def place(user):
+        for name, value in s3_server.credentials_of(user).items():
+            monkeypatch.setenv(name, value)
+        found = open_place(urls.read("s3://bucket/town", "from"))
+        found.stats(layout.ROOT)  # it reads who we are at its first request
+        return found
+
+    town = Town(place("maintainer"))  # publishes the charter
+    ben = town.volunteer("ben")
+    s3.pipe_file("bucket/other/secret", b"x")
+
+    # All that taking part takes.
+    ada = Member(place("ada"), ADA, charter.require(town.place))
+    ada.register("ada")
+    claim = claims.take(ada, "law", 1000, 1.0)
+    holding = Holding(ada, claim)
+    for _ in range(3):
+        holding.beat()
+    assert set(ada.place.stats(f"{holding.work.folder}/signs")) == {"2.json", "3.json"}
+    file = tmp_path / "file"
+    file.write_bytes(b"weights")
+    content = Content(sums.file_sha256(file), 7)
+    ada.place.send(file, holding.work.submitted("file"), content, lambda more: None)
+    work = submit(ada, claim)
+    assert town.maintainer.look().works[work].submitted is not None
+    assert ada.place.read(layout.charter(1), 1 << 16) is not None
+    assert ada.place.create(layout.claim("law", 1), b"another") is False
+
+    # And nothing else: not one of these was written, deleted or read.
+    theirs = layout.person(ben.key.fingerprint)
+    refused = [
+        lambda: ada.place.put(theirs, b"mine"),
+        lambda: ada.place.delete(theirs),
+        lambda: ada.place.put(f"commons/people/{ADA.fingerprint}0/person.json", b""),
+        lambda: ada.place.create(layout.charter(2), b"mine"),
+        lambda: ada.place.create(layout.verdict("law", 1, ADA.fingerprint), b"mine"),
+        lambda: ada.place.create(layout.revoked(ben.key.fingerprint), b"mine"),
+        lambda: ada.place.put(layout.BOARD, b"mine"),
+        lambda: ada.place.send(file, "elms/law/file", content, lambda more: None),
+        lambda: ada.place.delete(layout.claim("law", 1)),
+        lambda: open_place(urls.read("s3://bucket/other", "from")).read("secret", 9),
+        lambda: open_place(urls.read("s3://bucket/other", "from")).put("more", b""),
+        # This server does not know the condition of other servers' policies, and refuses.
+        lambda: place("conditional").create(layout.claim("med", 1), b"mine"),
+    ]
+    before = s3.find("bucket", detail=True)
+    for attempt in refused:
+        with pytest.raises(UserError, match="access denied"):
+            attempt()
+    after = s3.find("bucket", detail=True)
+    assert {name: each["ETag"] for name, each in before.items()} == {
+        name: each["ETag"] for name, each in after.items()
+    }

@@ -4,10 +4,11 @@ import json
 from dataclasses import replace
 
 import pytest
-from people import COMMONS, Town
+from people import COMMONS, Clock, Town
 
+from bench.memory_store import MemoryStore
 from btm.commons import charter as charters
-from btm.commons import keys, layout, signed
+from btm.commons import claims, keys, layout, signed
 from btm.commons import member as members
 from btm.commons.bodies import Charter, Person, Revoked
 from btm.commons.signed import RefusedError
@@ -121,6 +122,43 @@ def test_who_replaced_a_key_owns_what_the_old_one_did(monkeypatch, tmp_path):
     assert snapshot.is_trusted(fresh.fingerprint, town.clock.now)
     with pytest.raises(UserError, match="was replaced already"):
         members.rotate(ann, "ann")
+
+
+class Unanswered(MemoryStore):
+    """A store whose answers are lost: each conditional write is repeated, as client libraries do."""
+
+    def create(self, key, content):
+        super().create(key, content)
+        return super().create(key, content)
+
+
+def test_a_write_whose_answer_was_lost_is_still_ours():
+    town = Town(Unanswered(Clock()))
+    town.amend(members=[])
+    ann, ben = town.volunteer("ann"), town.volunteer("ben")
+    claim = claims.take(ann, "law", 1000, 1.0)
+    assert claims.own(ann, ann.look(), "law") == claim
+    assert ann.write(layout.claim("law", 1), claim)
+    assert not ben.write(layout.claim("law", 1), replace(claim, holder=ben.key.fingerprint))
+
+
+def test_a_key_whose_replacement_was_interrupted_is_not_lost(monkeypatch, tmp_path):
+    monkeypatch.setenv("BTM_HOME", str(tmp_path))
+    town = Town()
+    ann = town.volunteer("ann")
+    keys.keep(ann.key)
+
+    def dies(fresh):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(keys, "succeed", dies)  # the store knows of the new key already
+        members.rotate(ann, "ann")
+    assert keys.own().public == ann.key.public
+    fresh = members.rotate(ann, "ann")
+    assert town.maintainer.look().ended[ann.key.fingerprint].successor == fresh.fingerprint
+    assert keys.own().public == fresh.public
+    assert keys.successor().public != fresh.public
 
 
 def test_a_charter_is_changed_by_its_maintainers_alone():

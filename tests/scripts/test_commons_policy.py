@@ -27,6 +27,15 @@ def test_a_volunteer_writes_into_one_folder_and_makes_claims():
     assert writing == {"Own", "Claim"}
 
 
+def test_seaweedfs_gets_a_user_whose_policy_asks_for_no_condition():
+    made = json.loads(run("s3://bucket/a/forest", KEY, "--for", "seaweedfs").stdout)
+    assert made["identities"] == [{"name": KEY, "credentials": [], "policyNames": [KEY]}]
+    (policy,) = made["policies"]
+    plain = json.loads(run("s3://bucket/a/forest", KEY).stdout)
+    del plain["Statement"][-1]["Condition"]
+    assert policy["name"] == KEY and json.loads(policy["content"]) == plain
+
+
 def test_a_maintainer_writes_everywhere_below_the_forest():
     made = json.loads(run("s3://bucket/forest", "--maintainer").stdout)["Statement"]
     own = next(each for each in made if each["Sid"] == "Own")
