@@ -5,20 +5,13 @@
     python scripts/commons_policy.py s3://bucket/mine --maintainer
     python scripts/commons_policy.py s3://bucket/mine --maintainer --for seaweedfs
 
-<<<<<<< HEAD
-A volunteer reads everything, writes into the folder of their own key, and makes claims and ends of
-rounds where none stands: the condition refuses a write without If-None-Match, so nobody writes over a claim. A
-maintainer writes everywhere. Attach it to the user whose credentials the participant gets; where a
-server has no such conditions (docs/commons.md) the others stand all the same.
-=======
-A volunteer reads everything, writes into the folder of their own key, and makes claims where none
-stands: the condition refuses a write without If-None-Match, so nobody writes over a claim. A
+A volunteer reads everything, writes into the folder of their own key, and makes claims and
+ends of rounds where none stands: the condition refuses a write without If-None-Match, so nobody writes over a claim. A
 maintainer writes everywhere. Attach it to the user whose credentials the participant gets.
 
 SeaweedFS does not know that condition and refuses what asks for it, every claim then. So for it the
 condition is left out, and the policy stands in what the file of `-s3.config` takes: a user without
 credentials yet, whom it names.
->>>>>>> main
 """
 
 import argparse
@@ -59,12 +52,7 @@ def policy(
             "Sid": "Claim",
             "Effect": "Allow",
             "Action": "s3:PutObject",
-<<<<<<< HEAD
             "Resource": [f"{root}/commons/{part}/*" for part in ("claims", "rounds")],
-            "Condition": {"Null": {"s3:if-none-match": "false"}},
-=======
-            "Resource": f"{root}/commons/claims/*",
->>>>>>> main
         }
         if conditional:
             claim["Condition"] = {"Null": {"s3:if-none-match": "false"}}
