@@ -5,9 +5,9 @@
     python scripts/commons_policy.py s3://bucket/mine --maintainer
     python scripts/commons_policy.py s3://bucket/mine --maintainer --for seaweedfs
 
-A volunteer reads everything, writes into the folder of their own key, and makes claims and
-ends of rounds where none stands: the condition refuses a write without If-None-Match, so nobody writes over a claim. A
-maintainer writes everywhere. Attach it to the user whose credentials the participant gets.
+A volunteer reads everything, writes into the folder of their own key, and makes claims and ends of
+rounds where none stands: the condition refuses a write without If-None-Match, so nobody writes over
+one. A maintainer writes everywhere. Attach it to the user whose credentials the participant gets.
 
 SeaweedFS does not know that condition and refuses what asks for it, every claim then. So for it the
 condition is left out, and the policy stands in what the file of `-s3.config` takes: a user without

@@ -320,7 +320,7 @@ class Volunteer:
         content = Content(sums.file_sha256(file), file.stat().st_size)
         if content.size > (most := self.member.charter.policy.most_bytes):
             raise UserError(f"{file}: {content.size:,} bytes; the commons takes {most:,} at most")
-        self.keeper.holding.require_held()
+        self.keeper.require_held()
         name = self.work.moved(at.course, content.sha256)
         self.member.place.send(file, name, content, lambda more: None)
         body = Contribution(
