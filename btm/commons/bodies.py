@@ -10,6 +10,7 @@ from btm.commons.fields import (
     is_commons,
     is_count,
     is_domain,
+    is_momentum,
     is_number,
     is_object,
     is_positive,
@@ -66,7 +67,7 @@ class Together:
     tokens: int = said(is_positive)  # of a round, of all volunteers together
     seconds: float = said(is_number)  # after which a round is closed without those who are late
     lr: float = said(is_number)  # of the outer step, btm/models/outer.py
-    momentum: float = said(is_number)
+    momentum: float | None = said(is_momentum)  # null: by the shares of each round
 
 
 @dataclass(frozen=True)

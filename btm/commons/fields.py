@@ -78,6 +78,11 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < _LARGEST
 
 
+def is_momentum(value: Any) -> bool:
+    """Tell whether a value is a momentum, or null for one that follows from each round."""
+    return value is None or (is_number(value) and value < 1)
+
+
 def is_sha256(value: Any) -> bool:
     """Tell whether a value is a sha256 in hexadecimal."""
     return isinstance(value, str) and _SHA256.fullmatch(value) is not None

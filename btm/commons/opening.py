@@ -20,7 +20,7 @@ from btm.interop import remote
 from btm.interop.remote import facts as shared
 from btm.interop.remote import urls
 from btm.interop.remote.places import open_place
-from btm.models import outer, weights
+from btm.models import weights
 from btm.report import Reporter, quiet
 
 _ROUNDS = 16  # of an expert, where commons.round_tokens says nothing
@@ -104,10 +104,8 @@ def _together(asked: CommonsConfig, tokens: int) -> Together | None:
     if asked.volunteers == 1:
         return None
     a_round = asked.round_tokens or max(1, round(tokens / _ROUNDS))
-    momentum = asked.outer_momentum
-    if momentum is None:
-        momentum = outer.usual_momentum(asked.outer_lr, asked.volunteers)
-    return Together(asked.volunteers, a_round, asked.round_seconds, asked.outer_lr, momentum)
+    outer = asked.outer_lr, asked.outer_momentum
+    return Together(asked.volunteers, a_round, asked.round_seconds, *outer)
 
 
 def _charter(

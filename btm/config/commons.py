@@ -36,7 +36,7 @@ class CommonsConfig:
     )
     outer_lr: float = key(0.7, "learning rate of the outer step at the end of a round (DiLoCo)")
     outer_momentum: float | None = key(
-        None, "Nesterov momentum of the outer step; null: 1 - outer_lr / volunteers, or 0"
+        None, "Nesterov momentum of the outer step; null: by the shares of each round"
     )
     least: float = key(0.1, "share of these tokens that a slow machine may do with")
     lease: float = key(900.0, "seconds without a sign of life after which a claim is free")

@@ -28,14 +28,20 @@ class Outer:
     lr: float
     momentum: float
 
+    @classmethod
+    def of(cls, lr: float, momentum: float | None, shares: Sequence[float]) -> "Outer":
+        """Make the step of one round, with `usual_momentum` where none is given."""
+        return cls(lr, usual_momentum(lr, shares) if momentum is None else momentum)
 
-def usual_momentum(lr: float, machines: int) -> float:
-    """Return the momentum with which a round of n machines goes as far as one with all its tokens.
 
-    The mean of n equal differences is an n-th of that way, and steps with momentum come to
-    η / (1 - μ) times it, so μ = 1 - η / n: of the paper's 8 machines about its 0.9.
+def usual_momentum(lr: float, shares: Sequence[float]) -> float:
+    """Return the momentum with which a round goes as far as one machine with all its tokens.
+
+    With shares s_i of the tokens, Σ s_i = 1, machine i goes s_i of that way, so the mean by tokens
+    goes Σ s_i² of it: an n-th for n equal machines. Steps with momentum come to η / (1 - μ) times
+    the mean, so μ = 1 - η Σ s_i²: of the paper's 8 equal machines about its 0.9.
     """
-    return round(max(0.0, 1 - lr / machines), 4)
+    return round(max(0.0, 1 - lr * sum(share * share for share in shares)), 4)
 
 
 def shares(tokens: Sequence[int]) -> list[float]:

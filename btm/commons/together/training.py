@@ -179,7 +179,7 @@ class Volunteer:
                 Moved(file, counted[name].block, share)
                 for (name, file), share in zip(files.items(), shares, strict=True)
             ]
-            step = Outer(at.together.lr, at.together.momentum)
+            step = Outer.of(at.together.lr, at.together.momentum, shares)
             return self.points.after(point, moved, step, self.reporter.alive)
         finally:
             durable.remove_folder(scratch)
@@ -399,11 +399,16 @@ class Volunteer:
             exact=False,
             notes=[
                 f"trained by {len(parts)} volunteers in {len(at.ends)} rounds (tokens: {said})",
-                f"outer step: η {at.together.lr:g}, Nesterov momentum {at.together.momentum:g}",
+                f"outer step: η {at.together.lr:g}, Nesterov momentum {_momentum(at)}",
             ],
             precision=facts.get("precision"),
             lr=rate if isinstance(rate := self._trainer(self.base).lr, float) else None,
         )
+
+
+def _momentum(at: Progress) -> str:
+    given = at.together.momentum
+    return "by the shares of each round" if given is None else f"{given:g}"
 
 
 def _name(at: Progress) -> str:
