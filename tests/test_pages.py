@@ -49,6 +49,7 @@ NOT_RUN = {  # a command, or how it begins: why it is not run here
     "python scripts/bench/attacks.py": _TRAINING,
     "python scripts/bench/choosing.py": _TRAINING,
     "python scripts/bench/commons.py": "tests/scripts/test_bench_commons.py runs it",
+    "python scripts/bench/commons_network.py": "a quarter of an hour, as root",
     "python scripts/bench/together.py": "minutes of four processes; tests/commons/together has rounds",
     "python scripts/bench/crash.py": _TRAINING,
     "python scripts/bench/fertility.py": "tests/scripts/test_bench_fertility.py runs it",

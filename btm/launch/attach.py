@@ -103,10 +103,12 @@ def watch(records: Records, cycle: Cycle, show: Show) -> CycleState:
         start(records, cycle)
     begun, restarts = time.monotonic(), 0
     while True:
+        # Asked before its state is read: a driver that ends in between has left its last word.
+        runs = driver_runs(records)
         state = _look(records, cycle, show)
-        if state and state["finished"] and not driver_runs(records):
+        if not runs and state and state["finished"]:
             return state
-        if not driver_runs(records) and time.monotonic() - begun > _STARTS_WITHIN:
+        if not runs and time.monotonic() - begun > _STARTS_WITHIN:
             if restarts == _RESTARTS:
                 raise UserError(f"the driver died {restarts} times; see {records.files.driver_log}")
             restarts, begun = restarts + 1, time.monotonic()
