@@ -335,7 +335,7 @@ def watch(town: Town, decides: threading.Event) -> None:
 
 
 def claims(town: Town) -> pd.DataFrame:
-    """What came of every claim, in the order of domains and numbers."""
+    """List the fate of every claim, in the order of domains and numbers."""
     os.environ.update(town.environment("boss"))
     member = enter(compose([f"from={URL}"]))
     snapshot = member.look()

@@ -254,7 +254,7 @@ def measured(bench: Bench, at: Progress) -> dict[str, object]:
         "tokens": at.tokens,
         "rounds": len(at.ends),
         "outer lr": at.together.lr,
-        "momentum": at.together.momentum,
+        "momentum": "by shares" if at.together.momentum is None else at.together.momentum,
         "contributions": len(parts),
         "a round late": late,
         "shares": " ".join(f"{count / at.tokens:.2f}" for count in by.values()),

@@ -1,4 +1,4 @@
-"""What keeps a claim asks a store that does not answer again, until the claim is another's."""
+"""The keeper of a claim: a store that does not answer is asked again, until the claim is lost."""
 
 import pytest
 from people import LEASE, Town

@@ -100,7 +100,7 @@ def contributions(snapshot: Snapshot, domain: str) -> dict[str, Contribution]:
 
 
 def waiting(snapshot: Snapshot, at: Progress) -> dict[str, Contribution]:
-    """Return what may be counted in the round that goes on, sorted by name."""
+    """Return the contributions that the round that goes on may count, sorted by name."""
     known = contributions(snapshot, at.domain)
     most = snapshot.charter.policy.most_bytes
     return {name: known[name] for name in sorted(known) if _fits(at, name, known[name], most)}
