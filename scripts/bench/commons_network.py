@@ -28,7 +28,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import seaweed
@@ -42,6 +41,7 @@ from btm.commons.member import enter
 from btm.commons.reviewing import waiting
 from btm.commons.standing import ADMITTED, WANTED, current, standing
 from btm.errors import UserError
+from btm.system.json_files import Json
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "btm/data/demo"
@@ -208,7 +208,7 @@ def cheat(domain: str) -> None:
     print(f"{'written' if written else 'refused'}, {'holds' if holds else 'does not hold'}")
 
 
-def wait(until: Callable[[], Any], what: str, pause: float = 0.5) -> None:
+def wait(until: Callable[[], object], what: str, pause: float = 0.5) -> None:
     """Wait until something is so."""
     deadline = time.monotonic() + PATIENCE
     while not until():
@@ -241,8 +241,17 @@ class Store:
         }
 
 
-def happen(town: Town, store: Store) -> dict[str, Any]:
-    """Let everything go wrong that shall, while volunteers work; return what the store lost."""
+@dataclass(frozen=True)
+class Outage:
+    """The store's death: objects that are written once and stood before, and those of them lost."""
+
+    before: int
+    lost: list[str]
+    seconds: float  # from the kill until it answered again
+
+
+def happen(town: Town, store: Store) -> Outage:
+    """Let everything go wrong that shall, while volunteers work; return the store's outage."""
 
     def uploaded(domain: str) -> bool:
         return store.has(f"people/*/work/{domain}/1/checkpoints/*.json")
@@ -263,8 +272,10 @@ def happen(town: Town, store: Store) -> dict[str, Any]:
     before = store.kept()
     town.server.kill()
     town.note("store", "killed")
+    killed = time.monotonic()
     time.sleep(DARK)
     town.server.start()
+    away = time.monotonic() - killed
     town.note("store", "started")
     after = store.kept()
     lost = [name for name, tag in before.items() if after.get(name) != tag]
@@ -283,7 +294,7 @@ def happen(town: Town, store: Store) -> dict[str, Any]:
     town.note("boss", "revoked eve's key")
     town.must("boss", *OPENING, wanted(town, FIRST["fay"]))
     town.note("boss", "the charter wants other parents for fay's domain")
-    return {"objects before": len(before), "of these lost": lost, "seconds away": DARK}
+    return Outage(len(before), lost, round(away, 1))
 
 
 def wanted(town: Town, *domains: str) -> str:
@@ -292,8 +303,8 @@ def wanted(town: Town, *domains: str) -> str:
     return f"commons.wanted={{{', '.join(f'{domain}: {tokens}' for domain in domains)}}}"
 
 
-def play(town: Town) -> dict[str, Any]:
-    """Play the whole scene; return what the store lost."""
+def play(town: Town) -> Outage:
+    """Play the whole scene; return the store's outage."""
     others = [domain for domain in FIRST.values() if domain != FIRST["fay"]]
     town.must("boss", *OPENING, wanted(town, *others))
     town.must("boss", *OPENING, wanted(town, FIRST["fay"]), STALE)
@@ -308,11 +319,11 @@ def play(town: Town) -> dict[str, Any]:
     for each in work:
         each.daemon = True
         each.start()
-    lost = happen(town, Store(town.server))
+    outage = happen(town, Store(town.server))
     decides.set()
     for each in work:
         each.join()
-    return lost
+    return outage
 
 
 def watch(town: Town, decides: threading.Event) -> None:
@@ -344,7 +355,7 @@ def claims(town: Town) -> pd.DataFrame:
         for claim, _ in found:
             work = layout.Work(claim.holder, domain, claim.number)
             verdict = snapshot.verdicts.get(work)
-            row: dict[str, Any] = {"domain": domain, "claim": claim.number}
+            row: dict[str, object] = {"domain": domain, "claim": claim.number}
             row["who"] = name_of(snapshot, claim.holder).split()[0]
             row |= {"speed": claim.speed, "tokens": claim.tokens, "begun": claim.begun}
             row["submitted"] = snapshot.work(claim).submitted is not None
@@ -382,7 +393,7 @@ def losses(town: Town, who: str) -> dict[str, float]:
     }
 
 
-def report(town: Town, lost: dict[str, Any], line: dict[str, float]) -> dict[str, Any]:
+def report(town: Town, outage: Outage, line: dict[str, float]) -> Json:
     """Sum up the losses and the events."""
     seconds = round(town.events[-1].seconds)
     for verb in (["verify", "--full"], ["score"], ["eval"]):
@@ -401,7 +412,11 @@ def report(town: Town, lost: dict[str, Any], line: dict[str, float]) -> dict[str
         "steps": town.steps,
         "seconds": seconds,
         "CPU seconds of its commands": round(cpu.ru_utime + cpu.ru_stime),
-        "store": lost,
+        "store": {
+            "objects before": outage.before,
+            "of these lost": outage.lost,
+            "seconds away": outage.seconds,
+        },
         "nats/token, mean of all domains": means(list(one)),
         "nats/token, mean of the contributed": means(list(FIRST.values())),
         "commons less one machine, by domain": {n: round(commons[n] - one[n], 4) for n in one},
@@ -426,12 +441,12 @@ def main() -> None:
         plant(town)
         line = net.measure("ann")
         town.begun = time.monotonic()
-        lost = play(town)
+        outage = play(town)
         asked.out.parent.mkdir(parents=True, exist_ok=True)
         made = claims(town)
         made.to_csv(asked.out.with_suffix(".csv"), index=False)
         print(made.to_string())
-        found = report(town, lost, line)
+        found = report(town, outage, line)
     asked.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps({k: v for k, v in found.items() if k != "events"}, indent=1))
 

@@ -17,7 +17,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from btm.system.json_files import Json
 
 PROGRAM = Path(__file__).resolve().parents[2] / ".s3-server/bin/weed"
 BUCKET = "bucket"
@@ -33,7 +34,7 @@ class Server:
     secret: str = field(default_factory=lambda: secrets.token_hex(16))
     ports: list[int] = field(default_factory=lambda: free_ports(8))
     host: str = "127.0.0.1"  # where it listens
-    users: list[dict[str, Any]] = field(default_factory=list)  # as commons_policy.py has them
+    users: list[Json] = field(default_factory=list)  # as commons_policy.py has them
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -86,7 +87,7 @@ class Server:
             )
         self._wait()
 
-    def _config(self) -> dict[str, Any]:
+    def _config(self) -> Json:
         """List the users of the server: one who may do everything, and those with policies."""
         key = {"accessKey": self.access, "secretKey": self.secret}
         actions = ["Admin", "Read", "Write", "List"]
@@ -134,9 +135,7 @@ class Server:
 
 
 @contextmanager
-def serving(
-    folder: Path, host: str = "127.0.0.1", users: Sequence[dict[str, Any]] = ()
-) -> Iterator[Server]:
+def serving(folder: Path, host: str = "127.0.0.1", users: Sequence[Json] = ()) -> Iterator[Server]:
     """Run a server with an empty bucket `BUCKET` while the block runs."""
     server = Server(folder, host=host, users=list(users))
     try:

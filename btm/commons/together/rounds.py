@@ -63,9 +63,9 @@ class Progress:
 
 
 def progress(
-    snapshot: Snapshot, domain: str, wrong: frozenset[tuple[int, int]] = frozenset()
+    snapshot: Snapshot, domain: str, wrong: frozenset[tuple[int, int, int]] = frozenset()
 ) -> Progress:
-    """Follow the ends of rounds that are valid; `wrong` are attempts (round, attempt) of the course
+    """Follow the ends of rounds that are valid; `wrong` are attempts (course, round, attempt)
     that give other weights than they say.
     """
     known = contributions(snapshot, domain)
@@ -75,7 +75,9 @@ def progress(
     for end, when in snapshot.rounds.get(domain, []):
         if (end.course, end.round) != (made.course, made.number) or made.is_over:
             continue
-        if (end.round, end.attempt) in wrong or not _is_valid(snapshot, made, known, end, when):
+        if (end.course, end.round, end.attempt) in wrong or not _is_valid(
+            snapshot, made, known, end, when
+        ):
             continue
         made.ends.append(end)
         made.opened = when

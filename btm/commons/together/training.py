@@ -73,7 +73,7 @@ class Volunteer:
     root: Path
     base: Point
     reporter: Reporter
-    _wrong: set[tuple[int, int]] = field(default_factory=set)  # attempts that give other weights
+    _wrong: set[tuple[int, int, int]] = field(default_factory=set)  # ends that give other weights
 
     def __post_init__(self) -> None:
         self.member, self.claim = self.keeper.holding.member, self.keeper.holding.claim
@@ -146,7 +146,7 @@ class Volunteer:
             fits = False
         if not fits:
             self.reporter.line(f"round {number}: its end by {end.closer[:8]} is wrong, and ignored")
-            self._wrong.add((number, end.attempt))
+            self._wrong.add((end.course, number, end.attempt))
         self.points.keep({at.point(n) for n in range(max(1, number - 1), at.number + 1)})
         return fits
 

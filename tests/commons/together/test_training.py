@@ -203,7 +203,7 @@ def test_an_end_that_says_other_weights_is_ignored(grown, workspace, tmp_path):
     )
     assert ben.member.write(f"{layout.rounds(DOMAIN, 1, 1)}/1.json", lie)
     while not (
-        ends := rounds.progress(team.town.maintainer.look(), DOMAIN, frozenset({(1, 1)})).ends
+        ends := rounds.progress(team.town.maintainer.look(), DOMAIN, frozenset({(1, 1, 1)})).ends
     ):
         ann.go_on()
     assert ends[0].attempt == 2 and set(ends[0].counted) == set(lie.counted)
