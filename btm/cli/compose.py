@@ -30,6 +30,9 @@ _SYNONYMS = {
 }  # where these read better: btm import, btm export
 
 _OPEN = "model.config."  # what any key may follow
+# Dictionaries by names of the user's own: one that is given replaces that of an experiment, where
+# options ({num_hidden_layers: 2}) join those that stand.
+_BY_NAME = ("commons.wanted", "data.names", "serve.remote")
 
 # Verbs for which nothing that a forest records of its settings matters: they look at what stands
 # there.
@@ -87,7 +90,7 @@ def _composed(overrides: list[str], verb: str = "") -> Any:
     theirs = {each.input_line: each for each in parsed if each.key_or_group not in _bundles()}
     for override in overrides:  # the last word on a key counts
         if (word := ours[override]) is not None:
-            _set(composed, *word)
+            _set(composed, *word, merge=word[0] not in _BY_NAME)
         elif override in theirs:
             ConfigLoaderImpl._apply_overrides_to_config([theirs[override]], composed)
     return composed

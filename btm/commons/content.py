@@ -68,12 +68,15 @@ class Gate:
             raise RefusedError("damaged", f"{submission.domain!r}: it gives other weights")
         return Judged(contribution, into, verdict)
 
-    def enter(self, judged: Judged) -> str:
-        """Merge what passed into the forest, and return the sha256 of its weights."""
+    def enter(self, judged: Judged, by: str) -> str:
+        """Merge what passed into the forest, and return the sha256 of its weights.
+
+        Its card names who contributed it: `by`.
+        """
         terms = Terms.of_config(self.config.card)
         name = judged.contribution.domain
         elm = enter_forest(
-            self.forest, name, judged.contribution, judged.restored, judged.verdict, terms
+            self.forest, name, judged.contribution, judged.restored, judged.verdict, terms, by
         )
         self.renew()
         return elm.card.sha256

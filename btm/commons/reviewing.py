@@ -22,6 +22,7 @@ from btm.commons.signed import RefusedError
 from btm.commons.snapshot import Snapshot, open_object
 from btm.commons.standing import ADMITTED, current, is_stale, standing
 from btm.commons.standing import SUBMITTED as WAITING
+from btm.commons.together import rounds
 from btm.config.schema import Config
 from btm.errors import UserError
 from btm.forest import Forest
@@ -69,7 +70,8 @@ def admit(config: Config, reporter: Reporter = quiet) -> list[Reviewed]:
         snapshot = member.look()  # again: what was admitted just now closes its domain
         with _judged(member, gate, snapshot, work, reporter) as (judged, refused):
             if refused is None:
-                sha256 = gate.enter(judged) if judged else gate.forest[work.domain].card.sha256
+                by = contributors(snapshot, work)
+                sha256 = gate.enter(judged, by) if judged else gate.forest[work.domain].card.sha256
                 remote.push(_pushed(config, member, work.domain), reporter)
                 facts = judged.verdict.to_json() if judged else {}
                 done.append(_decide(member, gate.forest, work, None, sha256, facts))
@@ -99,6 +101,22 @@ def waiting(snapshot: Snapshot, domain: str | None) -> list[Work]:
     ]
     chosen = [(when, work) for when, work in found if domain in (None, work.domain)]
     return [work for _, work in sorted(chosen, key=lambda pair: (pair[0], pair[1].key))]
+
+
+def contributors(snapshot: Snapshot, work: Work) -> str:
+    """Name who trained what was submitted: the holder of its claim, or all whose contributions
+    the rounds counted, with the tokens of each.
+    """
+    if snapshot.charter.wanted[work.domain].together is None:
+        return _named(snapshot, work.key)
+    parts = rounds.tokens_by_key(rounds.progress(snapshot, work.domain))
+    said = [f"{_named(snapshot, key)} {count:,} tokens" for key, count in parts.items()]
+    return ", ".join(said)
+
+
+def _named(snapshot: Snapshot, key: str) -> str:
+    person = snapshot.people.get(key)
+    return f"{person.name if person else '?'} (key {key})"
 
 
 def check(member: Member, snapshot: Snapshot, work: Work) -> Submission:

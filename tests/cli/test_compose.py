@@ -32,3 +32,14 @@ def test_what_is_changed_in_one_is_changed_in_no_other():
     again = compose(["experiment=smoke"])
     assert again.model.config["hidden_size"] == 64
     assert again.run.rounds[0] == ["bible", "code_python"]
+
+
+def test_a_dictionary_by_names_replaces_that_of_an_experiment():
+    assert compose(["experiment=commons_smoke"]).commons.wanted == {"speeches": 30_720}
+    found = compose(["experiment=commons_smoke", "commons.wanted={law: 1000}"])
+    assert found.commons.wanted == {"law": 1000}
+
+
+def test_options_join_those_of_an_experiment():
+    found = compose(["experiment=commons_smoke", "commons.gate={margin: 0.5}"])
+    assert found.commons.gate == {"layer_z": 1.0e3, "norm_ratio": 1.0e3, "margin": 0.5}

@@ -147,6 +147,9 @@ def test_every_wanted_domain_is_admitted_once(s3, copy, tmp_path, monkeypatch, c
     theirs = Forest(tmp_path / "ben/forest")["speeches"].card
     assert "trained by 1 volunteers in 2 rounds" in " ".join(theirs.notes)
     assert {"novels", "speeches"} <= set(boss.names())
+    said = [next(n for n in boss[d].card.notes if "by" in n) for d in ("novels", "speeches")]
+    assert said[0].startswith("contributed by ben (key ") and said[1].startswith(said[0])
+    assert said[1].endswith(f") {4 * STEP:,} tokens")
     assert main(["verify", *home, "--full"]) == 0
     assert {p.split("/")[-2] for p in s3.glob("bucket/commons/elms/*/manifest.json")} == {
         *("seed", "bible", "code_python", "novels", "speeches")

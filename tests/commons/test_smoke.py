@@ -37,7 +37,7 @@ def test_a_commons_in_a_folder_wants_gets_and_admits_an_expert(
         assert main([*words, *more]) == 0, capsys.readouterr().err
     forest = Forest("experts/commons")
     assert set(forest.names()) == {"seed", "bible", "code_python", "speeches"}
-    assert any("contributed" in line for line in forest["speeches"].card.notes)
+    assert any("contributed by volunteer (key " in line for line in forest["speeches"].card.notes)
     capsys.readouterr()
     store = f"from=file://{tmp_path}/experts/store"
     assert main(["commons", "status", "--json", store]) == 0

@@ -21,13 +21,14 @@ def enter(
     restored: Path,
     verdict: Verdict,
     terms: Terms = NONE_STATED,
+    by: str = "",
 ) -> ELM:
     """Merge the model in `restored`, the `into` of an admitted `judge`, as the ELM `name`.
 
     Its card has the losses of the verdict and what the probes found; its steps and tokens are the
-    sender's word, and a note says so. An ELM of that name with the same weights is returned as it
-    is. Raises `UserError` if the verdict refused it, the name is taken, or `restored` holds other
-    weights than were judged.
+    sender's word, and a note says so; another names who contributed it, `by`, if given. An ELM of
+    that name with the same weights is returned as it is. Raises `UserError` if the verdict refused
+    it, the name is taken, or `restored` holds other weights than were judged.
     """
     if not verdict.admitted:
         raise UserError(f"{name!r} was not admitted: {verdict.reason}")
@@ -39,7 +40,7 @@ def enter(
     def finish(folder: Path) -> None:
         for file in weights.files(restored):
             shutil.copyfile(file, folder / file.name)
-        durable.write_json(ModelFolder(folder).result, _result(verdict))
+        durable.write_json(ModelFolder(folder).result, _result(verdict, by))
 
     if not forest.has_branch(name):  # else a killed entry left it, and only the merge is missing
         parents = contribution.parents
@@ -50,11 +51,12 @@ def enter(
     return forest.merge(branch, terms=terms)
 
 
-def _result(verdict: Verdict) -> Json:
+def _result(verdict: Verdict, by: str) -> Json:
     """Say what a training says at its end (trained.json), of what was measured here."""
     memory = verdict.memory
     recital = int(memory.get("longest_recital_tokens", 0))
     notes = [
+        *([f"contributed by {by}"] if by else []),
         "contributed: its steps and tokens are the sender's word; its losses were measured here",
         f"memorisation: recites at most {recital} tokens of held-out text (its parents "
         f"{int(memory.get('parents_longest_recital_tokens', 0))}); "
