@@ -5,13 +5,14 @@ late, one is too slow for a round; the store's clock is turned.
 from dataclasses import replace
 
 import pytest
-from people import LEASE, Town
+from people import LEASE, Town, submit
 
 from btm.cli.compose import compose
 from btm.commons import board, layout
-from btm.commons.bodies import Counted, Round, Share, Together
+from btm.commons.bodies import Counted, Round, Share, Together, Verdict
 from btm.commons.claims import Holding
 from btm.commons.keeping import Keeper
+from btm.commons.snapshot import SLACK
 from btm.commons.together import rounds, seats
 from btm.commons.together.points import Point
 from btm.commons.together.training import Volunteer
@@ -211,3 +212,45 @@ def test_an_end_that_says_other_weights_is_ignored(grown, workspace, tmp_path):
     assert any("not the bytes that were signed" in said for said in ann.reporter.other.said)
     heavy = replace(made[mine], tokens=ROUND + 1)
     assert not rounds._fits(at, mine, heavy, 10**9) and rounds._fits(at, mine, made[mine], 10**9)
+
+
+def test_after_a_rejection_a_course_begins_anew(grown, workspace, tmp_path):
+    """Nothing that was trained before counts: not the rounds, nor what came too late for them."""
+    team = Together4(workspace, tmp_path, 1)
+    ann, ben = team.join("ann"), team.join("ben")
+    _, before, point = ben._sync()
+    ben._train(team.town.maintainer.look(), before, point)
+    while not team.at().is_over:
+        ann.go_on()
+        team.town.clock.now += SECONDS
+        for each in (ann, ben):
+            each.keeper.holding.beat()
+    first = team.at()
+    assert first.course == 1 and {len(end.counted) for end in first.ends} == {1}
+
+    work = submit(ann.member, ann.claim)
+    facts = {"domain": DOMAIN, "number": work.number, "holder": work.key, "sha256": ""}
+    no = Verdict(
+        commons=team.town.maintainer.commons, admitted=False, reason="harm", text="", **facts
+    )
+    assert team.town.maintainer.write(layout.verdict(DOMAIN, work.number, work.key), no)
+    at = team.at()
+    assert (at.course, at.ends, at.point()) == (2, [], team.base.sha256)
+    assert not rounds.waiting(team.town.maintainer.look(), at)
+
+    # Ben keeps his seat; Ann takes the first one again. Both begin with the branch.
+    team.town.clock.now += 2 * SLACK
+    assert seats.take(ann.member, DOMAIN, SPEEDS["ann"]).domain == DOMAIN
+    ann = team.volunteer(ann.member, "ann")
+    ben._hand_in(before)  # of the course that is over
+    assert not rounds.waiting(team.town.maintainer.look(), team.at())
+    while not team.at().is_over:
+        for each in (ann, ben):
+            each.keeper.holding.beat()
+            each.go_on()
+    again = team.at()
+    assert again.course == 2 and again.ends[0].before == team.base.sha256
+    assert len(again.ends[0].counted) == 2
+    assert again.point() != first.point()
+    (last,) = {each.run()[2].sha256 for each in (ann, ben)}
+    assert last == again.point()
