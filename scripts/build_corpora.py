@@ -11,8 +11,8 @@ Of a domain: paragraphs that came before are left out, documents are cut and spl
 are, a source file or a block of 12 neighbouring documents of a long file to one split as a whole
 (of programs, a folder). Of the suite: documents are unique, and no validation or test document
 shares more than a quarter of its 13-word shingles with the training text of any domain. Of `roots`:
-what translates one passage is in one split in all languages. What is in it, sizes and licences:
-docs/corpora.md and, of `roots`, docs/languages.md.
+what translates one passage is in one split in all languages. What is in it: docs/corpora.md and,
+of `roots`, docs/languages.md; licences: scripts/suites/domains.py and suite.json.
 
 Example:
     python scripts/build_corpora.py --suite btm16

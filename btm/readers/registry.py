@@ -13,7 +13,8 @@ from typing import Any
 from btm.errors import UserError, unknown
 from btm.readers import ports
 
-# What reads the questions of a split from a folder: {name: function}.
+# What reads the questions of a split from a folder, as `Example`s: {name: function}. It returns []
+# for a missing split, and raises `UserError` with file and line for an invalid question.
 QUESTIONS = {
     "triples": "btm.readers.links.triples:read",
     "squad": "btm.readers.spans.squad:read",
