@@ -11,6 +11,16 @@ same bytes.
 
 Example:
     python scripts/build_instructions.py --out corpora/instructions
+
+The table of docs/instructions.md, after `experiment=demo`, with W for forest=experts/demo data=folder
+data.root=corpora/instructions/instruct data.domain=instruct data.name=instructions data.format=prompted:
+
+    btm prepare W
+    btm branch W expert=a domain=instruct branch=copy trainer.steps=600
+    btm train W expert=a trainer.steps=600             # B: trainer.steps=400 trainer.lr=1e-3
+    btm merge W expert=a
+    btm average forest=experts/demo data.name=demo weights="{seed: 0.8, b: 0.2}" average.name=b2
+    btm bench forest=experts/demo data.name=demo tasks=[corpora/instructions/tasks/kind_0.yaml,…] bench.limit=120
 """
 
 import argparse

@@ -2,6 +2,8 @@
 
 First what the protocol can tell, from small objects; then the files come into quarantine, with
 limits; then the gate looks at what is in them. A submission is refused for one named reason.
+The protocol's are unknown-key, revoked-key, retired-key, signature, damaged, replay, not-wanted,
+stale-parent, claim-lost and oversize; the gate's are the names of its checks.
 """
 
 import shutil
