@@ -8,11 +8,9 @@ far as they fit, and the rest is for training; so the splits follow from the tex
 that is one text file has a single unit. It is split within: its end is test, what stands before
 that is valid.
 
-Where text was added to a pool that is prepared already, each document keeps its split, and new ones
-are dealt: what an ELM was trained on is never held out later.
-
 Where text was added to a pool that is prepared already, each document keeps its split, and only new
-ones are dealt: what an ELM was trained on is never held out later.
+ones are dealt: what an ELM was trained on is never held out later. So the same text prepared at
+once may be split otherwise. Other fractions split everything again.
 """
 
 from collections.abc import Mapping
