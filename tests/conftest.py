@@ -3,7 +3,6 @@ read it.
 """
 
 import fcntl
-import gc
 import json
 import os
 import shutil
@@ -26,10 +25,10 @@ from btm.cli.compose import compose
 from btm.config.data import DataConfig
 from btm.data.prepare import prepare
 from btm.forest import Forest
+from btm.system.processes import collect_garbage_seldom
 
-# What libraries and thousands of tests bring along stays: looking through it for garbage as often as
-# Python does by itself is a tenth of what importing transformers costs.
-gc.set_threshold(10_000, 20, 20)
+# What libraries and thousands of tests bring along stays.
+collect_garbage_seldom()
 pytest_plugins = ["buckets", "clusters"]
 DOMAINS = ["bible", "code_python", "speeches", "novels"]
 

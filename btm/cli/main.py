@@ -15,6 +15,7 @@ from btm.cli.flags import FLAGS_OF as _FLAGS_OF
 from btm.cli.stops import Stops
 from btm.errors import TrainingStoppedError, UserError, unknown
 from btm.system import caches
+from btm.system.processes import collect_garbage_seldom
 
 _GROUPS = ("read", "commons")  # words whose verb is the word that follows them, too
 
@@ -25,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     0, 2 for a mistake of the user, 141 where nobody reads its output any more, 130 after Ctrl-C and
     143 after SIGTERM.
     """
+    collect_garbage_seldom()
     words, stops = sys.argv[1:] if argv is None else argv, Stops()
     pipes.take_any_letters()
     with pipes.lasting_stderr():

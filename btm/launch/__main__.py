@@ -14,10 +14,12 @@ from btm.launch.drive import Driver
 from btm.launch.local import LocalEngine
 from btm.launch.records import Records
 from btm.system import lease
+from btm.system.processes import collect_garbage_seldom
 
 
 def main(forest: str, cycle_id: str) -> int:
     """Drive the cycle until nothing is left to do; return 0, or 1 if another driver is at work."""
+    collect_garbage_seldom()
     records = Records(Path(forest))
 
     def make() -> Driver:

@@ -19,6 +19,7 @@ from btm.launch.drive import retry_after
 from btm.launch.records import Outcome, Records, Spec, read_json
 from btm.launch.slurm_commands import AwayError, run_command
 from btm.system import caches
+from btm.system.processes import collect_garbage_seldom
 
 # submitit asks Slurm to send this before a time limit or a preemption.
 _REQUEUE_SIGNAL = signal.SIGUSR2
@@ -140,6 +141,7 @@ def main(manifest: str) -> int:
     """Run the task of this array element; further processes of the job have nothing to do."""
     if os.environ.get("SLURM_PROCID", "0") != "0":
         return 0
+    collect_garbage_seldom()
     caches.prepare()  # of this machine: the variable may come from another
     return Task(Path(manifest), int(os.environ["SLURM_ARRAY_TASK_ID"])).run()
 

@@ -25,6 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from btm.errors import UserError
+from btm.system.processes import collect_garbage_seldom
 
 _SECONDS = 300  # of elapsed time, unless told otherwise; a box's own limit is on CPU time
 _MOST = 1 << 20  # bytes of an answer
@@ -171,6 +172,7 @@ def serve(modules: Sequence[str]) -> None:
     """Import `modules`, then fork a box for each line ``[question, words…]`` of stdin and write its
     answer as a line.
     """
+    collect_garbage_seldom()
     for module in modules:
         _load(module)
     with os.fdopen(os.dup(1), "wb") as out, os.fdopen(os.dup(0), "rb") as lines:

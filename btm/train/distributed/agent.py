@@ -8,13 +8,14 @@ import signal
 import sys
 from pathlib import Path
 
-from btm.system.processes import die_with_parent
+from btm.system.processes import collect_garbage_seldom, die_with_parent
 
 AGENT = "BTM_AGENT"  # the variable that tells a rank this process
 
 
 def main(parent: int, size: int, place: str) -> int:
     """Run the ranks; if one dies, end the others and tell which, and how."""
+    collect_garbage_seldom()
     die_with_parent(parent, signal.SIGKILL)
     os.environ[AGENT] = str(os.getpid())
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # or a store listens on all interfaces

@@ -25,7 +25,7 @@ from btm.forest.suites import open_suites
 from btm.models import causal_lm
 from btm.report import Progress, Reporter
 from btm.system.json_files import Json
-from btm.system.processes import STOP_SIGNALS, die_with_parent
+from btm.system.processes import STOP_SIGNALS, collect_garbage_seldom, die_with_parent
 from btm.train import loop, phase
 from btm.train.distributed.agent import AGENT
 from btm.train.training import Trained, Training
@@ -97,6 +97,7 @@ class Channel(Reporter):
 def main(place: Path) -> int:
     """Train; return 0, or 1 after the job was told what failed."""
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    collect_garbage_seldom()
     channel = Channel(rank)
     die_with_parent(int(os.environ[AGENT]), signal.SIGKILL)
     warnings.filterwarnings("ignore")

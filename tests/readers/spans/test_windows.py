@@ -95,7 +95,7 @@ def test_answers_are_found_and_missed_where_there_is_none(ground, options):
     some = examples(24)
     reader = Reader.new(spec, resolve(spec), ground, {"train": some}, seed=1)
     items = reader.input.items(some, answered=True)
-    how = ReaderConfig(epochs=36, batch_size=16, lr=0.01)
+    how = ReaderConfig(epochs=60, batch_size=16, lr=0.003)
     train.fit(reader, items, how)
     assert reader.measure(some)["exact"].mean() > 0.7
     best, *rest = reader([some[0].setting])[0]

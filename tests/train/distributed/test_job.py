@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -61,9 +61,11 @@ def ranks():
 
 def listening(pid):
     """Addresses, as /proc/net has them, at which a process takes connections."""
-    links = [
-        str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()
-    ]
+    links = []
+    with suppress(FileNotFoundError):  # it ended meanwhile, as what asks the system something does
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                links.append(str(link.readlink()))
     own = {link[8:-1] for link in links if link.startswith("socket:")}
     rows = [
         line.split()
