@@ -88,8 +88,15 @@ LONGEST = [
 ]
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m is looked at
 def pytest_collection_modifyitems(items):
-    """Begin with the groups that take longest."""
+    """Begin with the groups that take longest. What needs the shared forest is slow, since growing
+    that takes ten seconds; coverage is measured there all the same.
+    """
+    for item in items:
+        if "grown" in item.fixturenames and item.get_closest_marker("slow") is None:
+            item.add_marker("slow")
+            item.add_marker("traced")
     rank = {group: number for number, group in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(group_of(item.nodeid), len(rank)))
 

@@ -14,6 +14,7 @@ LOOPS = ("btm, not compiled", "btm, plain", "transformers.Trainer", "litgpt")
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_losses_of_every_loop_agree(prepared_demo):
     if not PEERS.exists():
