@@ -5,8 +5,10 @@ import json
 import os
 import signal
 import sys
+import threading
 import warnings
 from itertools import product
+from multiprocessing import parent_process
 from pathlib import Path
 
 from btm import steps
@@ -36,15 +38,26 @@ class _Stoppable(ConsoleReporter):
 
 
 def in_process(file: str, log: str, threads: int) -> None:
-    """Be the process of a study: what it says goes to a log, its exit code is that of `main`."""
+    """Be the process of a study: what it says goes to a log, its exit code is that of `main`.
+
+    It stops, and saves, once the pool is gone: nobody else would ever stop it.
+    """
     import torch
 
+    threading.Thread(target=_stop_without_pool, daemon=True).start()
     torch.set_num_threads(threads)
     with Path(log).open("a", buffering=1) as said:  # by line: the pool shows the last
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             sys.exit(main(file))
+
+
+def _stop_without_pool() -> None:
+    pool = parent_process()
+    assert pool is not None
+    pool.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main(file: str) -> int:
