@@ -14,6 +14,7 @@ from contextlib import contextmanager
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import browsing
+import hypothesis
 import pytest
 import questions
 import torch
@@ -29,6 +30,9 @@ from btm.system.processes import collect_garbage_seldom
 
 # What libraries and thousands of tests bring along stays.
 collect_garbage_seldom()
+# On a machine with other work an example takes as long as it takes.
+hypothesis.settings.register_profile("busy", deadline=None)
+hypothesis.settings.load_profile("busy")
 pytest_plugins = ["buckets", "clusters"]
 DOMAINS = ["bible", "code_python", "speeches", "novels"]
 

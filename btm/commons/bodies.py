@@ -67,7 +67,7 @@ class Together:
     tokens: int = said(is_positive)  # of a round, of all volunteers together
     seconds: float = said(is_number)  # after which a round is closed without those who are late
     lr: float = said(is_number)  # of the outer step, btm/models/outer.py
-    momentum: float | None = said(is_momentum)  # null: by the shares of each round
+    momentum: float = said(is_momentum)
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,8 @@ def is_number(value: Any) -> bool:
 
 
 def is_momentum(value: Any) -> bool:
-    """Tell whether a value is a momentum, or null for one that follows from each round."""
-    return value is None or (is_number(value) and value < 1)
+    """Tell whether a value is a momentum."""
+    return is_number(value) and value < 1
 
 
 def is_sha256(value: Any) -> bool:

@@ -23,7 +23,7 @@ from btm.interop.remote.places import open_place
 from btm.models import weights
 from btm.report import Reporter, quiet
 
-_ROUNDS = 16  # of an expert, where commons.round_tokens says nothing
+_ROUNDS = 30  # of an expert, where commons.round_tokens says nothing
 
 
 @dataclass(frozen=True)

@@ -29,15 +29,13 @@ class CommonsConfig:
     )
     volunteers: int = key(1, "volunteers who train each of these experts together, in rounds")
     round_tokens: int = key(
-        0, "tokens of a round, of all volunteers together; 0: a sixteenth of the expert's"
+        0, "tokens of a round, of all volunteers together; 0: a thirtieth of the expert's"
     )
     round_seconds: float = key(
         3600.0, "seconds after which a round is closed without those who are late"
     )
     outer_lr: float = key(0.7, "learning rate of the outer step at the end of a round (DiLoCo)")
-    outer_momentum: float | None = key(
-        None, "Nesterov momentum of the outer step; null: by the shares of each round"
-    )
+    outer_momentum: float = key(0.7, "Nesterov momentum of the outer step")
     least: float = key(0.1, "share of these tokens that a slow machine may do with")
     lease: float = key(900.0, "seconds without a sign of life after which a claim is free")
     stall: float = key(21600.0, "seconds without a checkpoint after which a claim is free")
@@ -108,9 +106,7 @@ def _check_rounds(commons: CommonsConfig) -> None:
     check_least(commons, "commons", 1, "round_seconds")
     lr, momentum = commons.outer_lr, commons.outer_momentum
     require(0 < lr <= 10, "commons.outer_lr", lr, "wanted more than 0, and 10 at most")
-    require(
-        momentum is None or 0 <= momentum < 1, "commons.outer_momentum", momentum, "wanted [0, 1)"
-    )
+    require(0 <= momentum < 1, "commons.outer_momentum", momentum, "wanted [0, 1)")
     default = CommonsConfig()
     for name in ("round_tokens", "round_seconds", "outer_lr", "outer_momentum"):
         value = getattr(commons, name)

@@ -23,25 +23,10 @@ Doubles = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Outer:
-    """The outer optimizer: rate η and momentum μ; 0.7 and 0.9 in the paper, for 8 machines."""
+    """The outer optimizer: rate η and momentum μ; 0.7 and 0.9 in the paper."""
 
     lr: float
     momentum: float
-
-    @classmethod
-    def of(cls, lr: float, momentum: float | None, shares: Sequence[float]) -> "Outer":
-        """Make the step of one round, with `usual_momentum` where none is given."""
-        return cls(lr, usual_momentum(lr, shares) if momentum is None else momentum)
-
-
-def usual_momentum(lr: float, shares: Sequence[float]) -> float:
-    """Return the momentum with which a round goes as far as one machine with all its tokens.
-
-    With shares s_i of the tokens, Σ s_i = 1, machine i goes s_i of that way, so the mean by tokens
-    goes Σ s_i² of it: an n-th for n equal machines. Steps with momentum come to η / (1 - μ) times
-    the mean, so μ = 1 - η Σ s_i²: of the paper's 8 equal machines about its 0.9.
-    """
-    return round(max(0.0, 1 - lr * sum(share * share for share in shares)), 4)
 
 
 def shares(tokens: Sequence[int]) -> list[float]:
@@ -78,8 +63,3 @@ def compensated(
     wanted = moved + residual
     codes, absmax = blockwise.quantise(wanted, block)
     return codes, absmax, wanted - blockwise.dequantise(codes, absmax, block)
-
-
-def steps_of(share_tokens: float, tokens_a_step: int) -> int:
-    """Return the steps that a machine's share of a round comes to, at least one."""
-    return max(1, round(share_tokens / tokens_a_step))

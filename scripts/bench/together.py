@@ -1,6 +1,6 @@
 """Several uneven volunteers for one expert against one machine, at equal tokens.
 
-    python scripts/bench/together.py --out FOLDER [--csv FILE] [--momentum 0.8] [--rounds 30]
+    python scripts/bench/together.py --out FOLDER [--csv FILE] [--momentum 0.5] [--rounds 60]
 
 Four volunteers, each a process with a home, a forest and a shard of the text of their own, train one
 expert by a store in a folder. They are as fast as 1, 1/2, 1/2 and 1/4 of a machine: the slow ones are
@@ -58,7 +58,7 @@ class Bench:
     batch: int
     lr: float
     outer_lr: float
-    momentum: float | None
+    momentum: float
 
     @property
     def tokens(self) -> int:
@@ -90,10 +90,10 @@ def main() -> None:
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--steps", type=int, default=900, help="of one machine")
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--batch", type=int, default=4, help="sequences of 128 tokens")
+    parser.add_argument("--batch", type=int, default=16, help="sequences of 128 tokens")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--outer-lr", type=float, default=0.7)
-    parser.add_argument("--momentum", type=float, help="else that of commons.outer_momentum=null")
+    parser.add_argument("--momentum", type=float, default=0.7)
     given = parser.parse_args()
     bench = Bench(
         given.out.resolve(),
@@ -159,7 +159,7 @@ def train_together(bench: Bench) -> Progress:
         asked += [f"commons.volunteers={len(SHARES)}", "commons.round_seconds=300"]
         asked += [f"commons.round_tokens={bench.tokens // bench.rounds}"]
         asked += [f"commons.outer_lr={bench.outer_lr}"]
-        asked += [] if bench.momentum is None else [f"commons.outer_momentum={bench.momentum}"]
+        asked += [f"commons.outer_momentum={bench.momentum}"]
         opening.init(compose([f"forest={bench.out / 'forest'}", f"to={bench.url}", *asked]))
         for name in SHARES:
             at_home(bench, name)
@@ -225,24 +225,16 @@ def slow_down(process: "subprocess.Popen[bytes]", share: float) -> None:
 
 
 def measured(bench: Bench, at: Progress) -> dict[str, object]:
-    """Train on one machine for as many tokens, and measure both."""
+    """Train on one machine for as many tokens, and measure both; also with a quarter of the batch,
+    which so few tokens might favour.
+    """
     ann = Forest(bench.out / "people/ann/forest")
-    root = bench.out / f"one-{at.tokens}"
-    config = with_text(compose(bench.words(root, *bench.text("all"))), DOMAIN)
-    if not (root / "elms" / DOMAIN).exists():
-        if not root.exists():
-            shutil.copytree(bench.out / "forest", root)
-        steps.prepare(config)
-        count = round(at.tokens / (bench.batch * 128))
-        config = replace(config, trainer=replace(config.trainer, steps=count))
-        forest = Forest(root)
-        if not forest.has_branch(DOMAIN):
-            forest.branch(DOMAIN, DOMAIN, {"seed": 1.0})
-        steps.train(config, DOMAIN)
-        steps.merge(config, DOMAIN)
+    root = alone(bench, at.tokens, bench.batch)
+    quarter = alone(bench, at.tokens, max(1, bench.batch // 4))
     held_out = with_text(compose(bench.words(root, *bench.text(HELD_OUT))), HELD_OUT)
     steps.prepare(held_out)
     seed, one = (nats(held_out, Forest(root)[name].path) for name in ("seed", DOMAIN))
+    small = nats(held_out, Forest(quarter)[DOMAIN].path)
     together = nats(held_out, ann[DOMAIN].path)
     parts = [name for end in at.ends for name in end.counted]
     late = sum(name.endswith(f"/{end.round - 1}.json") for end in at.ends for name in end.counted)
@@ -254,16 +246,36 @@ def measured(bench: Bench, at: Progress) -> dict[str, object]:
         "tokens": at.tokens,
         "rounds": len(at.ends),
         "outer lr": at.together.lr,
-        "momentum": "by shares" if at.together.momentum is None else at.together.momentum,
+        "momentum": at.together.momentum,
         "contributions": len(parts),
         "a round late": late,
         "shares": " ".join(f"{count / at.tokens:.2f}" for count in by.values()),
         "MB each": round(max(sizes) / 1e6, 3),
         "seed": round(seed, 4),
         "one machine": round(one, 4),
+        "one, a quarter of the batch": round(small, 4),
         "four": round(together, 4),
         "difference": round(together - one, 4),
     }
+
+
+def alone(bench: Bench, tokens: int, batch: int) -> Path:
+    """Train on one machine, on all of the text; return its forest."""
+    root, only = bench.out / f"one-{tokens}-{batch}", replace(bench, batch=batch)
+    config = with_text(compose(only.words(root, *bench.text("all"))), DOMAIN)
+    if (root / "elms" / DOMAIN).exists():
+        return root
+    if not root.exists():
+        shutil.copytree(bench.out / "forest", root)
+    steps.prepare(config)
+    count = round(tokens / (batch * 128))
+    config = replace(config, trainer=replace(config.trainer, steps=count))
+    forest = Forest(root)
+    if not forest.has_branch(DOMAIN):
+        forest.branch(DOMAIN, DOMAIN, {"seed": 1.0})
+    steps.train(config, DOMAIN)
+    steps.merge(config, DOMAIN)
+    return root
 
 
 def with_text(config: Config, domain: str) -> Config:

@@ -30,24 +30,6 @@ def test_the_step_is_that_of_sgd_with_nesterov_momentum(lr, momentum):
     np.testing.assert_allclose(point, theirs.detach().numpy(), rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("shares", [[0.25] * 4, [0.5, 0.3, 0.2], [1.0]])
-def test_the_usual_momentum_goes_as_far_as_one_machine(shares):
-    step = Outer.of(0.5, None, shares)
-    point, momentum = np.zeros(1), np.zeros(1)
-    # One machine would move by 1 a round, and each of several by its share of that.
-    mean = outer.gradient((share, np.array([share])) for share in shares)
-    for _ in range(200):
-        before = point
-        point, momentum = outer.step(point, momentum, mean, step)
-    assert (point - before).item() == pytest.approx(1.0, rel=1e-4)
-
-
-def test_of_the_papers_eight_machines_the_usual_momentum_is_about_its_own():
-    assert outer.usual_momentum(0.7, [1 / 8] * 8) == pytest.approx(0.9, abs=0.02)
-    assert outer.usual_momentum(2.0, [1.0]) == 0
-    assert Outer.of(0.7, 0.9, [1.0]) == Outer(0.7, 0.9)
-
-
 def test_one_machine_under_a_plain_step_ends_where_it_trained_to():
     point, trained = np.array([0.5, -1.0]), np.array([0.25, 3.0])
     found = outer.gradient([(1.0, trained - point)])

@@ -22,6 +22,7 @@ from btm.commons.layout import rounds as folder_of
 from btm.commons.signed import RefusedError
 from btm.commons.snapshot import Snapshot
 from btm.commons.together import points, rounds
+from btm.commons.together.plan import Plan
 from btm.commons.together.points import Moved, Point, Points, UnfitError
 from btm.commons.together.rounds import Progress
 from btm.config.schema import Config
@@ -36,17 +37,12 @@ from btm.models import causal_lm, outer, weights
 from btm.models.outer import Outer
 from btm.report import Reporter
 from btm.system import durable, sums
-from btm.system.json_files import Json, read_object
+from btm.system.json_files import read_object
 from btm.train import checkpoint, loop
 from btm.train.schedule import Schedule, default_lr
 from btm.train.training import Trained, Training
 
-_DIFFERENCE, _RESIDUAL, _SENT, _PLAN = (
-    "difference.safetensors",
-    "residual.safetensors",
-    "sent.json",
-    "begun.json",
-)
+_DIFFERENCE, _RESIDUAL, _SENT = "difference.safetensors", "residual.safetensors", "sent.json"
 _TELLING = 3  # steps that a speed can be measured in
 _POLLS = 50  # in the time of a round
 _PATIENCE = 3600.0  # seconds that a store may be silent where training needs its answer
@@ -179,7 +175,7 @@ class Volunteer:
                 Moved(file, counted[name].block, share)
                 for (name, file), share in zip(files.items(), shares, strict=True)
             ]
-            step = Outer.of(at.together.lr, at.together.momentum, shares)
+            step = Outer(at.together.lr, at.together.momentum)
             return self.points.after(point, moved, step, self.reporter.alive)
         finally:
             durable.remove_folder(scratch)
@@ -192,7 +188,7 @@ class Volunteer:
         if (self._sent / name).is_dir():
             return
         folder, trainer = self._begun(snapshot, at, point, name), self._trainer(point)
-        plan = read_object(folder / _PLAN, steps=int, horizon=int, offset=int, first=int)
+        plan = Plan.read_from(folder)
         before = self._newest_sent()
         moments = before / checkpoint.MOMENTS if before else None
         pieces = list(self.suite.shard(self.domain, "train").pieces(trainer.seq_len + 1))
@@ -205,14 +201,14 @@ class Volunteer:
                     Batches(
                         pieces,
                         trainer.seq_len,
-                        trainer.batch_size,
+                        plan.batch,
                         trainer.seed,
                         order=self.claim.domain,
-                        first=plan["first"],
+                        first=plan.first,
                     ),
                     trainer,
-                    Schedule.of(trainer, horizon=plan["horizon"], offset=plan["offset"]),
-                    plan["steps"],
+                    Schedule.of(trainer, horizon=plan.horizon, offset=plan.offset),
+                    plan.steps,
                     valid=windows(valid, trainer.seq_len, trainer.valid_tokens),
                     moments=moments if moments and moments.is_file() else None,
                     keep_moments=True,
@@ -220,7 +216,7 @@ class Volunteer:
                     pulse=pulse,
                 )
             )
-        speed = pulse.steps_per_second * trainer.batch_size * trainer.seq_len
+        speed = pulse.steps_per_second * plan.batch * trainer.seq_len
         self._pack(name, folder, point, trained, speed or self.claim.speed, plan)
         durable.remove_folder(folder)
 
@@ -233,18 +229,11 @@ class Volunteer:
     def _begun(self, snapshot: Snapshot, at: Progress, point: Point, name: str) -> Path:
         """Return the folder that a round is trained in: a copy of its point, and the plan."""
         folder = self.root / "rounds" / name
-        if folder.is_dir() and read_object(folder / _PLAN, base=str)["base"] == point.sha256:
+        if folder.is_dir() and Plan.read_from(folder).base == point.sha256:
             return folder
-        t, before = self.config.trainer, self._newest_sent()
-        steps = self._steps(snapshot, at)
-        horizon = max(1, round(steps * at.wanted.tokens / at.budget))
-        plan = {
-            "base": point.sha256,
-            "steps": steps,
-            "horizon": horizon,
-            "offset": round(horizon * at.tokens / at.wanted.tokens),
-            "first": read_object(before / _SENT, done=int)["done"] if before else 0,
-        }
+        before = self._newest_sent()
+        read = read_object(before / _SENT, read=int)["read"] if before else 0
+        plan = Plan.make(at, point.sha256, self._trainer(point), self._share(snapshot, at), read)
         folder.parent.mkdir(parents=True, exist_ok=True)
         for old in folder.parent.glob("[!.]*"):  # of rounds that are over: it came too late
             durable.remove_folder(old)
@@ -254,23 +243,16 @@ class Volunteer:
             for index in point.folder.glob("*.index.json"):
                 (made / index.name).write_bytes(index.read_bytes())
             causal_lm.copy_files(point.folder, made)
-            durable.write_json(made / _PLAN, plan)
-        said = f"{steps} steps of {t.batch_size * t.seq_len:,} tokens"
+            plan.write(made)
+        said = f"{plan.steps} steps of {plan.batch * self.config.trainer.seq_len:,} tokens"
         self.reporter.line(f"round {at.number}: {said}, from {at.tokens:,} tokens on")
         return folder
 
-    def _steps(self, snapshot: Snapshot, at: Progress) -> int:
-        """Return the steps of our share of the round, by the speeds of those who live."""
+    def _share(self, snapshot: Snapshot, at: Progress) -> float:
+        """Return our share of the round's tokens, by the speeds of those who live."""
         speeds = rounds.speeds(snapshot, at, self.member.now())
         mine = speeds.setdefault(self.claim.domain, max(1e-3, self.claim.speed))
-        a_step = self.config.trainer.batch_size * self.config.trainer.seq_len
-        if a_step > at.together.tokens:
-            raise UserError(
-                f"a step has {a_step:,} tokens, and a round of {self.domain!r} has "
-                f"{at.together.tokens:,}: lower trainer.batch_size or trainer.seq_len"
-            )
-        wanted = outer.steps_of(at.budget * mine / sum(speeds.values()), a_step)
-        return min(wanted, at.together.tokens // a_step)
+        return mine / sum(speeds.values())
 
     # What is handed in.
 
@@ -284,7 +266,7 @@ class Volunteer:
         return max(found, key=lambda folder: [int(n) for n in folder.name.split("-")], default=None)
 
     def _pack(
-        self, name: str, folder: Path, point: Point, trained: Trained, speed: float, plan: Json
+        self, name: str, folder: Path, point: Point, trained: Trained, speed: float, plan: Plan
     ) -> None:
         """Keep a difference to hand in, its residual, and the moments to go on with."""
         before = self._newest_sent()
@@ -298,7 +280,7 @@ class Volunteer:
             if (folder / checkpoint.MOMENTS).is_file():
                 os.link(folder / checkpoint.MOMENTS, made / checkpoint.MOMENTS)
             facts = {"base": point.sha256, "tokens": trained.tokens, "speed": round(speed, 1)}
-            facts |= {"block": block, "done": plan["first"] + plan["steps"]}
+            facts |= {"block": block, "read": plan.read_after}
             facts |= {"flops": trained.flops / trained.tokens, "precision": trained.precision}
             durable.write_json(made / _SENT, facts)
 
@@ -399,16 +381,11 @@ class Volunteer:
             exact=False,
             notes=[
                 f"trained by {len(parts)} volunteers in {len(at.ends)} rounds (tokens: {said})",
-                f"outer step: η {at.together.lr:g}, Nesterov momentum {_momentum(at)}",
+                f"outer step: η {at.together.lr:g}, Nesterov momentum {at.together.momentum:g}",
             ],
             precision=facts.get("precision"),
             lr=rate if isinstance(rate := self._trainer(self.base).lr, float) else None,
         )
-
-
-def _momentum(at: Progress) -> str:
-    given = at.together.momentum
-    return "by the shares of each round" if given is None else f"{given:g}"
 
 
 def _name(at: Progress) -> str:

@@ -116,6 +116,7 @@ def test_a_missing_server(hide, refused, cycle, tmp_path):
 
 def test_a_missing_ray_and_one_without_a_token(hide, refused, cycle, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    pytest.importorskip("ray")
     words = [*cycle, "serve.engine=ray", "serve.ray.address=192.0.2.1:6379"]
     assert "RAY_AUTH_MODE=token" in refused("serve", *words, place=tmp_path)
     said = refused("serve", *cycle, "serve.ray.replicas=3", place=tmp_path)
