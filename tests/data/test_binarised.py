@@ -17,6 +17,8 @@ from btm.data.prepare import plan, prepare
 from btm.data.splits import survey
 from btm.errors import UserError
 
+pytestmark = [pytest.mark.slow, pytest.mark.traced]
+
 FILES = [
     "dict.txt",
     *(f"{split}.{ending}" for split in ("train", "valid", "test") for ending in ("bin", "idx")),

@@ -18,6 +18,8 @@ from btm.data.slices import SLICE, WORD, short_words, slices, utf8, utf8_size, w
 from btm.data.tokenizer import train_tokenizer
 from btm.errors import UserError
 
+pytestmark = [pytest.mark.slow, pytest.mark.traced]
+
 RUNS = {
     "one letter": "a" * 900_000,
     "dna": "".join(random.Random(0).choices("ACGT", k=400_000)),

@@ -17,6 +17,8 @@ from btm.fairseq import checkpoint, from_hugging_face, to_hugging_face
 from btm.models.causal_lm import load_config, load_model
 from btm.models.weights import sha256
 
+pytestmark = [pytest.mark.slow, pytest.mark.traced]
+
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_those_of_fairseq(place, converted, name):

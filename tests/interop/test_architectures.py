@@ -16,6 +16,8 @@ from btm.forest import Forest
 from btm.models import causal_lm, configs, tokenizer_files
 from btm.system import sums
 
+pytestmark = [pytest.mark.slow, pytest.mark.traced]
+
 SIZES = {
     "hidden_size": 32,
     "intermediate_size": 48,

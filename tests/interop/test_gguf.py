@@ -20,6 +20,8 @@ from btm.forest import Forest
 from btm.interop import formats, gguf
 from btm.interop.gguf import vocabulary
 
+pytestmark = [pytest.mark.slow, pytest.mark.traced]
+
 HOME = Path(os.environ.get("LLAMA_CPP", ROOT / ".llama-cpp/node_modules"))
 NODE = next(iter(HOME.glob("node-linux-*/bin/node")), "node")
 _STRIPPED = {"id": 511, "content": "zebra", "special": False, "lstrip": True}

@@ -18,7 +18,7 @@ from btm.forest import Forest, publish
 from btm.interop import formats
 
 MERGEKIT = Path(os.environ.get("MERGEKIT", ROOT / ".venv-mergekit/bin/mergekit-yaml"))
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.traced, pytest.mark.timeout(300)]
 
 if not MERGEKIT.exists() and not os.environ.get("CI"):
     pytest.skip("no mergekit here: scripts/mergekit", allow_module_level=True)

@@ -22,6 +22,8 @@ from btm.interop.remote import places, urls
 from btm.interop.remote.manifest import Content
 from btm.system import sums
 
+pytestmark = [pytest.mark.slow, pytest.mark.traced]
+
 HOME = "bucket/forest"
 
 

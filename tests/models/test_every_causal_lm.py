@@ -13,6 +13,8 @@ from btm.config.training import ModelConfig
 from btm.errors import UserError
 from btm.models import causal_lm, configs, flops
 
+pytestmark = [pytest.mark.slow, pytest.mark.traced]
+
 VOCABULARY = 512
 # Fields without which the defaults of a class make no model.
 NEEDED = {

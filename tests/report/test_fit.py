@@ -16,6 +16,8 @@ from rich.cells import cell_len
 from btm.cli import main
 from btm.report.tables import table
 
+pytestmark = [pytest.mark.slow, pytest.mark.traced]
+
 LONG = ("congressional-records-of-the-19th-century", "a_collection_of_novels_nobody_reads.v2")
 ROWS = [
     {"name": name, "state": "ELM", "parents": {name: 0.5, "seed": 0.25}, "tokens": 1234567890}

@@ -21,6 +21,8 @@ from btm.report.progress import Lines
 from btm.steps import standing
 from btm.steps.evaluate import evaluation_stands
 
+pytestmark = [pytest.mark.slow, pytest.mark.traced]
+
 SIZES = {"train": 24, "valid": 6, "test": 6}
 
 

@@ -14,6 +14,8 @@ from btm.config.training import ModelConfig
 from btm.models import average, causal_lm, configs
 from btm.models.average import sparse
 
+pytestmark = [pytest.mark.slow, pytest.mark.traced]
+
 PYTHON = ROOT / ".venv-mergekit/bin/python"
 if not PYTHON.exists() and not os.environ.get("CI"):
     pytest.skip("no mergekit here: scripts/mergekit", allow_module_level=True)
