@@ -72,8 +72,10 @@ def admit(config: Config, reporter: Reporter = quiet) -> list[Reviewed]:
         snapshot = member.look()  # again: what was admitted just now closes its domain
         with _judged(member, gate, snapshot, work, reporter) as (judged, refused):
             if refused is None:
-                by = contributors(snapshot, work)
-                sha256 = gate.enter(judged, by) if judged else gate.forest[work.domain].card.sha256
+                if judged:
+                    sha256 = gate.enter(judged, contributors(snapshot, work))
+                else:
+                    sha256 = gate.forest[work.domain].card.sha256
                 remote.push(_pushed(config, member, work.domain), reporter)
                 facts = judged.verdict.to_json() if judged else {}
                 done.append(_decide(member, gate.forest, work, None, sha256, facts))

@@ -1,5 +1,5 @@
-"""What a process asks of the system: signals to stop and the death of a parent, memory to be given
-back; and of the interpreter: to collect garbage less often.
+"""Processes: signals to stop, the death of a parent, memory that is given back, and how often the
+interpreter collects garbage.
 """
 
 import ctypes
@@ -21,10 +21,10 @@ def die_with_parent(parent: int, number: int = signal.SIGTERM) -> None:
 
 
 def collect_garbage_seldom() -> None:
-    """Look for garbage after 50,000 new objects, not after 700 as Python does by itself.
+    """Look for garbage after 50,000 new objects, not after 700 or 2,000 as Python does by itself.
 
-    To import torch and transformers makes a million objects that stay, and looking through them is
-    a sixth of what it costs. For processes of btm's own; a library leaves this to its user.
+    What an import of torch and transformers makes stays, so to look through it again and again
+    finds nothing. For processes of btm's own; a library leaves this to its user.
     """
     gc.set_threshold(50_000, 20, 20)
 

@@ -126,6 +126,16 @@ def until(true, seconds=60, every=0.05, seen=lambda: ""):
     return found
 
 
+def children(pid):
+    """The processes that a process has started, and those that they have."""
+    found = [
+        int(child)
+        for file in Path(f"/proc/{pid}/task").glob("*/children")
+        for child in file.read_text().split()
+    ]
+    return found + [grandchild for child in found for grandchild in children(child)]
+
+
 def is_over(pid):
     """Whether a process has ended, be it that nobody has asked for its exit code yet."""
     try:

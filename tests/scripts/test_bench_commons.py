@@ -49,3 +49,14 @@ def test_volunteers_come_and_go_until_all_is_admitted():
     assert found["taken over"] > 0 and found["requests that failed"] > 0
     assert found["rejected by the gate"] > 0
     assert found["claims before the lease was over, none of which held"] > 0
+
+
+def test_the_table_of_several_volunteers_is_that_of_the_runs():
+    page = (ROOT / "docs/commons.md").read_text()
+    rows = pd.read_csv(ROOT / "docs/results/commons/together.csv")
+    assert len(rows) > 3
+    for row in rows.to_dict("records"):
+        shares = ", ".join(row["shares"].split())
+        over = f"{row['difference']:+.3f}".replace("-", "−")
+        assert f"| {shares} | {row['four']:.3f} | {over} |" in page
+        assert f"(η {row['outer lr']:g}, μ {row['momentum']:g}" in page

@@ -1,4 +1,4 @@
-"""What a process asks of the system and of the interpreter."""
+"""Processes of btm: how often they collect garbage."""
 
 import gc
 

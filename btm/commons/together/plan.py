@@ -1,4 +1,4 @@
-"""What one volunteer of several trains in a round: its part of every batch.
+"""The plan of one volunteer for a round: the steps, and its part of every batch.
 
 `trainer.batch_size` sequences are the batch of all volunteers together. In a round each takes as
 many steps as one machine would, with a part of the batch by its share of the round's tokens, which

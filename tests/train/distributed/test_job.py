@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from folders import uncovered_children
+from launch.processes import children
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -38,15 +39,6 @@ class Watcher(Reporter):
 
     def pulse(self, step):
         return step == self.at and bool(self.do())
-
-
-def children(pid):
-    found = [
-        int(child)
-        for file in Path(f"/proc/{pid}/task").glob("*/children")
-        for child in file.read_text().split()
-    ]
-    return found + [grandchild for child in found for grandchild in children(child)]
 
 
 def ranks():
