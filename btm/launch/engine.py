@@ -83,3 +83,7 @@ class Engine(Protocol):
     def given_up(self) -> str:
         """Say why tries that it does not take are no longer waited for; "" while they are."""
         ...
+
+    def close(self) -> None:
+        """Wait until no process of a try is left that would end with this one."""
+        ...

@@ -133,6 +133,9 @@ class SlurmEngine:
         """Say why Slurm is no longer waited for; "" while it is."""
         return self.patience.over()
 
+    def close(self) -> None:
+        """Do nothing: Slurm's jobs go on without their driver."""
+
     def check(self, wanted: Sequence[Resources]) -> None:
         """Ask Slurm whether it would take jobs of these kinds, before any of them is submitted.
 
