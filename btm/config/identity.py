@@ -49,6 +49,7 @@ _OFF = {
 }
 RATES = ("trainer.lr", "seed.lr")  # either may give the peak of a root
 STEPS = "seed.steps"
+CANDIDATES = "candidates"  # names of the ELMs among which a branch was weighed
 
 
 @dataclass(frozen=True)

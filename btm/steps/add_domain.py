@@ -19,7 +19,7 @@ from btm.errors import UserError
 from btm.forest import ELM, Forest, settings, tombstone
 from btm.forest.suites import data_of, evaluated_suites, open_suite, open_suites
 from btm.report import Reporter, quiet
-from btm.steps import names
+from btm.steps import conflicts, names
 from btm.steps.evaluate import eval_forest, evaluated
 from btm.steps.grow import grow_expert, plan_of_expert, prepare
 from btm.steps.plan import Plan
@@ -80,10 +80,11 @@ def add_domain(config: Config, reporter: Reporter = quiet) -> Added:
     suite = evaluated_suites(config)
     suite.shard(domain, config.eval.split)
     require_trained(forest, open_suites(config), [domain], reporter.line)
+    among = [elm.name for elm in _experts(config, forest, without=domain)]
+    conflicts.refuse(config, {domain: conflicts.of_expert(config, forest, domain, among)})
     done = _read(config, forest, suite, domain)
     if done is not None:
         return done
-    among = [elm.name for elm in _experts(config, forest, without=domain)]
     if not forest.has_branch(domain):
         plan_of_expert(config, domain, among)  # refuses before anything is evaluated
     shards, valid = evaluated(config, suite)

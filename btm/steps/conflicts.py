@@ -21,6 +21,7 @@ from btm.models.average import normalise
 from btm.train import phase
 
 _MODEL = "model.config."  # a forest has one architecture, so removing an ELM changes nothing
+PARENTS = "parents"
 Found = dict[str, list[Difference]]  # by the name of the ELM
 
 
@@ -123,9 +124,27 @@ def of_cycle(config: Config, rounds: Sequence[Sequence[str]]) -> Found:
     earlier: list[str] = []
     for each in rounds:
         among = _candidates(config, forest, earlier)
-        found |= {domain: of_expert(config, forest, domain, among) for domain in each}
+        for domain in each:
+            found[domain] = of_expert(config, forest, domain, among)
+            if not any(differing.key == PARENTS for differing in found[domain]):
+                found[domain] += _of_candidates(config, forest, domain, among)
         earlier += each
     return {name: differing for name, differing in found.items() if differing}
+
+
+def _of_candidates(
+    config: Config, forest: Forest, name: str, among: Sequence[str]
+) -> list[Difference]:
+    """Compare the ELMs among which an expert that stands was weighed with those of its round."""
+    model = _model(forest, name)
+    if model is None or not model.settings or config.weights is not None or config.branch == "copy":
+        return []
+    weighed = model.settings.get(identity.CANDIDATES)
+    if weighed is None and "branch" in model.settings:
+        return []  # a card from before they were recorded
+    removed = tombstone.names(forest.root)
+    old, new = (sorted({*names} - removed) for names in (weighed or model.parents, among))
+    return [] if old == new else [Difference("candidates", ", ".join(old), ", ".join(new))]
 
 
 def refuse(
@@ -193,7 +212,7 @@ def _parents(
     removed = tombstone.names(forest.root)
     others = [name for name in model.parents if name not in {*among, *removed}]
     if others:
-        return [Difference("parents", ", ".join(sorted(model.parents)), ", ".join(sorted(among)))]
+        return [Difference(PARENTS, ", ".join(sorted(model.parents)), ", ".join(sorted(among)))]
     found = [
         Difference(f"parent {name}", parent.sha256[:12], forest[name].card.sha256[:12])
         for name, parent in model.parents.items()

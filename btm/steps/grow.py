@@ -147,13 +147,14 @@ def branch(
     weights, estimator = domain_weights.domain_weights(
         config, forest, suite, domain, candidates, config.branch, reporter
     )
+    weighed = identity.of_branch(config) | {identity.CANDIDATES: sorted(plan.parents)}
     return forest.branch(
         name,
         domain,
         weights,
         method=config.branch,
         estimator=estimator,
-        settings=identity.of_branch(config) if len(candidates) > 1 else {},
+        settings=weighed if len(candidates) > 1 else {},
         alive=reporter.alive,
     )
 

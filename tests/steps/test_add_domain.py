@@ -120,6 +120,12 @@ def test_other_words_evaluate_anew_and_train_nothing(added, text, tmp_path):
     assert tree(root / "elms") == elms
 
 
+def test_another_training_of_what_stands_is_refused(added, text, capsys):
+    assert main.main(["grow", *added[0], "domain=code_tcl", text, "trainer.lr=0.02"]) == 2
+    said = capsys.readouterr().err
+    assert "code_tcl of other settings: trainer.lr was" in said and "now 0.02" in said
+
+
 def test_later_verbs_need_the_forest_alone(added, capsys, tmp_path):
     root = shutil.copytree(compose(added[0], "grow").forest_root, tmp_path / "forest")
     words = [f"forest={root}"]

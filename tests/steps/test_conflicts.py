@@ -8,6 +8,7 @@ from btm import steps
 from btm.cli.main import main
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.steps import conflicts
 
 
 def refused(words, capsys, *flags):
@@ -65,6 +66,31 @@ def test_an_expert_of_other_parents_is_refused(copy):
     config = copy("run.rounds=[[speeches],[bible]]")
     with pytest.raises(UserError, match=r"parents was .*, now seed .speeches"):
         steps.run(config)
+
+
+def test_an_expert_that_was_weighed_among_others_is_named(copy):
+    config = copy("trainer.steps=2")
+    forest = Forest(config.forest_root)
+    steps.branch(config, "novels", "novels", among=["bible"])
+    steps.train(config, "novels")
+
+    def differing(*rounds):
+        found = conflicts.of_cycle(copy(), rounds)
+        return {
+            name: str(each)
+            for name, differences in found.items()
+            for each in differences
+            if each.key == "candidates"
+        }
+
+    both = ["bible", "code_python"]
+    assert forest["speeches"].card.settings["candidates"] == both
+    assert differing(both, ["speeches"]) == {}
+    assert differing([*both, "novels"], ["speeches"]) == {
+        "speeches": "candidates was bible, code_python, now bible, code_python, novels"
+    }
+    assert differing(["bible"], ["novels"]) == {}
+    assert differing(both, ["novels"]) == {"novels": "candidates was bible, now bible, code_python"}
 
 
 def test_a_card_without_settings_is_taken_as_it_is(copy):
