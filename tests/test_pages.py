@@ -214,8 +214,7 @@ def site(tmp_path_factory, prepared_demo):
         patch.chdir(root)
         for words in [
             ["run", "experiment=demo", "cluster=local"],
-            ["run", *own, "cluster=debug", "run.average=false"],
-            ["average", "forest=experts/mine", "weights=uniform", "average.name=deploy"],
+            ["run", *own, "cluster=debug"],
             ["export", "expert=seed", "to=models/base", "forest=experts/mine"],
             ["export", "expert=law", "to=models/law-lm", "forest=experts/mine"],
             ["export", "expert=med", "to=models/med-lm", "forest=experts/mine"],

@@ -4,6 +4,7 @@ The plans are the steps' own: ``plan_of_<step>`` beside each step in `btm.steps`
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -222,14 +223,8 @@ def _run(config: Config, flags: Collection[str]) -> list[TableRow]:
         {"job": f"{each.step} {each.name}", "what": each.what} for each in _prepare(config)
     ]
     if not config.trainer.steps:
-        if any(each.writes for each in _prepare(config)):
-            what = "trainer.steps follows from the amount of text, once btm prepare has prepared it"
-            return [*first, {"job": "note", "what": what}]
-        suite = steps.open_suite(config)
-        first += [
-            {"job": "note", "what": line.strip()} for line in proposal.propose(config, suite).lines
-        ]
-        config = steps.settled(config, suite)
+        config, notes = _with_steps(config)
+        first += [{"job": "note", "what": text} for text in notes]
     derived = derive(config)
     going = _regrow(derived) if "--regrow" in flags else []
     first += [{"job": f"remove {each.name}", "what": each.what} for each in going]
@@ -244,6 +239,21 @@ def _run(config: Config, flags: Collection[str]) -> list[TableRow]:
     texts = too_many_epochs(derived, rounds(derived))
     first += [{"job": "warning", "what": text} for text in texts]
     return [dict.fromkeys(rows[0]) | row for row in first] + rows
+
+
+def _with_steps(config: Config) -> tuple[Config, list[str]]:
+    """Propose trainer.steps, and say why; of text that is still to be prepared by its size."""
+    packings = {each.domain: each for each in preparation.plan(data_of(config))}
+    domains = [domain for each in rounds(config) for domain in each]
+    text = sum(packings[domain].train_tokens for domain in domains if domain in packings)
+    found = proposal.propose(config, domains, text)
+    notes = [line.strip() for line in found.lines]
+    if not all(each.stands for each in packings.values()):
+        notes.append(
+            f"about: {preparation.BYTES_PER_TOKEN} bytes a token, until btm prepare has counted "
+            "them"
+        )
+    return replace(config, trainer=replace(config.trainer, steps=found.steps)), notes
 
 
 def _regrow(config: Config) -> list[Plan]:

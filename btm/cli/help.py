@@ -33,7 +33,7 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
   distil    the ensemble into one model      btm distil student=small distil.steps=500
   moe       ELMs as experts of one model     btm moe moe=mine moe.router=ridge
   import    a Hugging Face model comes in    btm import from=DIR name=law domain=law
-  export    an ELM or an average goes out    btm export average=deploy to=DIR
+  export    an ELM or an average goes out    btm export average=fitted to=DIR
   push      models go to a remote forest     btm push forest=experts/demo to=s3://bucket/demo
   pull      models come from a remote        btm pull from=s3://bucket/demo forest=experts/demo
   generate  the ensemble goes on with text   btm generate prompt="In the beginning" domain=bible
@@ -82,6 +82,18 @@ usage: btm <verb> [key=value ...] [--dry-run] [--json] [--debug]
 
 Start with: btm run experiment=demo
 """
+
+
+def verbs_of(group: str) -> list[str]:
+    """List the second words of a group's verbs: `train`, `eval`, … of `read`."""
+    return re.findall(rf"^  {group} (\w+)", OVERVIEW, re.MULTILINE)
+
+
+def of_group(group: str) -> str:
+    """Describe a group of verbs by the overview's lines on them."""
+    rows = re.findall(rf"^  {group} .*$", OVERVIEW, re.MULTILINE)
+    last = f"btm {group} <verb> --help describes one: examples, what it does, its keys"
+    return "\n".join([f"btm {group} <verb> [key=value ...]", "", *rows, "", last])
 
 
 def of_verb(verb: str, doc: str, *, in_full: bool) -> str:

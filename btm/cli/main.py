@@ -101,6 +101,13 @@ def _command(verb: str, words: list[str], stops: Stops) -> int:
 
     if verb.startswith("-"):
         raise UserError(f"{verb} stands before the verb: wanted btm <verb> [key=value …] {verb}")
+    if verb in _GROUPS:
+        if {"--help", "-h"} & {*words}:
+            print(pages.of_group(verb))
+            return 0
+        raise UserError(
+            f"btm {verb}: which verb? {', '.join(pages.verbs_of(verb))} (btm {verb} --help)"
+        )
     if verb not in verbs.VERBS:
         raise unknown("verb", verb, verbs.VERBS)
     flags = [word for word in words if word.startswith("-")]

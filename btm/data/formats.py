@@ -52,6 +52,11 @@ def is_text(path: PurePath) -> bool:
     return format_of(path) in (None, TEXT)
 
 
+def packed(path: PurePath) -> bool:
+    """Tell whether a file holds more bytes of text than it has."""
+    return path.suffix.lower() in (*COMPRESSED, ".parquet")
+
+
 def stem_of(path: PurePath) -> str:
     """Give the name of a file without its format and its compression."""
     return _parts(path.name)[0]

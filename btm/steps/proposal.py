@@ -4,6 +4,7 @@ The reasons are measurements (docs/choosing.md): a forest needs tokens for each 
 and steps enough to make use of them; a text that is read more often than four times teaches little.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from btm.config.schema import Config
@@ -43,17 +44,14 @@ class Proposal:
         )
 
 
-def propose(config: Config, suite: Suite) -> Proposal:
-    """Propose the steps of each expert on the prepared text of `suite`.
+def propose(config: Config, domains: Sequence[str], text: int) -> Proposal:
+    """Propose the steps of each expert on `domains`, which have `text` training tokens in all.
 
     As many tokens in all as `TOKENS_EACH` for each parameter, or `FEWEST` steps if these are more,
     but no more than `MANY_EPOCHS` times the text. The seed phase takes its share of them: what
     seed.steps says, or else as many steps as the experts of the first round.
     """
-    planned = config.run.rounds or [config.run.domains or suite.training_domains()]
-    domains, trainer = [domain for each in planned for domain in each], config.trainer
-    text = sum(suite.shard(domain, "train").n_tokens for domain in domains)
-    parameters = Costs.of(config).parameters
+    trainer, parameters = config.trainer, Costs.of(config).parameters
     per_step = trainer.batch_size * trainer.seq_len
     wanted = max(TOKENS_EACH * parameters, FEWEST * per_step)
     in_all = min(wanted, MANY_EPOCHS * text) // per_step
@@ -74,7 +72,10 @@ def settled(config: Config, suite: Suite, reporter: Reporter = quiet) -> Config:
     """
     if config.trainer.steps:
         return config
-    found = propose(config, suite)
+    planned = config.run.rounds or [config.run.domains or suite.training_domains()]
+    domains = [domain for each in planned for domain in each]
+    text = sum(suite.shard(domain, "train").n_tokens for domain in domains)
+    found = propose(config, domains, text)
     for line in found.lines:
         reporter.line(line)
     return replace(config, trainer=replace(config.trainer, steps=found.steps))

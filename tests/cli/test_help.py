@@ -35,6 +35,16 @@ def test_examples_come_first_and_are_valid(verb):
             reads.require(verb, compose.full_key(word), word)
 
 
+@pytest.mark.parametrize("group", ["read", "commons"])
+def test_a_group_lists_its_verbs(group, capsys):
+    wanted = [verb.partition(" ")[2] for verb in VERBS if verb.startswith(f"{group} ")]
+    assert main.main([group, "--help"]) == 0
+    page = capsys.readouterr().out
+    assert all(f"  {group} {name} " in page for name in wanted)
+    assert main.main([group]) == 2
+    assert ", ".join(wanted) in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("verb", ["train", "ls", "eval"])
 def test_a_page_lists_what_the_verb_reads_and_fits_100_columns(verb, settings):
     page = page_of(verb)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from folders import DEMO
@@ -43,7 +44,9 @@ def words(site, tmp_path, monkeypatch):
 
 def proposed(words, *more):
     config = compose([*words, *more])
-    return config, proposal.propose(config, steps.prepare(config))
+    suite = steps.prepare(config)
+    text = sum(suite.shard(domain, "train").n_tokens for domain in ("law", "med"))
+    return config, proposal.propose(config, ["law", "med"], text)
 
 
 def test_it_is_twenty_tokens_for_each_parameter_where_there_is_text(words):
@@ -78,17 +81,22 @@ def test_a_seed_phase_that_is_given_is_taken_off(words, word, seed_steps):
 
 @pytest.mark.slow
 def test_run_says_what_it_chooses_and_keeps_to_it(words, capsys):
-    assert main.main(["run", *words, "--dry-run"]) == 0
-    assert "trainer.steps follows from the amount of text" in " ".join(
-        capsys.readouterr().out.split()
-    )
+    assert main.main(["run", *words, "--dry-run", "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    about = {row["job"]: row for row in planned}
+    counted = "until btm prepare has counted them"
+    assert any(counted in row["what"] for row in planned)
+    assert not Path("data").exists(), "nothing is written"
     assert main.main(["prepare", *words]) == 0
     _, found = proposed(words)
     capsys.readouterr()
     assert main.main(["run", *words, "--dry-run", "--json"]) == 0
-    rows = {row["job"]: row for row in json.loads(capsys.readouterr().out)}
+    planned = json.loads(capsys.readouterr().out)
+    rows = {row["job"]: row for row in planned}
+    assert not any(counted in row["what"] for row in planned)
     assert rows["train-law"]["tokens"] == found.steps * 16 * 32
     assert rows["all"]["tokens"] == found.tokens
+    assert 0.7 < about["all"]["tokens"] / found.tokens < 1.4
 
     assert main.main(["run", *words, "cluster=debug"]) == 0
     said = capsys.readouterr().err

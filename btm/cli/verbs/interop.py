@@ -42,7 +42,7 @@ def export_model(config: Config, out: Output) -> None:
     element, for whoever has these (export.block=2048); format=gguf one file for llama.cpp,
     to=NAME.gguf, also in 8 bits (export.dtype=q8_0).
 
-    example: btm export average=deploy to=models/deploy export.dtype=bf16
+    example: btm export average=fitted to=models/fitted export.dtype=bf16
     """
     from btm.interop import formats
 

@@ -82,7 +82,7 @@ def compare(config: Config, out: Output) -> None:
     stand are not trained again. Writes evals/reader-NAME-compare.json.
 
     example: btm read compare forest=experts/demo reader=nli reader.data=corpora/readers/nli
-    example: btm read compare reader=extractive_qa reader.data=corpora/readers/qa average=deploy
+    example: btm read compare reader=extractive_qa reader.data=corpora/readers/qa average=fitted
     """
     from btm.readers import compare as comparing
 

@@ -75,7 +75,7 @@ def bench(config: Config, out: Output) -> None:
     names, groups and tags, YAML files, or what bench.include=[DIR] holds. Data sets are fetched
     with bench.download=true alone. Tasks that run the code which a model writes are refused.
 
-    bench.models=[forest, forest:bayes, law, averages/deploy] chooses the rows: the ensemble, the
+    bench.models=[forest, forest:bayes, law, averages/fitted] chooses the rows: the ensemble, the
     same under another rule, ELMs and other models; without it, the ensemble and each of its
     members. domain=NAME fits the ensemble's prior, and what its rule leaves open, on the valid
     split of that domain.
