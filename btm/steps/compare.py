@@ -19,7 +19,7 @@ from btm.config.schema import Config
 from btm.data.shards import Shard, Suite
 from btm.ensemble import priors
 from btm.ensemble.evaluate import row_alone
-from btm.errors import UserError
+from btm.errors import UserError, first_of
 from btm.forest import ELM, Forest, Model, ledger, require_same_tokenizer
 from btm.forest.paths import Paths
 from btm.forest.suites import evaluated_suites
@@ -78,6 +78,7 @@ def compare(config: Config, reporter: Reporter = quiet) -> Comparison:
     for root, kind in rivals(config):
         try:
             measured.append(_rival_row(scene.uncommitted(), root, kind))
+            notes += _unlike(forest, root, kind)
         except UserError as error:
             if kind == "forest":  # it was asked for
                 raise
@@ -214,6 +215,40 @@ def _rival_row(scene: _Scene, root: Path, kind: str) -> Measured:
     if len(members) == 1:
         return _alone(scene.of(rival), _as_model(members[0]), name, kind)
     return _mixed(scene.of(rival), members, name, kind)
+
+
+def _unlike(forest: Forest, root: Path, kind: str) -> list[str]:
+    """Say where a baseline was trained on other text than the forest, or on other contexts."""
+    if kind == "forest":
+        return []
+    own, other = (_trained_with(each) for each in (forest, Forest(root)))
+    text = [d for d in own.text if d in other.text and not other.text[d] <= own.text[d]]
+    notes = [f"{root.name} was trained on other text of {first_of(text)}"] if text else []
+    if own.contexts and other.contexts and own.contexts != other.contexts:
+        read, tokens = (" and ".join(map(str, sorted(each.contexts))) for each in (other, own))
+        notes.append(
+            f"{root.name} was trained on contexts of {read} tokens, the forest of {tokens}"
+        )
+    return notes
+
+
+@dataclass(frozen=True)
+class _TrainedWith:
+    """The text {domain: sha256 of train splits} and the contexts that ELMs were trained on."""
+
+    text: dict[str, set[str]]
+    contexts: set[int]
+
+
+def _trained_with(forest: Forest) -> _TrainedWith:
+    """Collect from the cards of a forest what its ELMs were trained on."""
+    text: dict[str, set[str]] = {}
+    cards = [elm.card for elm in forest.elms()]
+    for card in cards:
+        for domain, sha256 in card.data.items():
+            text.setdefault(domain, set()).add(sha256)
+    lengths = [card.settings.get("trainer.seq_len") for card in cards]
+    return _TrainedWith(text, {length for length in lengths if length})
 
 
 def _alone(scene: _Scene, model: Model, name: str, kind: str) -> Measured:

@@ -89,10 +89,14 @@ def require_trained(
 ) -> None:
     """Hold the ELMs `names` that stand against the train splits that their domains have now.
 
-    Where text was added to what an ELM was trained on, `say` gets a line. `UserError` if some of
-    its text is gone from train, be it from the suite or to another split.
+    Where text was added to what an ELM was trained on, or an expert was imported, `say` gets a
+    line. `UserError` if some of its text is gone from train, be it from the suite or to another
+    split.
     """
     for name in names:
+        card = forest[name].card if name in forest else None
+        if card and card.source and name in card.domains:  # an expert of that domain, not the seed
+            say(f"{name} was imported from {card.source} and stays as it is: nothing is trained")
         for line in _grown(forest, suite, name, _data(forest, name)):
             say(line)
 

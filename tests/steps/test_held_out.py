@@ -205,6 +205,13 @@ def test_text_that_grows_is_named_and_evaluated_anew(place):
     assert evaluation_stands(config_of(place))
 
 
+def test_an_imported_expert_under_the_name_of_a_domain_is_named(place):
+    card = Forest(place / "forest")["bible"].path / "card.json"
+    card.write_text(json.dumps(json.loads(card.read_bytes()) | {"source": "models/bible"}))
+    said = [row["what"] for row in dry_run.plan("run", config_of(place, "trainer.steps=99"))]
+    assert "bible was imported from models/bible and stays as it is: nothing is trained" in said
+
+
 def test_an_evaluation_stands_for_its_settings_and_elms_alone(place):
     assert evaluation_stands(config_of(place))
     assert not evaluation_stands(config_of(place, "ensemble=uniform"))

@@ -1,0 +1,91 @@
+"""The tables of docs that show rows of a CSV say what stands there."""
+
+import csv
+import re
+
+import pytest
+from folders import ROOT
+
+DOCS = ROOT / "docs"
+_NUMBER = re.compile(r"[-+−]?(?:\d[\d,]*\.\d+|\.\d+|\d[\d,]*)(?:e[-+]?\d+)?", re.IGNORECASE)
+_UNITS = (1, 100, 1e-3, 1e-6, 1e-9)  # as stored; in percent, thousands, millions, billions
+
+# Where each row of the table is a row of the file.
+BY_ROW = [
+    ("averaging.md", "demo/search.csv"),
+    ("commons.md", "commons/together.csv"),
+    ("instructions.md", "demo/instructions.csv"),
+    ("moe.md", "demo/moe.csv"),
+    ("one-model.md", "demo/one-model.csv"),
+    ("one-model.md", "demo/commit.csv"),
+    ("performance.md", "performance/neighbour.csv"),
+    ("performance.md", "performance/optimizer.csv"),
+    ("performance.md", "performance/mixing.csv"),
+]
+# Where a row of the table has figures of several.
+BY_FIGURE = [
+    ("one-model.md", "demo/recall.csv"),
+    ("one-model.md", "demo/trajectory.csv"),
+]
+
+
+def numbers(text):
+    return _NUMBER.findall(text)
+
+
+def value(number):
+    return float(number.replace(",", "").replace("−", "-"))
+
+
+def stands_in(row, number):
+    """Whether a row of a file has a number, rounded as it is written."""
+    wanted, _, power = number.lower().partition("e")
+    half = 0.5001 * 10.0 ** (int(power or 0) - len(wanted.partition(".")[2]))
+    return any(abs(stored * unit - value(number)) <= half for stored in row for unit in _UNITS)
+
+
+def table_below(page, link):
+    """The rows of the first table below the paragraph that links to a file, without their names."""
+    _, link, below = (DOCS / page).read_text().partition(f"(results/{link})")
+    assert link, "the page links to the file"
+    rows = re.search(r"^\|.*\n\|[-| :]+\|\n((?:\|.*\n)+)", below, re.MULTILINE)[1].splitlines()
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def stored(link):
+    with (DOCS / "results" / link).open(newline="") as file:
+        return [[value(n) for cell in row for n in numbers(cell)] for row in csv.reader(file)]
+
+
+def strays(page, link, rows):
+    """The rows of a table that no row of `rows` has whole."""
+    found = []
+    for name, *cells in table_below(page, link):
+        figures = [number for cell in cells for number in numbers(cell)]
+        assert figures, name
+        if not any(all(stands_in(row, figure) for figure in figures) for row in rows):
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize(("page", "link"), BY_ROW)
+def test_a_row_is_one_of_the_file(page, link):
+    rows = stored(link)
+    assert not strays(page, link, rows)
+    moved = [[number * 1.05 for number in row] for row in rows]
+    assert strays(page, link, moved), "a row that differs is seen"
+
+
+@pytest.mark.parametrize(("page", "link"), BY_FIGURE)
+def test_every_figure_is_one_of_the_file(page, link):
+    everything = [number for row in stored(link) for number in row]
+    assert not strays(page, link, [everything])
+
+
+def test_what_the_teachers_of_a_student_cost_is_said():
+    with (DOCS / "results/demo/one-model.csv").open(newline="") as file:
+        flops = {row["model"]: float(row["training FLOPs"]) for row in csv.DictReader(file)}
+    begun, alone = flops["token"], flops["token-trained-on"]
+    ratio = (flops["student-gated"] - alone) / (alone - begun)
+    text = " ".join((DOCS / "one-model.md").read_text().split())
+    assert f"the teachers' reading costs {ratio:.1f} times the student's training" in text
