@@ -10,7 +10,7 @@ NO_TORCH = ("errors", "system", "config", "report")
 NO_TORCH_MODULES = (
     *(
         f"btm.ensemble.{name}"
-        for name in ("posterior", "tracking", "gate", "windows", "priors", "rule", "evaluate")
+        for name in ("posterior", "tracking", "gate", "priors", "rule", "evaluate")
     ),
     *(f"btm.models.{name}" for name in ("average", "blockwise", "weights")),
     "btm.train.schedule",
@@ -56,6 +56,7 @@ def test_hydra_and_submitit_stay_in_one_place():
 
 @pytest.mark.slow
 def test_settings_files_and_mathematics_need_no_torch():
+    assert all(any(m.startswith(name) for m in MODULES) for name in NO_TORCH_MODULES)
     torch = users("torch") | users("transformers")
     assert not [
         m for m in torch if structure.room_of(m) in NO_TORCH or m.startswith(NO_TORCH_MODULES)

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import socket
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -45,6 +46,7 @@ _EXTRAS = {
     "mlflow": ("mlflow", "mirroring metrics"),
 }
 _PROBLEM = "PROBLEM: "
+_PATIENCE = 3.0  # seconds for a cluster to answer
 _LITTLE = 2e9  # bytes of a disk under which a demo may not fit
 Row = dict[str, str]
 
@@ -53,7 +55,9 @@ def findings(config: Config) -> list[Row]:
     """Return a row for each finding: its subject and what was found; problems come first."""
     on_slurm = config.cluster.kind == "slurm"
     rows = [*_software(), *_machine(), *_disk(Path(config.forest_root)), *_slurm(on_slurm)]
-    return sorted([*rows, *_extras()], key=lambda row: not row["found"].startswith(_PROBLEM))
+    return sorted(
+        [*rows, _ray(config), *_extras()], key=lambda row: not row["found"].startswith(_PROBLEM)
+    )
 
 
 def _row(what: str, found: str, *, wrong: bool = False) -> Row:
@@ -121,6 +125,27 @@ def _slurm(wanted: bool) -> list[Row]:
         why = str(error).partition(";")[0]
         return [_row("Slurm", f"its commands are here, but none answers: {why}", wrong=wanted)]
     return [_row("Slurm", f"partitions {parts or 'none'} (cluster=slurm)")]
+
+
+def _ray(config: Config) -> Row:
+    """Look for the cluster of serve.ray.address; that it does not answer is a problem where a
+    server needs it.
+    """
+    address, wanted = config.serve.ray.address, config.serve.engine == "ray"
+    if importlib.util.find_spec("ray") is None:
+        return _row("Ray", f"not installed: {install('cluster')}", wrong=wanted)
+    found = f"{version('ray')}, "
+    if address is None:
+        return _row("Ray", found + "no cluster named: a server begins one here (serve.ray.address)")
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        return _row("Ray", found + f"serve.ray.address={address}: the cluster of this machine")
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+    except OSError as error:
+        why = error.strerror or error
+        return _row("Ray", found + f"none answers at {address}: {why}", wrong=wanted)
+    return _row("Ray", found + f"a cluster answers at {address}")
 
 
 def _extras() -> list[Row]:

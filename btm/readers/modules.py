@@ -50,7 +50,7 @@ class InputModule(ABC):
         """Put some items together: all ports of `gives`, and `targets` where they are answered."""
 
     def state(self) -> Json:
-        """Return what was learnt, as JSON."""
+        """Return the learnt state, as JSON."""
         return {}
 
     def restore(self, state: Json) -> None:  # noqa: B027 - most have learnt nothing

@@ -24,7 +24,7 @@ class StoppedText:
         return self._pass(self._continuation.add(token))
 
     def rest(self) -> str:
-        """Return what was held back, where no token follows."""
+        """Return the text that was held back, where no token follows."""
         passed = self._pass(self._continuation.rest())
         if self.stopped_by is None:
             passed, self._held = passed + self._held, ""

@@ -74,7 +74,7 @@ def folders_of(model: Model) -> tuple[Path, ...]:
 
 
 def cost(config: Config, model: Model) -> ledger.Cost:
-    """Return what training and running a model takes, as an entry of a ledger.
+    """Compute the cost of training and of running a model, as an entry of a ledger.
 
     "training" is None where it is not known: for a folder without a card of its own.
     """

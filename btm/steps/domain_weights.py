@@ -134,7 +134,7 @@ def fit_on_training_domains(
 def cost(
     config: Config, elms: list[ELM], members: list[ELM], entries: Json | None = None
 ) -> ledger.Ledger:
-    """Return what training `elms` and predicting with `members` takes, for an evaluation.
+    """Compute the cost of training `elms` and of predicting with `members`, for an evaluation.
 
     `entries` are its shards, where the experts that are run are counted if the ensemble commits.
     """

@@ -4,7 +4,6 @@ The reasons are measurements (docs/choosing.md): a forest needs tokens for each 
 and steps enough to make use of them; a text that is read more often than four times teaches little.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from btm.config.schema import Config
@@ -44,7 +43,7 @@ class Proposal:
         )
 
 
-def propose(config: Config, domains: Sequence[str], text: int) -> Proposal:
+def propose(config: Config, domains: list[str], text: int) -> Proposal:
     """Propose the steps of each expert on `domains`, which have `text` training tokens in all.
 
     As many tokens in all as `TOKENS_EACH` for each parameter, or `FEWEST` steps if these are more,

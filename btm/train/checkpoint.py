@@ -180,7 +180,7 @@ def drop(folder: Path, step: int) -> None:
 
 
 def disk_bytes(model: "torch.nn.Module", copies: int = 0) -> int:
-    """Return what the checkpoints of a training take at most: two, and one that is being
+    """Compute the bytes that the checkpoints of a training take at most: two, and one that is being
     written. They hold so many `copies` of the parameters beside parameters and moments.
     """
     return (
@@ -268,7 +268,7 @@ def _counted(key: str, value: "Tensor") -> "Tensor | int":
 
 
 def load_own(checkpoint: Path) -> "dict[str, Tensor]":
-    """Return what `save` was given as the trainee's own."""
+    """Return the trainee's own tensors that `save` was given."""
     return _tensors(checkpoint / _OWN, _remedy(checkpoint))
 
 

@@ -67,7 +67,7 @@ class MoeTrainee(Trainee):
         return nll + self.balance * found.aux_loss
 
     def settings(self) -> Json:
-        """Return what the parts of one training must have in common: how it routes, too."""
+        """Return the facts that all parts of one training share: how it routes, too."""
         own = {"router": self.router, "train": self.part, "balance": self.balance}
         return super().settings() | {"moe": own}
 

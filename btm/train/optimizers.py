@@ -223,7 +223,7 @@ def blank_state(
 
 
 def state_size(optimizer: "torch.optim.Optimizer") -> StateSize:
-    """Return what the state of an optimizer that has done a step takes; what tensors share counts
+    """Measure the memory of the state of an optimizer that has done a step; shared storage counts
     once.
     """
     import torch

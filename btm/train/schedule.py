@@ -69,7 +69,7 @@ class Schedule:
 
     @classmethod
     def rest(cls, kept: Json, steps: int) -> "Schedule":
-        """Return what is left of a schedule, as a card keeps it, after a training of `steps` steps.
+        """Return the rest of a schedule, as a card keeps it, after a training of `steps` steps.
 
         Raises `ValueError` for values that make no schedule.
         """

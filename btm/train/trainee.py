@@ -109,7 +109,7 @@ class Trainee:
         return read * flops.Shape.of(self.model).training_flops(self.batches.seq_len)
 
     def settings(self) -> Json:
-        """Return what a resumed training must have in common with its first part, beside the
+        """Return the facts that a resumed training shares with its first part, beside the
         trainer's settings.
         """
         growth = self.batches.growth
@@ -126,7 +126,7 @@ class Trainee:
         """Hold the parameters to what they may be, after step `done`."""
 
     def state(self) -> "dict[str, Tensor]":
-        """Return what a checkpoint must keep beside parameters and moments."""
+        """Return the tensors that a checkpoint keeps beside parameters and moments."""
         return self.trajectory.state() if self.trajectory else {}
 
     def restore(self, found: Path | None) -> None:

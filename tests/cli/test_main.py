@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -101,6 +102,20 @@ def test_doctor_names_a_disk_on_which_no_forest_can_stand_first(capsys):
     first = [row["found"] for row in json.loads(out) if row["what"] == "disk"][:2]
     assert first == [row["found"] for row in json.loads(out)[:2]]  # no room, and not writable
     assert all(found.startswith("PROBLEM: ") for found in first), first
+
+
+def test_doctor_looks_for_the_ray_cluster_of_a_server(capsys):
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        words = ["serve.engine=ray", f"serve.ray.address={address}"]
+
+        def found():
+            rows = json.loads(run(capsys, "doctor", "--json", *words)[1])
+            return next(row["found"] for row in rows if row["what"] == "Ray")
+
+        assert found().endswith(f"a cluster answers at {address}")
+    assert found().startswith("PROBLEM: ") and f"none answers at {address}" in found()
 
 
 @pytest.mark.slow

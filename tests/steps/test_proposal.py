@@ -5,12 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from folders import DEMO
+from folders import DEMO, ROOT
 
 from btm import steps
 from btm.cli import main
 from btm.cli.compose import compose
 from btm.data.documents import read
+from btm.data.prepare import BYTES_PER_TOKEN
 from btm.forest import Forest
 from btm.steps import proposal
 from btm.steps.costs import Costs
@@ -122,3 +123,13 @@ def test_step_by_step_it_is_the_same(words, capsys):
     assert main.main(["merge", *words, "expert=law", "forest=parts"]) == 0
     for name in ("seed", "law"):
         assert Forest("parts")[name].card.sha256 == Forest("whole")[name].card.sha256
+
+
+def test_the_page_says_how_much_text_a_size_wants(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs/choosing.md").read_text()
+    for model in ("pico", "tiny", "125m", "350m", "750m", "1b3"):
+        parameters = Costs.of(compose([f"model={model}", "data.vocab_size=8192"])).parameters
+        text = proposal.TOKENS_EACH * parameters / MANY_EPOCHS * BYTES_PER_TOKEN / 1e6
+        row = f"| `{model}` | {parameters / 1e6:,.1f} M | {text:,.0f} MB | {text / 2:,.0f} MB |"
+        assert row in page

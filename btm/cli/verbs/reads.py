@@ -56,6 +56,8 @@ READERS: dict[str, tuple[str, ...]] = {
     "bench.": ("bench", "average"),
     "prompt": ("generate",),
     "generate.": ("generate",),
+    "serve.engine": ("serve", "doctor"),
+    "serve.ray.address": ("serve", "doctor"),
     "serve.": ("serve",),
     "load.": ("score", "eval", "compare", "generate", "bench", "serve"),
     "imports.source": ("import", "grow", "pull", *_COMMONS),

@@ -142,7 +142,7 @@ def _follow(
 
 
 def _event(line: bytes) -> Json:
-    """Return what a rank sent; what a library printed goes to the log."""
+    """Return the message of a rank; what a library printed goes to the log."""
     try:
         event = json.loads(line)
     except ValueError:
@@ -166,9 +166,7 @@ def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
 
 
 def said(config: Config, verb: str) -> str:
-    """Return what is to be added where the training of a job of `verb` is told: nothing if it has
-    one process.
-    """
+    """Say for a plan in how many processes a job of `verb` trains; "" in one."""
     size = processes_of(config.cluster, verb)
     return f", {size} processes together ({config.trainer.parallel})" if size > 1 else ""
 

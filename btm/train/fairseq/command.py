@@ -94,7 +94,7 @@ def interpreter(python: str | None) -> str:
 
 
 def extra_options(options: Mapping[str, Any]) -> list[str]:
-    """Return what `fairseq.options` adds, {name: value}: true is a flag, false and null leave it
+    """Return the words of `fairseq.options` {name: value}: true is a flag, false and null leave it
     out, lists are words.
 
     Raises `UserError` for what is no option, or is decided by settings of btm.

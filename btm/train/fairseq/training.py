@@ -137,7 +137,7 @@ def _trained(training: Training, state: Json, options: list[str], loss: float | 
 
 
 def _environment(threads: int, device: str) -> Json:
-    """Return what numbers depend on besides the versions that fairseq tells of."""
+    """Return the facts that numbers depend on, besides the versions that fairseq tells of."""
     import torch
 
     instructions = torch.backends.cpu.get_cpu_capability()

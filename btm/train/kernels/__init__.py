@@ -27,8 +27,8 @@ __all__ = ["attention", "compiled", "loss", "memory", "prepare", "waiting"]
 
 
 def prepare(model: "PreTrainedModel") -> None:
-    """Let a model that is to be trained have what suits it of these; the loss is asked for where it
-    is taken.
+    """Install the CPU kernels on `model` where they apply; the fused loss is chosen where the loss
+    is computed.
     """
     if model.device.type == "cpu":
         attention.use(model)

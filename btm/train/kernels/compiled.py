@@ -68,7 +68,7 @@ class Layers:
 
     @property
     def notes(self) -> list[str]:
-        """Return what a card should say: that they are compiled, or why they could not be."""
+        """Say for a card that the layers are compiled, or why they could not be."""
         return (
             ["its layers were compiled by torch"]
             if self.state

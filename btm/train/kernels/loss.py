@@ -127,7 +127,7 @@ def mean_nll(
 
 
 def chosen(fast: bool) -> Callable[..., torch.Tensor]:
-    """Return what gives a model's mean loss: without its logits, or as transformers does."""
+    """Choose the function of a model's mean loss: without its logits, or as transformers does."""
     return mean_nll if fast else causal_lm.mean_nll
 
 
