@@ -16,17 +16,12 @@ BY_ROW = [
     ("commons.md", "commons/together.csv"),
     ("instructions.md", "demo/instructions.csv"),
     ("moe.md", "demo/moe.csv"),
-    ("one-model.md", "demo/one-model.csv"),
-    ("one-model.md", "demo/commit.csv"),
     ("performance.md", "performance/neighbour.csv"),
     ("performance.md", "performance/optimizer.csv"),
     ("performance.md", "performance/mixing.csv"),
 ]
 # Where a row of the table has figures of several.
-BY_FIGURE = [
-    ("one-model.md", "demo/recall.csv"),
-    ("one-model.md", "demo/trajectory.csv"),
-]
+BY_FIGURE = [("one-model.md", "demo/recall.csv")]
 
 
 def numbers(text):
