@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from btm.config.average import check_average_weights
+from btm.config.average import SCALED, check_average_weights
 from btm.config.schema import Config
 from btm.ensemble import score as scoring
 from btm.errors import UserError
@@ -57,7 +57,9 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
         reporter.line(f"warning: {line}")
     if config.average.scale == recipe.FIT:
         domains = recipe.meant_for(config, elms)
-        settings = recipe.fit_scale(config, forest, name, weights, settings, domains, reporter)
+        settings, estimator = recipe.fit_scale(
+            config, forest, name, weights, settings, domains, reporter
+        )
     path = publish.average(
         forest,
         name,
@@ -66,7 +68,9 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
         estimator=estimator,
         candidates=candidates,
         settings=settings,
+        scale=config.average.scale if config.average.method in SCALED else None,
         alive=reporter.alive,
+        say=reporter.line,
         measure=measuring(config, forest, reporter),
     )
     if how == search.METHOD:

@@ -3,6 +3,7 @@ fitted on valid.
 """
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,6 +62,27 @@ def test_the_same_average_is_not_fitted_again(copy, monkeypatch):
     monkeypatch.setattr(causal_lm, "load_model", lambda *a, **k: pytest.fail("a model was loaded"))
     assert steps.average(config) == path
     assert (path / "card.json").stat().st_mtime_ns == before
+
+
+def test_a_scale_that_was_fitted_on_other_text_is_fitted_again(copy, workspace, capsys):
+    root = copy().forest_root
+    words = [*workspace, f"forest={root}", "average.method=task_arithmetic", "average.scale=fit"]
+
+    def fitted(name, domain, *more):
+        words_of = [f"average.name={name}", f"domain={domain}", "weights={bible: 1}", *more]
+        assert main(["average", *words, *words_of]) == 0
+        card = Card.read(Path(root) / "averages" / name / "card.json")
+        return card, capsys.readouterr().err
+
+    fitted("deploy", "bible")
+    card, said = fitted("deploy", "novels")
+    fresh, _ = fitted("fresh", "novels")
+    assert (card.sha256, card.measured) == (fresh.sha256, fresh.measured)
+    assert set(card.measured) == {"novels"} and "novels/valid (" in card.estimator
+    assert "deploy is of other settings: how it was found was scale fitted on the first 512" in said
+    assert "scale" not in fitted("deploy", "novels")[1]  # it stands
+    for more in ("trainer.valid_tokens=256", "score.window=16"):
+        assert "scale 0.25" in fitted("deploy", "novels", more)[1], more
 
 
 def test_token_weights_need_no_domain(copy):
