@@ -5,6 +5,7 @@ is the step's to find (btm/steps/averages.py).
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -104,6 +105,24 @@ def derived(
         sums.write(folder, digests)
     take_back(forest, kind, target, card)
     return target
+
+
+def measured_again(forest: Forest, kind: str, card: Card, found: dict[str, Measured]) -> None:
+    """Put the losses `found` on the card of a derived model that stands, in place of those that it
+    has; its weights stay, and so does the time when they were made.
+    """
+    target = forest.paths.derived(index.DERIVED[kind], card.name).path
+    made, new = ModelFolder(target), replace(measured(card, found), created=card.created)
+    written = {made.card.name, made.readme.name, sums.NAME}
+    making = tombstone.require_parents(forest.root, kind, card.name, card.parents)
+    with durable.publish_folder(target, replace=True) as folder, making:
+        rest, link = shutil.ignore_patterns(*written), durable.link_or_copy
+        shutil.copytree(target, folder, dirs_exist_ok=True, ignore=rest, copy_function=link)
+        ModelFolder(folder).card.write_text(json.dumps(new.to_json(), indent=1))
+        ModelFolder(folder).readme.write_text(model_card.readme(new, kind))
+        known = sums.read(target) if card.sums else {}
+        sums.write(folder, {name: known[name] for name in known.keys() - written})
+    take_back(forest, kind, target, new)
 
 
 def take_back(forest: Forest, kind: str, target: Path, card: Card) -> None:
