@@ -177,9 +177,7 @@ def distilled_as(config: Config, card: Card) -> Config:
     made.distil = DistilConfig(
         name=card.name, experts=list(card.recipe["teachers"]), domains=list(card.data)
     )
-    for dotted, value in card.settings.items():
-        section, _, key = dotted.partition(".")
-        setattr(getattr(made, section), key, value)
+    identity.apply(made, card.settings)
     return validate(made)
 
 
