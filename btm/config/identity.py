@@ -166,6 +166,37 @@ def _fairseq(config: Config) -> Settings:
     )
 
 
+def apply(config: Config, settings: Mapping[str, Any]) -> None:
+    """Set the keys of `config` to what the settings of a card say."""
+    for dotted, value in settings.items():
+        section, _, key = dotted.partition(".")
+        setattr(getattr(config, section), key, value)
+
+
+def apply_training(config: Config, settings: Mapping[str, Any]) -> None:
+    """Set the keys that train an expert as the settings on its card say, and that weigh the parents
+    of its branch; what is named only where it is on is off otherwise.
+
+    An optimizer that was continued is continued where that is possible still.
+    """
+    known = OF_RESULT | {"ensemble.top_k", "ensemble.prior", "ensemble.decay"}
+    known |= {"ensemble.prior_sequences", "score.window", "score.max_tokens"}
+    made = {key: value for key, value in settings.items() if key in known}
+    if not any(key.startswith("trainer.") for key in made):
+        return
+    made = {key: off for key, off in _OFF.items() if key.startswith("trainer.")} | made
+    if made.get("trainer.carry") == "continue":
+        made["trainer.carry"] = "auto"
+    if "ensemble.top_k" in made:
+        made["ensemble.commit"] = 0  # the card has what the prior keeps
+    apply(config, made)
+
+
+def lacking(config: Config, settings: Mapping[str, Any]) -> list[str]:
+    """List what the training of an expert depends on and its card does not name."""
+    return sorted(of_expert(config, 0.0, continues=False).keys() - settings.keys())
+
+
 def differences(stands: Mapping[str, Any], asked: Mapping[str, Any]) -> list[Difference]:
     """List the settings, by key, in which `asked` differs from those of what stands.
 

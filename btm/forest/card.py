@@ -55,6 +55,7 @@ class Measured:
     seeds: dict[str, float]  # ELM without parents: its nats
     tokens: int
     window: int  # tokens of context, each window begun anew
+    shard: str = ""  # sha256 of the valid shard; empty: from before it was kept
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Card:
     parent_valid_nats: dict[str, float] = field(default_factory=dict)
     measured: dict[str, Measured] = field(
         default_factory=dict
-    )  # of an average, by domain, when it was made
+    )  # of an average, by domain, when it was made or measured again
     forced: bool = False  # merged although worse than a parent
     exact: bool = True  # bit-for-bit what an unbroken run gives
     notes: list[str] = field(default_factory=list)  # why not exact, what was carried over, …

@@ -214,12 +214,18 @@ def _measured(card: Card) -> str:
         str(window) for window in sorted({part.window for part in card.measured.values()})
     )
     said = (
-        f"Per token, on valid splits, in windows of {windows} tokens, as measured when it was "
-        "made.\n\n"
+        f"Per token, on valid splits{_texts(card)}, in windows of {windows} tokens, as measured "
+        "when it was made or since.\n\n"
     )
     worse = [seed for seed, nats in seeds.items() if card.valid_nats >= nats]
     verdict = f"\nOn these it is no better than {', '.join(map(_plain, worse))}.\n" if worse else ""
     return said + _table(heads, rows) + verdict
+
+
+def _texts(card: Card) -> str:
+    """Name the text that losses are of, by the beginning of each shard's sha256."""
+    known = [f"{_plain(d)} `{part.shard[:12]}`" for d, part in card.measured.items() if part.shard]
+    return f" ({', '.join(known)})" if known else ""
 
 
 def _both(losses: Iterable[float]) -> list[str]:

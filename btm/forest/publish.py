@@ -5,6 +5,7 @@ is the step's to find (btm/steps/averages.py).
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -12,7 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from btm.config import identity
 from btm.config.checks import check_name
+from btm.config.identity import Difference
 from btm.data import ends
 from btm.errors import UserError
 from btm.forest import index, ledger, model_card, tombstone
@@ -25,6 +28,9 @@ from btm.models import causal_lm, weights
 from btm.models.average import Settings, normalise
 from btm.system import durable, sums
 
+SCALE = "average.scale"  # as a setting on the card of an average: what was asked for
+_USUAL = asdict(Settings()) | {"importance": []}
+
 
 def average(
     forest: Forest,
@@ -35,25 +41,32 @@ def average(
     estimator: str = "",
     candidates: Sequence[Candidate] = (),
     settings: Settings = Settings(),  # noqa: B008 - it is frozen
+    scale: float | str | None = None,
     alive: Callable[[], None] = lambda: None,
+    say: Callable[[str], object] = lambda line: None,
     measure: Callable[[Path, Card], dict[str, Measured]] = lambda folder, card: {},
 ) -> Path:
     """Publish the average of `parents` {ELM: weight} in ``averages/`` and return its folder.
 
-    `method` says where the weights come from, `estimator` in words how they were found, and
-    `candidates` what else was tried. `measure` gets the unpublished folder and returns losses by
-    domain, which go on the card. If `name` is already the same average of the same weights, nothing
-    is done. Raises `UserError` for a name that is not valid, an ELM that is not there, or one that
-    is removed meanwhile.
+    `method` says where the weights come from, `estimator` in words how they and the scale were
+    found, `candidates` what else was tried, and `scale` what was asked for: a number, or fit.
+    `measure` gets the unpublished folder and returns losses by domain, which go on the card. If
+    `name` is already the same average of the same weights, nothing is done; another is replaced,
+    and `say` gets a line that names each difference. Raises `UserError` for a name that is not
+    valid, an ELM that is not there, or one that is removed meanwhile.
     """
     check_name(name, "average.name")
     target = forest.paths.average(name).path
     folders = {forest[parent].path: weight for parent, weight in parents.items() if weight != 0}
     card = _card(forest, name, parents, method, settings)
     card = replace(card, estimator=estimator, candidates=list(candidates))
+    card = replace(card, settings={} if scale is None else {SCALE: scale})
     standing = ModelFolder(target).card
-    if standing.exists() and _same(Card.read(standing), card):
-        return target
+    if standing.exists():
+        found = differences(Card.read(standing), card)
+        if not found:
+            return target
+        say(f"{target} is of other settings: {'; '.join(map(str, found))}: it is made anew")
 
     def write(folder: Path) -> dict[str, str]:
         digests = averaging.average(folders, folder, alive, settings)
@@ -92,6 +105,24 @@ def derived(
         sums.write(folder, digests)
     take_back(forest, kind, target, card)
     return target
+
+
+def measured_again(forest: Forest, kind: str, card: Card, found: dict[str, Measured]) -> None:
+    """Put the losses `found` on the card of a derived model that stands, in place of those that it
+    has; its weights stay, and so does the time when they were made.
+    """
+    target = forest.paths.derived(index.DERIVED[kind], card.name).path
+    made, new = ModelFolder(target), replace(measured(card, found), created=card.created)
+    written = {made.card.name, made.readme.name, sums.NAME}
+    making = tombstone.require_parents(forest.root, kind, card.name, card.parents)
+    with durable.publish_folder(target, replace=True) as folder, making:
+        rest, link = shutil.ignore_patterns(*written), durable.link_or_copy
+        shutil.copytree(target, folder, dirs_exist_ok=True, ignore=rest, copy_function=link)
+        ModelFolder(folder).card.write_text(json.dumps(new.to_json(), indent=1))
+        ModelFolder(folder).readme.write_text(model_card.readme(new, kind))
+        known = sums.read(target) if card.sums else {}
+        sums.write(folder, {name: known[name] for name in known.keys() - written})
+    take_back(forest, kind, target, new)
 
 
 def take_back(forest: Forest, kind: str, target: Path, card: Card) -> None:
@@ -160,10 +191,16 @@ def card_of(
 
 
 def scale_of(
-    forest: Forest, name: str, parents: Mapping[str, float], settings: Settings
+    forest: Forest,
+    name: str,
+    parents: Mapping[str, float],
+    settings: Settings,
+    fitted: str = "",
 ) -> float | None:
-    """Read the scale of the average `name`, if it has these parents, weights and settings; else
-    None.
+    """Read the scale of the average `name`, if it has these parents, weights and settings, and its
+    scale was found as `fitted` says in words; else None.
+
+    A card from before these were kept names neither, and is taken to be of what is asked.
     """
     file = forest.paths.average(name).card
     if not file.exists():
@@ -171,7 +208,41 @@ def scale_of(
     standing = Card.read(file)
     scale = float(standing.recipe.get("scale", 1.0))
     wanted = _card(forest, name, parents, standing.branch_method, replace(settings, scale=scale))
-    return scale if _same(standing, wanted) else None
+    wanted = replace(wanted, estimator=fitted, settings={SCALE: "fit"})
+    return None if differences(standing, wanted) else scale
+
+
+def differences(standing: Card, wanted: Card) -> list[Difference]:
+    """List all in which the average on one card differs from that on another: how its weights were
+    found, these, its parents, its settings, and what its scale was fitted on.
+
+    What one of the two does not say, as a card from before it was kept, is no difference.
+    """
+    found = []
+    if standing.branch_method != wanted.branch_method:
+        found.append(Difference("method of the weights", *_both("branch_method", standing, wanted)))
+    old, new = ({n: p.raw for n, p in card.parents.items()} for card in (standing, wanted))
+    if old != new:
+        found.append(Difference("weights", *(_rounded(each) for each in (old, new))))
+    found += [
+        Difference(f"parent {name}", standing.parents[name].sha256[:12], parent.sha256[:12])
+        for name, parent in wanted.parents.items()
+        if name in old and standing.parents[name].sha256 != parent.sha256
+    ]
+    found += of_recipe(standing.recipe, wanted.recipe)
+    found += identity.differences(standing.settings, wanted.settings)
+    if standing.estimator and wanted.estimator and standing.estimator != wanted.estimator:
+        found.append(Difference("how it was found", *_both("estimator", standing, wanted)))
+    return found
+
+
+def of_recipe(standing: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Difference]:
+    """List the settings in which two recipes on cards differ; what is not named has its default."""
+    return [
+        Difference(key, old, new)
+        for key in sorted({*standing, *wanted})
+        if (old := standing.get(key, _USUAL.get(key))) != (new := wanted.get(key, _USUAL.get(key)))
+    ]
 
 
 def _card(
@@ -198,7 +269,7 @@ def _card(
         tokenizer_sha256=forest.identity["tokenizer_sha256"],
         parents=origins,
         branch_method=method,
-        recipe=_recipe(settings),
+        recipe=recipe_of(settings),
         ancestors=ledger.lineage(forest[parent].card for parent in origins),
         parameters=like.parameters,
         matrix_parameters=like.matrix_parameters,
@@ -223,15 +294,17 @@ def _shares(parents: Mapping[str, float], settings: Settings) -> dict[str, float
     return found if base in found else found | {base: 0.0}
 
 
-def _recipe(settings: Settings) -> dict[str, Any]:
+def recipe_of(settings: Settings) -> dict[str, Any]:
     """Select, as JSON values, the settings that change the parameters and are not the default."""
     known = asdict(settings) | {"base": settings.base and settings.base.name}
     known["importance"] = sorted(path.name for path in settings.importance.values())
     known["layers"] = {pattern: dict(own) for pattern, own in settings.layers.items()}
-    usual = asdict(Settings()) | {"importance": []}
-    return {key: value for key, value in known.items() if value != usual[key] and key != "threads"}
+    return {key: value for key, value in known.items() if value != _USUAL[key] and key != "threads"}
 
 
-def _same(standing: Card, wanted: Card) -> bool:
-    """Tell whether two cards are of the same average of the same weights."""
-    return (standing.parents, standing.recipe) == (wanted.parents, wanted.recipe)
+def _both(key: str, standing: Card, wanted: Card) -> tuple[Any, Any]:
+    return getattr(standing, key), getattr(wanted, key)
+
+
+def _rounded(weights: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(weight, 6) for name, weight in weights.items()}

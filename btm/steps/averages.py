@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from btm.config.average import check_average_weights
+from btm.config.average import SCALED, check_average_weights
+from btm.config.identity import Difference
 from btm.config.schema import Config
+from btm.data.shards import Shard
 from btm.ensemble import score as scoring
 from btm.errors import UserError
-from btm.forest import Forest, Model, publish, require_same_tokenizer
+from btm.forest import Forest, Model, index, publish, require_same_tokenizer
 from btm.forest.card import Candidate, Card, Measured
 from btm.forest.paths import ModelFolder
 from btm.forest.suites import open_suites
@@ -41,7 +43,9 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
     if how == search.METHOD:
         found = _search_of(config).search(config, forest, name, reporter)
         if found is None:
-            return forest.paths.average(name).path
+            path = forest.paths.average(name).path
+            measure_again(config, forest, index.AVERAGE, path, reporter)
+            return path
         weights, estimator, candidates = found.weights, found.estimator, found.candidates
         config = replace(config, average=replace(config.average, layers=found.layers))
     elif how == "weights":
@@ -57,7 +61,9 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
         reporter.line(f"warning: {line}")
     if config.average.scale == recipe.FIT:
         domains = recipe.meant_for(config, elms)
-        settings = recipe.fit_scale(config, forest, name, weights, settings, domains, reporter)
+        settings, estimator = recipe.fit_scale(
+            config, forest, name, weights, settings, domains, reporter
+        )
     path = publish.average(
         forest,
         name,
@@ -66,11 +72,14 @@ def average(config: Config, reporter: Reporter = quiet) -> Path:
         estimator=estimator,
         candidates=candidates,
         settings=settings,
+        scale=config.average.scale if config.average.method in SCALED else None,
         alive=reporter.alive,
+        say=reporter.line,
         measure=measuring(config, forest, reporter),
     )
     if how == search.METHOD:
         found.state.unlink(missing_ok=True)
+    measure_again(config, forest, index.AVERAGE, path, reporter)
     for line in worth(Card.read(ModelFolder(path).card)):
         reporter.line(line)
     return path
@@ -137,6 +146,69 @@ def measuring(config: Config, forest: Forest, reporter: Reporter = quiet) -> Mea
     return measure
 
 
+def measure_again(
+    config: Config, forest: Forest, kind: str, path: Path, reporter: Reporter = quiet
+) -> None:
+    """Measure a derived model of a `kind` that stands in `path` again, where its losses are of
+    other text, windows or tokens than `config` has; a line names each difference.
+
+    Under average.measure=false, or where it cannot be measured, the line says that they stay. Of
+    one that was not measured when it was made, nothing is.
+    """
+    card = Card.read(ModelFolder(path).card)
+    try:
+        found = _outdated(config, card) if card.measured else []
+    except UserError as error:
+        reporter.line(f"the losses of {card.name} are those on its card: {error}")
+        return
+    if not found:
+        return
+    then = "it is measured again" if config.average.measure else "they stay as they are"
+    said = "; ".join(map(str, found))
+    reporter.line(f"{path}: its losses are of other text or settings: {said}: {then}")
+    if measured := measuring(config, forest, reporter)(path, card):
+        publish.measured_again(forest, kind, card, measured)
+
+
+def _outdated(config: Config, card: Card) -> list[Difference]:
+    """List what the losses on a card are of, and what they would be of now, where that differs."""
+    config, found = score_cache.for_cards(config), list[Difference]()
+    now = _valid_of(config, card)
+    if card.measured.keys() != now.keys():
+        return [Difference("domains", ", ".join(sorted(card.measured)), ", ".join(sorted(now)))]
+    for domain, old in card.measured.items():
+        if old.shard and old.shard != now[domain].sha256:
+            new = now[domain].sha256
+            found.append(Difference(f"valid of {domain}", old.shard[:12], new[:12]))
+        elif old.tokens != (tokens := _counted(config, now[domain])):
+            found.append(Difference(f"tokens of {domain}", old.tokens, tokens))
+        if old.window != config.window:
+            found.append(Difference("score.window", old.window, config.window))
+    return list(dict.fromkeys(found))
+
+
+def _valid_of(config: Config, card: Card) -> dict[str, Shard]:
+    """Find the valid shards that a derived model is measured on: of ``domain=``, or else of all of
+    its domains; `UserError` if there are none.
+    """
+    suite = open_suites(config)
+    prepared = suite.domains()
+    domains = (
+        [config.domain] if config.domain else [name for name in card.domains if name in prepared]
+    )
+    if not domains:
+        raise UserError(
+            f"{suite.path} has none of its domains ({', '.join(card.domains) or 'it has none'})"
+        )
+    return {domain: suite.shard(domain, "valid") for domain in domains}
+
+
+def _counted(config: Config, shard: Shard) -> int:
+    """Count the tokens that a loss is the mean over."""
+    tokens, _ = shard.head(config.score.max_tokens)
+    return tokens - (shard.n_given(tokens) if shard.is_prompted else 0)
+
+
 def worth(card: Card, remedy: str = "average otherwise (docs/averaging.md)") -> list[str]:
     """Put the losses of a derived model and its seeds in a line, and a warning with the `remedy`
     for each seed that is no worse.
@@ -161,15 +233,7 @@ def _measure(
     """Score the average in `folder` and the seeds of its parents; return their losses by domain."""
     config, suite = score_cache.for_cards(config), open_suites(config)
     require_same_tokenizer(forest, suite.tokenizer_sha256, f"the suite {suite.path}")
-    prepared = suite.domains()
-    domains = (
-        [config.domain] if config.domain else [name for name in card.domains if name in prepared]
-    )
-    if not domains:
-        raise UserError(
-            f"{suite.path} has none of its domains ({', '.join(card.domains) or 'it has none'})"
-        )
-    shards = {domain: suite.shard(domain, "valid") for domain in domains}
+    shards = _valid_of(config, card)
     made = Model(card.name, folder, card.sha256, "average", card)
     held_out.refuse(forest, suite, list(shards.values()), [made], reporter)
     score_cache.score_missing(
@@ -189,9 +253,10 @@ def _measure(
             sha256: scoring.nats_of(score_cache.read(scores, shard, sha256), shard, tokens)
             for sha256 in (card.sha256, *digests.values())
         }
-        tokens -= shard.n_given(tokens) if shard.is_prompted else 0
         beside = {name: nats[sha256] for name, sha256 in digests.items()}
-        found[domain] = Measured(nats[card.sha256], beside, tokens, config.window)
+        found[domain] = Measured(
+            nats[card.sha256], beside, _counted(config, shard), config.window, shard.sha256
+        )
     return found
 
 

@@ -137,19 +137,26 @@ def fit_scale(
     settings: Settings,
     domains: list[str],
     reporter: Reporter = quiet,
-) -> Settings:
-    """Try the scales λ of `SCALES` and return `settings` with the best on valid.
+) -> tuple[Settings, str]:
+    """Try the scales λ of `SCALES`; return `settings` with the best on valid, and in words what it
+    was fitted on.
 
     WiSE-FT (arXiv 2109.01903) for several experts: θ_0 + λ Σ_j w_j (θ_j − θ_0). The best has the
     lowest mean over `domains` of nats/token on the first `trainer.valid_tokens` of the valid split.
-    A scale that an average `name` of the same parents and weights has is taken without a trial.
+    A scale that an average `name` of the same parents and weights has, fitted on the same, is taken
+    without a trial.
     """
-    known = publish.scale_of(forest, name, parents, settings)
+    shards = [open_suites(config).shard(domain, "valid") for domain in domains]
+    where = ", ".join(f"{shard.domain}/valid ({shard.sha256[:16]})" for shard in shards)
+    said = (
+        f"scale fitted on the first {config.trainer.valid_tokens} tokens, in windows of "
+        f"{config.window}, of {where}"
+    )
+    known = publish.scale_of(forest, name, parents, settings, said)
     if known is not None:
-        return replace(settings, scale=known)
+        return replace(settings, scale=known), said
     import torch
 
-    shards = [open_suites(config).shard(domain, "valid") for domain in domains]
     read = [windows(shard, config.window, config.trainer.valid_tokens) for shard in shards]
     device = causal_lm.pick_device(config.trainer.device)
     tried: dict[float, float] = {}
@@ -165,7 +172,7 @@ def fit_scale(
             f"{name}: scale {scale:g}: {tried[scale]:.4f} nats/token on valid of {len(read)} "
             "domains"
         )
-    return replace(settings, scale=min(tried, key=lambda scale: tried[scale]))
+    return replace(settings, scale=min(tried, key=lambda scale: tried[scale])), said
 
 
 def _information(

@@ -12,9 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from btm import steps
+from btm.config import identity
 from btm.config.choices import AVERAGE_WEIGHTS
+from btm.config.identity import Difference
+from btm.config.moe import TRAINED
 from btm.config.schema import Config
 from btm.config.training import DELTA_MASKS, TrainerConfig
+from btm.config.validation import validate
 from btm.errors import UserError
 from btm.forest import Forest, publish, removal, tombstone
 from btm.forest.card import Card, Parent
@@ -26,6 +30,7 @@ from btm.report import Reporter, quiet
 from btm.report.tables import TableRow
 from btm.steps.moe import make as make_mixture
 from btm.steps.moe.recipe import MoeRecipe
+from btm.steps.recipe import FIT
 from btm.system import durable
 from btm.system.json_files import read_object
 
@@ -136,6 +141,7 @@ def make_plan(config: Config, forest: Forest, name: str) -> Plan:
         if suite is not None:
             for split in ("train", "valid"):
                 suite.shard(o.card.domains[0], split)
+        _trained_as(config, o.card)
     return plan
 
 
@@ -160,6 +166,7 @@ def without(card: Card, standing: Iterable[str], cards: dict[str, Card]) -> dict
 def _old(forest: Forest, heir: Heir) -> Old:
     if heir.kind == BRANCH:
         made = forest.get_branch(heir.name)
+        result = made.result or {}
         card = Card(
             name=made.name,
             domains=made.domains,
@@ -168,6 +175,9 @@ def _old(forest: Forest, heir: Heir) -> Old:
             parents=made.parents,
             branch_method=made.origin["method"],
             estimator=made.origin["estimator"],
+            settings={**made.origin.get("settings", {}), **result.get("settings", {})},
+            steps=result.get("steps") or 0,
+            data=result.get("data") or {},
         )
         return Old(heir.kind, card)
     if heir.kind in DERIVED:
@@ -212,11 +222,40 @@ def _again(config: Config, forest: Forest, plan: Plan, old: Old, reporter: Repor
             return row | _derived_again(config, forest, plan, old, reporter)
         if _is_student_in_making(old):
             return row | {"now": "deleted", "why": "it is begun anew by hand: btm distil"}
-        _grow(_settings(config, forest, old), forest, plan, old, reporter)
+        made = _settings(config, forest, old)
+        unknown = _unknown(made, old.card)
+        if unknown and old.name not in forest:
+            reporter.line(f"{old.name}: {unknown}")
+        _grow(made, forest, plan, old, reporter)
     except UserError as error:
         return row | {"now": "failed", "why": str(error)}
     new = forest[old.name].card
-    return row | {"before": old.card.valid_nats, "after": new.valid_nats}
+    return row | _compared(old.card, new, unknown)
+
+
+def _unknown(config: Config, card: Card) -> str:
+    """Say which settings of the training of an expert its card lacks; "" where it lacks none, or
+    where nothing was trained yet.
+    """
+    lacking = identity.lacking(config, card.settings) if card.steps else []
+    if not lacking:
+        return ""
+    what = ", ".join(lacking) if card.settings else "the settings of its training"
+    return f"its card does not say {what}: taken from this command"
+
+
+def _compared(old: Card, new: Card, *why: str) -> TableRow:
+    """Give the losses of a model before and after, `why`, and which settings and text differ."""
+    found = identity.differences(old.settings, new.settings)
+    valid = [{d: part.shard for d, part in card.measured.items()} for card in (old, new)]
+    for what, was, now in (("text", old.data, new.data), ("valid of", valid[0], valid[1])):
+        found += [
+            Difference(f"{what} {domain}", was[domain][:12], now[domain][:12])
+            for domain in sorted(was.keys() & now.keys())
+            if was[domain] and now[domain] and was[domain] != now[domain]
+        ]
+    said = "; ".join([*filter(None, why), *map(str, found)])
+    return {"before": old.valid_nats, "after": new.valid_nats, "why": said}
 
 
 def _grow(config: Config, forest: Forest, plan: Plan, old: Old, reporter: Reporter) -> None:
@@ -236,16 +275,25 @@ def _grow(config: Config, forest: Forest, plan: Plan, old: Old, reporter: Report
     steps.merge(config, old.name, reporter)
 
 
-def _settings(config: Config, forest: Forest, old: Old) -> Config:
-    """Set the keys that branch and train an expert as it was, from the parents that are left."""
+def _trained_as(config: Config, card: Card) -> Config:
+    """Set the keys that train an expert as its card says that it was; what the card lacks, as those
+    of an older btm, stays as it is in `config`.
+    """
     made = deepcopy(config)
-    kept = {name: p.weight for name, p in old.card.parents.items() if name in forest}
-    cards = {stone.name: stone.card for stone in tombstone.all_of(forest.root)}
-    made.trainer.steps = old.card.steps or config.trainer.steps
-    density, mask = old.card.delta.get("density"), old.card.delta.get("mask")
+    made.trainer.steps = card.steps or config.trainer.steps
+    density, mask = card.delta.get("density"), card.delta.get("mask")
     made.trainer.delta_density = density if isinstance(density, float) and 0 < density < 1 else 1.0
     made.trainer.delta_mask = mask if mask in DELTA_MASKS else config.trainer.delta_mask
-    _adapt(made.trainer, old.card)
+    identity.apply_training(made, card.settings)
+    _adapt(made.trainer, card)
+    return validate(made)
+
+
+def _settings(config: Config, forest: Forest, old: Old) -> Config:
+    """Set the keys that branch and train an expert as it was, from the parents that are left."""
+    made = _trained_as(config, old.card)
+    kept = {name: p.weight for name, p in old.card.parents.items() if name in forest}
+    cards = {stone.name: stone.card for stone in tombstone.all_of(forest.root)}
     if kept and old.card.branch_method in AVERAGE_WEIGHTS:
         made.branch, made.weights = old.card.branch_method, None
     elif kept and old.card.branch_method == "copy":
@@ -293,12 +341,16 @@ def _mixture_again(
         return {"now": "deleted", "why": "fewer than two of its experts are left"}
     try:
         config = _measured_as(config, old.card)
+        identity.apply(config, old.card.settings)
         path = make_mixture(config, forest, mixture.without(gone), reporter)
     except UserError:
         removal.discard_heir(forest, forest.paths.bin(plan.name), heir)
         raise
     removal.discard_derived(forest.root, [old.card.sha256])
-    return {"before": old.card.valid_nats, "after": Card.read(ModelFolder(path).card).valid_nats}
+    new = Card.read(ModelFolder(path).card)
+    trained = mixture.router in TRAINED and not old.card.settings
+    lacks = "its card has no settings of its training: taken from this command" if trained else ""
+    return _compared(old.card, new, lacks)
 
 
 def _average_again(config: Config, forest: Forest, old: Old, reporter: Reporter) -> TableRow:
@@ -318,16 +370,22 @@ def _average_again(config: Config, forest: Forest, old: Old, reporter: Reporter)
             "now": "deleted",
             "why": "its base, an ELM of average.layers or Fisher information is gone",
         }
+    scale = old.card.settings.get(publish.SCALE)
+    fitted = ["weights"] if method not in ("weights", "uniform") else []
+    fitted += ["scale"] if scale == FIT else []
+    said = f"{' and '.join(fitted)} kept, not fitted again" if fitted else ""
     path = publish.average(
         forest,
         old.name,
         kept,
         method=method,
+        estimator=said,
         settings=settings,
+        scale=scale,
         alive=reporter.alive,
         measure=steps.measuring(_measured_as(config, old.card), forest, reporter),
     )
-    return {"before": old.card.valid_nats, "after": Card.read(ModelFolder(path).card).valid_nats}
+    return _compared(old.card, Card.read(ModelFolder(path).card), said)
 
 
 def _student_again(config: Config, forest: Forest, old: Old, reporter: Reporter) -> TableRow:
@@ -337,7 +395,7 @@ def _student_again(config: Config, forest: Forest, old: Old, reporter: Reporter)
     if not again.distil.experts:
         return {"now": "deleted", "why": "none of its teachers is left"}
     path = steps.distil(again, reporter)
-    return {"before": old.card.valid_nats, "after": Card.read(ModelFolder(path).card).valid_nats}
+    return _compared(old.card, Card.read(ModelFolder(path).card))
 
 
 def _measured_as(config: Config, card: Card) -> Config:

@@ -13,7 +13,7 @@ The state is written after each loss, so a search that is killed goes on.
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from btm.data.batches import windows
 from btm.data.shards import Shard
 from btm.data.windows import Windows
 from btm.errors import UserError
-from btm.forest import ELM, Forest
+from btm.forest import ELM, Forest, publish
 from btm.forest.card import Candidate, Card
 from btm.forest.suites import open_suites
 from btm.models import causal_lm
@@ -36,7 +36,7 @@ from btm.steps import held_out
 from btm.steps import recipe as finding
 from btm.steps.domain_weights import NEGLIGIBLE
 from btm.system import durable
-from btm.system.json_files import read_object
+from btm.system.json_files import Json, read_object
 from btm.train import trainee
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def search(config: Config, forest: Forest, name: str, reporter: Reporter = quiet
     import torch
 
     problem = _problem(config, forest)
-    if stands(forest, name, problem.asked):
+    if stands(config, forest, name, problem.asked):
         return None
     suite = open_suites(config)
     held_out.refuse(forest, suite, problem.shards, problem.elms, reporter)
@@ -120,10 +120,28 @@ def plan(config: Config, forest: Forest) -> str:
     return f"searched ({config.average.budget} losses on valid of {on})"
 
 
-def stands(forest: Forest, name: str, asked: str) -> bool:
-    """Tell whether the card of the average `name` says that it was found by what is `asked`."""
+def stands(config: Config, forest: Forest, name: str, asked: str) -> bool:
+    """Tell whether the card of the average `name` says that it was found by what is `asked`, for
+    these groups of tensors, and made with these settings.
+    """
     file = forest.paths.average(name).card
-    return file.is_file() and Card.read(file).estimator.startswith(asked)
+    if not file.is_file():
+        return False
+    card = Card.read(file)
+    known = dict(card.recipe)
+    groups = list(known.pop("layers", {}))  # found, not asked for
+    return (
+        card.estimator.startswith(asked)
+        and groups == list(config.average.groups)
+        and not publish.of_recipe(known, recipe_of(config, forest))
+    )
+
+
+def recipe_of(config: Config, forest: Forest) -> Json:
+    """Return the settings that the card of what is searched has beside the weights."""
+    bare = replace(config, average=replace(config.average, layers=None))
+    settings = finding.settings_of(bare, forest, {}, lambda: open_suites(config))
+    return publish.recipe_of(settings)
 
 
 def softmax(logits_GE: Matrix) -> Matrix:

@@ -208,6 +208,14 @@ def rename_folder(source: Path, target: Path) -> None:
         sync_folder(source.parent)
 
 
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Put a file that nobody ever modifies at `target` too: linked, or else copied."""
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without hard links
+        shutil.copyfile(source, target)
+
+
 def remove_folder(path: Path) -> None:
     """Delete a folder; one rename hides it first, so that a crash never leaves half of it."""
     doomed = scratch_folder(path.parent)

@@ -1,5 +1,8 @@
 """Averages on disk: published whole or not at all, measured in a folder that is deleted."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from btm.errors import UserError
@@ -57,3 +60,35 @@ def test_the_settings_of_an_average_are_read_from_its_card(forest):
     assert publish.settings_again(forest, card) == settings
     assert publish.scale_of(forest, "ties", {"bible": 1.0}, settings) == 1.0
     assert publish.scale_of(forest, "ties", {"bible": 2.0}, settings) is None
+
+
+def test_a_given_scale_is_no_fitted_one_and_a_fitted_one_is_of_its_text(forest):
+    settings = Settings(method="task_arithmetic", base=forest["seed"].path, scale=0.25)
+    parents = {"bible": 1.0}
+
+    def scale_of(said):
+        return publish.scale_of(forest, "deploy", parents, settings, said)
+
+    lines = []
+    for asked, said in ((0.25, ""), ("fit", "fitted on bible"), ("fit", "fitted on novels")):
+        publish.average(
+            forest,
+            "deploy",
+            parents,
+            settings=settings,
+            scale=asked,
+            estimator=said,
+            say=lines.append,
+        )
+        assert scale_of(said) == (0.25 if asked == "fit" else None)
+        assert scale_of("fitted on speeches") is None
+    place = forest.paths.average("deploy").path
+    assert lines == [
+        f"{place} is of other settings: average.scale was 0.25, now fit: it is made anew",
+        f"{place} is of other settings: how it was found was fitted on bible, now fitted on "
+        "novels: it is made anew",
+    ]
+    file = forest.paths.average("deploy").card
+    card = Card.read(file)
+    file.write_text(json.dumps(replace(card, estimator="", settings={}).to_json()))
+    assert scale_of("fitted on speeches") == 0.25  # a card from before these were kept

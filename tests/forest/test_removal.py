@@ -21,6 +21,7 @@ from btm.errors import UserError
 from btm.forest import Forest, publish, removal, tombstone, verify
 from btm.forest.card import Card
 from btm.forest.lineage import ELM, Key, Lineage
+from btm.models.average import Settings
 from btm.steps import rederive
 from btm.system import lease
 
@@ -248,13 +249,70 @@ def test_a_root_cannot_be_rederived_and_nothing_happens(capsys, words):
 
 def test_a_refused_merge_is_told_and_the_same_command_goes_on(capsys, heirs, words):
     _, forest = heirs
+    change_settings(forest, "psalms", {"trainer.lr": 10.0})
     strict = [word for word in words if word != "merge.force=true"]
-    code, out, _ = run(capsys, "remove", "--rederive", *strict, "trainer.lr=10", "expert=speeches")
+    code, out, _ = run(capsys, "remove", "--rederive", *strict, "expert=speeches")
     assert code == 1
     assert "worse than its parent" in out
-    code, out, err = run(capsys, "remove", "--rederive", *words, "trainer.lr=10", "expert=speeches")
+    code, out, err = run(capsys, "remove", "--rederive", *words, "expert=speeches")
     assert code == 0, err + out
     assert "speeches" not in forest["psalms"].card.parents
+
+
+def change_settings(forest, name, settings, *gone):
+    """As if the training of an ELM had had these settings, and its card lacked those of `gone`."""
+    file = forest.paths.elm(name).card
+    card = json.loads(file.read_text())
+    card["settings"] |= settings
+    for key in gone:
+        del card["settings"][key]
+    file.write_text(json.dumps(card))
+
+
+def test_an_heir_is_trained_with_the_settings_on_its_card(capsys, heirs, words):
+    _, forest = heirs
+    own = {"trainer.lr": 0.02, "trainer.batch_size": 2, "trainer.clip": 0.5}
+    change_settings(forest, "psalms", own, "trainer.weight_decay")
+    old = forest["psalms"].card
+    others = ["trainer.lr=0.003", "trainer.batch_size=8", "trainer.average_last=2"]
+    code, out, err = run(
+        capsys, "remove", "--rederive", "--json", *words, *others, "expert=speeches"
+    )
+    assert code == 0, err
+    new = forest["psalms"].card
+    assert new.settings["trainer.lr"] == new.lr == 0.02
+    del new.settings["trainer.weight_decay"]
+    assert new.settings == old.settings and new.tokens == old.tokens // 4
+    (row,) = [row for row in json.loads(out)["made_again"] if row["name"] == "psalms"]
+    lacks = "its card does not say trainer.weight_decay: taken from this command"
+    assert row["why"] == lacks and f"psalms: {lacks}" in err
+
+
+def test_an_heir_of_an_older_card_is_trained_by_the_command_and_this_is_said(heirs):
+    config, forest = heirs
+    change_settings(forest, "psalms", {}, *forest["psalms"].card.settings)
+    config.trainer.batch_size = 3
+    rows = rederive.rederive(config, "speeches")
+    (row,) = [row for row in rows if row["name"] == "psalms"]
+    assert row["why"].startswith("its card does not say the settings of its training: taken from")
+    assert forest["psalms"].card.settings["trainer.batch_size"] == 3
+
+
+def test_weights_that_are_kept_are_not_called_fitted_again(heirs):
+    config, forest = heirs
+    settings = Settings(method="task_arithmetic", base=forest["seed"].path, scale=0.25)
+    weights = {"bible": 0.25, "speeches": 0.75}
+    publish.average(
+        forest, "mine", weights, method="token", settings=settings, scale="fit", estimator="on x"
+    )
+    publish.average(forest, "given", weights)
+    rows = {row["name"]: row for row in rederive.rederive(config, "bible")}
+    said = "weights and scale kept, not fitted again"
+    assert rows["mine"]["why"] == said and rows["given"]["why"] == ""
+    card = Card.read(forest.paths.average("mine").card)
+    assert card.estimator == said and card.parents["speeches"].raw == 0.75
+    assert said in forest.paths.average("mine").readme.read_text()
+    assert publish.scale_of(forest, "mine", {"speeches": 0.75}, settings, "on x") is None
 
 
 def test_a_damaged_card_is_no_way_to_stay(capsys, words):

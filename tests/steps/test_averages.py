@@ -3,6 +3,9 @@ fitted on valid.
 """
 
 import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +15,12 @@ from safetensors.torch import load_file
 from btm import steps
 from btm.cli.compose import compose
 from btm.cli.main import main
+from btm.data.documents import read
 from btm.errors import UserError
+from btm.forest import Forest, verify
 from btm.forest.card import Card
 from btm.models import causal_lm
+from btm.report import Reporter
 from btm.steps import recipe
 
 
@@ -61,6 +67,81 @@ def test_the_same_average_is_not_fitted_again(copy, monkeypatch):
     monkeypatch.setattr(causal_lm, "load_model", lambda *a, **k: pytest.fail("a model was loaded"))
     assert steps.average(config) == path
     assert (path / "card.json").stat().st_mtime_ns == before
+
+
+def test_a_scale_that_was_fitted_on_other_text_is_fitted_again(copy, workspace, capsys):
+    root = copy().forest_root
+    words = [*workspace, f"forest={root}", "average.method=task_arithmetic", "average.scale=fit"]
+
+    def fitted(name, domain, *more):
+        words_of = [f"average.name={name}", f"domain={domain}", "weights={bible: 1}", *more]
+        assert main(["average", *words, *words_of]) == 0
+        card = Card.read(Path(root) / "averages" / name / "card.json")
+        return card, capsys.readouterr().err
+
+    fitted("deploy", "bible")
+    card, said = fitted("deploy", "novels")
+    fresh, _ = fitted("fresh", "novels")
+    assert (card.sha256, card.measured) == (fresh.sha256, fresh.measured)
+    assert set(card.measured) == {"novels"} and "novels/valid (" in card.estimator
+    assert "deploy is of other settings: how it was found was scale fitted on the first 512" in said
+    assert "scale" not in fitted("deploy", "novels")[1]  # it stands
+    for more in ("trainer.valid_tokens=256", "score.window=16"):
+        assert "scale 0.25" in fitted("deploy", "novels", more)[1], more
+
+
+@pytest.fixture
+def repacked(copy, texts, tmp_path):
+    """A configuration of a copy of forest and suite, and a function that packs valid anew."""
+    names = ("average.name=deploy", "moe.name=deploy", "student=deploy")
+    config = copy(*names, "weights={bible: 1}", "moe.tokens=256", "distil.steps=1")
+    folder = shutil.copytree(texts, tmp_path / "texts")
+    out = shutil.copytree(config.data.out, tmp_path / "data")
+    config = replace(config, data=replace(config.data, root=str(folder), out=str(out)))
+
+    def pack():
+        file = folder / "bible/valid.jsonl.zst"
+        rows = [json.dumps({"text": row}) + "\n" for row in read(file, "text")]
+        file.unlink()
+        file.with_suffix("").write_text("".join(rows[1:]))
+        steps.prepare(config)
+
+    return config, pack
+
+
+@pytest.mark.parametrize("make", [steps.average, steps.moe, steps.distil])
+def test_losses_of_other_text_are_measured_again_and_the_weights_stay(make, repacked):
+    config, pack = repacked
+    path, forest, lines = make(config), Forest(config.forest_root), []
+    reporter = Reporter()
+    reporter.line = lines.append
+    file = path / "card.json"
+    old, times = Card.read(file), (path / "model.safetensors").stat().st_mtime_ns
+    pack()
+    config.average.measure = make is steps.distil  # which is measured always
+    make(config, reporter)
+    shards = {d: steps.open_suite(config).shard(d, "valid").sha256 for d in old.measured}
+    said = next(line for line in lines if "its losses are of other text" in line)
+    was, now = old.measured["bible"].shard, shards["bible"]
+    assert f"valid of bible was {was[:12]}, now {now[:12]}: " in said and was != now
+    if make is not steps.distil:
+        assert said.endswith("they stay as they are") and Card.read(file) == old
+        config.average.measure = True
+        make(config, reporter)
+    new = Card.read(file)
+    assert lines.pop(0) and {d: part.shard for d, part in new.measured.items()} == shards
+    assert new.measured["bible"].nats != old.measured["bible"].nats
+    assert replace(new, measured=old.measured, valid_nats=old.valid_nats) == old
+    assert (path / "model.safetensors").stat().st_mtime_ns == times
+    assert now[:12] in (path / "README.md").read_text()
+    place = path.relative_to(forest.root).as_posix()
+    assert not verify.verify(forest.root, full=True, only=place)
+    lines.clear()
+    make(config, reporter)
+    assert not any("other text" in line for line in lines)
+    known = new.to_json()
+    known["measured"]["bible"].pop("shard")  # a card from before it was kept
+    assert Card.from_json(known, file).measured["bible"].shard == ""
 
 
 def test_token_weights_need_no_domain(copy):

@@ -254,6 +254,15 @@ def test_a_removal_names_the_mixture_and_makes_it_again_without(copy):
     assert not [f for f in verify.verify(forest.root, full=True) if not f.note]
 
 
+def test_its_router_is_trained_again_with_the_settings_on_its_card(copy):
+    words = ("moe.name=mine", "moe.router=btx", *TRAINED)
+    path, old = made(copy(*words, "trainer.batch_size=2", "trainer.lr=2e-3"))
+    (row,) = [row for row in rederive(copy(*words), "speeches") if row["name"] == "mine"]
+    new = Card.read(path / "card.json")
+    assert (row["now"], row["why"]) == ("made again", "") and "speeches" not in new.parents
+    assert new.settings == old.settings and new.settings["trainer.batch_size"] == 2
+
+
 def test_with_one_expert_left_it_is_deleted(copy):
     config = copy("moe.name=mine", "moe.experts=[bible,speeches]", *QUICK)
     made(config)

@@ -118,6 +118,16 @@ def test_the_same_search_is_not_made_again(copy, monkeypatch):
     assert steps.average(config) == path
 
 
+def test_a_search_that_stands_is_none_of_another_number_type_or_other_groups(copy):
+    words = [*WORDS, "average.budget=1", "average.name=deploy"]
+    first = searched(copy(*words))
+    half = searched(copy(*words, "average.dtype=bf16"))
+    assert half.recipe == {"dtype": "BF16"} and half.sha256 != first.sha256
+    grouped = searched(copy(*words, "average.groups=[*.mlp.*]"))
+    assert list(grouped.recipe["layers"]) == ["*.mlp.*"]
+    assert searched(copy(*words)).recipe == {}  # the words of the other begin as these do
+
+
 def test_a_rederivation_says_that_it_is_searched_anew(copy):
     config = copy(*WORDS)
     steps.average(config)

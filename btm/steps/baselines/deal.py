@@ -12,7 +12,6 @@ their heads are read.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -103,10 +102,7 @@ def _link(suite: Suite, domain: str, folder: Path) -> None:
             source = suite.path / domain / f"{split}.{ending}"
             if ending == "docs" and not source.exists():
                 continue  # the suite was packed before there were any
-            try:
-                os.link(source, folder / source.name)
-            except OSError:  # another disk, or one without hard links
-                shutil.copyfile(source, folder / source.name)
+            durable.link_or_copy(source, folder / source.name)
     durable.write_json(folder / META, suite.metas[domain] | {"novel": True})
 
 

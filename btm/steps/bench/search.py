@@ -11,6 +11,7 @@ splits, and other tasks are asked of their validation split, or of their trainin
 The state is written after each candidate, so a search that is killed goes on.
 """
 
+import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -69,9 +70,10 @@ def search(config: Config, forest: Forest, name: str, reporter: Reporter = quiet
     budget, groups = config.average.budget, config.average.groups
     with tasks.harness(config.bench.download):
         problem = _problem(config, forest, reporter)
-        if searching.stands(forest, name, problem.asked):
+        if searching.stands(config, forest, name, problem.asked):
             return None
-        file = searching.state_file(forest, problem.asked)
+        made = searching.recipe_of(config, forest)  # each candidate is asked as it will be kept
+        file = searching.state_file(forest, problem.asked + (json.dumps(made) if made else ""))
         tried = _read(file)
         while len(tried) < budget:
             logits_GE = proposed(tried, _first(config, problem.elms))

@@ -26,6 +26,7 @@ from btm.forest import (
     Forest,
     Model,
     Terms,
+    index,
     ledger,
     own_model,
     require_same_tokenizer,
@@ -104,7 +105,9 @@ def distil(config: Config, reporter: Reporter = quiet) -> Path:
     plan, asked = plan_of_distil(config), _asked(config, reporter)
     forest, called = asked.forest, in_making(asked.name)
     if plan.idle:
-        return forest.paths.derived(STUDENTS, asked.name).path
+        path = forest.paths.derived(STUDENTS, asked.name).path
+        averages.measure_again(_measured(asked), forest, index.STUDENT, path, reporter)
+        return path
     if not forest.has_branch(called):
         _begin(asked, reporter)
     with forest.hold(called) as (branch, held):
@@ -174,9 +177,7 @@ def distilled_as(config: Config, card: Card) -> Config:
     made.distil = DistilConfig(
         name=card.name, experts=list(card.recipe["teachers"]), domains=list(card.data)
     )
-    for dotted, value in card.settings.items():
-        section, _, key = dotted.partition(".")
-        setattr(getattr(made, section), key, value)
+    identity.apply(made, card.settings)
     return validate(made)
 
 
@@ -362,9 +363,12 @@ def _card(asked: Asked, branch: Branch) -> Card:
 
 def _measuring(asked: Asked, reporter: Reporter) -> averages.Measuring:
     """Return the function that measures the student on the valid splits of its domains."""
+    return averages.measuring(_measured(asked), asked.forest, reporter)
+
+
+def _measured(asked: Asked) -> Config:
     config = asked.config
-    config = replace(config, domain=None, average=replace(config.average, measure=True))
-    return averages.measuring(config, asked.forest, reporter)
+    return replace(config, domain=None, average=replace(config.average, measure=True))
 
 
 def _shape(elm: ELM) -> flops.Shape:

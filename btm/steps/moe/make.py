@@ -85,6 +85,7 @@ def make(config: Config, forest: Forest, mixture: MoeRecipe, reporter: Reporter 
     target = forest.paths.derived(MOES, mixture.name).path
     if _stands(config, forest, mixture, elms):
         router.clear(forest, Card.read(ModelFolder(target).card))
+        averages.measure_again(config, forest, index.MOE, target, reporter)
         return target
     if target.is_dir():
         reporter.line(f"{target} is of other settings, ELMs or text: it is made anew")
