@@ -7,7 +7,7 @@ of the old heirs, among its parents is an old heir; any other is new.
 
 from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -293,6 +293,9 @@ def _mixture_again(
         return {"now": "deleted", "why": "fewer than two of its experts are left"}
     try:
         config = _measured_as(config, old.card)
+        # The sums that are kept are of this window.
+        window = old.card.settings.get("score.window", config.score.window)
+        config = replace(config, score=replace(config.score, window=window))
         path = make_mixture(config, forest, mixture.without(gone), reporter)
     except UserError:
         removal.discard_heir(forest, forest.paths.bin(plan.name), heir)
