@@ -99,7 +99,7 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> Json:
     nor in its prior.
     """
     forest, suite = Forest(config.forest_root), evaluated_suites(config)
-    subjects = _subjects(config, forest, reporter)
+    subjects, router = _subjects(config, forest, reporter), standing.router_of(config)
     entries = measure(config, forest, suite, subjects, by_text_alone=True, reporter=reporter)
     subjects = _settled(config, forest, subjects)  # an average is known once it was made
     costs = domain_weights.cost(config, subjects.elms, subjects.members, entries)
@@ -109,7 +109,7 @@ def eval_forest(config: Config, reporter: Reporter = quiet) -> Json:
         "schema": 1,
         "forest": str(forest.root),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        **_identity(config, suite, subjects),
+        **_identity(config, suite, subjects, router),
         "ledger": costs,
         "shards": entries,
         "warnings": warnings(entries, subjects.others, roots),
@@ -127,7 +127,8 @@ def evaluation_stands(config: Config) -> bool:
     """
     try:
         forest, suite = Forest(config.forest_root), evaluated_suites(config)
-        wanted = _identity(config, suite, _subjects(config, forest))
+        subjects, router = _subjects(config, forest), standing.router_of(config)
+        wanted = _identity(config, suite, subjects, router)
     except UserError:  # what it is of is still to be made
         return False
     return standing.is_of(forest.paths.evaluation(config.eval.name), wanted)
@@ -224,11 +225,11 @@ def _fitted_on(config: Config, suite: Suite, subjects: Subjects) -> list[Shard]:
     return [*valid, *(suite.shard(domain, "valid") for domain in sorted(subjects.trained_on))]
 
 
-def _identity(config: Config, suite: Suite, subjects: Subjects) -> Json:
+def _identity(config: Config, suite: Suite, subjects: Subjects, router: Json) -> Json:
     """Collect all that the numbers of an evaluation depend on."""
     shards, _ = evaluated(config, suite)
     read = [*shards, *_fitted_on(config, suite, subjects)]
-    return standing.identity(config, suite, read, subjects)
+    return standing.identity(config, suite, read, subjects, router)
 
 
 def _refuse_trained_on(

@@ -7,7 +7,7 @@ of the old heirs, among its parents is an old heir; any other is new.
 
 from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -341,7 +341,7 @@ def _mixture_again(
         return {"now": "deleted", "why": "fewer than two of its experts are left"}
     try:
         config = _measured_as(config, old.card)
-        identity.apply(config, old.card.settings)
+        identity.apply(config, old.card.settings)  # its router's training, the window of its sums
         path = make_mixture(config, forest, mixture.without(gone), reporter)
     except UserError:
         removal.discard_heir(forest, forest.paths.bin(plan.name), heir)

@@ -10,6 +10,8 @@ import numpy as np
 from btm.config.choices import SPLITS
 from btm.config.schema import Config
 from btm.data.shards import Shard, Suite
+from btm.ensemble.router import find_router
+from btm.ensemble.rules import rule_of
 from btm.errors import UserError, command, first_of
 from btm.forest import Forest, Model, trained_on
 from btm.forest.suites import open_suites
@@ -40,8 +42,23 @@ def require_text(config: Config, text: Text) -> None:
         )
 
 
-def identity(config: Config, suite: Suite, shards: Iterable[Shard], subjects: Subjects) -> Json:
-    """Collect all that the numbers of an evaluation depend on, as its JSON has it."""
+def router_of(config: Config) -> Json:
+    """Identify the router that weighs the ensemble, as an evaluation's JSON has it; {} without one.
+
+    `UserError` where it is to weigh and is not there.
+    """
+    if not rule_of(config.ensemble).needs_route:
+        return {}
+    return {"router_sha256": find_router(config)[1].sha256}
+
+
+def identity(
+    config: Config, suite: Suite, shards: Iterable[Shard], subjects: Subjects, router: Json
+) -> Json:
+    """Collect all that the numbers of an evaluation depend on, as its JSON has it.
+
+    `router` is what `router_of` returned before anything was measured.
+    """
     text: Text = {}
     for shard in shards:
         text.setdefault(shard.domain, {})[shard.split] = shard.sha256
@@ -55,6 +72,7 @@ def identity(config: Config, suite: Suite, shards: Iterable[Shard], subjects: Su
         **({} if suite.bos is None else {"bos": suite.bos}),  # an older btm read windows without
         **({"load": asdict(config.load)} if config.load.word else {}),
         "ensemble": asdict(config.ensemble) | {"experts": [elm.name for elm in subjects.members]},
+        **router,
         "elms": {elm.name: elm.card.sha256 for elm in subjects.elms},
         "models": {model.name: _model(model) for model in subjects.others},
     }
@@ -79,7 +97,8 @@ def is_of(file: Path, wanted: Json) -> bool:
     wanted = parse_json(json.dumps(wanted).encode())  # tuples are lists there
     if not isinstance(values, dict):
         return False
-    values = {"stride": 0} | values  # evaluations from before there was one
+    # Evaluations from before there was a stride, and before the router was named.
+    values = {"stride": 0, "router_sha256": wanted.get("router_sha256")} | values
     # What is left out of an evaluation in float32 is no less a difference.
     return all(values.get(key) == wanted.get(key) for key in {*wanted, "load"})
 

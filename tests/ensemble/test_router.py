@@ -23,6 +23,7 @@ from btm.ensemble.text import Text
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.steps import domain_weights, score_cache
+from btm.steps.evaluate import evaluation_stands
 
 pytestmark = [pytest.mark.slow, pytest.mark.traced]
 
@@ -304,6 +305,33 @@ def test_settings_that_a_router_has_no_use_for(more, said):
     with pytest.raises(UserError, match="give ensemble=router"):
         compose(["ensemble=cached", "ensemble.temperature=1"])
     assert not rule_of(EnsembleConfig(rule="router", prior="cached")).is_fitted
+
+
+def test_an_evaluation_is_of_the_router_that_weighed_it(clustered, tmp_path):
+    overrides, config, result = clustered
+    assert result["router_sha256"] == Router.load(context.find_router(config)[0]).sha256
+    assert "router_sha256" not in steps.eval_forest(
+        compose([*overrides, "ensemble=simple", "eval.name=simple"])
+    )
+    # Discovery writes another at the same place.
+    place = tmp_path / "router"
+    shutil.copytree(context.find_router(config)[0], place)
+    config = compose([*overrides, f"ensemble.router={place}", "eval.name=moved"])
+    first = steps.eval_forest(config)
+    assert evaluation_stands(config)
+    other = Router.load(place)
+    other.centres = other.centres[::-1]
+    other.save(place)
+    assert not evaluation_stands(config)
+    again = steps.eval_forest(config)
+    assert again["shards"] != first["shards"] and evaluation_stands(config)
+    # One from before that was named is held to the rest alone.
+    file = Forest(config.forest_root).paths.evaluation("moved")
+    del again["router_sha256"]
+    file.write_text(json.dumps(again))
+    assert evaluation_stands(config)
+    shutil.rmtree(place)
+    assert not evaluation_stands(config)
 
 
 def test_a_router_without_known_words_weighs_all_alike():

@@ -1,6 +1,6 @@
 // Ask llama.cpp about a GGUF: its tokens of a text, what it goes on with, and log-probabilities.
-// node llama.mjs PACKAGE MODEL.gguf < QUESTION, a JSON {text, ids, tokens}; prints a JSON. PACKAGE is the folder of
-// node-llama-cpp that scripts/llama_cpp has installed.
+// node llama.mjs PACKAGE MODEL.gguf < QUESTION, a JSON {text, ids, tokens, exact}; prints a JSON. PACKAGE is the folder
+// of node-llama-cpp that scripts/llama_cpp has installed; exact: attention in 32 bits, where llama.cpp's own has 16.
 import {readFileSync} from "node:fs";
 
 const [, , home, modelPath] = process.argv;
@@ -8,7 +8,8 @@ const {getLlama, LlamaLogLevel} = await import(`${home}/dist/index.js`);
 const question = JSON.parse(readFileSync(0, "utf8"));
 const llama = await getLlama({gpu: false, maxThreads: 1, build: "never", logLevel: LlamaLogLevel.error});
 const model = await llama.loadModel({modelPath, gpuLayers: 0});
-const context = await model.createContext({threads: 1, contextSize: 128});
+const exact = {experimentalKvCacheKeyType: "F32", experimentalKvCacheValueType: "F32", flashAttention: false};
+const context = await model.createContext({threads: 1, contextSize: 128, ...(question.exact ? exact : {})});
 const sequence = context.getSequence();
 
 const greedy = [];

@@ -176,6 +176,7 @@ def test_it_is_a_row_of_its_own_and_held_to_its_text(own):
         ("distil.domains=[bible]", "texts was bible, speeches, now bible"),
         ("distil.init=seed", "distil.init was token, now seed"),
         ("trainer.lr=0.5", "trainer.lr was"),
+        ("score.max_tokens=512", "score.max_tokens was 1024, now 512"),
     ],
 )
 def test_what_differs_from_a_student_that_stands_is_named(own, word, said):
@@ -188,6 +189,70 @@ def test_other_settings_are_refused_half_way_too(copy):
         steps.distil(copy(*WORDS), Stopping(step=3))
     with pytest.raises(UserError, match=r"distil.weight was 0.9, now 0.5"):
         steps.distil(copy(*WORDS, "distil.weight=0.5"))
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_start_of_other_weights_is_named(own, half):
+    def average(shares):
+        config = own("average.name=start", f"weights={shares}", "average.measure=false")
+        return card_of(steps.average(config)).sha256
+
+    config = own("student=new", "distil.init=start")
+    old = average("{bible: 1, speeches: 2}")
+    if half:
+        with pytest.raises(TrainingStoppedError):
+            steps.distil(config, Stopping(step=3))
+    else:
+        assert card_of(steps.distil(config)).recipe["start"] == {"start": old}
+        assert steps.plan_of_distil(config).idle
+    new = average("{bible: 2, speeches: 1}")
+    assert new != old
+    with pytest.raises(UserError, match=f"start start was {old[:12]}, now {new[:12]}"):
+        steps.distil(config)
+    # One that is gone is no other start: what was begun goes on, and what stands, stands.
+    removal.remove_derived(Forest(config.forest_root), "averages/start")
+    steps.distil(config)
+    assert steps.plan_of_distil(config).idle
+
+
+@pytest.fixture
+def repacked(own, tmp_path):
+    """A function from overrides to a configuration whose valid text of one domain is another."""
+    config = own()
+    texts = tmp_path / "texts"
+    shutil.copytree(config.data.root, texts)
+    shutil.copytree(config.data.out, tmp_path / "data")
+    test, valid = (texts / f"speeches/{split}.jsonl.zst" for split in ("test", "valid"))
+    test.rename(texts / "aside"), valid.rename(test), (texts / "aside").rename(valid)
+    words = [f"data.root={texts}", f"data.out={tmp_path / 'data'}"]
+    steps.prepare(own(*words))
+    return lambda *more: own(*words, *more)
+
+
+def test_valid_text_that_was_packed_anew_is_named(own, repacked):
+    old, new = (
+        steps.open_suites(config).shard("speeches", "valid").sha256
+        for config in (own(), repacked())
+    )
+    said = f"valid text speeches was {old[:12]}, now {new[:12]}: give"
+    with pytest.raises(UserError, match=said):
+        steps.plan_of_distil(repacked())
+    with pytest.raises(TrainingStoppedError):
+        steps.distil(own("student=new"), Stopping(step=3))
+    with pytest.raises(UserError, match=said):
+        steps.distil(repacked("student=new"))
+    # On which nothing is fitted where it learns from the text alone and begins as it is told.
+    plain = ["student=plain", "distil.weight=0", "distil.init=uniform"]
+    steps.distil(own(*plain))
+    assert steps.plan_of_distil(repacked(*plain)).idle
+
+
+def test_a_card_without_start_and_valid_text_is_held_to_the_rest(own, repacked):
+    file = Forest(own().forest_root).root / "students/pupil/card.json"
+    values = json.loads(file.read_text())
+    assert values["recipe"].pop("fitted_on").keys() == {"bible", "speeches"}
+    file.write_text(json.dumps(values))
+    assert steps.plan_of_distil(repacked()).idle
 
 
 @pytest.mark.parametrize(

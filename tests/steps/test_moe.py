@@ -92,6 +92,50 @@ def test_leaving_and_joining_gives_what_is_made_anew_bit_for_bit(copy, router, m
     )
 
 
+def test_what_another_average_or_window_has_read_is_read_again(copy):
+    two = "moe.experts=[bible,speeches]"
+    path, _ = made(copy("moe.name=mine", *QUICK))
+    before = Sums.read(path / "sums-bible.safetensors")
+    _, fresh = made(copy("moe.name=fresh", two, *QUICK))
+    _, fewer = made(copy("moe.name=mine", two, *QUICK))
+    assert fewer.sha256 == fresh.sha256
+    assert (fewer.recipe, fewer.settings) == (fresh.recipe, fresh.settings)
+    after = Sums.read(path / "sums-bible.safetensors")
+    assert before.model != after.model
+    assert not np.array_equal(before.gram, after.gram)
+    config = copy("moe.name=mine", two, *QUICK, "score.window=32")
+    assert not steps.plan_of_moe(config).idle
+    _, narrow = made(config)
+    assert (narrow.settings, fewer.settings) == ({"score.window": 32}, {"score.window": 64})
+    assert narrow.sha256 != fewer.sha256
+    _, fresh = made(copy("moe.name=fresh", two, *QUICK, "score.window=32"))
+    assert narrow.sha256 == fresh.sha256
+    # A card from before the window was recorded is held to the rest alone.
+    file = path / "card.json"
+    file.write_text(json.dumps(narrow.to_json() | {"settings": {}}))
+    assert steps.plan_of_moe(copy("moe.name=mine", two, *QUICK)).idle
+
+
+def test_one_that_keeps_what_an_earlier_average_read_says_so(copy, monkeypatch):
+    path, three = made(copy("moe.name=mine", *QUICK))
+    whole = Sums.read(path / "sums-bible.safetensors").model
+    read = []
+    monkeypatch.setattr(Reporter, "scoring", counting(Reporter.scoring, read))
+    _, left = made(copy("moe.name=mine", "moe.remove=[code_python]", "average.measure=false"))
+    assert left.recipe == three.recipe | {"read_by": {"bible": whole, "speeches": whole}}
+    assert not read
+    # So it is not passed off as one that is made of the two at once.
+    two = copy("moe.name=mine", "moe.experts=[bible,speeches]", *QUICK)
+    assert not steps.plan_of_moe(two).idle
+    _, joined = made(copy("moe.name=mine", "moe.add=[code_python]", "average.measure=false"))
+    assert (joined.sha256, joined.recipe) == (three.sha256, three.recipe)
+    assert read == ["hidden states of code_python"]
+    made(copy("moe.name=mine", "moe.remove=[code_python]", "average.measure=false"))
+    _, anew = made(two)
+    assert anew.recipe == three.recipe
+    assert (anew.parents, anew.sha256 == left.sha256) == (left.parents, False)
+
+
 def counting(scoring, read):
     """`Reporter.scoring` that notes what is read in `read`."""
 
@@ -109,6 +153,8 @@ def test_sums_are_of_the_hidden_states_of_the_reader(copy, reader):
     sums = Sums.read(path / "sums-bible.safetensors")
     forest = Forest(config.forest_root)
     source = {"average": "averages/uniform", "seed": "elms/seed", "expert": "elms/bible"}[reader]
+    if reader != "average":
+        assert sums.model == Card.read(forest.root / source / "card.json").sha256
     model = causal_lm.load_model(forest.root / source)
     seen = []
     norm = model.model.layers[0].post_attention_layernorm

@@ -1,5 +1,6 @@
 """The router: text → TF-IDF → truncated SVD → distances to cluster centres → weights of experts."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -106,6 +107,14 @@ class Router:
     def domains(self) -> list[str]:
         """The names of the clusters, as discovery gives them to its domains."""
         return [name_of(k) for k in range(len(self.centres))]
+
+    @property
+    def sha256(self) -> str:
+        """The hash of all that its weights depend on, wherever it stands."""
+        digest = hashlib.sha256(repr((self.domains, self.terms, self.temperature)).encode())
+        for array in (self.components, self.idf, self.centres):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     def features(self, texts: Iterable[str]) -> Array:
         """Compute features of length 1, (D, F); all 0 for a text without known words.

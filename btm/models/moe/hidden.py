@@ -6,7 +6,7 @@ are sums over tokens. So those of each expert are kept apart: an expert joins or
 taking off its part, exactly, without reading the others' text again (DUME, arXiv 2603.29765).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Array = NDArray[np.float64]
-_FACTS = ("expert", "shard", "reader", "tokens")
+_FACTS = ("expert", "shard", "reader", "tokens", "window", "model")
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Sums:
     tokens: int
     gram: Array  # XᵀX, (L, H, H)
     total: Array  # Σ x, (L, H)
+    window: int = 0  # the tokens of context; 0: it was not recorded
+    model: str = ""  # hash of the model that read; "": it was not recorded
 
-    def of_same(self, expert: str, shard: str, reader: str, tokens: int) -> bool:
-        """Tell whether these are the sums of that expert over so many tokens of that shard."""
-        return (self.expert, self.shard, self.reader) == (expert, shard, reader) and (
-            self.tokens == tokens
-        )
+    def is_of(self, facts: Mapping[str, str | int]) -> bool:
+        """Tell whether these sums are of all `facts`, by the names of the fields."""
+        return all(getattr(self, name) == value for name, value in facts.items())
 
     def write(self, file: Path) -> None:
         """Write the sums as safetensors, with what they are of as its metadata."""
@@ -64,9 +64,10 @@ class Sums:
         tensors, head = wt.header(file)
         own = {tensor.name: np.array(tensor.raw()).reshape(tensor.shape) for tensor in tensors}
         try:
-            facts = parse_json(head[8:])["__metadata__"]
-            expert, shard, reader, tokens = (facts[name] for name in _FACTS)
-            return cls(expert, shard, reader, int(tokens), own["gram"], own["total"])
+            facts = {"window": 0, "model": ""} | parse_json(head[8:])["__metadata__"]
+            expert, shard, reader, tokens, window, model = (facts[name] for name in _FACTS)
+            sums = (own["gram"], own["total"])
+            return cls(expert, shard, reader, int(tokens), *sums, int(window), model)
         except (KeyError, ValueError, TypeError):
             raise UserError(
                 f"{file}: no sums of hidden states: make the mixture again: btm moe"

@@ -1,6 +1,5 @@
 """The models that a benchmark measures: the ensemble, under any rule, or one model alone."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -45,14 +44,7 @@ class Subject:
     @property
     def router_sha256(self) -> str | None:
         """The hash of the router behind the route; None without one."""
-        if self.route is None:
-            return None
-        router = self.route.router
-        arrays = (router.components, router.idf, router.centres)
-        digest = hashlib.sha256(repr((router.domains, router.terms, router.temperature)).encode())
-        for array in arrays:
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+        return None if self.route is None else self.route.router.sha256
 
     @property
     def rule(self) -> Rule:

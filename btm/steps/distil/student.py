@@ -6,29 +6,25 @@ there are computed first (teachers.py), then the loop of all training does the r
 """
 
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 from btm import __version__
-from btm.config import identity
 from btm.config.distil import DistilConfig
-from btm.config.identity import Difference
 from btm.config.schema import Config
 from btm.config.validation import validate
 from btm.data.batches import windows
-from btm.data.shards import Shard, Suite, require_text
+from btm.data.shards import Suite, require_text
 from btm.errors import UserError, command
 from btm.forest import (
     ELM,
     Branch,
     Forest,
-    Model,
     Terms,
     index,
     ledger,
-    own_model,
     require_same_tokenizer,
     students,
     trained_on,
@@ -41,6 +37,7 @@ from btm.models import causal_lm, flops, trial, weights
 from btm.report import Beating, Reporter, quiet
 from btm.steps import averages, domain_weights
 from btm.steps.distil import teachers
+from btm.steps.distil.asked import Asked, of_branch, of_card, refuse, start_model
 from btm.steps.distil.teachers import Teachers
 from btm.steps.plan import Plan
 from btm.steps.proposal import settled
@@ -50,54 +47,6 @@ from btm.train import checkpoint, loop, phase
 from btm.train.distil import Objective, Student
 from btm.train.schedule import Schedule
 from btm.train.training import Trained, Training
-
-_AVERAGES = ("token", "uniform")  # as distil.init: the average of the teachers
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A student as a command asks for it; `config` has its steps and its learning rate."""
-
-    config: Config
-    forest: Forest
-    suite: Suite
-    teachers: Teachers
-    shards: list[Shard]  # its train text
-
-    @property
-    def name(self) -> str:
-        """The name of the student."""
-        return str(self.config.distil.name)
-
-    @property
-    def elms(self) -> list[ELM]:
-        """Its teachers, by name."""
-        return self.teachers.elms
-
-    @property
-    def reads(self) -> bool:
-        """Whether the teachers are read: not for a student that learns from the text alone."""
-        return self.config.distil.weight > 0
-
-    @property
-    def data(self) -> dict[str, str]:
-        """Its train text, {domain: sha256 of the shard}."""
-        return {shard.domain: shard.sha256 for shard in self.shards}
-
-    @property
-    def settings(self) -> Json:
-        """All settings that its parameters depend on, by dotted key."""
-        trainer, chosen = self.config.trainer, self.config.distil
-        made = identity.of_trainer(trainer) | {"trainer.lr": trainer.lr}
-        made |= {
-            "distil.steps": self.teachers.steps,
-            "distil.init": chosen.init,
-            "distil.weight": chosen.weight,
-        }
-        if self.reads:
-            made |= {"distil.temperature": chosen.temperature}
-            made |= teachers.settings_of(self.config)
-        return made
 
 
 def distil(config: Config, reporter: Reporter = quiet) -> Path:
@@ -113,7 +62,7 @@ def distil(config: Config, reporter: Reporter = quiet) -> Path:
     with forest.hold(called) as (branch, held):
         beating = Beating(reporter, held.beat)
         # Again under the lease: another process may have begun it otherwise meanwhile.
-        _refuse(asked, _of_branch(branch), str(branch.path))
+        refuse(asked, of_branch(branch), str(branch.path))
         trained_on.record(forest.paths, asked.shards)
         if branch.result is None:
             trained = _train(asked, branch, beating)
@@ -138,13 +87,13 @@ def plan_of_distil(config: Config) -> Plan:
         if not target.card.is_file():
             gone = command("remove", student=name, forest=forest.root)
             raise UserError(f"{target.path}: no card: it is damaged; first {gone}")
-        _refuse(asked, _of_card(Card.read(target.card)), str(target.path))
+        refuse(asked, of_card(Card.read(target.card)), str(target.path))
         return Plan.nothing("distil", name)
     begun = forest.get_branch(in_making(name)) if forest.has_branch(in_making(name)) else None
     if begun is not None:
-        _refuse(asked, _of_branch(begun), str(begun.path))
+        refuse(asked, of_branch(begun), str(begun.path))
     else:
-        _start_model(asked)
+        start_model(asked)
     newest = None if begun is None else checkpoint.latest(begun.path)
     done = 0 if newest is None else step_of(newest)
     to_read = sum(r.windows for r in run.missing()) * run.batches.seq_len if asked.reads else 0
@@ -236,28 +185,9 @@ def _domains_of(elms: list[ELM], suite: Suite) -> list[str]:
     return found
 
 
-def _start_model(asked: Asked) -> Model | None:
-    """Find the model that the student begins as; None for an average of the teachers.
-
-    `UserError` for one that is not there, or is no ELM and no average.
-    """
-    init = asked.config.distil.init
-    if init in _AVERAGES:
-        return None
-    name = asked.config.seed.name if init == "seed" else init
-    model = own_model(asked.forest, name)
-    if model.kind not in ("ELM", "average"):
-        raise UserError(
-            f"distil.init={init}: a {model.kind}, and a student begins as an ELM or an average; "
-            f"have: {', '.join(asked.forest.names())}"
-        )
-    averaging.require_same_tensors(asked.elms[0].path, model.path)
-    return model
-
-
 def _begin(asked: Asked, reporter: Reporter) -> Branch:
     """Begin the student: its first parameters, and what it will be made of."""
-    forest, model = asked.forest, _start_model(asked)
+    forest, model, begun = asked.forest, start_model(asked), {}
     if model is None:
         domains = [shard.domain for shard in asked.shards]
         how = asked.config.distil.init
@@ -270,6 +200,7 @@ def _begin(asked: Asked, reporter: Reporter) -> Branch:
     else:
         start = {model.path: 1.0}
         own = {model.name: Parent(1.0, 1.0, model.sha256)}
+        begun = {asked.config.distil.init: model.sha256}
         parents = own if model.card is None or model.kind == "ELM" else dict(model.card.parents)
     # A teacher that gave it no parameters is a parent too: what it predicts was learnt from it.
     for elm in asked.elms:
@@ -284,6 +215,8 @@ def _begin(asked: Asked, reporter: Reporter) -> Branch:
         "settings": asked.settings,
         "teachers": [elm.name for elm in asked.elms],
         "data": asked.data,
+        "fitted_on": asked.fitted_on,
+        "start": begun,
     }
     return students.begin(forest, asked.name, start, origin, reporter.alive)
 
@@ -333,6 +266,7 @@ def _card(asked: Asked, branch: Branch) -> Card:
     if asked.reads:
         recipe |= {"teacher": chosen.teacher, "temperature": chosen.temperature}
         recipe |= {"kept": teachers.targets.KEPT}
+    recipe |= {key: origin[key] for key in ("fitted_on", "start") if origin.get(key)}
     recipe |= {"student_flops": found.flops, "teacher_flops": reading}
     made = Card(
         name=asked.name,
@@ -376,46 +310,3 @@ def _shape(elm: ELM) -> flops.Shape:
     if elm.card.matrix_parameters:
         return flops.Shape(elm.card.matrix_parameters, elm.card.attention)
     return flops.Shape.of_config(causal_lm.load_config(elm.path))
-
-
-@dataclass(frozen=True)
-class _Standing:
-    """A student that stands or was begun, as far as it is compared."""
-
-    settings: Json
-    teachers: dict[str, str]  # ELM: sha256
-    data: dict[str, str]  # domain: sha256
-
-
-def _of_card(card: Card) -> _Standing:
-    names = card.recipe.get("teachers", [])
-    taught = {name: card.parents[name].sha256 for name in names if name in card.parents}
-    return _Standing(card.settings, taught, card.data)
-
-
-def _of_branch(branch: Branch) -> _Standing:
-    origin, parents = branch.origin, branch.parents
-    if origin["method"] != "distil":
-        raise UserError(f"{branch.path} is no student in the making: delete it, or rename it")
-    taught = {name: parents[name].sha256 for name in origin["teachers"]}
-    return _Standing(origin["settings"], taught, origin["data"])
-
-
-def _refuse(asked: Asked, stands: _Standing, place: str) -> None:
-    """Raise `UserError` naming all in which the student at `place` differs from what is asked."""
-    found = identity.differences(stands.settings, asked.settings)
-    now = {elm.name: elm.card.sha256 for elm in asked.elms}
-    for what, old, new in (("teacher", stands.teachers, now), ("text", stands.data, asked.data)):
-        if old.keys() != new.keys():
-            found.append(Difference(f"{what}s", ", ".join(sorted(old)), ", ".join(sorted(new))))
-        found += [
-            Difference(f"{what} {name}", old[name][:12], new[name][:12])
-            for name in sorted(old.keys() & new.keys())
-            if old[name] != new[name]
-        ]
-    if found:
-        gone = command("remove", student=asked.name, forest=asked.forest.root)
-        raise UserError(
-            f"{place} is of other settings: {'; '.join(map(str, found))}: give the settings that "
-            f"stand, another student=NAME, or first {gone}"
-        )

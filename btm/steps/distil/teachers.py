@@ -50,14 +50,20 @@ def ensemble_of(config: Config) -> EnsembleConfig:
 def settings_of(config: Config) -> Json:
     """Return the settings that the predictions of the teachers depend on."""
     chosen = ensemble_of(config)
-    made: Json = {
-        "distil.teacher": config.distil.teacher,
-        "ensemble.decay": chosen.decay,
-        "ensemble.prior_sequences": chosen.prior_sequences,
+    made: Json = {"distil.teacher": config.distil.teacher, "ensemble.decay": chosen.decay}
+    made |= fitting_of(config)
+    return made if chosen.gate is None else made | {"ensemble.gate": chosen.gate}
+
+
+def fitting_of(config: Config) -> Json:
+    """Return the settings that say which part of the valid text something is fitted on, and how it
+    is read.
+    """
+    return {
+        "ensemble.prior_sequences": config.ensemble.prior_sequences,
         "score.window": config.window,
         "score.max_tokens": config.score.max_tokens,
     }
-    return made if chosen.gate is None else made | {"ensemble.gate": chosen.gate}
 
 
 @dataclass(frozen=True)

@@ -89,13 +89,14 @@ def make(config: Config, forest: Forest, mixture: MoeRecipe, reporter: Reporter 
         return target
     if target.is_dir():
         reporter.line(f"{target} is of other settings, ELMs or text: it is made anew")
+    sums = router.sums_of(config, forest, mixture, elms, reporter) if mixture.is_summed else []
+    mixture = mixture.read_by(router.read_by_others(forest, mixture, elms, sums))
     values = _config_of(elms, mixture)
     card = _card(forest, mixture, elms, values)
-    card = replace(card, settings=router.settings_of(config, mixture, elms))
+    card = replace(card, settings=router.settings_of(config, forest, mixture, elms))
     if mixture.router in TRAINED:
         made = partial(_write, forest, mixture, [], values, reporter)
         return router.trained(config, forest, mixture, elms, card, made, reporter)
-    sums = router.sums_of(config, forest, mixture, elms, reporter) if mixture.is_summed else []
     card = router.with_reading(config, card, elms, sums)
     return publish.derived(
         forest,
@@ -143,7 +144,7 @@ def _stands(config: Config, forest: Forest, mixture: MoeRecipe, elms: Sequence[E
     theirs = {name: parent.sha256 for name, parent in card.parents.items()}
     if MoeRecipe.of_card(card) != mixture or ours != theirs:
         return False
-    asked = router.settings_of(config, mixture, elms)
+    asked = router.settings_of(config, forest, mixture, elms)
     return not identity.differences(card.settings, asked) and card.data == router.text_of(
         config, mixture, elms
     )

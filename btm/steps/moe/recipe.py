@@ -1,7 +1,7 @@
 """Which mixture of experts is meant: its ELMs, their weights, and how its router is made."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from btm.config.average import check_average_weights
@@ -17,7 +17,7 @@ from btm.report import Reporter
 from btm.steps import domain_weights
 from btm.system.json_files import Json
 
-# The settings that each router depends on, beside top_k.
+# The settings of `moe` that each router depends on, beside top_k.
 _OF_ROUTER = {
     "ridge": ("ridge", "tokens", "reader"),
     "domain": ("tokens", "reader"),
@@ -25,6 +25,7 @@ _OF_ROUTER = {
     "btx": ("seed", "steps", "train", "balance"),
     "base": ("seed", "steps", "train"),
 }
+_READ_BY = "read_by"  # {expert: hash of the average that read its text}, where that is another's
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ class MoeRecipe:
     how: str  # these were found
     router: str
     top_k: int
-    settings: Mapping[str, Any]  # `_OF_ROUTER` of the router
+    settings: Mapping[str, Any]  # `_OF_ROUTER` of the router, and `_READ_BY` where there is any
+    # ELMs joined or left: what the average of those before has read is kept.
+    keeps: bool = field(default=False, compare=False)
 
     @property
     def is_summed(self) -> bool:
@@ -68,7 +71,12 @@ class MoeRecipe:
         if not any(kept.values()):
             kept = dict.fromkeys(kept, 1.0)
         top_k = max(1, min(self.top_k, len(kept)))
-        return replace(self, experts=tuple(sorted(kept)), weights=kept, top_k=top_k)
+        return replace(self, experts=tuple(sorted(kept)), weights=kept, top_k=top_k, keeps=True)
+
+    def read_by(self, others: Mapping[str, str]) -> "MoeRecipe":
+        """Name the experts whose text `others` {expert: hash} read than its own average."""
+        own = {key: value for key, value in self.settings.items() if key != _READ_BY}
+        return replace(self, settings=own | ({_READ_BY: dict(others)} if others else {}))
 
 
 def mixture_of(config: Config, forest: Forest, reporter: Reporter | None) -> MoeRecipe:
@@ -138,7 +146,8 @@ def changed(config: Config, forest: Forest) -> MoeRecipe:
     usual = sum(weights.values()) / len(weights)
     for name in asked.add:
         weights.setdefault(forest[name].name, usual)
-    return replace(mixture, experts=tuple(sorted(weights)), weights=weights)
+    weights = dict(sorted(weights.items()))  # as if all were named at once
+    return replace(mixture, experts=tuple(weights), weights=weights, keeps=True)
 
 
 def mixtures(forest: Forest) -> dict[str, Card]:

@@ -1,5 +1,7 @@
 """The router of a mixture of experts: from sums of hidden states, drawn, or trained."""
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +25,7 @@ from btm.forest.card import Card
 from btm.forest.paths import MOES, ModelFolder
 from btm.forest.suites import open_suites
 from btm.models import causal_lm, flops, weights
-from btm.models.average import Settings
+from btm.models.average import Settings, normalise
 from btm.models.files import INDEX
 from btm.models.moe import hidden, routers
 from btm.models.moe.hidden import Array, Sums
@@ -61,7 +63,8 @@ def sums_of(
 ) -> list[Sums]:
     """Return the sums of each expert's domain; those that a mixture of that name has are reused.
 
-    The text is the head of the domain's train split, which the expert was trained on itself.
+    The text is the head of the domain's train split, which the expert was trained on itself. Where
+    ELMs joined or left, those that the average of the ELMs before has read are reused too.
     """
     suite, reader = open_suites(config), str(mixture.settings["reader"])
     most = int(mixture.settings["tokens"])
@@ -71,9 +74,16 @@ def sums_of(
     for elm, shard in zip(elms, shards, strict=True):
         file = standing / sums_file(elm.name)
         known = Sums.read(file) if file.is_file() else None
-        tokens, _ = shard.head(most)
-        wanted = (elm.card.sha256, shard.sha256, reader, tokens)
-        found.append(known if known is not None and known.of_same(*wanted) else None)
+        wanted: dict[str, str | int] = {
+            "expert": elm.card.sha256,
+            "shard": shard.sha256,
+            "reader": reader,
+            "tokens": shard.head(most)[0],
+            "window": config.window,
+        }
+        if not (mixture.keeps and reader == "average" and known is not None and known.model):
+            wanted["model"] = model_of(forest, mixture, elm)
+        found.append(known if known is not None and known.is_of(wanted) else None)
     missing = [i for i, each in enumerate(found) if each is None]
     if missing:
         trained_on.record(forest.paths, [shards[i] for i in missing])
@@ -81,27 +91,57 @@ def sums_of(
         said = f"hidden states of {', '.join(elms[i].name for i in missing)}"
         with reporter.scoring(said, total) as told:
             for i in missing:
-                with _reader(config, forest, mixture, elms[i], reporter) as folder:
-                    found[i] = _read(config, folder, elms[i], shards[i], reader, most, told)
+                with _reader(forest, mixture, elms[i], reporter) as folder:
+                    read = _read(config, folder, elms[i], shards[i], reader, most, told)
+                found[i] = replace(read, model=model_of(forest, mixture, elms[i]))
     return [each for each in found if each is not None]
 
 
+def read_by_others(
+    forest: Forest, mixture: MoeRecipe, elms: Sequence[ELM], sums: Sequence[Sums]
+) -> dict[str, str]:
+    """Name the experts whose text another model has read than a mixture made anew would let read
+    it: {name: hash of that model}.
+    """
+    return {
+        elm.name: each.model
+        for elm, each in zip(elms, sums, strict=bool(sums))
+        if each.model != model_of(forest, mixture, elm)
+    }
+
+
+def model_of(forest: Forest, mixture: MoeRecipe, elm: ELM) -> str:
+    """Hash the model whose hidden states are read (moe.reader) for an expert's domain: the weights
+    of an ELM, or the parents of an average with their shares.
+    """
+    how = mixture.settings["reader"]
+    if how == "expert":
+        return elm.card.sha256
+    if how == "seed":
+        return _seed(forest, mixture).card.sha256
+    shares = normalise(mixture.weights)
+    parents = [[forest[name].card.sha256, share] for name, share in shares.items()]
+    return hashlib.sha256(json.dumps(parents).encode()).hexdigest()
+
+
+def _seed(forest: Forest, mixture: MoeRecipe) -> ELM:
+    roots = seeds(forest, list(mixture.experts))
+    if len(roots) != 1:
+        raise UserError(
+            f"moe.reader=seed: {len(roots)} ELMs without parents stand in {forest.root}, and "
+            "one is wanted: give moe.reader=expert or average"
+        )
+    return forest[roots[0]]
+
+
 @contextmanager
-def _reader(
-    config: Config, forest: Forest, mixture: MoeRecipe, elm: ELM, reporter: Reporter
-) -> Iterator[Path]:
+def _reader(forest: Forest, mixture: MoeRecipe, elm: ELM, reporter: Reporter) -> Iterator[Path]:
     """Find the model whose hidden states are read (moe.reader) for an expert's domain."""
     how = mixture.settings["reader"]
     if how == "expert":
         yield elm.path
     elif how == "seed":
-        roots = seeds(forest, list(mixture.experts))
-        if len(roots) != 1:
-            raise UserError(
-                f"moe.reader=seed: {len(roots)} ELMs without parents stand in {forest.root}, and "
-                "one is wanted: give moe.reader=expert or average"
-            )
-        yield forest[roots[0]].path
+        yield _seed(forest, mixture).path
     else:
         with publish.trial(forest, mixture.weights, Settings(), reporter.alive) as folder:
             yield folder
@@ -125,7 +165,8 @@ def _read(
     require_text([shard], "btm moe")
     text = windows(shard, config.window, most)
     gram, total = hidden.read(model, _batches(text, config.score.batch_size), told)
-    return Sums(elm.card.sha256, shard.sha256, reader, text.n_tokens, gram, total)
+    found = Sums(elm.card.sha256, shard.sha256, reader, text.n_tokens, gram, total)
+    return replace(found, window=config.window)
 
 
 def _batches(text: Windows, rows: int) -> Iterator[tuple[NDArray[np.int64], int]]:
@@ -161,8 +202,15 @@ def text_of(config: Config, mixture: MoeRecipe, elms: Sequence[ELM]) -> dict[str
     return {domain: suite.shard(domain, "train").sha256 for domain in domains}
 
 
-def settings_of(config: Config, mixture: MoeRecipe, elms: Sequence[ELM]) -> Json:
-    """Collect the settings of `trainer` that the router depends on; {} where none is trained."""
+def settings_of(config: Config, forest: Forest, mixture: MoeRecipe, elms: Sequence[ELM]) -> Json:
+    """Collect what the router depends on beside `moe`: the settings of `trainer` where it is
+    trained, the window where text is read for it, and the seed that reads.
+    """
+    if mixture.is_summed:
+        read: Json = {"score.window": config.window}
+        if mixture.settings["reader"] == "seed":
+            read["seed.sha256"] = _seed(forest, mixture).card.sha256
+        return read
     if mixture.router not in TRAINED:
         return {}
     trainer = _trainer(config, elms)

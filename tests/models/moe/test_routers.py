@@ -13,7 +13,7 @@ L, H, N = 2, 5, 40
 
 def sums_of(x_LNH, name="e"):
     gram = np.einsum("lnh,lnk->lhk", x_LNH, x_LNH)
-    return hidden.Sums(name, "shard", "average", x_LNH.shape[1], gram, x_LNH.sum(1))
+    return hidden.Sums(name, "shard", "average", x_LNH.shape[1], gram, x_LNH.sum(1), 8, "m")
 
 
 @pytest.fixture
@@ -50,12 +50,20 @@ def test_sums_come_back_from_their_file_and_damage_is_told(states, tmp_path):
     sums = sums_of(states[0])
     sums.write(tmp_path / "sums.safetensors")
     back = hidden.Sums.read(tmp_path / "sums.safetensors")
-    assert back.of_same("e", "shard", "average", N)
-    assert not back.of_same("f", "shard", "average", N)
+    facts = {"expert": "e", "shard": "shard", "reader": "average", "tokens": N}
+    facts |= {"window": 8, "model": "m"}
+    assert back.is_of(facts)
+    for name, other in (("expert", "f"), ("tokens", N + 1), ("window", 9), ("model", "n")):
+        assert not back.is_of(facts | {name: other})
     assert np.array_equal(back.gram, sums.gram)
     assert np.array_equal(back.total, sums.total)
     from safetensors.numpy import save_file
 
+    # Those of an older btm name neither window nor model.
+    old = {name: str(facts[name]) for name in ("expert", "shard", "reader", "tokens")}
+    save_file({"gram": sums.gram, "total": sums.total}, tmp_path / "old.safetensors", old)
+    found = hidden.Sums.read(tmp_path / "old.safetensors")
+    assert found.is_of({"expert": "e", "window": 0, "model": ""})
     save_file({"gram": np.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="no sums of hidden states"):
         hidden.Sums.read(tmp_path / "other.safetensors")
