@@ -202,4 +202,6 @@ class Facts:
     cards: list[Json]
     rebuilding: Rebuilding | None
     absent: dict[str, str] = field(default_factory=dict)
+    # {evaluation, ways, readers, benchmarks: sentences}: results of models or text that are no more
+    outdated: dict[str, list[str]] = field(default_factory=dict)
     live: int = 0  # seconds after which the file is written again; 0: it is not
