@@ -12,6 +12,7 @@ from btm.config.schema import Config
 from btm.errors import UserError
 
 if TYPE_CHECKING:
+    from btm.launch.records import CycleState
     from btm.report.tables import TableRow
     from btm.steps.report import Rebuilding
 
@@ -55,9 +56,9 @@ def watch(config: Config, out: Output) -> None:
 
     root = Path(config.forest_root)
 
-    def page(every: int) -> None:
+    def page(every: int, state: "CycleState") -> None:
         with suppress(UserError):  # no forest stands yet: its seed is still being prepared
-            steps.report(config, history.told(root), rebuilding(root), live=every)
+            steps.report(config, history.told(root, state), rebuilding(root), live=every)
 
     def line(rows: "list[TableRow]") -> None:
         print(json.dumps(rows), file=out.stdout, flush=True)

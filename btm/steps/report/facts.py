@@ -109,6 +109,21 @@ class Try:
 
 
 @dataclass(frozen=True)
+class JobRow:
+    """One job of a cycle as it stands, as btm watch and btm status show it."""
+
+    job: str
+    state: str  # running, queued, waiting, done, failed, …
+    attempt: int  # the number of its last try; 0: none yet
+    step: str  # 5/10; empty where it has shown nothing
+    loss: float | None  # nats per token
+    speed: int | None  # tokens/s
+    left: str | None  # the time that it still takes, in words
+    parents: str  # with their weights, once it was branched
+    why: str
+
+
+@dataclass(frozen=True)
 class Cycle:
     """The last cycle of a forest: its jobs' tries, those that were forgiven too."""
 
@@ -117,6 +132,7 @@ class Cycle:
     cluster: str  # debug, local, slurm
     tries: list[Try]
     waiting: list[str]  # jobs without a try
+    jobs: list[JobRow] = field(default_factory=list)  # what runs or failed first
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ function table(caption, columns, rows, about = {}) {
   }));
   const made = of('table', {}, of('caption', { class: about.shown ? null : 'hidden' }, caption),
     of('thead', {}, of('tr', {}, ...head)), body);
-  return scrolled(caption, made);
+  return scrolled(caption, made, about.tall ? 'scroll tall' : 'scroll');
 }
 
 /** Put what may be wider than the page where it can be scrolled, by keys too. */
