@@ -327,7 +327,8 @@ def _identity(path: Path) -> str:
 def _evals(root: Path, sha256: str) -> list[Path]:
     found = []
     for file in sorted(Paths(root).evals.glob("*.json")):
-        with suppress(OSError, ValueError, AttributeError, TypeError):
+        # The results of readers, of benchmarks and of a mix name no ELMs.
+        with suppress(OSError, ValueError, AttributeError, TypeError, KeyError):
             if sha256 in json.loads(file.read_bytes())["elms"].values():
                 found.append(file)
     return found

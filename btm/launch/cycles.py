@@ -271,14 +271,14 @@ def watch(
     config: Config,
     stream: IO[str],
     each: Callable[[list[TableRow]], None] | None = None,
-    page: Callable[[int], None] | None = None,
+    page: Callable[[int, CycleState], None] | None = None,
 ) -> str:
     """Show the forest's cycle until nobody works on it any more; return how it stands then.
 
     On a terminal `stream` has a table that is redrawn, else a line for each change. With `each`,
     that is called with the rows of every look that differs from the one before, and nothing is
-    shown. `page` is called with the seconds until it is called again, and last with 0. `UserError`
-    if no cycle has run.
+    shown. `page` is called with the seconds until it is called again, and last with 0, and the
+    state. `UserError` if no cycle has run.
     """
     records = Records(Path(config.forest_root))
     state, told = _state(records), None
@@ -289,7 +289,7 @@ def watch(
         while True:
             if page is not None and time.monotonic() >= due:
                 begun = time.monotonic()
-                page(_PAGE_EVERY)
+                page(_PAGE_EVERY, state)
                 due = begun + max(_PAGE_EVERY, 10 * (time.monotonic() - begun))
             if board is not None:
                 board.show(state)
@@ -308,7 +308,7 @@ def watch(
         if board is not None:
             board.close()
         if page is not None:
-            page(0)
+            page(0, state)
 
 
 def _rows(records: Records, state: CycleState, jobs: Mapping[str, Job]) -> list[TableRow]:

@@ -7,19 +7,22 @@ from btm.errors import UserError
 from btm.launch import attach
 from btm.launch.jobs import Job
 from btm.launch.records import CycleState, Outcome, Records, read_json, read_shown
+from btm.launch.view import JobView, ordered, views
+from btm.report.progress import duration
 from btm.steps.report import Cycle as Told
-from btm.steps.report import Try
+from btm.steps.report import JobRow, Try
 
 _RUNNING = "running"
 
 
-def told(root: Path) -> Told | None:
+def told(root: Path, state: CycleState | None = None) -> Told | None:
     """Tell the last cycle of the forest at `root`; None if no records of one stand.
 
-    Slurm is not asked: a job that it holds and that has not begun is among those that wait.
+    Slurm is not asked: without the `state` that who has asked it knows, a job that it holds and
+    that has not begun is among those that wait.
     """
     records = Records(root)
-    state: CycleState | None = read_shown(records.files.state)
+    state = state or read_shown(records.files.state)
     if state is None:
         return None
     try:
@@ -37,6 +40,18 @@ def told(root: Path) -> Told | None:
         cycle.config.cluster.kind,
         tries,
         [name for name in jobs if name not in begun],
+        [_row(each) for each in ordered(views(records, state, jobs))],
+    )
+
+
+def _row(job: JobView) -> JobRow:
+    """Make the row of a job, with the words that btm watch has for it."""
+    row, rate = job.to_row(), job.tokens_per_second
+    left = None if job.eta_seconds is None else duration(job.eta_seconds)
+    speed = None if rate is None else round(rate)
+    step = str(row["step"])
+    return JobRow(
+        job.name, job.state, job.attempt, step, job.loss, speed, left, job.parents, job.message
     )
 
 

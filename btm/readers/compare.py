@@ -16,6 +16,7 @@ from btm.config.schema import Config
 from btm.errors import UserError
 from btm.forest import Forest, derived
 from btm.forest.index import AVERAGE
+from btm.forest.readers import all_of
 from btm.readers import steps
 from btm.readers.ground import Ground
 from btm.readers.intervals import Interval, interval
@@ -48,6 +49,7 @@ class Comparison:
     questions: int
     rows: list[Row]
     notes: list[str] = field(default_factory=list)  # rows that there are none of, and why
+    readers: dict[str, str] = field(default_factory=dict)  # {name: sha256 of its weights}
 
     def to_json(self) -> Json:
         """Write it as a file of evals/ has it."""
@@ -75,7 +77,10 @@ def compare(config: Config, reporter: Reporter = quiet) -> tuple[Comparison, Pat
         found[ARGMAX] = _of_argmax(config, examples, each)
         models[ARGMAX] = f"one of {len(experts)} experts"
     rows = [_row(on, models[on], values, found[FOREST]) for on, values in found.items()]
-    made = Comparison(name, config.reader.split, len(examples), rows, notes)
+    names = {f"{name}-{on}" for on in found}
+    names |= {f"{name}-of-{expert}" for expert in experts if ARGMAX in found}
+    used = {card.name: card.sha256 for _, card in all_of(forest.root) if card.name in names}
+    made = Comparison(name, config.reader.split, len(examples), rows, notes, used)
     file = forest.paths.reading(name, "compare")
     durable.write_json(file, made.to_json())
     return made, file

@@ -28,6 +28,7 @@ class Shard:
     split: str
     novel: bool
     tokens: int
+    sha256: str = ""  # of the text; empty: an older btm did not say
 
 
 @dataclass(frozen=True)

@@ -341,7 +341,7 @@ def _put_together(
         tokens, _ = shard.head(config.score.max_tokens)
         tokens -= shard.n_given(tokens) if shard.is_prompted else 0
         novel = shard.domain not in scene.trained_on
-        shards.append(comparison.Shard(shard.domain, shard.split, novel, tokens))
+        shards.append(comparison.Shard(shard.domain, shard.split, novel, tokens, shard.sha256))
     rows = comparison.rows_of(measured, shards)
     reference = comparison.reference_of(rows)
     return Comparison(

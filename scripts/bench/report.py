@@ -143,7 +143,13 @@ def cycle(names: list[str], rng: np.random.Generator) -> told.Cycle:
             begun += 330
         tries.append(told.Try(f"train-{name}", "train", 2, "done", begun, begun + 800))
         tries.append(told.Try(f"score-{name}", "score", 1, "done", begun + 800, begun + 860))
-    return told.Cycle("0123456789ab", "finished", "slurm", tries, [])
+    jobs = [
+        told.JobRow(
+            f"train-{name}", "running", 2, "4000/8000", 3.21, 10**5, "1 h 02 min", "seed", ""
+        )
+        for name in names
+    ]
+    return told.Cycle("0123456789ab", "at work", "slurm", tries, [], jobs)
 
 
 def cost(name: str, before: int) -> told.Cost:

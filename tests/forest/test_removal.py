@@ -119,6 +119,15 @@ def test_shares_are_products_of_weights_summed_over_paths(heirs):
     ] == pytest.approx(1.0)
 
 
+def test_results_that_name_no_elms_are_no_obstacle(words):
+    """Of a reader or a benchmark."""
+    forest = Forest(compose.compose(words).forest_root)
+    forest.paths.evals.mkdir(exist_ok=True)
+    forest.paths.reading("qa", "test").write_text('{"reader": "qa"}')
+    found = removal.consequences(forest, "bible").evals
+    assert found == [forest.paths.evaluation(None)]
+
+
 def test_remove_deletes_it_and_lists_descendants_with_their_share(capsys, heirs, words):
     _, forest = heirs
     card = forest["bible"].card

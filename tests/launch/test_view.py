@@ -38,6 +38,6 @@ def test_a_running_job_tells_how_far_it_is_and_of_whom_it_descends(plant):
     assert f"{name:<22} running (try 2): tried again" in stream.getvalue()
     assert said.startswith(f"cycle {cycle.id}") and "stopped" in said
     pages, looks = [], []
-    cycles.watch(cycle.config, stream, looks.append, pages.append)
-    assert pages == [10, 0]
+    cycles.watch(cycle.config, stream, looks.append, lambda *each: pages.append(each))
+    assert pages == [(10, state), (0, state)]
     assert json.loads(json.dumps(looks)) == [[each.to_row() for each in found.values()]]

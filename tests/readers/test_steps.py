@@ -307,6 +307,7 @@ def test_rows_stand_on_what_there_is(copy, tmp_path, capsys):
     assert any("no row dense" in note for note in found["notes"])
     have = {each.path.name for each in Forest(root).paths.readers()}
     assert have >= {"mine-forest", "mine-seed", "mine-of-bible", "mine-of-speeches"}
+    assert found["readers"].keys() == have and all(map(len, found["readers"].values()))
     # Readers that stand are not trained again.
     card = Forest(root).paths.reader("mine-seed").card
     stamp = card.stat().st_mtime_ns

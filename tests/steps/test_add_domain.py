@@ -3,6 +3,7 @@ alone.
 """
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from folders import DEMO, tree
 from btm import steps
 from btm.cli import main
 from btm.cli.compose import compose
+from btm.cli.verbs.grown_again import rebuilding
 from btm.errors import UserError
 from btm.forest import Forest
 from btm.report import Reporter
@@ -149,6 +151,24 @@ def test_later_verbs_need_the_forest_alone(added, capsys, tmp_path):
     made = json.loads(capsys.readouterr().out)["made_again"]
     assert {"speeches", "code_tcl"} <= {row["name"] for row in made if row["now"] == "made again"}
     assert "code_python" not in Forest(root)["code_tcl"].card.parents
+
+
+def test_a_report_tells_the_command_that_added_it(added, text, tmp_path):
+    root = shutil.copytree(compose(added[0], "grow").forest_root, tmp_path / "forest")
+    found = rebuilding(root)
+    first, line = found.command.split("\n")
+    assert first.startswith(f"btm run forest={root}")
+    program, verb, *words = shlex.split(line)
+    assert (program, verb) == ("btm", "grow") and words == [
+        f"forest={root}",
+        "domain=code_tcl",
+        text,
+    ]
+    assert not any("code_tcl" in note for note in found.notes)
+    shutil.rmtree(root / "elms/code_tcl")  # where the expert is no more, no line makes it
+    found = rebuilding(root)
+    assert "grow" not in found.command
+    assert any("joined later" in note and "code_tcl" in note for note in found.notes)
 
 
 def test_killed_anywhere_it_goes_on_to_the_same_forest(added, grown, text, tmp_path):

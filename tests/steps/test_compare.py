@@ -141,6 +141,9 @@ def test_the_file_holds_all_of_it_and_the_picture_is_one(found):
     file = Path(found.forest) / "evals/forest-compare.json"
     read = comparison.from_json(json.loads(file.read_text()))
     assert replace(read, created=found.created) == found  # other tests may have compared once more
+    forest = Forest(found.forest)
+    text = json.loads(forest.paths.evaluation(None).read_text())["text"]
+    assert all(shard.sha256 == text[shard.domain][shard.split] for shard in read.shards)
     assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 

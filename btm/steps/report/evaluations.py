@@ -178,9 +178,12 @@ def _best_single(result: Json) -> Way:
 
 
 def _same_shards(made: Comparison, result: Json) -> bool:
-    """Tell whether a comparison and an evaluation measured the same tokens in the same windows,
-    with the same experts.
+    """Tell whether a comparison and an evaluation measured the same text in the same windows, with
+    the same experts.
     """
+    for shard in made.shards:
+        if shard.sha256 not in ("", result["text"].get(shard.domain, {}).get(shard.split)):
+            return False
     shards = {f"{s.domain}/{s.split}": s.tokens for s in made.shards}
     others = {name: shard["tokens"] for name, shard in result["shards"].items()}
     elms = {name: result["elms"].get(name) for name in made.elms}

@@ -109,6 +109,21 @@ class Try:
 
 
 @dataclass(frozen=True)
+class JobRow:
+    """One job of a cycle as it stands, as btm watch and btm status show it."""
+
+    job: str
+    state: str  # running, queued, waiting, done, failed, …
+    attempt: int  # the number of its last try; 0: none yet
+    step: str  # 5/10; empty where it has shown nothing
+    loss: float | None  # nats per token
+    speed: int | None  # tokens/s
+    left: str | None  # the time that it still takes, in words
+    parents: str  # with their weights, once it was branched
+    why: str
+
+
+@dataclass(frozen=True)
 class Cycle:
     """The last cycle of a forest: its jobs' tries, those that were forgiven too."""
 
@@ -117,6 +132,7 @@ class Cycle:
     cluster: str  # debug, local, slurm
     tries: list[Try]
     waiting: list[str]  # jobs without a try
+    jobs: list[JobRow] = field(default_factory=list)  # what runs or failed first
 
 
 @dataclass(frozen=True)
@@ -202,4 +218,6 @@ class Facts:
     cards: list[Json]
     rebuilding: Rebuilding | None
     absent: dict[str, str] = field(default_factory=dict)
+    # {evaluation, ways, readers, benchmarks: sentences}: results of models or text that are no more
+    outdated: dict[str, list[str]] = field(default_factory=dict)
     live: int = 0  # seconds after which the file is written again; 0: it is not

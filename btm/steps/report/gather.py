@@ -16,6 +16,7 @@ from btm.report import html
 from btm.steps.plan import Plan
 from btm.steps.report import evaluations, holdings, results
 from btm.steps.report.facts import Cycle, Evaluation, Facts, Rebuilding, Sample, Ways
+from btm.steps.report.outdated import outdated
 from btm.steps.report.samples import samples
 from btm.system import durable
 from btm.system.json_files import Json
@@ -74,7 +75,9 @@ def gather(
     """Collect all that a report shows; what is missing is said in `absent`, a sentence a part."""
     forest = Forest(config.forest_root)
     paths, absent = forest.paths, _Absent(config)
-    found, ways, texts = _measured(config, paths, absent)
+    result, found = _evaluated(config, paths, absent)
+    ways = _ways(config, paths, result, absent)
+    texts = [] if result is None else _samples(config, result, absent)
     models = holdings.models(paths)
     curves = holdings.curves(paths, models)
     readings = results.readings(paths)
@@ -107,6 +110,7 @@ def gather(
         holdings.cards(models),
         rebuilding,
         absent.said,
+        outdated(config, models, result),
     )
 
 
@@ -131,17 +135,13 @@ class _Absent:
             self.say(part, sentence)
 
 
-def _measured(
-    config: Config, paths: Paths, absent: _Absent
-) -> tuple[Evaluation | None, Ways | None, list[Sample]]:
-    """Read the evaluation, the comparison, and weigh sample documents."""
-    result, found = _evaluated(config, paths, absent)
+def _ways(config: Config, paths: Paths, result: Json | None, absent: _Absent) -> Ways | None:
+    """Read the comparison, or else put side by side what the evaluation has."""
     try:
-        ways = evaluations.ways(paths, config.eval.name, result)
+        return evaluations.ways(paths, config.eval.name, result)
     except (UserError, KeyError, TypeError, ValueError) as error:
-        ways = None
         absent.say("ways", f"It could not be read: {error}.")
-    return found, ways, [] if result is None else _samples(config, result, absent)
+        return None
 
 
 def _evaluated(

@@ -16,9 +16,10 @@ from btm.system.json_files import Json
 
 _POINTS = 80  # of a curve, at most: what a screen can show of a hundred
 _BRANCH = "branch"
+Found = list[tuple[str, ModelFolder, Card]]  # models: kind, folder, card
 
 
-def models(paths: Paths) -> list[tuple[str, ModelFolder, Card]]:
+def models(paths: Paths) -> Found:
     """List the models of a forest whose cards can be read: (kind, folder, card)."""
     found = []
     for kind, place in PLACES.items():
@@ -31,7 +32,7 @@ def models(paths: Paths) -> list[tuple[str, ModelFolder, Card]]:
     return found
 
 
-def costs(found: list[tuple[str, ModelFolder, Card]]) -> list[Cost]:
+def costs(found: Found) -> list[Cost]:
     """Make the ledger of the models of a forest."""
     return [
         Cost(
@@ -49,7 +50,7 @@ def costs(found: list[tuple[str, ModelFolder, Card]]) -> list[Cost]:
     ]
 
 
-def cards(found: list[tuple[str, ModelFolder, Card]]) -> list[Json]:
+def cards(found: Found) -> list[Json]:
     """Make the cards as JSON, without what other parts of the report say and what says nothing."""
     left_out = {"ancestors", "schema", "candidates"}
     made = []
@@ -92,7 +93,7 @@ def size(path: Path) -> tuple[int, int]:
     return files, total
 
 
-def curves(paths: Paths, found: list[tuple[str, ModelFolder, Card]]) -> list[Curve]:
+def curves(paths: Paths, found: Found) -> list[Curve]:
     """Read the courses of training of all models, and of the branches in the making."""
     places = [(card.name, kind, folder.metrics) for kind, folder, card in found]
     for branch in Forest(paths.root).branches():

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from btm.errors import UserError
-from btm.forest import Forest
+from btm.forest import Forest, removal
 from btm.forest.paths import Paths
-from btm.report import comparison
+from btm.forest.readers import ReaderCard
+from btm.report import benchmarks, comparison
 from btm.steps.report import evaluations, gather, holdings
 from btm.steps.report.gather import to_json
 from btm.steps.report.samples import samples
@@ -146,3 +147,85 @@ def test_folders_are_measured_as_they_stand(grown):
     files = [path for path in (root / "elms").rglob("*") if path.is_file()]
     assert found["elms"].files == len(files)
     assert found["elms"].bytes == sum(path.stat().st_size for path in files)
+
+
+def compared(result, **words):
+    """A comparison of what `result` evaluated."""
+    shards = [
+        comparison.Shard(d, s, shard["novel"], shard["tokens"], result["text"][d][s])
+        for name, shard in result["shards"].items()
+        for d, s in [name.split("/")]
+    ]
+    nats = {shard.domain: 2.0 for shard in shards}
+    rows = [comparison.Measured("ensemble of 3", "ensemble", 3, 100, 1e9, 3e5, nats)]
+    elms = {name: result["elms"][name] for name in next(iter(result["shards"].values()))["prior"]}
+    made = comparison.Comparison(
+        "f", "s", result["window"], {}, elms, shards, comparison.rows_of(rows, shards), "f", "f"
+    )
+    return dataclasses.replace(made, **words).to_json()
+
+
+def test_results_of_models_that_are_no_more_are_named(grown, result, copy):
+    config = copy()
+    forest = Forest(config.forest_root)
+    paths, sha256 = forest.paths, {elm.name: elm.card.sha256 for elm in forest.elms()}
+    paths.comparison(None).write_text(json.dumps(compared(result)))
+    for name, weights in (("qa", "new"), ("nli", "same"), ("gone", "")):
+        card = ReaderCard(name, weights, "expert", {"bible": sha256["bible"]}, {})
+        file = paths.reader(name).card
+        if name != "gone":
+            file.parent.mkdir(parents=True)
+            file.write_text(json.dumps(card.to_json()))
+        measured = {"reader": name, "split": "test", "questions": 1, "values": {"f1": [1, 1, 1]}}
+        paths.reading(name, "test").write_text(json.dumps(measured | {"sha256": "same"}))
+    row = benchmarks.Measured(
+        "bible", "ELM", {"bible": sha256["bible"]}, {}, None, None, "t", "x", 1, 1, {}
+    )
+    rows = benchmarks.Benchmarks("f", [row], "").to_json()
+    paths.benchmarks(None).write_text(json.dumps(rows))
+    as_it_stands = gather(config).outdated
+    assert as_it_stands.keys() == {"readers"}  # two of which are not those that were measured
+    assert len(as_it_stands["readers"]) == 2
+    removal.remove(forest, "bible")
+    found = gather(config).outdated
+    gone = "measured with bible, which was removed since. btm"
+    for part, verb in (("evaluation", "eval"), ("ways", "compare"), ("benchmarks", "bench")):
+        [line] = found[part]
+        assert f"{gone} {verb} forest={forest.root}" in line
+    of = {line.partition("-")[2].partition("-")[0]: line for line in found["readers"]}
+    assert "the reader gone, which stands no more" in of["gone"]
+    assert "the reader qa before it was trained anew" in of["qa"]
+    assert "the reader nli with bible, which was removed since" in of["nli"]
+
+
+def test_what_joined_was_made_anew_or_is_other_text_is_named(grown, result, copy):
+    config = copy()
+    paths = Paths(config.forest_root)
+    changed = json.loads(json.dumps(result))
+    elms = changed["elms"]
+    del elms["speeches"]
+    elms["bible"] = "0" * 64
+    elms["law"] = "1" * 64
+    shard = next(iter(result["shards"]))
+    domain, _, split = shard.partition("/")
+    changed["text"][domain][split] = "2" * 64
+    paths.evaluation(None).write_text(json.dumps(changed))
+    [line] = gather(config).outdated["evaluation"]
+    for said in (
+        "with bible, which was made anew since",
+        "with law, which was deleted since",
+        "without speeches, which joined since",
+        f"on other text of {shard} than there is now",
+    ):
+        assert said in line
+    paths.evaluation(None).write_text(json.dumps(result))
+    shards = [
+        comparison.Shard(domain, split, False, 1, "2" * 64),
+        comparison.Shard("older", "test", False, 1),  # no sha256: not known
+    ]
+    paths.comparison(None).write_text(json.dumps(compared(result, shards=shards)))
+    found = gather(config)
+    [line] = found.outdated["ways"]
+    assert f"on other text of {shard} than there is now" in line and "older" not in line
+    assert [row.model for row in found.ways.rows] == ["ensemble of 3"]  # no row of other text
+    assert found.outdated.keys() == {"ways"}

@@ -14,14 +14,10 @@ function card(each) {
   const about = each.domains?.length ? ` · ${each.domains.length > 3 ? many(each.domains.length, 'domain')
     : each.domains.join(', ')}` : '';
   const nats = each.valid_nats == null ? '' : ` · ${each.valid_nats.toFixed(3)} nats`;
-  const made = of('details', {}, of('summary', {}, of('b', {}, each.name),
-    of('span', { class: 'quiet' }, ` ${each.kind}${about}${nats}`)));
-  made.addEventListener('toggle', () => {
-    if (!made.open || made.children.length > 1) return;
-    made.append(of('dl', {}, ...Object.entries(each).flatMap(([key, value]) =>
-      [of('dt', {}, key.replaceAll('_', ' ')), of('dd', {}, told(value))])));
-  });
-  return made;
+  const summary = of('summary', {}, of('b', {}, each.name),
+    of('span', { class: 'quiet' }, ` ${each.kind}${about}${nats}`));
+  return folded(summary, () => of('dl', {}, ...Object.entries(each).flatMap(([key, value]) =>
+    [of('dt', {}, key.replaceAll('_', ' ')), of('dd', {}, told(value))])));
 }
 
 function cards() {
@@ -41,8 +37,8 @@ function rebuilding() {
     copy.textContent = 'Copied';
   });
   return part('rebuilding', 'Grown again', true, null,
-    of('p', { class: 'quiet' }, 'The command that grows this forest again, from the settings that it records.'),
-    of('pre', { tabindex: 0, role: 'region', 'aria-label': 'Command' }, of('code', {}, found.command)),
+    of('p', { class: 'quiet' }, 'The commands that grow this forest again, from what it records.'),
+    of('pre', { tabindex: 0, role: 'region', 'aria-label': 'Commands' }, of('code', {}, found.command)),
     of('div', { class: 'row' }, copy),
     ...found.notes.map((note) => of('p', { class: 'quiet' }, note)),
     folded('All settings', () => of('pre', { tabindex: 0, role: 'region', 'aria-label': 'Settings' },

@@ -42,8 +42,30 @@ function gantt(cycle, begun) {
   });
 }
 
+/** Show each job as it stands, as btm watch does; folded away once all are done. */
+function standing(jobs) {
+  if (!jobs.length) return null;
+  const columns = [
+    { head: 'Job', of: (each) => each.job },
+    { head: 'State', of: (each) => each.state },
+    { head: 'Try', number: true, of: (each) => each.attempt || null },
+    { head: 'Step', number: true, of: (each) => each.step || null },
+    { head: 'Loss', number: true, of: (each) => each.loss?.toFixed(3) },
+    { head: 'Tokens/s', number: true, of: (each) => (each.speed == null ? null : d3.format(',')(each.speed)) },
+    { head: 'Left', number: true, of: (each) => each.left },
+    { head: 'Parents', words: true, of: (each) => each.parents || null },
+    { head: 'Why', words: true, of: (each) => each.why || null },
+  ];
+  const make = () => table('Every job as it stands', columns, jobs, { shown: true, tall: jobs.length > 45 });
+  return jobs.every((each) => each.state === 'done') ? folded('Every job as it stands', make) : make();
+}
+
 function cycle() {
   const found = facts.cycle;
+  if (found && !found.tries.length && found.jobs.length) {
+    return part('cycle', 'The last cycle', true, null, of('p', { class: 'quiet' },
+      `Cycle ${found.id} is ${found.state} (cluster=${found.cluster}). No try has begun yet.`), standing(found.jobs));
+  }
   if (!found || !found.tries.length) {
     return part('cycle', 'The last cycle', false, facts.absent.cycle ?? 'No try has begun yet.');
   }
@@ -65,6 +87,7 @@ function cycle() {
       + `${duration(d3.max(found.tries, (each) => each.ended) - begun)}; `
       + `${failed.length ? `${failed.length} did not end well` : 'none failed'}.`
       + `${found.waiting.length ? ` ${many(found.waiting.length, 'job')} had no try.` : ''}`),
+    standing(found.jobs),
     legend(kinds.map((kind) => [kindColour(kind), kind])),
     scrolled('Gantt chart of the cycle', figure(gantt(found, begun),
       'Every try at every job over time; the table below says the same', true),

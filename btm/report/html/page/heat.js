@@ -160,5 +160,5 @@ function heat() {
       + `the rule ${found.rule} and the prior ${found.prior}, in windows of ${found.window} tokens; what `
       + 'was measured beside it; every expert alone.'),
     heatFigure('models', found.domains.map(domainName), found.columns, measures(found), { best: true }),
-    ...found.warnings.map((each) => of('p', { class: 'caution' }, each)));
+    ...found.warnings.map(caution));
 }

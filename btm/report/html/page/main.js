@@ -26,7 +26,8 @@ function head() {
   }
   tiles.push(tile('Training', count(d3.sum(elms, (each) => each.tokens)), `tokens, ${count(d3.sum(elms, (each) => each.flops))} FLOPs`));
   tiles.push(tile('On disk', bytes(d3.sum(facts.disk, (each) => each.bytes)), many(d3.sum(facts.disk, (each) => each.files), 'file')));
-  document.getElementById('main').append(of('dl', { class: 'tiles' }, ...tiles));
+  const outdated = [...new Set(Object.values(facts.outdated).flat())];
+  document.getElementById('main').append(...outdated.map(caution), of('dl', { class: 'tiles' }, ...tiles));
 }
 
 function scheme() {

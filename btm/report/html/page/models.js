@@ -84,5 +84,5 @@ function models() {
       + 'below says the same'),
     of('div', { style: 'margin-top: 1.2rem' },
       table('Models, grouped by the models that are run for a token', columns, rows)),
-    ...ways.notes.map((note) => of('p', { class: 'caution' }, note)));
+    ...ways.notes.map(caution));
 }

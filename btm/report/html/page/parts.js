@@ -23,11 +23,16 @@ function coloured(made, colour) {
   return made;
 }
 
+// What each part is drawn from, of what can be measured on models or text that are no more.
+const SOURCES = { models: 'ways', heat: 'evaluation', weights: 'evaluation', tokens: 'evaluation',
+  languages: 'evaluation', readers: 'readers', benchmarks: 'benchmarks' };
+const caution = (text) => of('p', { class: 'caution' }, text);
+
 /** Begin a part of the report; without `there` it says in a sentence why it is missing. */
 function part(id, title, there, absent, ...inner) {
   const made = of('section', { id, 'aria-labelledby': `${id}-title` },
     of('h2', { id: `${id}-title` }, title));
-  if (there) made.append(...inner.filter((each) => each != null));
+  if (there) made.append(...(facts.outdated[SOURCES[id]] ?? []).map(caution), ...inner.filter((each) => each != null));
   else made.append(of('p', { class: 'absent' }, absent ?? 'There is nothing to show.'));
   document.getElementById('main').append(made);
   document.getElementById('contents').append(of('li', {},
@@ -52,7 +57,7 @@ function table(caption, columns, rows, about = {}) {
   }));
   const made = of('table', {}, of('caption', { class: about.shown ? null : 'hidden' }, caption),
     of('thead', {}, of('tr', {}, ...head)), body);
-  return scrolled(caption, made);
+  return scrolled(caption, made, about.tall ? 'scroll tall' : 'scroll');
 }
 
 /** Put what may be wider than the page where it can be scrolled, by keys too. */
