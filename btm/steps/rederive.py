@@ -7,7 +7,7 @@ of the old heirs, among its parents is an old heir; any other is new.
 
 from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 

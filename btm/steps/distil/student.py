@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from btm import __version__
+from btm.config import identity
 from btm.config.distil import DistilConfig
 from btm.config.schema import Config
 from btm.config.validation import validate
