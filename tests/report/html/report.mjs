@@ -52,6 +52,8 @@ await openAll(light);
 await light.waitForSelector('#heat table td', { state: 'attached' });
 seen.tables = {};
 for (const part of ['models', 'lineage', 'curves', 'cycle', 'costs']) seen.tables[part] = await rows(light, part);
+seen.jobs = await light.$eval('#cycle table', (made) => [made.caption.textContent,
+  [...made.tHead.rows[0].cells].map((cell) => cell.scope), made.tBodies[0].rows[0].cells[0].scope]);
 seen.heat = await rows(light, 'heat');
 seen.texts = await light.$$eval('#tokens .token', (all) => all.map((each) => each.lastChild.textContent));
 seen.command = await light.textContent('#rebuilding pre');
@@ -63,7 +65,27 @@ await openAll(dark);
 await look(dark, 'dark');
 const phone = await open({ viewport: { width: 390, height: 800 } });
 seen.wide.push(await phone.evaluate('document.documentElement.scrollWidth - innerWidth'));
+const paper = await open({ viewport: { width: 718, height: 1000 } }); // px: A4 between margins of 1 cm
+await paper.emulateMedia({ media: 'print' });
+seen.paper = await paper.evaluate(() => {
+  dispatchEvent(new Event('beforeprint')); // after which a browser waits for nothing
+  const name = (each) => `${each.closest('section')?.id ?? 'page'}: ${each.tagName} ${each.getAttribute('class') ?? ''}`;
+  const wanted = [...document.querySelectorAll('h1, #about, .tiles > *, section > :not(.row), #foot')];
+  const all = [...document.querySelectorAll('main *')].filter((each) => !each.closest('.hidden, svg *'));
+  const isClipped = (each) => getComputedStyle(each).overflow !== 'visible'
+    && (each.scrollWidth > each.clientWidth + 1 || each.scrollHeight > each.clientHeight + 1);
+  return {
+    printed: wanted.length,
+    hidden: wanted.filter((each) => !each.checkVisibility() || each.getBoundingClientRect().height < 1).map(name),
+    cut: all.filter((each) => isClipped(each) || each.getBoundingClientRect().right > innerWidth + 1).map(name),
+    tables: document.querySelectorAll('details table, #cards dl').length,
+    closed: document.querySelectorAll('details:not([open])').length,
+  };
+});
 const live = await open({}, asked.live); // in an hour, by the page's clock, which is put forward
+seen.late = await live.$$eval('.caution', (all, said) => all.filter((each) => each.textContent.startsWith(said))
+  .reduce((found, each) => ({ ...found, [each.parentElement.id]: [...found[each.parentElement.id] ?? [],
+    each.textContent] }), {}), 'forest.json is not');
 const hour = () => live.clock.fastForward(3_601_000);
 const mark = () => live.evaluate('window.read = true'); // gone with a page that is read again
 await live.evaluate('scrollTo({ top: 700, behavior: "instant" })');
