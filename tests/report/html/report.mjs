@@ -38,6 +38,14 @@ seen.title = await light.textContent('h1');
 seen.parts = await light.$$eval('nav a', (all) => all.map((each) => each.textContent));
 seen.missing = await light.$$eval('section > .absent', (all) =>
   Object.fromEntries(all.map((each) => [each.parentElement.id, each.textContent])));
+seen.weights = await light.$$eval('#lineage svg > g > text', (all) => {
+  const boxes = all.map((each) => [each.textContent, each.getBoundingClientRect()]);
+  return { number: boxes.length, over: boxes.flatMap(([text, box], at) => boxes.slice(at + 1)
+    .filter(([, other]) => Math.min(box.right, other.right) > Math.max(box.left, other.left) + 1
+      && Math.min(box.bottom, other.bottom) - Math.max(box.top, other.top) > 4).map(([other]) => `${text} ${other}`)) };
+});
+seen.ticks = await light.$$eval('#models [class^="plot-"] text', (all) =>
+  all.map((each) => each.textContent).filter((text) => /^[0-9](\.[0-9])?$/.test(text)));
 await light.locator('#heat [role="application"]').focus();
 seen.first = await told(light, 'heat');
 await light.keyboard.press('ArrowRight');

@@ -143,6 +143,12 @@ def test_results_of_what_is_no_more_are_named_at_the_top_and_in_each_part(seen):
 
 
 @pytest.mark.slow
+def test_drawings_can_be_read(seen):
+    assert seen["weights"]["number"] >= 4 and seen["weights"]["over"] == []
+    assert len(set(seen["ticks"])) >= 3  # the axis of ratios, narrow as it is
+
+
+@pytest.mark.slow
 def test_on_paper_every_part_is_there_and_nothing_is_cut_off(seen):
     paper = seen["paper"]
     assert paper["printed"] > 40 and paper["tables"] > 8
