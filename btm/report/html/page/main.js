@@ -42,7 +42,7 @@ window.addEventListener('beforeprint', () => {
   // Until none is left, for there are folds in folds.
   for (let fold; (fold = document.querySelector('details:not([open])'));) {
     fold.open = true;
-    filled(fold); // now: the event of a fold that opens comes after the page was printed
+    filled(fold); // now: the event of a fold that opens comes later, maybe after the printing
   }
 });
 
