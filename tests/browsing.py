@@ -21,15 +21,15 @@ def require():
         pytest.skip("no Chromium here: scripts/chromium")
 
 
-def driven(words, asked):
-    """Run the script of a reader; where the browser hangs, which it does once in many runs beside
-    other work, once more.
+def driven(words, asked, timeout=135):
+    """Run the script of a reader, for `timeout` seconds at most; where the browser hangs, which it
+    does once in many runs beside other work, once more.
     """
     for tries_left in (1, 0):
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         with subprocess.Popen(words, text=True, start_new_session=True, **pipes) as node:
             try:
-                said, wrong = node.communicate(asked, timeout=135)
+                said, wrong = node.communicate(asked, timeout=timeout)
             except subprocess.TimeoutExpired:
                 os.killpg(node.pid, signal.SIGKILL)  # the browser too
                 if not tries_left:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from browsing import CHROMIUM, HOME, NODE, driven
 
-from btm.cli.verbs import looking
+from btm.cli.verbs import grown_again
 from btm.forest import Forest
 from btm.report import html
 from btm.steps import report as write
-from btm.steps.report import Cycle, Try, gather
+from btm.steps.report import Cycle, JobRow, Try, gather
 
 VENDOR = resources.files("btm.report.html").joinpath("vendor")
 EVIL = "</script><script>alert(1)</script><!--"
@@ -53,7 +53,12 @@ CYCLE = Cycle(
         Try("train-bible", "train", 2, "done", 1080.0, 1130.0),
     ],
     ["finish"],
+    [
+        JobRow("train-bible", "running", 2, "5/12", 3.25, 1234, "1 min 01 s", "seed 1", EVIL),
+        JobRow("finish", "waiting", 0, "", None, None, None, "", ""),
+    ],
 )
+LATE = f"forest.json is not of the forest as it stands: {EVIL}"
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +66,11 @@ def seen(browser, grown, tmp_path_factory):
     """What a reader of the shared forest's report saw."""
     config = grown[0]
     file = tmp_path_factory.mktemp("report") / "report.html"
-    facts = gather(config, CYCLE, looking.rebuilding(Path(config.forest_root)))
+    facts = gather(config, CYCLE, grown_again.rebuilding(Path(config.forest_root)))
     file.write_text(html.page("report", asdict(facts)))
     live = file.with_name("live.html")
-    live.write_text(html.page("report", asdict(replace(facts, live=3600))))
+    late = replace(facts, live=3600, outdated={"evaluation": [LATE], "ways": [LATE]})
+    live.write_text(html.page("report", asdict(late)))
     asked = {"home": str(HOME), "chromium": CHROMIUM, "url": file.as_uri(), "live": live.as_uri()}
     said = driven([NODE, Path(__file__).with_name("report.mjs")], json.dumps(asked))
     return json.loads(said.splitlines()[-1]) | {"facts": facts}
@@ -93,7 +99,10 @@ def test_the_page_says_what_stands_in_the_forest(seen, grown):
         assert row[2] == (", ".join(wanted) or "–")
     steps = {row[0]: row[2] for row in seen["tables"]["curves"]}
     assert steps["bible"] == "12" and steps["seed"] == "24"
-    tries = [(row[0], row[1], row[2], row[5]) for row in seen["tables"]["cycle"]]
+    jobs, tries = seen["tables"]["cycle"][:2], seen["tables"]["cycle"][2:]
+    running = ["train-bible", "running", "2", "5/12", "3.250", "1,234", "1 min 01 s", "seed 1"]
+    assert jobs == [[*running, EVIL], ["finish", "waiting", *["–"] * 7]]
+    tries = [(row[0], row[1], row[2], row[5]) for row in tries]
     assert tries[1:] == [
         ("train-bible", "1", "killed", "signal 9"),
         ("train-bible", "2", "done", "–"),
@@ -118,6 +127,32 @@ def test_the_heat_map_is_told_to_those_who_use_keys_alone(seen):
 @pytest.mark.slow
 def test_a_live_page_reads_itself_again_until_its_reader_says_no(seen):
     assert seen["live"] == {"again": True, "top": 700, "rests": True}
+
+
+@pytest.mark.slow
+def test_jobs_are_a_table_that_a_screen_reader_can_name(seen):
+    caption, columns, row = seen["jobs"]
+    assert caption == "Every job as it stands"
+    assert columns == ["col"] * 9 and row == "row"
+
+
+@pytest.mark.slow
+def test_results_of_what_is_no_more_are_named_at_the_top_and_in_each_part(seen):
+    assert seen["late"] == {"main": [LATE], "models": [LATE], "heat": [LATE], "weights": [LATE],
+                            "tokens": [LATE]}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_drawings_can_be_read(seen):
+    assert seen["weights"]["number"] >= 4 and seen["weights"]["over"] == []
+    assert len(set(seen["ticks"])) >= 3  # the axis of ratios, narrow as it is
+
+
+@pytest.mark.slow
+def test_on_paper_every_part_is_there_and_nothing_is_cut_off(seen):
+    paper = seen["paper"]
+    assert paper["printed"] > 40 and paper["tables"] > 8
+    assert paper["hidden"] == paper["cut"] == [] and paper["closed"] == 0
 
 
 @pytest.mark.slow

@@ -38,9 +38,12 @@ function placed(nodes) {
 function drawnLineage(nodes) {
   const { places, height, width } = placed(nodes);
   const boxes = [...places.values()];
-  const edges = boxes.flatMap(({ node, x, y }) => node.parents.filter((each) => places.has(each.id))
-    .map((each) => ({ from: places.get(each.id), to: { x, y }, weight: each.weight, parent: each.name,
-      child: node.name, beside: node.parents.length })));
+  const edges = boxes.flatMap(({ node, x, y }) => {
+    const parents = d3.sort(node.parents.filter((each) => places.has(each.id)), (each) => places.get(each.id).y);
+    const apart = Math.min(11, 40 / Math.max(1, parents.length - 1)); // px, of the weights beside a child
+    return parents.map((each, at) => ({ from: places.get(each.id), to: { x, y }, weight: each.weight, parent: each.name,
+      child: node.name, beside: parents.length, aside: (at - (parents.length - 1) / 2) * apart }));
+  });
   const about = (node) => [node.kind === 'ELM' ? null : node.kind, node.state === 'there' ? null : node.state,
     node.total_tokens ? `${count(node.total_tokens)} tokens` : null].filter(Boolean).join(', ');
   const link = d3.linkHorizontal().x((p) => p[0]).y((p) => p[1]);
@@ -59,7 +62,7 @@ function drawnLineage(nodes) {
       .attr('stroke', 'var(--paper)').attr('stroke-width', 4).attr('paint-order', 'stroke')
       .selectAll('text').data(labelled).join('text')
       .attr('x', (e) => e.to.x - 6)
-      .attr('y', (e) => e.to.y + Math.max(-9, Math.min(9, (e.from.y - e.to.y) / 14)) + 3.5)
+      .attr('y', (e) => e.to.y + e.aside + 3.5)
       .text((e) => (e.weight >= 0.9995 ? '1' : e.weight.toFixed(2)));
   }
   const groups = svg.append('g').selectAll('g').data(boxes).join('g')

@@ -38,7 +38,12 @@ function scheme() {
 
 // Paper has all that a screen folds away, but for tables that would fill a ream.
 window.addEventListener('beforeprint', () => {
-  document.querySelectorAll('details').forEach((each) => { each.open = facts.costs.length <= 30; });
+  if (facts.costs.length > 30) return;
+  // Until none is left, for there are folds in folds.
+  for (let fold; (fold = document.querySelector('details:not([open])'));) {
+    fold.open = true;
+    filled(fold); // now: the event of a fold that opens comes later, maybe after the printing
+  }
 });
 
 /** Draw part after part; what fills the first screen is shown before the others are made. */

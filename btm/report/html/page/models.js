@@ -25,11 +25,14 @@ function drawnModels(ways, groups, reference) {
   const isOwn = (dot) => dot.row === ways.rows[0];
   const [first] = scopes[0];
   const [low, high] = d3.extent([1, ...dots.map((dot) => dot.ratio)]);
+  const domain = [low * 0.82, high * 1.2];
+  // A log scale has words at few of its ticks: of a narrow one at 1 alone.
+  const ticks = domain[1] / domain[0] < 6 ? d3.ticks(...domain, 5) : 5;
   return Plot.plot({
     width: WIDE, height: 76 + 23 * lines.length, insetTop: 4, insetBottom: 8, marginLeft: 230, marginRight: 46, marginBottom: 42,
     style: { fontSize: '12px' },
     x: { type: 'log', grid: true, label: `perplexity over that of ${named(reference.model)} (log scale; less is better)`,
-      labelAnchor: 'center', ticks: 5, tickFormat: (value) => d3.format('~g')(value), domain: [low * 0.82, high * 1.2] },
+      labelAnchor: 'center', ticks, tickFormat: (value) => d3.format('~g')(value), domain },
     r: { type: 'identity' },
     y: { domain: lines.map((line) => line.id), axis: null, padding: 0 },
     fx: { domain: scopes.map(([scope]) => scope), label: null, padding: 0.08 },

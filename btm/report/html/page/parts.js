@@ -65,13 +65,19 @@ function scrolled(label, inner, kind = 'scroll') {
   return of('div', { class: kind, tabindex: 0, role: 'region', 'aria-label': label }, inner);
 }
 
+const makers = new Map(); // what is in a fold
+
 /** Fold away what is made when it is first opened, or printed: it may be long. */
 function folded(summary, make) {
-  const made = of('details', {}, of('summary', {}, summary));
-  made.addEventListener('toggle', () => {
-    if (made.open && made.children.length === 1) made.append(make());
-  });
+  const made = of('details', {}, summary.tagName === 'SUMMARY' ? summary : of('summary', {}, summary));
+  made.addEventListener('toggle', () => filled(made));
+  makers.set(made, make);
   return made;
+}
+
+/** Make what an open fold has not made yet. */
+function filled(fold) {
+  if (fold.open && fold.children.length === 1) fold.append(makers.get(fold)());
 }
 
 /** Make a figure of a drawing, whose label says what a reader who cannot see it must know. */
