@@ -167,10 +167,13 @@ def _fairseq(config: Config) -> Settings:
 
 
 def apply(config: Config, settings: Mapping[str, Any]) -> None:
-    """Set the keys of `config` to what the settings of a card say."""
+    """Set the keys of `config` to what the settings of a card say; what is no key there, as the
+    sha256 of a seed that read, is passed over.
+    """
     for dotted, value in settings.items():
         section, _, key = dotted.partition(".")
-        setattr(getattr(config, section), key, value)
+        if hasattr(own := getattr(config, section), key):
+            setattr(own, key, value)
 
 
 def apply_training(config: Config, settings: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from btm.errors import UserError
 from btm.forest import Forest
 from btm.steps import domain_weights, score_cache
 from btm.steps.evaluate import evaluation_stands
+from btm.steps.report import samples
 
 pytestmark = [pytest.mark.slow, pytest.mark.traced]
 
@@ -323,6 +324,8 @@ def test_an_evaluation_is_of_the_router_that_weighed_it(clustered, tmp_path):
     other.centres = other.centres[::-1]
     other.save(place)
     assert not evaluation_stands(config)
+    with pytest.raises(UserError, match="its router is another one"):
+        samples.samples(config, first)
     again = steps.eval_forest(config)
     assert again["shards"] != first["shards"] and evaluation_stands(config)
     # One from before that was named is held to the rest alone.

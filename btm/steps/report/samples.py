@@ -21,6 +21,7 @@ from btm.forest import Forest
 from btm.forest.suites import evaluated_suites
 from btm.steps import domain_weights
 from btm.steps.report.facts import Sample
+from btm.steps.standing import router_of
 from btm.system.json_files import Json
 
 _SHARDS = 8  # that are shown, at most
@@ -32,13 +33,18 @@ def samples(config: Config, result: Json, tokens: int = TOKENS) -> list[Sample]:
     """Weigh the experts before each of the first `tokens` tokens of some shards, under the rule and
     the prior that an evaluation fitted for them.
 
-    `UserError` if the text, or scores of it, are not there any more, and for a prior that moves
-    from window to window, which an evaluation does not keep.
+    `UserError` if the text, scores of it or the router are not there any more, and for a prior
+    that moves from window to window, which an evaluation does not keep.
     """
     if result["ensemble"]["prior"] == "updating":
         raise UserError(
             "ensemble.prior=updating: an evaluation does not keep the prior of a window"
         )
+    if (router := result.get("router_sha256")) is not None:
+        chosen = replace(config.ensemble, rule="router", router=result["ensemble"]["router"])
+        config = replace(config, ensemble=chosen)
+        if router_of(config)["router_sha256"] != router:
+            raise UserError("its router is another one than when it was evaluated")
     forest = Forest(config.forest_root)
     config = replace(config, eval=replace(config.eval, suites=[]))
     suite = evaluated_suites(config)
