@@ -1,11 +1,10 @@
-"""A reader of somebody's own: a dataset, and the three modules; docs/readers.md names it."""
+"""A reader of somebody's own: a dataset, an input and a model; docs/readers.md names it."""
 
 import json
 
-import numpy as np
 import torch
 
-from btm.readers.modules import InputModule, ModelModule, OutputModule
+from btm.readers.modules import InputModule, ModelModule
 from btm.readers.ports import INT, Port
 from btm.readers.setting import Answer, Example, QASetting
 
@@ -48,22 +47,7 @@ class Slope(ModelModule):
         self.slope = torch.nn.Parameter(torch.tensor(begin))
 
     def forward(self, batch):
-        return {"scores": self.slope * batch["lengths"]}
+        return {"scores": (self.slope * batch["lengths"]).log_softmax(-1)}
 
     def loss(self, batch):
-        return torch.nn.functional.cross_entropy(self(batch)["scores"], batch["longest"])
-
-
-class Choice(OutputModule):
-    takes = (Port("scores", shape="BC"),)
-
-    def answers(self, settings, scored):
-        rows = [row for _, batch in scored for row in batch["scores"].tolist()]
-        pairs = [zip(s.candidates, row, strict=True) for s, row in zip(settings, rows, strict=True)]
-        found = [[Answer(text, score=score) for text, score in each] for each in pairs]
-        return [sorted(each, key=lambda answer: -answer.score) for each in found]
-
-    def measure(self, examples, scored):
-        found = self.answers([example.setting for example in examples], scored)
-        right = [a[0].text == e.answers[0].text for a, e in zip(found, examples, strict=True)]
-        return {"accuracy": np.array(right, float)}
+        return torch.nn.functional.nll_loss(self(batch)["scores"], batch["longest"])

@@ -70,7 +70,7 @@ def test_options_go_to_the_modules_that_take_them():
 
 
 def test_foreign_code_runs_only_where_it_is_named():
-    made = spec(output="own_reader:Choice")
-    assert made.foreign == {"own_reader:Choice"}
-    with pytest.raises(UserError, match="code of its own, own_reader:Choice: name it"):
+    made = spec(input="own_reader:Lengths")
+    assert made.foreign == {"own_reader:Lengths"}
+    with pytest.raises(UserError, match="code of its own, own_reader:Lengths: name it"):
         resolve(made)
