@@ -5,6 +5,7 @@ glosses, by the seed, the average, the best expert and the forest, on the same q
     python scripts/build_corpora.py --suite readers
     python scripts/bench/reading.py --forest=FOLDER [--tasks=choice,nli,qa] [--suite=corpora/readers]
                                     [--average=fitted] [--train=600] [--test=300] [--seeds=0,1]
+                                    [--csv=docs/results/readers]
 
 The forest is one of lexicographer files (data.root=corpora/readers/text, or links to some of its
 folders); questions are of the domains of its experts, and none of test is about a gloss that it was
@@ -22,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from btm.cli.compose import compose
@@ -72,6 +74,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--epochs", type=int, help="default: as the reader's own settings say")
     parser.add_argument("--out", type=Path, help="where rows are kept; default: FOREST/evals")
+    parser.add_argument("--csv", type=Path, help="folder that gets TASK.csv")
     given = parser.parse_args()
     torch.set_num_threads(1)
     forest = Forest(given.forest)
@@ -82,6 +85,10 @@ def main() -> None:
             for name, models, options in subjects(forest, task, given.average)
         }
         print(table(shown(rows), f"{task}, {METRICS[task]}: {len(rows['seed'])} test questions"))
+        if given.csv:
+            pd.DataFrame(figures(rows)).to_csv(
+                make_folder(given.csv) / f"{task}.csv", index=False, float_format="%.4f"
+            )
 
 
 def subjects(
@@ -164,6 +171,22 @@ def questions(
         order = rng.permutation(len(found[split]))[:count]
         found[split] = [found[split][n] for n in sorted(order)]
     return found
+
+
+def figures(rows: Mapping[str, np.ndarray]) -> Iterator[dict[str, object]]:
+    """Yield each row's mean and its difference to the seed, with the ends of their intervals."""
+    for name, values in rows.items():
+        own, gain = interval(values), interval(values - rows["seed"])
+        yield {
+            "on": name,
+            "mean": own.mean,
+            "low": own.low,
+            "high": own.high,
+            "over the seed": gain.mean,
+            "gain low": gain.low,
+            "gain high": gain.high,
+            "questions": len(values),
+        }
 
 
 def shown(rows: Mapping[str, np.ndarray]) -> list[TableRow]:

@@ -229,6 +229,15 @@ def test_the_table_of_averages_along_the_way_is_that_of_its_csv():
         assert f"| {schedule} | {weights} | {' | '.join(cells)} |" in page
 
 
+def test_what_the_readme_says_of_small_is_in_its_tables():
+    gated = pd.read_csv(RESULTS / "small/ratios.csv").set_index(["row", "scope"]).loc[(GATED, IN)]
+    said = f"{gated['ratio']:.2f} [{gated['low']:.2f}, {gated['high']:.2f}]"
+    assert gated["seeds"] == 3
+    for page in ("README.md", "docs/when.md"):
+        assert said in " ".join((ROOT / page).read_text().split())
+    assert f"is at {gated['ratio']:.2f} of its dense LM" in (ROOT / "docs/choosing.md").read_text()
+
+
 def test_what_the_readme_says_of_mini_is_in_its_tables():
     readme = " ".join((ROOT / "README.md").read_text().split())
     table = pd.read_csv(RESULTS / "mini/ratios.csv").set_index(["row", "scope"])
