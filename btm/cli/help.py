@@ -6,6 +6,7 @@ import textwrap
 from typing import Any
 
 from btm.cli.compose import ALIASES, all_keys, compose, conf_folder
+from btm.cli.flags import FLAGS_OF
 from btm.config.keys import Key, keys_of
 from btm.config.schema import Config
 
@@ -102,7 +103,10 @@ def of_verb(verb: str, doc: str, *, in_full: bool) -> str:
     """
     lines = [f"btm {verb} [key=value ...]", ""]
     lines += [f"  {example}" for example in examples(verb, doc)]
-    lines += ["", re.sub(r"^example: .*\n?", "", inspect.cleandoc(doc), flags=re.M).strip()]
+    lines += ["", about(doc)]
+    if own := FLAGS_OF.get(verb):
+        lines += ["", "flags of its own:"]
+        lines += [_wrapped(flag, meaning) for flag, meaning in own.items()]
     lines += ["", "bundles:"]
     lines += [_wrapped(f"{name}=", options) for name, options in bundles().items()]
     lines += ["", "keys and defaults:" if in_full else f"keys that btm {verb} reads, and defaults:"]
@@ -114,6 +118,11 @@ def of_verb(verb: str, doc: str, *, in_full: bool) -> str:
         "error." + ("" if in_full else " --help --all lists every key."),
     ]
     return "\n".join(lines)
+
+
+def about(doc: str) -> str:
+    """Say what a verb does: its docstring without the examples."""
+    return re.sub(r"^example: .*\n?", "", inspect.cleandoc(doc), flags=re.M).strip()
 
 
 def examples(verb: str, doc: str) -> list[str]:

@@ -6,7 +6,7 @@ import shlex
 import pytest
 from folders import ROOT
 
-from btm.cli import compose, help, main, reference
+from btm.cli import compose, flags, help, main, reference
 from btm.cli.verbs import VERBS, reads
 
 
@@ -27,9 +27,9 @@ def test_examples_come_first_and_are_valid(verb):
     for example in examples:
         named, words = main.parted(shlex.split(example)[1:])
         assert named == verb
-        flags = {word for word in words if word.startswith("-")}
-        assert flags <= {*main._FLAGS, *main._FLAGS_OF.get(verb, ())}
-        settings = [word for word in words if word not in flags]
+        given = {word for word in words if word.startswith("-")}
+        assert given <= {*main._FLAGS, *main._FLAGS_OF.get(verb, ())}
+        settings = [word for word in words if word not in given]
         compose.compose(settings)
         for word in settings:
             reads.require(verb, compose.full_key(word), word)
@@ -109,7 +109,17 @@ def test_defaults_are_written_as_a_command_takes_them(value, text):
     assert help.shown_value(value) == text
 
 
-def test_the_page_of_settings_is_what_the_code_makes():
+def test_the_pages_of_settings_and_verbs_are_what_the_code_makes():
     assert (ROOT / "docs" / "settings.md").read_text() == reference.page(), (
         "run: python -m btm.cli.reference > docs/settings.md"
     )
+    assert (ROOT / "docs" / "verbs.md").read_text() == reference.page_of_verbs(), (
+        "run: python -m btm.cli.reference verbs > docs/verbs.md"
+    )
+
+
+@pytest.mark.parametrize("verb", flags.FLAGS_OF)
+def test_a_page_tells_the_flags_of_its_verb(verb):
+    page = " ".join(page_of(verb).split())
+    for flag, meaning in flags.FLAGS_OF[verb].items():
+        assert f"{flag} {meaning}" in page

@@ -74,9 +74,8 @@ def _parted(words: list[str]) -> tuple[str, list[str]]:
 
 
 def _flags(verb: str) -> Iterator[Candidate]:
-    for flag, meaning in FLAGS.items():
+    for flag, meaning in (FLAGS | FLAGS_OF.get(verb, {})).items():
         yield Candidate(flag, meaning)
-    yield from map(Candidate, FLAGS_OF.get(verb, ()))
 
 
 def _keys(verb: str, given: list[str], current: str) -> Iterator[Candidate]:

@@ -38,8 +38,6 @@ def join(config: Config, out: Output) -> None:
     domain=NAME the board is shown. commons.hours= is what this machine gives: a slow one trains on
     fewer tokens.
 
-    --new-key  replace the key by a new one, which the old one names
-
     example: btm commons join from=s3://bucket/mine domain=law commons.hours=12
     """
     from btm.commons import board, joining, layout
@@ -155,9 +153,6 @@ def status(config: Config, out: Output) -> None:
 
 def leave(config: Config, out: Output) -> None:
     """Give back the claim of domain=NAME, so that others may have it at once.
-
-    --withdraw  take back an expert that was admitted: the models that inherited from it are named,
-                and a maintainer removes it (btm commons remove)
 
     example: btm commons leave domain=law --withdraw commons.reason="the contract ended"
     """

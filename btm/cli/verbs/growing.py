@@ -165,11 +165,6 @@ def run(config: Config, out: Output) -> int:
     It ends with the tables of btm compare where an average or a baseline stands to compare with:
     those of the forest, also after a baseline of it.
 
-    --detach        start and return
-    --retry-failed  try again what failed
-    --regrow        remove what stands with other settings, with all that descends from it, and grow
-                    it anew; without this it is refused
-
     example: btm run experiment=demo
     """
     from btm import steps

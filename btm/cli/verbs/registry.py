@@ -78,12 +78,7 @@ def remove(config: Config, out: Output) -> int:
     computed of the weights, scores and Fisher information, goes with them.
 
     Every descendant is listed with the share of its first parameters that came from the ELM. They
-    stay, unless
-
-    --with-descendants  they are removed too --rederive          they are branched and trained again
-    without it, with the words of the forest; the same
-                        command goes on after a stop
-    --readmit           the name may be used again (nothing comes back)
+    stay, unless a flag says otherwise.
 
     The text it was trained on is yours, and is not touched; nor are other ELMs that were trained on
     that text.
@@ -195,8 +190,6 @@ def verify(config: Config, out: Output) -> int:
 
     expert=NAME, average=NAME, student=NAME or moe=NAME: that one alone. Without --full: every card
     and small file, the headers of the weights, and whether parents are what cards say.
-
-    --full  read every byte and compare it with SHA256SUMS, which every model carries
 
     example: btm verify forest=experts/demo --full
     """
