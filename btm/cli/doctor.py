@@ -137,9 +137,12 @@ def _ray(config: Config) -> Row:
     found = f"{version('ray')}, "
     if address is None:
         return _row("Ray", found + "no cluster named: a server begins one here (serve.ray.address)")
+    if address == "auto":
+        return _row("Ray", found + "serve.ray.address=auto: whether one runs here is not looked at")
     host, _, port = address.rpartition(":")
-    if not port.isdecimal():
-        return _row("Ray", found + f"serve.ray.address={address}: the cluster of this machine")
+    if not (host and port.isdecimal()):
+        wrong = f"serve.ray.address={address}: wanted HOST:PORT or auto"
+        return _row("Ray", found + wrong, wrong=wanted)
     try:
         socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
     except OSError as error:

@@ -13,6 +13,7 @@ from btm import steps
 from btm.cli.preflight.names import rounds
 from btm.cli.verbs.output import expert_of
 from btm.config.schema import Config
+from btm.data import amounts
 from btm.data import prepare as preparation
 from btm.data.domains import find
 from btm.errors import UserError
@@ -243,17 +244,19 @@ def _run(config: Config, flags: Collection[str]) -> list[TableRow]:
 
 def _with_steps(config: Config) -> tuple[Config, list[str]]:
     """Propose trainer.steps, and say why; of text that is still to be prepared by its size."""
-    packings = {each.domain: each for each in preparation.plan(data_of(config))}
-    domains = [domain for each in rounds(config) for domain in each]
-    text = sum(packings[domain].train_tokens for domain in domains if domain in packings)
-    found = proposal.propose(config, domains, text)
+    data, more = data_of(config), []
+    packings = preparation.plan(data)
+    if all(each.stands for each in packings):
+        found = proposal.of_suite(config, steps.open_suite(config))
+    else:
+        domains = [domain for each in rounds(config) for domain in each]
+        tokens = {each.domain: each.train_tokens for each in packings}
+        text = sum(tokens.get(domain) or amounts.of(data, domain) for domain in domains)
+        found = proposal.propose(config, domains, text)
+        counted = "until btm prepare has counted them"
+        more = [f"about: {amounts.BYTES_PER_TOKEN} bytes a token, {counted}"]
     notes = [line.strip() for line in found.lines]
-    if not all(each.stands for each in packings.values()):
-        notes.append(
-            f"about: {preparation.BYTES_PER_TOKEN} bytes a token, until btm prepare has counted "
-            "them"
-        )
-    return replace(config, trainer=replace(config.trainer, steps=found.steps)), notes
+    return replace(config, trainer=replace(config.trainer, steps=found.steps)), notes + more
 
 
 def _regrow(config: Config) -> list[Plan]:

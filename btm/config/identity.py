@@ -6,7 +6,7 @@ an ELM keeps the former (`Card.settings`), so a command that asks for others can
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from btm.config.schema import Config
@@ -36,6 +36,13 @@ OF_MACHINE = frozenset(
     trainer.mirrors
     fairseq.python
     seed.name
+    """.split()  # noqa: SIM905
+)
+# Settings of other sections that cards name.
+_OF_CARDS = frozenset(
+    """
+    ensemble.top_k ensemble.prior ensemble.decay ensemble.prior_sequences ensemble.gate
+    score.window score.max_tokens
     """.split()  # noqa: SIM905
 )
 Settings = Json  # {dotted key: value}
@@ -167,13 +174,15 @@ def _fairseq(config: Config) -> Settings:
 
 
 def apply(config: Config, settings: Mapping[str, Any]) -> None:
-    """Set the keys of `config` to what the settings of a card say; what is no key there, as the
-    sha256 of a seed that read, is passed over.
+    """Set the keys of `config` to what the settings of a card say; what no result depends on, or is
+    no key, as the sha256 of a seed that read, is passed over.
     """
     for dotted, value in settings.items():
         section, _, key = dotted.partition(".")
-        if hasattr(own := getattr(config, section), key):
-            setattr(own, key, value)
+        if dotted in OF_RESULT or dotted in _OF_CARDS or section == "distil":
+            own = getattr(config, section)
+            if key in {field.name for field in fields(own)}:
+                setattr(own, key, value)
 
 
 def apply_training(config: Config, settings: Mapping[str, Any]) -> None:
@@ -182,8 +191,7 @@ def apply_training(config: Config, settings: Mapping[str, Any]) -> None:
 
     An optimizer that was continued is continued where that is possible still.
     """
-    known = OF_RESULT | {"ensemble.top_k", "ensemble.prior", "ensemble.decay"}
-    known |= {"ensemble.prior_sequences", "score.window", "score.max_tokens"}
+    known = (OF_RESULT | _OF_CARDS) - {"ensemble.gate"}
     made = {key: value for key, value in settings.items() if key in known}
     if not any(key.startswith("trainer.") for key in made):
         return

@@ -12,7 +12,7 @@ import numpy as np
 
 from btm.config.choices import SPLITS
 from btm.config.data import DataConfig
-from btm.data import binarised, near
+from btm.data import amounts, binarised, near
 from btm.data.documents import Source
 from btm.data.duplicates import (
     Standing,
@@ -23,8 +23,6 @@ from btm.data.duplicates import (
 )
 from btm.data.encode import EncodeAll, Encoder, cores, encoding, token_type
 from btm.data.examine import Domain, examine, find_sources, found_in, left_over, prepared_in
-from btm.data.formats import packed
-from btm.data.layout import POOL
 from btm.data.pack import pack
 from btm.data.prompted import pack as prompted_pack
 from btm.data.prompted import reader as prompted
@@ -50,9 +48,6 @@ Progress = Callable[[str], None]
 _SAMPLE_CHARS = 20_000  # of each domain, on which both ways of encoding must agree
 _NO_DIGESTS = "its documents have no digests yet"
 _WORTH_A_PROCESS = 8_000_000  # bytes of text; less is encoded before a process has started
-# For plans of text that is not prepared: those of d64 at a vocabulary of 8,192 (docs/corpora.md).
-BYTES_PER_TOKEN = 3
-_UNPACKED = 3  # bytes of text in a byte of a compressed file, about
 # Keys that have no effect on fairseq's data-bins, and why.
 _NOT_OF_BINS = {
     "tokenizer": "have theirs in dict.txt",
@@ -205,22 +200,9 @@ def plan(config: DataConfig) -> list[Packing]:
         if not_read := missed.get(domain.source.domain):
             what += f"; not read: {not_read}"
         name = domain.source.domain
-        tokens = _about_tokens(config, domain.source)
-        if not domain.why and (meta := read_meta(Path(config.out) / config.name / name)):
-            tokens = meta["splits"]["train"]["tokens"]
+        tokens = amounts.about(config, domain.source) if domain.why else amounts.of(config, name)
         found.append(Packing(name, what, not domain.why, tokens))
     return found
-
-
-def _about_tokens(config: DataConfig, source: Source) -> int:
-    """Estimate the training tokens of text that is not prepared, from the size of its files."""
-    held_out = {"valid": config.valid_fraction, "test": config.test_fraction}
-    share = 1 - sum(held_out[split] for split in source.drawn)
-    paths = [path for split, path in source.listing() if split in (SPLITS[0], POOL)]
-    if source.binarised:
-        return round(share * sum(path.with_suffix(".bin").stat().st_size // 2 for path in paths))
-    size = sum(path.stat().st_size * (_UNPACKED if packed(path) else 1) for path in paths)
-    return round(share * size / BYTES_PER_TOKEN)
 
 
 def passed_over(config: DataConfig) -> list[str]:

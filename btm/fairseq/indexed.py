@@ -78,6 +78,12 @@ def read(prefix: Path, vocab_size: int) -> Indexed:
     return Indexed(tokens, sizes)
 
 
+def count_tokens(idx: Path) -> int:
+    """Count the tokens beside an .idx file by the size of its .bin; `UserError` for no index."""
+    dtype, _ = _header(idx)
+    return idx.with_name(f"{idx.name.removesuffix('.idx')}.bin").stat().st_size // dtype.itemsize
+
+
 def _header(idx: Path) -> tuple[np.dtype, int]:
     """Read the token type and the number of lines from the header of an index."""
     lfs.refuse(idx)

@@ -116,6 +116,8 @@ def measured_again(forest: Forest, kind: str, card: Card, found: dict[str, Measu
     written = {made.card.name, made.readme.name, sums.NAME}
     making = tombstone.require_parents(forest.root, kind, card.name, card.parents)
     with durable.publish_folder(target, replace=True) as folder, making:
+        if Card.read(made.card).sha256 != card.sha256:
+            raise UserError(f"{target} was made anew meanwhile: give the same command again")
         rest, link = shutil.ignore_patterns(*written), durable.link_or_copy
         shutil.copytree(target, folder, dirs_exist_ok=True, ignore=rest, copy_function=link)
         ModelFolder(folder).card.write_text(json.dumps(new.to_json(), indent=1))

@@ -55,7 +55,7 @@ def drive(
             show(driver.snapshot())
             driver.engine.wait(driver.cluster.poll)
         # A cancelled try may still be saving, and a worker dies with its driver.
-        driver.engine.close()
+        driver.engine.close(held.beat)
         show(driver.snapshot())
         _sweep(records)  # again: processes killed meanwhile have left files too
         return driver.snapshot()

@@ -3,7 +3,7 @@
 Logs go where `Records.log` says.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol
 
@@ -84,6 +84,8 @@ class Engine(Protocol):
         """Say why tries that it does not take are no longer waited for; "" while they are."""
         ...
 
-    def close(self) -> None:
-        """Wait until no process of a try is left that would end with this one."""
+    def close(self, pulse: Callable[[], object] = lambda: None) -> None:
+        """Wait until no process of a try is left that would end with this one; call `pulse` now and
+        then.
+        """
         ...

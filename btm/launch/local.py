@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -104,12 +104,13 @@ class LocalEngine:
         """Say nothing: what is queued here will start."""
         return ""
 
-    def close(self) -> None:
-        """Tell every worker to save and stop, and wait until they have."""
+    def close(self, pulse: Callable[[], object] = lambda: None) -> None:
+        """Tell every worker to save and stop, and wait until they have; call `pulse` meanwhile."""
         self.queue.clear()
         for running in self.running.values():
             running.attempt.stop()
         while self.running:
+            pulse()
             self.poll([])
             self.wait(1.0)
 

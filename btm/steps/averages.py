@@ -13,7 +13,7 @@ from btm.config.identity import Difference
 from btm.config.schema import Config
 from btm.data.shards import Shard
 from btm.ensemble import score as scoring
-from btm.errors import UserError
+from btm.errors import UserError, first_of
 from btm.forest import Forest, Model, index, publish, require_same_tokenizer
 from btm.forest.card import Candidate, Card, Measured
 from btm.forest.paths import ModelFolder
@@ -174,6 +174,9 @@ def _outdated(config: Config, card: Card) -> list[Difference]:
     """List what the losses on a card are of, and what they would be of now, where that differs."""
     config, found = score_cache.for_cards(config), list[Difference]()
     now = _valid_of(config, card)
+    gone = sorted(card.measured.keys() - now.keys())
+    if gone and not config.domain:
+        raise UserError(f"the text of {first_of(gone)} is not prepared here")
     if card.measured.keys() != now.keys():
         return [Difference("domains", ", ".join(sorted(card.measured)), ", ".join(sorted(now)))]
     for domain, old in card.measured.items():

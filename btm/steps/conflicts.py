@@ -137,13 +137,13 @@ def _of_candidates(
 ) -> list[Difference]:
     """Compare the ELMs among which an expert that stands was weighed with those of its round."""
     model = _model(forest, name)
-    if model is None or not model.settings or config.weights is not None or config.branch == "copy":
+    if model is None or model.source or config.weights is not None or config.branch == "copy":
         return []
     weighed = model.settings.get(identity.CANDIDATES)
-    if weighed is None and "branch" in model.settings:
-        return []  # a card from before they were recorded
+    if weighed is None:
+        return []  # it was not weighed, or a btm from before they were recorded did it
     removed = tombstone.names(forest.root)
-    old, new = (sorted({*names} - removed) for names in (weighed or model.parents, among))
+    old, new = (sorted({*names} - removed) for names in (weighed, among))
     return [] if old == new else [Difference("candidates", ", ".join(old), ", ".join(new))]
 
 

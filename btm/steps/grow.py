@@ -147,14 +147,14 @@ def branch(
     weights, estimator = domain_weights.domain_weights(
         config, forest, suite, domain, candidates, config.branch, reporter
     )
-    weighed = identity.of_branch(config) | {identity.CANDIDATES: sorted(plan.parents)}
+    weighed = identity.of_branch(config) if len(candidates) > 1 else {}
     return forest.branch(
         name,
         domain,
         weights,
         method=config.branch,
         estimator=estimator,
-        settings=weighed if len(candidates) > 1 else {},
+        settings=weighed | {identity.CANDIDATES: sorted(plan.parents)},
         alive=reporter.alive,
     )
 

@@ -31,7 +31,7 @@ class Proposal:
     @property
     def lines(self) -> tuple[str, str, str]:
         """Say in three lines what is proposed and why."""
-        each, passes = self.tokens / self.parameters, self.tokens / self.text
+        each, passes = self.tokens / self.parameters, self.tokens / max(1, self.text)
         tokens, parameters, text = map(count_text, (self.tokens, self.parameters, self.text))
         return (
             f"trainer.steps={self.steps} follows from the amount of text (another overrules it)",
@@ -65,16 +65,20 @@ def propose(config: Config, domains: list[str], text: int) -> Proposal:
     return Proposal(steps, seed_steps, len(domains), tokens, parameters, text)
 
 
+def of_suite(config: Config, suite: Suite) -> Proposal:
+    """Propose the steps of each expert on the prepared text of `suite`."""
+    planned = config.run.rounds or [config.run.domains or suite.training_domains()]
+    domains = [domain for each in planned for domain in each]
+    return propose(config, domains, sum(suite.shard(d, "train").n_tokens for d in domains))
+
+
 def settled(config: Config, suite: Suite, reporter: Reporter = quiet) -> Config:
     """Return `config` with the steps that are proposed, and tell `reporter` why; as it is where
     trainer.steps is given.
     """
     if config.trainer.steps:
         return config
-    planned = config.run.rounds or [config.run.domains or suite.training_domains()]
-    domains = [domain for each in planned for domain in each]
-    text = sum(suite.shard(domain, "train").n_tokens for domain in domains)
-    found = propose(config, domains, text)
+    found = of_suite(config, suite)
     for line in found.lines:
         reporter.line(line)
     return replace(config, trainer=replace(config.trainer, steps=found.steps))

@@ -262,14 +262,16 @@ def _grow(config: Config, forest: Forest, plan: Plan, old: Old, reporter: Report
     if old.name in forest:
         return
     if not forest.has_branch(old.name):
+        # Weighed among all that it was, of which its parents are those that counted.
+        weighed = {*old.card.settings.get(identity.CANDIDATES, ()), *old.card.parents}
         missing = [
             o.name
             for o in plan.old
-            if o.kind not in DERIVED and o.name in old.card.parents and o.name not in forest
+            if o.kind not in DERIVED and o.name in weighed and o.name not in forest
         ]
         if missing:
             raise UserError(f"its parent {missing[0]!r} was not made again yet")
-        among = [parent for parent in old.card.parents if parent in forest] or None
+        among = [name for name in sorted(weighed) if name in forest] or None
         steps.branch(config, old.name, old.card.domains[0], among=among, reporter=reporter)
     steps.train(config, old.name, reporter)
     steps.merge(config, old.name, reporter)
@@ -342,6 +344,7 @@ def _mixture_again(
     try:
         config = _measured_as(config, old.card)
         identity.apply(config, old.card.settings)  # its router's training, the window of its sums
+        config = validate(config)
         path = make_mixture(config, forest, mixture.without(gone), reporter)
     except UserError:
         removal.discard_heir(forest, forest.paths.bin(plan.name), heir)

@@ -50,6 +50,12 @@ def test_the_ids_are_those_of_fairseq(place, kind, taken):
         assert shard.n_bytes == shard.documents[:, 1].sum()
 
 
+def test_tokens_are_counted_before_they_are_taken_over(source, taken):
+    wanted = {domain: taken.shard(domain, "train").n_tokens for domain in taken.domains()}
+    elsewhere = replace(source, out=f"{source.out}-none")
+    assert {each.domain: each.train_tokens for each in plan(elsewhere)} == wanted
+
+
 def test_documents_end_at_blank_lines(place, kind, taken):
     shard = taken.shard("speeches", "valid")
     assert shard.n_documents == 5

@@ -1,14 +1,16 @@
 """What stands under the name of what is asked for is that, or the command is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from btm import steps
+from btm.cli.compose import compose
 from btm.cli.main import main
 from btm.errors import UserError
 from btm.forest import Forest
-from btm.steps import conflicts
+from btm.steps import conflicts, rederive
 
 
 def refused(words, capsys, *flags):
@@ -91,6 +93,20 @@ def test_an_expert_that_was_weighed_among_others_is_named(copy):
     }
     assert differing(["bible"], ["novels"]) == {}
     assert differing(both, ["novels"]) == {"novels": "candidates was bible, now bible, code_python"}
+
+
+def test_what_was_made_again_or_was_never_weighed_is_no_other_candidate(copy):
+    config = copy()
+    forest = Forest(config.forest_root)
+    rederive.rederive(config, "bible")
+    assert forest["speeches"].card.settings["candidates"] == ["code_python"]
+    assert conflicts.of_cycle(config, [["code_python"], ["speeches"]]) == {}
+    config = compose([f"forest={forest.root}", "weights={code_python: 1}", "trainer.steps=2"])
+    steps.branch(config, "novels", "novels")
+    steps.train(config, "novels")
+    config = replace(config, weights=None)
+    found = conflicts.of_cycle(config, [["code_python", "speeches"], ["novels"]])
+    assert "candidates" not in {each.key for each in found.get("novels", [])}
 
 
 def test_a_card_without_settings_is_taken_as_it_is(copy):

@@ -10,8 +10,8 @@ from folders import DEMO, ROOT
 from btm import steps
 from btm.cli import main
 from btm.cli.compose import compose
+from btm.data.amounts import BYTES_PER_TOKEN
 from btm.data.documents import read
-from btm.data.prepare import BYTES_PER_TOKEN
 from btm.forest import Forest
 from btm.steps import proposal
 from btm.steps.costs import Costs
@@ -45,9 +45,7 @@ def words(site, tmp_path, monkeypatch):
 
 def proposed(words, *more):
     config = compose([*words, *more])
-    suite = steps.prepare(config)
-    text = sum(suite.shard(domain, "train").n_tokens for domain in ("law", "med"))
-    return config, proposal.propose(config, ["law", "med"], text)
+    return config, proposal.of_suite(config, steps.prepare(config))
 
 
 def test_it_is_twenty_tokens_for_each_parameter_where_there_is_text(words):

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 # What btm grow takes from the word from= (btm/steps/add_domain.py), or from the forest.
 _OF_GROW = ("name", "root", "domain", "made_by", "names", "tokenizer", "sampling")
 
+_TRAINING = (
+    "What btm grow was told of training is in the card of its expert: with other words than those "
+    "of the forest, add them, or another expert is grown."
+)
+
 
 def rebuilding(root: Path) -> "Rebuilding | None":
     """Tell the commands that grow the forest at `root` again: btm run, and a btm grow for each text
@@ -41,7 +46,7 @@ def rebuilding(root: Path) -> "Rebuilding | None":
     notes = [
         "btm run grows the seed and the experts of the first command, with the settings that the "
         "forest records; threads and device are the machine's own.",
-        *(["What btm grow was told of training is in the card of its expert."] if grown else []),
+        *([_TRAINING] if grown else []),
         *_removed(removed, planned),
         *_other_text(suites, found.suite, {name for _, name in grown}),
         *_others(cards, made, known=planned is not None),

@@ -84,8 +84,10 @@ def outdated(config: Config, found: Found, result: Json | None) -> dict[str, lis
     {evaluation, ways, readers or benchmarks: sentences}; empty if all are of the forest as it is.
     """
     now, said = Standing.of(config, found), {}
-    lines = _evaluation(config, now, result) if result is not None else []
-    said["evaluation"] = said["ways"] = lines
+    said["evaluation"] = said["ways"] = list[str]()
+    if result is not None:
+        with suppress(*_BROKEN):  # of an older btm, or damaged
+            said["evaluation"] = said["ways"] = _evaluation(config, now, result)
     file = Forest(config.forest_root).paths.comparison(config.eval.name)
     if file.exists():
         said["ways"] = []
@@ -109,13 +111,13 @@ def _line(config: Config, file: str, verb: str, parts: list[str]) -> list[str]:
 
 
 def _evaluation(config: Config, now: Standing, result: Json) -> list[str]:
-    text = {f"{d}/{s}": sha for d, of in result["text"].items() for s, sha in of.items()}
+    text = {f"{d}/{s}": sha for d, of in result.get("text", {}).items() for s, sha in of.items()}
     late = sorted(set(now.experts) - result["elms"].keys())
     without = [f"without {first_of(late)}, which joined since"] if late else []
     beside = {
         name: about["sha256"]
         for name, about in result.get("models", {}).items()
-        if about.get("path") is not None and about["kind"] in ("average", "student", "MoE")
+        if about.get("path") is not None and about.get("kind") in ("average", "student", "MoE")
     }
     parts = [*now.others(result["elms"] | beside), *without, *now.other_text(text)]
     file = Forest(config.forest_root).paths.evaluation(config.eval.name)
