@@ -255,6 +255,7 @@ def _setting(config: Config, studies: Sequence[Study]) -> str:
         "suite": f"{config.data.name}; read are up to {config.score.max_tokens or 'all'} tokens of "
         f"a split, in windows of {config.window}",
         **trained(studies),
+        "studies": grown(studies),
         "seeds": ", ".join(map(str, config.paper.seeds)),
     }
     return "\n".join(f"- {key}: {value}" for key, value in rows.items())
@@ -273,9 +274,25 @@ def trained(studies: Sequence[Study]) -> dict[str, str]:
         facts["model"] = f"{experts[0].parameters:,} parameters{sequences}"
         facts["the forest's seed"] = _steps(seeds)
         facts[f"each of {len(experts)} experts"] = _steps(experts)
+    made = [study for study in studies if study.kind == ONE_MODEL]
+    if made:
+        found = one_model.models(losses.Grown(first[FOREST]).forest).values()
+        steps = sorted({m.card.steps for m in found if m.card is not None and m.card.steps})
+        facts["each student and trained mixture"] = f"{' to '.join(map(str, steps))} steps"
     if "dense" in first:
         facts["the dense LM"] = _steps([elm.card for elm in losses.Grown(first["dense"]).experts])
     return facts
+
+
+def grown(studies: Sequence[Study]) -> str:
+    """List the studies that the report is of, by kind: those of one seed with what was varied."""
+    kinds: dict[str, list[Study]] = {}
+    for study in studies:
+        kinds.setdefault(study.kind, []).append(study)
+    return ", ".join(
+        f"{kind} ({', '.join(dict.fromkeys(s.value or f'seed {s.seed}' for s in of))})"
+        for kind, of in kinds.items()
+    )
 
 
 def _steps(cards: Sequence[Card]) -> str:

@@ -96,6 +96,15 @@ def test_a_report_says_what_the_cards_say_and_not_the_settings(copy):
     assert f"{cards[0].card.lr:g}" in text
 
 
+def test_a_report_names_the_studies_that_it_is_of(copy):
+    config = copy()
+    studies = [Study(f"{kind}-{n}", kind, n, config) for kind in (FOREST, "dense") for n in (0, 1)]
+    studies.append(Study("fraction-0", "fraction", 0, config, value="0.25"))
+    assert report.grown(studies) == (
+        "forest (seed 0, seed 1), dense (seed 0, seed 1), fraction (0.25)"
+    )
+
+
 def records():
     rng = np.random.default_rng(0)
     gain = {
