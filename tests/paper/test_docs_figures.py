@@ -81,8 +81,8 @@ LINES = {
     "student of the posterior, one model": "student: posterior",
     "student of `gated`, one model": "student: gated",
     "token average trained on, one model": "average: token, trained on",
-    "mixture of experts, finetuned, 1.3 models for a token": "MoE: finetuned",
-    "mixture of experts, ridge router, 1.3 models for a token": "MoE: ridge",
+    "mixture of experts, finetuned, two networks of eight": "MoE: finetuned",
+    "mixture of experts, ridge router, two networks of eight": "MoE: ridge",
     "DEMix, cached prior": "demix: cached prior",
     "DEMix, gated": "demix: gated",
     "random split, cached prior": "random_split: cached prior",
@@ -239,6 +239,21 @@ def test_the_table_of_averages_along_the_way_is_that_of_its_csv():
             for model in ("dense LM", "seed", "ensemble")
         ]
         assert f"| {schedule} | {weights} | {' | '.join(cells)} |" in page
+
+
+def test_what_is_said_of_one_model_at_size_small_is_in_its_tables():
+    page = " ".join((ROOT / "docs/one-model.md").read_text().split())
+    names = {
+        "average: token": 0,
+        "average: argmax": 0,
+        "student: gated": 1,
+        "student: posterior": 1,
+    }
+    names |= {"average: token, trained on": 2, "MoE: finetuned": 3}
+    said = ("domain (0.92)", "students (1.14)", "trained on (1.17)", "mixture (1.12 of it)")
+    for row, place in names.items():
+        assert f"({float(ratio('small', row, IN)):.2f}" in said[place]
+        assert said[place] in page
 
 
 def test_what_the_readme_says_of_small_is_in_its_tables():
