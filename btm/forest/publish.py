@@ -61,12 +61,11 @@ def average(
     card = _card(forest, name, parents, method, settings)
     card = replace(card, estimator=estimator, candidates=list(candidates))
     card = replace(card, settings={} if scale is None else {SCALE: scale})
-    standing = ModelFolder(target).card
+    standing, found = ModelFolder(target).card, list[Difference]()
     if standing.exists():
         found = differences(Card.read(standing), card)
         if not found:
             return target
-        say(f"{target} is of other settings: {'; '.join(map(str, found))}: it is made anew")
 
     def write(folder: Path) -> dict[str, str]:
         digests = averaging.average(folders, folder, alive, settings)
@@ -74,6 +73,8 @@ def average(
         ends.declare(folder, folders)
         if settings.dtype:
             causal_lm.declare_dtype(ModelFolder(folder).config, settings.dtype)
+        if found:  # and what is asked for can be made
+            say(f"{target} is of other settings: {'; '.join(map(str, found))}: it is made anew")
         return digests
 
     return derived(forest, index.AVERAGE, card, write, measure)

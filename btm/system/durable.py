@@ -211,7 +211,7 @@ def rename_folder(source: Path, target: Path) -> None:
 def link_or_copy(source: str | Path, target: str | Path) -> None:
     """Put a file that nobody ever modifies at `target` too: linked, or else copied."""
     try:
-        os.link(source, target)
+        Path(target).hardlink_to(source)
     except OSError:  # another disk, or one without hard links
         shutil.copyfile(source, target)
 

@@ -152,7 +152,7 @@ def test_what_is_wrong_with_a_reader_is_one_line(words, capsys, tmp_path):
             *words,
             "reader.options={vectors: text, texts: x}",
         ],
-        "no verb 'read'": ["read"],
+        "btm read: which verb? train, eval": ["read"],
         "expert has no effect here: on=forest; wanted on=expert": [
             *("read", "train", *words, "on=forest", "expert=bible")
         ],
