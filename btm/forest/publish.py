@@ -27,6 +27,7 @@ from btm.models import average as averaging
 from btm.models import causal_lm, weights
 from btm.models.average import Settings, normalise
 from btm.system import durable, sums
+from btm.system.json_files import Json
 
 SCALE = "average.scale"  # as a setting on the card of an average: what was asked for
 _USUAL = asdict(Settings()) | {"importance": []}
@@ -297,7 +298,7 @@ def _shares(parents: Mapping[str, float], settings: Settings) -> dict[str, float
     return found if base in found else found | {base: 0.0}
 
 
-def recipe_of(settings: Settings) -> dict[str, Any]:
+def recipe_of(settings: Settings) -> Json:
     """Select, as JSON values, the settings that change the parameters and are not the default."""
     known = asdict(settings) | {"base": settings.base and settings.base.name}
     known["importance"] = sorted(path.name for path in settings.importance.values())

@@ -147,7 +147,7 @@ def _baselines(root: Path) -> list[str]:
     return [f"Beside the forest stand its baselines, by the first command with baseline=: {said}."]
 
 
-def words_of(values: dict[str, Any], data: dict[str, Any]) -> list[str]:
+def words_of(values: Json, data: Json) -> list[str]:
     """List the words of a command whose settings, once composed, are these recorded ones."""
     from btm.cli.compose import ALIASES, all_keys, bundles_of, compose
 

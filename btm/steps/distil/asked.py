@@ -1,4 +1,4 @@
-"""What a student is asked for as, and that held against one that stands or was begun.
+"""A student as a command asks for it, compared with one that stands or was begun.
 
 What differs is refused in one line that names each difference: settings, teachers, text, the valid
 text that something is fitted on, and the model that it begins as.

@@ -1,5 +1,5 @@
-"""What changed in a forest since its results were measured: models that were removed, made anew or
-joined, and text that was prepared anew. A report shows such results, and says so.
+"""Compare the results that a report shows with the forest as it stands: models that were removed,
+made anew or joined since, and text that was prepared anew. The report shows them, and says so.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ _BROKEN = (UserError, OSError, KeyError, TypeError, ValueError, AttributeError)
 
 @dataclass(frozen=True)
 class Standing:
-    """What stands in a forest now."""
+    """The models, experts and text of a forest as it stands."""
 
     models: dict[str, set[str]]  # {name: sha256 of the weights}: an ELM and an average may share it
     removed: set[str]  # ELMs
