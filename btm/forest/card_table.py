@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from btm.config.identity import CANDIDATES
 from btm.forest.card import Card, Measured
 from btm.report.progress import cell, count_text
 
@@ -18,6 +19,8 @@ def lines(card: Card) -> Iterator[tuple[str, str]]:
 def _all(card: Card) -> Iterator[tuple[str, str]]:
     yield "domains", ", ".join(card.domains)
     yield "parents", _parents(card)
+    weighed = card.settings.get(CANDIDATES, [])
+    yield "weighed among", ", ".join(weighed) if set(weighed) != card.parents.keys() else ""
     yield "recipe", _settings(card.recipe)
     yield "sparse", _settings(card.delta)
     yield "adapter", _settings(card.adapter)
@@ -29,7 +32,8 @@ def _all(card: Card) -> Iterator[tuple[str, str]]:
     for domain, found in card.measured.items():
         yield f"  {domain}", _measured(found)
     yield from _provenance(card)
-    for section, settings in _sections(card.settings).items():
+    rest = {key: value for key, value in card.settings.items() if key != CANDIDATES}
+    for section, settings in _sections(rest).items():
         yield f"{section} settings", _settings(settings)
     yield "sha256", _short(card.sha256)
     yield "tokenizer", _short(card.tokenizer_sha256)

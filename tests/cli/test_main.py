@@ -78,6 +78,7 @@ def test_ls_and_show(capsys, words):
     assert {"domains", "parents", "training", "valid loss", "sha256"} <= set(lines)
     assert lines["parents"].strip().startswith("seed 1.000")
     assert "with its ancestors" in lines["training"]
+    assert not any("candidates" in name for name in lines)  # its parent was the only one
     code, out, _ = run(capsys, "show", "expert=bible", "--json", *words)
     assert json.loads(out)["domains"] == ["bible"]
     code, out, _ = run(capsys, "show", "expert=uniform", "--json", *words)
