@@ -11,7 +11,7 @@ from typing import Any
 
 from btm import steps
 from btm.cli.preflight.names import rounds
-from btm.cli.verbs.output import expert_of
+from btm.cli.verbs.output import Output, expert_of
 from btm.config.schema import Config
 from btm.data import amounts
 from btm.data import prepare as preparation
@@ -46,6 +46,22 @@ def plan(verb: str, config: Config, flags: Collection[str] = ()) -> list[TableRo
         for text in each.warnings()
     ]
     return rows + warnings
+
+
+def show(rows: Sequence[TableRow], output: Output) -> None:
+    """Print the rows of `plan`: for people a table, then its notes and warnings as sentences."""
+    if output.as_json:
+        output.rows(rows, "would do")
+        return
+    sentences = [row for row in rows if _kind(row) in ("note", "warning")]
+    output.rows(readable([row for row in rows if row not in sentences]), "would do")
+    for row in sentences:
+        about = f" ({row['name']})" if row.get("name") else ""
+        output.paragraph(f"{_kind(row)}{about}: {row['what']}")
+
+
+def _kind(row: TableRow) -> object:
+    return row.get("job") or row.get("step")
 
 
 def readable(rows: Sequence[Mapping[str, Any]]) -> list[TableRow]:

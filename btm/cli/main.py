@@ -135,9 +135,8 @@ def _command(verb: str, words: list[str], stops: Stops) -> int:
     preflight.check(verb, config, flags)
     output = verbs.Output("--json" in flags, sys.stdout, sys.stderr, flags, stops)
     if "--dry-run" in flags:
-        from btm.cli.dry_run import plan, readable
+        from btm.cli.dry_run import plan, show
 
-        rows = plan(verb, config, flags)
-        output.rows(rows if output.as_json else readable(rows), "would do")
+        show(plan(verb, config, flags), output)
         return 0
     return verbs.VERBS[verb](config, output) or 0

@@ -1,5 +1,6 @@
 """What --dry-run plans is what the verb then does: the ELMs, the tokens and the files."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from btm.cli import main
-from btm.cli.dry_run import plan, readable
+from btm.cli.dry_run import plan, readable, show
+from btm.cli.verbs import Output
 from btm.forest import Forest
 from btm.report import Reporter
 from btm.steps.plan import Plan
@@ -202,6 +204,23 @@ def test_amounts_are_shown_in_units():
             "seconds": "2 h 05 min",
         }
     ]
+
+
+def test_notes_and_warnings_are_sentences_below_the_table():
+    rows = [
+        {"job": "note", "what": "49 steps follow from the amount of text"},
+        {"job": "seed", "what": "train 98 steps"},
+        {"step": "warning", "name": "law", "what": "more than 4 epochs"},
+    ]
+    out = io.StringIO()
+    show(rows, Output(as_json=False, stdout=out, stderr=out))
+    lines = out.getvalue().splitlines()
+    assert lines[-2:] == [
+        "note: 49 steps follow from the amount of text",
+        "warning (law): more than 4 epochs",
+    ]
+    assert sum("train 98 steps" in line for line in lines[:-2]) == 1
+    assert not any("note" in line or "warning" in line for line in lines[:-2])
 
 
 def test_a_plan_that_writes_nothing_is_idle():
