@@ -1,7 +1,7 @@
 """The signed objects of a commons: what each says, checked, since all of it comes from outside."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from btm.commons.fields import (
     by,
@@ -91,7 +91,7 @@ class Policy:
     lease: float = said(is_number)  # without a sign of life, after which a claim is free
     stall: float = said(is_number)  # without a checkpoint, after which it is free all the same
     most_bytes: int = said(is_positive)  # of a submission, or of a checkpoint
-    gate: dict[str, Any] = said(lambda value: isinstance(value, dict))  # bounds of the content
+    gate: Json = said(lambda value: isinstance(value, dict))  # bounds of the content
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from btm.errors import UserError, unknown
 from btm.system import lfs
+from btm.system.json_files import Json
 
 NAME = "suite.json"
 # Besides `novel`, which btm acts on, what the scripts that build suites say of a domain.
@@ -50,7 +51,7 @@ def _is_novel(path: Path, name: str, about: Any) -> bool:
     return bool(novel)
 
 
-def _require_known(content: dict[str, Any], known: tuple[str, ...], where: str) -> None:
+def _require_known(content: Json, known: tuple[str, ...], where: str) -> None:
     for key in content:
         if key not in known:
             raise unknown("key", key, known, where)

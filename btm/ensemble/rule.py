@@ -23,6 +23,7 @@ from btm.ensemble.commit import Commit, rows
 from btm.ensemble.course import Course, OnlineWeights, follow
 from btm.ensemble.posterior import Array, normalise
 from btm.ensemble.text import Flags, Integers, Text, blocks, resets
+from btm.system.json_files import Json
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Rule(ABC):
         """
         return self
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Json:
         """Name the fitted settings and their values, as evals/<name>.json has them."""
         return {}
 

@@ -27,6 +27,7 @@ from btm.ensemble.rule import (
 )
 from btm.ensemble.text import Text, portions, resets
 from btm.ensemble.tracking import Likelihoods
+from btm.system.json_files import Json
 
 
 def rule_of(ensemble: EnsembleConfig) -> Rule:
@@ -131,7 +132,7 @@ class Tracking(SequenceRule):
             valid.logp, valid.log_prior, valid.tokens, choices, self.ensemble, valid.text
         )
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Json:
         """Name α and β once they are set."""
         if self.ensemble.alpha is None:
             return {}
@@ -196,7 +197,7 @@ class Gated(Rule):
             samples.append(gate.Sample.of(logp_EN, shard.log_prior, ids_N, begins_N, most=most))
         return replace(self, ensemble=replace(self.ensemble, gate=list(gate.fit(samples))))
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Json:
         """Name the parameters of a gate that is given or fitted."""
         return {"gate": gate.named(self.ensemble.gate)} if self.ensemble.gate else {}
 

@@ -15,6 +15,7 @@ from btm.config.card import is_language
 from btm.config.choices import LICENSES
 from btm.forest.card import Card
 from btm.forest.index import AVERAGE, ELM, MOE, STUDENT
+from btm.system.json_files import Json
 
 # What a model is, in words, and the further tags of the Hub that fit it.
 _KINDS = {
@@ -115,7 +116,7 @@ def _facts(card: Card, kind: str) -> str:
     return "\n".join(f"- **{key}**: {value}" for key, value in facts.items() if value) + "\n"
 
 
-def _sparse(delta: dict[str, Any]) -> str:
+def _sparse(delta: Json) -> str:
     """Say how sparse an expert is; an empty string for a dense one."""
     try:
         found, free, density = delta["nonzeros"], delta["budget"], delta["density"]
@@ -124,7 +125,7 @@ def _sparse(delta: dict[str, Any]) -> str:
         return ""
 
 
-def _adapter(adapter: dict[str, Any]) -> str:
+def _adapter(adapter: Json) -> str:
     """Say which adapter an expert is its parents and; an empty string for one without."""
     try:
         kind, rank, found = adapter["kind"], adapter["rank"], adapter["parameters"]

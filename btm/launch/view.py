@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from btm.errors import UserError, first_of
 from btm.forest.branch import Branch
@@ -13,6 +12,7 @@ from btm.launch.records import CycleState, JobState, Records, read_shown
 from btm.report.progress import duration
 from btm.report.tables import TableRow
 from btm.system import lease
+from btm.system.json_files import Json
 
 _RUNNING = "running"
 NO_JOBS: Mapping[str, Job] = {}
@@ -92,7 +92,7 @@ def _view(records: Records, name: str, state: JobState, job: Job | None) -> JobV
     return shown_as(name, state, shown, parents_of(records.forest, job) if job else "")
 
 
-def shown_as(name: str, state: JobState, shown: dict[str, Any], parents: str = "") -> JobView:
+def shown_as(name: str, state: JobState, shown: Json, parents: str = "") -> JobView:
     """Make the view of a job whose sign of life is `shown`."""
     keys = ("step", "steps", "loss", "tokens_per_second", "eta_seconds", "scored", "to_score")
     told = {key: shown[key] for key in keys if isinstance(shown.get(key), int | float)}

@@ -12,6 +12,7 @@ from typing import Any
 
 from btm.errors import UserError, unknown
 from btm.readers import ports
+from btm.system.json_files import Json
 
 # What reads the questions of a split from a folder, as `Example`s: {name: function}. It returns []
 # for a missing split, and raises `UserError` with file and line for an invalid question.
@@ -54,7 +55,7 @@ class Spec:
     output: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Write it for the reader's folder."""
         return asdict(self)
 

@@ -25,7 +25,7 @@ from btm.steps.grow import grow_expert, plan_of_expert, prepare
 from btm.steps.plan import Plan
 from btm.steps.standing import require_held_out, require_trained
 from btm.system import durable
-from btm.system.json_files import read_object
+from btm.system.json_files import Json, read_object
 
 SCHEMA = 1
 
@@ -55,7 +55,7 @@ class Added:
     domain: str
     changes: list[Change]  # the new domain first
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Return the domains as they stand in the file."""
         return {
             "domain": self.domain,
@@ -192,7 +192,7 @@ def _evaluate(
     *,
     without: str = "",
     reporter: Reporter,
-) -> dict[str, Any]:
+) -> Json:
     reporter.line(f"evaluating on {len(_domains(config, suite))} domains: {name}")
     experts = (
         [elm.name for elm in _experts(config, forest, without)]
@@ -209,7 +209,7 @@ def _domains(config: Config, suite: Suite) -> list[str]:
     return config.eval.domains or suite.domains()
 
 
-def _asked(config: Config, suite: Suite) -> dict[str, Any]:
+def _asked(config: Config, suite: Suite) -> Json:
     """Collect everything but the ELMs that the numbers of an evaluation depend on."""
     splits = dict.fromkeys((config.eval.split, "valid"))
     return {

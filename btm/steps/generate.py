@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Any
 
 from btm.config.schema import Config
 from btm.data.decoding import continuation
@@ -20,13 +19,14 @@ from btm.steps import domain_weights
 from btm.steps.beside import score_model
 from btm.steps.evaluate import plan_of_scores
 from btm.steps.plan import Plan
+from btm.system.json_files import Json
 
 
 def generate(
     config: Config,
     reporter: Reporter = quiet,
     told: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
+) -> Json:
     """Go on with a prompt; the ensemble keeps, loads and runs its top-k members alone.
 
     `told` gets the text as it is written, piece by piece: the prompt, then what follows it.

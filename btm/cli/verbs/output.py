@@ -11,6 +11,7 @@ from btm.cli.stops import Stops
 from btm.config.load import LoadConfig
 from btm.config.schema import Config
 from btm.errors import UserError
+from btm.system.json_files import Json
 
 if TYPE_CHECKING:
     from btm.report.comparison import Comparison
@@ -148,7 +149,7 @@ def show_comparison(found: "Comparison", file: Path, out: Output) -> None:
     _say_where(file, out)
 
 
-def show_evaluation(config: Config, result: dict[str, Any], out: Output) -> None:
+def show_evaluation(config: Config, result: Json, out: Output) -> None:
     """Print the tables of an evaluation, and where it stands."""
     from btm.forest.paths import Paths
     from btm.report.tables import eval_rows, ledger_rows, model_rows

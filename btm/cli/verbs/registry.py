@@ -1,11 +1,12 @@
 """The verbs that ask what a forest holds, and those that take away."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from btm.cli.verbs.output import Output, expert_of, is_named, model_of, show_elm
 from btm.config.schema import Config
 from btm.errors import UserError, command
+from btm.system.json_files import Json
 
 if TYPE_CHECKING:
     from btm.report.tables import TableRow
@@ -126,7 +127,7 @@ def _remove(config: Config, out: Output, name: str, mode: str) -> int:
 
     forest, reason = Forest(config.forest_root), config.remove.reason
     found = removal.consequences(forest, name)
-    made: list[dict[str, Any]] = []
+    made: list[Json] = []
     if mode == "--rederive":
         made = rederive.rederive(config, name, reason=reason, reporter=out.reporter)
     elif mode == "--with-descendants":

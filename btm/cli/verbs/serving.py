@@ -1,9 +1,8 @@
 """The verb that serves a forest."""
 
-from typing import Any
-
 from btm.cli.verbs.output import Output
 from btm.config.schema import Config
+from btm.system.json_files import Json
 
 
 def serve(config: Config, out: Output) -> None:
@@ -46,7 +45,7 @@ def serve(config: Config, out: Output) -> None:
     def ready(url: str) -> None:
         names = [served.name for served in catalog]
         said = f"{config.forest_root} is served at {url}, as {', '.join(names)}; Ctrl-C ends it"
-        facts: dict[str, Any] = {"url": url, "models": names}
+        facts: Json = {"url": url, "models": names}
         lines = [said]
         if chosen.engine == "local":
             facts["memory_bytes"] = memory.most

@@ -25,6 +25,7 @@ from btm.data.shards import META, TOKENIZER, Shard, Suite, require_text
 from btm.data.splits import DIGEST
 from btm.errors import UserError
 from btm.system import durable
+from btm.system.json_files import Json
 
 FACTS = "random_split.json"
 _SCHEMA = 1
@@ -109,7 +110,7 @@ def _link(suite: Suite, domain: str, folder: Path) -> None:
 def _write_parts(
     suite: Suite, sources: dict[str, list[Shard]], names: list[str], folder: Path
 ) -> None:
-    splits: dict[str, dict[str, Any]] = {name: {} for name in names}
+    splits: dict[str, Json] = {name: {} for name in names}
     for name in names:
         (folder / name).mkdir()
     for split, shards in sources.items():
@@ -174,7 +175,7 @@ def _starts(shard: Shard) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(shard.documents[:, 0], dtype=np.int64)])
 
 
-def _write(hand: Hand, shards: list[Shard], starts: list[np.ndarray], path: Path) -> dict[str, Any]:
+def _write(hand: Hand, shards: list[Shard], starts: list[np.ndarray], path: Path) -> Json:
     """Write ``<path>.bin`` and ``<path>.idx``; return what meta.json says of the split."""
     whole, tokens, size = hashlib.sha256(), np.zeros(len(shards), np.int64), 0
     with path.with_suffix(".bin").open("xb") as texts, path.with_suffix(".idx").open("xb") as index:

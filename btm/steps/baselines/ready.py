@@ -4,7 +4,6 @@ import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from btm import steps
 from btm.config.choices import SHARES_SEED
@@ -18,6 +17,7 @@ from btm.steps.baselines import demix
 from btm.steps.baselines.deal import deal
 from btm.steps.baselines.derive import derive, expert_domains, part_names
 from btm.system import durable
+from btm.system.json_files import Json
 
 
 def ready(config: Config, reporter: Reporter = quiet) -> Config:
@@ -32,7 +32,7 @@ def ready(config: Config, reporter: Reporter = quiet) -> Config:
     return derived
 
 
-def run(config: Config, reporter: Reporter = quiet) -> dict[str, Any]:
+def run(config: Config, reporter: Reporter = quiet) -> Json:
     """Grow a forest or a baseline in this process, with a config from `ready`."""
     if config.baseline != "demix":
         return steps.run(config, reporter)

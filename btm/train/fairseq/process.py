@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from btm.system import durable
+from btm.system.json_files import Json
 from btm.train.fairseq.command import ENTRY
 
 _UPDATE = re.compile(
@@ -124,7 +124,7 @@ class Training:
 def _update(text: str) -> Update | None:
     """Return an update from fairseq's JSON, whose numbers are strings and whose loss is in bits."""
     try:
-        values: dict[str, Any] = json.loads(text)
+        values: Json = json.loads(text)
         numbers = [float(values[key]) for key in ("loss", "lr", "gnorm")]
     except (ValueError, KeyError, TypeError):
         return None

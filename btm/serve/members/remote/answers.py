@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from btm.serve.members.member import Rest
+from btm.system.json_files import Json
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +104,7 @@ def _list(value: Any) -> list[Any]:
     return value
 
 
-def _dict(value: Any) -> dict[str, Any]:
+def _dict(value: Any) -> Json:
     if value is not None and not isinstance(value, dict):
         raise ValueError("top_logprobs holds no map of tokens")
     return value or {}

@@ -18,6 +18,7 @@ from btm.errors import UserError
 from btm.serve.http.pieces import Pieces
 from btm.serve.members.remote.answers import Entry, Named, choices_of
 from btm.serve.members.remote.endpoint import Endpoint, RefusedError, SilentError
+from btm.system.json_files import Json
 
 _TEXT = "In the beginning, 12345 café =\n  def f(x): 世界 it's"
 _BYTES = 200  # that an answer has for one listed token, at most
@@ -86,7 +87,7 @@ class Completions:
 
         Raises `RefusedError`, or `SilentError`.
         """
-        body: dict[str, Any] = {
+        body: Json = {
             "model": self.expert.model,
             "prompt": [list(prompt) for prompt in prompts],
             "max_tokens": 1,
@@ -135,7 +136,7 @@ def probe(asked: Completions, start: int) -> Offer:
     return Offer(_identity(asked.expert, told), context, echo, ids, checked)
 
 
-def _told(asked: Completions) -> dict[str, Any]:
+def _told(asked: Completions) -> Json:
     """Ask what the endpoint tells of the model; nothing where it tells nothing."""
     try:
         listed = asked.endpoint.get("/models")
@@ -150,14 +151,14 @@ def _told(asked: Completions) -> dict[str, Any]:
     return {}
 
 
-def _context(told: dict[str, Any]) -> int:
+def _context(told: Json) -> int:
     """Read the context from what vLLM, SGLang and btm tell, or llama.cpp."""
     meta = told.get("meta")
     found = told.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else None)
     return found if isinstance(found, int) and found > 0 else 0
 
 
-def _identity(expert: RemoteExpert, told: dict[str, Any]) -> str:
+def _identity(expert: RemoteExpert, told: Json) -> str:
     """Hash where it is, and all that it tells but when it was started."""
     # vLLM makes up a permission for each answer.
     kept = {k: v for k, v in told.items() if k not in ("created", "permission")}
@@ -217,7 +218,7 @@ def _detokenized(asked: Completions, tokens: list[int]) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _beside(asked: Completions, path: str, body: dict[str, Any]) -> dict[str, Any]:
+def _beside(asked: Completions, path: str, body: Json) -> Json:
     """Ask an endpoint that only some servers have; nothing where it is not there."""
     try:
         found = asked.endpoint.post(path, body, beside=True)
