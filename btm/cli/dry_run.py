@@ -88,6 +88,11 @@ def _row(each: Plan) -> TableRow:
     }
 
 
+def _flops(count: float) -> str:
+    text = count_text(count)  # "18.4 T", or "0"
+    return f"{text}FLOP" if text[-1].isalpha() else f"{text} FLOP"
+
+
 def _epochs(epochs: Mapping[str, float]) -> str:
     return ", ".join(f"{domain} {passes:.2g}" for domain, passes in epochs.items())
 
@@ -95,7 +100,7 @@ def _epochs(epochs: Mapping[str, float]) -> str:
 _UNITS: dict[str, Callable[[Any], str]] = {
     "tokens": count_text,
     "epochs": _epochs,
-    "flops": lambda count: f"{count_text(count)}FLOP",
+    "flops": _flops,
     "disk bytes": bytes_text,
     "seconds": duration,
     "seconds here": duration,

@@ -244,4 +244,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _said(value: Any) -> str:
+    """Format a setting as the command line takes it."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_said, value))}]"
     return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

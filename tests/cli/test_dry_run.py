@@ -204,6 +204,7 @@ def test_amounts_are_shown_in_units():
             "seconds": "2 h 05 min",
         }
     ]
+    assert readable([{"what": "x", "flops": 0}]) == [{"what": "x", "flops": "0 FLOP"}]
 
 
 def test_notes_and_warnings_are_sentences_below_the_table():
