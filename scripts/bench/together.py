@@ -1,12 +1,15 @@
 """Several uneven volunteers for one expert against one machine, at equal tokens.
 
     python scripts/bench/together.py --out FOLDER [--csv FILE] [--momentum 0.5] [--rounds 60]
+    scripts/hivemind; python scripts/bench/together.py --out FOLDER --hivemind .venv-hivemind/bin/python
 
 Four volunteers, each a process with a home, a forest and a shard of the text of their own, train one
 expert by a store in a folder. They are as fast as 1, 1/2, 1/2 and 1/4 of a machine: the slow ones are
 stopped (SIGSTOP) for that part of the time. The last one joins after a quarter of the rounds, the
 third is killed (SIGKILL) after half of them and does not come back. One machine then trains the same
-branch on all of the text, for the tokens that the rounds counted. The text is the source of Python's
+branch on all of the text, for the tokens that the rounds counted. With --hivemind the same four then
+train under hivemind, each step an update of one's own, an average of all at the end of each round,
+for at least as many tokens (--hivemind-batch: sequences of a step). The text is the source of Python's
 standard library; a twelfth of its files is held out, and the losses are of it. Killed, the same
 command goes on; delete FOLDER/store to begin the rounds anew.
 """
@@ -15,16 +18,17 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import sysconfig
-import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import hivemind_swarm
+import numpy as np
 import pandas as pd
+import uneven
 
 from btm import steps
 from btm.cli.compose import compose
@@ -43,7 +47,6 @@ from btm.train.trainee import validate
 DOMAIN, HELD_OUT = "python", "held-out"
 SHARES = {"ann": 4, "ben": 2, "cem": 2, "dan": 1}  # of the speed, and of the text
 LATE, KILLED = "dan", "cem"
-PERIOD = 0.2  # seconds of running and standing still
 MEASURED = 400_000  # tokens of held-out text, at most
 TRAINER = ["trainer.threads=1", "trainer.seq_len=128", "data.splits=pool"]
 
@@ -94,6 +97,8 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--outer-lr", type=float, default=0.7)
     parser.add_argument("--momentum", type=float, default=0.7)
+    parser.add_argument("--hivemind", help="the Python of .venv-hivemind: adds its row")
+    parser.add_argument("--hivemind-batch", type=int, default=4, help="sequences of its step")
     given = parser.parse_args()
     bench = Bench(
         given.out.resolve(),
@@ -105,6 +110,8 @@ def main() -> None:
     grow_seed(bench)
     at = train_together(bench)
     row = measured(bench, at)
+    if given.hivemind:
+        row |= by_hivemind(bench, at, Path(given.hivemind).absolute(), given.hivemind_batch)
     print(table([row], "nats per token of held-out text"))
     if given.csv:
         before = [pd.read_csv(given.csv)] if given.csv.exists() else []
@@ -209,19 +216,8 @@ def begin(bench: Bench, name: str) -> "subprocess.Popen[bytes]":
             stderr=log,
             env=os.environ | {"BTM_HOME": str(home)},
         )
-    share = SHARES[name] / max(SHARES.values())
-    if share < 1:
-        threading.Thread(target=slow_down, args=(process, share), daemon=True).start()
+    uneven.slow_down(process, SHARES[name] / max(SHARES.values()))
     return process
-
-
-def slow_down(process: "subprocess.Popen[bytes]", share: float) -> None:
-    """Let a process run for a share of the time."""
-    while process.poll() is None:
-        process.send_signal(signal.SIGSTOP)
-        time.sleep(PERIOD * (1 - share))
-        process.send_signal(signal.SIGCONT)
-        time.sleep(PERIOD * share)
 
 
 def measured(bench: Bench, at: Progress) -> dict[str, object]:
@@ -256,6 +252,42 @@ def measured(bench: Bench, at: Progress) -> dict[str, object]:
         "one, a quarter of the batch": round(small, 4),
         "four": round(together, 4),
         "difference": round(together - one, 4),
+    }
+
+
+def by_hivemind(bench: Bench, at: Progress, python: Path, batch: int) -> dict[str, object]:
+    """Train by hivemind for as many rounds and at least as many tokens, and measure."""
+    texts = {}
+    for name in SHARES:
+        config = with_text(compose(bench.words(bench.out / "forest", *bench.text(name))), DOMAIN)
+        steps.prepare(config)
+        texts[name] = bench.out / f"{name}.npy"
+        np.save(texts[name], open_suites(config).shard(DOMAIN, "train").tokens)
+    swarm = hivemind_swarm.Swarm(
+        python=str(python),
+        out=bench.out / f"hivemind-{batch}",
+        model=bench.out / "forest/elms/seed",
+        tokens=texts,
+        shares=SHARES,
+        late=LATE,
+        killed=KILLED,
+        rounds=bench.rounds,
+        round_sequences=-(-at.tokens // (128 * bench.rounds)),
+        batch=batch,
+        lr=bench.lr,
+    )
+    model, sequences = hivemind_swarm.train(swarm)
+    tokens = 128 * sum(sequences.values())
+    held_out = with_text(
+        compose(bench.words(bench.out / "forest", *bench.text(HELD_OUT))), HELD_OUT
+    )
+    steps.prepare(held_out)
+    found = nats(held_out, model)
+    return {
+        "hivemind": round(found, 4),
+        "hivemind: batch": batch,
+        "hivemind: tokens": tokens,
+        "hivemind: shares": " ".join(f"{128 * n / tokens:.2f}" for n in sequences.values()),
     }
 
 
