@@ -257,9 +257,11 @@ def measured(bench: Bench, at: Progress) -> dict[str, object]:
 
 def by_hivemind(bench: Bench, at: Progress, python: Path, batch: int) -> dict[str, object]:
     """Train by hivemind for as many rounds and at least as many tokens, and measure."""
-    texts = {}
+    texts, root = {}, bench.out / "forest-of-texts"  # which learns of suites that no other has
+    if not root.exists():
+        shutil.copytree(bench.out / "forest", root)
     for name in SHARES:
-        config = with_text(compose(bench.words(bench.out / "forest", *bench.text(name))), DOMAIN)
+        config = with_text(compose(bench.words(root, *bench.text(name))), DOMAIN)
         steps.prepare(config)
         texts[name] = bench.out / f"{name}.npy"
         np.save(texts[name], open_suites(config).shard(DOMAIN, "train").tokens)
@@ -278,9 +280,7 @@ def by_hivemind(bench: Bench, at: Progress, python: Path, batch: int) -> dict[st
     )
     model, sequences = hivemind_swarm.train(swarm)
     tokens = 128 * sum(sequences.values())
-    held_out = with_text(
-        compose(bench.words(bench.out / "forest", *bench.text(HELD_OUT))), HELD_OUT
-    )
+    held_out = with_text(compose(bench.words(root, *bench.text(HELD_OUT))), HELD_OUT)
     steps.prepare(held_out)
     found = nats(held_out, model)
     return {
