@@ -34,6 +34,7 @@ class Swarm:
     round_sequences: int
     batch: int
     lr: float
+    synchronous: bool  # a round is one step of all
 
     @property
     def go(self) -> Path:
@@ -103,6 +104,7 @@ def _begin(swarm: Swarm, name: str, peers: list[str]) -> "subprocess.Popen[bytes
     command = [swarm.python, str(VOLUNTEER), f"--home={home}", f"--model={swarm.model}"]
     command += [f"--go={swarm.go}"]
     command += [f"--tokens={swarm.tokens[name]}", *(f"--{k}={v}" for k, v in numbers.items())]
+    command += ["--synchronous"] if swarm.synchronous else []
     with (home / "log").open("ab") as log:
         process = subprocess.Popen(
             [*command, *(["--peers", *peers] if peers else [])],

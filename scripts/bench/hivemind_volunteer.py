@@ -1,9 +1,10 @@
 """One volunteer of hivemind (arXiv 2106.10207, 2207.03481), for scripts/bench/together.py --hivemind.
 
 Run by the Python of .venv-hivemind (scripts/hivemind). Trains a copy of a model with
-hivemind.Optimizer until the swarm has made so many rounds, which hivemind calls epochs: each step
-updates the copy (use_local_updates), and a round ends with an average of all copies. Writes its
-address, its progress after each round, and the model at the end into --home.
+hivemind.Optimizer until the swarm has made so many rounds, which hivemind calls epochs. Each step
+updates the copy (use_local_updates), and a round ends with an average of all copies; with
+--synchronous, hivemind's default, a round is one step of all, by the average of their gradients.
+Writes its address, its progress after each round, and the model at the end into --home.
 """
 
 import argparse
@@ -74,9 +75,9 @@ def joined(
         scheduler=lambda optimizer: LambdaLR(optimizer, rate),
         batch_size_per_step=given.batch,
         target_batch_size=given.round_sequences,
-        use_local_updates=True,
+        use_local_updates=not given.synchronous,
         delay_state_averaging=False,
-        matchmaking_time=3.0,
+        matchmaking_time=1.0 if given.synchronous else 3.0,
         averaging_timeout=30.0,
         verbose=True,
     )
@@ -105,6 +106,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=128, help="tokens of a sequence")
     parser.add_argument("--lr", type=float, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--synchronous", action="store_true")
     return parser.parse_args()
 
 

@@ -8,10 +8,10 @@ expert by a store in a folder. They are as fast as 1, 1/2, 1/2 and 1/4 of a mach
 stopped (SIGSTOP) for that part of the time. The last one joins after a quarter of the rounds, the
 third is killed (SIGKILL) after half of them and does not come back. One machine then trains the same
 branch on all of the text, for the tokens that the rounds counted. With --hivemind the same four then
-train under hivemind, each step an update of one's own, an average of all at the end of each round,
-for at least as many tokens (--hivemind-batch: sequences of a step). The text is the source of Python's
-standard library; a twelfth of its files is held out, and the losses are of it. Killed, the same
-command goes on; delete FOLDER/store to begin the rounds anew.
+train under hivemind, each step an update of one's own, an average of all at the end of each round
+(--hivemind-batch: sequences of a step), or each round a step of all (--hivemind-synchronous). The
+text is the source of Python's standard library; a twelfth of its files is held out, and the losses
+are of it. Killed, the same command goes on; delete FOLDER/store to begin the rounds anew.
 """
 
 import argparse
@@ -99,6 +99,9 @@ def main() -> None:
     parser.add_argument("--momentum", type=float, default=0.7)
     parser.add_argument("--hivemind", help="the Python of .venv-hivemind: adds its row")
     parser.add_argument("--hivemind-batch", type=int, default=4, help="sequences of its step")
+    parser.add_argument(
+        "--hivemind-synchronous", action="store_true", help="a round is a step of --batch sequences"
+    )
     given = parser.parse_args()
     bench = Bench(
         given.out.resolve(),
@@ -111,7 +114,7 @@ def main() -> None:
     at = train_together(bench)
     row = measured(bench, at)
     if given.hivemind:
-        row |= by_hivemind(bench, at, Path(given.hivemind).absolute(), given.hivemind_batch)
+        row |= by_hivemind(bench, at, given)
     print(table([row], "nats per token of held-out text"))
     if given.csv:
         before = [pd.read_csv(given.csv)] if given.csv.exists() else []
@@ -255,8 +258,10 @@ def measured(bench: Bench, at: Progress) -> dict[str, object]:
     }
 
 
-def by_hivemind(bench: Bench, at: Progress, python: Path, batch: int) -> dict[str, object]:
-    """Train by hivemind for as many rounds and at least as many tokens, and measure."""
+def by_hivemind(bench: Bench, at: Progress, given: argparse.Namespace) -> dict[str, object]:
+    """Train by hivemind for as many tokens, in as many rounds or synchronously, and measure."""
+    together, batch = given.hivemind_synchronous, given.hivemind_batch
+    rounds = bench.steps if together else bench.rounds
     texts, root = {}, bench.out / "forest-of-texts"  # which learns of suites that no other has
     if not root.exists():
         shutil.copytree(bench.out / "forest", root)
@@ -266,17 +271,18 @@ def by_hivemind(bench: Bench, at: Progress, python: Path, batch: int) -> dict[st
         texts[name] = bench.out / f"{name}.npy"
         np.save(texts[name], open_suites(config).shard(DOMAIN, "train").tokens)
     swarm = hivemind_swarm.Swarm(
-        python=str(python),
-        out=bench.out / f"hivemind-{batch}",
+        python=str(Path(given.hivemind).absolute()),
+        out=bench.out / f"hivemind-{batch}{'-synchronous' * together}",
         model=bench.out / "forest/elms/seed",
         tokens=texts,
         shares=SHARES,
         late=LATE,
         killed=KILLED,
-        rounds=bench.rounds,
-        round_sequences=-(-at.tokens // (128 * bench.rounds)),
+        rounds=rounds,
+        round_sequences=round(at.tokens / (128 * rounds)),
         batch=batch,
         lr=bench.lr,
+        synchronous=together,
     )
     model, sequences = hivemind_swarm.train(swarm)
     tokens = 128 * sum(sequences.values())
@@ -286,6 +292,7 @@ def by_hivemind(bench: Bench, at: Progress, python: Path, batch: int) -> dict[st
     return {
         "hivemind": round(found, 4),
         "hivemind: batch": batch,
+        "hivemind: rounds": rounds,
         "hivemind: tokens": tokens,
         "hivemind: shares": " ".join(f"{128 * n / tokens:.2f}" for n in sequences.values()),
     }
