@@ -59,6 +59,7 @@ NOT_RUN = {  # a command, or how it begins: why it is not run here
     "python scripts/build_corpora.py": "downloads packages",
     "python scripts/bench/readers.py": "minutes of training; scripts/pykeen installs packages",
     "scripts/pykeen": "installs packages",
+    "scripts/hivemind": "installs packages",
     "python scripts/build_instructions.py": "tests/scripts/test_build_instructions.py runs it",
 }
 PLANNED = {  # words of commands that are run with --dry-run: why
