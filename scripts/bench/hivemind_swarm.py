@@ -34,12 +34,6 @@ class Swarm:
     round_sequences: int
     batch: int
     lr: float
-    synchronous: bool  # a round is one step of all
-
-    @property
-    def go(self) -> Path:
-        """A file that says that all who are on time are there."""
-        return self.out / "go"
 
     def home(self, name: str) -> Path:
         """The folder of a volunteer."""
@@ -53,36 +47,44 @@ class Swarm:
 
 
 def train(swarm: Swarm) -> tuple[Path, dict[str, int]]:
-    """Run the swarm, unless that is done; return the first volunteer's model, and the sequences that each one read."""
+    """Run the swarm, unless it ended well; return the first one's model, and who read how much.
+
+    A swarm that was killed begins anew.
+    """
     first = next(iter(swarm.shares))
-    model = swarm.home(first) / "model"
-    if not model.exists():
+    done = swarm.out / "done"
+    if not done.exists():
         shutil.rmtree(swarm.out, ignore_errors=True)
         _run(swarm, first)
-    return model, {name: swarm.progress(name)["sequences"] for name in swarm.shares}
+        done.touch()
+    read = {name: swarm.progress(name)["sequences"] for name in swarm.shares}
+    return swarm.home(first) / "model", read
 
 
 def _run(swarm: Swarm, first: str) -> None:
     running: dict[str, subprocess.Popen[bytes]] = {}
+    enter, go, late = (swarm.out / name for name in ("enter", "go", "late"))
     try:
-        peers: list[str] = []
+        # All import what they need first, which takes long at a quarter of a machine's speed.
+        running[first] = _begin(swarm, first, None, swarm.out, go)
+        address = swarm.home(first) / "address.json"
         for name in swarm.shares:
-            if name != swarm.late:  # nobody begins before those who are on time are there
-                running[name] = _begin(swarm, name, peers)
-                _wait(running, swarm, swarm.home(name) / "address.json")
-                peers = peers or json.loads((swarm.home(name) / "address.json").read_text())
-        swarm.go.touch()
-        dead = False
+            if name != first:
+                waits = (late, late) if name == swarm.late else (enter, go)
+                running[name] = _begin(swarm, name, address, *waits)
+        _wait(running, swarm, [address, *(swarm.home(name) / "ready" for name in swarm.shares)])
+        enter.touch()
+        on_time = [name for name in swarm.shares if name != swarm.late]
+        _wait(running, swarm, [swarm.home(name) / "address.json" for name in on_time])
+        go.touch()
         while running[first].poll() is None:
-            done = swarm.progress(first)["rounds"]
-            if swarm.killed in running and done >= swarm.rounds // 2:
+            _require(running, swarm)
+            rounds = swarm.progress(first)["rounds"]
+            if rounds >= swarm.rounds // 4:
+                late.touch()
+            if swarm.killed in running and rounds >= swarm.rounds // 2:
                 os.killpg(running.pop(swarm.killed).pid, signal.SIGKILL)
-                dead = True
-            for name in swarm.shares:
-                is_due = name != swarm.late or done >= swarm.rounds // 4
-                if name not in running and is_due and not (name == swarm.killed and dead):
-                    running[name] = _begin(swarm, name, peers)
-            time.sleep(0.5)
+            time.sleep(0.2)
         _require(running, swarm)
     finally:
         for process in running.values():
@@ -91,23 +93,27 @@ def _run(swarm: Swarm, first: str) -> None:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def _begin(swarm: Swarm, name: str, peers: list[str]) -> "subprocess.Popen[bytes]":
+def _begin(
+    swarm: Swarm, name: str, address: Path | None, enter: Path, go: Path
+) -> "subprocess.Popen[bytes]":
     home = swarm.home(name)
     home.mkdir(parents=True)
-    numbers = {
+    values = {
+        "home": home,
+        "model": swarm.model,
+        "tokens": swarm.tokens[name],
+        "enter": enter,
+        "go": go,
         "rounds": swarm.rounds,
         "round-sequences": swarm.round_sequences,
         "batch": swarm.batch,
         "lr": swarm.lr,
         "seed": list(swarm.shares).index(name),
     }
-    command = [swarm.python, str(VOLUNTEER), f"--home={home}", f"--model={swarm.model}"]
-    command += [f"--go={swarm.go}"]
-    command += [f"--tokens={swarm.tokens[name]}", *(f"--{k}={v}" for k, v in numbers.items())]
-    command += ["--synchronous"] if swarm.synchronous else []
+    values |= {"peers": address} if address else {}
     with (home / "log").open("ab") as log:
         process = subprocess.Popen(
-            [*command, *(["--peers", *peers] if peers else [])],
+            [swarm.python, str(VOLUNTEER), *(f"--{key}={value}" for key, value in values.items())],
             stdout=log,
             stderr=log,
             env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
@@ -117,13 +123,16 @@ def _begin(swarm: Swarm, name: str, peers: list[str]) -> "subprocess.Popen[bytes
     return process
 
 
-def _wait(running: Mapping[str, "subprocess.Popen[bytes]"], swarm: Swarm, file: Path) -> None:
-    while not file.exists():
+def _wait(
+    running: Mapping[str, "subprocess.Popen[bytes]"], swarm: Swarm, files: list[Path]
+) -> None:
+    while not all(file.exists() for file in files):
         _require(running, swarm)
         time.sleep(0.2)
 
 
 def _require(running: Mapping[str, "subprocess.Popen[bytes]"], swarm: Swarm) -> None:
-    """End the bench where a volunteer failed."""
-    if failed := [name for name, process in running.items() if process.poll()]:
+    """End the bench where a volunteer failed before it had its model."""
+    ended = [name for name, process in running.items() if process.poll()]
+    if failed := [name for name in ended if not (swarm.home(name) / "model").exists()]:
         sys.exit(f"{failed[0]} failed: {swarm.home(failed[0])}/log")

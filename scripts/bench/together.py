@@ -8,10 +8,10 @@ expert by a store in a folder. They are as fast as 1, 1/2, 1/2 and 1/4 of a mach
 stopped (SIGSTOP) for that part of the time. The last one joins after a quarter of the rounds, the
 third is killed (SIGKILL) after half of them and does not come back. One machine then trains the same
 branch on all of the text, for the tokens that the rounds counted. With --hivemind the same four then
-train under hivemind, each step an update of one's own, an average of all at the end of each round
-(--hivemind-batch: sequences of a step), or each round a step of all (--hivemind-synchronous). The
-text is the source of Python's standard library; a twelfth of its files is held out, and the losses
-are of it. Killed, the same command goes on; delete FOLDER/store to begin the rounds anew.
+train under hivemind for as many rounds, each step an update of one's own, an average of all at the
+end of each round (--hivemind-batch: sequences of a step). The text is the source of Python's
+standard library; a twelfth of its files is held out, and the losses are of it. Killed, the same
+command goes on (hivemind begins anew); delete FOLDER/store to begin the rounds anew.
 """
 
 import argparse
@@ -99,9 +99,6 @@ def main() -> None:
     parser.add_argument("--momentum", type=float, default=0.7)
     parser.add_argument("--hivemind", help="the Python of .venv-hivemind: adds its row")
     parser.add_argument("--hivemind-batch", type=int, default=4, help="sequences of its step")
-    parser.add_argument(
-        "--hivemind-synchronous", action="store_true", help="a round is a step of --batch sequences"
-    )
     given = parser.parse_args()
     bench = Bench(
         given.out.resolve(),
@@ -259,9 +256,8 @@ def measured(bench: Bench, at: Progress) -> dict[str, object]:
 
 
 def by_hivemind(bench: Bench, at: Progress, given: argparse.Namespace) -> dict[str, object]:
-    """Train by hivemind for as many tokens, in as many rounds or synchronously, and measure."""
-    together, batch = given.hivemind_synchronous, given.hivemind_batch
-    rounds = bench.steps if together else bench.rounds
+    """Train by hivemind in rounds of as many tokens, which it may exceed, and measure."""
+    batch, rounds = given.hivemind_batch, bench.rounds
     texts, root = {}, bench.out / "forest-of-texts"  # which learns of suites that no other has
     if not root.exists():
         shutil.copytree(bench.out / "forest", root)
@@ -272,7 +268,7 @@ def by_hivemind(bench: Bench, at: Progress, given: argparse.Namespace) -> dict[s
         np.save(texts[name], open_suites(config).shard(DOMAIN, "train").tokens)
     swarm = hivemind_swarm.Swarm(
         python=str(Path(given.hivemind).absolute()),
-        out=bench.out / f"hivemind-{batch}{'-synchronous' * together}",
+        out=bench.out / f"hivemind-{batch}-{rounds}-{at.tokens}-{bench.lr:g}",
         model=bench.out / "forest/elms/seed",
         tokens=texts,
         shares=SHARES,
@@ -282,7 +278,6 @@ def by_hivemind(bench: Bench, at: Progress, given: argparse.Namespace) -> dict[s
         round_sequences=round(at.tokens / (128 * rounds)),
         batch=batch,
         lr=bench.lr,
-        synchronous=together,
     )
     model, sequences = hivemind_swarm.train(swarm)
     tokens = 128 * sum(sequences.values())
@@ -292,7 +287,6 @@ def by_hivemind(bench: Bench, at: Progress, given: argparse.Namespace) -> dict[s
     return {
         "hivemind": round(found, 4),
         "hivemind: batch": batch,
-        "hivemind: rounds": rounds,
         "hivemind: tokens": tokens,
         "hivemind: shares": " ".join(f"{128 * n / tokens:.2f}" for n in sequences.values()),
     }
