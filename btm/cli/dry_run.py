@@ -56,8 +56,7 @@ def show(rows: Sequence[TableRow], output: Output) -> None:
     sentences = [row for row in rows if _kind(row) in ("note", "warning")]
     output.rows(readable([row for row in rows if row not in sentences]), "would do")
     for row in sentences:
-        about = f" ({row['name']})" if row.get("name") else ""
-        output.paragraph(f"{_kind(row)}{about}: {row['what']}")
+        output.paragraph(f"{_kind(row)}: {row['what']}")
 
 
 def _kind(row: TableRow) -> object:

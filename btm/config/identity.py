@@ -5,6 +5,7 @@ sections `trainer`, `seed` and `fairseq` in `OF_MACHINE`; a test asks that of ea
 an ELM keeps the former (`Card.settings`), so a command that asks for others can name them.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -69,7 +70,7 @@ class Difference:
 
     def __str__(self) -> str:
         """Say it in words."""
-        return f"{self.key} was {_said(self.old)}, now {_said(self.new)}"
+        return f"{self.key} was {spelled(self.old)}, now {spelled(self.new)}"
 
 
 def of_root(config: Config, lr: float) -> Settings:
@@ -243,8 +244,12 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def _said(value: Any) -> str:
-    """Format a setting as the command line takes it."""
+def spelled(value: Any) -> str:
+    """Spell a setting as the command line takes it: null, true, 0.002, [law,news], {law: 0.5}."""
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(_said, value))}]"
-    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+        return f"[{','.join(map(spelled, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {spelled(each)}' for key, each in value.items())}}}"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from btm.config.identity import OF_MACHINE
+from btm.config.identity import OF_MACHINE, spelled
 from btm.config.training import TrainerConfig
 from btm.data.batches import ORDER
 from btm.errors import UserError
@@ -44,7 +44,9 @@ def require_same(found: Path, begun: Json, settings: Json) -> None:
     if "auto" in (begun.get("precision"), settings.get("precision")):
         changed = [key for key in changed if key != "precision"]  # the environment has what it was
     if changed:
-        was = ", ".join(f"{key} was {begun.get(key)}, now {settings[key]}" for key in changed)
+        was = ", ".join(
+            f"{key} was {spelled(begun.get(key))}, now {spelled(settings[key])}" for key in changed
+        )
         raise UserError(
             f"{lease.name_of(found.parent)!r} is half trained with other settings ({was}): "
             f"restore them, or delete the checkpoints in {found.parent} to begin anew"

@@ -211,14 +211,14 @@ def test_notes_and_warnings_are_sentences_below_the_table():
     rows = [
         {"job": "note", "what": "49 steps follow from the amount of text"},
         {"job": "seed", "what": "train 98 steps"},
-        {"step": "warning", "name": "law", "what": "more than 4 epochs"},
+        {"step": "warning", "name": "law", "what": "law reads its text 5 times"},
     ]
     out = io.StringIO()
     show(rows, Output(as_json=False, stdout=out, stderr=out))
     lines = out.getvalue().splitlines()
     assert lines[-2:] == [
         "note: 49 steps follow from the amount of text",
-        "warning (law): more than 4 epochs",
+        "warning: law reads its text 5 times",
     ]
     assert sum("train 98 steps" in line for line in lines[:-2]) == 1
     assert not any("note" in line or "warning" in line for line in lines[:-2])

@@ -120,3 +120,19 @@ def test_what_is_usually_off_is_a_difference_either_way():
         assert [each.key for each in found] == ["ensemble.top_k"]
         found = differences(identity.of_root(one, 0.1), identity.of_root(other, 0.1))
         assert [each.key for each in found] == ["seed.grow_batch", "seed.sampling"]
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        (None, "null"),
+        (True, "true"),
+        (0.002, "0.002"),
+        (["law", "news"], "[law,news]"),
+        ((0.9, 0.95), "[0.9,0.95]"),
+        ({"law": 0.5, "med": None}, "{law: 0.5, med: null}"),
+        ("cosine", "cosine"),
+    ],
+)
+def test_settings_are_spelled_as_the_command_line_takes_them(value, wanted):
+    assert identity.spelled(value) == wanted

@@ -69,7 +69,7 @@ def test_another_mix(copy):
     for sampling in (0.3, 0.3):
         batches = Batches(shards, L, size, trainer.seed, sampling=sampling)
         loop.train(Training(made, batches, trainer, plan, 2))
-    with pytest.raises(UserError, match=r"other settings \(sampling was 0\.3, now None\)"):
+    with pytest.raises(UserError, match=r"other settings \(sampling was 0\.3, now null\)"):
         loop.train(Training(made, Batches(shards, L, size, trainer.seed), trainer, plan, 2))
 
 
