@@ -14,6 +14,7 @@ _UNITS = (1, 100, 1e-3, 1e-6, 1e-9)  # as stored; in percent, thousands, million
 BY_ROW = [
     ("averaging.md", "demo/search.csv"),
     ("commons.md", "commons/together.csv"),
+    ("commons.md", "commons/hivemind.csv"),
     ("instructions.md", "demo/instructions.csv"),
     ("moe.md", "demo/moe.csv"),
     ("performance.md", "performance/neighbour.csv"),
