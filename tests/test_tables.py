@@ -1,6 +1,7 @@
 """The tables of docs that show rows of a CSV say what stands there."""
 
 import csv
+import json
 import re
 
 import pytest
@@ -85,3 +86,15 @@ def test_what_the_teachers_of_a_student_cost_is_said():
     ratio = (flops["student-gated"] - alone) / (alone - begun)
     text = " ".join((DOCS / "one-model.md").read_text().split())
     assert f"the teachers' reading costs {ratio:.1f} times the student's training" in text
+
+
+def test_the_readers_of_snli_are_those_of_the_comparison():
+    page = (DOCS / "readers.md").read_text()
+    _, _, section = page.partition("### SNLI")
+    rows = json.loads((DOCS / "results/readers/snli-0.json").read_text())["rows"]
+    assert len(rows) == 5
+    for row in rows:
+        mean, low, high = (f"{each:.3f}"[1:] for each in row["values"]["accuracy"])
+        ahead = [f"{each:+.3f}".replace("0.", ".", 1) for each in row["behind"]["accuracy"]]
+        gain = "" if row["on"] == "forest" else f"{ahead[0]} [{ahead[1]}, {ahead[2]}]"
+        assert f"| {mean} [{low}, {high}] | {gain} |".replace("|  |", "| |") in section
