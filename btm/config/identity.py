@@ -252,4 +252,6 @@ def spelled(value: Any) -> str:
         return f"{{{', '.join(f'{key}: {spelled(each)}' for key, each in value.items())}}}"
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float) and float(short := f"{value:g}") == value:
+        return short
+    return str(value)

@@ -128,6 +128,8 @@ def test_what_is_usually_off_is_a_difference_either_way():
         (None, "null"),
         (True, "true"),
         (0.002, "0.002"),
+        (1.0, "1"),
+        (0.0018123456789, "0.0018123456789"),
         (["law", "news"], "[law,news]"),
         ((0.9, 0.95), "[0.9,0.95]"),
         ({"law": 0.5, "med": None}, "{law: 0.5, med: null}"),

@@ -129,7 +129,7 @@ def test_other_settings_do_not_resume(copy):
     made = steps.branch(config, "new", "bible").path
     run_training(config, made, checkpoint_every=2)
     with pytest.raises(
-        UserError, match=r"half trained with other settings \(.*weight_decay was 0.1, now 0.0"
+        UserError, match=r"half trained with other settings \(.*weight_decay was 0.1, now 0\)"
     ):
         run_training(config, made, weight_decay=0.0)
 

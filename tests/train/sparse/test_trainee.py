@@ -114,7 +114,7 @@ def test_another_mask_does_not_resume(copy):
         run(config, made, delta_mask="random")
     plan = schedule.Schedule.of(config.trainer, horizon=8)
     dense = replace(config.trainer, delta_density=1.0)
-    with pytest.raises(UserError, match=r"other settings \(delta_density was 0.05, now 1.0\)"):
+    with pytest.raises(UserError, match=r"other settings \(delta_density was 0.05, now 1\)"):
         loop.train(Training(made, batches_of(config), dense, plan, 8))
 
 
