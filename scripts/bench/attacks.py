@@ -108,7 +108,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40, help="of an honest expert's training")
     parser.add_argument("--seeds", type=int, default=7, help="of honest experts; × 4 of attacks")
     parser.add_argument(
-        "--first-seed", type=int, default=0, help="6 or more: no bound was set by them"
+        "--first-seed",
+        type=int,
+        default=0,
+        help="6 or more: no bound was set by them; with a --csv of its own",
     )
     parser.add_argument("--minutes", type=float, default=25.0, help="of CPU time of this run")
     bench = Bench(parser.parse_args())
