@@ -99,3 +99,37 @@ def test_the_readers_of_snli_are_those_of_the_comparison(seed):
         ahead = [f"{each:+.3f}".replace("0.", ".", 1) for each in row["behind"]["accuracy"]]
         gain = "" if row["on"] == "forest" else f"{ahead[0]} [{ahead[1]}, {ahead[2]}]"
         assert f"| {mean} [{low}, {high}] | {gain} |".replace("|  |", "| |") in section
+
+
+ATTACKS = {  # the rows of gate.md, and the kinds of attacks-fresh.csv that each has
+    "honest experts": ["honest"],
+    "NaN, wrong shapes, too large, links, code, pickles": [
+        *("not_finite", "shapes", "oversize", "path_tricks")
+    ],
+    "δ × 10, −δ, random weights, a parent sent back": [
+        *("scale10", "sign_flip", "random", "copied_parent")
+    ],
+    "another's expert, also with noise of 20 % of δ": ["anothers", "anothers_noise"],
+    "backdoor, the trigger among the probes": ["backdoor"],
+    "backdoor, another trigger": ["backdoor_unknown"],
+    "1/2 to 1/16 of the text shuffled": ["poisoned"],
+    "an expert of another domain": ["other_domain"],
+    "trained on the gate's own held-out text": ["held_out"],
+}
+
+
+def test_the_attacks_of_the_gate_are_those_that_were_judged():
+    with (DOCS / "results/commons/attacks-fresh.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["kind"] for row in rows} == {kind for kinds in ATTACKS.values() for kind in kinds}
+    table = {name: cells for name, *cells in table_below("gate.md", "commons/attacks-fresh.csv")}
+    assert table.keys() == ATTACKS.keys()
+    for name, kinds in ATTACKS.items():
+        found = [row for row in rows if row["kind"] in kinds]
+        admitted = sum(row["admitted"] == "True" for row in found)
+        harm = max((float(row["others"]) for row in found if row["others"]), default=None)
+        tried, let_in, checks, greatest = table[name]
+        assert (int(tried), int(let_in)) == (len(found), admitted)
+        assert greatest == ("—" if harm is None else f"{harm:.4f}")
+        refused_by = {check for row in found for check in row["failed"].split()}
+        assert set(re.findall(r"`(\w+)`", checks)) == refused_by
