@@ -4,15 +4,17 @@
 Of each task there are four templates, of which the last is never trained on, and one task is not
 trained on at all. Nothing is invented but the templates: passages, words and glosses stand in the
 demo's documents, and those of valid and test rows in its valid and test splits. Two runs write the
-same bytes.
+same bytes. --readers adds inference (trained on) and the sentiment of reviews (held out) of the
+suite `readers`.
 
     OUT/instruct/{train,valid,test}.jsonl    {"prompt", "completion"}: data.format=prompted
     OUT/tasks/<task>_<template>.{jsonl,yaml} questions of test text with their choices, for btm bench
 
 Example:
     python scripts/build_instructions.py --out corpora/instructions
+    python scripts/build_instructions.py --out corpora/instructions --readers corpora/readers
 
-The table of docs/instructions.md, after `experiment=demo`, with W for forest=experts/demo data=folder
+The first table of docs/instructions.md, after `experiment=demo`, with W for forest=experts/demo data=folder
 data.root=corpora/instructions/instruct data.domain=instruct data.name=instructions data.format=prompted:
 
     btm prepare W
@@ -29,13 +31,14 @@ import random
 import re
 import sys
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import btm.data
 from btm.data.documents import read
+from btm.errors import UserError
 from btm.system.durable import publish_folder, sweep
 
 DEMO = Path(btm.data.__file__).parent / "demo"
@@ -58,6 +61,9 @@ KINDS = {
 LANGUAGES = {"code_go": "Go", "code_lisp": "Lisp", "code_python": "Python", "code_tcl": "Tcl"}
 Texts = Mapping[str, list[str]]  # documents by domain, of one split
 
+ROWS = ("nli", "sentiment")  # what is taken of the suite readers
+RELATIONS = {"entailment": "yes", "neutral": "maybe", "contradiction": "no"}
+
 
 @dataclass(frozen=True)
 class Question:
@@ -69,11 +75,19 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Source:
+    """What questions are asked about, of one split."""
+
+    texts: Texts  # of the demo
+    rows: Mapping[str, list[dict[str, Any]]]  # of the suite readers, by task; none without it
+
+
+@dataclass(frozen=True)
 class Task:
     """A task: where its questions come from, and four ways to ask one."""
 
     name: str
-    ask: Callable[[Texts, random.Random], Iterator[Question]]
+    ask: Callable[[Source, random.Random], Iterator[Question]]
     templates: tuple[str, str, str, str]
     trained: bool = True
 
@@ -94,23 +108,23 @@ def passages(texts: Texts, rng: random.Random, each: int) -> Iterator[tuple[str,
                 yield domain, found
 
 
-def kind(texts: Texts, rng: random.Random) -> Iterator[Question]:
+def kind(source: Source, rng: random.Random) -> Iterator[Question]:
     """Ask which kind of text a passage is (classification)."""
     names = list(KINDS)
-    for domain, text in passages({name: texts[name] for name in names}, rng, 4):
+    for domain, text in passages({name: source.texts[name] for name in names}, rng, 4):
         yield Question({"text": text}, tuple(KINDS.values()), names.index(domain))
 
 
-def language(texts: Texts, rng: random.Random) -> Iterator[Question]:
+def language(source: Source, rng: random.Random) -> Iterator[Question]:
     """Ask in which programming language a passage is written (classification)."""
     names = list(LANGUAGES)
-    for domain, text in passages({name: texts[name] for name in names}, rng, 4):
+    for domain, text in passages({name: source.texts[name] for name in names}, rng, 4):
         yield Question({"text": text}, tuple(LANGUAGES.values()), names.index(domain))
 
 
-def same(texts: Texts, rng: random.Random) -> Iterator[Question]:
+def same(source: Source, rng: random.Random) -> Iterator[Question]:
     """Ask whether two passages are of the same kind, half of them are (inference on pairs)."""
-    found = list(passages({name: texts[name] for name in KINDS}, rng, 3))
+    found = list(passages({name: source.texts[name] for name in KINDS}, rng, 3))
     by_domain: dict[str, list[str]] = {name: [] for name in KINDS}
     for domain, text in found:
         by_domain[domain].append(text)
@@ -131,11 +145,11 @@ def glosses(texts: Texts) -> Iterator[tuple[str, str, str]]:
                 yield found["words"].split(",")[0], found["part"], found[3].split(";")[0]
 
 
-def part(texts: Texts, rng: random.Random) -> Iterator[Question]:
+def part(source: Source, rng: random.Random) -> Iterator[Question]:
     """Ask for the part of speech that a gloss describes, each equally often (QA)."""
     parts = ("noun", "verb", "adjective", "adverb")
     by_part: dict[str, list[str]] = {name: [] for name in parts}
-    for _, name, gloss in glosses(texts):
+    for _, name, gloss in glosses(source.texts):
         by_part[name].append(gloss)
     count = min(max(map(len, by_part.values())), 400)
     for name, found in by_part.items():
@@ -144,9 +158,9 @@ def part(texts: Texts, rng: random.Random) -> Iterator[Question]:
             yield Question({"gloss": gloss}, parts, parts.index(name))
 
 
-def word(texts: Texts, rng: random.Random) -> Iterator[Question]:
+def word(source: Source, rng: random.Random) -> Iterator[Question]:
     """Ask which of three words a gloss describes (QA with choices)."""
-    found = list(glosses(texts))
+    found = list(glosses(source.texts))
     words = sorted({name for name, _, _ in found})
     for name, _, gloss in rng.sample(found, min(len(found), 1500)):
         place = bisect_left(words, name)
@@ -154,6 +168,21 @@ def word(texts: Texts, rng: random.Random) -> Iterator[Question]:
         rng.shuffle(choices)
         fields = {"gloss": gloss, "words": ", ".join(choices)}
         yield Question(fields, tuple(choices), choices.index(name))
+
+
+def entails(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask whether a thing is of a kind, by the gloss of its name (inference)."""
+    labels = list(RELATIONS)
+    for row in source.rows["nli"]:
+        fields = {"premise": row["premise"], "hypothesis": row["hypothesis"]}
+        yield Question(fields, tuple(RELATIONS.values()), labels.index(row["label"]))
+
+
+def sentiment(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask whether a sentence of a review is positive (classification)."""
+    for row in source.rows["sentiment"]:
+        if len(row["support"]) <= PASSAGE:
+            yield Question({"text": row["support"]}, tuple(row["choices"]), row["answer"])
 
 
 TASKS = (
@@ -209,22 +238,59 @@ TASKS = (
         trained=False,
     ),
 )
+OF_READERS = (
+    Task(
+        "nli",
+        entails,
+        (
+            "{premise}\n{hypothesis}\nIs this so: yes, no or maybe?",
+            "Given: {premise}\nClaim: {hypothesis}\nDoes the claim follow?",
+            "{premise} Does it follow that: {hypothesis} Answer:",
+            "Premise: {premise}\nHypothesis: {hypothesis}\nTrue, yes, no or maybe? Answer:",
+        ),
+    ),
+    Task(
+        "sentiment",
+        sentiment,
+        (
+            "{text}\n\nIs this review positive or negative?",
+            "What is the sentiment of the following review?\n{text}\nSentiment:",
+            "Review: {text}\nThis review is",
+            "Read this: {text}\nNegative or positive? Answer:",
+        ),
+        trained=False,
+    ),
+)
 
 
-def texts_of(split: str) -> dict[str, list[str]]:
-    """Read the documents of a split of the demo, by domain."""
+def source_of(split: str, readers: Path | None) -> Source:
+    """Read the documents of a split of the demo, and the rows of the suite readers.
+
+    Raises:
+        UserError: the suite is not there
+    """
     names = sorted({*KINDS, *LANGUAGES})
-    return {name: list(read(DEMO / name / f"{split}.jsonl.zst", "text")) for name in names}
+    texts = {name: list(read(DEMO / name / f"{split}.jsonl.zst", "text")) for name in names}
+    rows = {} if readers is None else {name: lines(readers, name, split) for name in ROWS}
+    return Source(texts, rows)
 
 
-def rows(split: str, texts: Texts, most: int) -> list[dict[str, str]]:
+def lines(readers: Path, name: str, split: str) -> list[dict[str, Any]]:
+    path = readers / name / f"{split}.jsonl"
+    if not path.is_file():
+        build = "python scripts/build_corpora.py --suite readers"
+        raise UserError(f"no {path}; build it: {build} --out {readers}")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def rows(split: str, source: Source, tasks: Iterable[Task], most: int) -> list[dict[str, str]]:
     """Ask up to `most` questions of each task that is trained on, the templates in turns."""
     found = []
-    for task in TASKS:
+    for task in tasks:
         if not task.trained:
             continue
         rng = random.Random(f"{split}/{task.name}")
-        asked = list(task.ask(texts, rng))
+        asked = list(task.ask(source, rng))
         rng.shuffle(asked)
         for number, question in enumerate(asked[:most]):
             template = task.templates[number % HELD_OUT]
@@ -234,10 +300,10 @@ def rows(split: str, texts: Texts, most: int) -> list[dict[str, str]]:
     return found
 
 
-def write_task(folder: Path, home: Path, task: Task, number: int, texts: Texts, most: int) -> int:
+def write_task(folder: Path, home: Path, task: Task, number: int, source: Source, most: int) -> int:
     """Write the questions of a task under one template for lm-eval; return how many."""
     rng = random.Random(f"test/{task.name}")
-    asked = list(task.ask(texts, rng))
+    asked = list(task.ask(source, rng))
     rng.shuffle(asked)
     name = f"{task.name}_{number}"
     lines = [
@@ -274,25 +340,37 @@ def main(words: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("corpora/instructions"))
     parser.add_argument("--most", type=int, default=2000, help="rows of each task and split")
     parser.add_argument("--questions", type=int, default=400, help="of each task and template")
+    parser.add_argument("--readers", type=Path, help="the suite readers: two tasks more")
     asked = parser.parse_args(words)
-    texts = {split: texts_of(split) for split in SPLITS}
+    try:
+        write(asked)
+    except UserError as error:
+        parser.error(str(error))
+
+
+def write(asked: argparse.Namespace) -> None:
+    """Write all files, in one rename."""
+    sources = {split: source_of(split, asked.readers) for split in SPLITS}
+    tasks = TASKS if asked.readers is None else TASKS + OF_READERS
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     sweep(asked.out.parent)
     with publish_folder(asked.out, replace=True) as folder:
         for split in SPLITS:
-            found = rows(split, texts[split], asked.most)
+            found = rows(split, sources[split], tasks, asked.most)
             write_lines(folder / "instruct" / f"{split}.jsonl", found)
             print(f"{split}: {len(found):,} rows", file=sys.stderr)
         (folder / "tasks").mkdir()
-        for task in TASKS:
-            numbers = (0, HELD_OUT)  # a template that is trained on, and one that is not
-            counts = [
-                write_task(
-                    folder / "tasks", asked.out / "tasks", task, n, texts["test"], asked.questions
+        for task in tasks:
+            for number in (0, HELD_OUT):  # a template that is trained on, and one that is not
+                count = write_task(
+                    folder / "tasks",
+                    asked.out / "tasks",
+                    task,
+                    number,
+                    sources["test"],
+                    asked.questions,
                 )
-                for n in numbers
-            ]
-            print(f"{task.name}: {counts[0]:,} questions", file=sys.stderr)
+            print(f"{task.name}: {count:,} questions", file=sys.stderr)
 
 
 if __name__ == "__main__":
