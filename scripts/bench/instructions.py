@@ -1,0 +1,209 @@
+"""The prompted stage on a pretrained model: what an `instruct` expert answers on templates and
+tasks that it was not trained on, and what averaging it back costs the domains.
+
+    python scripts/smollm2.py
+    python scripts/bench/instructions.py --model models/smollm2 --readers corpora/readers
+
+--model is a forest's seed. A LoRA expert is trained on the prompted data of
+scripts/build_instructions.py; averages of seed and expert are made at the weights of --averages.
+The chosen one is that of the largest weight whose mean loss on the valid splits of the demo's
+domains is at most --allowed nats above the seed's. Seed, expert and chosen average are then asked
+--questions test questions of each task, by the likelihood of the choices.
+
+Rows: <out>/losses.csv (valid) and <out>/instructions.csv (test). Killed at any moment, the same
+command goes on. Further words (trainer.steps=20) go to the expert's training.
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from btm import steps
+from btm.cli.compose import compose
+from btm.config.schema import Config
+from btm.data.batches import windows
+from btm.errors import UserError
+from btm.forest import Forest
+from btm.models import causal_lm
+from btm.report import ConsoleReporter
+from btm.train.trainee import validate
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import build_instructions
+from bench.language_tables import Row, write_csv
+
+DOMAINS = tuple(build_instructions.KINDS)
+WINDOW = 256
+EXPERT = "instruct"
+PRINTED = ConsoleReporter(sys.stderr)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where all is, and how it is trained."""
+
+    options: argparse.Namespace
+
+    @property
+    def forest(self) -> Forest:
+        return Forest(self.options.out / "forest")
+
+    @property
+    def asked(self) -> Path:
+        return Path(self.options.out) / "instructions"
+
+    def config(self, *words: str) -> Config:
+        """Compose the configuration of the demo's text, which is measured."""
+        return compose([*self._fixed(), "data=demo", "data.name=demo", *words])
+
+    def training(self) -> Config:
+        """Compose the configuration of the prompted data, which the expert is trained on."""
+        return compose(
+            [
+                *self._fixed(),
+                *("data=folder", f"data.root={self.asked / 'instruct'}", f"data.domain={EXPERT}"),
+                *("data.name=instructions", "data.format=prompted", "branch=copy"),
+                *("trainer.adapter=lora", "trainer.lora_rank=16", "trainer.lora_alpha=32"),
+                *("trainer.lr=5e-4", "trainer.steps=150", f"trainer.seq_len={WINDOW}"),
+                *("trainer.batch_size=8", "trainer.micro_batch_size=4", "trainer.precision=bf16"),
+                *("trainer.checkpoint_every=10", "trainer.valid_tokens=8192"),
+                *self.options.words,
+            ]
+        )
+
+    def _fixed(self) -> Iterator[str]:
+        model = self.options.model.resolve()
+        yield from (
+            f"forest={self.options.out / 'forest'}",
+            f"data.out={self.options.out / 'data'}",
+        )
+        yield from (f"data.tokenizer={model}", f"seed.from={model}")
+
+    def grow(self) -> None:
+        """Plant the forest of the model, and grow the expert, if need be."""
+        if not self.asked.exists():
+            build_instructions.main(
+                ["--out", str(self.asked), "--readers", str(self.options.readers)]
+            )
+        training = self.training()
+        for config in (self.config(), training):
+            steps.prepare(config)
+        steps.seed(self.config())
+        if EXPERT not in self.forest:
+            if not self.forest.has_branch(EXPERT):
+                steps.branch(training, EXPERT, EXPERT)
+            steps.train(training, EXPERT, PRINTED)
+            steps.merge(training, EXPERT, PRINTED)
+
+    def average(self, weight: float) -> str:
+        """Return the name of the average with this weight of the expert, made if need be."""
+        name = f"{EXPERT}-{round(100 * weight)}"
+        words = (f"average.name={name}", "average.measure=false", "average.method=linear")
+        config = self.config(*words)
+        config.weights = {"seed": 1 - weight, EXPERT: weight}
+        steps.average(config)
+        return name
+
+    def folder(self, model: str) -> Path:
+        if model in self.forest:
+            return self.forest[model].path
+        return self.forest.paths.average(model).path
+
+    def losses(self, model: str) -> dict[str, float]:
+        """Return nats per token on the beginning of each domain's valid split."""
+        suite, loaded = steps.open_suite(self.config()), causal_lm.load_model(self.folder(model))
+        most = WINDOW * self.options.windows
+        return {
+            name: validate(loaded, windows(suite.shard(name, "valid"), WINDOW, most), rows=4)
+            for name in DOMAINS
+        }
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, default=Path("models/smollm2"))
+    parser.add_argument("--readers", type=Path, default=Path("corpora/readers"))
+    parser.add_argument("--out", type=Path, default=Path("bench-instructions"))
+    parser.add_argument("--averages", type=float, nargs="+", default=[0.3, 0.5, 0.7])
+    parser.add_argument("--allowed", type=float, default=0.05, help="nats above the seed's loss")
+    parser.add_argument("--windows", type=int, default=8, help=f"of {WINDOW} tokens, a domain")
+    parser.add_argument("--questions", type=int, default=120, help="of each task and template")
+    parser.add_argument("words", nargs="*", help="further words, trainer.steps=20")
+    bench = Bench(parser.parse_args())
+    try:
+        bench.grow()
+        chosen = choose(bench)
+        ask(bench, ["seed", EXPERT, chosen])
+    except UserError as error:
+        raise SystemExit(f"instructions: {error}") from None
+
+
+def choose(bench: Bench) -> str:
+    """Measure all averages on valid text; return the chosen one's name."""
+    names = {bench.average(weight): weight for weight in bench.options.averages}
+    rows: list[Row] = []
+    for name, weight in {"seed": 0.0, **names, EXPERT: 1.0}.items():
+        found = bench.losses(name)
+        rows.append({"model": name, "weight": weight, **found})
+        rows[-1]["mean"] = statistics.mean(found.values())
+        rows[-1]["over seed"] = rows[-1]["mean"] - rows[0]["mean"]
+        print(f"{name}: {rows[-1]['over seed']:+.3f} nats over the seed", flush=True)
+    write_csv(bench.options.out / "losses.csv", rows)
+    allowed = [r for r in rows if r["model"] in names and r["over seed"] <= bench.options.allowed]
+    if not allowed:
+        raise UserError("no average stays near the seed; try smaller --averages")
+    return str(max(allowed, key=lambda row: row["weight"])["model"])
+
+
+def ask(bench: Bench, models: list[str]) -> None:
+    """Ask the held-out templates of all tasks, and both of the tasks that are held out."""
+    every = build_instructions.TASKS + build_instructions.OF_READERS
+    held_out = build_instructions.HELD_OUT
+    asked = [(task, n) for task in every for n in ((held_out,) if task.trained else (0, held_out))]
+    files = [bench.asked / "tasks" / f"{task.name}_{number}.yaml" for task, number in asked]
+    named = [name if name in bench.forest else f"averages/{name}" for name in models]
+    measured = steps.bench(
+        bench.config(
+            f"tasks=[{','.join(str(file.resolve()) for file in files)}]",
+            f"bench.models=[{','.join(named)}]",
+            f"bench.limit={bench.options.questions}",
+            "bench.batch_size=8",
+            "load.dtype=bf16",
+        ),
+        PRINTED,
+    )
+    found = {(row.model, row.task): row.chief for row in measured.measured}
+    rows: list[Row] = []
+    for task, number in asked:
+        row: Row = {"task": task.name, "trained": task.trained, "template": number + 1}
+        for model, name in zip(models, named, strict=True):
+            chief = found[(name, f"{task.name}_{number}")]
+            assert chief
+            row[model] = chief.value
+        rows.append(row)
+    for trained in (True, False):
+        of = [row for row in rows if row["trained"] is trained]
+        mean = {model: statistics.mean(row[model] for row in of) for model in models}
+        rows.append({"task": "mean", "trained": trained, "template": "", **mean})
+    write_csv(bench.options.out / "instructions.csv", rows)
+    print(*table(rows), sep="\n")
+
+
+def table(rows: list[Row]) -> Iterator[str]:
+    """Yield the rows as a table of Markdown, accuracies with three digits."""
+    yield "| " + " | ".join(rows[0]) + " |"
+    yield "|---" * len(rows[0]) + "|"
+    for row in rows:
+        cells = [f"{each:.3f}" if isinstance(each, float) else str(each) for each in row.values()]
+        yield "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main()
