@@ -322,7 +322,9 @@ def identify(bench: Bench) -> Iterator[Row]:
     suite, languages = steps.prepare(config), bench.options.languages
     config = bench.tested(config)
     members = [forest[language] for language in languages]
-    linear = Linear(bench, [suite.shard(language, "train") for language in languages])
+    vocabulary = bench.options.out / "data/languages/tokenizer/tokenizer.json"
+    shards = [suite.shard(language, "train") for language in languages]
+    linear = Linear(vocabulary, shards, SEQ_LEN, bench.options.steps * SEQUENCES)
     for language in languages:
         test = suite.shard(language, "test")
         windows = test.head(config.score.max_tokens)[0] // SEQ_LEN  # whole ones
@@ -339,9 +341,12 @@ def identify(bench: Bench) -> Iterator[Row]:
 
 
 class Linear:
-    """A logistic regression on TF-IDF of character n-grams, n from 1 to 3."""
+    """A logistic regression on TF-IDF of character n-grams, n from 1 to 3.
 
-    def __init__(self, bench: Bench, shards: Sequence[Shard]) -> None:
+    It is trained on the first `most` windows of each shard, of `window` tokens.
+    """
+
+    def __init__(self, vocabulary: Path, shards: Sequence[Shard], window: int, most: int) -> None:
         try:
             from sklearn.feature_extraction.text import TfidfVectorizer
             from sklearn.linear_model import LogisticRegression
@@ -350,9 +355,7 @@ class Linear:
             raise UserError(f"--part identify needs scikit-learn: {hint}") from None
         from tokenizers import Tokenizer
 
-        self.tokenizer = Tokenizer.from_file(
-            str(bench.options.out / "data/languages/tokenizer/tokenizer.json")
-        )
+        self.tokenizer = Tokenizer.from_file(str(vocabulary))
         self.features = TfidfVectorizer(
             analyzer="char", ngram_range=(1, 3), sublinear_tf=True, max_features=50_000
         )
@@ -360,10 +363,10 @@ class Linear:
         texts: list[str] = []
         labels: list[int] = []
         for number, shard in enumerate(shards):
-            most = min(bench.options.steps * SEQUENCES, shard.n_tokens // SEQ_LEN)
-            ids = np.asarray(shard.tokens[: most * SEQ_LEN], np.int64).reshape(-1, SEQ_LEN)
+            count = min(most, shard.n_tokens // window)
+            ids = np.asarray(shard.tokens[: count * window], np.int64).reshape(-1, window)
             texts += self.decode(ids)
-            labels += [number] * most
+            labels += [number] * count
         self.model.fit(self.features.fit_transform(texts), labels)
 
     def decode(self, ids_ST: NDArray[np.int64]) -> list[str]:
