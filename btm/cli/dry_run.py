@@ -3,9 +3,11 @@
 The plans are the steps' own: ``plan_of_<step>`` beside each step in `btm.steps`.
 """
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +56,32 @@ def show(rows: Sequence[TableRow], output: Output) -> None:
         output.rows(rows, "would do")
         return
     sentences = [row for row in rows if _kind(row) in ("note", "warning")]
-    output.rows(readable([row for row in rows if row not in sentences]), "would do")
+    jobs = collapsed([row for row in rows if row not in sentences])
+    output.rows(readable(jobs), "would do")
     for row in sentences:
         output.paragraph(f"{_kind(row)}: {row['what']}")
+
+
+def collapsed(rows: Sequence[TableRow], most: int = 4) -> list[TableRow]:
+    """Write more than `most` rows in turn that differ in nothing but the domain's name as one."""
+    found: list[TableRow] = []
+    for _, group in groupby(rows, _but_name):
+        alike = list(group)
+        if len(alike) <= most:
+            found += alike
+            continue
+        first, last = alike[0], alike[-1]
+        keys = [key for key in _NAMES if first.get(key)]
+        named = {key: f"{first[key]} … {last[key]} ({len(alike)})" for key in keys}
+        each = ", each" if first.get("tokens") or first.get("disk bytes") else ""
+        found.append(first | named | {"what": f"{first['what']}{each}"})
+    return found
+
+
+def _but_name(row: TableRow) -> TableRow:
+    """Leave a row's name out; a job is called by its step, a blank or a hyphen, and the name."""
+    job = re.split(r"[ -]", str(row.get("job", "")), maxsplit=1)[0]
+    return {key: value for key, value in row.items() if key not in _NAMES} | {"job": job}
 
 
 def _kind(row: TableRow) -> object:
@@ -96,6 +121,7 @@ def _epochs(epochs: Mapping[str, float]) -> str:
     return ", ".join(f"{domain} {passes:.2g}" for domain, passes in epochs.items())
 
 
+_NAMES = ("job", "name")
 _UNITS: dict[str, Callable[[Any], str]] = {
     "tokens": count_text,
     "epochs": _epochs,

@@ -7,7 +7,7 @@
     done
     python scripts/bench/roots.py --forests experts/roots-0 experts/roots-1 experts/roots-2
 
-Reads evals/roots-compare.json of each forest, which the last command wrote, and writes into --out:
+Reads evals/NAME-compare.json of each forest, which the last command wrote, and writes into --out:
 
 forest.csv, forest.png: bits per UTF-8 byte of test text, by language: the forest, its experts of one
   language, its seed and the baselines.
@@ -89,7 +89,7 @@ def family(name: str) -> str:
 
 def by_language(grown: Grown) -> Iterator[Row]:
     """Yield a row for each language: bits per byte of every model."""
-    file = grown.forest.paths.root / "evals" / "roots-compare.json"
+    file = steps.compared_file(grown.config)
     if not file.is_file():
         raise UserError(f"no {file}; compare first: btm compare experiment=roots forest=…")
     found = comparison.from_json(json.loads(file.read_bytes()))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from btm.cli import main
-from btm.cli.dry_run import plan, readable, show
+from btm.cli.dry_run import collapsed, plan, readable, show
 from btm.cli.verbs import Output
 from btm.forest import Forest
 from btm.report import Reporter
@@ -205,6 +205,23 @@ def test_amounts_are_shown_in_units():
         }
     ]
     assert readable([{"what": "x", "flops": 0}]) == [{"what": "x", "flops": "0 FLOP"}]
+
+
+def test_many_rows_alike_are_one():
+    names = ["ak", "ar", "as", "bm", "zu"]
+    packed = [{"job": f"prepare {name}", "what": "nothing: unchanged"} for name in names]
+    trained = [
+        {"job": f"train-{name}", "what": "train 2 steps", "tokens": 5 + (name == "zu")}
+        for name in names
+    ]
+    assert collapsed([*packed, *trained]) == [
+        {"job": "prepare ak … prepare zu (5)", "what": "nothing: unchanged"},
+        *trained,  # four alike are no more than that, and the last is another
+    ]
+    alike = [row | {"tokens": 5} for row in trained]
+    assert collapsed(alike) == [
+        {"job": "train-ak … train-zu (5)", "what": "train 2 steps, each", "tokens": 5}
+    ]
 
 
 def test_notes_and_warnings_are_sentences_below_the_table():
