@@ -123,8 +123,7 @@ class Bench:
         }
 
 
-def main() -> None:
-    """Print the tables."""
+def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -135,12 +134,21 @@ def main() -> None:
     parser.add_argument("--allowed", type=float, default=0.05, help="nats above the seed's loss")
     parser.add_argument("--windows", type=int, default=8, help=f"of {WINDOW} tokens, a domain")
     parser.add_argument("--questions", type=int, default=120, help="of each task and template")
-    parser.add_argument("words", nargs="*", help="further words, trainer.steps=20")
-    bench = Bench(parser.parse_args())
+    options, further = parser.parse_known_args(words)
+    options.words = further
+    return options
+
+
+def make(options: argparse.Namespace) -> None:
+    """Make what is missing, and print the tables."""
+    bench = Bench(options)
+    bench.grow()
+    ask(bench, ["seed", EXPERT, choose(bench)])
+
+
+def main() -> None:
     try:
-        bench.grow()
-        chosen = choose(bench)
-        ask(bench, ["seed", EXPERT, chosen])
+        make(parse())
     except UserError as error:
         raise SystemExit(f"instructions: {error}") from None
 

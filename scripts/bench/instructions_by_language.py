@@ -79,9 +79,10 @@ class Bench:
 
 def rows(bench: Bench) -> Iterator[Row]:
     """Yield a row for each language that is asked in, task and template: accuracies by model."""
-    models = [f"instruct-{language}" for language in ASKED]
+    languages = bench.options.languages
+    models = [f"instruct-{language}" for language in languages]
     held_out = build_instructions.HELD_OUT
-    for language in ASKED:
+    for language in languages:
         tasks = [
             (task, number)
             for task in tasks_in(language)
@@ -121,30 +122,41 @@ def show(found: Sequence[Row]) -> Iterator[str]:
         yield f"| {row['asked in']} | {task} | {said} |"
 
 
-def main() -> None:
-    """Print the table."""
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--forest", type=Path, required=True)
     parser.add_argument("--roots", type=Path, default=Path("corpora/roots"))
     parser.add_argument("--out", type=Path, default=Path("bench-instructions-by-language"))
+    parser.add_argument("--languages", nargs="+", choices=ASKED, default=list(ASKED))
     parser.add_argument("--steps", type=int, default=300, help="of each branch")
     parser.add_argument("--questions", type=int, default=200, help="of each task and template")
-    options, words = parser.parse_known_args()
-    options.words = words
+    options, further = parser.parse_known_args(words)
+    options.words = further
+    return options
+
+
+def make(options: argparse.Namespace) -> None:
+    """Make what is missing, and print the table."""
     bench = Bench(options)
-    try:
-        if not bench.forest.root.exists():
-            with durable.publish_folder(durable.make_folder(options.out) / "forest") as made:
-                shutil.copytree(options.forest, made, dirs_exist_ok=True)
-        for language in ASKED:
-            bench.grow(language)
-        found = list(rows(bench))
-    except UserError as error:
-        raise SystemExit(f"instructions_by_language: {error}") from None
+    copied = options.out / "forest"
+    if not copied.exists():
+        Forest(options.forest)  # a `UserError` if there is none
+        with durable.publish_folder(durable.make_folder(options.out) / copied.name) as made:
+            shutil.copytree(options.forest, made, dirs_exist_ok=True)
+    for language in options.languages:
+        bench.grow(language)
+    found = list(rows(bench))
     write_csv(options.out / "by-language.csv", found)
     print(*show(found), sep="\n")
+
+
+def main() -> None:
+    try:
+        make(parse())
+    except UserError as error:
+        raise SystemExit(f"instructions_by_language: {error}") from None
 
 
 if __name__ == "__main__":

@@ -311,20 +311,23 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def make(options: argparse.Namespace) -> None:
+    """Write all rows and the picture, and print the tables."""
+    grown = [Grown.of(root, options.words) for root in options.forests]
+    forest = [row for each in grown for row in by_language(each)]
+    write_csv(options.out / "forest.csv", forest)
+    draw(forest, options.out / "forest.png")
+    write_csv(options.out / "parents.csv", [row for each in grown for row in parents(each)])
+    said = [row for each in grown for row in identify(each, options.tokens, options.fasttext)]
+    write_csv(options.out / "identify.csv", said)
+    print(*show_forest(forest), "", *show_identify(said), sep="\n")
+
+
 def main() -> None:
-    """Write all rows, and print the tables."""
-    options = parse()
     try:
-        grown = [Grown.of(root, options.words) for root in options.forests]
-        forest = [row for each in grown for row in by_language(each)]
-        write_csv(options.out / "forest.csv", forest)
-        draw(forest, options.out / "forest.png")
-        write_csv(options.out / "parents.csv", [row for each in grown for row in parents(each)])
-        said = [row for each in grown for row in identify(each, options.tokens, options.fasttext)]
-        write_csv(options.out / "identify.csv", said)
+        make(parse())
     except UserError as error:
         raise SystemExit(f"roots: {error}") from None
-    print(*show_forest(forest), "", *show_identify(said), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,128 @@
+"""The benches of prompted data, at the smallest size: a model of random parameters."""
+
+import csv
+import json
+
+import pytest
+from folders import ROOT
+from interop.models import make_folder
+
+from bench import instructions, instructions_by_language, languages
+from btm.data.documents import read
+from btm.data.tokenizer import train_tokenizer
+from btm.errors import UserError
+from btm.forest import Forest
+
+DEMO = ROOT / "btm" / "data" / "demo"
+
+
+def rows_of(file):
+    return list(csv.DictReader(file.read_text().splitlines()))
+
+
+def write_rows(file, rows):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="module")
+def readers(tmp_path_factory):
+    """A suite `readers` of two rows a task."""
+    root = tmp_path_factory.mktemp("readers")
+    for split in ("train", "valid", "test"):
+        write_rows(
+            root / "nli" / f"{split}.jsonl",
+            [
+                {
+                    "premise": f"{split}: a {kind}.",
+                    "hypothesis": "It is a kind of tree.",
+                    "label": label,
+                }
+                for kind, label in (("oak", "entailment"), ("stone", "contradiction"))
+            ],
+        )
+        write_rows(
+            root / "sentiment" / f"{split}.jsonl",
+            [
+                {
+                    "support": f"{split} {word}.",
+                    "choices": ["negative", "positive"],
+                    "answer": number,
+                }
+                for number, word in enumerate(("Awful", "Lovely"))
+            ],
+        )
+    return root
+
+
+@pytest.mark.slow
+def test_a_pretrained_model_is_instructed(readers, tmp_path, capsys):
+    train_tokenizer(
+        ["in the beginning was the word, and the word was with god"] * 8, tmp_path / "t", 320
+    )
+    model = make_folder(tmp_path / "model", tmp_path / "t", max_position_embeddings=512)
+    words = f"""
+        --model {model} --readers {readers} --out {tmp_path / "out"} --averages 0.5 --windows 1
+        --questions 2 trainer.steps=1 trainer.batch_size=2 trainer.micro_batch_size=2
+    """
+    options = instructions.parse(words.split())
+    instructions.make(options)
+
+    losses = {row["model"]: row for row in rows_of(options.out / "losses.csv")}
+    assert list(losses) == ["seed", "instruct-50", "instruct"]
+    assert float(losses["seed"]["over seed"]) == 0
+    asked = rows_of(options.out / "instructions.csv")
+    assert [(row["task"], row["template"]) for row in asked if row["trained"] == "False"] == [
+        *(
+            ("language", "1"),
+            ("language", "4"),
+            ("sentiment", "1"),
+            ("sentiment", "4"),
+            ("mean", ""),
+        ),
+    ]
+    assert {row["template"] for row in asked if row["trained"] == "True"} == {"4", ""}
+    assert all(0 <= float(row["instruct"]) <= 1 for row in asked)
+    assert f"| nli | True | 4 | {float(asked[6]['seed']):.3f} |" in capsys.readouterr().out
+
+    # What stands is not made again, and an average that strays is not chosen.
+    before = (options.out / "forest" / "elms" / "instruct" / "card.json").stat().st_mtime_ns
+    options.allowed = -1.0
+    with pytest.raises(UserError, match="no average stays near the seed"):
+        instructions.make(options)
+    card = options.out / "forest" / "elms" / "instruct" / "card.json"
+    assert card.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_languages_are_instructed(tmp_path, capsys):
+    sources = {"en": "bible", "es": "spanish", "fr": "spanish", "id": "bible", "pt": "spanish"}
+    sources |= dict.fromkeys(("code_c", "code_python", "code_ruby"), "code_python")
+    for name, source in sources.items():
+        for split in ("train", "valid", "test"):
+            texts = list(read(DEMO / source / f"{split}.jsonl.zst", "text"))[:6]
+            write_rows(
+                tmp_path / "text" / name / f"{split}.jsonl", [{"text": t[:2000]} for t in texts]
+            )
+    words = f"""
+        model.config.hidden_size=16 model.config.n_layer=1 --text {tmp_path / "text"} --out {tmp_path / "grown"}
+        --part forest --languages en es --steps 1 --vocab-size 300 --held-out 512 --test 512
+    """
+    bench = languages.Bench(languages.parse(words.split()), 0)
+    _, forest = bench.grown()
+    words = f"""
+        --forest {forest.root} --roots {tmp_path / "text"} --out {tmp_path / "out"} --languages en es
+        --steps 1 --questions 2 trainer.batch_size=2 trainer.compile=never
+    """
+    options = instructions_by_language.parse(words.split())
+    instructions_by_language.make(options)
+    asked = rows_of(options.out / "by-language.csv")
+    assert [(row["asked in"], row["task"], row["template"]) for row in asked[:5]] == [
+        *(("en", "which", "4"), ("en", "form", "4"), ("en", "word", "4")),
+        *(("en", "same", "1"), ("en", "same", "4")),
+    ]
+    assert {row["asked in"] for row in asked} == {"en", "es"}
+    assert all(0 <= float(row["instruct-es"]) <= 1 for row in asked)
+    assert "| es | same, template 4 |" in capsys.readouterr().out
+    own = Forest(options.out / "forest")["instruct-es"].card
+    assert list(own.parents) == ["es"] and "instruct-es" not in forest
