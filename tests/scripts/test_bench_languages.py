@@ -2,14 +2,17 @@
 
 import csv
 import json
+from argparse import Namespace
 from contextlib import suppress
 
 import pytest
 from folders import ROOT
 
-from bench import language_tables, language_trees, languages
+from bench import language_tables, language_trees, languages, roots
+from btm import steps
 from btm.data.documents import read
 from btm.errors import UserError
+from btm.steps.baselines import ready
 
 RESULTS = ROOT / "docs" / "results" / "roots"
 PAGE = (ROOT / "docs" / "languages.md").read_text().replace("**", "")
@@ -105,9 +108,9 @@ def test_all_parts_at_the_smallest_size(options, capsys):
     assert (options.out / "branches.csv").read_bytes() == made
     assert {file: file.stat().st_mtime_ns for file in options.out.rglob("*.safetensors")} == times
 
-    options.steps = 2
+    other = Namespace(**vars(options) | {"steps": 2})
     with pytest.raises(UserError, match="was made with steps 1, not 2"):
-        languages.make(options)
+        languages.make(other)
 
 
 @pytest.mark.slow
@@ -141,3 +144,43 @@ def test_trees_of_languages(options, capsys):
     asked.late = ["zu"]
     with pytest.raises(UserError, match="zu: no language of its family is in --languages"):
         language_trees.make(asked)
+
+
+@pytest.mark.slow
+def test_the_whole_forest(options, tmp_path, capsys):
+    config, forest = languages.Bench(options, 0).grown()
+    words = [
+        *(
+            "data=folder",
+            f"data.root={config.data.root}",
+            "data.name=languages",
+            "data.sampling=0.3",
+        ),
+        *(f"data.out={config.data.out}", "data.vocab_size=300", "model.config.hidden_size=16"),
+        *("model.config.n_layer=1", "trainer.steps=1", "trainer.batch_size=4", "run.rounds=[]"),
+        *("score.max_tokens=512", "data.workers=1"),
+    ]
+    asked = roots.parse(["--forests", str(forest.root), "--out", str(tmp_path), *words])
+    with pytest.raises(UserError, match=r"-compare.json; compare first: btm compare"):
+        roots.make(asked)
+    grown = roots.Grown.of(forest.root, words)
+    steps.compare(grown.config)
+    with pytest.raises(UserError, match="has no dense LM; grow it"):
+        roots.make(asked)
+    steps.seed(ready(languages.Bench(options, 0).config("baseline=dense")))
+    steps.compare(grown.config)
+    roots.make(asked)
+    said = capsys.readouterr().out
+
+    rows = {row["language"]: row for row in rows_of(tmp_path, "forest")}
+    assert set(rows) == {"en", "es"} and rows["en"]["family"] == "gmw"
+    measured = rows_of(options.out, "forest")
+    own = {
+        row["language"]: row["bits_per_byte"] for row in measured if row["model"] == "own expert"
+    }
+    assert {language: row["own expert"] for language, row in rows.items()} == own
+    identified = rows_of(tmp_path, "identify")
+    assert all(0 <= int(row["right"]) <= int(row["texts"]) for row in identified)
+    assert {row["way"] for row in identified} == {"posterior", "n-grams"}
+    assert (tmp_path / "forest.png").read_bytes().startswith(b"\x89PNG")
+    assert "| less | 2 | " in said and "| all | " in said
