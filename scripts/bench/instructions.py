@@ -70,7 +70,11 @@ class Bench:
                 *("trainer.adapter=lora", "trainer.lora_rank=16", "trainer.lora_alpha=32"),
                 *("trainer.lr=5e-4", "trainer.steps=150", f"trainer.seq_len={WINDOW}"),
                 *("trainer.batch_size=8", "trainer.micro_batch_size=4", "trainer.precision=bf16"),
-                *("trainer.checkpoint_every=10", "trainer.valid_tokens=8192"),
+                *(
+                    "trainer.checkpoint_every=10",
+                    "trainer.valid_tokens=8192",
+                    "score.max_tokens=8192",
+                ),
                 *self.options.words,
             ]
         )
