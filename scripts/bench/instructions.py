@@ -134,7 +134,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, default=Path("models/smollm2"))
     parser.add_argument("--readers", type=Path, default=Path("corpora/readers"))
     parser.add_argument("--out", type=Path, default=Path("bench-instructions"))
-    parser.add_argument("--averages", type=float, nargs="+", default=[0.3, 0.5, 0.7])
+    parser.add_argument("--averages", type=float, nargs="+", default=[0.3, 0.4, 0.5])
     parser.add_argument("--allowed", type=float, default=0.05, help="nats above the seed's loss")
     parser.add_argument("--windows", type=int, default=8, help=f"of {WINDOW} tokens, a domain")
     parser.add_argument("--questions", type=int, default=120, help="of each task and template")

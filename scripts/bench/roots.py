@@ -2,6 +2,7 @@
 
     for seed in 0 1 2; do
       btm run experiment=roots forest=experts/roots-$seed trainer.seed=$seed
+      btm average experiment=roots forest=experts/roots-$seed trainer.seed=$seed weights=uniform average.name=uniform
       btm run experiment=roots forest=experts/roots-$seed trainer.seed=$seed baseline=dense
       btm run experiment=roots forest=experts/roots-$seed trainer.seed=$seed baseline=random_split
     done
@@ -52,7 +53,8 @@ from suites.languages import FAMILIES, LANGUAGES, family_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MODELS = ("seed", "dense", "own expert", "forest", "random_split")
+MODELS = ("seed", "uniform average", "random_split", "dense", "own expert", "forest")
+AVERAGE = "uniform"  # the name that the average is given
 CODE = "code"  # the family of programming languages
 COLOURS = {
     "dense": "#2d3748",
@@ -97,6 +99,9 @@ def by_language(grown: Grown) -> Iterator[Row]:
     found = comparison.from_json(json.loads(file.read_bytes()))
     names = {"ensemble": "forest", "seed": "seed", "dense": "dense", "random_split": "random_split"}
     nats = {names[row.kind]: row.nats_per_token for row in found.rows if row.kind in names}
+    for row in found.rows:
+        if (row.kind, row.model) == ("average", AVERAGE):
+            nats["uniform average"] = row.nats_per_token
     if "dense" not in nats:
         raise UserError(
             f"{file} has no dense LM; grow it: btm run experiment=roots baseline=dense …"
@@ -108,13 +113,13 @@ def by_language(grown: Grown) -> Iterator[Row]:
             raise UserError(
                 f"{file}: other tokens of {shard.domain}; give the words it was made by"
             )
-        row: Row = {"seed": grown.seed, "language": shard.domain, "family": family(shard.domain)}
-        row |= {"train_bytes": train.n_bytes, "test_bytes": size}
+        line: Row = {"seed": grown.seed, "language": shard.domain, "family": family(shard.domain)}
+        line |= {"train_bytes": train.n_bytes, "test_bytes": size}
         per_byte = tokens / size / math.log(2)
-        row |= {model: nats[model][shard.domain] * per_byte for model in nats}
+        line |= {model: nats[model][shard.domain] * per_byte for model in nats}
         own = grown.forest[shard.domain].path
-        row["own expert"] = bits(grown.config, grown.forest, own, test)
-        yield {key: row[key] for key in (*list(row)[:5], *MODELS) if key in row}
+        line["own expert"] = bits(grown.config, grown.forest, own, test)
+        yield {key: line[key] for key in (*list(line)[:5], *MODELS) if key in line}
 
 
 def parents(grown: Grown) -> Iterator[Row]:
