@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 MODELS = ("seed", "uniform average", "random_split", "dense", "own expert", "forest")
 AVERAGE = "uniform"  # the name that the average is given
+SEED = "random seed"
 CODE = "code"  # the family of programming languages
 COLOURS = {
     "dense": "#2d3748",
@@ -113,7 +114,7 @@ def by_language(grown: Grown) -> Iterator[Row]:
             raise UserError(
                 f"{file}: other tokens of {shard.domain}; give the words it was made by"
             )
-        line: Row = {"seed": grown.seed, "language": shard.domain, "family": family(shard.domain)}
+        line: Row = {SEED: grown.seed, "language": shard.domain, "family": family(shard.domain)}
         line |= {"train_bytes": train.n_bytes, "test_bytes": size}
         per_byte = tokens / size / math.log(2)
         line |= {model: nats[model][shard.domain] * per_byte for model in nats}
@@ -133,7 +134,7 @@ def parents(grown: Grown) -> Iterator[Row]:
         among = elm.card.settings[identity.CANDIDATES]
         first = sorted(weights.items(), key=lambda pair: -pair[1])[:3]
         yield {
-            "seed": grown.seed,
+            SEED: grown.seed,
             "language": elm.name,
             "family": own,
             "of the family": sum(family(name) == own for name in among),
@@ -167,10 +168,11 @@ def identify(grown: Grown, lengths: Sequence[int], lid: Path | None) -> Iterator
             if fasttext and language in fasttext.known:
                 said["fastText"] = fasttext.predict(linear.decode(ids_ST[:, :tokens]))
             for way, found_S in said.items():
-                wrong = np.bincount(found_S[found_S != number], minlength=len(languages))
+                others_S = found_S[(found_S != number) & (found_S >= 0)]
+                wrong = np.bincount(others_S, minlength=len(languages))
                 taken = languages[int(wrong.argmax())] if wrong.any() else ""
                 yield {
-                    "seed": grown.seed,
+                    SEED: grown.seed,
                     "language": language,
                     "train_bytes": shards[number].n_bytes,
                     "tokens": tokens,
@@ -189,7 +191,8 @@ class FastText:
 
         self.model = fasttext.load_model(str(file))
         # It has one label for both Chinese scripts, and none for most Niger-Congo languages.
-        labels = {label.removeprefix("__label__") for label in self.model.get_labels()}
+        every = self.model.predict("a", k=-1, threshold=-1.0)[0]
+        labels = {label.removeprefix("__label__") for label in every}
         self.numbers = {tag.partition("-")[0]: n for n, tag in reversed([*enumerate(languages)])}
         self.known = {tag for tag in languages if tag in labels}
 
@@ -205,7 +208,7 @@ def show_forest(rows: Sequence[Row]) -> Iterator[str]:
     models = [model for model in MODELS if model in rows[0]]
     yield f"| languages | number | {' | '.join(models)} | forest ahead of dense in |"
     yield "|---" * (len(models) + 3) + "|"
-    seeds = list(dict.fromkeys(row["seed"] for row in rows))
+    seeds = list(dict.fromkeys(row[SEED] for row in rows))
     for called, belongs in GROUPS.items():
         names = list(dict.fromkeys(row["language"] for row in rows if belongs(row)))
         own = [row for row in rows if row["language"] in names]
@@ -213,9 +216,9 @@ def show_forest(rows: Sequence[Row]) -> Iterator[str]:
             continue
         cells = []
         for model in models:
-            means = [float(np.mean([r[model] for r in own if r["seed"] == s])) for s in seeds]
+            means = [float(np.mean([r[model] for r in own if r[SEED] == s])) for s in seeds]
             cells.append(mean([{"of": value} for value in means], "of"))
-        ahead = [sum(r["forest"] < r["dense"] for r in own if r["seed"] == s) for s in seeds]
+        ahead = [sum(r["forest"] < r["dense"] for r in own if r[SEED] == s) for s in seeds]
         said = ", ".join(map(str, ahead))
         yield f"| {called} | {len(names)} | {' | '.join(cells)} | {said} |"
 

@@ -94,7 +94,10 @@ def _alone(config: Config, domains: list[str]) -> None:
         )
     seed = config.seed
     seed.name = DENSE  # seed.lr stays: both begin from random parameters
-    seed.domains = sorted({*seed.domains, *domains}) if seed.domains else []
+    known = preparation.training_domains(config.data)
+    if seed.domains or {*domains} - {*known}:  # none named: all that are not novel
+        seed.domains = sorted({*(seed.domains or known), *domains})
+    seed.sampling = None  # equal shares: experts have as many tokens each
     config.trainer.carry = "fresh"
     config.run.rounds, config.run.average = [[]], False
     config.ensemble.experts, config.average.experts, config.weights = [], [], None

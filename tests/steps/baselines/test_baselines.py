@@ -118,6 +118,17 @@ def test_a_batch_that_grows_goes_on_where_the_small_one_stopped(grown):
     assert large.tokens(4) == small.tokens(8)
 
 
+def test_dense_reads_novel_domains_that_have_experts_in_equal_shares(beside):
+    rounds = "run.rounds=[[bible],[novels]]"
+    for baseline in ("dense", "dense_large_batch"):
+        made = derive(beside(f"baseline={baseline}", rounds, "seed.sampling=0.3"))
+        assert made.seed.domains == sorted([*EXPERTS, "novels"])
+        assert made.seed.sampling is None
+    assert derive(beside("baseline=dense", "run.rounds=[[bible]]")).seed.domains == []
+    named = derive(beside("baseline=dense", rounds, "seed.domains=[bible]"))
+    assert named.seed.domains == ["bible", "novels"]
+
+
 def test_dense_refuses_an_imported_seed(beside):
     with pytest.raises(UserError, match=r"leave out seed\.from"):
         derive(beside("baseline=dense", "seed.from=somewhere"))
