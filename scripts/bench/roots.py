@@ -10,6 +10,7 @@
 
 Reads evals/NAME-compare.json of each forest, which the last command wrote, and writes into --out:
 
+report.md: the tables.
 forest.csv, forest.png: bits per UTF-8 byte of test text, by language: the forest, its experts of one
   language, its seed and the baselines.
 identify.csv: of test texts of --tokens tokens of the natural languages, how many the greatest
@@ -223,6 +224,13 @@ def show_forest(rows: Sequence[Row]) -> Iterator[str]:
         yield f"| {called} | {len(names)} | {' | '.join(cells)} | {said} |"
 
 
+REPORT = """# A forest of 45 natural and 13 programming languages
+
+`btm run experiment=roots` and its baselines under {seeds} random seed(s): mean (least–most). Written by
+`scripts/bench/roots.py`; what the rows are: docs/languages.md.
+
+![bits per byte more than the dense LM, by language](forest.png)
+"""
 NOVEL = ("ca", "kn", "mr", "xh")
 MUCH, LITTLE = 1_000_000, 100_000  # bytes of training text
 
@@ -238,6 +246,17 @@ GROUPS: dict[str, Any] = {
     "novel, in the last round": lambda row: row["language"] in NOVEL,
     "programming languages": lambda row: row["family"] == CODE,
 }
+
+
+def show_languages(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield a table of Markdown: each language's mean over random seeds."""
+    models = [model for model in MODELS if model in rows[0]]
+    yield f"| language | train MB | {' | '.join(models)} |"
+    yield "|---" * (len(models) + 2) + "|"
+    for name in sorted({row["language"] for row in rows}):
+        own = [row for row in rows if row["language"] == name]
+        cells = [f"{np.mean([row[model] for row in own]):.3f}" for model in models]
+        yield f"| {name} | {own[0]['train_bytes'] / 1e6:.2f} | {' | '.join(cells)} |"
 
 
 def show_identify(rows: Sequence[Row]) -> Iterator[str]:
@@ -339,7 +358,15 @@ def make(options: argparse.Namespace) -> None:
         write_csv(options.out / "parents.csv", branched)
     said = [row for each in grown for row in identify(each, options.tokens, options.fasttext)]
     write_csv(options.out / "identify.csv", said)
-    print(*show_forest(forest), "", *show_identify(said), sep="\n")
+    tables = {
+        "Bits per byte of test text": show_forest(forest),
+        "Texts whose language is identified": show_identify(said),
+        "Bits per byte by language": show_languages(forest),
+    }
+    lines = [line for name, table in tables.items() for line in (f"## {name}", "", *table, "")]
+    with durable.publish_file(options.out / "report.md") as handle:
+        handle.write("\n".join([REPORT.format(seeds=len(grown)), *lines]).encode())
+    print(*lines, sep="\n")
 
 
 def main() -> None:

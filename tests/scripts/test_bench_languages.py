@@ -183,4 +183,7 @@ def test_the_whole_forest(options, tmp_path, capsys):
     assert all(0 <= int(row["right"]) <= int(row["texts"]) for row in identified)
     assert {row["way"] for row in identified} == {"posterior", "n-grams"}
     assert (tmp_path / "forest.png").read_bytes().startswith(b"\x89PNG")
+    assert (
+        (tmp_path / "report.md").read_text().endswith(said[said.index("## ") :].rstrip("\n") + "\n")
+    )
     assert "| less | 2 | " in said and "| all | " in said
