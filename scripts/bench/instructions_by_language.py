@@ -31,9 +31,10 @@ from btm.system import durable
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import build_instructions
-from bench.language_tables import Row, write_csv
+from bench.language_tables import Row, mean, write_csv
 from suites.prompts_by_language import ASKED, tasks_in
 
+ORDINALS = {1: "first", 4: "fourth"}
 PRINTED = ConsoleReporter(sys.stderr)
 
 
@@ -110,16 +111,21 @@ def rows(bench: Bench) -> Iterator[Row]:
 
 
 def show(found: Sequence[Row]) -> Iterator[str]:
-    """Yield a table of Markdown: by task, the language's expert, its branch, and those of others."""
-    yield "| asked in | task | own expert | its `instruct` branch | those of other languages |"
-    yield "|---|---|---|---|---|"
-    for row in found:
-        own = f"instruct-{row['asked in']}"
-        others = [row[key] for key in row if key.startswith("instruct-") and key != own]
-        task = row["task"] if row["trained"] else f"{row['task']}, template {row['template']}"
-        cells = [row["own expert"], row[own], statistics.mean(others)]
-        said = " | ".join(f"{value:.3f}" for value in cells)
-        yield f"| {row['asked in']} | {task} | {said} |"
+    """Yield a table of Markdown: accuracies by task, the mean of the languages (least–most)."""
+    yield "| task | own expert | its `instruct` branch | those of other languages |"
+    yield "|---|---|---|---|"
+    for task, template in dict.fromkeys((row["task"], row["template"]) for row in found):
+        columns: tuple[list[Row], ...] = ([], [], [])
+        for row in found:
+            if (row["task"], row["template"]) != (task, template):
+                continue
+            own = f"instruct-{row['asked in']}"
+            others = [row[key] for key in row if key.startswith("instruct-") and key != own]
+            cells = (row["own expert"], row[own], statistics.mean(others))
+            for column, value in zip(columns, cells, strict=True):
+                column.append({"accuracy": value})
+        said = " | ".join(mean(column, "accuracy") for column in columns)
+        yield f"| {task}, {ORDINALS[template]} template | {said} |"
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
