@@ -5,7 +5,8 @@ Of each task there are four templates, of which the last is never trained on, an
 trained on at all. Nothing is invented but the templates: passages, words and glosses stand in the
 demo's documents, and those of valid and test rows in its valid and test splits. Two runs write the
 same bytes. --readers adds inference (trained on) and the sentiment of reviews (held out) of the
-suite `readers`. With --language the text is that of the suite `roots`, and templates and answers are
+suite `readers`; that splits WordNet otherwise, so that about one gloss in a hundred that is asked
+about is a premise of a trained row. With --language the text is that of the suite `roots`, and templates and answers are
 in that language (one of en, es, fr, id, pt).
 
     OUT/instruct/{train,valid,test}.jsonl    {"prompt", "completion"}: data.format=prompted

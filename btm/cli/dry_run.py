@@ -63,25 +63,28 @@ def show(rows: Sequence[TableRow], output: Output) -> None:
 
 
 def collapsed(rows: Sequence[TableRow], most: int = 4) -> list[TableRow]:
-    """Write more than `most` rows in turn that differ in nothing but the domain's name as one."""
+    """Write more than `most` jobs in turn that prepare, train or score as one, if they differ in
+    nothing but the domain.
+    """
     found: list[TableRow] = []
     for _, group in groupby(rows, _but_name):
         alike = list(group)
-        if len(alike) <= most:
+        if len(alike) <= most or _step_of(alike[0]) not in _EACH:
             found += alike
             continue
         first, last = alike[0], alike[-1]
-        keys = [key for key in _NAMES if first.get(key)]
-        named = {key: f"{first[key]} … {last[key]} ({len(alike)})" for key in keys}
-        each = ", each" if first.get("tokens") or first.get("disk bytes") else ""
-        found.append(first | named | {"what": f"{first['what']}{each}"})
+        job = f"{first['job']} … {last['job']} ({len(alike)})"
+        found.append(first | {"job": job, "what": f"{first['what']}, each"})
     return found
 
 
 def _but_name(row: TableRow) -> TableRow:
-    """Leave a row's name out; a job is called by its step, a blank or a hyphen, and the name."""
-    job = re.split(r"[ -]", str(row.get("job", "")), maxsplit=1)[0]
-    return {key: value for key, value in row.items() if key not in _NAMES} | {"job": job}
+    """Return a row with the step in place of the job's name (STEP-DOMAIN, STEP DOMAIN)."""
+    return row | {"job": _step_of(row)}
+
+
+def _step_of(row: TableRow) -> str:
+    return re.split(r"[ -]", str(row.get("job", "")), maxsplit=1)[0]
 
 
 def _kind(row: TableRow) -> object:
@@ -121,7 +124,7 @@ def _epochs(epochs: Mapping[str, float]) -> str:
     return ", ".join(f"{domain} {passes:.2g}" for domain, passes in epochs.items())
 
 
-_NAMES = ("job", "name")
+_EACH = ("prepare", "train", "score")  # the steps of which a cycle has one for each domain
 _UNITS: dict[str, Callable[[Any], str]] = {
     "tokens": count_text,
     "epochs": _epochs,

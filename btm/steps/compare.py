@@ -224,6 +224,9 @@ def _unlike(forest: Forest, root: Path, kind: str) -> list[str]:
     own, other = (_trained_with(each) for each in (forest, Forest(root)))
     text = [d for d in own.text if d in other.text and not other.text[d] <= own.text[d]]
     notes = [f"{root.name} was trained on other text of {first_of(text)}"] if text else []
+    # The parts of a random split are no domains of the forest.
+    if kind != "random_split" and (unread := [d for d in own.text if d not in other.text]):
+        notes.append(f"{root.name} was never trained on {first_of(unread)}, and the forest was")
     if own.contexts and other.contexts and own.contexts != other.contexts:
         read, tokens = (" and ".join(map(str, sorted(each.contexts))) for each in (other, own))
         notes.append(

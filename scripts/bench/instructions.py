@@ -10,11 +10,14 @@ The chosen one is that of the largest weight whose mean loss on the valid splits
 domains is at most --allowed nats above the seed's. Seed, expert and chosen average are then asked
 --questions test questions of each task, by the likelihood of the choices.
 
-Rows: <out>/losses.csv (valid) and <out>/instructions.csv (test). Killed at any moment, the same
-command goes on. Further words (trainer.steps=20) go to the expert's training.
+Rows: <out>/losses.csv (valid, and of the chosen average and the seed test) and
+<out>/instructions.csv (test). Killed at any moment, the same command goes on; what stands in --out
+of other settings is refused. Further words (trainer.steps=20) go to the expert's training.
 """
 
 import argparse
+import hashlib
+import json
 import statistics
 import sys
 from collections.abc import Iterator
@@ -27,14 +30,16 @@ from btm.config.schema import Config
 from btm.data.batches import windows
 from btm.errors import UserError
 from btm.forest import Forest
-from btm.models import causal_lm
+from btm.models import causal_lm, weights
 from btm.report import ConsoleReporter
+from btm.system import durable
 from btm.train.trainee import validate
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import build_instructions
 from bench.language_tables import Row, write_csv
+from bench.languages import require_settings
 
 DOMAINS = tuple(build_instructions.KINDS)
 WINDOW = 256
@@ -44,7 +49,7 @@ PRINTED = ConsoleReporter(sys.stderr)
 
 @dataclass(frozen=True)
 class Bench:
-    """Where all is, and how it is trained."""
+    """The folders of a run, and the settings of the forest and of the expert's training."""
 
     options: argparse.Namespace
 
@@ -90,9 +95,9 @@ class Bench:
     def grow(self) -> None:
         """Plant the forest of the model, and grow the expert, if need be."""
         if not self.asked.exists():
-            build_instructions.main(
-                ["--out", str(self.asked), "--readers", str(self.options.readers)]
-            )
+            words = ["--out", str(self.asked), "--readers", str(self.options.readers)]
+            most = max(400, self.options.questions)
+            build_instructions.main([*words, "--questions", str(most)])
         training = self.training()
         for config in (self.config(), training):
             steps.prepare(config)
@@ -117,14 +122,20 @@ class Bench:
             return self.forest[model].path
         return self.forest.paths.average(model).path
 
-    def losses(self, model: str) -> dict[str, float]:
-        """Return nats per token on the beginning of each domain's valid split."""
-        suite, loaded = steps.open_suite(self.config()), causal_lm.load_model(self.folder(model))
-        most = WINDOW * self.options.windows
-        return {
-            name: validate(loaded, windows(suite.shard(name, "valid"), WINDOW, most), rows=4)
-            for name in DOMAINS
-        }
+    def losses(self, model: str, split: str) -> dict[str, float]:
+        """Return nats per token on the beginning of each domain's split, measured once."""
+        folder, most = self.folder(model), WINDOW * self.options.windows
+        file = self.options.out / "losses" / f"{weights.sha256(folder)}-{split}.json"
+        if not file.exists():
+            suite, loaded = steps.open_suite(self.config()), causal_lm.load_model(folder)
+            found = {
+                name: validate(loaded, windows(suite.shard(name, split), WINDOW, most), rows=4)
+                for name in DOMAINS
+            }
+            durable.make_folder(file.parent)
+            durable.write_json(file, found)
+        read: dict[str, float] = json.loads(file.read_text())
+        return read
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
@@ -145,9 +156,24 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 
 def make(options: argparse.Namespace) -> None:
     """Make what is missing, and print the tables."""
+    require_settings(options.out, settings(options))
     bench = Bench(options)
     bench.grow()
     ask(bench, ["seed", EXPERT, choose(bench)])
+
+
+def settings(options: argparse.Namespace) -> Row:
+    """Return what decides the text, the training and the measured losses."""
+    text = hashlib.sha256()
+    for name in build_instructions.ROWS:
+        for split in build_instructions.SPLITS:
+            file = options.readers / name / f"{split}.jsonl"
+            if not file.is_file():
+                raise UserError(f"no {file}: python scripts/build_corpora.py --suite readers")
+            text.update(file.read_bytes())
+    model = weights.sha256(options.model)
+    keys = {key: getattr(options, key) for key in ("windows", "questions", "words")}
+    return {"model": model, "readers": text.hexdigest(), **keys}
 
 
 def main() -> None:
@@ -158,20 +184,32 @@ def main() -> None:
 
 
 def choose(bench: Bench) -> str:
-    """Measure all averages on valid text; return the chosen one's name."""
+    """Measure all averages on valid text; return the chosen one's name, measured on test text."""
     names = {bench.average(weight): weight for weight in bench.options.averages}
-    rows: list[Row] = []
-    for name, weight in {"seed": 0.0, **names, EXPERT: 1.0}.items():
-        found = bench.losses(name)
-        rows.append({"model": name, "weight": weight, **found})
-        rows[-1]["mean"] = statistics.mean(found.values())
-        rows[-1]["over seed"] = rows[-1]["mean"] - rows[0]["mean"]
-        print(f"{name}: {rows[-1]['over seed']:+.3f} nats over the seed", flush=True)
-    write_csv(bench.options.out / "losses.csv", rows)
+    if len(names) < len(bench.options.averages):
+        raise UserError("--averages: two have the same percent")
+    of = {"seed": 0.0, **names, EXPERT: 1.0}
+    rows = over_seed(bench, of, "valid")
     allowed = [r for r in rows if r["model"] in names and r["over seed"] <= bench.options.allowed]
     if not allowed:
         raise UserError("no average stays near the seed; try smaller --averages")
-    return str(max(allowed, key=lambda row: row["weight"])["model"])
+    chosen = str(max(allowed, key=lambda row: row["weight"])["model"])
+    rows += over_seed(bench, {name: of[name] for name in ("seed", chosen)}, "test")
+    write_csv(bench.options.out / "losses.csv", rows)
+    return chosen
+
+
+def over_seed(bench: Bench, models: dict[str, float], split: str) -> list[Row]:
+    """Return a row for each model: nats per token by domain, and their mean over the seed's."""
+    rows: list[Row] = []
+    for name, weight in models.items():
+        found = bench.losses(name, split)
+        mean = statistics.mean(found.values())
+        over = mean - (rows[0]["mean"] if rows else mean)
+        rows.append({"split": split, "model": name, "weight": weight, **found})
+        rows[-1] |= {"mean": mean, "over seed": over}
+        print(f"{name}, {split}: {over:+.3f} nats over the seed", flush=True)
+    return rows
 
 
 def ask(bench: Bench, models: list[str]) -> None:

@@ -4,11 +4,12 @@
 
 --forest is one of experiment=roots. In a copy of it, each language's expert gets a branch that is
 trained on the prompted data of scripts/build_instructions.py --language. Every such expert, and
-each language's own expert without it, is asked --questions test questions of each task in each
+each language's own expert without it, is asked --questions test questions, if there are so many, of each task in each
 language, by the likelihood of the choices, under the templates that are held out (of the held-out
 task under two).
 
-Rows: <out>/by-language.csv. Killed at any moment, the same command goes on. Further words
+Rows: <out>/by-language.csv. Killed at any moment, the same command goes on; what stands in --out of
+other settings is refused. Further words
 (data.vocab_size=4096) are those that the forest was grown with.
 """
 
@@ -32,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import build_instructions
 from bench.language_tables import Row, mean, write_csv
+from bench.languages import require_settings
 from suites.prompts_by_language import ASKED, tasks_in
 
 ORDINALS = {1: "first", 4: "fourth"}
@@ -40,7 +42,7 @@ PRINTED = ConsoleReporter(sys.stderr)
 
 @dataclass(frozen=True)
 class Bench:
-    """Where all is."""
+    """The folders of a run, and the settings of the forest and of the branches' training."""
 
     options: argparse.Namespace
 
@@ -62,6 +64,7 @@ class Bench:
         name = f"instruct-{language}"
         if not self.asked(language).exists():
             words = ["--language", language, "--roots", str(self.options.roots)]
+            words += ["--questions", str(max(400, self.options.questions))]
             build_instructions.main(["--out", str(self.asked(language)), *words])
         config = self.config(
             *("data=folder", f"data.root={self.asked(language) / 'instruct'}"),
@@ -146,9 +149,12 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 def make(options: argparse.Namespace) -> None:
     """Make what is missing, and print the table."""
     bench = Bench(options)
-    copied = options.out / "forest"
+    copied, source = options.out / "forest", Forest(options.forest)
+    asked = {key: getattr(options, key) for key in ("steps", "questions", "words")}
+    asked["roots"] = str(options.roots.resolve())
+    asked["experts"] = {name: source[name].card.sha256 for name in options.languages}
+    require_settings(options.out, asked)
     if not copied.exists():
-        Forest(options.forest)  # a `UserError` if there is none
         with durable.publish_folder(durable.make_folder(options.out) / copied.name) as made:
             shutil.copytree(options.forest, made, dirs_exist_ok=True)
     for language in options.languages:

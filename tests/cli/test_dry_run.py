@@ -207,7 +207,7 @@ def test_amounts_are_shown_in_units():
     assert readable([{"what": "x", "flops": 0}]) == [{"what": "x", "flops": "0 FLOP"}]
 
 
-def test_many_rows_alike_are_one():
+def test_many_jobs_alike_are_one():
     names = ["ak", "ar", "as", "bm", "zu"]
     packed = [{"job": f"prepare {name}", "what": "nothing: unchanged"} for name in names]
     trained = [
@@ -215,13 +215,17 @@ def test_many_rows_alike_are_one():
         for name in names
     ]
     assert collapsed([*packed, *trained]) == [
-        {"job": "prepare ak … prepare zu (5)", "what": "nothing: unchanged"},
+        {"job": "prepare ak … prepare zu (5)", "what": "nothing: unchanged, each"},
         *trained,  # four alike are no more than that, and the last is another
     ]
     alike = [row | {"tokens": 5} for row in trained]
     assert collapsed(alike) == [
         {"job": "train-ak … train-zu (5)", "what": "train 2 steps, each", "tokens": 5}
     ]
+    # What is removed is named, and so is whatever another verb would do.
+    removed = [{"job": f"remove {name}", "what": "other settings"} for name in names]
+    files = [{"step": "gc", "name": name, "what": "1.2 MB: of no ELM"} for name in names]
+    assert collapsed([*removed, *files]) == [*removed, *files]
 
 
 def test_notes_and_warnings_are_sentences_below_the_table():

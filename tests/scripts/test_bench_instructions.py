@@ -25,6 +25,18 @@ def write_rows(file, rows):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def test_the_page_has_the_table_of_languages():
+    rows = rows_of(ROOT / "docs/results/roots/instructions.csv")
+    for row in rows:
+        row["template"] = int(row["template"])
+        row |= {
+            k: float(v) for k, v in row.items() if k == "own expert" or k.startswith("instruct")
+        }
+    page = (ROOT / "docs/instructions.md").read_text().splitlines()
+    lines = list(instructions_by_language.show(rows))
+    assert len(lines) == 7 and {*lines} <= {*page}
+
+
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory):
     """A suite `readers` of two rows a task."""
@@ -68,8 +80,10 @@ def test_a_pretrained_model_is_instructed(readers, tmp_path, capsys):
     options = instructions.parse(words.split())
     instructions.make(options)
 
-    losses = {row["model"]: row for row in rows_of(options.out / "losses.csv")}
+    rows = rows_of(options.out / "losses.csv")
+    losses = {row["model"]: row for row in rows if row["split"] == "valid"}
     assert list(losses) == ["seed", "instruct-50", "instruct"]
+    assert [row["model"] for row in rows if row["split"] == "test"] == ["seed", "instruct-50"]
     assert float(losses["seed"]["over seed"]) == 0
     asked = rows_of(options.out / "instructions.csv")
     assert [(row["task"], row["template"]) for row in asked if row["trained"] == "False"] == [
@@ -92,6 +106,9 @@ def test_a_pretrained_model_is_instructed(readers, tmp_path, capsys):
         instructions.make(options)
     card = options.out / "forest" / "elms" / "instruct" / "card.json"
     assert card.stat().st_mtime_ns == before
+    options.words = [*options.words, "trainer.lr=1e-4"]
+    with pytest.raises(UserError, match="was made with words"):
+        instructions.make(options)
 
 
 @pytest.mark.slow
@@ -124,5 +141,8 @@ def test_languages_are_instructed(tmp_path, capsys):
     assert {row["asked in"] for row in asked} == {"en", "es"}
     assert all(0 <= float(row["instruct-es"]) <= 1 for row in asked)
     assert "| same, fourth template | " in capsys.readouterr().out
+    options.steps = 2
+    with pytest.raises(UserError, match="was made with steps 1, not 2"):
+        instructions_by_language.make(options)
     own = Forest(options.out / "forest")["instruct-es"].card
     assert list(own.parents) == ["es"] and "instruct-es" not in forest

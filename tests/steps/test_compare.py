@@ -162,7 +162,7 @@ def test_a_dense_lm_of_other_tokens_is_never_passed_off(apart):
 
 def test_a_dense_lm_of_other_text_or_contexts_is_told_of(apart, found):
     config = compose(apart)
-    assert not any("was trained on" in note for note in found.notes)
+    assert not any("trained on" in note for note in found.notes)
     card = next(Path(f"{config.forest_root}-dense").glob("elms/*/card.json"))
     values = json.loads(card.read_bytes())
     values["data"]["bible"] = "0" * 64
@@ -172,6 +172,10 @@ def test_a_dense_lm_of_other_text_or_contexts_is_told_of(apart, found):
     assert any("-dense was trained on other text of bible" in note for note in notes)
     length = config.trainer.seq_len
     assert any(f"on contexts of {2 * length} tokens, the forest of {length}" in n for n in notes)
+    del values["data"]["bible"]
+    card.write_text(json.dumps(values))
+    said = "-dense was never trained on bible, and the forest was"
+    assert any(said in note for note in steps.compare(config).notes)
 
 
 def test_without_a_dense_lm_ratios_are_to_the_seed_and_the_remedy_is_said(apart):
