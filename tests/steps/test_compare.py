@@ -162,7 +162,8 @@ def test_a_dense_lm_of_other_tokens_is_never_passed_off(apart):
 
 def test_a_dense_lm_of_other_text_or_contexts_is_told_of(apart, found):
     config = compose(apart)
-    assert not any("trained on" in note for note in found.notes)
+    told = ("was trained on", "never trained on")
+    assert not any(each in note for note in found.notes for each in told)
     card = next(Path(f"{config.forest_root}-dense").glob("elms/*/card.json"))
     values = json.loads(card.read_bytes())
     values["data"]["bible"] = "0" * 64
