@@ -8,6 +8,11 @@
     done
     python scripts/bench/roots.py --forests experts/roots-0 experts/roots-1 experts/roots-2
 
+--sampled adds a dense LM that reads languages in the shares of seed.sampling, and no novel one:
+
+    btm seed experiment=roots forest=experts/sampled-0 seed.name=sampled seed.steps=14600
+    python scripts/bench/roots.py --forests experts/roots-0 --sampled experts/sampled-0
+
 Compares each forest with what stands beside it, as btm compare does, and writes into --out:
 
 report.md: the tables.
@@ -41,7 +46,7 @@ from btm.config import identity
 from btm.config.schema import Config
 from btm.data.shards import Suite
 from btm.errors import UserError
-from btm.forest import Forest
+from btm.forest import ELM, Forest
 from btm.system import durable
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -53,7 +58,8 @@ from suites.languages import FAMILIES, LANGUAGES, family_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MODELS = ("seed", "uniform average", "random_split", "dense", "own expert", "forest")
+SAMPLED = "dense, α = 0.3"
+MODELS = ("seed", "uniform average", "random_split", SAMPLED, "dense", "own expert", "forest")
 AVERAGE = "uniform"  # the name that the average is given
 SEED = "random seed"
 FAST = "fastText"
@@ -74,13 +80,16 @@ class Grown:
     config: Config
     forest: Forest
     suite: Suite
+    sampled: ELM | None = None  # the dense LM of --sampled under the same random seed
 
     @classmethod
-    def of(cls, root: Path, words: Sequence[str]) -> "Grown":
+    def of(cls, root: Path, words: Sequence[str], sampled: Sequence[Path] = ()) -> "Grown":
         config = compose(["experiment=roots", f"forest={root}", *words])
         forest = Forest(root)
         seed = int(forest["seed"].card.settings["trainer.seed"])
-        return cls(seed, config, forest, steps.open_suite(config))
+        dense = [elm for other in sampled for elm in Forest(other).elms()]
+        same = [elm for elm in dense if int(elm.card.settings["trainer.seed"]) == seed]
+        return cls(seed, config, forest, steps.open_suite(config), same[0] if same else None)
 
     @property
     def languages(self) -> list[str]:
@@ -95,7 +104,7 @@ def family(name: str) -> str:
 
 def all_grown(options: argparse.Namespace) -> list[Grown]:
     """Open the forests; `UserError` for two of one random seed."""
-    found = [Grown.of(root, options.words) for root in options.forests]
+    found = [Grown.of(root, options.words, options.sampled) for root in options.forests]
     if len({each.seed for each in found}) < len(found):
         raise UserError("two of --forests have one random seed")
     return found
@@ -121,6 +130,8 @@ def by_language(grown: Grown) -> tuple[list[Row], list[str]]:
         raise UserError(
             f"{grown.forest.root} has no dense LM; grow it: btm run experiment=roots baseline=dense"
         )
+    if (dense := grown.sampled) and dense.card.tokens != found.rows[0].training_tokens:
+        raise UserError(f"{dense.path} was trained on other tokens than {grown.forest.root}")
     rows = []
     for shard in found.shards:
         if shard.domain not in grown.forest:
@@ -134,6 +145,8 @@ def by_language(grown: Grown) -> tuple[list[Row], list[str]]:
         measured = {model: nats[model][shard.domain] * per_byte for model in nats}
         own = grown.forest[shard.domain].path
         measured["own expert"] = bits(grown.config, grown.forest, own, test)
+        if dense:
+            measured[SAMPLED] = bits(grown.config, grown.forest, dense.path, test)
         rows.append(line | {model: measured.get(model, "") for model in MODELS})
     return rows, [f"{grown.forest.root.name}: {note}" for note in found.notes]
 
@@ -359,6 +372,9 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--forests", type=Path, nargs="+", required=True)
+    parser.add_argument(
+        "--sampled", type=Path, nargs="+", default=[], help="forests of one dense LM"
+    )
     parser.add_argument("--out", type=Path, default=Path("results/roots"))
     parser.add_argument("--tokens", type=int, nargs="+", default=[128, 16])
     parser.add_argument("--fasttext", type=Path, help="lid.176.ftz")

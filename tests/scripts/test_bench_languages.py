@@ -176,6 +176,9 @@ def test_the_whole_forest(options, tmp_path, capsys):
     identified = rows_of(tmp_path, "identify")
     assert all(0 <= int(row["right"]) <= int(row["texts"]) for row in identified)
     assert {row["way"] for row in identified} == {"posterior", "n-grams"}
+    asked.sampled = [forest.root]
+    with pytest.raises(UserError, match="was trained on other tokens than"):
+        roots.make(asked)
     asked.forests *= 2
     with pytest.raises(UserError, match="two of --forests have one random seed"):
         roots.make(asked)
