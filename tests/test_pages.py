@@ -57,6 +57,7 @@ NOT_RUN = {  # a command, or how it begins: why it is not run here
     "python scripts/bench/language_trees.py": "tests/scripts/test_bench_languages.py runs it",
     "python scripts/bench/languages.py": "tests/scripts/test_bench_languages.py runs it",
     "forest=experts/roots-0": "twenty minutes; experiment=roots_smoke is the same at the smallest size",
+    "forest=experts/sampled-0": "a quarter of an hour",
     "python scripts/bench/roots.py": "tests/scripts/test_bench_languages.py runs it",
     "python scripts/bench/instructions": "tests/scripts/test_bench_instructions.py runs it",
     "python scripts/smollm2.py": "downloads a model",
