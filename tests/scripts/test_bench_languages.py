@@ -187,3 +187,41 @@ def test_the_whole_forest(options, tmp_path, capsys):
         (tmp_path / "report.md").read_text().endswith(said[said.index("## ") :].rstrip("\n") + "\n")
     )
     assert "| less | 2 | " in said and "| all | " in said
+
+
+def test_means_over_random_seeds_and_languages():
+    models = dict.fromkeys(roots.MODELS, 2.0)
+    rows = [
+        {"random seed": seed, "language": name, "train_bytes": size, **models}
+        | {"forest": forest, "random_split": split}
+        for seed, name, size, forest, split in (
+            (0, "es", 2e6, 1.0, 3.0),
+            (0, "hi", 2e6, 2.5, 5.0),
+            (0, "ca", 2e6, 9.0, 9.0),
+            (1, "es", 2e6, 1.5, ""),
+            (1, "hi", 2e6, 1.5, ""),
+            (1, "ca", 2e6, 9.0, ""),
+        )
+    ]
+    header, _, much, novel = roots.show_forest(rows)
+    cells = dict(zip(header.split(" | "), much.split(" | "), strict=True))
+    assert cells["forest"] == "1.625 (1.500–1.750)" and cells["random_split"] == "4.000"
+    assert much.endswith("| 1, 2 |") and novel.startswith("| novel, in the last round | 1 |")
+
+    said = [
+        {
+            "language": name,
+            "train_bytes": 2e6,
+            "tokens": 16,
+            "way": way,
+            "texts": texts,
+            "right": right,
+        }
+        for name, way, texts, right in (
+            ("es", "posterior", 10, 10),
+            ("ca", "posterior", 90, 45),
+            ("es", "fastText", 10, 5),
+        )
+    ]
+    lines = [line for line in roots.show_identify(said) if line.startswith("| all")]
+    assert lines == ["| all | 2 | — | 0.750 |", "| all that fastText has | 1 | 0.500 | 1.000 |"]
