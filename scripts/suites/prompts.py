@@ -89,19 +89,24 @@ def language(source: Source, rng: random.Random) -> Iterator[Question]:
         yield Question({"text": text}, tuple(LANGUAGES.values()), names.index(domain))
 
 
-def same(source: Source, rng: random.Random) -> Iterator[Question]:
-    """Ask whether two passages are of the same kind, half of them are (inference on pairs)."""
-    found = list(passages({name: source.texts[name] for name in KINDS}, rng, 3))
-    by_domain: dict[str, list[str]] = {name: [] for name in KINDS}
+def pairs(texts: Texts, rng: random.Random, each: int) -> Iterator[tuple[dict[str, str], bool]]:
+    """Yield two passages, {one, two}, and whether they are of one domain: half of them are."""
+    found = list(passages(texts, rng, each))
+    by_domain: dict[str, list[str]] = {name: [] for name in texts}
     for domain, text in found:
         by_domain[domain].append(text)
     for domain, text in found:
         alike = rng.random() < 0.5
-        other = domain if alike else rng.choice([name for name in KINDS if name != domain])
+        other = domain if alike else rng.choice([name for name in texts if name != domain])
         second = rng.choice(by_domain[other])
         if second != text:
-            cut = PASSAGE // 2
-            yield Question({"one": text[:cut], "two": second[:cut]}, ("yes", "no"), 1 - alike)
+            yield {"one": text[: PASSAGE // 2], "two": second[: PASSAGE // 2]}, alike
+
+
+def same(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask whether two passages are of the same kind (inference on pairs)."""
+    for fields, alike in pairs({name: source.texts[name] for name in KINDS}, rng, 3):
+        yield Question(fields, ("yes", "no"), 1 - alike)
 
 
 def glosses(texts: Texts) -> Iterator[tuple[str, str, str]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from suites.prompts import PASSAGE, Question, Source, Task, passage, passages
+from suites.prompts import Question, Source, Task, pairs, passage, passages
 
 ASKED = ("en", "es", "fr", "id", "pt")  # the languages that are asked in, and about
 PROGRAMS = ("code_c", "code_python", "code_ruby")
@@ -218,15 +218,6 @@ def word(language: str, source: Source, rng: random.Random) -> Iterator[Question
 
 
 def same(wording: Wording, source: Source, rng: random.Random) -> Iterator[Question]:
-    """Ask whether two passages are of one language, half of them are (inference on pairs)."""
-    found = list(passages({name: source.texts[name] for name in ASKED}, rng, 8))
-    by_language: dict[str, list[str]] = {name: [] for name in ASKED}
-    for name, text in found:
-        by_language[name].append(text)
-    for name, text in found:
-        alike = rng.random() < 0.5
-        other = name if alike else rng.choice([each for each in ASKED if each != name])
-        second = rng.choice(by_language[other])
-        if second != text:
-            cut = PASSAGE // 2
-            yield Question({"one": text[:cut], "two": second[:cut]}, wording.answers, 1 - alike)
+    """Ask whether two passages are of one language (inference on pairs)."""
+    for fields, alike in pairs({name: source.texts[name] for name in ASKED}, rng, 8):
+        yield Question(fields, wording.answers, 1 - alike)
