@@ -1,9 +1,11 @@
-"""bitsandbytes, imported where something of 8 bits is asked for: moments of AdamW, int8 linears."""
+"""bitsandbytes, imported where something of 8 bits is asked for (moments of AdamW, int8 linears),
+and before peft imports it.
+"""
 
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from btm.errors import UserError
@@ -15,15 +17,27 @@ def bitsandbytes(key: str, instead: str) -> Any:
 
     Raises `UserError` where it is not installed, with what to install or to give `instead`.
     """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
-        # On CPUs that multiply bfloat16 it would have `kernels` fetch code from the Hub and run it.
-        with _without("kernels"):
-            import bitsandbytes
+        return _safely_imported()
     except ImportError as error:
         raise UserError(
             f"{key} needs bitsandbytes ({error}): {install('int8')}, or use {instead}"
         ) from None
+
+
+def import_first() -> None:
+    """Import bitsandbytes before a library that imports it too (peft), if it is installed at all:
+    by itself that would let it fetch code.
+    """
+    with suppress(ImportError):
+        _safely_imported()
+
+
+def _safely_imported() -> Any:
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # On CPUs that multiply bfloat16 it would have `kernels` fetch code from the Hub and run it.
+    with _without("kernels"):
+        import bitsandbytes
     return bitsandbytes
 
 

@@ -172,19 +172,34 @@ def test_without_bitsandbytes_the_message_says_what_to_install(model, monkeypatc
         optimizers.make_optimizer(model, EIGHT)
 
 
+LORA = """
+from transformers import AutoConfig, AutoModelForCausalLM
+from btm.config.training import TrainerConfig
+from btm.train.lora import trainee
+config = AutoConfig.for_model('llama', vocab_size=32, hidden_size=8, intermediate_size=8,
+                              num_hidden_layers=1, num_attention_heads=1)
+model = AutoModelForCausalLM.from_config(config)
+trainee.inject(model, ['model.layers.0.mlp.up_proj'], TrainerConfig(lora_rank=2))
+assert 'lora' in str(model) and 'bitsandbytes' in sys.modules
+"""
+MOMENTS = "from btm.train import optimizers\noptimizers._bitsandbytes()\n"
+
+
 @pytest.mark.slow
-def test_the_library_fetches_no_kernels():
+@pytest.mark.parametrize("use", [MOMENTS, LORA], ids=["moments", "peft"])
+def test_the_library_fetches_no_kernels(use):
     """On CPUs that multiply bfloat16 it would import `kernels`, and have it fetch code and
     run it.
     """
     script = (
-        "import importlib.abc, sys\n"
+        "import importlib.abc, sys, traceback\n"
         "class Watch(importlib.abc.MetaPathFinder):\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        assert name.partition('.')[0] != 'kernels', 'kernels was looked for'\n"
+        "        if name.partition('.')[0] == 'kernels':\n"
+        "            asking = [frame.filename for frame in traceback.extract_stack()]\n"
+        "            assert not any('bitsandbytes' in each for each in asking), 'kernels was looked for'\n"
         "sys.meta_path.insert(0, Watch())\n"
-        "from btm.train import optimizers\n"
-        "optimizers._bitsandbytes()\n"
+        f"{use}\n"
         "print('kernels' in sys.modules)\n"
     )
     done = subprocess.run(

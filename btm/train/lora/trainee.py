@@ -16,7 +16,7 @@ from btm.forest import adapter
 from btm.forest.adapter import Adapter
 from btm.forest.card import read_parents
 from btm.forest.paths import ModelFolder, step_of
-from btm.models import causal_lm, flops, low_rank, trial, weights
+from btm.models import causal_lm, eightbit, flops, low_rank, trial, weights
 from btm.system import durable, lease
 from btm.system.extras import install
 from btm.system.json_files import Json, read_object
@@ -155,6 +155,7 @@ def inject(model: "PreTrainedModel", layers: list[str], trainer: TrainerConfig) 
 
     Raises `UserError` if peft is not installed, or cannot adapt such a model.
     """
+    eightbit.import_first()
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
