@@ -6,8 +6,8 @@ trained on at all. Nothing is invented but the templates: passages, words and gl
 demo's documents, and those of valid and test rows in its valid and test splits. Two runs write the
 same bytes. --readers adds inference (trained on) and the sentiment of reviews (held out) of the
 suite `readers`; that splits WordNet otherwise, so that about one gloss in a hundred that is asked
-about is a premise of a trained row. With --language the text is that of the suite `roots`, and templates and answers are
-in that language (one of en, es, fr, id, pt).
+about is a premise of a trained row. With --language the text is that of the suite `roots`, and
+templates and answers are in that language (one of en, es, fr, id, pt).
 
     OUT/instruct/{train,valid,test}.jsonl    {"prompt", "completion"}: data.format=prompted
     OUT/tasks/<task>_<template>.{jsonl,yaml} questions of test text with their choices, for btm bench
@@ -40,6 +40,7 @@ import btm.data
 from btm.data.documents import read
 from btm.errors import UserError
 from btm.system.durable import publish_folder, sweep
+from btm.system.json_files import Json
 from suites.prompts import KINDS, LANGUAGES, OF_READERS, ROWS, TASKS, Source, Task
 from suites.prompts_by_language import ASKED, PROGRAMS, tasks_in
 
@@ -63,7 +64,8 @@ def source_of(split: str, asked: argparse.Namespace) -> Source:
     return Source(texts, {name: lines(asked.readers, "readers", name, split) for name in wanted})
 
 
-def lines(root: Path, suite: str, name: str, split: str) -> list[dict[str, Any]]:
+def lines(root: Path, suite: str, name: str, split: str) -> list[Json]:
+    """Read the rows of <root>/<name>/<split>.jsonl; `UserError` with how to build the suite."""
     path = root / name / f"{split}.jsonl"
     if not path.is_file():
         build = f"python scripts/build_corpora.py --suite {suite}"

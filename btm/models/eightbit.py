@@ -26,8 +26,8 @@ def bitsandbytes(key: str, instead: str) -> Any:
 
 
 def import_first() -> None:
-    """Import bitsandbytes before a library that imports it too (peft), if it is installed at all:
-    by itself that would let it fetch code.
+    """Import bitsandbytes, if it is installed, before another library (peft) imports it with
+    `kernels`.
     """
     with suppress(ImportError):
         _safely_imported()

@@ -163,14 +163,12 @@ def make(options: argparse.Namespace) -> None:
 
 
 def settings(options: argparse.Namespace) -> Row:
-    """Return what decides the text, the training and the measured losses."""
+    """Return the settings of a run: sha256 of the model and of the suite's rows, and the options."""
     text = hashlib.sha256()
     for name in build_instructions.ROWS:
         for split in build_instructions.SPLITS:
-            file = options.readers / name / f"{split}.jsonl"
-            if not file.is_file():
-                raise UserError(f"no {file}: python scripts/build_corpora.py --suite readers")
-            text.update(file.read_bytes())
+            rows = build_instructions.lines(options.readers, "readers", name, split)
+            text.update(json.dumps(rows).encode())
     model = weights.sha256(options.model)
     keys = {key: getattr(options, key) for key in ("windows", "questions", "words")}
     return {"model": model, "readers": text.hexdigest(), **keys}

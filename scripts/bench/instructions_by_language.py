@@ -4,13 +4,13 @@
 
 --forest is one of experiment=roots. In a copy of it, each language's expert gets a branch that is
 trained on the prompted data of scripts/build_instructions.py --language. Every such expert, and
-each language's own expert without it, is asked --questions test questions, if there are so many, of each task in each
-language, by the likelihood of the choices, under the templates that are held out (of the held-out
-task under two).
+each language's own expert without it, is asked --questions test questions (or all there are) of each
+task in each language, by the likelihood of the choices, under the templates that are held out (of
+the held-out task under two).
 
 Rows: <out>/by-language.csv. Killed at any moment, the same command goes on; what stands in --out of
-other settings is refused. Further words
-(data.vocab_size=4096) are those that the forest was grown with.
+other settings is refused. Further words (data.vocab_size=4096) are those that the forest was grown
+with.
 """
 
 import argparse
@@ -148,6 +148,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def make(options: argparse.Namespace) -> None:
     """Make what is missing, and print the table."""
+    if len(options.languages) < 2:
+        raise UserError("--languages: wanted two or more, which are asked in each other")
     bench = Bench(options)
     copied, source = options.out / "forest", Forest(options.forest)
     asked = {key: getattr(options, key) for key in ("steps", "questions", "words")}

@@ -9,7 +9,8 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from btm.system.json_files import Json
 
 PASSAGE = 160  # characters, so that an example has room in 128 tokens
 _GLOSS = re.compile(
@@ -34,7 +35,7 @@ RELATIONS = {"entailment": "yes", "neutral": "maybe", "contradiction": "no"}
 
 @dataclass(frozen=True)
 class Question:
-    """What the templates of a task are filled with; `choices` are all answers there are."""
+    """A question: the fields of its templates, all its choices, and the number of the right one."""
 
     fields: dict[str, str]
     choices: tuple[str, ...]
@@ -43,10 +44,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Source:
-    """What questions are asked about, of one split."""
+    """The text and rows of one split, which questions are made of."""
 
     texts: Texts  # of the demo
-    rows: Mapping[str, list[dict[str, Any]]]  # of the suite readers, by task; none without it
+    rows: Mapping[str, list[Json]]  # of the suite readers, by task; none without it
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,10 @@ def test_languages_are_instructed(tmp_path, capsys):
     assert all(0 <= float(row["instruct-es"]) <= 1 for row in asked)
     assert "| same, fourth template | " in capsys.readouterr().out
     options.steps = 2
+    options.languages, both = ["en"], options.languages
+    with pytest.raises(UserError, match="wanted two or more"):
+        instructions_by_language.make(options)
+    options.languages = both
     with pytest.raises(UserError, match="was made with steps 1, not 2"):
         instructions_by_language.make(options)
     own = Forest(options.out / "forest")["instruct-es"].card

@@ -4,11 +4,13 @@ any other.
 
 import hashlib
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from btm.config.schema import Config
 from btm.config.validation import validate
 from btm.data import prepare as preparation
+from btm.data.shards import Suite
 from btm.ensemble.rules import rule_of
 from btm.errors import UserError
 
@@ -56,7 +58,17 @@ def expert_domains(config: Config) -> list[str]:
     """Return the domains that the forest has experts for, round by round."""
     if config.run.rounds:
         return [domain for domains in config.run.rounds for domain in domains]
-    return config.run.domains or preparation.training_domains(config.data)
+    return config.run.domains or _training_domains(config)
+
+
+def _training_domains(config: Config) -> list[str]:
+    """List the domains that are not novel: of the source, or of the prepared suite where the
+    source is gone.
+    """
+    prepared = Path(config.data.out) / config.data.name
+    if config.data.root and not Path(config.data.root).exists() and prepared.is_dir():
+        return Suite.open(prepared).training_domains()
+    return preparation.training_domains(config.data)
 
 
 def part_names(domains: list[str]) -> dict[str, str]:
@@ -94,7 +106,7 @@ def _alone(config: Config, domains: list[str]) -> None:
         )
     seed = config.seed
     seed.name = DENSE  # seed.lr stays: both begin from random parameters
-    known = preparation.training_domains(config.data)
+    known = _training_domains(config)
     if seed.domains or {*domains} - {*known}:  # none named: all that are not novel
         seed.domains = sorted({*(seed.domains or known), *domains})
     seed.sampling = None  # equal shares: experts have as many tokens each

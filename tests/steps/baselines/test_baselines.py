@@ -125,6 +125,8 @@ def test_dense_reads_novel_domains_that_have_experts_in_equal_shares(beside):
         assert made.seed.domains == sorted([*EXPERTS, "novels"])
         assert made.seed.sampling is None
     assert derive(beside("baseline=dense", "run.rounds=[[bible]]")).seed.domains == []
+    gone = derive(beside("baseline=dense", rounds, "data.root=gone"))  # what is prepared remains
+    assert gone.seed.domains == sorted([*EXPERTS, "novels"])
     named = derive(beside("baseline=dense", rounds, "seed.domains=[bible]"))
     assert named.seed.domains == ["bible", "novels"]
 
