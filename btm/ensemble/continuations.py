@@ -193,9 +193,9 @@ def _read(
     import torch
 
     found: dict[int, _Read] = {}
-    for numbers, logits_BTV in _passes(model, texts, vocabulary, batch_size, told):
+    for batch, logits_BTV in _passes(model, texts, vocabulary, batch_size, told):
         total_BT = logits_BTV.logsumexp(dim=-1)
-        for row, number in enumerate(numbers):
+        for row, number in _placed(batch):
             text = texts[number]
             tokens = len(text.tokens) - 1
             logits_TV = logits_BTV[row, :tokens]
@@ -219,11 +219,16 @@ def _distributions(
     told: Told,
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Yield the number of each text and log p of every token at its scored places, (C, V)."""
-    for numbers, logits_BTV in _passes(model, texts, vocabulary, batch_size, told):
-        for row, number in enumerate(numbers):
+    for batch, logits_BTV in _passes(model, texts, vocabulary, batch_size, told):
+        for row, number in _placed(batch):
             stop = len(texts[number].tokens) - 1
             scored_CV = logits_BTV[row, stop - texts[number].scored : stop]
             yield number, scored_CV.log_softmax(dim=-1)[:, :vocabulary].cpu().numpy()
+
+
+def _placed(batch: list[list[int]]) -> Iterator[tuple[int, int]]:
+    """Yield the row and the number of each text of a batch."""
+    return ((row, number) for row, numbers in enumerate(batch) for number in numbers)
 
 
 def _passes(
@@ -232,24 +237,39 @@ def _passes(
     vocabulary: int,
     batch_size: int,
     told: Told,
-) -> Iterator[tuple[list[int], "torch.Tensor"]]:
+) -> Iterator[tuple[list[list[int]], "torch.Tensor"]]:
     """Run a model over texts of like length together, the longest first.
 
-    Yields the numbers of some texts and their logits, (B, T, V); a shorter text is filled on the
-    right, where a causal model looks from none of its tokens.
+    Yields the numbers of the texts in each row of a batch, and its logits, (B, T, V). Texts of
+    which one reads the beginning of what another reads share a row: choices of one token after the
+    same context cost one pass. A text that is shorter than its row or batch is filled on the right,
+    where a causal model looks from none of its tokens.
     """
     import torch
 
-    order = sorted(range(len(texts)), key=lambda number: -len(texts[number].tokens))
+    order = _rows(texts)
     while order:
-        longest = len(texts[order[0]].tokens) - 1
+        longest = len(texts[order[0][0]].tokens) - 1
         rows = max(1, min(batch_size, _LOGITS // (longest * vocabulary)))
-        numbers, order = order[:rows], order[rows:]
-        ids = torch.zeros((len(numbers), longest), dtype=torch.long)
-        for row, number in enumerate(numbers):
-            read = texts[number].tokens[:-1]
+        batch, order = order[:rows], order[rows:]
+        ids = torch.zeros((len(batch), longest), dtype=torch.long)
+        for row, numbers in enumerate(batch):
+            read = texts[numbers[0]].tokens[:-1]
             ids[row, : len(read)] = torch.tensor(read)
         with torch.inference_mode():
             out = model(input_ids=ids.to(model.device), use_cache=False)
-            yield numbers, causal_lm.logits_of(out).float()
-        told(sum(len(texts[number].tokens) - 1 for number in numbers))
+            yield batch, causal_lm.logits_of(out).float()
+        told(sum(len(texts[number].tokens) - 1 for numbers in batch for number in numbers))
+
+
+def _rows(texts: Sequence[Continuation]) -> list[list[int]]:
+    """Number the texts that share a row, its longest first; the longest rows come first."""
+    read = [text.tokens[:-1] for text in texts]
+    rows: list[list[int]] = []
+    # From the last in the order of their tokens on, a text comes right after those it begins.
+    for number in sorted(range(len(texts)), key=read.__getitem__, reverse=True):
+        if rows and read[rows[-1][0]][: len(read[number])] == read[number]:
+            rows[-1].append(number)
+        else:
+            rows.append([number])
+    return sorted(rows, key=lambda numbers: -len(read[numbers[0]]))

@@ -99,6 +99,29 @@ def test_an_ensemble_of_one_is_that_model_and_one_without_weight_is_nobody(model
     assert [x.is_greedy for x in both] == [x.is_greedy for x in one]
 
 
+def test_choices_after_the_same_context_share_a_pass(models, ids, monkeypatch):
+    context = tuple(ids[:20])
+    texts = [Continuation((*context, token), 1) for token in ids[30:34]]
+    texts += [Continuation((*context, *ids[a : a + 3]), 3) for a in (30, 40)]  # reads on from them
+    texts += [Continuation(tuple(ids[5:24]), 2), Continuation(context, 4)]
+    rows = []
+    model = models["bible"]
+    forward = model.forward
+    monkeypatch.setattr(
+        model,
+        "forward",
+        lambda **words: (rows.append(len(words["input_ids"])), forward(**words))[1],
+    )
+    told = []
+    mix = mix_of({"bible": model}, EnsembleConfig(rule="bayes"), np.zeros(1))
+    together = mix.score(texts, told.append)
+    assert sum(rows) == 3  # the two long choices, of which one has all that begins like it
+    assert sum(told) == sum(len(text.tokens) - 1 for text in texts)
+    apart = [each for text in texts for each in mix.score([text])]
+    np.testing.assert_allclose([x.logp for x in together], [x.logp for x in apart], atol=1e-5)
+    assert [x.is_greedy for x in together] == [x.is_greedy for x in apart]
+
+
 def test_what_is_mixed_at_once_is_bounded_and_changes_nothing(models, ids, monkeypatch):
     ensemble = EnsembleConfig(rule="simple")
     texts = [
