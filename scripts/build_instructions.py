@@ -4,10 +4,12 @@
 Of each task there are four templates, of which the last is never trained on, and one task is not
 trained on at all. Nothing is invented but the templates: passages, words and glosses stand in the
 demo's documents, and those of valid and test rows in its valid and test splits. Two runs write the
-same bytes. --readers adds inference (trained on) and the sentiment of reviews (held out) of the
-suite `readers`; that splits WordNet otherwise, so that about one gloss in a hundred that is asked
-about is a premise of a trained row. With --language the text is that of the suite `roots`, and
-templates and answers are in that language (one of en, es, fr, id, pt).
+same bytes. With --readers there are 31 tasks to train on, made of the suite `readers` too, two
+that are held out (the programming language, and the sentiment of reviews), and passages that go
+on without a question. Each task asks about test rows of its source; the sources split WordNet
+differently, so that a gloss may stand in a trained row of another task. With --language the text
+is that of the suite `roots`, and templates and answers are in that language (one of en, es, fr,
+id, pt).
 
     OUT/instruct/{train,valid,test}.jsonl    {"prompt", "completion"}: data.format=prompted
     OUT/tasks/<task>_<template>.{jsonl,yaml} questions of test text with their choices, for btm bench
@@ -29,6 +31,7 @@ data.root=corpora/instructions/instruct data.domain=instruct data.name=instructi
 """
 
 import argparse
+import itertools
 import json
 import random
 import sys
@@ -41,11 +44,14 @@ from btm.data.documents import read
 from btm.errors import UserError
 from btm.system.durable import publish_folder, sweep
 from btm.system.json_files import Json
-from suites.prompts import KINDS, LANGUAGES, OF_READERS, ROWS, TASKS, Source, Task
+from suites.prompts import KINDS, LANGUAGES, TASKS, Source, Task
 from suites.prompts_by_language import ASKED, PROGRAMS, tasks_in
+from suites.prompts_of_text import LANGUAGE, OF_TEXT, PROSE, going_on
+from suites.prompts_of_words import OF_WORDS, SENTIMENT, read_rows
 
 DEMO = Path(btm.data.__file__).parent / "demo"
 SPLITS = ("train", "valid", "test")
+DOZENS = (*(task for task in TASKS if task.trained), *OF_WORDS, *OF_TEXT, LANGUAGE, SENTIMENT)
 HELD_OUT = 3  # the number of the template that is not trained on
 
 
@@ -58,18 +64,29 @@ def source_of(split: str, asked: argparse.Namespace) -> Source:
     if asked.language:
         found = {name: lines(asked.roots, "roots", name, split) for name in (*ASKED, *PROGRAMS)}
         return Source({name: [row["text"] for row in rows] for name, rows in found.items()}, {})
-    names = sorted({*KINDS, *LANGUAGES})
+    names = sorted({*KINDS, *LANGUAGES, *PROSE, "jargon"})
     texts = {name: list(read(DEMO / name / f"{split}.jsonl.zst", "text")) for name in names}
-    wanted = ROWS if asked.readers else ()
-    return Source(texts, {name: lines(asked.readers, "readers", name, split) for name in wanted})
+    return Source(texts, of_readers(asked.readers, split) if asked.readers else {})
+
+
+def of_readers(root: Path, split: str) -> dict[str, list[Json]]:
+    """Read a split of the suite `readers`; `UserError` with how to build it."""
+    try:
+        return read_rows(root, split)
+    except OSError as error:
+        raise missing(error.filename, "readers", root) from None
+
+
+def missing(path: object, suite: str, root: Path) -> UserError:
+    build = f"python scripts/build_corpora.py --suite {suite} --out {root}"
+    return UserError(f"no {path}; build it: {build}")
 
 
 def lines(root: Path, suite: str, name: str, split: str) -> list[Json]:
     """Read the rows of <root>/<name>/<split>.jsonl; `UserError` with how to build the suite."""
     path = root / name / f"{split}.jsonl"
     if not path.is_file():
-        build = f"python scripts/build_corpora.py --suite {suite}"
-        raise UserError(f"no {path}; build it: {build} --out {root}")
+        raise missing(path, suite, root)
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -86,6 +103,8 @@ def rows(split: str, source: Source, tasks: Iterable[Task], most: int) -> list[d
             template = task.templates[number % HELD_OUT]
             answer = f" {question.choices[question.answer]}"
             found.append({"prompt": template.format(**question.fields), "completion": answer})
+    if source.rows:
+        found += list(itertools.islice(going_on(source, random.Random(split)), 2 * most))
     random.Random(split).shuffle(found)
     return found
 
@@ -130,7 +149,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("corpora/instructions"))
     parser.add_argument("--most", type=int, default=2000, help="rows of each task and split")
     parser.add_argument("--questions", type=int, default=400, help="of each task and template")
-    parser.add_argument("--readers", type=Path, help="the suite readers: two tasks more")
+    parser.add_argument("--readers", type=Path, help="the suite readers: 31 tasks")
     parser.add_argument("--language", choices=ASKED, help="ask in it, about the suite roots")
     parser.add_argument("--roots", type=Path, default=Path("corpora/roots"))
     asked = parser.parse_args(words)
@@ -145,7 +164,7 @@ def main(words: list[str]) -> None:
 def write(asked: argparse.Namespace) -> None:
     """Write all files, in one rename."""
     sources = {split: source_of(split, asked) for split in SPLITS}
-    tasks = TASKS + OF_READERS if asked.readers else TASKS
+    tasks = DOZENS if asked.readers else TASKS
     if asked.language:
         tasks = tasks_in(asked.language)
     asked.out.parent.mkdir(parents=True, exist_ok=True)

@@ -17,10 +17,11 @@ of other settings is refused. Further words (trainer.steps=20) go to the expert'
 
 import argparse
 import hashlib
+import io
 import json
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from btm.errors import UserError
 from btm.forest import Forest
 from btm.models import causal_lm, weights
 from btm.report import ConsoleReporter
+from btm.report.benchmarks import Measured
 from btm.system import durable
 from btm.train.trainee import validate
 
@@ -73,7 +75,7 @@ class Bench:
                 *("data=folder", f"data.root={self.asked / 'instruct'}", f"data.domain={EXPERT}"),
                 *("data.name=instructions", "data.format=prompted", "branch=copy"),
                 *("trainer.adapter=lora", "trainer.lora_rank=16", "trainer.lora_alpha=32"),
-                *("trainer.lr=5e-4", "trainer.steps=150", f"trainer.seq_len={WINDOW}"),
+                *("trainer.lr=5e-4", "trainer.steps=300", f"trainer.seq_len={WINDOW}"),
                 *("trainer.batch_size=8", "trainer.micro_batch_size=4", "trainer.precision=bf16"),
                 *(
                     "trainer.checkpoint_every=10",
@@ -96,8 +98,8 @@ class Bench:
         """Plant the forest of the model, and grow the expert, if need be."""
         if not self.asked.exists():
             words = ["--out", str(self.asked), "--readers", str(self.options.readers)]
-            most = max(400, self.options.questions)
-            build_instructions.main([*words, "--questions", str(most)])
+            most = max(self.options.questions, self.options.held_out)
+            build_instructions.main([*words, "--most", "500", "--questions", str(most)])
         training = self.training()
         for config in (self.config(), training):
             steps.prepare(config)
@@ -145,10 +147,11 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, default=Path("models/smollm2"))
     parser.add_argument("--readers", type=Path, default=Path("corpora/readers"))
     parser.add_argument("--out", type=Path, default=Path("bench-instructions"))
-    parser.add_argument("--averages", type=float, nargs="+", default=[0.3, 0.4, 0.5])
+    parser.add_argument("--averages", type=float, nargs="+", default=[0.4, 0.5, 0.6, 0.7, 0.8])
     parser.add_argument("--allowed", type=float, default=0.05, help="nats above the seed's loss")
     parser.add_argument("--windows", type=int, default=8, help=f"of {WINDOW} tokens, a domain")
-    parser.add_argument("--questions", type=int, default=120, help="of each task and template")
+    parser.add_argument("--questions", type=int, default=60, help="of each task that is trained on")
+    parser.add_argument("--held-out", type=int, default=400, help="questions of each other task")
     options, further = parser.parse_known_args(words)
     options.words = further
     return options
@@ -163,15 +166,14 @@ def make(options: argparse.Namespace) -> None:
 
 
 def settings(options: argparse.Namespace) -> Row:
-    """Return the settings of a run: sha256 of the model and of the suite's rows, and the options."""
-    text = hashlib.sha256()
-    for name in build_instructions.ROWS:
-        for split in build_instructions.SPLITS:
-            rows = build_instructions.lines(options.readers, "readers", name, split)
-            text.update(json.dumps(rows).encode())
+    """Return the settings of a run: sha256 of the model and of the suite, and the options."""
+    manifest = options.readers / "manifest.json"
+    if not manifest.is_file():
+        raise build_instructions.missing(manifest, "readers", options.readers)
+    readers = hashlib.sha256(manifest.read_bytes()).hexdigest()
     model = weights.sha256(options.model)
-    keys = {key: getattr(options, key) for key in ("windows", "questions", "words")}
-    return {"model": model, "readers": text.hexdigest(), **keys}
+    keys = {key: getattr(options, key) for key in ("windows", "questions", "held_out", "words")}
+    return {"model": model, "readers": readers, **keys}
 
 
 def main() -> None:
@@ -212,45 +214,91 @@ def over_seed(bench: Bench, models: dict[str, float], split: str) -> list[Row]:
 
 def ask(bench: Bench, models: list[str]) -> None:
     """Ask the held-out templates of all tasks, and both of the tasks that are held out."""
-    every = build_instructions.TASKS + build_instructions.OF_READERS
-    held_out = build_instructions.HELD_OUT
+    every, held_out = build_instructions.DOZENS, build_instructions.HELD_OUT
     asked = [(task, n) for task in every for n in ((held_out,) if task.trained else (0, held_out))]
-    files = [bench.asked / "tasks" / f"{task.name}_{number}.yaml" for task, number in asked]
     named = [name if name in bench.forest else f"averages/{name}" for name in models]
-    measured = steps.bench(
-        bench.config(
-            f"tasks=[{','.join(str(file.resolve()) for file in files)}]",
-            f"bench.models=[{','.join(named)}]",
-            f"bench.limit={bench.options.questions}",
-            "bench.batch_size=8",
-            "load.dtype=bf16",
-        ),
-        PRINTED,
-    )
-    found = {(row.model, row.task): row.chief for row in measured.measured}
+    found: dict[tuple[str, str], Measured] = {}
+    for trained, most in ((False, bench.options.held_out), (True, bench.options.questions)):
+        files = [
+            bench.asked / "tasks" / f"{task.name}_{number}.yaml"
+            for task, number in asked
+            if task.trained is trained
+        ]
+        measured = steps.bench(
+            bench.config(
+                f"tasks=[{','.join(str(file.resolve()) for file in files)}]",
+                f"bench.models=[{','.join(named)}]",
+                f"bench.limit={most}",
+                "bench.batch_size=8",
+                "load.dtype=bf16",
+            ),
+            PRINTED,
+        )
+        found |= {(row.model, row.task): row for row in measured.measured}
     rows: list[Row] = []
     for task, number in asked:
+        questions = (bench.asked / "tasks" / f"{task.name}_{number}.jsonl").read_text().splitlines()
+        chance = statistics.mean(1 / len(json.loads(line)["choices"]) for line in questions)
         row: Row = {"task": task.name, "trained": task.trained, "template": number + 1}
+        row |= {"questions": 0, "chance": chance}
         for model, name in zip(models, named, strict=True):
-            chief = found[(name, f"{task.name}_{number}")]
-            assert chief
-            row[model] = chief.value
+            of_model = found[(name, f"{task.name}_{number}")]
+            assert of_model.chief
+            row |= {"questions": of_model.documents, model: of_model.chief.value}
         rows.append(row)
     for trained in (True, False):
         of = [row for row in rows if row["trained"] is trained]
-        mean = {model: statistics.mean(row[model] for row in of) for model in models}
-        rows.append({"task": "mean", "trained": trained, "template": "", **mean})
+        mean = {key: statistics.mean(row[key] for row in of) for key in ("chance", *models)}
+        many = sum(row["questions"] for row in of)
+        rows.append({"task": "mean", "trained": trained, "template": "", "questions": many, **mean})
     write_csv(bench.options.out / "instructions.csv", rows)
-    print(*table(rows), sep="\n")
+    draw(rows, models, bench.options.out / "instructions.png")
+    print(*show(rows, models), sep="\n")
 
 
-def table(rows: list[Row]) -> Iterator[str]:
-    """Yield the rows as a table of Markdown, accuracies with three digits."""
-    yield "| " + " | ".join(rows[0]) + " |"
-    yield "|---" * len(rows[0]) + "|"
-    for row in rows:
-        cells = [f"{each:.3f}" if isinstance(each, float) else str(each) for each in row.values()]
-        yield "| " + " | ".join(cells) + " |"
+def show(rows: Sequence[Row], models: Sequence[str]) -> Iterator[str]:
+    """Yield a table of Markdown: the held-out tasks, and the mean of the others."""
+    yield f"| task | chance | {' | '.join(models)} |"
+    yield "|---" * (len(models) + 2) + "|"
+    ordinals = {1: "first", 4: "fourth"}
+    for row in sorted(rows, key=lambda row: row["task"] == "mean"):
+        if row["task"] != "mean" and row["trained"]:
+            continue
+        called = f"{row['task']}, {ordinals.get(row['template'])} template"
+        if row["task"] == "mean":
+            called = "mean, held-out templates" if row["trained"] else "mean, held-out tasks"
+        yield f"| {called} | {' | '.join(f'{row[key]:.3f}' for key in ('chance', *models))} |"
+
+
+def draw(rows: Sequence[Row], models: Sequence[str], path: Path) -> None:
+    """Draw the accuracy of each model by task, held-out tasks on top, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    of = [row for row in rows if row["task"] != "mean"]
+    of.sort(key=lambda row: (not row["trained"], row[EXPERT] - row["seed"]))
+    figure = Figure(figsize=(8, 0.2 * len(of) + 1.4), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    places = range(len(of))
+    axes.plot([row["chance"] for row in of], places, "|", ms=9, color="#a0aec0", label="chance")
+    for model, colour in zip(models, ("#718096", "#dd6b20", "#3182ce"), strict=True):
+        axes.plot([row[model] for row in of], places, "o", ms=5, color=colour, label=model)
+    called = [f"{row['task']}, template {row['template']}" for row in of]
+    axes.set_yticks(places, called, fontsize=7)
+    axes.axhline(sum(row["trained"] for row in of) - 0.5, color="#4a5568", lw=0.8)
+    axes.annotate(
+        "held-out tasks", (0.99, len(of) - 1), xycoords=("axes fraction", "data"), ha="right"
+    )
+    axes.set_xlim(0, 1)
+    axes.set_ylim(-0.7, len(of) - 0.3)
+    axes.set_xlabel("accuracy by the likelihood of the choices")
+    axes.grid(axis="x", color="#e2e8f0")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    with durable.publish_file(path) as handle:
+        handle.write(buffer.getvalue())
 
 
 if __name__ == "__main__":

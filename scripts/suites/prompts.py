@@ -1,13 +1,13 @@
 """Tasks of prompted data: what is asked about text, and four ways to ask it.
 
-Questions are made of the demo's documents and of rows of the suite `readers`; nothing is invented
-but the templates.
+Here are the parts of a task, and the tasks of the demo's documents. Nothing is invented but the
+templates. More tasks: suites/prompts_of_text.py and suites/prompts_of_words.py.
 """
 
 import random
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from btm.system.json_files import Json
@@ -29,9 +29,6 @@ KINDS = {
 LANGUAGES = {"code_go": "Go", "code_lisp": "Lisp", "code_python": "Python", "code_tcl": "Tcl"}
 Texts = Mapping[str, list[str]]  # documents by domain, of one split
 
-ROWS = ("nli", "sentiment")  # what is taken of the suite readers
-RELATIONS = {"entailment": "yes", "neutral": "maybe", "contradiction": "no"}
-
 
 @dataclass(frozen=True)
 class Question:
@@ -47,7 +44,7 @@ class Source:
     """The text and rows of one split, which questions are made of."""
 
     texts: Texts  # of the demo
-    rows: Mapping[str, list[Json]]  # of the suite readers, by task; none without it
+    rows: Mapping[str, list[Json]]  # of the suite readers, by what they are; none without it
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,19 @@ class Task:
     ask: Callable[[Source, random.Random], Iterator[Question]]
     templates: tuple[str, str, str, str]
     trained: bool = True
+
+
+def with_options(
+    fields: dict[str, str], right: str, wrong: Iterable[str], rng: random.Random
+) -> Question:
+    """Return a question whose templates may show its choices: {options} in a row, or {lines}."""
+    choices = [right, *wrong]
+    rng.shuffle(choices)
+    shown = {
+        "options": f"{', '.join(choices[:-1])} or {choices[-1]}",
+        "lines": "\n".join(f"- {each}" for each in choices),
+    }
+    return Question({**fields, **shown}, tuple(choices), choices.index(right))
 
 
 def passage(text: str, rng: random.Random) -> str:
@@ -146,21 +156,6 @@ def word(source: Source, rng: random.Random) -> Iterator[Question]:
         yield Question(fields, tuple(choices), choices.index(name))
 
 
-def entails(source: Source, rng: random.Random) -> Iterator[Question]:
-    """Ask whether a thing is of a kind, by the gloss of its name (inference)."""
-    labels = list(RELATIONS)
-    for row in source.rows["nli"]:
-        fields = {"premise": row["premise"], "hypothesis": row["hypothesis"]}
-        yield Question(fields, tuple(RELATIONS.values()), labels.index(row["label"]))
-
-
-def sentiment(source: Source, rng: random.Random) -> Iterator[Question]:
-    """Ask whether a sentence of a review is positive (classification)."""
-    for row in source.rows["sentiment"]:
-        if len(row["support"]) <= PASSAGE:
-            yield Question({"text": row["support"]}, tuple(row["choices"]), row["answer"])
-
-
 TASKS = (
     Task(
         "kind",
@@ -210,29 +205,6 @@ TASKS = (
             "Which language is the following program in?\n{text}\nLanguage:",
             "Program: {text}\nThis program is written in",
             "Read this: {text}\nWhich language is it? Answer:",
-        ),
-        trained=False,
-    ),
-)
-OF_READERS = (
-    Task(
-        "nli",
-        entails,
-        (
-            "{premise}\n{hypothesis}\nIs this so: yes, no or maybe?",
-            "Given: {premise}\nClaim: {hypothesis}\nDoes the claim follow?",
-            "{premise} Does it follow that: {hypothesis} Answer:",
-            "Premise: {premise}\nHypothesis: {hypothesis}\nTrue, yes, no or maybe? Answer:",
-        ),
-    ),
-    Task(
-        "sentiment",
-        sentiment,
-        (
-            "{text}\n\nIs this review positive or negative?",
-            "What is the sentiment of the following review?\n{text}\nSentiment:",
-            "Review: {text}\nThis review is",
-            "Read this: {text}\nNegative or positive? Answer:",
         ),
         trained=False,
     ),

@@ -1,9 +1,9 @@
 """The benches of prompted data, at the smallest size: a model of random parameters."""
 
 import csv
-import json
 
 import pytest
+import readers_suite
 from folders import ROOT
 from interop.models import make_folder
 
@@ -20,11 +20,6 @@ def rows_of(file):
     return list(csv.DictReader(file.read_text().splitlines()))
 
 
-def write_rows(file, rows):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 def test_the_page_has_the_table_of_languages():
     rows = rows_of(ROOT / "docs/results/roots/instructions.csv")
     for row in rows:
@@ -37,45 +32,17 @@ def test_the_page_has_the_table_of_languages():
     assert len(lines) == 7 and {*lines} <= {*page}
 
 
-@pytest.fixture(scope="module")
-def readers(tmp_path_factory):
-    """A suite `readers` of two rows a task."""
-    root = tmp_path_factory.mktemp("readers")
-    for split in ("train", "valid", "test"):
-        write_rows(
-            root / "nli" / f"{split}.jsonl",
-            [
-                {
-                    "premise": f"{split}: a {kind}.",
-                    "hypothesis": "It is a kind of tree.",
-                    "label": label,
-                }
-                for kind, label in (("oak", "entailment"), ("stone", "contradiction"))
-            ],
-        )
-        write_rows(
-            root / "sentiment" / f"{split}.jsonl",
-            [
-                {
-                    "support": f"{split} {word}.",
-                    "choices": ["negative", "positive"],
-                    "answer": number,
-                }
-                for number, word in enumerate(("Awful", "Lovely"))
-            ],
-        )
-    return root
-
-
 @pytest.mark.slow
-def test_a_pretrained_model_is_instructed(readers, tmp_path, capsys):
+def test_a_pretrained_model_is_instructed(tmp_path, capsys):
+    readers = tmp_path / "readers"
+    readers_suite.write(readers)
     train_tokenizer(
         ["in the beginning was the word, and the word was with god"] * 8, tmp_path / "t", 320
     )
     model = make_folder(tmp_path / "model", tmp_path / "t", max_position_embeddings=512)
     words = f"""
         --model {model} --readers {readers} --out {tmp_path / "out"} --averages 0.5 --windows 1
-        --questions 2 trainer.steps=1 trainer.batch_size=2 trainer.micro_batch_size=2
+        --questions 1 --held-out 2 trainer.steps=1 trainer.batch_size=2 trainer.micro_batch_size=2
     """
     options = instructions.parse(words.split())
     instructions.make(options)
@@ -97,7 +64,9 @@ def test_a_pretrained_model_is_instructed(readers, tmp_path, capsys):
     ]
     assert {row["template"] for row in asked if row["trained"] == "True"} == {"4", ""}
     assert all(0 <= float(row["instruct"]) <= 1 for row in asked)
-    assert f"| nli | True | 4 | {float(asked[6]['seed']):.3f} |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"| language, first template | 0.250 | {float(asked[0]['seed']):.3f} |" in printed
+    assert (options.out / "instructions.png").read_bytes().startswith(b"\x89PNG")
 
     # What stands is not made again, and an average that strays is not chosen.
     before = (options.out / "forest" / "elms" / "instruct" / "card.json").stat().st_mtime_ns
@@ -118,7 +87,7 @@ def test_languages_are_instructed(tmp_path, capsys):
     for name, source in sources.items():
         for split in ("train", "valid", "test"):
             texts = list(read(DEMO / source / f"{split}.jsonl.zst", "text"))[:6]
-            write_rows(
+            readers_suite.write_rows(
                 tmp_path / "text" / name / f"{split}.jsonl", [{"text": t[:2000]} for t in texts]
             )
     words = f"""

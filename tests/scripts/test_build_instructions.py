@@ -1,13 +1,20 @@
 """Prompted data of the demo's text: what is held out is, and the same text gives the same bytes."""
 
+import argparse
+import itertools
 import json
+import random
 import re
 
 import pytest
+import readers_suite
 
 import build_instructions
-from suites.prompts import OF_READERS, TASKS
+from build_instructions import DOZENS
+from suites.prompts import TASKS
 from suites.prompts_by_language import ASKED, PROGRAMS, WORDINGS, tasks_in
+from suites.prompts_of_text import LANGUAGE, OF_TEXT
+from suites.prompts_of_words import OF_WORDS, VERBS
 
 
 def lines(file):
@@ -42,34 +49,48 @@ def test_templates_a_task_and_test_text_are_held_out(tmp_path, monkeypatch):
                 assert question["context"] not in train
 
 
-def write_rows(file, rows):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def test_inference_is_trained_on_and_sentiment_is_held_out(tmp_path):
-    for split in ("train", "valid", "test"):
-        labels = ("entailment", "neutral", "contradiction")
-        pairs = [
-            {"premise": f"{split} {n}.", "hypothesis": "It is.", "label": label}
-            for n, label in enumerate(labels)
-        ]
-        write_rows(tmp_path / "readers/nli" / f"{split}.jsonl", pairs)
-        choices = ["negative", "positive"]
-        reviews = [
-            {"support": "x" * length, "choices": choices, "answer": 1} for length in (9, 161)
-        ]
-        write_rows(tmp_path / "readers/sentiment" / f"{split}.jsonl", reviews)
-    words = ["--most", "9", "--questions", "9", "--out", str(tmp_path / "out")]
+def test_dozens_of_tasks_with_the_suite_readers(tmp_path):
+    readers_suite.write(tmp_path / "readers")
+    words = ["--most", "40", "--questions", "9", "--out", str(tmp_path / "out")]
     build_instructions.main([*words, "--readers", str(tmp_path / "readers")])
     train = lines(tmp_path / "out/instruct/train.jsonl")
-    assert len(train) == 9 * 4 + 3
-    nli, sentiment = OF_READERS
-    found = [row for row in train if any(asks(each, row["prompt"]) for each in nli.templates)]
-    assert {row["completion"] for row in found} == {" yes", " maybe", " no"}
-    assert not any(asks(each, row["prompt"]) for each in sentiment.templates for row in train)
+    of_words = {task.name: task for task in OF_WORDS}
+
+    def rows_of(name):
+        return [r for r in train if any(asks(t, r["prompt"]) for t in of_words[name].templates)]
+
+    assert {row["completion"] for row in rows_of("nli")} == {" yes", " maybe", " no"}
+    assert {row["completion"][1:] for row in rows_of("verb_kind")} <= {*VERBS.values()}
+    prompts = {row["prompt"] for row in train}
+    for task in DOZENS:
+        if not task.trained:
+            assert not any(asks(each, prompt) for each in task.templates for prompt in prompts)
+        for number in (0, 3):
+            asked = lines(tmp_path / f"out/tasks/{task.name}_{number}.jsonl")
+            assert asked, task.name
+            for question in asked:
+                assert question["context"] not in prompts
+                assert asks(task.templates[number], question["context"])
+                choices = question["choices"]
+                assert len(set(choices)) == len(choices) > question["answer"]
+    # A passage that goes on has no question: its words are the demo's, in their order.
+    templates = [each for task in DOZENS for each in task.templates]
+    going_on = [r for r in train if not any(asks(each, r["prompt"]) for each in templates)]
+    assert len(going_on) == 80
     [question] = lines(tmp_path / "out/tasks/sentiment_3.jsonl")  # the longer review is left out
-    assert question["answer"] == 1 and question["choices"] == ["negative", "positive"]
+    assert question["choices"][question["answer"]] == "positive"
+    asked = lines(tmp_path / "out/tasks/reading_3.jsonl")[0]["context"]
+    assert "test3: a thing of 3." in asked and "Which is a thing of 3?" in asked
+
+
+@pytest.mark.parametrize("task", [*OF_TEXT, LANGUAGE], ids=lambda task: task.name)
+def test_an_answer_stands_in_no_fixed_place(task):
+    """With options, a prompt shows all choices, so that none is right by its place alone."""
+    source = build_instructions.source_of("test", argparse.Namespace(language=None, readers=None))
+    found = list(itertools.islice(task.ask(source, random.Random(0)), 200))
+    for question in found:
+        assert all(choice in question.fields["options"] for choice in question.choices)
+    assert len({question.answer for question in found}) == len(found[0].choices)
 
 
 @pytest.mark.parametrize("language", ASKED)
@@ -80,7 +101,9 @@ def test_a_language_has_its_own_words(language, tmp_path):
     }
     for name, text in texts.items():
         for split in ("train", "valid", "test"):
-            write_rows(tmp_path / "roots" / name / f"{split}.jsonl", [{"text": text * 9}] * 3)
+            readers_suite.write_rows(
+                tmp_path / "roots" / name / f"{split}.jsonl", [{"text": text * 9}] * 3
+            )
     words = ["--most", "30", "--questions", "9", "--out", str(tmp_path / "out")]
     build_instructions.main([*words, "--language", language, "--roots", str(tmp_path / "roots")])
     train = lines(tmp_path / "out/instruct/train.jsonl")
@@ -105,7 +128,7 @@ def test_a_language_has_its_own_words(language, tmp_path):
     [
         (
             ["--readers", "nowhere"],
-            "no nowhere/nli/train.jsonl; build it: python scripts/build_corpora.py",
+            "no nowhere/nli/train.jsonl; build it: python scripts/build_corpora.py --suite readers",
         ),
         (["--language", "es", "--roots", "nowhere"], "no nowhere/en/train.jsonl; build it"),
         (["--language", "es", "--readers", "x"], "--readers is in English: it has no --language"),

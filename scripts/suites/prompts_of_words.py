@@ -1,0 +1,411 @@
+"""Tasks about WordNet's words: their kinds, meanings, forms and relations, and reading of glosses.
+
+Their source is the suite `readers`, of which `read_rows` reads one split.
+"""
+
+import json
+import random
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from btm.system.json_files import Json
+from suites.prompts import PASSAGE, Question, Source, Task, with_options
+
+LABELS = {"entailment": "yes", "neutral": "maybe", "contradiction": "no"}
+NOUNS = {
+    "noun_animal": "animal",
+    "noun_artifact": "artifact",
+    "noun_body": "body part",
+    "noun_event": "event",
+    "noun_feeling": "feeling",
+    "noun_food": "food",
+    "noun_group": "group",
+    "noun_location": "place",
+    "noun_person": "person",
+    "noun_plant": "plant",
+    "noun_quantity": "quantity",
+    "noun_shape": "shape",
+    "noun_substance": "substance",
+    "noun_time": "time",
+}
+VERBS = {
+    "verb_cognition": "thinking",
+    "verb_communication": "speaking",
+    "verb_competition": "fighting",
+    "verb_consumption": "eating",
+    "verb_contact": "touching",
+    "verb_creation": "making",
+    "verb_motion": "moving",
+    "verb_perception": "seeing",
+    "verb_possession": "owning",
+    "verb_weather": "weather",
+}
+MOST = 9000  # rows that questions of one task are made of
+_ENTRY = re.compile(r"(?P<words>[^:\n]{2,60}): (?P<gloss>[^\n]{10,200})")
+
+
+def read_rows(root: Path, split: str) -> dict[str, list[Json]]:
+    """Read a split of the suite `readers`: nli, sentiment, entries, facts and reading.
+
+    Raises:
+        OSError: a file is not there
+    """
+    found = {name: _lines(root / name / f"{split}.jsonl") for name in ("nli", "sentiment")}
+    found["entries"] = [
+        {"category": name, **entry}
+        for name in sorted(path.name for path in (root / "text").iterdir() if path.is_dir())
+        for document in _lines(root / "text" / name / f"{split}.jsonl")
+        for entry in _entries(document["text"])
+    ]
+    named = {}
+    for line in (root / "graphs/entities.tsv").read_text(encoding="utf-8").splitlines():
+        key, words, category, gloss = line.split("\t")
+        named[key] = {"word": words.split(",")[0], "category": category, "gloss": _brief(gloss)}
+    triples = (root / "graphs/wn18rr" / f"{split}.txt").read_text(encoding="utf-8").splitlines()
+    found["facts"] = [
+        {"relation": relation, "head": named[head], "tail": named[tail]}
+        for head, relation, tail in (line.split("\t") for line in triples)
+        if head in named and tail in named
+    ]
+    titles = json.loads((root / "qa" / f"{split}.json").read_text(encoding="utf-8"))["data"]
+    found["reading"] = [
+        {"context": paragraph["context"], "question": asked["question"], "answer": answer["text"]}
+        for title in titles
+        for paragraph in title["paragraphs"]
+        for asked in paragraph["qas"]
+        if asked["id"].startswith(("word-", "kind-"))
+        for answer in asked["answers"][:1]
+    ]
+    return found
+
+
+def _lines(path: Path) -> list[Json]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _brief(gloss: str) -> str:
+    return gloss.split(";")[0][:PASSAGE]
+
+
+def _entries(text: str) -> Iterator[dict[str, object]]:
+    for line in text.splitlines():
+        if found := _ENTRY.fullmatch(line):
+            words = [each.strip() for each in found["words"].split(",")]
+            examples = re.findall(r'"([^"]{15,120})"', found["gloss"])
+            yield {"words": words, "gloss": _brief(found["gloss"]), "examples": examples}
+
+
+def _some(rows: list[Json], rng: random.Random) -> list[Json]:
+    return rng.sample(rows, min(len(rows), MOST))
+
+
+def _by_category(source: Source) -> dict[str, list[Json]]:
+    found: dict[str, list[Json]] = defaultdict(list)
+    for entry in source.rows["entries"]:
+        found[entry["category"]].append(entry)
+    return found
+
+
+def _others(
+    entry: Json, among: dict[str, list[Json]], rng: random.Random, count: int
+) -> list[Json]:
+    """Pick entries of the same category that share no word, of different first words."""
+    taken = set(entry["words"])
+    found: list[Json] = []
+    category = among[entry["category"]]
+    for other in rng.sample(category, min(len(category), 9 * count)):
+        if len(found) == count:
+            break
+        if taken.isdisjoint(other["words"]):
+            found.append(other)
+            taken.update(other["words"])
+    return found
+
+
+def _of_kinds(kinds: dict[str, str], source: Source, rng: random.Random) -> Iterator[Question]:
+    among = _by_category(source)
+    count = max(len(among[name]) for name in kinds)
+    for number in range(min(count, 400)):
+        for name, kind in kinds.items():
+            if number < len(among[name]):
+                entry = among[name][number]
+                wrong = rng.sample(sorted(set(kinds.values()) - {kind}), 3)
+                fields = {"word": entry["words"][0], "gloss": entry["gloss"]}
+                yield with_options(fields, kind, wrong, rng)
+
+
+def noun_kind(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask what kind of thing a noun is."""
+    return _of_kinds(NOUNS, source, rng)
+
+
+def verb_kind(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask what a verb is about."""
+    return _of_kinds(VERBS, source, rng)
+
+
+def odd(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask which of four nouns is of another kind than the others."""
+    among = _by_category(source)
+    for _ in range(3000):
+        usual, other = rng.sample(sorted(NOUNS), 2)
+        alike = {each["words"][0] for each in rng.sample(among[usual], min(3, len(among[usual])))}
+        right = rng.choice(among[other])["words"][0]
+        if len(alike) == 3 and right not in alike:
+            yield with_options({}, right, sorted(alike), rng)
+
+
+def meaning(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask which of three glosses is a word's."""
+    among = _by_category(source)
+    for entry in _some(source.rows["entries"], rng):
+        wrong = [each["gloss"][:60] for each in _others(entry, among, rng, 2)]
+        if len({*wrong, entry["gloss"][:60]}) == 3:
+            yield with_options({"word": entry["words"][0]}, entry["gloss"][:60], wrong, rng)
+
+
+def means(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask whether a gloss is a word's."""
+    among = _by_category(source)
+    for entry in _some(source.rows["entries"], rng):
+        if others := _others(entry, among, rng, 1):
+            right, wrong = rng.choice((("yes", "no"), ("no", "yes")))
+            gloss = (entry if right == "yes" else others[0])["gloss"]
+            yield with_options({"word": entry["words"][0], "gloss": gloss}, right, [wrong], rng)
+
+
+def synonym(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask which of four words means what another does."""
+    among = _by_category(source)
+    for entry in _some(source.rows["entries"], rng):
+        if len(entry["words"]) > 1:
+            wrong = [each["words"][0] for each in _others(entry, among, rng, 3)]
+            if len(wrong) == 3:
+                yield with_options({"word": entry["words"][0]}, entry["words"][1], wrong, rng)
+
+
+def alike(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask whether two words mean the same."""
+    among = _by_category(source)
+    for entry in _some(source.rows["entries"], rng):
+        if len(entry["words"]) > 1 and (others := _others(entry, among, rng, 1)):
+            right, wrong = rng.choice((("yes", "no"), ("no", "yes")))
+            two = entry["words"][1] if right == "yes" else others[0]["words"][0]
+            yield with_options({"one": entry["words"][0], "two": two}, right, [wrong], rng)
+
+
+def blank(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask for the word that was left out of an example."""
+    among = _by_category(source)
+    for entry in _some(source.rows["entries"], rng):
+        for word in entry["words"][:1]:
+            used = [
+                each for each in entry["examples"] if re.search(rf"\b{re.escape(word)}\b", each)
+            ]
+            wrong = [each["words"][0] for each in _others(entry, among, rng, 3)] if used else []
+            if len(wrong) == 3:
+                text = re.sub(rf"\b{re.escape(word)}\b", "___", used[0], count=1)
+                yield with_options({"text": text}, word, wrong, rng)
+
+
+def spelled(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask which of three spellings is right; in the others two neighbouring letters are swapped."""
+    for entry in _some(source.rows["entries"], rng):
+        word = entry["words"][0]
+        swapped = {
+            word[:place] + word[place + 1] + word[place] + word[place + 2 :]
+            for place in range(1, len(word) - 1)
+        } - {word}
+        if word.isalpha() and len(swapped) > 2:
+            yield with_options({}, word, rng.sample(sorted(swapped), 2), rng)
+
+
+def _facts(source: Source, relation: str, rng: random.Random) -> Iterator[tuple[Json, list[str]]]:
+    """Yield facts of a relation, each with three words that stand as tails of others."""
+    facts = [fact for fact in source.rows["facts"] if fact["relation"] == relation]
+    tails = sorted({fact["tail"]["word"] for fact in facts})
+    true = defaultdict(set)
+    for fact in facts:
+        true[fact["head"]["word"]].add(fact["tail"]["word"])
+    for fact in _some(facts, rng):
+        right = true[fact["head"]["word"]] | {fact["head"]["word"]}
+        wrong = [each for each in rng.sample(tails, min(9, len(tails))) if each not in right]
+        if len(wrong) >= 3:
+            yield fact, wrong[:3]
+
+
+def _tail(source: Source, relation: str, rng: random.Random) -> Iterator[Question]:
+    for fact, wrong in _facts(source, relation, rng):
+        fields = {"word": fact["head"]["word"], "gloss": fact["head"]["gloss"]}
+        yield with_options(fields, fact["tail"]["word"], wrong, rng)
+
+
+def kind_of(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask what a thing is a kind of."""
+    return _tail(source, "_hypernym", rng)
+
+
+def is_kind(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask whether a thing is of a kind."""
+    for fact, others in _facts(source, "_hypernym", rng):
+        right, wrong = rng.choice((("yes", "no"), ("no", "yes")))
+        kind = fact["tail"]["word"] if right == "yes" else others[0]
+        fields = {"word": fact["head"]["word"], "gloss": fact["head"]["gloss"], "kind": kind}
+        yield with_options(fields, right, [wrong], rng)
+
+
+def has_part(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask what is a part of a thing."""
+    return _tail(source, "_has_part", rng)
+
+
+def topic(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask which field a word belongs to."""
+    return _tail(source, "_synset_domain_topic_of", rng)
+
+
+def instance(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask what somebody or something of a name is."""
+    return _tail(source, "_instance_hypernym", rng)
+
+
+def similar(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask which adjective is near another."""
+    return _tail(source, "_similar_to", rng)
+
+
+def derived(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask which word is of the family of another."""
+    for question in _tail(source, "_derivationally_related_form", rng):
+        if question.fields["word"] not in question.choices:
+            yield question
+
+
+def reading(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask about some glosses which of their words is meant."""
+    for row in _some(source.rows["reading"], rng):
+        heads = [each.split(":")[0] for each in re.split(r"(?<=\.) ", row["context"])]
+        wrong = [each for each in dict.fromkeys(heads) if each != row["answer"]]
+        if row["answer"] in heads and len(row["context"]) < 4 * PASSAGE and len(wrong) >= 3:
+            fields = {"text": row["context"], "question": row["question"]}
+            yield with_options(fields, row["answer"], wrong[:3], rng)
+
+
+def entails(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask whether a thing is of a kind, by the gloss of its name (inference)."""
+    for row in source.rows["nli"]:
+        fields = {"premise": row["premise"], "hypothesis": row["hypothesis"]}
+        wrong = [each for each in LABELS.values() if each != LABELS[row["label"]]]
+        yield with_options(fields, LABELS[row["label"]], wrong, rng)
+
+
+def sentiment(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask whether a sentence of a review is positive (classification)."""
+    for row in source.rows["sentiment"]:
+        if len(row["support"]) <= PASSAGE:
+            right = row["choices"][row["answer"]]
+            wrong = [each for each in row["choices"] if each != right]
+            yield with_options({"text": row["support"]}, right, wrong, rng)
+
+
+# fmt: off
+OF_WORDS = (
+    Task("noun_kind", noun_kind, (
+        "{word}: {gloss}\nIs this {options}?",
+        "What kind of thing is {word} ({gloss})?\n{lines}\nAnswer:",
+        "Choose from {options}.\nA word that means \"{gloss}\" is of the kind",
+        "The word {word} means: {gloss}\nOptions:\n{lines}\nIts kind:")),
+    Task("verb_kind", verb_kind, (
+        "to {word}: {gloss}\nIs this about {options}?",
+        "What is the verb {word} ({gloss}) about?\n{lines}\nAnswer:",
+        "Choose from {options}.\nA verb that means \"{gloss}\" is about",
+        "The verb {word} means: {gloss}\nOptions:\n{lines}\nIt is about:")),
+    Task("odd", odd, (
+        "Which of these does not belong to the others: {options}?",
+        "Find the odd one out:\n{lines}\nAnswer:",
+        "Of {options}, all but one are of the same kind. The other is",
+        "{lines}\nOne of them is of another kind. It is:")),
+    Task("meaning", meaning, (
+        "What does {word} mean?\n{lines}\nAnswer:",
+        "{lines}\nWhich of these is the meaning of {word}?",
+        "Choose the definition.\n{lines}\n{word}:",
+        "Word: {word}\nOptions:\n{lines}\nDefinition:")),
+    Task("means", means, (
+        "Does {word} mean \"{gloss}\"? Answer {options}.",
+        "Word: {word}\nDefinition: {gloss}\nIs this right, {options}?",
+        "{options}: {word} is defined as \"{gloss}\".",
+        "Someone says that {word} means: {gloss}\nIs that so?\n{lines}\nAnswer:")),
+    Task("synonym", synonym, (
+        "Which word means the same as {word}: {options}?",
+        "Find a synonym of {word}:\n{lines}\nAnswer:",
+        "Choose from {options}.\nAnother word for {word} is",
+        "Word: {word}\nOptions:\n{lines}\nSynonym:")),
+    Task("alike", alike, (
+        "Do {one} and {two} mean the same? Answer {options}.",
+        "First word: {one}\nSecond word: {two}\nAre they synonyms, {options}?",
+        "{options}: another word for {one} is {two}.",
+        "Can one say {two} for {one}?\n{lines}\nAnswer:")),
+    Task("blank", blank, (
+        "{text}\nWhich word was left out: {options}?",
+        "Fill in the blank: {text}\n{lines}\nAnswer:",
+        "Choose from {options}.\nThe missing word of \"{text}\" is",
+        "Sentence: {text}\nOptions:\n{lines}\nThe word for the blank:")),
+    Task("spelled", spelled, (
+        "Which is spelled correctly: {options}?",
+        "Find the right spelling:\n{lines}\nAnswer:",
+        "Of {options}, only one is without an error. It is",
+        "{lines}\nOne of them is a real word:")),
+    Task("kind_of", kind_of, (
+        "{word}: {gloss}\nWhat is it a kind of: {options}?",
+        "{word} ({gloss}) is a kind of\n{lines}\nAnswer:",
+        "Choose from {options}.\n{word} is a kind of",
+        "Word: {word}\nMeaning: {gloss}\nOptions:\n{lines}\nMore general word:")),
+    Task("is_kind", is_kind, (
+        "{word}: {gloss}\nIs it a kind of {kind}? Answer {options}.",
+        "Is {word} ({gloss}) a sort of {kind}, {options}?",
+        "{options}: every {word} is a {kind}.",
+        "Meaning of {word}: {gloss}\nClaim: it is a {kind}. Is the claim right?\n{lines}\nAnswer:")),
+    Task("has_part", has_part, (
+        "Which of these is a part of {word} ({gloss}): {options}?",
+        "What belongs to {word}?\n{lines}\nAnswer:",
+        "Choose from {options}.\nA part of {word} is",
+        "Whole: {word}, {gloss}\nOptions:\n{lines}\nPart:")),
+    Task("topic", topic, (
+        "{word}: {gloss}\nWhich field is this word of: {options}?",
+        "In what field does one speak of {word} ({gloss})?\n{lines}\nAnswer:",
+        "Choose from {options}.\nA word that means \"{gloss}\" belongs to",
+        "Word: {word}\nMeaning: {gloss}\nOptions:\n{lines}\nTopic:")),
+    Task("instance", instance, (
+        "{word}: {gloss}\nWhat is it: {options}?",
+        "What is {word}?\n{lines}\nAnswer:",
+        "Choose from {options}.\n{word} ({gloss}) is a",
+        "Name: {word}\nDescription: {gloss}\nOptions:\n{lines}\nThis is a")),
+    Task("similar", similar, (
+        "Which adjective is nearest to {word} ({gloss}): {options}?",
+        "Something that is {word} may also be called\n{lines}\nAnswer:",
+        "Choose from {options}.\nSimilar to {word} is",
+        "Adjective: {word}\nMeaning: {gloss}\nOptions:\n{lines}\nSimilar adjective:")),
+    Task("derived", derived, (
+        "Which word is of the same family as {word}: {options}?",
+        "Find the word that is related to {word}:\n{lines}\nAnswer:",
+        "Choose from {options}.\nFrom {word} one derives",
+        "Word: {word}\nOptions:\n{lines}\nDerived from it:")),
+    Task("reading", reading, (
+        "{text}\n{question} Answer {options}.",
+        "Read: {text}\nQuestion: {question}\n{lines}\nAnswer:",
+        "Question: {question}\nText: {text}\nChoose from {options}. It is",
+        "Glossary: {text}\nAsked: {question}\nOptions:\n{lines}\nThe word:")),
+    Task("nli", entails, (
+        "{premise}\n{hypothesis}\nIs this so: {options}?",
+        "Given: {premise}\nClaim: {hypothesis}\nDoes the claim follow?\n{lines}\nAnswer:",
+        "{premise} Does it follow that: {hypothesis} Answer {options}:",
+        "Premise: {premise}\nHypothesis: {hypothesis}\nOptions:\n{lines}\nIs it true?")),
+)
+SENTIMENT = Task("sentiment", sentiment, (
+    "{text}\n\nIs this review {options}?",
+    "What is the sentiment of the following review?\n{text}\n{lines}\nSentiment:",
+    "Choose from {options}.\nReview: {text}\nThis review is",
+    "Review: {text}\nOptions:\n{lines}\nIts sentiment:"), trained=False)
+# fmt: on
