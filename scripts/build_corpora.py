@@ -129,13 +129,17 @@ def suite_recipe(name: str, reads: list[Read]) -> str:
 def about(name: str, read: Read) -> dict[str, Any]:
     """Describe a domain for suite.json without looking at its text."""
     domain = read.domain
+    source = read.about.get("source") or "; ".join(
+        dict.fromkeys(source.label for source in domain.sources)
+    )
     return {
         "novel": domain.name in SUITES[name].novel,
         "title": domain.title,
         **({"family": family_of(domain.name)} if domain.name in LANGUAGES else {}),
+        **({"languages": [domain.name]} if domain.name in LANGUAGES else {}),
         **({"stands_for": domain.stands_for} if name == "btm16" else {}),
-        "source": read.about.get("source")
-        or "; ".join(dict.fromkeys(source.label for source in domain.sources)),
+        "source": source,
+        "sources": [{"name": label} for label in source.split("; ")],
         "licence": domain.licence,
     }
 

@@ -15,6 +15,7 @@ from btm.data.passed_over import IGNORED
 from btm.data.prompted.template import read_template
 from btm.data.shards import META, NEAR, SCHEMA, TOKENIZER, Shard, read_meta
 from btm.data.splits import SourceFile, fingerprint
+from btm.data.suite_file import About
 from btm.data.tokenizer import begins_with_bos, load_tokenizer, read_origin, tokenizer_sha256
 from btm.errors import UserError, unknown
 from btm.system import lfs
@@ -44,10 +45,11 @@ class Domain:
 def examine(config: DataConfig, folder: Path) -> list[Domain]:
     """Compare the source with the prepared domains; reads files for their hashes only."""
     check_name(config.name, "data.name")
-    sources, novel = find_sources(config)
+    sources, about = find_sources(config)
     tokenizer = _kept_tokenizer(config, folder)
     return [
-        _compare(config, folder, source, source.domain in novel, tokenizer) for source in sources
+        _compare(config, folder, source, about.get(source.domain, About()), tokenizer)
+        for source in sources
     ]
 
 
@@ -63,8 +65,8 @@ def prepared_in(folder: Path) -> list[str]:
     return [child.name for child in children if (child / META).is_file()]
 
 
-def find_sources(config: DataConfig) -> tuple[list[Source], set[str]]:
-    """Find the domains of the source, and the names of the novel ones."""
+def find_sources(config: DataConfig) -> tuple[list[Source], dict[str, About]]:
+    """Find the domains of the source, and what their suite says of them."""
     found = found_in(config)
     for source in found.sources:
         for _, path in source.listing():
@@ -74,7 +76,7 @@ def find_sources(config: DataConfig) -> tuple[list[Source], set[str]]:
         raise UserError(
             f"{found.root}: no domain can be called {TOKENIZER!r}, which is the tokenizer's folder"
         )
-    return found.sources, set() if config.domain else _novel(config, found)
+    return found.sources, {} if config.domain else _about(config, found)
 
 
 def found_in(config: DataConfig) -> Found:
@@ -83,19 +85,19 @@ def found_in(config: DataConfig) -> Found:
     return look_at_one(root, config.domain, config) if config.domain else look(root, config)
 
 
-def _novel(config: DataConfig, found: Found) -> set[str]:
-    """Read the novel domains, which are kept from training, from ROOT/suite.json.
+def _about(config: DataConfig, found: Found) -> dict[str, About]:
+    """Read what ROOT/suite.json says of domains, by their names here.
 
     It may call them as their folders or as `data.names` does.
     """
-    novel = suite_file.read(found.root)
+    about = suite_file.read(found.root)
     domains = [source.domain for source in found.sources]
     ignored = {each.path.name for each in found.passed if each.why == IGNORED}
-    names = {name: config.names.get(name, name) for name in novel if name not in ignored}
+    names = {name: config.names.get(name, name) for name in about if name not in ignored}
     for name, domain in names.items():
         if domain not in domains:
             raise unknown("domain", name, domains, f"{found.root}, though suite.json lists it")
-    return {domain for name, domain in names.items() if novel[name]}
+    return {domain: about[name] for name, domain in names.items()}
 
 
 def _kept_tokenizer(config: DataConfig, folder: Path) -> str | None:
@@ -142,12 +144,12 @@ def _kept_tokenizer(config: DataConfig, folder: Path) -> str | None:
 
 
 def _compare(
-    config: DataConfig, folder: Path, source: Source, novel: bool, tokenizer: str | None
+    config: DataConfig, folder: Path, source: Source, about: About, tokenizer: str | None
 ) -> Domain:
     sha256, files = fingerprint(source)
     settings: Json = {
         "schema": SCHEMA,
-        "novel": novel,
+        "novel": about.novel,
         _SOURCE: sha256,
         "text_column": config.text_column,
     }
@@ -155,6 +157,8 @@ def _compare(
         settings |= {"on_error": config.on_error, "row_bytes": config.row_bytes}
     fractions = {"valid": config.valid_fraction, "test": config.test_fraction}
     settings |= {f"{split}_fraction": fractions[split] for split in source.drawn}
+    if about.card:
+        settings["card"] = about.card
     if source.split_by not in ("", BY_DOCUMENT):
         settings["split_by"] = source.split_by
     if config.near_duplicates == "drop":
@@ -171,7 +175,7 @@ def _compare(
         changed = [key for key in settings | before if before.get(key) != settings.get(key)]
         why = f"changed: {', '.join(changed)}" if changed else _damage(folder / source.domain)
     hashed = all((folder / source.domain / f"{split}.docs").is_file() for split in SPLITS)
-    return Domain(source, novel, settings, files, why, hashed)
+    return Domain(source, about.novel, settings, files, why, hashed)
 
 
 def _of_examples(config: DataConfig) -> Json:

@@ -217,7 +217,8 @@ def unread(config: DataConfig) -> dict[str, str]:
 
 def training_domains(config: DataConfig) -> list[str]:
     """List the training domains of the source, without reading any text."""
-    sources, novel = find_sources(config)
+    sources, about = find_sources(config)
+    novel = {domain for domain, each in about.items() if each.novel}
     return [source.domain for source in sources if source.domain not in novel]
 
 

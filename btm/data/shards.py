@@ -394,6 +394,11 @@ class Suite:
         """Tell whether a domain is kept from training, to evaluate on."""
         return self._meta(domain)["novel"]
 
+    def stated(self, domain: str) -> Json:
+        """Return what its source's suite.json states of a domain for cards: languages, sources."""
+        found: Json = self._meta(domain).get("settings", {}).get("card", {})
+        return found
+
     def shard(self, domain: str, split: str) -> Shard:
         """Open one split of a domain."""
         self._meta(domain)

@@ -1,26 +1,43 @@
-"""suite.json, which may stand beside the domains of a folder: it marks novel ones
-(docs/corpora.md).
+"""suite.json, which may stand beside the domains of a folder: it marks novel ones, and says in
+which languages their text is and where it is from (docs/corpora.md).
 """
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from btm.config.card import CardConfig, check_card
 from btm.errors import UserError, unknown
 from btm.system import lfs
 from btm.system.json_files import Json
 
 NAME = "suite.json"
-# Besides `novel`, which btm acts on, what the scripts that build suites say of a domain.
+# Besides those that btm acts on, what the scripts that build suites say of a domain.
 _OF_DOMAIN = (
-    *("novel", "title", "stands_for", "source", "packages", "licence", "licences", "documents"),
-    *("bytes", "dropped", "family"),
+    *("novel", "languages", "sources", "title", "stands_for", "source", "packages", "licence"),
+    *("licences", "documents", "bytes", "dropped", "family"),
 )
 _OF_SUITE = ("domains", "suite", "recipe", "left_out")
 
 
-def read(root: Path) -> dict[str, bool]:
-    """Read which domains ROOT/suite.json lists, {name: whether it is novel}; {} without the file.
+@dataclass(frozen=True)
+class About:
+    """What a suite says of a domain; languages and sources are as `card.*` takes them."""
+
+    novel: bool = False
+    languages: list[str] = field(default_factory=list)
+    sources: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def card(self) -> Json:
+        """What of it goes on the cards of models that are trained on the domain."""
+        found: Json = {"languages": self.languages, "sources": self.sources}
+        return {key: value for key, value in found.items() if value}
+
+
+def read(root: Path) -> dict[str, About]:
+    """Read what ROOT/suite.json says of domains, by name; {} without the file.
 
     A key that it does not know is a `UserError`: one that is misspelt would train on novel text.
     """
@@ -38,17 +55,23 @@ def read(root: Path) -> dict[str, bool]:
     domains = content.get("domains")
     if not isinstance(domains, dict):
         raise _wrong(path)
-    return {name: _is_novel(path, name, about) for name, about in domains.items()}
+    return {name: _about(path, name, about) for name, about in domains.items()}
 
 
-def _is_novel(path: Path, name: str, about: Any) -> bool:
+def _about(path: Path, name: str, about: Any) -> About:
     if not isinstance(about, dict):
         raise _wrong(path)
     _require_known(about, _OF_DOMAIN, f"{path}, of the domain {name!r}")
     novel = about.get("novel", False)
     if novel not in (True, False):
         raise UserError(f"{path}: {name}.novel is {json.dumps(novel)}; wanted true or false")
-    return bool(novel)
+    stated = CardConfig(languages=about.get("languages", []), sources=about.get("sources", []))
+    try:
+        check_card(stated)
+    except UserError as error:
+        said = str(error).replace("card.", f"{name}.")
+        raise UserError(f"{path}: {said}") from None
+    return About(bool(novel), stated.languages, stated.sources)
 
 
 def _require_known(content: Json, known: tuple[str, ...], where: str) -> None:

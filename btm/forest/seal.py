@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from btm import __version__
 from btm.errors import UserError, command
 from btm.forest import ledger
-from btm.forest.card import Card, Spent, checked
+from btm.forest.card import Card, Source, Spent, checked
 from btm.models import flops, weights
 from btm.system.json_files import Json
 
@@ -84,6 +84,8 @@ def card(
     known = {field: result[field] for field in _FROM_RESULT if field in result}
     # What a branch was weighed by, then what it was trained with.
     known["settings"] = {**branch.origin.get("settings", {}), **result.get("settings", {})}
+    known["languages"] = known["own_languages"] = result.get("languages", [])
+    known["sources"] = [Source(**source) for source in result.get("sources", [])]
     made = Card(
         name=branch.name,
         domains=branch.domains,

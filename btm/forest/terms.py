@@ -99,7 +99,9 @@ class Terms:
 
     def on(self, card: Card) -> Card:
         """Put the terms on a card, in place of those it has."""
-        return replace(card, **{item.name: getattr(self, item.name) for item in fields(self)})
+        own = [tag for tag in card.own_languages if tag in self.languages]
+        mine = {item.name: getattr(self, item.name) for item in fields(self)}
+        return replace(card, own_languages=own, **mine)
 
 
 NONE_STATED = Terms()

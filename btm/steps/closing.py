@@ -1,6 +1,8 @@
 """The end of a training: what it came to, with its losses, for the card."""
 
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 from btm.config.schema import Config
 from btm.data.bos import ALWAYS
@@ -25,11 +27,20 @@ def close(
     settings = conflicts.settings_of(config, forest, branch, trained.precision or "")
     if suite.bos is not None:
         settings |= {"data.bos": ALWAYS}  # whichever policy it came by
-    trained = replace(trained, settings=settings)
+    trained = replace(trained, settings=settings, **_stated(suite, trained.data or {}))
     if branch.parents:
         nats = score_cache.valid_nats(config, forest, branch, suite, reporter)
         trained = replace(trained, valid_nats=nats.own, parent_valid_nats=nats.parents)
     durable.write_json(branch.files.result, trained.to_json())
+
+
+def _stated(suite: Suite, domains: Iterable[str]) -> dict[str, Any]:
+    """Unite what a suite states of domains for cards; a key of which it says nothing is None."""
+    found: dict[str, list[Any]] = {"languages": [], "sources": []}
+    for domain in domains:
+        for key, values in suite.stated(domain).items():
+            found[key] += [value for value in values if value not in found[key]]
+    return {key: values or None for key, values in found.items()}
 
 
 def adopt(config: Config, name: str, trained: Trained, reporter: Reporter = quiet) -> Branch:

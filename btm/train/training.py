@@ -58,6 +58,8 @@ class Trained:
     adapter: Json | None = None  # kind, rank, alpha, targets, parameters, bytes
     lr: float | None = None  # peak
     data: dict[str, str] | None = None  # domain: sha256 of the training shard
+    languages: list[str] | None = None  # that its suite states of that text: tags of BCP 47
+    sources: list[dict[str, str]] | None = None  # as `card.sources`
     valid_nats: float | None = None  # of the expert, on the valid split of its domain
     parent_valid_nats: dict[str, float] | None = None  # of each parent, on the same tokens
 

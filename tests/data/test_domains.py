@@ -13,6 +13,7 @@ from btm.config.choices import SPLITS
 from btm.config.data import DataConfig, check_data
 from btm.data.domain_names import propose
 from btm.data.domains import find
+from btm.data.shards import Suite
 from btm.data.split_names import split_of
 from btm.data.splits import hash_bytes
 from btm.errors import UserError
@@ -393,6 +394,35 @@ def test_suite_json_may_call_domains_as_their_folders_are_called(btm, place, tmp
         "law": False,
         "pubmed": True,
     }
+
+
+def test_suite_json_states_languages_and_sources_for_cards(btm, place, tmp_path):
+    place("law.jsonl", texts("l"))
+    place("zu.jsonl", texts("z"))
+    said = tmp_path / "texts/suite.json"
+    sources = [{"name": "Contracts", "license": "cc-by-4.0", "url": "https://example.org/"}]
+    about = {"law": {"languages": ["en", "pt-BR"], "sources": sources}, "zu": {}}
+    said.write_text(json.dumps({"domains": about}))
+    assert btm()[0] == 0
+    [suite] = {file.parents[1] for file in tmp_path.rglob("meta.json")}
+    assert Suite.open(suite).stated("law") == {"languages": ["en", "pt-BR"], "sources": sources}
+    assert Suite.open(suite).stated("zu") == {}
+    assert "changed" not in "".join(btm()[1:])
+    about["zu"]["languages"] = ["zu"]
+    said.write_text(json.dumps({"domains": about}))
+    code, *told = btm()
+    assert code == 0 and "zu: reading (changed: card)" in "".join(told)
+    assert "law: reading" not in "".join(told)
+    assert Suite.open(suite).stated("zu") == {"languages": ["zu"]}
+    for wrong, complaint in (
+        ({"languages": "zu"}, "zu.languages=zu: wanted [en, …]"),
+        ({"languages": ["no language"]}, "zu.languages='no language': no tag of BCP 47"),
+        ({"sources": [{"title": "x"}]}, "zu.sources: no word 'title'"),
+        ({"tongues": ["zu"]}, "no key 'tongues'"),
+    ):
+        said.write_text(json.dumps({"domains": about | {"zu": wrong}}))
+        code, _, told = btm()
+        assert code == 2 and complaint in told and "suite.json" in told
 
 
 def test_keys_of_folders_are_checked():

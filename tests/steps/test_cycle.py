@@ -21,6 +21,7 @@ from btm.forest import Forest
 from btm.models import causal_lm, weights
 from btm.report import Reporter
 from btm.steps import domain_weights, score_cache
+from btm.steps.report import results
 
 IDS = torch.arange(3 * 40).view(3, 40)
 
@@ -484,3 +485,36 @@ def test_without_a_seed_phase_experts_branch_from_random_parameters(workspace, t
     assert (seed.card.steps, seed.card.domains) == (0, [])
     assert (bible.card.steps, list(bible.card.parents)) == (3, ["seed"])
     assert json.loads((forest.root / "evals/forest.json").read_text())["shards"]["bible/test"]
+
+
+@pytest.mark.slow
+def test_cards_say_what_the_suite_states_of_the_text(workspace, tmp_path):
+    root = tmp_path / "texts"
+    shutil.copytree(compose(workspace).data.root, root)
+    packages = [{"name": "a Bible", "license": "cc0-1.0", "url": ""}, {"name": "a program"}]
+    about = {
+        "bible": {"languages": ["en"], "sources": packages[:1]},
+        "speeches": {"languages": ["en-US"]},
+        "code_python": {"sources": packages},
+        "novels": {"novel": True, "languages": ["fr"]},
+    }
+    (root / "suite.json").write_text(json.dumps({"domains": about}))
+    words = [f"data.root={root}", f"data.out={tmp_path / 'data'}", f"forest={tmp_path / 'forest'}"]
+    words += ["run.rounds=[[bible,code_python]]", "card.languages=[tlh]", "run.average=false"]
+    config = compose([*workspace, *words, "trainer.steps=2", "seed.steps=2"])
+    steps.run(config)
+    forest = Forest(config.forest_root)
+    seed, bible, program = (forest[name].card for name in ("seed", "bible", "code_python"))
+    assert {*seed.languages} == {"en", "en-US", "tlh"} and seed.own_languages == seed.languages
+    assert bible.own_languages == ["en", "tlh"] and {*bible.languages} == {*seed.languages}
+    assert program.own_languages == ["tlh"]
+    assert [source.name for source in seed.sources] == ["a Bible", "a program"]
+    assert {source.name: source.license for source in bible.sources} == {
+        "a Bible": "cc0-1.0",
+        "a program": "",
+    }
+    found = results.languages([seed, bible, program], None)
+    assert [(each.tag, each.experts) for each in found] == [
+        ("en", ["bible"]),
+        ("tlh", ["bible", "code_python"]),
+    ]

@@ -43,10 +43,10 @@ def measured_tasks(paths: Paths, name: str | None) -> list[dict[str, str]]:
 
 
 def languages(cards: Sequence[Card], found: Evaluation | None) -> list[Language]:
-    """Group an evaluation by the languages that the cards of experts state."""
+    """Group an evaluation by the languages of the experts' own text, as their cards state them."""
     experts: dict[str, list[Card]] = {}
     for card in cards:
-        for tag in card.languages if card.is_expert else []:
+        for tag in (card.own_languages or card.languages) if card.is_expert else []:
             experts.setdefault(tag, []).append(card)
     return [_language(tag, of, found) for tag, of in sorted(experts.items())]
 
