@@ -17,7 +17,7 @@ BY_ROW = [
     ("commons.md", "commons/together.csv"),
     ("commons.md", "commons/hivemind.csv"),
     ("instructions.md", "demo/instructions.csv"),
-    ("instructions.md", "instructions/smollm2.csv"),
+    ("instructions.md", "instructions/instructions.csv"),
     ("moe.md", "demo/moe.csv"),
     ("performance.md", "performance/neighbour.csv"),
     ("performance.md", "performance/optimizer.csv"),
