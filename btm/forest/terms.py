@@ -99,7 +99,9 @@ class Terms:
 
     def on(self, card: Card) -> Card:
         """Put the terms on a card, in place of those it has."""
-        own = [tag for tag in card.own_languages if tag in self.languages]
+        own = card.own_languages
+        if own is not None:
+            own = [tag for tag in own if tag in self.languages]
         mine = {item.name: getattr(self, item.name) for item in fields(self)}
         return replace(card, own_languages=own, **mine)
 

@@ -500,21 +500,18 @@ def test_cards_say_what_the_suite_states_of_the_text(workspace, tmp_path):
     }
     (root / "suite.json").write_text(json.dumps({"domains": about}))
     words = [f"data.root={root}", f"data.out={tmp_path / 'data'}", f"forest={tmp_path / 'forest'}"]
-    words += ["run.rounds=[[bible,code_python]]", "card.languages=[tlh]", "run.average=false"]
+    words += ["run.rounds=[[bible,code_python]]", "run.average=false"]
     config = compose([*workspace, *words, "trainer.steps=2", "seed.steps=2"])
     steps.run(config)
     forest = Forest(config.forest_root)
     seed, bible, program = (forest[name].card for name in ("seed", "bible", "code_python"))
-    assert {*seed.languages} == {"en", "en-US", "tlh"} and seed.own_languages == seed.languages
-    assert bible.own_languages == ["en", "tlh"] and {*bible.languages} == {*seed.languages}
-    assert program.own_languages == ["tlh"]
+    assert {*seed.languages} == {"en", "en-US"} and seed.own_languages == seed.languages
+    assert bible.own_languages == ["en"] and {*bible.languages} == {*seed.languages}
+    assert program.own_languages == [] and {*program.languages} == {*seed.languages}
     assert [source.name for source in seed.sources] == ["a Bible", "a program"]
     assert {source.name: source.license for source in bible.sources} == {
         "a Bible": "cc0-1.0",
         "a program": "",
     }
     found = results.languages([seed, bible, program], None)
-    assert [(each.tag, each.experts) for each in found] == [
-        ("en", ["bible"]),
-        ("tlh", ["bible", "code_python"]),
-    ]
+    assert [(each.tag, each.experts) for each in found] == [("en", ["bible"])]

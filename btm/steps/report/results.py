@@ -46,7 +46,8 @@ def languages(cards: Sequence[Card], found: Evaluation | None) -> list[Language]
     """Group an evaluation by the languages of the experts' own text, as their cards state them."""
     experts: dict[str, list[Card]] = {}
     for card in cards:
-        for tag in (card.own_languages or card.languages) if card.is_expert else []:
+        own = card.languages if card.own_languages is None else card.own_languages
+        for tag in own if card.is_expert else []:
             experts.setdefault(tag, []).append(card)
     return [_language(tag, of, found) for tag, of in sorted(experts.items())]
 

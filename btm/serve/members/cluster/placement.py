@@ -184,16 +184,14 @@ class Placement:
 
     def _spare(self, wanting: ReplicatedMember) -> None:
         """End replicas of the models that have several, the least wanted first, until there is
-        room for another; not those on a machine in doubt, which would not be chosen.
+        room for another.
         """
         several = [member for member in self._members.values() if len(member.copies) > 1]
         for member in sorted(several, key=lambda member: member.demand / len(member.copies)):
             for copy in member.copies[1:]:
-                doubtful = self._doubtful()
-                if choose(self._free(), doubtful, self._needs[wanting.sha256]):
+                if choose(self._free(), self._doubtful(), self._needs[wanting.sha256]):
                     return
-                if copy.machine not in doubtful:
-                    member.bury(copy, f"its room is for {wanting.name}")
+                member.bury(copy, f"its room is for {wanting.name}")
 
     def _free(self) -> dict[str, dict[str, float]]:
         """Count the room that each machine has left."""

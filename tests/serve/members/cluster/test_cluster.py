@@ -212,8 +212,7 @@ def test_an_expert_without_a_replica_is_left_out_and_comes_back(engine, catalog,
     import ray
 
     stand(engine, catalog)
-    lost, other = members_of(engine, catalog)
-    of_other = set(other.copies)
+    lost = members_of(engine, catalog)[0]
 
     def end(written):
         if written == 5:
@@ -228,5 +227,3 @@ def test_an_expert_without_a_replica_is_left_out_and_comes_back(engine, catalog,
     found, done = collect(ask(engine, catalog, TEXTS[0]))
     assert [token.id for token in found] == wanted[0]
     assert done == Done("length")
-    # The machines are in doubt, so that no room on them is worth a replica of the other expert.
-    assert of_other <= set(other.copies)
