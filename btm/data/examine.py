@@ -97,6 +97,12 @@ def _about(config: DataConfig, found: Found) -> dict[str, About]:
     for name, domain in names.items():
         if domain not in domains:
             raise unknown("domain", name, domains, f"{found.root}, though suite.json lists it")
+    if len({*names.values()}) < len(names):
+        twice = sorted(name for name, domain in names.items() if domain != name)
+        raise UserError(
+            f"{found.root / suite_file.NAME} lists a domain under two names, of which data.names "
+            f"renames one: {', '.join(twice)}"
+        )
     return {domain: about[name] for name, domain in names.items()}
 
 

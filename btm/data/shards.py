@@ -23,6 +23,7 @@ import numpy as np
 from btm.config.checks import check_choice
 from btm.config.choices import SPLITS
 from btm.data.splits import DIGEST
+from btm.data.suite_file import About
 from btm.data.tokenizer import ORIGIN, read_origin, tokenizer_sha256
 from btm.errors import UserError, unknown
 from btm.system import lfs
@@ -394,10 +395,10 @@ class Suite:
         """Tell whether a domain is kept from training, to evaluate on."""
         return self._meta(domain)["novel"]
 
-    def stated(self, domain: str) -> Json:
-        """Return what its source's suite.json states of a domain for cards: languages, sources."""
-        found: Json = self._meta(domain).get("settings", {}).get("card", {})
-        return found
+    def about(self, domain: str) -> About:
+        """Return a domain's entry in suite.json: languages and sources, as they were prepared."""
+        card = self._meta(domain).get("settings", {}).get("card", {})
+        return About(self.novel(domain), **card)
 
     def shard(self, domain: str, split: str) -> Shard:
         """Open one split of a domain."""

@@ -23,7 +23,9 @@ _OF_SUITE = ("domains", "suite", "recipe", "left_out")
 
 @dataclass(frozen=True)
 class About:
-    """What a suite says of a domain; languages and sources are as `card.*` takes them."""
+    """The entry of a domain in suite.json: whether it is novel, and its text's languages and
+    sources, as `card.languages` and `card.sources` take them.
+    """
 
     novel: bool = False
     languages: list[str] = field(default_factory=list)
@@ -31,7 +33,7 @@ class About:
 
     @property
     def card(self) -> Json:
-        """What of it goes on the cards of models that are trained on the domain."""
+        """Select the statements for cards: `languages` and `sources`, those that are not empty."""
         found: Json = {"languages": self.languages, "sources": self.sources}
         return {key: value for key, value in found.items() if value}
 

@@ -117,7 +117,7 @@ class Card:
     ancestor_licenses: dict[str, str] = field(default_factory=dict)  # name: identifier
     languages: list[str] = field(default_factory=list)  # tags of BCP 47
     sources: list[Source] = field(default_factory=list)
-    own_languages: list[str] | None = None  # of the text of its own training; None: an older card
+    own_languages: list[str] | None = None  # of the text of its own training; None: unknown
     use: str = ""  # intended use
     restrictions: list[str] = field(default_factory=list)  # of its use, in words
     sums: bool = False  # whether SHA256SUMS names every file of the folder

@@ -320,8 +320,7 @@ class Forest:
         digests = weights.digests(branch.path)
         beat()
         card = seal.card(branch, result, self.identity["tokenizer_sha256"], shape, digests)
-        own = list(dict.fromkeys([*card.languages, *terms.languages]))
-        card = descended(replace(card, forced=forced, own_languages=own), self, terms)
+        card = descended(replace(card, forced=forced), self, terms)
         durable.write_json(branch.files.card, card.to_json())
         with durable.publish_file(branch.files.readme) as handle:
             handle.write(model_card.readme(card).encode())

@@ -84,8 +84,11 @@ def card(
     known = {field: result[field] for field in _FROM_RESULT if field in result}
     # What a branch was weighed by, then what it was trained with.
     known["settings"] = {**branch.origin.get("settings", {}), **result.get("settings", {})}
-    known["languages"] = known["own_languages"] = result.get("languages", [])
-    known["sources"] = [Source(**source) for source in result.get("sources", [])]
+    try:
+        known["sources"] = [Source(**source) for source in result.get("sources") or []]
+    except TypeError as error:
+        raise _damaged(branch, error) from None
+    own = result.get("languages")
     made = Card(
         name=branch.name,
         domains=branch.domains,
@@ -103,11 +106,15 @@ def card(
         versions={"btm": __version__, **{p: version(p) for p in ("torch", "transformers")}},
         sums=True,
         **asdict(shape),
+        languages=own or [],
+        own_languages=own,
         **known,
     )
     try:
         return ledger.summed(checked(made))
     except ValueError as error:
-        raise UserError(
-            f"{branch.files.result}: damaged, train the branch again: {error}"
-        ) from None
+        raise _damaged(branch, error) from None
+
+
+def _damaged(branch: "Branch", error: Exception) -> UserError:
+    return UserError(f"{branch.files.result}: damaged, train the branch again: {error}")

@@ -38,6 +38,7 @@ class Terms:
     use: str = ""
     restrictions: list[str] = field(default_factory=list)
     ancestor_licenses: dict[str, str] = field(default_factory=dict)
+    own_languages: list[str] | None = None
 
     @classmethod
     def of_config(cls, stated: CardConfig) -> "Terms":
@@ -48,6 +49,7 @@ class Terms:
             [Source(**source) for source in stated.sources],
             stated.use,
             [stated.restrictions] if stated.restrictions else [],
+            own_languages=list(stated.languages) or None,
         )
 
     @classmethod
@@ -57,13 +59,13 @@ class Terms:
 
     @classmethod
     def inherited(cls, ancestors: Iterable[Card]) -> "Terms":
-        """Unite what a model keeps of its ancestors: all but their intended use; their licences
-        under their names.
+        """Unite what a model keeps of its ancestors: all but their intended use, and which
+        languages are of their own text; their licences under their names.
         """
         kept = cls()
         for card in ancestors:
             own = {card.name: card.license} if card.license else {}
-            terms = replace(cls.of_card(card), license="", use="")
+            terms = replace(cls.of_card(card), license="", use="", own_languages=None)
             kept = kept.with_(terms).with_(cls(ancestor_licenses=own))
         return kept
 
@@ -76,6 +78,7 @@ class Terms:
             other.use or self.use,
             list(dict.fromkeys([*self.restrictions, *other.restrictions])),
             self.ancestor_licenses | other.ancestor_licenses,
+            _united(self.own_languages, other.own_languages),
         )
 
     def checked(self) -> "Terms":
@@ -95,15 +98,19 @@ class Terms:
             self.use,
             self.restrictions,
             {name: each for name, each in self.ancestor_licenses.items() if each in LICENSES},
+            self.own_languages and [tag for tag in self.own_languages if is_language(tag)],
         )
 
     def on(self, card: Card) -> Card:
         """Put the terms on a card, in place of those it has."""
-        own = card.own_languages
-        if own is not None:
-            own = [tag for tag in own if tag in self.languages]
-        mine = {item.name: getattr(self, item.name) for item in fields(self)}
-        return replace(card, own_languages=own, **mine)
+        return replace(card, **{item.name: getattr(self, item.name) for item in fields(self)})
+
+
+def _united(one: list[str] | None, two: list[str] | None) -> list[str] | None:
+    """Unite lists, each value once; None where both are."""
+    if one is None and two is None:
+        return None
+    return list(dict.fromkeys([*(one or []), *(two or [])]))
 
 
 NONE_STATED = Terms()

@@ -1,8 +1,6 @@
 """The end of a training: what it came to, with its losses, for the card."""
 
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 from btm.config.schema import Config
 from btm.data.bos import ALWAYS
@@ -27,20 +25,22 @@ def close(
     settings = conflicts.settings_of(config, forest, branch, trained.precision or "")
     if suite.bos is not None:
         settings |= {"data.bos": ALWAYS}  # whichever policy it came by
-    trained = replace(trained, settings=settings, **_stated(suite, trained.data or {}))
+    trained = _with_statements(replace(trained, settings=settings), suite)
     if branch.parents:
         nats = score_cache.valid_nats(config, forest, branch, suite, reporter)
         trained = replace(trained, valid_nats=nats.own, parent_valid_nats=nats.parents)
     durable.write_json(branch.files.result, trained.to_json())
 
 
-def _stated(suite: Suite, domains: Iterable[str]) -> dict[str, Any]:
-    """Unite what a suite states of domains for cards; a key of which it says nothing is None."""
-    found: dict[str, list[Any]] = {"languages": [], "sources": []}
-    for domain in domains:
-        for key, values in suite.stated(domain).items():
-            found[key] += [value for value in values if value not in found[key]]
-    return {key: values or None for key, values in found.items()}
+def _with_statements(trained: Trained, suite: Suite) -> Trained:
+    """Add the languages and sources that the suite states of the domains trained on."""
+    about = [suite.about(domain) for domain in trained.data or {}]
+    sources: list[dict[str, str]] = []
+    for source in (source for each in about for source in each.sources):
+        if source not in sources:
+            sources.append(source)
+    languages = list(dict.fromkeys(tag for each in about for tag in each.languages))
+    return replace(trained, languages=languages, sources=sources)
 
 
 def adopt(config: Config, name: str, trained: Trained, reporter: Reporter = quiet) -> Branch:

@@ -166,14 +166,19 @@ def make(options: argparse.Namespace) -> None:
 
 
 def settings(options: argparse.Namespace) -> Row:
-    """Return the settings of a run: sha256 of the model and of the suite, and the options."""
+    """Return the settings of a run: sha256 of the model, of the suite and of the scripts that ask,
+    and the options.
+    """
     manifest = options.readers / "manifest.json"
     if not manifest.is_file():
         raise build_instructions.missing(manifest, "readers", options.readers)
     readers = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    scripts = Path(build_instructions.__file__).parent
+    asking = [scripts / "build_instructions.py", *sorted((scripts / "suites").glob("prompts*.py"))]
+    prompts = hashlib.sha256(b"".join(path.read_bytes() for path in asking)).hexdigest()
     model = weights.sha256(options.model)
     keys = {key: getattr(options, key) for key in ("windows", "questions", "held_out", "words")}
-    return {"model": model, "readers": readers, **keys}
+    return {"model": model, "readers": readers, "prompts": prompts, **keys}
 
 
 def main() -> None:

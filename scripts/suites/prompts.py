@@ -70,6 +70,12 @@ def with_options(
     return Question({**fields, **shown}, tuple(choices), choices.index(right))
 
 
+def yes_or_no(fields: dict[str, str], yes: bool, rng: random.Random) -> Question:
+    """Return a question that is answered yes or no; which of the two is shown first is drawn."""
+    right, wrong = ("yes", "no") if yes else ("no", "yes")
+    return with_options(fields, right, [wrong], rng)
+
+
 def passage(text: str, rng: random.Random) -> str:
     """Some lines or words from a random place of a document."""
     begin = rng.randrange(max(1, len(text) - PASSAGE))

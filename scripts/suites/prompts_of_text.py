@@ -5,7 +5,17 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 
-from suites.prompts import KINDS, LANGUAGES, PASSAGE, Question, Source, Task, passages, with_options
+from suites.prompts import (
+    KINDS,
+    LANGUAGES,
+    PASSAGE,
+    Question,
+    Source,
+    Task,
+    passages,
+    with_options,
+    yes_or_no,
+)
 
 PROSE = ("bible", "factbook", "novels", "rust_books", "speeches", "wikipedia")
 NUMBERS = ("one", "two", "three", "four", "five")
@@ -17,11 +27,6 @@ _JARGON = re.compile(r":(?P<word>[^:\n]{3,30}): (?P<text>[^:{]{60,})")
 def _prose(source: Source, rng: random.Random, each: int = 40) -> Iterator[tuple[str, str]]:
     """Yield (domain, passage) of the domains in prose, in turns."""
     return passages({name: source.texts[name] for name in PROSE}, rng, each)
-
-
-def _yes_or_no(fields: dict[str, str], yes: bool, rng: random.Random) -> Question:
-    right, wrong = ("yes", "no") if yes else ("no", "yes")
-    return with_options(fields, right, [wrong], rng)
 
 
 def _halves(text: str) -> tuple[str, str]:
@@ -63,7 +68,7 @@ def contains(source: Source, rng: random.Random) -> Iterator[Question]:
         yes = rng.random() < 0.5
         among = words if yes else rng.choice(found)[0] - words
         if among:
-            yield _yes_or_no({"text": text, "word": rng.choice(sorted(among))}, yes, rng)
+            yield yes_or_no({"text": text, "word": rng.choice(sorted(among))}, yes, rng)
 
 
 def ordered(source: Source, rng: random.Random) -> Iterator[Question]:
@@ -73,7 +78,7 @@ def ordered(source: Source, rng: random.Random) -> Iterator[Question]:
         yes = rng.random() < 0.5
         if not yes:
             rng.shuffle(words)
-        yield _yes_or_no({"text": " ".join(words)}, yes, rng)
+        yield yes_or_no({"text": " ".join(words)}, yes, rng)
 
 
 def ends(source: Source, rng: random.Random) -> Iterator[Question]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from btm.system.json_files import Json
-from suites.prompts import PASSAGE, Question, Source, Task, with_options
+from suites.prompts import PASSAGE, Question, Source, Task, with_options, yes_or_no
 
 LABELS = {"entailment": "yes", "neutral": "maybe", "contradiction": "no"}
 NOUNS = {
@@ -171,9 +171,9 @@ def means(source: Source, rng: random.Random) -> Iterator[Question]:
     among = _by_category(source)
     for entry in _some(source.rows["entries"], rng):
         if others := _others(entry, among, rng, 1):
-            right, wrong = rng.choice((("yes", "no"), ("no", "yes")))
-            gloss = (entry if right == "yes" else others[0])["gloss"]
-            yield with_options({"word": entry["words"][0], "gloss": gloss}, right, [wrong], rng)
+            yes = rng.choice((True, False))
+            gloss = (entry if yes else others[0])["gloss"]
+            yield yes_or_no({"word": entry["words"][0], "gloss": gloss}, yes, rng)
 
 
 def synonym(source: Source, rng: random.Random) -> Iterator[Question]:
@@ -191,9 +191,9 @@ def alike(source: Source, rng: random.Random) -> Iterator[Question]:
     among = _by_category(source)
     for entry in _some(source.rows["entries"], rng):
         if len(entry["words"]) > 1 and (others := _others(entry, among, rng, 1)):
-            right, wrong = rng.choice((("yes", "no"), ("no", "yes")))
-            two = entry["words"][1] if right == "yes" else others[0]["words"][0]
-            yield with_options({"one": entry["words"][0], "two": two}, right, [wrong], rng)
+            yes = rng.choice((True, False))
+            two = entry["words"][1] if yes else others[0]["words"][0]
+            yield yes_or_no({"one": entry["words"][0], "two": two}, yes, rng)
 
 
 def blank(source: Source, rng: random.Random) -> Iterator[Question]:
@@ -250,10 +250,10 @@ def kind_of(source: Source, rng: random.Random) -> Iterator[Question]:
 def is_kind(source: Source, rng: random.Random) -> Iterator[Question]:
     """Ask whether a thing is of a kind."""
     for fact, others in _facts(source, "_hypernym", rng):
-        right, wrong = rng.choice((("yes", "no"), ("no", "yes")))
-        kind = fact["tail"]["word"] if right == "yes" else others[0]
+        yes = rng.choice((True, False))
+        kind = fact["tail"]["word"] if yes else others[0]
         fields = {"word": fact["head"]["word"], "gloss": fact["head"]["gloss"], "kind": kind}
-        yield with_options(fields, right, [wrong], rng)
+        yield yes_or_no(fields, yes, rng)
 
 
 def has_part(source: Source, rng: random.Random) -> Iterator[Question]:

@@ -16,6 +16,7 @@ from btm.data.domains import find
 from btm.data.shards import Suite
 from btm.data.split_names import split_of
 from btm.data.splits import hash_bytes
+from btm.data.suite_file import About
 from btm.errors import UserError
 
 HERE = "one two three"
@@ -394,6 +395,9 @@ def test_suite_json_may_call_domains_as_their_folders_are_called(btm, place, tmp
         "law": False,
         "pubmed": True,
     }
+    (tmp_path / "texts/suite.json").write_text(json.dumps({"domains": novel | {"pubmed": {}}}))
+    code, _, said = btm("data.names={PubMed: pubmed}", "data.ignore=[old.jsonl]")
+    assert code == 2 and "lists a domain under two names" in said and "PubMed" in said
 
 
 def test_suite_json_states_languages_and_sources_for_cards(btm, place, tmp_path):
@@ -405,15 +409,15 @@ def test_suite_json_states_languages_and_sources_for_cards(btm, place, tmp_path)
     said.write_text(json.dumps({"domains": about}))
     assert btm()[0] == 0
     [suite] = {file.parents[1] for file in tmp_path.rglob("meta.json")}
-    assert Suite.open(suite).stated("law") == {"languages": ["en", "pt-BR"], "sources": sources}
-    assert Suite.open(suite).stated("zu") == {}
+    assert Suite.open(suite).about("law") == About(False, ["en", "pt-BR"], sources)
+    assert Suite.open(suite).about("zu") == About()
     assert "changed" not in "".join(btm()[1:])
     about["zu"]["languages"] = ["zu"]
     said.write_text(json.dumps({"domains": about}))
     code, *told = btm()
     assert code == 0 and "zu: reading (changed: card)" in "".join(told)
     assert "law: reading" not in "".join(told)
-    assert Suite.open(suite).stated("zu") == {"languages": ["zu"]}
+    assert Suite.open(suite).about("zu") == About(languages=["zu"])
     for wrong, complaint in (
         ({"languages": "zu"}, "zu.languages=zu: wanted [en, …]"),
         ({"languages": ["no language"]}, "zu.languages='no language': no tag of BCP 47"),

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from btm.config.card import CardConfig
 from btm.config.choices import LICENSES
 from btm.forest.card import Card, Parent, Source
 from btm.forest.terms import Terms, refused
@@ -37,6 +38,18 @@ def test_a_senders_terms_are_those_that_a_key_would_take():
     )
     theirs = dataclasses.replace(theirs, ancestor_licenses={"a": "mit", "b": "x"})
     assert theirs.checked() == Terms("", ["en"], [Source("a"), WIKI], "u", ["r"], {"a": "mit"})
+
+
+def test_languages_of_its_own_text_are_told_from_those_of_its_ancestors():
+    sent = card(languages=["en", "zu", "x y"], own_languages=["zu", "x y"])
+    assert Terms.inherited([sent]).own_languages is None
+    received = Terms.of_config(CardConfig(languages=["xh"])).with_(Terms.of_card(sent).checked())
+    assert (received.languages, received.own_languages) == (["xh", "en", "zu"], ["xh", "zu"])
+    assert received.on(card()).own_languages == ["xh", "zu"]
+    older = Terms.of_config(CardConfig()).with_(Terms.of_card(card(languages=["en"])))
+    assert older.own_languages is None  # which of them are its own nobody knows
+    trained = Terms.of_card(card(own_languages=[])).with_(Terms.of_config(CardConfig()))
+    assert trained.own_languages == []
 
 
 TRAINED = {"steps": 1, "parents": {"seed": Parent(1.0, 1.0, "c" * 64)}}

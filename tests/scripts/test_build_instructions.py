@@ -11,7 +11,7 @@ import readers_suite
 
 import build_instructions
 from build_instructions import DOZENS
-from suites.prompts import TASKS
+from suites.prompts import KINDS, TASKS
 from suites.prompts_by_language import ASKED, PROGRAMS, WORDINGS, tasks_in
 from suites.prompts_of_text import LANGUAGE, OF_TEXT
 from suites.prompts_of_words import OF_WORDS, VERBS
@@ -77,6 +77,9 @@ def test_dozens_of_tasks_with_the_suite_readers(tmp_path):
     templates = [each for task in DOZENS for each in task.templates]
     going_on = [r for r in train if not any(asks(each, r["prompt"]) for each in templates)]
     assert len(going_on) == 80
+    source = build_instructions.source_of("train", argparse.Namespace(language=None, readers=None))
+    known = " ".join(" ".join(text.split()) for name in KINDS for text in source.texts[name])
+    assert all(row["prompt"] + row["completion"] in known for row in going_on)
     [question] = lines(tmp_path / "out/tasks/sentiment_3.jsonl")  # the longer review is left out
     assert question["choices"][question["answer"]] == "positive"
     asked = lines(tmp_path / "out/tasks/reading_3.jsonl")[0]["context"]
