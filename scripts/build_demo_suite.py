@@ -22,9 +22,11 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import zstandard
 
+from btm.config.choices import LICENSES
 from btm.errors import UserError
 from suites.documents import (
     MAX_SHARED,
@@ -56,6 +58,10 @@ from suites.packages import Source, fetch, members
 TRAIN_BUDGET = {"train": 1_600_000, "valid": 120_000, "test": 120_000}  # bytes of UTF-8
 NOVEL_BUDGET = {"train": 300_000, "valid": 100_000, "test": 100_000}
 BLOCK_DOCS, WHOLE_FILE_DOCS = 4, 6
+ENGLISH = (
+    *("speeches", "bible", "python_docs", "wordnet", "pronunciation", "novels", "wikipedia"),
+    *("rust_books", "jargon", "factbook"),
+)
 PUBLIC_DOMAIN = "LicenseRef-Public-Domain"
 
 
@@ -289,6 +295,18 @@ def source_labels(domain: Domain) -> str:
     return "; ".join(dict.fromkeys(source.label for source in domain.sources))
 
 
+def stated(domain: Domain) -> dict[str, Any]:
+    """Return what cards of models of a domain say: the languages of its text, where it has any, and
+    its sources with their licence, where the Hub has a name for that.
+    """
+    languages = ["es"] if domain.name == "spanish" else ["en"] * (domain.name in ENGLISH)
+    hub = domain.licence.lower()
+    license = {"license": hub} if hub in LICENSES else {}
+    names = source_labels(domain).split("; ")
+    said = {"languages": languages, "sources": [{"name": name} | license for name in names]}
+    return {key: value for key, value in said.items() if value}
+
+
 def attribution(
     domains: list[Domain], suite: dict[str, dict[str, list[Document]]], work: Path
 ) -> str:
@@ -348,6 +366,7 @@ def write(
             "title": d.title,
             "source": source_labels(d),
             "licence": d.licence,
+            **stated(d),
             "documents": {split: len(suite[d.name][split]) for split in SPLITS},
             "bytes": {split: sum(doc.size for doc in suite[d.name][split]) for split in SPLITS},
         }

@@ -77,7 +77,7 @@ def _provenance(card: Card) -> Iterator[tuple[str, str]]:
     yield "text", ", ".join(f"{domain} {_short(sha256)}" for domain, sha256 in card.data.items())
     yield "imported from", card.source
     yield "languages", ", ".join(card.languages)
-    yield "sources", ", ".join(each.name for each in card.sources)
+    yield "sources", ", ".join(dict.fromkeys(each.name for each in card.sources))
     yield "licence", card.license
     yield "ancestors' licences", _settings(card.ancestor_licenses)
     yield "use", card.use
