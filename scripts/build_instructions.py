@@ -4,12 +4,12 @@
 Of each task there are four templates, of which the last is never trained on, and one task is not
 trained on at all. Nothing is invented but the templates: passages, words and glosses stand in the
 demo's documents, and those of valid and test rows in its valid and test splits. Two runs write the
-same bytes. With --readers there are 31 tasks to train on, made of the suite `readers` too, two
+same bytes. With --readers there are 40 tasks to train on, made of the suite `readers` too, two
 that are held out (the programming language, and the sentiment of reviews), and passages that go
-on without a question. Each task asks about test rows of its source; the sources split WordNet
-differently, so that a gloss may stand in a trained row of another task. With --language the text
-is that of the suite `roots`, and templates and answers are in that language (one of en, es, fr,
-id, pt).
+on without a question. Its sources split WordNet differently: a row to train on that shares eight
+words in a row with a test question of any task, or a whole text of four or more, is left out.
+With --language the text is that of the suite `roots`, and templates and answers are in that
+language (one of en, es, fr, id, pt).
 
     OUT/instruct/{train,valid,test}.jsonl    {"prompt", "completion"}: data.format=prompted
     OUT/tasks/<task>_<template>.{jsonl,yaml} questions of test text with their choices, for btm bench
@@ -35,7 +35,7 @@ import itertools
 import json
 import random
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +44,25 @@ from btm.data.documents import read
 from btm.errors import UserError
 from btm.system.durable import publish_folder, sweep
 from btm.system.json_files import Json
-from suites.prompts import KINDS, LANGUAGES, TASKS, Source, Task
+from suites.prompts import KINDS, LANGUAGES, TASKS, Question, Source, Task
 from suites.prompts_by_language import ASKED, PROGRAMS, tasks_in
 from suites.prompts_of_text import LANGUAGE, OF_TEXT, PROSE, going_on
 from suites.prompts_of_words import OF_WORDS, SENTIMENT, read_rows
 
 DEMO = Path(btm.data.__file__).parent / "demo"
 SPLITS = ("train", "valid", "test")
-DOZENS = (*(task for task in TASKS if task.trained), *OF_WORDS, *OF_TEXT, LANGUAGE, SENTIMENT)
+OF_DEMO = (
+    "kind",
+    "same",
+    "word",
+)  # the readers have parts of speech that the demo's test text lacks
+DOZENS = (
+    *(task for task in TASKS if task.name in OF_DEMO),
+    *(*OF_WORDS, *OF_TEXT),
+    *(LANGUAGE, SENTIMENT),
+)
 HELD_OUT = 3  # the number of the template that is not trained on
+RUN = 8  # words in a row that a trained row shares with no test question
 
 
 def source_of(split: str, asked: argparse.Namespace) -> Source:
@@ -90,16 +100,44 @@ def lines(root: Path, suite: str, name: str, split: str) -> list[Json]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def rows(split: str, source: Source, tasks: Iterable[Task], most: int) -> list[dict[str, str]]:
-    """Ask up to `most` questions of each task that is trained on, the templates in turns."""
+def questions(task: Task, split: str, source: Source) -> list[Question]:
+    """Return all questions of a task about the text of a split, in random order."""
+    rng = random.Random(f"{split}/{task.name}")
+    asked = list(task.ask(source, rng))
+    rng.shuffle(asked)
+    return asked
+
+
+def runs(question: Question) -> Iterator[str]:
+    """Yield what a question shares with no other split: every `RUN` words in a row, or a whole text
+    of four words or more.
+    """
+    shown = {"options", "lines"}  # of the choices
+    texts = [text for name, text in question.fields.items() if name not in shown]
+    for text in (*texts, *question.choices):
+        words = text.split()
+        if len(words) >= 4:
+            for begin in range(max(1, len(words) - RUN + 1)):
+                yield " ".join(words[begin : begin + RUN])
+
+
+def rows(
+    split: str, source: Source, tasks: Iterable[Task], most: int, tested: Set[str]
+) -> list[dict[str, str]]:
+    """Ask up to `most` questions of each task that is trained on, the templates in turns.
+
+    Questions that share `runs` with those that are tested are left out.
+    """
     found = []
     for task in tasks:
         if not task.trained:
             continue
-        rng = random.Random(f"{split}/{task.name}")
-        asked = list(task.ask(source, rng))
-        rng.shuffle(asked)
-        for number, question in enumerate(asked[:most]):
+        asked = (
+            question
+            for question in questions(task, split, source)
+            if not any(run in tested for run in runs(question))
+        )
+        for number, question in enumerate(itertools.islice(asked, most)):
             template = task.templates[number % HELD_OUT]
             answer = f" {question.choices[question.answer]}"
             found.append({"prompt": template.format(**question.fields), "completion": answer})
@@ -109,11 +147,8 @@ def rows(split: str, source: Source, tasks: Iterable[Task], most: int) -> list[d
     return found
 
 
-def write_task(folder: Path, home: Path, task: Task, number: int, source: Source, most: int) -> int:
-    """Write the questions of a task under one template for lm-eval; return how many."""
-    rng = random.Random(f"test/{task.name}")
-    asked = list(task.ask(source, rng))
-    rng.shuffle(asked)
+def write_task(folder: Path, home: Path, task: Task, number: int, asked: list[Question]) -> None:
+    """Write the questions of a task under one template for lm-eval."""
     name = f"{task.name}_{number}"
     lines = [
         {
@@ -121,7 +156,7 @@ def write_task(folder: Path, home: Path, task: Task, number: int, source: Source
             "choices": list(question.choices),
             "answer": question.answer,
         }
-        for question in asked[:most]
+        for question in asked
     ]
     write_lines(folder / f"{name}.jsonl", lines)
     place = json.dumps(str((home / f"{name}.jsonl").resolve()))
@@ -131,7 +166,6 @@ def write_task(folder: Path, home: Path, task: Task, number: int, source: Source
         "doc_to_choice: choices\ndoc_to_target: answer\nmetric_list:\n"
         "- {metric: acc, aggregation: mean, higher_is_better: true}\nmetadata: {version: 1.0}\n"
     )
-    return len(lines)
 
 
 def write_lines(path: Path, found: list[Any]) -> None:
@@ -149,7 +183,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("corpora/instructions"))
     parser.add_argument("--most", type=int, default=2000, help="rows of each task and split")
     parser.add_argument("--questions", type=int, default=400, help="of each task and template")
-    parser.add_argument("--readers", type=Path, help="the suite readers: 31 tasks")
+    parser.add_argument("--readers", type=Path, help="the suite readers: 40 tasks")
     parser.add_argument("--language", choices=ASKED, help="ask in it, about the suite roots")
     parser.add_argument("--roots", type=Path, default=Path("corpora/roots"))
     asked = parser.parse_args(words)
@@ -169,23 +203,21 @@ def write(asked: argparse.Namespace) -> None:
         tasks = tasks_in(asked.language)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     sweep(asked.out.parent)
+    test = {task: questions(task, "test", sources["test"])[: asked.questions] for task in tasks}
+    tested = set()
+    if asked.readers:  # elsewhere all tasks are of the same documents, which are split once
+        tested = {run for task in tasks for question in test[task] for run in runs(question)}
     with publish_folder(asked.out, replace=True) as folder:
         for split in SPLITS:
-            found = rows(split, sources[split], tasks, asked.most)
+            left_out = set() if split == "test" else tested
+            found = rows(split, sources[split], tasks, asked.most, left_out)
             write_lines(folder / "instruct" / f"{split}.jsonl", found)
             print(f"{split}: {len(found):,} rows", file=sys.stderr)
         (folder / "tasks").mkdir()
         for task in tasks:
             for number in (0, HELD_OUT):  # a template that is trained on, and one that is not
-                count = write_task(
-                    folder / "tasks",
-                    asked.out / "tasks",
-                    task,
-                    number,
-                    sources["test"],
-                    asked.questions,
-                )
-            print(f"{task.name}: {count:,} questions", file=sys.stderr)
+                write_task(folder / "tasks", asked.out / "tasks", task, number, test[task])
+            print(f"{task.name}: {len(test[task]):,} questions", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ tasks that it was not trained on, and what averaging it back costs the domains.
 
 --model is a forest's seed. A LoRA expert is trained on the prompted data of
 scripts/build_instructions.py; averages of seed and expert are made at the weights of --averages.
-The chosen one is that of the largest weight whose mean loss on the valid splits of the demo's
-domains is at most --allowed nats above the seed's. Seed, expert and chosen average are then asked
+The chosen one is that of the largest weight that costs none of the demo's domains more than
+--allowed nats a token, on the valid splits. Seed, expert and chosen average are then asked
 --questions test questions of each task, by the likelihood of the choices.
 
 Rows: <out>/losses.csv (valid, and of the chosen average and the seed test) and
@@ -21,6 +21,7 @@ import io
 import json
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ from bench.languages import require_settings
 DOMAINS = tuple(build_instructions.KINDS)
 WINDOW = 256
 EXPERT = "instruct"
+GUESSED = ("chance", "usual")  # what is right without reading: any choice, or the usual answer
 PRINTED = ConsoleReporter(sys.stderr)
 
 
@@ -75,7 +77,7 @@ class Bench:
                 *("data=folder", f"data.root={self.asked / 'instruct'}", f"data.domain={EXPERT}"),
                 *("data.name=instructions", "data.format=prompted", "branch=copy"),
                 *("trainer.adapter=lora", "trainer.lora_rank=16", "trainer.lora_alpha=32"),
-                *("trainer.lr=5e-4", "trainer.steps=300", f"trainer.seq_len={WINDOW}"),
+                *("trainer.lr=1e-3", "trainer.steps=800", f"trainer.seq_len={WINDOW}"),
                 *("trainer.batch_size=8", "trainer.micro_batch_size=4", "trainer.precision=bf16"),
                 *(
                     "trainer.checkpoint_every=10",
@@ -127,7 +129,7 @@ class Bench:
     def losses(self, model: str, split: str) -> dict[str, float]:
         """Return nats per token on the beginning of each domain's split, measured once."""
         folder, most = self.folder(model), WINDOW * self.options.windows
-        file = self.options.out / "losses" / f"{weights.sha256(folder)}-{split}.json"
+        file = self.options.out / "losses" / f"{weights.sha256(folder)}-{split}-{most}.json"
         if not file.exists():
             suite, loaded = steps.open_suite(self.config()), causal_lm.load_model(folder)
             found = {
@@ -149,7 +151,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("bench-instructions"))
     parser.add_argument("--averages", type=float, nargs="+", default=[0.4, 0.5, 0.6, 0.7, 0.8])
     parser.add_argument("--allowed", type=float, default=0.05, help="nats above the seed's loss")
-    parser.add_argument("--windows", type=int, default=8, help=f"of {WINDOW} tokens, a domain")
+    parser.add_argument("--windows", type=int, default=32, help=f"of {WINDOW} tokens, a domain")
     parser.add_argument("--questions", type=int, default=60, help="of each task that is trained on")
     parser.add_argument("--held-out", type=int, default=400, help="questions of each other task")
     options, further = parser.parse_known_args(words)
@@ -177,7 +179,7 @@ def settings(options: argparse.Namespace) -> Row:
     asking = [scripts / "build_instructions.py", *sorted((scripts / "suites").glob("prompts*.py"))]
     prompts = hashlib.sha256(b"".join(path.read_bytes() for path in asking)).hexdigest()
     model = weights.sha256(options.model)
-    keys = {key: getattr(options, key) for key in ("windows", "questions", "held_out", "words")}
+    keys = {key: getattr(options, key) for key in ("questions", "held_out", "words")}
     return {"model": model, "readers": readers, "prompts": prompts, **keys}
 
 
@@ -195,7 +197,7 @@ def choose(bench: Bench) -> str:
         raise UserError("--averages: two have the same percent")
     of = {"seed": 0.0, **names, EXPERT: 1.0}
     rows = over_seed(bench, of, "valid")
-    allowed = [r for r in rows if r["model"] in names and r["over seed"] <= bench.options.allowed]
+    allowed = [r for r in rows if r["model"] in names and r["most over"] <= bench.options.allowed]
     if not allowed:
         raise UserError("no average stays near the seed; try smaller --averages")
     chosen = str(max(allowed, key=lambda row: row["weight"])["model"])
@@ -205,15 +207,23 @@ def choose(bench: Bench) -> str:
 
 
 def over_seed(bench: Bench, models: dict[str, float], split: str) -> list[Row]:
-    """Return a row for each model: nats per token by domain, and their mean over the seed's."""
+    """Return a row for each model: nats per token by domain, and how far they are over the seed's,
+    in the mean and at most.
+
+    The first model is the seed.
+    """
     rows: list[Row] = []
     for name, weight in models.items():
         found = bench.losses(name, split)
-        mean = statistics.mean(found.values())
-        over = mean - (rows[0]["mean"] if rows else mean)
         rows.append({"split": split, "model": name, "weight": weight, **found})
-        rows[-1] |= {"mean": mean, "over seed": over}
-        print(f"{name}, {split}: {over:+.3f} nats over the seed", flush=True)
+        over = [found[domain] - rows[0][domain] for domain in DOMAINS]
+        rows[-1] |= {"mean": statistics.mean(found.values())}
+        rows[-1] |= {"over seed": statistics.mean(over), "most over": max(over)}
+        print(
+            f"{name}, {split}: {statistics.mean(over):+.3f} nats over the seed in the mean of the "
+            f"domains, {max(over):+.3f} at most",
+            flush=True,
+        )
     return rows
 
 
@@ -240,39 +250,67 @@ def ask(bench: Bench, models: list[str]) -> None:
             PRINTED,
         )
         found |= {(row.model, row.task): row for row in measured.measured}
+    trained_rows = lines(bench.asked / "instruct" / "train.jsonl")
+    answers = Counter(row["completion"].strip() for row in trained_rows)
     rows: list[Row] = []
     for task, number in asked:
-        questions = (bench.asked / "tasks" / f"{task.name}_{number}.jsonl").read_text().splitlines()
-        chance = statistics.mean(1 / len(json.loads(line)["choices"]) for line in questions)
+        most = bench.options.questions if task.trained else bench.options.held_out
+        questions = lines(bench.asked / "tasks" / f"{task.name}_{number}.jsonl")[:most]
         row: Row = {"task": task.name, "trained": task.trained, "template": number + 1}
-        row |= {"questions": 0, "chance": chance}
+        row["questions"] = len(questions)
+        row["chance"] = statistics.mean(1 / len(each["choices"]) for each in questions)
+        row["usual"] = statistics.mean(usual(each, answers) for each in questions)
         for model, name in zip(models, named, strict=True):
             of_model = found[(name, f"{task.name}_{number}")]
-            assert of_model.chief
-            row |= {"questions": of_model.documents, model: of_model.chief.value}
+            assert of_model.chief and of_model.documents == len(questions)
+            row[model] = of_model.chief.value
         rows.append(row)
-    for trained in (True, False):
-        of = [row for row in rows if row["trained"] is trained]
-        mean = {key: statistics.mean(row[key] for row in of) for key in ("chance", *models)}
-        many = sum(row["questions"] for row in of)
-        rows.append({"task": "mean", "trained": trained, "template": "", "questions": many, **mean})
+    rows += [*means(rows, models)]
     write_csv(bench.options.out / "instructions.csv", rows)
     draw(rows, models, bench.options.out / "instructions.png")
     print(*show(rows, models), sep="\n")
 
 
+def means(rows: Sequence[Row], models: Sequence[str]) -> Iterator[Row]:
+    """Yield the means of each held-out task, of all held-out templates, and of the held-out tasks."""
+    held_out = [row for row in rows if not row["trained"]]
+    names = dict.fromkeys(row["task"] for row in held_out)
+    of_task = {name: [row for row in held_out if row["task"] == name] for name in names}
+    of_all = [row for row in rows if row["trained"]]
+    for name, of in (*of_task.items(), ("mean", of_all), ("mean", held_out)):
+        yield {
+            "task": name,
+            "trained": of[0]["trained"],
+            "template": "mean",
+            "questions": sum(row["questions"] for row in of),
+            **{key: statistics.mean(row[key] for row in of) for key in (*GUESSED, *models)},
+        }
+
+
+def lines(file: Path) -> list[Row]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def usual(question: Row, answers: Counter[str]) -> float:
+    """Return the chance of the right choice among those that most trained rows are answered with."""
+    choices: list[str] = question["choices"]
+    most = max(answers[each] for each in choices)
+    best = [each for each in choices if answers[each] == most]
+    return (choices[question["answer"]] in best) / len(best)
+
+
 def show(rows: Sequence[Row], models: Sequence[str]) -> Iterator[str]:
     """Yield a table of Markdown: the held-out tasks, and the mean of the others."""
-    yield f"| task | chance | {' | '.join(models)} |"
-    yield "|---" * (len(models) + 2) + "|"
-    ordinals = {1: "first", 4: "fourth"}
-    for row in sorted(rows, key=lambda row: row["task"] == "mean"):
-        if row["task"] != "mean" and row["trained"]:
-            continue
-        called = f"{row['task']}, {ordinals.get(row['template'])} template"
+    yield f"| task | chance | usual answer | {' | '.join(models)} |"
+    yield "|---" * (len(models) + 3) + "|"
+    called_template = {1: "first template", 4: "fourth template", "mean": "both"}
+    for row in rows:
+        called = f"{row['task']}, {called_template[row['template']]}"
         if row["task"] == "mean":
             called = "mean, held-out templates" if row["trained"] else "mean, held-out tasks"
-        yield f"| {called} | {' | '.join(f'{row[key]:.3f}' for key in ('chance', *models))} |"
+        elif row["trained"]:
+            continue
+        yield f"| {called} | {' | '.join(f'{row[key]:.3f}' for key in (*GUESSED, *models))} |"
 
 
 def draw(rows: Sequence[Row], models: Sequence[str], path: Path) -> None:
@@ -280,7 +318,7 @@ def draw(rows: Sequence[Row], models: Sequence[str], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    of = [row for row in rows if row["task"] != "mean"]
+    of = [row for row in rows if row["template"] != "mean"]
     of.sort(key=lambda row: (not row["trained"], row[EXPERT] - row["seed"]))
     figure = Figure(figsize=(8, 0.2 * len(of) + 1.4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
@@ -291,9 +329,10 @@ def draw(rows: Sequence[Row], models: Sequence[str], path: Path) -> None:
         axes.plot([row[model] for row in of], places, "o", ms=5, color=colour, label=model)
     called = [f"{row['task']}, template {row['template']}" for row in of]
     axes.set_yticks(places, called, fontsize=7)
-    axes.axhline(sum(row["trained"] for row in of) - 0.5, color="#4a5568", lw=0.8)
+    trained = sum(row["trained"] for row in of)
+    axes.axhline(trained - 0.5, color="#4a5568", lw=0.8)
     axes.annotate(
-        "held-out tasks", (0.99, len(of) - 1), xycoords=("axes fraction", "data"), ha="right"
+        "held-out tasks", (0.99, trained - 0.3), xycoords=("axes fraction", "data"), ha="right"
     )
     axes.set_xlim(0, 1)
     axes.set_ylim(-0.7, len(of) - 0.3)

@@ -70,6 +70,12 @@ def with_options(
     return Question({**fields, **shown}, tuple(choices), choices.index(right))
 
 
+def some(wrong: Iterable[str], rng: random.Random) -> list[str]:
+    """Draw one or more of the wrong choices, so that many questions are between two."""
+    found = list(wrong)
+    return rng.sample(found, rng.randint(1, len(found)))
+
+
 def yes_or_no(fields: dict[str, str], yes: bool, rng: random.Random) -> Question:
     """Return a question that is answered yes or no; which of the two is shown first is drawn."""
     right, wrong = ("yes", "no") if yes else ("no", "yes")

@@ -3,7 +3,7 @@
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from suites.prompts import (
     KINDS,
@@ -13,6 +13,7 @@ from suites.prompts import (
     Source,
     Task,
     passages,
+    some,
     with_options,
     yes_or_no,
 )
@@ -48,17 +49,17 @@ def follows(source: Source, rng: random.Random) -> Iterator[Question]:
 
 
 def last_word(source: Source, rng: random.Random) -> Iterator[Question]:
-    """Ask for the last word of a passage; the other words are of the same domain."""
+    """Ask for the last word of a passage; the other words end passages of the same domain."""
     by_domain = defaultdict(list)
     for domain, text in _prose(source, rng):
-        by_domain[domain].append(text)
-    for texts in by_domain.values():
-        words = sorted({word for text in texts for word in _WORD.findall(text)})
-        for text in texts:
-            begin, _, right = text.rpartition(" ")
-            if _WORD.fullmatch(right):
-                wrong = [each for each in rng.sample(words, 4) if each != right][:3]
-                yield with_options({"text": begin}, right, wrong, rng)
+        begin, _, end = text.rpartition(" ")
+        if _WORD.fullmatch(end):
+            by_domain[domain].append((begin, end))
+    for found in by_domain.values():
+        for begin, right in found:
+            ends = dict.fromkeys(end for _, end in rng.sample(found, min(len(found), 4)))
+            if wrong := [end for end in ends if end != right][:3]:
+                yield with_options({"text": begin}, right, some(wrong, rng), rng)
 
 
 def contains(source: Source, rng: random.Random) -> Iterator[Question]:
@@ -121,13 +122,14 @@ def rhyme(source: Source, rng: random.Random) -> Iterator[Question]:
 
 
 def syllables(source: Source, rng: random.Random) -> Iterator[Question]:
-    """Ask how many syllables a word has."""
-    for word, sounds in _sounds(source, rng)[:3000]:
-        count = sum(sound[-1].isdigit() for sound in sounds)
-        if 0 < count <= len(NUMBERS):
-            right = NUMBERS[count - 1]
+    """Ask how many syllables a word has, equally often one to five."""
+    by_count: dict[int, list[str]] = {count: [] for count in range(1, len(NUMBERS) + 1)}
+    for word, sounds in _sounds(source, rng):
+        by_count.get(sum(sound[-1].isdigit() for sound in sounds), []).append(word)
+    for words in zip(*by_count.values(), strict=False):
+        for right, word in zip(NUMBERS, words, strict=True):
             wrong = rng.sample([each for each in NUMBERS if each != right], 3)
-            yield with_options({"word": word}, right, wrong, rng)
+            yield with_options({"word": word}, right, some(wrong, rng), rng)
 
 
 def jargon(source: Source, rng: random.Random) -> Iterator[Question]:
@@ -136,8 +138,9 @@ def jargon(source: Source, rng: random.Random) -> Iterator[Question]:
     words = sorted({each["word"] for each in entries})
     for each in rng.sample(entries, len(entries)):
         text = " ".join(each["text"].split())[:PASSAGE]
-        wrong = [other for other in rng.sample(words, 3) if other != each["word"]][:2]
-        yield with_options({"text": text}, each["word"], wrong, rng)
+        if each["word"].lower() not in text.lower():
+            wrong = [other for other in rng.sample(words, 3) if other != each["word"]][:2]
+            yield with_options({"text": text}, each["word"], some(wrong, rng), rng)
 
 
 def title(source: Source, rng: random.Random) -> Iterator[Question]:
@@ -145,12 +148,37 @@ def title(source: Source, rng: random.Random) -> Iterator[Question]:
     articles = {}
     for document in source.texts["wikipedia"]:
         name, _, text = document.partition("\n\n")
-        if len(name) < 40 and len(text) > 4 * PASSAGE:
+        if name[:1].isalnum() and len(name) < 40 and len(text) > 4 * PASSAGE:
             articles[name] = text
     for name, text in passages({name: [text] for name, text in articles.items()}, rng, 30):
         if name.lower() not in text.lower():
             wrong = rng.sample(sorted(set(articles) - {name}), 3)
-            yield with_options({"text": text}, name, wrong, rng)
+            yield with_options({"text": text}, name, some(wrong, rng), rng)
+
+
+def genre(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask of which kind a passage is, among two to four."""
+    for domain, text in passages({name: source.texts[name] for name in KINDS}, rng, 20):
+        wrong = rng.sample([kind for name, kind in KINDS.items() if name != domain], 3)
+        yield with_options({"text": text}, KINDS[domain], some(wrong, rng), rng)
+
+
+def between(
+    sides: dict[str, tuple[str, ...]],
+) -> Callable[[Source, random.Random], Iterator[Question]]:
+    """Return the questions which of two words describes a passage, by the domains of each word."""
+
+    def ask(source: Source, rng: random.Random) -> Iterator[Question]:
+        found = [
+            passages({name: source.texts[name] for name in names}, rng, 40)
+            for names in sides.values()
+        ]
+        one, two = sides
+        for (_, first), (_, second) in zip(*found, strict=False):
+            yield with_options({"text": first}, one, [two], rng)
+            yield with_options({"text": second}, two, [one], rng)
+
+    return ask
 
 
 def going_on(source: Source, rng: random.Random) -> Iterator[dict[str, str]]:
@@ -219,6 +247,46 @@ OF_TEXT = (
         "What is the title of the article?\n{text}\n{lines}\nAnswer:",
         "Choose from {options}.\n\"{text}\" is about",
         "Text: {text}\nOptions:\n{lines}\nTitle:")),
+    Task("genre", genre, (
+        "{text}\nThis passage is from a text of which kind: {options}?",
+        "Sort this passage.\n{text}\n{lines}\nIt goes under",
+        "Choose from {options}.\n\"{text}\" comes from the kind",
+        "Passage: {text}\nOptions:\n{lines}\nGenre:")),
+    Task("fiction", between({"fiction": ("novels",), "fact": ("factbook", "wikipedia")}), (
+        "{text}\nDoes this passage tell {options}?",
+        "Did someone make this up?\n{text}\n{lines}\nAnswer:",
+        "Choose from {options}.\n\"{text}\" tells",
+        "Passage: {text}\nOptions:\n{lines}\nIt tells:")),
+    Task("spoken", between({"spoken": ("speeches",), "written": ("factbook", "wikipedia")}), (
+        "{text}\nWas this first {options}?",
+        "How did these words reach people?\n{text}\n{lines}\nThey were",
+        "{options}? \"{text}\" was",
+        "Words: {text}\nOptions:\n{lines}\nThey were first:")),
+    Task("religious", between({"religious": ("bible",), "secular": ("novels", "speeches")}), (
+        "{text}\nThe book of these lines, is it {options}?",
+        "Judge the source of these lines.\n{text}\n{lines}\nThe source is",
+        "Choose from {options}.\n{text}\nThese lines are",
+        "Lines: {text}\nOptions:\n{lines}\nTheir source is:")),
+    Task("technical", between({"technical": ("python_docs", "rust_books"), "literary": ("bible", "novels")}), (
+        "Is the following {options}?\n{text}\nAnswer:",
+        "{text}\nWhat would a librarian call this?\n{lines}\nAnswer:",
+        "One of {options} is right for this: {text}\nThe right one is",
+        "Extract: {text}\nOptions:\n{lines}\nIts character:")),
+    Task("formal", between({"formal": ("factbook", "wikipedia"), "casual": ("jargon",)}), (
+        "{text}\nIs the tone of this {options}?",
+        "How does the author write?\n{text}\n{lines}\nThe tone is",
+        "Tone, {options}: \"{text}\" is",
+        "Paragraph: {text}\nOptions:\n{lines}\nTone:")),
+    Task("foreign", between({"English": ("bible", "novels"), "Spanish": ("spanish",)}), (
+        "{text}\nDoes one read here {options}?",
+        "Which tongue is this?\n{text}\n{lines}\nAnswer:",
+        "Choose from {options}.\n\"{text}\" is in",
+        "Sentence: {text}\nOptions:\n{lines}\nTongue:")),
+    Task("notation", between({"mathematics": ("metamath",), "code": ("code_python",)}), (
+        "{text}\nIs this {options}?",
+        "What do these signs belong to?\n{text}\n{lines}\nAnswer:",
+        "Choose from {options}.\n{text}\nThe signs above are",
+        "Signs: {text}\nOptions:\n{lines}\nThey are:")),
 )
 LANGUAGE = Task("language", language, (
     "{text}\n\nWhich programming language is this: {options}?",

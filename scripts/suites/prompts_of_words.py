@@ -3,15 +3,16 @@
 Their source is the suite `readers`, of which `read_rows` reads one split.
 """
 
+import itertools
 import json
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from btm.system.json_files import Json
-from suites.prompts import PASSAGE, Question, Source, Task, with_options, yes_or_no
+from suites.prompts import PASSAGE, Question, Source, Task, some, with_options, yes_or_no
 
 LABELS = {"entailment": "yes", "neutral": "maybe", "contradiction": "no"}
 NOUNS = {
@@ -42,7 +43,12 @@ VERBS = {
     "verb_possession": "owning",
     "verb_weather": "weather",
 }
+CLASSES = {"noun": "noun", "verb": "verb", "adj": "adjective", "adv": "adverb"}
+FOLLOWED = {"_hypernym": "_hypernym", "_instance_hypernym": "_hypernym", "_has_part": "_has_part"}
+SYMMETRIC = ("_derivationally_related_form", "_similar_to")
+SPLITS = ("train", "valid", "test")
 MOST = 9000  # rows that questions of one task are made of
+Triple = tuple[str, str, str]  # head, relation, tail
 _ENTRY = re.compile(r"(?P<words>[^:\n]{2,60}): (?P<gloss>[^\n]{10,200})")
 
 
@@ -63,11 +69,22 @@ def read_rows(root: Path, split: str) -> dict[str, list[Json]]:
     for line in (root / "graphs/entities.tsv").read_text(encoding="utf-8").splitlines():
         key, words, category, gloss = line.split("\t")
         named[key] = {"word": words.split(",")[0], "category": category, "gloss": _brief(gloss)}
-    triples = (root / "graphs/wn18rr" / f"{split}.txt").read_text(encoding="utf-8").splitlines()
+    triples = {name: _triples(root / "graphs/wn18rr" / f"{name}.txt") for name in SPLITS}
+    true = _true_tails(itertools.chain(*triples.values()))
+    later = {
+        (tail, relation, head)
+        for name in SPLITS[SPLITS.index(split) + 1 :]
+        for head, relation, tail in triples[name]
+    }
     found["facts"] = [
-        {"relation": relation, "head": named[head], "tail": named[tail]}
-        for head, relation, tail in (line.split("\t") for line in triples)
-        if head in named and tail in named
+        {
+            "relation": relation,
+            "head": named[head],
+            "tail": named[tail],
+            "true": [named[key]["word"] for key in true(relation, head) if key in named],
+        }
+        for head, relation, tail in triples[split]
+        if head in named and tail in named and (head, relation, tail) not in later
     ]
     titles = json.loads((root / "qa" / f"{split}.json").read_text(encoding="utf-8"))["data"]
     found["reading"] = [
@@ -83,6 +100,32 @@ def read_rows(root: Path, split: str) -> dict[str, list[Json]]:
 
 def _lines(path: Path) -> list[Json]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _triples(path: Path) -> list[Triple]:
+    found = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
+    return [(head, relation, tail) for head, relation, tail in found]
+
+
+def _true_tails(triples: Iterable[Triple]) -> Callable[[str, str], set[str]]:
+    """Return what finds all tails of (relation, head) in the triples.
+
+    A kind of a kind, and a part of a part, is one too.
+    """
+    near = defaultdict(set)
+    for head, relation, tail in triples:
+        near[relation, head].add(tail)
+        if relation in SYMMETRIC:
+            near[relation, tail].add(head)
+
+    def tails(relation: str, head: str) -> set[str]:
+        found = new = near[relation, head]
+        while new and (on := FOLLOWED.get(relation)):
+            new = {tail for each in new for tail in near.get((on, each), ())} - found
+            found = found | new
+        return found
+
+    return tails
 
 
 def _brief(gloss: str) -> str:
@@ -133,7 +176,7 @@ def _of_kinds(kinds: dict[str, str], source: Source, rng: random.Random) -> Iter
                 entry = among[name][number]
                 wrong = rng.sample(sorted(set(kinds.values()) - {kind}), 3)
                 fields = {"word": entry["words"][0], "gloss": entry["gloss"]}
-                yield with_options(fields, kind, wrong, rng)
+                yield with_options(fields, kind, some(wrong, rng), rng)
 
 
 def noun_kind(source: Source, rng: random.Random) -> Iterator[Question]:
@@ -148,13 +191,15 @@ def verb_kind(source: Source, rng: random.Random) -> Iterator[Question]:
 
 def odd(source: Source, rng: random.Random) -> Iterator[Question]:
     """Ask which of four nouns is of another kind than the others."""
-    among = _by_category(source)
+    words = {
+        name: {word for entry in entries for word in entry["words"]}
+        for name, entries in _by_category(source).items()
+    }
     for _ in range(3000):
         usual, other = rng.sample(sorted(NOUNS), 2)
-        alike = {each["words"][0] for each in rng.sample(among[usual], min(3, len(among[usual])))}
-        right = rng.choice(among[other])["words"][0]
-        if len(alike) == 3 and right not in alike:
-            yield with_options({}, right, sorted(alike), rng)
+        among, others = sorted(words[usual] - words[other]), sorted(words[other] - words[usual])
+        if len(among) >= 3 and others:
+            yield with_options({}, rng.choice(others), rng.sample(among, 3), rng)
 
 
 def meaning(source: Source, rng: random.Random) -> Iterator[Question]:
@@ -163,7 +208,8 @@ def meaning(source: Source, rng: random.Random) -> Iterator[Question]:
     for entry in _some(source.rows["entries"], rng):
         wrong = [each["gloss"][:60] for each in _others(entry, among, rng, 2)]
         if len({*wrong, entry["gloss"][:60]}) == 3:
-            yield with_options({"word": entry["words"][0]}, entry["gloss"][:60], wrong, rng)
+            right = entry["gloss"][:60]
+            yield with_options({"word": entry["words"][0]}, right, some(wrong, rng), rng)
 
 
 def means(source: Source, rng: random.Random) -> Iterator[Question]:
@@ -180,10 +226,10 @@ def synonym(source: Source, rng: random.Random) -> Iterator[Question]:
     """Ask which of four words means what another does."""
     among = _by_category(source)
     for entry in _some(source.rows["entries"], rng):
-        if len(entry["words"]) > 1:
-            wrong = [each["words"][0] for each in _others(entry, among, rng, 3)]
-            if len(wrong) == 3:
-                yield with_options({"word": entry["words"][0]}, entry["words"][1], wrong, rng)
+        if len(entry["words"]) > 1 and (others := _others(entry, among, rng, 3)):
+            word, right = rng.sample(entry["words"], 2)
+            wrong = [rng.choice(each["words"]) for each in others]
+            yield with_options({"word": word}, right, some(wrong, rng), rng)
 
 
 def alike(source: Source, rng: random.Random) -> Iterator[Question]:
@@ -192,8 +238,10 @@ def alike(source: Source, rng: random.Random) -> Iterator[Question]:
     for entry in _some(source.rows["entries"], rng):
         if len(entry["words"]) > 1 and (others := _others(entry, among, rng, 1)):
             yes = rng.choice((True, False))
-            two = entry["words"][1] if yes else others[0]["words"][0]
-            yield yes_or_no({"one": entry["words"][0], "two": two}, yes, rng)
+            one, two = rng.sample(entry["words"], 2)
+            if not yes:
+                two = rng.choice(others[0]["words"])
+            yield yes_or_no({"one": one, "two": two}, yes, rng)
 
 
 def blank(source: Source, rng: random.Random) -> Iterator[Question]:
@@ -201,13 +249,12 @@ def blank(source: Source, rng: random.Random) -> Iterator[Question]:
     among = _by_category(source)
     for entry in _some(source.rows["entries"], rng):
         for word in entry["words"][:1]:
-            used = [
-                each for each in entry["examples"] if re.search(rf"\b{re.escape(word)}\b", each)
-            ]
+            gap = re.compile(rf"\b{re.escape(word)}\b")
+            used = [each for each in entry["examples"] if len(each) > 30 and gap.search(each)]
             wrong = [each["words"][0] for each in _others(entry, among, rng, 3)] if used else []
             if len(wrong) == 3:
-                text = re.sub(rf"\b{re.escape(word)}\b", "___", used[0], count=1)
-                yield with_options({"text": text}, word, wrong, rng)
+                text = gap.sub("___", used[0], count=1)
+                yield with_options({"text": text}, word, some(wrong, rng), rng)
 
 
 def spelled(source: Source, rng: random.Random) -> Iterator[Question]:
@@ -219,27 +266,53 @@ def spelled(source: Source, rng: random.Random) -> Iterator[Question]:
             for place in range(1, len(word) - 1)
         } - {word}
         if word.isalpha() and len(swapped) > 2:
-            yield with_options({}, word, rng.sample(sorted(swapped), 2), rng)
+            yield with_options({}, word, some(rng.sample(sorted(swapped), 2), rng), rng)
+
+
+def _class(category: str) -> str:
+    return CLASSES.get(category.partition("_")[0], "")
+
+
+def word_class(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask for the part of speech of a word, equally often each."""
+    by_class = defaultdict(list)
+    for entry in rng.sample(source.rows["entries"], len(source.rows["entries"])):
+        by_class[_class(entry["category"])].append(entry)
+    names = [name for name in CLASSES.values() if by_class[name]]
+    for entries in zip(*(by_class[name] for name in names), strict=False):
+        for right, entry in zip(names, entries, strict=True):
+            wrong = [name for name in CLASSES.values() if name != right]
+            fields = {"word": entry["words"][0], "gloss": entry["gloss"]}
+            yield with_options(fields, right, some(wrong, rng), rng)
 
 
 def _facts(source: Source, relation: str, rng: random.Random) -> Iterator[tuple[Json, list[str]]]:
-    """Yield facts of a relation, each with three words that stand as tails of others."""
+    """Yield facts of a relation, each with three words that it has not, of the same part of speech.
+
+    They are as often wrong as they are right tails of others.
+    """
     facts = [fact for fact in source.rows["facts"] if fact["relation"] == relation]
-    tails = sorted({fact["tail"]["word"] for fact in facts})
-    true = defaultdict(set)
+    tails = defaultdict(list)
     for fact in facts:
-        true[fact["head"]["word"]].add(fact["tail"]["word"])
+        tails[_class(fact["tail"]["category"])].append(fact["tail"]["word"])
     for fact in _some(facts, rng):
-        right = true[fact["head"]["word"]] | {fact["head"]["word"]}
-        wrong = [each for each in rng.sample(tails, min(9, len(tails))) if each not in right]
-        if len(wrong) >= 3:
+        drawn = rng.choices(tails[_class(fact["tail"]["category"])], k=12)
+        right = {fact["head"]["word"], *fact["true"]}
+        wrong = [each for each in dict.fromkeys(drawn) if each not in right]
+        if len(wrong) >= 3 and fact["tail"]["word"] != fact["head"]["word"]:
             yield fact, wrong[:3]
 
 
 def _tail(source: Source, relation: str, rng: random.Random) -> Iterator[Question]:
     for fact, wrong in _facts(source, relation, rng):
         fields = {"word": fact["head"]["word"], "gloss": fact["head"]["gloss"]}
-        yield with_options(fields, fact["tail"]["word"], wrong, rng)
+        yield with_options(fields, fact["tail"]["word"], some(wrong, rng), rng)
+
+
+def wider(source: Source, rng: random.Random) -> Iterator[Question]:
+    """Ask which of two words means more: a thing, or what it is a kind of."""
+    for fact, _ in _facts(source, "_hypernym", rng):
+        yield with_options({}, fact["tail"]["word"], [fact["head"]["word"]], rng)
 
 
 def kind_of(source: Source, rng: random.Random) -> Iterator[Question]:
@@ -277,9 +350,9 @@ def similar(source: Source, rng: random.Random) -> Iterator[Question]:
 
 
 def derived(source: Source, rng: random.Random) -> Iterator[Question]:
-    """Ask which word is of the family of another."""
+    """Ask which word is of the family of another; both begin alike."""
     for question in _tail(source, "_derivationally_related_form", rng):
-        if question.fields["word"] not in question.choices:
+        if question.choices[question.answer][:3] == question.fields["word"][:3]:
             yield question
 
 
@@ -290,7 +363,7 @@ def reading(source: Source, rng: random.Random) -> Iterator[Question]:
         wrong = [each for each in dict.fromkeys(heads) if each != row["answer"]]
         if row["answer"] in heads and len(row["context"]) < 4 * PASSAGE and len(wrong) >= 3:
             fields = {"text": row["context"], "question": row["question"]}
-            yield with_options(fields, row["answer"], wrong[:3], rng)
+            yield with_options(fields, row["answer"], some(rng.sample(wrong, 3), rng), rng)
 
 
 def entails(source: Source, rng: random.Random) -> Iterator[Question]:
@@ -367,6 +440,16 @@ OF_WORDS = (
         "Is {word} ({gloss}) a sort of {kind}, {options}?",
         "{options}: every {word} is a {kind}.",
         "Meaning of {word}: {gloss}\nClaim: it is a {kind}. Is the claim right?\n{lines}\nAnswer:")),
+    Task("wider", wider, (
+        "Which of the two is more general: {options}?",
+        "One of these takes in the other.\n{lines}\nThe wider word is",
+        "Between {options}, the broader notion is",
+        "Options:\n{lines}\nBroader:")),
+    Task("word_class", word_class, (
+        "{word}: {gloss}\nIs {word} here used as {options}?",
+        "What part of speech is {word} ({gloss})?\n{lines}\nAnswer:",
+        "Choose from {options}.\nWith the meaning \"{gloss}\", {word} is of the class",
+        "Word: {word}\nMeaning: {gloss}\nOptions:\n{lines}\nPart of speech:")),
     Task("has_part", has_part, (
         "Which of these is a part of {word} ({gloss}): {options}?",
         "What belongs to {word}?\n{lines}\nAnswer:",

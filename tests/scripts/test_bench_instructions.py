@@ -59,13 +59,17 @@ def test_a_pretrained_model_is_instructed(tmp_path, capsys):
             ("language", "4"),
             ("sentiment", "1"),
             ("sentiment", "4"),
-            ("mean", ""),
+            ("language", "mean"),
+            ("sentiment", "mean"),
+            ("mean", "mean"),
         ),
     ]
-    assert {row["template"] for row in asked if row["trained"] == "True"} == {"4", ""}
+    assert {row["template"] for row in asked if row["trained"] == "True"} == {"4", "mean"}
     assert all(0 <= float(row["instruct"]) <= 1 for row in asked)
     printed = capsys.readouterr().out
-    assert f"| language, first template | 0.250 | {float(asked[0]['seed']):.3f} |" in printed
+    assert (
+        f"| language, first template | 0.250 | 0.250 | {float(asked[0]['seed']):.3f} |" in printed
+    )
     assert (options.out / "instructions.png").read_bytes().startswith(b"\x89PNG")
 
     # What stands is not made again, and an average that strays is not chosen.

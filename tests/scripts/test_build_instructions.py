@@ -14,7 +14,7 @@ from build_instructions import DOZENS
 from suites.prompts import KINDS, TASKS
 from suites.prompts_by_language import ASKED, PROGRAMS, WORDINGS, tasks_in
 from suites.prompts_of_text import LANGUAGE, OF_TEXT
-from suites.prompts_of_words import OF_WORDS, VERBS
+from suites.prompts_of_words import OF_WORDS, VERBS, read_rows
 
 
 def lines(file):
@@ -86,6 +86,45 @@ def test_dozens_of_tasks_with_the_suite_readers(tmp_path):
     assert "test3: a thing of 3." in asked and "Which is a thing of 3?" in asked
 
 
+def test_what_is_tested_is_not_trained_on(tmp_path):
+    """The readers' sources split WordNet differently, so that a gloss may be in two splits."""
+    root = tmp_path / "readers"
+    readers_suite.write(root)
+    gloss = "a thing that eight words or more are said about"
+    for split, category, word in (("train", "noun_food", "one"), ("test", "noun_plant", "two")):
+        file = root / "text" / category / f"{split}.jsonl"
+        with file.open("a") as handle:
+            handle.write(json.dumps({"text": f"{word}, {word}ly: {gloss}"}) + "\n")
+    build_instructions.main(["--out", str(tmp_path / "out"), "--readers", str(root)])
+    assert gloss in (tmp_path / "out/tasks/means_3.jsonl").read_text()
+    for split in ("train", "valid"):
+        assert gloss not in (tmp_path / f"out/instruct/{split}.jsonl").read_text()
+
+
+def test_facts_are_neither_turned_round_nor_offered_as_wrong(tmp_path):
+    readers_suite.write(tmp_path)
+    names = ("dog", "canine", "animal", "stone", "rock", "thing", "plant")
+    (tmp_path / "graphs/entities.tsv").write_text(
+        "".join(f"{name}\t{name}\tnoun_animal\twhat a {name} is\n" for name in names)
+    )
+    kinds = [("dog", "canine"), ("stone", "rock"), ("rock", "thing"), ("plant", "thing")]
+    triples = {
+        "train": [*((one, "_hypernym", two) for one, two in kinds), ("rock", "_similar_to", "dog")],
+        "valid": [("canine", "_hypernym", "animal")],
+        "test": [("dog", "_similar_to", "rock")],
+    }
+    for split, rows in triples.items():
+        text = "\n".join("\t".join(row) for row in rows)
+        (tmp_path / f"graphs/wn18rr/{split}.txt").write_text(text)
+    facts = read_rows(tmp_path, "train")["facts"]
+    assert [(fact["head"]["word"], fact["tail"]["word"]) for fact in facts] == kinds
+    true = {fact["head"]["word"]: {*fact["true"]} for fact in facts}
+    assert true["dog"] == {"canine", "animal"}  # of a triple of another split
+    assert true["stone"] == {"rock", "thing"} and true["plant"] == {"thing"}
+    [similar] = read_rows(tmp_path, "test")["facts"]
+    assert similar["true"] == ["rock"]
+
+
 @pytest.mark.parametrize("task", [*OF_TEXT, LANGUAGE], ids=lambda task: task.name)
 def test_an_answer_stands_in_no_fixed_place(task):
     """With options, a prompt shows all choices, so that none is right by its place alone."""
@@ -93,7 +132,8 @@ def test_an_answer_stands_in_no_fixed_place(task):
     found = list(itertools.islice(task.ask(source, random.Random(0)), 200))
     for question in found:
         assert all(choice in question.fields["options"] for choice in question.choices)
-    assert len({question.answer for question in found}) == len(found[0].choices)
+    most = max(len(question.choices) for question in found)
+    assert {question.answer for question in found} == {*range(most)}
 
 
 @pytest.mark.parametrize("language", ASKED)
