@@ -109,8 +109,8 @@ def questions(task: Task, split: str, source: Source) -> list[Question]:
 
 
 def runs(question: Question) -> Iterator[str]:
-    """Yield what a question shares with no other split: every `RUN` words in a row, or a whole text
-    of four words or more.
+    """Yield the texts of a question that no trained row may have: every `RUN` words in a row, and
+    shorter texts of four words or more as a whole.
     """
     shown = {"options", "lines"}  # of the choices
     texts = [text for name, text in question.fields.items() if name not in shown]

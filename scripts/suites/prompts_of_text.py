@@ -166,7 +166,10 @@ def genre(source: Source, rng: random.Random) -> Iterator[Question]:
 def between(
     sides: dict[str, tuple[str, ...]],
 ) -> Callable[[Source, random.Random], Iterator[Question]]:
-    """Return the questions which of two words describes a passage, by the domains of each word."""
+    """Return a function that asks which of two words describes a passage.
+
+    `sides`: the domains that each word describes.
+    """
 
     def ask(source: Source, rng: random.Random) -> Iterator[Question]:
         found = [

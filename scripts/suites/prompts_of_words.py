@@ -108,7 +108,7 @@ def _triples(path: Path) -> list[Triple]:
 
 
 def _true_tails(triples: Iterable[Triple]) -> Callable[[str, str], set[str]]:
-    """Return what finds all tails of (relation, head) in the triples.
+    """Return a function of (relation, head) that finds all tails which are true by the triples.
 
     A kind of a kind, and a part of a part, is one too.
     """
@@ -287,9 +287,9 @@ def word_class(source: Source, rng: random.Random) -> Iterator[Question]:
 
 
 def _facts(source: Source, relation: str, rng: random.Random) -> Iterator[tuple[Json, list[str]]]:
-    """Yield facts of a relation, each with three words that it has not, of the same part of speech.
+    """Yield facts of a relation, each with three wrong tails of the same part of speech.
 
-    They are as often wrong as they are right tails of others.
+    A word is as often a wrong tail as it is a right one, so that its frequency tells nothing.
     """
     facts = [fact for fact in source.rows["facts"] if fact["relation"] == relation]
     tails = defaultdict(list)
