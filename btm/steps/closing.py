@@ -25,14 +25,14 @@ def close(
     settings = conflicts.settings_of(config, forest, branch, trained.precision or "")
     if suite.bos is not None:
         settings |= {"data.bos": ALWAYS}  # whichever policy it came by
-    trained = _with_statements(replace(trained, settings=settings), suite)
+    trained = with_statements(replace(trained, settings=settings), suite)
     if branch.parents:
         nats = score_cache.valid_nats(config, forest, branch, suite, reporter)
         trained = replace(trained, valid_nats=nats.own, parent_valid_nats=nats.parents)
     durable.write_json(branch.files.result, trained.to_json())
 
 
-def _with_statements(trained: Trained, suite: Suite) -> Trained:
+def with_statements(trained: Trained, suite: Suite) -> Trained:
     """Add the languages and sources that the suite states of the domains trained on."""
     about = [suite.about(domain) for domain in trained.data or {}]
     sources: list[dict[str, str]] = []

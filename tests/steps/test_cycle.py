@@ -18,6 +18,7 @@ from btm.cli.compose import compose
 from btm.ensemble import posterior
 from btm.errors import UserError
 from btm.forest import Forest
+from btm.forest.card import Card
 from btm.models import causal_lm, weights
 from btm.report import Reporter
 from btm.steps import domain_weights, score_cache
@@ -515,3 +516,9 @@ def test_cards_say_what_the_suite_states_of_the_text(workspace, tmp_path):
     }
     found = results.languages([seed, bible, program], None)
     assert [(each.tag, each.experts) for each in found] == [("en", ["bible"])]
+
+    student = ["student=pupil", "distil.experts=[bible,code_python]", "distil.steps=2"]
+    taught = compose([*workspace, *words, *student, "distil.domains=[code_python,speeches]"])
+    pupil = Card.read(steps.distil(taught) / "card.json")
+    assert pupil.own_languages == ["en-US"] and {*pupil.languages} == {*seed.languages}
+    assert [source.name for source in pupil.sources] == ["a Bible", "a program"]

@@ -30,13 +30,13 @@ from btm.forest import (
     students,
     trained_on,
 )
-from btm.forest.card import Card, Parent, Spent
+from btm.forest.card import Card, Parent, Source, Spent
 from btm.forest.paths import STUDENTS, ModelFolder, in_making, step_of
 from btm.forest.suites import open_suites
 from btm.models import average as averaging
 from btm.models import causal_lm, flops, trial, weights
 from btm.report import Beating, Reporter, quiet
-from btm.steps import averages, domain_weights
+from btm.steps import averages, closing, domain_weights
 from btm.steps.distil import teachers
 from btm.steps.distil.asked import Asked, of_branch, of_card, refuse, start_model
 from btm.steps.distil.teachers import Teachers
@@ -66,7 +66,7 @@ def distil(config: Config, reporter: Reporter = quiet) -> Path:
         refuse(asked, of_branch(branch), str(branch.path))
         trained_on.record(forest.paths, asked.shards)
         if branch.result is None:
-            trained = _train(asked, branch, beating)
+            trained = closing.with_statements(_train(asked, branch, beating), asked.suite)
             durable.write_json(branch.files.result, trained.to_json())
         card = _card(asked, branch)
         path = students.seal(forest, branch, card, held.beat, _measuring(asked, beating))
@@ -290,10 +290,13 @@ def _card(asked: Asked, branch: Branch) -> Card:
         data=asked.data,
         exact=found.exact,
         notes=found.notes,
+        languages=found.languages or [],
+        own_languages=found.languages,
+        sources=[Source(**source) for source in found.sources or []],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={"btm": __version__, **{p: version(p) for p in ("torch", "transformers")}},
     )
-    return Terms.of_config(asked.config.card).on(made)
+    return Terms.of_card(made).with_(Terms.of_config(asked.config.card)).on(made)
 
 
 def _measuring(asked: Asked, reporter: Reporter) -> averages.Measuring:
