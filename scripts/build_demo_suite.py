@@ -22,11 +22,11 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import zstandard
 
 from btm.config.choices import LICENSES
+from btm.data.suite_file import About
 from btm.errors import UserError
 from suites.documents import (
     MAX_SHARED,
@@ -295,16 +295,16 @@ def source_labels(domain: Domain) -> str:
     return "; ".join(dict.fromkeys(source.label for source in domain.sources))
 
 
-def stated(domain: Domain) -> dict[str, Any]:
-    """Return what cards of models of a domain say: the languages of its text, where it has any, and
-    its sources with their licence, where the Hub has a name for that.
+def about_text(domain: Domain) -> About:
+    """Return the languages and sources of a domain's text, for the cards of models trained on it.
+
+    Programs and proofs have no language. A source has its licence where the Hub has a name for it.
     """
     languages = ["es"] if domain.name == "spanish" else ["en"] * (domain.name in ENGLISH)
     hub = domain.licence.lower()
-    license = {"license": hub} if hub in LICENSES else {}
-    names = source_labels(domain).split("; ")
-    said = {"languages": languages, "sources": [{"name": name} | license for name in names]}
-    return {key: value for key, value in said.items() if value}
+    licence = {"license": hub} if hub in LICENSES else {}
+    sources = [{"name": name} | licence for name in source_labels(domain).split("; ")]
+    return About(domain in NOVEL, languages, sources)
 
 
 def attribution(
@@ -366,7 +366,7 @@ def write(
             "title": d.title,
             "source": source_labels(d),
             "licence": d.licence,
-            **stated(d),
+            **about_text(d).card,
             "documents": {split: len(suite[d.name][split]) for split in SPLITS},
             "bytes": {split: sum(doc.size for doc in suite[d.name][split]) for split in SPLITS},
         }

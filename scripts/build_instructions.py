@@ -37,20 +37,21 @@ import random
 import sys
 from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
-from typing import Any
 
 import btm.data
 from btm.data.documents import read
 from btm.errors import UserError
 from btm.system.durable import publish_folder, sweep
 from btm.system.json_files import Json
+from suites import json_lines
+from suites.documents import SPLITS
 from suites.prompts import KINDS, LANGUAGES, TASKS, Question, Source, Task
 from suites.prompts_by_language import ASKED, PROGRAMS, tasks_in
 from suites.prompts_of_text import LANGUAGE, OF_TEXT, PROSE, going_on
-from suites.prompts_of_words import OF_WORDS, SENTIMENT, read_rows
+from suites.prompts_of_words import OF_WORDS, SENTIMENT
+from suites.prompts_rows import read_rows
 
 DEMO = Path(btm.data.__file__).parent / "demo"
-SPLITS = ("train", "valid", "test")
 OF_DEMO = (
     "kind",
     "same",
@@ -97,7 +98,7 @@ def lines(root: Path, suite: str, name: str, split: str) -> list[Json]:
     path = root / name / f"{split}.jsonl"
     if not path.is_file():
         raise missing(path, suite, root)
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return json_lines.read(path)
 
 
 def questions(task: Task, split: str, source: Source) -> list[Question]:
@@ -158,7 +159,7 @@ def write_task(folder: Path, home: Path, task: Task, number: int, asked: list[Qu
         }
         for question in asked
     ]
-    write_lines(folder / f"{name}.jsonl", lines)
+    json_lines.write(folder / f"{name}.jsonl", lines)
     place = json.dumps(str((home / f"{name}.jsonl").resolve()))
     (folder / f"{name}.yaml").write_text(
         f"task: {name}\ndataset_path: json\ndataset_kwargs:\n  data_files: {{test: {place}}}\n"
@@ -166,13 +167,6 @@ def write_task(folder: Path, home: Path, task: Task, number: int, asked: list[Qu
         "doc_to_choice: choices\ndoc_to_target: answer\nmetric_list:\n"
         "- {metric: acc, aggregation: mean, higher_is_better: true}\nmetadata: {version: 1.0}\n"
     )
-
-
-def write_lines(path: Path, found: list[Any]) -> None:
-    """Write JSON lines."""
-    text = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in found)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
 
 
 def main(words: list[str]) -> None:
@@ -211,7 +205,7 @@ def write(asked: argparse.Namespace) -> None:
         for split in SPLITS:
             left_out = set() if split == "test" else tested
             found = rows(split, sources[split], tasks, asked.most, left_out)
-            write_lines(folder / "instruct" / f"{split}.jsonl", found)
+            json_lines.write(folder / "instruct" / f"{split}.jsonl", found)
             print(f"{split}: {len(found):,} rows", file=sys.stderr)
         (folder / "tasks").mkdir()
         for task in tasks:

@@ -22,7 +22,7 @@ import json
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import build_instructions
 from bench.language_tables import Row, write_csv
 from bench.languages import require_settings
+from suites import json_lines
 
 DOMAINS = tuple(build_instructions.KINDS)
 WINDOW = 256
@@ -197,13 +198,23 @@ def choose(bench: Bench) -> str:
         raise UserError("--averages: two have the same percent")
     of = {"seed": 0.0, **names, EXPERT: 1.0}
     rows = over_seed(bench, of, "valid")
-    allowed = [r for r in rows if r["model"] in names and r["most over"] <= bench.options.allowed]
-    if not allowed:
-        raise UserError("no average stays near the seed; try smaller --averages")
-    chosen = str(max(allowed, key=lambda row: row["weight"])["model"])
+    averages = [row for row in rows if row["model"] in names]
+    chosen = of_largest_weight(averages, bench.options.allowed)
     rows += over_seed(bench, {name: of[name] for name in ("seed", chosen)}, "test")
     write_csv(bench.options.out / "losses.csv", rows)
     return chosen
+
+
+def of_largest_weight(rows: Sequence[Row], allowed: float) -> str:
+    """Return the model of the largest weight that costs no domain more than `allowed` nats a token.
+
+    Raises:
+        UserError: there is none
+    """
+    near = [row for row in rows if row["most over"] <= allowed]
+    if not near:
+        raise UserError("no average stays near the seed; try smaller --averages")
+    return str(max(near, key=lambda row: row["weight"])["model"])
 
 
 def over_seed(bench: Bench, models: dict[str, float], split: str) -> list[Row]:
@@ -216,15 +227,25 @@ def over_seed(bench: Bench, models: dict[str, float], split: str) -> list[Row]:
     for name, weight in models.items():
         found = bench.losses(name, split)
         rows.append({"split": split, "model": name, "weight": weight, **found})
-        over = [found[domain] - rows[0][domain] for domain in DOMAINS]
-        rows[-1] |= {"mean": statistics.mean(found.values())}
-        rows[-1] |= {"over seed": statistics.mean(over), "most over": max(over)}
+        rows[-1] |= distance(found, rows[0])
         print(
-            f"{name}, {split}: {statistics.mean(over):+.3f} nats over the seed in the mean of the "
-            f"domains, {max(over):+.3f} at most",
+            f"{name}, {split}: {rows[-1]['over seed']:+.3f} nats over the seed in the mean of the "
+            f"domains, {rows[-1]['most over']:+.3f} at most",
             flush=True,
         )
     return rows
+
+
+def distance(losses: Mapping[str, float], seed: Row) -> Row:
+    """Return the mean of the domains' losses, and how far they are over the seed's, in the mean and
+    at most; all in nats a token.
+    """
+    over = [losses[domain] - seed[domain] for domain in DOMAINS]
+    return {
+        "mean": statistics.mean(losses.values()),
+        "over seed": statistics.mean(over),
+        "most over": max(over),
+    }
 
 
 def ask(bench: Bench, models: list[str]) -> None:
@@ -250,12 +271,12 @@ def ask(bench: Bench, models: list[str]) -> None:
             PRINTED,
         )
         found |= {(row.model, row.task): row for row in measured.measured}
-    trained_rows = lines(bench.asked / "instruct" / "train.jsonl")
+    trained_rows = json_lines.read(bench.asked / "instruct" / "train.jsonl")
     answers = Counter(row["completion"].strip() for row in trained_rows)
     rows: list[Row] = []
     for task, number in asked:
         most = bench.options.questions if task.trained else bench.options.held_out
-        questions = lines(bench.asked / "tasks" / f"{task.name}_{number}.jsonl")[:most]
+        questions = json_lines.read(bench.asked / "tasks" / f"{task.name}_{number}.jsonl")[:most]
         row: Row = {"task": task.name, "trained": task.trained, "template": number + 1}
         row["questions"] = len(questions)
         row["chance"] = statistics.mean(1 / len(each["choices"]) for each in questions)
@@ -285,10 +306,6 @@ def means(rows: Sequence[Row], models: Sequence[str]) -> Iterator[Row]:
             "questions": sum(row["questions"] for row in of),
             **{key: statistics.mean(row[key] for row in of) for key in (*GUESSED, *models)},
         }
-
-
-def lines(file: Path) -> list[Row]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def usual(question: Row, answers: Counter[str]) -> float:

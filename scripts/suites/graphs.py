@@ -8,6 +8,7 @@ nobody wrote down in full, so these are graphs like them, not the same triples.
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from suites.documents import SPLITS
 from suites.packages import PYPI, Package
@@ -124,6 +125,19 @@ def shipped_graphs(files: Iterable[tuple[str, bytes]]) -> dict[str, Graph]:
             rows = [line.split("\t") for line in data.decode().splitlines() if line]
             graphs.setdefault(name, {})[split] = [(s, p, o) for s, p, o in rows]
     return graphs
+
+
+def read_graph(folder: Path) -> Graph:
+    """Read the triples of a folder, which stand by split in files as `table` makes them.
+
+    Raises:
+        OSError: a file is not there
+    """
+    graph: Graph = {}
+    for split in SPLITS:
+        lines = (folder / f"{split}.txt").read_text("utf-8").splitlines()
+        graph[split] = [(s, p, o) for s, p, o in (line.split("\t") for line in lines)]
+    return graph
 
 
 def table(triples: Iterable[Triple]) -> str:

@@ -20,12 +20,13 @@ from typing import Any
 
 from btm.errors import UserError
 from btm.system.durable import make_folder, publish_folder, sweep, write_json
+from suites import json_lines
 from suites.documents import SPLITS
 from suites.glosses import LICENCE, WORDNET, database, read_glosses
 from suites.graphs import (
     PYKEEN,
-    Graph,
     entity_table,
+    read_graph,
     shipped_graphs,
     table,
     wordnet_graphs,
@@ -202,22 +203,9 @@ def _texts(out: Path) -> Iterable[tuple[str, str]]:
             yield key, f"{words}: {gloss}"
 
 
-def _graph(folder: Path) -> Graph:
-    return {
-        split: [
-            (s, p, o)
-            for s, p, o in (
-                line.split("\t")
-                for line in (folder / f"{split}.txt").read_text("utf-8").splitlines()
-            )
-        ]
-        for split in SPLITS
-    }
-
-
 def _check_graphs(out: Path, read: set[str]) -> Iterable[str]:
     for folder in sorted(path for path in (out / "graphs").iterdir() if path.is_dir()):
-        graph = _graph(folder)
+        graph = read_graph(folder)
         train = set(graph["train"])
         twice = sum(t in train for split in ("valid", "test") for t in graph[split])
         entities = {e for s, _, o in train for e in (s, o)}
@@ -251,7 +239,7 @@ def _check_questions(out: Path, entries: set[str]) -> Iterable[str]:
         yield f"qa/{split}: {count:,} questions, answers stand where they say; {known:,} known glosses"
     for name in ("choice", "sentiment"):
         for split in SPLITS:
-            rows = _rows(out / name / f"{split}.jsonl")
+            rows = json_lines.read(out / name / f"{split}.jsonl")
             known = sum(row["choices"][row["answer"]] in definitions for row in rows)
             if known and split != "train":
                 raise UserError(f"{out}/{name}/{split}.jsonl: {known} glosses that are trained on")
@@ -259,7 +247,7 @@ def _check_questions(out: Path, entries: set[str]) -> Iterable[str]:
 
 
 def _check_inference(out: Path) -> Iterable[str]:
-    rows = {split: _rows(out / "nli" / f"{split}.jsonl") for split in SPLITS}
+    rows = {split: json_lines.read(out / "nli" / f"{split}.jsonl") for split in SPLITS}
     for split in SPLITS:
         yield f"nli/{split}: {len(rows[split]):,} rows"
     for field in ("hypothesis", "premise"):
@@ -267,10 +255,6 @@ def _check_inference(out: Path) -> Iterable[str]:
         if field == "hypothesis" and right > 0.36:
             raise UserError(f"{out}/nli: the hypothesis alone tells {right:.1%} of the labels")
         yield f"nli/test: {right:.1%} guessed by the {field} alone (chance: 33.3 %)"
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def report(manifest: Mapping[str, Any]) -> Iterable[str]:

@@ -1,6 +1,7 @@
 """The benches of prompted data, at the smallest size: a model of random parameters."""
 
 import csv
+from collections import Counter
 
 import pytest
 import readers_suite
@@ -30,6 +31,36 @@ def test_the_page_has_the_table_of_languages():
     page = (ROOT / "docs/instructions.md").read_text().splitlines()
     lines = list(instructions_by_language.show(rows))
     assert len(lines) == 7 and {*lines} <= {*page}
+
+
+def test_the_usual_answer_needs_no_reading():
+    answers = Counter({"yes": 5, "no": 3, "animal": 1, "plant": 1})
+    question = {"choices": ["no", "yes"], "answer": 0}
+    assert instructions.usual(question, answers) == 0
+    assert instructions.usual(question | {"answer": 1}, answers) == 1
+    assert instructions.usual({"choices": ["plant", "animal"], "answer": 0}, answers) == 0.5
+    unknown = {"choices": ["Go", "Tcl", "Lisp", "plant"], "answer": 0}
+    assert instructions.usual(unknown, answers) == 0
+    assert instructions.usual(unknown, Counter()) == 0.25
+
+
+def test_the_average_that_costs_one_domain_too_much_is_not_chosen():
+    """The domains' mean would allow it."""
+    even = dict.fromkeys(instructions.DOMAINS, 2.0)
+    first = instructions.DOMAINS[0]
+    found = {
+        0.4: even | {first: 2.01},
+        0.5: even | {first: 2.04},
+        0.6: dict.fromkeys(even, 1.0) | {first: 2.2},
+    }
+    rows = [
+        {"model": f"average {weight}", "weight": weight, **instructions.distance(losses, even)}
+        for weight, losses in found.items()
+    ]
+    assert instructions.of_largest_weight(rows, 0.05) == "average 0.5"
+    assert rows[2]["over seed"] < 0 and rows[2]["most over"] == pytest.approx(0.2)
+    with pytest.raises(UserError, match="no average stays near the seed"):
+        instructions.of_largest_weight(rows, 0.0)
 
 
 @pytest.mark.slow

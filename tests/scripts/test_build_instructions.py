@@ -14,7 +14,8 @@ from build_instructions import DOZENS
 from suites.prompts import KINDS, TASKS
 from suites.prompts_by_language import ASKED, PROGRAMS, WORDINGS, tasks_in
 from suites.prompts_of_text import LANGUAGE, OF_TEXT
-from suites.prompts_of_words import OF_WORDS, VERBS, read_rows
+from suites.prompts_of_words import OF_WORDS, VERBS
+from suites.prompts_rows import read_rows
 
 
 def lines(file):
